@@ -1,0 +1,351 @@
+"""One side of a conversation that outlives its connections, without any I/O.
+
+Control goes before bulk. Control messages are numbered and kept until acknowledged, so that a connection that
+drops costs nothing: the next one says how far each side got, and what is missing is sent again. Bulk streams are
+not kept: they are read from their source, and resume at the offset that the other side reached.
+
+Bytes of bulk in flight are at most ``max(64 KiB, bandwidth x (round trip + 100 ms))``: more would only fill the
+buffers between the two ends, and every heartbeat would wait behind them.
+
+The owner moves bytes: what :meth:`Session.receive` is given came from the connection, what :meth:`Session.take`
+returns goes to it. Times are seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple, Union
+
+from .wire import (
+    Beat,
+    Buffer,
+    Decoder,
+    Hello,
+    Message,
+    Piece,
+    ProtocolError,
+    encode_beat,
+    encode_chunk,
+    encode_message,
+)
+
+MIN_WINDOW = 64 << 10
+MAX_WINDOW = 16 << 20
+#: Bytes that may wait on the way beyond what the round trip holds, as seconds of bandwidth.
+QUEUE_S = 0.1
+_CHUNK_MIN = 16 << 10
+_CHUNK_MAX = 256 << 10
+#: Incoming streams remembered after their end, so that what is sent again after a reconnection is recognized.
+_ENDED_KEPT = 1024
+
+
+class Source:
+    """Where a bulk stream's bytes come from."""
+
+    #: Bytes in all.
+    size: int = 0
+
+    def read(self, offset: int, size: int) -> Buffer:
+        """At most ``size`` bytes from ``offset``; empty where they are not there yet (see ``Session.wake``)."""
+        raise NotImplementedError  # pragma: no cover - an interface
+
+    def close(self) -> None:
+        """The stream has been received whole, or given up."""
+
+
+class Credit:
+    """How many bulk bytes may be in flight, from what acknowledgements say of the line."""
+
+    def __init__(self) -> None:
+        self.window = MIN_WINDOW
+        self.bytes_per_s = 0.0
+        self.rtt_s = 0.0
+        self.sent = 0
+        self.acknowledged = 0
+        #: (sent when it left, time, acknowledged at that time)
+        self._marks: Deque[Tuple[int, float, int]] = deque()
+
+    @property
+    def free(self) -> int:
+        return self.window - (self.sent - self.acknowledged)
+
+    def on_sent(self, nbytes: int, now: float) -> None:
+        self.sent += nbytes
+        self._marks.append((self.sent, now, self.acknowledged))
+
+    def on_acknowledged(self, total: int, now: float) -> None:
+        if total <= self.acknowledged:
+            return
+        self.acknowledged = total
+        mark = None
+        while self._marks and self._marks[0][0] <= total:
+            mark = self._marks.popleft()
+        if mark is None:
+            return
+        elapsed = max(now - mark[1], 1e-6)
+        self.rtt_s = min(self.rtt_s, elapsed) if self.rtt_s else elapsed
+        self.bytes_per_s = (total - mark[2]) / elapsed
+        target = int(self.bytes_per_s * (self.rtt_s + QUEUE_S))
+        self.window = max(MIN_WINDOW, min(target, self.window * 2, MAX_WINDOW))
+
+
+class Session:
+    """The state of one conversation, on one of its two sides.
+
+    Args:
+        heartbeat_s: Seconds after which a beat is due.
+        now: The monotonic clock's present.
+    """
+
+    def __init__(self, *, heartbeat_s: float, now: float) -> None:
+        self.heartbeat_s = heartbeat_s
+        self.attached = False
+        #: When anything was last heard from the other side.
+        self.last_heard = now
+        #: The last moment at which the other side is known to have still heard this one: a lease runs from here.
+        self.last_mutual = now
+        self._peer_age_s = 0.0
+        self._next_number = 1
+        self._received_number = 0
+        #: Sent and not acknowledged: (number, segments).
+        self._kept: Deque[Tuple[int, List[Buffer]]] = deque()
+        self._urgent: Deque[Buffer] = deque()
+        #: Messages that go with the bulk; they get their number when they leave.
+        self._calm: Deque[Tuple[Dict[str, Any], Sequence[Buffer]]] = deque()
+        self._calm_bytes = 0
+        #: Outgoing streams: number -> [source, next offset].
+        self._streams: Dict[int, Tuple[Source, int]] = {}
+        self._ready: Deque[int] = deque()
+        #: Incoming streams: number -> next offset.
+        self._incoming: Dict[int, int] = {}
+        self._ended: Deque[int] = deque()
+        self._reset(now)
+
+    def _reset(self, now: float) -> None:
+        self._decoder = Decoder()
+        self.credit = Credit()
+        self._bulk_received = 0
+        self._bulk_told = 0
+        self._told_number = 0
+        self._tell = False
+        self._beat_at = now
+
+    # ---- sending -------------------------------------------------------------------------------------------
+
+    def send(self, fields: Dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
+        """Send a control message, before any bulk. It is delivered once, in order, across reconnections."""
+        number = self._next_number
+        segments = encode_message(number, fields, payload)
+        self._next_number += 1
+        self._kept.append((number, segments))
+        if self.attached:
+            self._urgent.extend(segments)
+
+    def send_calmly(self, fields: Dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
+        """Send a message that waits its turn among the bulk: output of tasks."""
+        self._calm.append((fields, payload))
+        self._calm_bytes += sum(len(p) for p in payload)
+
+    def send_stream(self, stream: int, source: Source) -> None:
+        """Stream ``source``; the message that announces it must have been sent before."""
+        self._streams[stream] = (source, 0)
+        self._ready.append(stream)
+
+    def wake(self, stream: int) -> None:
+        """More of an outgoing stream's bytes are there now."""
+        if stream in self._streams and stream not in self._ready:
+            self._ready.append(stream)
+
+    def stop_stream(self, stream: int) -> None:
+        """Send no more of a stream."""
+        entry = self._streams.pop(stream, None)
+        if entry is not None:
+            if stream in self._ready:
+                self._ready.remove(stream)
+            entry[0].close()
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages that the other side has not confirmed."""
+        return len(self._kept) + len(self._calm)
+
+    @property
+    def calm_bytes(self) -> int:
+        """Payload bytes of calm messages that have not left."""
+        return self._calm_bytes
+
+    @property
+    def has_output(self) -> bool:
+        """Whether :meth:`take` would return anything now."""
+        if not self.attached:
+            return False
+        return bool(self._urgent or self._tell or ((self._calm or self._ready) and self.credit.free > 0))
+
+    def take(self, now: float, limit: int = 1 << 20) -> List[Buffer]:
+        """The next segments to write, control first; about ``limit`` bytes of bulk at most."""
+        if not self.attached:
+            return []
+        segments: List[Buffer] = []
+        if self._tell or now >= self._beat_at:
+            segments.append(self._beat(now))
+        if self._urgent:
+            segments.extend(self._urgent)
+            self._urgent.clear()
+        taken = 0
+        while taken < limit and self.credit.free > 0 and (self._calm or self._ready):
+            # Output of tasks and streams take turns, so that neither starves the other.
+            taken += self._take_calm(segments, now)
+            taken += self._take_chunk(segments, now)
+        return segments
+
+    def _take_calm(self, segments: List[Buffer], now: float) -> int:
+        if not self._calm:
+            return 0
+        fields, payload = self._calm.popleft()
+        number = self._next_number
+        encoded = encode_message(number, fields, payload)
+        self._next_number += 1
+        self._kept.append((number, encoded))
+        size = sum(len(p) for p in payload)
+        self._calm_bytes -= size
+        segments.extend(encoded)
+        return size + 64
+
+    def _take_chunk(self, segments: List[Buffer], now: float) -> int:
+        if not self._ready:
+            return 0
+        stream = self._ready.popleft()
+        source, offset = self._streams[stream]
+        want = min(max(self.credit.window // 4, _CHUNK_MIN), _CHUNK_MAX, max(self.credit.free, 1))
+        data = source.read(offset, min(want, source.size - offset))
+        size = len(data)
+        if not size and offset < source.size:
+            return 0
+        last = offset + size >= source.size
+        segments.extend(encode_chunk(stream, offset, data, self.credit.window, last))
+        self._streams[stream] = (source, offset + size)
+        if not last:
+            self._ready.append(stream)
+        self.credit.on_sent(size, now)
+        return size + 64
+
+    def _beat(self, now: float) -> bytes:
+        self._tell = False
+        self._beat_at = now + self.heartbeat_s
+        self._bulk_told = self._bulk_received
+        self._told_number = self._received_number
+        age_ms = int((now - self.last_heard) * 1000)
+        return encode_beat(Beat(self._received_number, self._bulk_received, age_ms))
+
+    # ---- receiving -----------------------------------------------------------------------------------------
+
+    def receive(self, data: Buffer, now: float) -> List[Union[Hello, Message, Piece]]:
+        """Take bytes from the connection, and return what they say that is new.
+
+        Raises:
+            ProtocolError: The connection must be closed.
+        """
+        fresh: List[Union[Hello, Message, Piece]] = []
+        self.last_heard = now
+        for frame in self._decoder.feed(data):
+            if type(frame) is Message:
+                if frame.number <= self._received_number:
+                    continue
+                if frame.number != self._received_number + 1:
+                    raise ProtocolError(f"message {frame.number} after {self._received_number}")
+                self._received_number = frame.number
+                if frame.number - self._told_number >= 256:
+                    self._tell = True
+                fresh.append(frame)
+            elif type(frame) is Piece:
+                self._receive_piece(frame, fresh)
+            elif type(frame) is Beat:
+                self._receive_beat(frame, now)
+            else:
+                fresh.append(frame)
+        self.last_mutual = max(self.last_mutual, now - self._peer_age_s)
+        return fresh
+
+    def _receive_piece(self, piece: Piece, fresh: List[Union[Hello, Message, Piece]]) -> None:
+        self._bulk_received += len(piece.data)
+        if piece.last or self._bulk_received - self._bulk_told >= min(max(piece.window // 4, _CHUNK_MIN), 1 << 20):
+            self._tell = True
+        expected = self._incoming.get(piece.stream, 0)
+        if piece.offset < expected:
+            return
+        if piece.offset > expected:
+            raise ProtocolError(f"stream {piece.stream} jumps from {expected} to {piece.offset}")
+        self._incoming[piece.stream] = expected + len(piece.data)
+        if piece.last:
+            self._ended.append(piece.stream)
+            if len(self._ended) > _ENDED_KEPT:
+                self._incoming.pop(self._ended.popleft(), None)
+        fresh.append(piece)
+
+    def _receive_beat(self, beat: Beat, now: float) -> None:
+        self._peer_age_s = beat.age_ms / 1000
+        if beat.number >= self._next_number or beat.received > self.credit.sent:
+            raise ProtocolError("an acknowledgement of what was never sent")
+        while self._kept and self._kept[0][0] <= beat.number:
+            self._kept.popleft()
+        self.credit.on_acknowledged(beat.received, now)
+        if self.credit.acknowledged == self.credit.sent:
+            for stream in [s for s, (source, offset) in self._streams.items() if offset >= source.size]:
+                self._streams.pop(stream)[0].close()
+
+    # ---- connections ---------------------------------------------------------------------------------------
+
+    def state(self) -> Dict[str, Any]:
+        """What the other side must know to go on after a reconnection."""
+        return {"number": self._received_number, "streams": {str(s): o for s, o in self._incoming.items()}}
+
+    def attach(self, peer: Optional[Dict[str, Any]], now: float, *, decoder: Optional[Decoder] = None) -> None:
+        """A connection is there: send again what the other side's :meth:`state` says that it lacks.
+
+        Args:
+            peer: The other side's state.
+            decoder: The decoder that read the hello, which may hold bytes that came behind it.
+        """
+        self._reset(now)
+        if decoder is not None:
+            self._decoder = decoder
+        self.attached = True
+        self.last_heard = now
+        self._peer_age_s = 0.0
+        peer = peer or {"number": 0, "streams": {}}
+        number = _count(peer.get("number"))
+        if number >= self._next_number:
+            raise ProtocolError("the other side knows messages that were never sent")
+        while self._kept and self._kept[0][0] <= number:
+            self._kept.popleft()
+        self._urgent.clear()
+        for _, segments in self._kept:
+            self._urgent.extend(segments)
+        offsets = peer.get("streams")
+        offsets = offsets if isinstance(offsets, dict) else {}
+        self._ready.clear()
+        for stream, (source, _) in list(self._streams.items()):
+            offset = _count(offsets.get(str(stream)))
+            if offset >= source.size and source.size:
+                self._streams.pop(stream)[0].close()
+                continue
+            self._streams[stream] = (source, offset)
+            self._ready.append(stream)
+        self._tell = True
+
+    def detach(self) -> None:
+        """The connection is gone; what is unacknowledged waits for the next one."""
+        self.attached = False
+
+    def close(self) -> None:
+        """The conversation is over: let every source go."""
+        self.attached = False
+        for stream in list(self._streams):
+            self.stop_stream(stream)
+        self._kept.clear()
+        self._urgent.clear()
+        self._calm.clear()
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
