@@ -26,6 +26,7 @@ from .wire import (
     ProtocolError,
     encode_beat,
     encode_chunk,
+    encode_hello,
     encode_message,
 )
 
@@ -54,7 +55,10 @@ class Source:
 
 
 class Credit:
-    """How many bulk bytes may be in flight, from what acknowledgements say of the line."""
+    """How many bytes may be in flight, from what acknowledgements say of the line.
+
+    Everything that a connection carries counts; only bulk is held back by it.
+    """
 
     def __init__(self) -> None:
         self.window = MIN_WINDOW
@@ -62,16 +66,16 @@ class Credit:
         self.rtt_s = 0.0
         self.sent = 0
         self.acknowledged = 0
-        #: (sent when it left, time, acknowledged at that time)
-        self._marks: Deque[Tuple[int, float, int]] = deque()
+        #: (sent when it left, time, acknowledged at that time, whether there was nothing more to send)
+        self._marks: Deque[Tuple[int, float, int, bool]] = deque()
 
     @property
     def free(self) -> int:
         return self.window - (self.sent - self.acknowledged)
 
-    def on_sent(self, nbytes: int, now: float) -> None:
+    def on_sent(self, nbytes: int, now: float, idle: bool) -> None:
         self.sent += nbytes
-        self._marks.append((self.sent, now, self.acknowledged))
+        self._marks.append((self.sent, now, self.acknowledged, idle))
 
     def on_acknowledged(self, total: int, now: float) -> None:
         if total <= self.acknowledged:
@@ -86,6 +90,9 @@ class Credit:
         self.rtt_s = min(self.rtt_s, elapsed) if self.rtt_s else elapsed
         self.bytes_per_s = (total - mark[2]) / elapsed
         target = int(self.bytes_per_s * (self.rtt_s + QUEUE_S))
+        # A sender that had nothing more to send says nothing about the line, unless the line was slow even so.
+        if mark[3] and (target > self.window or elapsed < self.rtt_s + QUEUE_S):
+            return
         self.window = max(MIN_WINDOW, min(target, self.window * 2, MAX_WINDOW))
 
 
@@ -119,14 +126,17 @@ class Session:
         #: Incoming streams: number -> next offset.
         self._incoming: Dict[int, int] = {}
         self._ended: Deque[int] = deque()
-        self._reset(now)
+        self._start_connection(now, Decoder(), 0)
 
-    def _reset(self, now: float) -> None:
-        self._decoder = Decoder()
+    def _start_connection(self, now: float, decoder: Decoder, received: int) -> None:
+        self._decoder = decoder
         self.credit = Credit()
-        self._bulk_received = 0
-        self._bulk_told = 0
-        self._told_number = 0
+        #: Streams whose last chunk left: (bytes sent by then, stream).
+        self._leaving: Deque[Tuple[int, int]] = deque()
+        self._received = received
+        self._told = 0
+        self._told_number = self._received_number
+        self._peer_window = MIN_WINDOW
         self._tell = False
         self._beat_at = now
 
@@ -191,14 +201,17 @@ class Session:
         if self._urgent:
             segments.extend(self._urgent)
             self._urgent.clear()
-        taken = 0
-        while taken < limit and self.credit.free > 0 and (self._calm or self._ready):
+        room = min(limit, self.credit.free)
+        while room > 0 and (self._calm or self._ready):
             # Output of tasks and streams take turns, so that neither starves the other.
-            taken += self._take_calm(segments, now)
-            taken += self._take_chunk(segments, now)
+            room -= self._take_calm(segments)
+            room -= self._take_chunk(segments, room)
+        if segments:
+            idle = not self._calm and not self._ready
+            self.credit.on_sent(sum(len(s) for s in segments), now, idle)
         return segments
 
-    def _take_calm(self, segments: List[Buffer], now: float) -> int:
+    def _take_calm(self, segments: List[Buffer]) -> int:
         if not self._calm:
             return 0
         fields, payload = self._calm.popleft()
@@ -206,17 +219,16 @@ class Session:
         encoded = encode_message(number, fields, payload)
         self._next_number += 1
         self._kept.append((number, encoded))
-        size = sum(len(p) for p in payload)
-        self._calm_bytes -= size
+        self._calm_bytes -= sum(len(p) for p in payload)
         segments.extend(encoded)
-        return size + 64
+        return sum(len(s) for s in encoded)
 
-    def _take_chunk(self, segments: List[Buffer], now: float) -> int:
+    def _take_chunk(self, segments: List[Buffer], room: int) -> int:
         if not self._ready:
             return 0
         stream = self._ready.popleft()
         source, offset = self._streams[stream]
-        want = min(max(self.credit.window // 4, _CHUNK_MIN), _CHUNK_MAX, max(self.credit.free, 1))
+        want = min(max(self.credit.window // 4, _CHUNK_MIN), _CHUNK_MAX, max(room, _CHUNK_MIN))
         data = source.read(offset, min(want, source.size - offset))
         size = len(data)
         if not size and offset < source.size:
@@ -224,18 +236,20 @@ class Session:
         last = offset + size >= source.size
         segments.extend(encode_chunk(stream, offset, data, self.credit.window, last))
         self._streams[stream] = (source, offset + size)
-        if not last:
+        if last:
+            sent = self.credit.sent + sum(len(s) for s in segments)
+            self._leaving.append((sent, stream))
+        else:
             self._ready.append(stream)
-        self.credit.on_sent(size, now)
         return size + 64
 
     def _beat(self, now: float) -> bytes:
         self._tell = False
         self._beat_at = now + self.heartbeat_s
-        self._bulk_told = self._bulk_received
+        self._told = self._received
         self._told_number = self._received_number
         age_ms = int((now - self.last_heard) * 1000)
-        return encode_beat(Beat(self._received_number, self._bulk_received, age_ms))
+        return encode_beat(Beat(self._received_number, self._received, age_ms))
 
     # ---- receiving -----------------------------------------------------------------------------------------
 
@@ -247,6 +261,7 @@ class Session:
         """
         fresh: List[Union[Hello, Message, Piece]] = []
         self.last_heard = now
+        self._received += len(data)
         for frame in self._decoder.feed(data):
             if type(frame) is Message:
                 if frame.number <= self._received_number:
@@ -254,8 +269,6 @@ class Session:
                 if frame.number != self._received_number + 1:
                     raise ProtocolError(f"message {frame.number} after {self._received_number}")
                 self._received_number = frame.number
-                if frame.number - self._told_number >= 256:
-                    self._tell = True
                 fresh.append(frame)
             elif type(frame) is Piece:
                 self._receive_piece(frame, fresh)
@@ -263,12 +276,17 @@ class Session:
                 self._receive_beat(frame, now)
             else:
                 fresh.append(frame)
+        if (
+            self._received - self._told >= min(max(self._peer_window // 4, _CHUNK_MIN), 1 << 20)
+            or self._received_number - self._told_number >= 256
+        ):
+            self._tell = True
         self.last_mutual = max(self.last_mutual, now - self._peer_age_s)
         return fresh
 
     def _receive_piece(self, piece: Piece, fresh: List[Union[Hello, Message, Piece]]) -> None:
-        self._bulk_received += len(piece.data)
-        if piece.last or self._bulk_received - self._bulk_told >= min(max(piece.window // 4, _CHUNK_MIN), 1 << 20):
+        self._peer_window = piece.window
+        if piece.last:
             self._tell = True
         expected = self._incoming.get(piece.stream, 0)
         if piece.offset < expected:
@@ -289,33 +307,45 @@ class Session:
         while self._kept and self._kept[0][0] <= beat.number:
             self._kept.popleft()
         self.credit.on_acknowledged(beat.received, now)
-        if self.credit.acknowledged == self.credit.sent:
-            for stream in [s for s, (source, offset) in self._streams.items() if offset >= source.size]:
-                self._streams.pop(stream)[0].close()
+        while self._leaving and self._leaving[0][0] <= beat.received:
+            entry = self._streams.pop(self._leaving.popleft()[1], None)
+            if entry is not None:
+                entry[0].close()
 
     # ---- connections ---------------------------------------------------------------------------------------
 
-    def state(self) -> Dict[str, Any]:
-        """What the other side must know to go on after a reconnection."""
-        return {"number": self._received_number, "streams": {str(s): o for s, o in self._incoming.items()}}
-
-    def attach(self, peer: Optional[Dict[str, Any]], now: float, *, decoder: Optional[Decoder] = None) -> None:
-        """A connection is there: send again what the other side's :meth:`state` says that it lacks.
+    def open(self, now: float, decoder: Optional[Decoder] = None, received: int = 0) -> None:
+        """A new connection begins; what the last one carried is void.
 
         Args:
-            peer: The other side's state.
-            decoder: The decoder that read the hello, which may hold bytes that came behind it.
+            now: The monotonic clock's present.
+            decoder: One that has already read ``received`` bytes of this connection, up to a hello.
+            received: How many those were.
         """
-        self._reset(now)
-        if decoder is not None:
-            self._decoder = decoder
-        self.attached = True
-        self.last_heard = now
-        self._peer_age_s = 0.0
-        peer = peer or {"number": 0, "streams": {}}
+        self.attached = False
+        self._start_connection(now, decoder or Decoder(), received)
+
+    def hello(self, fields: Dict[str, Any]) -> bytes:
+        """The first bytes to write on a connection: ``fields`` and how far this side got."""
+        streams = {str(s): o for s, o in self._incoming.items()}
+        encoded = encode_hello({**fields, "state": {"number": self._received_number, "streams": streams}})
+        self.credit.sent += len(encoded)
+        return encoded
+
+    def attach(self, peer: object, now: float) -> None:
+        """The other side's hello came: send again what its ``state`` says that it lacks.
+
+        Raises:
+            ProtocolError: The state is not possible.
+        """
+        if not isinstance(peer, dict):
+            raise ProtocolError("a hello without a state")
         number = _count(peer.get("number"))
         if number >= self._next_number:
             raise ProtocolError("the other side knows messages that were never sent")
+        self.attached = True
+        self.last_heard = now
+        self._peer_age_s = 0.0
         while self._kept and self._kept[0][0] <= number:
             self._kept.popleft()
         self._urgent.clear()
