@@ -1,0 +1,84 @@
+"""The ancestor's own example: load, process, output, on two declared hosts of which one has CUDA.
+
+    python examples/ancestor.py
+    python examples/ancestor.py --inventory hosts.toml   # two hosts, one with has_cuda = true and gpu_memory
+
+Functions are given in the explicit form, by name; where they run is decided by an allocator written here.
+Without an inventory both hosts are this machine under two names: what they offer is declared, not probed, so no
+GPU is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import handout
+from handout import ClusterView, Host, Inventory, Task, function
+
+LAPTOP_AND_GPU = [
+    Host.local("node1", capabilities={"cpu": 1, "memory": "8 GB", "has_cuda": False}),
+    Host.local("gpu1", capabilities={"cpu": 1, "memory": "4 GB", "gpu_memory": "4 GB", "has_cuda": True}),
+]
+
+
+def load_data(count: int) -> list[int]:
+    """Make something to work on."""
+    return list(range(1, count + 1))
+
+
+def process_data(numbers: list[int], factor: int) -> list[int]:
+    """The heavy part: it asks for memory, for GPU memory and for CUDA."""
+    return [number * factor for number in numbers]
+
+
+def output_data(numbers: list[int], title: str) -> str:
+    """Say it."""
+    return f"{title}: {len(numbers)} numbers, sum {sum(numbers):,}"
+
+
+async def cuda_last(frontier: Sequence[Task], view: ClusterView) -> Mapping[str, str]:
+    """Keep hosts with CUDA free for what needs them; among the rest, take the one with the shortest queue."""
+    draft = view.draft()
+    for task in frontier:
+        able = [host for host in view.hosts.values() if draft.fits(task, host.name)]
+        able.sort(key=lambda host: (bool(getattr(host.total, "has_cuda", False)), host.backlog_s, host.name))
+        if able:
+            draft.place(task, able[0].name)
+    return draft
+
+
+async def main() -> None:
+    """Run the three functions and print where each of them ran."""
+    parser = argparse.ArgumentParser(description="Load, process, output on two declared hosts.")
+    parser.add_argument("--inventory", help="a hosts.toml; without it, this machine plays both hosts")
+    options = parser.parse_args()
+    inventory = Inventory.load(options.inventory) if options.inventory else Inventory(LAPTOP_AND_GPU)
+
+    functions = [
+        function("load_data", load_data, extra_args=[100_000], cost={"memory": "1 GB"}),
+        function(
+            "process_data",
+            process_data,
+            args=["load_data"],
+            extra_args=[3],
+            cost={"memory": "2 GB", "gpu_memory": "1 GB", "has_cuda": True, "cpu_intensive": True},
+        ),
+        function(
+            "output_data",
+            output_data,
+            args=["process_data"],
+            extra_args=["processed"],
+            cost={"memory": "1 GB"},
+        ),
+    ]
+    results = await handout.execute(functions, inventory=inventory, allocator=cuda_last)
+
+    print(results["output_data"])
+    for name in ("load_data", "process_data", "output_data"):
+        print(f"  {name:<13} ran on {results.allocations[name]}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,112 @@
+"""An inverted index of the standard library's own sources: which modules use which words, and how often.
+
+One function a shard of files, a tree of merges, one answer. Runs on this machine as it stands, or on hosts:
+
+    python examples/wordcount.py
+    python examples/wordcount.py --inventory hosts.toml --find socket
+
+The files travel by content, so a host needs neither the same Python nor the same paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sysconfig
+import time
+from collections import Counter
+from pathlib import Path
+
+import handout
+from handout import File, Graph, Output, Results
+
+#: word -> module -> how often
+Index = dict[str, dict[str, int]]
+
+
+def read(files: list[tuple[str, File]]) -> Index:
+    """Index one shard."""
+    found: Index = {}
+    for module, file in files:
+        words = re.findall(r"[a-z]{3,}", file.read_text().lower())
+        for word, count in Counter(words).items():
+            found.setdefault(word, {})[module] = count
+    return found
+
+
+def merge(parts: list[Index]) -> Index:
+    """Join indexes of different files."""
+    total: Index = {}
+    for part in parts:
+        for word, modules in part.items():
+            total.setdefault(word, {}).update(modules)
+    return total
+
+
+def shards(root: Path, count: int) -> list[list[tuple[str, File]]]:
+    """The sources below a folder in ``count`` parts of about equal size, largest file first."""
+    paths = [p for p in root.rglob("*.py") if not {"site-packages", "test", "tests"} & set(p.parts)]
+    parts: list[list[tuple[str, File]]] = [[] for _ in range(count)]
+    sizes = [0] * count
+    for path in sorted(paths, key=lambda p: (-p.stat().st_size, p)):
+        smallest = sizes.index(min(sizes))
+        sizes[smallest] += path.stat().st_size
+        module = ".".join(path.relative_to(root).with_suffix("").parts)
+        parts[smallest].append((module, File(path)))
+    return [part for part in parts if part]
+
+
+def what_ran_where(results: Results) -> str:
+    """One line a host: how many tasks of each function it ran."""
+    hosts: dict[str, Counter[str]] = {}
+    for task, host in results.allocations.items():
+        hosts.setdefault(host, Counter())[str(task).split("-")[0]] += 1
+    return "\n".join(
+        f"  {host}: " + ", ".join(f"{count} x {name}" for name, count in ran.most_common())
+        for host, ran in sorted(hosts.items())
+    )
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description="Index the standard library's sources.")
+    parser.add_argument("--inventory", help="a hosts.toml; without it, everything runs on this machine")
+    parser.add_argument("--find", default="socket", help="the word to look up")
+    parser.add_argument("--shards", type=int, default=48, help="how many parts to read at once")
+    return parser.parse_args()
+
+
+def report(index: Index, word: str) -> None:
+    """The most frequent words, and who uses one of them most."""
+    totals = Counter({word: sum(modules.values()) for word, modules in index.items()})
+    print(f"{len(index):,} different words; the most frequent:")
+    print("  " + ", ".join(f"{word} {count:,}" for word, count in totals.most_common(8)))
+    users = Counter(index.get(word, {}))
+    print(f"{word!r} is in {len(users)} modules, most often in:")
+    print("  " + ", ".join(f"{module} {count}" for module, count in users.most_common(6)))
+
+
+async def main() -> None:
+    """Build the graph, run it, print what came out."""
+    options = arguments()
+    root = Path(sysconfig.get_path("stdlib"))
+    work = shards(root, options.shards)
+    print(f"{sum(map(len, work))} files of {root}")
+
+    graph = Graph()
+    parts = graph.map(read, work, cost={"memory": "200 MB"}, retries=1)
+    index: Output[Index] = graph.reduce(merge, parts, width=8)
+
+    began = time.perf_counter()
+    results = await handout.execute(graph, inventory=options.inventory)
+    took = time.perf_counter() - began
+
+    report(results[index], options.find)
+    print("What ran where:")
+    print(what_ran_where(results))
+    print(f"{len(results.allocations)} tasks in {took:.2f} s")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

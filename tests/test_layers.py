@@ -1,0 +1,149 @@
+"""The walls of the house: who may import whom, what the agent may use, and what the core may not know."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import handout
+
+HOUSE = Path(handout.__file__).parent
+
+#: Lowest first. A module may import from its own storey and from those below.
+STOREYS = [
+    {"errors"},
+    {"resources", "graph"},
+    {"allocators", "scheduler"},
+    {"remote", "data"},
+    {"execution", "stream", "journal", "observe"},
+    {"cli", "engines", "sim"},
+]
+STOREY = {name: height for height, names in enumerate(STOREYS) for name in names}
+
+#: The agent's modules that this side shares, because both ends must do the same thing.
+SHARED_WITH_CONTROLLER = {"wire", "session", "ledger", "serial", "standin"}
+
+#: What a decision must not depend on.
+IMPURE = {
+    "asyncio",
+    "anyio",
+    "asyncssh",
+    "datetime",
+    "logging",
+    "os",
+    "random",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+}
+
+#: Travels in the bundle beside the agent, so its modules may import it, at call time only.
+CARRIED = {"dill"}
+
+MODULES = sorted(HOUSE.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    """The folder (or the file, for one that stands alone) of the house that a module belongs to."""
+    return path.relative_to(HOUSE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, int, bool]]:
+    """Every import of a module as (absolute dotted name, line, whether at module level)."""
+    package = ["handout", *path.relative_to(HOUSE).parts[:-1]]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top_level = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                for alias in names:
+                    yield alias.name, node.lineno, id(node) in top_level
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = package[: len(package) - level + 1] if level else []
+                stem = ".".join([*base, *([module] if module else [])])
+                for alias in names:
+                    yield f"{stem}.{alias.name}", node.lineno, id(node) in top_level
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(HOUSE))
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) not in ("__init__", "agent")], ids=named)
+def test_imports_point_downwards(path: Path) -> None:
+    """cli -> execution -> remote, data -> allocators, scheduler -> resources, graph -> errors."""
+    mine = part_of(path)
+    assert mine in STOREY, f"{mine} has no storey: give it one here and in docs/design.md"
+    for name, line, _ in imports_of(path):
+        parts = name.split(".")
+        if parts[0] != "handout" or len(parts) == 1:
+            continue
+        where = f"{named(path)}:{line} imports {name}"
+        if parts[1] == "agent":
+            shared = len(parts) > 2 and parts[2] in SHARED_WITH_CONTROLLER
+            assert shared, f"{where}: of the agent only {sorted(SHARED_WITH_CONTROLLER)} are shared"
+        else:
+            assert parts[1] in STOREY, (
+                f"{where}: take names from the module that defines them, not from the package"
+            )
+            assert STOREY[parts[1]] <= STOREY[mine], f"{where}, which is a storey above {mine}"
+
+
+def test_packages_do_not_import_each_other_in_a_ring() -> None:
+    """Two folders of one storey may know each other in one direction only."""
+    edges = {
+        (part_of(path), name.split(".")[1])
+        for path in MODULES
+        if part_of(path) in STOREY
+        for name, _, _ in imports_of(path)
+        if name.startswith("handout.") and name.split(".")[1] in STOREY
+    }
+    both_ways = {frozenset(edge) for edge in edges if edge[::-1] in edges and edge[0] != edge[1]}
+    assert not both_ways
+
+
+AGENT = [p for p in MODULES if part_of(p) == "agent"]
+
+
+@pytest.mark.parametrize("path", AGENT, ids=named)
+def test_the_agent_uses_the_standard_library_and_itself(path: Path) -> None:
+    for name, line, at_top in imports_of(path):
+        parts = name.split(".")
+        where = f"{named(path)}:{line} imports {name}"
+        if parts[0] == "handout":
+            assert parts[1:2] == ["agent"], f"{where}: the rest of the house does not travel"
+        elif parts[0] in CARRIED:
+            assert not at_top, f"{where} at the top: it is bundled, but must cost nothing until it is needed"
+        else:
+            assert parts[0] in sys.stdlib_module_names, f"{where}, which a bare Python does not have"
+
+
+@pytest.mark.parametrize("path", AGENT, ids=named)
+def test_the_agent_is_written_in_python_3_9(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source, str(path), feature_version=(3, 9))
+    if any(
+        isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.AnnAssign)) for node in ast.walk(tree)
+    ):
+        assert "from __future__ import annotations" in source
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) == "scheduler"], ids=named)
+def test_the_scheduler_knows_no_clock_and_no_io(path: Path) -> None:
+    for name, line, _ in imports_of(path):
+        assert name.split(".")[0] not in IMPURE, (
+            f"{named(path)}:{line} imports {name}: a decision takes it as an argument"
+        )
+
+
+def test_importing_handout_does_not_import_asyncssh() -> None:
+    """It costs 0.2 s, and a run on this machine never needs it."""
+    code = "import sys, handout; print([m for m in ('asyncssh', 'cryptography', 'dill', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
