@@ -4,8 +4,8 @@
     python examples/ancestor.py --inventory hosts.toml   # two hosts, one with has_cuda = true and gpu_memory
 
 Functions are given in the explicit form, by name; where they run is decided by an allocator written here.
-Without an inventory both hosts are this machine under two names: what they offer is declared, not probed, so no
-GPU is needed.
+Without an inventory both hosts are this machine under two names: what they offer is declared, not probed, so
+no GPU is needed.
 """
 
 from __future__ import annotations
