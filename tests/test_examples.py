@@ -1,0 +1,51 @@
+"""The examples, run the way a user runs them: on this machine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run_example(name: str, *arguments: str) -> str:
+    """What an example prints; its errors, when it fails, are the test's."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_word_index_finds_the_module_that_every_python_has() -> None:
+    printed = run_example("wordcount.py", "--shards", "12", "--find", "socket")
+    assert re.search(r"^'socket' is in \d+ modules", printed, re.MULTILINE)
+    assert "socket " in printed.partition("most often in:\n")[2].splitlines()[0]
+    assert re.search(r"^  local: 12 x read, 3 x merge$", printed, re.MULTILINE)
+
+
+def test_the_model_search_names_the_best_of_24() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install -e '.[examples]'")
+    printed = run_example("digits.py")
+    assert re.search(r"^best: train(-\d+)? with 9\d\.\d+%", printed, re.MULTILINE)
+    assert "27 tasks on local" in printed
+    assert printed.splitlines()[-1].startswith("24 trainings in ")
+
+
+def test_the_ancestors_example_takes_the_heavy_part_to_the_host_with_cuda() -> None:
+    printed = run_example("ancestor.py")
+    assert printed.splitlines() == [
+        "processed: 100000 numbers, sum 15,000,150,000",
+        "  load_data     ran on node1",
+        "  process_data  ran on gpu1",
+        "  output_data   ran on node1",
+    ]

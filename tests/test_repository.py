@@ -1,0 +1,82 @@
+"""What the repository says about itself stays true: the README's commands and code, the configuration, the diagrams."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import handout
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}.*?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_ci_runs_exactly_the_test_command_of_the_readme() -> None:
+    (command,) = (block.strip() for block in blocks("sh") if "pytest" in block)
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_demo_command_names_a_script_that_exists() -> None:
+    (command,) = (block.strip() for block in blocks("sh") if "examples/" in block)
+    assert (ROOT / command.split()[-1]).is_file()
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name
+)
+def test_python_in_the_documentation_compiles(page: Path) -> None:
+    for code in blocks("python", page.read_text(encoding="utf-8")):
+        compile(code, str(page), "exec", flags=0x2000)  # PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+def test_the_first_graph_of_the_readme_works(tmp_path: Path) -> None:
+    """As a user would: saved as a file, with three numbers in data.csv."""
+    (code,) = (block for block in blocks("python") if "asyncio.run" in block)
+    (tmp_path / "first.py").write_text(code, encoding="utf-8")
+    (tmp_path / "data.csv").write_text("1\n2\n6\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "first.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3.0", "local"]
+
+
+def test_the_first_inventory_of_the_readme_can_be_read(tmp_path: Path) -> None:
+    (text,) = blocks("toml")
+    (tmp_path / "hosts.toml").write_text(text, encoding="utf-8")
+    assert list(handout.Inventory.load(tmp_path / "hosts.toml")) == ["node1", "gpu1"]
+
+
+def test_the_inventory_beside_the_examples_can_be_read() -> None:
+    assert list(handout.Inventory.load(ROOT / "examples" / "hosts.toml")) == ["node1", "gpu1"]
+
+
+@pytest.mark.parametrize("page", ["tutorial.md", "howto/inventory.md"])
+def test_the_inventories_of_the_documentation_can_be_read(page: str, tmp_path: Path) -> None:
+    for text in blocks("toml", (ROOT / "docs" / page).read_text(encoding="utf-8")):
+        (tmp_path / "hosts.toml").write_text(text, encoding="utf-8")
+        assert "gpu1" in handout.Inventory.load(tmp_path / "hosts.toml")
+
+
+def test_the_state_diagram_is_drawn_from_the_present_table() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "draw_states.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
