@@ -1,0 +1,167 @@
+"""The first thing that runs on a host: unpack the bundle, start the supervisor, say hello, end.
+
+It is sent as source and executed before the bundle is there, so it imports nothing of the house until it has
+written the bundle down. Standard input carries: this source, then one JSON line (settings, marker, token,
+bundle size), then the bundle. Standard output carries one line: the marker, then the hello or an error as JSON.
+A login shell may have printed anything before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import sys
+import tempfile
+import time
+from typing import Any, BinaryIO, Dict, NoReturn
+
+#: A Unix socket's path must fit into 108 bytes, on macOS 104.
+MAX_SOCKET_PATH = 100
+HELLO_TIMEOUT_S = 30.0
+
+
+class BootError(Exception):
+    """The agent cannot start here; ``kind`` is what the controller names it by."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def read_exactly(stream: BinaryIO, size: int) -> bytes:
+    """Read ``size`` bytes, or raise where the stream ends before."""
+    parts = []
+    while size:
+        part = stream.read(min(size, 1 << 20))
+        if not part:
+            raise BootError("input", "the controller went away while it sent the bundle")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def make_folder(nbytes: int) -> str:
+    """A private folder for this run, on the first of the usual places that has room for the bundle."""
+    tried = []
+    for base in (os.environ.get("HANDOUT_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/var/tmp", os.getcwd()):
+        if not base or len(os.fsencode(base)) > MAX_SOCKET_PATH - 40:
+            continue
+        try:
+            free = shutil.disk_usage(base).free
+            if free < nbytes * 2 + (1 << 20):
+                tried.append(f"{base}: {free} bytes free")
+                continue
+            return tempfile.mkdtemp(prefix=f"handout-{os.getuid()}-", dir=base)
+        except OSError as error:
+            tried.append(f"{base}: {error.strerror or error}")
+    raise BootError("space", f"no folder for {nbytes} bytes ({'; '.join(tried)})")
+
+
+def unpack(folder: str, bundle: bytes) -> str:
+    """Write the bundle into the folder, and return its path."""
+    path = os.path.join(folder, "bundle.zip")
+    try:
+        with open(path, "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+            file.write(bundle)
+    except OSError as error:
+        raise BootError("space", f"cannot write {len(bundle)} bytes to {folder}: {error.strerror}") from None
+    return path
+
+
+def daemonize(folder: str, bundle: str, settings: Dict[str, Any], token: bytes, report_fd: int) -> NoReturn:
+    """Become the supervisor: a session of its own, nothing of the login's files, the bundle first on the path."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(os.path.join(folder, "supervisor.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for target, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, target)
+    if report_fd != 3:
+        os.dup2(report_fd, 3)
+    limit = os.sysconf("SC_OPEN_MAX")
+    os.closerange(4, limit if 0 < limit < 65536 else 65536)
+    os.set_inheritable(3, False)
+    os.environ["HANDOUT_RUN"] = folder
+    sys.path[:] = [bundle] + [p for p in sys.path if p not in ("", os.getcwd())]
+    status = 1
+    try:
+        from handout.agent import supervisor
+
+        supervisor.run(folder, settings, token, 3)
+        status = 0
+    except BaseException:
+        import traceback
+
+        text = traceback.format_exc()
+        os.write(2, text.encode("utf-8", "replace"))
+        try:
+            os.write(3, json.dumps({"error": "start", "message": text[-2000:]}).encode() + b"\n")
+        except OSError:
+            pass
+    finally:
+        os._exit(status)
+
+
+def read_report(fd: int) -> Dict[str, Any]:
+    """The agent's hello, or what kept it from saying one."""
+    data = b""
+    deadline = time.monotonic() + HELLO_TIMEOUT_S
+    while not data.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([fd], [], [], left)[0]:
+            raise BootError("start", f"the agent did not report within {HELLO_TIMEOUT_S:.0f} s")
+        part = os.read(fd, 65536)
+        if not part:
+            raise BootError("start", "the agent ended before it reported")
+        data += part
+    report = json.loads(data)
+    if "error" in report:
+        raise BootError(report["error"], report.get("message", ""))
+    return dict(report)
+
+
+def boot(preface: Dict[str, Any], stream: BinaryIO) -> Dict[str, Any]:
+    """Start the agent that the preface describes, and return its hello."""
+    bundle = read_exactly(stream, preface["size"])
+    folder = make_folder(len(bundle))
+    try:
+        path = unpack(folder, bundle)
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            daemonize(folder, path, preface["settings"], bytes.fromhex(preface["token"]), writing)
+        os.close(writing)
+        try:
+            report = read_report(reading)
+        except BootError as error:
+            log = os.path.join(folder, "supervisor.log")
+            with open(log, errors="replace") as file:
+                tail = file.read()[-2000:].strip()
+            os.kill(pid, 9)
+            raise BootError(error.kind, f"{error}{': ' + tail if tail else ''}") from None
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    report.update(folder=folder, bundle=path, executable=sys.executable, supervisor=pid)
+    return report
+
+
+def main(stream: BinaryIO) -> None:
+    """Run on the host, from the command line that the controller sent."""
+    line = stream.readline(1 << 20)
+    preface = json.loads(line)
+    try:
+        answer = boot(preface, stream)
+    except BootError as error:
+        answer = {"error": error.kind, "message": str(error)}
+    except OSError as error:
+        answer = {"error": "start", "message": f"{type(error).__name__}: {error}"}
+    answer["python"] = list(sys.version_info[:3])
+    sys.stdout.write("\n" + preface["marker"] + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.stdin.buffer)

@@ -1,0 +1,50 @@
+"""A byte pump between standard input and output and the agent's socket, for servers that forbid forwarding."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+from typing import Dict
+
+_SIZE = 1 << 18
+
+
+def main(path: str, marker: str) -> None:
+    """Connect to the agent, say so, and pump until either side ends."""
+    agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    agent.connect(path)
+    os.write(1, f"\n{marker}\n".encode())
+    pump({0: agent.fileno(), agent.fileno(): 1})
+
+
+def pump(routes: Dict[int, int]) -> None:
+    """Copy from each key to its value, both ways at once, until one ends.
+
+    Both directions have one buffer each: a side that does not read never stops the other direction.
+    """
+    pending = {target: b"" for target in routes.values()}
+    for fd in {*routes, *routes.values()}:
+        os.set_blocking(fd, False)
+    while True:
+        readers = [source for source, target in routes.items() if not pending[target]]
+        writers = [target for target, data in pending.items() if data]
+        readable, writable, _ = select.select(readers, writers, [])
+        try:
+            for source in readable:
+                data = os.read(source, _SIZE)
+                if not data:
+                    return
+                pending[routes[source]] = data
+            for target in {*writable, *(routes[source] for source in readable)}:
+                try:
+                    pending[target] = pending[target][os.write(target, pending[target]) :]
+                except BlockingIOError:
+                    pass
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,58 @@
+"""The zip that makes a host's Python an agent: ``handout.agent``, its stand-in for ``handout``, and dill."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import dill
+
+from handout import agent
+
+__all__ = ["Bundle", "agent_bundle", "boot_source"]
+
+#: One fixed time for all entries, so that the same sources always give the same digest.
+_EPOCH = (2020, 1, 1, 0, 0, 0)
+
+
+class Bundle(NamedTuple):
+    """A zip and what identifies it."""
+
+    data: bytes
+    digest: str
+
+
+def _agent_folder() -> Path:
+    return Path(str(agent.__file__)).parent
+
+
+@cache
+def boot_source() -> bytes:
+    """The source that a host executes first."""
+    return (_agent_folder() / "boot.py").read_bytes()
+
+
+@cache
+def agent_bundle() -> Bundle:
+    """The bundle of this installation; the same bytes for every host."""
+    entries: dict[str, bytes] = {}
+    for path in sorted(_agent_folder().glob("*.py")):
+        entries[f"handout/agent/{path.name}"] = path.read_bytes()
+    entries["handout/__init__.py"] = entries["handout/agent/standin.py"]
+    root = Path(str(dill.__file__)).parent
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if "tests" not in name.parts:
+            entries[f"dill/{name.as_posix()}"] = path.read_bytes()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name_, data in entries.items():
+            info = zipfile.ZipInfo(name_, _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+    data = out.getvalue()
+    return Bundle(data, hashlib.sha256(data).hexdigest()[:16])

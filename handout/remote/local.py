@@ -1,0 +1,85 @@
+"""The launcher for this machine: the very same agent, without SSH."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from typing import cast
+
+from handout.errors import BootstrapError, HostUnreachableError
+from handout.remote.bootstrap import Bootstrap, Started
+from handout.remote.transport import Receiver, Transport
+
+__all__ = ["LocalLauncher"]
+
+_START_TIMEOUT_S = 40.0
+
+
+class LocalLauncher:
+    """Starts agents on this machine and reaches them over their Unix sockets."""
+
+    def __init__(self) -> None:
+        self._transports: list[asyncio.Transport] = []
+
+    async def start(self, bootstrap: Bootstrap) -> Started:
+        """See :class:`~handout.remote.launcher.Launcher`."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *bootstrap.argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            raise BootstrapError(
+                f"Python {bootstrap.python!r} cannot be started: {error.strerror}.",
+                remedy="Check Host(..., python=...).",
+                host=bootstrap.host,
+            ) from None
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                out, err = await process.communicate(bootstrap.stdin())
+        except TimeoutError:
+            raise BootstrapError(
+                f"No agent answered within {_START_TIMEOUT_S:.0f} s on this machine.", host=bootstrap.host
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if not bootstrap.answer.feed(out):
+            bootstrap.answer.feed(err)
+        return bootstrap.started(process.returncode)
+
+    async def connect(self, started: Started, receiver: Receiver) -> Transport:
+        """See :class:`~handout.remote.launcher.Launcher`."""
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.create_unix_connection(lambda: _Socket(receiver), started.socket)
+        except OSError as error:
+            raise HostUnreachableError(f"The agent on this machine does not answer: {error.strerror}.") from None
+        self._transports.append(transport)
+        return cast(Transport, transport)
+
+    async def aclose(self) -> None:
+        """See :class:`~handout.remote.launcher.Launcher`."""
+        for transport in self._transports:
+            transport.abort()
+        self._transports.clear()
+        await asyncio.sleep(0)
+
+
+class _Socket(asyncio.Protocol):
+    """An agent's socket, as its receiver hears it."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def data_received(self, data: bytes) -> None:
+        self._receiver.received(data)
+
+    def pause_writing(self) -> None:
+        self._receiver.paused()
+
+    def resume_writing(self) -> None:
+        self._receiver.resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._receiver.lost(exc)
