@@ -1,7 +1,6 @@
 """Draws the states of a task into ``docs/design.md``, from the scheduler's own transition table.
 
-    python tools/draw_states.py            # writes the page
-    python tools/draw_states.py --check    # says whether it is up to date, and writes nothing
+``python tools/draw_states.py`` writes the page; with ``--check`` it says whether the page is up to date.
 """
 
 from __future__ import annotations
