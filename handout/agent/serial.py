@@ -1,0 +1,42 @@
+"""Values, calls and exceptions as bytes and back: what both ends of a link agree on.
+
+The front of the folder's serialization: `pickling` (values and code), `byvalue` (functions and classes that no
+import finds), `calls`, `raised` (exceptions) and `culprit` (what cannot travel, and where it is). Standard
+library only, Python 3.9 or newer.
+"""
+
+from __future__ import annotations
+
+from .byvalue import PYTHON, PythonMismatchError, importable_name
+from .calls import Inline, Loaded, Path, Slot, Taken, apply_path, dumps_call, load_call
+from .culprit import UnserializableError, dumps_or_name, find
+from .pickling import LoadError, Segment, Snapshot, dumps, loads, warm
+from .raised import dump_exception, load_exception, message, traceback_text, type_name
+
+__all__ = [
+    "PYTHON",
+    "Inline",
+    "LoadError",
+    "Loaded",
+    "Path",
+    "PythonMismatchError",
+    "Segment",
+    "Slot",
+    "Snapshot",
+    "Taken",
+    "UnserializableError",
+    "apply_path",
+    "dump_exception",
+    "dumps",
+    "dumps_call",
+    "dumps_or_name",
+    "find",
+    "importable_name",
+    "load_call",
+    "load_exception",
+    "loads",
+    "message",
+    "traceback_text",
+    "type_name",
+    "warm",
+]
