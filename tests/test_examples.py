@@ -1,4 +1,4 @@
-"""The examples, run the way a user runs them: on this machine."""
+"""The examples, run the way a user runs them: on this machine, and on hosts behind a real OpenSSH server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.sshd import OpenSsh
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -43,6 +45,41 @@ def test_the_model_search_names_the_best_of_24() -> None:
 
 def test_the_ancestors_example_takes_the_heavy_part_to_the_host_with_cuda() -> None:
     printed = run_example("ancestor.py")
+    assert printed.splitlines() == [
+        "processed: 100000 numbers, sum 15,000,150,000",
+        "  load_data     ran on node1",
+        "  process_data  ran on gpu1",
+        "  output_data   ran on node1",
+    ]
+
+
+@pytest.mark.ssh
+def test_the_word_index_over_ssh_uses_both_hosts(sshd: OpenSsh) -> None:
+    inventory = sshd.inventory_file({"left": "{ cpu = 1 }", "right": "{ cpu = 1 }"})
+    printed = run_example("wordcount.py", "--shards", "12", "--inventory", str(inventory))
+    assert re.search(r"^'socket' is in \d+ modules", printed, re.MULTILINE)
+    assert re.search(r"^  left: ", printed, re.MULTILINE)
+    assert re.search(r"^  right: ", printed, re.MULTILINE)
+
+
+@pytest.mark.ssh
+def test_the_model_search_over_ssh(sshd: OpenSsh) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install -e '.[examples]'")
+    inventory = sshd.inventory_file({"big": "{ cpu = 2 }"})
+    printed = run_example("digits.py", "--inventory", str(inventory))
+    assert re.search(r"^best: train(-\d+)? with 9\d\.\d+%", printed, re.MULTILINE)
+    assert "27 tasks on big" in printed
+
+
+@pytest.mark.ssh
+def test_the_ancestors_example_over_ssh(sshd: OpenSsh) -> None:
+    inventory = sshd.inventory_file(
+        {
+            "node1": '{ memory = "8 GB", has_cuda = false }',
+            "gpu1": '{ memory = "4 GB", gpu_memory = "4 GB", has_cuda = true }',
+        }
+    )
+    printed = run_example("ancestor.py", "--inventory", str(inventory))
     assert printed.splitlines() == [
         "processed: 100000 numbers, sum 15,000,150,000",
         "  load_data     ran on node1",

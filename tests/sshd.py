@@ -1,0 +1,148 @@
+"""A real OpenSSH server for tests: on loopback, on its own port, with keys of its own in a temporary folder."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from handout.resources.host import Host
+
+__all__ = ["OpenSsh", "find_sshd", "start_sshd"]
+
+_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+
+
+def find_sshd() -> str | None:
+    """Where sshd is, also for users whose PATH leaves out sbin."""
+    return shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _make_key(path: Path) -> str:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path.with_suffix(".pub").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class OpenSsh:
+    """A server that runs, and what a client has to know about it."""
+
+    folder: Path
+    port: int
+    username: str
+    process: subprocess.Popen[str]
+
+    @property
+    def options(self) -> dict[str, object]:
+        """For ``Host(ssh=...)``: this server's keys and nothing of the user's own configuration."""
+        return {
+            "known_hosts": str(self.folder / "known_hosts"),
+            "client_keys": [str(self.folder / "client_key")],
+            "config": [],
+        }
+
+    def host(
+        self, name: str, capabilities: Mapping[str, object] | None = None, *, python: str = sys.executable
+    ) -> Host:
+        """An inventory entry; several names make several hosts of this one server."""
+        return Host(
+            name,
+            address="127.0.0.1",
+            port=self.port,
+            username=self.username,
+            python=python,
+            capabilities=dict(capabilities or {}),
+            ssh=self.options,
+        )
+
+    def inventory_file(self, hosts: Mapping[str, str], *, python: str = sys.executable) -> Path:
+        """A ``hosts.toml`` with each name's capabilities given as an inline table."""
+        lines = [
+            "[defaults]",
+            'address = "127.0.0.1"',
+            f"port = {self.port}",
+            f'username = "{self.username}"',
+            f'python = "{python}"',
+            "[defaults.ssh]",
+            *(f"{key} = {value!r}" for key, value in self.options.items()),
+        ]
+        for name, capabilities in hosts.items():
+            lines += [f"[hosts.{name}]", f"capabilities = {capabilities}"]
+        path = self.folder / f"{'-'.join(hosts)}.toml"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+
+@contextmanager
+def start_sshd(folder: Path, settings: Iterable[str] = ()) -> Iterator[OpenSsh]:
+    """Run a server until the block ends.
+
+    Args:
+        folder: An empty folder for its keys and its configuration.
+        settings: Lines for its ``sshd_config``; they win over the ones here.
+    """
+    program = find_sshd()
+    assert program, "no sshd on this machine"
+    public = _make_key(folder / "client_key")
+    host_key = _make_key(folder / "host_key")
+    port = _free_port()
+    (folder / "authorized_keys").write_text(public, encoding="utf-8")
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}", encoding="utf-8")
+    lines = [
+        *settings,  # sshd takes the first value that it reads
+        f"Port {port}",
+        "ListenAddress 127.0.0.1",
+        f"HostKey {folder / 'host_key'}",
+        f"AuthorizedKeysFile {folder / 'authorized_keys'}",
+        "PidFile none",
+        "PasswordAuthentication no",
+        "KbdInteractiveAuthentication no",
+        "PermitRootLogin prohibit-password",
+        "StrictModes no",
+        "LogLevel INFO",
+    ]
+    (folder / "sshd_config").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # a container has never started the service that makes it
+    process = subprocess.Popen(
+        [program, "-D", "-e", "-f", str(folder / "sshd_config")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    listening = threading.Event()
+    reader = threading.Thread(target=_copy_log, args=(process, folder / "sshd.log", listening))
+    reader.start()
+    try:
+        assert listening.wait(timeout=20), f"sshd did not start: {(folder / 'sshd.log').read_text(encoding='utf-8')}"
+        yield OpenSsh(folder, port, getpass.getuser(), process)
+    finally:
+        process.terminate()
+        process.wait()
+        reader.join(timeout=20)
+
+
+def _copy_log(process: subprocess.Popen[str], path: Path, listening: threading.Event) -> None:
+    """Keep the server's words in a file, so that it never waits for a reader, and say when it is up."""
+    assert process.stderr is not None
+    with process.stderr as lines, path.open("w", encoding="utf-8") as log:
+        for line in lines:
+            log.write(line)
+            log.flush()
+            if line.startswith("Server listening"):
+                listening.set()
