@@ -237,7 +237,9 @@ class BootstrapError(HostError):
 
 
 class HostLostError(HostError):
-    """A host that was there is gone or silent."""
+    """A host that was there is gone or silent. Fields: ``gone`` (its agent has certainly ended)."""
+
+    gone: bool = False
 
 
 class RunTimeoutError(HandoutError, TimeoutError):

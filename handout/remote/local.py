@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 from typing import cast
 
-from handout.errors import BootstrapError, HostUnreachableError
+from handout.errors import BootstrapError, HostLostError
 from handout.remote.bootstrap import Bootstrap, Started
 from handout.remote.transport import Receiver, Transport
 
@@ -54,7 +54,7 @@ class LocalLauncher:
         try:
             transport, _ = await loop.create_unix_connection(lambda: _Socket(receiver), started.socket)
         except OSError as error:
-            raise HostUnreachableError(f"The agent on this machine does not answer: {error.strerror}.") from None
+            raise HostLostError(f"The agent on this machine is gone: {error.strerror}.", gone=True) from None
         self._transports.append(transport)
         return cast(Transport, transport)
 

@@ -8,13 +8,21 @@ forbids that, a byte pump runs in the one session it allows.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
 import asyncssh
 
-from handout.errors import AuthenticationError, BootstrapError, HostError, HostKeyError, HostUnreachableError
+from handout.errors import (
+    AuthenticationError,
+    BootstrapError,
+    HostError,
+    HostKeyError,
+    HostLostError,
+    HostUnreachableError,
+)
 from handout.remote.bootstrap import Answer, Bootstrap, Started, relay_command
 from handout.remote.transport import Receiver, Transport
 from handout.resources import Host
@@ -33,6 +41,12 @@ _WINDOW = 16 << 20
 _PACKET = 256 << 10
 _WRITE_BUFFER_HIGH = 512 << 10
 _WRITE_BUFFER_LOW = 128 << 10
+#: What `Host(ssh=...)` may hold: the arguments of `asyncssh.connect`.
+_SSH_OPTIONS = frozenset(
+    name
+    for callable_ in (asyncssh.connect, asyncssh.SSHClientConnectionOptions.prepare)
+    for name in inspect.signature(callable_).parameters
+) - {"self", "kwargs", "last_config"}
 
 
 class SshLauncher:
@@ -47,7 +61,8 @@ class SshLauncher:
         self._host = host
         self._logins = logins or asyncio.Semaphore(_PARALLEL_LOGINS)
         self._connection: asyncssh.SSHClientConnection | None = None
-        self._relayed = False
+        #: Whether the server forwards sockets; None until it was tried.
+        self._forwards: bool | None = None
         self._fresh = False
 
     @staticmethod
@@ -99,16 +114,19 @@ class SshLauncher:
                     # stall every small exchange by 40 ms. A start was one; a reconnection has one on purpose.
                     await connection.run("exec true", stdin=asyncssh.DEVNULL)
                 self._fresh = False
-                if not self._relayed:
+                if self._forwards is not False:
                     try:
                         channel, _ = await connection.create_unix_connection(
                             lambda: _Channel(receiver), started.socket, window=_WINDOW, max_pktsize=_PACKET
                         )
-                        return _bounded(channel)
                     except asyncssh.ChannelOpenError as error:
-                        if error.code == asyncssh.OPEN_CONNECT_FAILED and not _forbidden(error):
-                            raise
-                        self._relayed = True
+                        # OpenSSH says the same where it forbids forwarding and where nobody listens.
+                        if self._forwards:
+                            raise self._gone() from error
+                        self._forwards = False
+                    else:
+                        self._forwards = True
+                        return _bounded(channel)
                 return await self._relay(connection, started, receiver)
         except TimeoutError:
             raise self._unreachable(TimeoutError("timed out")) from None
@@ -130,10 +148,15 @@ class SshLauncher:
         )
         try:
             await ready
+        except ConnectionResetError as error:
+            raise self._gone() from error
         except BaseException:
             channel.close()
             raise
         return _bounded(channel)
+
+    def _gone(self) -> HostLostError:
+        return HostLostError(f"The agent on host {self._host.name!r} is gone.", host=self._host.name, gone=True)
 
     async def aclose(self) -> None:
         """See :class:`~handout.remote.launcher.Launcher`."""
@@ -172,13 +195,9 @@ class SshLauncher:
         raise AssertionError("unreachable: the last try returned or raised")
 
     def _options(self) -> Mapping[str, Any]:
-        host = self._host
-        options: dict[str, Any] = {"host": host.address or host.name, "encryption_algs": _CIPHERS}
-        if host.port != 22:
-            options["port"] = host.port
-        if host.username is not None:
-            options["username"] = host.username
-        options.update(host.ssh)
+        self._host.check_ssh(_SSH_OPTIONS)
+        options = self._host.connect_options()
+        options.setdefault("encryption_algs", _CIPHERS)
         return options
 
     def _refused(self, error: Exception) -> HostError:
@@ -209,11 +228,6 @@ class SshLauncher:
             remedy=f"Check that `ssh {where}` works from this machine.",
             host=self._host.name,
         )
-
-
-def _forbidden(error: asyncssh.ChannelOpenError) -> bool:
-    """Whether a server refused to forward at all; OpenSSH says so with the same code as for a missing socket."""
-    return "prohibited" in error.reason.lower() or "denied" in error.reason.lower() or "open failed" in error.reason
 
 
 def _bounded(channel: Any) -> Transport:

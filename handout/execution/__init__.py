@@ -1,0 +1,25 @@
+"""The thin async shell: clusters, runs, results."""
+
+from __future__ import annotations
+
+from handout.execution.cluster import Cluster
+from handout.execution.execution import Ended, Execution
+from handout.execution.failure import Failure, failure
+from handout.execution.options import ClusterOptions, RunOptions
+from handout.execution.results import Results
+from handout.execution.running import Runnable, execute, run, start
+
+__all__ = [
+    "Cluster",
+    "ClusterOptions",
+    "Ended",
+    "Execution",
+    "Failure",
+    "Results",
+    "RunOptions",
+    "Runnable",
+    "execute",
+    "failure",
+    "run",
+    "start",
+]

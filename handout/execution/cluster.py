@@ -1,0 +1,245 @@
+"""`Cluster`: hosts that stay connected, with warm agents, for as many graphs as come along."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, Literal, Self, TypeVar, Unpack
+
+import anyio
+
+from handout.allocators import Allocator, ClusterView
+from handout.errors import HandoutError, HostError, InternalError
+from handout.execution.driver import Driver
+from handout.execution.execution import Execution
+from handout.execution.keeper import Keeper
+from handout.execution.options import RunOptions
+from handout.execution.results import Results
+from handout.graph import Graph
+from handout.remote.launcher import Launcher
+from handout.remote.link import Timings
+from handout.remote.local import LocalLauncher
+from handout.resources import Host, InventoryLike, as_inventory
+from handout.scheduler import events as ev
+
+__all__ = ["Cluster", "Require"]
+
+T = TypeVar("T")
+
+Require = Literal["any", "all"] | int
+
+_CLOSE_TIMEOUT_S = 8.0
+
+
+class Cluster:
+    """Hosts that stay connected, with warm agents and workers, for many graphs, also at the same time.
+
+    Use it as ``async with Cluster(...) as cluster``, or with :meth:`open` and :meth:`close` in a notebook.
+
+    Args:
+        inventory: The hosts: an `Inventory`, a list of hosts or of ``"user@host:port"``, the path of a TOML
+            file, or None for this machine alone.
+        allocator: Who goes where, for graphs that name none of their own; None for the built-in `locality`.
+        require: How many hosts must be reached: ``"any"`` is content with one, ``"all"`` makes one that cannot
+            be reached fatal, a number asks for that many.
+    """
+
+    def __init__(
+        self,
+        inventory: InventoryLike = None,
+        *,
+        allocator: Allocator | None = None,
+        require: Require = "any",
+        timings: Timings | None = None,
+    ) -> None:
+        self.inventory = as_inventory(inventory)
+        self.allocator = allocator
+        self._require = len(self.inventory) if require == "all" else 1 if require == "any" else require
+        self._timings = timings or Timings()
+        self._runs = itertools.count(1)
+        self._driver: Driver | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        #: By host: None where it joined, else why it did not.
+        self._settled: dict[str, HandoutError | None] = {}
+        self._settling = asyncio.Event()
+        self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
+
+    # ---- life ------------------------------------------------------------------------------------------------
+
+    async def open(self) -> Self:
+        """Connect: returns once as many hosts as required are there; the others may join later.
+
+        Raises:
+            HostError: Too few can be reached; names each and why.
+        """
+        self.begin()
+        try:
+            await self.wait_until_usable()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        """End all agents and connections. Runs under way end with an error. Bounded in time; may be repeated."""
+        serving, self._serving = self._serving, None
+        if serving is None:
+            return
+        self._closing.set()
+        # Even where the caller is being cancelled, no process may stay behind on a host.
+        with anyio.CancelScope(shield=True):
+            _, pending = await asyncio.wait({serving}, timeout=_CLOSE_TIMEOUT_S)
+            if pending:
+                serving.cancel()
+                await asyncio.wait({serving})
+        if self._driver is not None:
+            self._driver.close()
+        if not serving.cancelled() and (error := serving.exception()) is not None:
+            raise InternalError(f"The cluster ended with {type(error).__name__}: {error}.") from error
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def begin(self) -> None:
+        """Start connecting, without waiting; :meth:`close` must follow."""
+        if self._serving is not None:
+            raise HostError("This cluster is open already.")
+        self._closing = asyncio.Event()
+        self._settled.clear()
+        self._driver = Driver(lambda coroutine: self._spawn(coroutine))
+        shared = self.inventory.shared_parts
+        self._driver.classes.share(frozenset(shared))
+        self._driver.post(ev.SharedChanged(shared))
+        for name, host in self.inventory.items():
+            self._driver.post(ev.HostExpected(name, host.price_per_hour))
+        self._serving = asyncio.create_task(self._serve(self._driver), name="handout cluster")
+
+    async def wait_until_usable(self) -> None:
+        """Wait until as many hosts as required have joined.
+
+        Raises:
+            HostError: So many cannot be reached any more.
+        """
+        total = len(self.inventory)
+        while True:
+            joined = sum(1 for error in self._settled.values() if error is None)
+            failed = [error for error in self._settled.values() if error is not None]
+            if joined >= self._require:
+                return
+            if total - len(failed) < self._require:
+                raise _too_few(failed, self._require, total)
+            if self._serving is None or self._serving.done():
+                raise InternalError("The cluster ended while it was being opened.")
+            self._settling.clear()
+            await self._settling.wait()
+
+    async def _serve(self, driver: Driver) -> None:
+        """Everything that runs for this cluster, in one task group, until it is closed."""
+        launch = _Launchers()
+        keepers: list[Keeper] = []
+        try:
+            async with anyio.create_task_group() as group:
+                self._spawn = lambda coroutine: group.start_soon(_awaited, coroutine)
+                for host in self.inventory.values():
+                    keeper = Keeper(
+                        host,
+                        driver,
+                        partial(launch, host),
+                        self._timings,
+                        self.inventory.tracker,
+                        self.inventory.interval_s,
+                        self._on_settled,
+                    )
+                    keepers.append(keeper)
+                    group.start_soon(keeper.run)
+                await self._closing.wait()
+                async with anyio.create_task_group() as stopping:
+                    for keeper in keepers:
+                        stopping.start_soon(keeper.stop)
+                group.cancel_scope.cancel()
+        finally:
+            self._spawn = _refuse
+            self._settling.set()
+
+    def _on_settled(self, name: str, error: HandoutError | None) -> None:
+        self._settled[name] = error
+        self._settling.set()
+
+    # ---- use -------------------------------------------------------------------------------------------------
+
+    def start(self, graph: Graph, /, **run: Unpack[RunOptions]) -> Execution:
+        """Run a graph and watch it: ``async with cluster.start(graph) as execution``."""
+        return Execution(self, graph, run)
+
+    async def execute(self, graph: Graph, /, **run: Unpack[RunOptions]) -> Results:
+        """Run a graph and return its results; see :func:`handout.execute`."""
+        async with self.start(graph, **run) as execution:
+            return await execution.results()
+
+    @property
+    def driver(self) -> Driver:
+        """What performs the runs.
+
+        Raises:
+            HostError: The cluster is not open.
+        """
+        if self._driver is None or self._serving is None:
+            raise HostError("This cluster is not open.", remedy="Use `async with Cluster(...)`, or await open().")
+        return self._driver
+
+    @property
+    def view(self) -> ClusterView:
+        """The hosts that are there, with what they offer and what of it is free."""
+        return self.driver.core.view(self.driver.now)
+
+    @property
+    def unavailable(self) -> Mapping[str, HandoutError]:
+        """Hosts that could not be reached, and why."""
+        return {name: error for name, error in self._settled.items() if error is not None}
+
+    def next_run(self) -> int:
+        """A number for a run."""
+        return next(self._runs)
+
+
+class _Launchers:
+    """Makes launchers; asyncssh is imported only once a host is reached over SSH."""
+
+    def __init__(self) -> None:
+        self._logins: asyncio.Semaphore | None = None
+
+    def __call__(self, host: Host) -> Launcher:
+        if host.is_local:
+            return LocalLauncher()
+        from handout.remote.ssh import SshLauncher
+
+        if self._logins is None:
+            self._logins = SshLauncher.login_limit()
+        return SshLauncher(host, self._logins)
+
+
+async def _awaited(coroutine: Coroutine[Any, Any, None]) -> None:
+    await coroutine
+
+
+def _refuse(coroutine: Coroutine[Any, Any, None]) -> object:
+    coroutine.close()
+    return None
+
+
+def _too_few(failed: list[HandoutError], required: int, total: int) -> HandoutError:
+    """One error for the hosts that cannot be had: the only one's own, else one that names all."""
+    if total == 1:
+        return failed[0]
+    error = HostError(
+        f"{len(failed)} of {total} hosts cannot be used, {required} are required: " + "; ".join(map(str, failed)),
+        host=", ".join(getattr(each, "host", "") for each in failed),
+    )
+    error.__cause__ = failed[0]
+    return error

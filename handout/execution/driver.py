@@ -1,0 +1,511 @@
+"""The thin shell around the core: performs its commands, and tells it what happened.
+
+It decides nothing. Events that come within one turn of the loop are handled as one batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import IO, Any
+
+from handout.agent.wire import Buffer, Message, Piece, ProtocolError
+from handout.execution.active import ActiveRun, report_of, ticket_parts
+from handout.execution.failure import Failure, from_report, of_exception
+from handout.execution.peer import INLINE, Peer
+from handout.execution.taskclass import ClassTable
+from handout.execution.transfers import Gathered, Relay
+from handout.observe import HostLeft, HostUnavailable, RunEvent, TaskEnded, TaskHandedOver, TaskRetried, TaskStarted
+from handout.observe import HostJoined as HostJoinedNotice
+from handout.observe import RunEnded as RunEndedNotice
+from handout.errors import DependencyError, InternalError
+from handout.scheduler import commands as do
+from handout.scheduler import events as ev
+from handout.scheduler.core import Core
+from handout.scheduler.spec import CONTROLLER
+from handout.scheduler.states import Outcome
+
+__all__ = ["Driver"]
+
+logger = logging.getLogger("handout")
+
+#: How long a cancelled coroutine gets before its worker is ended.
+_CANCEL_GRACE_S = 5.0
+
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+
+
+class Driver:
+    """One cluster's core with its hosts and runs.
+
+    Args:
+        spawn: Starts a coroutine in the cluster's task group.
+    """
+
+    def __init__(self, spawn: Spawn) -> None:
+        self.core = Core()
+        self.peers: dict[str, Peer] = {}
+        self.runs: dict[int, ActiveRun] = {}
+        self.classes = ClassTable()
+        self._spawn = spawn
+        self._loop = asyncio.get_running_loop()
+        self._inbox: list[ev.Event] = []
+        self._pump_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking: dict[int, asyncio.Task[None]] = {}
+        #: Set when the core broke a promise: every run ends with it.
+        self.broken: InternalError | None = None
+        self._perform: dict[type, Callable[[Any], None]] = {
+            do.StartTasks: self._start_tasks,
+            do.CopyObjects: self._copy_objects,
+            do.FetchObjects: self._fetch_objects,
+            do.DropObjects: self._drop_objects,
+            do.CancelTasks: self._cancel_tasks,
+            do.TakeBack: self._take_back,
+            do.AskAllocator: self._ask_allocator,
+            do.TasksEnded: self._tasks_ended,
+            do.RunEnded: self._run_ended,
+            do.ReleaseHost: lambda command: None,
+        }
+        self._hear: dict[str, Callable[[Peer, dict[str, Any], Buffer], None]] = {
+            "done": self._on_done,
+            "failed": self._on_failed,
+            "returned": self._on_returned,
+            "started": self._on_started,
+            "stored": self._on_stored,
+            "stream": lambda peer, f, _: peer.fetches.announced(f["key"], f["stream"], f["size"]),
+            "missing": lambda peer, f, _: peer.fetches.missing(f["key"]),
+            "log": self._on_log,
+            "ran": self._on_ran,
+        }
+
+    @property
+    def now(self) -> float:
+        """Seconds of the loop's clock."""
+        return self._loop.time()
+
+    # ---- the turn of the wheel -------------------------------------------------------------------------------
+
+    def post(self, *events: ev.Event) -> None:
+        """Something happened; it is handled with all else of this turn."""
+        self._inbox.extend(events)
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        if self.broken is not None:
+            return
+        events, self._inbox = self._inbox, []
+        try:
+            for command in self.core.handle(events, self._loop.time()):
+                self._perform[type(command)](command)
+        except Exception as error:
+            self._break(error)
+            return
+        self._arm()
+
+    def _break(self, error: Exception) -> None:
+        """The core or this shell is wrong: end every run by name rather than hang."""
+        logger.exception("internal error in the scheduler")
+        self.broken = InternalError(f"The scheduler failed: {type(error).__name__}: {error}.")
+        self.broken.__cause__ = error
+        for run in self.runs.values():
+            run.finish(self.broken)
+
+    def _arm(self) -> None:
+        """Wake up when the core next wants to look at the clock."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.core.next_deadline
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self.post)
+
+    def close(self) -> None:
+        """No more turns; runs that have not ended end with an error."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._asking.values():
+            task.cancel()
+        for run in list(self.runs.values()):
+            if not run.ended.is_set():
+                run.finish(self.broken or InternalError("The cluster was closed while this run was under way."))
+
+    # ---- runs and hosts ----------------------------------------------------------------------------------------
+
+    def submit(self, run: ActiveRun) -> None:
+        """Begin a run."""
+        self.runs[run.number] = run
+        if self.broken is not None:
+            run.finish(self.broken)
+            return
+        self.post(ev.RunSubmitted(run.number, run.spec))
+
+    def forget(self, run: ActiveRun) -> None:
+        """The caller has what it wanted of a run."""
+        asking = self._asking.pop(run.number, None)
+        if asking is not None:
+            asking.cancel()
+        if self.runs.pop(run.number, None) is not None and self.broken is None:
+            self.post(ev.RunClosed(run.number))
+
+    def join(self, peer: Peer, event: ev.HostJoined) -> None:
+        """A host is there."""
+        self.peers[peer.name] = peer
+        self.post(event)
+        self._tell_all(lambda at_s: HostJoinedNotice(at_s, peer.name))
+
+    def leave(self, peer: Peer, reason: str) -> None:
+        """A host is gone."""
+        if self.peers.get(peer.name) is peer:
+            del self.peers[peer.name]
+        peer.fetches.lost()
+        self.post(ev.HostLost(peer.name, reason))
+        self._tell_all(lambda at_s: HostLeft(at_s, peer.name, reason))
+
+    def unavailable(self, name: str, error: Exception) -> None:
+        """A host could not be had."""
+        self.post(ev.HostLost(name, str(error)))
+        self._tell_all(lambda at_s: HostUnavailable(at_s, name, error))
+
+    def _tell_all(self, make: Callable[[float], RunEvent]) -> None:
+        for run in self.runs.values():
+            if run.watchers:
+                run.tell([make(self.now - run.started_at)])
+
+    # ---- commands ----------------------------------------------------------------------------------------------
+
+    def _start_tasks(self, command: do.StartTasks) -> None:
+        run, peer = self.runs.get(command.run), self.peers.get(command.host)
+        if run is None or peer is None:
+            return  # the event that says so is on its way to the core
+        for profile, variant in {(run.spec.profile[t], v) for t, v in zip(command.tasks, command.variants, strict=True)}:
+            entry = self.classes.entry(run, profile, variant)
+            if peer.needs_class(entry.number):
+                if entry.bundle is not None:
+                    peer.send_bundle(*entry.bundle)
+                peer.send_class(entry.fields)
+        peer.start_tasks(run, command, lambda p, v: self.classes.entry(run, p, v).number)
+        for task in command.tasks:
+            run.hosts[task] = command.host
+        if run.watchers:
+            at_s, ids = self.now - run.started_at, run.plan.ids
+            pairs = zip(command.tasks, command.attempts, strict=True)
+            run.tell([TaskHandedOver(at_s, ids[t], command.host, a) for t, a in pairs])
+
+    def _copy_objects(self, command: do.CopyObjects) -> None:
+        run, peer = self.runs.get(command.run), self.peers.get(command.host)
+        if run is None or peer is None:
+            return
+        keys: list[int] = []
+        blobs: list[bytes] = []
+        numbers: list[int] = []
+        for number, source in zip(command.objects, command.sources, strict=True):
+            if source != CONTROLLER:
+                self._relay(run, number, source, peer)
+                continue
+            segments = run.objects.segments(number)
+            if segments is None:
+                self.post(ev.CopyFailed(command.host, run.number, number, CONTROLLER))
+                continue
+            nbytes = sum(len(memoryview(s).cast("B")) for s in segments)
+            if nbytes <= INLINE:
+                keys.append(run.base | number)
+                blobs.append(b"".join(segments))
+                numbers.append(number)
+            else:
+                peer.put(run.base | number, segments, nbytes)
+        if keys:
+            peer.put_many(keys, blobs)
+            self.post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
+
+    def _relay(self, run: ActiveRun, number: int, source: str, target: Peer) -> None:
+        """Stream an object from one host to another, through here, while it arrives."""
+        giver = self.peers.get(source)
+        host = target.name
+
+        def failed(missing: bool) -> None:
+            self.post(ev.CopyFailed(host, run.number, number, source, missing))
+
+        if giver is None:
+            failed(True)
+            return
+        key = run.base | number
+        giver.fetch(key, Relay(lambda relay: target.link.send_object(key, relay), failed))
+
+    def _fetch_objects(self, command: do.FetchObjects) -> None:
+        run = self.runs.get(command.run)
+        if run is None:
+            return
+        for number, source in zip(command.objects, command.sources, strict=True):
+            self._fetch(run, number, source)
+
+    def _fetch(self, run: ActiveRun, number: int, source: str) -> None:
+        def done(data: Buffer | IO[bytes], nbytes: int) -> None:
+            run.objects.put(number, data, nbytes)
+            run.arrived(number)
+            self.post(ev.ObjectsStored(CONTROLLER, run.number, [number], [nbytes]))
+
+        def failed(missing: bool) -> None:
+            self.post(ev.CopyFailed(CONTROLLER, run.number, number, source, missing))
+
+        giver = self.peers.get(source)
+        if giver is None:
+            failed(True)
+            return
+        giver.fetch(run.base | number, Gathered(done, failed, lambda: run.objects.memory_left))
+
+    def _drop_objects(self, command: do.DropObjects) -> None:
+        run = self.runs.get(command.run)
+        if command.host == CONTROLLER:
+            if run is not None:
+                run.objects.drop(command.objects)
+            return
+        peer = self.peers.get(command.host)
+        if peer is not None:
+            peer.drop(command.run, command.objects)
+
+    def _cancel_tasks(self, command: do.CancelTasks) -> None:
+        peer = self.peers.get(command.host)
+        if peer is not None:
+            peer.cancel(command, _CANCEL_GRACE_S)
+
+    def _take_back(self, command: do.TakeBack) -> None:
+        peer = self.peers.get(command.host)
+        if peer is not None:
+            peer.take_back(command)
+
+    def _ask_allocator(self, command: do.AskAllocator) -> None:
+        run = self.runs.get(command.run)
+        if run is not None:
+            self._spawn(self._await_allocator(run, command))
+
+    async def _await_allocator(self, run: ActiveRun, command: do.AskAllocator) -> None:
+        """The user's own code: may raise anything, may never return; the core's clock bounds it."""
+        task = asyncio.current_task()
+        assert task is not None
+        assert run.policy.allocator is not None
+        self._asking[run.number] = task
+        try:
+            answer = await run.policy.allocator(command.frontier, command.view)
+            event = ev.PlacementsProposed(run.number, command.request, dict(answer), getattr(answer, "ask_again_s", None))
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if run.number not in self._asking or (current is not None and current.cancelling()):
+                return  # the run is over
+            self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("it was cancelled from inside")))
+        except Exception as error:
+            self.post(ev.AllocatorFailed(run.number, command.request, error))
+        else:
+            self.post(event)
+        finally:
+            if self._asking.get(run.number) is task:
+                del self._asking[run.number]
+
+    def _tasks_ended(self, command: do.TasksEnded) -> None:
+        run = self.runs.get(command.run)
+        if run is None:
+            return
+        columns = zip(
+            command.tasks, command.outcomes, command.hosts, command.failures, command.causes, strict=True
+        )
+        for task, outcome, host, found, cause in columns:
+            run.outcomes[task] = outcome
+            if host:
+                run.hosts[task] = host
+            if outcome is not Outcome.DONE:
+                run.failures[task] = self._failure(run, task, outcome, found, cause)
+                if outcome is Outcome.FAILED:
+                    run.failed_order.append(task)
+            if run.on_task_end:
+                run.task_ended(task)
+        if run.watchers:
+            at_s = self.now - run.started_at
+            run.tell(
+                [
+                    TaskEnded(at_s, run.plan.ids[t], o.value, h or None, run.failures.get(t))
+                    for t, o, h in zip(command.tasks, command.outcomes, command.hosts, strict=True)
+                ]
+            )
+
+    def _failure(self, run: ActiveRun, task: int, outcome: Outcome, found: object, cause: int) -> Failure:
+        ids = run.plan.ids
+        if isinstance(found, Failure):
+            return found
+        if outcome is Outcome.SKIPPED and cause >= 0:
+            root = ids[cause]
+            error = DependencyError(
+                f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs.", id=ids[task], caused_by=root
+            )
+            failure = of_exception(ids[task], error, kind="skipped", host=None, attempts=0)
+            failure.caused_by = root
+            return failure
+        if isinstance(found, Exception):
+            return of_exception(ids[task], found, kind="host", host=run.hosts[task] or None, attempts=1)
+        return Failure(ids[task], "cancelled", host=run.hosts[task] or None, attempts=0)
+
+    def _run_ended(self, command: do.RunEnded) -> None:
+        run = self.runs.get(command.run)
+        if run is None:
+            return
+        if run.watchers:
+            counts = run.counts()
+            run.tell([RunEndedNotice(self.now - run.started_at, *(counts[o] for o in Outcome))])
+        run.finish(command.error)
+
+    # ---- what agents say -----------------------------------------------------------------------------------------
+
+    def heard(self, peer: Peer, frames: Iterable[Message | Piece]) -> None:
+        """Messages of one agent, in order.
+
+        Raises:
+            ProtocolError: One of them is not what an agent may say.
+        """
+        for frame in frames:
+            if isinstance(frame, Piece):
+                peer.fetches.piece(frame.stream, frame.data, frame.last)
+                continue
+            try:
+                self._hear[frame.fields["m"]](peer, frame.fields, frame.payload)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                name = frame.fields.get("m")
+                logger.debug("bad message", exc_info=True)
+                raise ProtocolError(f"message {name!r} is not as it should be: {error!r}") from error
+
+    def _on_done(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
+        view = memoryview(payload)
+        position = 0
+        batch: _Batch | None = None
+        for ticket, micros, sizes, lengths in zip(
+            fields["ticket"], fields["us"], fields["size"], fields["inline"], strict=True
+        ):
+            number, task, attempt = ticket_parts(ticket)
+            if batch is None or batch.run.number != number:
+                if batch is not None:
+                    self.post(batch.event(peer.name))
+                run = self.runs.get(number)
+                if run is None:
+                    position += sum(n for n in lengths if n > 0)
+                    batch = None
+                    continue
+                batch = _Batch(run)
+            held = True
+            for made, size, length in zip(batch.run.task_objects[task], sizes, lengths, strict=True):
+                if length >= 0:
+                    batch.run.objects.put_new(made, bytes(view[position : position + length]))
+                    position += length
+                    if batch.run.on_object:
+                        batch.run.arrived(made)
+                elif size >= 0:
+                    held = False
+            batch.tasks.append(task)
+            batch.attempts.append(attempt)
+            batch.durations_s.append(micros / 1e6)
+            batch.sizes.append(sizes)
+            batch.held.append(held)
+        if batch is not None:
+            self.post(batch.event(peer.name))
+
+    def _on_failed(self, peer: Peer, fields: dict[str, Any], payload: Buffer) -> None:
+        number, task, attempt = ticket_parts(fields["ticket"])
+        run = self.runs.get(number)
+        if run is None:
+            return
+        failure = from_report(run.plan.ids[task], peer.name, attempt, report_of(fields), bytes(payload))
+        if failure.kind == "died":
+            deaths = run.deaths.setdefault(task, [])
+            deaths.append(peer.name)
+            failure.report.update(deaths=len(deaths), hosts=tuple(dict.fromkeys(deaths)))
+        retryable = self._is_retryable(run, task, failure)
+        if run.watchers and retryable:
+            reason = str(failure.report.get("message") or failure.kind)
+            run.tell([TaskRetried(self.now - run.started_at, failure.id, peer.name, attempt, reason)])
+        kind: Any = failure.kind
+        self.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure))
+
+    def _is_retryable(self, run: ActiveRun, task: int, failure: Failure) -> bool:
+        """What the user's ``retry_on`` says of it; only then is the exception loaded before it is asked for."""
+        retry_on = run.plan.options[task].retry_on
+        if retry_on is None:
+            return True
+        if failure.kind == "unserializable":
+            return False
+        try:
+            if isinstance(retry_on, type | tuple):
+                return isinstance(failure.exception, retry_on)
+            return bool(retry_on(failure.exception))
+        except Exception as error:
+            failure.exception.add_note(f"retry_on raised {type(error).__name__}: {error}; so it was not retried.")
+            return False
+
+    def _on_returned(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
+        for number, tasks, attempts in _by_run(fields["ticket"]):
+            if number in self.runs:
+                self.post(ev.TasksReturned(peer.name, number, tasks, attempts))
+
+    def _on_started(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
+        for number, tasks, attempts in _by_run(fields["ticket"]):
+            run = self.runs.get(number)
+            if run is None:
+                continue
+            self.post(ev.TasksStarted(peer.name, number, tasks, attempts))
+            if run.watchers:
+                at_s, ids = self.now - run.started_at, run.plan.ids
+                run.tell([TaskStarted(at_s, ids[t], peer.name, a) for t, a in zip(tasks, attempts, strict=True)])
+
+    def _on_stored(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
+        for key, nbytes in zip(fields["key"], fields["size"], strict=True):
+            number = key >> 44
+            if number in self.runs:
+                self.post(ev.ObjectsStored(peer.name, number, [key & ((1 << 44) - 1)], [nbytes]))
+
+    def _on_log(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
+        number, task, _ = ticket_parts(fields["ticket"])
+        run = self.runs.get(number)
+        if run is None:
+            return
+        lines = bytes(payload).decode("utf-8", "replace").splitlines()
+        if fields.get("dropped"):
+            lines.insert(0, f"[{fields['dropped']} lines dropped]")
+        run.tail(task).extend(lines)
+        for watcher in run.log_watchers.get(task, ()):
+            for line in lines:
+                watcher(line)
+
+    def _on_ran(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
+        answer = peer.programs.pop(fields["id"], None)
+        if answer is not None:
+            answer(int(fields["rc"]), bytes(payload))
+
+
+class _Batch:
+    """The tasks of one run that one message says have finished."""
+
+    __slots__ = ("attempts", "durations_s", "held", "run", "sizes", "tasks")
+
+    def __init__(self, run: ActiveRun) -> None:
+        self.run = run
+        self.tasks: list[int] = []
+        self.attempts: list[int] = []
+        self.durations_s: list[float] = []
+        self.sizes: list[Sequence[int]] = []
+        self.held: list[bool] = []
+
+    def event(self, host: str) -> ev.TasksFinished:
+        return ev.TasksFinished(
+            host, self.run.number, self.tasks, self.attempts, self.durations_s, self.sizes, self.held
+        )
+
+
+def _by_run(tickets: Iterable[int]) -> list[tuple[int, list[int], list[int]]]:
+    """Tickets sorted into (run, tasks, attempts)."""
+    runs: dict[int, tuple[list[int], list[int]]] = {}
+    for ticket in tickets:
+        number, task, attempt = ticket_parts(ticket)
+        tasks, attempts = runs.setdefault(number, ([], []))
+        tasks.append(task)
+        attempts.append(attempt)
+    return [(number, *columns) for number, columns in runs.items()]

@@ -1,0 +1,339 @@
+"""`Execution`: one run of one graph, while it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+import anyio
+
+from handout.data.encode import encode_plan
+from handout.errors import HandoutError, RunTimeoutError
+from handout.execution.active import ActiveRun, RunPolicy
+from handout.execution.failure import Failure
+from handout.execution.options import RunOptions
+from handout.execution.results import Results, value_of
+from handout.execution.submit import make_spec
+from handout.graph import Graph, Output
+from handout.graph.check import check_placement
+from handout.graph.plan import Plan
+from handout.observe import RunEvent
+from handout.scheduler import events as ev
+from handout.scheduler.explain import Explanation, explain
+
+if TYPE_CHECKING:
+    from handout.execution.cluster import Cluster
+
+__all__ = ["Ended", "Execution"]
+
+R = TypeVar("R")
+
+#: Bound on ending what still runs when the block is left; see design: within 5 s, and a moment for the answer.
+_CANCEL_TIMEOUT_S = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Generic[R]):
+    """An output whose function has ended."""
+
+    at_s: float
+    id: str
+    failure: Failure | None
+    _fetch: Callable[[], Any]
+
+    async def result(self) -> R:
+        """The result.
+
+        Raises:
+            Exception: What the function raised.
+        """
+        result: R = await self._fetch()
+        return result
+
+
+class Execution:
+    """One run of one graph: ``async with handout.start(graph, ...) as execution``.
+
+    Leaving the block cancels what still runs, on the hosts too, within a few seconds.
+    """
+
+    def __init__(self, cluster: Cluster, graph: Graph, options: RunOptions, *, owns_cluster: bool = False) -> None:
+        self._cluster = cluster
+        self._graph = graph
+        self._options = options
+        self._owns_cluster = owns_cluster
+        self._run: ActiveRun | None = None
+        self._results: Results | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # ---- life ------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        options = self._options
+        plan = self._graph.compile(
+            outputs=options.get("outputs"), keep=options.get("keep"), given=options.get("given")
+        )
+        check_placement(plan, self._cluster.inventory)
+        try:
+            if self._owns_cluster:
+                self._cluster.begin()
+            self._submit(plan)
+            if self._owns_cluster:
+                await self._cluster.wait_until_usable()
+        except BaseException:
+            await self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave()
+
+    def _submit(self, plan: Plan) -> None:
+        """Snapshot the arguments and hand the run to the driver."""
+        options, driver = self._options, self._cluster.driver
+        policy = RunPolicy(
+            allocator=options.get("allocator") or self._cluster.allocator,
+            retries=options.get("retries", 0),
+            on_failure=options.get("on_failure", "fail_fast"),
+            max_concurrency=options.get("max_concurrency"),
+            timeout_s=options.get("timeout_s"),
+            priority=options.get("priority", 0.0),
+        )
+        number = self._cluster.next_run()
+        encoded = encode_plan(plan, self._cluster.code)
+        spec, traits = make_spec(plan, encoded, policy)
+        self._run = ActiveRun(
+            number=number,
+            plan=plan,
+            encoded=encoded,
+            spec=spec,
+            policy=policy,
+            objects=encoded.objects,
+            traits=traits,
+            started_at=driver.now,
+        )
+        if policy.timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(policy.timeout_s, self._time_out, policy.timeout_s)
+        driver.submit(self._run)
+
+    def _time_out(self, limit_s: float) -> None:
+        run = self._active
+        if not run.ended.is_set():
+            run.error = RunTimeoutError(
+                f"The run was over its timeout_s of {limit_s:g} s and was cancelled.",
+                remedy="Raise timeout_s, or run less.",
+                limit_s=limit_s,
+            )
+            self._cluster.driver.post(ev.CancelRequested(run.number))
+
+    async def _leave(self) -> None:
+        """Cancel what still runs, wait until it has ended, and let go. Bounded, also where this is cancelled."""
+        with anyio.CancelScope(shield=True):
+            if self._deadline is not None:
+                self._deadline.cancel()
+            run = self._run
+            if run is not None:
+                if not run.ended.is_set():
+                    self._cluster.driver.post(ev.CancelRequested(run.number))
+                    with anyio.move_on_after(_CANCEL_TIMEOUT_S):
+                        await run.ended.wait()
+                self._cluster.driver.forget(run)
+                run.finish(None)
+            if self._owns_cluster:
+                await self._cluster.close()
+
+    @property
+    def _active(self) -> ActiveRun:
+        if self._run is None:
+            raise HandoutError("This execution has not begun.", remedy="Use `async with`.")
+        return self._run
+
+    # ---- results ---------------------------------------------------------------------------------------------
+
+    async def results(self) -> Results:
+        """Wait until the run has ended, and return what it made.
+
+        Raises:
+            Exception: The first failure's own exception, with task, host, attempt and remote traceback as notes
+                and the other failures named (unless ``on_failure="continue"``).
+            PlacementError: No host can ever run a task.
+            RunTimeoutError: The run was over its ``timeout_s``.
+            HostError: No host was left.
+        """
+        run = self._active
+        await run.ended.wait()
+        if self._results is None:
+            self._results = Results(run)
+        if run.error is not None:
+            raise self._explained(run.error)
+        if run.policy.on_failure == "fail_fast":
+            self._results.raise_failures()
+        return self._results
+
+    def _explained(self, error: Exception) -> Exception:
+        """A run's error, with the hosts that could not be reached as notes."""
+        notes = getattr(error, "__notes__", ())
+        for host, reason in self._cluster.unavailable.items():
+            note = f"Host {host!r} could not be used: {reason}"
+            if note not in notes:
+                error.add_note(note)
+        return error
+
+    @overload
+    async def result(self, output: Output[R], /) -> R: ...
+    @overload
+    async def result(self, output: str, /) -> Any: ...
+    async def result(self, output: Output[Any] | str, /) -> Any:
+        """Wait for one output and return it, while the rest of the run goes on.
+
+        Raises:
+            Exception: What its function raised, or what ended the run.
+            GraphError: It is no output of this run.
+        """
+        run = self._active
+        number, path = run.plan.locate(output)
+        if number not in run.objects:
+            self._want(number)
+            there = asyncio.Event()
+            run.on_object.setdefault(number, []).append(there.set)
+            producer = run.spec.producer[number]
+            if producer >= 0 and run.outcomes[producer] is None:
+                run.on_task_end.setdefault(producer, []).append(there.set)
+            while not there.is_set() and not run.ended.is_set():
+                await there.wait()
+            if number not in run.objects and not run.ended.is_set() and not self._has_failed(number):
+                arrived = asyncio.Event()
+                run.on_object.setdefault(number, []).append(arrived.set)
+                await arrived.wait()
+        return value_of(run, number, path, output)
+
+    def _has_failed(self, number: int) -> bool:
+        run = self._active
+        return run.spec.producer[number] in run.failures
+
+    def _want(self, number: int) -> None:
+        """Ask for an object that was not among the outputs."""
+        run = self._active
+        if number not in run.spec.outputs and not run.ended.is_set():
+            self._cluster.driver.post(ev.OutputsWanted(run.number, [number]))
+
+    def ended(self, outputs: Iterable[Output[R]], /) -> AsyncIterator[Ended[R]]:
+        """The given outputs, each once, in the order in which their functions end."""
+        run = self._active
+        ready: deque[tuple[float, Output[R]]] = deque()
+        wake = asyncio.Event()
+        remaining = 0
+
+        def arrived(output: Output[R]) -> None:
+            ready.append((self._cluster.driver.now - run.started_at, output))
+            wake.set()
+
+        for output in outputs:
+            remaining += 1
+            number, _ = run.plan.locate(output)
+            producer = run.spec.producer[number]
+            if producer < 0 or run.outcomes[producer] is not None or run.ended.is_set():
+                arrived(output)
+            else:
+                run.on_task_end.setdefault(producer, []).append(lambda output=output: arrived(output))  # type: ignore[misc]
+        return self._in_order(remaining, ready, wake)
+
+    async def _in_order(
+        self, remaining: int, ready: deque[tuple[float, Output[R]]], wake: asyncio.Event
+    ) -> AsyncIterator[Ended[R]]:
+        run = self._active
+        while remaining:
+            while not ready:
+                wake.clear()
+                await wake.wait()
+            at_s, output = ready.popleft()
+            remaining -= 1
+            number, _ = run.plan.locate(output)
+            failure = run.failures.get(run.spec.producer[number])
+            yield Ended(at_s, output.id, failure, lambda output=output: self.result(output))  # type: ignore[misc]
+
+    # ---- watching --------------------------------------------------------------------------------------------
+
+    async def events(self) -> AsyncIterator[RunEvent]:
+        """What happens from now on, until the run has ended; see :mod:`handout.observe`."""
+        run = self._active
+        seen: deque[RunEvent] = deque()
+        wake = asyncio.Event()
+
+        def watch(batch: Sequence[RunEvent]) -> None:
+            seen.extend(batch)
+            wake.set()
+
+        run.watchers.append(watch)
+        finished = asyncio.ensure_future(run.ended.wait())
+        finished.add_done_callback(lambda _: wake.set())
+        try:
+            while True:
+                while seen:
+                    yield seen.popleft()
+                if run.ended.is_set():
+                    return
+                wake.clear()
+                await wake.wait()
+        finally:
+            finished.cancel()
+            run.watchers.remove(watch)
+
+    async def logs(self, id: str | Output[Any], /) -> AsyncIterator[str]:
+        """What a task prints: the kept tail first, then line by line until it has ended."""
+        run = self._active
+        number, _ = run.plan.locate(id)
+        task = run.spec.producer[number]
+        lines: deque[str] = deque(run.tail(task))
+        wake = asyncio.Event()
+
+        def watch(line: str) -> None:
+            lines.append(line)
+            wake.set()
+
+        run.log_watchers.setdefault(task, []).append(watch)
+        if run.outcomes[task] is None and not run.ended.is_set():
+            run.on_task_end.setdefault(task, []).append(wake.set)
+        try:
+            while True:
+                while lines:
+                    yield lines.popleft()
+                if run.outcomes[task] is not None or run.ended.is_set():
+                    return
+                wake.clear()
+                await wake.wait()
+        finally:
+            run.log_watchers[task].remove(watch)
+
+    def explain(self, id: str | Output[Any], /) -> Explanation:
+        """Where a task is and why it does not run, as data."""
+        run = self._active
+        number, _ = run.plan.locate(id)
+        return explain(self._cluster.driver.core, run.number, run.spec.producer[number])
+
+    async def cancel(self, *outputs: Output[Any] | str) -> None:
+        """End these functions, and what depends on them; without arguments the whole run.
+
+        Returns once they have ended, on the hosts too.
+        """
+        run = self._active
+        if not outputs:
+            self._cluster.driver.post(ev.CancelRequested(run.number))
+            await run.ended.wait()
+            return
+        tasks = {run.spec.producer[run.plan.locate(output)[0]] for output in outputs}
+        pending = [task for task in tasks if task >= 0 and run.outcomes[task] is None]
+        self._cluster.driver.post(ev.CancelRequested(run.number, pending))
+        for task in pending:
+            ended = asyncio.Event()
+            run.on_task_end.setdefault(task, []).append(ended.set)
+            if run.outcomes[task] is None and not run.ended.is_set():
+                await ended.wait()
+

@@ -1,0 +1,250 @@
+"""One host's life in a cluster: reached, joined, watched, lost, reached again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+from handout.errors import (
+    AuthenticationError,
+    HandoutError,
+    HostError,
+    HostKeyError,
+    HostLostError,
+    InventoryError,
+    WireError,
+)
+from handout.execution.driver import Driver
+from handout.execution.peer import Peer
+from handout.remote.launcher import Launcher
+from handout.remote.link import Link, Timings
+from handout.resources import Capabilities, Host, Tracker, as_capabilities, compile_capabilities, merge
+from handout.scheduler import events as ev
+
+__all__ = ["Keeper"]
+
+logger = logging.getLogger("handout")
+
+#: A host that was lost is tried again this often, with pauses that double from the first one.
+_REJOIN_TRIES = 5
+_REJOIN_PAUSE_S = 0.5
+#: What no pause mends.
+_FINAL = (AuthenticationError, HostKeyError, InventoryError)
+
+
+class Keeper:
+    """Keeps one host in a cluster.
+
+    Args:
+        host: The inventory's entry.
+        driver: What is told when it joins or leaves.
+        launcher: Makes a way to start its agent.
+        timings: What silence means.
+        tracker: Asked what it offers, when it joins and then every ``interval_s``, or None.
+        interval_s: See there.
+        settled: Called once, with None when the host has joined, or with why it could not.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        driver: Driver,
+        launcher: Callable[[], Launcher],
+        timings: Timings,
+        tracker: Tracker | None,
+        interval_s: float,
+        settled: Callable[[str, HandoutError | None], None],
+    ) -> None:
+        self.host = host
+        self._driver = driver
+        self._launcher = launcher
+        self._timings = timings
+        self._tracker = tracker
+        self._interval_s = interval_s
+        self._settled = settled
+        self._epoch = 0
+        self._link: Link | None = None
+        self._peer: Peer | None = None
+
+    async def run(self) -> None:
+        """Keep the host until it cannot be had any more, or the cluster closes."""
+        tries, pause_s = 0, _REJOIN_PAUSE_S
+        while True:
+            try:
+                await self._join()
+            except HandoutError as error:
+                if self._epoch == 0 or isinstance(error, _FINAL) or tries >= _REJOIN_TRIES:
+                    self._driver.unavailable(self.host.name, error)
+                    self._settled(self.host.name, error)
+                    return
+                logger.info("Host %s is not back yet: %s", self.host.name, error)
+            else:
+                tries, pause_s = 0, _REJOIN_PAUSE_S
+                self._settled(self.host.name, None)
+                await self._stay()
+            tries += 1
+            await anyio.sleep(pause_s)
+            pause_s *= 2
+
+    async def stop(self) -> None:
+        """End the agent, if there is one. Bounded in time."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.stop()
+
+    async def _join(self) -> None:
+        """Start an agent, connect, and tell the core what the host offers."""
+        link = Link(self.host.name, self.host.python, self._launcher(), self._timings, self._heard, self._suspect)
+        self._link = link
+        try:
+            started = await link.open()
+            probed = as_capabilities(started.probed)
+            peer = self._peer = Peer(self.host.name, link)
+            live = _Live(self.host, probed, peer)
+            offered = merge(probed, self.host.capabilities)
+            if self._tracker is not None:
+                offered = merge(offered, await self._ask_tracker(self._tracker, live, link))
+        except BaseException:
+            self._link = None
+            with anyio.CancelScope(shield=True):
+                await (link.stop() if link.started is not None else link.abandon())
+            raise
+        self._live, self._offered = live, offered
+        offer = compile_capabilities(offered)
+        self._send_limits(peer, offered)
+        self._epoch += 1
+        version = ".".join(map(str, started.python))
+        self._driver.join(
+            peer,
+            ev.HostJoined(self.host.name, offer, version, link.rtt_s, self._epoch, self.host.price_per_hour),
+        )
+
+    async def _ask_tracker(self, tracker: Tracker, live: _Live, link: Link) -> Capabilities:
+        """The tracker's first answer; the link must be served meanwhile, the tracker may use it."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(_serve_quietly, link)
+            try:
+                return as_capabilities(await tracker(live))
+            except HandoutError:
+                raise
+            except Exception as error:
+                raise HostError(
+                    f"The tracker failed for host {self.host.name!r}: {type(error).__name__}: {error}.",
+                    remedy="A tracker returns capabilities, or raises only when the host cannot be used.",
+                    host=self.host.name,
+                ) from error
+            finally:
+                group.cancel_scope.cancel()
+
+    async def _stay(self) -> None:
+        """Serve the host's link until it is lost."""
+        link, peer = self._link, self._peer
+        assert link is not None
+        assert peer is not None
+        try:
+            async with anyio.create_task_group() as group:
+                if self._tracker is not None:
+                    group.start_soon(self._track, self._tracker, peer)
+                try:
+                    await link.run()
+                    await anyio.sleep_forever()  # it is being stopped; so, in a moment, is this
+                finally:
+                    group.cancel_scope.cancel()
+        except* (HostLostError, WireError) as errors:
+            reason = str(errors.exceptions[0])
+            gone = getattr(errors.exceptions[0], "gone", False)
+        logger.warning("Host %s left: %s", self.host.name, reason)
+        await link.abandon()
+        self._link = None
+        if not gone:
+            # Its own supervisor ends what runs there when its lease is over: only then is it run elsewhere.
+            await anyio.sleep(self._timings.grace_s)
+        self._driver.leave(peer, reason)
+        self._driver.post(ev.HostExpected(self.host.name, self.host.price_per_hour))
+
+    async def _track(self, tracker: Tracker, peer: Peer) -> None:
+        """Ask the tracker again and again what the host offers."""
+        while True:
+            await anyio.sleep(self._interval_s)
+            try:
+                answer = as_capabilities(await tracker(self._live))
+            except Exception as error:  # the user's code: the host keeps what it had
+                logger.warning("The tracker failed for host %s: %s: %s", self.host.name, type(error).__name__, error)
+                continue
+            offered = merge(merge(self._live.probed, self.host.capabilities), answer)
+            if offered == self._offered:
+                continue
+            self._offered = offered
+            self._send_limits(peer, offered)
+            self._driver.post(ev.CapabilitiesChanged(self.host.name, compile_capabilities(offered)))
+
+    def _send_limits(self, peer: Peer, offered: Capabilities) -> None:
+        offer = compile_capabilities(offered)
+        peer.limits(dict(offer.amounts), offer.devices)
+
+    def _heard(self, frames: Any) -> None:
+        if self._peer is not None:
+            self._driver.heard(self._peer, frames)
+
+    def _suspect(self, silent: bool) -> None:
+        name = self.host.name
+        self._driver.post(ev.HostSuspected(name) if silent else ev.HostRecovered(name))
+
+
+async def _serve_quietly(link: Link) -> None:
+    """Serve a link whose loss somebody else will notice."""
+    try:
+        await link.run()
+    except (HostLostError, WireError):
+        return
+
+
+class _Live:
+    """A joined host, as a tracker sees it."""
+
+    def __init__(self, host: Host, probed: Capabilities, peer: Peer) -> None:
+        self._host = host
+        self._probed = probed
+        self._peer = peer
+
+    @property
+    def name(self) -> str:
+        return self._host.name
+
+    @property
+    def declared(self) -> Capabilities:
+        return self._host.capabilities
+
+    @property
+    def probed(self) -> Capabilities:
+        return self._probed
+
+    async def run(self, *argv: str, timeout_s: float = 10.0) -> str:
+        """See :class:`~handout.resources.tracker.LiveHost`."""
+        answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+
+        def deliver(status: int, output: bytes) -> None:
+            if not answer.done():
+                answer.set_result((status, output))
+
+        number = self._peer.run_program(argv, timeout_s, deliver)
+        try:
+            async with asyncio.timeout(timeout_s + 5.0):
+                status, output = await answer
+        except TimeoutError:
+            raise HostError(f"{argv[0]!r} on host {self.name!r} did not answer.", host=self.name) from None
+        finally:
+            self._peer.programs.pop(number, None)
+        text = output.decode("utf-8", "replace")
+        if status != 0:
+            raise HostError(
+                f"{' '.join(argv)!r} on host {self.name!r} ended with status {status}: {text[-300:].strip()}",
+                host=self.name,
+            )
+        return text
+
+

@@ -1,0 +1,158 @@
+"""One host as the shell talks to it: what its agent has been sent already, and the messages that send more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from handout.agent.wire import MAX_PAYLOAD, Buffer
+from handout.execution.active import ActiveRun
+from handout.execution.transfers import BytesSource, Fetches, Sink
+from handout.remote.link import Link
+from handout.scheduler.commands import CancelTasks, StartTasks, TakeBack
+
+__all__ = ["Peer"]
+
+#: Objects up to this size travel in control messages; larger ones as streams behind them.
+INLINE = 64 << 10
+#: Payload of one control message; more is split, so that no message is near the frame limit.
+_BATCH_BYTES = MAX_PAYLOAD // 16
+
+
+class Peer:
+    """A host that joined. Everything sent is delivered once and in order by the link.
+
+    Args:
+        name: The host's name.
+        link: The conversation with its agent.
+    """
+
+    def __init__(self, name: str, link: Link) -> None:
+        self.name = name
+        self.link = link
+        self.fetches = Fetches()
+        self._functions: set[int] = set()
+        self._classes: set[int] = set()
+        self._bundles: set[int] = set()
+        self._commands = 0
+        #: Answers to `run_program` that are awaited.
+        self.programs: dict[int, Callable[[int, bytes], None]] = {}
+
+    # ---- tasks ---------------------------------------------------------------------------------------------
+
+    def start_tasks(self, run: ActiveRun, command: StartTasks, class_of: Callable[[int, int], int]) -> None:
+        """Hand tasks over, and before them whatever of code the agent has not got yet."""
+        calls = run.encoded.calls
+        size, first = 0, 0
+        for i, task in enumerate(command.tasks):
+            size += len(calls[task])
+            if size > _BATCH_BYTES:
+                self._start_slice(run, command, class_of, first, i + 1)
+                size, first = 0, i + 1
+        if first < len(command.tasks):
+            self._start_slice(run, command, class_of, first, len(command.tasks))
+
+    def _start_slice(
+        self, run: ActiveRun, command: StartTasks, class_of: Callable[[int, int], int], first: int, end: int
+    ) -> None:
+        tasks, attempts = command.tasks[first:end], command.attempts[first:end]
+        variants, keep = command.variants[first:end], command.keep[first:end]
+        encoded, base = run.encoded, run.base
+        profile, ids, wanted, made = run.spec.profile, run.plan.ids, run.wanted, run.task_objects
+        functions = [encoded.functions[encoded.fn[t]].number for t in tasks]
+        classes = [class_of(profile[t], v) for t, v in zip(tasks, variants, strict=True)]
+        blobs = [encoded.calls[t] for t in tasks]
+        self._send_functions(run, tasks)
+        fields: dict[str, Any] = {
+            "m": "tasks",
+            "ticket": [base | t << 12 | a & 0xFFF for t, a in zip(tasks, attempts, strict=True)],
+            "fn": functions,
+            "class": classes,
+            "len": [len(blob) for blob in blobs],
+            "inputs": [[base | o for o in encoded.inputs[t]] for t in tasks],
+            "out": [[base | o if wanted[o] else -1 for o in made[t]] for t in tasks],
+            "keep": [int(k) for k in keep],
+            "id": [ids[t] for t in tasks],
+            "attempt": attempts,
+            "variant": variants,
+        }
+        self.link.send(fields, blobs)
+
+    def _send_functions(self, run: ActiveRun, tasks: Sequence[int]) -> None:
+        encoded = run.encoded
+        fresh = []
+        for index in {encoded.fn[t] for t in tasks}:
+            function = encoded.functions[index]
+            if function.number not in self._functions:
+                self._functions.add(function.number)
+                fresh.append(function)
+        if fresh:
+            fields = {"m": "functions", "fn": [f.number for f in fresh], "len": [len(f.blob) for f in fresh]}
+            self.link.send(fields, [f.blob for f in fresh])
+
+    def needs_class(self, number: int) -> bool:
+        """Whether the agent has yet to hear of a class; it is taken to have heard of it from now on."""
+        if number in self._classes:
+            return False
+        self._classes.add(number)
+        return True
+
+    def send_class(self, fields: dict[str, Any]) -> None:
+        """What tasks of one class need and how they are run."""
+        self.link.send({"m": "classes", "classes": [fields]})
+
+    def send_bundle(self, key: int, data: bytes) -> None:
+        """The sources of the user's own modules, once."""
+        if key not in self._bundles:
+            self._bundles.add(key)
+            self.put(key, [data], len(data))
+
+    def cancel(self, command: CancelTasks, grace_s: float) -> None:
+        """End attempts, started or not."""
+        self.link.send({"m": "cancel", "ticket": _tickets(command), "grace_s": grace_s})
+
+    def take_back(self, command: TakeBack) -> None:
+        """Ask for attempts that have not started."""
+        self.link.send({"m": "take_back", "ticket": _tickets(command)})
+
+    # ---- objects -------------------------------------------------------------------------------------------
+
+    def put(self, key: int, segments: Sequence[Buffer], nbytes: int) -> bool:
+        """Bring an object there; True where it went along at once, False where `stored` will tell."""
+        if nbytes <= INLINE:
+            self.link.send({"m": "objects", "key": [key], "len": [nbytes]}, segments)
+            return True
+        self.link.send_object(key, BytesSource(list(segments)))
+        return False
+
+    def put_many(self, keys: list[int], blobs: list[bytes]) -> None:
+        """Bring several small objects there in one message."""
+        self.link.send({"m": "objects", "key": keys, "len": [len(b) for b in blobs]}, blobs)
+
+    def fetch(self, key: int, sink: Sink) -> None:
+        """Ask for an object."""
+        self.fetches.expect(key, sink)
+        self.link.send({"m": "fetch", "key": key, "stream": 0})
+
+    def drop(self, run: int, objects: Sequence[int]) -> None:
+        """Nothing needs these there any more."""
+        base = run << 44
+        self.link.send({"m": "drop", "key": [base | o for o in objects]})
+
+    # ---- the host itself -----------------------------------------------------------------------------------
+
+    def limits(self, amounts: dict[str, int], devices: Sequence[int]) -> None:
+        """What the agent may give to tasks at once."""
+        self.link.send({"m": "limits", "amounts": amounts, "devices": list(devices)})
+
+    def run_program(self, argv: Sequence[str], timeout_s: float, answer: Callable[[int, bytes], None]) -> int:
+        """Run a program there outside all tasks; ``answer`` gets its exit status and output."""
+        self._commands += 1
+        self.programs[self._commands] = answer
+        self.link.send({"m": "run", "id": self._commands, "argv": list(argv), "timeout_s": timeout_s})
+        return self._commands
+
+
+def _tickets(command: CancelTasks | TakeBack) -> list[int]:
+    base = command.run << 44
+    return [base | t << 12 | a & 0xFFF for t, a in zip(command.tasks, command.attempts, strict=True)]

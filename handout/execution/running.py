@@ -1,0 +1,65 @@
+"""`execute`, `start` and `run`: one graph on a cluster of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Unpack, cast
+
+from handout.errors import HandoutError
+from handout.execution.cluster import Cluster
+from handout.execution.execution import Execution
+from handout.execution.options import ClusterOptions, RunOptions
+from handout.execution.results import Results
+from handout.graph import Function, Graph
+
+__all__ = ["Runnable", "execute", "run", "start"]
+
+Runnable = Graph | Sequence[Function[Any]]
+
+
+def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
+    """Run a graph and watch it: ``async with handout.start(graph, ...) as execution``.
+
+    Args:
+        graph: A graph, or a list of :func:`function` entries.
+        **run: See :class:`ClusterOptions`: ``inventory``, ``allocator``, ``outputs``, ``retries``, ...
+    """
+    cluster = Cluster(run.get("inventory"), allocator=run.get("allocator"), require=run.get("require", "any"))
+    rest = cast(RunOptions, {k: v for k, v in run.items() if k not in ("inventory", "require")})
+    return Execution(cluster, as_graph(graph), rest, owns_cluster=True)
+
+
+async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
+    """Run a graph on the hosts of an inventory, and return its results.
+
+    Args:
+        graph: A graph, or a list of :func:`function` entries.
+        **run: See :class:`ClusterOptions`: ``inventory``, ``allocator``, ``outputs``, ``retries``, ...
+    Returns: The results; outputs are with the caller, nothing is left on the hosts.
+    Raises:
+        GraphError: The graph is wrong; nothing was run.
+        PlacementError: No host can ever run a function.
+        HostError: Too few hosts can be reached.
+        Exception: The first failing function's own exception.
+    """
+    async with start(graph, **run) as execution:
+        return await execution.results()
+
+
+def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
+    """:func:`execute` for code that is not async.
+
+    Raises:
+        HandoutError: A loop is running already: await :func:`execute` there.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(execute(graph, **run))
+    raise HandoutError("An event loop is running here already.", remedy="Use `await handout.execute(...)` instead.")
+
+
+def as_graph(graph: Runnable) -> Graph:
+    """A list of functions as a graph."""
+    return graph if isinstance(graph, Graph) else Graph(graph)

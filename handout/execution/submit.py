@@ -1,0 +1,96 @@
+"""From a plan to a run: what the core is told of it, and what the shell keeps."""
+
+from __future__ import annotations
+
+import inspect
+
+from handout.allocators import builtin_name
+from handout.data.encode import EncodedRun
+from handout.execution.active import RunPolicy, Traits
+from handout.graph.plan import Plan
+from handout.resources import Requirement, compile_cost
+from handout.resources.cost import Cost
+from handout.scheduler.spec import Profile, RunSpec
+
+__all__ = ["is_coroutine", "make_spec"]
+
+
+def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSpec, list[Traits]]:
+    """A run's columns for the core, and by profile what agents are told.
+
+    Args:
+        plan: The validated graph.
+        encoded: Its calls, with the objects that its large arguments became.
+        policy: What the caller said about the run.
+    """
+    profiles: list[Profile] = []
+    traits: list[Traits] = []
+    numbers: dict[tuple[int, int], int] = {}
+    requirements: dict[int, Requirement] = {}
+
+    def requirement(cost: Cost) -> Requirement:
+        known = requirements.get(id(cost))
+        if known is None:
+            known = requirements[id(cost)] = compile_cost(cost)
+        return known
+
+    column: list[int] = []
+    for task, fn in enumerate(encoded.fn):
+        options = plan.options[task]
+        number = numbers.get((id(options), fn))
+        if number is None:
+            function = encoded.functions[fn]
+            number = numbers[id(options), fn] = len(profiles)
+            called = plan.fns[task]
+            profiles.append(
+                Profile(
+                    requirements=tuple(requirement(cost) for cost in options.costs),
+                    retries=policy.retries if options.retries is None else options.retries,
+                    backoff_s=options.backoff_s,
+                    host=options.host,
+                    idempotent=options.idempotent,
+                    python=function.python,
+                    fn_name=getattr(called, "__qualname__", type(called).__qualname__),
+                )
+            )
+            traits.append(
+                Traits(
+                    timeout_s=options.timeout_s,
+                    idempotent=options.idempotent,
+                    coroutine=is_coroutine(called),
+                    needs_bundle=function.needs_bundle,
+                )
+            )
+        column.append(number)
+    options_column = plan.options
+    has_labels = any(o.labels for o in {id(o): o for o in options_column}.values())
+    has_priority = any(o.priority for o in {id(o): o for o in options_column}.values())
+    spec = RunSpec(
+        count=len(plan),
+        profiles=profiles,
+        profile=column,
+        fn=[encoded.functions[fn].number for fn in encoded.fn],
+        inputs=encoded.inputs,
+        producer=encoded.producers,
+        nbytes=encoded.nbytes,
+        outputs=plan.outputs,
+        keep=plan.keep,
+        priority=[o.priority for o in options_column] if has_priority else None,
+        group=plan.groups if any(g >= 0 for g in plan.groups) else None,
+        on_failure=policy.on_failure,
+        max_concurrency=policy.max_concurrency,
+        allocator=builtin_name(policy.allocator),
+        labels=[o.labels for o in options_column] if has_labels else None,
+        ids=plan.ids,
+        run_priority=policy.priority,
+    )
+    return spec, traits
+
+
+def is_coroutine(fn: object) -> bool:
+    """Whether calling it gives a coroutine: what it wraps counts, a partial's function does, too."""
+    while hasattr(fn, "func") and not inspect.isfunction(fn):
+        fn = fn.func
+    call = getattr(fn, "__call__", None)  # noqa: B004 - an instance's own, to look at and not to call
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
+

@@ -1,0 +1,103 @@
+"""What a run tells its watchers: events, in the order in which they happened.
+
+Times are seconds since the run was started, on the controller's monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from handout.execution.failure import Failure
+
+__all__ = [
+    "HostJoined",
+    "HostLeft",
+    "HostUnavailable",
+    "RunEnded",
+    "RunEvent",
+    "TaskEnded",
+    "TaskHandedOver",
+    "TaskRetried",
+    "TaskStarted",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """Base of all events."""
+
+    #: Seconds since the run was started.
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHandedOver(RunEvent):
+    """A task was given to a host, which starts it as soon as its inputs and resources are there."""
+
+    id: str
+    host: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted(RunEvent):
+    """A task has been running for a moment; those that end within 50 ms are not announced."""
+
+    id: str
+    host: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRetried(RunEvent):
+    """An attempt failed and another one follows."""
+
+    id: str
+    host: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded(RunEvent):
+    """A task ended for good: ``done``, ``failed``, ``skipped`` or ``cancelled``."""
+
+    id: str
+    outcome: str
+    host: str | None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostJoined(RunEvent):
+    """A host is there, its agent said hello."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostUnavailable(RunEvent):
+    """A host could not be used; the run goes on without it where the others cover the graph."""
+
+    host: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class HostLeft(RunEvent):
+    """A host that was there is lost; what it ran runs elsewhere."""
+
+    host: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded(RunEvent):
+    """The last event of a run."""
+
+    done: int
+    failed: int
+    skipped: int
+    cancelled: int

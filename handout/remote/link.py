@@ -1,0 +1,353 @@
+"""The conversation with one host's agent, across the connections that carry it.
+
+A link starts the agent, keeps talking to it, makes the connection again when it drops, and says when the host is
+to be taken for lost: when nothing was heard for ``host_timeout_s``. It moves messages and bulk; what they mean is
+its owner's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handout.agent.session import Session, Source
+from handout.agent.wire import Buffer, Hello, Message, Piece, ProtocolError
+from handout.errors import HostError, HostLostError, WireError
+from handout.remote.bootstrap import Bootstrap, Started
+from handout.remote.launcher import Launcher
+from handout.remote.transport import Transport
+
+__all__ = ["Link", "Timings"]
+
+logger = logging.getLogger("handout.link")
+
+_HANDSHAKE_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 4.0
+#: Bulk handed to a transport in one go; the loop serves others in between.
+_SLICE = 256 << 10
+_ticket = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """What silence means, in seconds; see the table of faults for why these."""
+
+    heartbeat_s: float = 2.0
+    #: No new work goes to a host that was silent for this long.
+    suspect_s: float = 6.0
+    #: After this long a connection that is silent is made again.
+    reconnect_s: float = 9.0
+    #: Who has not heard from the other side for this long lets go.
+    host_timeout_s: float = 15.0
+    #: How much later the controller runs elsewhere what was on a silent host.
+    grace_s: float = 3.0
+    #: How long an agent keeps finished results beyond its lease.
+    linger_s: float = 60.0
+
+    def scaled(self, factor: float) -> Timings:
+        """All of them times ``factor``: how tests wait less."""
+        names = ("heartbeat_s", "suspect_s", "reconnect_s", "host_timeout_s", "grace_s", "linger_s")
+        return Timings(**{name: getattr(self, name) * factor for name in names})
+
+
+Handler = Callable[[Sequence[Message | Piece]], None]
+
+
+class Link:
+    """One host's agent, from here.
+
+    Args:
+        host: The host's name.
+        python: The interpreter to use there, or None.
+        launcher: How it is started and reached.
+        timings: What silence means.
+        handler: Called with every batch of messages and pieces, in order, each once.
+        on_suspect: Called with True when the host falls silent, with False when it is heard again.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        python: str | None,
+        launcher: Launcher,
+        timings: Timings,
+        handler: Handler,
+        on_suspect: Callable[[bool], None],
+    ) -> None:
+        self.host = host
+        self.started: Started | None = None
+        #: Seconds of the last handshake's round trip.
+        self.rtt_s = 0.0
+        self._launcher = launcher
+        self._timings = timings
+        self._handler = handler
+        self._on_suspect = on_suspect
+        settings = {
+            "heartbeat_s": timings.heartbeat_s,
+            "host_timeout_s": timings.host_timeout_s,
+            "linger_s": timings.linger_s,
+        }
+        self._bootstrap = Bootstrap(host, python, settings)
+        self._loop = asyncio.get_running_loop()
+        self._session = Session(heartbeat_s=timings.heartbeat_s, now=self._loop.time())
+        self._connection: _Connection | None = None
+        self._wakeup = asyncio.Event()
+        self._flush_due = False
+        self._suspected = False
+        self._stopping = False
+        self._streams = itertools.count(1)
+        self._error: Exception | None = None
+
+    # ---- life ----------------------------------------------------------------------------------------------
+
+    async def open(self) -> Started:
+        """Start the agent and connect to it.
+
+        Raises:
+            HostError: With what was tried and the remedy.
+        """
+        self.started = await self._launcher.start(self._bootstrap)
+        await self._attach()
+        return self.started
+
+    async def run(self) -> None:
+        """Keep the conversation going until the host is lost; returns once the link is being stopped.
+
+        Raises:
+            HostLostError: Nothing was heard for ``host_timeout_s``, or the agent is gone.
+            WireError: The agent spoke nonsense.
+        """
+        tick_s = self._timings.heartbeat_s / 2
+        while True:
+            due = self._loop.time() + tick_s
+            try:
+                async with asyncio.timeout(tick_s):
+                    await self._wakeup.wait()
+            except TimeoutError:
+                pass
+            self._wakeup.clear()
+            if self._stopping:
+                return
+            if self._error is not None:
+                raise self._error
+            if self._connection is None:
+                await self._reattach()
+                continue
+            if self._loop.time() - due > tick_s:
+                continue  # this loop was blocked: what the host sent meanwhile has not been read yet
+            self._judge_silence()
+            self._flush()
+
+    async def stop(self) -> None:
+        """Tell the agent to end, and wait until it has: no process of it is left then. Bounded."""
+        self._stopping = True
+        if self._connection is not None:
+            closed = self._connection.closed
+            self._session.send({"m": "stop"})
+            self._flush()
+            try:
+                async with asyncio.timeout(_STOP_TIMEOUT_S):
+                    await closed.wait()
+            except TimeoutError:
+                logger.warning("The agent on %s did not confirm that it ended; its lease will end it.", self.host)
+        self._drop_connection()
+        self._session.close()
+        await self._launcher.aclose()
+
+    async def abandon(self) -> None:
+        """Let go of a host that is lost."""
+        self._stopping = True
+        self._drop_connection()
+        self._session.close()
+        await self._launcher.aclose()
+
+    def _judge_silence(self) -> None:
+        silent_s = self._loop.time() - self._session.last_heard
+        if silent_s > self._timings.reconnect_s:
+            self._drop_connection()
+            self._wakeup.set()
+        elif silent_s > self._timings.suspect_s and not self._suspected:
+            self._suspected = True
+            self._on_suspect(True)
+
+    async def _reattach(self) -> None:
+        """Make the connection again, until the lease is over."""
+        pause_s = self._timings.heartbeat_s / 40
+        deadline = self._session.last_heard + self._timings.host_timeout_s
+        reason = "the connection dropped"
+        while (left_s := deadline - self._loop.time()) > 0:
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._attach()
+                return
+            except HostLostError:
+                raise
+            except HostError as error:
+                reason = str(error)
+            except TimeoutError:
+                reason = "reconnecting took too long"
+            await asyncio.sleep(min(pause_s, max(deadline - self._loop.time(), 0)))
+            pause_s = min(pause_s * 2, self._timings.heartbeat_s)
+        raise HostLostError(
+            f"Host {self.host!r} was silent for {self._timings.host_timeout_s:g} s: {reason}",
+            remedy="Its tasks run elsewhere; it is used again when it comes back.",
+            host=self.host,
+        )
+
+    async def _attach(self) -> None:
+        """One connection and one handshake."""
+        assert self.started is not None
+        connection = _Connection(self)
+        connection.transport = await self._launcher.connect(self.started, connection)
+        self._connection = connection
+        self._session.open(self._loop.time())
+        hello = {"token": self._bootstrap.token, "agent": self.started.agent, "ticket": next(_ticket)}
+        asked_at = self._loop.time()
+        connection.transport.write(self._session.hello(hello))
+        try:
+            async with asyncio.timeout(_HANDSHAKE_TIMEOUT_S):
+                fields = await connection.hello
+        except TimeoutError:
+            self._drop_connection()
+            raise HostError(f"The agent on host {self.host!r} did not answer the handshake.", host=self.host) from None
+        except ConnectionError as error:
+            self._drop_connection()
+            raise HostError(f"Host {self.host!r} closed the connection: {error}.", host=self.host) from None
+        except BaseException:
+            self._drop_connection()
+            raise
+        if "error" in fields or fields.get("agent") != self.started.agent:
+            self._drop_connection()
+            raise HostLostError(
+                f"The agent on host {self.host!r} is gone: {fields.get('error', 'another one answered')}.",
+                host=self.host,
+                gone=True,
+            )
+        self.rtt_s = self._loop.time() - asked_at
+        if self._suspected:
+            self._suspected = False
+            self._on_suspect(False)
+        self._flush()
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        self._session.detach()
+        if connection is not None and connection.transport is not None:
+            connection.transport.close()
+
+    # ---- sending -------------------------------------------------------------------------------------------
+
+    def send(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
+        """Send a control message; it is delivered once, in order, whatever happens to the connection."""
+        self._session.send(fields, payload)
+        self._flush_soon()
+
+    def send_object(self, key: int, source: Source) -> None:
+        """Stream an object into the agent's store."""
+        stream = next(self._streams)
+        self._session.send({"m": "stream", "stream": stream, "key": key, "size": source.size})
+        self._session.send_stream(stream, source)
+        if isinstance(source, Wakeable):
+            source.on_more = lambda: self._wake(stream)
+        self._flush_soon()
+
+    def _wake(self, stream: int) -> None:
+        self._session.wake(stream)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        """Write when the loop goes idle, so that what is sent in one go travels in one write."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        connection = self._connection
+        if connection is None or connection.transport is None or connection.is_paused:
+            return
+        segments = self._session.take(self._loop.time(), _SLICE)
+        if segments:
+            try:
+                connection.transport.write(b"".join(segments))
+            except (OSError, ConnectionError) as error:
+                connection.lost(error)
+                return
+        if self._session.has_output:
+            self._flush_soon()
+
+    # ---- receiving, called by the connection -------------------------------------------------------------------
+
+    def _received(self, connection: _Connection, data: bytes) -> None:
+        if connection is not self._connection:
+            return
+        now = self._loop.time()
+        try:
+            frames = self._session.receive(data, now)
+            rest: list[Message | Piece] = []
+            for frame in frames:
+                if isinstance(frame, Hello):
+                    if "error" not in frame.fields:
+                        self._session.attach(frame.fields.get("state"), now)
+                    if not connection.hello.done():
+                        connection.hello.set_result(frame.fields)
+                else:
+                    rest.append(frame)
+            if rest:
+                self._handler(rest)
+        except ProtocolError as error:
+            self._error = WireError(f"The agent on host {self.host!r} sent what is not allowed: {error}.")
+            self._drop_connection()
+            self._wakeup.set()
+            return
+        if self._suspected:
+            self._suspected = False
+            self._on_suspect(False)
+        if self._session.has_output:
+            self._flush_soon()
+
+    def _lost(self, connection: _Connection, error: Exception | None) -> None:
+        connection.closed.set()
+        if not connection.hello.done():
+            connection.hello.set_exception(ConnectionResetError(str(error or "closed")))
+            connection.hello.exception()
+        if connection is self._connection:
+            self._connection = None
+            self._session.detach()
+            self._wakeup.set()
+
+
+class Wakeable(Source):
+    """A source whose bytes are still arriving."""
+
+    def __init__(self) -> None:
+        #: Set by the link that sends it: to be called when more is there.
+        self.on_more: Callable[[], None] = lambda: None
+
+
+class _Connection:
+    """One connection of a link: a receiver that knows whether it is still the current one."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.transport: Transport | None = None
+        self.is_paused = False
+        self.hello: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.closed = asyncio.Event()
+
+    def received(self, data: bytes) -> None:
+        self._link._received(self, data)
+
+    def paused(self) -> None:
+        self.is_paused = True
+
+    def resumed(self) -> None:
+        self.is_paused = False
+        self._link._flush_soon()
+
+    def lost(self, error: Exception | None) -> None:
+        self._link._lost(self, error)
