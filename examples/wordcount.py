@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
 import sysconfig
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import handout
@@ -44,12 +46,18 @@ def merge(parts: list[Index]) -> Index:
     return total
 
 
+def sources(root: Path) -> Iterator[Path]:
+    """The Python files below a folder, but for tests and what was installed into it."""
+    for folder, below, files in os.walk(root):
+        below[:] = sorted(set(below) - {"site-packages", "dist-packages", "test", "tests", "__pycache__"})
+        yield from (Path(folder, name) for name in files if name.endswith(".py"))
+
+
 def shards(root: Path, count: int) -> list[list[tuple[str, File]]]:
-    """The sources below a folder in ``count`` parts of about equal size, largest file first."""
-    paths = [p for p in root.rglob("*.py") if not {"site-packages", "test", "tests"} & set(p.parts)]
+    """The sources below a folder in ``count`` parts of about equal size."""
     parts: list[list[tuple[str, File]]] = [[] for _ in range(count)]
     sizes = [0] * count
-    for path in sorted(paths, key=lambda p: (-p.stat().st_size, p)):
+    for path in sorted(sources(root), key=lambda p: (-p.stat().st_size, p)):
         smallest = sizes.index(min(sizes))
         sizes[smallest] += path.stat().st_size
         module = ".".join(path.relative_to(root).with_suffix("").parts)
