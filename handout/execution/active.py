@@ -66,6 +66,8 @@ class ActiveRun:
     outcomes: list[Outcome | None] = field(default_factory=list)
     #: By task: the host of its last attempt.
     hosts: list[str] = field(default_factory=list)
+    #: By object: what was unpickled of it, when it was first asked for.
+    values: dict[int, Any] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
     #: The failing tasks in the order in which they failed for good.
     failed_order: list[int] = field(default_factory=list)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 import anyio
 
 from handout.data.encode import encode_plan
+from handout.data.objects import ObjectTable
 from handout.errors import HandoutError, RunTimeoutError
 from handout.execution.active import ActiveRun, RunPolicy
 from handout.execution.failure import Failure
@@ -106,7 +107,7 @@ class Execution:
             priority=options.get("priority", 0.0),
         )
         number = self._cluster.next_run()
-        encoded = encode_plan(plan, self._cluster.code)
+        encoded = encode_plan(plan)
         spec, traits = make_spec(plan, encoded, policy)
         self._run = ActiveRun(
             number=number,
@@ -114,7 +115,7 @@ class Execution:
             encoded=encoded,
             spec=spec,
             policy=policy,
-            objects=encoded.objects,
+            objects=ObjectTable(encoded.values, policy.max_memory),
             traits=traits,
             started_at=driver.now,
         )

@@ -76,7 +76,7 @@ class Failure:
         reason = ""
         if self.pickled:
             try:
-                error = serial.load_exception(self.pickled)
+                error = serial.load_exception(self.pickled, self._stand_in)
             except Exception as problem:  # whatever a user's __setstate__ or __init__ may raise
                 reason = f" (it could not be rebuilt here: {type(problem).__name__}: {problem})"
             else:
@@ -91,6 +91,13 @@ class Failure:
             type_name=name,
             message=message,
             traceback=self.traceback,
+        )
+
+    def _stand_in(self, type_name: str, message: str, traceback: str) -> RemoteError:
+        """For a link of a chain of causes that could not travel."""
+        return RemoteError(
+            f"{type_name}: {message}", id=self.id, host=self.host, type_name=type_name, message=message,
+            traceback=traceback,
         )
 
     def _notes(self) -> list[str]:

@@ -123,7 +123,9 @@ def value_of(run: ActiveRun, number: int, path: Path, key: object) -> Any:
         KeyError: It was not brought back.
     """
     if number in run.objects:
-        value = run.objects.load(number)
+        if number not in run.values:
+            run.values[number] = run.objects.value(number)
+        value = run.values[number]
         return serial.apply_path(value, path) if path else value
     failure = run.failures.get(run.spec.producer[number])
     if failure is not None:

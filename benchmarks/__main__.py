@@ -1,0 +1,97 @@
+"""One command: ``python -m benchmarks [--peers] [--repeats 3] [--json FILE]``.
+
+Every system runs in a process of its own, one after the other, on the same work; Handout over a real sshd on
+loopback that this starts. Figures are medians. Machines are noisy: compare figures of one run, not of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.sshd import start_sshd
+
+ROOT = Path(__file__).parent.parent
+
+#: Module, what must be importable for it, what the table calls it.
+SYSTEMS = (
+    ("handout_ssh", "handout", "Handout, over sshd"),
+    ("dask_local", "distributed", "Dask, local"),
+    ("ray_local", "ray", "Ray, local"),
+    ("parsl_local", "parsl", "Parsl, local"),
+    ("execnet_local", "execnet", "execnet channels, local"),
+)
+
+FIGURES = (
+    ("startup_s", "start-up, s", "{:.2f}"),
+    ("noop_per_s", "10,000 no-ops, /s", "{:,.0f}"),
+    ("chain_us", "chain of 1,000, us a task", "{:,.0f}"),
+    ("diamond_per_s", "diamond 1-5,000-1, /s", "{:,.0f}"),
+    ("down_mib_s", "host to controller, MiB/s", "{:,.0f}"),
+    ("up_mib_s", "controller to host, MiB/s", "{:,.0f}"),
+)
+
+
+def measure(module: str, repeats: int, environment: dict[str, str]) -> dict[str, float] | str:
+    """One system's figures, or why there are none."""
+    command = [sys.executable, "-m", f"benchmarks.systems.{module}", str(repeats)]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "did not end within 15 min"
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["failed"])[-1]
+    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures
+
+
+def table(measured: dict[str, dict[str, float] | str]) -> str:
+    """The figures as a Markdown table."""
+    names = {module: name for module, _, name in SYSTEMS}
+    lines = ["| | " + " | ".join(names[m] for m in measured) + " |", "|---" * (len(measured) + 1) + "|"]
+    for key, label, form in FIGURES:
+        cells = [form.format(f[key]) if isinstance(f, dict) and key in f else "-" for f in measured.values()]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """What this was measured on."""
+    cores = os.cpu_count()
+    return f"{platform.system()} {platform.machine()}, {cores} cores, Python {platform.python_version()}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--peers", action="store_true", help="also run those of Dask, Ray, Parsl, execnet installed")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    arguments = parser.parse_args()
+    measured: dict[str, dict[str, float] | str] = {}
+    with tempfile.TemporaryDirectory() as folder, start_sshd(Path(folder)) as server:
+        hosts = server.inventory_file({"a": "{ cpu = 1 }", "b": "{ cpu = 1 }"})
+        environment = {**os.environ, "BENCH_INVENTORY": str(hosts), "PYTHONPATH": str(ROOT)}
+        for module, needs, name in SYSTEMS:
+            if importlib.util.find_spec(needs) is None or (module != "handout_ssh" and not arguments.peers):
+                continue
+            print(f"measuring {name} ...", file=sys.stderr)
+            measured[module] = measure(module, arguments.repeats, environment)
+            if isinstance(measured[module], str):
+                print(f"  no figures: {measured[module]}", file=sys.stderr)
+    print(f"{machine()}; medians of {arguments.repeats}\n\n{table(measured)}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": machine(), "figures": measured}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

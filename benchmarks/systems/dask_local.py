@@ -1,0 +1,74 @@
+"""Dask: two worker processes with one thread each, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from distributed import Client, LocalCluster
+
+from benchmarks.systems import work
+
+SIZE = 256 << 20
+
+
+def connect() -> Client:
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50)
+    client = Client(cluster)
+    client.wait_for_workers(2)
+    return client
+
+
+def startup() -> float:
+    start = time.perf_counter()
+    client = connect()
+    workers = list(client.scheduler_info()["workers"])
+    assert client.gather([client.submit(work.nothing, i, workers=[w], pure=False) for i, w in enumerate(workers)])
+    seconds = time.perf_counter() - start
+    client.shutdown()
+    return seconds
+
+
+def noops(client: Client, count: int) -> None:
+    futures = client.map(work.nothing, range(count), pure=False)
+    assert client.gather(futures)[-1] == count - 1
+
+
+def chain(client: Client, count: int) -> None:
+    future: Any = client.submit(work.successor, 0, pure=False)
+    for _ in range(count - 1):
+        future = client.submit(work.successor, future, pure=False)
+    assert future.result() == count
+
+
+def diamond(client: Client, width: int) -> None:
+    root = client.submit(work.nothing, 1, pure=False)
+    parts = [client.submit(work.successor, root, pure=False) for _ in range(width)]
+    while len(parts) > 1:
+        parts = [client.submit(work.total, parts[i : i + 16], pure=False) for i in range(0, len(parts), 16)]
+    assert parts[0].result() == 2 * width
+
+
+def main(repeats: int) -> dict[str, float]:
+    figures = {"startup_s": work.median(startup, repeats)}
+    client = connect()
+    noops(client, 1000)
+    figures["noop_per_s"] = 10_000 / work.median(lambda: work.timed(lambda: noops(client, 10_000)), repeats)
+    figures["chain_us"] = 1e3 * work.median(lambda: work.timed(lambda: chain(client, 1000)), repeats)
+    figures["diamond_per_s"] = 5_336 / work.median(lambda: work.timed(lambda: diamond(client, 5000)), repeats)
+    made = client.submit(work.blob, SIZE, pure=False)
+    client.submit(work.length, made).result()
+    figures["down_mib_s"] = SIZE / 2**20 / work.median(lambda: work.timed(made.result), repeats)
+    data = os.urandom(1 << 20) * (SIZE >> 20)
+    figures["up_mib_s"] = SIZE / 2**20 / work.median(
+        lambda: work.timed(lambda: client.submit(work.length, client.scatter(data, hash=False)).result()), repeats
+    )
+    client.shutdown()
+    return figures
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(int(sys.argv[1]))))

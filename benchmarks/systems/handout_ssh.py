@@ -1,0 +1,113 @@
+"""Handout over sshd on loopback: two hosts with one worker each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import handout
+from benchmarks.systems import work
+from handout import Cluster, Graph, Inventory, Output
+
+SIZE = 256 << 20
+
+
+def inventory() -> Inventory:
+    """What the benchmark's own sshd says, or two hosts on this machine where there is none."""
+    return Inventory.load(Path(os.environ["BENCH_INVENTORY"]))
+
+
+async def startup() -> float:
+    """Nothing running -> the first result of each host."""
+    start = time.perf_counter()
+    graph = Graph()
+    outs = [graph.add(work.nothing, i, host=name) for i, name in enumerate(inventory())]
+    results = await handout.execute(graph, inventory=inventory(), require="all")
+    assert results[outs] == list(range(len(outs)))
+    return time.perf_counter() - start
+
+
+async def noops(cluster: Cluster, count: int) -> float:
+    """Seconds for independent no-op tasks, building the graph included."""
+    start = time.perf_counter()
+    graph = Graph()
+    outs = graph.map(work.nothing, range(count))
+    results = await cluster.execute(graph)
+    assert results[outs[-1]] == count - 1
+    return time.perf_counter() - start
+
+
+async def chain(cluster: Cluster, count: int) -> float:
+    """Seconds for dependent tasks."""
+    start = time.perf_counter()
+    graph = Graph()
+    out: Output[int] = graph.add(work.successor, 0)
+    for _ in range(count - 1):
+        out = graph.add(work.successor, out)
+    results = await cluster.execute(graph)
+    assert results[out] == count
+    return time.perf_counter() - start
+
+
+async def diamond(cluster: Cluster, width: int) -> float:
+    """Seconds for 1 -> width -> fan-in by 16 -> 1."""
+    start = time.perf_counter()
+    graph = Graph()
+    root = graph.add(work.nothing, 1)
+    parts = [graph.add(work.successor, root) for _ in range(width)]
+    while len(parts) > 1:
+        parts = [graph.add(work.total, parts[i : i + 16]) for i in range(0, len(parts), 16)]
+    results = await cluster.execute(graph)
+    assert results[parts[0]] == 2 * width
+    return time.perf_counter() - start
+
+
+async def down(cluster: Cluster) -> float:
+    """Bytes a second from a host to the controller, the making of them not counted."""
+    graph = Graph()
+    out = graph.add(work.blob, SIZE)
+    async with cluster.start(graph) as execution:
+        made_at = 0.0
+        async for event in execution.events():
+            if isinstance(event, handout.observe.TaskEnded):
+                made_at = time.perf_counter()
+        results = await execution.results()
+        seconds = time.perf_counter() - made_at
+        assert len(results[out]) == SIZE
+    return SIZE / seconds
+
+
+async def up(cluster: Cluster) -> float:
+    """Bytes a second from the controller to a host."""
+    data = os.urandom(1 << 20) * (SIZE >> 20)
+    graph = Graph()
+    out = graph.add(work.length, data)
+    start = time.perf_counter()
+    results = await cluster.execute(graph)
+    assert results[out] == SIZE
+    return SIZE / (time.perf_counter() - start)
+
+
+async def main(repeats: int) -> dict[str, float]:
+    """All figures: medians of several runs."""
+    figures = {"startup_s": sorted([await startup() for _ in range(repeats)])[repeats // 2]}
+    async with Cluster(inventory(), require="all") as cluster:
+        await noops(cluster, 1000)
+
+        async def middle(measure: object, *args: int) -> float:
+            return sorted([await measure(cluster, *args) for _ in range(repeats)])[repeats // 2]  # type: ignore[operator]
+
+        figures["noop_per_s"] = 10_000 / await middle(noops, 10_000)
+        figures["chain_us"] = 1e6 * await middle(chain, 1000) / 1000
+        figures["diamond_per_s"] = 5_336 / await middle(diamond, 5000)
+        figures["down_mib_s"] = await middle(down) / 2**20
+        figures["up_mib_s"] = await middle(up) / 2**20
+    return figures
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(main(int(sys.argv[1])))))
