@@ -40,7 +40,7 @@ def find(value: Any, path: str, attempt: Callable[[Any], Any] | None = None) -> 
     """
     search = _Search(attempt or (lambda part: dumps(part, Snapshot())))
     reason = search.refusal(value)
-    while not isinstance(value, REFUSED):
+    while not isinstance(value, REFUSED) and not isinstance(reason, RecursionError):
         for step, part in _parts(value):
             why = search.refusal(part)
             if why is not None:

@@ -78,17 +78,20 @@ def dump_exception(exc: BaseException) -> tuple[bytes | None, str]:
     return pickle.dumps(links, 5), text
 
 
-def load_exception(blob: Segment, fallback: Fallback) -> BaseException:
+def load_exception(blob: Segment, fallback: Fallback | None = None) -> BaseException:
     """The exception that `dump_exception` wrote, its causes attached.
 
     Args:
         blob: The bytes.
-        fallback: Makes what stands for a link that could not travel or cannot be loaded here.
+        fallback: Makes what stands for a link that could not travel or cannot be loaded here; when left out,
+            causes that cannot are plain exceptions, and the exception itself raises what loading it raised.
     """
-    made: list[BaseException] = []
     links: list[dict[str, Any]] = pickle.loads(blob)
-    for link in links:
-        made.append(_load_link(link, fallback))
+    if fallback is None:
+        made: list[BaseException] = [loads(links[0]["blob"]), *(_load_link(link, _plain) for link in links[1:])]
+        _restore_notes(made[0], links[0])
+    else:
+        made = [_load_link(link, fallback) for link in links]
     for exc, link in zip(made, links):
         exc.__cause__ = made[link["cause"]] if link["cause"] >= 0 else None
         exc.__context__ = made[link["context"]] if link["context"] >= 0 else None
@@ -106,6 +109,14 @@ def _load_link(link: dict[str, Any], fallback: Fallback) -> BaseException:
     if not isinstance(exc, BaseException):
         exc = fallback(link["type"], link["message"], "")
     loaded: BaseException = exc
-    if link["notes"]:
-        loaded.__dict__["__notes__"] = list(link["notes"])
+    _restore_notes(loaded, link)
     return loaded
+
+
+def _restore_notes(exc: BaseException, link: dict[str, Any]) -> None:
+    if link["notes"]:
+        exc.__dict__["__notes__"] = list(link["notes"])
+
+
+def _plain(name: str, text: str, _traceback: str) -> BaseException:
+    return Exception(f"{name}: {text}")

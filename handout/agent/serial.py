@@ -8,12 +8,13 @@ library only, Python 3.9 or newer.
 from __future__ import annotations
 
 from .byvalue import PYTHON, PythonMismatchError, importable_name
-from .calls import Inline, Loaded, Path, Slot, Taken, apply_path, dumps_call, load_call
+from .calls import PLAIN, Inline, Loaded, Path, Slot, Taken, apply_path, dumps_call, load_call
 from .culprit import UnserializableError, dumps_or_name, find
 from .pickling import LoadError, Segment, Snapshot, dumps, loads, warm
 from .raised import dump_exception, load_exception, message, traceback_text, type_name
 
 __all__ = [
+    "PLAIN",
     "PYTHON",
     "Inline",
     "LoadError",

@@ -1,0 +1,97 @@
+"""Objects of one run that the controller holds: what it supplies, and results that came to it."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any
+
+from handout.agent.serial import Segment, loads
+
+__all__ = ["ObjectTable"]
+
+_Held = bytes | bytearray | memoryview | mmap.mmap | list[Segment]
+
+
+class ObjectTable:
+    """Bytes by object number; nothing is unpickled before somebody asks for the value.
+
+    Args:
+        values: What the controller supplies, by number. Does not count towards the bound.
+        max_memory: Bytes of results to hold in memory; whoever fetches more brings a file.
+    """
+
+    def __init__(self, values: Mapping[int, Sequence[Segment]] | None = None, max_memory: int = 1 << 30) -> None:
+        self.max_memory = max_memory
+        #: Bytes of results in memory.
+        self.nbytes = 0
+        self._held: dict[int, _Held] = {number: list(segments) for number, segments in (values or {}).items()}
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def memory_left(self) -> int:
+        """Bytes that may still be held in memory."""
+        return max(0, self.max_memory - self.nbytes)
+
+    def put(self, number: int, data: bytes | bytearray | memoryview | IO[bytes], nbytes: int) -> None:
+        """Hold an object that arrived; one that is here already stays as it is.
+
+        Args:
+            number: Of the object.
+            data: Its bytes, or an open file of them, which is mapped.
+            nbytes: How many.
+        """
+        if number in self._held:
+            return
+        if isinstance(data, bytes | bytearray | memoryview):
+            self.nbytes += nbytes
+            self._held[number] = data
+        else:
+            # The mapping keeps the file, whose name may be gone already.
+            self._held[number] = mmap.mmap(data.fileno(), nbytes, access=mmap.ACCESS_READ) if nbytes else b""
+            data.close()
+
+    def put_new(self, number: int, data: bytes) -> None:
+        """`put` for small results, once each."""
+        held = self._held
+        if number not in held:
+            held[number] = data
+            self.nbytes += len(data)
+
+    def segments(self, number: int) -> list[Segment] | None:
+        """An object's bytes, in parts, or None where it is not here."""
+        held = self._held.get(number)
+        if held is None:
+            return None
+        if isinstance(held, list):
+            return held
+        return [memoryview(held) if isinstance(held, mmap.mmap) else held]
+
+    def size(self, number: int) -> int:
+        """How many bytes an object has that is here."""
+        return sum(memoryview(segment).nbytes for segment in self.segments(number) or ())
+
+    def value(self, number: int) -> Any:
+        """Unpickle an object, anew each time.
+
+        Raises:
+            KeyError: It is not here.
+        """
+        segments = self.segments(number)
+        if segments is None:
+            raise KeyError(number)
+        data = segments[0] if len(segments) == 1 else b"".join(segments)
+        # Read-only, so that what is loaded owns its buffers: writing to a result must not change the object.
+        return loads(memoryview(data).toreadonly())
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Forget objects that nothing needs any more."""
+        for number in numbers:
+            held = self._held.pop(number, None)
+            if isinstance(held, bytes | bytearray | memoryview):
+                self.nbytes -= len(held)

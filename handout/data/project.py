@@ -1,0 +1,130 @@
+"""Which modules are the user's own: those travel as source, everything else must be installed on the host.
+
+A module is *own* when it comes from a ``.py`` file (or a folder of them) outside the standard library and
+outside site-packages; editable installs therefore count as own. Finds modules without importing any.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import importlib.util
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+__all__ = ["Module", "Package", "find_package"]
+
+_EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+#: Never the user's, wherever they are installed: the host has its own.
+_OURS = frozenset({"handout", "dill", "__main__", "__mp_main__"})
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One source file."""
+
+    name: str
+    path: Path
+    is_package: bool
+
+
+@dataclass(slots=True)
+class Package:
+    """A top-level module with everything in it."""
+
+    name: str
+    modules: list[Module] = field(default_factory=list)
+    #: Folders without an ``__init__.py``, by dotted name.
+    namespaces: dict[str, list[str]] = field(default_factory=dict)
+    #: Dotted names of extension modules.
+    extensions: list[str] = field(default_factory=list)
+
+
+@cache
+def _installed_roots() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    roots = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    roots.update(site.getsitepackages())
+    roots.add(site.getusersitepackages())
+    return tuple(sorted(os.path.realpath(root) + os.sep for root in roots if root))
+
+
+def _is_own_path(path: str) -> bool:
+    real = os.path.realpath(path)
+    parts = Path(real).parts
+    if "site-packages" in parts or "dist-packages" in parts:
+        return False
+    return not real.startswith(_installed_roots())
+
+
+def _spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
+    loaded = sys.modules.get(top)
+    spec: importlib.machinery.ModuleSpec | None = getattr(loaded, "__spec__", None)
+    if spec is not None:
+        return spec
+    try:
+        return importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+def find_package(name: str) -> Package | None:
+    """The user's own top-level package or module that `name` belongs to; None where it is not the user's own."""
+    top = name.partition(".")[0]
+    if top in _OURS or top in sys.stdlib_module_names:
+        return None
+    spec = _spec_of(top)
+    if spec is None:
+        return None
+    package = Package(top)
+    if spec.submodule_search_locations is None:
+        if spec.origin is None or not spec.origin.endswith(".py") or not _is_own_path(spec.origin):
+            return None
+        package.modules.append(Module(top, Path(spec.origin), False))
+        return package
+    for folder in spec.submodule_search_locations:
+        if os.path.isdir(folder) and _is_own_path(folder):
+            _collect(package, top, Path(folder))
+    return package if package.modules else None
+
+
+def _collect(package: Package, name: str, folder: Path) -> None:
+    """Add everything importable below a folder."""
+    init = folder / "__init__.py"
+    children = sorted(folder.iterdir())
+    before = len(package.modules)
+    if init in children:
+        package.modules.append(Module(name, init, True))
+    for child in children:
+        stem = child.name.partition(".")[0]
+        if not stem.isidentifier():
+            continue
+        dotted = f"{name}.{stem}"
+        if child.suffix == ".py" and child != init and child.name == f"{stem}.py":
+            package.modules.append(Module(dotted, child, False))
+        elif child.name.endswith(_EXTENSIONS):
+            package.extensions.append(dotted)
+        elif child.name == stem and child.is_dir() and stem != "__pycache__":
+            _collect(package, dotted, child)
+    if init not in children and len(package.modules) > before:
+        package.namespaces.setdefault(name, []).append(str(folder))
+
+
+def imports_of(source: bytes) -> Iterator[str]:
+    """Top-level names of the modules that a source imports absolutely, wherever in it."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return  # it would not import either; whoever imports it will be told
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.partition(".")[0]
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
