@@ -1,0 +1,118 @@
+"""Who shares a host with whom, and where that host is already named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from handout.errors import GraphError
+from handout.graph.options import TaskOptions
+from handout.graph.output import Input
+from handout.graph.wiring import STORED, Wiring
+
+__all__ = ["collocate"]
+
+
+class _Groups:
+    """Disjoint sets of tasks."""
+
+    def __init__(self) -> None:
+        self._parent: dict[int, int] = {}
+
+    def root(self, task: int) -> int:
+        parent = self._parent
+        while (above := parent.get(task, task)) != task:
+            parent[task] = parent.get(above, above)
+            task = above
+        return task
+
+    def join(self, one: int, other: int) -> None:
+        one, other = self.root(one), self.root(other)
+        low, high = min(one, other), max(one, other)
+        self._parent[high] = low
+        self._parent.setdefault(low, low)
+
+    def members(self) -> dict[int, list[int]]:
+        groups: dict[int, list[int]] = {}
+        for task in sorted(self._parent):
+            groups.setdefault(self.root(task), []).append(task)
+        return {root: tasks for root, tasks in groups.items() if len(tasks) > 1}
+
+
+def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], ids: list[str]) -> list[int]:
+    """The group of each task; -1 for those that are alone.
+
+    A host that one member is pinned to is written into the options of the whole group, so that whoever is placed
+    first is placed there.
+
+    Args:
+        wiring: Of the graph.
+        task_of: The task of each node, -1 where it has none in this run.
+        options: By task; changed in place.
+        ids: By task.
+
+    Raises:
+        GraphError: Two members are pinned to two hosts, or a node is to share the host of what has none.
+    """
+    groups = [-1] * len(options)
+    if not wiring.nodes.collocated and not wiring.dumped:
+        return groups
+    sets = _Groups()
+    for node, target in wiring.nodes.collocated.items():
+        if node < wiring.count:
+            _join(sets, task_of, node, _node_named(wiring, node, target))
+    for node, output in wiring.dumped.items():
+        source = wiring.node_of(output)
+        if source != STORED:
+            _join(sets, task_of, node, source)
+    for number, members in enumerate(sets.members().values()):
+        _pin(members, options, ids)
+        for task in members:
+            groups[task] = number
+    return groups
+
+
+def _join(sets: _Groups, task_of: list[int], node: int, other: int) -> None:
+    # One of them may not run this time: it is given, or nobody needs it. Then there is nowhere to go along to.
+    if task_of[node] >= 0 and task_of[other] >= 0:
+        sets.join(task_of[node], task_of[other])
+
+
+def _node_named(wiring: Wiring, node: int, target: Input[Any] | str) -> int:
+    """The node whose host is meant."""
+    owner = f"function {wiring.id_of(node)!r} is collocated with"
+    if isinstance(target, str):
+        found = wiring.nodes.find(target)
+        if found is None:
+            raise GraphError(f"{owner} {target!r}, which does not exist.", remedy=wiring.nodes.did_you_mean(target))
+    else:
+        found = wiring.node_of(wiring.base(target))
+    if found == STORED:
+        raise GraphError(f"{owner} a stored object.", remedy="Pin it with host=, or let the allocator follow the data.")
+    if found in wiring.nodes.inline or wiring.fns[found] is None:
+        kind = "a value" if wiring.fns[found] is None else "an inline function"
+        raise GraphError(
+            f"{owner} {wiring.id_of(found)!r}, {kind}, which has no host of its own.",
+            remedy="Collocate it with a function that runs as a task.",
+        )
+    return found
+
+
+def _pin(members: list[int], options: list[TaskOptions], ids: list[str]) -> None:
+    pinned = {options[task].host: task for task in members if options[task].host is not None}
+    if not pinned:
+        return
+    if len(pinned) > 1:
+        named = " and ".join(f"{ids[task]!r} is pinned to {host!r}" for host, task in pinned.items())
+        together = ", ".join(repr(ids[task]) for task in members[:8])
+        raise GraphError(
+            f"{together} are to share one host, but {named}.", remedy="Pin one of them, or all to the same host."
+        )
+    (host,) = pinned
+    changed: dict[int, TaskOptions] = {}  # interned options stay interned: one copy for all that were equal
+    for task in members:
+        old = options[task]
+        if old.host is None:
+            if id(old) not in changed:
+                changed[id(old)] = replace(old, host=host)
+            options[task] = changed[id(old)]

@@ -1,0 +1,224 @@
+"""From a graph to a `Plan`: everything that can be wrong is found here, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from handout.errors import GraphError
+from handout.graph.arg import Arg
+from handout.graph.collocate import collocate
+from handout.graph.given import Given, Replacements
+from handout.graph.nodes import Nodes
+from handout.graph.objects import Objects
+from handout.graph.options import PLAIN
+from handout.graph.output import Input, Output
+from handout.graph.plan import Plan
+from handout.graph.signature import Signatures, is_coroutine_function
+from handout.graph.wiring import STORED, Wiring
+
+__all__ = ["Given", "Outs", "compile_nodes"]
+
+Outs = Iterable[Output[Any]] | None
+
+_NO_KWARGS: dict[str, Any] = {}
+
+
+def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, keep: Outs, given: Given | None) -> Plan:
+    """See `Graph.compile`."""
+    wiring = Wiring(nodes)
+    _check_calls(wiring, signatures)
+    order = wiring.order()
+    consumed = _consumed(wiring)
+    _check_inline(wiring, consumed)
+    replaced = Replacements(wiring, given)
+    wanted = _sinks(wiring, consumed) if outputs is None else _listed(wiring, outputs, "outputs")
+    kept = [] if keep is None else _listed(wiring, keep, "keep")
+    everything = outputs is None and not replaced
+    needed = None if everything else _needed(wiring, order, replaced, [*wanted, *kept])
+
+    task_nodes = [
+        node
+        for node in order
+        if wiring.fns[node] is not None
+        and (needed is None or needed[node])
+        and node not in nodes.inline
+        and not (replaced and replaced.find(node, ()) is not None)
+    ]
+    task_of = [-1] * len(wiring.fns)
+    for task, node in enumerate(task_nodes):
+        task_of[node] = task
+    objects = Objects(wiring, replaced, task_of, len(task_nodes))
+    inputs = _inputs(wiring, order, needed, task_of, objects, replaced)
+    wanted_numbers = _numbers(objects, wanted, "outputs")
+    kept_numbers = _numbers(objects, kept, "keep")
+    ids = _ids(wiring, task_nodes)
+    options = [nodes.options.get(node, PLAIN) if node < wiring.count else PLAIN for node in task_nodes]
+    groups = collocate(wiring, task_of, options, ids)
+    kwargs = nodes.kwargs
+    wiring.refs.clear()  # a large part of the memory, and everything that they say is said by now
+    return Plan(
+        ids=ids,
+        fns=[wiring.function(node) for node in task_nodes],
+        args=[wiring.args[node] for node in task_nodes],
+        kwargs=[kwargs.get(node, _NO_KWARGS) if node < wiring.count else _NO_KWARGS for node in task_nodes],
+        options=options,
+        inputs=inputs,
+        groups=groups,
+        extras=objects.extras,
+        outputs=wanted_numbers,
+        keep=kept_numbers,
+        objects=objects,
+        wiring=wiring,
+    )
+
+
+def _ids(wiring: Wiring, task_nodes: list[int]) -> list[str]:
+    known = wiring.nodes.ids()
+    if not wiring.dumped:
+        return [known[node] for node in task_nodes]
+    return [known[node] if node < wiring.count else wiring.id_of(node) for node in task_nodes]
+
+
+def _check_calls(wiring: Wiring, signatures: Signatures) -> None:
+    """Every function can be called with what it gets."""
+    nodes, check = wiring.nodes, signatures.check
+    kwargs = nodes.kwargs
+    last: tuple[object, int] = (None, -1)
+    for node, fn in enumerate(wiring.fns):
+        if fn is None:
+            continue
+        count = len(wiring.args[node])
+        named = kwargs.get(node, _NO_KWARGS) if node < wiring.count else _NO_KWARGS
+        # Neighbours are mostly alike: one comparison then, instead of a look-up.
+        if named or last[0] is not fn or last[1] != count:
+            check(fn, count, named.keys(), lambda node=node: wiring.id_of(node))  # type: ignore[misc]
+            last = (None, -1) if named else (fn, count)
+        for ref in wiring.refs[node]:
+            if type(ref) is not Output and isinstance(ref, Arg):
+                _check_load(wiring, node, ref, signatures)
+
+
+def _check_load(wiring: Wiring, node: int, arg: Arg[Any], signatures: Signatures) -> None:
+    if arg.load is not None:
+        signatures.check(arg.load, 1, (), lambda: f"{wiring.id_of(node)}' (load of its Arg) '")
+    for name, convert in (("load", arg.load), ("dump", arg.dump)):
+        inside = name == "load" or wiring.dump_output(arg) is None
+        if convert is not None and inside and is_coroutine_function(convert):
+            raise GraphError(
+                f"{name} of an Arg of function {wiring.id_of(node)!r} is a coroutine function.",
+                remedy="Give a plain one: it runs while the arguments are unpacked.",
+            )
+
+
+def _consumed(wiring: Wiring) -> bytearray:
+    """Which nodes another function needs."""
+    consumed = bytearray(len(wiring.fns))
+    producers = wiring.producers
+    for node, refs in enumerate(wiring.refs):
+        if refs:
+            for producer in producers(node):
+                consumed[producer] = 1
+    return consumed
+
+
+def _check_inline(wiring: Wiring, consumed: bytearray) -> None:
+    for node in sorted(wiring.nodes.inline):
+        if node >= wiring.count:
+            continue
+        if not consumed[node]:
+            raise GraphError(
+                f"function {wiring.id_of(node)!r} is inline, but no function takes its result.",
+                remedy="Leave out inline=True: it has nowhere to run.",
+            )
+        if is_coroutine_function(wiring.fns[node]):
+            raise GraphError(
+                f"function {wiring.id_of(node)!r} is inline, but a coroutine function.",
+                remedy="Leave out inline=True, or make it a plain function.",
+            )
+
+
+def _sinks(wiring: Wiring, consumed: bytearray) -> list[Output[Any]]:
+    """What the caller gets when nothing was said: the functions that no other one takes."""
+    return [
+        Output(wiring.nodes, node)
+        for node in range(wiring.count)
+        if not consumed[node] and wiring.fns[node] is not None
+    ]
+
+
+def _listed(wiring: Wiring, outputs: Any, name: str) -> list[Output[Any]]:
+    if isinstance(outputs, Input | str):
+        raise GraphError(f"{name}={outputs!r} is not a list.", remedy=f"Write {name}=[...].")
+    found = []
+    for each in outputs:
+        output = each
+        if isinstance(each, str):
+            node = wiring.nodes.find(each)
+            if node is None:
+                remedy = wiring.nodes.did_you_mean(each)
+                raise GraphError(f"{name}= names {each!r}, which does not exist.", remedy=remedy)
+            output = Output(wiring.nodes, node)
+        if not isinstance(output, Output) or wiring.node_of(output) == STORED:
+            raise GraphError(f"{name}= holds {each!r}, which this graph does not make.", remedy="Name outputs of it.")
+        found.append(output)
+    return found
+
+
+def _numbers(objects: Objects, outputs: list[Output[Any]], name: str) -> list[int]:
+    numbers: dict[int, None] = {}
+    for output in outputs:
+        number = objects.number(output)
+        if number is None:
+            raise GraphError(
+                f"{name}= holds {output.id!r}, which is inline: it exists only inside its consumers.",
+                remedy="Leave out inline=True.",
+            )
+        numbers[number] = None
+    return list(numbers)
+
+
+def _needed(wiring: Wiring, order: list[int], replaced: Replacements, roots: list[Output[Any]]) -> bytearray:
+    """Which nodes this run must evaluate: what the wanted ones need, up to what is given."""
+    needed = bytearray(len(wiring.fns))
+    for output in roots:
+        node = wiring.node_of(output)
+        needed[node] = replaced.find(node, output._path) is None
+    for node in reversed(order):
+        if needed[node]:
+            for ref in wiring.refs[node]:
+                output = wiring.base(ref)
+                producer = wiring.node_of(output)
+                if producer != STORED and replaced.find(producer, output._path) is None:
+                    needed[producer] = 1
+    return needed
+
+
+def _inputs(
+    wiring: Wiring,
+    order: list[int],
+    needed: bytearray | None,
+    task_of: list[int],
+    objects: Objects,
+    replaced: Replacements,
+) -> list[tuple[int, ...]]:
+    """The objects that each task needs, those of its inline producers included."""
+    columns: list[tuple[int, ...]] = []
+    inlined: dict[int, tuple[int, ...]] = {}
+    number, inline, base = objects.number, wiring.nodes.inline, wiring.base
+    for node in order:
+        if (needed is not None and not needed[node]) or (task_of[node] < 0 and node not in inline):
+            continue
+        mine: dict[int, None] = {}
+        for ref in wiring.refs[node]:
+            output = ref if isinstance(ref, Output) else base(ref)
+            found = number(output)
+            if found is None:
+                mine.update(dict.fromkeys(inlined[wiring.node_of(output)]))
+            else:
+                mine[found] = None
+        if task_of[node] < 0:
+            inlined[node] = tuple(mine)
+        else:
+            columns.append(tuple(mine))
+    return columns

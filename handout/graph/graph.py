@@ -1,0 +1,256 @@
+"""`Graph`: what the user builds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NoReturn, TypeVar, Unpack
+
+from handout.errors import GraphError
+from handout.graph._overloads import TypedCalls
+from handout.graph.arg import Arg
+from handout.graph.check import check_placement
+from handout.graph.compile import Given, Outs, compile_nodes
+from handout.graph.function import Function
+from handout.graph.marks import MARKS, mark_of
+from handout.graph.naming import name_of
+from handout.graph.nodes import Nodes, Policy
+from handout.graph.options import OPTION_NAMES, Options, check_options, is_whole
+from handout.graph.output import Input, Output
+from handout.graph.plan import Plan
+from handout.graph.render import to_dot, to_mermaid
+from handout.graph.signature import Signatures
+from handout.resources.inventory import InventoryLike
+
+__all__ = ["Graph", "Runnable", "as_graph"]
+
+A = TypeVar("A")
+
+
+class Graph(TypedCalls):
+    """A DAG of functions. Building it runs nothing; it may be run any number of times, and grow in between.
+
+    Args:
+        functions: The explicit form, if that is what you have: see `function`.
+
+    Example:
+        ::
+
+            graph = Graph()
+            raw = graph.add(load, "data.csv")
+            model = graph.add(train, raw, cost={"memory": "2 GB"})
+            results = await handout.execute(graph)
+            results[model]
+    """
+
+    __slots__ = ("__weakref__", "_args", "_fns", "_nodes", "_signatures")
+
+    def __init__(self, functions: Iterable[Function[Any]] = ()) -> None:
+        self._nodes = Nodes()
+        # The two columns that a plain call extends, at hand.
+        self._fns = self._nodes.fns
+        self._args = self._nodes.args
+        self._signatures = Signatures()
+        self._add_explicit(list(functions))
+
+    def value(self, value: A, /, *, id: str | None = None) -> Output[A]:
+        """A value as one object, which travels once per host, however many functions take it.
+
+        It can be replaced for a run: ``execute(graph, given={output: other})``.
+        """
+        if isinstance(value, Input):
+            raise GraphError(f"{value!r} stands for a value already.", remedy="Use it as it is.")
+        if id is not None:
+            check_options({"id": id}, "graph.value")
+        return self._nodes.append(None, (value,), {}, Policy(id=id))
+
+    def reduce(
+        self,
+        fn: Callable[[list[A]], A],
+        parts: Iterable[A | Input[A]],
+        /,
+        *,
+        width: int = 16,
+        **options: Unpack[Options],
+    ) -> Output[A]:
+        """Add a tree of fan-ins: ``fn`` is called with lists of at most ``width`` parts until one is left.
+
+        The order of the parts is kept, the lists of a level are equally long (give or take one), and one part alone
+        is still given to ``fn``, as a list of one.
+
+        Args:
+            fn: Takes a list of parts and returns a part.
+            parts: Values or outputs; at least one.
+            width: How many parts one call takes at most.
+            **options: For every call of the tree; the last one gets ``id``, the others ``id[level,number]``.
+        """
+        if not is_whole(width) or width < 2:
+            raise GraphError(f"graph.reduce: width={width!r} never comes to an end.", remedy="Give 2 or more.")
+        level: list[Any] = list(parts)
+        if not level:
+            raise GraphError(f"graph.reduce: there are no parts for {name_of(fn)!r}.", remedy="Give at least one.")
+        given, _ = self._split(fn, options)
+        policy = self._nodes.policy({k: v for k, v in given.items() if k != "id"})
+        id_ = given.get("id")
+        depth = 0
+        while len(level) > width:
+            count = -(-len(level) // width)
+            cuts = [len(level) * i // count for i in range(count + 1)]
+            groups = [level[a:b] for a, b in pairwise(cuts)]
+            level = [
+                group[0]
+                if len(group) == 1
+                else self._nodes.append(
+                    fn, (group,), {}, policy if id_ is None else policy._replace(id=f"{id_}[{depth},{i}]")
+                )
+                for i, group in enumerate(groups)
+            ]
+            depth += 1
+        return self._nodes.append(fn, (level,), {}, policy._replace(id=id_))
+
+    def check(self, inventory: InventoryLike = None) -> None:
+        """Validate the graph, and its costs against what an inventory declares, without reaching a host.
+
+        What a host leaves undeclared and would be probed for counts as unknown, not as missing.
+
+        Raises:
+            GraphError: The graph is wrong.
+            PlacementError: No host of the inventory can ever run a function.
+        """
+        check_placement(self.compile(), inventory)
+
+    def compile(self, *, outputs: Outs = None, keep: Outs = None, given: Given | None = None) -> Plan:
+        """Validate the graph and number what a run of it needs: the seam to everything that runs graphs.
+
+        Args:
+            outputs: What the caller wants; every function that no other function consumes, when None.
+            keep: What is to stay on the hosts afterwards.
+            given: Values that replace outputs, by output or by id; results of an earlier run.
+
+        Raises:
+            GraphError: The graph, or one of the arguments, is wrong.
+        """
+        return compile_nodes(self._nodes, self._signatures, outputs=outputs, keep=keep, given=given)
+
+    def to_mermaid(self) -> str:
+        """The graph as a Mermaid flowchart."""
+        return to_mermaid(self._nodes)
+
+    def to_dot(self) -> str:
+        """The graph in Graphviz's language."""
+        return to_dot(self._nodes)
+
+    def __repr__(self) -> str:
+        return f"<Graph of {len(self._fns)} functions>"
+
+    def __reduce__(self) -> NoReturn:
+        raise GraphError(
+            "a Graph is used inside a function that travels.", remedy="Build it in the function, or pass what it needs."
+        )
+
+    def _add(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Output[Any]:
+        if kwargs or (MARKS and mark_of(fn) is not None) or not callable(fn):
+            given, own = self._split(fn, kwargs)
+            return self._nodes.append(fn, args, own, self._nodes.policy(given))
+        # The plain call: what a graph of a million functions consists of.
+        fns = self._fns
+        node = len(fns)
+        fns.append(fn)
+        self._args.append(args)
+        return Output(self._nodes, node)
+
+    def _map(
+        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], same: Mapping[str, Any]
+    ) -> list[Output[Any]]:
+        given, own = self._split(fn, same)
+        columns = [list(each) for each in iterables]
+        lengths = {len(column) for column in columns}
+        if len(lengths) != 1:
+            sizes = ", ".join(str(len(column)) for column in columns)
+            raise GraphError(
+                f"graph.map of {name_of(fn)!r} needs iterables of one length, not {sizes or 'none at all'}.",
+                remedy="Give what all calls share as a keyword argument, or zip(...) them as you mean it.",
+            )
+        policy = self._nodes.policy(given)
+        append = self._nodes.append
+        rows = zip(*columns, strict=True)
+        if policy.id is None:
+            return [append(fn, row, own, policy) for row in rows]
+        return [append(fn, row, own, policy._replace(id=f"{policy.id}[{i}]")) for i, row in enumerate(rows)]
+
+    def _split(self, fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Tell options (those of ``handout.options`` included) from the function's own keyword arguments."""
+        if not callable(fn):
+            raise GraphError(
+                f"{fn!r} is not callable.", remedy="Give the function itself, then its arguments: graph.add(f, x)."
+            )
+        marked = mark_of(fn)
+        named = kwargs.keys() & OPTION_NAMES
+        if not named:
+            return marked or {}, kwargs
+        clash = named & self._signatures.keywords(fn)
+        if clash and marked is None:
+            name = min(clash)
+            raise GraphError(
+                f"{name_of(fn)!r} has a parameter named {name!r}, which graph.add takes as an option.",
+                remedy=f"Give the option with handout.options({name}=...)({name_of(fn)}); "
+                f"then {name}= in graph.add is the function's own.",
+            )
+        owner = f"function {kwargs.get('id', name_of(fn))!r}"
+        given = {**(marked or {}), **{name: kwargs[name] for name in named - clash}}
+        check_options(given, owner)
+        return given, {name: value for name, value in kwargs.items() if name not in named or name in clash}
+
+    def _add_explicit(self, functions: Sequence[Function[Any]]) -> None:
+        nodes = self._nodes
+        for function in functions:
+            if not isinstance(function, Function):
+                raise GraphError(
+                    f"{function!r} is not a function of a graph.",
+                    remedy="Write handout.function('id', f, ...), or graph.add(f, ...).",
+                )
+            options = {**(mark_of(function.fn) or {}), **function.options, "id": function.id}
+            check_options(options, f"function {function.id!r}")
+            nodes.append(function.fn, (), function.kwargs, nodes.policy(options))
+        for node, function in enumerate(functions):
+            producers = tuple([self._producer(node, function, named) for named in function.args])
+            nodes.args[node] = producers + function.extra_args
+
+    def _producer(self, node: int, function: Function[Any], named: Any) -> Input[Any]:
+        """What an entry of ``args`` names: an id, an id with the path to an element, an output, or an `Arg`."""
+        if isinstance(named, Arg) and isinstance(named.producer, str | tuple):
+            again: Any = Arg
+            arg: Input[Any] = again(self._producer(node, function, named.producer), dump=named.dump, load=named.load)
+            return arg
+        if isinstance(named, Input):
+            return named
+        id_, keys = (named[0], named[1:]) if isinstance(named, tuple) and named else (named, ())
+        if not isinstance(id_, str):
+            raise GraphError(
+                f"function {function.id!r}: args=[... {named!r} ...] does not name a producer.",
+                remedy="Put plain values in extra_args; args takes ids, or (id, key) for an element.",
+            )
+        producer = self._nodes.find(id_)
+        if producer is None:
+            raise GraphError(
+                f"function {function.id!r} takes the result of {id_!r}, which does not exist.",
+                remedy=self._nodes.did_you_mean(id_),
+            )
+        self._nodes.forward = self._nodes.forward or producer >= node
+        output: Output[Any] = Output(self._nodes, producer)
+        for key in keys:
+            output = output[key]
+        return output
+
+
+Runnable = Graph | Sequence[Function[Any]]
+
+
+def as_graph(graph: Runnable) -> Graph:
+    """The graph itself, or the one that a list of functions describes."""
+    if isinstance(graph, Graph):
+        return graph
+    functions: Any = graph
+    if isinstance(functions, Sequence) and not isinstance(functions, str):
+        return Graph(functions)
+    raise GraphError(f"{graph!r} is not a graph.", remedy="Give a Graph, or a list of handout.function(...).")

@@ -1,0 +1,105 @@
+"""The path to an element of a result: recorded here, followed where the result was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NoReturn
+
+from handout.errors import GraphError
+
+__all__ = ["Path", "Step", "apply_path", "path_key", "path_text", "record_path"]
+
+Step = tuple[Literal["item", "attr"], Any]
+Path = tuple[Step, ...]
+
+
+def apply_path(value: Any, path: Path) -> Any:
+    """Follow a path into a value."""
+    for kind, key in path:
+        value = value[key] if kind == "item" else getattr(value, key)
+    return value
+
+
+def path_text(path: Path) -> str:
+    """A path as it would be written behind the value: ``['weights'][0].name``."""
+    return "".join(f"[{_key_text(key)}]" if kind == "item" else f".{key}" for kind, key in path)
+
+
+def _key_text(key: Any) -> str:
+    if isinstance(key, slice):
+        parts = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
+        return ":".join("" if part is None else repr(part) for part in parts)
+    return repr(key)
+
+
+def path_key(path: Path) -> Hashable:
+    """A path to compare and hash by; keys that cannot be hashed (slices, lists) go by their text."""
+    try:
+        hash(path)
+    except TypeError:
+        return path_text(path)
+    return path
+
+
+class _Recorder:
+    """Stands for a result in ``pick`` and notes which attributes and items are asked for."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: Path) -> None:
+        object.__setattr__(self, "_steps", steps)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            return object.__getattribute__(self, name)
+        return _Recorder((*_steps_of(self), ("attr", name)))
+
+    def __getitem__(self, key: Any) -> _Recorder:
+        if type(key) is _Recorder:
+            _refuse()
+        return _Recorder((*_steps_of(self), ("item", key)))
+
+    def _refuse_all(self, *_: object, **__: object) -> NoReturn:
+        _refuse()
+
+    __call__ = __bool__ = __iter__ = __contains__ = __len__ = __setattr__ = _refuse_all
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse_all
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse_all
+    __floordiv__ = __mod__ = __pow__ = __matmul__ = __neg__ = __abs__ = __invert__ = _refuse_all
+    __int__ = __float__ = __str__ = __format__ = __index__ = __hash__ = _refuse_all
+    __repr__ = _refuse_all
+
+
+class _RefusedError(Exception):
+    """Raised by a recorder, so that a lambda's own errors are told apart."""
+
+
+def _refuse() -> NoReturn:
+    raise _RefusedError
+
+
+def _steps_of(recorder: _Recorder) -> Path:
+    steps: Path = object.__getattribute__(recorder, "_steps")
+    return steps
+
+
+def record_path(pick: Callable[[Any], Any], id: str) -> Path:
+    """The path that a callable follows from its argument.
+
+    Args:
+        pick: Such as ``lambda m: m.weights["a"][0]``.
+        id: Of the output that is picked from, for the message.
+
+    Raises:
+        GraphError: It did something else, or returned something else.
+    """
+    try:
+        picked = pick(_Recorder(()))
+    except _RefusedError:
+        picked = None
+    if type(picked) is not _Recorder:
+        raise GraphError(
+            f"pick on {id!r} may only follow attributes and items, such as 'lambda m: m.weights[0]'.",
+            remedy="For anything else, add a function that takes the output.",
+        )
+    return _steps_of(picked)

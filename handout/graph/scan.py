@@ -1,0 +1,85 @@
+"""Finding the outputs inside arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import BuiltinFunctionType, FunctionType, NoneType
+from typing import Any, Final
+
+from handout.errors import GraphError
+from handout.graph.output import Input
+
+__all__ = ["Scanner"]
+
+#: Types in which no output hides; by exact type, so that a subclass is looked at.
+_LEAVES: Final = frozenset(
+    {
+        int, float, complex, str, bytes, bytearray, memoryview, bool, NoneType,
+        range, slice, type, FunctionType, BuiltinFunctionType,
+    }
+)  # fmt: skip
+
+#: Containers of at least this length are remembered: the same one is often an argument of many functions.
+_LONG: Final = 16
+
+
+class Scanner:
+    """Finds outputs, stored objects and Args in arguments, inside lists, tuples and dicts at any depth.
+
+    Valid for as long as the arguments are not changed: one per compilation.
+    """
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        #: What was found in a long container, by its identity.
+        self._seen: dict[int, tuple[Input[Any], ...]] = {}
+
+    def references(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> tuple[Input[Any], ...]:
+        """Everything in some arguments that stands for a value, in the order of its appearance."""
+        found: list[Input[Any]] = []
+        try:
+            for value in args:
+                if type(value) not in _LEAVES:
+                    self._look(value, found)
+            if kwargs:
+                for value in kwargs.values():
+                    if type(value) not in _LEAVES:
+                        self._look(value, found)
+        except RecursionError:
+            raise GraphError(
+                "an argument is nested too deeply, or holds itself.", remedy="Flatten it, or hand it over as a File."
+            ) from None
+        return tuple(found)
+
+    def _look(self, value: Any, found: list[Input[Any]]) -> None:
+        if isinstance(value, Input):
+            found.append(value)
+        elif isinstance(value, dict):
+            self._look_inside(value, [*value.keys(), *value.values()] if value else [], found)
+        elif isinstance(value, list | tuple):
+            self._look_inside(value, value, found)
+        elif isinstance(value, set | frozenset):
+            if any(isinstance(item, Input) for item in value):
+                raise GraphError(
+                    f"an output stands inside a set: {value!r}.",
+                    remedy="Outputs are found inside lists, tuples and dicts; give one of these.",
+                )
+
+    def _look_inside(self, container: Any, items: list[Any] | tuple[Any, ...], found: list[Input[Any]]) -> None:
+        if len(items) < _LONG:
+            for item in items:
+                if type(item) not in _LEAVES:
+                    self._look(item, found)
+            return
+        seen = self._seen.get(id(container))
+        if seen is None:
+            # Entered before it is known, so that a container that holds itself ends.
+            self._seen[id(container)] = ()
+            inside: list[Input[Any]] = []
+            if not set(map(type, items)) <= _LEAVES:
+                for item in items:
+                    if type(item) not in _LEAVES:
+                        self._look(item, inside)
+            seen = self._seen[id(container)] = tuple(inside)
+        found.extend(seen)

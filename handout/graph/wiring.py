@@ -1,0 +1,157 @@
+"""Who needs whom in a graph: the outputs inside every node's arguments, and the tasks that `Arg` adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from handout.errors import GraphError
+from handout.graph.arg import Arg
+from handout.graph.naming import name_of
+from handout.graph.nodes import Nodes
+from handout.graph.order import find_cycle, topological
+from handout.graph.output import Input, Output, StoredObject
+from handout.graph.scan import Scanner
+
+__all__ = ["STORED", "Wiring"]
+
+#: The number of the node behind a stored object, which has none.
+STORED = -1
+
+
+class Wiring:
+    """A graph's nodes with their references, as they were at one moment.
+
+    The ``dump`` of an `Arg` becomes a node of its own behind those of the graph, one for all that use it.
+    """
+
+    __slots__ = ("_dump_ids", "_dumps", "args", "count", "dumped", "fns", "nodes", "refs")
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.nodes = nodes
+        #: How many nodes the graph had; those from here on are dumps.
+        self.count = len(nodes.fns)
+        self.fns = list(nodes.fns)
+        self.args = list(nodes.args)
+        #: What each node's arguments mention, in order, with repetitions; of a value, nothing.
+        self.refs: list[tuple[Input[Any], ...]] = []
+        #: The output that each dump node converts.
+        self.dumped: dict[int, Output[Any]] = {}
+        #: Dump nodes by what they convert and how.
+        self._dumps: dict[tuple[Input[Any], int], int] = {}
+        self._dump_ids: dict[int, str] = {}
+        self._scan()
+
+    def _scan(self) -> None:
+        references, kwargs = Scanner().references, self.nodes.kwargs
+        fns, args, refs = self.fns, self.args, self.refs
+        node = 0
+        while node < len(fns):  # grows underway: a dump is scanned like any other
+            found = () if fns[node] is None else references(args[node], kwargs.get(node) if node < self.count else None)
+            refs.append(found)
+            for ref in found:
+                if type(ref) is not Output:
+                    self._enter(ref)
+            node += 1
+
+    def _enter(self, ref: Input[Any]) -> None:
+        """Add the dump that an `Arg` asks for; inside an inline function's consumer there is none."""
+        if not isinstance(ref, Arg):
+            return
+        if isinstance(ref.producer, Arg):
+            self._enter(ref.producer)
+        elif not isinstance(ref.producer, Output):
+            raise GraphError(f"{ref!r} has no producer.", remedy="Give an output: Arg(out, load=...).")
+        if ref.dump is None:
+            return
+        source = self.base(ref.producer)
+        key = (ref.producer, id(ref.dump))
+        if key in self._dumps or self.node_of(source) in self.nodes.inline:
+            return
+        node = self._dumps[key] = len(self.fns)
+        self.dumped[node] = source
+        self.fns.append(ref.dump)
+        self.args.append((ref.producer,))
+
+    def dump_output(self, arg: Arg[Any]) -> Output[Any] | None:
+        """What the dump of an `Arg` makes; None where it runs inside the consumer, or there is none."""
+        if arg.dump is None:
+            return None
+        node = self._dumps.get((arg.producer, id(arg.dump)))
+        return None if node is None else Output(self, node)
+
+    def base(self, ref: Input[Any]) -> Output[Any]:
+        """The output whose object travels for a reference."""
+        while not isinstance(ref, Output):
+            if not isinstance(ref, Arg):
+                raise GraphError(f"{ref!r} cannot be an argument.", remedy="Give an output, a stored object or an Arg.")
+            dumped = self.dump_output(ref)
+            ref = ref.producer if dumped is None else dumped
+        return ref
+
+    def node_of(self, output: Output[Any]) -> int:
+        """The node of an output; `STORED` for a stored object.
+
+        Raises:
+            GraphError: It belongs to another graph, or was added after the run began.
+        """
+        origin, node = output._origin, output._node
+        if origin is self.nodes:
+            if node < self.count:
+                return node
+            raise GraphError(f"{output!r} was added to the graph after this run began.", remedy="Run the graph again.")
+        if origin is self:
+            return node
+        if isinstance(origin, StoredObject):
+            return STORED
+        raise GraphError(
+            f"{output!r} belongs to another graph.",
+            remedy="Add its function to this graph, or hand over the value: keep= and results.stored(...), or given=.",
+        )
+
+    def producers(self, node: int) -> list[int]:
+        """The nodes that a node needs."""
+        nodes = self.nodes
+        found = []
+        for ref in self.refs[node]:
+            output = ref if type(ref) is Output else self.base(ref)
+            producer = output._node if output._origin is nodes else self.node_of(output)
+            if producer != STORED:
+                found.append(producer)
+        return found
+
+    def order(self) -> list[int]:
+        """All nodes, producers first.
+
+        Raises:
+            GraphError: There is a cycle; it names one.
+        """
+        everything = range(len(self.fns))
+        if not self.nodes.forward and len(self.fns) == self.count:
+            return list(everything)
+        producers = [self.producers(node) for node in everything]
+        order = topological(producers)
+        if len(order) < len(everything):
+            path = " -> ".join(self.id_of(node) for node in find_cycle(producers, order))
+            raise GraphError(f"the graph has a cycle: {path}.", remedy="A function cannot need its own result.")
+        return order
+
+    def id_of(self, node: int, /) -> str:
+        """The id of a node, dumps included: ``to_bytes(train)``."""
+        if node < self.count:
+            return self.nodes.id_of(node)
+        known = self._dump_ids.get(node)
+        if known is None:
+            stem = f"{name_of(self.fns[node])}({self.dumped[node].id})"
+            known, more = stem, 1
+            while known in self._dump_ids.values() or self.nodes.find(known) is not None:
+                more += 1
+                known = f"{stem}-{more}"
+            self._dump_ids[node] = known
+        return known
+
+    def function(self, node: int) -> Callable[..., Any]:
+        """The function of a node that is not a value."""
+        fn = self.fns[node]
+        assert fn is not None
+        return fn
