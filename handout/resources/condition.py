@@ -1,0 +1,133 @@
+"""A condition of a cost: what a host must say, none of which is consumed."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from handout.errors import CostError
+from handout.resources.names import COUNTS, SIZES
+from handout.resources.units import format_amount, read_amount
+
+#: The host must say True (or have a positive amount).
+HAS: Final = "has"
+#: The host must say the same text, or have it in its set.
+IS: Final = "is"
+
+_COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_COMPARISON = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*(.*?)\s*", re.DOTALL)
+_VERSION = re.compile(r"\d+(?:\.\d+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a host must say under one name.
+
+    Attributes:
+        name: The capability.
+        op: `HAS`, `IS`, or one of the six comparisons.
+        text: What is asked for, as written.
+        parts: The same as an amount; None where it can only be compared as text or as a version.
+        sized: Whether ``parts`` are those of bytes.
+    """
+
+    name: str
+    op: str
+    text: str = ""
+    parts: int | None = None
+    sized: bool = field(default=False, compare=False)
+
+    def __str__(self) -> str:
+        """As it stands in messages: ``has_cuda``, ``camera=basler``, ``compute_capability>=8.6``."""
+        if self.op == HAS:
+            return self.name
+        return f"{self.name}{'=' if self.op == IS else self.op}{self.text}"
+
+    def met_by_amount(self, parts: int) -> bool:
+        """Whether a host with that amount meets it."""
+        if self.op == HAS:
+            return parts > 0
+        if self.op == IS or self.parts is None:
+            return False
+        return _COMPARE[self.op](parts, self.parts)
+
+    def met_by_text(self, said: str) -> bool:
+        """Whether a host that says that text, alone or in a set, meets it."""
+        if self.op == HAS:
+            return False
+        if self.op == IS:
+            return said == self.text or (self.name == "python" and _same_python(said, self.text))
+        if self.name == "python" and self.op in ("==", "!="):
+            return _same_python(said, self.text) is (self.op == "==")
+        ours, theirs = _version(self.text), _version(said)
+        if ours is not None and theirs is not None:
+            return _COMPARE[self.op](theirs, ours)
+        # Text has no order: only sameness can be asked of it.
+        return self.op in ("==", "!=") and _COMPARE[self.op](said, self.text)
+
+
+def read_conditions(name: str, text: str) -> tuple[Condition, ...] | None:
+    """Read comparisons such as ``">=8.6"`` or ``">=3.10, <3.13"``; None where the text is none.
+
+    Raises:
+        CostError: A comparison has nothing to compare with, or asks for an order that text does not have.
+    """
+    if _COMPARISON.fullmatch(text) is None:
+        return None
+    return tuple(_read_one(name, part, text) for part in text.split(","))
+
+
+def _read_one(name: str, part: str, text: str) -> Condition:
+    match = _COMPARISON.fullmatch(part)
+    if match is None or not match[2]:
+        raise _refuse(name, text, f"{part.strip()!r} is no comparison")
+    op, operand = match[1], match[2]
+    if name == "python":
+        if _version(operand) is None:
+            raise _refuse(name, text, f"{operand!r} is no version of Python")
+        return Condition(name, op, operand)
+    try:
+        parts, sized = read_amount(operand, size=name in SIZES, name=name)
+    except CostError as error:
+        if name in SIZES or name in COUNTS:
+            raise
+        if op not in ("==", "!=") and _version(operand) is None:
+            raise _refuse(name, text, f"{operand!r} is neither an amount nor a version") from error
+        return Condition(name, op, operand)
+    if name in SIZES:
+        operand = format_amount(parts, size=True)
+    return Condition(name, op, operand, parts, sized)
+
+
+def _version(text: str) -> tuple[int, ...] | None:
+    """Compared piece by piece, so that 3.9 comes before 3.10; trailing zeros mean nothing."""
+    if _VERSION.fullmatch(text) is None:
+        return None
+    pieces = [int(piece) for piece in text.split(".")]
+    while len(pieces) > 1 and not pieces[-1]:
+        pieces.pop()
+    return tuple(pieces)
+
+
+def _same_python(said: str, asked: str) -> bool:
+    """Whether 3.11.7 is a 3.11."""
+    return said.split(".")[: asked.count(".") + 1] == asked.split(".")
+
+
+def _refuse(name: str, text: str, why: str) -> CostError:
+    return CostError(
+        f"{name}={text!r} cannot be read: {why}.",
+        remedy="Write a comparison such as '>=8.6', or several with commas between them.",
+        name=name,
+        value=text,
+    )

@@ -1,0 +1,142 @@
+"""A TOML file that remembers on which line each key stands, so that an error can say where to look."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+from handout.errors import InventoryError
+
+#: A place in the file: keys, and indices in arrays.
+Place = tuple[str | int, ...]
+
+
+class TomlFile:
+    """A file that has been read.
+
+    Raises:
+        InventoryError: It cannot be read, or is no TOML.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        #: As the user gave it.
+        self.name = os.fspath(path)
+        text = self._read()
+        try:
+            self.data: dict[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise self._not_toml(error) from error
+        self._text = text
+        self._lines: dict[Place, int] | None = None
+
+    def line(self, *places: Place) -> int | None:
+        """The line of the first of these places that stands in the file, or else of what is around it."""
+        if self._lines is None:
+            self._lines = _locate(self._text)
+        for place in places:
+            if place in self._lines:
+                return self._lines[place]
+        for place in places:
+            for length in range(len(place) - 1, 0, -1):
+                if place[:length] in self._lines:
+                    return self._lines[place[:length]]
+        return None
+
+    def error(self, places: Sequence[Place], problem: str, remedy: str, *, host: str = "") -> InventoryError:
+        """An error about what stands at one of these places."""
+        line = self.line(*places)
+        where = self.name if line is None else f"{self.name}, line {line}"
+        key = ".".join(map(str, places[0])) if places else ""
+        at = f"{where}: {key}" if key else where
+        return InventoryError(f"{at}: {problem}", remedy=remedy, file=self.name, line=line, key=key, host=host)
+
+    def _read(self) -> str:
+        try:
+            with open(self.name, "rb") as file:
+                return file.read().decode("utf-8-sig").replace("\r\n", "\n")
+        except FileNotFoundError as error:
+            remedy = f"Create it, or correct the path (looked in {os.getcwd()})."
+            if "@" in self.name:
+                remedy = f"To name one host, give a list: [{self.name!r}]."
+            raise InventoryError(f"inventory {self.name!r} does not exist.", remedy=remedy, file=self.name) from error
+        except OSError as error:
+            raise InventoryError(
+                f"inventory {self.name!r} cannot be read: {error.strerror}.",
+                remedy="It must be a TOML file that you may read.",
+                file=self.name,
+            ) from error
+        except UnicodeDecodeError as error:
+            raise InventoryError(
+                f"inventory {self.name!r} is no text: {error.reason} at byte {error.start}.",
+                remedy="Save it as UTF-8.",
+                file=self.name,
+            ) from error
+
+    def _not_toml(self, error: tomllib.TOMLDecodeError) -> InventoryError:
+        message = str(error)
+        line = None
+        if "(at line " in message:
+            line = int(message.rpartition("(at line ")[2].split(",")[0])
+        return InventoryError(
+            f"{self.name}{'' if line is None else f', line {line}'}: no TOML: {message}.",
+            remedy="Text needs quotes; lists need brackets.",
+            file=self.name,
+            line=line,
+        )
+
+
+def _locate(text: str) -> dict[Place, int]:
+    """The line of every table and key of a valid file.
+
+    The standard library's parser tells no positions. But a valid file is a sequence of statements, and the first
+    lines that it accepts by themselves are one: so it finds the end of each, strings and arrays over many lines
+    included.
+    """
+    lines: dict[Place, int] = {}
+    table: Place = ()
+    counts: dict[Place, int] = {}
+    statement, start = "", 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if not statement:
+            start = number
+        statement += line + "\n"
+        try:
+            parsed = tomllib.loads(statement)
+        except tomllib.TOMLDecodeError:
+            continue
+        head, statement = statement.lstrip(), ""
+        if head.startswith("["):
+            table = _header(parsed, counts)
+            for length in range(1, len(table) + 1):
+                lines.setdefault(table[:length], start)
+        else:
+            _note(parsed, table, start, lines)
+    return lines
+
+
+def _header(parsed: Any, counts: dict[Place, int]) -> Place:
+    """Where a ``[table]`` or ``[[table]]`` leads; ``counts`` numbers the latter."""
+    place: Place = ()
+    while parsed:
+        if isinstance(parsed, list):
+            counts[place] = counts.get(place, -1) + 1
+            return (*place, counts[place])
+        if place in counts:
+            place = (*place, counts[place])
+        key, parsed = next(iter(parsed.items()))
+        place = (*place, key)
+    return place
+
+
+def _note(value: Any, place: Place, line: int, lines: dict[Place, int]) -> None:
+    if isinstance(value, dict):
+        inner = list(value.items())
+    elif isinstance(value, list):
+        inner = list(enumerate(value))
+    else:
+        return
+    for key, below in inner:
+        lines.setdefault((*place, key), line)
+        _note(below, (*place, key), line, lines)

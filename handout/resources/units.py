@@ -1,0 +1,175 @@
+"""Amounts: text and numbers to exact fixed-point integers, and back.
+
+An amount is counted in *parts*: ``PARTS`` of them are one unit (one core, one licence seat, one byte). Knows
+nothing of hosts, nor of what the amounts are for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import Any, Final
+
+from handout.errors import CostError
+from handout.resources.names import COUNTS
+
+#: Parts that one unit is divided into.
+PARTS: Final = 10_000
+#: What a plain number of a known size is counted in: megabytes.
+MEGABYTE: Final = 10**6
+#: Bytes in each unit of size, smallest first.
+SIZE_UNITS: Final = {
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "KiB": 2**10,
+    "MB": 10**6,
+    "MiB": 2**20,
+    "GB": 10**9,
+    "GiB": 2**30,
+    "TB": 10**12,
+    "TiB": 2**40,
+    "PB": 10**15,
+    "PiB": 2**50,
+}
+
+_NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?)\s*(.*?)\s*", re.DOTALL)
+_UNITS_TEXT = "B, kB, MB, GB, TB, KiB, MiB, GiB or TiB"
+
+
+def split_number(text: str) -> tuple[str, str] | None:
+    """The numeral that a text begins with and the word after it, or None where there is no numeral."""
+    match = _NUMBER.fullmatch(text)
+    return (match[1], match[2]) if match else None
+
+
+def unit_hint(word: str) -> str:
+    """What ``word`` was meant to be where it is nearly a unit of size, else ""."""
+    shape = word.lower()
+    if shape in ("k", "m", "g", "t", "p"):
+        return f"{shape.upper() if shape != 'k' else 'k'}B' or '{shape.upper()}iB"
+    return next((unit for unit in SIZE_UNITS if unit.lower() == shape and unit != word), "")
+
+
+def parse_amount(value: Any, *, size: bool, name: str = "amount") -> int:
+    """Read an amount exactly.
+
+    Digits beyond the resolution are dropped rather than rounded up, so that ``n`` shares of ``1/n`` always fit
+    one unit; the noise of binary fractions (``0.1 * 3``) is removed before that.
+
+    Args:
+        value: A number, or text such as ``"2 GB"`` or ``"0.5"``.
+        size: Whether it is a size: then a plain number counts megabytes, and the parts are those of bytes.
+        name: What to call it in an error.
+    Returns: Parts, at least one for anything above zero.
+    Raises:
+        CostError: It is no number, negative, not finite, or its unit is unknown.
+    """
+    parts, _ = read_amount(value, size=size, name=name)
+    return parts
+
+
+def read_amount(value: Any, *, size: bool, name: str = "amount") -> tuple[int, bool]:
+    """As `parse_amount`, and whether it turned out to be a size, which a unit says of any name."""
+    if type(value) is int and value >= 0:
+        return value * (MEGABYTE * PARTS if size else PARTS), size
+    if isinstance(value, str | float):
+        return _read_cached(value, size, name)
+    return _to_parts(_exact(value, name, value), MEGABYTE if size else 1, name, value), size
+
+
+@lru_cache(maxsize=1024)
+def _read_cached(value: str | float, size: bool, name: str) -> tuple[int, bool]:
+    """Graphs write the same few amounts thousands of times, and exact arithmetic is slow."""
+    number, unit = value, MEGABYTE if size else 1
+    if isinstance(value, str):
+        split = split_number(value)
+        if split is None:
+            raise _refuse(name, value, "it is no amount", f"Write a number{_or_size(size)}.")
+        number, word = split
+        if word:
+            if name in COUNTS or word not in SIZE_UNITS:
+                raise _refuse(name, value, f"its unit {word!r} is unknown", _unit_remedy(name, word, size))
+            unit, size = SIZE_UNITS[word], True
+    return _to_parts(_exact(number, name, value), unit, name, value), size
+
+
+def _to_parts(exact: Fraction, unit: int, name: str, value: Any) -> int:
+    if exact < 0:
+        raise _refuse(name, value, "it is negative", "Amounts are 0 or more.")
+    return max(1, math.floor(round(exact * unit, 9) * PARTS)) if exact else 0
+
+
+def format_amount(parts: int, *, size: bool, exact: bool = False) -> str:
+    """Write an amount for people, or so that reading it again gives the same parts.
+
+    Args:
+        parts: The amount.
+        size: Whether its units are bytes.
+        exact: Never shorten; the default keeps four significant digits.
+    """
+    number = Fraction(parts, PARTS)
+    if not size:
+        return _decimal(number) if exact else _short(number)
+    best = None
+    for unit, nbytes in SIZE_UNITS.items():
+        if unit == "KB" or not nbytes <= abs(number) < 10_000 * nbytes:
+            continue
+        scaled = number / nbytes
+        if scaled * 1000 == int(scaled * 1000):
+            best = f"{_decimal(scaled)} {unit}"
+    if best is not None:
+        return best
+    if exact or abs(number) < 1000:
+        return f"{_decimal(number)} B"
+    unit = next(u for u in ("PB", "TB", "GB", "MB", "kB") if abs(number) >= SIZE_UNITS[u])
+    return f"{_short(number / SIZE_UNITS[unit])} {unit}"
+
+
+def _exact(number: Any, name: str, value: Any) -> Fraction:
+    if isinstance(number, bool):
+        raise _refuse(name, value, "it is yes or no where an amount is needed", "Write a number.")
+    try:
+        if isinstance(number, Fraction | Decimal | str):
+            return Fraction(number)
+        if isinstance(number, Integral):
+            return Fraction(int(number))
+        if isinstance(number, Real):
+            # By its shortest decimal form: 0.1 is meant as a tenth, not as the binary fraction beside it.
+            return Fraction(repr(float(number)))
+    except (ValueError, OverflowError):
+        raise _refuse(name, value, "it is not finite", "Write the amount there is.") from None
+    raise _refuse(name, value, f"{type(value).__name__} is no amount", "Write a number, or text such as '2 GB'.")
+
+
+def _decimal(number: Fraction) -> str:
+    """All digits; parts and units of size always have finitely many."""
+    if number.denominator == 1:
+        return str(number.numerator)
+    return format(Decimal(number.numerator) / Decimal(number.denominator), "f").rstrip("0").rstrip(".")
+
+
+def _short(number: Fraction) -> str:
+    if number.denominator == 1 or abs(number) >= 10_000:
+        return str(round(number))
+    return f"{float(number):.4g}"
+
+
+def _or_size(size: bool) -> str:
+    return " of MB, or a size such as '2 GB'" if size else ""
+
+
+def _unit_remedy(name: str, word: str, size: bool) -> str:
+    if name in COUNTS:
+        return f"{name} is counted: write the number alone."
+    if hint := unit_hint(word):
+        return f"Did you mean '{hint}'?"
+    return f"Units are {_UNITS_TEXT}." if size else "Write the number alone."
+
+
+def _refuse(name: str, value: Any, why: str, remedy: str) -> CostError:
+    return CostError(f"{name}={value!r} cannot be read: {why}.", remedy=remedy, name=name, value=value)

@@ -1,0 +1,127 @@
+"""Hosts: how they are written, what they pass on, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+from handout.errors import InventoryError
+from handout.resources import Capabilities, Host, as_host
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "username", "port"),
+    [
+        ("gpu1", "gpu1", None, 22),
+        ("user@host:2222", "host", "user", 2222),
+        ("user@host", "host", "user", 22),
+        ("host:2222", "host", None, 2222),
+        (" node1.example.com ", "node1.example.com", None, 22),
+        ("[::1]:2222", "::1", None, 2222),
+        ("ann@[fe80::1]", "fe80::1", "ann", 22),
+        ("::1", "::1", None, 22),
+        ("ssh://ann@host:2222", "host", "ann", 2222),
+        ("first.last@host", "host", "first.last", 22),
+    ],
+)
+def test_text_is_read_as_on_the_command_line(text: str, name: str, username: str | None, port: int) -> None:
+    host = as_host(text)
+    assert (host.name, host.username, host.port) == (name, username, port)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "@host", "user@", "host:", "host:port", "a b", "host:99999", "-oProxyCommand=x", "user@-host"]
+)
+def test_text_that_is_no_host_is_refused(text: str) -> None:
+    with pytest.raises(InventoryError) as caught:
+        as_host(text)
+    assert caught.value.remedy
+
+
+def test_a_host_keeps_the_object_that_was_given() -> None:
+    capabilities = Capabilities(memory="8 GB")
+    host = Host("a", capabilities=capabilities)
+    assert host.capabilities is capabilities
+    assert as_host(host) is host
+
+
+def test_what_is_left_out_is_left_to_the_ssh_configuration() -> None:
+    assert Host("alias").connect_options() == {"host": "alias"}
+
+
+def test_every_ssh_option_is_passed_on_and_wins() -> None:
+    host = Host(
+        "a", address="10.0.0.1", port=2222, username="ann", ssh={"tunnel": "jump", "known_hosts": None, "port": 22}
+    )
+    assert host.connect_options() == {
+        "host": "10.0.0.1",
+        "port": 22,
+        "username": "ann",
+        "tunnel": "jump",
+        "known_hosts": None,
+    }
+
+
+def test_an_ssh_option_that_does_not_exist_is_found_when_the_names_are_known() -> None:
+    host = Host("a", ssh={"client_key": "x"})
+    host.check_ssh(["client_key", "port"])
+    with pytest.raises(InventoryError, match="Did you mean 'client_keys'") as caught:
+        host.check_ssh(["client_keys", "port"])
+    assert caught.value.key == "ssh.client_key"
+
+
+def test_this_machine_is_local() -> None:
+    assert Host.local().is_local
+    assert Host.local().name == "local"
+    assert Host.local("here", {"memory": "4 GB"}).capabilities.amounts["memory"] == 4 * 10**9
+    assert not Host("local").is_local
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": " a"}, "name"),
+        ({"name": 3}, "name"),
+        ({"name": "-a"}, "name"),
+        ({"name": "user@a"}, "name"),
+        ({"name": "a:2222"}, "name"),
+        ({"address": "-oProxyCommand=x"}, "address"),
+        ({"port": 0}, "port"),
+        ({"port": "22"}, "port"),
+        ({"port": True}, "port"),
+        ({"username": 3}, "username"),
+        ({"python": ""}, "python"),
+        ({"price_per_hour": -1}, "price_per_hour"),
+        ({"price_per_hour": "free"}, "price_per_hour"),
+        ({"ssh": ["x"]}, "ssh"),
+        ({"ssh": {"host": "b"}}, "ssh.host"),
+        ({"capabilities": {"memory": "8 GX"}}, "capabilities.memory"),
+        ({"capabilities": "8 GB"}, "capabilities"),
+    ],
+)
+def test_what_cannot_be_names_the_host_and_the_key(given: dict[str, Any], key: str) -> None:
+    with pytest.raises(InventoryError) as caught:
+        Host(given.pop("name", "a"), **given)
+    assert caught.value.key == key
+    assert caught.value.host in str(caught.value)
+    assert key.rpartition(".")[2] in str(caught.value)
+
+
+def test_hosts_are_compared_by_what_they_say_and_travel() -> None:
+    host = Host("a", port=2222, capabilities={"camera": {"flir"}}, ssh={"tunnel": "jump"})
+    assert host == Host("a", port=2222, capabilities={"camera": {"flir"}}, ssh={"tunnel": "jump"})
+    assert host != Host("a")
+    assert host != Host.local("a")
+    assert pickle.loads(pickle.dumps(host)) == host == copy.deepcopy(host)
+    assert len({host, Host("a", port=2222, capabilities={"camera": {"flir"}}, ssh={"tunnel": "jump"})}) == 1
+
+
+def test_a_repr_shows_what_is_unusual_and_no_secret() -> None:
+    assert repr(Host("a")) == "Host('a')"
+    assert repr(Host.local()) == "Host.local('local')"
+    text = repr(Host("a", port=2222, username="ann", ssh={"password": "hunter2"}))
+    assert text == "Host('a', port=2222, ssh=<password>, username='ann')"
