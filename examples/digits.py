@@ -55,13 +55,15 @@ def load() -> Data:
 
 def split(data: Data) -> tuple[Data, Data]:
     """A part to learn from and a part to be judged on."""
-    x, unseen_x, y, unseen_y = train_test_split(data.pixels, data.labels, test_size=0.3, random_state=0)
+    parts = train_test_split(data.pixels, data.labels, test_size=0.3, random_state=0)
+    x, unseen_x, y, unseen_y = map(np.asarray, parts)
     return Data(x, y), Data(unseen_x, unseen_y)
 
 
 def train(seen: Data, unseen: Data, gamma: float, penalty: float) -> Fit:
     """Fit one model and judge it."""
-    model = SVC(gamma=gamma, C=penalty).fit(seen.pixels, seen.labels)
+    model = SVC().set_params(gamma=gamma, C=penalty)
+    model.fit(seen.pixels, seen.labels)
     return Fit(gamma, penalty, float(model.score(unseen.pixels, unseen.labels)), model)
 
 
