@@ -2,7 +2,6 @@
 
 from handout.graph.arg import Arg
 from handout.graph.compile import Given, Outs
-from handout.graph.file import File
 from handout.graph.function import Function, function
 from handout.graph.graph import Graph, Runnable, as_graph
 from handout.graph.marks import options
@@ -14,7 +13,6 @@ from handout.graph.plan import GivenValue, Kept, Pick, Plan, Value
 
 __all__ = [
     "Arg",
-    "File",
     "Function",
     "Given",
     "GivenValue",

@@ -1,0 +1,90 @@
+"""`evaluate`: a graph in this process, without workers, for tests."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from handout.errors import GraphError
+from handout.execution.failure import Failure
+from handout.execution.results import Results
+from handout.graph import Given, Kept, Outs, Plan, Runnable, as_graph
+from handout.graph.evaluate import HERE, evaluate_plan
+from handout.scheduler.states import Outcome
+
+if TYPE_CHECKING:
+    from handout.execution.active import ActiveRun
+
+__all__ = ["evaluate"]
+
+
+def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = None) -> Results:
+    """Run a graph in this process and thread: no worker, no copy, no cost; breakpoints and coverage work.
+
+    Functions are called producers first, each once, with the very objects that others returned. Coroutine functions
+    run one after the other.
+
+    Args:
+        graph: A graph, or a list of `function` entries.
+        outputs: What is wanted; every function that no other one takes, when None.
+        given: Values that replace outputs: stubs in a test.
+
+    Raises:
+        GraphError: The graph is wrong; nothing was called.
+        Exception: What a function raised, with its id as a note.
+    """
+    plan = as_graph(graph).compile(outputs=outputs, given=given)
+    for extra in plan.extras:
+        if isinstance(extra, Kept):
+            raise GraphError(
+                f"stored object {extra.stored.id!r} is on a cluster's hosts, where evaluate does not reach.",
+                remedy="Take a graph.value(...) instead, and replace it with given=.",
+            )
+    scratch = tempfile.mkdtemp(prefix="handout-evaluate-")
+    try:
+        run = _Evaluated(plan, evaluate_plan(plan, scratch))
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    # Results may be files in there.
+    weakref.finalize(run, shutil.rmtree, scratch, ignore_errors=True)
+    return Results(cast("ActiveRun", run))
+
+
+@dataclass(eq=False)
+class _Evaluated:
+    """What `Results` looks at of a run; everything was done, here, at once."""
+
+    plan: Plan
+    values: dict[int, Any]
+    failures: dict[int, Failure] = field(default_factory=dict)
+    failed_order: Sequence[int] = ()
+    error: Exception | None = None
+
+    @property
+    def spec(self) -> _Evaluated:
+        return self
+
+    @property
+    def objects(self) -> dict[int, Any]:
+        return self.values
+
+    @property
+    def outputs(self) -> Sequence[int]:
+        return self.plan.outputs
+
+    @property
+    def producer(self) -> Sequence[int]:
+        return self.plan.producers
+
+    @property
+    def hosts(self) -> list[str]:
+        return [HERE] * len(self.plan)
+
+    @property
+    def outcomes(self) -> Iterator[Outcome]:
+        return iter([Outcome.DONE] * len(self.plan))
