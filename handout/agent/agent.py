@@ -1,0 +1,346 @@
+"""The process on a host that talks to the controller: takes tasks and objects in, and tells what became of them.
+
+It is standard library only and never unpickles: it moves opaque bytes. Here is how its parts hang together; what
+they do is theirs: `link` (conversation, lease), `tasks` (what waits for what), `dispatch` (what starts), `crew`
+(workers), `store` and `transfers` (objects), `capture` (output), `watch` (what takes too long).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import sys
+from typing import Any, Dict, List, Mapping, Optional
+
+from . import commands, processes, wire
+from . import page as words
+from .capture import Logs
+from .clock import now
+from .crew import Crew, Hand
+from .dispatch import Dispatcher
+from .ledger import PARTS, Ledger
+from .link import Link
+from .outcomes import Outcomes
+from .probe import lingers, probe
+from .store import Store
+from .supervisor import DEADLINE
+from .tasks import Backlog, Task, TaskClass
+from .transfers import Transfers
+from .watch import Watch
+
+#: Output of tasks waits here, not in the session, beyond this.
+_CALM_BYTES = 256 << 10
+_LOG_INTERVAL_S = 0.05
+_BLANK_WORKERS = 4
+
+
+class Agent:
+    """All of it.
+
+    Args:
+        folder: Private folder of this run.
+        store: Folder for objects in memory, or None.
+        settings: See `supervisor.run`.
+        token: What the controller's connections say.
+        supervisor: Socket to the supervisor.
+        lease: The page where the supervisor reads the lease.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        store: Optional[str],
+        settings: Dict[str, Any],
+        token: bytes,
+        supervisor: socket.socket,
+        lease: memoryview,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._folder = folder
+        self._memory_folder = store
+        self._lease = lease
+        self._timeout_s: float = settings.get("host_timeout_s", 15.0)
+        self._linger_s: float = settings.get("linger_s", 60.0)
+        heartbeat_s: float = settings.get("heartbeat_s", 2.0)
+        self.stopped = asyncio.Event()
+        self.identity = os.urandom(8).hex()
+        self.probed = probe(folder)
+        self.functions: Dict[int, bytes] = {}
+        self.store = Store(store, f"{folder}/objects", settings.get("store_limit"))
+        self.backlog = Backlog(self.store.__contains__)
+        self.ledger = Ledger(*_amounts(self.probed))
+        setup = {
+            "host": settings.get("host", ""),
+            "folders": self.store.folders,
+            "scratch": f"{folder}/scratch",
+        }
+        self.crew = Crew(supervisor, self, setup, folder)
+        self.dispatcher = Dispatcher(self.backlog, self.ledger, self.store, self.crew, self.functions)
+        self.transfers = Transfers(self.store, self._on_stored)
+        self.link = Link(
+            f"{folder}/agent.sock",
+            token,
+            self.identity,
+            heartbeat_s,
+            self._on_message,
+            self.transfers.receive,
+            self._on_heard,
+            self._is_over,
+        )
+        self.transfers.use(self.link)
+        self.logs = Logs(self._send_log, lambda: self.link.session.calm_bytes < _CALM_BYTES)
+        self.outcomes = Outcomes(self.link, self.backlog, self.store, self.dispatcher, self.crew, self.logs)
+        self.watch = Watch(self.crew, self.outcomes, self.dispatcher)
+        self.dispatcher.on_busy = self.watch.start
+        self._flushing_logs = False
+        self._heartbeat_s = heartbeat_s
+        self._lapsed = False
+        self._tick()
+
+    # ---- the lease -----------------------------------------------------------------------------------------
+
+    @property
+    def _deadline(self) -> float:
+        return self.link.session.last_mutual + self._timeout_s
+
+    def _is_over(self) -> bool:
+        if now() <= self._deadline:
+            return False
+        self.on_lapse()
+        return True
+
+    def _on_heard(self) -> None:
+        deadline = self._deadline
+        self._lease[DEADLINE] = int(deadline * 1e9)
+        if self._lapsed and now() < deadline:
+            self._lapsed = self.dispatcher.paused = False
+            self.dispatcher.schedule()
+
+    def _tick(self) -> None:
+        """Look at the clock: beats, and the ends of the lease and of the lingering."""
+        if now() > self._deadline + self._linger_s:
+            self.stopped.set()
+            return
+        self._is_over()
+        self.link.flush()
+        self._loop.call_later(min(self._heartbeat_s, self._timeout_s / 4) / 2, self._tick)
+
+    def on_lapse(self) -> None:
+        """The lease has ended: running code dies, what has not started goes back, results stay."""
+        if self._lapsed or now() <= self._deadline:
+            return
+        self._lapsed = self.dispatcher.paused = True
+        self.link.disconnect()
+        self.outcomes.lapse()
+
+    def on_orphaned(self) -> None:
+        """The supervisor was killed: nobody else cleans up now."""
+        for hand in list(self.crew.hands.values()):
+            if hand.pid:
+                processes.kill_tree(hand.pid)
+        for pid in processes.marked(f"HANDOUT_RUN={self._folder}".encode()):
+            processes.kill_tree(pid)
+        for folder in (self._folder, self._memory_folder):
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    # ---- the controller's messages -------------------------------------------------------------------------
+
+    def _on_message(self, message: wire.Message) -> None:
+        handler = _HANDLERS.get(message.fields.get("m"))
+        if handler is None:
+            raise wire.ProtocolError(f"message {message.fields.get('m')!r} is not known here")
+        try:
+            handler(self, message.fields, memoryview(message.payload))
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise wire.ProtocolError(f"message {message.fields.get('m')!r} is malformed: {error!r}") from error
+
+    def _functions(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        position = 0
+        for number, size in zip(fields["fn"], fields["len"]):
+            self.functions[number] = bytes(payload[position : position + size])
+            position += size
+
+    def _classes(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        for entry in fields["classes"]:
+            self.backlog.classes[entry["class"]] = TaskClass(entry)
+
+    def _objects(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        position = 0
+        for key, size in zip(fields["key"], fields["len"]):
+            self.store.put(key, payload[position : position + size])
+            position += size
+            self.backlog.arrived(key)
+        self.dispatcher.schedule()
+        self._watch_store()
+
+    def _tasks(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        count = len(fields["ticket"])
+        names = ("fn", "class", "len", "inputs", "out", "keep", "id", "attempt", "variant")
+        columns = [_column(fields, name, count) for name in names]
+        classes, add = self.backlog.classes, self.backlog.add
+        data = bytes(payload)
+        position = 0
+        for ticket, fn, cls, size, inputs, out, keep, id_, attempt, variant in zip(fields["ticket"], *columns):
+            end = position + size
+            add(Task(ticket, fn, classes[cls], data[position:end], inputs, out, keep, id_, attempt, variant))
+            position = end
+        if self._lapsed:
+            self.outcomes.lapse()
+        self.dispatcher.schedule()
+
+    def _stream(self, fields: Dict[str, Any], payload: memoryview) -> None:
+        self.transfers.announce(fields)
+
+    def _fetch(self, fields: Dict[str, Any], payload: memoryview) -> None:
+        self.transfers.fetch(fields)
+
+    def _drop(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        for key in fields["key"]:
+            self.store.drop(key)
+        self._watch_store()
+
+    def _cancel(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        self.outcomes.cancel(fields["ticket"], fields.get("grace_s", 5.0))
+
+    def _take_back(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        self.outcomes.take_back(fields["ticket"])
+
+    def _limits(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        self.ledger.resize(fields["amounts"], fields.get("devices", ()))
+        self.dispatcher.schedule()
+
+    def _run(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        commands.start(fields["id"], fields["argv"], fields.get("timeout_s", 10.0), self.link)
+
+    def _stop(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        self.stopped.set()
+
+    # ---- what workers say ----------------------------------------------------------------------------------
+
+    def on_report(self, hand: Hand, message: wire.Message) -> None:
+        """See `crew.Listener`."""
+        self.outcomes.take_in(hand, message)
+        self._watch_store()
+
+    def on_output(self, hand: Hand, fd: int, number: int, data: bytes) -> None:
+        """See `crew.Listener`."""
+        task = hand.queued.get(number)
+        if task is None and hand.queued:
+            # Before its first task a worker speaks for whichever that will be.
+            task = next(iter(hand.queued.values()))
+        if task is not None:
+            self.logs.add(task.ticket, fd, data)
+            self._flush_logs_soon()
+
+    def on_gone(self, hand: Hand, report: Mapping[str, Any]) -> None:
+        """See `crew.Listener`."""
+        self.store.clean_up_after(hand.suffix)
+        self.outcomes.bury(hand, report)
+
+    def _flush_logs_soon(self) -> None:
+        if not self._flushing_logs:
+            self._flushing_logs = True
+            self._loop.call_later(_LOG_INTERVAL_S, self._flush_logs)
+
+    def _flush_logs(self) -> None:
+        self._flushing_logs = False
+        self.logs.flush(now())
+        if self.logs.waiting:
+            self._flush_logs_soon()
+
+    def _send_log(self, ticket: int, fd: int, dropped: int, data: bytes) -> None:
+        self.link.send_calmly({"m": "log", "ticket": ticket, "fd": fd, "dropped": dropped}, [data])
+
+    # ---- objects -------------------------------------------------------------------------------------------
+
+    def _on_stored(self, key: int) -> None:
+        self.link.send({"m": "stored", "key": [key], "size": [self.store.size(key)]})
+        if self.backlog.arrived(key):
+            self.dispatcher.schedule()
+        self._watch_store()
+
+    def _watch_store(self) -> None:
+        """Tell workers where large results go from here on."""
+        spilling = self.store.spilling
+        if spilling != self.crew.spill:
+            self.crew.spill = spilling
+            for hand in self.crew.hands.values():
+                hand.page[words.SPILL] = int(spilling)
+
+
+def _column(fields: Mapping[str, Any], name: str, count: int) -> List[Any]:
+    """A column: a list, or one value for all. Of columns whose values are lists, an empty one is for all too."""
+    value = fields[name]
+    if not isinstance(value, list) or (not value and count):
+        return [value] * count
+    return value
+
+
+def _amounts(probed: Mapping[str, Any]) -> Any:
+    """What a ledger starts with, until the controller says what counts."""
+    amounts = {name: int(probed[name]) * PARTS for name in ("cpu", "memory", "disk") if name in probed}
+    return amounts, [probed.get("gpu_memory", 0) * PARTS] * probed.get("gpu", 0)
+
+
+_HANDLERS: Dict[Any, Any] = {
+    "functions": Agent._functions,
+    "classes": Agent._classes,
+    "objects": Agent._objects,
+    "tasks": Agent._tasks,
+    "stream": Agent._stream,
+    "fetch": Agent._fetch,
+    "drop": Agent._drop,
+    "cancel": Agent._cancel,
+    "take_back": Agent._take_back,
+    "limits": Agent._limits,
+    "run": Agent._run,
+    "stop": Agent._stop,
+}
+
+
+async def _serve(
+    folder: str,
+    store: Optional[str],
+    settings: Dict[str, Any],
+    token: bytes,
+    report_fd: int,
+    supervisor: socket.socket,
+    lease: memoryview,
+) -> None:
+    agent = Agent(folder, store, settings, token, supervisor, lease)
+    hello = {
+        "agent": agent.identity,
+        "wire": wire.VERSION,
+        "digest": settings.get("digest", ""),
+        "python": list(sys.version_info[:3]),
+        "socket": f"{folder}/agent.sock",
+        "probed": agent.probed,
+        "lingers": lingers(),
+    }
+    os.write(report_fd, json.dumps(hello).encode() + b"\n")
+    os.close(report_fd)
+    agent.crew.prepare(min(agent.probed["cpu"], _BLANK_WORKERS))
+    await agent.stopped.wait()
+    agent.link.flush()
+    # The connection closes when the supervisor ends: then nothing of this host's processes is left.
+    agent.crew.hand_over(agent.link.close())
+
+
+def run(
+    folder: str,
+    store: Optional[str],
+    settings: Dict[str, Any],
+    token: bytes,
+    report_fd: int,
+    supervisor: socket.socket,
+    lease: memoryview,
+) -> None:
+    """Be the agent until it is told to stop, or the lingering ends; the supervisor ends what is left."""
+    asyncio.run(_serve(folder, store, settings, token, report_fd, supervisor, lease))
+
+

@@ -1,0 +1,195 @@
+"""Output of tasks on the agent's side: which task wrote it, the last of it, and how much of it goes on.
+
+A task may print without end: at most :data:`KEPT` bytes wait for the link, the oldest lines go first and are
+counted, and the pipe is always read, so that no task waits for a slow line.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
+
+#: A mark in a pipe: a secret of the worker's, then the number of the task that writes from here.
+MARK = struct.Struct("<Q")
+NONCE_SIZE = 16
+MARK_SIZE = NONCE_SIZE + MARK.size
+
+#: Bytes of one stream of a task that wait to be forwarded.
+KEPT = 64 << 10
+#: Bytes of a task's stderr remembered for its failure.
+_TAIL = 8 << 10
+TAIL_LINES = 20
+#: Bytes a second that one stream of a task may forward, and seconds between its messages.
+_RATE = 256 << 10
+_INTERVAL_S = 0.05
+#: An unfinished line waits for its end, up to this length.
+_LONG_LINE = 8 << 10
+_READ = 256 << 10
+
+
+def new_nonce() -> bytes:
+    """What marks of one worker begin with; begins with NUL, which text has no use for."""
+    return b"\0" + os.urandom(NONCE_SIZE - 1)
+
+
+class Pipe:
+    """One standard stream of one worker, cut by its marks."""
+
+    def __init__(self, fd: int, nonce: bytes, running: Callable[[], int]) -> None:
+        self.fd = fd
+        self._nonce = nonce
+        #: Number of the task that runs now, for what carries no mark.
+        self._running = running
+        self._owner = 0
+        self._held = b""
+        os.set_blocking(fd, False)
+
+    def read(self) -> Optional[List[Tuple[int, bytes]]]:
+        """What is there, as (task, bytes); empty where nothing is, None at the end of the stream."""
+        owner = max(self._owner, self._running())
+        try:
+            data = os.read(self.fd, _READ)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        self._owner = owner
+        return list(self._cut(self._held + data if self._held else data))
+
+    def _cut(self, data: bytes) -> Iterator[Tuple[int, bytes]]:
+        self._held = b""
+        start = 0
+        while True:
+            at = data.find(self._nonce, start)
+            if at < 0:
+                end = self._incomplete(data, start)
+                self._held = data[end:]
+                if end > start:
+                    yield self._owner, data[start:end]
+                return
+            if at > start:
+                yield self._owner, data[start:at]
+            if len(data) < at + MARK_SIZE:
+                self._held = data[at:]
+                return
+            (self._owner,) = MARK.unpack_from(data, at + NONCE_SIZE)
+            start = at + MARK_SIZE
+
+    def _incomplete(self, data: bytes, start: int) -> int:
+        """Where a mark begins that is not all there yet, or the end."""
+        at = data.rfind(b"\0", max(start, len(data) - NONCE_SIZE + 1))
+        if at >= 0 and self._nonce.startswith(data[at:]):
+            return at
+        return len(data)
+
+    def close(self) -> None:
+        """Let the stream go."""
+        os.close(self.fd)
+
+
+class Stream:
+    """One stream of one task on its way to the controller."""
+
+    __slots__ = ("dropped", "due", "fd", "tail", "text", "ticket")
+
+    def __init__(self, ticket: int, fd: int) -> None:
+        self.ticket = ticket
+        self.fd = fd
+        self.text = bytearray()
+        self.tail = bytearray()
+        self.dropped = 0
+        #: When the next message may leave.
+        self.due = 0.0
+
+    def add(self, data: bytes) -> None:
+        """Take output; the oldest lines make room."""
+        self.text += data
+        if self.fd == 2:
+            self.tail += data[-_TAIL:]
+            del self.tail[:-_TAIL]
+        excess = len(self.text) - KEPT
+        if excess > 0:
+            end = self.text.find(b"\n", excess) + 1 or len(self.text)
+            self.dropped += self.text.count(b"\n", 0, end) or 1
+            del self.text[:end]
+
+    def take(self, now: float, whole: bool) -> Optional[bytes]:
+        """The lines to send now, if any.
+
+        Args:
+            now: Monotonic seconds.
+            whole: The task has ended: everything, unfinished lines too.
+        """
+        if not whole and now < self.due:
+            return None
+        end = len(self.text) if whole or len(self.text) > _LONG_LINE else self.text.rfind(b"\n") + 1
+        if not end and not self.dropped:
+            return None
+        data = bytes(self.text[:end])
+        del self.text[:end]
+        self.due = now + max(_INTERVAL_S, len(data) / _RATE)
+        return data
+
+    def last_lines(self) -> List[str]:
+        """The last lines written."""
+        lines = self.tail.decode("utf-8", "replace").splitlines()
+        return lines[-TAIL_LINES:]
+
+
+class Logs:
+    """The output of all tasks of this host that has not left yet.
+
+    Args:
+        send: Takes (ticket, fd, lines dropped, bytes).
+        room: Whether the link can take more output now.
+    """
+
+    def __init__(self, send: Callable[[int, int, int, bytes], None], room: Callable[[], bool]) -> None:
+        self._send = send
+        self._room = room
+        self._streams: Dict[Tuple[int, int], Stream] = {}
+        #: Ended, but the link had no room yet.
+        self._ended: List[Stream] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether :meth:`flush` has anything to do, now or later."""
+        return bool(self._streams or self._ended)
+
+    def add(self, ticket: int, fd: int, data: bytes) -> None:
+        """Take what a task wrote."""
+        stream = self._streams.get((ticket, fd))
+        if stream is None:
+            stream = self._streams[ticket, fd] = Stream(ticket, fd)
+        stream.add(data)
+
+    def tail(self, ticket: int) -> List[str]:
+        """The last lines of a task's stderr."""
+        stream = self._streams.get((ticket, 2))
+        return stream.last_lines() if stream is not None else []
+
+    def end(self, ticket: int) -> None:
+        """The task has ended: what it wrote goes out whole."""
+        for fd in (1, 2):
+            stream = self._streams.pop((ticket, fd), None)
+            if stream is not None:
+                self._ended.append(stream)
+
+    def flush(self, now: float) -> None:
+        """Send what is due, as far as there is room."""
+        while self._ended and self._room():
+            self._emit(self._ended.pop(0), now, True)
+        for stream in self._streams.values():
+            if stream.text and self._room():
+                self._emit(stream, now, False)
+        # Thousands of tasks may end while the link is down: the oldest output is given up.
+        del self._ended[:-256]
+
+    def _emit(self, stream: Stream, now: float, whole: bool) -> None:
+        data = stream.take(now, whole)
+        if data is not None and (data or stream.dropped):
+            self._send(stream.ticket, stream.fd, stream.dropped, data)
+            stream.dropped = 0

@@ -1,0 +1,255 @@
+"""The agent's end of the link: a Unix socket, the one connection on it that counts, and the lease.
+
+A connection counts once its hello carries the token; a later one replaces an earlier one. What the conversation
+remembers across connections is the session's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import socket
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
+
+from . import wire
+from .clock import now
+from .session import Session
+
+_RECEIVE = 1 << 20
+_HELLO_TIMEOUT_S = 10.0
+#: Connections that have not said hello, at most; the system's own limit of segments of one write.
+_MAX_STRANGERS = 16
+_SEGMENTS = 512
+
+
+class Link:
+    """Listens in a folder and keeps the conversation with the controller going.
+
+    Args:
+        path: Of the socket.
+        token: What a hello must carry.
+        identity: What this agent calls itself; a hello for another one is refused.
+        heartbeat_s: Seconds between beats where there is nothing else to say.
+        on_message: Hears every message, once and in order.
+        on_piece: Hears every piece of an incoming stream.
+        on_heard: Called after anything was heard: the lease may have moved.
+        is_over: Whether the lease has ended; what was on the way by then is not listened to.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        token: bytes,
+        identity: str,
+        heartbeat_s: float,
+        on_message: Callable[[wire.Message], None],
+        on_piece: Callable[[wire.Piece], None],
+        on_heard: Callable[[], None],
+        is_over: Callable[[], bool],
+    ) -> None:
+        self.session = Session(heartbeat_s=heartbeat_s, now=now())
+        self._token = token.hex()
+        self._identity = identity
+        #: Connections are counted by the controller: one that was slow on the way does not replace a later one.
+        self._ticket = 0
+        self._on_message = on_message
+        self._on_piece = on_piece
+        self._on_heard = on_heard
+        self._is_over = is_over
+        self._loop = asyncio.get_running_loop()
+        self._peer: Optional[socket.socket] = None
+        self._strangers: Dict[socket.socket, wire.Decoder] = {}
+        self._unsent: Deque[memoryview] = deque()
+        self._scheduled = False
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(path)
+        os.chmod(path, 0o600)
+        self._listener.listen(16)
+        self._listener.setblocking(False)
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection counts now."""
+        return self._peer is not None
+
+    # ---- connections ---------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        try:
+            peer, _ = self._listener.accept()
+        except OSError:
+            return
+        if len(self._strangers) >= _MAX_STRANGERS:
+            peer.close()
+            return
+        peer.setblocking(False)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            peer.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
+        self._strangers[peer] = wire.Decoder()
+        self._loop.add_reader(peer.fileno(), self._on_stranger, peer)
+        self._loop.call_later(_HELLO_TIMEOUT_S, self._turn_away, peer)
+
+    def _turn_away(self, peer: socket.socket) -> None:
+        if self._strangers.pop(peer, None) is not None:
+            self._loop.remove_reader(peer.fileno())
+            peer.close()
+
+    def _on_stranger(self, peer: socket.socket) -> None:
+        decoder = self._strangers[peer]
+        try:
+            # A hello is small; what could follow it is left in the socket.
+            data = peer.recv(4096)
+            frames = decoder.feed(data) if data else None
+        except BlockingIOError:
+            return
+        except (OSError, wire.ProtocolError):
+            frames = None
+        if frames is None:
+            self._turn_away(peer)
+            return
+        if not frames:
+            return
+        hello = frames[0]
+        said = hello.fields.get("token") if type(hello) is wire.Hello else None
+        if len(frames) > 1 or not isinstance(said, str) or not hmac.compare_digest(said.encode(), self._token.encode()):
+            self._turn_away(peer)
+            return
+        assert type(hello) is wire.Hello
+        del self._strangers[peer]
+        self._loop.remove_reader(peer.fileno())
+        self._welcome(peer, decoder, len(data), hello)
+
+    def _welcome(self, peer: socket.socket, decoder: wire.Decoder, received: int, hello: wire.Hello) -> None:
+        wanted, ticket = hello.fields.get("agent", self._identity), hello.fields.get("ticket", self._ticket + 1)
+        if wanted != self._identity or not isinstance(ticket, int) or ticket <= self._ticket:
+            reason = "an earlier connection" if wanted == self._identity else "another agent was meant"
+            try:
+                peer.send(wire.encode_hello({"agent": self._identity, "error": reason}))
+            except OSError:
+                pass
+            peer.close()
+            return
+        self._ticket = ticket
+        self.disconnect()
+        session = self.session
+        session.open(now(), decoder, received)
+        self._peer = peer
+        self._loop.add_reader(peer.fileno(), self._on_readable)
+        self._unsent.append(memoryview(session.hello({"agent": self._identity})))
+        try:
+            session.attach(hello.fields.get("state"), now())
+        except wire.ProtocolError:
+            self.disconnect()
+            return
+        self.flush()
+
+    def disconnect(self) -> None:
+        """Let the connection go, where there is one; the conversation goes on with the next."""
+        peer, self._peer = self._peer, None
+        if peer is None:
+            return
+        self.session.detach()
+        self._unsent.clear()
+        self._loop.remove_reader(peer.fileno())
+        self._loop.remove_writer(peer.fileno())
+        peer.close()
+
+    # ---- bytes ---------------------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        peer = self._peer
+        if peer is None:
+            return
+        if self._is_over():
+            # This side was stopped for so long that what waits here is old: the other side must say hello anew.
+            self.disconnect()
+            return
+        try:
+            data = peer.recv(_RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.disconnect()
+            return
+        try:
+            for frame in self.session.receive(data, now()):
+                if type(frame) is wire.Message:
+                    self._on_message(frame)
+                elif type(frame) is wire.Piece:
+                    self._on_piece(frame)
+        except wire.ProtocolError:
+            self.disconnect()
+            return
+        self._on_heard()
+        self.schedule()
+
+    def send(self, fields: Dict[str, Any], payload: Sequence[wire.Buffer] = ()) -> None:
+        """Send a message, together with whatever else is sent until the loop is idle."""
+        self.session.send(fields, payload)
+        self.schedule()
+
+    def send_calmly(self, fields: Dict[str, Any], payload: Sequence[wire.Buffer] = ()) -> None:
+        """Send a message that waits its turn among the bulk."""
+        self.session.send_calmly(fields, payload)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Write what there is to write, soon."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write as much as goes now."""
+        self._scheduled = False
+        peer = self._peer
+        if peer is None:
+            return
+        while True:
+            if not self._unsent:
+                self._unsent.extend(memoryview(s) for s in self.session.take(now()))
+                if not self._unsent:
+                    self._loop.remove_writer(peer.fileno())
+                    return
+            try:
+                sent = peer.sendmsg(_first(self._unsent))
+            except BlockingIOError:
+                self._loop.add_writer(peer.fileno(), self.flush)
+                return
+            except OSError:
+                self.disconnect()
+                return
+            while sent:
+                head = self._unsent[0]
+                if sent < len(head):
+                    self._unsent[0] = head[sent:]
+                    break
+                sent -= len(head)
+                self._unsent.popleft()
+            while self._unsent and not self._unsent[0]:
+                self._unsent.popleft()
+
+    def close(self) -> int:
+        """Stop listening and let go.
+
+        Returns: The connection's descriptor, still open, or -1: who closes it says that this side has ended.
+        """
+        peer, self._peer = self._peer, None
+        if peer is not None:
+            self._loop.remove_reader(peer.fileno())
+            self._loop.remove_writer(peer.fileno())
+        self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+        self.session.close()
+        return peer.detach() if peer is not None else -1
+
+
+def _first(segments: Deque[memoryview]) -> List[memoryview]:
+    if len(segments) <= _SEGMENTS:
+        return list(segments)
+    return [segments[i] for i in range(_SEGMENTS)]

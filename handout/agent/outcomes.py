@@ -1,0 +1,382 @@
+"""How tasks end on this host: by themselves, by being called back, or with the worker that they ran on.
+
+Every task that was taken in leaves through exactly one of :meth:`Outcomes._finish`, :meth:`Outcomes._fail` and
+:meth:`Outcomes._return`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
+
+from . import page as words
+from . import processes, wire
+from .capture import Logs
+from .clock import now_ns
+from .crew import Crew, Hand
+from .dispatch import Dispatcher
+from .link import Link
+from .store import Store, StoreFullError
+from .tasks import ENDED, QUEUED, Backlog, Task
+
+#: What is killed for its time or memory gets this long between SIGTERM and SIGKILL.
+GRACE_S = 5.0
+#: A worker writes down where it is before it is killed for its time.
+_SAMPLE_S = 0.05
+#: A worker that lacks the inputs that it was sent is asked again so often.
+_MAX_MISSES = 3
+_MAX_SPAWN_FAILURES = 50
+_PAYLOAD = 8 << 20
+#: Kinds of failure that are decided here, with what is said of them.
+_REASONS = {
+    "cancelled": "the task was cancelled",
+    "timeout": "the task ran over its time and was killed",
+    "memory": "the task used more memory than its cost says and was killed",
+    "host": "the lease ended: the controller was not heard from, and running code was killed",
+}
+
+
+class Outcomes:
+    """Takes in what workers say, and tells the controller."""
+
+    def __init__(
+        self, link: Link, backlog: Backlog, store: Store, dispatcher: Dispatcher, crew: Crew, logs: Logs
+    ) -> None:
+        self._link = link
+        self._backlog = backlog
+        self._store = store
+        self._dispatcher = dispatcher
+        self._crew = crew
+        self._logs = logs
+        self._loop = asyncio.get_running_loop()
+        self._done: Dict[str, List[Any]] = {"ticket": [], "us": [], "size": [], "inline": []}
+        self._payload: List[wire.Buffer] = []
+        self._returned: List[int] = []
+        self._scheduled = False
+        self._oom_kills = processes.oom_kills()
+        self._spawn_failures = 0
+
+    # ---- what the controller hears -------------------------------------------------------------------------
+
+    def _emit_soon(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._emit)
+
+    def _emit(self) -> None:
+        self._scheduled = False
+        if self._done["ticket"]:
+            self._link.send({"m": "done", **self._done}, self._payload)
+            self._done = {"ticket": [], "us": [], "size": [], "inline": []}
+            self._payload = []
+        if self._returned:
+            self._link.send({"m": "returned", "ticket": self._returned})
+            self._returned = []
+
+    def _return(self, task: Task) -> None:
+        self._backlog.end(task)
+        self._logs.end(task.ticket)
+        self._returned.append(task.ticket)
+        self._emit_soon()
+
+    def _fail(self, task: Task, kind: str, payload: Sequence[wire.Buffer] = (), **fields: Any) -> None:
+        followers = self._backlog.followers(task)
+        self._backlog.end(task)
+        # Results that were reported before go out before.
+        self._emit()
+        report = {
+            "m": "failed",
+            "ticket": task.ticket,
+            "kind": kind,
+            "type": "",
+            "message": _REASONS.get(kind, ""),
+            "text": "",
+            "exit": None,
+            "signal": None,
+            "maxrss": None,
+            "elapsed_s": (now_ns() - task.started) / 1e9 if task.started else 0.0,
+            "stderr": self._logs.tail(task.ticket),
+            **fields,
+            "len": sum(len(p) for p in payload),
+        }
+        if kind == "timeout":
+            report["limit_s"] = task.cls.timeout_s
+        elif kind == "memory":
+            report["limit"], report["peak"] = task.cls.memory_limit, task.peak
+        self._logs.end(task.ticket)
+        self._link.send(report, payload)
+        for follower in followers:
+            self._doom(follower)
+
+    def _doom(self, task: Task) -> None:
+        """What a task follows has failed here: the controller decides anew."""
+        if task.state == QUEUED:
+            task.doomed = True
+        elif task.state != ENDED:
+            self._return(task)
+
+    def tell_started(self, tasks: Iterable[Task]) -> None:
+        """These run, and have been for a while."""
+        tickets = []
+        for task in tasks:
+            task.told = True
+            tickets.append(task.ticket)
+        if tickets:
+            self._link.send({"m": "started", "ticket": tickets})
+
+    # ---- what workers say ----------------------------------------------------------------------------------
+
+    def take_in(self, hand: Hand, message: wire.Message) -> None:
+        """A worker's report."""
+        fields = message.fields
+        payload = memoryview(message.payload)
+        if fields["m"] == "failed":
+            self._take_failure(hand, fields, payload)
+        else:
+            self._take_results(hand, fields, payload)
+            back = [hand.queued.pop(number, None) for number in fields.get("skipped", ())]
+            self._let_go(hand, back)
+            self._miss(hand, [hand.queued.pop(number, None) for number in fields.get("missing", ())])
+        if fields.get("bye"):
+            hand.leaving = hand.leaving_well = True
+        if not hand.queued:
+            self._dispatcher.release(hand)
+        self._dispatcher.schedule()
+
+    def _take_results(self, hand: Hand, fields: Dict[str, Any], payload: memoryview) -> None:
+        position = 0
+        durations, backlog, done = self._dispatcher.durations, self._backlog, self._done
+        for number, us, sizes, inline, where in zip(
+            fields["s"], fields["us"], fields["size"], fields["inline"], fields["where"]
+        ):
+            end = position + sum([size for size in inline if size > 0])
+            data, position = payload[position:end], end
+            task = hand.queued.pop(number, None)
+            if task is None:
+                continue
+            hand.load_us -= task.est_us
+            durations.add(task.fn, us)
+            if not self._keep(hand, task, sizes, inline, where, data):
+                continue
+            backlog.end(task)
+            for key in task.out:
+                if key in backlog.waiting:
+                    backlog.arrived(key)
+            done["ticket"].append(task.ticket)
+            done["us"].append(us)
+            done["size"].append(sizes)
+            done["inline"].append(inline)
+            if len(data):
+                self._payload.append(data)
+            self._logs.end(task.ticket)
+        if len(self._payload) and sum(len(p) for p in self._payload) > _PAYLOAD:
+            self._emit()
+        self._emit_soon()
+
+    def _keep(
+        self,
+        hand: Hand,
+        task: Task,
+        sizes: Sequence[int],
+        inline: Sequence[int],
+        where: Sequence[int],
+        data: memoryview,
+    ) -> bool:
+        """Put a task's objects into the store; False where the task failed for want of room."""
+        position = 0
+        waiting = self._backlog.waiting
+        for key, size, inlined, folder in zip(task.out, sizes, inline, where):
+            if key == -1:
+                continue
+            if inlined < 0:
+                if not self._store.adopt(key, size, folder, hand.suffix):
+                    self._fail(task, "host", message="a result's file vanished from the store")
+                    return False
+                continue
+            if task.keep or key in waiting:
+                try:
+                    self._store.put(key, data[position : position + inlined])
+                except StoreFullError as error:
+                    self._fail(task, "disk", message=str(error), path=error.path, need=error.need, free=error.free)
+                    return False
+            position += inlined
+        return True
+
+    def _take_failure(self, hand: Hand, fields: Dict[str, Any], payload: memoryview) -> None:
+        task = hand.queued.pop(fields["s"], None)
+        if task is None:
+            return
+        hand.load_us -= task.est_us
+        kind = fields["kind"]
+        if task.fate in _REASONS and kind in ("cancelled", "raised"):
+            kind = task.fate
+        said = {k: v for k, v in fields.items() if k not in ("m", "s", "us", "kind")}
+        said["elapsed_s"] = fields["us"] / 1e6
+        self._fail(task, kind, [payload] if len(payload) else [], **said)
+
+    def _let_go(self, hand: Hand, tasks: Iterable[Optional[Task]]) -> None:
+        """A worker gave tasks back unstarted."""
+        back: List[Task] = []
+        for task in tasks:
+            if task is None:
+                continue
+            hand.load_us -= task.est_us
+            if task.fate == "returned":
+                self._return(task)
+            elif task.fate is not None:
+                self._fail(task, task.fate)
+            else:
+                back.append(task)
+        for task in self._backlog.put_back(back):
+            self._return(task)
+
+    def _miss(self, hand: Hand, tasks: Iterable[Optional[Task]]) -> None:
+        """A worker lacked inputs: what it was to make itself came to nothing, or it forgot it."""
+        for task in tasks:
+            if task is None:
+                continue
+            task.misses += 1
+            if task.misses > _MAX_MISSES and not task.missing and not task.doomed:
+                hand.load_us -= task.est_us
+                self._fail(task, "input", message="an input could not be read from the store")
+            else:
+                self._let_go(hand, [task])
+
+    # ---- calling back --------------------------------------------------------------------------------------
+
+    def cancel(self, tickets: Sequence[int], grace_s: float) -> None:
+        """End tasks: what has not started does not, what runs is killed."""
+        for task in self._call_back(tickets, "cancelled"):
+            self._fail(task, "cancelled")
+        self._dispatcher.grace_s = grace_s
+        self._dispatcher.schedule()
+
+    def take_back(self, tickets: Sequence[int]) -> None:
+        """Give back tasks that have not started; the others run on."""
+        for task in self._call_back(tickets, "returned"):
+            self._return(task)
+        self._dispatcher.schedule()
+
+    def _call_back(self, tickets: Sequence[int], fate: str) -> List[Task]:
+        """Give tasks that are on workers a fate, and revoke them; the others are the answer."""
+        here: List[Task] = []
+        first: Dict[Hand, int] = {}
+        for ticket in tickets:
+            task = self._backlog.tasks.get(ticket)
+            if task is None:
+                continue
+            if task.state != QUEUED:
+                here.append(task)
+            elif task.fate is None or fate == "cancelled":
+                task.fate = fate
+                first[task.hand] = min(task.seq, first.get(task.hand, task.seq))
+        for hand, number in first.items():
+            self.revoke(hand, number)
+        return here
+
+    def revoke(self, hand: Hand, first: int) -> None:
+        """Keep a worker from starting what is queued on it from a number on; see `page`."""
+        if hand.revoked_from is None:
+            self._loop.call_later(words.SETTLE_S, self._settle, hand)
+            hand.revoked_from = first
+        hand.revoked_from = min(first, hand.revoked_from)
+        hand.page[words.REVOKED_TO] = hand.next_number - 1
+        hand.page[words.REVOKED_FROM] = hand.revoked_from
+
+    def _settle(self, hand: Hand) -> None:
+        """What a worker had not announced by now, it never will."""
+        first, hand.revoked_from = hand.revoked_from, None
+        if hand.gone or first is None:
+            return
+        announced, last = hand.page[words.ANNOUNCED], hand.page[words.REVOKED_TO]
+        numbers = [n for n in hand.queued if first <= n <= last and n > announced]
+        self._let_go(hand, [hand.queued.pop(n) for n in numbers])
+        doomed = [t for t in hand.queued.values() if t.fate == "cancelled"]
+        for task in hand.queued.values():
+            if task.fate == "returned":
+                task.fate = None
+        if doomed and not hand.killed:
+            self._kill(hand, self._dispatcher.grace_s)
+        if not hand.queued:
+            self._dispatcher.release(hand)
+        self._dispatcher.schedule()
+
+    def _kill(self, hand: Hand, grace_s: float) -> None:
+        hand.killed = True
+        self._crew.kill(hand, grace_s)
+
+    def end_running(self, hand: Hand, task: Task, kind: str) -> None:
+        """Kill a task that is over its limits, with its worker."""
+        if task.fate is not None and task.fate != "returned":
+            return
+        task.fate = kind
+        task.started = hand.page[words.STARTED]
+        hand.leaving = True
+        self.revoke(hand, task.seq + 1)
+        self._crew.signal(hand, signal.SIGUSR1)
+        self._loop.call_later(_SAMPLE_S, self._kill, hand, GRACE_S)
+
+    def lapse(self) -> None:
+        """The lease has ended: nothing stays that is not finished."""
+        for task in list(self._backlog.tasks.values()):
+            if task.state == QUEUED:
+                task.fate = task.fate or "host"
+            elif task.state != ENDED:
+                self._return(task)
+        for hand in self._crew.hands.values():
+            if hand.queued:
+                self.revoke(hand, 0)
+                self._kill(hand, 0.0)
+
+    def bury(self, hand: Hand, report: Mapping[str, Any]) -> None:
+        """A worker is gone: whose fault it was, and what happens to the others that were queued on it."""
+        queued = list(hand.queued.values())
+        if "error" in report:
+            self._dispatcher.hold()
+            self._spawn_failures += 1
+            if self._spawn_failures > _MAX_SPAWN_FAILURES and len(self._crew.hands) == 0:
+                for task in queued:
+                    task.fate = task.fate or "host"
+        else:
+            self._spawn_failures = 0
+        culprit: Optional[Task] = None
+        if queued and not hand.killed and not hand.leaving_well and "error" not in report:
+            culprit = hand.queued.get(hand.page[words.ANNOUNCED], queued[0])
+        hand.queued.clear()
+        if culprit is not None and culprit.fate is None:
+            queued.remove(culprit)
+            culprit.started = hand.page[words.STARTED]
+            self._fail(culprit, "died", **self._cause_of_death(report))
+        for task in queued:
+            if task.fate in _REASONS:
+                self._fail(task, str(task.fate), maxrss=report.get("rss"))
+            else:
+                self._let_go(hand, [task])
+        self._dispatcher.release(hand)
+        self._dispatcher.schedule()
+
+    def _cause_of_death(self, report: Mapping[str, Any]) -> Dict[str, Any]:
+        status = report["status"]
+        fields: Dict[str, Any] = {"maxrss": report.get("rss")}
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            fields["signal"] = number
+            fields["message"] = f"the worker was killed by signal {number} ({_signal_name(number)})"
+        else:
+            fields["exit"] = os.WEXITSTATUS(status)
+            fields["message"] = f"the worker exited with status {fields['exit']} while the task ran"
+        kills = processes.oom_kills()
+        if kills > self._oom_kills and fields.get("signal") == signal.SIGKILL:
+            fields["oom"] = True
+            fields["message"] += "; the kernel had run out of memory"
+        self._oom_kills = kills
+        return fields
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

@@ -1,0 +1,46 @@
+"""The page of memory that a worker shares with the agent: what runs, since when, and what must not start.
+
+Aligned 64-bit words, each written whole by one side. A worker announces a task's number *before* it looks
+whether that number has been revoked; the agent revokes *before* it looks what was announced, a moment later
+(:data:`SETTLE_S`). So either the worker sees that its task was revoked, or the agent sees that it has started.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from typing import Tuple
+
+#: Number of the task that was started last, or was looked at; when that was, in nanoseconds. Never goes back.
+ANNOUNCED, STARTED = 0, 1
+#: Numbers from the first to the second, both included, must not start.
+REVOKED_FROM, REVOKED_TO = 2, 3
+#: Where large results are to be written: 0 in memory, 1 on disk.
+SPILL = 4
+#: 1 while the worker waits for something to do.
+IDLE = 5
+
+#: No task has this number.
+NEVER = (1 << 63) - 1
+#: How long the agent waits before it believes what it reads after a revocation. A store becomes visible to
+#: other processors within microseconds.
+SETTLE_S = 0.001
+
+
+def create(folder: str) -> Tuple[int, memoryview]:
+    """A new page: a descriptor to hand to the worker, and this side's view."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("handout-page", os.MFD_CLOEXEC)
+    else:  # pragma: no cover - macOS
+        fd, path = tempfile.mkstemp(dir=folder)
+        os.unlink(path)
+    os.ftruncate(fd, mmap.PAGESIZE)
+    view = attach(fd)
+    view[REVOKED_FROM] = NEVER
+    return fd, view
+
+
+def attach(fd: int) -> memoryview:
+    """The page behind a descriptor."""
+    return memoryview(mmap.mmap(fd, mmap.PAGESIZE)).cast("Q")

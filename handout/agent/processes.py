@@ -1,0 +1,183 @@
+"""What the operating system knows about processes: trees, their memory, and how to end one for good.
+
+Linux is read through /proc. Elsewhere ``ps`` answers the same questions, and what it cannot know is left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from typing import Dict, Iterable, List, Set
+
+LINUX = sys.platform.startswith("linux")
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def _prctl(option: int, value: int) -> bool:
+    if not LINUX:
+        return False
+    try:
+        return ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+def become_subreaper() -> bool:
+    """Adopt descendants whose parents die, however often they forked; False where the system cannot."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when the parent dies; ends at once where it already has."""
+    if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) and os.getppid() != parent:
+        os._exit(1)
+
+
+def parents() -> Dict[int, int]:
+    """The parent of every process that can be seen; zombies are there until they are waited for."""
+    if not LINUX:
+        return _parents_by_ps()
+    found: Dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                stat = file.read()
+        except OSError:
+            continue
+        # The command stands in parentheses and may contain anything: count from the last one.
+        found[int(name)] = int(stat[stat.rfind(b")") + 2 :].split()[1])
+    return found
+
+
+def _parents_by_ps() -> Dict[int, int]:
+    try:
+        out = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    pairs = (line.split() for line in out.splitlines())
+    return {int(p[0]): int(p[1]) for p in pairs if len(p) == 2}
+
+
+def children(pid: int) -> List[int]:
+    """The direct children of one process, zombies included."""
+    try:
+        found: List[int] = []
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found.extend(int(word) for word in file.read().split())
+        return found
+    except OSError:
+        return [child for child, parent in parents().items() if parent == pid]
+
+
+def descendants(roots: Iterable[int]) -> List[int]:
+    """Everything below the roots, without them; parents before their children."""
+    below: Dict[int, List[int]] = {}
+    for child, parent in parents().items():
+        below.setdefault(parent, []).append(child)
+    found: List[int] = []
+    seen: Set[int] = set(roots)
+    todo = list(seen)
+    while todo:
+        for child in below.get(todo.pop(), ()):
+            if child not in seen:
+                seen.add(child)
+                found.append(child)
+                todo.append(child)
+    return found
+
+
+def send_signal(pid: int, number: int) -> bool:
+    """Signal a process; False where it is gone or not ours."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def send_group_signal(group: int, number: int) -> None:
+    """Signal a process group, where there still is one."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def kill_tree(root: int) -> None:
+    """Send SIGKILL to a process and everything below it.
+
+    The tree is stopped first, from the top: what is stopped cannot fork out of sight while it is counted.
+    """
+    stopped: Set[int] = set()
+    for _ in range(5):
+        fresh = [pid for pid in [root, *descendants([root])] if pid not in stopped]
+        if not fresh:
+            break
+        for pid in fresh:
+            send_signal(pid, signal.SIGSTOP)
+        stopped.update(fresh)
+    send_group_signal(root, signal.SIGKILL)
+    for pid in stopped:
+        send_signal(pid, signal.SIGKILL)
+
+
+def marked(marker: bytes) -> List[int]:
+    """Processes of this user whose environment holds ``marker``, this one left out."""
+    found: List[int] = []
+    if not LINUX:
+        return found
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if marker in file.read().split(b"\0"):
+                    found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def anonymous_memory(pid: int) -> int:
+    """Bytes that only this process holds: anonymous pages and what of them was swapped; 0 where unknown.
+
+    Objects mapped from the store are file pages: they are shared, and not counted.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return 0
+    total = 0
+    for line in lines:
+        if line.startswith((b"RssAnon:", b"VmSwap:")):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def tree_memory(root: int) -> int:
+    """Anonymous memory of a process and everything below it."""
+    pids = [root]
+    for pid in pids:
+        pids.extend(children(pid))
+        if len(pids) > 4096:
+            break
+    return sum(anonymous_memory(pid) for pid in pids)
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory, as far as it says."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0

@@ -1,0 +1,94 @@
+"""What a worker has to tell the agent: outcomes gathered into columns, sent together."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Dict, List, Sequence
+
+from . import wire
+
+#: Outcomes that wait at most; bytes of theirs that do.
+_MAX_COUNT = 32
+_MAX_BYTES = 256 << 10
+
+
+class Report:
+    """Outcomes that have not been sent yet."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._numbers: List[int] = []
+        self._us: List[int] = []
+        self._sizes: List[Any] = []
+        self._inline: List[Any] = []
+        self._where: List[Any] = []
+        self._payload: List[wire.Buffer] = []
+        self._bytes = 0
+        self._skipped: List[int] = []
+        self._missing: List[int] = []
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to send."""
+        return bool(self._numbers or self._skipped or self._missing)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to send."""
+        return len(self._numbers) >= _MAX_COUNT or self._bytes > _MAX_BYTES
+
+    def done(
+        self,
+        number: int,
+        us: int,
+        sizes: Sequence[int],
+        inline: Sequence[int],
+        where: Sequence[int],
+        payload: Sequence[wire.Buffer],
+    ) -> None:
+        """A task returned; columns are one entry an object."""
+        self._numbers.append(number)
+        self._us.append(us)
+        self._sizes.append(sizes)
+        self._inline.append(inline)
+        self._where.append(where)
+        for data in payload:
+            self._payload.append(data)
+            self._bytes += len(data)
+
+    def skipped(self, number: int) -> None:
+        """A task was revoked before it started."""
+        self._skipped.append(number)
+
+    def missing(self, number: int) -> None:
+        """A task's inputs are not here: what it follows failed, or was forgotten."""
+        self._missing.append(number)
+
+    def failed(self, fields: Dict[str, Any], payload: Sequence[wire.Buffer]) -> None:
+        """A task failed; sent at once, after what came before it."""
+        self.flush()
+        self._send({"m": "failed", **fields}, payload)
+
+    def flush(self, bye: bool = False) -> None:
+        """Send what there is.
+
+        Args:
+            bye: The worker takes no more tasks, and ends.
+        """
+        if not (self.pending or bye):
+            return
+        fields: Dict[str, Any] = {"m": "done", "s": self._numbers, "us": self._us, "size": self._sizes}
+        fields["inline"], fields["where"] = self._inline, self._where
+        if self._skipped:
+            fields["skipped"] = self._skipped
+        if self._missing:
+            fields["missing"] = self._missing
+        if bye:
+            fields["bye"] = 1
+        payload = self._payload
+        self._numbers, self._us, self._sizes, self._inline, self._where = [], [], [], [], []
+        self._payload, self._bytes, self._skipped, self._missing = [], 0, [], []
+        self._send(fields, payload)
+
+    def _send(self, fields: Dict[str, Any], payload: Sequence[wire.Buffer]) -> None:
+        self._link.sendall(b"".join(wire.encode_message(0, fields, payload)))

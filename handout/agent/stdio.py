@@ -1,0 +1,89 @@
+"""A worker's standard streams: pipes to the agent, with marks that say which task wrote what follows.
+
+A mark is written only when a task writes for the first time, so that silent tasks cost nothing. What goes past
+Python's streams (C code, subprocesses) carries no mark: the agent then goes by what was running.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any, Callable
+
+from .capture import MARK
+
+
+class Marked(io.RawIOBase):
+    """Raw writes to a pipe, each preceded by a mark where the writing task has changed."""
+
+    def __init__(self, fd: int, nonce: bytes, owner: Callable[[], int]) -> None:
+        super().__init__()
+        self._fd = fd
+        self._nonce = nonce
+        #: Gives the number of the task that is writing.
+        self._owner = owner
+        self._last = 0
+        self._pid = os.getpid()
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def fileno(self) -> int:
+        """The pipe, for those who write to it themselves."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        """It is a pipe."""
+        return False
+
+    def write(self, data: Any) -> int:
+        """Write all of it."""
+        owner = self._owner()
+        if owner != self._last and self._pid == os.getpid():
+            self._last = owner
+            os.write(self._fd, self._nonce + MARK.pack(owner))
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view):
+            done += os.write(self._fd, view[done:])
+        return len(view)
+
+
+class Streams:
+    """What ``sys.stdout`` and ``sys.stderr`` of a worker are."""
+
+    def __init__(self, nonce: bytes, owner: Callable[[], int]) -> None:
+        self._make = lambda fd: io.TextIOWrapper(
+            io.BufferedWriter(Marked(fd, nonce, owner), 8192),
+            encoding="utf-8",
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+        sys.stdin = sys.__stdin__ = open(os.devnull, encoding="utf-8")  # type: ignore[misc]
+        self._install()
+
+    def _install(self) -> None:
+        self._out, self._err = self._make(1), self._make(2)
+        sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
+
+    def flush(self) -> None:
+        """Write out what a task left in them, and undo what it did to them."""
+        out, err = sys.stdout, sys.stderr
+        try:
+            out.flush()
+            err.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+        if out is not self._out or err is not self._err or self._out.closed or self._err.closed:
+            self._restore()
+
+    def _restore(self) -> None:
+        try:
+            self._out.flush()
+            self._err.flush()
+        except (OSError, ValueError):
+            pass
+        self._install()

@@ -1,0 +1,415 @@
+"""The process that starts the agent and the workers of a host, and that ends them.
+
+It is started first, is single-threaded, and holds what workers need imported, so that forking one takes a
+millisecond. Descendants whose parents die become its children (it is a subreaper), which is how nothing can be
+left behind: whatever is its child and is neither the agent nor a worker belonged to a dead worker, and is
+killed. It knows nothing of tasks.
+
+It ends everything when the agent's socket closes, and kills the workers when the lease ends, which it reads
+from a page that the agent writes: a stopped agent cannot keep user code alive.
+
+Messages are JSON lines on a socket. From the agent: ``spawn {id, fds}`` with the descriptors beside it,
+``kill {id, grace_s}``, ``signal {id, number}``, ``stop {}``. To the agent: ``started {id, pid}``, ``gone {id, ...}`` once
+the worker and all that it left are gone, ``lapsed {}``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import json
+import mmap
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from typing import Any, Dict, List, Optional, Tuple
+
+from . import processes
+from .clock import now_ns
+
+#: Words of the page that the agent writes: the lease's end and the lingering after it, in nanoseconds.
+DEADLINE, LINGER = 0, 1
+#: How long after the lingering the agent itself has to end.
+_AGENT_GRACE_NS = 2_000_000_000
+#: A worker is reported gone though something that it left cannot be killed.
+_STRAY_S = 0.5
+_SWEEP_S = 0.01
+_SHUTDOWN_S = 5.0
+#: Where a worker's own descriptors live: out of the way of small numbers that user code may guess.
+HIGH_FD = 600
+
+
+class Child:
+    """A worker's process."""
+
+    def __init__(self, number: int, pid: int) -> None:
+        self.number = number
+        self.pid = pid
+        #: When SIGTERM turns into SIGKILL, or None.
+        self.kill_at: Optional[float] = None
+
+
+class Supervisor:
+    """The loop of the process; see the module."""
+
+    def __init__(self, agent_pid: int, link: socket.socket, lease: memoryview) -> None:
+        self._agent_pid = agent_pid
+        self._link = link
+        self._lease = lease
+        self._children: Dict[int, Child] = {}
+        self._pids: Dict[int, Child] = {}
+        #: Reaped, and not yet reported: (report, monotonic time at which it goes out whatever is left).
+        self._ended: List[Tuple[Dict[str, Any], float]] = []
+        self._held = b""
+        self._fds: List[int] = []
+        self._outgoing = b""
+        self._lapsed = False
+        self._stopping = False
+        link.setblocking(False)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+
+    def loop(self) -> None:
+        """Run until the agent is gone."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        poller = select.poll()
+        poller.register(self._wake_read, select.POLLIN)
+        while not self._stopping:
+            poller.register(self._link, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+            events = dict(poller.poll(self._timeout_ms()))
+            if self._wake_read in events:
+                self._drain_wakeups()
+            if self._link.fileno() in events and not self._receive():
+                break
+            if not self._reap():
+                break
+            self._end_what_is_due(time.monotonic())
+            self._flush()
+        self._shut_down()
+
+    def _stop(self, *_: Any) -> None:
+        self._stopping = True
+
+    def _drain_wakeups(self) -> None:
+        try:
+            while os.read(self._wake_read, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _timeout_ms(self) -> int:
+        now = time.monotonic()
+        deadline, linger = self._lease[DEADLINE], self._lease[LINGER]
+        left = (deadline - now_ns()) / 1e9
+        if left <= 0:
+            left = max(left + (linger + _AGENT_GRACE_NS) / 1e9, 0.0)
+            if self._children:
+                left = 0.0
+        due = [left, 1.0]
+        due += [child.kill_at - now for child in self._children.values() if child.kill_at is not None]
+        if self._ended:
+            due.append(_SWEEP_S)
+        return int(max(0.0, min(due)) * 1000) + 1
+
+    # ---- the agent's messages ------------------------------------------------------------------------------
+
+    def _receive(self) -> bool:
+        """Read and obey; False once the agent's side is closed."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._link, 65536, 64)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._fds.extend(fds)
+        if not data:
+            return False
+        *lines, self._held = (self._held + data).split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+        return True
+
+    def _obey(self, message: Dict[str, Any]) -> None:
+        op = message["op"]
+        if op == "spawn":
+            count = message["fds"]
+            fds, self._fds[:count] = self._fds[:count], []
+            self._spawn(message["id"], fds)
+            return
+        if op == "stop":
+            # Descriptors beside it stay open until this process ends.
+            self._stopping = True
+            return
+        child = self._children.get(message["id"])
+        if child is None:
+            return
+        if op == "signal":
+            processes.send_signal(child.pid, message["number"])
+        elif op == "kill":
+            at = time.monotonic() + message["grace_s"]
+            if message["grace_s"] > 0:
+                processes.send_group_signal(child.pid, signal.SIGTERM)
+            child.kill_at = at if child.kill_at is None else min(at, child.kill_at)
+
+    def _send(self, op: str, **fields: Any) -> None:
+        self._outgoing += json.dumps({"op": op, **fields}).encode() + b"\n"
+        self._flush()
+
+    def _flush(self) -> None:
+        if not self._outgoing:
+            return
+        try:
+            self._outgoing = self._outgoing[self._link.send(self._outgoing) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._outgoing = b""
+
+    # ---- processes -----------------------------------------------------------------------------------------
+
+    def _spawn(self, number: int, fds: List[int]) -> None:
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            self._send("gone", id=number, error=f"fork: {error.strerror}")
+            return
+        if pid == 0:
+            become_worker(parent, fds)
+        for fd in fds:
+            os.close(fd)
+        child = Child(number, pid)
+        self._children[number] = self._pids[pid] = child
+        self._send("started", id=number, pid=pid)
+
+    def _reap(self) -> bool:
+        """Wait for whatever has ended; False where that was the agent."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self._agent_pid:
+                return False
+            child = self._pids.pop(pid, None)
+            if child is not None:
+                del self._children[child.number]
+                rss = usage.ru_maxrss * (1024 if processes.LINUX else 1)
+                report = {"id": child.number, "pid": pid, "status": status, "rss": rss}
+                self._ended.append((report, time.monotonic() + _STRAY_S))
+
+    def _strays(self) -> List[int]:
+        mine = {self._agent_pid, *self._pids}
+        return [pid for pid in processes.children(os.getpid()) if pid not in mine]
+
+    def _end_what_is_due(self, now: float) -> None:
+        self._enforce_lease()
+        for child in list(self._children.values()):
+            if child.kill_at is not None and now >= child.kill_at:
+                processes.kill_tree(child.pid)
+                child.kill_at = now + _STRAY_S
+        if not self._ended:
+            return
+        strays = self._strays()
+        for pid in strays:
+            processes.kill_tree(pid)
+        if strays:
+            self._reap()
+        left: List[Tuple[Dict[str, Any], float]] = []
+        for report, until in self._ended:
+            if strays and now < until:
+                left.append((report, until))
+            else:
+                self._send("gone", **report)
+        self._ended = left
+
+    def _enforce_lease(self) -> None:
+        deadline, linger = self._lease[DEADLINE], self._lease[LINGER]
+        late = now_ns() - deadline
+        if late <= 0:
+            self._lapsed = False
+            return
+        for child in self._children.values():
+            if child.kill_at is None:
+                child.kill_at = 0.0
+        if not self._lapsed:
+            self._lapsed = True
+            self._send("lapsed")
+        if late > linger + _AGENT_GRACE_NS:
+            self._stopping = True
+
+    def _shut_down(self) -> None:
+        """Kill whatever is left and wait for it, for a bounded time."""
+        self._link.close()
+        processes.send_signal(self._agent_pid, signal.SIGKILL)
+        until = time.monotonic() + _SHUTDOWN_S
+        while time.monotonic() < until:
+            for pid in processes.children(os.getpid()):
+                processes.kill_tree(pid)
+            try:
+                while os.wait4(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                return
+            time.sleep(_SWEEP_S)
+
+
+def become_worker(parent: int, fds: List[int]) -> None:
+    """Turn a forked copy of the supervisor into a worker; never returns."""
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        processes.die_with_parent(parent)
+        processes.become_subreaper()
+        high = _high_copies(fds)
+        link, out, err, page = high
+        null = os.open(os.devnull, os.O_RDONLY)
+        for target, source in ((0, null), (1, out), (2, err)):
+            os.dup2(source, target)
+        os.closerange(3, min(high))
+        os.closerange(max(high) + 1, max(high) + 64)
+        os.close(out)
+        os.close(err)
+        from . import worker
+
+        worker.run(link, page)
+    except BaseException:
+        try:
+            os.write(2, traceback.format_exc().encode("utf-8", "replace"))
+        except OSError:
+            pass
+    finally:
+        os._exit(70)
+
+
+def _high_copies(fds: List[int]) -> List[int]:
+    base = HIGH_FD
+    while True:
+        try:
+            return [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base) for fd in fds]
+        except OSError:
+            # The limit of open files is lower than that.
+            if base < 32:
+                raise
+            base //= 2
+
+
+def _make_store() -> Optional[str]:
+    """A folder in memory for objects, locked so that a later agent can tell a dead one's; None: there is none."""
+    base = "/dev/shm"
+    if not os.access(base, os.W_OK | os.X_OK):
+        return None
+    prefix = f"handout-{os.getuid()}-"
+    try:
+        _remove_stale(base, prefix)
+        path = tempfile.mkdtemp(prefix=prefix, dir=base)
+        lock = os.open(f"{path}/.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return None
+    return path
+
+
+def _remove_stale(base: str, prefix: str) -> None:
+    for name in os.listdir(base):
+        if not name.startswith(prefix):
+            continue
+        try:
+            lock = os.open(f"{base}/{name}/.lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(f"{base}/{name}", ignore_errors=True)
+        except OSError:
+            pass
+        finally:
+            os.close(lock)
+
+
+def _run_agent(
+    folder: str,
+    store: Optional[str],
+    settings: Dict[str, Any],
+    token: bytes,
+    report_fd: int,
+    link: socket.socket,
+    lease: memoryview,
+) -> None:
+    """Be the agent; never returns."""
+    status = 1
+    try:
+        from . import agent
+
+        agent.run(folder, store, settings, token, report_fd, link, lease)
+        status = 0
+    except BaseException:
+        text = traceback.format_exc()
+        os.write(2, text.encode("utf-8", "replace"))
+        try:
+            os.write(report_fd, json.dumps({"error": "start", "message": text[-2000:]}).encode() + b"\n")
+        except OSError:
+            pass
+    finally:
+        os._exit(status)
+
+
+def run(folder: str, settings: Dict[str, Any], token: bytes, report_fd: int) -> None:
+    """Be the supervisor of this host until its agent ends, then leave nothing.
+
+    Args:
+        folder: Private folder of this run; holds the socket, scratch space and spilled objects; removed.
+        settings: ``host`` and ``digest``, and where given ``host_timeout_s``, ``heartbeat_s``, ``linger_s``.
+        token: What a connection must say to be the controller's.
+        report_fd: Where the agent writes its hello, one JSON line; closed afterwards.
+    """
+    processes.become_subreaper()
+    store = _make_store()
+    try:
+        lease = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+        timeout_s, linger_s = settings.get("host_timeout_s", 15.0), settings.get("linger_s", 60.0)
+        lease[DEADLINE], lease[LINGER] = now_ns() + int(timeout_s * 1e9), int(linger_s * 1e9)
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            _run_agent(folder, store, settings, token, report_fd, theirs, lease)
+        theirs.close()
+        os.close(report_fd)
+        _preload()
+        Supervisor(pid, ours, lease).loop()
+    finally:
+        for path in (folder, store):
+            if path is not None:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _preload() -> None:
+    """Import what every worker needs, once; a failure shows again, with its cause, where a task needs it."""
+    try:
+        import dill  # noqa: F401
+    except ImportError:
+        traceback.print_exc(file=sys.stderr)
+    from . import worker
+
+    worker.preload()
+    gc.collect()
+    gc.freeze()

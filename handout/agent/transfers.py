@@ -1,0 +1,88 @@
+"""Objects on their way to and from this host, as bulk streams of the link."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional, Set
+
+from . import wire
+from .link import Link
+from .store import Incoming, Store, StoreFullError
+
+
+class Transfers:
+    """Streams in and out of the store.
+
+    Args:
+        store: Where objects are.
+        on_stored: Called with the key of an object that has arrived whole.
+    """
+
+    def __init__(self, store: Store, on_stored: Callable[[int], None]) -> None:
+        self._store = store
+        self._on_stored = on_stored
+        self._link: Optional[Link] = None
+        self._incoming: Dict[int, Optional[Incoming]] = {}
+        self._dropped: Set[int] = set()
+        self._last_stream = 0
+
+    def use(self, link: Link) -> None:
+        """Send over this link."""
+        self._link = link
+
+    def announce(self, fields: Dict[str, Any]) -> None:
+        """A stream is about to arrive."""
+        stream, key, size = fields["stream"], fields["key"], fields["size"]
+        try:
+            self._incoming[stream] = None if key in self._store else Incoming(self._store, key, size)
+        except StoreFullError as error:
+            self._refuse(stream, key, error)
+
+    def _refuse(self, stream: int, key: int, error: StoreFullError) -> None:
+        # The bytes are on their way already: they are let through, to nowhere.
+        self._incoming[stream] = None
+        self._dropped.add(stream)
+        assert self._link is not None
+        fields = {"m": "missing", "key": key, "stream": stream, "message": str(error), "kind": "disk"}
+        self._link.send(fields)
+
+    def receive(self, piece: wire.Piece) -> None:
+        """A piece of a stream came."""
+        incoming = self._incoming.get(piece.stream)
+        if incoming is not None:
+            try:
+                incoming.write(piece.data)
+                if piece.last:
+                    incoming.finish()
+            except StoreFullError as error:
+                self._refuse(piece.stream, incoming.key, error)
+                incoming = None
+        if not piece.last:
+            return
+        known = self._incoming.pop(piece.stream, None)
+        if piece.stream in self._dropped:
+            self._dropped.discard(piece.stream)
+        elif known is not None:
+            self._on_stored(known.key)
+
+    def fetch(self, fields: Dict[str, Any]) -> None:
+        """The controller wants an object."""
+        # Streams out of here are numbered here.
+        key, self._last_stream = fields["key"], self._last_stream + 1
+        stream = self._last_stream
+        link = self._link
+        assert link is not None
+        try:
+            source = self._store.open(key)
+        except KeyError:
+            link.send({"m": "missing", "key": key, "stream": stream})
+            return
+        link.send({"m": "stream", "stream": stream, "key": key, "size": source.size})
+        link.session.send_stream(stream, source)
+        link.schedule()
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        for incoming in self._incoming.values():
+            if incoming is not None:
+                incoming.give_up()
+        self._incoming.clear()

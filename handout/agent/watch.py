@@ -1,0 +1,83 @@
+"""Looks at running tasks now and then: what runs longer than a moment, than its time, or beyond its memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import List
+
+from . import page as words
+from . import processes
+from .clock import now_ns
+from .crew import Crew, Hand
+from .dispatch import Dispatcher
+from .outcomes import Outcomes
+from .tasks import Task
+
+_FAST_S = 0.02
+_SLOW_S = 0.1
+#: What is queued behind a task that takes longer than this goes elsewhere.
+_RESCUE_NS = 20_000_000
+#: The controller hears of tasks that run longer than this.
+_TELL_NS = 50_000_000
+
+
+class Watch:
+    """A timer that runs while there is something to watch."""
+
+    def __init__(self, crew: Crew, outcomes: Outcomes, dispatcher: Dispatcher) -> None:
+        self._crew = crew
+        self._outcomes = outcomes
+        self._dispatcher = dispatcher
+        self._loop = asyncio.get_running_loop()
+        self._armed = False
+        self._fast = False
+        self._rounds = 0
+
+    def start(self) -> None:
+        """Something was started: look soon."""
+        if not self._fast:
+            self._fast = True
+            self._loop.call_later(_FAST_S, self._look)
+
+    def _look(self) -> None:
+        """Look at every worker once, and decide when to look again."""
+        self._fast = self._armed = False
+        self._rounds += 1
+        at = now_ns()
+        fresh: List[Task] = []
+        watching = fast = False
+        for hand in list(self._crew.hands.values()):
+            if not hand.queued:
+                continue
+            task = hand.running
+            if task is None or hand.killed:
+                fast = True
+                continue
+            elapsed = at - hand.page[words.STARTED]
+            if len(hand.queued) > 1:
+                fast = True
+                if elapsed > _RESCUE_NS and hand.revoked_from is None:
+                    self._outcomes.revoke(hand, task.seq + 1)
+            if not task.told:
+                fast = True
+                if elapsed > _TELL_NS:
+                    fresh.append(task)
+            watching |= self._check_limits(hand, task, elapsed)
+        self._outcomes.tell_started(fresh)
+        if fast:
+            self.start()
+        elif watching and not self._armed:
+            self._armed = True
+            self._loop.call_later(_SLOW_S, self._look)
+
+    def _check_limits(self, hand: Hand, task: Task, elapsed: int) -> bool:
+        """End a task that is over its time or memory; whether it has to be looked at again."""
+        cls = task.cls
+        if cls.timeout_s is not None and elapsed > cls.timeout_s * 1e9:
+            self._outcomes.end_running(hand, task, "timeout")
+        elif cls.memory_limit is not None and hand.pid and elapsed > _TELL_NS:
+            used = processes.tree_memory(hand.pid)
+            task.peak = max(task.peak, used)
+            if used > cls.memory_limit:
+                self._outcomes.end_running(hand, task, "memory")
+        return cls.timeout_s is not None or cls.memory_limit is not None

@@ -1,0 +1,340 @@
+"""The process that runs user code: one task at a time, in the order that the agent sent them.
+
+It trusts nothing to the agent's answer while it works: it takes a batch, announces each task on the shared page,
+runs it, and tells the outcomes together. It is a subreaper, so a look at its children proves that a task left
+nothing behind. It never decides what to run; see the agent for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import inspect
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from itertools import repeat
+from typing import Any, Callable, Deque, Dict, List, NoReturn, Sequence, Tuple
+
+from . import page as words
+from . import importer, processes, serial, wire
+from .clock import now_ns
+from .current import Current, publish
+from .objects import INLINE, DiskFullError, MissingInputError, Objects
+from .report import Report
+from .stdio import Streams
+
+#: A function that took longer than this, or is new, starts only after what is pending has been sent.
+_SHORT_US = 200
+_MAX_MESSAGE = 10_000
+_MAX_TEXT = 64 << 10
+_REAP_S = 2.0
+
+#: (number, function, call, inputs, outputs, objects sent along, id, attempt, variant)
+Order = Tuple[int, int, wire.Buffer, Any, List[int], Dict[int, wire.Buffer], str, int, int]
+
+
+def preload() -> None:
+    """Import what every worker needs; for the supervisor, before it forks."""
+    serial.warm()
+
+
+class Worker:
+    """The loop of the process; see the module."""
+
+    def __init__(self, link: socket.socket, page: memoryview) -> None:
+        self.link = link
+        self.page = page
+        self.report = Report(link)
+        self.queue: Deque[Order] = deque()
+        self._decoder = wire.Decoder()
+        self._blobs: Dict[int, bytes] = {}
+        self._functions: Dict[int, Callable[..., Any]] = {}
+        self._last_us: Dict[int, int] = {}
+        self._pid = os.getpid()
+        self._retiring = False
+        self._cancelled = False
+        self._orphans = _can_wait_id()
+        self.shared = False
+
+    # ---- messages ------------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Wait for messages and take them in; ends the process where the agent has closed."""
+        data = self.link.recv(1 << 20)
+        if not data:
+            os._exit(0)
+        for frame in self._decoder.feed(data):
+            if type(frame) is wire.Message:
+                self._take_in(frame)
+
+    def _take_in(self, message: wire.Message) -> None:
+        fields = message.fields
+        if fields["m"] == "run":
+            self._enqueue(fields, memoryview(message.payload))
+        elif fields["m"] == "setup":
+            self._set_up(fields)
+
+    def _set_up(self, fields: Dict[str, Any]) -> None:
+        for name, value in fields["env"].items():
+            os.environ[name] = value
+        self.host = fields["host"]
+        self.scratch = fields["scratch"]
+        self.objects = Objects(fields["folders"], fields["suffix"])
+        self.streams = Streams(bytes.fromhex(fields["nonce"]), lambda: self.page[words.ANNOUNCED])
+        self._code = fields.get("code")
+        self.shared = bool(fields.get("shared"))
+
+    def _enqueue(self, fields: Dict[str, Any], payload: memoryview) -> None:
+        position = 0
+        for number, size in zip(fields.get("fns", ()), fields.get("fn_len", ())):
+            self._blobs[number] = bytes(payload[position : position + size])
+            position += size
+        sent: Dict[int, wire.Buffer] = {}
+        for key, size in zip(fields.get("keys", ()), fields.get("key_len", ())):
+            sent[key] = payload[position : position + size]
+            position += size
+        columns = [_column(fields[name]) for name in ("fn", "len", "in", "out", "id", "attempt", "variant")]
+        first: int = fields["s"]
+        numbers = range(first, first + fields["n"])
+        for number, fn, size, inputs, out, id_, attempt, variant in zip(numbers, *columns):
+            end = position + size
+            self.queue.append((number, fn, payload[position:end], inputs, out, sent, id_, attempt, variant))
+            position = end
+
+    # ---- running -------------------------------------------------------------------------------------------
+
+    def serve(self) -> NoReturn:
+        """Run tasks until the agent closes the link."""
+        page, report, queue = self.page, self.report, self.queue
+        while True:
+            if not queue:
+                page[words.IDLE] = 1
+                report.flush()
+                if self._retiring:
+                    self._retire()
+                self.read()
+                page[words.IDLE] = 0
+                continue
+            if report.pending and (report.full or self._last_us.get(queue[0][1], _SHORT_US) >= _SHORT_US):
+                report.flush()
+            self._run(queue.popleft())
+
+    def _run(self, order: Order) -> None:
+        number = order[0]
+        page = self.page
+        started = now_ns()
+        page[words.STARTED] = started
+        page[words.ANNOUNCED] = number
+        # Announced first, then looked: see page.
+        if page[words.REVOKED_FROM] <= number <= page[words.REVOKED_TO] or self._retiring:
+            self.report.skipped(number)
+            return
+        current = Current(order[6], self.host, order[7], order[8], f"{self.scratch}/{self._pid}-{number}")
+        publish(current)
+        try:
+            value, paths = self._call(order)
+            columns = self._encode(value, paths, order[4])
+        except MissingInputError:
+            self.report.missing(number)
+            return
+        except BaseException as error:
+            self._guard()
+            outcome = self._failure(error)
+            self._tidy(current)
+            fields = {"s": number, "us": (now_ns() - started) // 1000, **outcome[0]}
+            self.report.failed(fields, outcome[1])
+            return
+        self._guard()
+        value = None
+        self._tidy(current)
+        us = (now_ns() - started) // 1000
+        self._last_us[order[1]] = us
+        self.report.done(number, us, *columns)
+
+    def _guard(self) -> None:
+        """A task may have forked and come back twice: the copy ends here."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+    def _call(self, order: Order) -> Tuple[Any, Sequence[serial.Path]]:
+        inputs, sent = order[3], order[5]
+        fn = self._functions.get(order[1])
+        if fn is None:
+            fn = self._load_function(order[1])
+        try:
+            args, kwargs, paths = serial.load_call(
+                order[2], lambda index: serial.loads(self.objects.get(inputs[index], sent))
+            )
+        except serial.LoadError as error:
+            if isinstance(error.__cause__, MissingInputError):
+                raise error.__cause__ from None
+            raise
+        value = fn(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            value = self._await(value)
+        return value, paths
+
+    def _load_function(self, number: int) -> Callable[..., Any]:
+        if self._code is not None:
+            # Here and not at the setup: what goes wrong is this task's failure.
+            importer.install(self._code)
+            self._code = None
+        try:
+            fn: Callable[..., Any] = serial.loads(self._blobs[number])
+        except serial.LoadError:
+            raise
+        except Exception as error:
+            raise serial.LoadError(f"the function could not be loaded: {type(error).__name__}: {error}") from error
+        self._functions[number] = fn
+        return fn
+
+    def _await(self, coroutine: Any) -> Any:
+        """Run a coroutine in a loop of its own; SIGTERM cancels it."""
+
+        async def main() -> Any:
+            loop = asyncio.get_running_loop()
+            task = asyncio.ensure_future(coroutine)
+
+            def cancel() -> None:
+                self._cancelled = self._retiring = True
+                task.cancel()
+
+            loop.add_signal_handler(signal.SIGTERM, cancel)
+            try:
+                return await task
+            finally:
+                loop.remove_signal_handler(signal.SIGTERM)
+
+        return asyncio.run(main())
+
+    # ---- outcomes ------------------------------------------------------------------------------------------
+
+    def _encode(self, value: Any, paths: Sequence[serial.Path], out: List[int]) -> Tuple[Any, Any, Any, List[Any]]:
+        """The objects of a result, as the report's columns."""
+        sizes: List[int] = []
+        inline: List[int] = []
+        where: List[int] = []
+        payload: List[wire.Buffer] = []
+        for index, key in enumerate(out):
+            if key == -1:
+                sizes.append(-1)
+                inline.append(-1)
+                where.append(0)
+                continue
+            part = value if index == 0 else serial.apply_path(value, paths[index - 1])
+            segments = serial.dumps_or_name(part, "result")
+            size = len(segments[0]) if len(segments) == 1 else sum(memoryview(s).nbytes for s in segments)
+            sizes.append(size)
+            if size <= INLINE:
+                data = segments[0] if len(segments) == 1 else b"".join(segments)
+                payload.append(data)
+                self.objects.remember(key, data)
+                inline.append(size)
+                where.append(0)
+            else:
+                inline.append(-1)
+                where.append(self.objects.write(key, segments, bool(self.page[words.SPILL])))
+        return sizes, inline, where, payload
+
+    def _failure(self, error: BaseException) -> Tuple[Dict[str, Any], List[wire.Buffer]]:
+        """What is said of a failure, and the exception's bytes."""
+        kind, extra = "raised", {}
+        blob = None
+        if isinstance(error, serial.UnserializableError):
+            kind, extra = "unserializable", {"path": error.path, "culprit": error.type}
+        elif isinstance(error, serial.LoadError):
+            kind = "input"
+        elif isinstance(error, DiskFullError):
+            kind, extra = "disk", {"path": error.path, "need": error.need, "free": error.free}
+        elif isinstance(error, SystemExit):
+            code = error.code
+            kind, extra = "exited", {"exit": code if code is None or isinstance(code, int) else str(code)}
+        elif isinstance(error, asyncio.CancelledError) and self._cancelled:
+            kind = "cancelled"
+        # The first frames are this file's.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
+            trace = trace.tb_next
+        error = error.with_traceback(trace)
+        if kind in ("raised", "input"):
+            blob, text = serial.dump_exception(error)
+        else:
+            text = serial.traceback_text(error)
+        fields: Dict[str, Any] = {
+            "kind": kind,
+            "type": serial.type_name(error),
+            "message": serial.message(error)[:_MAX_MESSAGE],
+            "text": text[-_MAX_TEXT:],
+            **extra,
+        }
+        return fields, [blob] if blob is not None else []
+
+    def _tidy(self, current: Current) -> None:
+        """End what a task left: output, processes, files."""
+        self.streams.flush()
+        current.clean()
+        if self._orphans:
+            try:
+                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+        self._end_children()
+
+    def _end_children(self) -> None:
+        """Kill what a task left running. A worker that had to does not trust itself any further."""
+        until = time.monotonic() + _REAP_S
+        while True:
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                return
+            self._retiring = True
+            for pid in processes.children(self._pid):
+                processes.kill_tree(pid)
+            if time.monotonic() > until:
+                return
+            time.sleep(0.002)
+
+    def _retire(self) -> NoReturn:
+        self.report.flush(bye=True)
+        os._exit(0)
+
+
+def _can_wait_id() -> bool:
+    return hasattr(os, "waitid")
+
+
+def _column(value: Any) -> Any:
+    return value if isinstance(value, list) else repeat(value)
+
+
+def run(link_fd: int, page_fd: int) -> NoReturn:
+    """Be a worker on these descriptors."""
+    link = socket.socket(fileno=link_fd)
+    page = words.attach(page_fd)
+    os.close(page_fd)
+    faulthandler.enable(file=2, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=False)
+    pid = os.getpid()
+
+    def leave_the_link() -> None:
+        # A task's own forks must not hold, or speak on, what is the worker's.
+        if os.getpid() != pid:
+            try:
+                os.close(link_fd)
+            except OSError:
+                pass
+
+    os.register_at_fork(after_in_child=leave_the_link)
+    worker = Worker(link, page)
+    sys.argv = [""]
+    try:
+        worker.read()
+        worker.serve()
+    except (ConnectionError, BrokenPipeError):
+        os._exit(0)
