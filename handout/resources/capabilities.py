@@ -71,6 +71,21 @@ def as_capabilities(capabilities: CapabilitiesLike) -> Capabilities:
     )
 
 
+def as_probed(found: Mapping[str, Any]) -> Capabilities:
+    """Capabilities from an agent's probe, whose plain sizes count bytes rather than megabytes.
+
+    Raises:
+        CostError: The probe says what means nothing.
+    """
+    return as_capabilities({name: _bytes(value) if name in SIZES else value for name, value in found.items()})
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_bytes(one) for one in value]
+    return f"{value} B" if isinstance(value, int) else value
+
+
 def stated(capabilities: Capabilities) -> dict[str, Any]:
     """All values by name, without those that say nothing (None)."""
     values = {name: capabilities.__dict__[name] for name in type(capabilities).model_fields}

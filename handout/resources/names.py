@@ -17,7 +17,15 @@ DEVICE_NAMES: Final = frozenset({"gpu", "gpu_memory"})
 #: Every name with a meaning of its own.
 KNOWN_NAMES: Final = KNOWN_AMOUNTS | {"python", "cpu_intensive"}
 #: What the agent finds out on the host itself where an inventory leaves it out.
-PROBED_NAMES: Final = KNOWN_AMOUNTS | {"python"}
+PROBED_NAMES: Final = KNOWN_AMOUNTS | {
+    "python",
+    "machine",
+    "system",
+    "kernel",
+    "hostname",
+    "container",
+    "gpu_name",
+}
 
 #: What other tools call the same things.
 _ALIASES: Final = {

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import Field
 
+from handout.agent.probe import probe
 from handout.errors import CostError
 from handout.resources import (
     PARTS,
     Amount,
     Capabilities,
+    as_probed,
     capabilities_of,
     compile_capabilities,
     effective,
     merge,
     remaining,
 )
+from handout.resources.names import PROBED_NAMES
 
 GB = 10**9 * PARTS
 
@@ -24,7 +29,7 @@ GB = 10**9 * PARTS
 class LabHost(Capabilities):
     scratch: Amount = 0
     bandwidth: float = 0
-    camera: set[str] = set()
+    camera: set[str] = Field(default_factory=set)
     cuda_cc: float = 0
 
 
@@ -76,7 +81,7 @@ def test_a_host_that_does_not_say_has_one_core() -> None:
 
 def test_what_is_not_probed_yet_is_unknown() -> None:
     offer = compile_capabilities({"memory": "4 GB"}, complete=False)
-    assert offer.unknown == {"cpu", "gpu", "gpu_memory", "disk", "python"}
+    assert offer.unknown == PROBED_NAMES - {"memory"}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +162,16 @@ def test_the_merge_leaves_its_sources_alone() -> None:
 
 
 def test_what_remains_is_of_the_same_class() -> None:
-    total = LabHost(cpu=4, memory="8 GB", scratch="2 TB", bandwidth=10, camera={"flir"}, gpu=2, gpu_memory="8 GB")
+    said = {
+        "cpu": 4,
+        "memory": "8 GB",
+        "scratch": "2 TB",
+        "bandwidth": 10,
+        "camera": {"flir"},
+        "gpu": 2,
+        "gpu_memory": "8 GB",
+    }
+    total = LabHost.model_validate(said)
     free = remaining(total, {"cpu": 15_000, "memory": -GB, "scratch": 500 * GB, "bandwidth": 2 * PARTS}, (3 * GB,))
     assert isinstance(free, LabHost)
     assert free.camera == {"flir"}
@@ -194,3 +208,16 @@ def test_what_remains_is_of_the_same_class() -> None:
 def test_an_offer_turns_back_into_capabilities(said: dict[str, Any]) -> None:
     offer = compile_capabilities(said)
     assert compile_capabilities(capabilities_of(offer)) == offer
+
+
+def test_a_probe_counts_bytes() -> None:
+    probed = as_probed(
+        {"cpu": 2, "memory": 4 * 10**9, "disk": 10**6, "gpu": 1, "gpu_memory": 8 * 10**9, "python": "3.11"}
+    )
+    assert probed.amounts == {"cpu": 2, "memory": 4 * 10**9, "disk": 10**6, "gpu": 1, "gpu_memory": 8 * 10**9}
+    assert as_probed({"gpu_memory": [8 * 10**9, 4]}).amounts["gpu_memory"] == 8 * 10**9
+
+
+def test_what_the_agent_probes_is_known_to_be_probed(tmp_path: Path) -> None:
+    assert set(probe(str(tmp_path))) <= PROBED_NAMES
+    compile_capabilities(as_probed(probe(str(tmp_path))))
