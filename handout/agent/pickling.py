@@ -23,7 +23,7 @@ import types
 import weakref
 from typing import Any, Callable, Union
 
-from . import byvalue
+from . import byvalue, classcopy
 
 Segment = Union[bytes, bytearray, memoryview]
 Function = types.FunctionType
@@ -109,7 +109,8 @@ class Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind is Function:
-            return self._by_name(obj) or self.function(obj)
+            name = byvalue.importable_name(obj)
+            return self.function(obj) if name is None else self._named(obj, name)
         reducer = byvalue.REDUCERS.get(kind)
         if reducer is not None:
             home = obj.__name__ if kind is types.ModuleType else getattr(obj, "__module__", None)
@@ -119,13 +120,11 @@ class Pickler(pickle.Pickler):
         if issubclass(kind, type):
             if obj.__module__ == "builtins":
                 return byvalue.reduce_builtin(obj)
-            return self._by_name(obj) or self.cls(obj)
+            name = byvalue.importable_name(obj)
+            return self.cls(obj) if name is None else self._named(obj, name)
         return NotImplemented
 
-    def _by_name(self, obj: Any) -> Any:
-        name = byvalue.importable_name(obj)
-        if name is None:
-            return None
+    def _named(self, obj: Any, name: tuple[str, str]) -> Any:
         self.snapshot.modules.add(name[0])
         return NotImplemented if name[0] == obj.__module__ else (byvalue.attribute, name)
 
@@ -137,7 +136,7 @@ class Pickler(pickle.Pickler):
 
     def cls(self, cls: type) -> byvalue.Reduced:
         self.snapshot.by_value = True
-        token, version = byvalue.class_token(cls), byvalue.class_version(cls, self.snapshot.serial)
+        token, version = classcopy.class_token(cls), classcopy.class_version(cls, self.snapshot.serial)
         return _load_class, (token, version, self.snapshot.class_blob(cls))
 
 
@@ -150,7 +149,7 @@ class Body(Pickler):
     def cls(self, cls: type) -> byvalue.Reduced:
         self.snapshot.by_value = True
         self.snapshot.held.append(cls)
-        return byvalue.reduce_class(cls, self.snapshot.serial)
+        return classcopy.reduce_class(cls, self.snapshot.serial)
 
 
 def _load_function(magic: bytes, python: str, name: str, origin: str, digest: bytes, blob: bytes) -> Function:
@@ -167,8 +166,8 @@ def _load_function(magic: bytes, python: str, name: str, origin: str, digest: by
     return fn
 
 
-def _load_class(token: byvalue.Token, version: int, blob: bytes) -> type:
-    cls = byvalue.known_class(token, version)
+def _load_class(token: classcopy.Token, version: int, blob: bytes) -> type:
+    cls = classcopy.known_class(token, version)
     if cls is None:
         cls = loads(blob)
     assert isinstance(cls, type)
