@@ -1,0 +1,536 @@
+"""What every launcher must do: the same tests on this machine and over a real sshd."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import handout
+from handout import Cluster, Graph
+from tests import work
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_one_function_gives_one_result(cluster: Cluster) -> None:
+    graph = Graph()
+    out = graph.add(work.add, 1, 2)
+    results = await cluster.execute(graph)
+    assert results[out] == 3
+    assert results.allocations[out] in ("plain", "gpu")
+
+
+async def test_an_empty_graph_has_no_results(cluster: Cluster) -> None:
+    assert len(await cluster.execute(Graph())) == 0
+
+
+async def test_a_chain_a_fan_out_and_a_fan_in(cluster: Cluster) -> None:
+    graph = Graph()
+    out = graph.add(work.identity, 1)
+    for _ in range(20):
+        out = graph.add(work.add, out, 1)
+    parts = graph.map(work.add, [out] * 30, range(30))
+    total = graph.add(work.total, parts)
+    results = await cluster.execute(graph)
+    assert results[total] == 21 * 30 + sum(range(30))
+
+
+async def test_outputs_are_found_in_lists_tuples_dicts_and_keywords(cluster: Cluster) -> None:
+    graph = Graph()
+    one, two = graph.add(work.identity, 1), graph.add(work.identity, 2)
+    nested = graph.add(work.identity, {"a": [one, (two, {"b": one})], "c": 3})
+    named = graph.add(work.greet, "you", greeting=graph.add(work.identity, "goodbye"))
+    results = await cluster.execute(graph)
+    assert results[nested] == {"a": [1, (2, {"b": 1})], "c": 3}
+    assert results[named] == "goodbye you"
+
+
+async def test_an_element_of_a_result_travels_alone(cluster: Cluster) -> None:
+    graph = Graph()
+    made = graph.add(work.model, host="plain")
+    first = graph.add(work.identity, made["weights"][0], host="gpu")
+    async with cluster.start(graph, outputs=[first, made["score"]]) as execution:
+        results = await execution.results()
+    assert results[first] == 1
+    assert results[made["score"]] == 0.5
+
+
+async def test_coroutine_functions_run(cluster: Cluster) -> None:
+    graph = Graph()
+    out = graph.add(work.later_add, graph.add(work.later_add, 1, 2), 3)
+    assert (await cluster.execute(graph))[out] == 6
+
+
+async def test_coroutines_that_cost_no_cpu_share_one_worker(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    names = [f"c{i}" for i in range(12)]
+    others = names[1:] + names[:1]
+    outs = graph.map(
+        work.wait_for_company, [str(tmp_path)] * 12, names, others, cost={"cpu_intensive": False}, host="plain"
+    )
+    assert (await cluster.execute(graph))[outs] == [True] * 12
+
+
+async def test_lambdas_closures_and_local_classes_travel_by_value(cluster: Cluster) -> None:
+    offset = 10
+
+    class Local:
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+    graph = Graph()
+    made = graph.add(lambda x: Local(x + offset), 1)
+    read = graph.add(lambda made: made.x, made)
+    results = await cluster.execute(graph, outputs=[made, read])
+    assert results[read] == 11
+    assert isinstance(results[made], Local)
+
+
+async def test_a_large_argument_reaches_every_task_and_is_sent_once_a_host(cluster: Cluster) -> None:
+    data = os.urandom(1 << 20)
+    graph = Graph()
+    outs = [graph.add(work.length, data, host=("plain", "gpu")[i % 2]) for i in range(10)]
+    results = await cluster.execute(graph)
+    assert results[outs] == [1 << 20] * 10
+
+
+async def test_arguments_are_snapshotted_when_the_run_starts(cluster: Cluster) -> None:
+    numbers = [1, 2, 3]
+    graph = Graph()
+    out = graph.add(work.total, numbers)
+    async with cluster.start(graph) as execution:
+        numbers.append(100)
+        assert (await execution.results())[out] == 6
+
+
+async def test_writing_to_an_argument_changes_nobody_elses(cluster: Cluster) -> None:
+    numpy = pytest.importorskip("numpy")
+    graph = Graph()
+    array = graph.value(numpy.arange(100_000))
+    outs = [graph.add(work.change_in_place, array) for _ in range(6)]
+    first = graph.add(lambda a: int(a[0]), array)
+    results = await cluster.execute(graph)
+    assert results[outs] == [1] * 6
+    assert results[first] == 0
+
+
+async def test_data_moves_between_hosts(cluster: Cluster) -> None:
+    graph = Graph()
+    made = graph.add(work.blob, 3 << 20, host="plain")
+    moved = graph.add(work.length, made, host="gpu")
+    back = graph.add(work.length, graph.add(work.identity, made, host="gpu"), host="plain")
+    results = await cluster.execute(graph)
+    assert results[moved] == results[back] == 3 << 20
+    assert results.allocations[made] == "plain"
+    assert results.allocations[moved] == "gpu"
+
+
+async def test_a_large_result_comes_back(cluster: Cluster) -> None:
+    graph = Graph()
+    out = graph.add(work.blob, 20 << 20)
+    assert (await cluster.execute(graph))[out] == bytes(20 << 20)
+
+
+async def test_costs_decide_where_a_function_may_run(cluster: Cluster) -> None:
+    graph = Graph()
+    gpu = graph.add(work.where, cost={"gpu_memory": "1 GB", "has_cuda": True})
+    big = graph.add(work.where, cost={"memory": "6 GB"})
+    results = await cluster.execute(graph)
+    assert results[gpu][0] == "gpu"
+    assert results[big][0] == "plain"
+
+
+async def test_a_cost_that_nobody_covers_is_refused_before_anything_runs(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(work.mark_and_return, str(tmp_path / "ran"), 1)
+    graph.add(work.identity, 1, cost={"memory": "64 GB"}, id="huge")
+    with pytest.raises(handout.PlacementError, match=r"huge.*memory") as caught:
+        await cluster.execute(graph)
+    assert "plain" in str(caught.value)
+    assert "gpu" in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_gpu_task_sees_its_own_devices_and_others_see_none(cluster: Cluster) -> None:
+    graph = Graph()
+    both = graph.add(work.environment, "CUDA_VISIBLE_DEVICES", cost={"gpu": 2})
+    none = graph.add(work.environment, "CUDA_VISIBLE_DEVICES", host="gpu")
+    results = await cluster.execute(graph)
+    assert results[both] == "0,1"
+    assert results[none] == ""
+
+
+async def test_thread_variables_follow_the_cpu_cost(cluster: Cluster) -> None:
+    graph = Graph()
+    one = graph.add(work.environment, "OMP_NUM_THREADS")
+    two = graph.add(work.environment, "OMP_NUM_THREADS", cost={"cpu": 2})
+    results = await cluster.execute(graph)
+    assert (results[one], results[two]) == ("1", "2")
+
+
+async def test_collocated_functions_share_a_host(cluster: Cluster) -> None:
+    graph = Graph()
+    anchors = [graph.add(work.where, host=name) for name in ("plain", "gpu")]
+    near = [graph.add(work.where, collocate_with=anchor) for anchor in anchors]
+    results = await cluster.execute(graph, outputs=[*anchors, *near])
+    assert [r[0] for r in results[near]] == ["plain", "gpu"]
+
+
+async def test_an_inline_function_runs_inside_its_consumer(cluster: Cluster) -> None:
+    graph = Graph()
+    inside = graph.add(os.getpid, inline=True)
+    outside = graph.add(lambda pid: (pid, os.getpid()), inside)
+    pid, own = (await cluster.execute(graph))[outside]
+    assert pid == own != os.getpid()
+
+
+async def test_the_explicit_form_means_the_same(cluster: Cluster) -> None:
+    graph = Graph(
+        [
+            handout.function("load", work.identity, extra_args=[[1, 2, 3]]),
+            handout.function("first", work.add, args=[("load", 0)], extra_args=[10]),
+            handout.function("sum", work.total, args=["load"], cost={"cpu": 1}),
+        ]
+    )
+    results = await cluster.execute(graph)
+    assert (results["first"], results["sum"]) == (11, 6)
+
+
+async def test_a_function_raises_its_own_exception_with_what_is_known_as_notes(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(work.say_and_fail, "sorry", id="bad")
+    with pytest.raises(work.Refused, match="sorry") as caught:
+        await cluster.execute(graph)
+    notes = "\n".join(caught.value.__notes__)
+    assert "'bad'" in notes
+    assert "attempt 1" in notes
+    assert "say_and_fail" in notes
+    failure = handout.failure(caught.value)
+    assert failure is not None
+    assert failure.host in ("plain", "gpu")
+    assert list(failure.stderr_tail) == ["sorry"]
+
+
+async def test_what_would_be_mistaken_for_the_callers_own_comes_as_remote_error(cluster: Cluster) -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    def stop() -> None:
+        raise StopIteration
+
+    for function in (cancelled, stop):
+        graph = Graph()
+        graph.add(function)
+        with pytest.raises(handout.RemoteError):
+            await cluster.execute(graph)
+
+
+async def test_retries_go_on_until_it_works(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    out = graph.add(work.fail_then_succeed, str(tmp_path / "tries"), 2, retries=2)
+    assert (await cluster.execute(graph))[out] == "try 3"
+
+
+async def test_retry_on_says_what_is_worth_another_try(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(work.fail_then_succeed, str(tmp_path / "tries"), 2, retries=5, retry_on=KeyError)
+    with pytest.raises(ValueError, match="try 1"):
+        await cluster.execute(graph)
+
+
+async def test_continue_finishes_what_does_not_depend_on_a_failure(cluster: Cluster) -> None:
+    graph = Graph()
+    bad = graph.add(work.fail, "no", id="bad")
+    after = graph.add(work.identity, bad, id="after")
+    good = graph.add(work.identity, 5)
+    results = await cluster.execute(graph, on_failure="continue")
+    assert results[good] == 5
+    assert set(results.failures) == {"bad", "after"}
+    assert results.failures["after"].caused_by == "bad"
+    assert results.failures["bad"].caused_by is None
+    assert isinstance(results.failures["bad"].exception, work.Refused)
+    with pytest.raises(handout.errors.DependencyError, match="bad"):
+        results[after]
+    with pytest.raises(work.Refused):
+        results.raise_failures()
+
+
+async def test_a_worker_that_dies_is_replaced_and_the_third_death_is_final(cluster: Cluster) -> None:
+    graph = Graph()
+    bad = graph.add(work.crash)
+    good = [graph.add(work.identity, i) for i in range(10)]
+    results = await cluster.execute(graph, on_failure="continue")
+    assert results[good] == list(range(10))
+    error = results.failures[bad.id].exception
+    assert isinstance(error, handout.WorkerDiedError)
+    assert error.signal == 11
+    assert set(error.hosts) == {"plain", "gpu"}
+
+
+async def test_ending_the_process_is_not_success(cluster: Cluster) -> None:
+    graph = Graph()
+    soft, hard = graph.add(work.leave, 0), graph.add(work.leave_hard)
+    results = await cluster.execute(graph, on_failure="continue")
+    assert isinstance(results.failures[soft.id].exception, handout.errors.TaskExitedError)
+    assert isinstance(results.failures[hard.id].exception, handout.WorkerDiedError)
+
+
+async def test_a_result_that_cannot_travel_names_the_culprit(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(work.generator)
+    with pytest.raises(handout.errors.ResultError, match="generator"):
+        await cluster.execute(graph)
+
+
+async def test_an_argument_that_cannot_travel_is_refused_before_anything_runs(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(work.identity, {"deep": [1, open(os.devnull)]})  # noqa: SIM115, ASYNC230
+    with pytest.raises(handout.errors.UnserializableError, match=r"args\[0\]\['deep'\]\[1\]"):
+        await cluster.execute(graph)
+
+
+async def test_a_task_over_its_time_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(work.spin_ignoring_signals, str(tmp_path / "pid"), timeout_s=0.4)
+    with pytest.raises(handout.TaskTimeoutError) as caught:
+        await cluster.execute(graph)
+    assert caught.value.limit_s == 0.4
+    assert _gone(int((tmp_path / "pid").read_text()))
+
+
+async def test_leaving_the_block_leaves_no_process_behind(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    paths = [tmp_path / f"pid{i}" for i in range(3)]
+    for path in paths:
+        graph.add(work.sleep_forever, str(path))
+    async with cluster.start(graph):
+        await _until(lambda: all(p.exists() and p.read_text() for p in paths))
+    assert all(_gone(int(p.read_text())) for p in paths)
+
+
+async def test_cancelling_the_caller_leaves_no_process_behind(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    path = tmp_path / "pid"
+    graph.add(work.spin_ignoring_signals, str(path))
+    running = asyncio.create_task(cluster.execute(graph))
+    await _until(lambda: path.exists() and bool(path.read_text()))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert _gone(int(path.read_text()))
+
+
+async def test_cancelling_one_output_ends_it_and_what_needs_it(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    path = tmp_path / "pid"
+    stuck = graph.add(work.sleep_forever_nicely, str(path))
+    after = graph.add(work.identity, stuck)
+    good = graph.add(work.identity, 1)
+    async with cluster.start(graph, on_failure="continue", outputs=[good, after]) as execution:
+        await _until(lambda: path.exists() and bool(path.read_text()))
+        await execution.cancel(stuck)
+        results = await execution.results()
+    assert results[good] == 1
+    assert isinstance(results.failures[stuck.id].exception, handout.errors.TaskCancelledError)
+    assert after.id in results.failures
+    assert Path(f"{path}.cancelled").exists()
+
+
+async def test_a_grandchild_does_not_outlive_its_task(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    path = tmp_path / "pid"
+    out = graph.add(work.leave_a_grandchild, str(path))
+    assert (await cluster.execute(graph))[out] == "left"
+    assert _gone(int(path.read_text()))
+
+
+async def test_standard_input_is_empty(cluster: Cluster) -> None:
+    graph = Graph()
+    out = graph.add(work.ask)
+    assert (await cluster.execute(graph))[out] == "nobody there"
+
+
+async def test_output_of_tasks_is_theirs_and_can_be_followed(cluster: Cluster) -> None:
+    graph = Graph()
+    outs = [graph.add(work.say, f"line {i}") for i in range(5)]
+    async with cluster.start(graph) as execution:
+        await execution.results()
+        for i, out in enumerate(outs):
+            lines = [line async for line in execution.logs(out)]
+            assert sorted(lines) == [f"error: line {i}", f"line {i}"]
+
+
+async def test_a_flood_of_output_harms_nobody(cluster: Cluster) -> None:
+    graph = Graph()
+    loud = graph.add(work.print_much, 100)
+    quiet = [graph.add(work.identity, i) for i in range(100)]
+    async with cluster.start(graph) as execution:
+        results = await execution.results()
+        lines = [line async for line in execution.logs(loud)]
+    assert results[loud] == "printed"
+    assert results[quiet] == list(range(100))
+    assert lines[-1] == "the last line"
+
+
+async def test_writing_to_any_descriptor_harms_nobody(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(work.write_to_descriptors)
+    quiet = [graph.add(work.identity, i) for i in range(100)]
+    results = await cluster.execute(graph, on_failure="continue", retries=2)
+    assert results[quiet] == list(range(100))
+
+
+async def test_events_tell_the_story_in_order(cluster: Cluster) -> None:
+    graph = Graph()
+    a = graph.add(work.identity, 1, id="a")
+    graph.add(work.identity, a, id="b")
+    async with cluster.start(graph) as execution:
+        story = [event async for event in execution.events()]
+    ended = [e.id for e in story if isinstance(e, handout.observe.TaskEnded)]
+    assert ended == ["a", "b"]
+    assert isinstance(story[-1], handout.observe.RunEnded)
+    assert story[-1].done == 2
+    assert [e.at_s for e in story] == sorted(e.at_s for e in story)
+
+
+async def test_results_can_be_taken_while_the_rest_runs(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    early = graph.add(work.identity, "early")
+    late = graph.add(work.wait_for_file, str(tmp_path / "go"))
+    async with cluster.start(graph) as execution:
+        assert await execution.result(early) == "early"
+        (tmp_path / "go").touch()
+        assert await execution.result(late) == str(tmp_path / "go")
+
+
+async def test_ended_gives_each_output_once_as_it_ends(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    slow = graph.add(work.wait_for_file, str(tmp_path / "go"))
+    quick = graph.add(work.identity, "quick")
+    bad = graph.add(work.fail, "no")
+    order: list[Any] = []
+    async with cluster.start(graph, on_failure="continue") as execution:
+        async for each in execution.ended([slow, quick, bad]):
+            order.append(each.failure.id if each.failure else await each.result())
+            if len(order) == 2:
+                (tmp_path / "go").touch()
+    assert set(order[:2]) == {"quick", bad.id}
+    assert order[2] == str(tmp_path / "go")
+
+
+async def test_graphs_share_a_cluster_without_over_committing_it(cluster: Cluster, tmp_path: Path) -> None:
+    def crowd(folder: str, me: str) -> int:
+        """How many were in here at once, at most."""
+        import time
+
+        mine = os.path.join(folder, me)
+        open(mine, "w").close()
+        most = 0
+        for _ in range(20):
+            most = max(most, len(os.listdir(folder)))
+            time.sleep(0.002)
+        os.unlink(mine)
+        return most
+
+    async def one(number: int) -> list[int]:
+        graph = Graph()
+        outs = graph.map(crowd, [str(tmp_path)] * 8, [f"{number}-{i}" for i in range(8)], host="plain")
+        return (await cluster.execute(graph))[outs]
+
+    crowds = await asyncio.gather(*(one(i) for i in range(3)))
+    assert max(max(c) for c in crowds) <= 2
+
+
+async def test_a_custom_allocator_decides(cluster: Cluster) -> None:
+    async def all_on_gpu(frontier: Any, view: handout.ClusterView) -> dict[str, str]:
+        draft = view.draft()
+        for task in frontier:
+            if draft.fits(task, "gpu"):
+                draft.place(task, "gpu")
+        return dict(draft)
+
+    graph = Graph()
+    outs = [graph.add(work.where) for _ in range(6)]
+    results = await cluster.execute(graph, allocator=all_on_gpu)
+    assert {r[0] for r in results[outs]} == {"gpu"}
+
+
+async def test_an_allocator_that_raises_proposes_nonsense_or_does_nothing_ends_the_run(cluster: Cluster) -> None:
+    async def raises(frontier: Any, view: Any) -> dict[str, str]:
+        raise RuntimeError("broken")
+
+    async def nonsense(frontier: Any, view: Any) -> dict[str, str]:
+        return {frontier[0].id: "nowhere"}
+
+    async def nothing(frontier: Any, view: Any) -> dict[str, str]:
+        return {}
+
+    for allocator, words in ((raises, "broken"), (nonsense, "nowhere"), (nothing, "")):
+        graph = Graph()
+        graph.add(work.identity, 1)
+        with pytest.raises(handout.errors.AllocatorError, match=words):
+            await cluster.execute(graph, allocator=allocator)
+
+
+@pytest.mark.parametrize("allocator", ["first_available", "load_balanced", "locality"])
+async def test_built_in_allocators_run_a_graph(cluster: Cluster, allocator: str) -> None:
+    graph = Graph()
+    parts = graph.map(work.identity, range(40))
+    total = graph.add(work.total, parts)
+    results = await cluster.execute(graph, allocator=getattr(handout, allocator))
+    assert results[total] == sum(range(40))
+
+
+async def test_a_run_over_its_time_is_cancelled(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(work.sleep_forever, str(tmp_path / "pid"))
+    with pytest.raises(handout.errors.RunTimeoutError):
+        await cluster.execute(graph, timeout_s=0.5)
+
+
+async def test_given_replaces_an_output(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    a = graph.add(work.mark_and_return, str(tmp_path / "ran"), 1)
+    b = graph.add(work.add, a, 1)
+    assert (await cluster.execute(graph, given={a: 10}))[b] == 11
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_function_that_is_not_safe_to_repeat_runs_once(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    out = graph.add(work.mark_and_return, str(tmp_path / "ran"), 5, idempotent=False)
+    assert (await cluster.execute(graph))[out] == 5
+    assert (tmp_path / "ran").read_text() == "ran\n"
+
+
+async def test_one_slow_task_does_not_hold_up_those_behind_it(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    graph.map(work.first_waits, [str(tmp_path / "go")] * 50, range(1, 51))  # now it is known to be short
+    await cluster.execute(graph)
+    graph = Graph()
+    outs = graph.map(work.first_waits, [str(tmp_path / "go")] * 50, range(50))
+    async with cluster.start(graph) as execution:
+        async for done in execution.ended(outs[1:]):
+            assert done.failure is None
+        (tmp_path / "go").touch()
+        assert (await execution.results())[outs] == list(range(50))
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process is gone, or has ended and only waits to be reaped."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+async def _until(condition: Any) -> None:
+    """Wait for a condition outside this process: files that tasks write."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -1,0 +1,331 @@
+"""Hosts that cannot be had, hosts that are odd, hosts that go: seen over a real sshd."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import handout
+from handout import Cluster, Graph, Host
+from handout.remote.link import Timings
+from tests import work
+from tests.proxy import start_proxy
+from tests.sshd import OpenSsh, find_sshd, start_sshd
+
+ONE = {"cpu": 1}
+
+#: A tenth of the defaults: what takes 15 s takes 1.5 s.
+QUICK = Timings().scaled(0.1)
+
+
+def one_task() -> Graph:
+    graph = Graph()
+    graph.add(work.identity, 1, id="one")
+    return graph
+
+
+async def test_a_host_that_is_not_there_is_named_with_a_remedy(sshd: OpenSsh) -> None:
+    with pytest.raises(handout.errors.HostUnreachableError, match=r"nowhere.*ssh") as caught:
+        await handout.execute(one_task(), inventory=[Host("nowhere", address="127.0.0.1", port=1, ssh=sshd.options)])
+    assert caught.value.host == "nowhere"
+
+
+async def test_a_wrong_host_key_ends_it_before_any_code_is_sent(sshd: OpenSsh, tmp_path: Path) -> None:
+    other = (sshd.folder / "client_key.pub").read_text()
+    (tmp_path / "known_hosts").write_text(f"[127.0.0.1]:{sshd.port} {other}")
+    host = sshd.host("suspect", ONE)
+    host = Host(
+        "suspect",
+        address="127.0.0.1",
+        port=sshd.port,
+        username=host.username,
+        ssh={**sshd.options, "known_hosts": str(tmp_path / "known_hosts")},
+    )
+    with pytest.raises(handout.errors.HostKeyError, match="host key"):
+        await handout.execute(one_task(), inventory=[host])
+
+
+async def test_a_refused_key_is_tried_once(sshd: OpenSsh, tmp_path: Path) -> None:
+    import asyncssh
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    key.write_private_key(str(tmp_path / "stranger"))
+    host = Host(
+        "strict",
+        address="127.0.0.1",
+        port=sshd.port,
+        username=sshd.username,
+        ssh={**sshd.options, "client_keys": [str(tmp_path / "stranger")]},
+    )
+    with pytest.raises(handout.errors.AuthenticationError, match=r"strict.*refused"):
+        await handout.execute(one_task(), inventory=[host])
+
+
+async def test_a_host_without_a_python_says_what_was_tried(sshd: OpenSsh) -> None:
+    with pytest.raises(handout.errors.BootstrapError, match=r"no-such-python.*python="):
+        await handout.execute(one_task(), inventory=[sshd.host("bare", ONE, python="no-such-python")])
+
+
+async def test_a_python_that_is_too_old_is_named(sshd: OpenSsh, tmp_path: Path) -> None:
+    old = tmp_path / "python-of-2016"
+    old.write_text("#!/bin/sh\nexit 93\n")
+    old.chmod(0o755)
+    with pytest.raises(handout.errors.BootstrapError, match=r"older ones \(.*python-of-2016"):
+        await handout.execute(one_task(), inventory=[sshd.host("old", ONE, python=str(old))])
+
+
+async def test_the_run_goes_on_without_a_host_that_the_others_can_cover(sshd: OpenSsh) -> None:
+    broken = sshd.host("broken", ONE, python="no-such-python")
+    graph = Graph()
+    out = graph.add(work.where)
+    results = await handout.execute(graph, inventory=[broken, sshd.host("fine", ONE)])
+    assert results[out][0] == "fine"
+
+
+async def test_require_all_makes_a_missing_host_fatal(sshd: OpenSsh) -> None:
+    broken = sshd.host("broken", ONE, python="no-such-python")
+    with pytest.raises(handout.HostError, match="broken"):
+        await handout.execute(one_task(), inventory=[broken, sshd.host("fine", ONE)], require="all")
+
+
+async def test_what_only_a_missing_host_could_run_is_refused_by_name(sshd: OpenSsh) -> None:
+    graph = Graph()
+    graph.add(work.identity, 1, cost={"memory": "6 GB"}, id="big")
+    broken = sshd.host("broken", {"cpu": 1, "memory": "8 GB"}, python="no-such-python")
+    with pytest.raises(handout.PlacementError, match="big") as caught:
+        await handout.execute(graph, inventory=[broken, sshd.host("small", {"cpu": 1, "memory": "1 GB"})])
+    assert "no-such-python" in "\n".join([str(caught.value), *caught.value.__notes__])
+
+
+async def test_a_login_shell_that_prints_noise_is_no_obstacle(tmp_path: Path) -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    # sshd runs this around every command: as loud a login as a .bashrc can make.
+    noisy = tmp_path / "noisy"
+    noisy.write_text('#!/bin/sh\necho "Welcome!"; printf "\\033[1mmotd\\033[0m\\n\\377\\376"\nexec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n')
+    noisy.chmod(0o755)
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    with start_sshd(folder, [f"ForceCommand {noisy}"]) as server:
+        graph = Graph()
+        out = graph.add(work.where)
+        results = await handout.execute(graph, inventory=[server.host("noisy", ONE)])
+        assert results[out][0] == "noisy"
+
+
+async def test_a_bashrc_that_prints_noise_is_no_obstacle(tmp_path: Path) -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".bashrc").write_text('echo "noise of a .bashrc"\n')
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    # bash reads .bashrc for commands of sshd; HOME is set so that it reads this one.
+    wrapper = tmp_path / "login"
+    wrapper.write_text(f'#!/bin/sh\nexport HOME={home} SSH_CLIENT="x" SHLVL=0\nexec bash --rcfile {home}/.bashrc -c "$SSH_ORIGINAL_COMMAND"\n')
+    wrapper.write_text(f'#!/bin/sh\nexport HOME={home} BASH_ENV={home}/.bashrc\nexec bash -c "$SSH_ORIGINAL_COMMAND"\n')
+    wrapper.chmod(0o755)
+    with start_sshd(folder, [f"ForceCommand {wrapper}"]) as server:
+        graph = Graph()
+        out = graph.add(work.where)
+        results = await handout.execute(graph, inventory=[server.host("noisy", ONE)])
+        assert results[out][0] == "noisy"
+
+
+async def test_a_login_shell_that_ends_early_is_told_with_what_it_printed(tmp_path: Path) -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    with start_sshd(folder, ["ForceCommand echo This account is closed."]) as server:
+        with pytest.raises(handout.errors.BootstrapError, match="This account is closed"):
+            await handout.execute(one_task(), inventory=[server.host("closed", ONE)])
+
+
+async def test_a_server_that_forbids_forwarding_and_allows_one_session(tmp_path: Path) -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    with start_sshd(tmp_path, ["DisableForwarding yes", "MaxSessions 1"]) as server:
+        graph = Graph()
+        big = graph.add(work.blob, 5 << 20)
+        outs = graph.map(work.identity, range(200))
+        length = graph.add(work.length, os.urandom(3 << 20))
+        results = await handout.execute(graph, inventory=[server.host("strict", ONE)])
+        assert results[outs] == list(range(200))
+        assert len(results[big]) == 5 << 20
+        assert results[length] == 3 << 20
+
+
+async def test_thirty_hosts_at_once_behind_one_sshd(sshd: OpenSsh) -> None:
+    hosts = [sshd.host(f"h{i:02}", ONE) for i in range(30)]
+    graph = Graph()
+    outs = [graph.add(work.where, host=host.name) for host in hosts]
+    results = await handout.execute(graph, inventory=hosts, require="all")
+    assert [r[0] for r in results[outs]] == [host.name for host in hosts]
+
+
+async def test_an_agent_that_is_killed_costs_only_time(sshd: OpenSsh, tmp_path: Path) -> None:
+    graph = Graph()
+    made = graph.add(work.blob, 1 << 20, host=None) if False else graph.add(work.blob, 1 << 20)
+    held = [graph.add(work.first_waits, str(tmp_path / "go"), i * 0) for i in range(2)]
+    length = graph.add(work.length, made)
+    async with Cluster([sshd.host("a", ONE), sshd.host("b", ONE)], require="all", timings=QUICK) as cluster:
+        async with cluster.start(graph, outputs=[*held, length]) as execution:
+            async for event in execution.events():
+                if isinstance(event, handout.observe.TaskStarted):
+                    break
+            victim = execution.explain(held[0]).host or execution.explain(held[1]).host
+            assert victim is not None
+            os.kill(_agent_pid(cluster, victim), signal.SIGKILL)
+            (tmp_path / "go").touch()
+            results = await execution.results()
+    assert results[held] == [0, 0]
+    assert results[length] == 1 << 20
+
+
+async def test_results_that_die_with_their_host_are_made_again(sshd: OpenSsh, tmp_path: Path) -> None:
+    graph = Graph()
+    made = graph.add(work.blob, 2 << 20)
+    gate = graph.add(work.wait_for_file, str(tmp_path / "go"))
+    length = graph.add(lambda data, _: len(data), made, gate)
+    async with Cluster([sshd.host("a", ONE), sshd.host("b", ONE)], require="all", timings=QUICK) as cluster:
+        async with cluster.start(graph, outputs=[length]) as execution:
+            async for done in execution.ended([made]):
+                assert done.failure is None
+            owner = next(
+                e for e in cluster.driver.peers if execution._active.hosts[0] == e
+            )
+            os.kill(_agent_pid(cluster, owner), signal.SIGKILL)
+            (tmp_path / "go").touch()
+            assert (await execution.results())[length] == 2 << 20
+
+
+async def test_when_the_last_host_goes_for_good_the_run_ends_by_name(tmp_path: Path) -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    graph = Graph()
+    graph.add(work.sleep_forever, str(tmp_path / "pid"))
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    with start_sshd(folder) as server:
+        async with start_proxy(server.port) as proxy:
+            host = Host("only", address="127.0.0.1", port=proxy.port, username=server.username, ssh=_through(server, proxy.port))
+            async with Cluster([host], timings=QUICK) as cluster:
+                async with cluster.start(graph) as execution:
+                    await _until(lambda: (tmp_path / "pid").exists())
+                    proxy.refuse()
+                    proxy.cut()
+                    with pytest.raises(handout.HandoutError, match="only"):
+                        await execution.results()
+
+
+async def test_a_line_that_drops_for_a_moment_loses_and_repeats_nothing(sshd: OpenSsh, tmp_path: Path) -> None:
+    async with start_proxy(sshd.port) as proxy:
+        host = Host("far", address="127.0.0.1", port=proxy.port, username=sshd.username, ssh=_through(sshd, proxy.port), capabilities=ONE)
+        graph = Graph()
+        outs = [graph.add(work.mark_and_return, str(tmp_path / "ran"), i) for i in range(300)]
+        gate = graph.add(work.wait_for_file, str(tmp_path / "go"))
+        big = graph.add(work.blob, 4 << 20)
+        async with Cluster([host]) as cluster:
+            async with cluster.start(graph, outputs=[*outs, gate, big]) as execution:
+                async for _ in execution.ended(outs[:20]):
+                    pass
+                for _ in range(3):
+                    seen = proxy.connections
+                    proxy.cut()
+                    await _until(lambda seen=seen: proxy.connections > seen)
+                (tmp_path / "go").touch()
+                results = await execution.results()
+        assert results[outs] == list(range(300))
+        assert results[big] == bytes(4 << 20)
+        assert (tmp_path / "ran").read_text().count("ran") == 300
+
+
+async def test_a_silent_line_is_noticed_and_user_code_ends_with_its_lease(sshd: OpenSsh, tmp_path: Path) -> None:
+    async with start_proxy(sshd.port) as proxy:
+        far = Host("far", address="127.0.0.1", port=proxy.port, username=sshd.username, ssh=_through(sshd, proxy.port), capabilities=ONE)
+        graph = Graph()
+        path = tmp_path / "pid"
+        stuck = graph.add(work.sleep_forever, str(path), host="far")
+        async with Cluster([far, sshd.host("near", ONE)], require="all", timings=QUICK) as cluster:
+            async with cluster.start(graph) as execution:
+                await _until(lambda: path.exists() and bool(path.read_text()))
+                proxy.refuse()
+                proxy.stall()
+                with pytest.raises(handout.HandoutError):
+                    await execution.results()
+        assert _gone(int(path.read_text()))
+        del stuck
+
+
+async def test_on_a_slow_line_heartbeats_pass_bulk_in_both_directions(sshd: OpenSsh) -> None:
+    async with start_proxy(sshd.port, bytes_per_s=250_000) as proxy:  # 2 Mbit/s each way
+        host = Host("slow", address="127.0.0.1", port=proxy.port, username=sshd.username, ssh=_through(sshd, proxy.port), capabilities={"cpu": 2})
+        graph = Graph()
+        up = graph.add(work.length, os.urandom(600_000))
+        down = graph.add(os.urandom, 600_000)
+        async with Cluster([host]) as cluster:
+            warm = await cluster.execute(one_task())
+            assert warm["one"] == 1
+            link = cluster.driver.peers["slow"].link
+            latencies: list[float] = []
+            async with cluster.start(graph) as execution:
+                ended = asyncio.ensure_future(execution.results())
+                while not ended.done():
+                    start = asyncio.get_running_loop().time()
+                    await cluster.execute(one_task())
+                    latencies.append(asyncio.get_running_loop().time() - start)
+                results = await ended
+        assert results[up] == len(results[down]) == 600_000
+        assert len(latencies) > 3
+        assert max(latencies) < 1.5  # a task there and back: two crossings of at most 0.5 s, and the work itself
+        assert link is not None
+
+
+async def test_a_full_disk_is_told_at_the_start(sshd: OpenSsh, tmp_path: Path) -> None:
+    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=64k none {tmp_path} 2>/dev/null") != 0:
+        pytest.skip("needs root and mount, for a file system that is full")
+    try:
+        wrapper = Path(str(tmp_path) + "-python")
+        wrapper.write_text(f'#!/bin/sh\nexec env HANDOUT_TMPDIR={tmp_path} HANDOUT_ONLY_TMPDIR=1 python3 "$@"\n')
+        wrapper.chmod(0o755)
+        with pytest.raises(handout.errors.BootstrapError, match=r"bytes free|No space"):
+            await handout.execute(one_task(), inventory=[sshd.host("full", ONE, python=str(wrapper))])
+    finally:
+        os.system(f"umount {tmp_path}")
+
+
+def _through(server: OpenSsh, port: int) -> dict[str, object]:
+    """SSH options for a proxy in front of the server: the same key under another port."""
+    path = server.folder / f"known_hosts_{port}"
+    path.write_text((server.folder / "known_hosts").read_text().replace(f":{server.port} ", f":{port} "))
+    return {**server.options, "known_hosts": str(path)}
+
+
+def _agent_pid(cluster: Cluster, host: str) -> int:
+    """The agent's process: it holds the run folder's socket."""
+    started = cluster.driver.peers[host].link.started
+    assert started is not None
+    supervisor = started.supervisor
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return int(children[0])
+
+
+def _gone(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+async def _until(condition: object) -> None:
+    """Wait for a condition outside this process."""
+    async with asyncio.timeout(20):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)

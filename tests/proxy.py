@@ -1,0 +1,103 @@
+"""A small TCP proxy between a client and sshd: cuts, stalls, limits the rate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+__all__ = ["Proxy", "start_proxy"]
+
+_SLICE = 2048
+
+
+class Proxy:
+    """A line whose owner decides what passes.
+
+    Args:
+        target_port: Where it leads, on loopback.
+        bytes_per_s: In each direction, or None for no limit.
+    """
+
+    def __init__(self, target_port: int, bytes_per_s: float | None = None) -> None:
+        self.port = 0
+        self.bytes_per_s = bytes_per_s
+        self.connections = 0
+        self._target_port = target_port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._refusing = False
+
+    def cut(self) -> None:
+        """Reset all connections."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def stall(self) -> None:
+        """Let nothing pass any more, without closing anything: a black hole."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """Let pass again."""
+        self._open.set()
+
+    def refuse(self, refusing: bool = True) -> None:
+        """Accept no new connection."""
+        self._refusing = refusing
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, both ways."""
+        self.connections += 1
+        if self._refusing:
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+        pair = {writer, back}
+        self._writers |= pair
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(reader, back))
+                group.create_task(self._pump(there, writer))
+        except* OSError:
+            pass
+        finally:
+            self._writers -= pair
+            for each in pair:
+                each.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        free_at = loop.time()
+        while data := await reader.read(_SLICE if self.bytes_per_s else 1 << 16):
+            await self._open.wait()
+            if self.bytes_per_s:
+                free_at = max(free_at, loop.time()) + len(data) / self.bytes_per_s
+                await asyncio.sleep(free_at - loop.time())
+            writer.write(data)
+            await writer.drain()
+        writer.transport.abort()
+
+
+@asynccontextmanager
+async def start_proxy(target_port: int, bytes_per_s: float | None = None) -> AsyncIterator[Proxy]:
+    """Run a proxy until the block ends."""
+    proxy = Proxy(target_port, bytes_per_s)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(proxy.accept(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(accepted, "127.0.0.1", 0, limit=1 << 16)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.resume()
+        proxy.cut()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
