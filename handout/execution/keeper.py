@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -32,6 +32,7 @@ logger = logging.getLogger("handout")
 #: A host that was lost is tried again this often, with pauses that double from the first one.
 _REJOIN_TRIES = 5
 _REJOIN_PAUSE_S = 0.5
+_PROBED_SIZES = ("memory", "disk", "gpu_memory")
 #: What no pause mends.
 _FINAL = (AuthenticationError, HostKeyError, InventoryError)
 
@@ -102,7 +103,7 @@ class Keeper:
         self._link = link
         try:
             started = await link.open()
-            probed = as_capabilities(started.probed)
+            probed = read_probe(started.probed)
             peer = self._peer = Peer(self.host.name, link)
             live = _Live(self.host, probed, peer)
             offered = merge(probed, self.host.capabilities)
@@ -193,6 +194,12 @@ class Keeper:
     def _suspect(self, silent: bool) -> None:
         name = self.host.name
         self._driver.post(ev.HostSuspected(name) if silent else ev.HostRecovered(name))
+
+
+def read_probe(probed: Mapping[str, Any]) -> Capabilities:
+    """What an agent found out, as capabilities: it counts sizes in bytes."""
+    sizes = {name: f"{probed[name]} B" for name in _PROBED_SIZES if isinstance(probed.get(name), int)}
+    return as_capabilities({**probed, **sizes})
 
 
 async def _serve_quietly(link: Link) -> None:

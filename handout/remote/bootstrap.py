@@ -55,6 +55,8 @@ class Started:
     probed: dict[str, Any]
     lingers: bool
     agent: str
+    #: Process of the supervisor there.
+    supervisor: int = 0
 
 
 @dataclass(slots=True)
@@ -173,6 +175,7 @@ class Bootstrap:
             probed=report.get("probed", {}),
             lingers=bool(report.get("lingers", True)),
             agent=report.get("agent", ""),
+            supervisor=int(report.get("supervisor", 0)),
         )
 
 
