@@ -28,17 +28,38 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
     shared = hosts.shared_amounts
     offers = {name: compile_capabilities(host.capabilities, complete=False) for name, host in hosts.items()}
     told_later = hosts.tracker is not None
-    seen: set[int] = set()
+    fitting: dict[int, frozenset[str]] = {}
     for task, options in enumerate(plan.options):
-        if id(options) in seen:  # interned: what holds for one task holds for all with these options
+        if id(options) in fitting:  # interned: what holds for one task holds for all with these options
             continue
-        seen.add(id(options))
         variants = [compile_cost(cost) for cost in options.costs]
         open_to = _pinned(plan.ids[task], options, offers)
         if told_later:
             open_to = {name: _with_unknowns(offer, variants) for name, offer in open_to.items()}
-        if not any(not each.lacks(offer, shared) for offer in open_to.values() for each in variants):
+        fitting[id(options)] = frozenset(
+            name for name, offer in open_to.items() if any(not each.lacks(offer, shared) for each in variants)
+        )
+        if not fitting[id(options)]:
             raise placement_error(plan.ids[task], variants, open_to, shared)
+    _check_groups(plan, fitting)
+
+
+def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]]) -> None:
+    """Each group has a host that could run all of its members, one after the other."""
+    common: dict[int, frozenset[str]] = {}
+    for task, group in enumerate(plan.groups):
+        if group < 0:
+            continue
+        mine = fitting[id(plan.options[task])]
+        both = common[group] = common.get(group, mine) & mine
+        if not both:
+            before = next(each for each in range(task) if plan.groups[each] == group)
+            raise PlacementError(
+                f"tasks {plan.ids[before]!r} and {plan.ids[task]!r} are to share one host, but no host covers both "
+                f"(the latter fits on {', '.join(sorted(mine))}).",
+                remedy="Leave out collocate_with, or add a host that covers all of them.",
+                id=plan.ids[task],
+            )
 
 
 def _pinned(id: str, options: TaskOptions, offers: Mapping[str, Offer]) -> Mapping[str, Offer]:

@@ -1,0 +1,196 @@
+"""Options: who gets them, and which are refused."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from typing import Any
+
+import pytest
+
+from handout.errors import CostError, GraphError
+from handout.graph import Graph, options
+from handout.graph.marks import MARKS, mark_of
+from handout.resources import Cost
+
+
+def load(path: str) -> str:
+    return path
+
+
+def placed(host: str, cost: int = 1) -> str:
+    return host
+
+
+def only(graph: Graph) -> Any:
+    (found,) = graph.compile().options
+    return found
+
+
+def test_options_of_a_call_reach_the_plan(graph: Graph) -> None:
+    cost = Cost(memory="2 GB")
+    graph.add(load, "x", cost=cost, retries=2, timeout_s=3, host="a", priority=1, idempotent=False, labels={"k": 1})
+    found = only(graph)
+    assert found.costs[0] is cost
+    assert (found.retries, found.timeout_s, found.host, found.priority) == (2, 3, "a", 1)
+    assert not found.idempotent
+    assert found.labels == {"k": 1}
+
+
+def test_equal_options_are_one_object(graph: Graph) -> None:
+    for i in range(3):
+        graph.add(load, str(i), cost={"memory": "1 GB"}, retries=1)
+    graph.add(load, "x", cost={"memory": "1 GB"}, retries=2)
+    plan = graph.compile()
+    assert len({id(each) for each in plan.options}) == 2
+
+
+def test_true_and_one_are_different_costs(graph: Graph) -> None:
+    graph.add(load, "x", cost={"flag": True})
+    graph.add(load, "x", cost={"flag": 1})
+    plan = graph.compile()
+    assert plan.options[0] is not plan.options[1]
+
+
+def test_a_set_that_changes_between_two_calls_gives_two_costs(graph: Graph) -> None:
+    labels = {"tags": {"a"}}
+    graph.add(load, "x", labels=labels)
+    labels["tags"] = {"b"}
+    graph.add(load, "x", labels=labels)
+    assert [each.labels for each in graph.compile().options] == [{"tags": {"a"}}, {"tags": {"b"}}]
+
+
+def test_marked_options_are_read_at_add_and_calls_win(graph: Graph) -> None:
+    @options(retries=2, priority=5)
+    def marked(x: int) -> int:
+        return x
+
+    graph.add(marked, 1, retries=7)
+    found = only(graph)
+    assert (found.retries, found.priority) == (7, 5)
+
+
+def test_a_marked_function_stays_the_function_that_it_was() -> None:
+    def plain(x: int) -> int:
+        return x
+
+    before = dict(vars(plain))
+    assert options(retries=1)(plain) is plain
+    assert vars(plain) == before
+
+
+def test_a_mark_is_not_inherited(graph: Graph) -> None:
+    @options(retries=2)
+    def marked(x: int) -> int:
+        return x
+
+    @functools.wraps(marked)
+    def wrapper(x: int) -> int:
+        return marked(x)
+
+    @options(retries=3)
+    class Base:
+        pass
+
+    class Derived(Base):
+        pass
+
+    for fn in (wrapper, functools.partial(marked, 1), Derived):
+        assert mark_of(fn) is None
+    assert mark_of(Base) == {"retries": 3}
+
+
+def test_a_method_has_the_options_of_its_function(graph: Graph) -> None:
+    class Model:
+        @options(retries=4)
+        def fit(self) -> int:
+            return 1
+
+    graph.add(Model().fit)
+    assert only(graph).retries == 4
+
+
+def test_marks_add_up() -> None:
+    @options(retries=1)
+    @options(retries=5, priority=2)
+    def marked() -> None: ...
+
+    assert mark_of(marked) == {"retries": 1, "priority": 2}
+
+
+def test_a_mark_goes_with_its_function() -> None:
+    def marked() -> None: ...
+
+    number = id(options(retries=1)(marked))
+    assert number in MARKS
+    del marked
+    gc.collect()
+    assert number not in MARKS
+
+
+def test_an_option_that_is_a_parameter_too_is_refused(graph: Graph) -> None:
+    with pytest.raises(GraphError, match=r"parameter named 'host'.*handout\.options\(host=\.\.\.\)\(placed\)"):
+        graph.add(placed, host="x")
+
+
+def test_a_marked_function_gets_its_own_parameter(graph: Graph) -> None:
+    graph.add(options(cost={"memory": "1 GB"})(placed), host="x", retries=2)
+    plan = graph.compile()
+    assert plan.kwargs[0] == {"host": "x"}
+    assert plan.options[0].host is None
+    assert plan.options[0].retries == 2
+
+
+def test_a_parameter_of_such_a_name_is_given_by_position(graph: Graph) -> None:
+    graph.add(placed, "x", retries=1)
+    assert graph.compile().args[0] == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"retries": "2"}, "retries='2' is not a whole number"),
+        ({"retries": -1}, "retries=-1 is not a whole number"),
+        ({"retries": True}, "retries=True is not a whole number"),
+        ({"timeout_s": 0}, "timeout_s=0 is not a number of seconds above 0"),
+        ({"timeout_s": float("nan")}, "timeout_s=nan"),
+        ({"backoff_s": -1}, "backoff_s=-1"),
+        ({"host": 3}, "host=3 is not the name of a host"),
+        ({"id": ""}, "id='' is not a text"),
+        ({"inline": 1}, "inline=1 is not True or False"),
+        ({"labels": 3}, "labels=3 is not a mapping"),
+        ({"cost": "2 GB"}, "cost='2 GB' is not a Cost"),
+        ({"retry_on": "ValueError"}, "retry_on='ValueError' is not an exception class"),
+        ({"retry_on": int}, "retry_on="),
+        ({"retry_on": (ValueError, KeyboardInterrupt)}, "retry_on="),
+        ({"collocate_with": 3}, "collocate_with=3"),
+        ({"priority": "high"}, "priority='high' is not a number"),
+    ],
+)
+def test_a_wrong_option_is_refused_at_once(graph: Graph, given: Any, message: str) -> None:
+    with pytest.raises(GraphError, match=message.replace("(", r"\(")):
+        graph.add(load, "x", **given)
+    with pytest.raises(GraphError):
+        options(**given)(load)
+
+
+def test_a_cost_that_cannot_be_read_is_refused_at_once(graph: Graph) -> None:
+    with pytest.raises(CostError, match="memory"):
+        graph.add(load, "x", cost={"memory": "2 elephants"})
+
+
+def test_an_unknown_option_in_a_mark_names_the_nearest() -> None:
+    mark: Any = options
+    with pytest.raises(GraphError, match=r"unknown option 'retires'.*Did you mean 'retries'"):
+        mark(retires=2)
+
+
+def test_an_id_cannot_be_marked() -> None:
+    with pytest.raises(GraphError, match="an id belongs to one use"):
+        options(id="x")
+
+
+def test_an_inline_function_has_no_place_and_no_price(graph: Graph) -> None:
+    for given in ({"host": "a"}, {"cost": {"cpu": 2}}, {"retries": 1}, {"timeout_s": 1.0}, {"collocate_with": "x"}):
+        with pytest.raises(GraphError, match=f"is inline.*{next(iter(given))}"):
+            graph.add(load, "x", inline=True, **given)  # type: ignore[call-overload]

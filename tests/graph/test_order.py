@@ -1,0 +1,47 @@
+"""Order and ranks on plain numbers."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handout.graph.order import find_cycle, ranks, topological
+
+
+def test_order_is_by_number_where_it_can_be() -> None:
+    assert topological([(), (), (0,), ()]) == [0, 1, 2, 3]
+    assert topological([(2,), (), ()]) == [1, 2, 0]
+
+
+def test_repeated_producers_count_once() -> None:
+    assert topological([(), (0, 0, 0)]) == [0, 1]
+
+
+def test_a_cycle_is_left_out_and_found() -> None:
+    producers = [(), (3,), (1,), (2,), (3,)]
+    order = topological(producers)
+    assert order == [0]
+    cycle = find_cycle(producers, order)
+    assert cycle[0] == cycle[-1]
+    assert set(cycle) == {1, 2, 3}
+    for producer, consumer in zip(cycle, cycle[1:], strict=False):
+        assert producer in producers[consumer]
+
+
+def test_rank_is_the_longest_way_to_the_end() -> None:
+    #  0 -> 1 -> 3,  0 -> 2
+    assert ranks([(), (0,), (0,), (1,)]) == [3.0, 2.0, 1.0, 1.0]
+    assert ranks([(), (0,), (0,), (1,)], [1.0, 1.0, 5.0, 1.0]) == [6.0, 2.0, 5.0, 1.0]
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=4), max_size=30))
+def test_order_and_cycles_of_any_graph(raw: list[list[int]]) -> None:
+    producers = [[each % len(raw) for each in row] for row in raw]
+    order = topological(producers)
+    at = {node: index for index, node in enumerate(order)}
+    assert len(at) == len(order)
+    for node in order:
+        assert all(at[producer] < at[node] for producer in producers[node])
+    if len(order) < len(producers):
+        cycle = find_cycle(producers, order)
+        assert all(a in producers[b] for a, b in zip(cycle, cycle[1:], strict=False))

@@ -1,0 +1,151 @@
+"""What stands for a value: equality, elements, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+from typing import Any
+
+import pytest
+
+from handout.errors import GraphError
+from handout.graph import Arg, Graph, NotAValueError, Output, Stored, StoredObject, later
+
+
+class Shelf:
+    """Keeps one value, as a cluster would."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self.dropped: list[int] = []
+
+    async def fetch(self, key: int, path: object, to: str | None) -> Any:
+        return self.value
+
+    async def drop(self, key: int) -> None:
+        self.dropped.append(key)
+
+
+@pytest.fixture
+def out(graph: Graph) -> Output[Any]:
+    return graph.add(dict, [("a", [1, 2])], id="made")
+
+
+def test_an_element_is_equal_to_the_same_element(out: Output[Any]) -> None:
+    assert out["a"][0] == out["a"][0]
+    assert hash(out["a"][0]) == hash(out["a"][0])
+    assert out["a"][0] != out["a"][1]
+    assert out["a"] != out
+    assert out != "made"
+
+
+def test_elements_with_keys_that_cannot_be_hashed_serve_as_keys(out: Output[Any]) -> None:
+    assert {out[["x", "y"]]: 1}[out[["x", "y"]]] == 1
+    assert {out[1:3]: 1}[out[1:3]] == 1
+    assert out[1:3] != out[1:4]
+
+
+def test_outputs_of_two_graphs_differ(graph: Graph) -> None:
+    assert graph.add(int) != Graph().add(int)
+
+
+def test_an_id_tells_the_path(out: Output[Any]) -> None:
+    assert out.id == "made"
+    assert out["a"][0].id == "made['a'][0]"
+    assert out.pick(lambda m: m.weights["b"][-1]).id == "made.weights['b'][-1]"
+    assert out[1:3].id == "made[1:3]"
+    assert out[::2].id == "made[::2]"
+    assert repr(out["a"]) == 'Output("made[\'a\']")'
+
+
+def test_a_pick_of_a_pick_is_one_longer_path(out: Output[Any]) -> None:
+    assert out.pick(lambda m: m.a).pick(lambda m: m["b"]) == out.pick(lambda m: m.a["b"])
+    assert out.pick(lambda m: m) == out
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        lambda m: 3,
+        lambda m: m.rows(),
+        lambda m: m.a + 1,
+        lambda m: m.a if m.b else m.c,
+        lambda m: len(m.a),
+        lambda m: m[m.a],
+        lambda m: [x for x in m],  # noqa: C416
+        lambda m: m.a == 3,
+        lambda m: f"{m.a}",
+    ],
+)
+def test_a_pick_that_computes_is_refused(out: Output[Any], path: Any) -> None:
+    with pytest.raises(GraphError, match="pick on 'made' may only follow attributes and items"):
+        out.pick(path)
+
+
+def test_a_pick_that_raises_raises(out: Output[Any]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        out.pick(lambda m: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        list,
+        bool,
+        lambda out: 1 in out,
+        lambda out: [*out],
+        lambda out: out and 1,
+        lambda out: out[out],
+    ],
+)
+def test_an_output_is_not_its_value(out: Output[Any], use: Any) -> None:
+    with pytest.raises(NotAValueError, match="'made'") as caught:
+        use(out)
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(caught.value, GraphError)
+
+
+def test_an_output_inside_what_is_pickled_is_refused(out: Output[Any]) -> None:
+    with pytest.raises(GraphError, match="inside an object"):
+        pickle.dumps(out)
+
+
+def test_an_output_is_never_copied(out: Output[Any]) -> None:
+    assert copy.copy(out) is out
+    assert copy.deepcopy([out])[0] is out
+
+
+def test_an_output_is_small(out: Output[Any]) -> None:
+    assert sys.getsizeof(out) <= 56
+    assert not hasattr(out, "__dict__")
+
+
+def test_later_gives_the_output_itself(out: Output[Any]) -> None:
+    assert later(out) is out
+
+
+async def test_a_stored_object_fetches_and_drops() -> None:
+    shelf = Shelf([1, 2])
+    stored: Stored[list[int]] = Stored(StoredObject(shelf, 7, "shards", 100))
+    assert stored.id == "shards"
+    assert stored.nbytes == 100
+    assert await stored.fetch() == [1, 2]
+    await stored.drop()
+    assert shelf.dropped == [7]
+
+
+def test_an_element_of_a_stored_object_is_an_output() -> None:
+    stored: Stored[list[int]] = Stored(StoredObject(Shelf(()), 7, "shards", 100))
+    assert type(stored[0]) is Output
+    assert stored[0] == stored[0]
+    assert stored[0].id == "shards[0]"
+
+
+def test_an_arg_that_converts_nothing_is_refused(out: Output[Any]) -> None:
+    make: Any = Arg
+    with pytest.raises(GraphError, match="converts nothing"):
+        make(out)
+    with pytest.raises(GraphError, match="dump=3 is not callable"):
+        make(out, dump=3)
+    assert repr(make(out, load=len)) == "Arg(Output('made'), load=<built-in function len>)"

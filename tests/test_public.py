@@ -1,0 +1,45 @@
+"""The public names: one list, three faces of it, and what importing them costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import handout
+
+TREE = ast.parse(Path(handout.__file__).read_text(encoding="utf-8"))
+
+
+def declared_for_checkers() -> dict[str, str]:
+    (block,) = [node for node in TREE.body if isinstance(node, ast.If)]
+    return {
+        alias.asname or alias.name: node.module if not alias.asname else f"{node.module}:{alias.name}"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+
+
+def test_checkers_and_the_interpreter_see_the_same_names() -> None:
+    assert declared_for_checkers() == handout._HOMES
+    assert list(handout.__all__) == sorted(handout._HOMES)
+
+
+@pytest.mark.parametrize("name", handout.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(handout, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'grpah'"):
+        handout.grpah
+    assert "Graph" in dir(handout)
+
+
+def test_the_overloads_are_what_their_generator_writes() -> None:
+    tool = Path(handout.__file__).parents[1] / "tools" / "overloads.py"
+    subprocess.run([sys.executable, str(tool), "--check"], check=True)
