@@ -1,0 +1,13 @@
+"""The pure core: events in, commands out.
+
+Knows no asyncio, clock, I/O, logging, configuration or randomness.
+"""
+
+from __future__ import annotations
+
+from handout.scheduler.core import Core
+from handout.scheduler.explain import Explanation
+from handout.scheduler.spec import CONTROLLER, Profile, RunSpec
+from handout.scheduler.states import TRANSITIONS, Outcome, State
+
+__all__ = ["CONTROLLER", "TRANSITIONS", "Core", "Explanation", "Outcome", "Profile", "RunSpec", "State"]

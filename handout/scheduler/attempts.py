@@ -1,0 +1,178 @@
+"""An attempt's life with an agent: handed over, claimed for, and given up in one way or another."""
+
+from __future__ import annotations
+
+from handout.agent.ledger import Claim
+from handout.scheduler.hosts import HostRecord, Need
+from handout.scheduler.objects import bring, make_ready
+from handout.scheduler.runs import KEEP, Run
+from handout.scheduler.states import State
+from handout.scheduler.world import World
+
+__all__ = ["abandon", "hand", "promote", "recall", "recall_followers", "settle", "to_frontier", "unhand"]
+
+#: A task's followers are handed over with it only where it has few: else they are better spread over the hosts.
+MAX_FOLLOWERS = 2
+
+
+def hand(
+    world: World, run: Run, t: int, host: HostRecord, need: Need, claim: Claim | None, charge: float = 0.0
+) -> None:
+    """Hand a task to a host, with what it has claimed there, or ahead (``claim`` None) for its ``charge``."""
+    index = host.index
+    run.state[t] = State.HANDED
+    attempt = run.attempt[t] = run.attempt[t] + 1
+    run.host[t] = index
+    run.active += 1
+    host.handed += 1
+    if claim is None:
+        run.charge[t] = charge
+        host.ahead_n += 1
+        host.ahead_s += charge
+        if not run.missing[t]:
+            host.ahead.append((run, t, attempt, world.now))
+    else:
+        run.claims[t] = claim
+    if need.variant:
+        run.variant[t] = need.variant
+    elif run.variant:
+        run.variant.pop(t, None)
+    if run.groups:
+        group = run.spec.group[t]  # type: ignore[index]  # there are groups, so there is the column
+        if group >= 0:
+            _fix_group(world, run, group, index)
+    inputs = run.spec.inputs[t]
+    for o in inputs:
+        bring(world, run, o, index)
+    picks = run.picks.get(t) if run.picks else None
+    keep = picks is not None or run.uses[t] > 0 or run.flags[t] & KEEP > 0
+    world.out.start(index, run.number, t, attempt, claim is None, need.variant, keep)
+    followers = len(run.consumers[t]) + (0 if picks is None else sum(len(run.consumers[o]) for o in picks))
+    if followers and (followers <= MAX_FOLLOWERS or len(world.fleet.by_name) == 1):
+        host.tips.append((run, t))
+        world.tipped.add(host)
+
+
+def _fix_group(world: World, run: Run, group: int, index: int) -> None:
+    """The first of a group is placed: the others go to the same host."""
+    if group in run.group_at:
+        return
+    run.group_at[group] = index
+    for t in run.groups[group]:
+        if run.state[t] == State.READY:
+            make_ready(world, run, t)
+
+
+def unhand(world: World, run: Run, t: int, *, linger: bool = False) -> HostRecord | None:
+    """A task is with its agent no more: give back what it had claimed. Answers its host while that lives.
+
+    With ``linger`` the agent has not confirmed the end of the attempt: its claims stay until it does (`settle`).
+    """
+    run.active -= 1
+    claim = run.claims[t]
+    shared = run.shared.pop(t, None) if run.shared else None
+    run.claims[t] = None
+    run.begun.discard(t)
+    run.recalled.pop(t, None)
+    host = world.fleet.at(run.host[t])
+    if host is None:
+        _release_shared(world, shared)
+        return None
+    host.handed -= 1
+    if claim is None:
+        host.ahead_n -= 1
+        host.ahead_s = host.ahead_s - run.charge[t] if host.ahead_n else 0.0
+    if linger and claim is not None:
+        host.lingering[run.number, t, run.attempt[t]] = (claim, shared)
+        return host
+    if claim is not None:
+        host.ledger.release(claim)
+    _release_shared(world, shared)
+    world.dirty.add(host)
+    return host
+
+
+def abandon(world: World, run: Run, t: int) -> None:
+    """Give up on an attempt before its agent has confirmed its end."""
+    host = unhand(world, run, t, linger=True)
+    if host is not None and t not in run.cancelling:
+        world.out.cancel(host.index, run.number, t, run.attempt[t])
+    run.cancelling.discard(t)
+
+
+def settle(world: World, host: HostRecord | None, run: int, t: int, attempt: int) -> None:
+    """An event is about an attempt that is not the present one: it may be the end of one that was given up."""
+    claims = None if host is None else host.lingering.pop((run, t, attempt), None)
+    if host is None or claims is None:
+        world.stale += 1
+        return
+    claim, shared = claims
+    host.ledger.release(claim)
+    _release_shared(world, shared)
+    world.dirty.add(host)
+
+
+def release_lingering(world: World, host: HostRecord) -> None:
+    """A host is lost, and with it all that was still claimed for attempts that the core had given up."""
+    for _, shared in host.lingering.values():
+        _release_shared(world, shared)
+    host.lingering.clear()
+
+
+def _release_shared(world: World, claim: Claim | None) -> None:
+    if claim is None:
+        return
+    world.fleet.shared.release(claim)
+    # Whoever waits for shared amounts may fit on any host now, also on one where nothing else has changed.
+    world.dirty.update(world.fleet.by_name.values())
+
+
+def promote(world: World, host: HostRecord) -> None:
+    """Let tasks that were handed ahead claim what has become free, first come first."""
+    queue = host.ahead
+    index = host.index
+    while queue:
+        run, t, attempt, _ = queue[0]
+        if (
+            run.state[t] == State.HANDED
+            and run.attempt[t] == attempt
+            and run.host[t] == index
+            and run.claims[t] is None
+            and not run.missing[t]
+        ):
+            profile = run.spec.profiles[run.spec.profile[t]]
+            need = world.fleet.all_needs(profile)[run.variant.get(t, 0)]
+            claim = host.ledger.claim(need.host)
+            if claim is None:
+                return
+            run.claims[t] = claim
+            host.ahead_n -= 1
+            host.ahead_s = host.ahead_s - run.charge[t] if host.ahead_n else 0.0
+        queue.popleft()
+
+
+def to_frontier(world: World, run: Run, t: int) -> None:
+    """A task that is with no agent any more is to be run again."""
+    if run.missing[t]:
+        run.state[t] = State.WAITING
+    else:
+        make_ready(world, run, t)
+
+
+def recall(world: World, run: Run, t: int) -> None:
+    """Ask for a handed task back unless that has been asked."""
+    attempt = run.attempt[t]
+    if run.recalled.get(t) != attempt and t not in run.cancelling:
+        run.recalled[t] = attempt
+        world.out.recall(run.host[t], run.number, t, attempt)
+
+
+def recall_followers(world: World, run: Run, t: int) -> None:
+    """A task will not make its result where its followers wait for it: they are to be placed anew."""
+    index = run.host[t]
+    for o in run.objects_of(t):
+        if run.where[o]:
+            continue
+        for c in run.consumers[o]:
+            if run.state[c] == State.HANDED and run.host[c] == index:
+                recall(world, run, c)

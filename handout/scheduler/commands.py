@@ -1,0 +1,148 @@
+"""What is to be done: the core's output. Imperative, frozen, in columns.
+
+The shell performs each and feeds back what happened; it decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from handout.allocators import ClusterView, Task
+from handout.scheduler.states import Outcome
+
+__all__ = [
+    "AskAllocator",
+    "CancelTasks",
+    "Command",
+    "CopyObjects",
+    "DropObjects",
+    "FetchObjects",
+    "ReleaseHost",
+    "RunEnded",
+    "StartTasks",
+    "TakeBack",
+    "TasksEnded",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StartTasks:
+    """Hand tasks to a host's agent, which starts each as soon as inputs and resources are there."""
+
+    host: str
+    run: int
+    tasks: list[int]
+    attempts: list[int]
+    #: By task: handed over beyond what is free there now.
+    ahead: list[bool]
+    #: By task: which variant of its cost was granted.
+    variants: list[int]
+    #: By task: whether the host must store its result even when the controller gets a small one inline.
+    keep: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyObjects:
+    """Bring objects to a host; a source is the controller or a host (the controller relays)."""
+
+    host: str
+    run: int
+    objects: list[int]
+    sources: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchObjects:
+    """Bring objects to the controller."""
+
+    run: int
+    objects: list[int]
+    sources: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class DropObjects:
+    """Nothing needs these there any more; ``host`` may be the controller."""
+
+    host: str
+    run: int
+    objects: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTasks:
+    """End these attempts; each is answered by a failure, a return or a result."""
+
+    host: str
+    run: int
+    tasks: list[int]
+    attempts: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Return those of these that have not started; the others run on."""
+
+    host: str
+    run: int
+    tasks: list[int]
+    attempts: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class AskAllocator:
+    """Await a custom allocator and feed back its answer, or its failure, under the same request number."""
+
+    run: int
+    request: int
+    frontier: Sequence[Task]
+    view: ClusterView
+    #: The frontier's task numbers, by id.
+    numbers: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TasksEnded:
+    """Each task of a run is in exactly one of these, once."""
+
+    run: int
+    tasks: list[int]
+    outcomes: list[Outcome]
+    #: Where the last attempt was, "" where there was none.
+    hosts: list[str]
+    #: For FAILED what the failing event carried, or the core's own error; else None.
+    failures: list[object]
+    #: For SKIPPED the task at the root; else -1.
+    causes: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """All tasks have ended and the outputs that exist are with the controller."""
+
+    run: int
+    outcome: Outcome
+    #: What ended the run as a whole (placement, allocator, a lost result); None where only tasks failed.
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHost:
+    """A drained host has nothing left that a run needs."""
+
+    host: str
+
+
+Command = (
+    StartTasks
+    | CopyObjects
+    | FetchObjects
+    | DropObjects
+    | CancelTasks
+    | TakeBack
+    | AskAllocator
+    | TasksEnded
+    | RunEnded
+    | ReleaseHost
+)

@@ -1,0 +1,148 @@
+"""The core: events in, commands out. No clock, no I/O, no randomness: what it decides follows from what it was told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from handout.allocators import ClusterView
+from handout.errors import InternalError
+from handout.scheduler import events as ev
+from handout.scheduler import membership, recovery, reports, requests
+from handout.scheduler.commands import Command
+from handout.scheduler.endings import abort, abort_due, cancel, end_runs
+from handout.scheduler.explain import Explanation, explain
+from handout.scheduler.handover import hand_followers, recall_for_idle
+from handout.scheduler.placement import place
+from handout.scheduler.reservations import expire
+from handout.scheduler.satisfiable import check_satisfiable
+from handout.scheduler.states import Outcome, State
+from handout.scheduler.timers import Timer, Wake
+from handout.scheduler.views import cluster_view
+from handout.scheduler.world import World
+
+__all__ = ["Core"]
+
+
+def _cancel_requested(world: World, event: ev.CancelRequested) -> None:
+    run = world.runs.get(event.run)
+    if run is None:
+        world.stale += 1
+    elif event.tasks is None:
+        abort(world, run, Outcome.CANCELLED)
+    else:
+        cancel(world, run, list(event.tasks))
+
+
+_HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
+    ev.RunSubmitted: membership.run_submitted,
+    ev.RunClosed: membership.run_closed,
+    ev.HostExpected: membership.host_expected,
+    ev.HostJoined: membership.host_joined,
+    ev.HostLost: membership.host_lost,
+    ev.HostSuspected: membership.host_suspected,
+    ev.HostRecovered: membership.host_recovered,
+    ev.HostDrained: membership.host_drained,
+    ev.CapabilitiesChanged: membership.capabilities_changed,
+    ev.SharedChanged: membership.shared_changed,
+    ev.TasksStarted: reports.tasks_started,
+    ev.TasksFinished: reports.tasks_finished,
+    ev.TasksReturned: reports.tasks_returned,
+    ev.TaskFailed: reports.task_failed,
+    ev.ObjectsStored: recovery.objects_stored,
+    ev.CopyFailed: recovery.copy_failed,
+    ev.PlacementsProposed: requests.placements_proposed,
+    ev.AllocatorFailed: requests.allocator_failed,
+    ev.CancelRequested: _cancel_requested,
+}
+
+
+def _look_again(world: World, timer: Timer) -> None:
+    """What is to be done is found out when tasks are placed."""
+
+
+_WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
+    Wake.BACKOFF: reports.backoff_over,
+    Wake.ABORT: abort_due,
+    Wake.ASK_AGAIN: requests.ask_again,
+    Wake.ANSWER_DUE: requests.answer_due,
+    Wake.RECALL: _look_again,
+    Wake.RESERVE: _look_again,
+    Wake.SHORTAGE: membership.shortage_over,
+}
+
+
+class Core:
+    """Decides for one cluster and all runs on it.
+
+    Feed it what happened, perform what it says, and call it again at `next_deadline` if nothing happens before.
+    """
+
+    __slots__ = ("_world",)
+
+    def __init__(self) -> None:
+        self._world = World()
+
+    def handle(self, events: Sequence[ev.Event], now: float) -> list[Command]:
+        """Take in what happened and say what is to be done.
+
+        Args:
+            events: In the order in which they happened, host by host.
+            now: Seconds on any clock that does not go back.
+        Returns: Commands, to be performed in this order.
+        Raises:
+            InternalError: An event is of no known kind.
+        """
+        world = self._world
+        world.now = max(world.now, now)
+        for timer in world.timers.due(world.now):
+            _WAKES[timer.wake](world, timer)
+        for event in events:
+            handler = _HANDLERS.get(type(event))
+            if handler is None:
+                raise InternalError(f"{event!r} is no event that the core knows")
+            handler(world, event)
+        check_satisfiable(world)
+        expire(world)
+        place(world)
+        hand_followers(world)
+        recall_for_idle(world)
+        requests.ask(world)
+        membership.release_drained(world)
+        end_runs(world)
+        return world.out.flush()
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When to call `handle` again even if nothing happens; None: there is no need to."""
+        return self._world.timers.next_s
+
+    @property
+    def stale(self) -> int:
+        """Events, or tasks and objects in them, that were ignored because the world had moved on."""
+        return self._world.stale
+
+    @property
+    def view(self) -> ClusterView:
+        """The cluster as allocators see it."""
+        return cluster_view(self._world)
+
+    @property
+    def world(self) -> World:
+        """The state, for `invariants` and tests; not to be changed."""
+        return self._world
+
+    def explain(self, run: int, task: int) -> Explanation:
+        """Where a task is and, if it does not run, why."""
+        return explain(self._world, run, task)
+
+    def locate(self, run: int, object_: int) -> tuple[str, ...]:
+        """The hosts that have an object; the controller, ``""``, comes first where it does."""
+        known = self._world.runs.get(run)
+        names = self._world.fleet.names
+        return () if known is None else tuple(names[index] for index in known.where[object_])
+
+    def counts(self, run: int) -> dict[State, int]:
+        """How many tasks of a run are in each state."""
+        known = self._world.runs.get(run)
+        return {} if known is None else {state: known.state.count(state) for state in State}

@@ -1,0 +1,131 @@
+"""Why a task does not run, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from handout.errors import InternalError
+from handout.resources import explain_lacks
+from handout.scheduler.hosts import HostRecord
+from handout.scheduler.runs import Run
+from handout.scheduler.states import State
+from handout.scheduler.world import World
+
+__all__ = ["Explanation", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where one task is, and what it waits for."""
+
+    task: int
+    id: str
+    state: State
+    attempt: int
+    #: The host that has it or had it last, "" for none.
+    host: str
+    #: One sentence.
+    reason: str
+    #: Ids of the tasks whose results are missing.
+    waits_for: tuple[str, ...] = ()
+    #: For a ready task: why each host does not take it.
+    hosts: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"task {self.id!r} is {self.state.name.lower()}: {self.reason}"]
+        lines += [f"  {host}: {why}" for host, why in self.hosts.items()]
+        return "\n".join(lines)
+
+
+def explain(world: World, number: int, t: int) -> Explanation:
+    """Say where a task is and why it does not run.
+
+    Raises:
+        InternalError: There is no such run or task.
+    """
+    run = world.runs.get(number)
+    if run is None or not 0 <= t < run.spec.count:
+        raise InternalError(f"there is no task {t} in a run {number}")
+    state = State(run.state[t])
+    hosts: Mapping[str, str] = {}
+    waits_for: tuple[str, ...] = ()
+    if state is State.WAITING:
+        waits_for = _waits_for(run, t)
+        reason = f"waits for {len(waits_for)} results, first {waits_for[0]!r}" if waits_for else "waits for inputs"
+    elif state is State.READY:
+        hosts = {host.name: _why_not(world, run, t, host) for host in world.fleet.by_name.values()}
+        reason = _why_ready(world, run, hosts)
+    elif state is State.HANDED:
+        reason = _where_handed(world, run, t)
+        waits_for = _waits_for(run, t)
+    elif state is State.BACKOFF:
+        reason = f"failed in attempt {run.attempt[t]} and is tried again after a pause"
+    else:
+        reason = "has ended"
+    host = world.fleet.names[run.host[t]]
+    return Explanation(t, run.name_of(t), state, run.attempt[t], host, reason, waits_for, hosts)
+
+
+def _waits_for(run: Run, t: int) -> tuple[str, ...]:
+    producer = run.spec.producer
+    return tuple(run.name_of(producer[o]) for o in run.spec.inputs[t] if not run.where[o] and producer[o] >= 0)
+
+
+def _why_ready(world: World, run: Run, hosts: Mapping[str, str]) -> str:
+    limit = run.spec.max_concurrency
+    if run.aborting:
+        return "the run is being ended"
+    if limit is not None and run.active >= limit:
+        return f"max_concurrency={limit} of the run is reached"
+    if not hosts:
+        return "no host has joined" + (
+            f"; expected: {', '.join(sorted(world.fleet.expected))}" if world.fleet.expected else ""
+        )
+    if run.spec.allocator is None:
+        return "its allocator is being asked" if run.request >= 0 else "its allocator has left it out"
+    return "no host has room for it"
+
+
+def _why_not(world: World, run: Run, t: int, host: HostRecord) -> str:
+    spec = run.spec
+    profile = spec.profiles[spec.profile[t]]
+    key = run.lane_of(t).key
+    if profile.host not in (None, host.name):
+        return f"it is pinned to {profile.host!r}"
+    if key.pin and key.pin != host.index:
+        return f"its group is on {world.fleet.names[key.pin]!r}"
+    if profile.python not in (None, host.python):
+        return f"has Python {host.python}, it needs {profile.python}"
+    needs = world.fleet.needs(host, profile)
+    if not needs:
+        return explain_lacks(profile.requirements, {host.name: host.offer}, world.fleet.shared_amounts).get(
+            host.name, ""
+        )
+    if host.draining:
+        return "is being drained"
+    if host.suspected:
+        return "is silent"
+    if host.reserved is not None and host.reserved is not run.lane[t]:
+        return "is kept free for a task that was passed over for long"
+    if host.index in key.avoid:
+        return "it has failed there"
+    if not any(host.ledger.fits(need.host) for need in needs):
+        return f"is busy with {host.handed} tasks"
+    if not any(world.fleet.shared.fits(need.shared) for need in needs):
+        return "what the inventory shares is all in use"
+    return "has room"
+
+
+def _where_handed(world: World, run: Run, t: int) -> str:
+    name = world.fleet.names[run.host[t]]
+    if t in run.cancelling:
+        return f"is being cancelled on {name!r}"
+    if t in run.begun:
+        return f"runs on {name!r}"
+    if run.missing[t]:
+        return f"is with {name!r}, where its inputs are being made"
+    coming = sum(1 for o in run.spec.inputs[t] if (o, run.host[t]) in run.flying)
+    if coming:
+        return f"is with {name!r}, where {coming} of its inputs are on their way to"
+    return f"is queued on {name!r}" if run.claims[t] is None else f"is with {name!r}"

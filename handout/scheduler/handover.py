@@ -1,0 +1,125 @@
+"""Hiding latency: followers are handed over with the tasks that they wait for, and come back when a host idles."""
+
+from __future__ import annotations
+
+from handout.scheduler.attempts import hand, recall
+from handout.scheduler.hosts import HostRecord
+from handout.scheduler.placement import ready_anywhere
+from handout.scheduler.runs import Run
+from handout.scheduler.states import State
+from handout.scheduler.timers import Wake
+from handout.scheduler.world import World
+
+__all__ = ["hand_followers", "recall_for_idle"]
+
+
+def hand_followers(world: World) -> None:
+    """Hand waiting tasks to the host that makes all of what they miss, as far as its backlog lets them in."""
+    for host in sorted(world.tipped, key=lambda host: host.index):
+        if not host.open or host.reserved is not None:
+            continue
+        while host.tips:
+            run, t = host.tips[0]
+            if (
+                not _still_at(run, t, host)
+                or run.spec.allocator is None
+                or run.aborting
+                or _hand_followers_of(world, run, t, host)
+            ):
+                host.tips.popleft()
+            else:
+                break
+        if not host.tips:
+            world.tipped.discard(host)
+
+
+def _still_at(run: Run, t: int, host: HostRecord) -> bool:
+    return run.state[t] == State.HANDED and run.host[t] == host.index and t not in run.cancelling
+
+
+def _hand_followers_of(world: World, run: Run, t: int, host: HostRecord) -> bool:
+    """Answers False when the host has no room for more."""
+    limit = run.spec.max_concurrency
+    for o in run.objects_of(t):
+        for c in run.consumers[o]:
+            if run.state[c] != State.WAITING or not _may_follow(world, run, c, host):
+                continue
+            if limit is not None and run.active >= limit:
+                return False
+            charge = host.room(run.estimates.seconds[run.spec.fn[c]])
+            if charge < 0.0:
+                # Too long to be handed ahead at all is no reason to hold back others.
+                if host.room(0.0) < 0.0:
+                    return False
+                continue
+            need = world.fleet.needs(host, run.spec.profiles[run.spec.profile[c]])[0]
+            hand(world, run, c, host, need, None, charge)
+    return True
+
+
+def _may_follow(world: World, run: Run, c: int, host: HostRecord) -> bool:
+    """Whether a waiting task may be handed to a host although inputs are still being made there."""
+    profiles = run.spec.profiles
+    profile = profiles[run.spec.profile[c]]
+    needs = world.fleet.needs(host, profile)
+    if not profile.idempotent or not needs or needs[0].shared or needs[0].devices:
+        return False
+    key = run.lane_of(c).key
+    if (key.pin and key.pin != host.index) or host.index in key.avoid:
+        return False
+    if not all(world.fleet.needs(host, profiles[p]) for p in key.together):
+        return False
+    producer = run.spec.producer
+    return all(run.where[o] or _still_at(run, producer[o], host) for o in run.spec.inputs[c])
+
+
+def recall_for_idle(world: World) -> None:
+    """Take back what has waited on one host for longer than it should while another one has nothing to do."""
+    donors = [host for host in world.fleet.by_name.values() if host.ahead]
+    if not donors or len(world.fleet.by_name) == 1 or ready_anywhere(world):
+        return
+    idle = [h for h in world.fleet.by_name.values() if h.open and not h.ahead_n and h.handed < h.slots]
+    for donor in donors:
+        takers = [host for host in idle if host is not donor]
+        if takers:
+            _recall_from(world, donor, takers)
+
+
+def _recall_from(world: World, donor: HostRecord, takers: list[HostRecord]) -> None:
+    """Take back a share of a host's queue, from its end, that is as large as the takers' slots among all."""
+    before = world.now - donor.target_s
+    old, young = [], []
+    for entry in donor.ahead:
+        run, t, attempt, handed = entry
+        if not _still_at(run, t, donor) or run.attempt[t] != attempt or run.claims[t] is not None or run.missing[t]:
+            continue
+        if handed > before:
+            young.append(entry)
+        else:
+            old.append(entry)
+    movable = [entry for entry in old if _fits_any(world, entry[0], entry[1], takers)]
+    if young and not movable and any(_fits_any(world, entry[0], entry[1], takers) for entry in young):
+        world.timers.wake(max(young[0][3] + donor.target_s, world.now + donor.target_s * 0.1), Wake.RECALL)
+    if not movable:
+        return
+    spare = sum(host.slots - host.handed for host in takers)
+    count = min(len(movable), max(1, -(-len(movable) * spare // (spare + donor.slots))))
+    taken = {(run.number, t) for run, t, _, _ in movable[-count:]}
+    for run, t, _, _ in movable[-count:]:
+        recall(world, run, t)
+    kept = [entry for entry in donor.ahead if (entry[0].number, entry[1]) not in taken]
+    donor.ahead.clear()
+    donor.ahead.extend(kept)
+
+
+def _fits_any(world: World, run: Run, t: int, takers: list[HostRecord]) -> bool:
+    if t in run.begun or t in run.recalled or run.spec.allocator is None:
+        return False
+    profiles = run.spec.profiles
+    key = run.lane_of(t).key
+    return any(
+        host.index not in key.avoid
+        and (not key.pin or key.pin == host.index)
+        and world.fleet.needs(host, profiles[key.profile])
+        for host in takers
+    )

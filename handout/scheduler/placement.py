@@ -1,0 +1,284 @@
+"""Which ready task goes where: lanes in order, each on the best host that has room for it."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush, heapreplace
+
+from handout.agent.ledger import Claim
+from handout.scheduler.attempts import hand, promote
+from handout.scheduler.hosts import HostRecord, Need
+from handout.scheduler.reservations import may_have, note_blocked, note_placed
+from handout.scheduler.runs import Lane, Run
+from handout.scheduler.strategies import STRATEGIES, Strategy
+from handout.scheduler.world import World
+
+__all__ = ["candidates", "claim_on", "is_free", "place", "ready_anywhere", "room_ahead", "transfer_s"]
+
+#: Tasks of one lane that are placed before another lane of the same standing gets its turn.
+TURN = 16
+#: Tasks that take nothing of a host are handed to it up to this number.
+MAX_FREE_TASKS = 4096
+#: How long a task that was handed ahead may wait for a claim before nothing new may pass it on that host.
+PATIENCE_S = 1.0
+#: What a link carries, where nothing was measured.
+BYTES_PER_S = 2e8
+
+_Granted = tuple[HostRecord, Need, Claim | None, float]
+
+
+def place(world: World) -> None:
+    """Hand out what fits, on all hosts that have got room."""
+    while True:
+        for host in world.dirty:
+            if host.ahead:
+                promote(world, host)
+        settled: set[Lane] = set()
+        while lanes := _lanes(world, settled):
+            _share_out(world, lanes, settled)
+        # Reservations that were given up meanwhile make room for lanes that had been seen to before.
+        world.dirty, world.freed = world.freed, set()
+        if not world.dirty:
+            return
+
+
+def _lanes(world: World, settled: set[Lane]) -> list[Lane]:
+    """Lanes with something to place that have not been seen to in this call."""
+    found = []
+    for run in world.runs.values():
+        if run.over or run.aborting:
+            continue
+        asks = run.spec.allocator is None
+        for key, lane in list(run.lanes.items()):
+            if not lane.heap or lane in settled:
+                continue
+            if lane.head() < 0:
+                if lane not in run.plain:
+                    del run.lanes[key]
+            elif not (asks and is_free(run, lane)):
+                found.append(lane)
+    return found
+
+
+def is_free(run: Run, lane: Lane) -> bool:
+    """Whether it is for a custom allocator to say where the lane's tasks go."""
+    return not lane.key.pin and run.spec.profiles[lane.key.profile].host is None
+
+
+def _share_out(world: World, lanes: list[Lane], settled: set[Lane]) -> None:
+    """Serve lanes by the priority of their heads; runs of the same priority by how little they have."""
+    alone = len(lanes) == 1
+    queue = [(_standing(lane), number, lane, Slate(world, lane)) for number, lane in enumerate(lanes)]
+    heapify(queue)
+    while queue:
+        _, number, lane, slate = heappop(queue)
+        if _fill(world, slate, 1 << 60 if alone else TURN) and lane.head() >= 0:
+            heappush(queue, (_standing(lane), number, lane, slate))
+        else:
+            settled.add(lane)
+
+
+def _standing(lane: Lane) -> tuple[float, int, int]:
+    run = lane.run
+    place = lane.heap[0]
+    return (-run.priority_of(place if run.place_at is None else run.place_at[place]), run.active, place)
+
+
+class Slate:
+    """The hosts that come into question for one lane in one call, those with room first."""
+
+    __slots__ = ("ahead_allowed", "free", "full", "lane", "needs", "short", "strategy")
+
+    def __init__(self, world: World, lane: Lane) -> None:
+        self.lane = lane
+        run = lane.run
+        self.strategy: Strategy = STRATEGIES.get(run.spec.allocator or "locality", STRATEGIES["locality"])
+        choices = candidates(world, lane)
+        if lane.blocked:
+            choices = [choice for choice in choices if choice[0] in world.dirty]
+        self.needs = dict(choices)
+        rank = self.strategy.rank
+        #: Hosts where a claim may be granted.
+        self.free: list[tuple[float, int, HostRecord]] = [(rank(host), host.index, host) for host in self.needs]
+        heapify(self.free)
+        #: Hosts that are full, where tasks may be handed ahead; by backlog a slot.
+        self.full: list[tuple[float, int, HostRecord]] = []
+        self.ahead_allowed = run.spec.profiles[lane.key.profile].idempotent
+        #: Whether it was shared amounts that were missing.
+        self.short = False
+
+
+def candidates(world: World, lane: Lane) -> list[tuple[HostRecord, tuple[Need, ...]]]:
+    """The open hosts that can cover a lane's tasks; those to be avoided only where there is no other."""
+    fleet = world.fleet
+    if lane.version == fleet.version:
+        return lane.choices
+    key, profiles = lane.key, lane.run.spec.profiles
+    choices = []
+    for host in fleet.by_name.values():
+        if not host.open or (key.pin and host.index != key.pin):
+            continue
+        needs = fleet.needs(host, profiles[key.profile])
+        if needs and all(fleet.needs(host, profiles[p]) for p in key.together):
+            choices.append((host, needs))
+    elsewhere = [choice for choice in choices if choice[0].index not in key.avoid]
+    lane.choices = elsewhere or choices
+    lane.version = fleet.version
+    lane.blocked = False
+    return lane.choices
+
+
+def _fill(world: World, slate: Slate, turn: int) -> bool:
+    """Place up to ``turn`` tasks of a lane. Answers whether more may fit."""
+    lane, run = slate.lane, slate.lane.run
+    limit = run.spec.max_concurrency
+    weighs = slate.strategy.weighs_bytes and len(slate.needs) > 1
+    inputs, fn, seconds = run.spec.inputs, run.spec.fn, run.estimates.seconds
+    placed = False
+    while turn and (t := lane.head()) >= 0:
+        if limit is not None and run.active >= limit:
+            break
+        expected_s = seconds[fn[t]]
+        granted = _nearest(world, slate, t, expected_s) if weighs and inputs[t] else None
+        if granted is None:
+            granted = _any_free(world, slate, t) or _least_backlog(slate, expected_s)
+        if granted is None:
+            lane.blocked = not slate.short
+            note_blocked(world, lane, slate.short, placed)
+            return False
+        lane.pop()
+        hand(world, run, t, *granted)
+        placed = True
+        turn -= 1
+    if placed:
+        note_placed(world, lane)
+    return turn == 0
+
+
+def _any_free(world: World, slate: Slate, t: int) -> _Granted | None:
+    """The first host by rank that grants a claim."""
+    free, rank, lane = slate.free, slate.strategy.rank, slate.lane
+    while free:
+        stood, index, host = free[0]
+        stands = rank(host)
+        if stands != stood:
+            heapreplace(free, (stands, index, host))
+            continue
+        claimed = claim_on(world, lane, host, slate.needs[host], t, slate)
+        if claimed is not None:
+            return host, claimed[0], claimed[1], 0.0
+        heappop(free)
+        if slate.ahead_allowed:
+            heappush(slate.full, (host.ahead_s / host.slots, index, host))
+    return None
+
+
+def _least_backlog(slate: Slate, expected_s: float) -> _Granted | None:
+    """The full host with the least to do that takes one ahead."""
+    full = slate.full
+    while full:
+        stood, index, host = full[0]
+        stands = host.ahead_s / host.slots
+        if stands != stood:
+            heapreplace(full, (stands, index, host))
+            continue
+        need = slate.needs[host][0]
+        charge = room_ahead(host, need, expected_s)
+        if charge >= 0.0:
+            return host, need, None, charge
+        heappop(full)
+    return None
+
+
+def claim_on(
+    world: World, lane: Lane, host: HostRecord, needs: tuple[Need, ...], t: int, slate: Slate | None = None
+) -> tuple[Need, Claim] | None:
+    """Claim the first variant that is free on a host now, and what it takes of the shared amounts."""
+    if not may_have(lane, host) or (host.ahead and world.now - host.ahead[0][3] > PATIENCE_S):
+        return None
+    for need in needs:
+        if not need.host and host.handed >= MAX_FREE_TASKS:
+            continue
+        claim = host.ledger.claim(need.host)
+        if claim is None:
+            continue
+        if not need.shared:
+            return need, claim
+        shared = None
+        if world.shared_lane is None or world.shared_lane is lane:
+            shared = world.fleet.shared.claim(need.shared)
+        if shared is not None:
+            lane.run.shared[t] = shared
+            return need, claim
+        host.ledger.release(claim)
+        if slate is not None:
+            slate.short = True
+    return None
+
+
+def room_ahead(host: HostRecord, need: Need, expected_s: float) -> float:
+    """What handing one task ahead would add to a host's backlog, negative where it may not be."""
+    if need.shared or need.devices or host.reserved is not None:
+        return -1.0
+    return host.room(expected_s)
+
+
+def _nearest(world: World, slate: Slate, t: int, expected_s: float) -> _Granted | None:
+    """The host where a task could begin soonest, by the bytes to bring and the backlog; None: ask the others."""
+    run = slate.lane.run
+    best: tuple[float, float, int, HostRecord] | None = None
+    for host in _holders(world, slate, t):
+        needs = slate.needs[host]
+        if any(host.ledger.fits(need.host) for need in needs):
+            wait_s = 0.0
+        elif slate.ahead_allowed and (charge := room_ahead(host, needs[0], expected_s)) >= 0.0:
+            wait_s = (host.ahead_s + charge) / host.slots
+        else:
+            continue
+        cost = (wait_s + transfer_s(run, t, host), slate.strategy.rank(host), host.index, host)
+        if best is None or cost < best:
+            best = cost
+    if best is None:
+        return None
+    host = best[3]
+    claimed = claim_on(world, slate.lane, host, slate.needs[host], t, slate)
+    if claimed is not None:
+        return host, claimed[0], claimed[1], 0.0
+    need = slate.needs[host][0]
+    charge = room_ahead(host, need, expected_s) if slate.ahead_allowed else -1.0
+    return None if charge < 0.0 else (host, need, None, charge)
+
+
+def _holders(world: World, slate: Slate, t: int) -> set[HostRecord]:
+    """Hosts that have an input of a task, and the first of those that have room whatever they hold."""
+    where, at, needs = slate.lane.run.where, world.fleet.at, slate.needs
+    found = set()
+    for o in slate.lane.run.spec.inputs[t]:
+        for index in where[o]:
+            host = at(index)
+            if host is not None and host in needs:
+                found.add(host)
+    for heap in (slate.free, slate.full):
+        if heap:
+            found.add(heap[0][2])
+    return found
+
+
+def transfer_s(run: Run, t: int, host: HostRecord) -> float:
+    """Time to bring a task's missing inputs to a host, roughly."""
+    index = host.index
+    missing = 0
+    wait_s = 0.0
+    for o in run.spec.inputs[t]:
+        where = run.where[o]
+        if index not in where and (o, index) not in run.flying:
+            missing += max(run.nbytes[o], 0) + 1
+            if where and where[0]:
+                wait_s = host.rtt_s  # it has to come to the controller first
+    return missing / BYTES_PER_S + wait_s
+
+
+def ready_anywhere(world: World) -> bool:
+    """Whether some task is in the frontier."""
+    return any(
+        lane.heap and lane.head() >= 0 for run in world.runs.values() if not run.over for lane in run.lanes.values()
+    )

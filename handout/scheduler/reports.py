@@ -1,0 +1,220 @@
+"""What agents report about attempts: started, finished, returned, failed."""
+
+from __future__ import annotations
+
+from handout.errors import OutcomeUnknownError
+from handout.scheduler.attempts import recall_followers, settle, to_frontier, unhand
+from handout.scheduler.endings import end, fail
+from handout.scheduler.events import TaskFailed, TasksFinished, TasksReturned, TasksStarted
+from handout.scheduler.hosts import HOME, HostRecord
+from handout.scheduler.objects import appear, bring, release_inputs, shed, wake
+from handout.scheduler.runs import KEEP, OUTPUT, Run
+from handout.scheduler.states import Outcome, State
+from handout.scheduler.timers import Timer, Wake
+from handout.scheduler.world import World
+
+__all__ = ["task_failed", "tasks_finished", "tasks_returned", "tasks_started"]
+
+#: Times that a task may have its process die under it.
+MAX_DEATHS = 3
+#: Times that a task may fail through no fault of its own code.
+MAX_TROUBLES = 3
+#: Longest pause before a retry.
+MAX_BACKOFF_S = 60.0
+
+_HANDED = State.HANDED
+
+
+def tasks_started(world: World, event: TasksStarted) -> None:
+    """They cannot be taken back any more."""
+    run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
+    if run is None or host is None:
+        world.stale += len(event.tasks)
+        return
+    for t, attempt in zip(event.tasks, event.attempts, strict=True):
+        if _current(run, host, t, attempt):
+            run.begun.add(t)
+        else:
+            world.stale += 1
+
+
+def tasks_returned(world: World, event: TasksReturned) -> None:
+    """They go back to the frontier, or end if that was what they were wanted back for."""
+    run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
+    for t, attempt in zip(event.tasks, event.attempts, strict=True):
+        if run is None or host is None or not _current(run, host, t, attempt):
+            settle(world, host, event.run, t, attempt)
+            continue
+        unhand(world, run, t)
+        if t in run.cancelling:
+            end(world, run, t, Outcome.CANCELLED)
+        else:
+            recall_followers(world, run, t)
+            to_frontier(world, run, t)
+
+
+def tasks_finished(world: World, event: TasksFinished) -> None:
+    """Results exist: their consumers may run, their inputs may go. The hottest path of all."""
+    run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
+    if run is None or host is None:
+        for t, attempt in zip(event.tasks, event.attempts, strict=True):
+            settle(world, host, event.run, t, attempt)
+        return
+    index, ledger, picks = host.index, host.ledger, run.picks
+    state, attempts, at, claims, reported = run.state, run.attempt, run.host, run.claims, run.reported
+    inputs, fn, learn = run.spec.inputs, run.spec.fn, run.estimates.learn
+    sparse = bool(run.cancelling or run.shared or run.begun or run.recalled)
+    done: list[int] = []
+    for i, t in enumerate(event.tasks):
+        if state[t] != _HANDED or attempts[t] != event.attempts[i] or at[t] != index:
+            _finished_late(world, run, host, t, event.attempts[i])
+            continue
+        if sparse:
+            if t in run.cancelling:
+                unhand(world, run, t)
+                end(world, run, t, Outcome.CANCELLED)
+                _discard_all(world, run, host, t)
+                continue
+            unhand(world, run, t)
+        else:
+            claim = claims[t]
+            host.handed -= 1
+            run.active -= 1
+            if claim is None:
+                host.ahead_n -= 1
+                host.ahead_s -= run.charge[t]
+            else:
+                claims[t] = None
+                ledger.release(claim)
+        state[t] = State.DONE
+        run.unended -= 1
+        learn(fn[t], event.durations_s[i])
+        if not reported[t]:
+            reported[t] = 1
+            done.append(t)
+        sizes = event.sizes[i]
+        if picks and t in picks:
+            for o, size in zip(run.objects_of(t), sizes, strict=False):
+                _made(world, run, host, o, size, event.held[i], True)
+        elif sizes:
+            _made(world, run, host, t, sizes[0], event.held[i], False)
+        if inputs[t]:
+            release_inputs(world, run, t)
+    if not host.ahead_n:
+        host.ahead_s = 0.0
+    run.stirred = True
+    world.dirty.add(host)
+    world.ending.add(run)
+    if done:
+        world.out.done(run.number, host.name, done)
+
+
+def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: bool, stored: bool) -> None:
+    """An object was made on a host; ``held``: the controller got it too; ``stored``: the host has it whatever."""
+    if size < 0:
+        return
+    if run.where[o]:
+        # Made again while another replica is left.
+        appear(world, run, o, host.index, size)
+        if held:
+            appear(world, run, o, 0, size)
+        return
+    flags, users = run.flags[o], run.uses[o]
+    run.nbytes[o] = size
+    if held:
+        if flags & OUTPUT:
+            run.awaited -= 1
+        if users or flags & KEEP or stored or run.consumers[o]:
+            run.where[o] = host.both
+            if not users:
+                shed(world, run, o)
+        elif flags:
+            run.where[o] = HOME  # `StartTasks.keep` was False: the host has not kept it
+        else:
+            world.out.drop(0, run.number, o)
+    else:
+        if not users and not flags:
+            world.out.drop(host.index, run.number, o)
+            return
+        run.where[o] = host.only
+        if flags & OUTPUT:
+            bring(world, run, o, 0)
+    if users:
+        wake(world, run, o, host.index)
+
+
+def _finished_late(world: World, run: Run, host: HostRecord, t: int, attempt: int) -> None:
+    """A result of an attempt that counts no more: what it left on the host must go."""
+    settle(world, host, run.number, t, attempt)
+    if not (run.state[t] == _HANDED and run.host[t] == host.index):
+        _discard_all(world, run, host, t)
+
+
+def _discard_all(world: World, run: Run, host: HostRecord, t: int) -> None:
+    for o in run.objects_of(t):
+        if host.index not in run.where[o]:
+            world.out.drop(host.index, run.number, o)
+
+
+def task_failed(world: World, event: TaskFailed) -> None:
+    """Try again, elsewhere first, or let the task fail for good, by what kind of failure it was."""
+    run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
+    t = event.task
+    if run is None or host is None or not _current(run, host, t, event.attempt):
+        settle(world, host, event.run, t, event.attempt)
+        return
+    unhand(world, run, t)
+    if t in run.cancelling:
+        end(world, run, t, Outcome.CANCELLED)
+        return
+    profile = run.spec.profiles[run.spec.profile[t]]
+    again: bool
+    pause_s = 0.0
+    if event.kind == "died":
+        deaths = run.deaths[t] = run.deaths.get(t, 0) + 1
+        again = deaths < MAX_DEATHS
+    elif event.kind in ("input", "disk", "host", "cancelled"):
+        troubles = run.troubles[t] = run.troubles.get(t, 0) + 1
+        again = troubles < MAX_TROUBLES
+    else:
+        tries = run.tries[t] = run.tries.get(t, 0) + 1
+        again = event.retryable and tries <= profile.retries
+        if profile.backoff_s > 0.0:
+            pause_s = min(profile.backoff_s * 2.0 ** min(tries - 1, 60), MAX_BACKOFF_S)
+    if again and not profile.idempotent and event.kind in ("died", "disk", "host", "cancelled"):
+        fail(world, run, t, outcome_unknown(run, t, host.name, event.kind))
+    elif not again:
+        fail(world, run, t, event.failure)
+    else:
+        recall_followers(world, run, t)
+        run.avoid[t] = tuple(sorted({*run.avoid.get(t, ()), host.index}))
+        if pause_s > 0.0:
+            run.state[t] = State.BACKOFF
+            world.timers.set(world.now + pause_s, Timer(Wake.BACKOFF, run.number, t, run.attempt[t]))
+        else:
+            to_frontier(world, run, t)
+
+
+def backoff_over(world: World, timer: Timer) -> None:
+    """A task's pause before its next try is over."""
+    run = world.runs.get(timer.run)
+    t = timer.number
+    if run is not None and run.state[t] == State.BACKOFF and run.attempt[t] == timer.attempt:
+        to_frontier(world, run, t)
+
+
+def outcome_unknown(run: Run, t: int, host: str, how: str) -> OutcomeUnknownError:
+    """The error of a task that may have run and must not run twice."""
+    name = run.name_of(t)
+    return OutcomeUnknownError(
+        f"task {name!r} was lost on host {host!r} ({how}) in attempt {run.attempt[t]}; it may have run, and it is "
+        "marked idempotent=False, so it is not run again.",
+        remedy="Find out whether it took effect; mark it idempotent=True if it is safe to repeat.",
+        id=name,
+        host=host,
+        attempt=run.attempt[t],
+    )
+
+
+def _current(run: Run, host: HostRecord, t: int, attempt: int) -> bool:
+    return run.state[t] == _HANDED and run.attempt[t] == attempt and run.host[t] == host.index

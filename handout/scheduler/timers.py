@@ -1,0 +1,81 @@
+"""What is to happen at a later time. The core has no clock: it is told the time and says when to call again."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from enum import Enum, auto
+
+__all__ = ["Timer", "Timers", "Wake"]
+
+
+class Wake(Enum):
+    """Why the core wants to be called."""
+
+    #: A task's pause before its next try is over.
+    BACKOFF = auto()
+    #: A run that is being ended has had its time.
+    ABORT = auto()
+    #: A custom allocator asked to be asked again.
+    ASK_AGAIN = auto()
+    #: A custom allocator has had its time to answer.
+    ANSWER_DUE = auto()
+    #: Tasks handed ahead may have waited too long behind others.
+    RECALL = auto()
+    #: A task may have been passed over for too long.
+    RESERVE = auto()
+    #: Capabilities that dropped have had their time to come back.
+    SHORTAGE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """One entry; ``run`` is -1 where it is about no run."""
+
+    wake: Wake
+    run: int = -1
+    number: int = 0
+    attempt: int = 0
+
+
+class Timers:
+    """A heap of timers. Those whose cause is gone fire all the same, and are found to be so then."""
+
+    __slots__ = ("_count", "_heap", "_soonest")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._count = 0
+        #: When the wakes that are not about a run fire next: one timer each is enough.
+        self._soonest: dict[Wake, float] = {}
+
+    def set(self, when: float, timer: Timer) -> None:
+        """Fire ``timer`` at ``when`` or soon after."""
+        self._count += 1
+        heapq.heappush(self._heap, (when, self._count, timer))
+
+    def wake(self, when: float, wake: Wake) -> None:
+        """Have the core called at ``when`` unless it is going to be, for the same reason, before that."""
+        if self._soonest.get(wake, float("inf")) > when:
+            self._soonest[wake] = when
+            self.set(when, Timer(wake))
+
+    @property
+    def next_s(self) -> float | None:
+        """When the first one fires."""
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now: float) -> list[Timer]:
+        """Take out those that fire by ``now``, in order."""
+        fired = []
+        while self._heap and self._heap[0][0] <= now:
+            when, _, timer = heapq.heappop(self._heap)
+            if timer.run < 0 and self._soonest.get(timer.wake) == when:
+                del self._soonest[timer.wake]
+            fired.append(timer)
+        return fired
+
+    def forget(self, run: int) -> None:
+        """A run is closed."""
+        self._heap = [entry for entry in self._heap if entry[2].run != run]
+        heapq.heapify(self._heap)

@@ -1,0 +1,53 @@
+"""Pictures of the core's state for allocators: the cluster, and the tasks of a frontier."""
+
+from __future__ import annotations
+
+from handout.allocators import ClusterView, HostView, InputView, Task
+from handout.scheduler.hosts import HostRecord
+from handout.scheduler.runs import Run
+from handout.scheduler.world import World
+
+__all__ = ["cluster_view", "task_view"]
+
+
+def cluster_view(world: World) -> ClusterView:
+    """The hosts that may get work now."""
+    hosts = [host for host in world.fleet.by_name.values() if host.open]
+    rtt_s = {host.name: host.rtt_s for host in hosts}
+    return ClusterView.of_core(map(_host_view, hosts), world.now, world.fleet.shared, rtt_s)
+
+
+def _host_view(host: HostRecord) -> HostView:
+    return HostView.of_ledger(
+        host.name,
+        host.offer,
+        host.ledger,
+        price_per_hour=host.price_per_hour,
+        running=host.handed - host.ahead_n,
+        backlog_s=host.ahead_s / host.slots,
+    )
+
+
+def task_view(world: World, run: Run, t: int, waiting_s: float) -> Task:
+    """One ready task."""
+    spec = run.spec
+    expected_s = run.estimates.seconds[spec.fn[t]]
+    names = world.fleet.names
+    return Task.compiled(
+        run.name_of(t),
+        spec.profiles[spec.profile[t]].requirements,
+        inputs=[_input_view(world, run, o) for o in spec.inputs[t]],
+        priority=run.priority_of(t),
+        rank=run.rank[t] if run.rank else 0,
+        expected_s=None if expected_s < 0.0 else expected_s,
+        waiting_s=waiting_s,
+        labels={} if spec.labels is None else spec.labels[t],
+        not_on=[names[index] for index in run.avoid.get(t, ())],
+    )
+
+
+def _input_view(world: World, run: Run, o: int) -> InputView:
+    producer = run.spec.producer[o]
+    name = run.name_of(producer) if producer >= 0 else f"value-{o}"
+    nbytes = run.nbytes[o] if run.where[o] and run.nbytes[o] >= 0 else None
+    return InputView(name, nbytes=nbytes, hosts=[world.fleet.names[index] for index in run.where[o] if index])
