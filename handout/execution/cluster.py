@@ -113,7 +113,7 @@ class Cluster:
         self._closing = asyncio.Event()
         self._settled.clear()
         self._driver = Driver(lambda coroutine: self._spawn(coroutine))
-        shared = self.inventory.shared_parts
+        shared = self.inventory.shared_amounts
         self._driver.classes.share(frozenset(shared))
         self._driver.post(ev.SharedChanged(shared))
         for name, host in self.inventory.items():
@@ -196,7 +196,7 @@ class Cluster:
     @property
     def view(self) -> ClusterView:
         """The hosts that are there, with what they offer and what of it is free."""
-        return self.driver.core.view(self.driver.now)
+        return self.driver.core.view()
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:

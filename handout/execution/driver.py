@@ -30,8 +30,8 @@ __all__ = ["Driver"]
 
 logger = logging.getLogger("handout")
 
-#: How long a cancelled coroutine gets before its worker is ended.
-_CANCEL_GRACE_S = 5.0
+#: How long what is cancelled gets before it is killed: the whole of it must be over within 5 s.
+_CANCEL_GRACE_S = 3.0
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 

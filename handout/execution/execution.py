@@ -317,7 +317,7 @@ class Execution:
         """Where a task is and why it does not run, as data."""
         run = self._active
         number, _ = run.plan.locate(id)
-        return explain(self._cluster.driver.core, run.number, run.spec.producer[number])
+        return explain(self._cluster.driver.core.world, run.number, run.spec.producer[number])
 
     async def cancel(self, *outputs: Output[Any] | str) -> None:
         """End these functions, and what depends on them; without arguments the whole run.

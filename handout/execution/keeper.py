@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -22,7 +22,15 @@ from handout.execution.driver import Driver
 from handout.execution.peer import Peer
 from handout.remote.launcher import Launcher
 from handout.remote.link import Link, Timings
-from handout.resources import Capabilities, Host, Tracker, as_capabilities, compile_capabilities, merge
+from handout.resources import (
+    Capabilities,
+    Host,
+    Tracker,
+    as_capabilities,
+    as_probed,
+    compile_capabilities,
+    effective,
+)
 from handout.scheduler import events as ev
 
 __all__ = ["Keeper"]
@@ -32,7 +40,6 @@ logger = logging.getLogger("handout")
 #: A host that was lost is tried again this often, with pauses that double from the first one.
 _REJOIN_TRIES = 5
 _REJOIN_PAUSE_S = 0.5
-_PROBED_SIZES = ("memory", "disk", "gpu_memory")
 #: What no pause mends.
 _FINAL = (AuthenticationError, HostKeyError, InventoryError)
 
@@ -103,12 +110,11 @@ class Keeper:
         self._link = link
         try:
             started = await link.open()
-            probed = read_probe(started.probed)
+            probed = as_probed(started.probed)
             peer = self._peer = Peer(self.host.name, link)
             live = _Live(self.host, probed, peer)
-            offered = merge(probed, self.host.capabilities)
-            if self._tracker is not None:
-                offered = merge(offered, await self._ask_tracker(self._tracker, live, link))
+            tracked = None if self._tracker is None else await self._ask_tracker(self._tracker, live, link)
+            offered = effective(probed, self.host.capabilities, tracked)
         except BaseException:
             self._link = None
             with anyio.CancelScope(shield=True):
@@ -176,7 +182,7 @@ class Keeper:
             except Exception as error:  # the user's code: the host keeps what it had
                 logger.warning("The tracker failed for host %s: %s: %s", self.host.name, type(error).__name__, error)
                 continue
-            offered = merge(merge(self._live.probed, self.host.capabilities), answer)
+            offered = effective(self._live.probed, self.host.capabilities, answer)
             if offered == self._offered:
                 continue
             self._offered = offered
@@ -194,12 +200,6 @@ class Keeper:
     def _suspect(self, silent: bool) -> None:
         name = self.host.name
         self._driver.post(ev.HostSuspected(name) if silent else ev.HostRecovered(name))
-
-
-def read_probe(probed: Mapping[str, Any]) -> Capabilities:
-    """What an agent found out, as capabilities: it counts sizes in bytes."""
-    sizes = {name: f"{probed[name]} B" for name in _PROBED_SIZES if isinstance(probed.get(name), int)}
-    return as_capabilities({**probed, **sizes})
 
 
 async def _serve_quietly(link: Link) -> None:
