@@ -13,7 +13,8 @@ import os
 import shutil
 import socket
 import sys
-from typing import Any, Dict, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 from . import commands, processes, wire
 from . import page as words
@@ -52,8 +53,8 @@ class Agent:
     def __init__(
         self,
         folder: str,
-        store: Optional[str],
-        settings: Dict[str, Any],
+        store: str | None,
+        settings: dict[str, Any],
         token: bytes,
         supervisor: socket.socket,
         lease: memoryview,
@@ -68,7 +69,7 @@ class Agent:
         self.stopped = asyncio.Event()
         self.identity = os.urandom(8).hex()
         self.probed = probe(folder)
-        self.functions: Dict[int, bytes] = {}
+        self.functions: dict[int, bytes] = {}
         self.store = Store(store, f"{folder}/objects", settings.get("store_limit"))
         self.backlog = Backlog(self.store.__contains__)
         self.ledger = Ledger(*_amounts(self.probed))
@@ -193,10 +194,10 @@ class Agent:
             self.outcomes.lapse()
         self.dispatcher.schedule()
 
-    def _stream(self, fields: Dict[str, Any], payload: memoryview) -> None:
+    def _stream(self, fields: dict[str, Any], payload: memoryview) -> None:
         self.transfers.announce(fields)
 
-    def _fetch(self, fields: Dict[str, Any], payload: memoryview) -> None:
+    def _fetch(self, fields: dict[str, Any], payload: memoryview) -> None:
         self.transfers.fetch(fields)
 
     def _drop(self, fields: Mapping[str, Any], payload: memoryview) -> None:
@@ -273,7 +274,7 @@ class Agent:
                 hand.page[words.SPILL] = int(spilling)
 
 
-def _column(fields: Mapping[str, Any], name: str, count: int) -> List[Any]:
+def _column(fields: Mapping[str, Any], name: str, count: int) -> list[Any]:
     """A column: a list, or one value for all. Of columns whose values are lists, an empty one is for all too."""
     value = fields[name]
     if not isinstance(value, list) or (not value and count):
@@ -287,7 +288,7 @@ def _amounts(probed: Mapping[str, Any]) -> Any:
     return amounts, [probed.get("gpu_memory", 0) * PARTS] * probed.get("gpu", 0)
 
 
-_HANDLERS: Dict[Any, Any] = {
+_HANDLERS: dict[Any, Any] = {
     "functions": Agent._functions,
     "classes": Agent._classes,
     "objects": Agent._objects,
@@ -305,8 +306,8 @@ _HANDLERS: Dict[Any, Any] = {
 
 async def _serve(
     folder: str,
-    store: Optional[str],
-    settings: Dict[str, Any],
+    store: str | None,
+    settings: dict[str, Any],
     token: bytes,
     report_fd: int,
     supervisor: socket.socket,
@@ -333,8 +334,8 @@ async def _serve(
 
 def run(
     folder: str,
-    store: Optional[str],
-    settings: Dict[str, Any],
+    store: str | None,
+    settings: dict[str, Any],
     token: bytes,
     report_fd: int,
     supervisor: socket.socket,
@@ -342,5 +343,3 @@ def run(
 ) -> None:
     """Be the agent until it is told to stop, or the lingering ends; the supervisor ends what is left."""
     asyncio.run(_serve(folder, store, settings, token, report_fd, supervisor, lease))
-
-

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from collections.abc import Iterator
+from typing import Callable
 
 #: A mark in a pipe: a secret of the worker's, then the number of the task that writes from here.
 MARK = struct.Struct("<Q")
@@ -45,7 +46,7 @@ class Pipe:
         self._held = b""
         os.set_blocking(fd, False)
 
-    def read(self) -> Optional[List[Tuple[int, bytes]]]:
+    def read(self) -> list[tuple[int, bytes]] | None:
         """What is there, as (task, bytes); empty where nothing is, None at the end of the stream."""
         owner = max(self._owner, self._running())
         try:
@@ -59,7 +60,7 @@ class Pipe:
         self._owner = owner
         return list(self._cut(self._held + data if self._held else data))
 
-    def _cut(self, data: bytes) -> Iterator[Tuple[int, bytes]]:
+    def _cut(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         self._held = b""
         start = 0
         while True:
@@ -116,7 +117,7 @@ class Stream:
             self.dropped += self.text.count(b"\n", 0, end) or 1
             del self.text[:end]
 
-    def take(self, now: float, whole: bool) -> Optional[bytes]:
+    def take(self, now: float, whole: bool) -> bytes | None:
         """The lines to send now, if any.
 
         Args:
@@ -133,7 +134,7 @@ class Stream:
         self.due = now + max(_INTERVAL_S, len(data) / _RATE)
         return data
 
-    def last_lines(self) -> List[str]:
+    def last_lines(self) -> list[str]:
         """The last lines written."""
         lines = self.tail.decode("utf-8", "replace").splitlines()
         return lines[-TAIL_LINES:]
@@ -150,9 +151,9 @@ class Logs:
     def __init__(self, send: Callable[[int, int, int, bytes], None], room: Callable[[], bool]) -> None:
         self._send = send
         self._room = room
-        self._streams: Dict[Tuple[int, int], Stream] = {}
+        self._streams: dict[tuple[int, int], Stream] = {}
         #: Ended, but the link had no room yet.
-        self._ended: List[Stream] = []
+        self._ended: list[Stream] = []
 
     @property
     def waiting(self) -> bool:
@@ -166,7 +167,7 @@ class Logs:
             stream = self._streams[ticket, fd] = Stream(ticket, fd)
         stream.add(data)
 
-    def tail(self, ticket: int) -> List[str]:
+    def tail(self, ticket: int) -> list[str]:
         """The last lines of a task's stderr."""
         stream = self._streams.get((ticket, 2))
         return stream.last_lines() if stream is not None else []

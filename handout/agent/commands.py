@@ -6,24 +6,24 @@ import asyncio
 import os
 import signal
 import subprocess
-from typing import Any, List, Set
+from typing import Any
 
 from .link import Link
 
 _MAX_OUTPUT = 1 << 20
 _KILL_S = 1.0
 #: Keeps tasks referred to while they run.
-_running: Set[Any] = set()
+_running: set[Any] = set()
 
 
-def start(number: Any, argv: List[str], timeout_s: float, link: Link) -> None:
+def start(number: Any, argv: list[str], timeout_s: float, link: Link) -> None:
     """Run a command, and answer with ``ran``."""
     task = asyncio.get_running_loop().create_task(_run(number, argv, timeout_s, link))
     _running.add(task)
     task.add_done_callback(_running.discard)
 
 
-async def _run(number: Any, argv: List[str], timeout_s: float, link: Link) -> None:
+async def _run(number: Any, argv: list[str], timeout_s: float, link: Link) -> None:
     status, output = 127, b""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -38,7 +38,7 @@ async def _run(number: Any, argv: List[str], timeout_s: float, link: Link) -> No
     else:
         assert process.stdout is not None
         reader = process.stdout
-        parts: List[bytes] = []
+        parts: list[bytes] = []
 
         async def collect() -> None:
             kept = 0

@@ -9,8 +9,10 @@ import asyncio
 import json
 import os
 import socket
+import traceback
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, NamedTuple, Protocol
 
 from . import page as words
 from . import wire
@@ -31,8 +33,8 @@ _RECEIVE = 1 << 20
 class Key(NamedTuple):
     """What a worker is warm for."""
 
-    code: Optional[int]
-    devices: Tuple[int, ...]
+    code: int | None
+    devices: tuple[int, ...]
     threads: int
     shared: bool
 
@@ -65,22 +67,24 @@ class Hand:
         self.page = page
         self.nonce = nonce
         self.pid = 0
-        self.key: Optional[Key] = None
-        self.pipes: List[Tuple[int, Pipe]] = []
+        self.key: Key | None = None
+        self.pipes: list[tuple[int, Pipe]] = []
         self.decoder = wire.Decoder()
-        self.unsent: Deque[memoryview] = deque()
+        self.unsent: deque[memoryview] = deque()
         #: What it holds of the ledger, and for which class.
         self.claim: Any = None
-        self.cls: Optional[TaskClass] = None
+        self.cls: TaskClass | None = None
         #: Tasks sent and not reported, by number, in order; the time that they are expected to take.
-        self.queued: Dict[int, Task] = {}
+        self.queued: dict[int, Task] = {}
         self.load_us = 0.0
         self.next_number = 1
         self.functions: set[int] = set()
         #: It takes no more tasks.
         self.leaving = False
+        #: It is among those that wait for something to do.
+        self.idle = False
         #: Tasks from this number on are being revoked.
-        self.revoked_from: Optional[int] = None
+        self.revoked_from: int | None = None
         #: It was told to die: tasks without a fate of their own go back unharmed.
         self.killed = False
         self.gone = False
@@ -88,12 +92,17 @@ class Hand:
         self.leaving_well = False
 
     @property
+    def shared(self) -> bool:
+        """Whether it runs many coroutines at once."""
+        return self.key is not None and self.key.shared
+
+    @property
     def suffix(self) -> str:
         """Ends the names of files that it writes."""
         return f".w{self.number}"
 
     @property
-    def running(self) -> Optional[Task]:
+    def running(self) -> Task | None:
         """The task that it runs, as far as can be seen: the report of its end may be on the way."""
         if self.page[words.IDLE]:
             return None
@@ -110,18 +119,18 @@ class Crew:
         folder: Where pages live on systems without anonymous files.
     """
 
-    def __init__(self, supervisor: socket.socket, listener: Listener, setup: Dict[str, Any], folder: str) -> None:
+    def __init__(self, supervisor: socket.socket, listener: Listener, setup: dict[str, Any], folder: str) -> None:
         self._supervisor = supervisor
         self._listener = listener
         self._setup = setup
         self._folder = folder
         self._loop = asyncio.get_running_loop()
-        self.hands: Dict[int, Hand] = {}
-        self._idle: Dict[Optional[Key], List[Hand]] = {}
+        self.hands: dict[int, Hand] = {}
+        self._idle: dict[Key | None, list[Hand]] = {}
         self._idle_count = 0
         self._next = 1
         self._held = b""
-        self._unsent: Deque[Tuple[bytes, List[int]]] = deque()
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
         #: Idle workers kept; more of them than this end.
         self.keep = max(4, 2 * (os.cpu_count() or 1))
         self.spill = False
@@ -195,12 +204,13 @@ class Crew:
         for _ in range(count):
             self._make_idle(self._spawn())
 
-    def acquire(self, key: Key, environment: Callable[[Key], Dict[str, str]], code: Optional[str]) -> Hand:
+    def acquire(self, key: Key, environment: Callable[[Key], dict[str, str]], code: str | None) -> Hand:
         """An idle worker that is warm for a key, or a blank one, or a new one."""
         for wanted in (key, None):
             idle = self._idle.get(wanted)
             if idle:
                 hand = idle.pop()
+                hand.idle = False
                 self._idle_count -= 1
                 break
         else:
@@ -221,10 +231,11 @@ class Crew:
 
     def release(self, hand: Hand) -> None:
         """A worker has nothing to do any more."""
-        if not hand.leaving and not hand.gone:
+        if not hand.leaving and not hand.gone and not hand.idle:
             self._make_idle(hand)
 
     def _make_idle(self, hand: Hand) -> None:
+        hand.idle = True
         self._idle.setdefault(hand.key, []).append(hand)
         self._idle_count += 1
         if self._idle_count > self.keep:
@@ -232,7 +243,9 @@ class Crew:
             for key, idle in self._idle.items():
                 if idle and key != hand.key:
                     self._idle_count -= 1
-                    self.dismiss(idle.pop(0))
+                    oldest = idle.pop(0)
+                    oldest.idle = False
+                    self.dismiss(oldest)
                     break
         if hand.key in self._idle and len(self._idle) > 1:
             self._idle[hand.key] = self._idle.pop(hand.key)
@@ -272,7 +285,7 @@ class Crew:
         for fd in (1, 2):
             reading, writing = os.pipe()
             ends.append(writing)
-            pipe = Pipe(reading, hand.nonce, lambda: page[words.ANNOUNCED])
+            pipe = Pipe(reading, hand.nonce, lambda: 0 if hand.shared else page[words.ANNOUNCED])
             hand.pipes.append((fd, pipe))
             self._loop.add_reader(reading, self._on_pipe, hand, fd, pipe)
         self.hands[number] = hand
@@ -294,9 +307,9 @@ class Crew:
         self._loop.remove_reader(hand.link.fileno())
         hand.link.close()
         del self.hands[hand.number]
-        idle = self._idle.get(hand.key, [])
-        if hand in idle:
-            idle.remove(hand)
+        if hand.idle:
+            hand.idle = False
+            self._idle[hand.key].remove(hand)
             self._idle_count -= 1
         self._listener.on_gone(hand, report)
 
@@ -355,6 +368,7 @@ class Crew:
                 self._listener.on_report(hand, message)
         except (wire.ProtocolError, KeyError, TypeError, ValueError, IndexError):
             # Something in there wrote to a descriptor that is not its own: no word of it counts any more.
+            traceback.print_exc()
             self._loop.remove_reader(hand.link.fileno())
             self.kill(hand, 0.0)
             return False

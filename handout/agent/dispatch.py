@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
 from . import wire
-from .clock import now
+from .clock import now, now_ns
 from .crew import THREAD_VARIABLES, Crew, Hand, Key
 from .ledger import Ledger
 from .store import Store
@@ -26,6 +27,8 @@ _BATCH_BYTES = 1 << 20
 _SENT_BYTES = 8 << 20
 #: A worker is sent more once it has less than this left.
 _LOW = 32
+#: Coroutines in one loop at most.
+MAX_CONCURRENT = 1000
 #: What has found no room for this long lets nothing pass any more.
 _RESERVE_S = 30.0
 _SPAWN_RETRY_S = 0.2
@@ -35,9 +38,9 @@ class Durations:
     """How long functions take, from how long they took."""
 
     def __init__(self) -> None:
-        self._us: Dict[int, float] = {}
+        self._us: dict[int, float] = {}
 
-    def get(self, fn: int) -> Optional[float]:
+    def get(self, fn: int) -> float | None:
         """Microseconds to expect, None for a function that has not ended yet."""
         return self._us.get(fn)
 
@@ -82,6 +85,8 @@ class Dispatcher:
         self.grace_s = 5.0
         #: Not before this is a worker forked again: the system refused.
         self._hold_until = 0.0
+        #: The worker whose loop takes the next coroutine, by key.
+        self._loops: dict[Key, Hand] = {}
         self._visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
 
     def schedule(self) -> None:
@@ -115,7 +120,7 @@ class Dispatcher:
             elif at - cls.blocked_since > _RESERVE_S:
                 break
 
-    def _head(self, cls: TaskClass) -> Optional[Task]:
+    def _head(self, cls: TaskClass) -> Task | None:
         ready = cls.ready
         while ready and ready[0].state != READY:
             ready.popleft()
@@ -144,7 +149,7 @@ class Dispatcher:
             if not hand.leaving and len(hand.queued) <= _LOW and hand.load_us < BATCH_US / 2:
                 self._push(hand, BATCH)
 
-    def _engage(self, cls: TaskClass) -> Optional[Hand]:
+    def _engage(self, cls: TaskClass) -> Hand | None:
         """A worker with a claim for a class, where there is room for one more."""
         if len(self._crew.hands) >= self.max_workers and not self._crew.has_idle:
             return None
@@ -160,20 +165,30 @@ class Dispatcher:
         cls.hands.append(hand)
         return hand
 
-    def _environment(self, key: Key) -> Dict[str, str]:
+    def _environment(self, key: Key) -> dict[str, str]:
         environment = {v: str(key.threads) for v in THREAD_VARIABLES if v not in os.environ}
         # Where the host itself shows only some devices, ours are counted among those.
         visible = self._visible
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(
-            visible[d] if d < len(visible) else str(d) for d in key.devices
-        )
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[d] if d < len(visible) else str(d) for d in key.devices)
         return environment
 
-    def _code_path(self, cls: TaskClass) -> Optional[str]:
+    def _code_path(self, cls: TaskClass) -> str | None:
         return self._store.path(cls.code) if cls.code is not None else None
+
+    def forget(self, hand: Hand, task: Task) -> None:
+        """A task is not queued on its worker any more."""
+        hand.load_us -= task.est_us
+        if task.claim is not None:
+            self._ledger.release(task.claim)
+            task.claim = None
 
     def release(self, hand: Hand) -> None:
         """A worker has nothing queued any more, or is gone: what it holds is free again."""
+        if hand.shared:
+            assert hand.key is not None
+            if self._loops.get(hand.key) is hand:
+                del self._loops[hand.key]
+            self._crew.release(hand)
         if hand.cls is None:
             return
         if hand.claim is not None and hand.claim.devices and not hand.gone:
@@ -193,7 +208,7 @@ class Dispatcher:
         """Send a worker what it has room for."""
         cls = hand.cls
         assert cls is not None
-        batch: List[Task] = []
+        batch: list[Task] = []
         nbytes = 0
         limit = min(limit, BATCH - len(hand.queued))
         get = self.durations.get
@@ -218,7 +233,7 @@ class Dispatcher:
             self._send(hand, batch)
             self.on_busy()
 
-    def _queue(self, hand: Hand, task: Task, est: Optional[float]) -> None:
+    def _queue(self, hand: Hand, task: Task, est: float | None) -> None:
         task.state = QUEUED
         task.hand = hand
         task.seq = hand.next_number
@@ -227,7 +242,7 @@ class Dispatcher:
         hand.load_us += task.est_us
         hand.queued[task.seq] = task
 
-    def _add_followers(self, hand: Hand, batch: List[Task]) -> None:
+    def _add_followers(self, hand: Hand, batch: list[Task]) -> None:
         """Queue tasks behind those whose results they wait for, if all of these are made on this worker."""
         waiting = self._backlog.waiting
         sources = [*hand.queued.values()]
@@ -257,14 +272,14 @@ class Dispatcher:
         return True
 
     def _send(self, hand: Hand, batch: Sequence[Task]) -> None:
-        functions: List[int] = []
+        functions: list[int] = []
         for task in batch:
             if task.fn not in hand.functions:
                 hand.functions.add(task.fn)
                 functions.append(task.fn)
         blobs = [self._functions[fn] for fn in functions]
         keys, data = self._inputs(batch)
-        fields: Dict[str, Any] = {"m": "run", "s": batch[0].seq, "n": len(batch)}
+        fields: dict[str, Any] = {"m": "run", "s": batch[0].seq, "n": len(batch)}
         if functions:
             fields["fns"], fields["fn_len"] = functions, [len(b) for b in blobs]
         if keys:
@@ -279,9 +294,9 @@ class Dispatcher:
         fields["variant"] = _column([t.variant for t in batch])
         self._crew.send(hand, wire.encode_message(0, fields, [*blobs, *data, *(t.blob for t in batch)]))
 
-    def _inputs(self, batch: Sequence[Task]) -> Tuple[List[int], List[wire.Buffer]]:
+    def _inputs(self, batch: Sequence[Task]) -> tuple[list[int], list[wire.Buffer]]:
         """Small objects that go along with the tasks."""
-        keys: Dict[int, wire.Buffer] = {}
+        keys: dict[int, wire.Buffer] = {}
         nbytes = 0
         for task in batch:
             for key in task.inputs:
@@ -300,11 +315,36 @@ class Dispatcher:
     # ---- many coroutines in one worker ---------------------------------------------------------------------
 
     def _fill_shared(self, cls: TaskClass) -> None:
-        self._fill(cls, False)
+        key = Key(cls.code, (), cls.threads, True)
+        batches: dict[Hand, list[Task]] = {}
+        task = self._head(cls)
+        while task is not None and self._hold_until <= now():
+            hand = self._loops.get(key)
+            if hand is not None and not hand.leaving and not task.solo and len(hand.queued) >= MAX_CONCURRENT:
+                break
+            claim = self._ledger.claim(cls.need)
+            if claim is None:
+                break
+            if hand is None or hand.leaving or task.solo:
+                hand = self._crew.acquire(key, self._environment, self._code_path(cls))
+                if not task.solo:
+                    self._loops[key] = hand
+            cls.ready.popleft()
+            self._queue(hand, task, 0.0)
+            task.claim, task.started = claim, now_ns()
+            batches.setdefault(hand, []).append(task)
+            task = self._head(cls)
+        for hand, batch in batches.items():
+            for at in range(0, len(batch), BATCH):
+                self._send(hand, batch[at : at + BATCH])
+            self.on_busy()
+
+    def cancel_coroutines(self, hand: Hand, tasks: Sequence[Task]) -> None:
+        """Have a shared loop cancel some of its tasks."""
+        self._crew.send(hand, wire.encode_message(0, {"m": "cancel", "s": [t.seq for t in tasks]}))
 
 
-def _column(values: List[Any]) -> Any:
+def _column(values: list[Any]) -> Any:
     """A column, or its one value where all are the same."""
     first = values[0]
     return first if values.count(first) == len(values) else values
-

@@ -11,7 +11,8 @@ import hmac
 import os
 import socket
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from . import wire
 from .clock import now
@@ -59,9 +60,9 @@ class Link:
         self._on_heard = on_heard
         self._is_over = is_over
         self._loop = asyncio.get_running_loop()
-        self._peer: Optional[socket.socket] = None
-        self._strangers: Dict[socket.socket, wire.Decoder] = {}
-        self._unsent: Deque[memoryview] = deque()
+        self._peer: socket.socket | None = None
+        self._strangers: dict[socket.socket, wire.Decoder] = {}
+        self._unsent: deque[memoryview] = deque()
         self._scheduled = False
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
@@ -188,12 +189,12 @@ class Link:
         self._on_heard()
         self.schedule()
 
-    def send(self, fields: Dict[str, Any], payload: Sequence[wire.Buffer] = ()) -> None:
+    def send(self, fields: dict[str, Any], payload: Sequence[wire.Buffer] = ()) -> None:
         """Send a message, together with whatever else is sent until the loop is idle."""
         self.session.send(fields, payload)
         self.schedule()
 
-    def send_calmly(self, fields: Dict[str, Any], payload: Sequence[wire.Buffer] = ()) -> None:
+    def send_calmly(self, fields: dict[str, Any], payload: Sequence[wire.Buffer] = ()) -> None:
         """Send a message that waits its turn among the bulk."""
         self.session.send_calmly(fields, payload)
         self.schedule()
@@ -249,7 +250,7 @@ class Link:
         return peer.detach() if peer is not None else -1
 
 
-def _first(segments: Deque[memoryview]) -> List[memoryview]:
+def _first(segments: deque[memoryview]) -> list[memoryview]:
     if len(segments) <= _SEGMENTS:
         return list(segments)
     return [segments[i] for i in range(_SEGMENTS)]

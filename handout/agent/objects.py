@@ -6,7 +6,8 @@ import errno
 import mmap
 import os
 from collections import OrderedDict
-from typing import Any, Dict, List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Any, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -46,7 +47,7 @@ class Objects:
     def __init__(self, folders: Sequence[str], suffix: str) -> None:
         self._folders = list(folders)
         self._suffix = suffix
-        self._recent: "OrderedDict[int, Buffer]" = OrderedDict()
+        self._recent: OrderedDict[int, Buffer] = OrderedDict()
         self._recent_bytes = 0
 
     def remember(self, key: int, data: Buffer) -> None:
@@ -56,7 +57,7 @@ class Objects:
         while self._recent_bytes > _RECENT_BYTES or len(self._recent) > _RECENT_COUNT:
             self._recent_bytes -= len(self._recent.popitem(last=False)[1])
 
-    def get(self, key: int, sent: Dict[int, Buffer]) -> Buffer:
+    def get(self, key: int, sent: dict[int, Buffer]) -> Buffer:
         """An input's bytes; those of a file are mapped privately, so that writing to them stays here.
 
         Args:
@@ -75,7 +76,7 @@ class Objects:
             raise MissingInputError(f"input {key:x} is not here")
         return data
 
-    def _map(self, key: int) -> Optional[Buffer]:
+    def _map(self, key: int) -> Buffer | None:
         base = name(key)
         # Twice: the agent may be renaming it, or moving it to disk.
         for file in (base, base + self._suffix) * 2:
@@ -91,7 +92,7 @@ class Objects:
                     os.close(fd)
         return None
 
-    def write(self, key: int, segments: List[Any], spill: bool) -> int:
+    def write(self, key: int, segments: list[Any], spill: bool) -> int:
         """Write a large result straight from its own memory into the store.
 
         Returns: Which folder it went to.
@@ -120,7 +121,7 @@ def _remove(path: str) -> None:
         pass
 
 
-def _write_file(path: str, segments: List[Any]) -> None:
+def _write_file(path: str, segments: list[Any]) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         views = [memoryview(s).cast("B") for s in segments if len(s)]
@@ -132,6 +133,3 @@ def _write_file(path: str, segments: List[Any]) -> None:
                 views[0] = views[0][done:]
     finally:
         os.close(fd)
-
-
-

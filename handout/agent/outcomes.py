@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from . import page as words
 from . import processes, wire
@@ -51,9 +52,9 @@ class Outcomes:
         self._crew = crew
         self._logs = logs
         self._loop = asyncio.get_running_loop()
-        self._done: Dict[str, List[Any]] = {"ticket": [], "us": [], "size": [], "inline": []}
-        self._payload: List[wire.Buffer] = []
-        self._returned: List[int] = []
+        self._done: dict[str, list[Any]] = {"ticket": [], "us": [], "size": [], "inline": []}
+        self._payload: list[wire.Buffer] = []
+        self._returned: list[int] = []
         self._scheduled = False
         self._oom_kills = processes.oom_kills()
         self._spawn_failures = 0
@@ -145,7 +146,7 @@ class Outcomes:
             self._dispatcher.release(hand)
         self._dispatcher.schedule()
 
-    def _take_results(self, hand: Hand, fields: Dict[str, Any], payload: memoryview) -> None:
+    def _take_results(self, hand: Hand, fields: dict[str, Any], payload: memoryview) -> None:
         position = 0
         durations, backlog, done = self._dispatcher.durations, self._backlog, self._done
         for number, us, sizes, inline, where in zip(
@@ -156,7 +157,11 @@ class Outcomes:
             task = hand.queued.pop(number, None)
             if task is None:
                 continue
-            hand.load_us -= task.est_us
+            self._dispatcher.forget(hand, task)
+            if task.fate == "timeout":
+                # It swallowed its cancellation.
+                self._fail(task, "timeout")
+                continue
             durations.add(task.fn, us)
             if not self._keep(hand, task, sizes, inline, where, data):
                 continue
@@ -204,11 +209,11 @@ class Outcomes:
             position += inlined
         return True
 
-    def _take_failure(self, hand: Hand, fields: Dict[str, Any], payload: memoryview) -> None:
+    def _take_failure(self, hand: Hand, fields: dict[str, Any], payload: memoryview) -> None:
         task = hand.queued.pop(fields["s"], None)
         if task is None:
             return
-        hand.load_us -= task.est_us
+        self._dispatcher.forget(hand, task)
         kind = fields["kind"]
         if task.fate in _REASONS and kind in ("cancelled", "raised"):
             kind = task.fate
@@ -216,13 +221,13 @@ class Outcomes:
         said["elapsed_s"] = fields["us"] / 1e6
         self._fail(task, kind, [payload] if len(payload) else [], **said)
 
-    def _let_go(self, hand: Hand, tasks: Iterable[Optional[Task]]) -> None:
+    def _let_go(self, hand: Hand, tasks: Iterable[Task | None]) -> None:
         """A worker gave tasks back unstarted."""
-        back: List[Task] = []
+        back: list[Task] = []
         for task in tasks:
             if task is None:
                 continue
-            hand.load_us -= task.est_us
+            self._dispatcher.forget(hand, task)
             if task.fate == "returned":
                 self._return(task)
             elif task.fate is not None:
@@ -232,14 +237,14 @@ class Outcomes:
         for task in self._backlog.put_back(back):
             self._return(task)
 
-    def _miss(self, hand: Hand, tasks: Iterable[Optional[Task]]) -> None:
+    def _miss(self, hand: Hand, tasks: Iterable[Task | None]) -> None:
         """A worker lacked inputs: what it was to make itself came to nothing, or it forgot it."""
         for task in tasks:
             if task is None:
                 continue
             task.misses += 1
             if task.misses > _MAX_MISSES and not task.missing and not task.doomed:
-                hand.load_us -= task.est_us
+                self._dispatcher.forget(hand, task)
                 self._fail(task, "input", message="an input could not be read from the store")
             else:
                 self._let_go(hand, [task])
@@ -259,10 +264,10 @@ class Outcomes:
             self._return(task)
         self._dispatcher.schedule()
 
-    def _call_back(self, tickets: Sequence[int], fate: str) -> List[Task]:
+    def _call_back(self, tickets: Sequence[int], fate: str) -> list[Task]:
         """Give tasks that are on workers a fate, and revoke them; the others are the answer."""
-        here: List[Task] = []
-        first: Dict[Hand, int] = {}
+        here: list[Task] = []
+        first: dict[Hand, int] = {}
         for ticket in tickets:
             task = self._backlog.tasks.get(ticket)
             if task is None:
@@ -293,15 +298,32 @@ class Outcomes:
         announced, last = hand.page[words.ANNOUNCED], hand.page[words.REVOKED_TO]
         numbers = [n for n in hand.queued if first <= n <= last and n > announced]
         self._let_go(hand, [hand.queued.pop(n) for n in numbers])
-        doomed = [t for t in hand.queued.values() if t.fate == "cancelled"]
+        doomed = [t for t in hand.queued.values() if t.fate == "cancelled" and not t.dying]
         for task in hand.queued.values():
             if task.fate == "returned":
                 task.fate = None
-        if doomed and not hand.killed:
-            self._kill(hand, self._dispatcher.grace_s)
+        if doomed:
+            self._end(hand, doomed, self._dispatcher.grace_s)
         if not hand.queued:
             self._dispatcher.release(hand)
         self._dispatcher.schedule()
+
+    def _end(self, hand: Hand, tasks: Sequence[Task], grace_s: float) -> None:
+        """End tasks that run: coroutines of a shared loop one by one, anything else with its worker."""
+        for task in tasks:
+            task.dying = True
+        if hand.shared:
+            self._dispatcher.cancel_coroutines(hand, tasks)
+            self._loop.call_later(grace_s, self._end_stubborn, hand, list(tasks))
+        elif not hand.killed:
+            # What is queued behind goes elsewhere.
+            self.revoke(hand, hand.page[words.ANNOUNCED] + 1)
+            self._kill(hand, grace_s)
+
+    def _end_stubborn(self, hand: Hand, tasks: Sequence[Task]) -> None:
+        """Coroutines that did not end when they were cancelled end with their worker; siblings start anew."""
+        if any(hand.queued.get(task.seq) is task for task in tasks) and not hand.gone:
+            self._kill(hand, 0.0)
 
     def _kill(self, hand: Hand, grace_s: float) -> None:
         hand.killed = True
@@ -312,8 +334,11 @@ class Outcomes:
         if task.fate is not None and task.fate != "returned":
             return
         task.fate = kind
+        if hand.shared:
+            self._end(hand, [task], GRACE_S)
+            return
         task.started = hand.page[words.STARTED]
-        hand.leaving = True
+        task.dying = hand.leaving = True
         self.revoke(hand, task.seq + 1)
         self._crew.signal(hand, signal.SIGUSR1)
         self._loop.call_later(_SAMPLE_S, self._kill, hand, GRACE_S)
@@ -341,25 +366,37 @@ class Outcomes:
                     task.fate = task.fate or "host"
         else:
             self._spawn_failures = 0
-        culprit: Optional[Task] = None
+        culprit: Task | None = None
         if queued and not hand.killed and not hand.leaving_well and "error" not in report:
-            culprit = hand.queued.get(hand.page[words.ANNOUNCED], queued[0])
+            culprit = self._culprit(hand, queued)
         hand.queued.clear()
         if culprit is not None and culprit.fate is None:
             queued.remove(culprit)
-            culprit.started = hand.page[words.STARTED]
+            self._dispatcher.forget(hand, culprit)
+            if not hand.shared:
+                culprit.started = hand.page[words.STARTED]
             self._fail(culprit, "died", **self._cause_of_death(report))
         for task in queued:
-            if task.fate in _REASONS:
-                self._fail(task, str(task.fate), maxrss=report.get("rss"))
-            else:
-                self._let_go(hand, [task])
+            task.dying = False
+            self._let_go(hand, [task])
         self._dispatcher.release(hand)
         self._dispatcher.schedule()
 
-    def _cause_of_death(self, report: Mapping[str, Any]) -> Dict[str, Any]:
+    def _culprit(self, hand: Hand, queued: Sequence[Task]) -> Task | None:
+        """Whose death it was; None where several could have caused it: these run alone from here on."""
+        announced = hand.page[words.ANNOUNCED]
+        if not hand.shared:
+            return hand.queued.get(announced, queued[0])
+        suspects = [task for task in queued if task.seq <= announced]
+        if len(suspects) == 1:
+            return suspects[0]
+        for task in suspects:
+            task.solo = True
+        return None
+
+    def _cause_of_death(self, report: Mapping[str, Any]) -> dict[str, Any]:
         status = report["status"]
-        fields: Dict[str, Any] = {"maxrss": report.get("rss")}
+        fields: dict[str, Any] = {"maxrss": report.get("rss")}
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             fields["signal"] = number

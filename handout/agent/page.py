@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from typing import Tuple
 
 #: Number of the task that was started last, or was looked at; when that was, in nanoseconds. Never goes back.
 ANNOUNCED, STARTED = 0, 1
@@ -28,7 +27,7 @@ NEVER = (1 << 63) - 1
 SETTLE_S = 0.001
 
 
-def create(folder: str) -> Tuple[int, memoryview]:
+def create(folder: str) -> tuple[int, memoryview]:
     """A new page: a descriptor to hand to the worker, and this side's view."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("handout-page", os.MFD_CLOEXEC)

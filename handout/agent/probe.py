@@ -11,18 +11,18 @@ import platform
 import shutil
 import subprocess
 import sys
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 _NVIDIA_TIMEOUT_S = 5.0
 
 
-def probe(folder: str) -> Dict[str, Any]:
+def probe(folder: str) -> dict[str, Any]:
     """The capabilities of this host: plain numbers, sizes in bytes, texts.
 
     Args:
         folder: Where objects spill to: its file system's free space is the ``disk``.
     """
-    found: Dict[str, Any] = {"cpu": cpu_count(), "memory": memory_limit(), "disk": _free(folder)}
+    found: dict[str, Any] = {"cpu": cpu_count(), "memory": memory_limit(), "disk": _free(folder)}
     devices = gpus()
     if devices:
         found["gpu"] = len(devices)
@@ -39,14 +39,14 @@ def probe(folder: str) -> Dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _free(folder: str) -> Optional[int]:
+def _free(folder: str) -> int | None:
     try:
         return shutil.disk_usage(folder).free
     except OSError:
         return None
 
 
-def _read(path: str) -> Optional[str]:
+def _read(path: str) -> str | None:
     try:
         with open(path) as file:
             return file.read().strip()
@@ -54,9 +54,9 @@ def _read(path: str) -> Optional[str]:
         return None
 
 
-def _groups() -> Dict[str, str]:
+def _groups() -> dict[str, str]:
     """The control group of this process by controller; the unified hierarchy is ``""``."""
-    groups: Dict[str, str] = {}
+    groups: dict[str, str] = {}
     for line in (_read("/proc/self/cgroup") or "").splitlines():
         parts = line.split(":", 2)
         if len(parts) == 3:
@@ -65,10 +65,10 @@ def _groups() -> Dict[str, str]:
     return groups
 
 
-def _group_folders(controller: str) -> List[str]:
+def _group_folders(controller: str) -> list[str]:
     """Folders of this process's group and of those above it, for one controller; version 1, then 2."""
     groups = _groups()
-    folders: List[str] = []
+    folders: list[str] = []
     for key, base in ((controller, f"/sys/fs/cgroup/{controller}"), ("", "/sys/fs/cgroup")):
         path = groups.get(key)
         if path is None:
@@ -94,7 +94,7 @@ def cpu_count() -> int:
     return count
 
 
-def _quota(folder: str) -> Optional[float]:
+def _quota(folder: str) -> float | None:
     both = (_read(f"{folder}/cpu.max") or "").split()
     if len(both) != 2:
         both = [_read(f"{folder}/cpu.cfs_quota_us") or "", _read(f"{folder}/cpu.cfs_period_us") or ""]
@@ -105,10 +105,10 @@ def _quota(folder: str) -> Optional[float]:
     return quota / period if quota > 0 and period > 0 else None
 
 
-def memory_limit() -> Optional[int]:
+def memory_limit() -> int | None:
     """Bytes of memory that this process may use: the machine's, or the limit of its control group."""
     try:
-        total: Optional[int] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        total: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         total = None
     for folder in _group_folders("memory"):
@@ -119,7 +119,7 @@ def memory_limit() -> Optional[int]:
     return total
 
 
-def gpus() -> List[Tuple[str, int]]:
+def gpus() -> list[tuple[str, int]]:
     """Name and memory in bytes of each device, as ``nvidia-smi`` says; none where it is absent or stuck."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -139,9 +139,9 @@ def gpus() -> List[Tuple[str, int]]:
     return parse_gpus(done.stdout) if done.returncode == 0 else []
 
 
-def parse_gpus(text: str) -> List[Tuple[str, int]]:
+def parse_gpus(text: str) -> list[tuple[str, int]]:
     """Read ``name, MiB`` lines; lines that say anything else are passed over."""
-    devices: List[Tuple[str, int]] = []
+    devices: list[tuple[str, int]] = []
     for line in text.splitlines():
         name, _, memory = line.rpartition(",")
         if name and memory.strip().isdigit():
@@ -149,7 +149,7 @@ def parse_gpus(text: str) -> List[Tuple[str, int]]:
     return devices
 
 
-def container() -> Optional[str]:
+def container() -> str | None:
     """The kind of container that this is, where it says so."""
     if os.path.exists("/.dockerenv"):
         return "docker"

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Dict, Iterable, List, Set
+from collections.abc import Iterable
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -20,7 +20,7 @@ def _prctl(option: int, value: int) -> bool:
     if not LINUX:
         return False
     try:
-        return ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0
+        return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
     except (OSError, AttributeError):
         return False
 
@@ -36,11 +36,11 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def parents() -> Dict[int, int]:
+def parents() -> dict[int, int]:
     """The parent of every process that can be seen; zombies are there until they are waited for."""
     if not LINUX:
         return _parents_by_ps()
-    found: Dict[int, int] = {}
+    found: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
@@ -54,7 +54,7 @@ def parents() -> Dict[int, int]:
     return found
 
 
-def _parents_by_ps() -> Dict[int, int]:
+def _parents_by_ps() -> dict[int, int]:
     try:
         out = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, timeout=5, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -63,10 +63,10 @@ def _parents_by_ps() -> Dict[int, int]:
     return {int(p[0]): int(p[1]) for p in pairs if len(p) == 2}
 
 
-def children(pid: int) -> List[int]:
+def children(pid: int) -> list[int]:
     """The direct children of one process, zombies included."""
     try:
-        found: List[int] = []
+        found: list[int] = []
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found.extend(int(word) for word in file.read().split())
@@ -75,13 +75,13 @@ def children(pid: int) -> List[int]:
         return [child for child, parent in parents().items() if parent == pid]
 
 
-def descendants(roots: Iterable[int]) -> List[int]:
+def descendants(roots: Iterable[int]) -> list[int]:
     """Everything below the roots, without them; parents before their children."""
-    below: Dict[int, List[int]] = {}
+    below: dict[int, list[int]] = {}
     for child, parent in parents().items():
         below.setdefault(parent, []).append(child)
-    found: List[int] = []
-    seen: Set[int] = set(roots)
+    found: list[int] = []
+    seen: set[int] = set(roots)
     todo = list(seen)
     while todo:
         for child in below.get(todo.pop(), ()):
@@ -114,7 +114,7 @@ def kill_tree(root: int) -> None:
 
     The tree is stopped first, from the top: what is stopped cannot fork out of sight while it is counted.
     """
-    stopped: Set[int] = set()
+    stopped: set[int] = set()
     for _ in range(5):
         fresh = [pid for pid in [root, *descendants([root])] if pid not in stopped]
         if not fresh:
@@ -127,9 +127,9 @@ def kill_tree(root: int) -> None:
         send_signal(pid, signal.SIGKILL)
 
 
-def marked(marker: bytes) -> List[int]:
+def marked(marker: bytes) -> list[int]:
     """Processes of this user whose environment holds ``marker``, this one left out."""
-    found: List[int] = []
+    found: list[int] = []
     if not LINUX:
         return found
     for name in os.listdir("/proc"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from . import wire
 
@@ -17,15 +18,15 @@ class Report:
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
-        self._numbers: List[int] = []
-        self._us: List[int] = []
-        self._sizes: List[Any] = []
-        self._inline: List[Any] = []
-        self._where: List[Any] = []
-        self._payload: List[wire.Buffer] = []
+        self._numbers: list[int] = []
+        self._us: list[int] = []
+        self._sizes: list[Any] = []
+        self._inline: list[Any] = []
+        self._where: list[Any] = []
+        self._payload: list[wire.Buffer] = []
         self._bytes = 0
-        self._skipped: List[int] = []
-        self._missing: List[int] = []
+        self._skipped: list[int] = []
+        self._missing: list[int] = []
 
     @property
     def pending(self) -> bool:
@@ -64,7 +65,7 @@ class Report:
         """A task's inputs are not here: what it follows failed, or was forgotten."""
         self._missing.append(number)
 
-    def failed(self, fields: Dict[str, Any], payload: Sequence[wire.Buffer]) -> None:
+    def failed(self, fields: dict[str, Any], payload: Sequence[wire.Buffer]) -> None:
         """A task failed; sent at once, after what came before it."""
         self.flush()
         self._send({"m": "failed", **fields}, payload)
@@ -77,7 +78,7 @@ class Report:
         """
         if not (self.pending or bye):
             return
-        fields: Dict[str, Any] = {"m": "done", "s": self._numbers, "us": self._us, "size": self._sizes}
+        fields: dict[str, Any] = {"m": "done", "s": self._numbers, "us": self._us, "size": self._sizes}
         fields["inline"], fields["where"] = self._inline, self._where
         if self._skipped:
             fields["skipped"] = self._skipped
@@ -90,5 +91,5 @@ class Report:
         self._payload, self._bytes, self._skipped, self._missing = [], 0, [], []
         self._send(fields, payload)
 
-    def _send(self, fields: Dict[str, Any], payload: Sequence[wire.Buffer]) -> None:
+    def _send(self, fields: dict[str, Any], payload: Sequence[wire.Buffer]) -> None:
         self._link.sendall(b"".join(wire.encode_message(0, fields, payload)))

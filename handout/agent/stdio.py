@@ -55,14 +55,14 @@ class Streams:
     """What ``sys.stdout`` and ``sys.stderr`` of a worker are."""
 
     def __init__(self, nonce: bytes, owner: Callable[[], int]) -> None:
-        self._make = lambda fd: io.TextIOWrapper(
-            io.BufferedWriter(Marked(fd, nonce, owner), 8192),
-            encoding="utf-8",
-            errors="backslashreplace",
-            line_buffering=True,
-        )
+        self._nonce = nonce
+        self._owner = owner
         sys.stdin = sys.__stdin__ = open(os.devnull, encoding="utf-8")  # type: ignore[misc]
         self._install()
+
+    def _make(self, fd: int) -> io.TextIOWrapper:
+        buffered = io.BufferedWriter(Marked(fd, self._nonce, self._owner), 8192)
+        return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
     def _install(self) -> None:
         self._out, self._err = self._make(1), self._make(2)

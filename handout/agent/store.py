@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from typing import Dict, List, NamedTuple, Optional, Union
+from typing import NamedTuple, Union
 
 from .objects import INLINE, name
 from .session import Source
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     """One object: its bytes, or the folder that its file is in."""
 
     size: int
-    data: Optional[bytes]
+    data: bytes | None
     where: int
 
 
@@ -49,13 +49,13 @@ class Store:
         limit: Bytes of files in memory; half of what is free there when left out.
     """
 
-    def __init__(self, memory_folder: Optional[str], disk_folder: str, limit: Optional[int] = None) -> None:
+    def __init__(self, memory_folder: str | None, disk_folder: str, limit: int | None = None) -> None:
         os.makedirs(disk_folder, mode=0o700, exist_ok=True)
         self.folders = [memory_folder or disk_folder, disk_folder]
         if limit is None:
             limit = int(shutil.disk_usage(memory_folder).free * _SHARE) if memory_folder else 0
         self._limit = limit
-        self._entries: Dict[int, Entry] = {}
+        self._entries: dict[int, Entry] = {}
         #: Bytes of files in memory, and of small objects.
         self.file_bytes = 0
         self.small_bytes = 0
@@ -67,7 +67,7 @@ class Store:
         return len(self._entries)
 
     @property
-    def keys(self) -> List[int]:
+    def keys(self) -> list[int]:
         """All objects."""
         return list(self._entries)
 
@@ -80,11 +80,11 @@ class Store:
         """Bytes of an object."""
         return self._entries[key].size
 
-    def small(self, key: int) -> Optional[bytes]:
+    def small(self, key: int) -> bytes | None:
         """The bytes of an object that lives in memory; None where it is a file."""
         return self._entries[key].data
 
-    def path(self, key: int) -> Optional[str]:
+    def path(self, key: int) -> str | None:
         """The file of an object; a small one becomes a file for it. None where it is not here.
 
         Raises:
@@ -152,7 +152,7 @@ class Store:
             self.file_bytes -= entry.size
         _remove(f"{self.folders[entry.where]}/{name(key)}")
 
-    def open(self, key: int) -> "Outgoing":
+    def open(self, key: int) -> Outgoing:
         """An object as the source of a stream; it survives being dropped meanwhile.
 
         Raises:
@@ -183,7 +183,7 @@ class Store:
 class Outgoing(Source):
     """An object's bytes on their way out."""
 
-    def __init__(self, size: int, *, data: Optional[bytes] = None, fd: int = -1) -> None:
+    def __init__(self, size: int, *, data: bytes | None = None, fd: int = -1) -> None:
         self.size = size
         self._data = data
         self._fd = fd
@@ -209,7 +209,7 @@ class Incoming:
         self.key = key
         self.size = size
         self.received = 0
-        self._small: Optional[bytearray] = bytearray() if small and size <= INLINE else None
+        self._small: bytearray | None = bytearray() if small and size <= INLINE else None
         self._fd = -1
         self._where = MEMORY
         self._path = ""

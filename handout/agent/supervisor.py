@@ -9,8 +9,8 @@ It ends everything when the agent's socket closes, and kills the workers when th
 from a page that the agent writes: a stopped agent cannot keep user code alive.
 
 Messages are JSON lines on a socket. From the agent: ``spawn {id, fds}`` with the descriptors beside it,
-``kill {id, grace_s}``, ``signal {id, number}``, ``stop {}``. To the agent: ``started {id, pid}``, ``gone {id, ...}`` once
-the worker and all that it left are gone, ``lapsed {}``.
+``kill {id, grace_s}``, ``signal {id, number}``, ``stop {}``. To the agent: ``started {id, pid}``, ``gone {id, ...}``
+once the worker and all that it left are gone, ``lapsed {}``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 import traceback
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from . import processes
 from .clock import now_ns
@@ -52,7 +52,7 @@ class Child:
         self.number = number
         self.pid = pid
         #: When SIGTERM turns into SIGKILL, or None.
-        self.kill_at: Optional[float] = None
+        self.kill_at: float | None = None
 
 
 class Supervisor:
@@ -62,12 +62,12 @@ class Supervisor:
         self._agent_pid = agent_pid
         self._link = link
         self._lease = lease
-        self._children: Dict[int, Child] = {}
-        self._pids: Dict[int, Child] = {}
+        self._children: dict[int, Child] = {}
+        self._pids: dict[int, Child] = {}
         #: Reaped, and not yet reported: (report, monotonic time at which it goes out whatever is left).
-        self._ended: List[Tuple[Dict[str, Any], float]] = []
+        self._ended: list[tuple[dict[str, Any], float]] = []
         self._held = b""
-        self._fds: List[int] = []
+        self._fds: list[int] = []
         self._outgoing = b""
         self._lapsed = False
         self._stopping = False
@@ -140,7 +140,7 @@ class Supervisor:
             self._obey(json.loads(line))
         return True
 
-    def _obey(self, message: Dict[str, Any]) -> None:
+    def _obey(self, message: dict[str, Any]) -> None:
         op = message["op"]
         if op == "spawn":
             count = message["fds"]
@@ -178,7 +178,7 @@ class Supervisor:
 
     # ---- processes -----------------------------------------------------------------------------------------
 
-    def _spawn(self, number: int, fds: List[int]) -> None:
+    def _spawn(self, number: int, fds: list[int]) -> None:
         parent = os.getpid()
         try:
             pid = os.fork()
@@ -213,7 +213,7 @@ class Supervisor:
                 report = {"id": child.number, "pid": pid, "status": status, "rss": rss}
                 self._ended.append((report, time.monotonic() + _STRAY_S))
 
-    def _strays(self) -> List[int]:
+    def _strays(self) -> list[int]:
         mine = {self._agent_pid, *self._pids}
         return [pid for pid in processes.children(os.getpid()) if pid not in mine]
 
@@ -230,7 +230,7 @@ class Supervisor:
             processes.kill_tree(pid)
         if strays:
             self._reap()
-        left: List[Tuple[Dict[str, Any], float]] = []
+        left: list[tuple[dict[str, Any], float]] = []
         for report, until in self._ended:
             if strays and now < until:
                 left.append((report, until))
@@ -269,7 +269,7 @@ class Supervisor:
             time.sleep(_SWEEP_S)
 
 
-def become_worker(parent: int, fds: List[int]) -> None:
+def become_worker(parent: int, fds: list[int]) -> None:
     """Turn a forked copy of the supervisor into a worker; never returns."""
     try:
         signal.set_wakeup_fd(-1)
@@ -300,7 +300,7 @@ def become_worker(parent: int, fds: List[int]) -> None:
         os._exit(70)
 
 
-def _high_copies(fds: List[int]) -> List[int]:
+def _high_copies(fds: list[int]) -> list[int]:
     base = HIGH_FD
     while True:
         try:
@@ -312,7 +312,7 @@ def _high_copies(fds: List[int]) -> List[int]:
             base //= 2
 
 
-def _make_store() -> Optional[str]:
+def _make_store() -> str | None:
     """A folder in memory for objects, locked so that a later agent can tell a dead one's; None: there is none."""
     base = "/dev/shm"
     if not os.access(base, os.W_OK | os.X_OK):
@@ -347,8 +347,8 @@ def _remove_stale(base: str, prefix: str) -> None:
 
 def _run_agent(
     folder: str,
-    store: Optional[str],
-    settings: Dict[str, Any],
+    store: str | None,
+    settings: dict[str, Any],
     token: bytes,
     report_fd: int,
     link: socket.socket,
@@ -372,7 +372,7 @@ def _run_agent(
         os._exit(status)
 
 
-def run(folder: str, settings: Dict[str, Any], token: bytes, report_fd: int) -> None:
+def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> None:
     """Be the supervisor of this host until its agent ends, then leave nothing.
 
     Args:

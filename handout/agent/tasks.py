@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional, Tuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Callable
 
 from .wire import Buffer
 
@@ -29,21 +30,21 @@ class TaskClass:
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self.number: int = fields["class"]
-        self.need: Dict[str, int] = fields["need"]
+        self.need: dict[str, int] = fields["need"]
         self.threads: int = fields.get("threads", 1)
         self.shared_loop: bool = fields.get("shared_loop", False)
-        self.timeout_s: Optional[float] = fields.get("timeout_s")
-        self.memory_limit: Optional[int] = fields.get("memory_limit")
+        self.timeout_s: float | None = fields.get("timeout_s")
+        self.memory_limit: int | None = fields.get("memory_limit")
         #: Never queued behind another task.
         self.solo: bool = fields.get("solo", False)
         #: The object that holds the source bundle.
-        self.code: Optional[int] = fields.get("code")
+        self.code: int | None = fields.get("code")
         #: Tasks that may start, in order of arrival; those that are not READY any more are passed over.
-        self.ready: Deque[Task] = deque()
+        self.ready: deque[Task] = deque()
         #: Workers that hold a claim for this class.
-        self.hands: List[Any] = []
+        self.hands: list[Any] = []
         #: Since when its first task has found no room.
-        self.blocked_since: Optional[float] = None
+        self.blocked_since: float | None = None
 
 
 class Task:
@@ -55,6 +56,7 @@ class Task:
         "claim",
         "cls",
         "doomed",
+        "dying",
         "est_us",
         "fate",
         "fn",
@@ -82,8 +84,8 @@ class Task:
         fn: int,
         cls: TaskClass,
         blob: Buffer,
-        inputs: List[int],
-        out: List[int],
+        inputs: list[int],
+        out: list[int],
         keep: int,
         id: str,
         attempt: int,
@@ -108,7 +110,9 @@ class Task:
         self.seq = 0
         self.est_us = 0.0
         #: Why it will not end by itself: the kind of its failure, "returned", or None.
-        self.fate: Optional[str] = None
+        self.fate: str | None = None
+        #: It runs, and has been told to end.
+        self.dying = False
         #: What it follows has failed here: it goes back as soon as its worker lets go of it.
         self.doomed = False
         #: It was among several when a worker died: it runs alone.
@@ -124,7 +128,7 @@ class Task:
         self.claim: Any = None
 
 
-def _wants(task: Task) -> List[int]:
+def _wants(task: Task) -> list[int]:
     """What must be here before a task starts: its inputs, and the sources that it is made of."""
     return task.inputs if task.cls.code is None else [*task.inputs, task.cls.code]
 
@@ -138,12 +142,12 @@ class Backlog:
 
     def __init__(self, has: Callable[[int], bool]) -> None:
         self._has = has
-        self.tasks: Dict[int, Task] = {}
-        self.classes: Dict[int, TaskClass] = {}
+        self.tasks: dict[int, Task] = {}
+        self.classes: dict[int, TaskClass] = {}
         #: Object -> tasks that lack it.
-        self.waiting: Dict[int, List[Task]] = {}
+        self.waiting: dict[int, list[Task]] = {}
         #: Object -> the task here that makes it.
-        self.producing: Dict[int, Task] = {}
+        self.producing: dict[int, Task] = {}
         self._order = 0
 
     def add(self, task: Task) -> None:
@@ -177,12 +181,12 @@ class Backlog:
                 woken = True
         return woken
 
-    def put_back(self, tasks: Iterable[Task]) -> List[Task]:
+    def put_back(self, tasks: Iterable[Task]) -> list[Task]:
         """Tasks come back from a worker unstarted: they go first, or wait again.
 
         Returns: Those that cannot: what they follow has failed here.
         """
-        refused: List[Task] = []
+        refused: list[Task] = []
         for task in sorted(tasks, key=lambda t: t.order, reverse=True):
             task.hand = None
             if task.doomed:
@@ -209,9 +213,9 @@ class Backlog:
                     if not waiters:
                         del self.waiting[key]
 
-    def followers(self, task: Task) -> List[Task]:
+    def followers(self, task: Task) -> list[Task]:
         """Tasks that wait here for what this one makes, and those that wait for them in turn."""
-        found: List[Task] = []
+        found: list[Task] = []
         seen = {task.ticket}
         todo = [task]
         while todo:
@@ -223,9 +227,9 @@ class Backlog:
                         todo.append(follower)
         return found
 
-    def heads(self) -> List[Tuple[int, TaskClass]]:
+    def heads(self) -> list[tuple[int, TaskClass]]:
         """Classes that have a task to start, with the order of their first, first come first."""
-        found: List[Tuple[int, TaskClass]] = []
+        found: list[tuple[int, TaskClass]] = []
         for cls in self.classes.values():
             ready = cls.ready
             while ready and ready[0].state != READY:

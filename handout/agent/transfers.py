@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, Set
+from typing import Any, Callable
 
 from . import wire
 from .link import Link
@@ -20,16 +20,16 @@ class Transfers:
     def __init__(self, store: Store, on_stored: Callable[[int], None]) -> None:
         self._store = store
         self._on_stored = on_stored
-        self._link: Optional[Link] = None
-        self._incoming: Dict[int, Optional[Incoming]] = {}
-        self._dropped: Set[int] = set()
+        self._link: Link | None = None
+        self._incoming: dict[int, Incoming | None] = {}
+        self._dropped: set[int] = set()
         self._last_stream = 0
 
     def use(self, link: Link) -> None:
         """Send over this link."""
         self._link = link
 
-    def announce(self, fields: Dict[str, Any]) -> None:
+    def announce(self, fields: dict[str, Any]) -> None:
         """A stream is about to arrive."""
         stream, key, size = fields["stream"], fields["key"], fields["size"]
         try:
@@ -64,7 +64,7 @@ class Transfers:
         elif known is not None:
             self._on_stored(known.key)
 
-    def fetch(self, fields: Dict[str, Any]) -> None:
+    def fetch(self, fields: dict[str, Any]) -> None:
         """The controller wants an object."""
         # Streams out of here are numbered here.
         key, self._last_stream = fields["key"], self._last_stream + 1

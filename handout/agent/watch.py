@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import List
 
 from . import page as words
 from . import processes
@@ -44,10 +43,13 @@ class Watch:
         self._fast = self._armed = False
         self._rounds += 1
         at = now_ns()
-        fresh: List[Task] = []
+        fresh: list[Task] = []
         watching = fast = False
         for hand in list(self._crew.hands.values()):
             if not hand.queued:
+                continue
+            if hand.shared:
+                watching |= self._look_at_coroutines(hand, at, fresh)
                 continue
             task = hand.running
             if task is None or hand.killed:
@@ -69,6 +71,19 @@ class Watch:
         elif watching and not self._armed:
             self._armed = True
             self._loop.call_later(_SLOW_S, self._look)
+
+    def _look_at_coroutines(self, hand: Hand, at: int, fresh: list[Task]) -> bool:
+        """The same for many tasks of one worker; whether they have to be looked at again."""
+        limited = False
+        for task in list(hand.queued.values()):
+            elapsed = at - task.started
+            if not task.told and elapsed > _TELL_NS:
+                fresh.append(task)
+            timeout_s = task.cls.timeout_s
+            if timeout_s is not None and elapsed > timeout_s * 1e9:
+                self._outcomes.end_running(hand, task, "timeout")
+            limited |= timeout_s is not None or not task.told
+        return limited
 
     def _check_limits(self, hand: Hand, task: Task, elapsed: int) -> bool:
         """End a task that is over its time or memory; whether it has to be looked at again."""

@@ -8,6 +8,7 @@ nothing behind. It never decides what to run; see the agent for that.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import faulthandler
 import inspect
 import os
@@ -16,11 +17,12 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from itertools import repeat
-from typing import Any, Callable, Deque, Dict, List, NoReturn, Sequence, Tuple
+from typing import Any, Callable, NoReturn
 
-from . import page as words
 from . import importer, processes, serial, wire
+from . import page as words
 from .clock import now_ns
 from .current import Current, publish
 from .objects import INLINE, DiskFullError, MissingInputError, Objects
@@ -33,8 +35,11 @@ _MAX_MESSAGE = 10_000
 _MAX_TEXT = 64 << 10
 _REAP_S = 2.0
 
+#: The task whose coroutine writes, where many share a loop.
+writing: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing", default=0)
+
 #: (number, function, call, inputs, outputs, objects sent along, id, attempt, variant)
-Order = Tuple[int, int, wire.Buffer, Any, List[int], Dict[int, wire.Buffer], str, int, int]
+Order = tuple[int, int, wire.Buffer, Any, list[int], dict[int, wire.Buffer], str, int, int]
 
 
 def preload() -> None:
@@ -49,22 +54,24 @@ class Worker:
         self.link = link
         self.page = page
         self.report = Report(link)
-        self.queue: Deque[Order] = deque()
+        self.queue: deque[Order] = deque()
         self._decoder = wire.Decoder()
-        self._blobs: Dict[int, bytes] = {}
-        self._functions: Dict[int, Callable[..., Any]] = {}
-        self._last_us: Dict[int, int] = {}
+        self._blobs: dict[int, bytes] = {}
+        self._functions: dict[int, Callable[..., Any]] = {}
+        self._last_us: dict[int, int] = {}
         self._pid = os.getpid()
         self._retiring = False
         self._cancelled = False
         self._orphans = _can_wait_id()
+        #: Many coroutines at once, in one loop; those of them that are to be cancelled.
         self.shared = False
+        self.cancelled: set[int] = set()
 
     # ---- messages ------------------------------------------------------------------------------------------
 
-    def read(self) -> None:
+    def read(self, flags: int = 0) -> None:
         """Wait for messages and take them in; ends the process where the agent has closed."""
-        data = self.link.recv(1 << 20)
+        data = self.link.recv(1 << 20, flags)
         if not data:
             os._exit(0)
         for frame in self._decoder.feed(data):
@@ -77,23 +84,26 @@ class Worker:
             self._enqueue(fields, memoryview(message.payload))
         elif fields["m"] == "setup":
             self._set_up(fields)
+        elif fields["m"] == "cancel":
+            self.cancelled.update(fields["s"])
 
-    def _set_up(self, fields: Dict[str, Any]) -> None:
+    def _set_up(self, fields: dict[str, Any]) -> None:
         for name, value in fields["env"].items():
             os.environ[name] = value
         self.host = fields["host"]
+        self.shared = bool(fields.get("shared"))
         self.scratch = fields["scratch"]
         self.objects = Objects(fields["folders"], fields["suffix"])
-        self.streams = Streams(bytes.fromhex(fields["nonce"]), lambda: self.page[words.ANNOUNCED])
+        owner = writing.get if self.shared else lambda: self.page[words.ANNOUNCED]
+        self.streams = Streams(bytes.fromhex(fields["nonce"]), owner)
         self._code = fields.get("code")
-        self.shared = bool(fields.get("shared"))
 
-    def _enqueue(self, fields: Dict[str, Any], payload: memoryview) -> None:
+    def _enqueue(self, fields: dict[str, Any], payload: memoryview) -> None:
         position = 0
         for number, size in zip(fields.get("fns", ()), fields.get("fn_len", ())):
             self._blobs[number] = bytes(payload[position : position + size])
             position += size
-        sent: Dict[int, wire.Buffer] = {}
+        sent: dict[int, wire.Buffer] = {}
         for key, size in zip(fields.get("keys", ()), fields.get("key_len", ())):
             sent[key] = payload[position : position + size]
             position += size
@@ -115,7 +125,7 @@ class Worker:
                 page[words.IDLE] = 1
                 report.flush()
                 if self._retiring:
-                    self._retire()
+                    self.retire()
                 self.read()
                 page[words.IDLE] = 0
                 continue
@@ -133,23 +143,27 @@ class Worker:
         if page[words.REVOKED_FROM] <= number <= page[words.REVOKED_TO] or self._retiring:
             self.report.skipped(number)
             return
-        current = Current(order[6], self.host, order[7], order[8], f"{self.scratch}/{self._pid}-{number}")
+        current = self.current(order)
         publish(current)
         try:
-            value, paths = self._call(order)
-            columns = self._encode(value, paths, order[4])
+            fn, args, kwargs, paths = self.prepare(order)
+            value = fn(*args, **kwargs)
+            if inspect.iscoroutine(value):
+                value = self._await(value)
+            columns = self.encode(value, paths, order[4])
         except MissingInputError:
             self.report.missing(number)
             return
         except BaseException as error:
             self._guard()
-            outcome = self._failure(error)
+            outcome = self.failure(error, self._cancelled)
             self._tidy(current)
             fields = {"s": number, "us": (now_ns() - started) // 1000, **outcome[0]}
             self.report.failed(fields, outcome[1])
             return
         self._guard()
-        value = None
+        # The next task does not find the memory of this one taken.
+        del value, args, kwargs
         self._tidy(current)
         us = (now_ns() - started) // 1000
         self._last_us[order[1]] = us
@@ -160,7 +174,17 @@ class Worker:
         if os.getpid() != self._pid:
             os._exit(0)
 
-    def _call(self, order: Order) -> Tuple[Any, Sequence[serial.Path]]:
+    def current(self, order: Order) -> Current:
+        """What a task may ask about itself."""
+        return Current(order[6], self.host, order[7], order[8], f"{self.scratch}/{self._pid}-{order[0]}")
+
+    def prepare(self, order: Order) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]:
+        """The function, its arguments, and the paths of what is wanted of its result.
+
+        Raises:
+            MissingInputError: An input is not here.
+            LoadError: The bytes could not become values.
+        """
         inputs, sent = order[3], order[5]
         fn = self._functions.get(order[1])
         if fn is None:
@@ -173,10 +197,7 @@ class Worker:
             if isinstance(error.__cause__, MissingInputError):
                 raise error.__cause__ from None
             raise
-        value = fn(*args, **kwargs)
-        if inspect.iscoroutine(value):
-            value = self._await(value)
-        return value, paths
+        return fn, args, kwargs, paths
 
     def _load_function(self, number: int) -> Callable[..., Any]:
         if self._code is not None:
@@ -213,12 +234,12 @@ class Worker:
 
     # ---- outcomes ------------------------------------------------------------------------------------------
 
-    def _encode(self, value: Any, paths: Sequence[serial.Path], out: List[int]) -> Tuple[Any, Any, Any, List[Any]]:
+    def encode(self, value: Any, paths: Sequence[serial.Path], out: list[int]) -> tuple[Any, Any, Any, list[Any]]:
         """The objects of a result, as the report's columns."""
-        sizes: List[int] = []
-        inline: List[int] = []
-        where: List[int] = []
-        payload: List[wire.Buffer] = []
+        sizes: list[int] = []
+        inline: list[int] = []
+        where: list[int] = []
+        payload: list[wire.Buffer] = []
         for index, key in enumerate(out):
             if key == -1:
                 sizes.append(-1)
@@ -240,9 +261,10 @@ class Worker:
                 where.append(self.objects.write(key, segments, bool(self.page[words.SPILL])))
         return sizes, inline, where, payload
 
-    def _failure(self, error: BaseException) -> Tuple[Dict[str, Any], List[wire.Buffer]]:
+    def failure(self, error: BaseException, cancelled: bool) -> tuple[dict[str, Any], list[wire.Buffer]]:
         """What is said of a failure, and the exception's bytes."""
-        kind, extra = "raised", {}
+        kind = "raised"
+        extra: dict[str, Any] = {}
         blob = None
         if isinstance(error, serial.UnserializableError):
             kind, extra = "unserializable", {"path": error.path, "culprit": error.type}
@@ -253,18 +275,18 @@ class Worker:
         elif isinstance(error, SystemExit):
             code = error.code
             kind, extra = "exited", {"exit": code if code is None or isinstance(code, int) else str(code)}
-        elif isinstance(error, asyncio.CancelledError) and self._cancelled:
+        elif isinstance(error, asyncio.CancelledError) and cancelled:
             kind = "cancelled"
         # The first frames are this file's.
         trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
+        while trace is not None and trace.tb_frame.f_globals.get("__package__") == __package__:
             trace = trace.tb_next
         error = error.with_traceback(trace)
         if kind in ("raised", "input"):
             blob, text = serial.dump_exception(error)
         else:
             text = serial.traceback_text(error)
-        fields: Dict[str, Any] = {
+        fields: dict[str, Any] = {
             "kind": kind,
             "type": serial.type_name(error),
             "message": serial.message(error)[:_MAX_MESSAGE],
@@ -277,15 +299,15 @@ class Worker:
         """End what a task left: output, processes, files."""
         self.streams.flush()
         current.clean()
+        self.end_children()
+
+    def end_children(self) -> None:
+        """Kill what a task left running. A worker that had to does not trust itself any further."""
         if self._orphans:
             try:
                 os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-        self._end_children()
-
-    def _end_children(self) -> None:
-        """Kill what a task left running. A worker that had to does not trust itself any further."""
         until = time.monotonic() + _REAP_S
         while True:
             try:
@@ -300,7 +322,13 @@ class Worker:
                 return
             time.sleep(0.002)
 
-    def _retire(self) -> NoReturn:
+    @property
+    def retiring(self) -> bool:
+        """Whether it ends as soon as it can."""
+        return self._retiring
+
+    def retire(self) -> NoReturn:
+        """Say goodbye and end."""
         self.report.flush(bye=True)
         os._exit(0)
 
@@ -335,6 +363,10 @@ def run(link_fd: int, page_fd: int) -> NoReturn:
     sys.argv = [""]
     try:
         worker.read()
+        if worker.shared:
+            from .coroutines import Loop
+
+            asyncio.run(Loop(worker).serve())
         worker.serve()
     except (ConnectionError, BrokenPipeError):
         os._exit(0)

@@ -58,9 +58,18 @@ class Rig:
         defaults = {"host": "h1", "host_timeout_s": 15.0, "heartbeat_s": 2.0, "linger_s": 5.0}
         root = str(Path(__file__).parents[2])
         self.process = subprocess.Popen(
-            [python, "-c", _START, str(bundle), self.folder, json.dumps({**defaults, **settings}), self.token.hex(), root],
+            [
+                python,
+                "-c",
+                _START,
+                str(bundle),
+                self.folder,
+                json.dumps({**defaults, **settings}),
+                self.token.hex(),
+                root,
+            ],
             stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: os.dup2(writing, 3),  # noqa: PLW1509 - one thread
+            preexec_fn=lambda: os.dup2(writing, 3),
             pass_fds=(3, writing),
             start_new_session=True,
             cwd="/",
@@ -196,9 +205,7 @@ class Rig:
     def call(self, *args: Any, inputs: int = 0) -> bytes:
         """The blob of a call with these arguments, after as many results as inputs."""
         slots = [serial.Slot(i) for i in range(inputs)]
-        segments = serial.dumps_call(
-            (*slots, *args), {}, (), lambda obj: obj if isinstance(obj, serial.Slot) else None
-        )
+        segments = serial.dumps_call((*slots, *args), {}, (), lambda obj: obj if isinstance(obj, serial.Slot) else None)
         return b"".join(bytes(s) for s in segments)
 
     def submit(
@@ -269,7 +276,7 @@ class Rig:
             above = pid
             while above in parents and above != self.pid:
                 above = parents[above]
-            if above == self.pid and pid not in found and _alive(pid):
+            if above == self.pid and pid not in found and alive(pid):
                 found.append(pid)
         return found
 
@@ -298,7 +305,7 @@ class Rig:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:

@@ -2,22 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from tests.agent.rig import Rig
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
-    made.task_class()
-    try:
-        yield made
-        made.close()
-    finally:
-        made.kill()
 
 
 def test_a_function_runs_and_its_result_comes_back(rig: Rig) -> None:
@@ -40,8 +25,6 @@ def test_many_short_tasks_all_end(rig: Rig) -> None:
 
 def test_a_chain_flows_through(rig: Rig) -> None:
     rig.submit([1], rig.function(lambda: 0), rig.call())
-    rig.submit(
-        range(2, 301), rig.function(lambda x: x + 1), rig.call(inputs=1), inputs=[[k] for k in range(1, 300)]
-    )
+    rig.submit(range(2, 301), rig.function(lambda x: x + 1), rig.call(inputs=1), inputs=[[k] for k in range(1, 300)])
     rig.wait_for(*range(1, 301))
     assert rig.result(300) == 299
