@@ -179,6 +179,8 @@ def check_python(magic: bytes, python: str, name: str) -> None:
 
 def reduce_function(fn: types.FunctionType, serial: int) -> Reduced:
     """`fn` by value, with the globals that it names; functions of one module share them over there."""
+    if "registry" in fn.__dict__ and "dispatch" in fn.__dict__:
+        return _reduce_dispatch(fn)
     code, namespace = fn.__code__, fn.__globals__
     used = {name: namespace[name] for name in names_in(code).used if name in namespace}
     cells = fn.__closure__ or ()
@@ -194,6 +196,27 @@ def reduce_function(fn: types.FunctionType, serial: int) -> Reduced:
         used, fn.__qualname__, fn.__module__, fn.__defaults__, fn.__kwdefaults__, fn.__doc__, attributes, contents
     )  # fmt: skip
     return _make_function, (code, place, fn.__name__, cells), state, None, None, _fill_function
+
+
+def _reduce_dispatch(fn: Any) -> Reduced:
+    """What `functools.singledispatch` made: it closes over a cache of weak references."""
+    state = (fn.__name__, fn.__qualname__, fn.__module__, dict(fn.registry))
+    return _make_dispatch, (), state, None, None, _fill_dispatch
+
+
+def _undispatched(*_args: Any) -> None:
+    """Stands for the default until `_fill_dispatch` brings it."""
+
+
+def _make_dispatch() -> Any:
+    return functools.singledispatch(_undispatched)
+
+
+def _fill_dispatch(fn: Any, state: tuple[Any, ...]) -> None:
+    fn.__name__, fn.__qualname__, fn.__module__, registry = state
+    for kind, implementation in registry.items():
+        fn.register(kind, implementation)
+    fn.__wrapped__ = registry[object]
 
 
 def _namespace(key: tuple[str, int, int], name: str) -> dict[str, Any]:

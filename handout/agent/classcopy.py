@@ -139,7 +139,37 @@ def _make_class(token: Token, meta: type, name: str, bases: tuple[Any, ...], hea
     known = _classes.get(token)
     if known is not None:
         return known
-    return _track(types.new_class(name, bases, {"metaclass": meta}, lambda space: space.update(head)), token)
+    options = {"metaclass": meta}
+    resolved = types.resolve_bases(bases)
+    for quiet in (_Quiet, _QuietSlots) if _has_hook(resolved) else ():
+        cls = types.new_class(name, (quiet, *bases), options, lambda space: space.update(head))
+        try:
+            cls.__bases__ = resolved
+        except TypeError:  # another layout than theirs
+            continue
+        return _track(cls, token)
+    return _track(types.new_class(name, bases, options, lambda space: space.update(head)), token)
+
+
+class _Quiet:
+    """A first base for a moment: what a user's ``__init_subclass__`` did, it did at home, and it came along."""
+
+    def __init_subclass__(cls, **_options: Any) -> None:
+        pass
+
+
+class _QuietSlots:
+    """`_Quiet` for classes without a ``__dict__``."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls, **_options: Any) -> None:
+        pass
+
+
+def _has_hook(bases: tuple[Any, ...]) -> bool:
+    kinds = {kind for base in bases for kind in base.__mro__}
+    return any("__init_subclass__" in vars(k) and k.__module__ not in ("builtins", "typing") for k in kinds)
 
 
 def _make_enum(

@@ -212,7 +212,7 @@ def _dump(
             buffers.clear()
         try:
             helped(_Sink(segments.append), snapshot, buffer_callback=callback, **options).dump(value)
-        except (TypeError, pickle.PicklingError, AttributeError, ValueError):
+        except (TypeError, pickle.PicklingError, AttributeError, ValueError, RecursionError):
             raise refusal from None
     return segments
 

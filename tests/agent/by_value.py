@@ -161,6 +161,46 @@ def keywords(a, *, b=2):
     return a + b + math.floor(2.5)
 
 
+@functools.singledispatch
+def kind_of(x):
+    return kind_of(1) + "?"
+
+
+@kind_of.register(int)
+def _(x):
+    return "int"
+
+
+class Outer:
+    class Inner:
+        def outer(self):
+            return Outer
+
+    def own(self):
+        return __class__
+
+
+class Enlisted:
+    names: typing.ClassVar[list] = []
+
+    def __init_subclass__(cls):
+        Enlisted.names.append(cls.__name__)
+
+
+class Enlistee(Enlisted):
+    pass
+
+
+class Named(str, enum.Enum):  # noqa: UP042
+    A = "a"
+    ALSO_A = "a"
+
+
+class Knot:
+    def __init__(self):
+        self.own = self
+
+
 VIEW = types.MappingProxyType({"a": 1, "color": Color})
 
 
@@ -171,7 +211,8 @@ def make():
         "alias": Box[int], "Shape": Shape, "square": Square(3), "pair": Pair(1), "row": Row(1), "ping": ping,
         "pong": pong, "seen": seen, "fibonacci": fibonacci, "closures": counter(), "keywords": keywords,
         "increment": lambda x: x + 1, "partial": functools.partial(keywords, 1), "method": Point3(5).other,
-        "view": VIEW,
+        "view": VIEW, "kind_of": kind_of, "Outer": Outer, "Enlistee": Enlistee, "named": Named.ALSO_A, "knot": Knot(),
+        "nested": collections.defaultdict(lambda: collections.defaultdict(int)),
     }  # fmt: skip
 
 
@@ -215,6 +256,12 @@ def use(v):
     assert v["partial"](b=3) == 6
     assert type(v["method"]()) is point
     assert v["view"]["color"] is v["Color"]
+    assert (v["kind_of"](1), v["kind_of"]("")) == ("int", "int?")
+    assert v["Outer"]().own() is v["Outer"].Inner().outer() is v["Outer"]
+    assert v["Enlistee"].names == ["Enlistee"]
+    assert (v["named"].name, v["named"]) == ("A", "a")
+    assert v["knot"].own is v["knot"]
+    assert v["nested"]["a"]["b"] == 0
     return {"q": q, "Point3": point3, "red": v["red"], "ping": v["ping"], "new": point3.nine(), "get": get}
 
 
