@@ -175,9 +175,9 @@ def test_forked_workers_do_not_give_two_classes_one_token() -> None:
         "class A: pass\n"
         "before = classcopy.class_token(A)\n"
         "pid = os.fork()\n"
+        "if pid: os.wait()\n"
         "class B: pass\n"
         "print(classcopy.class_token(B)[0], classcopy.class_token(A) == before, flush=True)\n"
-        "if pid: os.wait()\n"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=60)
     (one, same_one), (two, same_two) = (line.split() for line in done.stdout.splitlines())
