@@ -14,8 +14,7 @@ import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
 
-import handout
-from handout import ClusterView, Host, Inventory, Task, function
+from handout import Cluster, ClusterView, Graph, Host, Inventory, Task, function
 
 LAPTOP_AND_GPU = [
     Host.local("node1", capabilities={"cpu": 1, "memory": "8 GB", "has_cuda": False}),
@@ -73,7 +72,9 @@ async def main() -> None:
             cost={"memory": "1 GB"},
         ),
     ]
-    results = await handout.execute(functions, inventory=inventory, allocator=cuda_last)
+    # A cluster is open when all its hosts are there; `handout.execute(functions, ...)` would begin with the first.
+    async with Cluster(inventory, require="all") as cluster:
+        results = await cluster.execute(Graph(functions), allocator=cuda_last)
 
     print(results["output_data"])
     for name in ("load_data", "process_data", "output_data"):
