@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from handout.agent.ledger import Claim
-from handout.scheduler.hosts import HostRecord, Need
+from handout.scheduler.hosts import HostRecord, Lingering, Need
 from handout.scheduler.objects import bring, make_ready
 from handout.scheduler.runs import KEEP, Run
 from handout.scheduler.states import State
@@ -82,8 +84,8 @@ def unhand(world: World, run: Run, t: int, *, linger: bool = False) -> HostRecor
     if claim is None:
         host.ahead_n -= 1
         host.ahead_s = host.ahead_s - run.charge[t] if host.ahead_n else 0.0
-    if linger and claim is not None:
-        host.lingering[run.number, t, run.attempt[t]] = (claim, shared)
+    if linger:
+        host.lingering[run.number, t, run.attempt[t]] = Lingering(claim, shared, run.objects_of(t))
         return host
     if claim is not None:
         host.ledger.release(claim)
@@ -100,22 +102,26 @@ def abandon(world: World, run: Run, t: int) -> None:
     run.cancelling.discard(t)
 
 
-def settle(world: World, host: HostRecord | None, run: int, t: int, attempt: int) -> None:
-    """An event is about an attempt that is not the present one: it may be the end of one that was given up."""
-    claims = None if host is None else host.lingering.pop((run, t, attempt), None)
-    if host is None or claims is None:
+def settle(world: World, host: HostRecord | None, run: int, t: int, attempt: int) -> Sequence[int]:
+    """An event is about an attempt that is not the present one: it may be the end of one that was given up.
+
+    Answers the objects that such an attempt would have made.
+    """
+    left = None if host is None else host.lingering.pop((run, t, attempt), None)
+    if host is None or left is None:
         world.stale += 1
-        return
-    claim, shared = claims
-    host.ledger.release(claim)
-    _release_shared(world, shared)
+        return ()
+    if left.claim is not None:
+        host.ledger.release(left.claim)
+    _release_shared(world, left.shared)
     world.dirty.add(host)
+    return left.objects
 
 
 def release_lingering(world: World, host: HostRecord) -> None:
     """A host is lost, and with it all that was still claimed for attempts that the core had given up."""
-    for _, shared in host.lingering.values():
-        _release_shared(world, shared)
+    for left in host.lingering.values():
+        _release_shared(world, left.shared)
     host.lingering.clear()
 
 

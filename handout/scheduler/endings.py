@@ -159,6 +159,7 @@ def close(world: World, run: Run) -> None:
     for t in range(run.spec.count if run.unended else 0):
         if run.state[t] == State.HANDED:
             abandon(world, run, t)
+            run.state[t] = State.CANCELLED
     for o, where in enumerate(run.where):
         for index in where:
             if index == 0 or world.fleet.at(index) is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from handout.agent.ledger import Claim, Ledger
 from handout.resources.offer import Offer
@@ -14,7 +14,7 @@ from handout.scheduler.spec import CONTROLLER, Profile
 if TYPE_CHECKING:
     from handout.scheduler.runs import Lane, Run
 
-__all__ = ["AHEAD_LIMIT", "CONTROLLER_INDEX", "HOME", "Fleet", "HostRecord", "Need"]
+__all__ = ["AHEAD_LIMIT", "CONTROLLER_INDEX", "HOME", "Fleet", "HostRecord", "Lingering", "Need"]
 
 #: Tasks handed ahead to one host, at most.
 AHEAD_LIMIT = 1024
@@ -38,6 +38,15 @@ class Need:
         self.shared = shared
         #: Whether it needs a GPU or part of one.
         self.devices = "gpu" in host or "gpu_memory" in host
+
+
+class Lingering(NamedTuple):
+    """What an attempt leaves until its agent has confirmed its end."""
+
+    claim: Claim | None
+    shared: Claim | None
+    #: What it will have made if it finishes all the same.
+    objects: Sequence[int]
 
 
 class HostRecord:
@@ -65,6 +74,7 @@ class HostRecord:
         "released",
         "reserved",
         "rtt_s",
+        "shrunk",
         "slots",
         "suspected",
         "target_s",
@@ -99,10 +109,12 @@ class HostRecord:
         self.ahead_n = 0
         #: Their expected durations, summed.
         self.ahead_s = 0.0
+        #: Whether it offers less than it once did: then more may be claimed than there is.
+        self.shrunk = False
         #: Handed tasks whose followers may be handed here too, first come first.
         self.tips: deque[tuple[Run, int]] = deque()
-        #: Claims of attempts that the core has given up on and the agent has not confirmed the end of.
-        self.lingering: dict[tuple[int, int, int], tuple[Claim, Claim | None]] = {}
+        #: Attempts that the core has given up and the agent has not confirmed the end of.
+        self.lingering: dict[tuple[int, int, int], Lingering] = {}
         #: By profile: the variants that this host can ever cover.
         self.needs: dict[Profile, tuple[Need, ...]] = {}
         #: Replicas of an object that only this host has, and of one that the controller has too: shared tuples.
@@ -113,6 +125,7 @@ class HostRecord:
     def offered(self, offer: Offer) -> None:
         """Take over what it offers now."""
         self.offer = offer
+        self.shrunk = self.shrunk or any(offer.amounts.get(n, 0) < parts for n, parts in self.ledger.total.items())
         self.ledger.resize(offer.amounts, offer.devices)
         self.slots = max(1, offer.amounts.get("cpu", PARTS) // PARTS)
         self.target_s = max(2 * self.rtt_s, MIN_TARGET_S)

@@ -57,8 +57,7 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
     """Results exist: their consumers may run, their inputs may go. The hottest path of all."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
-        for t, attempt in zip(event.tasks, event.attempts, strict=True):
-            settle(world, host, event.run, t, attempt)
+        _finished_after_all(world, event, host)
         return
     index, ledger, picks = host.index, host.ledger, run.picks
     state, attempts, at, claims, reported = run.state, run.attempt, run.host, run.claims, run.reported
@@ -141,6 +140,16 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
             bring(world, run, o, 0)
     if users:
         wake(world, run, o, host.index)
+
+
+def _finished_after_all(world: World, event: TasksFinished, host: HostRecord | None) -> None:
+    """Results of a run that is closed: nobody will ask for what they left."""
+    for t, attempt, held in zip(event.tasks, event.attempts, event.held, strict=True):
+        for o in settle(world, host, event.run, t, attempt):
+            if host is not None:
+                world.out.drop(host.index, event.run, o)
+            if held:
+                world.out.drop(0, event.run, o)
 
 
 def _finished_late(world: World, run: Run, host: HostRecord, t: int, attempt: int) -> None:

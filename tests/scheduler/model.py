@@ -1,0 +1,268 @@
+"""A cluster in memory, in the agents' place: it does what commands say, in steps that a test chooses.
+
+Each agent keeps a ledger, a store and a queue, starts what fits, and tells the core what happened, later and in
+order, unless the test repeats or loses it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from handout.agent.ledger import Claim, Ledger
+from handout.resources import compile_capabilities
+from handout.scheduler import Core, Outcome, RunSpec, invariants
+from handout.scheduler import commands as cmd
+from handout.scheduler import events as ev
+
+Ticket = tuple[int, int, int]
+
+
+@dataclass
+class Agent:
+    """One host's agent."""
+
+    name: str
+    epoch: int
+    ledger: Ledger
+    inbox: deque[cmd.Command] = field(default_factory=deque)
+    outbox: deque[ev.Event] = field(default_factory=deque)
+    store: set[tuple[int, int]] = field(default_factory=set)
+    #: Ticket -> (variant, whether to keep a small result).
+    queue: dict[Ticket, tuple[int, bool]] = field(default_factory=dict)
+    running: dict[Ticket, tuple[Claim, bool]] = field(default_factory=dict)
+    alive: bool = True
+    silent: bool = False
+
+
+class Cluster:
+    """Agents, the core, and a check of what the core tells the shell."""
+
+    def __init__(self, *, size: int = 100) -> None:
+        self.core = Core()
+        self.now = 0.0
+        self.size = size
+        self.agents: dict[str, Agent] = {}
+        self.copies: deque[tuple[str, int, int, str]] = deque()
+        self.home: set[tuple[int, int]] = set()
+        self.specs: dict[int, RunSpec] = {}
+        self.ended: dict[tuple[int, int], Outcome] = {}
+        self.over: dict[int, cmd.RunEnded] = {}
+        #: Runs that were closed before their end.
+        self.forgotten: set[int] = set()
+        self.asked: deque[cmd.AskAllocator] = deque()
+        self.executed: dict[tuple[int, int], int] = {}
+        self.epochs = 0
+
+    # -- the shell
+
+    def tell(self, *events: ev.Event) -> None:
+        """Feed the core, pass on its commands."""
+        commands = self.core.handle(events, self.now)
+        for command in commands:
+            self._perform(command)
+        invariants.check(self.core.world)
+        assert invariants.stuck(self.core.world) == []
+
+    def _perform(self, command: cmd.Command) -> None:
+        match command:
+            case cmd.CopyObjects():
+                for o, source in zip(command.objects, command.sources, strict=True):
+                    self.copies.append((command.host, command.run, o, source))
+            case cmd.FetchObjects():
+                for o, source in zip(command.objects, command.sources, strict=True):
+                    self.copies.append(("", command.run, o, source))
+            case cmd.DropObjects(host="") | cmd.DropObjects() if command.host == "":
+                self.home -= {(command.run, o) for o in command.objects}
+            case cmd.StartTasks() | cmd.CancelTasks() | cmd.TakeBack() | cmd.DropObjects():
+                self.agents[command.host].inbox.append(command)
+            case cmd.TasksEnded():
+                for t, outcome in zip(command.tasks, command.outcomes, strict=True):
+                    assert (command.run, t) not in self.ended, f"task {t} of run {command.run} ended twice"
+                    assert command.run not in self.over
+                    self.ended[command.run, t] = outcome
+            case cmd.RunEnded():
+                assert command.run not in self.over, f"run {command.run} ended twice"
+                self.over[command.run] = command
+                spec = self.specs[command.run]
+                for t in range(spec.count):
+                    assert (command.run, t) in self.ended, f"task {t} has not ended"
+                if command.outcome is Outcome.DONE:
+                    for o in spec.outputs:
+                        assert (command.run, o) in self.home, f"output {o} has not come"
+            case cmd.AskAllocator():
+                self.asked.append(command)
+            case cmd.ReleaseHost():
+                assert not self.agents[command.host].running
+
+    def submit(self, spec: RunSpec) -> int:
+        run = len(self.specs) + 1
+        self.specs[run] = spec
+        for o, producer in enumerate(spec.producer):
+            if producer < 0:
+                self.home.add((run, o))
+        self.tell(ev.RunSubmitted(run, spec))
+        return run
+
+    def join(self, name: str, *, cores: float = 1, rtt_s: float = 0.001, **offer: object) -> None:
+        self.epochs += 1
+        compiled = compile_capabilities({"cpu": cores, **offer})
+        self.agents[name] = Agent(name, self.epochs, Ledger(compiled.amounts, compiled.devices))
+        self.tell(ev.HostJoined(name, compiled, "3.11", rtt_s, self.epochs))
+
+    def lose(self, name: str) -> None:
+        del self.agents[name]
+        self.copies = deque(copy for copy in self.copies if copy[0] != name)
+        self.tell(ev.HostLost(name, "killed"))
+
+    # -- the network
+
+    def receive(self, name: str) -> None:
+        """An agent gets its next command."""
+        agent = self.agents[name]
+        command = agent.inbox.popleft()
+        match command:
+            case cmd.StartTasks():
+                columns = zip(command.tasks, command.attempts, command.variants, command.keep, strict=True)
+                for t, attempt, variant, keep in columns:
+                    agent.queue[command.run, t, attempt] = (variant, keep)
+            case cmd.DropObjects():
+                agent.store -= {(command.run, o) for o in command.objects}
+            case cmd.TakeBack():
+                for t, attempt in zip(command.tasks, command.attempts, strict=True):
+                    self._give_back(agent, (command.run, t, attempt))
+            case cmd.CancelTasks():
+                for t, attempt in zip(command.tasks, command.attempts, strict=True):
+                    ticket = (command.run, t, attempt)
+                    if ticket in agent.running:
+                        self.end(name, ticket, "cancelled")
+                    else:
+                        self._give_back(agent, ticket)
+
+    def deliver(self, name: str, *, again: bool = False) -> None:
+        """The core gets the next event of an agent."""
+        event = self.agents[name].outbox.popleft()
+        self.tell(event)
+        if again:
+            self.tell(event)
+
+    def copy(self, number: int = 0) -> None:
+        """A copy arrives, or turns out to be impossible."""
+        target, run, o, source = self.copies[number]
+        del self.copies[number]
+        held = (run, o) in (self.home if source == "" else self.agents[source].store) if self._up(source) else False
+        if target and target not in self.agents:
+            return
+        if not held:
+            self.tell(ev.CopyFailed(target, run, o, source, missing=True))
+            return
+        (self.home if target == "" else self.agents[target].store).add((run, o))
+        self.tell(ev.ObjectsStored(target, run, [o], [self.size]))
+
+    def _up(self, source: str) -> bool:
+        return source == "" or source in self.agents
+
+    # -- the agents
+
+    def startable(self, name: str) -> list[Ticket]:
+        """Tasks whose inputs are there and that fit now, in the order in which they came."""
+        agent = self.agents[name]
+        return [
+            ticket
+            for ticket, (variant, _) in agent.queue.items()
+            if all((ticket[0], o) in agent.store for o in self.specs[ticket[0]].inputs[ticket[1]])
+            and agent.ledger.fits(self._need(ticket, variant))
+        ]
+
+    def _need(self, ticket: Ticket, variant: int) -> dict[str, int]:
+        spec = self.specs[ticket[0]]
+        shared = self.core.world.fleet.shared_amounts
+        return dict(spec.profiles[spec.profile[ticket[1]]].requirements[variant].needs(shared)[0])
+
+    def start(self, name: str, ticket: Ticket, *, say: bool = False) -> None:
+        agent = self.agents[name]
+        variant, keep = agent.queue.pop(ticket)
+        claim = agent.ledger.claim(self._need(ticket, variant))
+        assert claim is not None
+        agent.running[ticket] = (claim, keep)
+        run, t, attempt = ticket
+        self.executed[run, t] = self.executed.get((run, t), 0) + 1
+        if say:
+            agent.outbox.append(ev.TasksStarted(name, run, [t], [attempt]))
+
+    def finish(self, name: str, ticket: Ticket, *, small: bool = True, took_s: float = 0.001) -> None:
+        agent = self.agents[name]
+        claim, keep = agent.running.pop(ticket)
+        agent.ledger.release(claim)
+        run, t, attempt = ticket
+        objects = [t, *(o for o, p in enumerate(self.specs[run].producer) if p == t and o != t)]
+        if keep or not small:
+            agent.store.update((run, o) for o in objects)
+        if small:
+            self.home.update((run, o) for o in objects)
+        sizes = [[self.size] * len(objects)]
+        agent.outbox.append(ev.TasksFinished(name, run, [t], [attempt], [took_s], sizes, [small]))
+
+    def end(self, name: str, ticket: Ticket, kind: ev.FailureKind, *, retryable: bool = True) -> None:
+        agent = self.agents[name]
+        claim, _ = agent.running.pop(ticket)
+        agent.ledger.release(claim)
+        run, t, attempt = ticket
+        agent.outbox.append(ev.TaskFailed(name, run, t, attempt, kind, retryable, f"{kind} of {t}"))
+        self._return_followers(agent, ticket)
+
+    def _return_followers(self, agent: Agent, ticket: Ticket) -> None:
+        """What waits here for a result that will not be made here is given back."""
+        run, t, _ = ticket
+        producer = self.specs[run].producer
+        for other in list(agent.queue):
+            if other[0] == run and any(
+                producer[o] == t and (run, o) not in agent.store for o in self.specs[run].inputs[other[1]]
+            ):
+                self._give_back(agent, other)
+
+    def _give_back(self, agent: Agent, ticket: Ticket) -> None:
+        if agent.queue.pop(ticket, None) is not None:
+            run, t, attempt = ticket
+            agent.outbox.append(ev.TasksReturned(agent.name, run, [t], [attempt]))
+            self._return_followers(agent, ticket)
+
+    # -- all of it
+
+    def step(self) -> bool:
+        """Let everything that is under way go on a little; answers whether anything was."""
+        moved = False
+        for name in list(self.agents):
+            agent = self.agents[name]
+            while agent.inbox:
+                self.receive(name)
+                moved = True
+            while agent.outbox:
+                self.deliver(name)
+                moved = True
+            while tickets := self.startable(name):
+                self.start(name, tickets[0])
+                moved = True
+            for ticket in list(agent.running):
+                self.finish(name, ticket)
+                moved = True
+        while self.copies:
+            self.copy()
+            moved = True
+        return moved
+
+    def all_over(self) -> bool:
+        """Whether every run has ended that anybody waits for."""
+        return self.over.keys() | self.forgotten == self.specs.keys()
+
+    def settle(self) -> None:
+        """Run until nothing is under way, timers included."""
+        for _ in range(10_000):
+            if self.step():
+                continue
+            deadline = self.core.next_deadline
+            if deadline is None or self.all_over():
+                return
+            self.now = max(self.now, deadline)
+            self.tell()
+        raise AssertionError("it goes on for ever")
