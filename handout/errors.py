@@ -164,7 +164,8 @@ class TaskExitedError(TaskError):
 
 class WorkerDiedError(TaskError):
     """The process died under the task, three times. Fields: ``signal``, ``exit_code``, ``peak_memory`` (bytes),
-    ``stderr_tail``, ``hosts`` tried."""
+    ``stderr_tail``, ``hosts`` tried.
+    """
 
     signal: int | None = None
     exit_code: int | None = None

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from typing import Any, BinaryIO, Dict, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 #: A Unix socket's path must fit into 108 bytes, on macOS 104.
 MAX_SOCKET_PATH = 100
@@ -70,7 +70,7 @@ def unpack(folder: str, bundle: bytes) -> str:
     return path
 
 
-def daemonize(folder: str, bundle: str, settings: Dict[str, Any], token: bytes, report_fd: int) -> NoReturn:
+def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, report_fd: int) -> NoReturn:
     """Become the supervisor: a session of its own, nothing of the login's files, the bundle first on the path."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
@@ -103,7 +103,7 @@ def daemonize(folder: str, bundle: str, settings: Dict[str, Any], token: bytes, 
         os._exit(status)
 
 
-def read_report(fd: int) -> Dict[str, Any]:
+def read_report(fd: int) -> dict[str, Any]:
     """The agent's hello, or what kept it from saying one."""
     data = b""
     deadline = time.monotonic() + HELLO_TIMEOUT_S
@@ -121,7 +121,7 @@ def read_report(fd: int) -> Dict[str, Any]:
     return dict(report)
 
 
-def boot(preface: Dict[str, Any], stream: BinaryIO) -> Dict[str, Any]:
+def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     """Start the agent that the preface describes, and return its hello."""
     bundle = read_exactly(stream, preface["size"])
     folder = make_folder(len(bundle))

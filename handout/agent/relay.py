@@ -6,7 +6,6 @@ import os
 import select
 import socket
 import sys
-from typing import Dict
 
 _SIZE = 1 << 18
 
@@ -19,12 +18,12 @@ def main(path: str, marker: str) -> None:
     pump({0: agent.fileno(), agent.fileno(): 1})
 
 
-def pump(routes: Dict[int, int]) -> None:
+def pump(routes: dict[int, int]) -> None:
     """Copy from each key to its value, both ways at once, until one ends.
 
     Both directions have one buffer each: a side that does not read never stops the other direction.
     """
-    pending = {target: b"" for target in routes.values()}
+    pending = dict.fromkeys(routes.values(), b"")
     for fd in {*routes, *routes.values()}:
         os.set_blocking(fd, False)
     while True:

@@ -14,7 +14,8 @@ returns goes to it. Times are seconds of a monotonic clock.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 from .wire import (
     Beat,
@@ -67,7 +68,7 @@ class Credit:
         self.sent = 0
         self.acknowledged = 0
         #: (sent when it left, time, acknowledged at that time, whether there was nothing more to send)
-        self._marks: Deque[Tuple[int, float, int, bool]] = deque()
+        self._marks: deque[tuple[int, float, int, bool]] = deque()
 
     @property
     def free(self) -> int:
@@ -115,24 +116,24 @@ class Session:
         self._next_number = 1
         self._received_number = 0
         #: Sent and not acknowledged: (number, segments).
-        self._kept: Deque[Tuple[int, List[Buffer]]] = deque()
-        self._urgent: Deque[Buffer] = deque()
+        self._kept: deque[tuple[int, list[Buffer]]] = deque()
+        self._urgent: deque[Buffer] = deque()
         #: Messages that go with the bulk; they get their number when they leave.
-        self._calm: Deque[Tuple[Dict[str, Any], Sequence[Buffer]]] = deque()
+        self._calm: deque[tuple[dict[str, Any], Sequence[Buffer]]] = deque()
         self._calm_bytes = 0
         #: Outgoing streams: number -> [source, next offset].
-        self._streams: Dict[int, Tuple[Source, int]] = {}
-        self._ready: Deque[int] = deque()
+        self._streams: dict[int, tuple[Source, int]] = {}
+        self._ready: deque[int] = deque()
         #: Incoming streams: number -> next offset.
-        self._incoming: Dict[int, int] = {}
-        self._ended: Deque[int] = deque()
+        self._incoming: dict[int, int] = {}
+        self._ended: deque[int] = deque()
         self._start_connection(now, Decoder(), 0)
 
     def _start_connection(self, now: float, decoder: Decoder, received: int) -> None:
         self._decoder = decoder
         self.credit = Credit()
         #: Streams whose last chunk left: (bytes sent by then, stream).
-        self._leaving: Deque[Tuple[int, int]] = deque()
+        self._leaving: deque[tuple[int, int]] = deque()
         self._received = received
         self._told = 0
         self._told_number = self._received_number
@@ -142,7 +143,7 @@ class Session:
 
     # ---- sending -------------------------------------------------------------------------------------------
 
-    def send(self, fields: Dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
+    def send(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
         """Send a control message, before any bulk. It is delivered once, in order, across reconnections."""
         number = self._next_number
         segments = encode_message(number, fields, payload)
@@ -151,7 +152,7 @@ class Session:
         if self.attached:
             self._urgent.extend(segments)
 
-    def send_calmly(self, fields: Dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
+    def send_calmly(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
         """Send a message that waits its turn among the bulk: output of tasks."""
         self._calm.append((fields, payload))
         self._calm_bytes += sum(len(p) for p in payload)
@@ -191,11 +192,11 @@ class Session:
             return False
         return bool(self._urgent or self._tell or ((self._calm or self._ready) and self.credit.free > 0))
 
-    def take(self, now: float, limit: int = 1 << 20) -> List[Buffer]:
+    def take(self, now: float, limit: int = 1 << 20) -> list[Buffer]:
         """The next segments to write, control first; about ``limit`` bytes of bulk at most."""
         if not self.attached:
             return []
-        segments: List[Buffer] = []
+        segments: list[Buffer] = []
         if self._tell or now >= self._beat_at:
             segments.append(self._beat(now))
         if self._urgent:
@@ -211,7 +212,7 @@ class Session:
             self.credit.on_sent(sum(len(s) for s in segments), now, idle)
         return segments
 
-    def _take_calm(self, segments: List[Buffer]) -> int:
+    def _take_calm(self, segments: list[Buffer]) -> int:
         if not self._calm:
             return 0
         fields, payload = self._calm.popleft()
@@ -223,7 +224,7 @@ class Session:
         segments.extend(encoded)
         return sum(len(s) for s in encoded)
 
-    def _take_chunk(self, segments: List[Buffer], room: int) -> int:
+    def _take_chunk(self, segments: list[Buffer], room: int) -> int:
         if not self._ready:
             return 0
         stream = self._ready.popleft()
@@ -253,13 +254,13 @@ class Session:
 
     # ---- receiving -----------------------------------------------------------------------------------------
 
-    def receive(self, data: Buffer, now: float) -> List[Union[Hello, Message, Piece]]:
+    def receive(self, data: Buffer, now: float) -> list[Hello | Message | Piece]:
         """Take bytes from the connection, and return what they say that is new.
 
         Raises:
             ProtocolError: The connection must be closed.
         """
-        fresh: List[Union[Hello, Message, Piece]] = []
+        fresh: list[Hello | Message | Piece] = []
         self.last_heard = now
         self._received += len(data)
         for frame in self._decoder.feed(data):
@@ -284,7 +285,7 @@ class Session:
         self.last_mutual = max(self.last_mutual, now - self._peer_age_s)
         return fresh
 
-    def _receive_piece(self, piece: Piece, fresh: List[Union[Hello, Message, Piece]]) -> None:
+    def _receive_piece(self, piece: Piece, fresh: list[Hello | Message | Piece]) -> None:
         self._peer_window = piece.window
         if piece.last:
             self._tell = True
@@ -314,7 +315,7 @@ class Session:
 
     # ---- connections ---------------------------------------------------------------------------------------
 
-    def open(self, now: float, decoder: Optional[Decoder] = None, received: int = 0) -> None:
+    def open(self, now: float, decoder: Decoder | None = None, received: int = 0) -> None:
         """A new connection begins; what the last one carried is void.
 
         Args:
@@ -325,7 +326,7 @@ class Session:
         self.attached = False
         self._start_connection(now, decoder or Decoder(), received)
 
-    def hello(self, fields: Dict[str, Any]) -> bytes:
+    def hello(self, fields: dict[str, Any]) -> bytes:
         """The first bytes to write on a connection: ``fields`` and how far this side got."""
         streams = {str(s): o for s, o in self._incoming.items()}
         encoded = encode_hello({**fields, "state": {"number": self._received_number, "streams": streams}})

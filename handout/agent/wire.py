@@ -19,7 +19,8 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from typing import Any, Dict, List, NamedTuple, Sequence, Union
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -49,14 +50,14 @@ class ProtocolError(ValueError):
 class Hello(NamedTuple):
     """What a side says first."""
 
-    fields: Dict[str, Any]
+    fields: dict[str, Any]
 
 
 class Message(NamedTuple):
     """A control message: ``fields["m"]`` names it."""
 
     number: int
-    fields: Dict[str, Any]
+    fields: dict[str, Any]
     payload: Buffer
 
 
@@ -91,12 +92,12 @@ def _frame(kind: int, header: bytes, payload_size: int, number: int) -> bytes:
     return prefix + _CHECK.pack(zlib.crc32(header, zlib.crc32(prefix))) + header
 
 
-def encode_hello(fields: Dict[str, Any]) -> bytes:
+def encode_hello(fields: dict[str, Any]) -> bytes:
     """The bytes that open a connection."""
     return _frame(HELLO, _dumps(fields).encode(), 0, 0)
 
 
-def encode_message(number: int, fields: Dict[str, Any], payload: Sequence[Buffer] = ()) -> List[Buffer]:
+def encode_message(number: int, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> list[Buffer]:
     """One control message as segments, to be written in order.
 
     Raises:
@@ -109,7 +110,7 @@ def encode_message(number: int, fields: Dict[str, Any], payload: Sequence[Buffer
     return [_frame(MESSAGE, header, size, number), *payload]
 
 
-def encode_chunk(stream: int, offset: int, data: Buffer, window: int, last: bool) -> List[Buffer]:
+def encode_chunk(stream: int, offset: int, data: Buffer, window: int, last: bool) -> list[Buffer]:
     """One chunk of a bulk stream as segments; ``data`` is not copied."""
     header = _CHUNK.pack(stream, offset, window | (_LAST if last else 0))
     return [_frame(CHUNK, header, len(data), 0), data]
@@ -134,13 +135,13 @@ class Decoder:
         self._chunk = (0, 0, 0, False)
         self._left = 0
 
-    def feed(self, data: Buffer) -> List[Frame]:
+    def feed(self, data: Buffer) -> list[Frame]:
         """Take bytes as they came, and return the frames that they complete.
 
         Raises:
             ProtocolError: The bytes are not this protocol; the connection must be closed.
         """
-        frames: List[Frame] = []
+        frames: list[Frame] = []
         view = memoryview(data)
         position, end = 0, len(view)
         while position < end:
@@ -165,13 +166,13 @@ class Decoder:
                     self._need = PREFIX_SIZE
         return frames
 
-    def _emit_piece(self, frames: List[Frame], data: memoryview) -> None:
+    def _emit_piece(self, frames: list[Frame], data: memoryview) -> None:
         stream, offset, window, last = self._chunk
         self._left -= len(data)
         self._chunk = (stream, offset + len(data), window, last)
         frames.append(Piece(stream, offset, data, window, last and self._left == 0))
 
-    def _parse(self, view: memoryview, frames: List[Frame]) -> int:
+    def _parse(self, view: memoryview, frames: list[Frame]) -> int:
         """Parse one frame (a chunk: its header) at the start of ``view``; 0 where it is not all there yet."""
         if len(view) < PREFIX_SIZE:
             self._need = PREFIX_SIZE
@@ -212,7 +213,7 @@ def _unpack(layout: struct.Struct, header: memoryview) -> Any:
     return layout.unpack(header)
 
 
-def _fields(header: memoryview) -> Dict[str, Any]:
+def _fields(header: memoryview) -> dict[str, Any]:
     try:
         fields = json.loads(bytes(header))
     except (ValueError, RecursionError) as error:
