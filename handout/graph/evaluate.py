@@ -165,8 +165,9 @@ class _Call:
         if all(a is b for a, b in zip(items, value, strict=True)):
             return value
         kind = type(value)
-        if hasattr(kind, "_make"):
-            return kind._make(items)
+        named: Callable[[list[Any]], Any] | None = getattr(kind, "_make", None)
+        if named is not None:
+            return named(items)
         if isinstance(value, tuple):
             return kind(items)
         filled = copy.copy(value)

@@ -36,11 +36,11 @@ class GivenValue:
 
     def __init__(self, source: Mapping[Any, Any], key: Any, path: Path) -> None:
         #: What the caller gave: a mapping, or the results of an earlier run.
-        self.source = source
+        self.source: Mapping[Any, Any] = source
         #: Its key there.
-        self.key = key
+        self.key: Any = key
         #: From what lies there to the value.
-        self.path = path
+        self.path: Path = path
 
     @property
     def value(self) -> Any:

@@ -55,9 +55,9 @@ class Nodes:
         self.inline: set[int] = set()
         #: What a node must share its host with.
         self.collocated: dict[int, Input[Any] | str] = {}
-        self.names = Names()
+        self.names: Names = Names()
         #: Whether a node may refer to a later one; only then can there be a cycle.
-        self.forward = False
+        self.forward: bool = False
         self._interned: dict[Hashable, tuple[TaskOptions, object]] = {}
 
     def policy(self, options: Mapping[str, Any]) -> Policy:

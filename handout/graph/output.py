@@ -177,10 +177,10 @@ class StoredObject:
     __slots__ = ("id", "key", "nbytes", "shelf")
 
     def __init__(self, shelf: Shelf, key: int, id: str, nbytes: int) -> None:
-        self.shelf = shelf
-        self.key = key
-        self.id = id
-        self.nbytes = nbytes
+        self.shelf: Shelf = shelf
+        self.key: int = key
+        self.id: str = id
+        self.nbytes: int = nbytes
 
     def id_of(self, node: int, /) -> str:
         """The id of the function that made it, or the one given when it was put."""

@@ -28,11 +28,11 @@ class Wiring:
     __slots__ = ("_dump_ids", "_dumps", "args", "count", "dumped", "fns", "nodes", "refs")
 
     def __init__(self, nodes: Nodes) -> None:
-        self.nodes = nodes
+        self.nodes: Nodes = nodes
         #: How many nodes the graph had; those from here on are dumps.
-        self.count = len(nodes.fns)
-        self.fns = list(nodes.fns)
-        self.args = list(nodes.args)
+        self.count: int = len(nodes.fns)
+        self.fns: list[Callable[..., Any] | None] = list(nodes.fns)
+        self.args: list[tuple[Any, ...]] = list(nodes.args)
         #: What each node's arguments mention, in order, with repetitions; of a value, nothing.
         self.refs: list[tuple[Input[Any], ...]] = []
         #: The output that each dump node converts.

@@ -15,7 +15,7 @@ from handout.resources import Host, Inventory, LiveHost
 def test_what_no_host_can_cover_is_refused(graph: Graph) -> None:
     graph.add(len, "abc", cost={"memory": "64 GB"}, id="big")
     graph.check([Host("a", capabilities={"memory": "4 GB"}), Host("b", capabilities={"memory": "65 GB"})])
-    with pytest.raises(PlacementError, match="'big' cannot be placed.*memory"):
+    with pytest.raises(PlacementError, match=r"'big' cannot be placed.*memory"):
         graph.check([Host("a", capabilities={"memory": "4 GB"})])
 
 

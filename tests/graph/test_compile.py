@@ -47,7 +47,7 @@ def test_objects_are_numbered_after_the_tasks(graph: Graph) -> None:
 
 
 def test_outputs_are_found_at_any_depth(graph: Graph) -> None:
-    Point = namedtuple("Point", "x y")  # noqa: PYI024
+    Point = namedtuple("Point", "x y")
     a, b, c, d, e = (graph.add(make, i) for i in range(5))
     graph.add(take, [{"k": (a, [b])}, Point(c, 1)], k=OrderedDict(x=d), again={e: a})
     assert graph.compile().inputs[5] == (0, 1, 2, 3, 4)
@@ -268,7 +268,7 @@ def test_generator_functions_are_refused(graph: Graph) -> None:
         yield 1
 
     graph.add(rows)
-    with pytest.raises(GraphError, match="generator function.*Return a list"):
+    with pytest.raises(GraphError, match=r"generator function.*Return a list"):
         graph.compile()
 
 
@@ -392,7 +392,7 @@ def test_conversions_that_cannot_be_called_are_refused(graph: Graph) -> None:
     for arg in (Arg(a, load=add), Arg(a, dump=add), Arg(a, load=later)):  # type: ignore[call-overload]
         g = Graph([])
         g.add(take, Arg(g.add(make), dump=arg.dump, load=arg.load))
-        with pytest.raises(GraphError, match="cannot be called as add|is a coroutine function"):
+        with pytest.raises(GraphError, match=r"cannot be called as add|is a coroutine function"):
             g.compile()
 
 
@@ -432,7 +432,9 @@ def test_contradictory_pins_are_refused(graph: Graph) -> None:
     a = graph.add(make, host="h1", id="a")
     b = graph.add(make, collocate_with=a, id="b")
     graph.add(make, collocate_with=b, host="h2", id="c")
-    with pytest.raises(GraphError, match="'a', 'b', 'c' are to share one host, but 'a' is pinned to 'h1' and 'c' .*'h2'"):
+    with pytest.raises(
+        GraphError, match=r"'a', 'b', 'c' are to share one host, but 'a' is pinned to 'h1' and 'c' .*'h2'"
+    ):
         graph.compile()
 
 

@@ -36,7 +36,7 @@ async def fetch(url: str) -> str:
 
 
 def test_values_flow_through_containers(graph: Graph) -> None:
-    Point = namedtuple("Point", "x y")  # noqa: PYI024
+    Point = namedtuple("Point", "x y")
     a = graph.add(pair, 2)
     deep = {"list": [a[0], 5], "tuple": (a[1]["k"],), "point": Point(a[0], 1), a[0]: 1}
     out = graph.add(same, deep, more=defaultdict(list, x=[a[0]]))

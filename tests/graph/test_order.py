@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def test_a_cycle_is_left_out_and_found() -> None:
     cycle = find_cycle(producers, order)
     assert cycle[0] == cycle[-1]
     assert set(cycle) == {1, 2, 3}
-    for producer, consumer in zip(cycle, cycle[1:], strict=False):
+    for producer, consumer in itertools.pairwise(cycle):
         assert producer in producers[consumer]
 
 
@@ -44,4 +46,4 @@ def test_order_and_cycles_of_any_graph(raw: list[list[int]]) -> None:
         assert all(at[producer] < at[node] for producer in producers[node])
     if len(order) < len(producers):
         cycle = find_cycle(producers, order)
-        assert all(a in producers[b] for a, b in zip(cycle, cycle[1:], strict=False))
+        assert all(a in producers[b] for a, b in itertools.pairwise(cycle))

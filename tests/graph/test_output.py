@@ -56,7 +56,7 @@ def test_an_id_tells_the_path(out: Output[Any]) -> None:
     assert out.pick(lambda m: m.weights["b"][-1]).id == "made.weights['b'][-1]"
     assert out[1:3].id == "made[1:3]"
     assert out[::2].id == "made[::2]"
-    assert repr(out["a"]) == 'Output("made[\'a\']")'
+    assert repr(out["a"]) == "Output(\"made['a']\")"
 
 
 def test_a_pick_of_a_pick_is_one_longer_path(out: Output[Any]) -> None:

@@ -23,7 +23,9 @@ def drawn() -> Graph:
 
 
 def test_mermaid() -> None:
-    assert drawn().to_mermaid() == """\
+    assert (
+        drawn().to_mermaid()
+        == """\
 flowchart TD
     n0["load"]
     n1(["a #quot;seed#quot; #35;1"])
@@ -39,10 +41,13 @@ flowchart TD
     classDef inside stroke-dasharray: 4 3
     class n2,n4 inside
 """
+    )
 
 
 def test_dot() -> None:
-    assert drawn().to_dot() == """\
+    assert (
+        drawn().to_dot()
+        == """\
 digraph {
     node [shape=box]
     n0 [label="load"]
@@ -58,6 +63,7 @@ digraph {
     n0 -> n4
 }
 """
+    )
 
 
 def test_an_empty_graph_is_drawn() -> None:
