@@ -22,6 +22,7 @@ class Proxy:
     def __init__(self, target_port: int, bytes_per_s: float | None = None) -> None:
         self.port = 0
         self.bytes_per_s = bytes_per_s
+        #: How many were established.
         self.connections = 0
         self._target_port = target_port
         self._writers: set[asyncio.StreamWriter] = set()
@@ -48,13 +49,13 @@ class Proxy:
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, both ways."""
-        self.connections += 1
         if self._refusing:
             writer.transport.abort()
             return
         there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
         pair = {writer, back}
         self._writers |= pair
+        self.connections += 1
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, back))

@@ -21,7 +21,7 @@ from handout.graph import Graph
 from handout.remote.launcher import Launcher
 from handout.remote.link import Timings
 from handout.remote.local import LocalLauncher
-from handout.resources import Host, InventoryLike, as_inventory
+from handout.resources import Host, Inventory, InventoryLike, as_inventory
 from handout.scheduler import events as ev
 
 __all__ = ["Cluster", "Require"]
@@ -54,7 +54,7 @@ class Cluster:
         require: Require = "any",
         timings: Timings | None = None,
     ) -> None:
-        self.inventory = as_inventory(inventory)
+        self.inventory: Inventory = as_inventory(inventory)
         self.allocator = allocator
         self._require = len(self.inventory) if require == "all" else 1 if require == "any" else require
         self._timings = timings or Timings()

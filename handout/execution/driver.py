@@ -11,15 +11,15 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from handout.agent.wire import Buffer, Message, Piece, ProtocolError
+from handout.errors import DependencyError, InternalError
 from handout.execution.active import ActiveRun, report_of, ticket_parts
 from handout.execution.failure import Failure, from_report, of_exception
 from handout.execution.peer import INLINE, Peer
 from handout.execution.taskclass import ClassTable
 from handout.execution.transfers import Gathered, Relay
-from handout.observe import HostLeft, HostUnavailable, RunEvent, TaskEnded, TaskHandedOver, TaskRetried, TaskStarted
 from handout.observe import HostJoined as HostJoinedNotice
+from handout.observe import HostLeft, HostUnavailable, RunEvent, TaskEnded, TaskHandedOver, TaskRetried, TaskStarted
 from handout.observe import RunEnded as RunEndedNotice
-from handout.errors import DependencyError, InternalError
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.core import Core

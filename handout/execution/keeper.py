@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from handout.errors import (
     HostError,
     HostKeyError,
     HostLostError,
+    HostUnreachableError,
     InventoryError,
     WireError,
 )
@@ -37,9 +39,9 @@ __all__ = ["Keeper"]
 
 logger = logging.getLogger("handout")
 
-#: A host that was lost is tried again this often, with pauses that double from the first one.
-_REJOIN_TRIES = 5
+#: A host that was lost is tried again with pauses that double.
 _REJOIN_PAUSE_S = 0.5
+_REJOIN_PAUSE_MAX_S = 60.0
 #: What no pause mends.
 _FINAL = (AuthenticationError, HostKeyError, InventoryError)
 
@@ -79,24 +81,40 @@ class Keeper:
         self._peer: Peer | None = None
 
     async def run(self) -> None:
-        """Keep the host until it cannot be had any more, or the cluster closes."""
-        tries, pause_s = 0, _REJOIN_PAUSE_S
+        """Keep the host until it cannot be had any more, or the cluster closes.
+
+        A host that was lost may be waited for by tasks that only it can run: after ``host_timeout_s`` twice they
+        are told that it will not come. It is tried on with growing pauses, and used again when it is back.
+        """
+        give_up_at, pause_s = math.inf, _REJOIN_PAUSE_S
         while True:
             try:
-                await self._join()
-            except HandoutError as error:
-                if self._epoch == 0 or isinstance(error, _FINAL) or tries >= _REJOIN_TRIES:
+                with anyio.fail_after(give_up_at - self._driver.now if give_up_at < math.inf else None):
+                    await self._join()
+            except (HandoutError, TimeoutError) as problem:
+                error = problem if isinstance(problem, HandoutError) else self._too_late()
+                if self._epoch == 0 or isinstance(error, _FINAL):
                     self._driver.unavailable(self.host.name, error)
                     self._settled(self.host.name, error)
                     return
                 logger.info("Host %s is not back yet: %s", self.host.name, error)
+                if self._driver.now >= give_up_at:
+                    give_up_at = math.inf
+                    self._driver.unavailable(self.host.name, error)
+                    self._settled(self.host.name, error)
             else:
-                tries, pause_s = 0, _REJOIN_PAUSE_S
                 self._settled(self.host.name, None)
                 await self._stay()
-            tries += 1
-            await anyio.sleep(pause_s)
-            pause_s *= 2
+                give_up_at, pause_s = self._driver.now + 2 * self._timings.host_timeout_s, _REJOIN_PAUSE_S
+            await anyio.sleep(min(pause_s, max(0.0, give_up_at - self._driver.now)))
+            pause_s = min(2 * pause_s, _REJOIN_PAUSE_MAX_S)
+
+    def _too_late(self) -> HostError:
+        return HostUnreachableError(
+            f"Host {self.host.name!r} was lost and is not back after {2 * self._timings.host_timeout_s:g} s.",
+            remedy="It is used again when it comes back.",
+            host=self.host.name,
+        )
 
     async def stop(self) -> None:
         """End the agent, if there is one. Bounded in time."""
