@@ -21,6 +21,11 @@ class Current:
 
     __slots__ = ("_made", "_scratch", "attempt", "host", "id", "variant")
 
+    id: str
+    host: str
+    attempt: int
+    variant: int
+
     def __init__(self, id: str, host: str, attempt: int, variant: int, scratch: str) -> None:
         self.id, self.host, self.attempt, self.variant, self._scratch = id, host, attempt, variant, scratch
         self._made = False

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 from pydantic import ValidationError
 
 from handout.errors import CostError, InventoryError
-from handout.resources.capabilities import CapabilitiesLike, as_capabilities
+from handout.resources.capabilities import Capabilities, CapabilitiesLike, as_capabilities
 from handout.resources.names import nearest_name
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -56,7 +56,14 @@ class Host:
     )
 
     name: str
+    address: str | None
+    port: int
+    username: str | None
+    python: str | None
+    capabilities: Capabilities
     price_per_hour: float
+    network: str | None
+    ssh: Mapping[str, Any]
 
     def __init__(
         self,

@@ -69,7 +69,7 @@ class Inventory(Mapping[str, Host]):
                 key="tracker",
             )
         self.tracker = tracker
-        self.interval_s = _read_interval(interval_s)
+        self.interval_s: float = _read_interval(interval_s)
 
     @classmethod
     def load(cls, path: Path) -> Inventory:
