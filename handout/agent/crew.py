@@ -85,6 +85,8 @@ class Hand:
         self.idle = False
         #: Tasks from this number on are being revoked.
         self.revoked_from: int | None = None
+        #: Number of a task that takes longer than was thought: nothing is queued behind it.
+        self.stuck = 0
         #: It was told to die: tasks without a fate of their own go back unharmed.
         self.killed = False
         self.gone = False

@@ -146,7 +146,9 @@ class Dispatcher:
         if head is None or blocked or cls.solo:
             return
         for hand in cls.hands:
-            if not hand.leaving and len(hand.queued) <= _LOW and hand.load_us < BATCH_US / 2:
+            if hand.leaving or hand.stuck in hand.queued:
+                continue
+            if len(hand.queued) <= _LOW and hand.load_us < BATCH_US / 2:
                 self._push(hand, BATCH)
 
     def _engage(self, cls: TaskClass) -> Hand | None:

@@ -145,6 +145,9 @@ class Link:
         except wire.ProtocolError:
             self.disconnect()
             return
+        # Who says hello is there: a lease that had ended begins anew.
+        session.last_mutual = now()
+        self._on_heard()
         self.flush()
 
     def disconnect(self) -> None:

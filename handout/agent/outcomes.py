@@ -340,7 +340,7 @@ class Outcomes:
         task.started = hand.page[words.STARTED]
         task.dying = hand.leaving = True
         self.revoke(hand, task.seq + 1)
-        self._crew.signal(hand, signal.SIGUSR1)
+        self._crew.signal(hand, words.SAMPLE_SIGNAL)
         self._loop.call_later(_SAMPLE_S, self._kill, hand, GRACE_S)
 
     def lapse(self) -> None:
@@ -352,6 +352,9 @@ class Outcomes:
                 self._return(task)
         for hand in self._crew.hands.values():
             if hand.queued:
+                running = hand.running
+                if running is not None and not hand.shared:
+                    running.started = hand.page[words.STARTED]
                 self.revoke(hand, 0)
                 self._kill(hand, 0.0)
 

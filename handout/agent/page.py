@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import tempfile
 
 #: Number of the task that was started last, or was looked at; when that was, in nanoseconds. Never goes back.
@@ -19,6 +20,11 @@ REVOKED_FROM, REVOKED_TO = 2, 3
 SPILL = 4
 #: 1 while the worker waits for something to do.
 IDLE = 5
+
+#: Signals to a worker: write down where every thread is; send what results are held back.
+_FIRST = getattr(signal, "SIGRTMIN", None)
+SAMPLE_SIGNAL: int = _FIRST + 6 if _FIRST is not None else signal.SIGUSR1
+FLUSH_SIGNAL: int = _FIRST + 5 if _FIRST is not None else signal.SIGUSR2
 
 #: No task has this number.
 NEVER = (1 << 63) - 1

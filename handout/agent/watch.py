@@ -58,8 +58,8 @@ class Watch:
             elapsed = at - hand.page[words.STARTED]
             if len(hand.queued) > 1:
                 fast = True
-                if elapsed > _RESCUE_NS and hand.revoked_from is None:
-                    self._outcomes.revoke(hand, task.seq + 1)
+                if elapsed > _RESCUE_NS and hand.stuck != task.seq:
+                    self._rescue(hand, task)
             if not task.told:
                 fast = True
                 if elapsed > _TELL_NS:
@@ -71,6 +71,13 @@ class Watch:
         elif watching and not self._armed:
             self._armed = True
             self._loop.call_later(_SLOW_S, self._look)
+
+    def _rescue(self, hand: Hand, task: Task) -> None:
+        """A task that was thought to be short is not: free what is queued behind, and what is held before it."""
+        hand.stuck = task.seq
+        self._outcomes.revoke(hand, task.seq + 1)
+        if next(iter(hand.queued)) < task.seq:
+            self._crew.signal(hand, words.FLUSH_SIGNAL)
 
     def _look_at_coroutines(self, hand: Hand, at: int, fresh: list[Task]) -> bool:
         """The same for many tasks of one worker; whether they have to be looked at again."""

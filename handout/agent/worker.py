@@ -61,6 +61,7 @@ class Worker:
         self._last_us: dict[int, int] = {}
         self._pid = os.getpid()
         self._retiring = False
+        self._in_user_code = False
         self._cancelled = False
         self._orphans = _can_wait_id()
         #: Many coroutines at once, in one loop; those of them that are to be cancelled.
@@ -147,14 +148,17 @@ class Worker:
         publish(current)
         try:
             fn, args, kwargs, paths = self.prepare(order)
+            self._in_user_code = True
             value = fn(*args, **kwargs)
             if inspect.iscoroutine(value):
                 value = self._await(value)
+            self._in_user_code = False
             columns = self.encode(value, paths, order[4])
         except MissingInputError:
             self.report.missing(number)
             return
         except BaseException as error:
+            self._in_user_code = False
             self._guard()
             outcome = self.failure(error, self._cancelled)
             self._tidy(current)
@@ -168,6 +172,14 @@ class Worker:
         us = (now_ns() - started) // 1000
         self._last_us[order[1]] = us
         self.report.done(number, us, *columns)
+
+    def flush_held(self, *_: Any) -> None:
+        """Handle the agent's signal: a task runs for long, and results of those before it are still here."""
+        if self._in_user_code and os.getpid() == self._pid:
+            try:
+                self.report.flush()
+            except OSError:
+                pass
 
     def _guard(self) -> None:
         """A task may have forked and come back twice: the copy ends here."""
@@ -347,7 +359,7 @@ def run(link_fd: int, page_fd: int) -> NoReturn:
     page = words.attach(page_fd)
     os.close(page_fd)
     faulthandler.enable(file=2, all_threads=True)
-    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=False)
+    faulthandler.register(words.SAMPLE_SIGNAL, file=2, all_threads=True, chain=False)
     pid = os.getpid()
 
     def leave_the_link() -> None:
@@ -360,6 +372,7 @@ def run(link_fd: int, page_fd: int) -> NoReturn:
 
     os.register_at_fork(after_in_child=leave_the_link)
     worker = Worker(link, page)
+    signal.signal(words.FLUSH_SIGNAL, worker.flush_held)
     sys.argv = [""]
     try:
         worker.read()

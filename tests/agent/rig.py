@@ -85,7 +85,7 @@ class Rig:
         self.finished: set[int] = set()
         self.ended: dict[int, Message] = {}
         self.results: dict[int, bytes] = {}
-        self.session = Session(heartbeat_s=defaults["heartbeat_s"], now=now())
+        self.session = Session(heartbeat_s={**defaults, **settings}["heartbeat_s"], now=now())
         self.socket: socket.socket | None = None
         self.ticket = 0
         self._fn = 0
@@ -256,6 +256,10 @@ class Rig:
         return data
 
     # ---- processes -----------------------------------------------------------------------------------------
+
+    def agent_pid(self) -> int:
+        """The supervisor's first child."""
+        return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[0])
 
     def processes(self) -> list[int]:
         """Everything that belongs to this rig, by session, parent or environment; zombies left out."""

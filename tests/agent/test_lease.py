@@ -1,0 +1,193 @@
+"""Who has not heard from the other side lets go: silence, stopped and killed processes, dropped connections."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handout.agent import wire
+from tests.agent.rig import Rig, alive
+
+SHORT = {"host_timeout_s": 0.6, "heartbeat_s": 0.1, "linger_s": 0.6}
+
+
+def sleeping(mark: Path) -> Callable[[], None]:
+    path = str(mark)
+
+    def sleep() -> None:
+        Path(path + ".new").write_text(str(os.getpid()))
+        os.rename(path + ".new", path)
+        time.sleep(1000)
+
+    return sleep
+
+
+def pid_in(rig: Rig, mark: Path) -> int:
+    rig.wait(mark.exists)
+    return int(mark.read_text())
+
+
+def gone(*pids: int) -> Callable[[], bool]:
+    return lambda: not any(alive(pid) for pid in pids)
+
+
+def wait_without_a_word(condition: Callable[[], bool], timeout_s: float = 10.0) -> float:
+    """Wait as a controller that is dead: seconds that it took."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_s
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+def test_a_silent_controller_ends_running_code_then_everything(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
+    rig = make_rig(**SHORT)
+    rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
+    pid = pid_in(rig, tmp_path / "pid")
+    took = wait_without_a_word(gone(pid))
+    assert took > 0.3
+    assert rig.process.poll() is None
+    wait_without_a_word(lambda: rig.process.poll() is not None)
+    assert not os.path.exists(rig.folder)
+    rig.disconnect()
+
+
+def test_after_a_lapse_finished_results_are_there_and_running_tasks_are_reported(
+    make_rig: Callable[..., Rig], tmp_path: Path
+) -> None:
+    rig = make_rig(**{**SHORT, "linger_s": 20.0})
+    rig.run(lambda: bytearray(1 << 20), ticket=5)
+    rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
+    rig.submit([2], rig.function(lambda x: x), rig.call(inputs=1), inputs=[[777]])
+    wait_without_a_word(gone(pid_in(rig, tmp_path / "pid")))
+    rig.connect()
+    rig.wait_for(1, 2)
+    assert rig.ended[1].fields["kind"] == "host"
+    assert rig.heard("returned")[0]["ticket"] == [2]
+    assert len(rig.fetch(5)) > 1 << 20
+    rig.run(lambda: "again", ticket=6)
+    assert rig.result(6) == "again"
+
+
+def test_a_cut_within_the_lease_loses_and_repeats_nothing(rig: Rig, tmp_path: Path) -> None:
+    mark, path = str(tmp_path / "runs"), str(tmp_path / "go")
+
+    def once() -> str:
+        with open(mark, "a") as file:
+            file.write("x")
+        while not os.path.exists(path):
+            time.sleep(0.002)
+        return "kept"
+
+    rig.submit([1], rig.function(once), rig.call())
+    rig.wait(lambda: os.path.exists(mark))
+    rig.disconnect()
+    Path(path).touch()
+    rig.connect()
+    rig.wait_for(1)
+    assert rig.result(1) == "kept"
+    assert Path(mark).read_text() == "x"
+
+
+def test_user_code_dies_with_the_lease_though_the_agent_is_stopped(
+    make_rig: Callable[..., Rig], tmp_path: Path
+) -> None:
+    rig = make_rig(**SHORT)
+    agent = rig.agent_pid()
+    rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
+    pid = pid_in(rig, tmp_path / "pid")
+    os.kill(agent, signal.SIGSTOP)
+    wait_without_a_word(gone(pid))
+    wait_without_a_word(gone(agent))
+    wait_without_a_word(lambda: rig.process.poll() is not None)
+    rig.disconnect()
+
+
+def test_a_stopped_agent_that_comes_back_within_the_lease_goes_on(rig: Rig) -> None:
+    agent = rig.agent_pid()
+    os.kill(agent, signal.SIGSTOP)
+    rig.submit([1], rig.function(lambda: 1), rig.call())
+    os.kill(agent, signal.SIGCONT)
+    rig.wait_for(1)
+
+
+def test_nothing_outlives_a_killed_agent(rig: Rig, tmp_path: Path) -> None:
+    rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
+    pid = pid_in(rig, tmp_path / "pid")
+    os.kill(rig.agent_pid(), signal.SIGKILL)
+    wait_without_a_word(gone(pid), 2.0)
+    wait_without_a_word(lambda: rig.process.poll() is not None)
+    rig.disconnect()
+
+
+def test_nothing_outlives_a_killed_supervisor(rig: Rig, tmp_path: Path) -> None:
+    rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
+    pid, agent = pid_in(rig, tmp_path / "pid"), rig.agent_pid()
+    os.kill(rig.pid, signal.SIGKILL)
+    wait_without_a_word(gone(pid, agent), 2.0)
+    assert not os.path.exists(rig.folder)
+    rig.process.wait()
+    rig.disconnect()
+
+
+def test_stopping_while_tasks_run_leaves_nothing(rig: Rig, tmp_path: Path) -> None:
+    rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
+    pid = pid_in(rig, tmp_path / "pid")
+    rig.send({"m": "stop"})
+    rig.wait(lambda: rig.socket is None)
+    assert not alive(pid)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        wire.encode_hello({"token": "00" * 16}),
+        wire.encode_hello({}),
+        wire.encode_hello({"token": 5}),
+        b"GET / HTTP/1.1\r\n\r\n" * 10,
+        b"".join(bytes(s) for s in wire.encode_message(1, {"m": "stop"})),
+    ],
+    ids=["wrong", "none", "number", "http", "message"],
+)
+def test_who_does_not_know_the_token_is_turned_away(rig: Rig, said: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(5)
+        stranger.connect(rig.hello["socket"])
+        stranger.sendall(said)
+        assert stranger.recv(100) == b""
+    rig.run(lambda: 1)
+
+
+def test_a_later_connection_replaces_an_earlier_one_and_never_the_other_way(rig: Rig) -> None:
+    first = rig.socket
+    rig.socket = None
+    rig.session.detach()
+    rig.connect()
+    assert first is not None
+    first.settimeout(5)
+    while first.recv(65536):
+        pass
+    first.close()
+    rig.run(lambda: 1)
+    with socket.socket(socket.AF_UNIX) as late:
+        late.settimeout(5)
+        late.connect(rig.hello["socket"])
+        late.sendall(wire.encode_hello({"token": rig.token.hex(), "agent": rig.hello["agent"], "ticket": 1}))
+        frame = wire.Decoder().feed(late.recv(1000))[0]
+        assert isinstance(frame, wire.Hello)
+        assert "error" in frame.fields
+    rig.run(lambda: 2, ticket=2)
+
+
+def test_nonsense_drops_the_connection_and_nothing_else(rig: Rig) -> None:
+    rig.send({"m": "tasks", "ticket": [1]})
+    rig.wait(lambda: rig.socket is None)
+    rig.connect()
+    rig.run(lambda: "still here", ticket=2)
+    assert rig.result(2) == "still here"
