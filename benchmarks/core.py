@@ -139,7 +139,9 @@ def main() -> None:
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(f"{row['shape']:>22} on {row['hosts']:>3} hosts: {row['us_per_task']:6.2f} us a task, {row['calls']} calls")
+        print(
+            f"{row['shape']:>22} on {row['hosts']:>3} hosts: {row['us_per_task']:6.2f} us a task, {row['calls']} calls"
+        )
 
 
 if __name__ == "__main__":

@@ -63,8 +63,12 @@ def main(repeats: int) -> dict[str, float]:
     client.submit(work.length, made).result()
     figures["down_mib_s"] = SIZE / 2**20 / work.median(lambda: work.timed(made.result), repeats)
     data = os.urandom(1 << 20) * (SIZE >> 20)
-    figures["up_mib_s"] = SIZE / 2**20 / work.median(
-        lambda: work.timed(lambda: client.submit(work.length, client.scatter(data, hash=False)).result()), repeats
+    figures["up_mib_s"] = (
+        SIZE
+        / 2**20
+        / work.median(
+            lambda: work.timed(lambda: client.submit(work.length, client.scatter(data, hash=False)).result()), repeats
+        )
     )
     client.shutdown()
     return figures

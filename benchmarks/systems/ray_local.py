@@ -68,8 +68,8 @@ def main(repeats: int) -> dict[str, float]:
 
     figures["down_mib_s"] = SIZE / 2**20 / work.median(down, repeats)
     data = os.urandom(1 << 20) * (SIZE >> 20)
-    figures["up_mib_s"] = SIZE / 2**20 / work.median(
-        lambda: work.timed(lambda: ray.get(length.remote(ray.put(data)))), repeats
+    figures["up_mib_s"] = (
+        SIZE / 2**20 / work.median(lambda: work.timed(lambda: ray.get(length.remote(ray.put(data)))), repeats)
     )
     ray.shutdown()
     return figures

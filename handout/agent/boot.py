@@ -152,6 +152,7 @@ def main(stream: BinaryIO) -> None:
     """Run on the host, from the command line that the controller sent."""
     line = stream.readline(1 << 20)
     preface = json.loads(line)
+    answer: dict[str, Any]
     try:
         answer = boot(preface, stream)
     except BootError as error:

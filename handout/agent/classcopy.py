@@ -105,9 +105,7 @@ def _member_attributes(cls: type) -> dict[str, dict[str, Any]]:
     if not isinstance(cls, enum.EnumMeta):
         return {}
     made = ("_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_")
-    return {
-        name: {k: v for k, v in vars(member).items() if k not in made} for name, member in _members(cls)
-    }
+    return {name: {k: v for k, v in vars(member).items() if k not in made} for name, member in _members(cls)}
 
 
 def reduce_class(cls: type, serial: int) -> Reduced:

@@ -275,7 +275,7 @@ class Session:
                 self._receive_piece(frame, fresh)
             elif type(frame) is Beat:
                 self._receive_beat(frame, now)
-            else:
+            elif type(frame) is Hello:
                 fresh.append(frame)
         if (
             self._received - self._told >= min(max(self._peer_window // 4, _CHUNK_MIN), 1 << 20)

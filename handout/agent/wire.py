@@ -184,7 +184,7 @@ class Decoder:
             raise ProtocolError(f"wire version {version}, this side speaks {VERSION}")
         if not HELLO <= kind <= BEAT or header_size > MAX_HEADER or payload_size > MAX_PAYLOAD:
             raise ProtocolError(f"frame of kind {kind} with {header_size} + {payload_size} bytes is not allowed")
-        whole = PREFIX_SIZE + header_size + (0 if kind == CHUNK else payload_size)
+        whole: int = PREFIX_SIZE + header_size + (0 if kind == CHUNK else payload_size)
         if len(view) < whole:
             self._need = whole
             return 0

@@ -196,7 +196,7 @@ class Cluster:
     @property
     def view(self) -> ClusterView:
         """The hosts that are there, with what they offer and what of it is free."""
-        return self.driver.core.view()
+        return self.driver.core.view
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:

@@ -182,7 +182,9 @@ class Driver:
         run, peer = self.runs.get(command.run), self.peers.get(command.host)
         if run is None or peer is None:
             return  # the event that says so is on its way to the core
-        for profile, variant in {(run.spec.profile[t], v) for t, v in zip(command.tasks, command.variants, strict=True)}:
+        for profile, variant in {
+            (run.spec.profile[t], v) for t, v in zip(command.tasks, command.variants, strict=True)
+        }:
             entry = self.classes.entry(run, profile, variant)
             if peer.needs_class(entry.number):
                 if entry.bundle is not None:
@@ -291,7 +293,9 @@ class Driver:
         self._asking[run.number] = task
         try:
             answer = await run.policy.allocator(command.frontier, command.view)
-            event = ev.PlacementsProposed(run.number, command.request, dict(answer), getattr(answer, "ask_again_s", None))
+            event = ev.PlacementsProposed(
+                run.number, command.request, dict(answer), getattr(answer, "ask_again_s", None)
+            )
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if run.number not in self._asking or (current is not None and current.cancelling()):
@@ -309,9 +313,7 @@ class Driver:
         run = self.runs.get(command.run)
         if run is None:
             return
-        columns = zip(
-            command.tasks, command.outcomes, command.hosts, command.failures, command.causes, strict=True
-        )
+        columns = zip(command.tasks, command.outcomes, command.hosts, command.failures, command.causes, strict=True)
         for task, outcome, host, found, cause in columns:
             run.outcomes[task] = outcome
             if host:
@@ -338,7 +340,9 @@ class Driver:
         if outcome is Outcome.SKIPPED and cause >= 0:
             root = ids[cause]
             error = DependencyError(
-                f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs.", id=ids[task], caused_by=root
+                f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs.",
+                id=ids[task],
+                caused_by=root,
             )
             failure = of_exception(ids[task], error, kind="skipped", host=None, attempts=0)
             failure.caused_by = root

@@ -75,9 +75,7 @@ class Execution:
 
     async def __aenter__(self) -> Self:
         options = self._options
-        plan = self._graph.compile(
-            outputs=options.get("outputs"), keep=options.get("keep"), given=options.get("given")
-        )
+        plan = self._graph.compile(outputs=options.get("outputs"), keep=options.get("keep"), given=options.get("given"))
         check_placement(plan, self._cluster.inventory)
         try:
             if self._owns_cluster:
@@ -337,4 +335,3 @@ class Execution:
             run.on_task_end.setdefault(task, []).append(ended.set)
             if run.outcomes[task] is None and not run.ended.is_set():
                 await ended.wait()
-

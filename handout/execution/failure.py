@@ -63,7 +63,7 @@ class Failure:
         return self._exception
 
     def _build(self) -> Exception:
-        where = {"id": self.id, "host": self.host, "attempt": self.attempts}
+        where: dict[str, Any] = {"id": self.id, "host": self.host, "attempt": self.attempts}
         if self.kind == "raised":
             return self._raised()
         build = _BUILDERS.get(self.kind)
@@ -96,7 +96,11 @@ class Failure:
     def _stand_in(self, type_name: str, message: str, traceback: str) -> RemoteError:
         """For a link of a chain of causes that could not travel."""
         return RemoteError(
-            f"{type_name}: {message}", id=self.id, host=self.host, type_name=type_name, message=message,
+            f"{type_name}: {message}",
+            id=self.id,
+            host=self.host,
+            type_name=type_name,
+            message=message,
             traceback=traceback,
         )
 

@@ -17,6 +17,7 @@ from handout.errors import (
     HostKeyError,
     HostLostError,
     HostUnreachableError,
+    InternalError,
     InventoryError,
     WireError,
 )
@@ -164,9 +165,11 @@ class Keeper:
                 ) from error
             finally:
                 group.cancel_scope.cancel()
+        raise InternalError("A tracker's answer was lost.")  # a task group swallows nothing, but no checker knows
 
     async def _stay(self) -> None:
         """Serve the host's link until it is lost."""
+        reason, gone = "its link ended", False
         link, peer = self._link, self._peer
         assert link is not None
         assert peer is not None
@@ -271,5 +274,3 @@ class _Live:
                 host=self.name,
             )
         return text
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from handout.allocators import builtin_name
 from handout.data.encode import EncodedRun
@@ -87,10 +88,9 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
     return spec, traits
 
 
-def is_coroutine(fn: object) -> bool:
+def is_coroutine(fn: Any) -> bool:
     """Whether calling it gives a coroutine: what it wraps counts, a partial's function does, too."""
     while hasattr(fn, "func") and not inspect.isfunction(fn):
         fn = fn.func
     call = getattr(fn, "__call__", None)  # noqa: B004 - an instance's own, to look at and not to call
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
-

@@ -74,7 +74,9 @@ class Gathered:
     """
 
     def __init__(
-        self, done: Callable[[Buffer | IO[bytes], int], None], failed: Callable[[bool], None],
+        self,
+        done: Callable[[Buffer | IO[bytes], int], None],
+        failed: Callable[[bool], None],
         memory_limit: Callable[[], int],
     ) -> None:
         self._done = done

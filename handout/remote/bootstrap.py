@@ -21,10 +21,7 @@ _NEWEST_MINOR = 15
 #: Noise of a login shell that is kept for the error message.
 _NOISE_KEPT = 4096
 #: Exits with 93 where Python is too old, before it reads any input; else runs the source that comes first.
-_STAGE_0 = (
-    "import sys;sys.version_info<(3,9) and sys.exit(93);"
-    "r=sys.stdin.buffer.read;exec(r(int(r(8))))"
-)
+_STAGE_0 = "import sys;sys.version_info<(3,9) and sys.exit(93);r=sys.stdin.buffer.read;exec(r(int(r(8))))"
 
 _REMEDIES = {
     "python": "Install Python 3.9 or newer there, or name one with Host(..., python=...).",

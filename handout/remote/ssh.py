@@ -133,9 +133,7 @@ class SshLauncher:
         except (asyncssh.Error, OSError) as error:
             raise self._unreachable(error) from error
 
-    async def _relay(
-        self, connection: asyncssh.SSHClientConnection, started: Started, receiver: Receiver
-    ) -> Transport:
+    async def _relay(self, connection: asyncssh.SSHClientConnection, started: Started, receiver: Receiver) -> Transport:
         """Reach the agent through a byte pump in a session."""
         answer = Answer(f"handout-{secrets.token_hex(8)}:")
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -127,9 +127,7 @@ def _whole(run: Run) -> Iterator[str]:
     if states[State.HANDED] != run.active:
         yield f"{states[State.HANDED]} tasks are handed, not {run.active}"
     awaited = sum(
-        1
-        for o, flags in enumerate(run.flags)
-        if flags & OUTPUT and run.spec.producer[o] >= 0 and 0 not in run.where[o]
+        1 for o, flags in enumerate(run.flags) if flags & OUTPUT and run.spec.producer[o] >= 0 and 0 not in run.where[o]
     )
     if awaited != run.awaited:
         yield f"{awaited} outputs are awaited, not {run.awaited}"

@@ -302,7 +302,11 @@ def test_a_program_with_modules_beside_it(
     """A script's own functions go by value, those of ``python -m pkg.mod`` as ``pkg.mod``."""
     source = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, *command], cwd=home, env={"PYTHONPATH": str(source), "PATH": ""}, capture_output=True, check=False
+        [sys.executable, *command],
+        cwd=home,
+        env={"PYTHONPATH": str(source), "PATH": ""},
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
     sent = json.loads(done.stdout)

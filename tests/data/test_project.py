@@ -22,7 +22,9 @@ def write(path: Path, text: str = "") -> None:
     path.write_text(text)
 
 
-@pytest.mark.parametrize("name", ["json", "os.path", "numpy", "pytest", "handout", "handout.data.code", "dill", "__main__"])
+@pytest.mark.parametrize(
+    "name", ["json", "os.path", "numpy", "pytest", "handout", "handout.data.code", "dill", "__main__"]
+)
 def test_what_a_host_has_or_must_have_is_not_the_users_own(name: str) -> None:
     assert find_package(name) is None
 
@@ -54,7 +56,9 @@ def test_a_package_is_taken_whole_without_what_cannot_be_imported(project: Path)
     assert package.extensions in (["hoproj_pkg.fast"], [])  # by the suffixes of this platform
 
 
-def test_what_lies_in_site_packages_is_not_even_in_a_folder_of_ones_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_in_site_packages_is_not_even_in_a_folder_of_ones_own(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = project / "env" / "site-packages"
     write(site / "hoproj_dep.py")
     monkeypatch.syspath_prepend(str(site))

@@ -106,7 +106,9 @@ async def test_a_login_shell_that_prints_noise_is_no_obstacle(tmp_path: Path) ->
         pytest.skip("no OpenSSH server on this machine: install openssh-server")
     # sshd runs this around every command: as loud a login as a .bashrc can make.
     noisy = tmp_path / "noisy"
-    noisy.write_text('#!/bin/sh\necho "Welcome!"; printf "\\033[1mmotd\\033[0m\\n\\377\\376"\nexec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n')
+    noisy.write_text(
+        '#!/bin/sh\necho "Welcome!"; printf "\\033[1mmotd\\033[0m\\n\\377\\376"\nexec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n'
+    )
     noisy.chmod(0o755)
     folder = tmp_path / "sshd"
     folder.mkdir()
@@ -127,7 +129,9 @@ async def test_a_bashrc_that_prints_noise_is_no_obstacle(tmp_path: Path) -> None
     folder.mkdir()
     # bash reads .bashrc for commands of sshd; HOME is set so that it reads this one.
     wrapper = tmp_path / "login"
-    wrapper.write_text(f'#!/bin/sh\nexport HOME={home} SSH_CLIENT="x" SHLVL=0\nexec bash --rcfile {home}/.bashrc -c "$SSH_ORIGINAL_COMMAND"\n')
+    wrapper.write_text(
+        f'#!/bin/sh\nexport HOME={home} SSH_CLIENT="x" SHLVL=0\nexec bash --rcfile {home}/.bashrc -c "$SSH_ORIGINAL_COMMAND"\n'
+    )
     wrapper.write_text(f'#!/bin/sh\nexport HOME={home} BASH_ENV={home}/.bashrc\nexec bash -c "$SSH_ORIGINAL_COMMAND"\n')
     wrapper.chmod(0o755)
     with start_sshd(folder, [f"ForceCommand {wrapper}"]) as server:
@@ -197,9 +201,7 @@ async def test_results_that_die_with_their_host_are_made_again(sshd: OpenSsh, tm
         async with cluster.start(graph, outputs=[length]) as execution:
             async for done in execution.ended([made]):
                 assert done.failure is None
-            owner = next(
-                e for e in cluster.driver.peers if execution._active.hosts[0] == e
-            )
+            owner = next(e for e in cluster.driver.peers if execution._active.hosts[0] == e)
             os.kill(_agent_pid(cluster, owner), signal.SIGKILL)
             (tmp_path / "go").touch()
             assert (await execution.results())[length] == 2 << 20
@@ -214,7 +216,9 @@ async def test_when_the_last_host_goes_for_good_the_run_ends_by_name(tmp_path: P
     folder.mkdir()
     with start_sshd(folder) as server:
         async with start_proxy(server.port) as proxy:
-            host = Host("only", address="127.0.0.1", port=proxy.port, username=server.username, ssh=_through(server, proxy.port))
+            host = Host(
+                "only", address="127.0.0.1", port=proxy.port, username=server.username, ssh=_through(server, proxy.port)
+            )
             async with Cluster([host], timings=QUICK) as cluster:
                 async with cluster.start(graph) as execution:
                     await _until(lambda: (tmp_path / "pid").exists())
@@ -226,7 +230,14 @@ async def test_when_the_last_host_goes_for_good_the_run_ends_by_name(tmp_path: P
 
 async def test_a_line_that_drops_for_a_moment_loses_and_repeats_nothing(sshd: OpenSsh, tmp_path: Path) -> None:
     async with start_proxy(sshd.port) as proxy:
-        host = Host("far", address="127.0.0.1", port=proxy.port, username=sshd.username, ssh=_through(sshd, proxy.port), capabilities={"cpu": 2})
+        host = Host(
+            "far",
+            address="127.0.0.1",
+            port=proxy.port,
+            username=sshd.username,
+            ssh=_through(sshd, proxy.port),
+            capabilities={"cpu": 2},
+        )
         graph = Graph()
         outs = [graph.add(work.mark_and_return, str(tmp_path / "ran"), i) for i in range(300)]
         gate = graph.add(work.wait_for_file, str(tmp_path / "go"))
@@ -248,7 +259,14 @@ async def test_a_line_that_drops_for_a_moment_loses_and_repeats_nothing(sshd: Op
 
 async def test_a_silent_line_is_noticed_and_user_code_ends_with_its_lease(sshd: OpenSsh, tmp_path: Path) -> None:
     async with start_proxy(sshd.port) as proxy:
-        far = Host("far", address="127.0.0.1", port=proxy.port, username=sshd.username, ssh=_through(sshd, proxy.port), capabilities=ONE)
+        far = Host(
+            "far",
+            address="127.0.0.1",
+            port=proxy.port,
+            username=sshd.username,
+            ssh=_through(sshd, proxy.port),
+            capabilities=ONE,
+        )
         graph = Graph()
         path = tmp_path / "pid"
         stuck = graph.add(work.sleep_forever, str(path), host="far")
@@ -265,7 +283,14 @@ async def test_a_silent_line_is_noticed_and_user_code_ends_with_its_lease(sshd: 
 
 async def test_on_a_slow_line_heartbeats_pass_bulk_in_both_directions(sshd: OpenSsh) -> None:
     async with start_proxy(sshd.port, bytes_per_s=250_000) as proxy:  # 2 Mbit/s each way
-        host = Host("slow", address="127.0.0.1", port=proxy.port, username=sshd.username, ssh=_through(sshd, proxy.port), capabilities={"cpu": 2})
+        host = Host(
+            "slow",
+            address="127.0.0.1",
+            port=proxy.port,
+            username=sshd.username,
+            ssh=_through(sshd, proxy.port),
+            capabilities={"cpu": 2},
+        )
         graph = Graph()
         up = graph.add(work.length, os.urandom(600_000))
         down = graph.add(os.urandom, 600_000)

@@ -99,7 +99,9 @@ class Scene:
         self.specs[run] = spec
         return self.said(self.tell(ev.RunSubmitted(run, spec)))
 
-    def finish(self, host: str, *names: str, run: int = 1, size: int = 8, held: bool = True, took_s: float = 60.0) -> list[Said]:
+    def finish(
+        self, host: str, *names: str, run: int = 1, size: int = 8, held: bool = True, took_s: float = 60.0
+    ) -> list[Said]:
         return self.said(self.tell(self.finished(host, *names, run=run, size=size, held=held, took_s=took_s)))
 
     def finished(
@@ -111,7 +113,9 @@ class Scene:
         sizes = [[size] * len(self.core.world.runs[run].objects_of(t)) for t in tasks]
         return ev.TasksFinished(host, run, tasks, attempts, [took_s] * n, sizes, [held] * n)
 
-    def fail(self, host: str, name: str, kind: ev.FailureKind = "raised", *, run: int = 1, retryable: bool = True) -> list[Said]:
+    def fail(
+        self, host: str, name: str, kind: ev.FailureKind = "raised", *, run: int = 1, retryable: bool = True
+    ) -> list[Said]:
         t = self.number(run, name)
         failure = f"{name} failed"
         event = ev.TaskFailed(host, run, t, self.attempt(run, t), kind, retryable, failure)

@@ -30,7 +30,9 @@ def test_start_says_attempt_variant_and_whether_to_keep_the_result() -> None:
     scene = Scene("h1 2")
     scene.specs[1] = graph("a -> b; c")
     (command,) = scene.tell(ev.RunSubmitted(1, scene.specs[1]))
-    assert command == cmd.StartTasks("h1", 1, [0, 2, 1], [1, 1, 1], [False, False, True], [0, 0, 0], [True, False, False])
+    assert command == cmd.StartTasks(
+        "h1", 1, [0, 2, 1], [1, 1, 1], [False, False, True], [0, 0, 0], [True, False, False]
+    )
 
 
 def test_a_consumer_elsewhere_gets_a_copy_and_what_nobody_uses_any_more_is_dropped() -> None:

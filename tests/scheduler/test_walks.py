@@ -30,9 +30,7 @@ def random_spec(rng: Random) -> RunSpec:
         for _ in range(rng.randint(1, 3)):
             o = len(producer)
             producer.append(rng.choice([-1, 0, rng.randrange(count)]))
-            inputs = [
-                (*ins, o) if rng.random() < 0.3 and t > producer[o] else ins for t, ins in enumerate(inputs)
-            ]
+            inputs = [(*ins, o) if rng.random() < 0.3 and t > producer[o] else ins for t, ins in enumerate(inputs)]
     plain = rng.random() < 0.5
     profiles = [0 if plain else rng.randrange(len(PROFILES)) for _ in range(count)]
     return RunSpec(
@@ -79,15 +77,17 @@ class Walk(Chaos):
 
     def move(self) -> None:
         rng = self.rng
-        getattr(self, "_" + rng.choice(["receive", "receive", "start", "start", "finish", "deliver", "deliver", "copy"]))(
-            rng.randrange(6), rng.random() < 0.2
-        )
+        getattr(
+            self, "_" + rng.choice(["receive", "receive", "start", "start", "finish", "deliver", "deliver", "copy"])
+        )(rng.randrange(6), rng.random() < 0.2)
         if self.cluster.asked and rng.random() < 0.3:
             self.answer_one(rng.randrange(3))
 
     def disturb(self) -> None:
         rng, cluster = self.rng, self.cluster
-        kind = rng.choice(["join", "join", "lose", "fail", "fail", "cancel", "close", "suspect", "recover", "recover", "wait"])
+        kind = rng.choice(
+            ["join", "join", "lose", "fail", "fail", "cancel", "close", "suspect", "recover", "recover", "wait"]
+        )
         names = list(cluster.agents)
         if kind == "join":
             absent = [name for name in HOSTS if name not in cluster.agents]
