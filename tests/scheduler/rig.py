@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def graph(text: str, *, profiles: Mapping[str, Profile] | None = None, **fields:
         for names in chain:
             for name in names:
                 inputs.setdefault(name, [])
-        for before, after in zip(chain, chain[1:], strict=False):
+        for before, after in itertools.pairwise(chain):
             for name in after:
                 inputs[name].extend(before)
     ids = list(inputs)
