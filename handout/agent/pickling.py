@@ -220,6 +220,9 @@ def _dump(
 def _join(segments: list[Segment]) -> bytes:
     return bytes(segments[0]) if len(segments) == 1 else b"".join(segments)
 
+#: Bytes that are cheaper to copy than to keep as a segment of their own.
+_COPIED = 16384
+
 
 def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
     """Encode `value`; the segments, one after the other, are the object.
@@ -229,7 +232,11 @@ def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
     Raises:
         Exception: Whatever pickling raised; `culprit.find` says where.
     """
-    if type(value) in _ATOMS:
+    kind = type(value)
+    if kind is bytes and len(value) > _COPIED:
+        # What the pickler would write, without copying the bytes into it.
+        return [b"\x80\x05" + pickle.BINBYTES8 + struct.pack("<Q", len(value)), value, pickle.STOP]
+    if kind in _ATOMS:
         return [pickle.dumps(value, 5)]
     return encode(Pickler, value, snapshot or Snapshot())
 

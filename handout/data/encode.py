@@ -278,11 +278,16 @@ class _Call:
     # ---- large arguments -----------------------------------------------------------------------------------
 
     def _known_large(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if not self.encoder.large:
-            return args, dict(kwargs)
-        large = self.encoder.large
-        replaced = tuple(self._slot(large[id(arg)]) if id(arg) in large else arg for arg in args)
-        return replaced, {k: self._slot(large[id(v)]) if id(v) in large else v for k, v in kwargs.items()}
+        """Marks for the arguments that are objects already, or that are seen to be large without pickling them."""
+        return tuple(map(self._if_known, args)), {name: self._if_known(arg) for name, arg in kwargs.items()}
+
+    def _if_known(self, arg: Any) -> Any:
+        number = self.encoder.large.get(id(arg))
+        if number is not None:
+            return self._slot(number)
+        if type(arg) in _SIZED and len(arg) > LARGE:
+            return self._slot(self._enlist(arg))
+        return arg
 
     def _slot(self, number: int) -> serial.Slot:
         if number not in self.inputs:

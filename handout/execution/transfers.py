@@ -83,6 +83,7 @@ class Gathered:
         self._failed = failed
         self._memory_limit = memory_limit
         self._size = 0
+        self._at = 0
         self._data = bytearray()
         self._file: IO[bytes] | None = None
 
@@ -91,13 +92,16 @@ class Gathered:
         self._size = size
         if size > self._memory_limit():
             self._file = cast(IO[bytes], tempfile.TemporaryFile(prefix="handout-"))  # noqa: SIM115 - outlives this
+        else:
+            self._data = bytearray(size)
 
     def write(self, data: Buffer) -> None:
         """See :class:`Sink`."""
         if self._file is not None:
             self._file.write(data)
         else:
-            self._data += data
+            self._data[self._at : self._at + len(data)] = data
+            self._at += len(data)
 
     def end(self) -> None:
         """See :class:`Sink`."""
