@@ -42,17 +42,12 @@ class Results(Mapping[str, Any]):
         return value_of(self._run, number, path, key)
 
     def __iter__(self) -> Iterator[str]:
-        ids = self._run.plan.ids
-        failed = self._run.failures
-        seen = set()
-        for number in self._run.spec.outputs:
-            task = self._run.spec.producer[number]
-            if task not in seen and task not in failed and task >= 0:
-                seen.add(task)
-                yield ids[task]
+        run = self._run
+        names = dict.fromkeys(run.plan.name_of(number) for number in run.spec.outputs if number in run.objects)
+        return iter(names)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(list(iter(self)))
 
     def __contains__(self, key: object) -> bool:
         try:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Unpack, cast
+from typing import Unpack, cast
 
 from handout.errors import HandoutError
 from handout.execution.cluster import Cluster
 from handout.execution.execution import Execution
 from handout.execution.options import ClusterOptions, RunOptions
 from handout.execution.results import Results
-from handout.graph import Function, Graph
+from handout.graph import Runnable, as_graph
 
 __all__ = ["Runnable", "execute", "run", "start"]
-
-Runnable = Graph | Sequence[Function[Any]]
 
 
 def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
@@ -59,7 +56,3 @@ def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
         return asyncio.run(execute(graph, **run))
     raise HandoutError("An event loop is running here already.", remedy="Use `await handout.execute(...)` instead.")
 
-
-def as_graph(graph: Runnable) -> Graph:
-    """A list of functions as a graph."""
-    return graph if isinstance(graph, Graph) else Graph(graph)
