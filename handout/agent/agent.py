@@ -18,6 +18,7 @@ from typing import Any
 
 from . import commands, processes, wire
 from . import page as words
+from .answers import Answers
 from .capture import Logs
 from .clock import now
 from .crew import Crew, Hand
@@ -93,8 +94,9 @@ class Agent:
         )
         self.transfers.use(self.link)
         self.logs = Logs(self._send_log, lambda: self.link.session.calm_bytes < _CALM_BYTES)
-        self.outcomes = Outcomes(self.link, self.backlog, self.store, self.dispatcher, self.crew, self.logs)
-        self.watch = Watch(self.crew, self.outcomes, self.dispatcher)
+        self.answers = Answers(self.link, self.logs)
+        self.outcomes = Outcomes(self.answers, self.backlog, self.store, self.dispatcher, self.crew)
+        self.watch = Watch(self.crew, self.outcomes, self.answers)
         self.dispatcher.on_busy = self.watch.start
         self._flushing_logs = False
         self._heartbeat_s = heartbeat_s
@@ -251,6 +253,7 @@ class Agent:
     def _flush_logs(self) -> None:
         self._flushing_logs = False
         self.logs.flush(now())
+        self.answers.emit_loud()
         if self.logs.waiting:
             self._flush_logs_soon()
 

@@ -111,7 +111,11 @@ class Stream:
         if self.fd == 2:
             self.tail += data[-_TAIL:]
             del self.tail[:-_TAIL]
-        excess = len(self.text) - KEPT
+        self.cut(KEPT)
+
+    def cut(self, nbytes: int) -> None:
+        """Let the oldest lines go until no more than this is left."""
+        excess = len(self.text) - nbytes
         if excess > 0:
             end = self.text.find(b"\n", excess) + 1 or len(self.text)
             self.dropped += self.text.count(b"\n", 0, end) or 1
@@ -150,15 +154,17 @@ class Logs:
 
     def __init__(self, send: Callable[[int, int, int, bytes], None], room: Callable[[], bool]) -> None:
         self._send = send
-        self._room = room
+        self.room = room
         self._streams: dict[tuple[int, int], Stream] = {}
-        #: Ended, but the link had no room yet.
-        self._ended: list[Stream] = []
 
     @property
     def waiting(self) -> bool:
         """Whether :meth:`flush` has anything to do, now or later."""
-        return bool(self._streams or self._ended)
+        return bool(self._streams)
+
+    def has(self, ticket: int) -> bool:
+        """Whether a task has printed anything."""
+        return (ticket, 1) in self._streams or (ticket, 2) in self._streams
 
     def add(self, ticket: int, fd: int, data: bytes) -> None:
         """Take what a task wrote."""
@@ -172,22 +178,30 @@ class Logs:
         stream = self._streams.get((ticket, 2))
         return stream.last_lines() if stream is not None else []
 
-    def end(self, ticket: int) -> None:
-        """The task has ended: what it wrote goes out whole."""
+    def shorten(self, ticket: int, nbytes: int) -> None:
+        """Keep only the last of what a task printed: many wait to be sent."""
+        for fd in (1, 2):
+            stream = self._streams.get((ticket, fd))
+            if stream is not None:
+                stream.cut(nbytes)
+
+    def discard(self, ticket: int) -> None:
+        """The task did not run: forget what was printed in its name."""
+        for fd in (1, 2):
+            self._streams.pop((ticket, fd), None)
+
+    def end(self, ticket: int, now: float) -> None:
+        """The task has ended: what it printed leaves, all of it."""
         for fd in (1, 2):
             stream = self._streams.pop((ticket, fd), None)
             if stream is not None:
-                self._ended.append(stream)
+                self._emit(stream, now, True)
 
     def flush(self, now: float) -> None:
-        """Send what is due, as far as there is room."""
-        while self._ended and self._room():
-            self._emit(self._ended.pop(0), now, True)
+        """Send what running tasks have printed, as far as it is due and there is room."""
         for stream in self._streams.values():
-            if stream.text and self._room():
+            if (stream.text or stream.dropped) and self.room():
                 self._emit(stream, now, False)
-        # Thousands of tasks may end while the link is down: the oldest output is given up.
-        del self._ended[:-256]
 
     def _emit(self, stream: Stream, now: float, whole: bool) -> None:
         data = stream.take(now, whole)

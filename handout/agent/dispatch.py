@@ -17,7 +17,7 @@ from .clock import now, now_ns
 from .crew import THREAD_VARIABLES, Crew, Hand, Key
 from .ledger import Ledger
 from .store import Store
-from .tasks import QUEUED, READY, WAITING, Backlog, Task, TaskClass
+from .tasks import QUEUED, WAITING, Backlog, Task, TaskClass
 
 #: Tasks queued on one worker at most, and the time that they are expected to take together.
 BATCH = 64
@@ -110,7 +110,7 @@ class Dispatcher:
                 self._fill_shared(cls)
             else:
                 self._fill(cls, blocked)
-            if not self._head(cls):
+            if not cls.head:
                 cls.blocked_since = None
                 continue
             blocked = True
@@ -119,12 +119,6 @@ class Dispatcher:
                 cls.blocked_since = at
             elif at - cls.blocked_since > _RESERVE_S:
                 break
-
-    def _head(self, cls: TaskClass) -> Task | None:
-        ready = cls.ready
-        while ready and ready[0].state != READY:
-            ready.popleft()
-        return ready[0] if ready else None
 
     # ---- one task at a time --------------------------------------------------------------------------------
 
@@ -135,14 +129,14 @@ class Dispatcher:
             cls: The class.
             blocked: Something that came earlier waits for room: what is taken up is given back in its favour.
         """
-        head = self._head(cls)
+        head = cls.head
         while head is not None:
             hand = self._engage(cls)
             if hand is None:
                 break
             share = max(4, len(cls.ready) // max(1, len(cls.hands)))
             self._push(hand, share)
-            head = self._head(cls)
+            head = cls.head
         if head is None or blocked or cls.solo:
             return
         for hand in cls.hands:
@@ -215,7 +209,7 @@ class Dispatcher:
         limit = min(limit, BATCH - len(hand.queued))
         get = self.durations.get
         while len(batch) < limit:
-            task = self._head(cls)
+            task = cls.head
             if task is None:
                 break
             est = get(task.fn)
@@ -247,12 +241,13 @@ class Dispatcher:
     def _add_followers(self, hand: Hand, batch: list[Task]) -> None:
         """Queue tasks behind those whose results they wait for, if all of these are made on this worker."""
         waiting = self._backlog.waiting
+        nobody: dict[int, Task] = {}
         sources = [*hand.queued.values()]
         for task in sources:
             if len(hand.queued) >= BATCH or hand.load_us > BATCH_US:
                 return
             for key in task.out:
-                for follower in waiting.get(key, ()):
+                for follower in list(waiting.get(key, nobody).values()):
                     est = self.durations.get(follower.fn)
                     if est is None or not self._may_follow(follower, hand):
                         continue
@@ -319,7 +314,7 @@ class Dispatcher:
     def _fill_shared(self, cls: TaskClass) -> None:
         key = Key(cls.code, (), cls.threads, True)
         batches: dict[Hand, list[Task]] = {}
-        task = self._head(cls)
+        task = cls.head
         while task is not None and self._hold_until <= now():
             hand = self._loops.get(key)
             if hand is not None and not hand.leaving and not task.solo and len(hand.queued) >= MAX_CONCURRENT:
@@ -335,7 +330,7 @@ class Dispatcher:
             self._queue(hand, task, 0.0)
             task.claim, task.started = claim, now_ns()
             batches.setdefault(hand, []).append(task)
-            task = self._head(cls)
+            task = cls.head
         for hand, batch in batches.items():
             for at in range(0, len(batch), BATCH):
                 self._send(hand, batch[at : at + BATCH])

@@ -1,7 +1,7 @@
 """How tasks end on this host: by themselves, by being called back, or with the worker that they ran on.
 
-Every task that was taken in leaves through exactly one of :meth:`Outcomes._finish`, :meth:`Outcomes._fail` and
-:meth:`Outcomes._return`.
+Every task that was taken in leaves through exactly one of three ways: its result is answered, ``_fail``,
+``_return``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import Any
 
 from . import page as words
 from . import processes, wire
-from .capture import Logs
+from .answers import Answers
 from .clock import now_ns
 from .crew import Crew, Hand
 from .dispatch import Dispatcher
-from .link import Link
 from .store import Store, StoreFullError
 from .tasks import ENDED, QUEUED, Backlog, Task
 
@@ -29,7 +28,6 @@ _SAMPLE_S = 0.05
 #: A worker that lacks the inputs that it was sent is asked again so often.
 _MAX_MISSES = 3
 _MAX_SPAWN_FAILURES = 50
-_PAYLOAD = 8 << 20
 #: Kinds of failure that are decided here, with what is said of them.
 _REASONS = {
     "cancelled": "the task was cancelled",
@@ -42,54 +40,26 @@ _REASONS = {
 class Outcomes:
     """Takes in what workers say, and tells the controller."""
 
-    def __init__(
-        self, link: Link, backlog: Backlog, store: Store, dispatcher: Dispatcher, crew: Crew, logs: Logs
-    ) -> None:
-        self._link = link
+    def __init__(self, answers: Answers, backlog: Backlog, store: Store, dispatcher: Dispatcher, crew: Crew) -> None:
+        self._answers = answers
         self._backlog = backlog
         self._store = store
         self._dispatcher = dispatcher
         self._crew = crew
-        self._logs = logs
         self._loop = asyncio.get_running_loop()
-        self._done: dict[str, list[Any]] = {"ticket": [], "us": [], "size": [], "inline": []}
-        self._payload: list[wire.Buffer] = []
-        self._returned: list[int] = []
-        self._scheduled = False
         self._oom_kills = processes.oom_kills()
         self._spawn_failures = 0
 
-    # ---- what the controller hears -------------------------------------------------------------------------
-
-    def _emit_soon(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._emit)
-
-    def _emit(self) -> None:
-        self._scheduled = False
-        if self._done["ticket"]:
-            self._link.send({"m": "done", **self._done}, self._payload)
-            self._done = {"ticket": [], "us": [], "size": [], "inline": []}
-            self._payload = []
-        if self._returned:
-            self._link.send({"m": "returned", "ticket": self._returned})
-            self._returned = []
+    # ---- the three ways out --------------------------------------------------------------------------------
 
     def _return(self, task: Task) -> None:
         self._backlog.end(task)
-        self._logs.end(task.ticket)
-        self._returned.append(task.ticket)
-        self._emit_soon()
+        self._answers.returned(task.ticket)
 
     def _fail(self, task: Task, kind: str, payload: Sequence[wire.Buffer] = (), **fields: Any) -> None:
         followers = self._backlog.followers(task)
         self._backlog.end(task)
-        # Results that were reported before go out before.
-        self._emit()
         report = {
-            "m": "failed",
-            "ticket": task.ticket,
             "kind": kind,
             "type": "",
             "message": _REASONS.get(kind, ""),
@@ -98,16 +68,13 @@ class Outcomes:
             "signal": None,
             "maxrss": None,
             "elapsed_s": (now_ns() - task.started) / 1e9 if task.started else 0.0,
-            "stderr": self._logs.tail(task.ticket),
             **fields,
-            "len": sum(len(p) for p in payload),
         }
         if kind == "timeout":
             report["limit_s"] = task.cls.timeout_s
         elif kind == "memory":
             report["limit"], report["peak"] = task.cls.memory_limit, task.peak
-        self._logs.end(task.ticket)
-        self._link.send(report, payload)
+        self._answers.failed(task.ticket, report, payload)
         for follower in followers:
             self._doom(follower)
 
@@ -117,15 +84,6 @@ class Outcomes:
             task.doomed = True
         elif task.state != ENDED:
             self._return(task)
-
-    def tell_started(self, tasks: Iterable[Task]) -> None:
-        """These run, and have been for a while."""
-        tickets = []
-        for task in tasks:
-            task.told = True
-            tickets.append(task.ticket)
-        if tickets:
-            self._link.send({"m": "started", "ticket": tickets})
 
     # ---- what workers say ----------------------------------------------------------------------------------
 
@@ -148,7 +106,7 @@ class Outcomes:
 
     def _take_results(self, hand: Hand, fields: dict[str, Any], payload: memoryview) -> None:
         position = 0
-        durations, backlog, done = self._dispatcher.durations, self._backlog, self._done
+        durations, backlog = self._dispatcher.durations, self._backlog
         for number, us, sizes, inline, where in zip(
             fields["s"], fields["us"], fields["size"], fields["inline"], fields["where"]
         ):
@@ -169,16 +127,7 @@ class Outcomes:
             for key in task.out:
                 if key in backlog.waiting:
                     backlog.arrived(key)
-            done["ticket"].append(task.ticket)
-            done["us"].append(us)
-            done["size"].append(sizes)
-            done["inline"].append(inline)
-            if len(data):
-                self._payload.append(data)
-            self._logs.end(task.ticket)
-        if len(self._payload) and sum(len(p) for p in self._payload) > _PAYLOAD:
-            self._emit()
-        self._emit_soon()
+            self._answers.done(task.ticket, us, sizes, inline, data)
 
     def _keep(
         self,

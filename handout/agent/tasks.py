@@ -9,6 +9,7 @@ from typing import Any, Callable
 from .wire import Buffer
 
 WAITING, READY, QUEUED, ENDED = range(4)
+_NOBODY: dict[int, Task] = {}
 
 
 class TaskClass:
@@ -45,6 +46,14 @@ class TaskClass:
         self.hands: list[Any] = []
         #: Since when its first task has found no room.
         self.blocked_since: float | None = None
+
+    @property
+    def head(self) -> Task | None:
+        """The task that is to start next."""
+        ready = self.ready
+        while ready and ready[0].state != READY:
+            ready.popleft()
+        return ready[0] if ready else None
 
 
 class Task:
@@ -144,10 +153,12 @@ class Backlog:
         self._has = has
         self.tasks: dict[int, Task] = {}
         self.classes: dict[int, TaskClass] = {}
-        #: Object -> tasks that lack it.
-        self.waiting: dict[int, list[Task]] = {}
+        #: Object -> tasks that lack it, by ticket.
+        self.waiting: dict[int, dict[int, Task]] = {}
         #: Object -> the task here that makes it.
         self.producing: dict[int, Task] = {}
+        #: Classes that may have tasks to start.
+        self._active: dict[int, TaskClass] = {}
         self._order = 0
 
     def add(self, task: Task) -> None:
@@ -162,7 +173,7 @@ class Backlog:
         for key in _wants(task):
             if not has(key):
                 task.missing += 1
-                self.waiting.setdefault(key, []).append(task)
+                self.waiting.setdefault(key, {})[task.ticket] = task
         if not task.missing:
             self.make_ready(task)
 
@@ -170,11 +181,12 @@ class Backlog:
         """Let a task start when there is room."""
         task.state = READY
         task.cls.ready.append(task)
+        self._active[task.cls.number] = task.cls
 
     def arrived(self, key: int) -> bool:
         """An object is in the store; True where a task may start because of it."""
         woken = False
-        for task in self.waiting.pop(key, ()):
+        for task in self.waiting.pop(key, _NOBODY).values():
             task.missing -= 1
             if not task.missing and task.state == WAITING:
                 self.make_ready(task)
@@ -196,6 +208,7 @@ class Backlog:
             else:
                 task.state = READY
                 task.cls.ready.appendleft(task)
+                self._active[task.cls.number] = task.cls
         return refused
 
     def end(self, task: Task) -> None:
@@ -208,10 +221,8 @@ class Backlog:
         if task.missing:
             for key in _wants(task):
                 waiters = self.waiting.get(key)
-                if waiters is not None and task in waiters:
-                    waiters.remove(task)
-                    if not waiters:
-                        del self.waiting[key]
+                if waiters is not None and waiters.pop(task.ticket, None) is not None and not waiters:
+                    del self.waiting[key]
 
     def followers(self, task: Task) -> list[Task]:
         """Tasks that wait here for what this one makes, and those that wait for them in turn."""
@@ -220,7 +231,7 @@ class Backlog:
         todo = [task]
         while todo:
             for key in todo.pop().out:
-                for follower in self.waiting.get(key, ()):
+                for follower in self.waiting.get(key, _NOBODY).values():
                     if follower.ticket not in seen:
                         seen.add(follower.ticket)
                         found.append(follower)
@@ -230,12 +241,12 @@ class Backlog:
     def heads(self) -> list[tuple[int, TaskClass]]:
         """Classes that have a task to start, with the order of their first, first come first."""
         found: list[tuple[int, TaskClass]] = []
-        for cls in self.classes.values():
-            ready = cls.ready
-            while ready and ready[0].state != READY:
-                ready.popleft()
-            if ready:
-                found.append((ready[0].order, cls))
+        for cls in list(self._active.values()):
+            head = cls.head
+            if head is not None:
+                found.append((head.order, cls))
+            else:
+                del self._active[cls.number]
         if len(found) > 1:
             found.sort(key=lambda pair: pair[0])
         return found

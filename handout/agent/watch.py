@@ -6,9 +6,9 @@ import asyncio
 
 from . import page as words
 from . import processes
+from .answers import Answers
 from .clock import now_ns
 from .crew import Crew, Hand
-from .dispatch import Dispatcher
 from .outcomes import Outcomes
 from .tasks import Task
 
@@ -23,10 +23,10 @@ _TELL_NS = 50_000_000
 class Watch:
     """A timer that runs while there is something to watch."""
 
-    def __init__(self, crew: Crew, outcomes: Outcomes, dispatcher: Dispatcher) -> None:
+    def __init__(self, crew: Crew, outcomes: Outcomes, answers: Answers) -> None:
         self._crew = crew
         self._outcomes = outcomes
-        self._dispatcher = dispatcher
+        self._answers = answers
         self._loop = asyncio.get_running_loop()
         self._armed = False
         self._fast = False
@@ -65,7 +65,10 @@ class Watch:
                 if elapsed > _TELL_NS:
                     fresh.append(task)
             watching |= self._check_limits(hand, task, elapsed)
-        self._outcomes.tell_started(fresh)
+        if fresh:
+            self._answers.started([task.ticket for task in fresh])
+            for task in fresh:
+                task.told = True
         if fast:
             self.start()
         elif watching and not self._armed:
