@@ -5,7 +5,8 @@ One function a shard of files, a tree of merges, one answer. Runs on this machin
     python examples/wordcount.py
     python examples/wordcount.py --inventory hosts.toml --find socket
 
-The files travel by content, so a host needs neither the same Python nor the same paths.
+The files travel by content: what is read is this machine's library, wherever it is read. The hosts need the same
+minor version of Python, because functions of a script travel as bytecode; those of modules travel as source.
 """
 
 from __future__ import annotations
