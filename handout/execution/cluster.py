@@ -56,7 +56,7 @@ class Cluster:
     ) -> None:
         self.inventory: Inventory = as_inventory(inventory)
         self.allocator = allocator
-        self._require = len(self.inventory) if require == "all" else 1 if require == "any" else require
+        self.required = len(self.inventory) if require == "all" else 1 if require == "any" else require
         self._timings = timings or Timings()
         self._runs = itertools.count(1)
         self._driver: Driver | None = None
@@ -130,10 +130,10 @@ class Cluster:
         while True:
             joined = sum(1 for error in self._settled.values() if error is None)
             failed = [error for error in self._settled.values() if error is not None]
-            if joined >= self._require:
+            if joined >= self.required:
                 return
-            if total - len(failed) < self._require:
-                raise _too_few(failed, self._require, total)
+            if total - len(failed) < self.required:
+                raise _too_few(failed, self.required, total)
             if self._serving is None or self._serving.done():
                 raise InternalError("The cluster ended while it was being opened.")
             self._settling.clear()

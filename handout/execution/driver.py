@@ -402,7 +402,7 @@ class Driver:
                     batch.run.objects.put_new(made, bytes(view[position : position + length]))
                     position += length
                     if batch.run.on_object:
-                        batch.run.arrived(made)
+                        self._loop.call_soon(batch.run.arrived, made)
                 elif size >= 0:
                     held = False
             batch.tasks.append(task)

@@ -77,10 +77,14 @@ class Execution:
         options = self._options
         plan = self._graph.compile(outputs=options.get("outputs"), keep=options.get("keep"), given=options.get("given"))
         check_placement(plan, self._cluster.inventory)
+        run = self._prepare(plan)
         try:
             if self._owns_cluster:
                 self._cluster.begin()
-            self._submit(plan)
+                if self._cluster.required > 1:
+                    # Who asks for several hosts wants the first tasks to see them all.
+                    await self._cluster.wait_until_usable()
+            self._submit(run)
             if self._owns_cluster:
                 await self._cluster.wait_until_usable()
         except BaseException:
@@ -93,9 +97,9 @@ class Execution:
     ) -> None:
         await self._leave()
 
-    def _submit(self, plan: Plan) -> None:
-        """Snapshot the arguments and hand the run to the driver."""
-        options, driver = self._options, self._cluster.driver
+    def _prepare(self, plan: Plan) -> ActiveRun:
+        """Snapshot the arguments."""
+        options = self._options
         policy = RunPolicy(
             allocator=options.get("allocator") or self._cluster.allocator,
             retries=options.get("retries", 0),
@@ -107,7 +111,7 @@ class Execution:
         number = self._cluster.next_run()
         encoded = encode_plan(plan)
         spec, traits = make_spec(plan, encoded, policy)
-        self._run = ActiveRun(
+        return ActiveRun(
             number=number,
             plan=plan,
             encoded=encoded,
@@ -115,12 +119,17 @@ class Execution:
             policy=policy,
             objects=ObjectTable(encoded.values, policy.max_memory),
             traits=traits,
-            started_at=driver.now,
+            started_at=asyncio.get_running_loop().time(),
         )
-        if policy.timeout_s is not None:
-            loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(policy.timeout_s, self._time_out, policy.timeout_s)
-        driver.submit(self._run)
+
+    def _submit(self, run: ActiveRun) -> None:
+        """Hand the run to the driver; from here on it has to be ended."""
+        limit_s = run.policy.timeout_s
+        if limit_s is not None:
+            self._deadline = asyncio.get_running_loop().call_later(limit_s, self._time_out, limit_s)
+        driver = self._cluster.driver
+        self._run = run
+        driver.submit(run)
 
     def _time_out(self, limit_s: float) -> None:
         run = self._active

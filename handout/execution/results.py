@@ -96,6 +96,9 @@ class Allocations(Mapping[Any, str]):
     def __init__(self, run: ActiveRun) -> None:
         self._run = run
 
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
     def __getitem__(self, key: Any, /) -> str:
         run = self._run
         task = run.spec.producer[run.plan.locate(key)[0]]

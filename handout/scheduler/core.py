@@ -13,6 +13,7 @@ from handout.scheduler.commands import Command
 from handout.scheduler.endings import abort, abort_due, cancel, end_runs
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.handover import hand_followers, recall_for_idle
+from handout.scheduler.objects import want
 from handout.scheduler.placement import place
 from handout.scheduler.reservations import expire
 from handout.scheduler.satisfiable import check_satisfiable
@@ -32,6 +33,15 @@ def _cancel_requested(world: World, event: ev.CancelRequested) -> None:
         abort(world, run, Outcome.CANCELLED)
     else:
         cancel(world, run, list(event.tasks))
+
+
+def _outputs_wanted(world: World, event: ev.OutputsWanted) -> None:
+    run = world.runs.get(event.run)
+    if run is None or run.over:
+        world.stale += 1
+        return
+    for o in event.objects:
+        want(world, run, o)
 
 
 _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
@@ -54,6 +64,7 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.PlacementsProposed: requests.placements_proposed,
     ev.AllocatorFailed: requests.allocator_failed,
     ev.CancelRequested: _cancel_requested,
+    ev.OutputsWanted: _outputs_wanted,
 }
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "HostRecovered",
     "HostSuspected",
     "ObjectsStored",
+    "OutputsWanted",
     "PlacementsProposed",
     "RunClosed",
     "RunSubmitted",
@@ -213,6 +214,14 @@ class AllocatorFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputsWanted:
+    """The caller asks for objects that were not among the outputs; what is gone already stays gone."""
+
+    run: int
+    objects: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequested:
     """The caller wants these tasks, and what depends on them, ended; None: the whole run."""
 
@@ -239,5 +248,6 @@ Event = (
     | CopyFailed
     | PlacementsProposed
     | AllocatorFailed
+    | OutputsWanted
     | CancelRequested
 )

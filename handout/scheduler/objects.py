@@ -7,7 +7,7 @@ from handout.scheduler.runs import KEEP, OUTPUT, Run
 from handout.scheduler.states import State
 from handout.scheduler.world import World
 
-__all__ = ["appear", "bring", "make_ready", "release_inputs", "shed", "wake"]
+__all__ = ["appear", "bring", "make_ready", "release_inputs", "shed", "wake", "want"]
 
 _WAITING, _READY, _HANDED, _DONE = State.WAITING, State.READY, State.HANDED, State.DONE
 
@@ -78,6 +78,16 @@ def bring(world: World, run: Run, o: int, index: int) -> None:
         source = where[(index + o) % len(where)]
     run.flying[o, index] = source
     world.out.copy(index, run.number, o, source)
+
+
+def want(world: World, run: Run, o: int) -> None:
+    """The caller wants an object that was not among the outputs, if it exists or will."""
+    producer = run.spec.producer[o]
+    if run.flags[o] & OUTPUT or 0 in run.where[o] or (not run.where[o] and run.state[producer] >= _DONE):
+        return
+    run.flags[o] |= OUTPUT
+    run.awaited += 1
+    bring(world, run, o, 0)
 
 
 def release_inputs(world: World, run: Run, t: int) -> None:

@@ -408,6 +408,19 @@ async def test_results_can_be_taken_while_the_rest_runs(cluster: Cluster, tmp_pa
         assert await execution.result(late) == str(tmp_path / "go")
 
 
+async def test_a_result_that_was_not_among_the_outputs_is_fetched_when_asked_for(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    graph = Graph()
+    made = graph.add(work.blob, 1 << 20)
+    gate = graph.add(work.wait_for_file, str(tmp_path / "go"))
+    end = graph.add(lambda data, _: len(data), made, gate)
+    async with cluster.start(graph, outputs=[end]) as execution:
+        assert await execution.result(made) == bytes(1 << 20)
+        (tmp_path / "go").touch()
+        assert await execution.result(end) == 1 << 20
+
+
 async def test_ended_gives_each_output_once_as_it_ends(cluster: Cluster, tmp_path: Path) -> None:
     graph = Graph()
     slow = graph.add(work.wait_for_file, str(tmp_path / "go"))

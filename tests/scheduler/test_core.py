@@ -203,3 +203,28 @@ def test_outcomes_of_tasks_are_told_once() -> None:
     scene.finish("h1", "a")
     scene.finish("h1", "b")
     assert scene.ended == {(1, n): Outcome.DONE for n in "abc"}
+
+
+def test_what_the_caller_asks_for_later_is_fetched_from_where_it_is() -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a -> b", profiles={"a": profile(host="h1"), "b": profile(host="h1")}))
+    scene.finish("h1", "a", size=10**6, held=False)
+    assert scene.said(scene.tell(ev.OutputsWanted(1, [0]))) == [("fetch", "a", "h1")]
+    scene.finish("h1", "b")
+    assert ("over", "done") in scene.store("", "a", size=10**6)
+    assert scene.where("a") == ("",)
+
+
+def test_what_is_asked_for_before_it_is_made_is_fetched_when_it_is() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a -> b"))
+    assert scene.said(scene.tell(ev.OutputsWanted(1, [0]))) == []
+    assert ("fetch", "a", "h1") in scene.finish("h1", "a", size=10**6, held=False)
+
+
+def test_what_is_gone_already_stays_gone() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a -> b"))
+    scene.finish("h1", "a", size=10**6, held=False)
+    scene.finish("h1", "b")
+    assert scene.said(scene.tell(ev.OutputsWanted(1, [0]))) == []
