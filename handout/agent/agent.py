@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import socket
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +29,7 @@ from .ledger import PARTS, Ledger
 from .link import Link
 from .outcomes import Outcomes
 from .probe import lingers, probe
-from .store import Store
+from .store import Store, StoreFullError
 from .supervisor import DEADLINE
 from .tasks import Backlog, Task, TaskClass
 from .transfers import Transfers
@@ -71,6 +73,8 @@ class Agent:
         self.identity = os.urandom(8).hex()
         self.probed = probe(folder)
         self.functions: dict[int, bytes] = {}
+        #: Objects that found no room.
+        self._refused: dict[int, StoreFullError] = {}
         self.store = Store(store, f"{folder}/objects", settings.get("store_limit"))
         self.backlog = Backlog(self.store.__contains__)
         self.ledger = Ledger(*_amounts(self.probed))
@@ -81,7 +85,7 @@ class Agent:
         }
         self.crew = Crew(supervisor, self, setup, folder)
         self.dispatcher = Dispatcher(self.backlog, self.ledger, self.store, self.crew, self.functions)
-        self.transfers = Transfers(self.store, self._on_stored)
+        self.transfers = Transfers(self.store, self._on_stored, self._on_refused)
         self.link = Link(
             f"{folder}/agent.sock",
             token,
@@ -101,6 +105,8 @@ class Agent:
         self._flushing_logs = False
         self._heartbeat_s = heartbeat_s
         self._lapsed = False
+        self._watch_store()
+        self._loop.set_exception_handler(self._on_stray_error)
         self._tick()
 
     # ---- the lease -----------------------------------------------------------------------------------------
@@ -139,6 +145,15 @@ class Agent:
         self.link.disconnect()
         self.outcomes.lapse()
 
+    def _break_down(self) -> None:
+        """Something happened that must not: end, so that the controller turns to other hosts."""
+        traceback.print_exc()
+        self.stopped.set()
+
+    def _on_stray_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        loop.default_exception_handler(context)
+        self.stopped.set()
+
     def on_orphaned(self) -> None:
         """The supervisor was killed: nobody else cleans up now."""
         for hand in list(self.crew.hands.values()):
@@ -154,13 +169,12 @@ class Agent:
     # ---- the controller's messages -------------------------------------------------------------------------
 
     def _on_message(self, message: wire.Message) -> None:
-        handler = _HANDLERS.get(message.fields.get("m"))
-        if handler is None:
-            raise wire.ProtocolError(f"message {message.fields.get('m')!r} is not known here")
         try:
+            handler = _HANDLERS[message.fields["m"]]
             handler(self, message.fields, memoryview(message.payload))
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise wire.ProtocolError(f"message {message.fields.get('m')!r} is malformed: {error!r}") from error
+        except Exception:
+            # It will not be sent again, and what it asked for would be waited for in vain.
+            self._break_down()
 
     def _functions(self, fields: Mapping[str, Any], payload: memoryview) -> None:
         position = 0
@@ -175,9 +189,12 @@ class Agent:
     def _objects(self, fields: Mapping[str, Any], payload: memoryview) -> None:
         position = 0
         for key, size in zip(fields["key"], fields["len"]):
-            self.store.put(key, payload[position : position + size])
+            try:
+                self.store.put(key, payload[position : position + size])
+                self.backlog.arrived(key)
+            except StoreFullError as error:
+                self._on_refused(key, error)
             position += size
-            self.backlog.arrived(key)
         self.dispatcher.schedule()
         self._watch_store()
 
@@ -192,6 +209,8 @@ class Agent:
             end = position + size
             add(Task(ticket, fn, classes[cls], data[position:end], inputs, out, keep, id_, attempt, variant))
             position = end
+        for key in self._refused.keys() & self.backlog.waiting.keys():
+            self.outcomes.starve(key, self._refused[key])
         if self._lapsed:
             self.outcomes.lapse()
         self.dispatcher.schedule()
@@ -205,6 +224,7 @@ class Agent:
     def _drop(self, fields: Mapping[str, Any], payload: memoryview) -> None:
         for key in fields["key"]:
             self.store.drop(key)
+            self._refused.pop(key, None)
         self._watch_store()
 
     def _cancel(self, fields: Mapping[str, Any], payload: memoryview) -> None:
@@ -267,6 +287,11 @@ class Agent:
         if self.backlog.arrived(key):
             self.dispatcher.schedule()
         self._watch_store()
+
+    def _on_refused(self, key: int, error: StoreFullError) -> None:
+        """An object found no room: whatever waits for it, now or later, fails with that."""
+        self._refused[key] = error
+        self.outcomes.starve(key, error)
 
     def _watch_store(self) -> None:
         """Tell workers where large results go from here on."""
@@ -345,4 +370,10 @@ def run(
     lease: memoryview,
 ) -> None:
     """Be the agent until it is told to stop, or the lingering ends; the supervisor ends what is left."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        # Three descriptors a worker.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):
+        pass
     asyncio.run(_serve(folder, store, settings, token, report_fd, supervisor, lease))

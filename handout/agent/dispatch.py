@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
@@ -20,13 +21,13 @@ from .store import Store
 from .tasks import QUEUED, WAITING, Backlog, Task, TaskClass
 
 #: Tasks queued on one worker at most, and the time that they are expected to take together.
-BATCH = 64
+BATCH = 128
 BATCH_US = 2000.0
 _BATCH_BYTES = 1 << 20
 #: Small objects beyond this go to a worker as files, not in the message.
 _SENT_BYTES = 8 << 20
 #: A worker is sent more once it has less than this left.
-_LOW = 32
+_LOW = 64
 #: Coroutines in one loop at most.
 MAX_CONCURRENT = 1000
 #: What has found no room for this long lets nothing pass any more.
@@ -154,12 +155,22 @@ class Dispatcher:
         claim = self._ledger.claim(cls.need)
         if claim is None:
             return None
-        hand = self._crew.acquire(
-            Key(cls.code, claim.devices, cls.threads, False), self._environment, self._code_path(cls)
-        )
+        hand = self._acquire(Key(cls.code, claim.devices, cls.threads, False), cls)
+        if hand is None:
+            self._ledger.release(claim)
+            return None
         hand.claim, hand.cls = claim, cls
         cls.hands.append(hand)
         return hand
+
+    def _acquire(self, key: Key, cls: TaskClass) -> Hand | None:
+        try:
+            return self._crew.acquire(key, self._environment, self._code_path(cls))
+        except OSError:
+            # Too many open files, or no memory: what ends makes room.
+            traceback.print_exc()
+            self.hold()
+            return None
 
     def _environment(self, key: Key) -> dict[str, str]:
         environment = {v: str(key.threads) for v in THREAD_VARIABLES if v not in os.environ}
@@ -323,7 +334,10 @@ class Dispatcher:
             if claim is None:
                 break
             if hand is None or hand.leaving or task.solo:
-                hand = self._crew.acquire(key, self._environment, self._code_path(cls))
+                hand = self._acquire(key, cls)
+                if hand is None:
+                    self._ledger.release(claim)
+                    break
                 if not task.solo:
                     self._loops[key] = hand
             cls.ready.popleft()

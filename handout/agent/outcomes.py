@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from . import page as words
@@ -28,6 +29,8 @@ _SAMPLE_S = 0.05
 #: A worker that lacks the inputs that it was sent is asked again so often.
 _MAX_MISSES = 3
 _MAX_SPAWN_FAILURES = 50
+#: A process that has been sent SIGKILL is not waited for longer than this.
+_UNKILLABLE_S = 5.0
 #: Kinds of failure that are decided here, with what is said of them.
 _REASONS = {
     "cancelled": "the task was cancelled",
@@ -107,9 +110,9 @@ class Outcomes:
     def _take_results(self, hand: Hand, fields: dict[str, Any], payload: memoryview) -> None:
         position = 0
         durations, backlog = self._dispatcher.durations, self._backlog
-        for number, us, sizes, inline, where in zip(
-            fields["s"], fields["us"], fields["size"], fields["inline"], fields["where"]
-        ):
+        # Where nothing is said of it, all results ride along.
+        inlines, wheres = fields.get("inline", fields["size"]), fields.get("where", repeat(()))
+        for number, us, sizes, inline, where in zip(fields["s"], fields["us"], fields["size"], inlines, wheres):
             end = position + sum([size for size in inline if size > 0])
             data, position = payload[position:end], end
             task = hand.queued.pop(number, None)
@@ -141,11 +144,11 @@ class Outcomes:
         """Put a task's objects into the store; False where the task failed for want of room."""
         position = 0
         waiting = self._backlog.waiting
-        for key, size, inlined, folder in zip(task.out, sizes, inline, where):
+        for index, (key, size, inlined) in enumerate(zip(task.out, sizes, inline)):
             if key == -1:
                 continue
             if inlined < 0:
-                if not self._store.adopt(key, size, folder, hand.suffix):
+                if not self._store.adopt(key, size, where[index], hand.suffix):
                     self._fail(task, "host", message="a result's file vanished from the store")
                     return False
                 continue
@@ -197,6 +200,12 @@ class Outcomes:
                 self._fail(task, "input", message="an input could not be read from the store")
             else:
                 self._let_go(hand, [task])
+
+    def starve(self, key: int, error: StoreFullError) -> None:
+        """An object will not come: there is no room for it."""
+        for task in list(self._backlog.waiting.get(key, {}).values()):
+            if task.state != ENDED:
+                self._fail(task, "disk", message=str(error), path=error.path, need=error.need, free=error.free)
 
     # ---- calling back --------------------------------------------------------------------------------------
 
@@ -277,6 +286,12 @@ class Outcomes:
     def _kill(self, hand: Hand, grace_s: float) -> None:
         hand.killed = True
         self._crew.kill(hand, grace_s)
+        self._loop.call_later(grace_s + _UNKILLABLE_S, self._give_up, hand)
+
+    def _give_up(self, hand: Hand) -> None:
+        """A worker cannot be killed, by what the system does for it: its tasks end, its claim stays."""
+        tasks, hand.queued = list(hand.queued.values()), {}
+        self._let_go(hand, tasks)
 
     def end_running(self, hand: Hand, task: Task, kind: str) -> None:
         """Kill a task that is over its limits, with its worker."""

@@ -9,7 +9,7 @@ from typing import Any
 from . import wire
 
 #: Outcomes that wait at most; bytes of theirs that do.
-_MAX_COUNT = 32
+_MAX_COUNT = 64
 _MAX_BYTES = 256 << 10
 
 
@@ -24,6 +24,8 @@ class Report:
         self._inline: list[Any] = []
         self._where: list[Any] = []
         self._payload: list[wire.Buffer] = []
+        #: Whether some result does not ride along: then it is said which, and where they are.
+        self._large = False
         self._bytes = 0
         self._skipped: list[int] = []
         self._missing: list[int] = []
@@ -53,6 +55,7 @@ class Report:
         self._sizes.append(sizes)
         self._inline.append(inline)
         self._where.append(where)
+        self._large |= len(payload) < len(sizes)
         for data in payload:
             self._payload.append(data)
             self._bytes += len(data)
@@ -79,7 +82,8 @@ class Report:
         if not (self.pending or bye):
             return
         fields: dict[str, Any] = {"m": "done", "s": self._numbers, "us": self._us, "size": self._sizes}
-        fields["inline"], fields["where"] = self._inline, self._where
+        if self._large:
+            fields["inline"], fields["where"] = self._inline, self._where
         if self._skipped:
             fields["skipped"] = self._skipped
         if self._missing:
@@ -88,7 +92,7 @@ class Report:
             fields["bye"] = 1
         payload = self._payload
         self._numbers, self._us, self._sizes, self._inline, self._where = [], [], [], [], []
-        self._payload, self._bytes, self._skipped, self._missing = [], 0, [], []
+        self._payload, self._bytes, self._skipped, self._missing, self._large = [], 0, [], [], False
         self._send(fields, payload)
 
     def _send(self, fields: dict[str, Any], payload: Sequence[wire.Buffer]) -> None:

@@ -96,7 +96,6 @@ class Supervisor:
                 break
             self._end_what_is_due(time.monotonic())
             self._flush()
-        self._shut_down()
 
     def _stop(self, *_: Any) -> None:
         self._stopping = True
@@ -253,7 +252,7 @@ class Supervisor:
         if late > linger + _AGENT_GRACE_NS:
             self._stopping = True
 
-    def _shut_down(self) -> None:
+    def shut_down(self) -> None:
         """Kill whatever is left and wait for it, for a bounded time."""
         self._link.close()
         processes.send_signal(self._agent_pid, signal.SIGKILL)
@@ -395,7 +394,11 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         theirs.close()
         os.close(report_fd)
         _preload()
-        Supervisor(pid, ours, lease).loop()
+        supervisor = Supervisor(pid, ours, lease)
+        try:
+            supervisor.loop()
+        finally:
+            supervisor.shut_down()
     finally:
         for path in (folder, store):
             if path is not None:

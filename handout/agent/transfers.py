@@ -15,14 +15,20 @@ class Transfers:
     Args:
         store: Where objects are.
         on_stored: Called with the key of an object that has arrived whole.
+        on_refused: Called with the key of an object that found no room.
     """
 
-    def __init__(self, store: Store, on_stored: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        on_stored: Callable[[int], None],
+        on_refused: Callable[[int, StoreFullError], None],
+    ) -> None:
         self._store = store
         self._on_stored = on_stored
+        self._on_refused = on_refused
         self._link: Link | None = None
         self._incoming: dict[int, Incoming | None] = {}
-        self._dropped: set[int] = set()
         self._last_stream = 0
 
     def use(self, link: Link) -> None:
@@ -33,17 +39,18 @@ class Transfers:
         """A stream is about to arrive."""
         stream, key, size = fields["stream"], fields["key"], fields["size"]
         try:
-            self._incoming[stream] = None if key in self._store else Incoming(self._store, key, size)
+            if key in self._store:
+                self._incoming[stream] = None
+                self._on_stored(key)
+            else:
+                self._incoming[stream] = Incoming(self._store, key, size)
         except StoreFullError as error:
             self._refuse(stream, key, error)
 
     def _refuse(self, stream: int, key: int, error: StoreFullError) -> None:
         # The bytes are on their way already: they are let through, to nowhere.
         self._incoming[stream] = None
-        self._dropped.add(stream)
-        assert self._link is not None
-        fields = {"m": "missing", "key": key, "stream": stream, "message": str(error), "kind": "disk"}
-        self._link.send(fields)
+        self._on_refused(key, error)
 
     def receive(self, piece: wire.Piece) -> None:
         """A piece of a stream came."""
@@ -59,9 +66,7 @@ class Transfers:
         if not piece.last:
             return
         known = self._incoming.pop(piece.stream, None)
-        if piece.stream in self._dropped:
-            self._dropped.discard(piece.stream)
-        elif known is not None:
+        if known is not None:
             self._on_stored(known.key)
 
     def fetch(self, fields: dict[str, Any]) -> None:

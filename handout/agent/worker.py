@@ -60,6 +60,8 @@ class Worker:
         self._functions: dict[int, Callable[..., Any]] = {}
         self._last_us: dict[int, int] = {}
         self._pid = os.getpid()
+        #: This is a copy that user code made.
+        self.forked = False
         self._retiring = False
         self._in_user_code = False
         self._cancelled = False
@@ -175,7 +177,7 @@ class Worker:
 
     def flush_held(self, *_: Any) -> None:
         """Handle the agent's signal: a task runs for long, and results of those before it are still here."""
-        if self._in_user_code and os.getpid() == self._pid:
+        if self._in_user_code and not self.forked:
             try:
                 self.report.flush()
             except OSError:
@@ -183,7 +185,7 @@ class Worker:
 
     def _guard(self) -> None:
         """A task may have forked and come back twice: the copy ends here."""
-        if os.getpid() != self._pid:
+        if self.forked:
             os._exit(0)
 
     def current(self, order: Order) -> Current:
@@ -360,18 +362,18 @@ def run(link_fd: int, page_fd: int) -> NoReturn:
     os.close(page_fd)
     faulthandler.enable(file=2, all_threads=True)
     faulthandler.register(words.SAMPLE_SIGNAL, file=2, all_threads=True, chain=False)
-    pid = os.getpid()
+    worker = Worker(link, page)
 
     def leave_the_link() -> None:
         # A task's own forks must not hold, or speak on, what is the worker's.
-        if os.getpid() != pid:
+        if not worker.forked:
+            worker.forked = True
             try:
                 os.close(link_fd)
             except OSError:
                 pass
 
     os.register_at_fork(after_in_child=leave_the_link)
-    worker = Worker(link, page)
     signal.signal(words.FLUSH_SIGNAL, worker.flush_held)
     sys.argv = [""]
     try:

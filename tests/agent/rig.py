@@ -49,8 +49,8 @@ class Bytes(Source):
 class Rig:
     """One host's processes, and this end of the link to them."""
 
-    def __init__(self, *, python: str = sys.executable, cpu: int = 2, **settings: Any) -> None:
-        self.folder = tempfile.mkdtemp(prefix="handout-test-")
+    def __init__(self, *, python: str = sys.executable, cpu: int = 2, base: str | None = None, **settings: Any) -> None:
+        self.folder = tempfile.mkdtemp(prefix="handout-test-", dir=base)
         self.token = secrets.token_bytes(16)
         bundle = Path(self.folder) / "bundle.zip"
         bundle.write_bytes(agent_bundle().data)
@@ -239,10 +239,13 @@ class Rig:
     def result(self, key: int) -> Any:
         return serial.loads(self.results[key])
 
-    def send_object(self, key: int, data: bytes) -> None:
+    def send_stream(self, key: int, data: bytes) -> None:
         self._stream += 1
         self.send({"m": "stream", "stream": self._stream, "key": key, "size": len(data)})
         self.session.send_stream(self._stream, Bytes(data))
+
+    def send_object(self, key: int, data: bytes) -> None:
+        self.send_stream(key, data)
         self.wait(lambda: any(key in m["key"] for m in self.heard("stored")))
 
     def fetch(self, key: int) -> bytes:

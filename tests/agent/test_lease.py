@@ -185,9 +185,17 @@ def test_a_later_connection_replaces_an_earlier_one_and_never_the_other_way(rig:
     rig.run(lambda: 2, ticket=2)
 
 
-def test_nonsense_drops_the_connection_and_nothing_else(rig: Rig) -> None:
+def test_a_message_that_makes_no_sense_ends_the_agent(rig: Rig) -> None:
+    """It would not be sent again: whoever waits for what it asked for must hear that this host is lost."""
     rig.send({"m": "tasks", "ticket": [1]})
     rig.wait(lambda: rig.socket is None)
+    rig.process.wait(10)
+
+
+def test_bytes_that_make_no_sense_drop_the_connection_and_nothing_else(rig: Rig) -> None:
+    assert rig.socket is not None
+    rig.socket.sendall(b"nonsense" * 100)
+    rig.wait(lambda: rig.socket is None)
     rig.connect()
-    rig.run(lambda: "still here", ticket=2)
-    assert rig.result(2) == "still here"
+    rig.run(lambda: "still here")
+    assert rig.result(1) == "still here"
