@@ -70,6 +70,8 @@ class Supervisor:
         self._fds: list[int] = []
         self._outgoing = b""
         self._lapsed = False
+        #: Whether what few tasks need has been imported, too; that waits for a quiet moment.
+        self._warm = False
         self._stopping = False
         link.setblocking(False)
         self._wake_read, self._wake_write = os.pipe()
@@ -96,6 +98,9 @@ class Supervisor:
                 break
             self._end_what_is_due(time.monotonic())
             self._flush()
+            if not events and not self._warm:
+                self._warm = True
+                _warm()
 
     def _stop(self, *_: Any) -> None:
         self._stopping = True
@@ -406,13 +411,20 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
 
 
 def _preload() -> None:
-    """Import what every worker needs, once; a failure shows again, with its cause, where a task needs it."""
-    try:
-        import dill  # noqa: F401
-    except ImportError:
-        traceback.print_exc(file=sys.stderr)
+    """Import what every worker needs, once, before the first one is forked."""
+    from . import worker  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+def _warm() -> None:
+    """Import what some tasks need; a failure shows again, with its cause, where one does."""
     from . import worker
 
-    worker.preload()
+    try:
+        worker.preload()
+    except ImportError:
+        traceback.print_exc(file=sys.stderr)
     gc.collect()
     gc.freeze()

@@ -72,7 +72,12 @@ class SshLauncher:
 
     async def start(self, bootstrap: Bootstrap) -> Started:
         """See :class:`~handout.remote.launcher.Launcher`."""
-        connection = await self._connected()
+        # Making the bundle takes as long as logging in: at the same time, in a thread.
+        making = asyncio.get_running_loop().run_in_executor(None, bootstrap.stdin)
+        try:
+            connection = await self._connected()
+        finally:
+            await asyncio.wait({making})
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 status = await self._bootstrap(connection, bootstrap)
