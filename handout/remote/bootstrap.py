@@ -109,6 +109,7 @@ class Bootstrap:
             'case $s in 93) o="$o $p";; 126|127) ;; *) exit $s;; esac; done; '
             f'echo; echo "{self.marker}no-python$o"; exit 127'
         )
+        script = script.replace("'", "'\\''")
         return f"exec sh -c '{script}'"
 
     def argv(self) -> list[str]:
@@ -153,27 +154,37 @@ class Bootstrap:
                 host=self.host,
             )
         try:
-            report = json.loads(line)
-        except ValueError:
-            raise BootstrapError(f"Host {self.host!r} answered {line[:200]!r}.", host=self.host) from None
-        if "error" in report:
+            report = dict(json.loads(line))
+            if "error" not in report:
+                return _started(report)
+        except (KeyError, TypeError, ValueError):
             raise BootstrapError(
-                f"The agent did not start on host {self.host!r}: {report.get('message', '')}.",
-                remedy=_REMEDIES.get(report["error"], "").replace("HOST", self.host),
+                f"Host {self.host!r} answered what no agent says: {line[:200].decode('utf-8', 'replace')!r}.",
+                remedy="Something on the host rewrites what programs print: look at its login shell.",
                 host=self.host,
                 output=self.answer.printed(),
-            )
-        return Started(
-            folder=report["folder"],
-            socket=report.get("socket") or f"{report['folder']}/agent.sock",
-            bundle=report["bundle"],
-            executable=report["executable"],
-            python=tuple(report["python"]),
-            probed=report.get("probed", {}),
-            lingers=bool(report.get("lingers", True)),
-            agent=report.get("agent", ""),
-            supervisor=int(report.get("supervisor", 0)),
+            ) from None
+        raise BootstrapError(
+            f"The agent did not start on host {self.host!r}: {str(report.get('message', '')).rstrip('.')}.",
+            remedy=_REMEDIES.get(report["error"], "").replace("HOST", self.host),
+            host=self.host,
+            output=self.answer.printed(),
         )
+
+
+def _started(report: dict[str, Any]) -> Started:
+    """What a hello says; raises KeyError, TypeError or ValueError where it is none."""
+    return Started(
+        folder=report["folder"],
+        socket=report.get("socket") or f"{report['folder']}/agent.sock",
+        bundle=report["bundle"],
+        executable=report["executable"],
+        python=tuple(report["python"]),
+        probed=dict(report.get("probed", {})),
+        lingers=bool(report.get("lingers", True)),
+        agent=report.get("agent", ""),
+        supervisor=int(report.get("supervisor", 0)),
+    )
 
 
 def relay_command(started: Started, marker: str) -> str:
@@ -184,7 +195,7 @@ def relay_command(started: Started, marker: str) -> str:
 
 
 def _quote(word: str) -> str:
-    """Quote with double quotes: the command as a whole stands in single ones, and shells differ less in these."""
+    """Quote with double quotes, in which ``$HOME`` is found."""
     home = word.startswith("~/")
     for character in '\\"$`':
         word = word.replace(character, "\\" + character)
