@@ -56,10 +56,15 @@ class Outcomes:
     # ---- the three ways out --------------------------------------------------------------------------------
 
     def _return(self, task: Task) -> None:
+        if task.state == ENDED:
+            return
         self._backlog.end(task)
         self._answers.returned(task.ticket)
 
     def _fail(self, task: Task, kind: str, payload: Sequence[wire.Buffer] = (), **fields: Any) -> None:
+        if task.state == ENDED:
+            # It followed one that failed a moment ago.
+            return
         followers = self._backlog.followers(task)
         self._backlog.end(task)
         report = {
