@@ -11,7 +11,18 @@ from handout.scheduler.states import Outcome, State
 from handout.scheduler.timers import Timer, Wake
 from handout.scheduler.world import World
 
-__all__ = ["ABORT_S", "abort", "abort_due", "cancel", "close", "end", "end_runs", "fail"]
+__all__ = [
+    "ABORT_S",
+    "abort",
+    "abort_due",
+    "cancel",
+    "close",
+    "end",
+    "end_dependents",
+    "end_runs",
+    "fail",
+    "give_up_output",
+]
 
 #: A run that is being ended waits this long for agents to confirm that its tasks have.
 ABORT_S = 5.0
@@ -36,14 +47,21 @@ def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None
         run.reported[t] = 1
         world.out.ended(run.number, t, outcome, world.fleet.names[run.host[t]], failure, cause)
     for o in run.objects_of(t):
-        where = run.where[o]
-        if run.flags[o] & OUTPUT and not (where and where[0] == 0):
-            run.flags[o] &= ~OUTPUT
-            run.awaited -= 1
-        if where and not run.uses[o]:
+        # A replica may be left from an earlier time, when it ended well.
+        if not run.where[o]:
+            give_up_output(world, run, o)
+        elif not run.uses[o]:
             shed(world, run, o)
     release_inputs(world, run, t)
     world.ending.add(run)
+
+
+def give_up_output(world: World, run: Run, o: int) -> None:
+    """An object that the caller wants will not be made (again)."""
+    if run.flags[o] & OUTPUT:
+        run.flags[o] &= ~OUTPUT
+        run.awaited -= 1
+        world.ending.add(run)
 
 
 def fail(world: World, run: Run, t: int, failure: object) -> None:
@@ -58,7 +76,7 @@ def fail(world: World, run: Run, t: int, failure: object) -> None:
             return
         run.error = run.error or _lost_for_good(run, t, failure)
     end(world, run, t, Outcome.FAILED, failure)
-    _end_dependents(world, run, t, Outcome.SKIPPED)
+    end_dependents(world, run, t, Outcome.SKIPPED)
     if run.spec.on_failure == "fail_fast":
         abort(world, run, Outcome.FAILED)
 
@@ -73,7 +91,7 @@ def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
     )
 
 
-def _end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
+def end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
     """End all that cannot run any more because of one task. Objects of it that are left still serve."""
     stack = [root]
     while stack:
@@ -98,7 +116,7 @@ def cancel(world: World, run: Run, tasks: list[int]) -> None:
             _cancel_handed(world, run, t)
         else:
             end(world, run, t, Outcome.CANCELLED)
-        _end_dependents(world, run, t, Outcome.CANCELLED)
+        end_dependents(world, run, t, Outcome.CANCELLED)
 
 
 def _cancel_handed(world: World, run: Run, t: int) -> None:

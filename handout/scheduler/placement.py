@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from handout.agent.ledger import Claim
 from handout.scheduler.attempts import hand, promote
 from handout.scheduler.hosts import HostRecord, Need
-from handout.scheduler.reservations import may_have, note_blocked, note_placed
+from handout.scheduler.reservations import may_have, note_blocked, note_placed, release
 from handout.scheduler.runs import Lane, Run
 from handout.scheduler.strategies import STRATEGIES, Strategy
 from handout.scheduler.world import World
@@ -136,6 +136,9 @@ def _fill(world: World, slate: Slate, turn: int) -> bool:
     placed = False
     while turn and (t := lane.head()) >= 0:
         if limit is not None and run.active >= limit:
+            # Hosts that get room meanwhile are not noted for this lane: next time it must ask them all.
+            lane.blocked = False
+            release(world, lane)
             break
         expected_s = seconds[fn[t]]
         granted = _nearest(world, slate, t, expected_s) if weighs and inputs[t] else None
@@ -193,7 +196,7 @@ def claim_on(
     world: World, lane: Lane, host: HostRecord, needs: tuple[Need, ...], t: int, slate: Slate | None = None
 ) -> tuple[Need, Claim] | None:
     """Claim the first variant that is free on a host now, and what it takes of the shared amounts."""
-    if not may_have(lane, host) or (host.ahead and world.now - host.ahead[0][3] > PATIENCE_S):
+    if not may_have(world, lane, host) or (host.ahead and world.now - host.ahead[0][3] > PATIENCE_S):
         return None
     for need in needs:
         if not need.host and host.handed >= MAX_FREE_TASKS:

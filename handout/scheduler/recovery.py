@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handout.errors import HostLostError
 from handout.scheduler.attempts import recall, release_lingering, to_frontier, unhand
-from handout.scheduler.endings import abort, end, fail
+from handout.scheduler.endings import abort, end, end_dependents, fail, give_up_output
 from handout.scheduler.events import CopyFailed, ObjectsStored
 from handout.scheduler.hosts import HostRecord
 from handout.scheduler.objects import appear, bring, make_ready
@@ -89,8 +89,15 @@ def lose_object(world: World, run: Run, o: int) -> None:
     if run.over or run.aborting or not run.needed(o):
         return
     producer = run.spec.producer[o]
-    if producer >= 0 and run.state[producer] == State.DONE:
+    if producer < 0 or not run.ended(producer):
+        return
+    if run.state[producer] == State.DONE:
         _repeat(world, run, producer)
+        return
+    # It was being made again when that failed or was cancelled; this replica had been left.
+    give_up_output(world, run, o)
+    cancelled = run.state[producer] == State.CANCELLED
+    end_dependents(world, run, producer, Outcome.CANCELLED if cancelled else Outcome.SKIPPED)
 
 
 def _repeat(world: World, run: Run, first: int) -> None:
@@ -148,14 +155,21 @@ def objects_stored(world: World, event: ObjectsStored) -> None:
     """Copies arrived."""
     run = world.runs.get(event.run)
     host = world.fleet.by_name.get(event.host)
-    if run is None or (event.host and host is None):
+    if event.host and host is None:
         world.stale += len(event.objects)
         return
     index = 0 if host is None else host.index
+    if run is None:
+        world.stale += len(event.objects)
+        for o in event.objects:
+            world.out.drop(index, event.run, o)
+        return
     for o, size in zip(event.objects, event.nbytes, strict=True):
         asked = run.flying.pop((o, index), None) is not None
-        if not asked and (index or not run.where[o]):
+        if not asked and index:
             world.stale += 1
+            if index not in run.where[o]:
+                world.out.drop(index, run.number, o)
         elif run.uses[o] or run.flags[o]:
             appear(world, run, o, index, size)
         elif index not in run.where[o]:

@@ -112,6 +112,8 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
     """An object was made on a host; ``held``: the controller got it too; ``stored``: the host has it whatever."""
     if size < 0:
         return
+    if run.flying:
+        run.flying.pop((o, host.index), None)
     if run.where[o]:
         # Made again while another replica is left.
         appear(world, run, o, host.index, size)

@@ -163,37 +163,30 @@ def _place(world: World, run: Run, t: int, name: str) -> bool:
     if host is None or not host.open or run.state[t] != State.READY or (limit is not None and run.active >= limit):
         return False
     lane = run.lane_of(t)
-    if not (is_free(run, lane) and any(choice is host for choice, _ in _choices(world, lane))):
+    if not is_free(run, lane):
+        return False  # one of its group was placed meanwhile, so its host is fixed
+    if all(world.fleet.needs(host, run.spec.profiles[p]) for p in lane.key.together):
+        return _place_on(world, run, t, host, lane)
+    # Collocated tasks go where all of them can run, whatever the allocator says, who knows nothing of groups.
+    return any(_place_on(world, run, t, other, lane) for other, _ in candidates(world, lane))
+
+
+def _place_on(world: World, run: Run, t: int, host: HostRecord, lane: Lane) -> bool:
+    """Place a task where there is room for it, or where it may wait because it is short."""
+    profile = run.spec.profiles[run.spec.profile[t]]
+    needs = world.fleet.needs(host, profile)
+    if not needs:
         return False
-    needs = world.fleet.needs(host, run.spec.profiles[run.spec.profile[t]])
     claimed = claim_on(world, lane, host, needs, t)
     if claimed is not None:
         hand(world, run, t, host, *claimed)
         return True
-    return _place_ahead(world, run, t, host, lane)
-
-
-def _choices(world: World, lane: Lane) -> list[tuple[HostRecord, object]]:
-    """Hosts that the lane's tasks may go to; the allocator may also choose one that is to be avoided."""
-    fleet, profiles, key = world.fleet, lane.run.spec.profiles, lane.key
-    found: list[tuple[HostRecord, object]] = list(candidates(world, lane))
-    for host in fleet.by_name.values():
-        if host.index in key.avoid and host.open and fleet.needs(host, profiles[key.profile]):
-            if all(fleet.needs(host, profiles[p]) for p in key.together):
-                found.append((host, None))
-    return found
-
-
-def _place_ahead(world: World, run: Run, t: int, host: HostRecord, lane: Lane) -> bool:
-    """The host has no room now: a short task may wait there."""
-    profile = run.spec.profiles[run.spec.profile[t]]
-    need = world.fleet.needs(host, profile)[0]
     if not profile.idempotent:
         return False
-    charge = room_ahead(host, need, run.estimates.seconds[run.spec.fn[t]])
+    charge = room_ahead(host, needs[0], run.estimates.seconds[run.spec.fn[t]])
     if charge < 0.0:
         return False
-    hand(world, run, t, host, need, None, charge)
+    hand(world, run, t, host, needs[0], None, charge)
     return True
 
 

@@ -11,15 +11,19 @@ if TYPE_CHECKING:
     from handout.scheduler.runs import Lane
     from handout.scheduler.world import World
 
-__all__ = ["RESERVE_AFTER_S", "expire", "may_have", "note_blocked", "note_placed", "reserve"]
+__all__ = ["RESERVE_AFTER_S", "expire", "may_have", "note_blocked", "note_placed", "release"]
 
 #: How long a task may be passed over.
 RESERVE_AFTER_S = 30.0
 
 
-def may_have(lane: Lane, host: HostRecord) -> bool:
-    """Whether what is free on a host is not being kept for somebody else."""
-    return host.reserved is None or host.reserved is lane
+def may_have(world: World, lane: Lane, host: HostRecord) -> bool:
+    """Whether what is free on a host is not being kept for somebody else.
+
+    Who the shared amounts are kept for may have any host: else it and who a host is kept for could wait for
+    each other.
+    """
+    return host.reserved is None or host.reserved is lane or world.shared_lane is lane
 
 
 def note_placed(world: World, lane: Lane) -> None:
@@ -32,13 +36,11 @@ def note_blocked(world: World, lane: Lane, short: bool, placed: bool) -> None:
     """A lane's head fits nowhere now; ``short``: for want of shared amounts."""
     if placed:
         note_placed(world, lane)
-    if lane in world.reservations or world.shared_lane is lane:
-        return
     if world.now - lane.since < RESERVE_AFTER_S:
         world.timers.wake(lane.since + RESERVE_AFTER_S, Wake.RESERVE)
     elif short:
         world.shared_lane = world.shared_lane or lane
-    else:
+    elif lane not in world.reservations:
         reserve(world, lane)
 
 

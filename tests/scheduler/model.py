@@ -142,6 +142,11 @@ class Cluster:
     def deliver(self, name: str, *, again: bool = False) -> None:
         """The core gets the next event of an agent."""
         event = self.agents[name].outbox.popleft()
+        if isinstance(event, ev.TasksFinished):
+            # The bytes of small results ride in the same message.
+            for t, held in zip(event.tasks, event.held, strict=True):
+                producer = self.specs[event.run].producer
+                self.home |= {(event.run, o) for o, p in enumerate(producer) if p == t and held}
         self.tell(event)
         if again:
             self.tell(event)
@@ -198,8 +203,6 @@ class Cluster:
         objects = [t, *(o for o, p in enumerate(self.specs[run].producer) if p == t and o != t)]
         if keep or not small:
             agent.store.update((run, o) for o in objects)
-        if small:
-            self.home.update((run, o) for o in objects)
         sizes = [[self.size] * len(objects)]
         agent.outbox.append(ev.TasksFinished(name, run, [t], [attempt], [took_s], sizes, [small]))
 

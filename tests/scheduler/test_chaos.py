@@ -189,6 +189,7 @@ class Chaos(RuleBasedStateMachine):
         for name in HOSTS:
             if name not in cluster.agents:
                 cluster.join(name, cores=4)
+        cluster.tell(*(ev.HostLost(name) for name in sorted(cluster.core.world.fleet.expected)))
         for _ in range(2000):
             if cluster.all_over():
                 break
