@@ -43,6 +43,12 @@ class Proxy:
         """Let pass again."""
         self._open.set()
 
+    def strand(self) -> None:
+        """Let nothing pass over the connections that there are; those made from now on are good."""
+        self.stall()
+        self._open = asyncio.Event()
+        self._open.set()
+
     def refuse(self, refusing: bool = True) -> None:
         """Accept no new connection."""
         self._refusing = refusing
@@ -68,10 +74,10 @@ class Proxy:
                 each.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
+        loop, is_open = asyncio.get_running_loop(), self._open
         free_at = loop.time()
         while data := await reader.read(_SLICE if self.bytes_per_s else 1 << 16):
-            await self._open.wait()
+            await is_open.wait()
             if self.bytes_per_s:
                 free_at = max(free_at, loop.time()) + len(data) / self.bytes_per_s
                 await asyncio.sleep(free_at - loop.time())

@@ -29,6 +29,10 @@ class Launcher(Protocol):
         """
         ...
 
+    def abort(self) -> None:
+        """Drop the connection at once, because nothing comes over it any more; the next one is made anew."""
+        ...
+
     async def aclose(self) -> None:
         """Close what :meth:`start` and :meth:`connect` opened; the agent itself is stopped over its link."""
         ...

@@ -16,7 +16,7 @@ from typing import Any
 
 from handout.agent.session import Session, Source
 from handout.agent.wire import Buffer, Hello, Message, Piece, ProtocolError
-from handout.errors import HostError, HostLostError, WireError
+from handout.errors import HostError, HostLostError, InternalError, WireError
 from handout.remote.bootstrap import Bootstrap, Started
 from handout.remote.launcher import Launcher
 from handout.remote.transport import Transport
@@ -99,6 +99,8 @@ class Link:
         self._flush_due = False
         self._suspected = False
         self._stopping = False
+        #: Nothing came over the connection for so long that the next one is made from scratch.
+        self._silent = False
         self._streams = itertools.count(1)
         self._error: Exception | None = None
 
@@ -168,6 +170,7 @@ class Link:
     def _judge_silence(self) -> None:
         silent_s = self._loop.time() - self._session.last_heard
         if silent_s > self._timings.reconnect_s:
+            self._silent = True
             self._drop_connection()
             self._wakeup.set()
         elif silent_s > self._timings.suspect_s and not self._suspected:
@@ -179,7 +182,13 @@ class Link:
         pause_s = self._timings.heartbeat_s / 40
         deadline = self._session.last_heard + self._timings.host_timeout_s
         reason = "the connection dropped"
+        if self._silent:
+            # What forgot this line on the way (a router, a host that was moved) will not remember it.
+            self._silent = False
+            self._launcher.abort()
         while (left_s := deadline - self._loop.time()) > 0:
+            if self._stopping:
+                return
             try:
                 async with asyncio.timeout(left_s):
                     await self._attach()
@@ -207,16 +216,27 @@ class Link:
         self._session.open(self._loop.time())
         hello = {"token": self._bootstrap.token, "agent": self.started.agent, "ticket": next(_ticket)}
         asked_at = self._loop.time()
-        connection.transport.write(self._session.hello(hello))
         try:
+            # It may be closed already: then writing says so, or the hello never comes.
+            connection.transport.write(self._session.hello(hello))
             async with asyncio.timeout(_HANDSHAKE_TIMEOUT_S):
                 fields = await connection.hello
         except TimeoutError:
             self._drop_connection()
-            raise HostError(f"The agent on host {self.host!r} did not answer the handshake.", host=self.host) from None
-        except ConnectionError as error:
+            raise HostError(
+                f"The agent on host {self.host!r} did not answer the handshake within {_HANDSHAKE_TIMEOUT_S:g} s.",
+                remedy="Check the line to it, and whether the host is out of memory or stopped.",
+                host=self.host,
+            ) from None
+        except OSError as error:
             self._drop_connection()
-            raise HostError(f"Host {self.host!r} closed the connection: {error}.", host=self.host) from None
+            if self._error is not None:
+                raise self._error from None
+            raise HostError(
+                f"Host {self.host!r} closed the connection: {error}.",
+                remedy="Check the line to it.",
+                host=self.host,
+            ) from None
         except BaseException:
             self._drop_connection()
             raise
@@ -224,6 +244,7 @@ class Link:
             self._drop_connection()
             raise HostLostError(
                 f"The agent on host {self.host!r} is gone: {fields.get('error', 'another one answered')}.",
+                remedy="Its tasks run elsewhere; another agent is started there.",
                 host=self.host,
                 gone=True,
             )
@@ -300,15 +321,32 @@ class Link:
             if rest:
                 self._handler(rest)
         except ProtocolError as error:
-            self._error = WireError(f"The agent on host {self.host!r} sent what is not allowed: {error}.")
-            self._drop_connection()
-            self._wakeup.set()
+            self._fail(
+                WireError(
+                    f"The agent on host {self.host!r} sent what is not allowed: {error}.",
+                    remedy="Check that nothing on the way changes what is sent; else please report it.",
+                )
+            )
+            return
+        except Exception as error:
+            # What came with it is lost, so this conversation cannot go on; nor may that go unnoticed.
+            broken = InternalError(
+                f"What host {self.host!r} sent was handled wrongly: {type(error).__name__}: {error}."
+            )
+            broken.__cause__ = error
+            self._fail(broken)
             return
         if self._suspected:
             self._suspected = False
             self._on_suspect(False)
         if self._session.has_output:
             self._flush_soon()
+
+    def _fail(self, error: Exception) -> None:
+        """The conversation cannot go on; whoever serves it, or opens it, raises this."""
+        self._error = error
+        self._drop_connection()
+        self._wakeup.set()
 
     def _lost(self, connection: _Connection, error: Exception | None) -> None:
         connection.closed.set()

@@ -58,12 +58,16 @@ class LocalLauncher:
         self._transports.append(transport)
         return cast(Transport, transport)
 
-    async def aclose(self) -> None:
+    def abort(self) -> None:
         """See :class:`~handout.remote.launcher.Launcher`."""
         for transport in self._transports:
             transport.abort()
         self._transports.clear()
-        await asyncio.sleep(0)
+
+    async def aclose(self) -> None:
+        """See :class:`~handout.remote.launcher.Launcher`."""
+        self.abort()
+        await asyncio.sleep(0)  # for the transports to say that they are closed
 
 
 class _Socket(asyncio.Protocol):

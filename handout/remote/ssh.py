@@ -96,7 +96,9 @@ class SshLauncher:
 
     async def _bootstrap(self, connection: asyncssh.SSHClientConnection, bootstrap: Bootstrap) -> int | None:
         """Run the bootstrap's command, feed it, and read until its answer."""
-        async with connection.create_process(bootstrap.command(), encoding=None, stderr=asyncssh.DEVNULL) as process:
+        process = await connection.create_process(bootstrap.command(), encoding=None, stderr=asyncssh.DEVNULL)
+        # Not `async with`: that waits for the host to agree, and a host that fell silent never does.
+        try:
             try:
                 process.stdin.write(bootstrap.stdin())
                 process.stdin.write_eof()
@@ -104,9 +106,12 @@ class SshLauncher:
                 pass  # it ended before it read its input: what it printed says why
             while data := await process.stdout.read(1 << 16):
                 if bootstrap.answer.feed(data):
-                    break
-            if bootstrap.answer.line is None:
-                await process.wait_closed()
+                    return None
+            await process.wait_closed()
+        finally:
+            process.close()
+        if process.exit_status is None and connection.is_closed():
+            raise ConnectionResetError("the connection was lost while the agent was being started")
         return process.exit_status
 
     async def connect(self, started: Started, receiver: Receiver) -> Transport:
@@ -125,6 +130,8 @@ class SshLauncher:
                             lambda: _Channel(receiver), started.socket, window=_WINDOW, max_pktsize=_PACKET
                         )
                     except asyncssh.ChannelOpenError as error:
+                        if connection.is_closed():
+                            raise  # asyncssh says it this way, too, when the connection is lost meanwhile
                         # OpenSSH says the same where it forbids forwarding and where nobody listens.
                         if self._forwards:
                             raise self._gone() from error
@@ -152,6 +159,8 @@ class SshLauncher:
         try:
             await ready
         except ConnectionResetError as error:
+            if connection.is_closed():
+                raise
             raise self._gone() from error
         except BaseException:
             channel.close()
@@ -159,7 +168,19 @@ class SshLauncher:
         return _bounded(channel)
 
     def _gone(self) -> HostLostError:
-        return HostLostError(f"The agent on host {self._host.name!r} is gone.", host=self._host.name, gone=True)
+        name = self._host.name
+        return HostLostError(
+            f"The agent on host {name!r} is gone.",
+            remedy="If it was not killed by hand, look for an out-of-memory kill in the host's system log.",
+            host=name,
+            gone=True,
+        )
+
+    def abort(self) -> None:
+        """See :class:`~handout.remote.launcher.Launcher`."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
 
     async def aclose(self) -> None:
         """See :class:`~handout.remote.launcher.Launcher`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_noise_split_anywhere_hides_no_answer(noise: bytes, first: int, second: 
     answer = Answer("handout-12ab:")
     data = noise + b'\nhandout-12ab:{"a": 1}\n'
     cuts = sorted({0, min(first, len(data)), min(second, len(data)), len(data)})
-    done = [answer.feed(data[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    done = [answer.feed(data[a:b]) for a, b in pairwise(cuts)]
     assert done[-1]
     assert answer.line == b'{"a": 1}'
     assert answer.noise == noise
@@ -118,7 +119,9 @@ def test_an_answer_that_no_agent_gives_is_an_error_by_name(line: bytes) -> None:
 
 def test_what_kept_the_agent_from_starting_is_told_with_a_remedy() -> None:
     bootstrap = answered(b'{"error": "space", "message": "cannot write 9 bytes to /tmp."}', b"Welcome")
-    with pytest.raises(BootstrapError, match=r"on host 'far': cannot write 9 bytes to /tmp\. Free some space") as caught:
+    with pytest.raises(
+        BootstrapError, match=r"on host 'far': cannot write 9 bytes to /tmp\. Free some space"
+    ) as caught:
         bootstrap.started()
     assert caught.value.output == "Welcome"
 

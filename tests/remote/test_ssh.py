@@ -1,0 +1,127 @@
+"""The SSH launcher on lines that fall silent or drop at a bad moment, over a real sshd."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import handout
+from handout import Cluster, Graph, Host
+from handout.errors import BootstrapError, HostLostError, HostUnreachableError
+from handout.remote import ssh
+from handout.remote.bootstrap import Bootstrap, Started
+from handout.remote.link import Timings
+from handout.remote.ssh import SshLauncher
+from tests import work
+from tests.proxy import Proxy, start_proxy
+from tests.sshd import OpenSsh, find_sshd, start_sshd
+
+NOWHERE = Started("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, True, "a1")
+
+
+class Deaf:
+    """A receiver of which nothing is expected."""
+
+    def received(self, data: bytes) -> None: ...
+    def paused(self) -> None: ...
+    def resumed(self) -> None: ...
+    def lost(self, error: Exception | None) -> None: ...
+
+
+def behind(server: OpenSsh, proxy: Proxy) -> Host:
+    path = server.folder / f"known_hosts_{proxy.port}"
+    path.write_text((server.folder / "known_hosts").read_text().replace(f":{server.port} ", f":{proxy.port} "))
+    options = {**server.options, "known_hosts": str(path)}
+    return Host(
+        "far", address="127.0.0.1", port=proxy.port, username=server.username, ssh=options, capabilities={"cpu": 1}
+    )
+
+
+async def until(condition: object) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+async def test_a_host_that_falls_silent_while_its_agent_starts_ends_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    monkeypatch.setattr(ssh, "_START_TIMEOUT_S", 0.5)
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    with start_sshd(folder, [f"ForceCommand touch {tmp_path}/begun; cat >/dev/null; sleep 60"]) as server:
+        async with start_proxy(server.port) as proxy:
+            launcher = SshLauncher(behind(server, proxy))
+            starting = asyncio.ensure_future(launcher.start(Bootstrap("far", None, {})))
+            await until((tmp_path / "begun").exists)
+            proxy.stall()
+            async with asyncio.timeout(20):
+                with pytest.raises(BootstrapError, match=r"No agent answered.*'far'"):
+                    await starting
+                await launcher.aclose()
+
+
+async def test_a_connection_lost_while_its_agent_starts_is_no_fault_of_the_login_shell(tmp_path: Path) -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    with start_sshd(folder, [f"ForceCommand touch {tmp_path}/begun; sleep 60"]) as server:
+        async with start_proxy(server.port) as proxy:
+            launcher = SshLauncher(behind(server, proxy))
+            starting = asyncio.ensure_future(launcher.start(Bootstrap("far", None, {})))
+            await until((tmp_path / "begun").exists)
+            proxy.cut()
+            with pytest.raises(HostUnreachableError, match="lost"):
+                await starting
+            await launcher.aclose()
+
+
+async def test_a_line_that_drops_while_the_agent_is_reached_does_not_mean_that_it_is_gone(sshd: OpenSsh) -> None:
+    async with start_proxy(sshd.port) as proxy:
+        launcher = SshLauncher(behind(sshd, proxy))
+        connection = await launcher._connected()
+        await connection.run("exec true")
+        launcher._fresh = launcher._forwards = True
+        proxy.stall()
+        reaching = asyncio.ensure_future(launcher.connect(NOWHERE, Deaf()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        proxy.cut()
+        with pytest.raises(HostUnreachableError):
+            await reaching
+        await launcher.aclose()
+
+
+async def test_where_nobody_listens_any_more_the_agent_is_gone(sshd: OpenSsh) -> None:
+    launcher = SshLauncher(sshd.host("far", {"cpu": 1}))
+    try:
+        with pytest.raises(HostLostError, match="'far' is gone") as caught:
+            await launcher.connect(NOWHERE, Deaf())
+        assert caught.value.gone
+    finally:
+        await launcher.aclose()
+
+
+async def test_a_line_that_the_way_has_forgotten_is_made_anew_within_the_lease(sshd: OpenSsh, tmp_path: Path) -> None:
+    graph = Graph()
+    out = graph.add(work.wait_for_file, str(tmp_path / "go"))
+    async with start_proxy(sshd.port) as proxy:
+        async with Cluster([behind(sshd, proxy)], timings=Timings().scaled(0.2)) as cluster:
+            async with cluster.start(graph) as execution:
+                events = execution.events()
+                async for event in events:
+                    if isinstance(event, handout.observe.TaskStarted):
+                        break
+                seen = proxy.connections
+                proxy.strand()
+                await until(lambda: proxy.connections > seen)
+                (tmp_path / "go").touch()
+                results = await execution.results()
+                rest = [type(event).__name__ async for event in events]
+    assert results[out] == str(tmp_path / "go")
+    assert rest == ["TaskEnded", "RunEnded"]
