@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 #: Module, what must be importable for it, what the table calls it.
 SYSTEMS = (
     ("handout_ssh", "handout", "Handout, over sshd"),
-    ("dask_local", "distributed", "Dask, local"),
+    ("dask_local", "distributed", "Dask, local (start-up: SSHCluster)"),
     ("ray_local", "ray", "Ray, local"),
     ("parsl_local", "parsl", "Parsl, local"),
     ("execnet_local", "execnet", "execnet channels, local"),
@@ -80,7 +80,14 @@ def main() -> None:
     measured: dict[str, dict[str, float] | str] = {}
     with tempfile.TemporaryDirectory() as folder, start_sshd(Path(folder)) as server:
         hosts = server.inventory_file({"a": "{ cpu = 1 }", "b": "{ cpu = 1 }"})
-        environment = {**os.environ, "BENCH_INVENTORY": str(hosts), "PYTHONPATH": str(ROOT)}
+        ssh = {**server.options, "port": server.port, "username": server.username}
+        environment = {
+            **os.environ,
+            "BENCH_INVENTORY": str(hosts),
+            "BENCH_SSH": json.dumps(ssh),
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
         for module, needs, name in SYSTEMS:
             if importlib.util.find_spec(needs) is None or (module != "handout_ssh" and not arguments.peers):
                 continue

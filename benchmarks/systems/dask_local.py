@@ -1,4 +1,4 @@
-"""Dask: two worker processes with one thread each, on this machine."""
+"""Dask: two worker processes with one thread each; started over SSH for the start-up, else on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, SSHCluster
 
 from benchmarks.systems import work
 
@@ -22,11 +22,27 @@ def connect() -> Client:
     return client
 
 
+def connect_over_ssh() -> Client:
+    """A scheduler and two workers behind the benchmark's own sshd, as its SSHCluster starts them."""
+    options = json.loads(os.environ["BENCH_SSH"])
+    cluster = SSHCluster(
+        ["127.0.0.1"] * 3,
+        connect_options=options,
+        worker_options={"nthreads": 1},
+        scheduler_options={"port": 0, "dashboard": False},
+        remote_python=sys.executable,
+    )
+    client = Client(cluster)
+    client.wait_for_workers(2)
+    return client
+
+
 def startup() -> float:
     start = time.perf_counter()
-    client = connect()
+    client = connect_over_ssh()
     workers = list(client.scheduler_info()["workers"])
-    assert client.gather([client.submit(work.nothing, i, workers=[w], pure=False) for i, w in enumerate(workers)])
+    # A builtin: its workers over SSH have none of this repository's modules.
+    assert client.gather([client.submit(abs, i, workers=[w], pure=False) for i, w in enumerate(workers)]) == [0, 1]
     seconds = time.perf_counter() - start
     client.shutdown()
     return seconds
