@@ -28,8 +28,8 @@ def connect_over_ssh() -> Client:
     cluster = SSHCluster(
         ["127.0.0.1"] * 3,
         connect_options=options,
-        worker_options={"nthreads": 1},
-        scheduler_options={"port": 0, "dashboard": False},
+        worker_options={"nthreads": 1, "host": "127.0.0.1"},
+        scheduler_options={"port": 0, "dashboard": False, "host": "127.0.0.1"},
         remote_python=sys.executable,
     )
     client = Client(cluster)
