@@ -17,7 +17,6 @@ from handout.errors import (
     HostKeyError,
     HostLostError,
     HostUnreachableError,
-    InternalError,
     InventoryError,
     WireError,
 )
@@ -43,6 +42,8 @@ logger = logging.getLogger("handout")
 #: A host that was lost is tried again with pauses that double.
 _REJOIN_PAUSE_S = 0.5
 _REJOIN_PAUSE_MAX_S = 60.0
+#: A tracker's first answer is waited for this many times ``host_timeout_s``: until then the host is of no use.
+_TRACKER_LIMIT = 2
 #: What no pause mends.
 _FINAL = (AuthenticationError, HostKeyError, InventoryError)
 
@@ -57,7 +58,7 @@ class Keeper:
         timings: What silence means.
         tracker: Asked what it offers, when it joins and then every ``interval_s``, or None.
         interval_s: See there.
-        settled: Called once, with None when the host has joined, or with why it could not.
+        settled: Called with None whenever the host has joined, and with why whenever it is given up.
     """
 
     def __init__(
@@ -151,21 +152,26 @@ class Keeper:
 
     async def _ask_tracker(self, tracker: Tracker, live: _Live, link: Link) -> Capabilities:
         """The tracker's first answer; the link must be served meanwhile, the tracker may use it."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(_serve_quietly, link)
-            try:
+        limit_s = _TRACKER_LIMIT * self._timings.host_timeout_s
+        serving = asyncio.ensure_future(_serve_quietly(link))
+        try:
+            async with asyncio.timeout(limit_s) as limit:
                 return as_capabilities(await tracker(live))
-            except HandoutError:
-                raise
-            except Exception as error:
-                raise HostError(
-                    f"The tracker failed for host {self.host.name!r}: {type(error).__name__}: {error}.",
-                    remedy="A tracker returns capabilities, or raises only when the host cannot be used.",
-                    host=self.host.name,
-                ) from error
-            finally:
-                group.cancel_scope.cancel()
-        raise InternalError("A tracker's answer was lost.")  # a task group swallows nothing, but no checker knows
+        except HandoutError:
+            raise
+        except Exception as error:
+            name = self.host.name
+            reason = f"{type(error).__name__}: {error}"
+            if limit.expired():
+                reason = f"no answer within {limit_s:g} s"
+            raise HostError(
+                f"The tracker failed for host {name!r}: {reason}.",
+                remedy="A tracker returns capabilities, or raises only when the host cannot be used.",
+                host=name,
+            ) from error
+        finally:
+            serving.cancel()
+            await asyncio.wait({serving})
 
     async def _stay(self) -> None:
         """Serve the host's link until it is lost."""
@@ -185,8 +191,11 @@ class Keeper:
         except* (HostLostError, WireError) as errors:
             reason = str(errors.exceptions[0])
             gone = getattr(errors.exceptions[0], "gone", False)
+        finally:
+            # Also where the cluster closes: the link may have been made again after it was stopped.
+            with anyio.CancelScope(shield=True):
+                await link.abandon()
         logger.warning("Host %s left: %s", self.host.name, reason)
-        await link.abandon()
         self._link = None
         if not gone:
             # Its own supervisor ends what runs there when its lease is over: only then is it run elsewhere.
