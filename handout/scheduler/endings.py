@@ -122,7 +122,8 @@ def cancel(world: World, run: Run, tasks: list[int]) -> None:
 def _cancel_handed(world: World, run: Run, t: int) -> None:
     if t not in run.cancelling:
         run.cancelling.add(t)
-        world.out.cancel(run.host[t], run.number, t, run.attempt[t])
+        if world.fleet.at(run.host[t]) is not None:
+            world.out.cancel(run.host[t], run.number, t, run.attempt[t])
 
 
 def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = None) -> None:

@@ -172,7 +172,8 @@ def capabilities_changed(world: World, event: ev.CapabilitiesChanged) -> None:
         for t in range(run.spec.count):
             if run.state[t] != State.HANDED or run.host[t] != host.index or t in run.begun:
                 continue
-            if not world.fleet.needs(host, run.spec.profiles[run.spec.profile[t]]):
+            needs = world.fleet.needs(host, run.spec.profiles[run.spec.profile[t]])
+            if all(need.variant != run.variant.get(t, 0) for need in needs):
                 recall(world, run, t)
         _unpin_uncovered(world, run, host)
     world.short_until = world.now + SHORTAGE_S

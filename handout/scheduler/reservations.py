@@ -36,7 +36,7 @@ def note_blocked(world: World, lane: Lane, short: bool, placed: bool) -> None:
     """A lane's head fits nowhere now; ``short``: for want of shared amounts."""
     if placed:
         note_placed(world, lane)
-    if world.now - lane.since < RESERVE_AFTER_S:
+    if world.now < lane.since + RESERVE_AFTER_S:
         world.timers.wake(lane.since + RESERVE_AFTER_S, Wake.RESERVE)
     elif short:
         world.shared_lane = world.shared_lane or lane

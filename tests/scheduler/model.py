@@ -110,6 +110,12 @@ class Cluster:
         self.agents[name] = Agent(name, self.epochs, Ledger(compiled.amounts, compiled.devices))
         self.tell(ev.HostJoined(name, compiled, "3.11", rtt_s, self.epochs))
 
+    def change(self, name: str, *, cores: float) -> None:
+        """A tracker says that a host offers something else now."""
+        compiled = compile_capabilities({"cpu": cores})
+        self.agents[name].ledger.resize(compiled.amounts, compiled.devices)
+        self.tell(ev.CapabilitiesChanged(name, compiled))
+
     def lose(self, name: str) -> None:
         del self.agents[name]
         self.copies = deque(copy for copy in self.copies if copy[0] != name)
@@ -211,6 +217,8 @@ class Cluster:
         claim, _ = agent.running.pop(ticket)
         agent.ledger.release(claim)
         run, t, attempt = ticket
+        if kind == "input":
+            self.executed[run, t] -= 1  # it failed before its function was called
         agent.outbox.append(ev.TaskFailed(name, run, t, attempt, kind, retryable, f"{kind} of {t}"))
         self._return_followers(agent, ticket)
 

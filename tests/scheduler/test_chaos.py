@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from handout.scheduler import Outcome, Profile, RunSpec
+from handout.scheduler import Profile, RunSpec
 from handout.scheduler import events as ev
 from tests.scheduler.model import Cluster, Ticket
 from tests.scheduler.rig import profile
@@ -21,7 +21,10 @@ PROFILES: list[Profile] = [
     profile({"cpu": 0}),
     profile({"seat": 1}),
     profile([{"cpu": 2}, {"cpu": 1}], retries=1),
+    profile(idempotent=False),
 ]
+#: Index of the one that must not run twice.
+ONCE = 6
 
 
 MOVES = ["receive", "receive", "start", "start", "finish", "deliver", "deliver", "copy"]
@@ -215,7 +218,8 @@ class Chaos(RuleBasedStateMachine):
             assert not agent.running
             assert not agent.queue
             assert not agent.store, f"{agent.store} was left on {agent.name}"
-        assert all(outcome in Outcome for outcome in cluster.ended.values())
+        for (run, t), times in cluster.executed.items():
+            assert times <= 1 or cluster.specs[run].profile[t] != ONCE, f"task {t} ran {times} times"
 
 
 Chaos.TestCase.settings = settings(

@@ -16,6 +16,7 @@ from tests.scheduler.model import Cluster
 from tests.scheduler.test_chaos import PROFILES, Chaos
 
 HOSTS = ["h1", "h2", "h3", "h4"]
+DISTURBANCES = "join join lose fail fail cancel close suspect recover recover wait drain change".split()
 
 
 def random_spec(rng: Random) -> RunSpec:
@@ -85,9 +86,7 @@ class Walk(Chaos):
 
     def disturb(self) -> None:
         rng, cluster = self.rng, self.cluster
-        kind = rng.choice(
-            ["join", "join", "lose", "fail", "fail", "cancel", "close", "suspect", "recover", "recover", "wait"]
-        )
+        kind = rng.choice(DISTURBANCES)
         names = list(cluster.agents)
         if kind == "join":
             absent = [name for name in HOSTS if name not in cluster.agents]
@@ -111,6 +110,10 @@ class Walk(Chaos):
         elif kind in ("suspect", "recover") and names:
             name = rng.choice(names)
             cluster.tell(ev.HostRecovered(name) if kind == "recover" else ev.HostSuspected(name))
+        elif kind == "drain" and len(names) > 1:
+            cluster.tell(ev.HostDrained(rng.choice(names)))
+        elif kind == "change" and names:
+            cluster.change(rng.choice(names), cores=rng.randint(1, 3))
         elif kind == "wait":
             cluster.now += rng.choice([0.01, 1.0, 40.0])
             cluster.tell()
