@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Literal, Self, TypeVar, Unpack
@@ -11,12 +12,13 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 import anyio
 
 from handout.allocators import Allocator, ClusterView
-from handout.errors import HandoutError, HostError, InternalError
+from handout.errors import HandoutError, HostError, InventoryError
 from handout.execution.driver import Driver
 from handout.execution.execution import Execution
 from handout.execution.keeper import Keeper
 from handout.execution.options import RunOptions
 from handout.execution.results import Results
+from handout.execution.uninterrupted import uninterrupted
 from handout.graph import Graph
 from handout.remote.launcher import Launcher
 from handout.remote.link import Timings
@@ -30,7 +32,11 @@ T = TypeVar("T")
 
 Require = Literal["any", "all"] | int
 
+logger = logging.getLogger("handout")
+
 _CLOSE_TIMEOUT_S = 8.0
+#: For what was not over by then and was cancelled: code of the user's may refuse even that.
+_CANCEL_TIMEOUT_S = 2.0
 
 
 class Cluster:
@@ -56,7 +62,7 @@ class Cluster:
     ) -> None:
         self.inventory: Inventory = as_inventory(inventory)
         self.allocator = allocator
-        self.required = len(self.inventory) if require == "all" else 1 if require == "any" else require
+        self.required = _required(require, len(self.inventory))
         self._timings = timings or Timings()
         self._runs = itertools.count(1)
         self._driver: Driver | None = None
@@ -85,20 +91,11 @@ class Cluster:
 
     async def close(self) -> None:
         """End all agents and connections. Runs under way end with an error. Bounded in time; may be repeated."""
-        serving, self._serving = self._serving, None
-        if serving is None:
+        serving, driver, self._serving = self._serving, self._driver, None
+        if serving is None or driver is None:
             return
         self._closing.set()
-        # Even where the caller is being cancelled, no process may stay behind on a host.
-        with anyio.CancelScope(shield=True):
-            _, pending = await asyncio.wait({serving}, timeout=_CLOSE_TIMEOUT_S)
-            if pending:
-                serving.cancel()
-                await asyncio.wait({serving})
-        if self._driver is not None:
-            self._driver.close()
-        if not serving.cancelled() and (error := serving.exception()) is not None:
-            raise InternalError(f"The cluster ended with {type(error).__name__}: {error}.") from error
+        await uninterrupted(_end(serving, driver))
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -118,7 +115,7 @@ class Cluster:
         self._driver.post(ev.SharedChanged(shared))
         for name, host in self.inventory.items():
             self._driver.post(ev.HostExpected(name, host.price_per_hour))
-        self._serving = asyncio.create_task(self._serve(self._driver), name="handout cluster")
+        self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
 
     async def wait_until_usable(self) -> None:
         """Wait until as many hosts as required have joined.
@@ -135,11 +132,12 @@ class Cluster:
             if total - len(failed) < self.required:
                 raise _too_few(failed, self.required, total)
             if self._serving is None or self._serving.done():
-                raise InternalError("The cluster ended while it was being opened.")
+                broken = None if self._driver is None else self._driver.broken
+                raise broken or HandoutError("The cluster was closed while it was being opened.")
             self._settling.clear()
             await self._settling.wait()
 
-    async def _serve(self, driver: Driver) -> None:
+    async def _serve(self, driver: Driver, closing: asyncio.Event) -> None:
         """Everything that runs for this cluster, in one task group, until it is closed."""
         launch = _Launchers()
         keepers: list[Keeper] = []
@@ -158,14 +156,19 @@ class Cluster:
                     )
                     keepers.append(keeper)
                     group.start_soon(keeper.run)
-                await self._closing.wait()
+                await closing.wait()
                 async with anyio.create_task_group() as stopping:
                     for keeper in keepers:
                         stopping.start_soon(keeper.stop)
                 group.cancel_scope.cancel()
+        except Exception as error:
+            driver.break_down(error)
+            raise
         finally:
-            self._spawn = _refuse
-            self._settling.set()
+            driver.close()
+            if self._driver is driver:
+                self._spawn = _refuse
+                self._settling.set()
 
     def _on_settled(self, name: str, error: HandoutError | None) -> None:
         self._settled[name] = error
@@ -222,6 +225,38 @@ class _Launchers:
         if self._logins is None:
             self._logins = SshLauncher.login_limit()
         return SshLauncher(host, self._logins)
+
+
+async def _end(serving: asyncio.Task[None], driver: Driver) -> None:
+    """Wait until a cluster that is closing has ended; bounded in time."""
+    _, pending = await asyncio.wait({serving}, timeout=_CLOSE_TIMEOUT_S)
+    if pending:
+        serving.cancel()
+        _, pending = await asyncio.wait({serving}, timeout=_CANCEL_TIMEOUT_S)
+    driver.close()
+    if pending:
+        logger.warning("An allocator or a tracker goes on although it was cancelled; the cluster does not wait for it.")
+    elif driver.broken is not None:
+        raise driver.broken
+
+
+def _required(require: Any, hosts: int) -> int:
+    """How many of so many hosts must be reached.
+
+    Raises:
+        InventoryError: There are not so many, or it is no number.
+    """
+    if require == "all":
+        return hosts
+    required: int = 1 if require == "any" else require
+    if not isinstance(required, int) or isinstance(required, bool) or required < 0:
+        raise InventoryError(f"require={require!r} is no number of hosts.", remedy="Give 'any', 'all' or a number.")
+    if required > hosts:
+        raise InventoryError(
+            f"require={require!r} asks for {required} hosts, the inventory has {hosts}.",
+            remedy="Add hosts, or require fewer.",
+        )
+    return required
 
 
 async def _awaited(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from handout.agent.wire import Buffer, Message, Piece, ProtocolError
-from handout.errors import DependencyError, InternalError
+from handout.errors import DependencyError, HandoutError, InternalError
 from handout.execution.active import ActiveRun, report_of, ticket_parts
 from handout.execution.failure import Failure, from_report, of_exception
 from handout.execution.peer import INLINE, Peer
@@ -56,6 +56,7 @@ class Driver:
         self._asking: dict[int, asyncio.Task[None]] = {}
         #: Set when the core broke a promise: every run ends with it.
         self.broken: InternalError | None = None
+        self._closed = False
         self._perform: dict[type, Callable[[Any], None]] = {
             do.StartTasks: self._start_tasks,
             do.CopyObjects: self._copy_objects,
@@ -89,6 +90,8 @@ class Driver:
 
     def post(self, *events: ev.Event) -> None:
         """Something happened; it is handled with all else of this turn."""
+        if self._closed:
+            return
         self._inbox.extend(events)
         if not self._pump_due:
             self._pump_due = True
@@ -96,21 +99,28 @@ class Driver:
 
     def _pump(self) -> None:
         self._pump_due = False
-        if self.broken is not None:
+        if self.broken is not None or self._closed:
             return
         events, self._inbox = self._inbox, []
         try:
             for command in self.core.handle(events, self._loop.time()):
                 self._perform[type(command)](command)
         except Exception as error:
-            self._break(error)
+            self.break_down(error)
             return
         self._arm()
 
-    def _break(self, error: Exception) -> None:
+    def break_down(self, error: Exception) -> None:
         """The core or this shell is wrong: end every run by name rather than hang."""
-        logger.exception("internal error in the scheduler")
-        self.broken = InternalError(f"The scheduler failed: {type(error).__name__}: {error}.")
+        if self.broken is not None:
+            return
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        logger.error("internal error", exc_info=error)
+        self.broken = InternalError(
+            f"Handout itself failed: {type(error).__name__}: {error}.",
+            remedy="Please report it, with the traceback of its cause.",
+        )
         self.broken.__cause__ = error
         for run in self.runs.values():
             run.finish(self.broken)
@@ -126,13 +136,14 @@ class Driver:
 
     def close(self) -> None:
         """No more turns; runs that have not ended end with an error."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for task in self._asking.values():
             task.cancel()
         for run in list(self.runs.values()):
             if not run.ended.is_set():
-                run.finish(self.broken or InternalError("The cluster was closed while this run was under way."))
+                run.finish(self.broken or _closed_under(run))
 
     # ---- runs and hosts ----------------------------------------------------------------------------------------
 
@@ -142,10 +153,14 @@ class Driver:
         if self.broken is not None:
             run.finish(self.broken)
             return
+        if self._closed:
+            run.finish(_closed_under(run))
+            return
         self.post(ev.RunSubmitted(run.number, run.spec))
 
     def forget(self, run: ActiveRun) -> None:
         """The caller has what it wanted of a run."""
+        self.classes.forget(run.number)
         asking = self._asking.pop(run.number, None)
         if asking is not None:
             asking.cancel()
@@ -290,6 +305,8 @@ class Driver:
         task = asyncio.current_task()
         assert task is not None
         assert run.policy.allocator is not None
+        if run.number not in self.runs:
+            return  # it ended in the moment before
         self._asking[run.number] = task
         try:
             answer = await run.policy.allocator(command.frontier, command.view)
@@ -483,6 +500,14 @@ class Driver:
         answer = peer.programs.pop(fields["id"], None)
         if answer is not None:
             answer(int(fields["rc"]), bytes(payload))
+
+
+def _closed_under(run: ActiveRun) -> HandoutError:
+    left = sum(1 for outcome in run.outcomes if outcome is None)
+    return HandoutError(
+        f"The cluster was closed while {left} of the {len(run.plan)} tasks of this run had not ended.",
+        remedy="Close it after its runs have ended.",
+    )
 
 
 class _Batch:

@@ -13,12 +13,14 @@ import anyio
 
 from handout.data.encode import encode_plan
 from handout.data.objects import ObjectTable
-from handout.errors import HandoutError, RunTimeoutError
+from handout.errors import GraphError, HandoutError, RunTimeoutError
 from handout.execution.active import ActiveRun, RunPolicy
+from handout.execution.driver import Driver
 from handout.execution.failure import Failure
-from handout.execution.options import RunOptions
+from handout.execution.options import RunOptions, check_run_options
 from handout.execution.results import Results, value_of
 from handout.execution.submit import make_spec
+from handout.execution.uninterrupted import uninterrupted
 from handout.graph import Graph, Output
 from handout.graph.check import check_placement
 from handout.graph.plan import Plan
@@ -63,9 +65,13 @@ class Execution:
     """
 
     def __init__(self, cluster: Cluster, graph: Graph, options: RunOptions, *, owns_cluster: bool = False) -> None:
+        check_run_options(options)
         self._cluster = cluster
         self._graph = graph
         self._options = options
+        self._entered = False
+        #: Of the cluster when the run began: it may be closed, and opened anew, before the run is left.
+        self._driver: Driver | None = None
         self._owns_cluster = owns_cluster
         self._run: ActiveRun | None = None
         self._results: Results | None = None
@@ -74,6 +80,9 @@ class Execution:
     # ---- life ------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise HandoutError("This execution was used before.", remedy="Call start(...) again for another run.")
+        self._entered = True
         options = self._options
         plan = self._graph.compile(outputs=options.get("outputs"), keep=options.get("keep"), given=options.get("given"))
         check_placement(plan, self._cluster.inventory)
@@ -86,7 +95,7 @@ class Execution:
                     await self._cluster.wait_until_usable()
             self._submit(run)
             if self._owns_cluster:
-                await self._cluster.wait_until_usable()
+                await self._until_usable(run)
         except BaseException:
             await self._leave()
             raise
@@ -122,12 +131,24 @@ class Execution:
             started_at=asyncio.get_running_loop().time(),
         )
 
+    async def _until_usable(self, run: ActiveRun) -> None:
+        """Wait for hosts, unless something ends the run before: it may have only so much time."""
+        usable = asyncio.ensure_future(self._cluster.wait_until_usable())
+        ended = asyncio.ensure_future(run.ended.wait())
+        try:
+            await asyncio.wait({usable, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if usable.done() or run.error is None:
+                await usable
+        finally:
+            usable.cancel()
+            ended.cancel()
+
     def _submit(self, run: ActiveRun) -> None:
         """Hand the run to the driver; from here on it has to be ended."""
+        driver = self._driver = self._cluster.driver
         limit_s = run.policy.timeout_s
         if limit_s is not None:
             self._deadline = asyncio.get_running_loop().call_later(limit_s, self._time_out, limit_s)
-        driver = self._cluster.driver
         self._run = run
         driver.submit(run)
 
@@ -139,23 +160,29 @@ class Execution:
                 remedy="Raise timeout_s, or run less.",
                 limit_s=limit_s,
             )
-            self._cluster.driver.post(ev.CancelRequested(run.number))
+            self._post(ev.CancelRequested(run.number))
 
     async def _leave(self) -> None:
         """Cancel what still runs, wait until it has ended, and let go. Bounded, also where this is cancelled."""
-        with anyio.CancelScope(shield=True):
-            if self._deadline is not None:
-                self._deadline.cancel()
-            run = self._run
-            if run is not None:
-                if not run.ended.is_set():
-                    self._cluster.driver.post(ev.CancelRequested(run.number))
-                    with anyio.move_on_after(_CANCEL_TIMEOUT_S):
-                        await run.ended.wait()
-                self._cluster.driver.forget(run)
-                run.finish(None)
-            if self._owns_cluster:
-                await self._cluster.close()
+        await uninterrupted(self._let_go())
+
+    async def _let_go(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        run, driver = self._run, self._driver
+        if run is not None and driver is not None:
+            if not run.ended.is_set():
+                driver.post(ev.CancelRequested(run.number))
+                with anyio.move_on_after(_CANCEL_TIMEOUT_S):
+                    await run.ended.wait()
+            driver.forget(run)
+            run.finish(None)
+        if self._owns_cluster:
+            await self._cluster.close()
+
+    def _post(self, event: ev.Event) -> None:
+        if self._driver is not None:
+            self._driver.post(event)
 
     @property
     def _active(self) -> ActiveRun:
@@ -230,17 +257,18 @@ class Execution:
         """Ask for an object that was not among the outputs."""
         run = self._active
         if number not in run.spec.outputs and not run.ended.is_set():
-            self._cluster.driver.post(ev.OutputsWanted(run.number, [number]))
+            self._post(ev.OutputsWanted(run.number, [number]))
 
     def ended(self, outputs: Iterable[Output[R]], /) -> AsyncIterator[Ended[R]]:
         """The given outputs, each once, in the order in which their functions end."""
         run = self._active
         ready: deque[tuple[float, Output[R]]] = deque()
         wake = asyncio.Event()
+        loop = asyncio.get_running_loop()
         remaining = 0
 
         def arrived(output: Output[R]) -> None:
-            ready.append((self._cluster.driver.now - run.started_at, output))
+            ready.append((loop.time() - run.started_at, output))
             wake.set()
 
         for output in outputs:
@@ -297,8 +325,7 @@ class Execution:
     async def logs(self, id: str | Output[Any], /) -> AsyncIterator[str]:
         """What a task prints: the kept tail first, then line by line until it has ended."""
         run = self._active
-        number, _ = run.plan.locate(id)
-        task = run.spec.producer[number]
+        task = self._task_of(id)
         lines: deque[str] = deque(run.tail(task))
         wake = asyncio.Event()
 
@@ -322,9 +349,23 @@ class Execution:
 
     def explain(self, id: str | Output[Any], /) -> Explanation:
         """Where a task is and why it does not run, as data."""
+        run, driver, task = self._active, self._driver, self._task_of(id)
+        if driver is None or run.number not in driver.runs:
+            raise HandoutError("This execution is over.", remedy="Ask before its block is left.")
+        return explain(driver.core.world, run.number, task)
+
+    def _task_of(self, id: str | Output[Any]) -> int:
+        """The task behind an output or an id.
+
+        Raises:
+            GraphError: There is none: it names a value.
+        """
         run = self._active
-        number, _ = run.plan.locate(id)
-        return explain(self._cluster.driver.core.world, run.number, run.spec.producer[number])
+        task = run.spec.producer[run.plan.locate(id)[0]]
+        if task < 0:
+            name = id if isinstance(id, str) else id.id
+            raise GraphError(f"{name!r} is a value in this run: no function makes it.", remedy="Name a function.")
+        return task
 
     async def cancel(self, *outputs: Output[Any] | str) -> None:
         """End these functions, and what depends on them; without arguments the whole run.
@@ -333,12 +374,12 @@ class Execution:
         """
         run = self._active
         if not outputs:
-            self._cluster.driver.post(ev.CancelRequested(run.number))
+            self._post(ev.CancelRequested(run.number))
             await run.ended.wait()
             return
         tasks = {run.spec.producer[run.plan.locate(output)[0]] for output in outputs}
         pending = [task for task in tasks if task >= 0 and run.outcomes[task] is None]
-        self._cluster.driver.post(ev.CancelRequested(run.number, pending))
+        self._post(ev.CancelRequested(run.number, pending))
         for task in pending:
             ended = asyncio.Event()
             run.on_task_end.setdefault(task, []).append(ended.set)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from handout.allocators import Allocator
+from handout.errors import HandoutError
 from handout.graph import Output
-from handout.resources import InventoryLike
+from handout.resources import InventoryLike, nearest_name
 
 if TYPE_CHECKING:
     from handout.execution.results import Results
 
-__all__ = ["ClusterOptions", "RunOptions"]
+__all__ = ["ClusterOptions", "RunOptions", "check_run_options"]
 
 
 class RunOptions(TypedDict, total=False):
@@ -49,3 +51,44 @@ class ClusterOptions(RunOptions, total=False):
     inventory: InventoryLike
     #: How many of them must be reached.
     require: Literal["any", "all"] | int
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+#: What is wrong about a value, and whether it is right; of options that need a look before the run begins.
+_RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    "allocator": ("an async function of frontier and view", lambda value: value is None or callable(value)),
+    "retries": ("a whole number from 0 up", lambda value: _is_whole(value, 0)),
+    "on_failure": ("'fail_fast' or 'continue'", lambda value: value in ("fail_fast", "continue")),
+    "max_concurrency": ("a whole number from 1 up", lambda value: value is None or _is_whole(value, 1)),
+    "timeout_s": ("a number of seconds above 0", lambda value: value is None or (_is_number(value) and value > 0)),
+    "priority": ("a number", _is_number),
+}
+
+
+def check_run_options(options: Mapping[str, Any]) -> None:
+    """Refuse what would be ignored, or would keep a run from ever ending.
+
+    Raises:
+        HandoutError: An option does not exist, or its value is none that it can have.
+    """
+    for name, value in options.items():
+        if name not in RunOptions.__annotations__:
+            nearest = nearest_name(name, RunOptions.__annotations__)
+            raise HandoutError(
+                f"{name}= is no option of a run.",
+                remedy=f"Did you mean {nearest}=?"
+                if nearest
+                else f"There are {', '.join(RunOptions.__annotations__)}.",
+            )
+        wanted, is_right = _RULES.get(name, ("", lambda _: True))
+        if not is_right(value):
+            raise HandoutError(f"{name}={value!r} is not {wanted}.", remedy="Correct it; nothing was run.")
+    if options.get("journal") is not None:
+        raise HandoutError("journal= is not there yet: this run could not be resumed.", remedy="Leave it out.")

@@ -55,4 +55,3 @@ def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     except RuntimeError:
         return asyncio.run(execute(graph, **run))
     raise HandoutError("An event loop is running here already.", remedy="Use `await handout.execute(...)` instead.")
-

@@ -34,9 +34,7 @@ def crowd(folder: str, me: str) -> int:
 async def test_hosts_share_what_the_inventory_shares(tmp_path: Path) -> None:
     hosts = [Host.local("a", {"cpu": 4}), Host.local("b", {"cpu": 4})]
     graph = Graph()
-    outs = graph.map(
-        crowd, [str(tmp_path)] * 12, [str(i) for i in range(12)], cost={"licence": 1}, id="seat"
-    )
+    outs = graph.map(crowd, [str(tmp_path)] * 12, [str(i) for i in range(12)], cost={"licence": 1}, id="seat")
     results = await handout.execute(graph, inventory=Inventory(hosts, shared={"licence": 2}), require="all")
     assert max(results[outs]) <= 2
 

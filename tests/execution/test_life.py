@@ -1,0 +1,209 @@
+"""Clusters and executions used twice, too early, too late, and cancelled at bad moments; on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+import handout
+from handout import Cluster, Graph, Host
+from handout.execution.driver import Driver
+from handout.execution.uninterrupted import uninterrupted
+from tests import work
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster() -> AsyncIterator[Cluster]:
+    async with Cluster([Host.local("here", {"cpu": 2})]) as opened:
+        yield opened
+
+
+def one() -> Graph:
+    graph = Graph()
+    graph.add(work.identity, 1, id="one")
+    return graph
+
+
+def stuck(path: Path) -> Graph:
+    graph = Graph()
+    graph.add(work.sleep_forever, str(path), id="stuck")
+    return graph
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def alive(path: Path) -> bool:
+    try:
+        status = Path(f"/proc/{path.read_text()}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+class TestOnOneCluster:
+    async def test_an_execution_is_for_one_run(self, cluster: Cluster) -> None:
+        execution = cluster.start(one())
+        async with execution:
+            assert (await execution.results())["one"] == 1
+        with pytest.raises(handout.HandoutError, match=r"used before.*start"):
+            async with execution:
+                pass
+        assert (await execution.results())["one"] == 1
+        await execution.cancel()
+        with pytest.raises(handout.HandoutError, match="over"):
+            execution.explain("one")
+
+    async def test_an_execution_that_was_not_entered_says_so(self, cluster: Cluster) -> None:
+        execution = cluster.start(one())
+        with pytest.raises(handout.HandoutError, match="async with"):
+            await execution.results()
+        with pytest.raises(handout.HandoutError, match="async with"):
+            await execution.cancel()
+
+    async def test_a_cluster_is_opened_once(self, cluster: Cluster) -> None:
+        with pytest.raises(handout.HostError, match="open already"):
+            await cluster.open()
+        assert (await cluster.execute(one()))["one"] == 1
+
+    async def test_what_has_no_task_has_no_log_and_nothing_to_explain(self, cluster: Cluster) -> None:
+        graph = Graph()
+        value = graph.value(5, id="five")
+        out = graph.add(work.identity, value)
+        async with cluster.start(graph) as execution:
+            with pytest.raises(handout.GraphError, match="'five' is a value"):
+                execution.explain(value)
+            with pytest.raises(handout.GraphError, match="'five' is a value"):
+                await anext(execution.logs("five"))
+            assert (await execution.results())[out] == 5
+
+    async def test_runs_leave_nothing_behind_in_the_shell(self, cluster: Cluster) -> None:
+        driver = cluster.driver
+        await cluster.execute(one())
+        sizes = len(driver.runs), len(driver.classes._by_profile)
+        for _ in range(3):
+            await cluster.execute(one())
+        assert (len(driver.runs), len(driver.classes._by_profile)) == sizes
+
+    async def test_a_caller_cancelled_twice_leaves_no_process_behind(self, cluster: Cluster, tmp_path: Path) -> None:
+        path = tmp_path / "pid"
+        running = asyncio.ensure_future(cluster.execute(stuck(path)))
+        await until(lambda: path.exists() and path.read_text())
+        running.cancel()
+        await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert not alive(path)
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"retires": 2}, r"retires= is no option.*retries"),
+            ({"max_concurrency": 0}, r"max_concurrency=0 is not a whole number from 1"),
+            ({"on_failure": "contine"}, r"on_failure='contine'"),
+            ({"timeout_s": 0}, r"timeout_s=0"),
+            ({"retries": -1}, r"retries=-1"),
+            ({"priority": float("nan")}, r"priority=nan"),
+            ({"journal": "run.log"}, r"journal= is not there yet"),
+        ],
+    )
+    async def test_options_that_cannot_be_are_refused(
+        self, cluster: Cluster, options: dict[str, Any], words: str
+    ) -> None:
+        with pytest.raises(handout.HandoutError, match=words):
+            cluster.start(one(), **options)
+
+
+async def test_a_cluster_that_is_not_open_says_how_to_open_it() -> None:
+    with pytest.raises(handout.HostError, match=r"not open.*async with"):
+        await Cluster([Host.local("here")]).execute(one())
+
+
+async def test_a_cluster_closed_under_a_run_ends_it_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    cluster = Cluster([Host.local("here", {"cpu": 1})])
+    await cluster.open()
+    async with cluster.start(stuck(path)) as execution:
+        await until(lambda: path.exists() and path.read_text())
+        await cluster.close()
+        assert not alive(path)
+        with pytest.raises(handout.HandoutError, match=r"closed while 1 of the 1 tasks") as caught:
+            await execution.results()
+        assert not isinstance(caught.value, handout.InternalError)
+
+
+async def test_a_closed_cluster_can_be_opened_again(tmp_path: Path) -> None:
+    cluster = Cluster([Host.local("here", {"cpu": 1})])
+    for _ in range(2):
+        async with cluster:
+            assert (await cluster.execute(one()))["one"] == 1
+
+
+@pytest.mark.parametrize("require", [3, -1, "al", True, 1.5])
+async def test_so_many_hosts_cannot_be_required(require: Any) -> None:
+    with pytest.raises(handout.errors.InventoryError, match="require="):
+        Cluster([Host.local("a"), Host.local("b")], require=require)
+
+
+async def test_a_run_over_its_time_does_not_wait_for_a_host_that_says_nothing() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        host = Host("mute", address="127.0.0.1", port=server.sockets[0].getsockname()[1], ssh={"known_hosts": None})
+        async with asyncio.timeout(10):
+            with pytest.raises(handout.errors.RunTimeoutError, match=r"0\.2 s"):
+                await handout.execute(one(), inventory=[host], timeout_s=0.2)
+
+
+async def test_what_breaks_inside_ends_every_run_by_name(tmp_path: Path) -> None:
+    cluster = Cluster([Host.local("here", {"cpu": 1})])
+    await cluster.open()
+    with pytest.raises(handout.InternalError, match="RuntimeError: a bug"):  # noqa: PT012 - from the run, then from the cluster
+        async with cluster.start(stuck(tmp_path / "pid")) as execution:
+            cluster.driver.break_down(ExceptionGroup("", [RuntimeError("a bug")]))
+            with pytest.raises(handout.InternalError, match=r"RuntimeError: a bug.*report"):
+                await execution.results()
+            with pytest.raises(handout.InternalError, match="a bug"):
+                await cluster.execute(one())
+        await cluster.close()
+
+
+async def test_a_driver_that_is_closed_takes_no_run_and_keeps_no_timer() -> None:
+    driver = Driver(lambda coroutine: coroutine.close())
+    driver.close()
+    driver.post()
+    assert not driver._pump_due
+
+
+async def test_cleaning_up_goes_on_while_the_task_around_is_cancelled_again_and_again() -> None:
+    go, done = asyncio.Event(), asyncio.Event()
+
+    async def clean_up() -> int:
+        await go.wait()
+        done.set()
+        return 7
+
+    task = asyncio.ensure_future(uninterrupted(clean_up()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done.is_set()
+    assert await uninterrupted(clean_up()) == 7
