@@ -106,7 +106,8 @@ class SshLauncher:
                 pass  # it ended before it read its input: what it printed says why
             while data := await process.stdout.read(1 << 16):
                 if bootstrap.answer.feed(data):
-                    return None
+                    break
+            # A server may allow no second session beside this one.
             await process.wait_closed()
         finally:
             process.close()
