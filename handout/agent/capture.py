@@ -11,8 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import Callable
 
-#: A mark in a pipe: a secret of the worker's, then the number of the task that writes from here.
-MARK = struct.Struct("<Q")
+#: A mark in a pipe: a secret of the worker's, then the number of a task and how many of the next bytes are its.
+MARK = struct.Struct("<QI")
 NONCE_SIZE = 16
 MARK_SIZE = NONCE_SIZE + MARK.size
 
@@ -30,25 +30,30 @@ _READ = 256 << 10
 
 
 def new_nonce() -> bytes:
-    """What marks of one worker begin with; begins with NUL, which text has no use for."""
-    return b"\0" + os.urandom(NONCE_SIZE - 1)
+    """What marks of one worker begin with: a NUL, which text has no use for, and none after it."""
+    return b"\0" + bytes(byte or 1 for byte in os.urandom(NONCE_SIZE - 1))
 
 
 class Pipe:
-    """One standard stream of one worker, cut by its marks."""
+    """One standard stream of one worker, cut by its marks.
+
+    What lies outside of all marks was written past Python's streams: it goes to the task that runs.
+    """
 
     def __init__(self, fd: int, nonce: bytes, running: Callable[[], int]) -> None:
         self.fd = fd
         self._nonce = nonce
-        #: Number of the task that runs now, for what carries no mark.
+        #: Number of the task that runs now.
         self._running = running
+        #: The task that the next bytes are marked as, and how many these are.
         self._owner = 0
+        self._left = 0
         self._held = b""
         os.set_blocking(fd, False)
 
     def read(self) -> list[tuple[int, bytes]] | None:
         """What is there, as (task, bytes); empty where nothing is, None at the end of the stream."""
-        owner = max(self._owner, self._running())
+        running = self._running()
         try:
             data = os.read(self.fd, _READ)
         except BlockingIOError:
@@ -57,27 +62,30 @@ class Pipe:
             return None
         if not data:
             return None
-        self._owner = owner
-        return list(self._cut(self._held + data if self._held else data))
+        return list(self._cut(self._held + data if self._held else data, running))
 
-    def _cut(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+    def _cut(self, data: bytes, running: int) -> Iterator[tuple[int, bytes]]:
         self._held = b""
-        start = 0
-        while True:
+        start, end = 0, len(data)
+        while start < end:
+            if self._left:
+                piece = data[start : start + self._left]
+                self._left -= len(piece)
+                start += len(piece)
+                yield self._owner, piece
+                continue
             at = data.find(self._nonce, start)
-            if at < 0:
-                end = self._incomplete(data, start)
-                self._held = data[end:]
-                if end > start:
-                    yield self._owner, data[start:end]
+            raw = at if at >= 0 else self._incomplete(data, start)
+            if raw > start:
+                # What runs in a shared loop is not known: it goes to who wrote last.
+                yield running or self._owner, data[start:raw]
+            if raw == end:
                 return
-            if at > start:
-                yield self._owner, data[start:at]
-            if len(data) < at + MARK_SIZE:
-                self._held = data[at:]
+            if end - raw < MARK_SIZE:
+                self._held = data[raw:]
                 return
-            (self._owner,) = MARK.unpack_from(data, at + NONCE_SIZE)
-            start = at + MARK_SIZE
+            self._owner, self._left = MARK.unpack_from(data, raw + NONCE_SIZE)
+            start = raw + MARK_SIZE
 
     def _incomplete(self, data: bytes, start: int) -> int:
         """Where a mark begins that is not all there yet, or the end."""

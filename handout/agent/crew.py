@@ -17,6 +17,7 @@ from typing import Any, Callable, NamedTuple, Protocol
 from . import page as words
 from . import wire
 from .capture import Pipe, new_nonce
+from .sockets import widen
 from .tasks import Task, TaskClass
 
 #: Environment variables that say how many threads libraries start.
@@ -27,7 +28,7 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-_RECEIVE = 1 << 20
+_RECEIVE = 256 << 10
 
 
 class Key(NamedTuple):
@@ -277,9 +278,8 @@ class Crew:
         self._next += 1
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        for end in (ours, theirs):
-            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                end.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
+        widen(ours)
+        widen(theirs)
         page_fd, page = words.create(self._folder)
         page[words.SPILL] = int(self.spill)
         hand = Hand(number, ours, page, new_nonce())

@@ -17,8 +17,9 @@ from typing import Any, Callable
 from . import wire
 from .clock import now
 from .session import Session
+from .sockets import widen
 
-_RECEIVE = 1 << 20
+_RECEIVE = 512 << 10
 _HELLO_TIMEOUT_S = 10.0
 #: Connections that have not said hello, at most; the system's own limit of segments of one write.
 _MAX_STRANGERS = 16
@@ -33,8 +34,8 @@ class Link:
         token: What a hello must carry.
         identity: What this agent calls itself; a hello for another one is refused.
         heartbeat_s: Seconds between beats where there is nothing else to say.
-        on_message: Hears every message, once and in order.
-        on_piece: Hears every piece of an incoming stream.
+        on_message: Hears every message, once and in order; its payload is gone when that returns.
+        on_piece: Hears every piece of an incoming stream; likewise.
         on_heard: Called after anything was heard: the lease may have moved.
         is_over: Whether the lease has ended; what was on the way by then is not listened to.
     """
@@ -64,6 +65,8 @@ class Link:
         self._strangers: dict[socket.socket, wire.Decoder] = {}
         self._unsent: deque[memoryview] = deque()
         self._scheduled = False
+        #: What was received last; who wants to keep any of it copies it.
+        self._buffer = memoryview(bytearray(_RECEIVE))
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
         os.chmod(path, 0o600)
@@ -87,8 +90,7 @@ class Link:
             peer.close()
             return
         peer.setblocking(False)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            peer.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
+        widen(peer)
         self._strangers[peer] = wire.Decoder()
         self._loop.add_reader(peer.fileno(), self._on_stranger, peer)
         self._loop.call_later(_HELLO_TIMEOUT_S, self._turn_away, peer)
@@ -173,16 +175,16 @@ class Link:
             self.disconnect()
             return
         try:
-            data = peer.recv(_RECEIVE)
+            count = peer.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             self.disconnect()
             return
         try:
-            for frame in self.session.receive(data, now()):
+            for frame in self.session.receive(self._buffer[:count], now()):
                 if type(frame) is wire.Message:
                     self._on_message(frame)
                 elif type(frame) is wire.Piece:

@@ -1,7 +1,7 @@
 """A worker's standard streams: pipes to the agent, with marks that say which task wrote what follows.
 
-A mark is written only when a task writes for the first time, so that silent tasks cost nothing. What goes past
-Python's streams (C code, subprocesses) carries no mark: the agent then goes by what was running.
+Silent tasks cost nothing. What goes past Python's streams (C code, subprocesses) carries no mark: the agent then
+goes by what was running.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .capture import MARK
 
 
 class Marked(io.RawIOBase):
-    """Raw writes to a pipe, each preceded by a mark where the writing task has changed."""
+    """Raw writes to a pipe, each behind a mark that says whose it is and how long."""
 
     def __init__(self, fd: int, nonce: bytes, owner: Callable[[], int]) -> None:
         super().__init__()
@@ -23,8 +23,6 @@ class Marked(io.RawIOBase):
         self._nonce = nonce
         #: Gives the number of the task that is writing.
         self._owner = owner
-        self._last = 0
-        self._pid = os.getpid()
 
     def writable(self) -> bool:
         """It is."""
@@ -40,15 +38,17 @@ class Marked(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Write all of it."""
-        owner = self._owner()
-        if owner != self._last and self._pid == os.getpid():
-            self._last = owner
-            os.write(self._fd, self._nonce + MARK.pack(owner))
         view = memoryview(data).cast("B")
-        done = 0
-        while done < len(view):
-            done += os.write(self._fd, view[done:])
-        return len(view)
+        size = len(view)
+        mark = self._nonce + MARK.pack(self._owner(), size)
+        # Together: a line with its mark is written whole, or a copy of this process could come between.
+        done = os.writev(self._fd, [mark, view])
+        if done < len(mark) + size:
+            # A signal came between.
+            rest = memoryview(mark + bytes(view))[done:]
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        return size
 
 
 class Streams:

@@ -74,7 +74,7 @@ class Worker:
 
     def read(self, flags: int = 0) -> None:
         """Wait for messages and take them in; ends the process where the agent has closed."""
-        data = self.link.recv(1 << 20, flags)
+        data = self.link.recv(256 << 10, flags)
         if not data:
             os._exit(0)
         for frame in self._decoder.feed(data):
