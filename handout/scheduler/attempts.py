@@ -49,8 +49,15 @@ def hand(
     picks = run.picks.get(t) if run.picks else None
     keep = picks is not None or run.uses[t] > 0 or run.flags[t] & KEEP > 0
     world.out.start(index, run.number, t, attempt, claim is None, need.variant, keep)
-    followers = len(run.consumers[t]) + (0 if picks is None else sum(len(run.consumers[o]) for o in picks))
-    if followers and (followers <= MAX_FOLLOWERS or len(world.fleet.by_name) == 1):
+    if run.consumers[t] or picks is not None:
+        _may_be_followed(world, run, t)
+
+
+def _may_be_followed(world: World, run: Run, t: int) -> None:
+    """Have the followers of a handed task looked at."""
+    host = world.fleet.at(run.host[t])
+    followers = sum(len(run.consumers[o]) for o in run.objects_of(t))
+    if host is not None and followers and (followers <= MAX_FOLLOWERS or len(world.fleet.by_name) == 1):
         host.tips.append((run, t))
         world.tipped.add(host)
 
@@ -159,10 +166,15 @@ def promote(world: World, host: HostRecord) -> None:
 
 def to_frontier(world: World, run: Run, t: int) -> None:
     """A task that is with no agent any more is to be run again."""
-    if run.missing[t]:
-        run.state[t] = State.WAITING
-    else:
+    if not run.missing[t]:
         make_ready(world, run, t)
+        return
+    run.state[t] = State.WAITING
+    for o in run.spec.inputs[t]:
+        producer = run.spec.producer[o]
+        if not run.where[o] and producer >= 0 and run.state[producer] == State.HANDED:
+            # It may follow its producer again, where that is now.
+            _may_be_followed(world, run, producer)
 
 
 def recall(world: World, run: Run, t: int) -> None:

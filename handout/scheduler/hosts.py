@@ -129,7 +129,8 @@ class HostRecord:
         self.ledger.resize(offer.amounts, offer.devices)
         self.slots = max(1, offer.amounts.get("cpu", PARTS) // PARTS)
         self.target_s = max(2 * self.rtt_s, MIN_TARGET_S)
-        self.budget_s = self.target_s * self.slots
+        # A hair more, so that sums of binary fractions which should just fit do.
+        self.budget_s = self.target_s * self.slots * (1.0 + 1e-9)
         self.needs.clear()
 
     @property

@@ -129,7 +129,8 @@ class Chaos(RuleBasedStateMachine):
     @rule(data=st.data(), kind=st.sampled_from(["raised", "died", "disk", "timeout"]), retryable=st.booleans())
     def fail(self, data: st.DataObject, kind: ev.FailureKind, retryable: bool) -> None:
         if options := self.running():
-            self.cluster.end(*self.pick(data, options), kind, retryable=retryable)
+            name, ticket = self.pick(data, options)
+            self.cluster.end(name, ticket, kind, retryable=retryable)
 
     @rule(data=st.data(), some=st.sets(st.integers(0, 7), min_size=1, max_size=2), whole=st.booleans())
     def cancel(self, data: st.DataObject, some: set[int], whole: bool) -> None:

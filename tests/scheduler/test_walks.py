@@ -16,7 +16,21 @@ from tests.scheduler.model import Cluster
 from tests.scheduler.test_chaos import PROFILES, Chaos
 
 HOSTS = ["h1", "h2", "h3", "h4"]
-DISTURBANCES = "join join lose fail fail cancel close suspect recover recover wait drain change".split()
+DISTURBANCES = [
+    "join",
+    "join",
+    "lose",
+    "fail",
+    "fail",
+    "cancel",
+    "close",
+    "suspect",
+    "recover",
+    "recover",
+    "wait",
+    "drain",
+    "change",
+]
 
 
 def random_spec(rng: Random) -> RunSpec:

@@ -1,0 +1,146 @@
+"""Allocators without a cluster: tasks and views are made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from handout.allocators import (
+    Allocator,
+    ClusterView,
+    HostView,
+    InputView,
+    Link,
+    Task,
+    builtin_name,
+    first_available,
+    load_balanced,
+    locality,
+)
+from handout.errors import AllocatorError
+from handout.resources import Capabilities, Cost, Host
+from handout.scheduler.strategies import STRATEGIES
+
+
+def test_a_task_shows_the_very_cost_that_it_was_given() -> None:
+    class Scored(Cost):
+        score: int = 3
+
+    cost = Scored(cpu=2)
+    assert Task("t", cost=cost).cost[0] is cost
+    assert len(Task("t", cost=[{"gpu": 1}, {"cpu": 4}]).cost) == 2
+    assert Task("t").cost[0].amounts["cpu"] == 1
+
+
+def test_a_draft_is_a_mapping_that_equals_a_dict() -> None:
+    view = ClusterView([Host("a", capabilities={"cpu": 1})])
+    draft = view.draft()
+    task = Task("t")
+    draft.place(task, "a")
+    assert draft == {"t": "a"}
+    assert (list(draft), len(draft), draft["t"]) == (["t"], 1, "a")
+
+
+def test_a_draft_does_the_arithmetic() -> None:
+    view = ClusterView([HostView("a", {"cpu": 4, "memory": "8 GB"}, free={"cpu": 2, "memory": "3 GB"})])
+    draft = view.draft()
+    first, second = Task("1", cost={"memory": "2 GB"}), Task("2", cost={"memory": "2 GB"})
+    assert draft.fits(first, "a")
+    draft.place(first, "a")
+    assert not draft.fits(second, "a")
+    assert view.draft().fits(second, "a")
+
+
+def test_a_draft_knows_devices_variants_and_what_is_shared() -> None:
+    view = ClusterView([HostView("a", {"cpu": 8, "gpu": 1})], shared={"licence": 1})
+    draft = view.draft()
+    either = [Task(str(i), cost=[{"gpu": 1}, {"cpu": 6}]) for i in range(3)]
+    draft.place(either[0], "a")
+    draft.place(either[1], "a")
+    assert not draft.fits(either[2], "a")
+    seats = [Task(f"s{i}", cost={"cpu": 0, "licence": 1}) for i in range(2)]
+    draft.place(seats[0], "a")
+    assert not draft.fits(seats[1], "a")
+
+
+def test_what_a_host_does_not_have_does_not_fit() -> None:
+    view = ClusterView([Host("a", capabilities={"cpu": 8, "has_cuda": False})])
+    assert not view.draft().fits(Task("t", cost={"has_cuda": True}), "a")
+
+
+def test_a_host_that_the_view_does_not_have_is_named() -> None:
+    view = ClusterView([Host("node1", capabilities={"cpu": 1})])
+    with pytest.raises(AllocatorError, match=r"'nod1'.*Did you mean 'node1'"):
+        view.draft().place(Task("t"), "nod1")
+
+
+def test_the_soonest_time_to_be_asked_again_counts() -> None:
+    draft = ClusterView([]).draft()
+    assert draft.ask_again_s is None
+    draft.ask_again(5.0)
+    draft.ask_again(in_s=2.0)
+    draft.ask_again(in_s=9.0)
+    assert draft.ask_again_s == 2.0
+
+
+def test_missing_bytes_count_what_is_elsewhere() -> None:
+    view = ClusterView([Host("a"), Host("b")])
+    inputs = [InputView("x", nbytes=10, hosts={"b"}), InputView("y", nbytes=5, hosts=["a", "b"]), InputView("z")]
+    task = Task("t", inputs=inputs)
+    assert (view.missing_bytes(task, "a"), view.missing_bytes(task, "b")) == (10, 0)
+
+
+def test_links_pass_through_the_controller() -> None:
+    view = ClusterView([Host("a"), Host("b")])
+    assert view.link("a", "b").bytes_per_s < view.link("", "b").bytes_per_s
+    assert view.link("a", "a") == Link(float("inf"), 0.0)
+
+
+def test_a_view_tells_total_free_and_shared() -> None:
+    view = ClusterView([HostView("a", {"cpu": 4}, free={"cpu": 1}, running=3)], now_s=7.0, shared={"licence": 2})
+    host = view.hosts["a"]
+    assert host.total.amounts["cpu"] == 4
+    assert host.free.amounts["cpu"] == 1
+    assert (host.running, view.now_s) == (3, 7.0)
+    assert isinstance(view.shared, Capabilities)
+    assert view.shared.amounts == {"licence": 2}
+
+
+async def test_first_available_takes_the_inventory_s_order() -> None:
+    view = ClusterView([HostView("b", {"cpu": 1}), HostView("a", {"cpu": 2})])
+    tasks = [Task(str(i)) for i in range(4)]
+    assert await first_available(tasks, view) == {"0": "b", "1": "a", "2": "a"}
+
+
+async def test_load_balanced_counts_tasks_a_core() -> None:
+    view = ClusterView([HostView("a", {"cpu": 2}), HostView("b", {"cpu": 4})])
+    placed = await load_balanced([Task(str(i)) for i in range(6)], view)
+    assert sorted(placed.values()) == ["a", "a", "b", "b", "b", "b"]
+
+
+async def test_locality_follows_the_bytes_and_then_the_load() -> None:
+    view = ClusterView([HostView("a", {"cpu": 4}), HostView("b", {"cpu": 4})])
+    near = Task("near", inputs=[InputView("x", nbytes=10**6, hosts={"b"})])
+    assert await locality([near, Task("other")], view) == {"near": "b", "other": "a"}
+
+
+async def test_where_it_has_failed_comes_last() -> None:
+    view = ClusterView([HostView("a", {"cpu": 1}), HostView("b", {"cpu": 1})])
+    assert await first_available([Task("t", not_on={"a"})], view) == {"t": "b"}
+    assert await first_available([Task("t", not_on={"a", "b"})], view) == {"t": "a"}
+
+
+@pytest.mark.parametrize("allocator", [first_available, load_balanced, locality])
+def test_the_core_has_each_built_in_allocator_under_its_name(allocator: Allocator) -> None:
+    assert builtin_name(allocator) in STRATEGIES
+
+
+def test_an_allocator_of_one_s_own_has_no_name_in_the_core() -> None:
+    class Mine:
+        async def __call__(self, frontier: Sequence[Task], view: ClusterView, /) -> Mapping[str, str]:
+            return {}
+
+    mine: Allocator = Mine()
+    assert builtin_name(mine) is None
+    assert builtin_name(None) == "locality"

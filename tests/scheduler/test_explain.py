@@ -1,0 +1,80 @@
+"""Why a task does not run, as data."""
+
+from __future__ import annotations
+
+import pytest
+
+from handout.errors import InternalError
+from handout.scheduler import State
+from handout.scheduler import events as ev
+from tests.scheduler.rig import Scene, graph, profile
+
+ALONE = profile(idempotent=False)
+
+
+def test_a_waiting_task_names_what_it_waits_for() -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a, b -> c", profiles=dict.fromkeys("abc", ALONE)))
+    told = scene.core.explain(1, scene.number(1, "c"))
+    assert (told.state, told.waits_for) == (State.WAITING, ("a", "b"))
+
+
+def test_a_ready_task_says_for_each_host_why_it_is_not_there() -> None:
+    scene = Scene("h1", "h2", "h3")
+    scene.join("h4", memory="4 GB")
+    big = profile({"memory": "2 GB"}, idempotent=False)
+    scene.submit(graph("a; b; c", profiles={"a": big, "b": big, "c": big}))
+    scene.tell(ev.HostSuspected("h3"))
+    told = scene.core.explain(1, 1)
+    assert told.state is State.READY
+    assert "needs memory=2 GB" in told.hosts["h1"]
+    assert "is busy" in told.hosts["h4"]
+    assert "no host has room" in str(told)
+
+
+def test_pins_failures_and_silence_are_told() -> None:
+    scene = Scene("h1", "h2")
+    profiles = {"p": profile(host="h1", idempotent=False), "f": profile(retries=1)}
+    scene.submit(graph("p; f", profiles=profiles))
+    assert scene.core.explain(1, 0).reason == "is with 'h1'"
+    scene.tell(ev.HostSuspected("h1"))
+    scene.fail("h2", "f")
+    assert scene.core.explain(1, 1).state in (State.READY, State.HANDED)
+
+
+def test_a_handed_task_says_what_it_waits_for_there() -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a -> b -> c", profiles={"a": profile(host="h1"), "b": profile(host="h2")}))
+    scene.finish("h1", "a", held=False, size=10**8)
+    assert "1 of its inputs are on their way" in scene.core.explain(1, 1).reason
+    assert "where its inputs are being made" in scene.core.explain(1, 2).reason
+    scene.tell(ev.TasksStarted("h2", 1, [1], [1]))
+    assert scene.core.explain(1, 1).reason == "runs on 'h2'"
+
+
+def test_backoff_ended_and_max_concurrency_are_told() -> None:
+    scene = Scene("h1 4")
+    scene.submit(graph("a; b", profiles={"a": profile(retries=1, backoff_s=5.0)}, max_concurrency=1))
+    assert "max_concurrency=1" in scene.core.explain(1, 1).reason
+    scene.fail("h1", "a")
+    assert "tried again" in scene.core.explain(1, 0).reason
+    scene.finish("h1", "b")
+    assert scene.core.explain(1, 1).reason == "has ended"
+
+
+def test_an_allocator_is_told_of() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a", allocator=None))
+    assert "allocator is being asked" in scene.core.explain(1, 0).reason
+
+
+def test_expected_hosts_are_told() -> None:
+    scene = Scene()
+    scene.tell(ev.HostExpected("h1"))
+    scene.submit(graph("a"))
+    assert "expected: h1" in scene.core.explain(1, 0).reason
+
+
+def test_a_task_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(InternalError):
+        Scene("h1").core.explain(1, 0)

@@ -1,0 +1,139 @@
+"""Tasks handed ahead of room, followers handed with what they wait for, and taking back what has waited too long."""
+
+from __future__ import annotations
+
+from handout.scheduler import State
+from handout.scheduler import events as ev
+from handout.scheduler.hosts import AHEAD_LIMIT
+from tests.scheduler.rig import Scene, graph, joined, profile
+
+
+def many(count: int) -> str:
+    return "; ".join(f"t{i}" for i in range(count))
+
+
+def handed(scene: Scene, run: int = 1) -> int:
+    return scene.core.counts(run)[State.HANDED]
+
+
+def test_of_functions_of_unknown_duration_two_a_slot_go_ahead() -> None:
+    scene = Scene("h1 2")
+    scene.submit(graph(many(20)))
+    assert handed(scene) == 2 + 4
+
+
+def test_long_functions_are_not_handed_ahead() -> None:
+    scene = Scene("h1")
+    scene.submit(graph(many(20)))
+    for name in ("t0", "t1", "t2"):
+        scene.finish("h1", name, took_s=60.0)
+    assert handed(scene) == 1
+
+
+def test_short_ones_cover_ten_milliseconds_and_no_more() -> None:
+    scene = Scene("h1")
+    scene.submit(graph(many(200)))
+    scene.finish("h1", "t0", "t1", "t2", took_s=0.001)
+    assert handed(scene) == 1 + 10
+
+
+def test_a_longer_round_trip_is_covered_too() -> None:
+    scene = Scene()
+    scene.tell(joined("h1", cpu=1, rtt_s=0.05))
+    scene.submit(graph(many(200)))
+    scene.finish("h1", "t0", "t1", "t2", took_s=0.001)
+    assert 100 <= handed(scene) <= 101
+
+
+def test_there_is_a_limit_however_short_they_are() -> None:
+    scene = Scene()
+    scene.tell(joined("h1", cpu=4, rtt_s=1.0))
+    scene.submit(graph(many(3000)))
+    scene.finish("h1", "t0", took_s=1e-9)
+    assert handed(scene) == 4 + AHEAD_LIMIT
+
+
+def test_what_takes_shared_amounts_or_devices_or_must_not_run_twice_is_never_handed_ahead() -> None:
+    for special in (profile({"licence": 1}), profile({"gpu": 1}), profile(idempotent=False)):
+        scene = Scene(licence=100)
+        scene.join("h1", gpu=1)
+        scene.submit(graph("a; b; c", profiles=dict.fromkeys("abc", special)))
+        assert handed(scene) == 1
+
+
+def test_what_was_handed_ahead_claims_what_becomes_free_first_come_first() -> None:
+    scene = Scene("h1")
+    scene.submit(graph(many(3)))
+    run = scene.core.world.runs[1]
+    assert [claim is None for claim in run.claims] == [False, True, True]
+    scene.finish("h1", "t0")
+    assert [claim is None for claim in run.claims] == [True, False, True]
+
+
+def test_a_chain_flows_without_a_round_trip_for_each_link() -> None:
+    scene = Scene()
+    scene.tell(joined("h1", cpu=1, rtt_s=0.05), joined("h2", cpu=1, rtt_s=0.05))
+    names = [f"t{i}" for i in range(1000)]
+    scene.submit(graph(" -> ".join(names)))
+    scene.finish("h1", "t0", took_s=20e-6)
+    calls = 0
+    done = 1
+    while 1 not in scene.over:
+        batch = [n for n in names[done:] if scene.state(n) is State.HANDED]
+        scene.finish("h1", *batch, took_s=20e-6)
+        done += len(batch)
+        calls += 1
+    assert calls <= 3
+
+
+def test_followers_of_a_task_with_many_are_spread_over_the_hosts_instead() -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a -> b, c, d"))
+    assert handed(scene) == 1
+
+
+def test_with_one_host_all_followers_may_go_along() -> None:
+    scene = Scene("h1 2")
+    scene.submit(graph("a -> b, c, d"))
+    assert handed(scene) == 4
+
+
+def test_a_follower_waits_for_producers_on_other_hosts() -> None:
+    scene = Scene("h1", "h2")
+    profiles = {"a": profile(host="h1"), "b": profile(host="h2")}
+    scene.submit(graph("a, b -> c", profiles=profiles))
+    assert scene.state("c") is State.WAITING
+
+
+def test_an_idle_host_gets_what_has_waited_elsewhere_for_too_long() -> None:
+    """h1 took one task and two ahead; h2 comes later."""
+    scene = Scene("h1")
+    scene.submit(graph("a; b; c"))
+    scene.now = 1.0
+    assert scene.join("h2") == [("back", "h1", "c")]
+    assert scene.give_back("h1", "c") == [("start", "h2", "c")]
+
+
+def test_what_was_handed_just_now_is_left_a_moment() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a; b; c"))
+    assert scene.join("h2") == []
+    assert scene.wake() == [("back", "h1", "c")]
+
+
+def test_what_has_started_meanwhile_runs_on() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a; b; c"))
+    scene.now = 1.0
+    scene.join("h2")
+    scene.finish("h1", "a", took_s=1.0)
+    scene.finish("h1", "b", took_s=1.0)
+    assert scene.finish("h1", "c")[-1] == ("over", "done")
+
+
+def test_what_is_known_to_run_is_not_asked_back() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a; b; c"))
+    scene.tell(ev.TasksStarted("h1", 1, [1, 2], [1, 1]))
+    scene.now = 1.0
+    assert scene.join("h2") == []
