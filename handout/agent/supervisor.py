@@ -317,24 +317,51 @@ def _high_copies(fds: list[int]) -> list[int]:
 
 
 def _make_store() -> str | None:
-    """A folder in memory for objects, locked so that a later agent can tell a dead one's; None: there is none."""
+    """A folder in memory for objects; None: there is no such place."""
     base = "/dev/shm"
     if not os.access(base, os.W_OK | os.X_OK):
         return None
-    prefix = f"handout-{os.getuid()}-"
     try:
-        _remove_stale(base, prefix)
-        path = tempfile.mkdtemp(prefix=prefix, dir=base)
-        lock = os.open(f"{path}/.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove_stale(base)
+        path = tempfile.mkdtemp(prefix=_prefix(), dir=base)
     except OSError:
         return None
+    _lock(path)
     return path
 
 
-def _remove_stale(base: str, prefix: str) -> None:
-    for name in os.listdir(base):
-        if not name.startswith(prefix):
+def _prefix() -> str:
+    return f"handout-{os.getuid()}-"
+
+
+def _boot() -> bytes:
+    """What tells this start of this machine from all others; empty where the system does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b""
+
+
+def _lock(folder: str) -> None:
+    """Lock a folder as long as this process or the agent lives: so a later one can tell that it is in use."""
+    try:
+        lock = os.open(f"{folder}/.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(lock, _boot())
+    except OSError:
+        # A file system without locks: what is left there stays until somebody looks.
+        pass
+
+
+def _remove_stale(base: str) -> None:
+    """Remove folders whose agent was killed together with its supervisor, here, since this machine started.
+
+    The base may be a file system that other machines share, and whose locks they may not see.
+    """
+    boot = _boot()
+    for name in os.listdir(base) if boot else ():
+        if not name.startswith(_prefix()):
             continue
         try:
             lock = os.open(f"{base}/{name}/.lock", os.O_RDWR | os.O_CLOEXEC)
@@ -342,7 +369,8 @@ def _remove_stale(base: str, prefix: str) -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(f"{base}/{name}", ignore_errors=True)
+            if os.read(lock, 100) == boot:
+                shutil.rmtree(f"{base}/{name}", ignore_errors=True)
         except OSError:
             pass
         finally:
@@ -386,6 +414,11 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         report_fd: Where the agent writes its hello, one JSON line; closed afterwards.
     """
     processes.become_subreaper()
+    try:
+        _remove_stale(os.path.dirname(folder))
+    except OSError:
+        pass
+    _lock(folder)
     store = _make_store()
     try:
         lease = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")

@@ -49,8 +49,16 @@ class Bytes(Source):
 class Rig:
     """One host's processes, and this end of the link to them."""
 
-    def __init__(self, *, python: str = sys.executable, cpu: int = 2, base: str | None = None, **settings: Any) -> None:
-        self.folder = tempfile.mkdtemp(prefix="handout-test-", dir=base)
+    def __init__(
+        self,
+        *,
+        python: str = sys.executable,
+        cpu: int = 2,
+        base: str | None = None,
+        prefix: str = "handout-test-",
+        **settings: Any,
+    ) -> None:
+        self.folder = tempfile.mkdtemp(prefix=prefix, dir=base)
         self.token = secrets.token_bytes(16)
         bundle = Path(self.folder) / "bundle.zip"
         bundle.write_bytes(agent_bundle().data)

@@ -136,6 +136,20 @@ def test_nothing_outlives_a_killed_supervisor(rig: Rig, tmp_path: Path) -> None:
     rig.disconnect()
 
 
+def test_what_is_left_when_all_are_killed_at_once_is_removed_by_the_next_agent(make_rig: Callable[..., Rig]) -> None:
+    killed = make_rig(prefix=f"handout-{os.getuid()}-")
+    killed.run(lambda: bytearray(1 << 20))
+    (store,) = [p for p in Path("/dev/shm").glob("handout-*") if (p / "1").exists()]
+    killed.disconnect()
+    for pid in killed.processes():
+        os.kill(pid, signal.SIGKILL)
+    killed.process.wait()
+    assert os.path.exists(killed.folder)
+    make_rig()
+    assert not os.path.exists(killed.folder)
+    assert not store.exists()
+
+
 def test_stopping_while_tasks_run_leaves_nothing(rig: Rig, tmp_path: Path) -> None:
     rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
     pid = pid_in(rig, tmp_path / "pid")
