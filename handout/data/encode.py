@@ -10,6 +10,7 @@ from typing import Any
 
 from handout.agent import serial
 from handout.agent.serial import PLAIN, Segment, Snapshot
+from handout.agent.wire import MAX_PAYLOAD
 from handout.data.code import CodeBundle, FunctionBlob, bundle_modules, function_ref
 from handout.errors import GraphError, UnserializableError
 from handout.graph import placeholder
@@ -111,6 +112,14 @@ class _Encoder:
                 blob = function_ref(fn, self.snapshot)
             except serial.UnserializableError as error:
                 raise _refused(self.plan.ids[task], error) from error
+            if len(blob.blob) > MAX_PAYLOAD:
+                raise UnserializableError(
+                    f"function {self.plan.ids[task]!r} holds {len(blob.blob) / 1e6:.0f} MB: what it closes over, or "
+                    f"globals that it names, travels with it, and that is bounded to {MAX_PAYLOAD / 1e6:.0f} MB.",
+                    remedy="Pass large data as an argument, or as graph.value(...): it then travels as an object.",
+                    path=self.plan.ids[task],
+                    type=type(fn).__name__,
+                )
             known = self.function_index[id(fn), by_value] = len(self.functions)
             self.functions.append(replace(blob, by_value=True) if by_value else blob)
         return known

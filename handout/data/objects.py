@@ -25,6 +25,8 @@ class ObjectTable:
         self.max_memory = max_memory
         #: Bytes of results in memory.
         self.nbytes = 0
+        #: Bytes of memory promised to results that are on their way.
+        self.claimed = 0
         self._held: dict[int, _Held] = {number: list(segments) for number, segments in (values or {}).items()}
 
     def __contains__(self, number: object) -> bool:
@@ -36,7 +38,18 @@ class ObjectTable:
     @property
     def memory_left(self) -> int:
         """Bytes that may still be held in memory."""
-        return max(0, self.max_memory - self.nbytes)
+        return max(0, self.max_memory - self.nbytes - self.claimed)
+
+    def claim(self, nbytes: int) -> bool:
+        """Promise memory to a result that is on its way, where there is enough left."""
+        if nbytes > self.memory_left:
+            return False
+        self.claimed += nbytes
+        return True
+
+    def release(self, nbytes: int) -> None:
+        """Take a promise back: the result is here, or does not come."""
+        self.claimed -= nbytes
 
     def put(self, number: int, data: bytes | bytearray | memoryview | IO[bytes], nbytes: int) -> None:
         """Hold an object that arrived; one that is here already stays as it is.

@@ -248,7 +248,7 @@ def _required(require: Any, hosts: int) -> int:
     """
     if require == "all":
         return hosts
-    required: int = 1 if require == "any" else require
+    required: Any = 1 if require == "any" else require
     if not isinstance(required, int) or isinstance(required, bool) or required < 0:
         raise InventoryError(f"require={require!r} is no number of hosts.", remedy="Give 'any', 'all' or a number.")
     if required > hosts:
@@ -256,7 +256,7 @@ def _required(require: Any, hosts: int) -> int:
             f"require={require!r} asks for {required} hosts, the inventory has {hosts}.",
             remedy="Add hosts, or require fewer.",
         )
-    return required
+    return int(required)
 
 
 async def _awaited(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -250,8 +250,13 @@ class Driver:
         if giver is None:
             failed(True)
             return
-        key = run.base | number
-        giver.fetch(key, Relay(lambda relay: target.link.send_object(key, relay), failed))
+        key, link = run.base | number, target.link
+
+        def start(relay: Relay) -> Callable[[], None]:
+            stream = link.send_object(key, relay)
+            return lambda: link.stop_object(stream)
+
+        giver.fetch(key, Relay(start, failed))
 
     def _fetch_objects(self, command: do.FetchObjects) -> None:
         run = self.runs.get(command.run)
@@ -273,7 +278,7 @@ class Driver:
         if giver is None:
             failed(True)
             return
-        giver.fetch(run.base | number, Gathered(done, failed, lambda: run.objects.memory_left))
+        giver.fetch(run.base | number, Gathered(done, failed, run.objects))
 
     def _drop_objects(self, command: do.DropObjects) -> None:
         run = self.runs.get(command.run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from handout.agent.wire import MAX_PAYLOAD, Buffer
@@ -43,14 +43,8 @@ class Peer:
     def start_tasks(self, run: ActiveRun, command: StartTasks, class_of: Callable[[int, int], int]) -> None:
         """Hand tasks over, and before them whatever of code the agent has not got yet."""
         calls = run.encoded.calls
-        size, first = 0, 0
-        for i, task in enumerate(command.tasks):
-            size += len(calls[task])
-            if size > _BATCH_BYTES:
-                self._start_slice(run, command, class_of, first, i + 1)
-                size, first = 0, i + 1
-        if first < len(command.tasks):
-            self._start_slice(run, command, class_of, first, len(command.tasks))
+        for first, end in _batches([len(calls[task]) for task in command.tasks]):
+            self._start_slice(run, command, class_of, first, end)
 
     def _start_slice(
         self, run: ActiveRun, command: StartTasks, class_of: Callable[[int, int], int], first: int, end: int
@@ -86,9 +80,10 @@ class Peer:
             if function.number not in self._functions:
                 self._functions.add(function.number)
                 fresh.append(function)
-        if fresh:
-            fields = {"m": "functions", "fn": [f.number for f in fresh], "len": [len(f.blob) for f in fresh]}
-            self.link.send(fields, [f.blob for f in fresh])
+        for first, end in _batches([len(f.blob) for f in fresh]):
+            part = fresh[first:end]
+            fields = {"m": "functions", "fn": [f.number for f in part], "len": [len(f.blob) for f in part]}
+            self.link.send(fields, [f.blob for f in part])
 
     def needs_class(self, number: int) -> bool:
         """Whether the agent has yet to hear of a class; it is taken to have heard of it from now on."""
@@ -126,8 +121,10 @@ class Peer:
         return False
 
     def put_many(self, keys: list[int], blobs: list[bytes]) -> None:
-        """Bring several small objects there in one message."""
-        self.link.send({"m": "objects", "key": keys, "len": [len(b) for b in blobs]}, blobs)
+        """Bring several small objects there, in as few messages as frames may be large."""
+        sizes = [len(b) for b in blobs]
+        for first, end in _batches(sizes):
+            self.link.send({"m": "objects", "key": keys[first:end], "len": sizes[first:end]}, blobs[first:end])
 
     def fetch(self, key: int, sink: Sink) -> None:
         """Ask for an object."""
@@ -151,6 +148,16 @@ class Peer:
         self.programs[self._commands] = answer
         self.link.send({"m": "run", "id": self._commands, "argv": list(argv), "timeout_s": timeout_s})
         return self._commands
+
+
+def _batches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cuts a column so that no part is much over `_BATCH_BYTES`: first and end of each."""
+    size, first = 0, 0
+    for i, each in enumerate(sizes, 1):
+        size += each
+        if size > _BATCH_BYTES or i == len(sizes):
+            yield first, i
+            size, first = 0, i
 
 
 def _tickets(command: CancelTasks | TakeBack) -> list[int]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Protocol, cast
 
 from handout.agent.session import Source
-from handout.agent.wire import Buffer
+from handout.agent.wire import Buffer, ProtocolError
 from handout.remote.link import Wakeable
 
-__all__ = ["BytesSource", "Fetches", "Gathered", "Relay", "Sink"]
+__all__ = ["BytesSource", "Fetches", "Gathered", "Relay", "Room", "Sink"]
+
+logger = logging.getLogger("handout")
 
 #: A relayed object waits in memory up to this size, beyond it in a file: a slow target never fills the controller.
 _RELAY_MEMORY = 8 << 20
@@ -64,24 +68,37 @@ class Sink(Protocol):
         ...
 
 
+class Room(Protocol):
+    """Memory for objects that are on their way: many may be at once."""
+
+    def claim(self, nbytes: int) -> bool:
+        """Take so much, where there is enough."""
+        ...
+
+    def release(self, nbytes: int) -> None:
+        """Give it back."""
+        ...
+
+
 class Gathered:
-    """A sink that hands over the whole object, in memory or (beyond ``memory_limit``) in a file.
+    """A sink that hands over the whole object, in memory or (where there is no room for it) in a file.
 
     Args:
         done: Called with the object.
         failed: Called where it does not come.
-        memory_limit: Says how many bytes may be gathered in memory now.
+        room: Where memory is had from, while the object is on its way.
     """
 
     def __init__(
         self,
         done: Callable[[Buffer | IO[bytes], int], None],
         failed: Callable[[bool], None],
-        memory_limit: Callable[[], int],
+        room: Room,
     ) -> None:
         self._done = done
         self._failed = failed
-        self._memory_limit = memory_limit
+        self._room = room
+        self._claimed = 0
         self._size = 0
         self._at = 0
         self._data = bytearray()
@@ -90,21 +107,28 @@ class Gathered:
     def begin(self, size: int) -> None:
         """See :class:`Sink`."""
         self._size = size
-        if size > self._memory_limit():
-            self._file = cast(IO[bytes], tempfile.TemporaryFile(prefix="handout-"))  # noqa: SIM115 - outlives this
-        else:
+        if self._room.claim(size):
+            self._claimed = size
             self._data = bytearray(size)
+        else:
+            self._file = cast(IO[bytes], tempfile.TemporaryFile(prefix="handout-"))  # noqa: SIM115 - outlives this
 
     def write(self, data: Buffer) -> None:
         """See :class:`Sink`."""
+        end = self._at + len(data)
+        if end > self._size:
+            raise ProtocolError(f"an object of {self._size} bytes has at least {end}")
         if self._file is not None:
             self._file.write(data)
         else:
-            self._data[self._at : self._at + len(data)] = data
-            self._at += len(data)
+            self._data[self._at : end] = data
+        self._at = end
 
     def end(self) -> None:
         """See :class:`Sink`."""
+        if self._at < self._size:
+            raise ProtocolError(f"an object of {self._size} bytes ended after {self._at}")
+        self._give_back()
         if self._file is not None:
             self._file.flush()
             self._done(self._file, self._size)
@@ -113,16 +137,32 @@ class Gathered:
 
     def fail(self, missing: bool) -> None:
         """See :class:`Sink`."""
+        self._give_back()
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError:
+                pass  # what it held back does not fit either; closed it is
         self._failed(missing)
+
+    def _give_back(self) -> None:
+        self._room.release(self._claimed)
+        self._claimed = 0
 
 
 class Relay(Wakeable):
-    """A sink for one host's object that is another host's source, while it is still arriving."""
+    """A sink for one host's object that is another host's source, while it is still arriving.
 
-    def __init__(self, start: Callable[[Relay], None], failed: Callable[[bool], None]) -> None:
+    Args:
+        start: Begins to send it; what it returns gives that up.
+        failed: Called where it does not come.
+    """
+
+    def __init__(self, start: Callable[[Relay], Callable[[], None]], failed: Callable[[bool], None]) -> None:
         super().__init__()
         self._start = start
         self._failed = failed
+        self._stop: Callable[[], None] = self.close
         self._arrived = 0
         self._closed = False
         self._file = tempfile.SpooledTemporaryFile(max_size=_RELAY_MEMORY, prefix="handout-")  # noqa: SIM115
@@ -130,7 +170,7 @@ class Relay(Wakeable):
     def begin(self, size: int) -> None:
         """See :class:`Sink`."""
         self.size = size
-        self._start(self)
+        self._stop = self._start(self)
 
     def write(self, data: Buffer) -> None:
         """See :class:`Sink`."""
@@ -147,6 +187,7 @@ class Relay(Wakeable):
 
     def fail(self, missing: bool) -> None:
         """See :class:`Sink`."""
+        self._stop()
         self._failed(missing)
 
     def read(self, offset: int, size: int) -> Buffer:
@@ -160,7 +201,10 @@ class Relay(Wakeable):
     def close(self) -> None:
         """See :class:`~handout.agent.session.Source`."""
         self._closed = True
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:
+            pass  # a full disk: nobody reads it any more
 
 
 @dataclass(slots=True)
@@ -181,18 +225,20 @@ class Fetches:
         sink = self._next(key)
         if sink is not None:
             self.arriving[stream] = sink
-            sink.begin(size)
+            with self._given_up_where_there_is_no_room(stream, sink):
+                sink.begin(size)
 
     def piece(self, stream: int, data: Buffer, last: bool) -> None:
         """Some of its bytes."""
         sink = self.arriving.get(stream)
         if sink is None:
             return
-        if len(data):
-            sink.write(data)
-        if last:
-            del self.arriving[stream]
-            sink.end()
+        with self._given_up_where_there_is_no_room(stream, sink):
+            if len(data):
+                sink.write(data)
+            if last:
+                sink.end()
+                self.arriving.pop(stream, None)
 
     def missing(self, key: int) -> None:
         """The agent does not have it."""
@@ -206,6 +252,16 @@ class Fetches:
         self.arriving.clear()
         self.waiting.clear()
         for sink in sinks:
+            sink.fail(False)
+
+    @contextmanager
+    def _given_up_where_there_is_no_room(self, stream: int, sink: Sink) -> Iterator[None]:
+        """What this machine has no room for must not end the conversation that brings it."""
+        try:
+            yield
+        except (OSError, MemoryError) as error:
+            logger.warning("An object could not be taken in here: %s: %s", type(error).__name__, error)
+            self.arriving.pop(stream, None)
             sink.fail(False)
 
     def _next(self, key: int) -> Sink | None:

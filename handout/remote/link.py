@@ -267,14 +267,19 @@ class Link:
         self._session.send(fields, payload)
         self._flush_soon()
 
-    def send_object(self, key: int, source: Source) -> None:
-        """Stream an object into the agent's store."""
+    def send_object(self, key: int, source: Source) -> int:
+        """Stream an object into the agent's store; answers with what :meth:`stop_object` takes."""
         stream = next(self._streams)
         self._session.send({"m": "stream", "stream": stream, "key": key, "size": source.size})
         self._session.send_stream(stream, source)
         if isinstance(source, Wakeable):
             source.on_more = lambda: self._wake(stream)
         self._flush_soon()
+        return stream
+
+    def stop_object(self, stream: int) -> None:
+        """Send no more of an object: the rest of it will not come."""
+        self._session.stop_stream(stream)
 
     def _wake(self, stream: int) -> None:
         self._session.wake(stream)

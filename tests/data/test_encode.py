@@ -314,3 +314,11 @@ def test_a_program_with_modules_beside_it(
     assert (sent["python"] is not None) == by_value
     told = run_on_host(sys.executable, HOST, stdin=done.stdout, bundle=bundle).decode()
     assert told.split() == [module, "helpers", "21"]
+
+
+def test_a_function_that_closes_over_too_much_is_refused_with_what_to_do_instead() -> None:
+    data = bytes(70_000_000)
+    graph = Graph()
+    graph.add(lambda: len(data), id="heavy")
+    with pytest.raises(UnserializableError, match=r"'heavy' holds 70 MB.*graph\.value"):
+        encode_plan(graph.compile())
