@@ -231,8 +231,8 @@ class SshLauncher:
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
             return HostKeyError(
                 f"Host {name!r} showed a host key that is not the one on record: {error.reason}.",
-                remedy=f"Compare it by hand, then run `ssh-keyscan {where} >> ~/.ssh/known_hosts`, "
-                f"or `ssh-keygen -R {where}` first where the old key is out of date.",
+                remedy=f"Compare it by hand, then run `ssh-keyscan -p {self._host.port} {where} >> ~/.ssh/known_hosts`, "
+                f"or `ssh-keygen -R {_known_as(where, self._host.port)}` first where the old key is out of date.",
                 host=name,
             )
         if isinstance(error, asyncssh.PermissionDenied):
@@ -253,6 +253,11 @@ class SshLauncher:
             remedy=f"Check that `ssh {where}` works from this machine.",
             host=self._host.name,
         )
+
+
+def _known_as(where: str, port: int) -> str:
+    """What ``known_hosts`` calls a server."""
+    return where if port == 22 else f"'[{where}]:{port}'"
 
 
 def _bounded(channel: Any) -> Transport:
