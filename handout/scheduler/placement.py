@@ -22,6 +22,10 @@ MAX_FREE_TASKS = 4096
 PATIENCE_S = 1.0
 #: What a link carries, where nothing was measured.
 BYTES_PER_S = 2e8
+#: Inputs that are brought anywhere in no time.
+LIGHT_BYTES = 65536
+#: An object that more hosts have is as good as everywhere.
+MAX_HOLDERS = 8
 
 _Granted = tuple[HostRecord, Need, Claim | None, float]
 
@@ -141,7 +145,10 @@ def _fill(world: World, slate: Slate, turn: int) -> bool:
             release(world, lane)
             break
         expected_s = seconds[fn[t]]
-        granted = _nearest(world, slate, t, expected_s) if weighs and inputs[t] else None
+        granted = None
+        if weighs and inputs[t]:
+            near = _nearest if _is_heavy(run, t) else _beside_inputs
+            granted = near(world, slate, t, expected_s)
         if granted is None:
             granted = _any_free(world, slate, t) or _least_backlog(slate, expected_s)
         if granted is None:
@@ -225,6 +232,40 @@ def room_ahead(host: HostRecord, need: Need, expected_s: float) -> float:
     return host.room(expected_s)
 
 
+def _is_heavy(run: Run, t: int) -> bool:
+    """Whether bringing a task's inputs to another host would take a time worth reckoning with."""
+    nbytes, total = run.nbytes, 0
+    for o in run.spec.inputs[t]:
+        total += nbytes[o]
+    return total > LIGHT_BYTES
+
+
+def _beside_inputs(world: World, slate: Slate, t: int, expected_s: float) -> _Granted | None:
+    """The host that has most of a task's light inputs, unless others would begin sooner; None: ask those."""
+    run = slate.lane.run
+    counts: dict[int, int] = {}
+    for o in run.spec.inputs[t]:
+        where = run.where[o]
+        if len(where) <= MAX_HOLDERS:
+            for index in where:
+                counts[index] = counts.get(index, 0) + 1
+    counts.pop(0, None)
+    host = world.fleet.at(max(counts, key=counts.__getitem__)) if counts else None
+    needs = None if host is None else slate.needs.get(host)
+    if host is None or needs is None:
+        return None
+    claimed = claim_on(world, slate.lane, host, needs, t, slate)
+    if claimed is not None:
+        return host, claimed[0], claimed[1], 0.0
+    elsewhere = _any_free(world, slate, t)
+    if elsewhere is not None or not slate.ahead_allowed:
+        return elsewhere
+    if slate.full and host.ahead_s / host.slots > slate.full[0][0] + host.target_s * 0.5:
+        return None
+    charge = room_ahead(host, needs[0], expected_s)
+    return None if charge < 0.0 else (host, needs[0], None, charge)
+
+
 def _nearest(world: World, slate: Slate, t: int, expected_s: float) -> _Granted | None:
     """The host where a task could begin soonest, by the bytes to bring and the backlog; None: ask the others."""
     run = slate.lane.run
@@ -256,7 +297,7 @@ def _holders(world: World, slate: Slate, t: int) -> set[HostRecord]:
     where, at, needs = slate.lane.run.where, world.fleet.at, slate.needs
     found = set()
     for o in slate.lane.run.spec.inputs[t]:
-        for index in where[o]:
+        for index in where[o][: MAX_HOLDERS + 1]:
             host = at(index)
             if host is not None and host in needs:
                 found.add(host)
