@@ -66,13 +66,6 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: type[HandoutError], problem: str, fields: dict[str, Any], notes: list[str]) -> HandoutError:
-    error = cls(problem, **fields)
-    for note in notes:
-        error.add_note(note)
-    return error
-
-
 class HandoutError(Exception):
     """Base of everything that Handout raises of its own accord.
 
@@ -97,8 +90,8 @@ class HandoutError(Exception):
         return f"{self.problem} {self.remedy}".strip()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = {k: v for k, v in self.__dict__.items() if k not in ("problem", "__notes__")}
-        return _rebuild, (type(self), self.problem, fields, list(getattr(self, "__notes__", ())))
+        # Everything else as state, not as arguments: fields may refer back to the error.
+        return type(self), (self.problem,), dict(self.__dict__)
 
 
 class GraphError(HandoutError):

@@ -51,6 +51,8 @@ class Driver:
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._inbox: list[ev.Event] = []
+        #: Attempts that failed in this turn, of runs that are watched: run, task, attempt.
+        self._failed_attempts: list[tuple[ActiveRun, int, int, Failure]] = []
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._asking: dict[int, asyncio.Task[None]] = {}
@@ -103,12 +105,26 @@ class Driver:
             return
         events, self._inbox = self._inbox, []
         try:
-            for command in self.core.handle(events, self._loop.time()):
+            commands = self.core.handle(events, self._loop.time())
+            if self._failed_attempts:
+                self._tell_retries()
+            for command in commands:
                 self._perform[type(command)](command)
         except Exception as error:
             self.break_down(error)
             return
         self._arm()
+
+    def _tell_retries(self) -> None:
+        """Of attempts that failed, only the core knows which are followed by another one."""
+        failed, self._failed_attempts = self._failed_attempts, []
+        for run, task, attempt, failure in failed:
+            known = self.core.world.runs.get(run.number)
+            if known is None or known.ended(task) or known.aborting:
+                continue
+            reason = str(failure.report.get("message") or failure.kind)
+            at_s = self.now - run.started_at
+            run.tell([TaskRetried(at_s, failure.id, failure.host or "", attempt, reason)])
 
     def break_down(self, error: Exception) -> None:
         """The core or this shell is wrong: end every run by name rather than hang."""
@@ -371,7 +387,12 @@ class Driver:
             return failure
         if isinstance(found, Exception):
             return of_exception(ids[task], found, kind="host", host=run.hosts[task] or None, attempts=1)
-        return Failure(ids[task], "cancelled", host=run.hosts[task] or None, attempts=0)
+        cancelled = Failure(ids[task], "cancelled", host=run.hosts[task] or None, attempts=0)
+        if cause >= 0:
+            cancelled.caused_by = ids[cause]
+        elif run.failed_order and run.policy.on_failure == "fail_fast":
+            cancelled.caused_by = ids[run.failed_order[0]]
+        return cancelled
 
     def _run_ended(self, command: do.RunEnded) -> None:
         run = self.runs.get(command.run)
@@ -446,9 +467,8 @@ class Driver:
             deaths.append(peer.name)
             failure.report.update(deaths=len(deaths), hosts=tuple(dict.fromkeys(deaths)))
         retryable = self._is_retryable(run, task, failure)
-        if run.watchers and retryable:
-            reason = str(failure.report.get("message") or failure.kind)
-            run.tell([TaskRetried(self.now - run.started_at, failure.id, peer.name, attempt, reason)])
+        if run.watchers:
+            self._failed_attempts.append((run, task, attempt, failure))
         kind: Any = failure.kind
         self.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure))
 

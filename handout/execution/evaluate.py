@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from handout.errors import GraphError
@@ -81,10 +82,10 @@ class _Evaluated:
     def producer(self) -> Sequence[int]:
         return self.plan.producers
 
-    @property
+    @cached_property
     def hosts(self) -> list[str]:
         return [HERE] * len(self.plan)
 
-    @property
-    def outcomes(self) -> Iterator[Outcome]:
-        return iter([Outcome.DONE] * len(self.plan))
+    @cached_property
+    def outcomes(self) -> list[Outcome]:
+        return [Outcome.DONE] * len(self.plan)

@@ -56,11 +56,15 @@ class Failure:
             self._exception = self._build()
             for note in self._notes():
                 self._exception.add_note(note)
-            try:
-                setattr(self._exception, _ATTRIBUTE, self)
-            except AttributeError:
-                pass  # a class with slots: its notes still tell
+            self._mark()
         return self._exception
+
+    def _mark(self) -> None:
+        """Let :func:`failure` find this from its exception."""
+        try:
+            setattr(self._exception, _ATTRIBUTE, self)
+        except AttributeError:
+            pass  # a class with slots: its notes still tell
 
     def _build(self) -> Exception:
         where: dict[str, Any] = {"id": self.id, "host": self.host, "attempt": self.attempts}
@@ -106,7 +110,9 @@ class Failure:
 
     def _notes(self) -> list[str]:
         took = f" after {self.elapsed_s:.1f} s" if self.elapsed_s >= 0.05 else ""
-        notes = [f"Task {self.id!r}, attempt {self.attempts}, on host {self.host!r}{took}."]
+        notes = []
+        if self.host is not None and self.attempts:
+            notes.append(f"Task {self.id!r}, attempt {self.attempts}, on host {self.host!r}{took}.")
         if self.traceback:
             notes.append(f"On the host:\n{self.traceback.rstrip()}")
         if self.stderr_tail:
@@ -138,7 +144,9 @@ def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickl
 def of_exception(id: str, error: Exception, *, kind: str, host: str | None, attempts: int) -> Failure:
     """A failure that this side found, not a host."""
     text = "".join(traceback_module.format_exception(error)) if error.__traceback__ else ""
-    return Failure(id=id, kind=kind, host=host, attempts=attempts, traceback=text, _exception=error)
+    found = Failure(id=id, kind=kind, host=host, attempts=attempts, traceback=text, _exception=error)
+    found._mark()
+    return found
 
 
 def _died(self: Failure, where: dict[str, Any]) -> Exception:
@@ -203,7 +211,8 @@ def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
 
 
 def _cancelled(self: Failure, where: dict[str, Any]) -> Exception:
-    return TaskCancelledError(f"Task {self.id!r} was cancelled.", **where)
+    why = f", because {self.caused_by!r} ended otherwise" if self.caused_by is not None else ""
+    return TaskCancelledError(f"Task {self.id!r} was cancelled{why}.", **where)
 
 
 def _unknown(self: Failure, where: dict[str, Any]) -> Exception:

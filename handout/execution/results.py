@@ -63,7 +63,7 @@ class Results(Mapping[str, Any]):
 
     @property
     def allocations(self) -> Mapping[str | Output[Any], str]:
-        """The host that ran each function, by id and by output; without those that never ran."""
+        """The host that ran each function to its end, good or bad, by id and by output; without all others."""
         return Allocations(self._run)
 
     def raise_failures(self) -> None:
@@ -102,15 +102,19 @@ class Allocations(Mapping[Any, str]):
     def __getitem__(self, key: Any, /) -> str:
         run = self._run
         task = run.spec.producer[run.plan.locate(key)[0]]
-        if task < 0 or not run.hosts[task]:
+        if task < 0 or not self._ran(task):
             raise KeyError(key)
         return run.hosts[task]
 
+    def _ran(self, task: int) -> bool:
+        """Whether it ended by itself: being handed over to a host is not running there."""
+        return bool(self._run.hosts[task]) and self._run.outcomes[task] in (Outcome.DONE, Outcome.FAILED)
+
     def __iter__(self) -> Iterator[str]:
-        return (id for id, host in zip(self._run.plan.ids, self._run.hosts, strict=True) if host)
+        return (id for task, id in enumerate(self._run.plan.ids) if self._ran(task))
 
     def __len__(self) -> int:
-        return sum(1 for host in self._run.hosts if host)
+        return sum(1 for _ in self)
 
 
 def value_of(run: ActiveRun, number: int, path: Path, key: object) -> Any:
@@ -126,6 +130,8 @@ def value_of(run: ActiveRun, number: int, path: Path, key: object) -> Any:
         value = run.values[number]
         return serial.apply_path(value, path) if path else value
     failure = run.failures.get(run.spec.producer[number])
+    if failure is not None and failure.kind == "cancelled" and run.error is not None:
+        raise run.error  # what ended the run says more than that this was cancelled with it
     if failure is not None:
         if failure.kind == "skipped" and failure.caused_by is not None:
             _chain(run, failure)

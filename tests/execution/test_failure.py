@@ -1,0 +1,94 @@
+"""What a failed task's exception says, and that it can be kept, sent and looked at."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+import handout
+from handout.errors import DependencyError, HandoutError, RunTimeoutError
+from handout.execution.failure import Failure, from_report, of_exception
+
+REPORTS: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
+    "died": (handout.WorkerDiedError, {"signal": 11, "maxrss": 5e6, "deaths": 3, "hosts": ["a"]}, r"signal 11.*5 MB"),
+    "timeout": (
+        handout.TaskTimeoutError,
+        {"limit_s": 2, "elapsed_s": 2.1},
+        r"2\.1 s, over its limit of 2 s.*timeout_s",
+    ),
+    "memory": (handout.MemoryExceededError, {"limit": 1e6, "peak": 3e6}, r"3 MB, over its memory cost of 1 MB"),
+    "exited": (handout.errors.TaskExitedError, {"exit": 3}, r"status 3.*Return a value"),
+    "unserializable": (handout.errors.ResultError, {"path": "result[0]", "type": "Lock"}, r"result\[0\] is a Lock"),
+    "cancelled": (handout.errors.TaskCancelledError, {}, "was cancelled"),
+    "host": (handout.OutcomeUnknownError, {}, r"idempotent=False.*Check by hand"),
+    "input": (handout.TaskError, {"message": "no room"}, r"could not be started on host 'far': no room"),
+    "disk": (handout.TaskError, {"message": "full"}, r"'far' had no room.*disk cost"),
+    "raised": (handout.RemoteError, {"type": "Odd", "message": "hm"}, "raised Odd: hm"),
+    "of a newer agent": (handout.TaskError, {"message": "hm"}, "of a newer agent hm"),
+}
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_each_kind_has_its_error_with_facts_and_notes(kind: str) -> None:
+    cls, report, words = REPORTS[kind]
+    failure = from_report("fit", "far", 2, {"kind": kind, "text": "Traceback: x", "stderr": ["oops"], **report}, b"")
+    error = failure.exception
+    assert type(error) is cls
+    assert error is failure.exception
+    with pytest.raises(cls, match=words):
+        raise error
+    notes = "\n".join(error.__notes__)
+    assert "'fit', attempt 2, on host 'far'" in notes
+    assert "Traceback: x" in notes
+    assert "  oops" in notes
+    assert handout.failure(error) is failure
+    assert (error.id, error.host, error.attempt) == ("fit", "far", 2)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+@pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.deepcopy])
+def test_an_error_with_its_failure_can_be_pickled_and_copied(kind: str, again: Any) -> None:
+    error = from_report("fit", "far", 2, {"kind": kind, **REPORTS[kind][1]}, b"").exception
+    twin = again(error)
+    assert type(twin) is type(error)
+    assert str(twin) == str(error)
+    assert twin.__notes__ == error.__notes__
+    found = handout.failure(twin)
+    assert found is not None
+    assert found.id == "fit"
+    assert found.exception is twin
+
+
+def test_errors_pickle_with_fields_and_remedy() -> None:
+    error = RunTimeoutError("late", remedy="Hurry.", limit_s=3.0)
+    error.add_note("a note")
+    twin = pickle.loads(pickle.dumps(error))
+    assert (str(twin), twin.limit_s, twin.__notes__) == ("late Hurry.", 3.0, ["a note"])
+
+
+def test_a_failure_that_this_side_found_is_behind_its_exception_as_well() -> None:
+    error = DependencyError("skipped")
+    failure = of_exception("b", error, kind="skipped", host=None, attempts=0)
+    assert failure.exception is error
+    assert handout.failure(error) is failure
+
+
+def test_a_task_that_was_nowhere_says_nothing_of_a_host() -> None:
+    error = Failure("a", "cancelled", attempts=0, caused_by="b").exception
+    assert str(error) == "Task 'a' was cancelled, because 'b' ended otherwise."
+    assert not hasattr(error, "__notes__")
+
+
+def test_an_exception_that_cannot_be_rebuilt_comes_as_remote_error_and_says_why() -> None:
+    error = from_report("a", "far", 1, {"kind": "raised", "type": "Odd", "message": "hm"}, b"not a pickle").exception
+    assert isinstance(error, handout.RemoteError)
+    assert "could not be rebuilt here" in str(error)
+    assert error.type_name == "Odd"
+
+
+def test_other_exceptions_have_no_failure() -> None:
+    assert handout.failure(ValueError()) is None
+    assert handout.failure(HandoutError("x")) is None

@@ -1,0 +1,99 @@
+"""What results and events say of tasks that did not end well; on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+import handout
+from handout import Cluster, Graph, Host
+from tests import work
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster() -> AsyncIterator[Cluster]:
+    async with Cluster([Host.local("here", {"cpu": 1})]) as opened:
+        yield opened
+
+
+async def test_only_what_is_tried_again_is_told_as_retried(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(work.fail, "no", id="bad")
+    graph.add(work.fail_then_succeed, str(tmp_path / "tries"), 1, retries=1, id="flaky")
+    async with cluster.start(graph, on_failure="continue") as execution:
+        story = [event async for event in execution.events()]
+    retried = [event for event in story if isinstance(event, handout.observe.TaskRetried)]
+    assert [(event.id, event.attempt, event.host) for event in retried] == [("flaky", 1, "here")]
+
+
+async def test_allocations_hold_what_ran_and_nothing_else(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    stuck = graph.add(work.sleep_forever, str(tmp_path / "pid"), id="stuck")
+    graph.add(work.identity, stuck, id="after")
+    bad = graph.add(work.fail, "no", id="bad", priority=9)
+    good = graph.add(work.identity, 1, id="good", priority=9)
+    async with cluster.start(graph, on_failure="continue") as execution:
+        async for _ in execution.ended([good, bad]):
+            pass
+        await execution.cancel(stuck)
+        results = await execution.results()
+    assert dict(results.allocations) == {"bad": "here", "good": "here"}
+    assert len(results.allocations) == 2
+    with pytest.raises(KeyError):
+        results.allocations[stuck]
+    assert results.failures["after"].caused_by == "stuck"
+    assert handout.failure(results.failures["after"].exception) is results.failures["after"]
+
+
+async def test_what_was_cancelled_because_of_a_failure_says_so(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    bad = graph.add(work.fail, "no", id="bad")
+    other = graph.add(work.identity, graph.add(work.identity, bad), id="other")
+    waiting = graph.add(work.sleep_forever, str(tmp_path / "pid"), id="waiting")
+    async with cluster.start(graph, outputs=[other, waiting]) as execution:
+        with pytest.raises(work.Refused):
+            await execution.results()
+        with pytest.raises(handout.errors.TaskCancelledError, match="because 'bad'"):
+            await execution.result(waiting)
+        with pytest.raises(handout.errors.DependencyError, match="bad") as caught:
+            await execution.result(other)
+    assert isinstance(caught.value.__cause__, work.Refused)
+
+
+async def test_a_result_of_a_run_over_its_time_says_that(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    out = graph.add(work.sleep_forever_nicely, str(tmp_path / "pid"))
+    async with cluster.start(graph, timeout_s=0.1) as execution:
+        with pytest.raises(handout.errors.RunTimeoutError, match=r"0\.1 s"):
+            await execution.result(out)
+
+
+async def test_asking_for_one_result_many_times_and_giving_up_leaves_the_run_alone(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    graph = Graph()
+    out = graph.add(work.wait_for_file, str(tmp_path / "go"))
+    async with cluster.start(graph) as execution:
+        for _ in range(3):
+            waiting = asyncio.ensure_future(execution.result(out))
+            await asyncio.sleep(0)
+            waiting.cancel()
+        (tmp_path / "go").touch()
+        assert await execution.result(out) == str(tmp_path / "go")
+
+
+async def test_results_of_an_earlier_run_replace_what_they_hold(cluster: Cluster) -> None:
+    graph = Graph()
+    made = graph.add(work.identity, 20, id="made")
+    bad = graph.add(work.fail, "no", id="bad")
+    first = await cluster.execute(graph, outputs=[made, bad], on_failure="continue")
+    more = Graph()
+    again = more.add(work.fail, "not called", id="made")
+    out = more.add(work.identity, [again, 1])
+    assert (await cluster.execute(more, given=first))[out] == [20, 1]
