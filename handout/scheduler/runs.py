@@ -139,7 +139,17 @@ class Run:
         count, objects = spec.count, len(spec.producer)
         self.number = number
         self.spec = spec
-        # -- by task
+        self._task_columns(count)
+        self._few()
+        self._object_columns(objects)
+        self._counts(count)
+        self._requests()
+        self.estimates = Estimates(spec, remembered)
+        self._link(count, objects)
+        #: Critical path (tasks that still follow; empty where none does), each task's place, the task at each place.
+        self.rank, self.order, self.place_at = ranks_of(self)
+
+    def _task_columns(self, count: int) -> None:
         self.state = bytearray(count)
         #: Tries so far; the number of the present one while it is handed.
         self.attempt = [0] * count
@@ -155,7 +165,9 @@ class Run:
         self.reported = bytearray(count)
         #: The lane that has an entry for it, which may be stale.
         self.lane: list[Lane | None] = [None] * count
-        # -- by task, few
+
+    def _few(self) -> None:
+        """What is true of few tasks."""
         self.picks: dict[int, list[int]] = {}
         self.shared: dict[int, Claim] = {}
         self.avoid: dict[int, tuple[int, ...]] = {}
@@ -170,8 +182,9 @@ class Run:
         self.recalled: dict[int, int] = {}
         #: Known to run.
         self.begun: set[int] = set()
-        # -- by object
-        self.nbytes = list(spec.nbytes)
+
+    def _object_columns(self, objects: int) -> None:
+        self.nbytes = list(self.spec.nbytes)
         #: Indices of hosts that have it, ascending; 0 is the controller.
         self.where: list[tuple[int, ...]] = [_NONE] * objects
         self.consumers: list[Sequence[int]] = [_NONE] * objects
@@ -181,11 +194,12 @@ class Run:
         #: Copies under way: (object, host) -> source.
         self.flying: dict[tuple[int, int], int] = {}
         self.copy_failures: dict[tuple[int, int], int] = {}
-        # -- by group
+
+    def _counts(self, count: int) -> None:
+        """The run as a whole, and its groups."""
         self.groups: dict[int, list[int]] = {}
         self.group_at: dict[int, int] = {}
         self.together: dict[int, frozenset[int]] = {}
-        # -- as a whole
         self.lanes: dict[LaneKey, Lane] = {}
         #: By profile: the lane of tasks without a group and without hosts to avoid.
         self.plain: list[Lane] = []
@@ -202,7 +216,8 @@ class Run:
         self.over = False
         #: Whether it has been checked that hosts can run its tasks.
         self.checked = False
-        self.estimates = Estimates(spec, remembered)
+
+    def _requests(self) -> None:
         #: The custom allocator's request that is out, and its tasks; -1: none is.
         self.request = -1
         self.asked: dict[str, int] = {}
@@ -215,9 +230,6 @@ class Run:
         self.ready_at: dict[int, float] = {}
         #: Whether anything has happened that a custom allocator might answer differently to.
         self.stirred = True
-        self._link(count, objects)
-        #: Critical path (tasks that still follow; empty where none does), each task's place, the task at each place.
-        self.rank, self.order, self.place_at = ranks_of(self)
 
     def _link(self, count: int, objects: int) -> None:
         """Fill the columns that say who needs what."""
