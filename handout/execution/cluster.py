@@ -191,9 +191,15 @@ class Cluster:
 
         Raises:
             HostError: The cluster is not open.
+            HandoutError: It was opened in another event loop than the one that runs here.
         """
         if self._driver is None or self._serving is None:
             raise HostError("This cluster is not open.", remedy="Use `async with Cluster(...)`, or await open().")
+        if asyncio._get_running_loop() not in (None, self._serving.get_loop()):
+            raise HandoutError(
+                "This cluster was opened in another event loop, and serves that one alone.",
+                remedy="Use it in the loop that opened it, or open one for this loop.",
+            )
         return self._driver
 
     @property

@@ -129,6 +129,14 @@ async def test_a_cluster_that_is_not_open_says_how_to_open_it() -> None:
         await Cluster([Host.local("here")]).execute(one())
 
 
+async def test_a_cluster_of_another_loop_is_refused_by_name() -> None:
+    async with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
+        with pytest.raises(handout.HandoutError, match=r"another event loop.*loop"):
+            async with asyncio.timeout(20):
+                await asyncio.to_thread(asyncio.run, cluster.execute(one()))
+        assert (await cluster.execute(one()))["one"] == 1
+
+
 async def test_a_cluster_closed_under_a_run_ends_it_by_name(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     cluster = Cluster([Host.local("here", {"cpu": 1})])
