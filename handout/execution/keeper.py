@@ -138,7 +138,7 @@ class Keeper:
         except BaseException:
             self._link = None
             with anyio.CancelScope(shield=True):
-                await (link.stop() if link.started is not None else link.abandon())
+                await link.stop()
             raise
         self._live, self._offered = live, offered
         offer = compile_capabilities(offered)

@@ -99,6 +99,8 @@ class Bootstrap:
         self.token = secrets.token_hex(32)
         self.marker = f"handout-{secrets.token_hex(8)}:"
         self.answer = Answer(self.marker)
+        #: Set by the launcher once the host has been told to start an agent: from then on there may be one.
+        self.begun = False
         self._settings = settings
 
     def command(self) -> str:

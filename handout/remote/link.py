@@ -99,6 +99,10 @@ class Link:
         self._flush_due = False
         self._suspected = False
         self._stopping = False
+        self._starting: asyncio.Future[Started] | None = None
+        self._ending: asyncio.Future[None] | None = None
+        #: A handshake came to an end, good or bad: there is nobody left who does not know of this controller.
+        self._met = False
         #: Nothing came over the connection for so long that the next one is made from scratch.
         self._silent = False
         self._streams = itertools.count(1)
@@ -112,7 +116,16 @@ class Link:
         Raises:
             HostError: With what was tried and the remedy.
         """
-        self.started = await self._launcher.start(self._bootstrap)
+        self._starting = asyncio.ensure_future(self._launcher.start(self._bootstrap))
+        try:
+            # Shielded: an agent that the host is starting already can only be ended once it is there.
+            self.started = await asyncio.shield(self._starting)
+        except asyncio.CancelledError:
+            if not self._bootstrap.begun:
+                self._starting.cancel()
+            raise
+        if self._stopping:
+            raise HostError(f"Host {self.host!r} is being let go.", host=self.host)
         await self._attach()
         return self.started
 
@@ -145,8 +158,14 @@ class Link:
             self._flush()
 
     async def stop(self) -> None:
-        """Tell the agent to end, and wait until it has: no process of it is left then. Bounded."""
+        """Tell the agent to end, and wait until it has: no process of it is left then. Bounded; may be repeated."""
         self._stopping = True
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        await self._meet_who_is_coming()
         if self._connection is not None:
             closed = self._connection.closed
             self._session.send({"m": "stop"})
@@ -159,6 +178,26 @@ class Link:
         self._drop_connection()
         self._session.close()
         await self._launcher.aclose()
+
+    async def _meet_who_is_coming(self) -> None:
+        """Reach an agent that was on its way when this began to stop: else it would wait for its lease to end."""
+        starting = self._starting
+        if starting is None:
+            return
+        if not starting.done():
+            if self._bootstrap.begun:
+                await asyncio.wait({starting}, timeout=_STOP_TIMEOUT_S)
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait({starting})
+        if starting.cancelled() or starting.exception() is not None or self._met:
+            return
+        self.started = starting.result()
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await self._attach()
+        except (HostError, WireError, TimeoutError) as error:
+            logger.warning("The agent that %s was starting could not be reached to end it: %s", self.host, error)
 
     async def abandon(self) -> None:
         """Let go of a host that is lost."""
@@ -240,6 +279,7 @@ class Link:
         except BaseException:
             self._drop_connection()
             raise
+        self._met = True
         if "error" in fields or fields.get("agent") != self.started.agent:
             self._drop_connection()
             raise HostLostError(

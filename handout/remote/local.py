@@ -35,6 +35,7 @@ class LocalLauncher:
             ) from None
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
+                bootstrap.begun = True
                 out, err = await process.communicate(bootstrap.stdin())
         except TimeoutError:
             raise BootstrapError(

@@ -22,6 +22,7 @@ from handout.errors import (
     HostKeyError,
     HostLostError,
     HostUnreachableError,
+    InventoryError,
 )
 from handout.remote.bootstrap import Answer, Bootstrap, Started, relay_command
 from handout.remote.transport import Receiver, Transport
@@ -97,6 +98,7 @@ class SshLauncher:
     async def _bootstrap(self, connection: asyncssh.SSHClientConnection, bootstrap: Bootstrap) -> int | None:
         """Run the bootstrap's command, feed it, and read until its answer."""
         process = await connection.create_process(bootstrap.command(), encoding=None, stderr=asyncssh.DEVNULL)
+        bootstrap.begun = True
         # Not `async with`: that waits for the host to agree, and a host that fell silent never does.
         try:
             try:
@@ -231,8 +233,8 @@ class SshLauncher:
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
             return HostKeyError(
                 f"Host {name!r} showed a host key that is not the one on record: {error.reason}.",
-                remedy=f"Compare it by hand, then run `ssh-keyscan -p {self._host.port} {where} >> ~/.ssh/known_hosts`, "
-                f"or `ssh-keygen -R {_known_as(where, self._host.port)}` first where the old key is out of date.",
+                remedy=f"Compare it by hand, then run `ssh-keyscan -p {self._host.port} {where} "
+                f">> ~/.ssh/known_hosts`, or `ssh-keygen -R {_known_as(where, self._host.port)}` first where the old key is out of date.",
                 host=name,
             )
         if isinstance(error, asyncssh.PermissionDenied):
@@ -242,6 +244,13 @@ class SshLauncher:
                 remedy=f"Check that `ssh {where}` logs in without asking, and that ssh-agent holds the key.",
                 host=name,
                 username=self._host.username or "",
+            )
+        if isinstance(error, OSError) and error.filename is not None and not isinstance(error, ConnectionError):
+            # A file of keys of this machine; nothing was sent to the host yet.
+            return InventoryError(
+                f"Host {name!r}: {str(error.filename)!r} cannot be read: {error.strerror}.",
+                remedy="Check the paths in Host(..., ssh=...) and in ~/.ssh/config.",
+                host=name,
             )
         return self._unreachable(error)
 

@@ -59,10 +59,16 @@ class Agent:
         self.objects: dict[int, int] = {}
         self.aborted = self.closed = 0
         self.news = asyncio.Event()
+        self.may_start, self.asked_to_start = asyncio.Event(), asyncio.Event()
+        self.may_start.set()
+        self.begins = True
 
     # ---- as a launcher
 
     async def start(self, bootstrap: Bootstrap) -> Started:
+        bootstrap.begun = self.begins
+        self.asked_to_start.set()
+        await self.may_start.wait()
         return Started("/f", "/f/s", "/f/b", "python", (3, 12, 0), {}, True, "a1")
 
     async def connect(self, started: Started, receiver: Receiver) -> Transport:

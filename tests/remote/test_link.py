@@ -179,3 +179,31 @@ async def test_stopping_ends_attempts_to_make_the_line_again(rig: Rig) -> None:
     async with asyncio.timeout(10):
         await serving
     assert rig.agent.closed == 1
+
+
+async def test_an_agent_that_is_being_started_when_its_caller_is_cancelled_is_stopped(rig: Rig) -> None:
+    rig.agent.may_start.clear()
+    opening = asyncio.ensure_future(rig.link.open())
+    await rig.agent.asked_to_start.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    stopping = asyncio.ensure_future(rig.link.stop())
+    await asyncio.sleep(0)
+    rig.agent.may_start.set()
+    await stopping
+    await rig.link.stop()
+    assert rig.agent.heard == ["stop"]
+    assert rig.agent.closed == 1
+
+
+async def test_a_host_that_is_still_being_logged_in_to_is_not_waited_for(rig: Rig) -> None:
+    rig.agent.may_start.clear()
+    rig.agent.begins = False
+    opening = asyncio.ensure_future(rig.link.open())
+    await rig.agent.asked_to_start.wait()
+    async with asyncio.timeout(1):
+        await rig.link.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert rig.agent.lines == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,21 @@ async def test_a_line_that_the_way_has_forgotten_is_made_anew_within_the_lease(s
                 rest = [type(event).__name__ async for event in events]
     assert results[out] == str(tmp_path / "go")
     assert rest == ["TaskEnded", "RunEnded"]
+
+
+async def test_a_caller_cancelled_while_the_agent_starts_leaves_nothing_on_the_host(tmp_path: Path) -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    wrapper = tmp_path / "login"
+    with tempfile.TemporaryDirectory() as short, start_sshd(folder, [f"ForceCommand {wrapper}"]) as server:
+        there = Path(short)
+        wrapper.write_text(f'#!/bin/sh\nexport HANDOUT_TMPDIR={there}\nexec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n')
+        wrapper.chmod(0o755)
+        opening = asyncio.ensure_future(Cluster([server.host("far", {"cpu": 1})]).open())
+        await until(lambda: list(there.iterdir()))
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert not list(there.iterdir())
