@@ -233,8 +233,8 @@ class SshLauncher:
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
             return HostKeyError(
                 f"Host {name!r} showed a host key that is not the one on record: {error.reason}.",
-                remedy=f"Compare it by hand, then run `ssh-keyscan -p {self._host.port} {where} "
-                f">> ~/.ssh/known_hosts`, or `ssh-keygen -R {_known_as(where, self._host.port)}` first where the old key is out of date.",
+                remedy=f"Compare it by hand, then run `ssh-keyscan -p {self._host.port} {where} >> ~/.ssh/known_hosts`"
+                f", or `ssh-keygen -R {_known_as(where, self._host.port)}` first where the old key is out of date.",
                 host=name,
             )
         if isinstance(error, asyncssh.PermissionDenied):
