@@ -34,6 +34,14 @@ async def test_a_host_that_is_not_there_is_named_with_a_remedy(sshd: OpenSsh) ->
     assert caught.value.host == "nowhere"
 
 
+@pytest.mark.parametrize("option", ["known_hosts", "client_keys"])
+async def test_a_file_of_keys_that_is_missing_here_is_named(sshd: OpenSsh, tmp_path: Path, option: str) -> None:
+    missing = str(tmp_path / "missing")
+    host = Host("keyless", address="127.0.0.1", port=sshd.port, ssh={**sshd.options, option: missing})
+    with pytest.raises(handout.errors.InventoryError, match=rf"keyless.*{missing}.*No such file"):
+        await handout.execute(one_task(), inventory=[host])
+
+
 async def test_a_wrong_host_key_ends_it_before_any_code_is_sent(sshd: OpenSsh, tmp_path: Path) -> None:
     other = (sshd.folder / "client_key.pub").read_text()
     (tmp_path / "known_hosts").write_text(f"[127.0.0.1]:{sshd.port} {other}")
