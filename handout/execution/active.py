@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from handout.data.encode import EncodedRun
 from handout.data.objects import ObjectTable
+from handout.execution import tickets
 from handout.execution.failure import Failure
 from handout.graph.plan import Plan
 from handout.observe import RunEvent
@@ -92,7 +93,7 @@ class ActiveRun:
     @property
     def base(self) -> int:
         """Added to a number of this run, gives a ticket's or a key's upper bits."""
-        return self.number << 44
+        return tickets.base(self.number)
 
     @cached_property
     def task_objects(self) -> list[tuple[int, ...]]:
@@ -115,6 +116,22 @@ class ActiveRun:
         for number in (*self.spec.outputs, *self.spec.keep):
             wanted[number] = 1
         return wanted
+
+    def chain(self, task: int, cause: int) -> list[int]:
+        """From a skipped task to the one at the root: a shortest way through what each needs."""
+        came_from = {task: -1}
+        queue = deque([task])
+        while queue and cause not in came_from:
+            at = queue.popleft()
+            for number in self.encoded.inputs[at]:
+                producer = self.spec.producer[number]
+                if (producer >= 0 and producer not in came_from and producer in self.failures) or producer == cause:
+                    came_from.setdefault(producer, at)
+                    queue.append(producer)
+        way = [cause]
+        while came_from.get(way[-1], -1) >= 0:
+            way.append(came_from[way[-1]])
+        return way[::-1] if way[-1] == task else [task, cause]
 
     def tell(self, events: Sequence[RunEvent]) -> None:
         """Hand events to whoever watches."""
@@ -153,13 +170,3 @@ class ActiveRun:
     def tail(self, task: int) -> deque[str]:
         """The kept output of a task, newest last."""
         return self.logs.setdefault(task, deque(maxlen=1000))
-
-
-def ticket_parts(ticket: int) -> tuple[int, int, int]:
-    """Run, task and attempt of a ticket."""
-    return ticket >> 44, (ticket >> 12) & 0xFFFFFFFF, ticket & 0xFFF
-
-
-def report_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A ``failed`` message's facts, without what only the wire needs."""
-    return {k: v for k, v in fields.items() if k not in ("m", "ticket", "len")}

@@ -1,24 +1,24 @@
-"""The thin shell around the core: performs its commands, and tells it what happened.
+"""The thin shell around the core: performs its commands, and passes on to it what happened.
 
-It decides nothing. Events that come within one turn of the loop are handled as one batch.
-"""
+It decides nothing; what agents say is heard in `hearing`. Events that come within one turn of the loop are handled as
+one batch.
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from typing import IO, Any
 
-from handout.agent.wire import Buffer, Message, Piece, ProtocolError
+from handout.agent.wire import Buffer
 from handout.errors import DependencyError, HandoutError, InternalError
-from handout.execution.active import ActiveRun, report_of, ticket_parts
-from handout.execution.failure import Failure, from_report, of_exception
+from handout.execution.active import ActiveRun
+from handout.execution.failure import Failure, of_exception
 from handout.execution.peer import INLINE, Peer
 from handout.execution.taskclass import ClassTable
 from handout.execution.transfers import Gathered, Relay
 from handout.observe import HostJoined as HostJoinedNotice
-from handout.observe import HostLeft, HostUnavailable, RunEvent, TaskEnded, TaskHandedOver, TaskRetried, TaskStarted
+from handout.observe import HostLeft, HostUnavailable, RunEvent, TaskEnded, TaskHandedOver, TaskRetried
 from handout.observe import RunEnded as RunEndedNotice
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
@@ -52,7 +52,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._inbox: list[ev.Event] = []
         #: Attempts that failed in this turn, of runs that are watched: run, task, attempt.
-        self._failed_attempts: list[tuple[ActiveRun, int, int, Failure]] = []
+        self.failed_attempts: list[tuple[ActiveRun, int, int, Failure]] = []
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._asking: dict[int, asyncio.Task[None]] = {}
@@ -70,17 +70,6 @@ class Driver:
             do.TasksEnded: self._tasks_ended,
             do.RunEnded: self._run_ended,
             do.ReleaseHost: lambda command: None,
-        }
-        self._hear: dict[str, Callable[[Peer, dict[str, Any], Buffer], None]] = {
-            "done": self._on_done,
-            "failed": self._on_failed,
-            "returned": self._on_returned,
-            "started": self._on_started,
-            "stored": self._on_stored,
-            "stream": lambda peer, f, _: peer.fetches.announced(f["key"], f["stream"], f["size"]),
-            "missing": lambda peer, f, _: peer.fetches.missing(f["key"]),
-            "log": self._on_log,
-            "ran": self._on_ran,
         }
 
     @property
@@ -106,7 +95,7 @@ class Driver:
         events, self._inbox = self._inbox, []
         try:
             commands = self.core.handle(events, self._loop.time())
-            if self._failed_attempts:
+            if self.failed_attempts:
                 self._tell_retries()
             for command in commands:
                 self._perform[type(command)](command)
@@ -117,7 +106,7 @@ class Driver:
 
     def _tell_retries(self) -> None:
         """Of attempts that failed, only the core knows which are followed by another one."""
-        failed, self._failed_attempts = self._failed_attempts, []
+        failed, self.failed_attempts = self.failed_attempts, []
         for run, task, attempt, failure in failed:
             known = self.core.world.runs.get(run.number)
             if known is None or known.ended(task) or known.aborting:
@@ -377,10 +366,12 @@ class Driver:
             return found
         if outcome is Outcome.SKIPPED and cause >= 0:
             root = ids[cause]
+            chain = [ids[t] for t in run.chain(task, cause)]
             error = DependencyError(
-                f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs.",
+                f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs: {' <- '.join(chain)}.",
                 id=ids[task],
                 caused_by=root,
+                chain=tuple(chain),
             )
             failure = of_exception(ids[task], error, kind="skipped", host=None, attempts=0)
             failure.caused_by = root
@@ -403,129 +394,6 @@ class Driver:
             run.tell([RunEndedNotice(self.now - run.started_at, *(counts[o] for o in Outcome))])
         run.finish(command.error)
 
-    # ---- what agents say -----------------------------------------------------------------------------------------
-
-    def heard(self, peer: Peer, frames: Iterable[Message | Piece]) -> None:
-        """Messages of one agent, in order.
-
-        Raises:
-            ProtocolError: One of them is not what an agent may say.
-        """
-        for frame in frames:
-            if isinstance(frame, Piece):
-                peer.fetches.piece(frame.stream, frame.data, frame.last)
-                continue
-            try:
-                self._hear[frame.fields["m"]](peer, frame.fields, frame.payload)
-            except (KeyError, IndexError, TypeError, ValueError) as error:
-                name = frame.fields.get("m")
-                logger.debug("bad message", exc_info=True)
-                raise ProtocolError(f"message {name!r} is not as it should be: {error!r}") from error
-
-    def _on_done(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
-        view = memoryview(payload)
-        position = 0
-        batch: _Batch | None = None
-        for ticket, micros, sizes, lengths in zip(
-            fields["ticket"], fields["us"], fields["size"], fields["inline"], strict=True
-        ):
-            number, task, attempt = ticket_parts(ticket)
-            if batch is None or batch.run.number != number:
-                if batch is not None:
-                    self.post(batch.event(peer.name))
-                run = self.runs.get(number)
-                if run is None:
-                    position += sum(n for n in lengths if n > 0)
-                    batch = None
-                    continue
-                batch = _Batch(run)
-            held = True
-            for made, size, length in zip(batch.run.task_objects[task], sizes, lengths, strict=True):
-                if length >= 0:
-                    batch.run.objects.put_new(made, bytes(view[position : position + length]))
-                    position += length
-                    if batch.run.on_object:
-                        self._loop.call_soon(batch.run.arrived, made)
-                elif size >= 0:
-                    held = False
-            batch.tasks.append(task)
-            batch.attempts.append(attempt)
-            batch.durations_s.append(micros / 1e6)
-            batch.sizes.append(sizes)
-            batch.held.append(held)
-        if batch is not None:
-            self.post(batch.event(peer.name))
-
-    def _on_failed(self, peer: Peer, fields: dict[str, Any], payload: Buffer) -> None:
-        number, task, attempt = ticket_parts(fields["ticket"])
-        run = self.runs.get(number)
-        if run is None:
-            return
-        failure = from_report(run.plan.ids[task], peer.name, attempt, report_of(fields), bytes(payload))
-        if failure.kind == "died":
-            deaths = run.deaths.setdefault(task, [])
-            deaths.append(peer.name)
-            failure.report.update(deaths=len(deaths), hosts=tuple(dict.fromkeys(deaths)))
-        retryable = self._is_retryable(run, task, failure)
-        if run.watchers:
-            self._failed_attempts.append((run, task, attempt, failure))
-        kind: Any = failure.kind
-        self.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure))
-
-    def _is_retryable(self, run: ActiveRun, task: int, failure: Failure) -> bool:
-        """What the user's ``retry_on`` says of it; only then is the exception loaded before it is asked for."""
-        retry_on = run.plan.options[task].retry_on
-        if retry_on is None:
-            return True
-        if failure.kind == "unserializable":
-            return False
-        try:
-            if isinstance(retry_on, type | tuple):
-                return isinstance(failure.exception, retry_on)
-            return bool(retry_on(failure.exception))
-        except Exception as error:
-            failure.exception.add_note(f"retry_on raised {type(error).__name__}: {error}; so it was not retried.")
-            return False
-
-    def _on_returned(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
-        for number, tasks, attempts in _by_run(fields["ticket"]):
-            if number in self.runs:
-                self.post(ev.TasksReturned(peer.name, number, tasks, attempts))
-
-    def _on_started(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
-        for number, tasks, attempts in _by_run(fields["ticket"]):
-            run = self.runs.get(number)
-            if run is None:
-                continue
-            self.post(ev.TasksStarted(peer.name, number, tasks, attempts))
-            if run.watchers:
-                at_s, ids = self.now - run.started_at, run.plan.ids
-                run.tell([TaskStarted(at_s, ids[t], peer.name, a) for t, a in zip(tasks, attempts, strict=True)])
-
-    def _on_stored(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
-        for key, nbytes in zip(fields["key"], fields["size"], strict=True):
-            number = key >> 44
-            if number in self.runs:
-                self.post(ev.ObjectsStored(peer.name, number, [key & ((1 << 44) - 1)], [nbytes]))
-
-    def _on_log(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
-        number, task, _ = ticket_parts(fields["ticket"])
-        run = self.runs.get(number)
-        if run is None:
-            return
-        lines = bytes(payload).decode("utf-8", "replace").splitlines()
-        if fields.get("dropped"):
-            lines.insert(0, f"[{fields['dropped']} lines dropped]")
-        run.tail(task).extend(lines)
-        for watcher in run.log_watchers.get(task, ()):
-            for line in lines:
-                watcher(line)
-
-    def _on_ran(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
-        answer = peer.programs.pop(fields["id"], None)
-        if answer is not None:
-            answer(int(fields["rc"]), bytes(payload))
-
 
 def _closed_under(run: ActiveRun) -> HandoutError:
     left = sum(1 for outcome in run.outcomes if outcome is None)
@@ -533,33 +401,3 @@ def _closed_under(run: ActiveRun) -> HandoutError:
         f"The cluster was closed while {left} of the {len(run.plan)} tasks of this run had not ended.",
         remedy="Close it after its runs have ended.",
     )
-
-
-class _Batch:
-    """The tasks of one run that one message says have finished."""
-
-    __slots__ = ("attempts", "durations_s", "held", "run", "sizes", "tasks")
-
-    def __init__(self, run: ActiveRun) -> None:
-        self.run = run
-        self.tasks: list[int] = []
-        self.attempts: list[int] = []
-        self.durations_s: list[float] = []
-        self.sizes: list[Sequence[int]] = []
-        self.held: list[bool] = []
-
-    def event(self, host: str) -> ev.TasksFinished:
-        return ev.TasksFinished(
-            host, self.run.number, self.tasks, self.attempts, self.durations_s, self.sizes, self.held
-        )
-
-
-def _by_run(tickets: Iterable[int]) -> list[tuple[int, list[int], list[int]]]:
-    """Tickets sorted into (run, tasks, attempts)."""
-    runs: dict[int, tuple[list[int], list[int]]] = {}
-    for ticket in tickets:
-        number, task, attempt = ticket_parts(ticket)
-        tasks, attempts = runs.setdefault(number, ([], []))
-        tasks.append(task)
-        attempts.append(attempt)
-    return [(number, *columns) for number, columns in runs.items()]

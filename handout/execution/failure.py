@@ -153,6 +153,8 @@ def _died(self: Failure, where: dict[str, Any]) -> Exception:
     signal, code, peak = self.report.get("signal"), self.report.get("exit"), self.report.get("maxrss")
     how = f"signal {signal}" if signal else f"exit status {code}"
     memory = f", peak memory {peak / 1e6:.0f} MB" if peak else ""
+    if self.report.get("oom"):
+        how += ", for want of memory"
     return WorkerDiedError(
         f"The process under task {self.id!r} died ({how}{memory}) on host {self.host!r}; "
         f"deaths: {self.report.get('deaths', 1)}.",

@@ -21,6 +21,7 @@ from handout.errors import (
     WireError,
 )
 from handout.execution.driver import Driver
+from handout.execution.hearing import Hearing
 from handout.execution.peer import Peer
 from handout.remote.launcher import Launcher
 from handout.remote.link import Link, Timings
@@ -73,6 +74,7 @@ class Keeper:
     ) -> None:
         self.host = host
         self._driver = driver
+        self._hearing = Hearing(driver)
         self._launcher = launcher
         self._timings = timings
         self._tracker = tracker
@@ -225,7 +227,7 @@ class Keeper:
 
     def _heard(self, frames: Any) -> None:
         if self._peer is not None:
-            self._driver.heard(self._peer, frames)
+            self._hearing.heard(self._peer, frames)
 
     def _suspect(self, silent: bool) -> None:
         name = self.host.name

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from handout.agent.wire import MAX_PAYLOAD, Buffer
+from handout.execution import tickets
 from handout.execution.active import ActiveRun
 from handout.execution.transfers import BytesSource, Fetches, Sink
 from handout.remote.link import Link
@@ -59,7 +60,7 @@ class Peer:
         self._send_functions(run, tasks)
         fields: dict[str, Any] = {
             "m": "tasks",
-            "ticket": [base | t << 12 | a & 0xFFF for t, a in zip(tasks, attempts, strict=True)],
+            "ticket": [tickets.ticket(run.number, t, a) for t, a in zip(tasks, attempts, strict=True)],
             "fn": functions,
             "class": classes,
             "len": [len(blob) for blob in blobs],
@@ -133,7 +134,7 @@ class Peer:
 
     def drop(self, run: int, objects: Sequence[int]) -> None:
         """Nothing needs these there any more."""
-        base = run << 44
+        base = tickets.base(run)
         self.link.send({"m": "drop", "key": [base | o for o in objects]})
 
     # ---- the host itself -----------------------------------------------------------------------------------
@@ -161,5 +162,4 @@ def _batches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _tickets(command: CancelTasks | TakeBack) -> list[int]:
-    base = command.run << 44
-    return [base | t << 12 | a & 0xFFF for t, a in zip(command.tasks, command.attempts, strict=True)]
+    return [tickets.ticket(command.run, t, a) for t, a in zip(command.tasks, command.attempts, strict=True)]

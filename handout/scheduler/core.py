@@ -143,6 +143,11 @@ class Core:
         """The state, for `invariants` and tests; not to be changed."""
         return self._world
 
+    def attempts(self, run: int) -> Sequence[int]:
+        """By task: the number of its latest attempt; only that one's answer counts. Not to be changed."""
+        known = self._world.runs.get(run)
+        return () if known is None else known.attempt
+
     def explain(self, run: int, task: int) -> Explanation:
         """Where a task is and, if it does not run, why."""
         return explain(self._world, run, task)

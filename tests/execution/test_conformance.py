@@ -252,6 +252,7 @@ async def test_continue_finishes_what_does_not_depend_on_a_failure(cluster: Clus
     assert results[good] == 5
     assert set(results.failures) == {"bad", "after"}
     assert results.failures["after"].caused_by == "bad"
+    assert results.failures["after"].exception.chain == ("after", "bad")
     assert results.failures["bad"].caused_by is None
     assert isinstance(results.failures["bad"].exception, work.Refused)
     with pytest.raises(handout.errors.DependencyError, match="bad"):

@@ -1,0 +1,193 @@
+"""What agents say, as events for the core and news for whoever watches a run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from handout.agent.wire import Buffer, Message, Piece, ProtocolError
+from handout.execution import tickets
+from handout.execution.active import ActiveRun
+from handout.execution.driver import Driver
+from handout.execution.failure import Failure, from_report
+from handout.execution.peer import Peer
+from handout.observe import TaskStarted
+from handout.scheduler import events as ev
+
+__all__ = ["Hearing"]
+
+logger = logging.getLogger("handout")
+
+
+class Hearing:
+    """Understands the messages of one cluster's agents.
+
+    Args:
+        driver: What is told.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._loop = asyncio.get_running_loop()
+        self._hear: dict[str, Callable[[Peer, dict[str, Any], Buffer], None]] = {
+            "done": self._on_done,
+            "failed": self._on_failed,
+            "returned": self._on_returned,
+            "started": self._on_started,
+            "stored": self._on_stored,
+            "stream": lambda peer, f, _: peer.fetches.announced(f["key"], f["stream"], f["size"]),
+            "missing": lambda peer, f, _: peer.fetches.missing(f["key"]),
+            "log": self._on_log,
+            "ran": self._on_ran,
+        }
+
+    def heard(self, peer: Peer, frames: Iterable[Message | Piece]) -> None:
+        """Messages of one agent, in order.
+
+        Raises:
+            ProtocolError: One of them is not what an agent may say.
+        """
+        for frame in frames:
+            if isinstance(frame, Piece):
+                peer.fetches.piece(frame.stream, frame.data, frame.last)
+                continue
+            try:
+                self._hear[frame.fields["m"]](peer, frame.fields, frame.payload)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                name = frame.fields.get("m")
+                logger.debug("bad message", exc_info=True)
+                raise ProtocolError(f"message {name!r} is not as it should be: {error!r}") from error
+
+    def _on_done(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
+        view = memoryview(payload)
+        position = 0
+        batch: _Batch | None = None
+        for ticket, micros, sizes, lengths in zip(
+            fields["ticket"], fields["us"], fields["size"], fields["inline"], strict=True
+        ):
+            number, task, attempt = tickets.parts(ticket)
+            if batch is None or batch.run.number != number:
+                if batch is not None:
+                    self._driver.post(batch.event(peer.name))
+                run = self._driver.runs.get(number)
+                if run is None:
+                    position += sum(n for n in lengths if n > 0)
+                    batch = None
+                    continue
+                batch = _Batch(run, self._driver.core.attempts(number))
+            held = True
+            current = batch.current[task] & tickets.ATTEMPT == attempt
+            for made, size, length in zip(batch.run.task_objects[task], sizes, lengths, strict=True):
+                if length >= 0:
+                    if current:  # else the core drops it: so must the bytes be
+                        batch.run.objects.put_new(made, bytes(view[position : position + length]))
+                    position += length
+                    if batch.run.on_object:
+                        self._loop.call_soon(batch.run.arrived, made)
+                elif size >= 0:
+                    held = False
+            batch.tasks.append(task)
+            batch.attempts.append(attempt)
+            batch.durations_s.append(micros / 1e6)
+            batch.sizes.append(sizes)
+            batch.held.append(held)
+        if batch is not None:
+            self._driver.post(batch.event(peer.name))
+
+    def _on_failed(self, peer: Peer, fields: dict[str, Any], payload: Buffer) -> None:
+        number, task, attempt = tickets.parts(fields["ticket"])
+        run = self._driver.runs.get(number)
+        if run is None:
+            return
+        failure = from_report(run.plan.ids[task], peer.name, attempt, _facts(fields), bytes(payload))
+        if failure.kind == "died":
+            deaths = run.deaths.setdefault(task, [])
+            deaths.append(peer.name)
+            failure.report.update(deaths=len(deaths), hosts=tuple(dict.fromkeys(deaths)))
+        retryable = self._is_retryable(run, task, failure)
+        if run.watchers:
+            self._driver.failed_attempts.append((run, task, attempt, failure))
+        kind: Any = failure.kind
+        self._driver.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure))
+
+    def _is_retryable(self, run: ActiveRun, task: int, failure: Failure) -> bool:
+        """What the user's ``retry_on`` says of it; only then is the exception loaded before it is asked for."""
+        retry_on = run.plan.options[task].retry_on
+        if retry_on is None:
+            return True
+        if failure.kind == "unserializable":
+            return False
+        try:
+            if isinstance(retry_on, type | tuple):
+                return isinstance(failure.exception, retry_on)
+            return bool(retry_on(failure.exception))
+        except Exception as error:
+            failure.exception.add_note(f"retry_on raised {type(error).__name__}: {error}; so it was not retried.")
+            return False
+
+    def _on_returned(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
+        for number, tasks, attempts in tickets.by_run(fields["ticket"]):
+            if number in self._driver.runs:
+                self._driver.post(ev.TasksReturned(peer.name, number, tasks, attempts))
+
+    def _on_started(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
+        for number, tasks, attempts in tickets.by_run(fields["ticket"]):
+            run = self._driver.runs.get(number)
+            if run is None:
+                continue
+            self._driver.post(ev.TasksStarted(peer.name, number, tasks, attempts))
+            if run.watchers:
+                at_s, ids = self._driver.now - run.started_at, run.plan.ids
+                run.tell([TaskStarted(at_s, ids[t], peer.name, a) for t, a in zip(tasks, attempts, strict=True)])
+
+    def _on_stored(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
+        for key, nbytes in zip(fields["key"], fields["size"], strict=True):
+            number, made = tickets.key_parts(key)
+            if number in self._driver.runs:
+                self._driver.post(ev.ObjectsStored(peer.name, number, [made], [nbytes]))
+
+    def _on_log(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
+        number, task, _ = tickets.parts(fields["ticket"])
+        run = self._driver.runs.get(number)
+        if run is None:
+            return
+        lines = bytes(payload).decode("utf-8", "replace").splitlines()
+        if fields.get("dropped"):
+            lines.insert(0, f"[{fields['dropped']} lines dropped]")
+        run.tail(task).extend(lines)
+        for watcher in run.log_watchers.get(task, ()):
+            for line in lines:
+                watcher(line)
+
+    def _on_ran(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
+        answer = peer.programs.pop(fields["id"], None)
+        if answer is not None:
+            answer(int(fields["rc"]), bytes(payload))
+
+
+class _Batch:
+    """The tasks of one run that one message says have finished."""
+
+    __slots__ = ("attempts", "current", "durations_s", "held", "run", "sizes", "tasks")
+
+    def __init__(self, run: ActiveRun, current: Sequence[int]) -> None:
+        self.run = run
+        #: By task: the attempt whose answer counts.
+        self.current = current
+        self.tasks: list[int] = []
+        self.attempts: list[int] = []
+        self.durations_s: list[float] = []
+        self.sizes: list[Sequence[int]] = []
+        self.held: list[bool] = []
+
+    def event(self, host: str) -> ev.TasksFinished:
+        return ev.TasksFinished(
+            host, self.run.number, self.tasks, self.attempts, self.durations_s, self.sizes, self.held
+        )
+
+
+def _facts(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``failed`` message's facts, without what only the wire needs."""
+    return {k: v for k, v in fields.items() if k not in ("m", "ticket", "len")}

@@ -1,0 +1,48 @@
+"""Tickets and keys: how attempts and objects are called on the wire, where numbers of different runs meet.
+
+A ticket holds run, task and attempt, a key run and object; agents compare them and look no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["ATTEMPT", "base", "by_run", "key_parts", "parts", "ticket"]
+
+_RUN_SHIFT = 44
+_TASK_SHIFT = 12
+#: The bits of an attempt's number that travel.
+ATTEMPT = (1 << _TASK_SHIFT) - 1
+_TASK = (1 << _RUN_SHIFT - _TASK_SHIFT) - 1
+_OBJECT = (1 << _RUN_SHIFT) - 1
+
+
+def base(run: int) -> int:
+    """A run's keys are this, with an object's number in the lower bits."""
+    return run << _RUN_SHIFT
+
+
+def ticket(run: int, task: int, attempt: int) -> int:
+    """What an attempt is called."""
+    return run << _RUN_SHIFT | task << _TASK_SHIFT | attempt & ATTEMPT
+
+
+def parts(ticket: int) -> tuple[int, int, int]:
+    """Run, task and attempt of a ticket."""
+    return ticket >> _RUN_SHIFT, (ticket >> _TASK_SHIFT) & _TASK, ticket & ATTEMPT
+
+
+def key_parts(key: int) -> tuple[int, int]:
+    """Run and object of a key."""
+    return key >> _RUN_SHIFT, key & _OBJECT
+
+
+def by_run(tickets: Iterable[int]) -> list[tuple[int, list[int], list[int]]]:
+    """Tickets sorted into (run, tasks, attempts)."""
+    runs: dict[int, tuple[list[int], list[int]]] = {}
+    for each in tickets:
+        number, task, attempt = parts(each)
+        tasks, attempts = runs.setdefault(number, ([], []))
+        tasks.append(task)
+        attempts.append(attempt)
+    return [(number, *columns) for number, columns in runs.items()]
