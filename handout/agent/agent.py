@@ -221,7 +221,11 @@ class Agent:
     def _fetch(self, fields: dict[str, Any], payload: memoryview) -> None:
         self.transfers.fetch(fields)
 
+    def _stop_stream(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        self.transfers.stop(fields["stream"])
+
     def _drop(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        self.transfers.drop(fields["key"])
         for key in fields["key"]:
             self.store.drop(key)
             self._refused.pop(key, None)
@@ -322,6 +326,7 @@ _HANDLERS: dict[Any, Any] = {
     "objects": Agent._objects,
     "tasks": Agent._tasks,
     "stream": Agent._stream,
+    "stop_stream": Agent._stop_stream,
     "fetch": Agent._fetch,
     "drop": Agent._drop,
     "cancel": Agent._cancel,

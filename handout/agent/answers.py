@@ -152,10 +152,12 @@ class Answers:
             self._logs.end(end.ticket, now())
             if end.result is not None:
                 done.add(end.ticket, *end.result, end.payload)
-                continue
+                if done.nbytes <= _PAYLOAD:
+                    continue
             if done.tickets:
                 self._link.send_calmly(*done.message())
                 done = Done()
-            self._link.send_calmly(end.failure, end.payload)
+            if end.result is None:
+                self._link.send_calmly(end.failure, end.payload)
         if done.tickets:
             self._link.send_calmly(*done.message())

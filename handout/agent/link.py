@@ -62,7 +62,8 @@ class Link:
         self._is_over = is_over
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
-        self._strangers: dict[socket.socket, wire.Decoder] = {}
+        #: What they have said so far, and in how many bytes.
+        self._strangers: dict[socket.socket, tuple[wire.Decoder, int]] = {}
         self._unsent: deque[memoryview] = deque()
         self._scheduled = False
         #: What was received last; who wants to keep any of it copies it.
@@ -91,7 +92,7 @@ class Link:
             return
         peer.setblocking(False)
         widen(peer)
-        self._strangers[peer] = wire.Decoder()
+        self._strangers[peer] = wire.Decoder(), 0
         self._loop.add_reader(peer.fileno(), self._on_stranger, peer)
         self._loop.call_later(_HELLO_TIMEOUT_S, self._turn_away, peer)
 
@@ -101,8 +102,7 @@ class Link:
             peer.close()
 
     def _on_stranger(self, peer: socket.socket) -> None:
-        decoder = self._strangers[peer]
-        data = b""
+        decoder, received = self._strangers[peer]
         try:
             # A hello is small; what could follow it is left in the socket.
             data = peer.recv(4096)
@@ -114,7 +114,9 @@ class Link:
         if frames is None:
             self._turn_away(peer)
             return
+        received += len(data)
         if not frames:
+            self._strangers[peer] = decoder, received
             return
         hello = frames[0]
         said = hello.fields.get("token") if type(hello) is wire.Hello else None
@@ -124,7 +126,7 @@ class Link:
         assert type(hello) is wire.Hello
         del self._strangers[peer]
         self._loop.remove_reader(peer.fileno())
-        self._welcome(peer, decoder, len(data), hello)
+        self._welcome(peer, decoder, received, hello)
 
     def _welcome(self, peer: socket.socket, decoder: wire.Decoder, received: int, hello: wire.Hello) -> None:
         wanted, ticket = hello.fields.get("agent", self._identity), hello.fields.get("ticket", self._ticket + 1)

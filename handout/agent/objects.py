@@ -6,7 +6,7 @@ import errno
 import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
@@ -52,10 +52,18 @@ class Objects:
 
     def remember(self, key: int, data: Buffer) -> None:
         """Keep a small result for followers."""
+        self._recent_bytes += len(data) - len(self._recent.pop(key, b""))
         self._recent[key] = data
-        self._recent_bytes += len(data)
         while self._recent_bytes > _RECENT_BYTES or len(self._recent) > _RECENT_COUNT:
             self._recent_bytes -= len(self._recent.popitem(last=False)[1])
+
+    def forget(self, keys: Iterable[int]) -> None:
+        """Remove results that were written and will not be reported."""
+        for key in keys:
+            if key != -1:
+                self._recent_bytes -= len(self._recent.pop(key, b""))
+                for folder in self._folders:
+                    _remove(f"{folder}/{name(key)}{self._suffix}")
 
     def get(self, key: int, sent: dict[int, Buffer]) -> Buffer:
         """An input's bytes; those of a file are mapped privately, so that writing to them stays here.

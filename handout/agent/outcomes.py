@@ -249,6 +249,9 @@ class Outcomes:
         if hand.revoked_from is None:
             self._loop.call_later(words.SETTLE_S, self._settle, hand)
             hand.revoked_from = first
+        if hand.page[words.ANNOUNCED] < hand.page[words.REVOKED_TO]:
+            # It has not come to what was revoked before: that must not start either.
+            first = min(first, hand.page[words.REVOKED_FROM])
         hand.revoked_from = min(first, hand.revoked_from)
         hand.page[words.REVOKED_TO] = hand.next_number - 1
         hand.page[words.REVOKED_FROM] = hand.revoked_from
@@ -297,6 +300,7 @@ class Outcomes:
         """A worker cannot be killed, by what the system does for it: its tasks end, its claim stays."""
         tasks, hand.queued = list(hand.queued.values()), {}
         self._let_go(hand, tasks)
+        self._dispatcher.schedule()
 
     def end_running(self, hand: Hand, task: Task, kind: str) -> None:
         """Kill a task that is over its limits, with its worker."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Callable
 
 from . import wire
@@ -68,6 +69,20 @@ class Transfers:
         known = self._incoming.pop(piece.stream, None)
         if known is not None:
             self._on_stored(known.key)
+
+    def stop(self, stream: int) -> None:
+        """The rest of a stream will not come."""
+        incoming = self._incoming.pop(stream, None)
+        if incoming is not None:
+            incoming.give_up()
+
+    def drop(self, keys: Iterable[int]) -> None:
+        """Nobody needs these any more: what is still to come of them is let through, to nowhere."""
+        gone = set(keys)
+        for stream, incoming in self._incoming.items():
+            if incoming is not None and incoming.key in gone:
+                incoming.give_up()
+                self._incoming[stream] = None
 
     def fetch(self, fields: dict[str, Any]) -> None:
         """The controller wants an object."""

@@ -33,6 +33,10 @@ from .stdio import Streams
 _SHORT_US = 200
 _MAX_MESSAGE = 10_000
 _MAX_TEXT = 64 << 10
+#: An exception larger than this does not travel: its type, message and traceback do. No message is over the limit.
+_MAX_EXCEPTION = wire.MAX_PAYLOAD // 4
+#: Small results of one task that ride along, in bytes together; the others become files.
+_MAX_INLINE = 4 << 20
 _REAP_S = 2.0
 
 #: The task whose coroutine writes, where many share a loop.
@@ -149,14 +153,16 @@ class Worker:
         current = self.current(order)
         publish(current)
         try:
-            fn, args, kwargs, paths = self.prepare(order)
+            # So are loading the arguments (inline functions, what classes do) and writing the result.
             self._in_user_code = True
+            fn, args, kwargs, paths = self.prepare(order)
             value = fn(*args, **kwargs)
             if inspect.iscoroutine(value):
                 value = self._await(value)
-            self._in_user_code = False
             columns = self.encode(value, paths, order[4])
+            self._in_user_code = False
         except MissingInputError:
+            self._in_user_code = False
             self.report.missing(number)
             return
         except BaseException as error:
@@ -250,10 +256,19 @@ class Worker:
 
     def encode(self, value: Any, paths: Sequence[serial.Path], out: list[int]) -> tuple[Any, Any, Any, list[Any]]:
         """The objects of a result, as the report's columns."""
+        try:
+            return self._encode(value, paths, out)
+        except BaseException:
+            # Nobody hears of those that could be written.
+            self.objects.forget(out)
+            raise
+
+    def _encode(self, value: Any, paths: Sequence[serial.Path], out: list[int]) -> tuple[Any, Any, Any, list[Any]]:
         sizes: list[int] = []
         inline: list[int] = []
         where: list[int] = []
         payload: list[wire.Buffer] = []
+        room = _MAX_INLINE
         for index, key in enumerate(out):
             if key == -1:
                 sizes.append(-1)
@@ -264,7 +279,8 @@ class Worker:
             segments = serial.dumps_or_name(part, "result")
             size = len(segments[0]) if len(segments) == 1 else sum(memoryview(s).nbytes for s in segments)
             sizes.append(size)
-            if size <= INLINE:
+            if size <= INLINE and size <= room:
+                room -= size
                 data = segments[0] if len(segments) == 1 else b"".join(segments)
                 payload.append(data)
                 self.objects.remember(key, data)
@@ -298,6 +314,8 @@ class Worker:
         error = error.with_traceback(trace)
         if kind in ("raised", "input"):
             blob, text = serial.dump_exception(error)
+            if blob is not None and len(blob) > _MAX_EXCEPTION:
+                blob = None
         else:
             text = serial.traceback_text(error)
         fields: dict[str, Any] = {

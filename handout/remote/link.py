@@ -320,6 +320,7 @@ class Link:
     def stop_object(self, stream: int) -> None:
         """Send no more of an object: the rest of it will not come."""
         self._session.stop_stream(stream)
+        self.send({"m": "stop_stream", "stream": stream})
 
     def _wake(self, stream: int) -> None:
         self._session.wake(stream)

@@ -162,3 +162,14 @@ def test_a_function_that_cannot_be_loaded_is_an_input_failure(rig: Rig) -> None:
 def test_a_task_that_forks_and_returns_twice_ends_once(rig: Rig) -> None:
     rig.run(lambda: os.fork() and "parent")
     assert rig.result(1) == "parent"
+
+
+def test_an_exception_larger_than_a_message_leaves_its_type_and_text(rig: Rig) -> None:
+    def fail() -> None:
+        error = ValueError("too much")
+        error.data = bytes(70 << 20)  # type: ignore[attr-defined]
+        raise error
+
+    ended = rig.run(fail)
+    assert (ended.fields["kind"], ended.fields["type"], ended.fields["len"]) == ("raised", "ValueError", 0)
+    assert "too much" in ended.fields["message"]

@@ -214,3 +214,10 @@ def test_bytes_that_make_no_sense_drop_the_connection_and_nothing_else(rig: Rig)
     rig.connect()
     rig.run(lambda: "still here")
     assert rig.result(1) == "still here"
+
+
+def test_all_of_a_hello_that_comes_in_pieces_is_acknowledged(rig: Rig) -> None:
+    """Bytes that nobody acknowledges would be credit that this connection never gets back."""
+    rig.connect(padding="x" * 20_000)
+    rig.run(lambda: 1)
+    rig.wait(lambda: rig.session.credit.sent - rig.session.credit.acknowledged < 4096)

@@ -181,3 +181,23 @@ def test_a_command_runs_and_is_bounded(rig: Rig) -> None:
     assert (answers[1].fields["rc"], answers[1].payload) == (0, b"hello\n")
     assert answers[2].fields["rc"] != 0
     assert answers[3].fields["rc"] == 127
+
+
+def test_what_is_held_before_a_task_whose_argument_takes_long_to_make_is_told(rig: Rig, tmp_path: Path) -> None:
+    go = str(tmp_path / "go")
+
+    def block() -> int:
+        while not Path(go).exists():
+            time.sleep(0.002)
+        return 300
+
+    class Slow:
+        def __reduce__(self) -> tuple[Callable[[], int], tuple[()]]:
+            return block, ()
+
+    fn = rig.function(lambda x: x)
+    rig.submit(range(1, 301), fn, [rig.call(Slow() if x == 300 else x) for x in range(1, 301)])
+    rig.wait_for(*range(1, 300))
+    assert 300 not in rig.ended
+    Path(go).touch()
+    rig.wait_for(300)
