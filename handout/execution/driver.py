@@ -2,6 +2,7 @@
 
 It decides nothing; what agents say is heard in `hearing`. Events that come within one turn of the loop are handled as
 one batch.
+"""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from handout.graph.plan import Plan
 from handout.observe import RunEvent
 from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
+from handout.scheduler.states import Outcome
 
 if TYPE_CHECKING:
     from handout.execution.cluster import Cluster
@@ -91,8 +92,7 @@ class Execution:
             if self._owns_cluster:
                 self._cluster.begin()
                 if self._cluster.required > 1:
-                    # Who asks for several hosts wants the first tasks to see them all.
-                    await self._cluster.wait_until_usable()
+                    await self._until_enough(run)
             self._submit(run)
             if self._owns_cluster:
                 await self._until_usable(run)
@@ -131,6 +131,15 @@ class Execution:
             started_at=asyncio.get_running_loop().time(),
         )
 
+    async def _until_enough(self, run: ActiveRun) -> None:
+        """Who asks for several hosts wants the first tasks to see them all."""
+        limit_s = run.policy.timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._cluster.wait_until_usable()
+        except TimeoutError:
+            raise _too_long(limit_s or 0.0) from None
+
     async def _until_usable(self, run: ActiveRun) -> None:
         """Wait for hosts, unless something ends the run before: it may have only so much time."""
         usable = asyncio.ensure_future(self._cluster.wait_until_usable())
@@ -155,11 +164,7 @@ class Execution:
     def _time_out(self, limit_s: float) -> None:
         run = self._active
         if not run.ended.is_set():
-            run.error = RunTimeoutError(
-                f"The run was over its timeout_s of {limit_s:g} s and was cancelled.",
-                remedy="Raise timeout_s, or run less.",
-                limit_s=limit_s,
-            )
+            run.error = _too_long(limit_s)
             self._post(ev.CancelRequested(run.number))
 
     async def _leave(self) -> None:
@@ -234,7 +239,7 @@ class Execution:
         """
         run = self._active
         number, path = run.plan.locate(output)
-        if number not in run.objects:
+        if number not in run.objects and not self._is_gone(number):
             self._want(number)
             there = asyncio.Event()
             run.on_object.setdefault(number, []).append(there.set)
@@ -248,6 +253,17 @@ class Execution:
                 run.on_object.setdefault(number, []).append(arrived.set)
                 await arrived.wait()
         return value_of(run, number, path, output)
+
+    def _is_gone(self, number: int) -> bool:
+        """Whether an object was made, and dropped since, because nobody had asked for it."""
+        run = self._active
+        producer = run.spec.producer[number]
+        made = producer >= 0 and run.outcomes[producer] is Outcome.DONE
+        return (
+            made
+            and number not in run.spec.outputs
+            and (self._driver is None or not self._driver.core.locate(run.number, number))
+        )
 
     def _has_failed(self, number: int) -> bool:
         run = self._active
@@ -385,3 +401,11 @@ class Execution:
             run.on_task_end.setdefault(task, []).append(ended.set)
             if run.outcomes[task] is None and not run.ended.is_set():
                 await ended.wait()
+
+
+def _too_long(limit_s: float) -> RunTimeoutError:
+    return RunTimeoutError(
+        f"The run was over its timeout_s of {limit_s:g} s and was cancelled.",
+        remedy="Raise timeout_s, or run less.",
+        limit_s=limit_s,
+    )

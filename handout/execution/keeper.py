@@ -91,22 +91,25 @@ class Keeper:
         are told that it will not come. It is tried on with growing pauses, and used again when it is back.
         """
         give_up_at, pause_s = math.inf, _REJOIN_PAUSE_S
+        #: Whether anybody has been told how the first try went.
+        told = False
         while True:
             try:
                 with anyio.fail_after(give_up_at - self._driver.now if give_up_at < math.inf else None):
                     await self._join()
             except (HandoutError, TimeoutError) as problem:
                 error = problem if isinstance(problem, HandoutError) else self._too_late()
-                if self._epoch == 0 or isinstance(error, _FINAL):
+                # What no pause mends ends it; so does a first start that failed once the host was reached.
+                final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, HostUnreachableError))
+                if final or not told or self._driver.now >= give_up_at:
+                    give_up_at, told = math.inf, True
                     self._driver.unavailable(self.host.name, error)
                     self._settled(self.host.name, error)
+                if final:
                     return
-                logger.info("Host %s is not back yet: %s", self.host.name, error)
-                if self._driver.now >= give_up_at:
-                    give_up_at = math.inf
-                    self._driver.unavailable(self.host.name, error)
-                    self._settled(self.host.name, error)
+                logger.info("Host %s is not there yet: %s", self.host.name, error)
             else:
+                told = True
                 self._settled(self.host.name, None)
                 await self._stay()
                 give_up_at, pause_s = self._driver.now + 2 * self._timings.host_timeout_s, _REJOIN_PAUSE_S

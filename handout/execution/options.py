@@ -90,5 +90,7 @@ def check_run_options(options: Mapping[str, Any]) -> None:
         wanted, is_right = _RULES.get(name, ("", lambda _: True))
         if not is_right(value):
             raise HandoutError(f"{name}={value!r} is not {wanted}.", remedy="Correct it; nothing was run.")
+    if options.get("keep"):
+        raise HandoutError("keep= is not there yet: nothing outlives its run.", remedy="Ask for it in outputs=[...].")
     if options.get("journal") is not None:
         raise HandoutError("journal= is not there yet: this run could not be resumed.", remedy="Leave it out.")

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 from typing import cast
 
-from handout.errors import BootstrapError, HostLostError
+from handout.errors import BootstrapError, HostLostError, HostUnreachableError
 from handout.remote.bootstrap import Bootstrap, Started
 from handout.remote.transport import Receiver, Transport
 
@@ -54,8 +54,10 @@ class LocalLauncher:
         loop = asyncio.get_running_loop()
         try:
             transport, _ = await loop.create_unix_connection(lambda: _Socket(receiver), started.socket)
-        except OSError as error:
+        except (FileNotFoundError, ConnectionRefusedError) as error:
             raise HostLostError(f"The agent on this machine is gone: {error.strerror}.", gone=True) from None
+        except OSError as error:
+            raise HostUnreachableError(f"The agent on this machine cannot be reached: {error.strerror}.") from None
         self._transports.append(transport)
         return cast(Transport, transport)
 

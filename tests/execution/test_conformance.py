@@ -422,6 +422,19 @@ async def test_a_result_that_was_not_among_the_outputs_is_fetched_when_asked_for
         assert await execution.result(end) == 1 << 20
 
 
+async def test_a_result_that_is_gone_already_is_said_to_be(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    made = graph.add(work.blob, 1 << 20)
+    length = graph.add(work.length, made)
+    gate = graph.add(work.wait_for_file, str(tmp_path / "go"))
+    async with cluster.start(graph, outputs=[length, gate]) as execution:
+        assert await execution.result(length) == 1 << 20
+        with pytest.raises(KeyError, match="outputs="):
+            await execution.result(made)
+        (tmp_path / "go").touch()
+        await execution.results()
+
+
 async def test_ended_gives_each_output_once_as_it_ends(cluster: Cluster, tmp_path: Path) -> None:
     graph = Graph()
     slow = graph.add(work.wait_for_file, str(tmp_path / "go"))

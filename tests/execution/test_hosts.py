@@ -94,6 +94,21 @@ async def test_the_run_goes_on_without_a_host_that_the_others_can_cover(sshd: Op
     assert results[out][0] == "fine"
 
 
+async def test_a_host_that_comes_up_later_is_used_then(sshd: OpenSsh) -> None:
+    async with start_proxy(sshd.port) as proxy:
+        proxy.refuse()
+        late = Host(
+            "late", address="127.0.0.1", port=proxy.port, username=sshd.username, ssh=_through(sshd, proxy.port)
+        )
+        async with Cluster([late, sshd.host("early", ONE)]) as cluster:
+            await _until(lambda: "late" in cluster.unavailable)
+            proxy.refuse(False)
+            await _until(lambda: "late" in cluster.view.hosts)
+            graph = Graph()
+            out = graph.add(work.where, host="late")
+            assert (await cluster.execute(graph))[out][0] == "late"
+
+
 async def test_require_all_makes_a_missing_host_fatal(sshd: OpenSsh) -> None:
     broken = sshd.host("broken", ONE, python="no-such-python")
     with pytest.raises(handout.HostError, match="broken"):
