@@ -220,6 +220,7 @@ def _dump(
 def _join(segments: list[Segment]) -> bytes:
     return bytes(segments[0]) if len(segments) == 1 else b"".join(segments)
 
+
 #: Bytes that are cheaper to copy than to keep as a segment of their own.
 _COPIED = 16384
 
