@@ -43,6 +43,8 @@ logger = logging.getLogger("handout")
 #: A host that was lost is tried again with pauses that double.
 _REJOIN_PAUSE_S = 0.5
 _REJOIN_PAUSE_MAX_S = 60.0
+#: A host that stayed for so long is not one that comes and goes.
+_STEADY_S = 60.0
 #: A tracker's first answer is waited for this many times ``host_timeout_s``: until then the host is of no use.
 _TRACKER_LIMIT = 2
 #: What no pause mends.
@@ -111,8 +113,11 @@ class Keeper:
             else:
                 told = True
                 self._settled(self.host.name, None)
+                joined_at = self._driver.now
                 await self._stay()
-                give_up_at, pause_s = self._driver.now + 2 * self._timings.host_timeout_s, _REJOIN_PAUSE_S
+                give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
+                if self._driver.now - joined_at > _STEADY_S:
+                    pause_s = _REJOIN_PAUSE_S  # else it comes and goes: its pauses go on growing
             await anyio.sleep(min(pause_s, max(0.0, give_up_at - self._driver.now)))
             pause_s = min(2 * pause_s, _REJOIN_PAUSE_MAX_S)
 

@@ -69,8 +69,25 @@ def _may_follow(world: World, run: Run, c: int, host: HostRecord) -> bool:
         return False
     if not all(world.fleet.needs(host, profiles[p]) for p in key.together):
         return False
-    producer = run.spec.producer
-    return all(run.where[o] or _still_at(run, producer[o], host) for o in run.spec.inputs[c])
+    return run.missing[c] <= host.handed and _all_made_at(run, c, host)
+
+
+def _all_made_at(run: Run, c: int, host: HostRecord) -> bool:
+    """Whether each input exists or is being made on the host.
+
+    A fan-in is asked about each time that one of its inputs comes: it goes on where it stopped the last time, and
+    looks at all of them once more only when it has come through.
+    """
+    producer, where, inputs = run.spec.producer, run.where, run.spec.inputs[c]
+    at = run.looked_at.get(c, 0)
+    while at < len(inputs) and (where[inputs[at]] or _still_at(run, producer[inputs[at]], host)):
+        at += 1
+    if at == len(inputs):
+        if all(where[o] or _still_at(run, producer[o], host) for o in inputs):
+            return True
+        at = 0
+    run.looked_at[c] = at
+    return False
 
 
 def recall_for_idle(world: World) -> None:

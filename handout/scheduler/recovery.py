@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handout.errors import HostLostError
+from handout.errors import HostLostError, WorkerDiedError
 from handout.scheduler.attempts import recall, release_lingering, to_frontier, unhand
 from handout.scheduler.endings import abort, end, end_dependents, fail, give_up_output
 from handout.scheduler.events import CopyFailed, ObjectsStored
@@ -17,6 +17,8 @@ __all__ = ["copy_failed", "lose_host", "objects_stored", "unpin_groups"]
 
 #: Tries to get one object to one host before its consumers are placed elsewhere.
 MAX_COPIES = 3
+#: Hosts that may be lost under one task: more than a worker's deaths, because what else ran there is as suspect.
+MAX_LOSSES = 5
 
 
 def lose_host(world: World, host: HostRecord, reason: str) -> None:
@@ -70,13 +72,33 @@ def unpin_groups(world: World, run: Run, index: int) -> None:
 def _lose_attempts(world: World, run: Run, host: HostRecord, reason: str) -> None:
     for t in range(run.spec.count):
         if run.state[t] == State.HANDED and run.host[t] == host.index:
+            running = run.claims[t] is not None
             unhand(world, run, t)
             if t in run.cancelling:
                 end(world, run, t, Outcome.CANCELLED)
             elif not run.spec.profiles[run.spec.profile[t]].idempotent:
                 fail(world, run, t, outcome_unknown(run, t, host.name, reason or "the host was lost"))
+            elif running and _is_suspect(run, t):
+                fail(world, run, t, _takes_hosts_down(run, t, host.name))
             else:
                 to_frontier(world, run, t)
+
+
+def _is_suspect(run: Run, t: int) -> bool:
+    """Whether so many hosts were lost under a task that it is likely to be the reason."""
+    losses = run.losses[t] = run.losses.get(t, 0) + 1
+    return losses >= MAX_LOSSES
+
+
+def _takes_hosts_down(run: Run, t: int, host: str) -> WorkerDiedError:
+    return WorkerDiedError(
+        f"task {run.name_of(t)!r} may have been running on {MAX_LOSSES} hosts as each of them was lost, last on {host!r}.",
+        remedy="It is not tried again: see whether it takes the agent or the machine down, by its memory for example.",
+        id=run.name_of(t),
+        host=host,
+        attempt=run.attempt[t],
+        hosts=(host,),
+    )
 
 
 def lose_object(world: World, run: Run, o: int) -> None:

@@ -128,6 +128,8 @@ class Run:
         "stirred",
         "together",
         "tries",
+        "looked_at",
+        "losses",
         "troubles",
         "unended",
         "uses",
@@ -174,6 +176,10 @@ class Run:
         self.tries: dict[int, int] = {}
         self.deaths: dict[int, int] = {}
         self.troubles: dict[int, int] = {}
+        #: Hosts that were lost while it may have run there.
+        self.losses: dict[int, int] = {}
+        #: How many of its inputs were seen to be made where it might follow them, the last time somebody looked.
+        self.looked_at: dict[int, int] = {}
         #: Variant of its cost that it was granted, where not the first.
         self.variant: dict[int, int] = {}
         #: Asked to be ended, not confirmed yet.

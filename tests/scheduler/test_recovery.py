@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handout.errors import HostLostError, OutcomeUnknownError
+from handout.errors import HostLostError, OutcomeUnknownError, WorkerDiedError
 from handout.scheduler import Outcome, State
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
@@ -170,3 +170,14 @@ def test_a_shrunk_host_gives_back_what_it_cannot_start_any_more() -> None:
     offer = compile_capabilities({"cpu": 4, "memory": "2 GB"})
     said = scene.said(scene.tell(ev.CapabilitiesChanged(host, offer)))
     assert any(words[:2] == ("back", host) and ahead in words for words in said)
+
+
+def test_a_task_that_takes_its_hosts_down_is_stopped_after_five() -> None:
+    scene = Scene("h0", "h1", "h2", "h3", "h4", "h5")
+    ((_, host, _),) = scene.submit(graph("a"))
+    for _ in range(4):
+        ((_, host, _),) = scene.lose(host)
+    (ended, _) = scene.tell(ev.HostLost(host, "it is gone"))
+    assert isinstance(ended, cmd.TasksEnded)
+    assert ended.outcomes == [Outcome.FAILED]
+    assert isinstance(ended.failures[0], WorkerDiedError)
