@@ -17,7 +17,7 @@ from . import wire
 from .clock import now, now_ns
 from .crew import THREAD_VARIABLES, Crew, Hand, Key
 from .ledger import Ledger
-from .store import Store
+from .store import Store, StoreFullError
 from .tasks import QUEUED, WAITING, Backlog, Task, TaskClass
 
 #: Tasks queued on one worker at most, and the time that they are expected to take together.
@@ -314,11 +314,15 @@ class Dispatcher:
                 if data is None:
                     continue
                 nbytes += len(data)
-                if nbytes > _SENT_BYTES:
-                    self._store.path(key)
-                else:
+                if nbytes <= _SENT_BYTES or not self._becomes_file(key):
                     keys[key] = data
         return list(keys), list(keys.values())
+
+    def _becomes_file(self, key: int) -> bool:
+        try:
+            return self._store.path(key) is not None
+        except StoreFullError:
+            return False
 
     # ---- many coroutines in one worker ---------------------------------------------------------------------
 

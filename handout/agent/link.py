@@ -120,7 +120,11 @@ class Link:
             return
         hello = frames[0]
         said = hello.fields.get("token") if type(hello) is wire.Hello else None
-        if len(frames) > 1 or not isinstance(said, str) or not hmac.compare_digest(said.encode(), self._token.encode()):
+        if (
+            len(frames) > 1
+            or not isinstance(said, str)
+            or not hmac.compare_digest(said.encode("utf-8", "replace"), self._token.encode())
+        ):
             self._turn_away(peer)
             return
         assert type(hello) is wire.Hello

@@ -94,10 +94,11 @@ class Store:
         if entry is None:
             return None
         if entry.data is not None:
-            del self._entries[key]
-            self.small_bytes -= entry.size
             incoming = Incoming(self, key, entry.size, small=False)
             incoming.write(entry.data)
+            # It is there for as long as its file is not.
+            del self._entries[key]
+            self.small_bytes -= entry.size
             incoming.finish()
             entry = self._entries[key]
         return f"{self.folders[entry.where]}/{name(key)}"

@@ -165,10 +165,11 @@ def test_stopping_while_tasks_run_leaves_nothing(rig: Rig, tmp_path: Path) -> No
         wire.encode_hello({"token": "00" * 16}),
         wire.encode_hello({}),
         wire.encode_hello({"token": 5}),
+        wire.encode_hello({"token": "\ud800"}),
         b"GET / HTTP/1.1\r\n\r\n" * 10,
         b"".join(bytes(s) for s in wire.encode_message(1, {"m": "stop"})),
     ],
-    ids=["wrong", "none", "number", "http", "message"],
+    ids=["wrong", "none", "number", "no text", "http", "message"],
 )
 def test_who_does_not_know_the_token_is_turned_away(rig: Rig, said: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as stranger:

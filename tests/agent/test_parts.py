@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import threading
@@ -17,9 +18,10 @@ from handout.agent.answers import Answers
 from handout.agent.capture import Logs
 from handout.agent.crew import Crew, Hand
 from handout.agent.dispatch import Dispatcher
+from handout.agent.ledger import Ledger
 from handout.agent.link import Link
 from handout.agent.objects import INLINE, Objects
-from handout.agent.store import Store
+from handout.agent.store import Store, StoreFullError
 from handout.agent.tasks import QUEUED, READY, Backlog, Task, TaskClass
 from handout.agent.transfers import Transfers
 from handout.agent.wire import MAX_PAYLOAD, Piece
@@ -180,3 +182,25 @@ def test_the_store_takes_an_object_that_comes_again(transfers: Transfers, store:
     transfers.receive(Piece(2, 0, bytes(10), 0, True))
     assert stored == [7]
     assert store.size(7) == 10
+
+
+def test_on_a_full_disk_small_inputs_go_along_with_their_task(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many of them would become files."""
+
+    def refuse(fd: int, data: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    async def main() -> None:
+        backlog = Backlog(store.__contains__)
+        dispatcher = Dispatcher(backlog, Ledger({}), store, cast(Crew, Nothing()), {})
+        keys = list(range(200))
+        for key in keys:
+            store.put(key, bytes(INLINE))
+        task = Task(1, 1, TaskClass({"class": 1, "need": {}}), b"", keys, [], 1, "t", 1, 0)
+        monkeypatch.setattr("handout.agent.store.os.write", refuse)
+        assert dispatcher._inputs([task])[0] == keys
+        with pytest.raises(StoreFullError):
+            store.path(5)
+        assert store.small(5) == bytes(INLINE)
+
+    asyncio.run(main())
