@@ -27,6 +27,7 @@ logger = logging.getLogger("handout.link")
 
 _HANDSHAKE_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 4.0
+_STOP_PAUSE_S = 0.05
 #: Bulk handed to a transport in one go; the loop serves others in between.
 _SLICE = 256 << 10
 _ticket = itertools.count(1)
@@ -99,6 +100,8 @@ class Link:
         self._flush_due = False
         self._suspected = False
         self._stopping = False
+        #: One handshake at a time: the one that goes on and the one that ends it may both want a connection.
+        self._attaching = asyncio.Lock()
         self._starting: asyncio.Future[Started] | None = None
         self._ending: asyncio.Future[None] | None = None
         #: A handshake came to an end, good or bad: there is nobody left who does not know of this controller.
@@ -165,19 +168,34 @@ class Link:
         await asyncio.shield(self._ending)
 
     async def _end(self) -> None:
+        """Deliver the stop, over a new connection where the last one is gone, and see the agent out."""
         await self._meet_who_is_coming()
-        if self._connection is not None:
-            closed = self._connection.closed
+        if self.started is not None:
             self._session.send({"m": "stop"})
-            self._flush()
             try:
                 async with asyncio.timeout(_STOP_TIMEOUT_S):
-                    await closed.wait()
+                    while not await self._see_out():
+                        await asyncio.sleep(_STOP_PAUSE_S)
             except TimeoutError:
                 logger.warning("The agent on %s did not confirm that it ended; its lease will end it.", self.host)
         self._drop_connection()
         self._session.close()
         await self._launcher.aclose()
+
+    async def _see_out(self) -> bool:
+        """Whether the agent is known to have ended: it closed its connection, or nobody is there any more."""
+        connection = self._connection
+        if connection is not None:
+            self._flush()
+            await connection.closed.wait()
+            return connection.error is None
+        try:
+            await self._attach()
+        except HostLostError:
+            return True
+        except (HostError, WireError) as error:
+            logger.info("The agent on %s cannot be reached to end it: %s", self.host, error)
+        return False
 
     async def _meet_who_is_coming(self) -> None:
         """Reach an agent that was on its way when this began to stop: else it would wait for its lease to end."""
@@ -247,7 +265,12 @@ class Link:
         )
 
     async def _attach(self) -> None:
-        """One connection and one handshake."""
+        """Be connected: one connection and one handshake, unless somebody else has seen to it meanwhile."""
+        async with self._attaching:
+            if self._connection is None:
+                await self._connect()
+
+    async def _connect(self) -> None:
         assert self.started is not None
         connection = _Connection(self)
         connection.transport = await self._launcher.connect(self.started, connection)
@@ -395,6 +418,7 @@ class Link:
         self._wakeup.set()
 
     def _lost(self, connection: _Connection, error: Exception | None) -> None:
+        connection.error = error
         connection.closed.set()
         if not connection.hello.done():
             connection.hello.set_exception(ConnectionResetError(str(error or "closed")))
@@ -422,6 +446,8 @@ class _Connection:
         self.is_paused = False
         self.hello: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.closed = asyncio.Event()
+        #: Why it was closed; None where the other side closed it in order.
+        self.error: Exception | None = None
 
     def received(self, data: bytes) -> None:
         self._link._received(self, data)

@@ -280,6 +280,18 @@ async def test_a_line_that_drops_for_a_moment_loses_and_repeats_nothing(sshd: Op
         assert (tmp_path / "ran").read_text().count("ran") == 300
 
 
+async def test_closing_while_the_line_is_down_leaves_no_agent_behind(sshd: OpenSsh) -> None:
+    async with start_proxy(sshd.port) as proxy:
+        host = Host("far", address="127.0.0.1", port=proxy.port, username=sshd.username, ssh=_through(sshd, proxy.port))
+        async with Cluster([host]) as cluster:
+            await cluster.execute(one_task())
+            started = cluster.driver.peers["far"].link.started
+            assert started is not None
+            proxy.cut()
+        assert _gone(started.supervisor)
+        assert not Path(started.folder).exists()
+
+
 async def test_a_silent_line_is_noticed_and_user_code_ends_with_its_lease(sshd: OpenSsh, tmp_path: Path) -> None:
     async with start_proxy(sshd.port) as proxy:
         far = Host(
