@@ -142,9 +142,12 @@ def test_what_is_left_when_all_are_killed_at_once_is_removed_by_the_next_agent(m
     held = [path.readlink() for path in Path(f"/proc/{killed.pid}/fd").iterdir()]
     (store,) = [path.parent for path in held if path.parts[:3] == ("/", "dev", "shm") and path.name == ".lock"]
     killed.disconnect()
-    for pid in killed.processes():
-        os.kill(pid, signal.SIGKILL)
+    pids = killed.processes()
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: who sees another die cleans up after it
+        for pid in pids:
+            os.kill(pid, number)
     killed.process.wait()
+    wait_without_a_word(gone(*pids))
     assert os.path.exists(killed.folder)
     make_rig()
     assert not os.path.exists(killed.folder)
