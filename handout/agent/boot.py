@@ -45,7 +45,13 @@ def read_exactly(stream: BinaryIO, size: int) -> bytes:
 def make_folder(nbytes: int) -> str:
     """A private folder for this run, on the first of the usual places that has room for the bundle."""
     tried = []
-    for base in (os.environ.get("HANDOUT_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/var/tmp", os.getcwd()):
+    for base in (
+        os.environ.get("HANDOUT_TMPDIR"),
+        os.environ.get("TMPDIR"),
+        "/tmp",
+        "/var/tmp",
+        os.path.expanduser("~"),
+    ):
         if not base or len(os.fsencode(base)) > MAX_SOCKET_PATH - 40:
             continue
         try:

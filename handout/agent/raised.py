@@ -28,7 +28,7 @@ def message(exc: BaseException) -> str:
     """``str(exc)``, whatever that does."""
     try:
         return str(exc)
-    except Exception as error:
+    except BaseException as error:  # also one that would end this process
         return f"<its str() raised {type(error).__name__}>"
 
 
@@ -36,7 +36,7 @@ def traceback_text(exc: BaseException) -> str:
     """The traceback as Python prints it, causes and contexts included."""
     try:
         return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
-    except Exception as error:
+    except BaseException as error:
         return f"{type_name(exc)}: {message(exc)} (formatting the traceback raised {type(error).__name__})\n"
 
 
@@ -45,7 +45,7 @@ def _blob(exc: BaseException) -> bytes | None:
     try:
         data = b"".join(dumps(exc))
         return data if type(loads(data)).__name__ == type(exc).__name__ else None
-    except Exception:  # user code, at both ends
+    except BaseException:  # user code, at both ends
         return None
 
 

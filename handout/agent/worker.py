@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import faulthandler
+import fcntl
 import inspect
 import os
 import signal
@@ -32,6 +33,7 @@ from .stdio import Streams
 #: A function that took longer than this, or is new, starts only after what is pending has been sent.
 _SHORT_US = 200
 _MAX_MESSAGE = 10_000
+_HIGH_FD = 512
 _MAX_TEXT = 64 << 10
 #: An exception larger than this does not travel: its type, message and traceback do. No message is over the limit.
 _MAX_EXCEPTION = wire.MAX_PAYLOAD // 4
@@ -60,6 +62,9 @@ class Worker:
         self.report = Report(link)
         self.queue: deque[Order] = deque()
         self._decoder = wire.Decoder()
+        #: Where tasks start, and with which signals blocked, whatever those before them did.
+        self._folder = _open_high(".")
+        self._signals = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._blobs: dict[int, bytes] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         self._last_us: dict[int, int] = {}
@@ -170,6 +175,8 @@ class Worker:
             self._guard()
             outcome = self.failure(error, self._cancelled)
             self._tidy(current)
+            # It may be the process that is in a bad way, not the task: out of descriptors, memory, room.
+            self._retiring = self._retiring or isinstance(error, (OSError, MemoryError, serial.LoadError))
             fields = {"s": number, "us": (now_ns() - started) // 1000, **outcome[0]}
             self.report.failed(fields, outcome[1])
             return
@@ -332,6 +339,13 @@ class Worker:
         self.streams.flush()
         current.clean()
         self.end_children()
+        try:
+            if self._folder >= 0:
+                os.fchdir(self._folder)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._signals)
+        except OSError:
+            # It closed what was not its own.
+            self._retiring = True
 
     def end_children(self) -> None:
         """Kill what a task left running. A worker that had to does not trust itself any further."""
@@ -363,6 +377,20 @@ class Worker:
         """Say goodbye and end."""
         self.report.flush(bye=True)
         os._exit(0)
+
+
+def _open_high(path: str) -> int:
+    """A descriptor of a folder, out of the way of the small numbers that user code may guess; -1: there is none."""
+    try:
+        low = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
+    except OSError:
+        return os.dup(low)
+    finally:
+        os.close(low)
 
 
 def _can_wait_id() -> bool:

@@ -149,6 +149,13 @@ def of_exception(id: str, error: Exception, *, kind: str, host: str | None, atte
     return found
 
 
+#: What a signal that ended a worker mostly means.
+_REMEDIES = {
+    9: "Signal 9 mostly means out of memory: raise its memory cost.",
+    11: "Signal 11 is a crash in native code: look at the last lines of its standard error.",
+}
+
+
 def _died(self: Failure, where: dict[str, Any]) -> Exception:
     signal, code, peak = self.report.get("signal"), self.report.get("exit"), self.report.get("maxrss")
     how = f"signal {signal}" if signal else f"exit status {code}"
@@ -158,7 +165,9 @@ def _died(self: Failure, where: dict[str, Any]) -> Exception:
     return WorkerDiedError(
         f"The process under task {self.id!r} died ({how}{memory}) on host {self.host!r}; "
         f"deaths: {self.report.get('deaths', 1)}.",
-        remedy="Signal 9 mostly means out of memory: raise its memory cost. Signal 11 is a crash in native code.",
+        remedy=_REMEDIES.get(
+            signal, "It ended its own process (os._exit, or native code that does): let it return or raise."
+        ),
         signal=signal,
         exit_code=code,
         peak_memory=peak,

@@ -11,6 +11,7 @@ import threading
 import zipfile
 from functools import cache
 from pathlib import Path
+from types import CodeType
 from typing import NamedTuple
 
 import dill
@@ -43,6 +44,12 @@ def boot_source() -> bytes:
     return (_agent_folder() / "boot.py").read_bytes()
 
 
+def _named(code: CodeType, name: str) -> CodeType:
+    """The same code, as if it came from ``name``: where this installation lies is nobody's business."""
+    consts = tuple(_named(const, name) if isinstance(const, CodeType) else const for const in code.co_consts)
+    return code.replace(co_filename=name, co_consts=consts)
+
+
 def _compiled(path: Path) -> bytes:
     """A module's bytecode for this Python: a host of the same version saves compiling it.
 
@@ -50,7 +57,7 @@ def _compiled(path: Path) -> bytes:
     valid whatever the times in an archive say.
     """
     loader = importlib.machinery.SourceFileLoader(f"handout.agent.{path.stem}", str(path))
-    code = loader.get_code(loader.name)
+    code = _named(loader.get_code(loader.name), f"handout/agent/{path.name}")
     return importlib.util.MAGIC_NUMBER + (0b01).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
 
 

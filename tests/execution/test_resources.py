@@ -150,3 +150,31 @@ async def test_run_works_without_a_loop_and_says_so_inside_one() -> None:
     assert results[out] == 3
     with pytest.raises(handout.HandoutError, match="await"):
         handout.run(graph)
+
+
+async def test_what_one_task_does_to_its_process_is_not_the_next_ones_trouble(tmp_path: Path) -> None:
+    def move(path: str) -> None:
+        """Goes somewhere else, and lets that vanish."""
+        os.mkdir(path)
+        os.chdir(path)
+        os.rmdir(path)
+
+    def leak() -> None:
+        """Takes all descriptors that there are, for good."""
+        kept = globals().setdefault("kept", [])
+        while True:
+            kept.append(os.open(os.devnull, os.O_RDONLY))
+
+    graph = Graph()
+    moved = graph.add(move, str(tmp_path / "gone"))
+    leaked = graph.add(leak, retries=0)
+    after = graph.add(lambda _: os.path.isdir(os.getcwd()), moved)
+    results = await handout.execute(graph, inventory=[Host.local("a", {"cpu": 1})], on_failure="continue")
+    assert results[after] is True
+    assert isinstance(results.failures[leaked.id].exception, OSError)
+    graph = Graph()
+    first = graph.add(leak, id="leak")
+    others = [graph.add(work.mark_and_return, str(tmp_path / f"ran{i}"), i) for i in range(5)]
+    results = await handout.execute(graph, inventory=[Host.local("a", {"cpu": 1})], on_failure="continue")
+    assert results[others] == list(range(5))
+    assert first.id in results.failures
