@@ -42,16 +42,19 @@ def read_exactly(stream: BinaryIO, size: int) -> bytes:
     return b"".join(parts)
 
 
+def _here() -> str:
+    """The current folder; "" where it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 def make_folder(nbytes: int) -> str:
     """A private folder for this run, on the first of the usual places that has room for the bundle."""
     tried = []
-    for base in (
-        os.environ.get("HANDOUT_TMPDIR"),
-        os.environ.get("TMPDIR"),
-        "/tmp",
-        "/var/tmp",
-        os.path.expanduser("~"),
-    ):
+    wanted = (os.environ.get("HANDOUT_TMPDIR"), os.environ.get("TMPDIR"))
+    for base in (*wanted, "/tmp", "/var/tmp", os.path.expanduser("~")):
         if not base or len(os.fsencode(base)) > MAX_SOCKET_PATH - 40:
             continue
         try:
@@ -89,7 +92,7 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
     os.closerange(4, limit if 0 < limit < 65536 else 65536)
     os.set_inheritable(3, False)
     os.environ["HANDOUT_RUN"] = folder
-    sys.path[:] = [bundle] + [p for p in sys.path if p not in ("", os.getcwd())]
+    sys.path[:] = [bundle] + [p for p in sys.path if p not in ("", _here())]
     status = 1
     try:
         from handout.agent import supervisor

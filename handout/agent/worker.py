@@ -176,7 +176,8 @@ class Worker:
             outcome = self.failure(error, self._cancelled)
             self._tidy(current)
             # It may be the process that is in a bad way, not the task: out of descriptors, memory, room.
-            self._retiring = self._retiring or isinstance(error, (OSError, MemoryError, serial.LoadError))
+            if isinstance(error, (OSError, MemoryError, serial.LoadError)):
+                self._retiring = True
             fields = {"s": number, "us": (now_ns() - started) // 1000, **outcome[0]}
             self.report.failed(fields, outcome[1])
             return

@@ -165,9 +165,7 @@ def _died(self: Failure, where: dict[str, Any]) -> Exception:
     return WorkerDiedError(
         f"The process under task {self.id!r} died ({how}{memory}) on host {self.host!r}; "
         f"deaths: {self.report.get('deaths', 1)}.",
-        remedy=_REMEDIES.get(
-            signal, "It ended its own process (os._exit, or native code that does): let it return or raise."
-        ),
+        remedy=_REMEDIES.get(signal or 0, "It ended its own process, or native code did: let it return or raise."),
         signal=signal,
         exit_code=code,
         peak_memory=peak,

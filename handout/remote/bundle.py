@@ -17,6 +17,7 @@ from typing import NamedTuple
 import dill
 
 from handout import agent
+from handout.errors import InternalError
 
 __all__ = ["Bundle", "agent_bundle", "boot_source"]
 
@@ -57,7 +58,10 @@ def _compiled(path: Path) -> bytes:
     valid whatever the times in an archive say.
     """
     loader = importlib.machinery.SourceFileLoader(f"handout.agent.{path.stem}", str(path))
-    code = _named(loader.get_code(loader.name), f"handout/agent/{path.name}")
+    code = loader.get_code(loader.name)
+    if code is None:
+        raise InternalError(f"{path} has no code.")
+    code = _named(code, f"handout/agent/{path.name}")
     return importlib.util.MAGIC_NUMBER + (0b01).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
 
 

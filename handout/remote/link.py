@@ -175,7 +175,7 @@ class Link:
             try:
                 async with asyncio.timeout(_STOP_TIMEOUT_S):
                     while not await self._see_out():
-                        await asyncio.sleep(_STOP_PAUSE_S)
+                        pass
             except TimeoutError:
                 logger.warning("The agent on %s did not confirm that it ended; its lease will end it.", self.host)
         self._drop_connection()
@@ -195,6 +195,7 @@ class Link:
             return True
         except (HostError, WireError) as error:
             logger.info("The agent on %s cannot be reached to end it: %s", self.host, error)
+            await asyncio.sleep(_STOP_PAUSE_S)
         return False
 
     async def _meet_who_is_coming(self) -> None:

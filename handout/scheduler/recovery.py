@@ -92,7 +92,7 @@ def _is_suspect(run: Run, t: int) -> bool:
 
 def _takes_hosts_down(run: Run, t: int, host: str) -> WorkerDiedError:
     return WorkerDiedError(
-        f"task {run.name_of(t)!r} may have been running on {MAX_LOSSES} hosts as each of them was lost, last on {host!r}.",
+        f"task {run.name_of(t)!r} may have run on {MAX_LOSSES} hosts as each of them was lost, last on {host!r}.",
         remedy="It is not tried again: see whether it takes the agent or the machine down, by its memory for example.",
         id=run.name_of(t),
         host=host,
