@@ -20,6 +20,9 @@ from tests.sshd import start_sshd
 
 ROOT = Path(__file__).parent.parent
 
+#: A system that takes longer gets no figures.
+LIMIT_S = 240
+
 #: Module, what must be importable for it, what the table calls it.
 SYSTEMS = (
     ("handout_ssh", "handout", "Handout, over sshd"),
@@ -44,10 +47,10 @@ def measure(module: str, repeats: int, environment: dict[str, str]) -> dict[str,
     command = [sys.executable, "-m", f"benchmarks.systems.{module}", str(repeats)]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return "did not end within 15 min"
+        return f"did not end within {LIMIT_S} s"
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["failed"])[-1]
     figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -74,6 +77,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--peers", action="store_true", help="also run those of Dask, Ray, Parsl, execnet installed")
+    parser.add_argument("--without", action="append", default=[], metavar="PACKAGE", help="leave a peer out")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
@@ -90,6 +94,8 @@ def main() -> None:
         }
         for module, needs, name in SYSTEMS:
             if importlib.util.find_spec(needs) is None or (module != "handout_ssh" and not arguments.peers):
+                continue
+            if needs in arguments.without:
                 continue
             print(f"measuring {name} ...", file=sys.stderr)
             measured[module] = measure(module, arguments.repeats, environment)

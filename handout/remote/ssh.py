@@ -39,7 +39,8 @@ _FIRST_PAUSE_S = 0.2
 #: Fast where the processor has AES instructions; asyncssh's own first choice costs half the throughput.
 _CIPHERS = "^aes128-gcm@openssh.com"
 _WINDOW = 16 << 20
-_PACKET = 256 << 10
+#: Under the size from which glibc maps and unmaps memory for each packet.
+_PACKET = 64 << 10
 _WRITE_BUFFER_HIGH = 512 << 10
 _WRITE_BUFFER_LOW = 128 << 10
 #: What `Host(ssh=...)` may hold: the arguments of `asyncssh.connect`.
