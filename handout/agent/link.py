@@ -103,6 +103,7 @@ class Link:
 
     def _on_stranger(self, peer: socket.socket) -> None:
         decoder, received = self._strangers[peer]
+        data = b""
         try:
             # A hello is small; what could follow it is left in the socket.
             data = peer.recv(4096)

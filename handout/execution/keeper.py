@@ -164,8 +164,9 @@ class Keeper:
         """The tracker's first answer; the link must be served meanwhile, the tracker may use it."""
         limit_s = _TRACKER_LIMIT * self._timings.host_timeout_s
         serving = asyncio.ensure_future(_serve_quietly(link))
+        limit = asyncio.timeout(limit_s)
         try:
-            async with asyncio.timeout(limit_s) as limit:
+            async with limit:
                 return as_capabilities(await tracker(live))
         except HandoutError:
             raise

@@ -122,7 +122,7 @@ class Link:
         self._starting = asyncio.ensure_future(self._launcher.start(self._bootstrap))
         try:
             # Shielded: an agent that the host is starting already can only be ended once it is there.
-            self.started = await asyncio.shield(self._starting)
+            started = self.started = await asyncio.shield(self._starting)
         except asyncio.CancelledError:
             if not self._bootstrap.begun:
                 self._starting.cancel()
@@ -130,7 +130,7 @@ class Link:
         if self._stopping:
             raise HostError(f"Host {self.host!r} is being let go.", host=self.host)
         await self._attach()
-        return self.started
+        return started
 
     async def run(self) -> None:
         """Keep the conversation going until the host is lost; returns once the link is being stopped.
