@@ -5,7 +5,7 @@
 
 Functions are given in the explicit form, by name; where they run is decided by an allocator written here.
 Without an inventory both hosts are this machine under two names: what they offer is declared, not probed, so
-no GPU is needed.
+no GPU is needed. Hosts need the same minor version of Python, because functions of a script travel as bytecode.
 """
 
 from __future__ import annotations

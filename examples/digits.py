@@ -1,10 +1,11 @@
 """A model search: scikit-learn's bundled digits, 24 trainings at once, the best one named.
 
+    pip install -e '.[examples]'                         # numpy and scikit-learn
     python examples/digits.py
     python examples/digits.py --inventory hosts.toml
 
-The hosts need numpy and scikit-learn (installed packages go by name, your own code by source), and nothing of
-Handout.
+The hosts need numpy and scikit-learn (installed packages go by name), the same minor version of Python as here
+(functions of a script go as bytecode), and nothing of Handout.
 """
 
 from __future__ import annotations

@@ -122,7 +122,8 @@ class Link:
         self._starting = asyncio.ensure_future(self._launcher.start(self._bootstrap))
         try:
             # Shielded: an agent that the host is starting already can only be ended once it is there.
-            started = self.started = await asyncio.shield(self._starting)
+            started = await asyncio.shield(self._starting)
+            self.started = started
         except asyncio.CancelledError:
             if not self._bootstrap.begun:
                 self._starting.cancel()
