@@ -62,7 +62,7 @@ class Cluster:
     ) -> None:
         self.inventory: Inventory = as_inventory(inventory)
         self.allocator = allocator
-        self.required = _required(require, len(self.inventory))
+        self.required: int = _required(require, len(self.inventory))
         self._timings = timings or Timings()
         self._runs = itertools.count(1)
         self._driver: Driver | None = None
