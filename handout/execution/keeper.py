@@ -105,6 +105,7 @@ class Keeper:
                 final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, HostUnreachableError))
                 if final or not told or self._driver.now >= give_up_at:
                     give_up_at, told = math.inf, True
+                    logger.warning("Host %s cannot be used: %s", self.host.name, error)
                     self._driver.unavailable(self.host.name, error)
                     self._settled(self.host.name, error)
                 if final:

@@ -72,6 +72,10 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
 }
 
 
+#: Options that are refused so far.
+_LATER: Final = ("keep", "journal")
+
+
 def check_run_options(options: Mapping[str, Any]) -> None:
     """Refuse what would be ignored, or would keep a run from ever ending.
 
@@ -80,12 +84,11 @@ def check_run_options(options: Mapping[str, Any]) -> None:
     """
     for name, value in options.items():
         if name not in RunOptions.__annotations__:
-            nearest = nearest_name(name, RunOptions.__annotations__)
+            known = [each for each in ClusterOptions.__annotations__ if each not in _LATER]
+            nearest = nearest_name(name, known)
             raise HandoutError(
                 f"{name}= is no option of a run.",
-                remedy=f"Did you mean {nearest}=?"
-                if nearest
-                else f"There are {', '.join(RunOptions.__annotations__)}.",
+                remedy=f"Did you mean {nearest}=?" if nearest else f"There are {', '.join(known)}.",
             )
         wanted, is_right = _RULES.get(name, ("", lambda _: True))
         if not is_right(value):

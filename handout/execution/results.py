@@ -41,6 +41,10 @@ class Results(Mapping[str, Any]):
         number, path = self._run.plan.locate(key)
         return value_of(self._run, number, path, key)
 
+    def __repr__(self) -> str:
+        failed = f", {len(self._run.failures)} without a result" if self._run.failures else ""
+        return f"<Results of {len(self)} outputs{failed}>"
+
     def __iter__(self) -> Iterator[str]:
         run = self._run
         names = dict.fromkeys(run.plan.name_of(number) for number in run.spec.outputs if number in run.objects)

@@ -106,7 +106,7 @@ class Wiring:
             return STORED
         raise GraphError(
             f"{output!r} belongs to another graph.",
-            remedy="Add its function to this graph, or hand over the value: keep= and results.stored(...), or given=.",
+            remedy="Add its function to this graph, or hand over the value: results[...], as an argument or as given=.",
         )
 
     def producers(self, node: int) -> list[int]:

@@ -87,7 +87,7 @@ class SshLauncher:
             raise BootstrapError(
                 f"No agent answered on host {self._host.name!r} within {_START_TIMEOUT_S:.0f} s; "
                 f"the login shell printed: {bootstrap.answer.printed() or 'nothing'}.",
-                remedy=f"Check that `ssh {self._host.name} true` ends by itself.",
+                remedy=f"Check that `{self._by_hand()} true` ends by itself.",
                 host=self._host.name,
                 output=bootstrap.answer.printed(),
             ) from None
@@ -242,7 +242,7 @@ class SshLauncher:
             user = self._host.username or "your user"
             return AuthenticationError(
                 f"Host {name!r} refused {user}: {error.reason}.",
-                remedy=f"Check that `ssh {where}` logs in without asking, and that ssh-agent holds the key.",
+                remedy=f"Check that `{self._by_hand()}` logs in without asking, and that ssh-agent holds the key.",
                 host=name,
                 username=self._host.username or "",
             )
@@ -255,12 +255,19 @@ class SshLauncher:
             )
         return self._unreachable(error)
 
+    def _by_hand(self) -> str:
+        """What somebody would type to log in there."""
+        host = self._host
+        port = "" if host.port == 22 else f"-p {host.port} "
+        user = "" if host.username is None else f"{host.username}@"
+        return f"ssh {port}{user}{host.address or host.name}"
+
     def _unreachable(self, error: Exception) -> HostUnreachableError:
         where = self._host.address or self._host.name
         reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
         return HostUnreachableError(
             f"Host {self._host.name!r} ({where}, port {self._host.port}) cannot be reached: {reason}.",
-            remedy=f"Check that `ssh {where}` works from this machine.",
+            remedy=f"Check that `{self._by_hand()}` works from this machine.",
             host=self._host.name,
         )
 

@@ -85,7 +85,7 @@ def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
     name = run.name_of(t)
     return HostLostError(
         f"the result of task {name!r} was lost with its host, and making it again failed: {failure}",
-        remedy="Mark functions idempotent=False only where they are, and keep= what is dear to make.",
+        remedy="Mark functions idempotent=False only where they are,.",
         id=name,
         failure=failure,
     )
