@@ -95,6 +95,7 @@ class Supervisor:
             if self._link.fileno() in events and not self._receive():
                 break
             if not self._reap():
+                self._take_last_descriptors()
                 break
             self._end_what_is_due(time.monotonic())
             self._flush()
@@ -143,6 +144,17 @@ class Supervisor:
         for line in lines:
             self._obey(json.loads(line))
         return True
+
+    def _take_last_descriptors(self) -> None:
+        """Hold what the agent handed over before it ended: its connection must not close before all else is gone."""
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(self._link, 65536, 64)
+            except OSError:
+                return
+            self._fds.extend(fds)
+            if not data:
+                return
 
     def _obey(self, message: dict[str, Any]) -> None:
         op = message["op"]
