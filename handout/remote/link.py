@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ _STOP_TIMEOUT_S = 4.0
 _STOP_PAUSE_S = 0.05
 #: Bulk handed to a transport in one go; the loop serves others in between.
 _SLICE = 256 << 10
+#: Bytes of one write: larger buffers cost more to allocate than to fill.
+_WRITE = 64 << 10
 _ticket = itertools.count(1)
 
 
@@ -365,7 +367,8 @@ class Link:
         segments = self._session.take(self._loop.time(), _SLICE)
         if segments:
             try:
-                connection.transport.write(b"".join(segments))
+                for data in _pieces(segments):
+                    connection.transport.write(data)
             except (OSError, ConnectionError) as error:
                 connection.lost(error)
                 return
@@ -429,6 +432,23 @@ class Link:
             self._connection = None
             self._session.detach()
             self._wakeup.set()
+
+
+def _pieces(segments: Sequence[Buffer]) -> Iterator[Buffer]:
+    """Segments as writes of a middling size: small ones joined, large ones cut, without copying them as a whole."""
+    small: list[Buffer] = []
+    size = 0
+    for segment in segments:
+        view = memoryview(segment)
+        while size + len(view) >= _WRITE:
+            first, view = view[: _WRITE - size], view[_WRITE - size :]
+            yield b"".join([*small, first]) if small else first
+            small, size = [], 0
+        if len(view):
+            small.append(view)
+            size += len(view)
+    if small:
+        yield b"".join(small)
 
 
 class Wakeable(Source):

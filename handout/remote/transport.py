@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from handout.agent.wire import Buffer
+
 __all__ = ["Receiver", "Transport"]
 
 
 class Transport(Protocol):
     """The writing side of a connection to an agent."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Buffer) -> None:
         """Queue bytes; after ``Receiver.paused`` only control should follow."""
         ...
 
