@@ -316,7 +316,7 @@ async def test_a_silent_line_is_noticed_and_user_code_ends_with_its_lease(sshd: 
         del stuck
 
 
-async def test_on_a_slow_line_heartbeats_pass_bulk_in_both_directions(sshd: OpenSsh) -> None:
+async def test_on_a_slow_line_small_tasks_make_the_round_trip_past_bulk_in_both_directions(sshd: OpenSsh) -> None:
     async with start_proxy(sshd.port, bytes_per_s=250_000) as proxy:  # 2 Mbit/s each way
         host = Host(
             "slow",
@@ -332,7 +332,6 @@ async def test_on_a_slow_line_heartbeats_pass_bulk_in_both_directions(sshd: Open
         async with Cluster([host]) as cluster:
             warm = await cluster.execute(one_task())
             assert warm["one"] == 1
-            link = cluster.driver.peers["slow"].link
             latencies: list[float] = []
             async with cluster.start(graph) as execution:
                 ended = asyncio.ensure_future(execution.results())
@@ -343,8 +342,8 @@ async def test_on_a_slow_line_heartbeats_pass_bulk_in_both_directions(sshd: Open
                 results = await ended
         assert results[up] == len(results[down]) == 600_000
         assert len(latencies) > 3
-        assert max(latencies) < 1.5  # a task there and back: two crossings of at most 0.5 s, and the work itself
-        assert link is not None
+        # There and back. A single crossing was measured at up to 0.65 s: it is not held to 0.5 s yet.
+        assert max(latencies) < 1.5
 
 
 def _through(server: OpenSsh, port: int) -> dict[str, object]:

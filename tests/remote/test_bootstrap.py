@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handout.agent import boot
 from handout.errors import BootstrapError
 from handout.remote.bootstrap import Answer, Bootstrap, Started, candidates, relay_command
 
@@ -137,3 +138,10 @@ def test_the_token_travels_on_standard_input_only() -> None:
     bootstrap = Bootstrap("far", None, {})
     assert bootstrap.token not in bootstrap.command()
     assert bootstrap.token.encode() in bootstrap.stdin()
+
+
+def test_no_room_anywhere_is_an_error_that_names_the_places() -> None:
+    """No file system has an exabyte: every usual place is asked, and none will do."""
+    with pytest.raises(boot.BootError, match=r"/tmp: \d+ bytes free") as caught:
+        boot.make_folder(1 << 60)
+    assert caught.value.kind == "space"
