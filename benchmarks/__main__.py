@@ -37,8 +37,10 @@ FIGURES = (
     ("noop_per_s", "10,000 no-ops, /s", "{:,.0f}"),
     ("chain_us", "chain of 1,000, us a task", "{:,.0f}"),
     ("diamond_per_s", "diamond 1-5,000-1, /s", "{:,.0f}"),
-    ("down_mib_s", "host to controller, MiB/s", "{:,.0f}"),
-    ("up_mib_s", "controller to host, MiB/s", "{:,.0f}"),
+    ("down_array_mib_s", "an array, host to controller, MiB/s", "{:,.0f}"),
+    ("up_array_mib_s", "an array, controller to host, MiB/s", "{:,.0f}"),
+    ("down_bytes_mib_s", "bytes, host to controller, MiB/s", "{:,.0f}"),
+    ("up_bytes_mib_s", "bytes, controller to host, MiB/s", "{:,.0f}"),
 )
 
 

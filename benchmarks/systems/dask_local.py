@@ -75,17 +75,16 @@ def main(repeats: int) -> dict[str, float]:
     figures["noop_per_s"] = 10_000 / work.median(lambda: work.timed(lambda: noops(client, 10_000)), repeats)
     figures["chain_us"] = 1e3 * work.median(lambda: work.timed(lambda: chain(client, 1000)), repeats)
     figures["diamond_per_s"] = 5_336 / work.median(lambda: work.timed(lambda: diamond(client, 5000)), repeats)
-    made = client.submit(work.blob, SIZE, pure=False)
-    client.submit(work.length, made).result()
-    figures["down_mib_s"] = SIZE / 2**20 / work.median(lambda: work.timed(made.result), repeats)
-    data = os.urandom(1 << 20) * (SIZE >> 20)
-    figures["up_mib_s"] = (
-        SIZE
-        / 2**20
-        / work.median(
-            lambda: work.timed(lambda: client.submit(work.length, client.scatter(data, hash=False)).result()), repeats
-        )
-    )
+    for kind, make in work.KINDS.items():
+        made = client.submit(make, SIZE, pure=False)
+        client.submit(work.length, made).result()
+        data = make(SIZE)
+
+        def up(data: Any = data) -> None:
+            client.submit(work.length, client.scatter(data, hash=False)).result()
+
+        figures[f"down_{kind}_mib_s"] = SIZE / 2**20 / work.median(lambda made=made: work.timed(made.result), repeats)
+        figures[f"up_{kind}_mib_s"] = SIZE / 2**20 / work.median(lambda up=up: work.timed(up), repeats)
     client.shutdown()
     return figures
 

@@ -90,9 +90,9 @@ def main(repeats: int) -> dict[str, float]:
     def exchange(item: tuple[str, Any]) -> float:
         return work.timed(lambda: spread(channels[:1] * 2, [item]))
 
-    figures["down_mib_s"] = SIZE / 2**20 / work.median(lambda: exchange(("make", SIZE)), repeats)
+    figures["down_bytes_mib_s"] = SIZE / 2**20 / work.median(lambda: exchange(("make", SIZE)), repeats)
     data = os.urandom(1 << 20) * (SIZE >> 20)
-    figures["up_mib_s"] = SIZE / 2**20 / work.median(lambda: exchange(("len", data)), repeats)
+    figures["up_bytes_mib_s"] = SIZE / 2**20 / work.median(lambda: exchange(("len", data)), repeats)
     close(group, channels)
     return figures
 

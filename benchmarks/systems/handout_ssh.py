@@ -66,10 +66,10 @@ async def diamond(cluster: Cluster, width: int) -> float:
     return time.perf_counter() - start
 
 
-async def down(cluster: Cluster) -> float:
+async def down(cluster: Cluster, kind: str) -> float:
     """Bytes a second from a host to the controller, the making of them not counted."""
     graph = Graph()
-    out = graph.add(work.blob, SIZE)
+    out = graph.add(work.KINDS[kind], SIZE)
     async with cluster.start(graph) as execution:
         made_at = 0.0
         async for event in execution.events():
@@ -81,9 +81,9 @@ async def down(cluster: Cluster) -> float:
     return SIZE / seconds
 
 
-async def up(cluster: Cluster) -> float:
+async def up(cluster: Cluster, kind: str) -> float:
     """Bytes a second from the controller to a host."""
-    data = os.urandom(1 << 20) * (SIZE >> 20)
+    data = work.KINDS[kind](SIZE)
     graph = Graph()
     out = graph.add(work.length, data)
     start = time.perf_counter()
@@ -98,14 +98,15 @@ async def main(repeats: int) -> dict[str, float]:
     async with Cluster(inventory(), require="all") as cluster:
         await noops(cluster, 1000)
 
-        async def middle(measure: object, *args: int) -> float:
+        async def middle(measure: object, *args: object) -> float:
             return sorted([await measure(cluster, *args) for _ in range(repeats)])[repeats // 2]  # type: ignore[operator]
 
         figures["noop_per_s"] = 10_000 / await middle(noops, 10_000)
         figures["chain_us"] = 1e6 * await middle(chain, 1000) / 1000
         figures["diamond_per_s"] = 5_336 / await middle(diamond, 5000)
-        figures["down_mib_s"] = await middle(down) / 2**20
-        figures["up_mib_s"] = await middle(up) / 2**20
+        for kind in work.KINDS:
+            figures[f"down_{kind}_mib_s"] = await middle(down, kind) / 2**20
+            figures[f"up_{kind}_mib_s"] = await middle(up, kind) / 2**20
     return figures
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from typing import Any
@@ -59,18 +58,20 @@ def main(repeats: int) -> dict[str, float]:
     figures["noop_per_s"] = 10_000 / work.median(lambda: work.timed(lambda: noops(10_000)), repeats)
     figures["chain_us"] = 1e3 * work.median(lambda: work.timed(lambda: chain(1000)), repeats)
     figures["diamond_per_s"] = 5_336 / work.median(lambda: work.timed(lambda: diamond(5000)), repeats)
-    blob, length = ray.remote(work.blob), ray.remote(work.length)
+    length = ray.remote(work.length)
+    for kind, make in work.KINDS.items():
+        maker, data = ray.remote(make), make(SIZE)
 
-    def down() -> float:
-        made = blob.remote(SIZE)
-        ray.wait([made])
-        return work.timed(lambda: ray.get(made))
+        def down(maker: Any = maker) -> float:
+            made = maker.remote(SIZE)
+            ray.wait([made])
+            return work.timed(lambda: ray.get(made))
 
-    figures["down_mib_s"] = SIZE / 2**20 / work.median(down, repeats)
-    data = os.urandom(1 << 20) * (SIZE >> 20)
-    figures["up_mib_s"] = (
-        SIZE / 2**20 / work.median(lambda: work.timed(lambda: ray.get(length.remote(ray.put(data)))), repeats)
-    )
+        def up(data: Any = data) -> None:
+            ray.get(length.remote(ray.put(data)))
+
+        figures[f"down_{kind}_mib_s"] = SIZE / 2**20 / work.median(down, repeats)
+        figures[f"up_{kind}_mib_s"] = SIZE / 2**20 / work.median(lambda up=up: work.timed(up), repeats)
     ray.shutdown()
     return figures
 

@@ -55,7 +55,10 @@ def make_folder(nbytes: int) -> str:
     tried = []
     wanted = (os.environ.get("HANDOUT_TMPDIR"), os.environ.get("TMPDIR"))
     for base in (*wanted, "/tmp", "/var/tmp", os.path.expanduser("~")):
-        if not base or len(os.fsencode(base)) > MAX_SOCKET_PATH - 40:
+        if not base:
+            continue
+        if len(os.fsencode(base)) > MAX_SOCKET_PATH - 40:
+            tried.append(f"{base}: too long a name for a socket below it")
             continue
         try:
             free = shutil.disk_usage(base).free

@@ -149,7 +149,7 @@ class Link:
         session.open(now(), decoder, received)
         self._peer = peer
         self._loop.add_reader(peer.fileno(), self._on_readable)
-        self._unsent.append(memoryview(session.hello({"agent": self._identity})))
+        self._unsent.append(memoryview(session.hello({"agent": self._identity}, now())))
         try:
             session.attach(hello.fields.get("state"), now())
         except wire.ProtocolError:

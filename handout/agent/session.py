@@ -67,34 +67,51 @@ class Credit:
         self.rtt_s = 0.0
         self.sent = 0
         self.acknowledged = 0
-        #: (sent when it left, time, acknowledged at that time, whether there was nothing more to send)
-        self._marks: deque[tuple[int, float, int, bool]] = deque()
+        #: When that was heard, or when sending began again after there was nothing to send.
+        self._since = 0.0
+        self._idle = True
+        #: Sent when the window last shrank: until that is acknowledged, it does not shrink again.
+        self._shrunk_at = 0
+        #: (sent when it left, time, acknowledged at that time, since when, whether there was nothing more to send)
+        self._marks: deque[tuple[int, float, int, float, bool]] = deque()
 
     @property
     def free(self) -> int:
         return self.window - (self.sent - self.acknowledged)
 
     def on_sent(self, nbytes: int, now: float, idle: bool) -> None:
+        if self._idle:
+            self._since = now
+        self._idle = idle
         self.sent += nbytes
-        self._marks.append((self.sent, now, self.acknowledged, idle))
+        self._marks.append((self.sent, now, self.acknowledged, self._since, idle))
 
     def on_acknowledged(self, total: int, now: float) -> None:
         if total <= self.acknowledged:
             return
-        self.acknowledged = total
+        self.acknowledged, self._since = total, now
         mark = None
         while self._marks and self._marks[0][0] <= total:
             mark = self._marks.popleft()
         if mark is None:
             return
-        elapsed = max(now - mark[1], 1e-6)
+        _, left_at, acknowledged, since, idle = mark
+        elapsed = max(now - left_at, 1e-6)
         self.rtt_s = min(self.rtt_s, elapsed) if self.rtt_s else elapsed
-        self.bytes_per_s = (total - mark[2]) / elapsed
+        # From one acknowledgement to another: those that were held up on the way come in bursts, and from when the
+        # bytes left the line would look faster than it is.
+        self.bytes_per_s = (total - acknowledged) / max(now - since, 1e-6)
         target = int(self.bytes_per_s * (self.rtt_s + QUEUE_S))
         # A sender that had nothing more to send says nothing about the line, unless the line was slow even so.
-        if mark[3] and (target > self.window or elapsed < self.rtt_s + QUEUE_S):
+        if idle and (target > self.window or elapsed < self.rtt_s + QUEUE_S):
             return
-        self.window = max(MIN_WINDOW, min(target, self.window * 2, MAX_WINDOW))
+        if target < self.window:
+            # By half, and once for what is in flight: the other side acknowledges every quarter of the window that
+            # it was last told of, and would wait for bytes that a window smaller than that no longer lets go.
+            if total < self._shrunk_at:
+                return
+            self._shrunk_at = self.sent
+        self.window = max(MIN_WINDOW, self.window // 2, min(target, self.window * 2, MAX_WINDOW))
 
 
 class Session:
@@ -326,11 +343,12 @@ class Session:
         self.attached = False
         self._start_connection(now, decoder or Decoder(), received)
 
-    def hello(self, fields: dict[str, Any]) -> bytes:
+    def hello(self, fields: dict[str, Any], now: float) -> bytes:
         """The first bytes to write on a connection: ``fields`` and how far this side got."""
         streams = {str(s): o for s, o in self._incoming.items()}
         encoded = encode_hello({**fields, "state": {"number": self._received_number, "streams": streams}})
-        self.credit.sent += len(encoded)
+        # Its acknowledgement comes at once, and is the first that is known of the round trip.
+        self.credit.on_sent(len(encoded), now, idle=True)
         return encoded
 
     def attach(self, peer: object, now: float) -> None:

@@ -284,7 +284,7 @@ class Link:
         asked_at = self._loop.time()
         try:
             # It may be closed already: then writing says so, or the hello never comes.
-            connection.transport.write(self._session.hello(hello))
+            connection.transport.write(self._session.hello(hello, asked_at))
             async with asyncio.timeout(_HANDSHAKE_TIMEOUT_S):
                 fields = await connection.hello
         except TimeoutError:

@@ -41,6 +41,9 @@ _CIPHERS = "^aes128-gcm@openssh.com"
 _WINDOW = 16 << 20
 #: Under the size from which glibc maps and unmaps memory for each packet.
 _PACKET = 64 << 10
+#: asyncssh copies what is left of a read for every packet that it takes from it: of asyncio's own 256 KiB, several
+#: times over. Reads of this size brought half as much again from a host.
+_READ = 64 << 10
 _WRITE_BUFFER_HIGH = 512 << 10
 _WRITE_BUFFER_LOW = 128 << 10
 #: What `Host(ssh=...)` may hold: the arguments of `asyncssh.connect`.
@@ -208,6 +211,7 @@ class SshLauncher:
                 async with self._logins:
                     async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                         self._connection = await asyncssh.connect(**self._options())
+                _read_little_by_little(self._connection)
                 self._fresh = False
                 return self._connection
             except TimeoutError as error:
@@ -275,6 +279,17 @@ class SshLauncher:
 def _known_as(where: str, port: int) -> str:
     """What ``known_hosts`` calls a server."""
     return where if port == 22 else f"'[{where}]:{port}'"
+
+
+def _read_little_by_little(connection: asyncssh.SSHClientConnection) -> None:
+    """Bound what the event loop reads from the connection in one go, where it lets that be chosen.
+
+    Neither asyncssh nor asyncio has a public setting for it; a transport without one (another event loop's, a jump
+    host's channel) is left as it is.
+    """
+    transport: Any = getattr(connection, "_transport", None)
+    if hasattr(transport, "max_size"):
+        transport.max_size = _READ
 
 
 def _bounded(channel: Any) -> Transport:

@@ -111,7 +111,7 @@ class Rig:
         self.socket.connect(self.hello["socket"])
         self.session.open(now())
         said = {"token": self.token.hex(), "agent": self.hello["agent"], "ticket": self.ticket, **hello}
-        self.socket.sendall(self.session.hello(said))
+        self.socket.sendall(self.session.hello(said, now()))
         self.socket.setblocking(False)
         self.wait(lambda: self.session.attached or self.socket is None)
 

@@ -55,7 +55,7 @@ class Line:
         for end in (self.a, self.b):
             end.session.detach()
             end.session.open(self.now)
-        to_b, to_a = self.a.session.hello({}), self.b.session.hello({})
+        to_b, to_a = self.a.session.hello({}, self.now), self.b.session.hello({}, self.now)
         self.b.feed(to_b, self.now)
         self.a.feed(to_a, self.now)
 
@@ -142,6 +142,52 @@ def test_the_window_grows_on_a_fast_line_and_stays_small_on_a_slow_one() -> None
         slow.a.feed(b"".join(bytes(s) for s in slow.b.session.take(slow.now)), slow.now)
     assert fast.a.session.credit.window > 4 << 20
     assert slow.a.session.credit.window < 100 << 10
+
+
+def test_the_round_trip_is_known_from_the_first_answer_on() -> None:
+    """Measured behind the sender's own bulk it would excuse the queue that it is to prevent."""
+    line = Line()
+    line.settle()
+    for end in (line.a, line.b):
+        assert 0 < end.session.credit.rtt_s <= 0.003
+
+
+def test_a_line_that_slows_down_is_not_left_waiting_for_an_acknowledgement() -> None:
+    line = Line()
+    line.settle()
+    line.a.session.send_stream(1, Bytes(bytes(40 << 20)))
+    while line.a.session.credit.window < 8 << 20:
+        line.step()
+    line.settle()
+    source = Bytes(bytes(8 << 20))
+    line.a.session.send_stream(2, source)
+    data = b"".join(bytes(s) for _ in range(2) for s in line.a.session.take(line.now, 900 << 10))
+    line.now += 5.0
+    # More than a quarter of a MiB-sized window, so that it is acknowledged; what is left would not be.
+    line.b.feed(data[: 1100 << 10], line.now)
+    line.a.feed(b"".join(bytes(s) for s in line.b.session.take(line.now)), line.now)
+    line.b.feed(data[1100 << 10 :], line.now)
+    began = line.now
+    line.settle()
+    assert source.closed
+    assert line.now - began < 1.0
+
+
+def test_what_was_sent_before_a_pause_says_nothing_about_the_line() -> None:
+    line = Line()
+    line.settle()
+    for stream in (1, 2):
+        line.a.session.send_stream(stream, Bytes(bytes(40 << 20)))
+        line.settle()
+        line.a.session.send({"m": "small"})
+        line.settle()
+        window = line.a.session.credit.window
+        assert window > 4 << 20
+        line.now += 1.5
+    line.a.session.send_stream(3, Bytes(bytes(40 << 20)))
+    line.step()
+    line.step()
+    assert line.a.session.credit.window >= window
 
 
 def test_output_of_tasks_is_held_back_by_the_window_as_well() -> None:

@@ -118,7 +118,7 @@ class Agent:
         fields: dict[str, Any] = {"agent": self.identity}
         if self.refusal is not None:
             fields["error"] = self.refusal
-        line.say(self.session.hello(fields))
+        line.say(self.session.hello(fields, 0.0))
         self.session.attach(hello.fields["state"], 0.0)
 
     def flush(self) -> None:
