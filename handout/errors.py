@@ -175,7 +175,7 @@ class TaskTimeoutError(TaskError):
 
 
 class MemoryExceededError(TaskError):
-    """The task used more memory than it may. Fields: ``limit``, ``peak`` (bytes). Costs are not enforced so far."""
+    """The task used more memory than it may. Fields: ``limit``, ``peak`` (bytes)."""
 
     limit: int = 0
     peak: int = 0

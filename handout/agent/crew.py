@@ -38,6 +38,8 @@ class Key(NamedTuple):
     devices: tuple[int, ...]
     threads: int
     shared: bool
+    #: Bytes that each of its tasks may take, where that is enforced.
+    memory_limit: int | None = None
 
 
 class Listener(Protocol):

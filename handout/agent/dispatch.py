@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
-from . import wire
+from . import processes, wire
 from .clock import now, now_ns
 from .crew import THREAD_VARIABLES, Crew, Hand, Key
 from .ledger import Ledger
@@ -155,7 +155,7 @@ class Dispatcher:
         claim = self._ledger.claim(cls.need)
         if claim is None:
             return None
-        hand = self._acquire(Key(cls.code, claim.devices, cls.threads, False), cls)
+        hand = self._acquire(Key(cls.code, claim.devices, cls.threads, False, cls.memory_limit), cls)
         if hand is None:
             self._ledger.release(claim)
             return None
@@ -198,8 +198,8 @@ class Dispatcher:
             self._crew.release(hand)
         if hand.cls is None:
             return
-        if hand.claim is not None and hand.claim.devices and not hand.gone:
-            # The device is free once its memory is: when the process has ended.
+        if hand.claim is not None and not hand.gone and (hand.claim.devices or self._is_bloated(hand, hand.cls)):
+            # The device, or the memory, is free once the process has ended.
             if not hand.leaving:
                 self._crew.dismiss(hand)
             return
@@ -210,6 +210,11 @@ class Dispatcher:
         hand.cls = None
         hand.load_us = 0.0
         self._crew.release(hand)
+
+    def _is_bloated(self, hand: Hand, cls: TaskClass) -> bool:
+        """Whether a worker's tasks left so much behind that the next one could fall over its limit for them."""
+        limit = cls.memory_limit
+        return limit is not None and processes.anonymous_memory(hand.pid) > limit // 2
 
     def _push(self, hand: Hand, limit: int) -> None:
         """Send a worker what it has room for."""

@@ -314,7 +314,8 @@ class Outcomes:
         task.dying = hand.leaving = True
         self.revoke(hand, task.seq + 1)
         self._crew.signal(hand, words.SAMPLE_SIGNAL)
-        self._loop.call_later(_SAMPLE_S, self._kill, hand, GRACE_S)
+        # Who takes too much memory gets no time to take more.
+        self._loop.call_later(_SAMPLE_S, self._kill, hand, 0.0 if kind == "memory" else GRACE_S)
 
     def lapse(self) -> None:
         """The lease has ended: nothing stays that is not finished."""

@@ -145,30 +145,42 @@ def marked(marker: bytes) -> list[int]:
 
 
 def anonymous_memory(pid: int) -> int:
-    """Bytes that only this process holds: anonymous pages and what of them was swapped; 0 where unknown.
+    """Bytes of anonymous pages of a process, and what of them was swapped; 0 where unknown.
 
-    Objects mapped from the store are file pages: they are shared, and not counted.
+    Objects mapped from the store are file pages, and not counted. Pages that a fork shares with its parent are
+    counted at both.
     """
+    return _sum_of_lines(f"/proc/{pid}/status", (b"RssAnon:", b"VmSwap:")) or 0
+
+
+def _proportional_memory(pid: int) -> int:
+    """The same, with each shared page divided by those who share it: walks the page tables."""
+    found = _sum_of_lines(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"SwapPss:"))
+    return anonymous_memory(pid) if found is None else found
+
+
+def _sum_of_lines(path: str, names: tuple[bytes, ...]) -> int | None:
+    """Bytes in the lines that begin with these names, which say kB; None where there is no such line."""
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return 0
-    total = 0
-    for line in lines:
-        if line.startswith((b"RssAnon:", b"VmSwap:")):
-            total += int(line.split()[1]) * 1024
-    return total
+        with open(path, "rb") as file:
+            sizes = [int(line.split()[1]) for line in file if line.startswith(names)]
+    except (OSError, ValueError, IndexError):
+        return None
+    return sum(sizes) * 1024 if sizes else None
 
 
-def tree_memory(root: int) -> int:
-    """Anonymous memory of a process and everything below it."""
+def tree_memory(root: int, limit: int) -> int:
+    """Anonymous memory of a process and everything below it, in bytes.
+
+    Pages that forks share count once where that decides whether the tree is over ``limit``.
+    """
     pids = [root]
     for pid in pids:
         pids.extend(children(pid))
         if len(pids) > 4096:
             break
-    return sum(anonymous_memory(pid) for pid in pids)
+    used = sum(anonymous_memory(pid) for pid in pids)
+    return used if used <= limit else sum(_proportional_memory(pid) for pid in pids)
 
 
 def oom_kills() -> int:

@@ -73,6 +73,7 @@ class Task:
         "id",
         "inputs",
         "keep",
+        "look_at",
         "misses",
         "missing",
         "order",
@@ -129,6 +130,8 @@ class Task:
         #: How often a worker lacked inputs that it was sent; the most memory that was seen.
         self.misses = 0
         self.peak = 0
+        #: When its memory is looked at again: seconds of the loop's clock.
+        self.look_at = 0.0
         #: The controller knows that it runs.
         self.told = False
         #: When it was seen to start, for tasks of a shared loop.

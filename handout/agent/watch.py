@@ -14,6 +14,11 @@ from .tasks import Task
 
 _FAST_S = 0.02
 _SLOW_S = 0.1
+#: Bytes a second that a task may take up, as a guess: so long before it could be over its limit it is looked at again.
+_GROWTH = 2 << 30
+_LEAST_S = 0.01
+#: Looking at the memory of a large tree takes time, which is at most this part of the agent's.
+_LOOK_SHARE = 0.05
 #: What is queued behind a task that takes longer than this goes elsewhere.
 _RESCUE_NS = 20_000_000
 #: The controller hears of tasks that run longer than this.
@@ -28,20 +33,24 @@ class Watch:
         self._outcomes = outcomes
         self._answers = answers
         self._loop = asyncio.get_running_loop()
-        self._armed = False
-        self._fast = False
-        self._rounds = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Something was started: look soon."""
-        if not self._fast:
-            self._fast = True
-            self._loop.call_later(_FAST_S, self._look)
+        self._look_in(_FAST_S)
+
+    def _look_in(self, delay_s: float) -> None:
+        """Look after that time, or earlier where that was said before."""
+        when = self._loop.time() + delay_s
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._look)
 
     def _look(self) -> None:
         """Look at every worker once, and decide when to look again."""
-        self._fast = self._armed = False
-        self._rounds += 1
+        self._timer = None
         at = now_ns()
         fresh: list[Task] = []
         watching = fast = False
@@ -70,10 +79,9 @@ class Watch:
             for task in fresh:
                 task.told = True
         if fast:
-            self.start()
-        elif watching and not self._armed:
-            self._armed = True
-            self._loop.call_later(_SLOW_S, self._look)
+            self._look_in(_FAST_S)
+        elif watching:
+            self._look_in(_SLOW_S)
 
     def _rescue(self, hand: Hand, task: Task) -> None:
         """A task that was thought to be short is not: free what is queued behind, and what is held before it."""
@@ -100,9 +108,21 @@ class Watch:
         cls = task.cls
         if cls.timeout_s is not None and elapsed > cls.timeout_s * 1e9:
             self._outcomes.end_running(hand, task, "timeout")
-        elif cls.memory_limit is not None and hand.pid and elapsed > _TELL_NS:
-            used = processes.tree_memory(hand.pid)
-            task.peak = max(task.peak, used)
-            if used > cls.memory_limit:
-                self._outcomes.end_running(hand, task, "memory")
+        elif cls.memory_limit is not None:
+            self._check_memory(hand, task, cls.memory_limit)
         return cls.timeout_s is not None or cls.memory_limit is not None
+
+    def _check_memory(self, hand: Hand, task: Task, limit: int) -> None:
+        """End a task that is over its memory, or look again before it can be."""
+        began = self._loop.time()
+        if not hand.pid or began + _LEAST_S / 2 < task.look_at:
+            return
+        used = processes.tree_memory(hand.pid, limit)
+        task.peak = max(task.peak, used)
+        if used > limit:
+            self._outcomes.end_running(hand, task, "memory")
+            return
+        ended = self._loop.time()
+        delay_s = max(min((limit - used) / _GROWTH, _SLOW_S), _LEAST_S, (ended - began) / _LOOK_SHARE)
+        task.look_at = ended + delay_s
+        self._look_in(delay_s)

@@ -35,6 +35,7 @@ class RunPolicy:
     timeout_s: float | None = None
     priority: float = 0.0
     max_memory: int = 1 << 30
+    enforce_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Traits:
 
     timeout_s: float | None
     idempotent: bool
+    enforce_memory: bool
     coroutine: bool
     needs_bundle: bool
 

@@ -116,6 +116,7 @@ class Execution:
             max_concurrency=options.get("max_concurrency"),
             timeout_s=options.get("timeout_s"),
             priority=options.get("priority", 0.0),
+            enforce_memory=options.get("enforce_memory", False),
         )
         number = self._cluster.next_run()
         encoded = encode_plan(plan)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from handout.allocators import builtin_name
 from handout.data.encode import EncodedRun
+from handout.errors import GraphError
 from handout.execution.active import RunPolicy, Traits
 from handout.graph.plan import Plan
 from handout.resources import Requirement, compile_cost
@@ -23,6 +25,9 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
         plan: The validated graph.
         encoded: Its calls, with the objects that its large arguments became.
         policy: What the caller said about the run.
+
+    Raises:
+        GraphError: A function is to be held to a memory cost that it does not have.
     """
     profiles: list[Profile] = []
     traits: list[Traits] = []
@@ -43,9 +48,12 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
             function = encoded.functions[fn]
             number = numbers[id(options), fn] = len(profiles)
             called = plan.fns[task]
+            needs = tuple(requirement(cost) for cost in options.costs)
+            if options.enforce_memory:
+                _check_memory(plan.ids[task], needs)
             profiles.append(
                 Profile(
-                    requirements=tuple(requirement(cost) for cost in options.costs),
+                    requirements=needs,
                     retries=policy.retries if options.retries is None else options.retries,
                     backoff_s=options.backoff_s,
                     host=options.host,
@@ -58,6 +66,7 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
                 Traits(
                     timeout_s=options.timeout_s,
                     idempotent=options.idempotent,
+                    enforce_memory=policy.enforce_memory if options.enforce_memory is None else options.enforce_memory,
                     coroutine=is_coroutine(called),
                     needs_bundle=function.needs_bundle,
                 )
@@ -86,6 +95,15 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
         run_priority=policy.priority,
     )
     return spec, traits
+
+
+def _check_memory(id: str, needs: Sequence[Requirement]) -> None:
+    """Refuse a function that is to be held to a cost that it does not have."""
+    if any("memory" not in need.consumed for need in needs):
+        raise GraphError(
+            f"{id!r} has enforce_memory=True and no memory in its cost: there is nothing to hold it to.",
+            remedy="Give it one in every variant of its cost, such as cost={'memory': '2 GB'}.",
+        )
 
 
 def is_coroutine(fn: Any) -> bool:

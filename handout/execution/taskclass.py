@@ -54,8 +54,10 @@ class ClassTable:
         need, _ = requirement.needs(self._shared)
         traits = run.traits[profile]
         cpu = need.get("cpu", 0)
+        memory = requirement.consumed.get("memory", 0) // PARTS
+        limit = memory if traits.enforce_memory and memory else None
         bundle = run.encoded.bundle if traits.needs_bundle else None
-        key = (tuple(sorted(need.items())), traits, bundle and bundle.key)
+        key = (tuple(sorted(need.items())), limit, traits, bundle and bundle.key)
         known = self._known.get(key)
         if known is None:
             number = len(self._known)
@@ -64,9 +66,10 @@ class ClassTable:
                 "need": dict(need),
                 "threads": max(1, math.ceil(cpu / PARTS)),
                 "coroutine": traits.coroutine,
-                "shared_loop": traits.coroutine and not cpu,
+                # What one of many in a process takes cannot be told.
+                "shared_loop": traits.coroutine and not cpu and limit is None,
                 "timeout_s": traits.timeout_s,
-                "memory_limit": None,
+                "memory_limit": limit,
                 "solo": not traits.idempotent,
                 "code": bundle.key if bundle else None,
             }

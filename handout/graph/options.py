@@ -52,6 +52,8 @@ class Options(TypedDict, total=False):
     priority: float
     #: False: never run again when its host was lost while it ran.
     idempotent: bool
+    #: True: ended with `MemoryExceededError` when it takes more memory than its cost says.
+    enforce_memory: bool
     #: Never matched; shown to allocators, events and logs.
     labels: Mapping[str, Any]
 
@@ -77,6 +79,8 @@ class TaskOptions:
     host: str | None = None
     priority: float = 0.0
     idempotent: bool = True
+    #: None: as the run says.
+    enforce_memory: bool | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -150,6 +154,7 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "inline": ("True or False", _is_bool),
     "priority": ("a number", _is_number),
     "idempotent": ("True or False", _is_bool),
+    "enforce_memory": ("True or False", _is_bool),
     "labels": ("a mapping", lambda value: isinstance(value, Mapping)),
 }
 
