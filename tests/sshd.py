@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ class OpenSsh:
     port: int
     username: str
     process: subprocess.Popen[str]
+    address: str = "127.0.0.1"
 
     @property
     def options(self) -> dict[str, object]:
@@ -61,7 +62,7 @@ class OpenSsh:
         """An inventory entry; several names make several hosts of this one server."""
         return Host(
             name,
-            address="127.0.0.1",
+            address=self.address,
             port=self.port,
             username=self.username,
             python=python,
@@ -73,7 +74,7 @@ class OpenSsh:
         """A ``hosts.toml`` with each name's capabilities given as an inline table."""
         lines = [
             "[defaults]",
-            'address = "127.0.0.1"',
+            f'address = "{self.address}"',
             f"port = {self.port}",
             f'username = "{self.username}"',
             f'python = "{python}"',
@@ -88,12 +89,16 @@ class OpenSsh:
 
 
 @contextmanager
-def start_sshd(folder: Path, settings: Iterable[str] = ()) -> Iterator[OpenSsh]:
+def start_sshd(
+    folder: Path, settings: Iterable[str] = (), *, address: str = "127.0.0.1", prefix: Sequence[str] = ()
+) -> Iterator[OpenSsh]:
     """Run a server until the block ends.
 
     Args:
         folder: An empty folder for its keys and its configuration.
         settings: Lines for its ``sshd_config``; they win over the ones here.
+        address: Where it listens.
+        prefix: What its command line begins with: a program that turns into it, such as ``ip netns exec NAME``.
     """
     program = find_sshd()
     assert program, "no sshd on this machine"
@@ -101,11 +106,11 @@ def start_sshd(folder: Path, settings: Iterable[str] = ()) -> Iterator[OpenSsh]:
     host_key = _make_key(folder / "host_key")
     port = _free_port()
     (folder / "authorized_keys").write_text(public, encoding="utf-8")
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}", encoding="utf-8")
+    (folder / "known_hosts").write_text(f"[{address}]:{port} {host_key}", encoding="utf-8")
     lines = [
         *settings,  # sshd takes the first value that it reads
         f"Port {port}",
-        "ListenAddress 127.0.0.1",
+        f"ListenAddress {address}",
         f"HostKey {folder / 'host_key'}",
         f"AuthorizedKeysFile {folder / 'authorized_keys'}",
         "PidFile none",
@@ -119,7 +124,7 @@ def start_sshd(folder: Path, settings: Iterable[str] = ()) -> Iterator[OpenSsh]:
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # a container has never started the service that makes it
     process = subprocess.Popen(
-        [program, "-D", "-e", "-f", str(folder / "sshd_config")],
+        [*prefix, program, "-D", "-e", "-f", str(folder / "sshd_config")],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -130,7 +135,7 @@ def start_sshd(folder: Path, settings: Iterable[str] = ()) -> Iterator[OpenSsh]:
     reader.start()
     try:
         assert listening.wait(timeout=20), f"sshd did not start: {(folder / 'sshd.log').read_text(encoding='utf-8')}"
-        yield OpenSsh(folder, port, getpass.getuser(), process)
+        yield OpenSsh(folder, port, getpass.getuser(), process, address)
     finally:
         process.terminate()
         process.wait()

@@ -263,7 +263,7 @@ class Link:
             await asyncio.sleep(min(pause_s, max(deadline - self._loop.time(), 0)))
             pause_s = min(pause_s * 2, self._timings.heartbeat_s)
         raise HostLostError(
-            f"Host {self.host!r} was silent for {self._timings.host_timeout_s:g} s: {reason}",
+            f"Host {self.host!r} was silent for {self._timings.host_timeout_s:g} s: {reason.rstrip('.')}.",
             remedy="Its tasks run elsewhere; it is used again when it comes back.",
             host=self.host,
         )

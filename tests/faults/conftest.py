@@ -1,14 +1,17 @@
-"""Clusters over every launcher, for faults that must look the same on all of them."""
+"""Clusters over every launcher, and a host behind a line of its own, which the tests break."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
 from handout import Cluster
 from tests.execution.conftest import hosts
+from tests.faults.far import Far
+from tests.netns import make_namespace, why_none
+from tests.sshd import find_sshd, start_sshd
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "ssh"])
@@ -16,3 +19,29 @@ async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
     """One cluster for all tests of a module: two hosts, ``plain`` and ``gpu``, that stay connected."""
     async with Cluster(hosts(request, request.param), require="all") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def namespaces() -> None:
+    """Skips where none can be made."""
+    why = why_none()
+    if why is not None:
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def far_server(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    """One namespace with an sshd for the whole session."""
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    with make_namespace() as line:
+        with start_sshd(tmp_path_factory.mktemp("far"), address=line.address, prefix=line.prefix) as server:
+            yield Far(line, server)
+
+
+@pytest.fixture
+def far(far_server: Far) -> Iterator[Far]:
+    """The far server, with its line in order; what a test broke is mended after it."""
+    yield far_server
+    far_server.line.heal()
+    far_server.line.plug()

@@ -1,0 +1,23 @@
+"""What breaks lines for the tests leaves nothing behind, whatever happens to the test."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.faults.seen import gone
+from tests.netns import make_namespace
+
+
+def test_a_namespace_goes_with_its_processes_when_its_test_fails(namespaces: None) -> None:
+    with pytest.raises(RuntimeError, match="a failure"):  # noqa: PT012
+        with make_namespace() as line:
+            sleeper = subprocess.Popen([*line.prefix, "sleep", "1000"])
+            line.drop()
+            assert Path("/run/netns", line.name).exists()
+            raise RuntimeError("a failure")
+    assert sleeper.wait(timeout=10) == -9
+    assert gone(sleeper.pid)
+    assert not Path("/run/netns", line.name).exists()

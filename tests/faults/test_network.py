@@ -1,0 +1,123 @@
+"""Faults of the line between a controller and a host, each as its user sees it; rows are those of the table of faults.
+
+Timings are a tenth of the defaults: suspect after 0.6 s, lost after 1.5 s, run elsewhere 0.3 s later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import handout
+from handout import Cluster, Graph
+from handout.remote.link import Timings
+from tests.faults.far import Far
+from tests.faults.seen import gone, started, until, user_code
+from tests.faults.work import end_when_told, stay_at
+from tests.sshd import OpenSsh
+
+QUICK = Timings().scaled(0.1)
+
+
+def runs(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+async def ended_once(execution: Any, id: str) -> list[str]:
+    """The outcomes of a task that its watcher is told."""
+    return [e.outcome async for e in execution.events() if isinstance(e, handout.observe.TaskEnded) and e.id == id]
+
+
+async def far_first(frontier: Any, view: Any) -> dict[str, str]:
+    """Everything goes to the far host while it is there."""
+    return {task.id: "far" if "far" in view.hosts else "near" for task in frontier}
+
+
+async def test_row_04_a_black_hole_is_suspected_then_lost_and_its_tasks_run_elsewhere(
+    far: Far, sshd: OpenSsh, tmp_path: Path
+) -> None:
+    graph = Graph()
+    stuck = graph.add(stay_at, "far", str(tmp_path), id="stuck")
+    late = graph.add(end_when_told, str(tmp_path), "late", id="late")
+    hosts = [far.host(cpu=2), sshd.host("near", {"cpu": 2})]
+    async with Cluster(hosts, allocator=far_first, require="all", timings=QUICK) as cluster:
+        agent = started(cluster, "far")
+        async with cluster.start(graph) as execution:
+            outcomes = asyncio.ensure_future(ended_once(execution, "late"))
+            await until(lambda: (tmp_path / "far").exists() and runs(tmp_path / "late"))
+            far.line.drop()
+            dark = time.monotonic()
+            (tmp_path / "go").touch()
+            await until(lambda: cluster.driver.core.world.fleet.by_name["far"].suspected)
+            assert time.monotonic() - dark < 1.2
+            victim = int((tmp_path / "far").read_text())
+            assert not gone(victim)  # suspected is not lost
+            assert runs(tmp_path / "late.ended") == ["far"]
+            await until(lambda: gone(victim))
+            killed = time.monotonic() - dark
+            assert runs(tmp_path / "runs") == ["far"]  # it was over there before it began elsewhere
+            results = await execution.results()
+            moved = time.monotonic() - dark
+            assert not user_code(agent)
+            far.line.heal()  # what had ended there in time comes too late
+            await until(lambda: "far" in cluster.driver.peers)
+        assert await outcomes == ["done"]
+    assert results[stuck] == results[late] == "near"
+    assert runs(tmp_path / "runs") == runs(tmp_path / "late") == ["far", "near"]
+    assert 1.0 < killed < moved < 5.0
+    assert results.failures == {}
+
+
+@pytest.mark.parametrize("way", ["drop", "arriving", "leaving"])
+async def test_row_04_a_blackout_of_a_third_of_the_lease_repeats_nothing(
+    far: Far, sshd: OpenSsh, tmp_path: Path, way: str
+) -> None:
+    """Five seconds of fifteen, both ways or one way alone."""
+    graph = Graph()
+    outs = graph.map(end_when_told, [str(tmp_path)] * 2, ["a", "b"])
+    hosts = [far.host(cpu=2), sshd.host("near", {"cpu": 2})]
+    async with Cluster(hosts, allocator=far_first, require="all", timings=QUICK) as cluster:
+        async with cluster.start(graph) as execution:
+            await until(lambda: runs(tmp_path / "a") and runs(tmp_path / "b"))
+            break_line(far, way)
+            await asyncio.sleep(QUICK.host_timeout_s / 3)  # the length of the fault, not a wait for anything
+            mend_line(far)
+            await asyncio.sleep(QUICK.host_timeout_s)  # nor is it lost later
+            (tmp_path / "go").touch()
+            results = await execution.results()
+    assert results[outs] == ["far", "far"]
+    assert runs(tmp_path / "a") == runs(tmp_path / "b") == ["far"]
+
+
+@pytest.mark.parametrize("way", ["arriving", "leaving"])
+async def test_row_29_a_line_that_is_open_one_way_only_is_lost_and_neither_side_goes_on_alone(
+    far: Far, sshd: OpenSsh, tmp_path: Path, way: str
+) -> None:
+    """TCP tells nobody; the host that still hears the controller lets go as well, for it is not heard."""
+    graph = Graph()
+    out = graph.add(stay_at, "far", str(tmp_path))
+    hosts = [far.host(), sshd.host("near", {"cpu": 1})]
+    async with Cluster(hosts, allocator=far_first, require="all", timings=QUICK) as cluster:
+        agent = started(cluster, "far")
+        async with cluster.start(graph) as execution:
+            await until(lambda: (tmp_path / "far").exists())
+            break_line(far, way)
+            assert (await execution.results())[out] == "near"
+            assert not user_code(agent)
+    assert runs(tmp_path / "runs") == ["far", "near"]
+
+
+def break_line(far: Far, way: str) -> None:
+    if way == "pull":
+        far.line.pull()
+    else:
+        far.line.drop(arriving=way != "leaving", leaving=way != "arriving")
+
+
+def mend_line(far: Far) -> None:
+    far.line.plug()
+    far.line.heal()

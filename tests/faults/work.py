@@ -1,0 +1,33 @@
+"""Functions that fault tests run on hosts; they travel by source, so this imports little."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import handout
+
+
+def stay_at(host: str, folder: str) -> str:
+    """Stays where it must not; anywhere else it ends at once. Says each time that it ran."""
+    here = handout.current().host
+    Path(folder, f"{here}.new").write_text(str(os.getpid()))
+    os.rename(Path(folder, f"{here}.new"), Path(folder, here))
+    with open(Path(folder, "runs"), "a") as file:
+        file.write(f"{here}\n")
+    while here == host:
+        time.sleep(3600)
+    return here
+
+
+def end_when_told(folder: str, name: str) -> str:
+    """Ends once a file is there, and tells where it ran."""
+    here = handout.current().host
+    with open(Path(folder, name), "a") as file:
+        file.write(f"{here}\n")
+    while not Path(folder, "go").exists():
+        time.sleep(0.005)
+    with open(Path(folder, f"{name}.ended"), "a") as file:
+        file.write(f"{here}\n")
+    return here

@@ -1,0 +1,150 @@
+"""A host in a network namespace of its own, whose line the test breaks: drops, resets, loss, a cable pulled.
+
+Everything is made by the test and goes with it: the namespace, the two ends of its cable, its rules, and every process
+that lives in it. Needs root, ``ip`` and ``nft``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["Namespace", "make_namespace", "why_none"]
+
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_CLEAN_UP_S = 10.0
+_number = itertools.count()
+
+
+def why_none() -> str | None:
+    """What keeps this machine from making namespaces with rules, or None."""
+    if os.geteuid() != 0:
+        return "needs root, for network namespaces"
+    for tool, package in (("ip", "iproute2"), ("nft", "nftables")):
+        if shutil.which(tool, path=_PATH) is None:
+            return f"needs {tool}: install {package}"
+    name = f"handout-try-{os.getpid()}"
+    tried = _call("ip", "netns", "add", name, check=False)
+    if tried.returncode:
+        return f"cannot make network namespaces here: {tried.stderr.strip()}"
+    rules = _call("ip", "netns", "exec", name, "nft", "add", "table", "inet", "faults", check=False)
+    _call("ip", "netns", "del", name)
+    return f"cannot make rules for packets here: {rules.stderr.strip()}" if rules.returncode else None
+
+
+class Namespace:
+    """A namespace, and the faults of its line.
+
+    Args:
+        name: Its name.
+        subnet: The first three numbers of its network and of this side's; see `address`.
+    """
+
+    def __init__(self, name: str, subnet: str) -> None:
+        self.name = name
+        #: Where what listens in it is reached from here.
+        self.address = f"{subnet}.2"
+        #: What a command line that shall run in it begins with.
+        self.prefix = ("ip", "netns", "exec", name)
+        self._cable = f"ho{secrets.token_hex(4)}"
+        self._subnet = subnet
+
+    def make(self) -> None:
+        """Make it, with a cable from here."""
+        here, there = self._cable, f"{self._cable}p"
+        _call("ip", "netns", "add", self.name)
+        _call("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", self.name)
+        _call("ip", "address", "add", f"{self._subnet}.1/24", "dev", here)
+        _call("ip", "link", "set", here, "up")
+        _call("ip", "-n", self.name, "address", "add", f"{self.address}/24", "dev", there)
+        for device in (there, "lo"):
+            _call("ip", "-n", self.name, "link", "set", device, "up")
+
+    def remove(self) -> None:
+        """End every process in it, and remove it with its cable."""
+        until = time.monotonic() + _CLEAN_UP_S
+        while pids := self.pids():
+            assert time.monotonic() < until, f"cannot be ended: {pids}"
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            time.sleep(0.01)
+        _call("ip", "link", "del", self._cable, check=False)
+        _call("ip", "netns", "del", self.name, check=False)
+
+    def pids(self) -> list[int]:
+        """The processes that live in it."""
+        return list(map(int, _call("ip", "netns", "pids", self.name, check=False).stdout.split()))
+
+    # ---- faults ----------------------------------------------------------------------------------------------
+
+    def drop(self, *, arriving: bool = True, leaving: bool = True) -> None:
+        """Let packets vanish without a word: both ways, or those that come to it or go from it alone."""
+        self._rule("drop", arriving, leaving)
+
+    def reset(self) -> None:
+        """Answer every packet of every connection with a reset, at both ends."""
+        self._rule("meta l4proto tcp reject with tcp reset", True, True)
+
+    def lose(self, percent: int) -> None:
+        """Let so many of a hundred packets vanish, each way."""
+        self._rule(f"numgen random mod 100 < {percent} drop", True, True)
+
+    def heal(self) -> None:
+        """No faults any more."""
+        self._nft("flush ruleset")
+
+    def pull(self) -> None:
+        """Pull the cable."""
+        _call("ip", "link", "set", self._cable, "down")
+
+    def plug(self) -> None:
+        """Put the cable in again."""
+        _call("ip", "link", "set", self._cable, "up")
+
+    def _rule(self, rule: str, arriving: bool, leaving: bool) -> None:
+        there = f"{self._cable}p"
+        chains = []
+        if arriving:
+            chains.append(("input", f'iifname "{there}" {rule}'))
+        if leaving:
+            chains.append(("output", f'oifname "{there}" {rule}'))
+        body = "\n".join(
+            f"chain {hook} {{\ntype filter hook {hook} priority 0; policy accept;\n{line}\n}}" for hook, line in chains
+        )
+        self._nft(f"flush ruleset\ntable inet faults {{\n{body}\n}}")
+
+    def _nft(self, rules: str) -> None:
+        _call(*self.prefix, "nft", "-f", "-", text=rules + "\n")
+
+
+@contextmanager
+def make_namespace() -> Iterator[Namespace]:
+    """A namespace until the block ends, whatever happens in it."""
+    taken = _call("ip", "-4", "-o", "address").stdout
+    # Reserved for tests of networks (RFC 2544); other tests may run on this machine at the same time.
+    subnets = (f"198.{18 + secrets.randbelow(2)}.{secrets.randbelow(256)}" for _ in range(1000))
+    subnet = next(subnet for subnet in subnets if f" {subnet}." not in taken)
+    namespace = Namespace(f"handout-{os.getpid()}-{next(_number)}", subnet)
+    try:
+        namespace.make()
+        yield namespace
+    finally:
+        namespace.remove()
+
+
+def _call(*argv: str, check: bool = True, text: str = "") -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        argv, input=text, capture_output=True, text=True, check=False, env={**os.environ, "PATH": _PATH}
+    )
+    assert not check or done.returncode == 0, f"{' '.join(argv)}: {done.stderr.strip()}\n{text}"
+    return done
