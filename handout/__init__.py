@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         options,
     )
     from handout.observe import RunEvent as Event
+    from handout.remote.timings import Timings
     from handout.resources import (
         Amount,
         Capabilities,
@@ -153,6 +154,7 @@ __all__ = [
     "TaskError",
     "TaskExitedError",
     "TaskTimeoutError",
+    "Timings",
     "Tracker",
     "UnserializableError",
     "WireError",
@@ -238,6 +240,7 @@ _HOMES = {
     "later": "handout.graph",
     "options": "handout.graph",
     "Event": "handout.observe:RunEvent",
+    "Timings": "handout.remote.timings",
     "Amount": "handout.resources",
     "Capabilities": "handout.resources",
     "CapabilitiesLike": "handout.resources",

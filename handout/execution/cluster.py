@@ -16,13 +16,14 @@ from handout.errors import HandoutError, HostError, InventoryError
 from handout.execution.driver import Driver
 from handout.execution.execution import Execution
 from handout.execution.keeper import Keeper
+from handout.execution.loopwatch import LoopWatch
 from handout.execution.options import RunOptions
 from handout.execution.results import Results
 from handout.execution.uninterrupted import uninterrupted
 from handout.graph import Graph
 from handout.remote.launcher import Launcher
-from handout.remote.link import Timings
 from handout.remote.local import LocalLauncher
+from handout.remote.timings import Timings
 from handout.resources import Host, Inventory, InventoryLike, as_inventory
 from handout.scheduler import events as ev
 
@@ -50,6 +51,7 @@ class Cluster:
         allocator: Who goes where, for graphs that name none of their own; None for the built-in `locality`.
         require: How many hosts must be reached: ``"any"`` is content with one, ``"all"`` makes one that cannot
             be reached fatal, a number asks for that many.
+        timings: What silence means: how soon a host is lost, and what it keeps; None for the defaults.
     """
 
     def __init__(
@@ -141,6 +143,8 @@ class Cluster:
         """Everything that runs for this cluster, in one task group, until it is closed."""
         launch = _Launchers()
         keepers: list[Keeper] = []
+        watch = LoopWatch(self._timings.blocked_s)
+        watch.start()
         try:
             async with anyio.create_task_group() as group:
                 self._spawn = lambda coroutine: group.start_soon(_awaited, coroutine)
@@ -165,6 +169,7 @@ class Cluster:
             driver.break_down(error)
             raise
         finally:
+            watch.stop()
             driver.close()
             if self._driver is driver:
                 self._spawn = _refuse

@@ -24,7 +24,8 @@ from handout.execution.driver import Driver
 from handout.execution.hearing import Hearing
 from handout.execution.peer import Peer
 from handout.remote.launcher import Launcher
-from handout.remote.link import Link, Timings
+from handout.remote.link import Link
+from handout.remote.timings import Timings
 from handout.resources import (
     Capabilities,
     Host,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 from handout.allocators import Allocator
 from handout.errors import HandoutError
 from handout.graph import Output
+from handout.remote.timings import Timings
 from handout.resources import InventoryLike, nearest_name
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class ClusterOptions(RunOptions, total=False):
     inventory: InventoryLike
     #: How many of them must be reached.
     require: Literal["any", "all"] | int
+    #: What silence means: how soon a host is lost, and what it keeps until when.
+    timings: Timings | None
 
 
 def _is_whole(value: Any, least: int) -> bool:

@@ -22,8 +22,13 @@ def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
         graph: A graph, or a list of :func:`function` entries.
         **run: See :class:`ClusterOptions`: ``inventory``, ``allocator``, ``outputs``, ``retries``, ...
     """
-    cluster = Cluster(run.get("inventory"), allocator=run.get("allocator"), require=run.get("require", "any"))
-    rest = cast(RunOptions, {k: v for k, v in run.items() if k not in ("inventory", "require")})
+    cluster = Cluster(
+        run.get("inventory"),
+        allocator=run.get("allocator"),
+        require=run.get("require", "any"),
+        timings=run.get("timings"),
+    )
+    rest = cast(RunOptions, {k: v for k, v in run.items() if k not in ("inventory", "require", "timings")})
     return Execution(cluster, as_graph(graph), rest, owns_cluster=True)
 
 

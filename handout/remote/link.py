@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from handout.agent.session import Session, Source
@@ -19,6 +18,7 @@ from handout.agent.wire import Buffer, Hello, Message, Piece, ProtocolError
 from handout.errors import HostError, HostLostError, InternalError, WireError
 from handout.remote.bootstrap import Bootstrap, Started
 from handout.remote.launcher import Launcher
+from handout.remote.timings import Timings
 from handout.remote.transport import Transport
 
 __all__ = ["Link", "Timings"]
@@ -33,28 +33,6 @@ _SLICE = 256 << 10
 #: Bytes of one write: larger buffers cost more to allocate than to fill.
 _WRITE = 64 << 10
 _ticket = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """What silence means, in seconds; see the table of faults for why these."""
-
-    heartbeat_s: float = 2.0
-    #: No new work goes to a host that was silent for this long.
-    suspect_s: float = 6.0
-    #: After this long a connection that is silent is made again.
-    reconnect_s: float = 9.0
-    #: Who has not heard from the other side for this long lets go.
-    host_timeout_s: float = 15.0
-    #: How much later the controller runs elsewhere what was on a silent host.
-    grace_s: float = 3.0
-    #: How long an agent keeps finished results beyond its lease.
-    linger_s: float = 60.0
-
-    def scaled(self, factor: float) -> Timings:
-        """All of them times ``factor``: how tests wait less."""
-        names = ("heartbeat_s", "suspect_s", "reconnect_s", "host_timeout_s", "grace_s", "linger_s")
-        return Timings(**{name: getattr(self, name) * factor for name in names})
 
 
 Handler = Callable[[Sequence[Message | Piece]], None]

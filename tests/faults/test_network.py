@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import handout
-from handout import Cluster, Graph
-from handout.remote.link import Timings
+from handout import Cluster, Graph, Timings
+from handout.observe import RunEvent
+from handout.scheduler.events import Event, HostLost, HostSuspected
 from tests.faults.far import Far
 from tests.faults.seen import gone, started, until, user_code
 from tests.faults.work import end_when_told, stay_at
@@ -30,6 +32,24 @@ def runs(path: Path) -> list[str]:
 async def ended_once(execution: Any, id: str) -> list[str]:
     """The outcomes of a task that its watcher is told."""
     return [e.outcome async for e in execution.events() if isinstance(e, handout.observe.TaskEnded) and e.id == id]
+
+
+async def told(execution: Any, kind: type[RunEvent]) -> list[RunEvent]:
+    """What the watcher of a run is told, of one kind."""
+    return [event async for event in execution.events() if isinstance(event, kind)]
+
+
+def note_posts(cluster: Cluster) -> list[object]:
+    """What the core is told from here on."""
+    posted: list[object] = []
+    post = cluster.driver.post
+
+    def note(*events: Event) -> None:
+        posted.extend(events)
+        post(*events)
+
+    cluster.driver.post = note  # type: ignore[method-assign]
+    return posted
 
 
 async def far_first(frontier: Any, view: Any) -> dict[str, str]:
@@ -121,3 +141,38 @@ def break_line(far: Far, way: str) -> None:
 def mend_line(far: Far) -> None:
     far.line.plug()
     far.line.heal()
+
+
+@pytest.mark.parametrize("blocked_s", [1.0, 3.0], ids=["shorter than the lease", "longer"])
+async def test_row_28_a_blocked_loop_of_the_caller_is_named_and_no_host_is_blamed(
+    sshd: OpenSsh, tmp_path: Path, caplog: pytest.LogCaptureFixture, blocked_s: float
+) -> None:
+    """Ten and thirty seconds of `time.sleep` in a callback, where the lease is fifteen."""
+
+    def block() -> None:
+        time.sleep(blocked_s)
+
+    graph = Graph()
+    outs = graph.map(end_when_told, [str(tmp_path)] * 2, ["a", "b"])
+    hosts = [sshd.host("one", {"cpu": 1}), sshd.host("two", {"cpu": 1})]
+    async with Cluster(hosts, require="all", timings=replace(QUICK, blocked_s=0.5)) as cluster:
+        async with cluster.start(graph) as execution:
+            left = asyncio.ensure_future(told(execution, handout.observe.HostLeft))
+            await until(lambda: runs(tmp_path / "a") and runs(tmp_path / "b"))
+            posted = note_posts(cluster)
+            asyncio.get_running_loop().call_soon(block)
+            await asyncio.sleep(0)
+            for _ in range(30):  # a lease and a half, in which a host that was blamed would be lost
+                await asyncio.sleep(0.05)
+                assert len(cluster.driver.peers) == 2
+            (tmp_path / "go").touch()
+            results = await execution.results()
+        assert await left == []
+    assert sorted(results[outs]) == ["one", "two"]
+    assert not [event for event in posted if isinstance(event, HostSuspected | HostLost)]
+    times = [len(runs(tmp_path / name)) for name in "ab"]
+    assert times == ([1, 1] if blocked_s < QUICK.host_timeout_s else [2, 2])
+    (warning,) = [record for record in caplog.records if record.name == "handout"]
+    assert f"{__file__}:{block.__code__.co_firstlineno + 1} (" in warning.getMessage()
+    said_s = float(warning.getMessage().split("blocked for ")[1].split(" s ")[0])
+    assert blocked_s - 0.2 < said_s < blocked_s + 1.0
