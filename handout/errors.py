@@ -157,21 +157,25 @@ class TaskExitedError(TaskError):
 
 class WorkerDiedError(TaskError):
     """The process died under the task, three times. Fields: ``signal``, ``exit_code``, ``peak_memory`` (bytes),
-    ``stderr_tail``, ``hosts`` tried.
+    ``declared_memory`` (bytes, of its cost), ``out_of_memory`` (whether the kernel killed it for lack of memory; None
+    where that is not known), ``stderr_tail``, ``hosts`` tried.
     """
 
     signal: int | None = None
     exit_code: int | None = None
     peak_memory: int | None = None
+    declared_memory: int | None = None
+    out_of_memory: bool | None = None
     stderr_tail: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
 
 
 class TaskTimeoutError(TaskError):
-    """The task ran over its time and was killed. Fields: ``limit_s``, ``elapsed_s``."""
+    """The task ran over its time and was killed. Fields: ``limit_s``, ``elapsed_s``, ``stack`` (where it was)."""
 
     limit_s: float = 0.0
     elapsed_s: float = 0.0
+    stack: tuple[str, ...] = ()
 
 
 class MemoryExceededError(TaskError):

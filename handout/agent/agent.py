@@ -134,6 +134,7 @@ class Agent:
             self.stopped.set()
             return
         self._is_over()
+        self.outcomes.oom_kills.look(now())
         self.link.flush()
         self._loop.call_later(min(self._heartbeat_s, self._timeout_s / 4) / 2, self._tick)
 

@@ -99,10 +99,12 @@ class Answers:
 
     def failed(self, ticket: int, report: dict[str, Any], payload: Sequence[wire.Buffer]) -> None:
         """A task failed; ``payload`` is its exception."""
+        stderr, stack = self._logs.tail(ticket)
         fields = {
             "m": "failed",
             "ticket": ticket,
-            "stderr": self._logs.tail(ticket),
+            "stderr": stderr,
+            "stack": stack,
             **report,
             "len": sum(len(p) for p in payload),
         }

@@ -7,8 +7,9 @@ counted, and the pipe is always read, so that no task waits for a slow line.
 from __future__ import annotations
 
 import os
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Callable
 
 #: A mark in a pipe: a secret of the worker's, then the number of a task and how many of the next bytes are its.
@@ -18,9 +19,14 @@ MARK_SIZE = NONCE_SIZE + MARK.size
 
 #: Bytes of one stream of a task that wait to be forwarded.
 KEPT = 64 << 10
-#: Bytes of a task's stderr remembered for its failure.
-_TAIL = 8 << 10
+#: Bytes of a task's stderr remembered for its failure, and how many lines of it are told.
+_TAIL = 16 << 10
 TAIL_LINES = 20
+#: Lines that are told of where it was, when it crashed or was ended.
+_STACK_LINES = 40
+#: How faulthandler begins what it writes of a thread.
+_THREAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):$")
+_OURS = '  File "handout/agent/'
 #: Bytes a second that one stream of a task may forward, and seconds between its messages.
 _RATE = 256 << 10
 _INTERVAL_S = 0.05
@@ -99,6 +105,32 @@ class Pipe:
         os.close(self.fd)
 
 
+def split_stack(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell what a task wrote from what faulthandler wrote of its threads, the one that ran first.
+
+    The frames of the worker itself, below the task's, are left out.
+    """
+    said: list[str] = []
+    current: list[str] = []
+    others: list[str] = []
+    block: list[str] | None = None
+    for line in lines:
+        if _THREAD.match(line):
+            block = current if line.startswith("Current") else others
+            skipping = False
+            block.append(line)
+        elif block is not None and line.startswith("  "):
+            skipping = skipping or line.startswith(_OURS)
+            if not skipping:
+                block.append(line)
+        elif line or block is None:
+            block = None
+            said.append(line)
+    while said and not said[-1].strip():
+        said.pop()
+    return said, current + others
+
+
 class Stream:
     """One stream of one task on its way to the controller."""
 
@@ -146,10 +178,10 @@ class Stream:
         self.due = now + max(_INTERVAL_S, len(data) / _RATE)
         return data
 
-    def last_lines(self) -> list[str]:
-        """The last lines written."""
-        lines = self.tail.decode("utf-8", "replace").splitlines()
-        return lines[-TAIL_LINES:]
+    def last_lines(self) -> tuple[list[str], list[str]]:
+        """The last lines that the task wrote, and where it was if that was written there, innermost first."""
+        said, stack = split_stack(self.tail.decode("utf-8", "replace").splitlines())
+        return said[-TAIL_LINES:], stack[:_STACK_LINES]
 
 
 class Logs:
@@ -181,10 +213,10 @@ class Logs:
             stream = self._streams[ticket, fd] = Stream(ticket, fd)
         stream.add(data)
 
-    def tail(self, ticket: int) -> list[str]:
-        """The last lines of a task's stderr."""
+    def tail(self, ticket: int) -> tuple[list[str], list[str]]:
+        """The last lines of a task's stderr, and where it was if that was written there."""
         stream = self._streams.get((ticket, 2))
-        return stream.last_lines() if stream is not None else []
+        return stream.last_lines() if stream is not None else ([], [])
 
     def shorten(self, ticket: int, nbytes: int) -> None:
         """Keep only the last of what a task printed: many wait to be sent."""

@@ -14,11 +14,13 @@ from itertools import repeat
 from typing import Any
 
 from . import page as words
-from . import processes, wire
+from . import wire
 from .answers import Answers
 from .clock import now_ns
 from .crew import Crew, Hand
 from .dispatch import Dispatcher
+from .ledger import PARTS
+from .oom import OomKills
 from .store import Store, StoreFullError
 from .tasks import ENDED, QUEUED, Backlog, Task
 
@@ -50,7 +52,7 @@ class Outcomes:
         self._dispatcher = dispatcher
         self._crew = crew
         self._loop = asyncio.get_running_loop()
-        self._oom_kills = processes.oom_kills()
+        self.oom_kills = OomKills()
         self._spawn_failures = 0
 
     # ---- the three ways out --------------------------------------------------------------------------------
@@ -352,7 +354,8 @@ class Outcomes:
             self._dispatcher.forget(hand, culprit)
             if not hand.shared:
                 culprit.started = hand.page[words.STARTED]
-            self._fail(culprit, "died", **self._cause_of_death(report))
+            declared = culprit.cls.need.get("memory", 0) // PARTS
+            self._fail(culprit, "died", declared=declared, **self._cause_of_death(report))
         for task in queued:
             task.dying = False
             self._let_go(hand, [task])
@@ -381,11 +384,10 @@ class Outcomes:
         else:
             fields["exit"] = os.WEXITSTATUS(status)
             fields["message"] = f"the worker exited with status {fields['exit']} while the task ran"
-        kills = processes.oom_kills()
-        if kills > self._oom_kills and fields.get("signal") == signal.SIGKILL:
-            fields["oom"] = True
-            fields["message"] += "; the kernel had run out of memory"
-        self._oom_kills = kills
+        if fields.get("signal") == signal.SIGKILL:
+            fields["oom"] = self.oom_kills.explain()
+            if fields["oom"]:
+                fields["message"] += " by the kernel, for lack of memory"
         return fields
 
 

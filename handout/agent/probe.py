@@ -65,7 +65,7 @@ def _groups() -> dict[str, str]:
     return groups
 
 
-def _group_folders(controller: str) -> list[str]:
+def group_folders(controller: str) -> list[str]:
     """Folders of this process's group and of those above it, for one controller; version 1, then 2."""
     groups = _groups()
     folders: list[str] = []
@@ -87,7 +87,7 @@ def cpu_count() -> int:
         count = len(os.sched_getaffinity(0))
     else:  # pragma: no cover - macOS
         count = os.cpu_count() or 1
-    for folder in _group_folders("cpu"):
+    for folder in group_folders("cpu"):
         quota = _quota(folder)
         if quota is not None:
             count = min(count, max(1, -int(-quota // 1)))
@@ -111,7 +111,7 @@ def memory_limit() -> int | None:
         total: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         total = None
-    for folder in _group_folders("memory"):
+    for folder in group_folders("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             text = _read(f"{folder}/{name}")
             if text and text.isdigit() and (total is None or 0 < int(text) < total):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from collections.abc import Iterable
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+#: From -1000 to 1000: what the kernel adds when it looks for someone to kill.
+_OOM_SCORE = 500
 
 
 def _prctl(option: int, value: int) -> bool:
@@ -183,13 +186,38 @@ def tree_memory(root: int, limit: int) -> int:
     return used if used <= limit else sum(_proportional_memory(pid) for pid in pids)
 
 
-def oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory, as far as it says."""
+def peak_memory() -> int:
+    """Bytes that this process has had in memory at most, shared ones included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if LINUX else 1)
+
+
+def prefer_to_be_killed() -> None:
+    """Have the kernel, where it lacks memory, take this process and what it starts before others of this user."""
     try:
-        with open("/proc/vmstat", "rb") as file:
-            for line in file:
-                if line.startswith(b"oom_kill "):
-                    return int(line.split()[1])
-    except OSError:
+        with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+            if int(file.read()) < _OOM_SCORE:
+                file.write(b"%d" % _OOM_SCORE)
+    except (OSError, ValueError):
         pass
-    return 0
+
+
+def limit_processes(count: int) -> None:
+    """Let this process and what it starts fork no more once this user has so many processes and threads here."""
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        if soft == resource.RLIM_INFINITY or soft > count:
+            resource.setrlimit(resource.RLIMIT_NPROC, (count, hard))
+    except (ValueError, OSError):
+        pass
+
+
+def threads_of_user() -> int:
+    """How many threads of this user there are; only those whose process can be seen."""
+    found, user = 0, os.getuid()
+    for name in os.listdir("/proc") if LINUX else ():
+        try:
+            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == user:
+                found += len(os.listdir(f"/proc/{name}/task"))
+        except OSError:
+            continue
+    return found

@@ -41,6 +41,8 @@ _AGENT_GRACE_NS = 2_000_000_000
 _STRAY_S = 0.5
 _SWEEP_S = 0.01
 _SHUTDOWN_S = 5.0
+#: For each processor: processes and threads that workers may add, so that one that forks for ever leaves room.
+_MOST_PROCESSES = 1024
 #: Where a worker's own descriptors live: out of the way of small numbers that user code may guess.
 HIGH_FD = 600
 
@@ -73,6 +75,7 @@ class Supervisor:
         #: Whether what few tasks need has been imported, too; that waits for a quiet moment.
         self._warm = False
         self._stopping = False
+        self._most_processes = _most_processes()
         link.setblocking(False)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -204,7 +207,7 @@ class Supervisor:
             self._send("gone", id=number, error=f"fork: {error.strerror}")
             return
         if pid == 0:
-            become_worker(parent, fds)
+            become_worker(parent, fds, self._most_processes)
         for fd in fds:
             os.close(fd)
         child = Child(number, pid)
@@ -285,8 +288,21 @@ class Supervisor:
             time.sleep(_SWEEP_S)
 
 
-def become_worker(parent: int, fds: list[int]) -> None:
-    """Turn a forked copy of the supervisor into a worker; never returns."""
+def _most_processes() -> int | None:
+    """At how many processes and threads of this user workers may fork no more; None: the system would not heed it."""
+    if os.getuid() == 0:
+        return None
+    return processes.threads_of_user() + _MOST_PROCESSES * max(4, os.cpu_count() or 1)
+
+
+def become_worker(parent: int, fds: list[int], most: int | None) -> None:
+    """Turn a forked copy of the supervisor into a worker; never returns.
+
+    Args:
+        parent: The supervisor.
+        fds: The worker's link, output, errors and page.
+        most: Processes and threads of this user at which it may fork no more; None: as the system says.
+    """
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
@@ -295,6 +311,9 @@ def become_worker(parent: int, fds: list[int]) -> None:
         os.setsid()
         processes.die_with_parent(parent)
         processes.become_subreaper()
+        processes.prefer_to_be_killed()
+        if most is not None:
+            processes.limit_processes(most)
         high = _high_copies(fds)
         link, out, err, page = high
         null = os.open(os.devnull, os.O_RDONLY)

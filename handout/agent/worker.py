@@ -324,6 +324,8 @@ class Worker:
             blob, text = serial.dump_exception(error)
             if blob is not None and len(blob) > _MAX_EXCEPTION:
                 blob = None
+        elif kind == "unserializable" and _is_ours(error.__cause__ or error):
+            text = ""  # the path to the culprit says all
         else:
             text = serial.traceback_text(error)
         fields: dict[str, Any] = {
@@ -331,6 +333,7 @@ class Worker:
             "type": serial.type_name(error),
             "message": serial.message(error)[:_MAX_MESSAGE],
             "text": text[-_MAX_TEXT:],
+            "maxrss": processes.peak_memory(),
             **extra,
         }
         return fields, [blob] if blob is not None else []
@@ -392,6 +395,14 @@ def _open_high(path: str) -> int:
         return os.dup(low)
     finally:
         os.close(low)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an exception was raised by this package's own code, or by what that called in C."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or trace.tb_frame.f_globals.get("__package__") == __package__
 
 
 def _can_wait_id() -> bool:

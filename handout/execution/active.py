@@ -13,6 +13,7 @@ from handout.data.encode import EncodedRun
 from handout.data.objects import ObjectTable
 from handout.execution import tickets
 from handout.execution.failure import Failure
+from handout.execution.trail import Trail
 from handout.graph.plan import Plan
 from handout.observe import RunEvent
 from handout.scheduler.spec import RunSpec
@@ -85,8 +86,8 @@ class ActiveRun:
     on_object: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     logs: dict[int, deque[str]] = field(default_factory=dict)
     log_watchers: dict[int, list[Callable[[str], None]]] = field(default_factory=dict)
-    #: By task: deaths of workers under it, and where; for the error that ends it.
-    deaths: dict[int, list[str]] = field(default_factory=dict)
+    #: By task: how its attempts failed, and where; for the error that ends it.
+    trails: dict[int, Trail] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.outcomes = [None] * len(self.plan)

@@ -368,8 +368,11 @@ class Driver:
         if outcome is Outcome.SKIPPED and cause >= 0:
             root = ids[cause]
             chain = [ids[t] for t in run.chain(task, cause)]
+            why = run.failures[cause].reason if cause in run.failures else "it failed"
             error = DependencyError(
-                f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs: {' <- '.join(chain)}.",
+                f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs: "
+                f"{' <- '.join(chain)} ({why}).",
+                remedy=f"Mend {root!r} first.",
                 id=ids[task],
                 caused_by=root,
                 chain=tuple(chain),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback as traceback_module
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from handout.errors import (
 __all__ = ["Failure", "failure", "from_report"]
 
 _ATTRIBUTE = "__handout_failure__"
+_TRAVEL = "For it to arrive as itself, have its class importable here, and made from the arguments in its args."
+#: Characters of a message that stand in other errors.
+_REASON = 200
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +46,12 @@ class Failure:
     #: The remote traceback, as text.
     traceback: str = ""
     stderr_tail: Sequence[str] = ()
+    #: Where it was when its process crashed or was ended, innermost first.
+    stack: Sequence[str] = ()
+    #: The hosts on which attempts failed, each once.
+    hosts: Sequence[str] = ()
+    #: How many attempts there could have been, had each failed like this one; None where that is not known.
+    most_attempts: int | None = None
     #: The id of the function at the root, None when it is this one.
     caused_by: str | None = None
     elapsed_s: float = 0.0
@@ -58,6 +68,16 @@ class Failure:
                 self._exception.add_note(note)
             self._mark()
         return self._exception
+
+    @property
+    def reason(self) -> str:
+        """Why, in a line, without building the exception."""
+        type_name = str(self.report.get("type") or "") if self.kind in ("raised", "exited") else ""
+        said = str(self.report.get("message") or "")
+        if self._exception is not None and not said:
+            type_name, said = type(self._exception).__name__, str(self._exception)
+        words = ": ".join(word for word in (type_name, said.partition("\n")[0][:_REASON]) if word)
+        return words or self.kind
 
     def _mark(self) -> None:
         """Let :func:`failure` find this from its exception."""
@@ -77,18 +97,21 @@ class Failure:
 
     def _raised(self) -> Exception:
         """The task's own exception where it can travel and cannot be mistaken for the caller's own."""
-        reason = ""
+        reason, remedy = " It cannot be pickled and made again.", _TRAVEL
         if self.pickled:
             try:
                 error = serial.load_exception(self.pickled, self._stand_in)
             except Exception as problem:  # whatever a user's __setstate__ or __init__ may raise
-                reason = f" (it could not be rebuilt here: {type(problem).__name__}: {problem})"
+                reason = f" It could not be rebuilt here: {type(problem).__name__}: {problem}."
             else:
                 if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
                     return error
+                reason, remedy = "", self._advice()  # it would be mistaken for the caller's own
         name, message = self.report.get("type", "an exception"), self.report.get("message", "")
+        said = f"{name}: {message}" if message else name
         return RemoteError(
-            f"Task {self.id!r} raised {name}: {message}{reason}",
+            f"Task {self.id!r} raised {said}{'' if said.endswith(('.', '!', '?')) else '.'}{reason}",
+            remedy=remedy,
             id=self.id,
             host=self.host,
             attempt=self.attempts,
@@ -109,15 +132,37 @@ class Failure:
         )
 
     def _notes(self) -> list[str]:
-        took = f" after {self.elapsed_s:.1f} s" if self.elapsed_s >= 0.05 else ""
         notes = []
         if self.host is not None and self.attempts:
-            notes.append(f"Task {self.id!r}, attempt {self.attempts}, on host {self.host!r}{took}.")
+            notes.append(self._where())
         if self.traceback:
             notes.append(f"On the host:\n{self.traceback.rstrip()}")
+        if self.stack:
+            notes.append("Where it was:\n" + "\n".join(self.stack))
         if self.stderr_tail:
             notes.append("Last lines of its standard error:\n" + "\n".join(f"  {line}" for line in self.stderr_tail))
+        advice = getattr(self._exception, "remedy", "") if isinstance(self._exception, HandoutError) else self._advice()
+        if notes and advice:
+            # Once more where it is read first: a terminal shows the end.
+            notes.append(f"What to do: {advice}")
         return notes
+
+    def _where(self) -> str:
+        """Which attempt it was, where, for how long, with how much memory, and which hosts were tried."""
+        most = f" of {self.most_attempts}" if self.most_attempts is not None else ""
+        took = f" after {_duration(self.elapsed_s)}" if self.elapsed_s else ""
+        peak = self.report.get("maxrss") if self.kind != "died" else None
+        memory = f"; its process took up to {peak / 1e6:.0f} MB of memory" if peak else ""
+        others = f"; hosts tried: {', '.join(map(repr, self.hosts))}" if len(self.hosts) > 1 else ""
+        return f"Task {self.id!r}, attempt {self.attempts}{most}, on host {self.host!r}{took}{memory}{others}."
+
+    def _advice(self) -> str:
+        """What to do about an exception of the task's own."""
+        if self.report.get("retryable") is False:
+            return "Mend the function; its retry_on= says that this is not worth another try."
+        if self.attempts > 1:
+            return "Mend the function, or raise retries= where one more attempt may help."
+        return "Mend the function, or set retries= where another attempt may help."
 
 
 def failure(error: BaseException) -> Failure | None:
@@ -135,6 +180,8 @@ def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickl
         attempts=attempts,
         traceback=str(report.get("text") or ""),
         stderr_tail=tuple(report.get("stderr") or ()),
+        stack=tuple(report.get("stack") or ()),
+        hosts=(host,),
         elapsed_s=float(report.get("elapsed_s") or 0.0),
         report=report,
         pickled=pickled,
@@ -149,30 +196,51 @@ def of_exception(id: str, error: Exception, *, kind: str, host: str | None, atte
     return found
 
 
-#: What a signal that ended a worker mostly means.
-_REMEDIES = {
-    9: "Signal 9 mostly means out of memory: raise its memory cost.",
-    11: "Signal 11 is a crash in native code: look at the last lines of its standard error.",
+#: What to do about a process that was killed, by whether the kernel did it for lack of memory; None: unknown.
+_KILLED: dict[bool | None, str] = {
+    True: "Raise memory= in its cost, so that it runs where there is as much and with fewer others.",
+    False: "Something outside sent it, not the kernel for lack of memory: find out who ends processes there.",
+    None: "Something outside sent it; where that was the kernel for lack of memory, raise memory= in its cost.",
 }
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT})
+_CRASHED = "It is a crash in native code: look at where it was, and at the last lines of its standard error."
+_ENDED = "It ended its own process, or native code did: let it return or raise."
 
 
 def _died(self: Failure, where: dict[str, Any]) -> Exception:
-    signal, code, peak = self.report.get("signal"), self.report.get("exit"), self.report.get("maxrss")
-    how = f"signal {signal}" if signal else f"exit status {code}"
-    memory = f", peak memory {peak / 1e6:.0f} MB" if peak else ""
-    if self.report.get("oom"):
-        how += ", for want of memory"
+    number, code, peak = self.report.get("signal"), self.report.get("exit"), self.report.get("maxrss")
+    oom = self.report.get("oom") if number == signal.SIGKILL else False
+    declared = self.report.get("declared") or None
+    how = f"signal {number} ({_signal_name(number)})" if number else f"exit status {code}"
+    if peak:
+        how += f", peak memory {peak / 1e6:.0f} MB"
+    if oom:
+        how += f", declared memory {declared / 1e6:.0f} MB" if declared else ", no memory declared in its cost"
+    end = "was killed by the kernel for lack of memory" if oom else "died"
     return WorkerDiedError(
-        f"The process under task {self.id!r} died ({how}{memory}) on host {self.host!r}; "
+        f"The process under task {self.id!r} {end} ({how}) on host {self.host!r}; "
         f"deaths: {self.report.get('deaths', 1)}.",
-        remedy=_REMEDIES.get(signal or 0, "It ended its own process, or native code did: let it return or raise."),
-        signal=signal,
+        remedy=_CRASHED if number in _CRASHES else _KILLED[oom] if number else _ENDED,
+        signal=number,
         exit_code=code,
         peak_memory=peak,
+        declared_memory=declared,
+        out_of_memory=oom,
         stderr_tail=tuple(self.stderr_tail),
-        hosts=tuple(self.report.get("hosts", ())),
+        hosts=tuple(self.hosts),
         **where,
     )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown here"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1.0 else f"{seconds * 1000:.0f} ms"
 
 
 def _timeout(self: Failure, where: dict[str, Any]) -> Exception:
@@ -182,6 +250,7 @@ def _timeout(self: Failure, where: dict[str, Any]) -> Exception:
         remedy="Raise timeout_s, or make it do less.",
         limit_s=limit,
         elapsed_s=self.elapsed_s,
+        stack=tuple(self.stack),
         **where,
     )
 
@@ -209,7 +278,7 @@ def _exited(self: Failure, where: dict[str, Any]) -> Exception:
 
 
 def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
-    path, type_name = self.report.get("path", "result"), self.report.get("type", "")
+    path, type_name = self.report.get("path", "result"), self.report.get("culprit", "")
     return ResultError(
         f"The result of task {self.id!r} cannot travel: {self.report.get('message') or f'{path} is a {type_name}'}.",
         remedy="Return plain data instead of what holds a lock, a file, a thread or a generator.",

@@ -13,6 +13,7 @@ from handout.execution.active import ActiveRun
 from handout.execution.driver import Driver
 from handout.execution.failure import Failure, from_report
 from handout.execution.peer import Peer
+from handout.execution.trail import Trail
 from handout.observe import TaskStarted
 from handout.scheduler import events as ev
 
@@ -102,11 +103,9 @@ class Hearing:
         if run is None:
             return
         failure = from_report(run.plan.ids[task], peer.name, attempt, _facts(fields), bytes(payload))
-        if failure.kind == "died":
-            deaths = run.deaths.setdefault(task, [])
-            deaths.append(peer.name)
-            failure.report.update(deaths=len(deaths), hosts=tuple(dict.fromkeys(deaths)))
-        retryable = self._is_retryable(run, task, failure)
+        retries = run.spec.profiles[run.spec.profile[task]].retries
+        run.trails.setdefault(task, Trail()).note(failure, retries)
+        retryable = failure.report["retryable"] = self._is_retryable(run, task, failure)
         if run.watchers:
             self._driver.failed_attempts.append((run, task, attempt, failure))
         kind: Any = failure.kind

@@ -19,6 +19,8 @@ __all__ = ["task_failed", "tasks_finished", "tasks_returned", "tasks_started"]
 MAX_DEATHS = 3
 #: Times that a task may fail through no fault of its own code.
 MAX_TROUBLES = 3
+#: Kinds of failure that are not.
+TROUBLES = ("input", "disk", "host", "cancelled")
 #: Longest pause before a retry.
 MAX_BACKOFF_S = 60.0
 
@@ -184,7 +186,7 @@ def task_failed(world: World, event: TaskFailed) -> None:
     if event.kind == "died":
         deaths = run.deaths[t] = run.deaths.get(t, 0) + 1
         again = deaths < MAX_DEATHS
-    elif event.kind in ("input", "disk", "host", "cancelled"):
+    elif event.kind in TROUBLES:
         troubles = run.troubles[t] = run.troubles.get(t, 0) + 1
         again = troubles < MAX_TROUBLES
     else:

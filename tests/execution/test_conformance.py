@@ -201,21 +201,6 @@ async def test_the_explicit_form_means_the_same(cluster: Cluster) -> None:
     assert (results["first"], results["sum"]) == (11, 6)
 
 
-async def test_a_function_raises_its_own_exception_with_what_is_known_as_notes(cluster: Cluster) -> None:
-    graph = Graph()
-    graph.add(work.say_and_fail, "sorry", id="bad")
-    with pytest.raises(work.Refused, match="sorry") as caught:
-        await cluster.execute(graph)
-    notes = "\n".join(caught.value.__notes__)
-    assert "'bad'" in notes
-    assert "attempt 1" in notes
-    assert "say_and_fail" in notes
-    failure = handout.failure(caught.value)
-    assert failure is not None
-    assert failure.host in ("plain", "gpu")
-    assert list(failure.stderr_tail) == ["sorry"]
-
-
 async def test_what_would_be_mistaken_for_the_callers_own_comes_as_remote_error(cluster: Cluster) -> None:
     async def cancelled() -> None:
         raise asyncio.CancelledError
@@ -261,47 +246,11 @@ async def test_continue_finishes_what_does_not_depend_on_a_failure(cluster: Clus
         results.raise_failures()
 
 
-async def test_a_worker_that_dies_is_replaced_and_the_third_death_is_final(cluster: Cluster) -> None:
-    graph = Graph()
-    bad = graph.add(work.crash)
-    good = [graph.add(work.identity, i) for i in range(10)]
-    results = await cluster.execute(graph, on_failure="continue")
-    assert results[good] == list(range(10))
-    error = results.failures[bad.id].exception
-    assert isinstance(error, handout.WorkerDiedError)
-    assert error.signal == 11
-    assert set(error.hosts) == {"plain", "gpu"}
-
-
-async def test_ending_the_process_is_not_success(cluster: Cluster) -> None:
-    graph = Graph()
-    soft, hard = graph.add(work.leave, 0), graph.add(work.leave_hard)
-    results = await cluster.execute(graph, on_failure="continue")
-    assert isinstance(results.failures[soft.id].exception, handout.errors.TaskExitedError)
-    assert isinstance(results.failures[hard.id].exception, handout.WorkerDiedError)
-
-
-async def test_a_result_that_cannot_travel_names_the_culprit(cluster: Cluster) -> None:
-    graph = Graph()
-    graph.add(work.generator)
-    with pytest.raises(handout.errors.ResultError, match="generator"):
-        await cluster.execute(graph)
-
-
 async def test_an_argument_that_cannot_travel_is_refused_before_anything_runs(cluster: Cluster) -> None:
     graph = Graph()
     graph.add(work.identity, {"deep": [1, threading.Lock()]})
     with pytest.raises(handout.errors.UnserializableError, match=r"args\[0\]\['deep'\]\[1\]"):
         await cluster.execute(graph)
-
-
-async def test_a_task_over_its_time_is_killed(cluster: Cluster, tmp_path: Path) -> None:
-    graph = Graph()
-    graph.add(work.spin_ignoring_signals, str(tmp_path / "pid"), timeout_s=0.4)
-    with pytest.raises(handout.TaskTimeoutError) as caught:
-        await cluster.execute(graph)
-    assert caught.value.limit_s == 0.4
-    assert _gone(int((tmp_path / "pid").read_text()))
 
 
 async def test_leaving_the_block_leaves_no_process_behind(cluster: Cluster, tmp_path: Path) -> None:
@@ -342,20 +291,6 @@ async def test_cancelling_one_output_ends_it_and_what_needs_it(cluster: Cluster,
     assert Path(f"{path}.cancelled").exists()
 
 
-async def test_a_grandchild_does_not_outlive_its_task(cluster: Cluster, tmp_path: Path) -> None:
-    graph = Graph()
-    path = tmp_path / "pid"
-    out = graph.add(work.leave_a_grandchild, str(path))
-    assert (await cluster.execute(graph))[out] == "left"
-    assert _gone(int(path.read_text()))
-
-
-async def test_standard_input_is_empty(cluster: Cluster) -> None:
-    graph = Graph()
-    out = graph.add(work.ask)
-    assert (await cluster.execute(graph))[out] == "nobody there"
-
-
 async def test_output_of_tasks_is_theirs_and_can_be_followed(cluster: Cluster) -> None:
     graph = Graph()
     outs = [graph.add(work.say, f"line {i}") for i in range(5)]
@@ -364,26 +299,6 @@ async def test_output_of_tasks_is_theirs_and_can_be_followed(cluster: Cluster) -
         for i, out in enumerate(outs):
             lines = [line async for line in execution.logs(out)]
             assert sorted(lines) == [f"error: line {i}", f"line {i}"]
-
-
-async def test_a_flood_of_output_harms_nobody(cluster: Cluster) -> None:
-    graph = Graph()
-    loud = graph.add(work.print_much, 100)
-    quiet = [graph.add(work.identity, i) for i in range(100)]
-    async with cluster.start(graph) as execution:
-        results = await execution.results()
-        lines = [line async for line in execution.logs(loud)]
-    assert results[loud] == "printed"
-    assert results[quiet] == list(range(100))
-    assert lines[-1] == "the last line"
-
-
-async def test_writing_to_any_descriptor_harms_nobody(cluster: Cluster) -> None:
-    graph = Graph()
-    graph.add(work.write_to_descriptors)
-    quiet = [graph.add(work.identity, i) for i in range(100)]
-    results = await cluster.execute(graph, on_failure="continue", retries=2)
-    assert results[quiet] == list(range(100))
 
 
 async def test_events_tell_the_story_in_order(cluster: Cluster) -> None:

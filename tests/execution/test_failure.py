@@ -21,7 +21,11 @@ REPORTS: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
     ),
     "memory": (handout.MemoryExceededError, {"limit": 1e6, "peak": 3e6}, r"3 MB, over its memory cost of 1 MB"),
     "exited": (handout.errors.TaskExitedError, {"exit": 3}, r"status 3.*Return a value"),
-    "unserializable": (handout.errors.ResultError, {"path": "result[0]", "type": "Lock"}, r"result\[0\] is a Lock"),
+    "unserializable": (
+        handout.errors.ResultError,
+        {"path": "result[0]", "type": "its.Error", "culprit": "Lock"},
+        r"result\[0\] is a Lock",
+    ),
     "cancelled": (handout.errors.TaskCancelledError, {}, "was cancelled"),
     "host": (handout.OutcomeUnknownError, {}, r"idempotent=False.*Check by hand"),
     "input": (handout.TaskError, {"message": "no room"}, r"could not be started on host 'far': no room"),

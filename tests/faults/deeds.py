@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 MB = 1 << 20
@@ -54,3 +56,70 @@ def read_all(array: Any) -> float:
 async def hoard_nicely(megabytes: int) -> int:
     """A coroutine that costs no processor: it would share a process with others."""
     return hoard(megabytes)
+
+
+class Stubborn(Exception):
+    """An exception that cannot be made again from its arguments."""
+
+    def __init__(self, what: str, *, code: int) -> None:
+        super().__init__(what)
+        self.code = code
+
+
+def raise_stubborn() -> None:
+    raise Stubborn("no way back", code=3)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def exit_hard(code: int) -> None:
+    print("leaving", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def die_of(number: int) -> None:
+    """As if somebody had sent it a signal."""
+    print("last words", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def say_and_wait(path: str, lines: int) -> None:
+    """Prints, says who it is, and stays."""
+    for i in range(lines):
+        print(f"line {i}", flush=True)
+    print("to stderr", file=sys.stderr, flush=True)
+    Path(path + ".part").write_text(str(os.getpid()), encoding="utf-8")
+    os.rename(path + ".part", path)
+    time.sleep(600)
+
+
+def hold_the_lock() -> None:
+    """One call into C that keeps the interpreter's lock until it is over: no Python code runs meanwhile."""
+    sum(range(10**13))
+
+
+def fork_many(path: str, count: int) -> int:
+    """A bounded fork bomb: children that fork once more, leave the session, and stay."""
+    made = 0
+    for _ in range(count):
+        try:
+            if os.fork() == 0:
+                os.setsid()
+                try:
+                    os.fork()
+                finally:
+                    with open(path, "a", encoding="utf-8") as file:
+                        file.write(f"{os.getpid()}\n")
+                    time.sleep(600)
+                    os._exit(0)
+        except OSError:
+            break
+        made += 1
+    return made
+
+
+def return_a_lock() -> dict[str, list[Any]]:
+    return {"model": [1, threading.Lock()]}

@@ -1,0 +1,63 @@
+"""Whether the kernel has killed something here for lack of memory: SIGKILL alone does not say who sent it."""
+
+from __future__ import annotations
+
+from .probe import group_folders
+
+#: A kill is taken for the cause of a death up to this long afterwards, twice at most.
+_PERIOD_S = 2.0
+
+
+def count() -> int | None:
+    """How often the kernel has killed for lack of memory: in this control group where it says so, else at all.
+
+    Returns: None where neither is known.
+    """
+    for folder in group_folders("memory")[:1]:
+        # Version 2, then 1: both count what was killed in this group, whichever limit was met.
+        for name in ("memory.events", "memory.oom_control"):
+            found = _read(f"{folder}/{name}")
+            if found is not None:
+                return found
+    return _read("/proc/vmstat")
+
+
+def _read(path: str) -> int | None:
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+class OomKills:
+    """The kernel's kills, told from those of a while ago."""
+
+    def __init__(self) -> None:
+        self._before = self._latest = count()
+        self._looked_at = 0.0
+
+    def look(self, now: float) -> None:
+        """Note the count now and then: what was killed before has explained what it could.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        if now - self._looked_at >= _PERIOD_S:
+            self._before, self._latest = self._latest, count()
+            self._looked_at = now
+
+    def explain(self) -> bool | None:
+        """Whether a death by SIGKILL was the kernel's doing; None where nobody knows. Each kill explains one."""
+        kills = count()
+        if kills is None or self._before is None:
+            return None
+        if kills <= self._before:
+            return False
+        self._before += 1
+        if self._latest is not None:
+            self._latest = max(self._latest, self._before)
+        return True

@@ -1,0 +1,64 @@
+"""Fault row 21, where the system heeds a limit of processes: for every user but the superuser."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+
+import pytest
+
+from handout.agent import processes
+
+_NOBODY = 65534
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, to have none of this one's processes in its count")
+def test_row_21_a_user_who_forks_and_forks_meets_a_limit() -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(_NOBODY)
+            processes.limit_processes(processes.threads_of_user() + 8)
+            os.write(writing, b"%d" % _fork_and_count(50))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        made = int(pipe.read())
+    os.waitpid(child, 0)
+    assert 1 <= made <= 9
+
+
+def _fork_and_count(count: int) -> int:
+    made: list[int] = []
+    try:
+        for _ in range(count):
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+                os._exit(0)
+            made.append(pid)
+    except BlockingIOError:
+        pass
+    for pid in made:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return len(made)
+
+
+def test_who_is_here_is_counted_with_its_threads() -> None:
+    assert processes.threads_of_user() >= len(os.listdir("/proc/self/task"))
+
+
+def test_what_is_let_go_first_is_not_taken_back() -> None:
+    """Run in a copy of this process: what was given to the kernel to kill stays so for what it starts."""
+    child = os.fork()
+    if child == 0:
+        processes.prefer_to_be_killed()
+        with open("/proc/self/oom_score_adj") as file:
+            os._exit(0 if int(file.read()) >= 500 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,0 +1,232 @@
+"""What a task can do to itself and to its host, seen by the caller: on this machine and over a real sshd.
+
+Rows are those of the table of faults that the design keeps: what is injected, and what the user observes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import handout
+from handout import Cluster, Graph
+from tests import work
+from tests.faults import deeds
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def fails(cluster: Cluster, function: Callable[..., Any], *args: Any, **options: Any) -> Exception:
+    """The exception of a task that fails; every such error tells where it was and ends with what to do."""
+    graph = Graph()
+    graph.add(function, *args, id="bad", **options)
+    with pytest.raises(Exception) as caught:
+        await cluster.execute(graph)
+    error = caught.value
+    failure = handout.failure(error)
+    assert failure is not None
+    assert failure.host in ("plain", "gpu")
+    assert error.__notes__[0].startswith(f"Task 'bad', attempt {failure.attempts} of {failure.most_attempts}, on host ")
+    assert " after " in error.__notes__[0]
+    assert error.__notes__[-1].startswith("What to do: ")
+    if isinstance(error, handout.HandoutError):
+        assert str(error).endswith(error.remedy)
+        assert error.__notes__[-1].endswith(error.remedy)
+    return error
+
+
+def notes(error: Exception) -> str:
+    return "\n".join(error.__notes__)
+
+
+def gone(path: Path) -> bool:
+    """Whether the process whose number a file holds has ended; a zombie has."""
+    try:
+        stat = Path(f"/proc/{path.read_text()}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def still_serves(cluster: Cluster) -> None:
+    graph = Graph()
+    outs = [graph.add(work.identity, host, host=host) for host in ("plain", "gpu")]
+    assert (await cluster.execute(graph))[outs] == ["plain", "gpu"]
+
+
+async def test_an_exception_comes_as_itself_with_all_that_is_known(cluster: Cluster) -> None:
+    error = await fails(cluster, work.say_and_fail, "sorry", retries=1)
+    assert isinstance(error, work.Refused)
+    assert "attempt 2 of 2" in notes(error)
+    assert "hosts tried: '" in notes(error)
+    assert "in say_and_fail\n    raise Refused" in notes(error)
+    assert "Last lines of its standard error:\n  sorry" in notes(error)
+    assert "raise retries=" in notes(error)
+
+
+async def test_dependents_name_the_root_the_chain_and_the_reason(cluster: Cluster) -> None:
+    graph = Graph()
+    bad = graph.add(work.fail, "no", id="bad")
+    graph.add(work.identity, graph.add(work.identity, bad, id="after"), id="last")
+    results = await cluster.execute(graph, on_failure="continue")
+    with pytest.raises(handout.errors.DependencyError, match=r"'bad' failed.*last <- after <- bad.*Refused.*no"):
+        results["last"]
+
+
+async def test_row_02_a_crash_in_native_code_costs_its_own_task_only(cluster: Cluster) -> None:
+    graph = Graph()
+    bad = graph.add(work.crash, id="bad")
+    good = [graph.add(work.identity, i) for i in range(10)]
+    results = await cluster.execute(graph, on_failure="continue")
+    assert results[good] == list(range(10))
+    error = results.failures[bad.id].exception
+    assert isinstance(error, handout.WorkerDiedError)
+    assert (error.signal, error.exit_code, error.out_of_memory) == (signal.SIGSEGV, None, False)
+    assert "signal 11 (SIGSEGV), peak memory" in str(error)
+    assert "deaths: 3" in str(error)
+    assert set(error.hosts) == {"plain", "gpu"}
+    assert "Fatal Python error: Segmentation fault" in error.stderr_tail
+    assert "in string_at" in notes(error)
+    assert "in crash" in notes(error)
+
+
+async def test_row_03_a_plain_sigkill_is_not_taken_for_lack_of_memory(cluster: Cluster) -> None:
+    error = await fails(cluster, deeds.die_of, int(signal.SIGKILL))
+    assert isinstance(error, handout.WorkerDiedError)
+    assert (error.signal, error.out_of_memory) == (signal.SIGKILL, False)
+    assert "signal 9 (SIGKILL)" in str(error)
+    assert "not the kernel for lack of memory" in error.remedy
+    assert error.stderr_tail == ("last words",)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [(work.generator, "generator"), (deeds.return_a_lock, r"result\['model'\]\[1\] \(_thread.lock\)")],
+)
+async def test_row_16_a_result_that_cannot_be_pickled_names_the_culprit(
+    cluster: Cluster, function: Callable[..., Any], words: str
+) -> None:
+    with pytest.raises(handout.errors.ResultError, match=words) as caught:
+        raise await fails(cluster, function)
+    assert caught.value.type in words.replace("\\", "")
+    assert caught.value.attempt == 1
+    assert "Traceback" not in notes(caught.value)
+
+
+async def test_row_18_an_exception_that_cannot_be_made_again_comes_as_text(cluster: Cluster) -> None:
+    error = await fails(cluster, deeds.raise_stubborn)
+    assert isinstance(error, handout.RemoteError)
+    assert (error.type_name, error.message) == ("tests.faults.deeds.Stubborn", "no way back")
+    assert 'raise Stubborn("no way back", code=3)' in error.traceback
+    assert "cannot be pickled and made again" in str(error)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_row_19_ending_the_process_is_a_death_whatever_its_status(cluster: Cluster, code: int) -> None:
+    error = await fails(cluster, deeds.exit_hard, code)
+    assert isinstance(error, handout.WorkerDiedError)
+    assert (error.signal, error.exit_code) == (None, code)
+    assert f"exit status {code}" in str(error)
+    assert error.stderr_tail == ("leaving",)
+
+
+@pytest.mark.parametrize("code", [0, 4])
+async def test_row_19_sys_exit_is_a_failure(cluster: Cluster, code: int) -> None:
+    error = await fails(cluster, work.leave, code)
+    assert isinstance(error, handout.errors.TaskExitedError)
+    assert error.code == code
+    assert "attempt 1 of 1" in notes(error)
+
+
+async def test_row_19_a_keyboard_interrupt_there_is_not_one_here(cluster: Cluster) -> None:
+    error = await fails(cluster, deeds.interrupt)
+    assert isinstance(error, handout.RemoteError)
+    assert "raised KeyboardInterrupt." in str(error)
+    assert "Traceback" in notes(error)
+
+
+async def test_row_20_a_loop_that_never_ends_is_ended_and_tells_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
+    error = await fails(cluster, work.sleep_forever, str(tmp_path / "pid"), timeout_s=0.3)
+    assert isinstance(error, handout.TaskTimeoutError)
+    assert error.limit_s == 0.3 <= error.elapsed_s < 5.0
+    assert "in sleep_forever" in error.stack[1]
+    assert "in sleep_forever" in notes(error)
+    assert gone(tmp_path / "pid")
+    await still_serves(cluster)
+
+
+async def test_row_20_a_call_in_c_that_holds_the_interpreters_lock_is_ended(cluster: Cluster) -> None:
+    error = await fails(cluster, deeds.hold_the_lock, timeout_s=0.3)
+    assert isinstance(error, handout.TaskTimeoutError)
+    assert "in hold_the_lock" in error.stack[1]
+
+
+@pytest.mark.slow
+async def test_row_20_a_task_that_ignores_sigterm_is_gone_after_the_grace(cluster: Cluster, tmp_path: Path) -> None:
+    began = time.monotonic()
+    error = await fails(cluster, work.spin_ignoring_signals, str(tmp_path / "pid"), timeout_s=0.3)
+    assert isinstance(error, handout.TaskTimeoutError)
+    assert "in spin_ignoring_signals" in error.stack[1]
+    assert time.monotonic() - began < 0.3 + 5.0 + 3.0
+    assert gone(tmp_path / "pid")
+
+
+async def test_row_21_a_task_that_forks_and_forks_leaves_nothing_behind(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    path = tmp_path / "pids"
+    out = graph.add(deeds.fork_many, str(path), 200, host="plain")
+    slow = graph.add(work.sleep, 0.5, host="plain")
+    results = await cluster.execute(graph)
+    assert results[slow] == "slept"
+    assert results[out] == 200
+    pids = [int(pid) for pid in path.read_text().split()]
+    await until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    await still_serves(cluster)
+
+
+async def test_row_22_a_flood_of_output_harms_nobody_and_its_end_is_kept(cluster: Cluster) -> None:
+    graph = Graph()
+    loud = graph.add(work.print_much, 100)
+    quiet = [graph.add(work.identity, i) for i in range(100)]
+    async with cluster.start(graph) as execution:
+        results = await execution.results()
+        lines = [line async for line in execution.logs(loud)]
+    assert results[loud] == "printed"
+    assert results[quiet] == list(range(100))
+    assert lines[-1] == "the last line"
+    assert any("lines dropped]" in line for line in lines)
+
+
+async def test_row_22_writing_to_any_descriptor_harms_nobody(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(work.write_to_descriptors)
+    quiet = [graph.add(work.identity, i) for i in range(100)]
+    results = await cluster.execute(graph, on_failure="continue", retries=2)
+    assert results[quiet] == list(range(100))
+
+
+async def test_row_23_standard_input_is_empty(cluster: Cluster) -> None:
+    graph = Graph()
+    out = graph.add(work.ask)
+    assert (await cluster.execute(graph))[out] == "nobody there"
+
+
+async def test_row_24_a_grandchild_does_not_outlive_its_task(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    path = tmp_path / "pid"
+    out = graph.add(work.leave_a_grandchild, str(path))
+    assert (await cluster.execute(graph))[out] == "left"
+    assert gone(path)
