@@ -35,6 +35,7 @@ SYSTEMS = (
 FIGURES = (
     ("startup_s", "start-up, s", "{:.2f}"),
     ("noop_per_s", "10,000 no-ops, /s", "{:,.0f}"),
+    ("journal_per_s", "the same with a journal, /s", "{:,.0f}"),
     ("chain_us", "chain of 1,000, us a task", "{:,.0f}"),
     ("diamond_per_s", "diamond 1-5,000-1, /s", "{:,.0f}"),
     ("down_array_mib_s", "an array, host to controller, MiB/s", "{:,.0f}"),

@@ -25,6 +25,7 @@
     │   ├── AuthenticationError   the host refused the user
     │   ├── BootstrapError        connected, but the agent did not start
     │   └── HostLostError         was there, is gone
+    ├── JournalError              a file that cannot record, or resume, a run
     ├── RunTimeoutError           the run was over its own time
     ├── WireError                 the other side spoke nonsense
     └── InternalError             our bug
@@ -50,6 +51,7 @@ __all__ = [
     "HostUnreachableError",
     "InternalError",
     "InventoryError",
+    "JournalError",
     "MemoryExceededError",
     "OutcomeUnknownError",
     "PlacementError",
@@ -238,6 +240,12 @@ class HostLostError(HostError):
     """A host that was there is gone or silent. Fields: ``gone`` (its agent has certainly ended)."""
 
     gone: bool = False
+
+
+class JournalError(HandoutError):
+    """A journal that is in use, of another format, or cannot be read or written. Fields: ``path``."""
+
+    path: str = ""
 
 
 class RunTimeoutError(HandoutError, TimeoutError):

@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import handout
 from benchmarks.systems import work
 from handout import Cluster, Graph, Inventory, Output
+from handout.execution.options import RunOptions
 
 SIZE = 256 << 20
 
@@ -31,14 +33,17 @@ async def startup() -> float:
     return time.perf_counter() - start
 
 
-async def noops(cluster: Cluster, count: int) -> float:
-    """Seconds for independent no-op tasks, building the graph included."""
-    start = time.perf_counter()
-    graph = Graph()
-    outs = graph.map(work.nothing, range(count))
-    results = await cluster.execute(graph)
+async def noops(cluster: Cluster, count: int, journal: bool = False) -> float:
+    """Seconds for independent no-op tasks, building the graph included; with a journal every result is committed."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        graph = Graph()
+        outs = graph.map(work.nothing, range(count))
+        options: RunOptions = {"journal": Path(folder) / "run.db"} if journal else {}
+        results = await cluster.execute(graph, **options)
+        seconds = time.perf_counter() - start
     assert results[outs[-1]] == count - 1
-    return time.perf_counter() - start
+    return seconds
 
 
 async def chain(cluster: Cluster, count: int) -> float:
@@ -102,6 +107,7 @@ async def main(repeats: int) -> dict[str, float]:
             return sorted([await measure(cluster, *args) for _ in range(repeats)])[repeats // 2]  # type: ignore[operator]
 
         figures["noop_per_s"] = 10_000 / await middle(noops, 10_000)
+        figures["journal_per_s"] = 10_000 / await middle(noops, 10_000, True)
         figures["chain_us"] = 1e6 * await middle(chain, 1000) / 1000
         figures["diamond_per_s"] = 5_336 / await middle(diamond, 5000)
         for kind in work.KINDS:

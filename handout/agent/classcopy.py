@@ -44,6 +44,16 @@ def known_class(token: Token, version: int) -> type | None:
     return cls
 
 
+def own_classes() -> list[tuple[Token, str, str]]:
+    """The tokens that this process has given to classes of its own, with their modules and qualified names."""
+    return [(t, c.__module__, c.__qualname__) for c, t in list(_tokens.items()) if t[0] == origin()]
+
+
+def adopt(token: Token, cls: type) -> None:
+    """Have what an earlier process called `token` be `cls` here: what it left behind is of that class."""
+    _classes.setdefault(token, cls)
+
+
 def class_version(cls: type, serial: int) -> int:
     """A copy keeps the version that it came with; the original has the snapshot's."""
     return _versions.get(cls, serial)

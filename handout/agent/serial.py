@@ -7,8 +7,9 @@ library only, Python 3.9 or newer.
 
 from __future__ import annotations
 
-from .byvalue import PYTHON, PythonMismatchError, importable_name
+from .byvalue import PYTHON, PythonMismatchError, importable_name, main_name, names_in
 from .calls import PLAIN, Inline, Loaded, Path, Slot, Taken, apply_path, dumps_call, load_call
+from .classcopy import adopt, own_classes
 from .culprit import UnserializableError, dumps_or_name, find
 from .pickling import LoadError, Segment, Snapshot, dumps, loads, warm
 from .raised import dump_exception, load_exception, message, traceback_text, type_name
@@ -26,6 +27,7 @@ __all__ = [
     "Snapshot",
     "Taken",
     "UnserializableError",
+    "adopt",
     "apply_path",
     "dump_exception",
     "dumps",
@@ -36,7 +38,10 @@ __all__ = [
     "load_call",
     "load_exception",
     "loads",
+    "main_name",
     "message",
+    "names_in",
+    "own_classes",
     "traceback_text",
     "type_name",
     "warm",

@@ -7,12 +7,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 from handout.data.encode import EncodedRun
 from handout.data.objects import ObjectTable
 from handout.execution import tickets
 from handout.execution.failure import Failure
+from handout.execution.recording import JournalResults, Recorder
 from handout.execution.trail import Trail
 from handout.graph.plan import Plan
 from handout.observe import RunEvent
@@ -37,6 +39,8 @@ class RunPolicy:
     priority: float = 0.0
     max_memory: int = 1 << 30
     enforce_memory: bool = False
+    journal: str | PathLike[str] | None = None
+    journal_results: JournalResults = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class ActiveRun:
     log_watchers: dict[int, list[Callable[[str], None]]] = field(default_factory=dict)
     #: By task: how its attempts failed, and where; for the error that ends it.
     trails: dict[int, Trail] = field(default_factory=dict)
+    #: Records the run, where it has a journal.
+    recorder: Recorder | None = None
 
     def __post_init__(self) -> None:
         self.outcomes = [None] * len(self.plan)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import IO, Any
 
 from handout.agent.wire import Buffer
@@ -16,6 +16,7 @@ from handout.errors import DependencyError, HandoutError, InternalError
 from handout.execution.active import ActiveRun
 from handout.execution.failure import Failure, of_exception
 from handout.execution.peer import INLINE, Peer
+from handout.execution.recording import Recorder
 from handout.execution.taskclass import ClassTable
 from handout.execution.transfers import Gathered, Relay
 from handout.observe import HostJoined as HostJoinedNotice
@@ -153,8 +154,8 @@ class Driver:
 
     # ---- runs and hosts ----------------------------------------------------------------------------------------
 
-    def submit(self, run: ActiveRun) -> None:
-        """Begin a run."""
+    def submit(self, run: ActiveRun, facts: Sequence[ev.Event] = ()) -> None:
+        """Begin a run; `facts` say what earlier runs have done of it."""
         self.runs[run.number] = run
         if self.broken is not None:
             run.finish(self.broken)
@@ -162,7 +163,7 @@ class Driver:
         if self._closed:
             run.finish(_closed_under(run))
             return
-        self.post(ev.RunSubmitted(run.number, run.spec))
+        self.post(ev.RunSubmitted(run.number, run.spec), *facts)
 
     def forget(self, run: ActiveRun) -> None:
         """The caller has what it wanted of a run."""
@@ -203,6 +204,31 @@ class Driver:
         run, peer = self.runs.get(command.run), self.peers.get(command.host)
         if run is None or peer is None:
             return  # the event that says so is on its way to the core
+        if run.recorder is not None and run.recorder.must_wait(command):
+            recorder = run.recorder
+            recorder.start(run, command, lambda error: self._start_recorded(run, recorder, command, error))
+            return
+        self._hand_over(run, peer, command)
+
+    def _start_recorded(
+        self, run: ActiveRun, recorder: Recorder, command: do.StartTasks, error: Exception | None
+    ) -> None:
+        """Hand over what was not called off while its start was being recorded."""
+        peer = self.peers.get(command.host)
+        pairs = zip(command.tasks, command.attempts, strict=True)
+        still = [i for i, (task, attempt) in enumerate(pairs) if recorder.release(run, task, attempt)]
+        if error is not None:
+            self._lose_journal(run, error)
+        elif still and peer is not None and run.number in self.runs:
+            self._hand_over(run, peer, command.only(still))
+
+    def _lose_journal(self, run: ActiveRun, error: Exception) -> None:
+        """The journal cannot be written: a run that was to be recorded does not go on without."""
+        if run.error is None:
+            run.error = error
+        self.post(ev.CancelRequested(run.number))
+
+    def _hand_over(self, run: ActiveRun, peer: Peer, command: do.StartTasks) -> None:
         for profile, variant in {
             (run.spec.profile[t], v) for t, v in zip(command.tasks, command.variants, strict=True)
         }:
@@ -274,6 +300,8 @@ class Driver:
     def _fetch(self, run: ActiveRun, number: int, source: str) -> None:
         def done(data: Buffer | IO[bytes], nbytes: int) -> None:
             run.objects.put(number, data, nbytes)
+            if run.recorder is not None:
+                run.recorder.arrived(run, number, self.core.attempts(run.number))
             run.arrived(number)
             self.post(ev.ObjectsStored(CONTROLLER, run.number, [number], [nbytes]))
 
@@ -298,13 +326,25 @@ class Driver:
 
     def _cancel_tasks(self, command: do.CancelTasks) -> None:
         peer = self.peers.get(command.host)
+        self._call_off(command)
         if peer is not None:
             peer.cancel(command, _CANCEL_GRACE_S)
 
     def _take_back(self, command: do.TakeBack) -> None:
         peer = self.peers.get(command.host)
+        self._call_off(command)
         if peer is not None:
             peer.take_back(command)
+
+    def _call_off(self, command: do.CancelTasks | do.TakeBack) -> None:
+        """Attempts that were not handed over yet, because their start is being recorded, are back at once."""
+        run = self.runs.get(command.run)
+        if run is None or run.recorder is None:
+            return
+        for task, attempt in zip(command.tasks, command.attempts, strict=True):
+            if run.recorder.release(run, task, attempt):
+                run.recorder.not_started(task)
+                self.post(ev.TasksReturned(command.host, run.number, [task], [attempt]))
 
     def _ask_allocator(self, command: do.AskAllocator) -> None:
         run = self.runs.get(command.run)
@@ -352,6 +392,8 @@ class Driver:
                     run.failed_order.append(task)
             if run.on_task_end:
                 run.task_ended(task)
+        if run.recorder is not None:
+            run.recorder.ended(run, command, self.core.attempts(run.number))
         if run.watchers:
             at_s = self.now - run.started_at
             run.tell(
@@ -396,7 +438,10 @@ class Driver:
         if run.watchers:
             counts = run.counts()
             run.tell([RunEndedNotice(self.now - run.started_at, *(counts[o] for o in Outcome))])
-        run.finish(command.error)
+        if run.recorder is None:
+            run.finish(command.error)
+        else:
+            run.recorder.over(command.outcome, lambda error: run.finish(command.error or error))
 
 
 def _closed_under(run: ActiveRun) -> HandoutError:

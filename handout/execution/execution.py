@@ -18,6 +18,7 @@ from handout.execution.active import ActiveRun, RunPolicy
 from handout.execution.driver import Driver
 from handout.execution.failure import Failure
 from handout.execution.options import RunOptions, check_run_options
+from handout.execution.recording import Recorder, journaled_objects
 from handout.execution.results import Results, value_of
 from handout.execution.submit import make_spec
 from handout.execution.uninterrupted import uninterrupted
@@ -75,6 +76,7 @@ class Execution:
         self._driver: Driver | None = None
         self._owns_cluster = owns_cluster
         self._run: ActiveRun | None = None
+        self._recorder: Recorder | None = None
         self._results: Results | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -89,11 +91,13 @@ class Execution:
         check_placement(plan, self._cluster.inventory)
         run = self._prepare(plan)
         try:
+            if run.policy.journal is not None:
+                run.recorder = self._recorder = await Recorder.open(run.policy.journal, plan, run.spec.outputs)
             if self._owns_cluster:
                 self._cluster.begin()
                 if self._cluster.required > 1:
                     await self._until_enough(run)
-            self._submit(run)
+            self._submit(run, await run.recorder.recall(run) if run.recorder is not None else [])
             if self._owns_cluster:
                 await self._until_usable(run)
         except BaseException:
@@ -117,10 +121,14 @@ class Execution:
             timeout_s=options.get("timeout_s"),
             priority=options.get("priority", 0.0),
             enforce_memory=options.get("enforce_memory", False),
+            journal=options.get("journal"),
+            journal_results=options.get("journal_results", "all"),
         )
         number = self._cluster.next_run()
         encoded = encode_plan(plan)
-        spec, traits = make_spec(plan, encoded, policy)
+        journaled = policy.journal is not None
+        outputs = journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
+        spec, traits = make_spec(plan, encoded, policy, outputs)
         return ActiveRun(
             number=number,
             plan=plan,
@@ -153,14 +161,14 @@ class Execution:
             usable.cancel()
             ended.cancel()
 
-    def _submit(self, run: ActiveRun) -> None:
-        """Hand the run to the driver; from here on it has to be ended."""
+    def _submit(self, run: ActiveRun, facts: Sequence[ev.Event]) -> None:
+        """Hand the run to the driver, with what is known of earlier ones; from here on it has to be ended."""
         driver = self._driver = self._cluster.driver
         limit_s = run.policy.timeout_s
         if limit_s is not None:
             self._deadline = asyncio.get_running_loop().call_later(limit_s, self._time_out, limit_s)
         self._run = run
-        driver.submit(run)
+        driver.submit(run, facts)
 
     def _time_out(self, limit_s: float) -> None:
         run = self._active
@@ -185,6 +193,8 @@ class Execution:
             run.finish(None)
         if self._owns_cluster:
             await self._cluster.close()
+        if self._recorder is not None:
+            await self._recorder.close()
 
     def _post(self, event: ev.Event) -> None:
         if self._driver is not None:

@@ -106,6 +106,8 @@ class Hearing:
         retries = run.spec.profiles[run.spec.profile[task]].retries
         run.trails.setdefault(task, Trail()).note(failure, retries)
         retryable = failure.report["retryable"] = self._is_retryable(run, task, failure)
+        if run.recorder is not None:
+            run.recorder.failed(failure, attempt)
         if run.watchers:
             self._driver.failed_attempts.append((run, task, attempt, failure))
         kind: Any = failure.kind

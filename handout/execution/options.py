@@ -44,8 +44,11 @@ class RunOptions(TypedDict, total=False):
     timeout_s: float
     #: Orders concurrent runs of one cluster; larger goes first.
     priority: float
-    #: File to record the run in, and to resume it from.
+    #: File to record the run in, and to resume it from: what it has committed is not run again.
     journal: str | PathLike[str]
+    #: What a journal commits: ``"all"`` (the default) copies every result that something takes behind the run,
+    #: ``"outputs"`` only what the caller gets; what else is needed after a crash is then made again.
+    journal_results: Literal["all", "outputs"]
 
 
 class ClusterOptions(RunOptions, total=False):
@@ -76,11 +79,13 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "max_concurrency": ("a whole number from 1 up", lambda value: value is None or _is_whole(value, 1)),
     "timeout_s": ("a number of seconds above 0", lambda value: value is None or (_is_number(value) and value > 0)),
     "priority": ("a number", _is_number),
+    "journal": ("a path", lambda value: value is None or isinstance(value, str | PathLike)),
+    "journal_results": ("'all' or 'outputs'", lambda value: value in ("all", "outputs")),
 }
 
 
 #: Options that are refused so far.
-_LATER: Final = ("keep", "journal")
+_LATER: Final = ("keep",)
 
 
 def check_run_options(options: Mapping[str, Any]) -> None:
@@ -102,5 +107,3 @@ def check_run_options(options: Mapping[str, Any]) -> None:
             raise HandoutError(f"{name}={value!r} is not {wanted}.", remedy="Correct it; nothing was run.")
     if options.get("keep"):
         raise HandoutError("keep= is not there yet: nothing outlives its run.", remedy="Ask for it in outputs=[...].")
-    if options.get("journal") is not None:
-        raise HandoutError("journal= is not there yet: this run could not be resumed.", remedy="Leave it out.")

@@ -47,7 +47,7 @@ class Results(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         run = self._run
-        names = dict.fromkeys(run.plan.name_of(number) for number in run.spec.outputs if number in run.objects)
+        names = dict.fromkeys(run.plan.name_of(number) for number in run.plan.outputs if number in run.objects)
         return iter(names)
 
     def __len__(self) -> int:

@@ -41,6 +41,20 @@ class StartTasks:
     #: By task: whether the host must store its result even when the controller gets a small one inline.
     keep: list[bool]
 
+    def only(self, places: Sequence[int]) -> StartTasks:
+        """The same for the tasks at these places of its columns."""
+        if len(places) == len(self.tasks):
+            return self
+        return StartTasks(
+            self.host,
+            self.run,
+            [self.tasks[i] for i in places],
+            [self.attempts[i] for i in places],
+            [self.ahead[i] for i in places],
+            [self.variants[i] for i in places],
+            [self.keep[i] for i in places],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CopyObjects:

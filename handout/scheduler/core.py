@@ -8,7 +8,7 @@ from typing import Any, Final
 from handout.allocators import ClusterView
 from handout.errors import InternalError
 from handout.scheduler import events as ev
-from handout.scheduler import membership, recovery, reports, requests
+from handout.scheduler import membership, recovery, reports, requests, resume
 from handout.scheduler.commands import Command
 from handout.scheduler.endings import abort, abort_due, cancel, end_runs
 from handout.scheduler.explain import Explanation, explain
@@ -47,6 +47,8 @@ def _outputs_wanted(world: World, event: ev.OutputsWanted) -> None:
 _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.RunSubmitted: membership.run_submitted,
     ev.RunClosed: membership.run_closed,
+    ev.ResultsCommitted: resume.results_committed,
+    ev.AttemptsUnknown: resume.attempts_unknown,
     ev.HostExpected: membership.host_expected,
     ev.HostJoined: membership.host_joined,
     ev.HostLost: membership.host_lost,

@@ -15,6 +15,7 @@ from handout.scheduler.spec import RunSpec
 
 __all__ = [
     "AllocatorFailed",
+    "AttemptsUnknown",
     "CancelRequested",
     "CapabilitiesChanged",
     "CopyFailed",
@@ -29,6 +30,7 @@ __all__ = [
     "ObjectsStored",
     "OutputsWanted",
     "PlacementsProposed",
+    "ResultsCommitted",
     "RunClosed",
     "RunSubmitted",
     "SharedChanged",
@@ -49,6 +51,27 @@ class RunSubmitted:
 
     run: int
     spec: RunSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResultsCommitted:
+    """An earlier run of the same tasks saw these to their ends. Comes right after `RunSubmitted`."""
+
+    run: int
+    tasks: Sequence[int]
+    #: Those of their objects that the controller has.
+    objects: Sequence[int]
+    nbytes: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttemptsUnknown:
+    """An earlier run handed over these tasks, which must not run twice, and did not live to see how they ended."""
+
+    run: int
+    tasks: Sequence[int]
+    #: Where they were.
+    hosts: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +255,8 @@ class CancelRequested:
 Event = (
     RunSubmitted
     | RunClosed
+    | ResultsCommitted
+    | AttemptsUnknown
     | HostExpected
     | HostJoined
     | HostLost

@@ -114,7 +114,6 @@ class TestOnOneCluster:
             ({"timeout_s": 0}, r"timeout_s=0"),
             ({"retries": -1}, r"retries=-1"),
             ({"priority": float("nan")}, r"priority=nan"),
-            ({"journal": "run.log"}, r"journal= is not there yet"),
         ],
     )
     async def test_options_that_cannot_be_are_refused(

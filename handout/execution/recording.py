@@ -1,0 +1,233 @@
+"""One run and its journal: what is told to it, and what it tells of earlier runs."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
+
+from handout.agent import serial
+from handout.agent.serial import Segment
+from handout.data.encode import EncodedRun
+from handout.data.identity import Identities
+from handout.errors import OutcomeUnknownError
+from handout.graph.plan import Plan
+from handout.journal import INLINE, Committed, Journal, Row
+from handout.scheduler import commands as do
+from handout.scheduler import events as ev
+from handout.scheduler.states import Outcome
+
+if TYPE_CHECKING:
+    from handout.execution.active import ActiveRun
+    from handout.execution.failure import Failure
+
+#: Ends after which it is known what happened.
+_KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
+
+__all__ = ["JournalResults", "Recorder", "journaled_objects"]
+
+#: What is committed of a run: every result that something takes, or only what the caller gets.
+JournalResults = Literal["all", "outputs"]
+
+
+def journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> list[int]:
+    """The objects that a journaled run brings to the controller: its outputs first.
+
+    A function that must not run twice has its result committed in any case: it could not be made again.
+    """
+    wanted = dict.fromkeys(plan.outputs)
+    for inputs in encoded.inputs:
+        for number in inputs:
+            producer = encoded.producers[number]
+            if producer >= 0 and (results == "all" or not plan.options[producer].idempotent):
+                wanted[number] = None
+    return list(wanted)
+
+
+class Recorder:
+    """Records one run.
+
+    Args:
+        journal: Open, and this run's alone.
+        plan: Of the run.
+        objects: What is committed of it.
+    """
+
+    def __init__(self, journal: Journal, plan: Plan, objects: Iterable[int]) -> None:
+        self._journal = journal
+        self._objects = frozenset(objects)
+        self._identities = Identities(plan)
+        self._tasks = self._identities.tasks
+        self._ids = plan.ids
+        #: Tasks that must not run twice.
+        self._once = frozenset(task for task, options in enumerate(plan.options) if not options.idempotent)
+        self._loop = asyncio.get_running_loop()
+        #: Tasks that an earlier run committed.
+        self.reused: set[int] = set()
+        #: Attempts that wait for their start to be on the disk: run, task, attempt.
+        self._held: set[tuple[int, int, int]] = set()
+
+    @classmethod
+    async def open(cls, path: str | PathLike[str], plan: Plan, objects: Iterable[int]) -> Recorder:
+        """Open a journal for a run.
+
+        Raises:
+            JournalError: It is in use, of another format, or cannot be written.
+        """
+        return cls(await asyncio.to_thread(Journal, os.fspath(path)), plan, objects)
+
+    async def close(self) -> None:
+        """Commit what is left, and let the journal go."""
+        await asyncio.to_thread(self._journal.close)
+
+    # ---- facts of earlier runs -------------------------------------------------------------------------------
+
+    async def recall(self, run: ActiveRun) -> list[ev.Event]:
+        """What earlier runs committed, as events for the core; their results are in the run's objects then."""
+        tasks = self._tasks
+        known = await asyncio.to_thread(self._journal.committed, tasks)
+        lost = await asyncio.to_thread(self._journal.started, [i for i in tasks if i not in known])
+        self._adopt_classes()
+        done: list[int] = []
+        objects: list[int] = []
+        sizes: list[int] = []
+        for task, identity in enumerate(tasks):
+            found = known.get(identity)
+            if found is not None:
+                done.append(task)
+                run.hosts[task] = found.host
+                for number, nbytes in self._take(run, task, found):
+                    objects.append(number)
+                    sizes.append(nbytes)
+        unknown = [task for task, identity in enumerate(tasks) if identity in lost]
+        self.reused = set(done)
+        self._journal.begin(
+            len(tasks), len(done), [(*token, module, name) for token, module, name in serial.own_classes()]
+        )
+        events: list[ev.Event] = []
+        if done:
+            events.append(ev.ResultsCommitted(run.number, done, objects, sizes))
+        if unknown:
+            events.append(ev.AttemptsUnknown(run.number, unknown, [lost[tasks[task]] for task in unknown]))
+        return events
+
+    def _take(self, run: ActiveRun, task: int, found: Committed) -> Iterable[tuple[int, int]]:
+        """Put a task's committed objects into the run; answers their numbers and sizes."""
+        for number in run.task_objects[task]:
+            piece = found.pieces.get(self._identities.part_of(number))
+            if piece is None or not run.wanted[number]:
+                continue
+            if piece.file is None:
+                run.objects.put(number, piece.data or b"", piece.nbytes)
+            else:
+                run.objects.put(number, piece.file.open("rb"), piece.nbytes)
+            yield number, piece.nbytes
+
+    def _adopt_classes(self) -> None:
+        """Results of an earlier process are of its classes of ``__main__``: those of the same names here."""
+        for origin, number, module, name in self._journal.classes():
+            found: Any = None
+            try:
+                found = importlib.import_module(module)
+                for part in name.split("."):
+                    found = getattr(found, part)
+            except (ImportError, AttributeError):
+                continue  # it is gone; what was of it becomes what its definition says, which travelled with it
+            if isinstance(found, type):
+                serial.adopt((origin, number), found)
+
+    # ---- what happens ----------------------------------------------------------------------------------------
+
+    def ended(self, run: ActiveRun, command: do.TasksEnded, attempts: Sequence[int]) -> None:
+        """Tasks ended. What is here of their results is committed; the rest is when it arrives."""
+        rows: list[Row] = []
+        settled: list[bytes] = []
+        once, reused = self._once, self.reused
+        columns = zip(command.tasks, command.outcomes, command.hosts, command.failures, strict=True)
+        for task, outcome, host, failure in columns:
+            if outcome is Outcome.DONE and (task not in reused or attempts[task]):
+                for number in run.task_objects[task]:
+                    row = self._row(run, task, number, host, attempts[task])
+                    if row is not None:
+                        rows.append(row)
+            if task in once and outcome in _KNOWN and not isinstance(failure, OutcomeUnknownError):
+                settled.append(self._tasks[task])
+        if rows:
+            self._journal.commit_small(rows)
+        if settled:
+            self._journal.settle(settled)
+
+    def _row(self, run: ActiveRun, task: int, number: int, host: str, attempt: int) -> Row | None:
+        """The row of an object; where its bytes are not here or many, one that says only that the task ended."""
+        data: bytes | None = None
+        size = -1
+        if number in self._objects:
+            segments = run.objects.segments(number)
+            if segments is not None:
+                size = sum([len(memoryview(segment)) for segment in segments])
+                if size > INLINE:
+                    self._commit(run, number, segments, host, attempt)
+                    size = -1
+                else:
+                    data = b"".join(segments)
+        if size < 0 and number != task:
+            return None
+        part = "" if number == task else self._identities.part_of(number)
+        return self._tasks[task], part, self._journal.run, self._ids[task], host, attempt, size, data, None
+
+    def arrived(self, run: ActiveRun, number: int, attempts: Sequence[int]) -> None:
+        """An object came to the controller after its task had ended."""
+        task = run.spec.producer[number]
+        segments = run.objects.segments(number)
+        if number in self._objects and run.outcomes[task] is Outcome.DONE and segments is not None:
+            self._commit(run, number, segments, run.hosts[task], attempts[task])
+
+    def _commit(self, run: ActiveRun, number: int, segments: Sequence[Segment], host: str, attempt: int) -> None:
+        task = run.spec.producer[number]
+        part = self._identities.part_of(number)
+        self._journal.commit(self._tasks[task], part, self._ids[task], host, attempt, segments)
+
+    def failed(self, failure: Failure, attempt: int) -> None:
+        """An attempt failed."""
+        reason = str(failure.report.get("message") or failure.kind)
+        self._journal.failed(failure.id, failure.host or "", attempt, failure.kind, reason)
+
+    def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
+        """The run is over; `then` is called on the loop when all of it is committed, or with what went wrong."""
+        self._journal.end(outcome.value, self._on_loop(then))
+
+    # ---- starts that must not happen twice ---------------------------------------------------------------------
+
+    def must_wait(self, command: do.StartTasks) -> bool:
+        """Whether tasks are among them whose start has to be on the disk first."""
+        return bool(self._once) and not self._once.isdisjoint(command.tasks)
+
+    def start(self, run: ActiveRun, command: do.StartTasks, then: Callable[[Exception | None], None]) -> None:
+        """Record the starts of a command; `then` is called on the loop when they are on the disk."""
+        rows = []
+        for task, attempt in zip(command.tasks, command.attempts, strict=True):
+            self._held.add((run.number, task, attempt))
+            if task in self._once:
+                rows.append((self._tasks[task], self._ids[task], command.host, attempt))
+        self._journal.start(rows, self._on_loop(then))
+
+    def release(self, run: ActiveRun, task: int, attempt: int) -> bool:
+        """Whether an attempt still waits to be handed over; it does not any more."""
+        key = (run.number, task, attempt)
+        if key not in self._held:
+            return False
+        self._held.discard(key)
+        return True
+
+    def not_started(self, task: int) -> None:
+        """A recorded start was called off before it was handed over."""
+        self._journal.settle([self._tasks[task]])
+
+    def _on_loop(self, then: Callable[[Exception | None], None]) -> Callable[[Exception | None], None]:
+        def told(error: Exception | None) -> None:
+            self._loop.call_soon_threadsafe(then, error)
+
+        return told

@@ -1,0 +1,342 @@
+"""A journal that is being written: one thread, which commits in batches what it is given."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import queue
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+from handout.errors import JournalError
+from handout.journal.tables import check, create
+
+__all__ = ["INLINE", "Committed", "Journal", "Piece"]
+
+#: Results up to this many bytes are in the database itself.
+INLINE: Final = 64 << 10
+#: Entries that become one commit, at most, and the seconds that they are gathered for where nobody waits for them.
+_BATCH: Final = 4096
+_GATHER_S: Final = 0.01
+
+Segments = Sequence[bytes | bytearray | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One committed object: its bytes, or the file that holds them."""
+
+    nbytes: int
+    data: bytes | None
+    file: Path | None
+
+
+@dataclass(slots=True)
+class Committed:
+    """A task that an earlier run saw to its end."""
+
+    host: str
+    #: By part of its result: empty for the whole of it.
+    pieces: dict[str, Piece] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Rows for one statement, and who wants to know when they are committed."""
+
+    statement: str
+    rows: Sequence[Sequence[Any]]
+    #: Whether they must be on the disk, rather than with the system, when that is said.
+    durable: bool = False
+    then: Callable[[Exception | None], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Large:
+    """An object that is to become a file, and then the row that names it."""
+
+    row: Sequence[Any]
+    segments: Segments
+
+
+#: Of an object: identity of its task, part, run, id, host, attempt, size, bytes, and the file where they are many.
+Row = tuple[bytes, str, int, str, str, int, int, bytes | None, str | None]
+
+_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+class Journal:
+    """A journal for one run at a time. Opening and closing wait for the disk; everything else does not.
+
+    Args:
+        path: The file; made where there is none, with mode 0600.
+
+    Raises:
+        JournalError: It is in use, of another format, or cannot be written.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self._folder = self.path.with_name(self.path.name + ".objects")
+        self._lock = self._take_lock()
+        try:
+            self._database = self._connect()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self.run = 0
+        #: What went wrong; nothing is written after it.
+        self.error: Exception | None = None
+        self._entries: queue.SimpleQueue[_Entry | _Large | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="handout-journal", daemon=True)
+        self._thread.start()
+
+    def _take_lock(self) -> int:
+        """Two writers would each commit what the other one runs."""
+        path = self.path.with_name(self.path.name + "-lock")
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unusable(error.strerror or str(error)) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise JournalError(
+                f"The journal {str(self.path)!r} is in use by another run.",
+                remedy="Wait for that run to end, or name another file.",
+                path=str(self.path),
+            ) from None
+        return lock
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(str(error)) from error
+        try:
+            if not check(database, self.path):
+                create(database)
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+        except sqlite3.Error as error:
+            database.close()
+            raise self._unusable(str(error)) from error
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _unusable(self, reason: str) -> JournalError:
+        return JournalError(
+            f"The journal {str(self.path)!r} cannot be used: {reason}.",
+            remedy="Check the path, its permissions and the free space.",
+            path=str(self.path),
+        )
+
+    # ---- what an earlier run left ----------------------------------------------------------------------------
+
+    def committed(self, identities: Iterable[bytes]) -> dict[bytes, Committed]:
+        """The tasks among `identities` that ended well before, with what is committed of their results."""
+        found: dict[bytes, Committed] = {}
+        if self._database.execute("SELECT 1 FROM results").fetchone() is None:
+            return found
+        with self._database:
+            self._ask_for(identities)
+            rows = self._database.execute(
+                "SELECT identity, part, host, nbytes, data, file FROM results "
+                "WHERE identity IN (SELECT identity FROM temp.wanted) ORDER BY rowid"
+            )
+            for identity, part, host, nbytes, data, file in rows:
+                task = found.setdefault(identity, Committed(host))
+                piece = self._piece(nbytes, data, file)
+                if piece is not None:
+                    task.pieces[part] = piece
+        return found
+
+    def started(self, identities: Iterable[bytes]) -> dict[bytes, str]:
+        """Those that must not run twice, were handed over, and were not seen to end; with their hosts."""
+        if self._database.execute("SELECT 1 FROM starts").fetchone() is None:
+            return {}
+        with self._database:
+            self._ask_for(identities)
+            return dict(self._database.execute("SELECT identity, host FROM starts NATURAL JOIN temp.wanted"))
+
+    def _ask_for(self, identities: Iterable[bytes]) -> None:
+        self._database.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (identity BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+        self._database.execute("DELETE FROM temp.wanted")
+        self._database.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((each,) for each in identities))
+
+    def _piece(self, nbytes: int, data: bytes | None, file: str | None) -> Piece | None:
+        """None where the bytes are not there: they never were, or somebody removed or cut the file."""
+        if file is None:
+            return None if data is None else Piece(nbytes, data, None)
+        path = self._folder / file
+        try:
+            return Piece(nbytes, None, path) if path.stat().st_size == nbytes else None
+        except OSError:
+            return None
+
+    def classes(self) -> list[tuple[str, int, str, str]]:
+        """What classes of ``__main__`` were called in committed results: origin, number, module, name."""
+        return list(self._database.execute("SELECT origin, number, module, name FROM classes"))
+
+    # ---- a run -----------------------------------------------------------------------------------------------
+
+    def begin(self, tasks: int, reused: int, classes: Iterable[tuple[str, int, str, str]]) -> None:
+        """A run begins. What is recorded from here on is of it."""
+        self.run = self._database.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        self._post("INSERT OR IGNORE INTO classes VALUES (?, ?, ?, ?)", list(classes))
+        self._post("INSERT INTO runs VALUES (?, ?, NULL, NULL, ?, ?)", [(self.run, began, tasks, reused)])
+
+    def commit(self, identity: bytes, part: str, id: str, host: str, attempt: int, segments: Segments) -> None:
+        """Commit one object. Its bytes must not change any more."""
+        nbytes = sum(memoryview(segment).nbytes for segment in segments)
+        if nbytes > INLINE:
+            self._entries.put(_Large((identity, part, self.run, id, host, attempt, nbytes), segments))
+        else:
+            self.commit_small([(identity, part, self.run, id, host, attempt, nbytes, b"".join(segments), None)])
+
+    def commit_small(self, rows: Sequence[Row]) -> None:
+        """Commit objects of at most `INLINE` bytes.
+
+        A size of -1 says that the task ended well, and nothing of its result.
+        """
+        self._post(_RESULT, rows)
+
+    def start(self, rows: Sequence[tuple[bytes, str, str, int]], then: Callable[[Exception | None], None]) -> None:
+        """Attempts that must not be made twice are about to be handed over: identity, id, host, attempt.
+
+        Args:
+            rows: One an attempt.
+            then: Called (in another thread) once that is on the disk, or with what went wrong.
+        """
+        run = self.run
+        made = [(identity, run, id, host, attempt) for identity, id, host, attempt in rows]
+        self._entries.put(_Entry("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?)", made, True, then))
+
+    def settle(self, identities: Iterable[bytes]) -> None:
+        """Attempts that must not be made twice are known to have ended, or not to have begun."""
+        self._post("DELETE FROM starts WHERE identity = ?", [(identity,) for identity in identities])
+
+    def failed(self, id: str, host: str, attempt: int, outcome: str, error: str) -> None:
+        """An attempt did not end well."""
+        self._post("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)", [(self.run, id, host, attempt, outcome, error)])
+
+    def end(self, outcome: str, then: Callable[[Exception | None], None]) -> None:
+        """The run is over. `then` is called (in another thread) when everything recorded is committed."""
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        row = (ended, outcome, self.run)
+        self._entries.put(_Entry("UPDATE runs SET ended = ?, outcome = ? WHERE run = ?", [row], False, then))
+
+    def close(self) -> None:
+        """Commit what is left and let the file go. May be repeated."""
+        if self._lock < 0:
+            return
+        self._entries.put(None)
+        self._thread.join()
+        self._database.close()
+        os.close(self._lock)
+        self._lock = -1
+
+    def _post(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        if rows:
+            self._entries.put(_Entry(statement, rows))
+
+    # ---- the thread ------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        going = True
+        while going:
+            batch: list[_Entry] = []
+            entry = self._entries.get()
+            until = time.monotonic() + _GATHER_S
+            while entry is not None:
+                made = self._filed(entry)
+                if made is not None:
+                    batch.append(made)
+                left_s = until - time.monotonic()
+                if len(batch) >= _BATCH or left_s <= 0 or (made is not None and made.then is not None):
+                    break
+                try:
+                    entry = self._entries.get(timeout=left_s)
+                except queue.Empty:
+                    break
+            going = entry is not None
+            self._commit(batch)
+
+    def _filed(self, entry: _Entry | _Large) -> _Entry | None:
+        """An entry as rows: what is large is a file by now."""
+        if isinstance(entry, _Entry) or self.error is not None:
+            return entry if isinstance(entry, _Entry) else None
+        try:
+            return _Entry(_RESULT, [(*entry.row, None, self._file(entry.segments))])
+        except OSError as error:
+            self._give_up(error)
+            return None
+
+    def _file(self, segments: Segments) -> str:
+        """Write a file named by its content, unless it is there; it is on the disk when this returns."""
+        digest = hashlib.blake2b(digest_size=20)
+        for segment in segments:
+            digest.update(segment)
+        name = digest.hexdigest()
+        size = sum(memoryview(segment).nbytes for segment in segments)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        path = self._folder / name
+        if path.exists() and path.stat().st_size == size:
+            return name
+        descriptor, made = tempfile.mkstemp(dir=self._folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for segment in segments:
+                    file.write(segment)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(made, path)
+        except BaseException:
+            os.unlink(made)
+            raise
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return name
+
+    def _commit(self, batch: Sequence[_Entry]) -> None:
+        if batch and self.error is None:
+            durable = any(entry.durable for entry in batch)
+            try:
+                if durable:
+                    self._database.execute("PRAGMA synchronous=FULL")
+                self._database.execute("BEGIN IMMEDIATE")
+                for entry in batch:
+                    self._database.executemany(entry.statement, entry.rows)
+                self._database.execute("COMMIT")
+                if durable:
+                    self._database.execute("PRAGMA synchronous=NORMAL")
+            except sqlite3.Error as error:
+                self._give_up(error)
+        for entry in batch:
+            if entry.then is not None:
+                entry.then(self.error)
+
+    def _give_up(self, error: Exception) -> None:
+        """A journal with a gap must not go on: what came after it would look committed without what it needs."""
+        self.error = self._unusable(str(error))
+        self.error.__cause__ = error
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")

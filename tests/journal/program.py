@@ -1,0 +1,83 @@
+"""A program with a journal, to be killed: ``program.py FOLDER WHEN [RESULTS]``; dies at the WHEN-th commit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handout import Cluster, Graph, Host
+from handout.journal import Journal
+from handout.remote.link import Timings
+
+FOLDER = Path(sys.argv[1])
+
+
+@dataclass
+class Part:
+    """Of `__main__`: the next process has another class of this name."""
+
+    value: int
+    padding: bytes
+
+
+def part(number: int, folder: str, padding: int) -> Part:
+    with open(f"{folder}/ran", "a", encoding="utf-8") as ran:
+        ran.write(f"part-{number}\n")
+    return Part(number, bytes(padding))
+
+
+def total(parts: list[Part], folder: str) -> int:
+    with open(f"{folder}/ran", "a", encoding="utf-8") as ran:
+        ran.write("total\n")
+    return sum(each.value for each in parts)
+
+
+def build() -> Graph:
+    graph = Graph()
+    sizes = (10, 100_000)  # in the database, and as a file
+    parts = [graph.add(part, n, str(FOLDER), sizes[n % 2], id=f"part-{n}") for n in range(6)]
+    halves = [
+        graph.add(total, parts[:3], str(FOLDER), id="half-0"),
+        graph.add(total, parts[3:], str(FOLDER), id="half-1"),
+    ]
+    graph.add(sum, halves, id="all")
+    graph.add(part, 9, str(FOLDER), 10, id="part-9")
+    return graph
+
+
+def die_at(commit: int) -> None:
+    """Be killed at a commit: odd numbers before it is made, even ones after."""
+    made = Journal._commit
+    seen = 0
+
+    def dying(journal: Journal, batch: Sequence[Any]) -> None:
+        nonlocal seen
+        if batch:
+            seen += 1
+            if seen == (commit + 1) // 2:
+                if commit % 2 == 0:
+                    made(journal, batch)
+                os.kill(os.getpid(), signal.SIGKILL)
+        made(journal, batch)
+
+    Journal._commit = dying  # type: ignore[method-assign]
+
+
+async def main() -> None:
+    results = sys.argv[3] if len(sys.argv) > 3 else "all"
+    async with Cluster([Host.local("here", {"cpu": 1})], timings=Timings().scaled(0.1)) as cluster:
+        made = await cluster.execute(build(), journal=FOLDER / "run.db", journal_results=results)  # type: ignore[arg-type]
+        last = made["part-9"]
+        print(made["all"], type(last) is Part, len(made.allocations))
+
+
+if __name__ == "__main__":
+    if int(sys.argv[2]):
+        die_at(int(sys.argv[2]))
+    asyncio.run(main())

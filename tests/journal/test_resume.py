@@ -1,0 +1,231 @@
+"""Runs with a journal: what is committed is never run again, whatever happened to the program that committed it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import handout
+from handout import Cluster, Graph, Host
+from handout.errors import HandoutError, JournalError, OutcomeUnknownError
+from handout.journal import read
+from tests import work
+from tests.journal import tasks
+from tests.sshd import OpenSsh
+
+ROOT = Path(__file__).parent.parent.parent
+HERE = [Host.local("here", {"cpu": 1})]
+
+
+def run_program(folder: Path, when: int, results: str = "all") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tests/journal/program.py"), str(folder), str(when), results],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def ran(folder: Path) -> list[str]:
+    path = folder / "ran"
+    return path.read_text().split() if path.exists() else []
+
+
+@pytest.mark.parametrize("when", range(1, 9))
+def test_row_25_killed_at_any_commit_no_committed_task_runs_again(tmp_path: Path, when: int) -> None:
+    killed = run_program(tmp_path, when)
+    if killed.returncode == 0:
+        assert when > 4, killed.stderr  # so few commits were made that this one never came
+    else:
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    committed = {task.id for task in read(tmp_path / "run.db").tasks if task.nbytes is not None}
+    (tmp_path / "ran").unlink(missing_ok=True)
+    again = run_program(tmp_path, 0)
+    assert again.stdout == "15 True 10\n", again.stderr
+    assert not committed & {id for id in ran(tmp_path) if id.startswith("part")}
+    runs = read(tmp_path / "run.db").runs
+    assert runs[-1].outcome == "done"
+    assert runs[-1].reused >= len(committed)
+
+
+def test_with_outputs_alone_a_whole_run_is_not_run_again_and_a_killed_one_makes_again_what_it_needs(
+    tmp_path: Path,
+) -> None:
+    assert run_program(tmp_path, 0, "outputs").stdout == "15 True 10\n"
+    kept = {task.id for task in read(tmp_path / "run.db").tasks if task.nbytes is not None}
+    assert kept == {"all", "part-9"}
+    (tmp_path / "ran").unlink()
+    assert run_program(tmp_path, 0, "outputs").stdout == "15 True 10\n"
+    assert ran(tmp_path) == []
+
+
+class Counted:
+    """Runs one graph after another on a journal, and says what was run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def __call__(self, build: Callable[[Graph], Any], **options: Any) -> tuple[list[str], handout.Results]:
+        graph = Graph()
+        build(graph)
+        results = await handout.execute(graph, inventory=HERE, journal=self.path, **options)
+        story = read(self.path)
+        return sorted(task.id for task in story.tasks if task.run == story.runs[-1].number), results
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Counted:
+    return Counted(tmp_path / "run.db")
+
+
+def sums(graph: Graph, first: int = 1, more: bool = False) -> None:
+    a = graph.add(work.add, first, 1, id="a")
+    b = graph.add(work.add, 5, 1, id="b")
+    if more:
+        graph.add(work.add, b, 3, id="new")
+    graph.add(work.total, [a, b], id="sum")
+
+
+async def test_a_changed_argument_runs_what_depends_on_it_and_a_grown_graph_what_is_new(counted: Counted) -> None:
+    first, results = await counted(sums)
+    assert first == ["a", "b", "sum"]
+    assert results["sum"] == 8
+    assert (await counted(sums))[0] == []
+    changed, results = await counted(lambda g: sums(g, 2))
+    assert changed == ["a", "sum"]
+    assert results["sum"] == 9
+    grown, results = await counted(lambda g: sums(g, more=True))
+    assert grown == ["new"]
+    assert results["new"] == 9
+    assert [run.reused for run in read(counted.path).runs] == [0, 3, 1, 3]
+
+
+async def test_a_changed_function_runs_anew(counted: Counted) -> None:
+    def build(source: str) -> Callable[[Graph], Any]:
+        space: dict[str, Any] = {"__name__": "__main__"}
+        exec(source, space)
+        return lambda graph: graph.add(work.add, graph.add(space["f"], 2, id="f"), 1, id="g")
+
+    assert (await counted(build("def f(x): return x * 2")))[1]["g"] == 5
+    started, results = await counted(build("def f(x):\n    # the same\n    return x * 2"))
+    assert (started, results["g"]) == ([], 5)
+    started, results = await counted(build("def f(x): return x * 3"))
+    assert (started, results["g"]) == (["f", "g"], 7)
+
+
+async def test_after_a_failure_only_what_has_no_result_is_run(counted: Counted, tmp_path: Path) -> None:
+    def build(graph: Graph) -> None:
+        a = graph.add(work.add, 1, 1, id="a")
+        f = graph.add(tasks.fails_once, str(tmp_path / "flag"), id="f")
+        graph.add(work.add, a, f, id="sum")
+
+    _, results = await counted(build, on_failure="continue")
+    assert set(results.failures) == {"f", "sum"}
+    (attempt,) = read(counted.path).attempts
+    assert (attempt.id, attempt.outcome) == ("f", "raised")
+    assert "the first time" in attempt.error
+    started, results = await counted(build)
+    assert started == ["f", "sum"]
+    assert results["sum"] == 9
+
+
+async def test_elements_of_a_committed_result_are_there_again(counted: Counted) -> None:
+    def build(graph: Graph) -> None:
+        pair = graph.add(divmod, 7, 2, id="pair")
+        graph.add(work.add, pair[0], 10, id="more")
+
+    assert (await counted(build))[1]["more"] == 13
+    assert (await counted(build))[0] == []
+
+
+ONCE = """
+import asyncio, sys
+from handout import Cluster, Graph, Host
+from handout.remote.link import Timings
+from tests.journal.tasks import wait_forever
+
+async def main():
+    graph = Graph()
+    graph.add(wait_forever, sys.argv[1], id="once", idempotent=False)
+    async with Cluster([Host.local("here", {"cpu": 1})], timings=Timings().scaled(0.1)) as cluster:
+        await cluster.execute(graph, journal=sys.argv[1] + "/run.db")
+
+asyncio.run(main())
+"""
+
+
+async def test_what_must_not_run_twice_is_not_run_again_after_a_crash(tmp_path: Path) -> None:
+    program = subprocess.Popen([sys.executable, "-c", ONCE, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        async with asyncio.timeout(20):
+            while not (tmp_path / "began").exists():
+                await asyncio.sleep(0.005)
+    finally:
+        program.kill()
+        program.wait()
+    graph = Graph()
+    graph.add(tasks.wait_forever, str(tmp_path), id="once", idempotent=False)
+    for _ in range(2):  # and it stays so
+        with pytest.raises(OutcomeUnknownError, match=r"'once' was lost on host 'here' \(the controller was lost\)"):
+            await handout.execute(graph, inventory=HERE, journal=tmp_path / "run.db")
+
+
+async def test_what_must_not_run_twice_and_ended_is_reused(counted: Counted) -> None:
+    def build(graph: Graph) -> None:
+        graph.add(work.add, graph.add(work.add, 1, 2, id="once", idempotent=False), 1, id="after")
+
+    first, _ = await counted(build, journal_results="outputs")
+    assert first == ["after", "once"]
+    again, results = await counted(build, journal_results="outputs")
+    assert again == []
+    assert results["after"] == 4
+    assert read(counted.path).attempts == []
+
+
+async def test_two_runs_at_once_do_not_share_a_journal(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(work.add, 1, 2)
+    async with Cluster(HERE) as cluster:
+        async with cluster.start(graph, journal=tmp_path / "run.db") as execution:
+            with pytest.raises(JournalError, match="in use"):
+                await cluster.execute(graph, journal=tmp_path / "run.db")
+            await execution.results()
+        await cluster.execute(graph, journal=tmp_path / "run.db")
+
+
+async def test_a_journal_that_cannot_be_written_ends_the_run_by_name(tmp_path: Path) -> None:
+    (tmp_path / "run.db.objects").write_text("in the way of large results")
+    graph = Graph()
+    graph.add(os.urandom, 200_000)
+    with pytest.raises(JournalError, match="cannot be used"):
+        await handout.execute(graph, inventory=HERE, journal=tmp_path / "run.db")
+
+
+async def test_wrong_values_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(work.add, 1, 2)
+    for options in ({"journal": 3}, {"journal": tmp_path / "j", "journal_results": "some"}):
+        with pytest.raises(HandoutError, match="is not"):
+            await handout.execute(graph, inventory=HERE, **options)  # type: ignore[arg-type]
+
+
+async def test_over_sshd_a_second_run_takes_everything_from_the_journal(sshd: OpenSsh, tmp_path: Path) -> None:
+    graph = Graph()
+    parts = [graph.add(work.blob, n * 100_000) for n in range(1, 4)]
+    total = graph.add(work.total, [graph.add(work.length, part) for part in parts])
+    hosts = [sshd.host("a", {"cpu": 1}), sshd.host("b", {"cpu": 1})]
+    first = await handout.execute(graph, inventory=hosts, journal=tmp_path / "run.db", outputs=[total, *parts])
+    again = await handout.execute(graph, inventory=hosts, journal=tmp_path / "run.db", outputs=[total, *parts])
+    assert again[total] == first[total] == 600_000
+    assert again[parts] == first[parts]
+    assert [run.reused for run in read(tmp_path / "run.db").runs] == [0, 7]

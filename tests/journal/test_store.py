@@ -1,0 +1,160 @@
+"""The journal's file: what is committed is there, what is not a journal is refused, one writer at a time."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from handout.errors import JournalError
+from handout.journal import Journal, read
+from handout.journal.tables import FORMAT
+
+ONE, TWO = b"1" * 16, b"2" * 16
+
+
+def written(path: Path) -> Journal:
+    """A journal with one run of two results, a small one and a large one, still open."""
+    journal = Journal(path)
+    journal.begin(2, 0, [("o", 1, "__main__", "A")])
+    journal.commit(ONE, "", "one", "h1", 1, [b"small"])
+    journal.commit(TWO, "", "two", "h2", 3, [b"x" * 70_000, memoryview(b"y" * 10)])
+    finish(journal)
+    return journal
+
+
+def finish(journal: Journal, outcome: str = "done") -> Exception | None:
+    told: list[Exception | None] = []
+    event = threading.Event()
+
+    def then(error: Exception | None) -> None:
+        told.append(error)
+        event.set()
+
+    journal.end(outcome, then)
+    assert event.wait(20)
+    return told[0]
+
+
+def test_what_was_committed_is_there_for_the_next_one(tmp_path: Path) -> None:
+    written(tmp_path / "run.db").close()
+    journal = Journal(tmp_path / "run.db")
+    known = journal.committed([ONE, TWO, b"3" * 16])
+    assert set(known) == {ONE, TWO}
+    assert known[ONE].host == "h1"
+    assert known[ONE].pieces[""].data == b"small"
+    large = known[TWO].pieces[""]
+    assert large.file is not None
+    assert large.file.read_bytes() == b"x" * 70_000 + b"y" * 10
+    assert journal.classes() == [("o", 1, "__main__", "A")]
+    journal.close()
+    journal.close()
+
+
+def test_files_are_the_users_alone(tmp_path: Path) -> None:
+    written(tmp_path / "run.db").close()
+    for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert stat.S_IMODE((tmp_path / "run.db.objects").stat().st_mode) == 0o700
+
+
+def test_a_journal_in_use_is_refused_and_can_be_read(tmp_path: Path) -> None:
+    journal = written(tmp_path / "run.db")
+    with pytest.raises(JournalError, match="in use by another run"):
+        Journal(tmp_path / "run.db")
+    assert [task.id for task in read(tmp_path / "run.db").tasks] == ["one", "two"]
+    journal.close()
+    Journal(tmp_path / "run.db").close()
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    written(tmp_path / "run.db").close()
+    with sqlite3.connect(tmp_path / "run.db") as database:
+        database.execute(f"PRAGMA user_version={FORMAT + 1}")
+    database.close()
+    for opened in (Journal, read):
+        with pytest.raises(JournalError, match=f"has format {FORMAT + 1}"):
+            opened(tmp_path / "run.db")
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n" * 200, b"SQLite format 3\0" + b"\xff" * 4000])
+def test_what_is_no_journal_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    for opened in (Journal, read):
+        with pytest.raises(JournalError, match="no journal"):
+            opened(path)
+    assert path.read_bytes() == content
+
+
+def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "other.db") as database:
+        database.execute("CREATE TABLE orders (n)")
+    database.close()
+    with pytest.raises(JournalError, match="something else"):
+        Journal(tmp_path / "other.db")
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="No such file or directory"):
+        Journal(tmp_path / "no" / "run.db")
+    with pytest.raises(JournalError, match="There is no journal"):
+        read(tmp_path / "run.db")
+
+
+def test_starts_that_were_not_settled_are_told(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run.db")
+    journal.begin(2, 0, [])
+    there = threading.Event()
+    journal.start([(ONE, "one", "h1", 1), (TWO, "two", "h2", 1)], lambda error: there.set())
+    assert there.wait(20)
+    journal.settle([TWO])
+    journal.close()
+    journal = Journal(tmp_path / "run.db")
+    assert journal.started([ONE, TWO]) == {ONE: "h1"}
+    journal.close()
+    (attempt,) = read(tmp_path / "run.db").attempts
+    assert (attempt.id, attempt.outcome) == ("one", "started")
+
+
+@pytest.mark.parametrize("cut", [1, 100, 5000])
+def test_a_torn_tail_costs_only_what_was_in_it(tmp_path: Path, cut: int) -> None:
+    """As a crash leaves it: the write-ahead log is there, and its end is not."""
+    journal = written(tmp_path / "run.db")
+    torn = tmp_path / "torn.db"
+    for suffix in ("", "-wal"):
+        (tmp_path / f"torn.db{suffix}").write_bytes((tmp_path / f"run.db{suffix}").read_bytes())
+    journal.close()
+    log = tmp_path / "torn.db-wal"
+    os.truncate(log, log.stat().st_size - cut)
+    again = Journal(torn)
+    known = again.committed([ONE, TWO])
+    again.close()
+    assert set(known) <= {ONE, TWO}
+    assert ONE not in known or known[ONE].pieces[""].data == b"small"
+
+
+def test_a_result_whose_file_is_gone_or_cut_is_not_committed(tmp_path: Path) -> None:
+    written(tmp_path / "run.db").close()
+    (file,) = (tmp_path / "run.db.objects").iterdir()
+    os.truncate(file, 5)
+    journal = Journal(tmp_path / "run.db")
+    assert journal.committed([TWO])[TWO].pieces == {}
+    journal.close()
+
+
+def test_a_journal_that_cannot_be_written_says_so_once_and_commits_nothing_more(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run.db")
+    journal.begin(1, 0, [])
+    (tmp_path / "run.db.objects").write_text("in the way")
+    journal.commit(TWO, "", "two", "h", 1, [b"x" * 100_000])
+    journal.commit(ONE, "", "one", "h", 1, [b"small"])
+    error = finish(journal)
+    assert isinstance(error, JournalError)
+    assert "cannot be used" in str(error)
+    journal.close()
+    assert read(tmp_path / "run.db").tasks == []

@@ -1,0 +1,87 @@
+"""A fresh core that is told what an earlier run committed."""
+
+from __future__ import annotations
+
+from handout.errors import OutcomeUnknownError
+from handout.scheduler import Outcome, RunSpec, State
+from handout.scheduler import commands as cmd
+from handout.scheduler import events as ev
+from tests.scheduler.rig import Said, Scene, graph, profile
+
+ONCE = profile(idempotent=False)
+
+
+def resume(scene: Scene, spec: RunSpec, done: str, there: str | None = None, unknown: str = "") -> list[Said]:
+    """Submit with facts; ``there`` names the objects whose bytes are with the controller, by default all."""
+    scene.specs[1] = spec
+    tasks = [scene.number(1, name) for name in done.split()]
+    objects = tasks if there is None else [scene.number(1, name) for name in there.split()]
+    lost = [scene.number(1, name) for name in unknown.split()]
+    return scene.said(
+        scene.tell(
+            ev.RunSubmitted(1, spec),
+            ev.ResultsCommitted(1, tasks, objects, [8] * len(objects)),
+            ev.AttemptsUnknown(1, lost, ["h9"] * len(lost)),
+        )
+    )
+
+
+def test_what_is_committed_is_not_run_and_what_follows_is() -> None:
+    scene = Scene("h1")
+    said = resume(scene, graph("a -> b -> c"), "a b")
+    assert ("done", "a", "b") in said
+    assert ("start", "h1", "c") in said
+    assert not any("a" in words[2:] for words in said if words[0] in ("start", "ahead"))
+    assert scene.finish("h1", "c")[-2:] == [("done", "c"), ("over", "done")]
+
+
+def test_a_run_that_is_committed_whole_needs_no_host() -> None:
+    scene = Scene()
+    assert resume(scene, graph("a -> b; c"), "a b c")[-1] == ("over", "done")
+    assert scene.where("b") == ("",)
+
+
+def test_a_result_that_was_not_copied_is_made_again_only_where_it_is_needed() -> None:
+    scene = Scene("h1")
+    said = resume(scene, graph("a -> b -> c; x -> y"), "a b x y", there="y")
+    assert [words for words in said if words[0] in ("start", "ahead")] == [
+        ("start", "h1", "a"),
+        ("ahead", "h1", "b", "c"),
+    ]
+    for name in "abc":
+        scene.finish("h1", name)
+    assert scene.over[1].outcome is Outcome.DONE
+    assert scene.state("x") is State.DONE
+
+
+def test_what_only_repeated_tasks_take_stays_until_they_have_taken_it() -> None:
+    scene = Scene("h1")
+    said = resume(scene, graph("a -> b -> c"), "a b", there="a")
+    assert ("drop", "", "a") not in said
+    scene.finish("h1", "b")
+    assert scene.finish("h1", "c")[-1] == ("over", "done")
+
+
+def test_a_start_whose_end_was_not_seen_is_not_repeated_where_that_is_forbidden() -> None:
+    scene = Scene("h1")
+    resume(scene, graph("a -> b; c", profiles={"a": ONCE}, on_failure="continue"), "", unknown="a")
+    assert scene.ended[1, "a"] is Outcome.FAILED
+    assert scene.ended[1, "b"] is Outcome.SKIPPED
+    assert scene.state("c") is State.HANDED
+
+
+def test_the_error_of_such_a_start_says_where_it_was() -> None:
+    scene = Scene()
+    spec = graph("a", profiles={"a": ONCE})
+    scene.specs[1] = spec
+    commands = scene.tell(ev.RunSubmitted(1, spec), ev.AttemptsUnknown(1, [0], ["h9"]))
+    (ended,) = [c for c in commands if isinstance(c, cmd.TasksEnded)]
+    (failure,) = ended.failures
+    assert isinstance(failure, OutcomeUnknownError)
+    assert "'h9' (the controller was lost)" in str(failure)
+
+
+def test_facts_of_a_run_that_is_closed_are_stale() -> None:
+    scene = Scene()
+    scene.tell(ev.ResultsCommitted(7, [0], [0], [1]), ev.AttemptsUnknown(7, [0], ["h1"]))
+    assert scene.core.stale == 2
