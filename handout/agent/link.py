@@ -92,7 +92,7 @@ class Link:
             return
         peer.setblocking(False)
         widen(peer)
-        self._strangers[peer] = wire.Decoder(), 0
+        self._strangers[peer] = wire.Decoder(greets=True), 0
         self._loop.add_reader(peer.fileno(), self._on_stranger, peer)
         self._loop.call_later(_HELLO_TIMEOUT_S, self._turn_away, peer)
 
@@ -107,7 +107,7 @@ class Link:
         try:
             # A hello is small; what could follow it is left in the socket.
             data = peer.recv(4096)
-            frames = decoder.feed(data) if data else None
+            frames = list(decoder.feed(data)) if data else None
         except BlockingIOError:
             return
         except (OSError, wire.ProtocolError):

@@ -14,7 +14,7 @@ returns goes to it. Times are seconds of a monotonic clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .wire import (
@@ -39,6 +39,8 @@ _CHUNK_MIN = 16 << 10
 _CHUNK_MAX = 256 << 10
 #: Incoming streams remembered after their end, so that what is sent again after a reconnection is recognized.
 _ENDED_KEPT = 1024
+#: Incoming streams that are remembered at all: a hello must have room for them.
+_MAX_INCOMING = 1 << 20
 
 
 class Source:
@@ -131,7 +133,8 @@ class Session:
         self.last_mutual = now
         self._peer_age_s = 0.0
         self._next_number = 1
-        self._received_number = 0
+        #: The last message that came.
+        self.received_number = 0
         #: Sent and not acknowledged: (number, segments).
         self._kept: deque[tuple[int, list[Buffer]]] = deque()
         self._urgent: deque[Buffer] = deque()
@@ -144,7 +147,7 @@ class Session:
         #: Incoming streams: number -> next offset.
         self._incoming: dict[int, int] = {}
         self._ended: deque[int] = deque()
-        self._start_connection(now, Decoder(), 0)
+        self._start_connection(now, Decoder(greets=True), 0)
 
     def _start_connection(self, now: float, decoder: Decoder, received: int) -> None:
         self._decoder = decoder
@@ -153,7 +156,7 @@ class Session:
         self._leaving: deque[tuple[int, int]] = deque()
         self._received = received
         self._told = 0
-        self._told_number = self._received_number
+        self._told_number = self.received_number
         self._peer_window = MIN_WINDOW
         self._tell = False
         self._beat_at = now
@@ -265,58 +268,63 @@ class Session:
         self._tell = False
         self._beat_at = now + self.heartbeat_s
         self._told = self._received
-        self._told_number = self._received_number
+        self._told_number = self.received_number
         age_ms = int((now - self.last_heard) * 1000)
-        return encode_beat(Beat(self._received_number, self._received, age_ms))
+        return encode_beat(Beat(self.received_number, self._received, age_ms))
 
     # ---- receiving -----------------------------------------------------------------------------------------
 
-    def receive(self, data: Buffer, now: float) -> list[Hello | Message | Piece]:
-        """Take bytes from the connection, and return what they say that is new.
+    def receive(self, data: Buffer, now: float) -> Iterator[Hello | Message | Piece]:
+        """Take bytes from the connection, and give what they say that is new, to be handled one after the other.
+
+        A message counts as received when it is given. What came before something bad is given before the error
+        is raised: the other side will not send it again.
 
         Raises:
             ProtocolError: The connection must be closed.
         """
-        fresh: list[Hello | Message | Piece] = []
         self.last_heard = now
         self._received += len(data)
         for frame in self._decoder.feed(data):
             if type(frame) is Message:
-                if frame.number <= self._received_number:
+                if frame.number <= self.received_number:
                     continue
-                if frame.number != self._received_number + 1:
-                    raise ProtocolError(f"message {frame.number} after {self._received_number}")
-                self._received_number = frame.number
-                fresh.append(frame)
+                if frame.number != self.received_number + 1:
+                    raise ProtocolError(f"message {frame.number} after {self.received_number}")
+                self.received_number = frame.number
+                yield frame
             elif type(frame) is Piece:
-                self._receive_piece(frame, fresh)
+                if self._is_new(frame):
+                    yield frame
             elif type(frame) is Beat:
                 self._receive_beat(frame, now)
             elif type(frame) is Hello:
-                fresh.append(frame)
+                yield frame
         if (
             self._received - self._told >= min(max(self._peer_window // 4, _CHUNK_MIN), 1 << 20)
-            or self._received_number - self._told_number >= 256
+            or self.received_number - self._told_number >= 256
         ):
             self._tell = True
         self.last_mutual = max(self.last_mutual, now - self._peer_age_s)
-        return fresh
 
-    def _receive_piece(self, piece: Piece, fresh: list[Hello | Message | Piece]) -> None:
+    def _is_new(self, piece: Piece) -> bool:
+        """Whether a piece has not come before, over an earlier connection."""
         self._peer_window = piece.window
         if piece.last:
             self._tell = True
         expected = self._incoming.get(piece.stream, 0)
         if piece.offset < expected:
-            return
+            return False
         if piece.offset > expected:
             raise ProtocolError(f"stream {piece.stream} jumps from {expected} to {piece.offset}")
+        if len(self._incoming) >= _MAX_INCOMING and piece.stream not in self._incoming:
+            raise ProtocolError(f"more than {_MAX_INCOMING} streams at once")
         self._incoming[piece.stream] = expected + len(piece.data)
         if piece.last:
             self._ended.append(piece.stream)
             if len(self._ended) > _ENDED_KEPT:
                 self._incoming.pop(self._ended.popleft(), None)
-        fresh.append(piece)
+        return True
 
     def _receive_beat(self, beat: Beat, now: float) -> None:
         self._peer_age_s = beat.age_ms / 1000
@@ -341,12 +349,12 @@ class Session:
             received: How many those were.
         """
         self.attached = False
-        self._start_connection(now, decoder or Decoder(), received)
+        self._start_connection(now, decoder or Decoder(greets=True), received)
 
     def hello(self, fields: dict[str, Any], now: float) -> bytes:
         """The first bytes to write on a connection: ``fields`` and how far this side got."""
         streams = {str(s): o for s, o in self._incoming.items()}
-        encoded = encode_hello({**fields, "state": {"number": self._received_number, "streams": streams}})
+        encoded = encode_hello({**fields, "state": {"number": self.received_number, "streams": streams}})
         # Its acknowledgement comes at once, and is the first that is known of the round trip.
         self.credit.on_sent(len(encoded), now, idle=True)
         return encoded

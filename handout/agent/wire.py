@@ -2,11 +2,12 @@
 
 A frame is a fixed prefix, a header and a payload::
 
-    magic "HO" | version u8 | kind u8 | header length u32 | payload length u32 | number u64 | crc32 u32
+    magic "HO" | version u8 | kind u8 | header length u32 | payload length u32 | number u64 | crc32 u32 | crc32 u32
 
-all little-endian. The checksum covers the rest of the prefix and the header, so that a length that was not
-meant is noticed before anything is allocated for it. A payload is never copied where that can be avoided and
-never parsed here. Four kinds:
+all little-endian. The first checksum covers the prefix before it: a length that was not meant is noticed at once,
+before anything is allocated or waited for. The second covers the header, and the payload of a message; bulk is not
+checked a second time, SSH has done that. A payload is never copied where that can be avoided and never parsed
+here. Four kinds:
 
 ``HELLO``    JSON header; opens a connection, before anything else.
 ``MESSAGE``  JSON header and payload; numbered, kept by its sender until acknowledged.
@@ -19,8 +20,8 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Union
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -33,12 +34,14 @@ HELLO, MESSAGE, CHUNK, BEAT = 1, 2, 3, 4
 MAX_HEADER = 64 << 20
 #: A payload beyond this is refused unread; larger things are streams.
 MAX_PAYLOAD = 64 << 20
+#: A hello names how far each stream that is on its way has come: about 20 bytes for each.
+MAX_HELLO = 32 << 20
 
 _PREFIX = struct.Struct("<2sBBIIQ")
-_CHECK = struct.Struct("<I")
+_CHECKS = struct.Struct("<II")
 _CHUNK = struct.Struct("<IQI")
 _BEAT = struct.Struct("<QQI")
-PREFIX_SIZE = _PREFIX.size + _CHECK.size
+PREFIX_SIZE = _PREFIX.size + _CHECKS.size
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -87,9 +90,12 @@ Frame = Union[Hello, Message, Piece, Beat]
 _LAST = 1 << 31
 
 
-def _frame(kind: int, header: bytes, payload_size: int, number: int) -> bytes:
+def _frame(kind: int, header: bytes, payload_size: int, number: int, payload: Sequence[Buffer] = ()) -> bytes:
     prefix = _PREFIX.pack(MAGIC, VERSION, kind, len(header), payload_size, number)
-    return prefix + _CHECK.pack(zlib.crc32(header, zlib.crc32(prefix))) + header
+    check = zlib.crc32(header)
+    for part in payload:
+        check = zlib.crc32(part, check)
+    return prefix + _CHECKS.pack(zlib.crc32(prefix), check) + header
 
 
 def encode_hello(fields: dict[str, Any]) -> bytes:
@@ -107,7 +113,7 @@ def encode_message(number: int, fields: dict[str, Any], payload: Sequence[Buffer
     size = sum(len(p) for p in payload)
     if len(header) > MAX_HEADER or size > MAX_PAYLOAD:
         raise ProtocolError(f"message {fields.get('m')!r} of {len(header)} + {size} bytes is over the frame limit")
-    return [_frame(MESSAGE, header, size, number), *payload]
+    return [_frame(MESSAGE, header, size, number, payload), *payload]
 
 
 def encode_chunk(stream: int, offset: int, data: Buffer, window: int, last: bool) -> list[Buffer]:
@@ -125,9 +131,14 @@ class Decoder:
     """Turns any split of the byte stream into the same frames.
 
     Memory held is at most one control message; chunk payloads are handed on as they come.
+
+    Args:
+        greets: Whether the stream begins with a hello, and holds no other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, greets: bool = False) -> None:
+        self._greets = greets
+        self._greeted = False
         self._held = bytearray()
         #: Bytes that ``_held`` must reach before it can be parsed further.
         self._need = PREFIX_SIZE
@@ -135,89 +146,123 @@ class Decoder:
         self._chunk = (0, 0, 0, False)
         self._left = 0
 
-    def feed(self, data: Buffer) -> list[Frame]:
-        """Take bytes as they came, and return the frames that they complete.
+    def feed(self, data: Buffer) -> Iterator[Frame]:
+        """Take bytes as they came, and give the frames that they complete, to be handled one after the other.
+
+        What came before a bad frame is good, and is given before the error is raised.
 
         Raises:
             ProtocolError: The bytes are not this protocol; the connection must be closed.
         """
-        frames: list[Frame] = []
         view = memoryview(data)
         position, end = 0, len(view)
         while position < end:
             if self._left:
                 take = min(self._left, end - position)
-                self._emit_piece(frames, view[position : position + take])
+                yield self._piece(view[position : position + take])
                 position += take
                 continue
-            if not self._held:
-                used = self._parse(view[position:], frames)
-                if used:
-                    position += used
-                    continue
-            take = min(self._need - len(self._held), end - position)
-            self._held += view[position : position + take]
-            position += take
-            if len(self._held) >= self._need:
-                held = memoryview(bytes(self._held))
-                used = self._parse(held, frames)
-                if used:
-                    self._held.clear()
-                    self._need = PREFIX_SIZE
-        return frames
+            source = view[position:]
+            if self._held:
+                take = min(self._need - len(self._held), end - position)
+                self._held += view[position : position + take]
+                position += take
+                if len(self._held) < self._need:
+                    return
+                source = memoryview(bytes(self._held))
+            used, frame = self._parse(source)
+            if not used:
+                if not self._held:
+                    self._held += source
+                    position = end
+                continue
+            if self._held:
+                self._held.clear()
+            else:
+                position += used
+            if frame is not None:
+                yield frame
 
-    def _emit_piece(self, frames: list[Frame], data: memoryview) -> None:
+    def _piece(self, data: memoryview) -> Piece:
         stream, offset, window, last = self._chunk
         self._left -= len(data)
         self._chunk = (stream, offset + len(data), window, last)
-        frames.append(Piece(stream, offset, data, window, last and self._left == 0))
+        return Piece(stream, offset, data, window, last and self._left == 0)
 
-    def _parse(self, view: memoryview, frames: list[Frame]) -> int:
-        """Parse one frame (a chunk: its header) at the start of ``view``; 0 where it is not all there yet."""
+    def _parse(self, view: memoryview) -> tuple[int, Frame | None]:
+        """Parse one frame (a chunk: its header) at the start of ``view``.
+
+        Returns: The bytes it took, 0 where it is not all there yet, and the frame, None for a chunk's header.
+        """
         if len(view) < PREFIX_SIZE:
             self._need = PREFIX_SIZE
-            return 0
-        magic, version, kind, header_size, payload_size, number = _PREFIX.unpack_from(view)
-        if magic != MAGIC:
-            raise ProtocolError(f"not a Handout frame: starts with {bytes(view[:16])!r}")
-        if version != VERSION:
-            raise ProtocolError(f"wire version {version}, this side speaks {VERSION}")
-        if not HELLO <= kind <= BEAT or header_size > MAX_HEADER or payload_size > MAX_PAYLOAD:
-            raise ProtocolError(f"frame of kind {kind} with {header_size} + {payload_size} bytes is not allowed")
-        whole: int = PREFIX_SIZE + header_size + (0 if kind == CHUNK else payload_size)
+            return 0, None
+        _, _, kind, header_size, payload_size, number = _PREFIX.unpack_from(view)
+        prefix_check, check = _CHECKS.unpack_from(view, _PREFIX.size)
+        if prefix_check != zlib.crc32(view[: _PREFIX.size]):
+            _refuse_prefix(view)
+        if bytes(view[:2]) != MAGIC or view[2] != VERSION:
+            _refuse_prefix(view)
+        self._check_kind(kind, header_size, payload_size)
+        end = PREFIX_SIZE + header_size
+        whole: int = end if kind == CHUNK else end + payload_size
         if len(view) < whole:
             self._need = whole
-            return 0
-        header = view[PREFIX_SIZE : PREFIX_SIZE + header_size]
-        (check,) = _CHECK.unpack_from(view, _PREFIX.size)
-        if check != zlib.crc32(header, zlib.crc32(view[: _PREFIX.size])):
-            raise ProtocolError("the checksum of a frame's header does not match")
+            return 0, None
+        if check != zlib.crc32(view[PREFIX_SIZE:whole]):
+            raise ProtocolError("the checksum of a frame does not match")
+        header = view[PREFIX_SIZE:end]
         if kind == MESSAGE:
-            frames.append(Message(number, _fields(header), view[PREFIX_SIZE + header_size : whole]))
-        elif kind == BEAT:
-            frames.append(Beat(*_unpack(_BEAT, header)))
-        elif kind == HELLO:
-            frames.append(Hello(_fields(header)))
-        else:
-            stream, offset, window = _unpack(_CHUNK, header)
-            self._chunk = (stream, offset, window & (_LAST - 1), bool(window & _LAST))
-            self._left = payload_size
-            if not payload_size:
-                self._emit_piece(frames, view[:0])
-        return whole
+            return whole, Message(number, _fields(header), view[end:whole])
+        if kind == BEAT:
+            return whole, Beat(*_BEAT.unpack(header))
+        if kind == HELLO:
+            self._greeted = True
+            return whole, Hello(_fields(header))
+        stream, offset, window = _CHUNK.unpack(header)
+        self._chunk = (stream, offset, window & (_LAST - 1), bool(window & _LAST))
+        self._left = payload_size
+        return whole, None if payload_size else self._piece(view[:0])
+
+    def _check_kind(self, kind: int, header_size: int, payload_size: int) -> None:
+        """Refuse what no frame may be before any of it is waited for."""
+        allowed = _SIZES.get(kind)
+        if allowed is None or not allowed[0] <= header_size <= allowed[1] or payload_size > allowed[2]:
+            raise ProtocolError(f"frame of kind {kind} with {header_size} + {payload_size} bytes is not allowed")
+        if self._greets and (kind == HELLO) is self._greeted:
+            raise ProtocolError("a second hello" if self._greeted else f"a frame of kind {kind} before the hello")
 
 
-def _unpack(layout: struct.Struct, header: memoryview) -> Any:
-    if len(header) != layout.size:
-        raise ProtocolError(f"a header of {len(header)} bytes where {layout.size} belong")
-    return layout.unpack(header)
+#: By kind: the fewest and the most bytes of a header, the most of a payload.
+_SIZES = {
+    HELLO: (2, MAX_HELLO, 0),
+    MESSAGE: (2, MAX_HEADER, MAX_PAYLOAD),
+    CHUNK: (_CHUNK.size, _CHUNK.size, MAX_PAYLOAD),
+    BEAT: (_BEAT.size, _BEAT.size, 0),
+}
+
+
+def _refuse_prefix(view: memoryview) -> NoReturn:
+    if bytes(view[:2]) != MAGIC:
+        raise ProtocolError(f"not a Handout frame: starts with {bytes(view[:16])!r}")
+    if view[2] != VERSION:
+        raise ProtocolError(f"wire version {view[2]}, this side speaks {VERSION}")
+    raise ProtocolError("the checksum of a frame's prefix does not match")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
 def _fields(header: memoryview) -> dict[str, Any]:
     try:
-        fields = json.loads(bytes(header))
+        # Not `json.loads` of bytes: that guesses at other encodings.
+        fields = _decode(str(header, "utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"a header that is not JSON: {error}") from None
+        raise ProtocolError(f"a header that is not JSON: {type(error).__name__}: {str(error)[:200]}") from None
     if not isinstance(fields, dict):
         raise ProtocolError("a header that is not an object")
     return fields

@@ -56,7 +56,7 @@ class Hearing:
                 continue
             try:
                 self._hear[frame.fields["m"]](peer, frame.fields, frame.payload)
-            except (KeyError, IndexError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
                 name = frame.fields.get("m")
                 logger.debug("bad message", exc_info=True)
                 raise ProtocolError(f"message {name!r} is not as it should be: {error!r}") from error
@@ -79,9 +79,12 @@ class Hearing:
                     continue
                 batch = _Batch(run, self._driver.core.attempts(number))
             held = True
-            current = batch.current[task] & tickets.ATTEMPT == attempt
+            # Also from the host that it was given to: no host answers for another one's tasks.
+            current = batch.current[task] & tickets.ATTEMPT == attempt and batch.run.hosts[task] == peer.name
             for made, size, length in zip(batch.run.task_objects[task], sizes, lengths, strict=True):
                 if length >= 0:
+                    if length != size or position + length > len(view):
+                        raise ValueError(f"{length} bytes of an object of {size}, where {len(view) - position} are")
                     if current:  # else the core drops it: so must the bytes be
                         batch.run.objects.put_new(made, bytes(view[position : position + length]))
                     position += length
@@ -189,6 +192,25 @@ class _Batch:
         )
 
 
+_NUMBERS = frozenset({"elapsed_s", "maxrss", "limit_s", "limit", "peak", "need", "free", "signal", "deaths"})
+_MAX_NUMBER = 1 << 80
+_TEXTS = frozenset({"kind", "type", "message", "text", "path", "culprit"})
+
+
 def _facts(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A ``failed`` message's facts, without what only the wire needs."""
-    return {k: v for k, v in fields.items() if k not in ("m", "ticket", "len")}
+    """A ``failed`` message's facts, without what only the wire needs.
+
+    Raises:
+        ValueError: One of them is not of the kind that the error which is made of it needs.
+    """
+    facts = {k: v for k, v in fields.items() if k not in ("m", "ticket", "len")}
+    for name, value in facts.items():
+        if value is None:
+            continue
+        if (name in _NUMBERS and not (isinstance(value, int | float) and abs(value) < _MAX_NUMBER)) or (
+            name in _TEXTS and not isinstance(value, str)
+        ):
+            raise ValueError(f"{name} is {str(value)[:50]!r}")
+    if not all(isinstance(line, str) for line in facts.get("stderr") or ()):
+        raise ValueError("stderr is no list of lines")
+    return facts

@@ -12,6 +12,8 @@ import anyio
 
 from handout.errors import (
     AuthenticationError,
+    BootstrapError,
+    GraphError,
     HandoutError,
     HostError,
     HostKeyError,
@@ -142,7 +144,7 @@ class Keeper:
         self._link = link
         try:
             started = await link.open()
-            probed = as_probed(started.probed)
+            probed = self._read_probe(started.probed)
             peer = self._peer = Peer(self.host.name, link)
             live = _Live(self.host, probed, peer)
             tracked = None if self._tracker is None else await self._ask_tracker(self._tracker, live, link)
@@ -161,6 +163,23 @@ class Keeper:
             peer,
             ev.HostJoined(self.host.name, offer, version, link.rtt_s, self._epoch, self.host.price_per_hour),
         )
+
+    def _read_probe(self, found: dict[str, Any]) -> Capabilities:
+        """What a host's agent has found there.
+
+        Raises:
+            BootstrapError: It means nothing.
+        """
+        try:
+            probed = as_probed(found)
+            compile_capabilities(probed)
+        except (GraphError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            raise BootstrapError(
+                f"The agent on host {self.host.name!r} says of the host what means nothing: {str(error)[:300]}.",
+                remedy="Please report it, with what the host is.",
+                host=self.host.name,
+            ) from error
+        return probed
 
     async def _ask_tracker(self, tracker: Tracker, live: _Live, link: Link) -> Capabilities:
         """The tracker's first answer; the link must be served meanwhile, the tracker may use it."""

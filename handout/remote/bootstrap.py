@@ -9,17 +9,21 @@ import json
 import secrets
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from handout.errors import BootstrapError
 from handout.remote.bundle import agent_bundle, boot_source
 
 __all__ = ["OLDEST_PYTHON", "Answer", "Bootstrap", "Started", "relay_command"]
 
+T = TypeVar("T")
+
 OLDEST_PYTHON = (3, 9)
 _NEWEST_MINOR = 15
 #: Noise of a login shell that is kept for the error message.
 _NOISE_KEPT = 4096
+#: Bytes of an agent's hello, or of what kept it from saying one.
+_MAX_ANSWER = 64 << 10
 #: Exits with 93 where Python is too old, before it reads any input; else runs the source that comes first.
 _STAGE_0 = "import sys;sys.version_info<(3,9) and sys.exit(93);r=sys.stdin.buffer.read;exec(r(int(r(8))))"
 
@@ -72,6 +76,11 @@ class Answer:
             end = self.noise.find(b"\n", start + 1)
             if end >= 0:
                 self.line = self.noise[start + 1 + len(self.marker) : end]
+                self.noise = self.noise[:start]
+                return True
+            if len(self.noise) - start > _MAX_ANSWER:
+                # No agent says so much: whoever does is not read to the end.
+                self.line = self.noise[start + 1 + len(self.marker) :]
                 self.noise = self.noise[:start]
                 return True
         elif len(self.noise) > 2 * _NOISE_KEPT:
@@ -156,10 +165,11 @@ class Bootstrap:
                 host=self.host,
             )
         try:
-            report = dict(json.loads(line))
+            report = json.loads(line)
             if "error" not in report:
                 return _started(report)
-        except (KeyError, TypeError, ValueError):
+            kind, message = str(report["error"]), str(report.get("message", ""))
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             raise BootstrapError(
                 f"Host {self.host!r} answered what no agent says: {line[:200].decode('utf-8', 'replace')!r}.",
                 remedy="Something on the host rewrites what programs print: look at its login shell.",
@@ -167,8 +177,8 @@ class Bootstrap:
                 output=self.answer.printed(),
             ) from None
         raise BootstrapError(
-            f"The agent did not start on host {self.host!r}: {str(report.get('message', '')).rstrip('.')}.",
-            remedy=_REMEDIES.get(report["error"], "").replace("HOST", self.host),
+            f"The agent did not start on host {self.host!r}: {message.rstrip('.')}.",
+            remedy=_REMEDIES.get(kind, "").replace("HOST", self.host),
             host=self.host,
             output=self.answer.printed(),
         )
@@ -176,17 +186,26 @@ class Bootstrap:
 
 def _started(report: dict[str, Any]) -> Started:
     """What a hello says; raises KeyError, TypeError or ValueError where it is none."""
+    folder = _of_type(report["folder"], str)
+    major, minor, micro = (_of_type(number, int) for number in report["python"])
+    probed = _of_type(report.get("probed", {}), dict)
     return Started(
-        folder=report["folder"],
-        socket=report.get("socket") or f"{report['folder']}/agent.sock",
-        bundle=report["bundle"],
-        executable=report["executable"],
-        python=tuple(report["python"]),
-        probed=dict(report.get("probed", {})),
+        folder=folder,
+        socket=_of_type(report.get("socket") or f"{folder}/agent.sock", str),
+        bundle=_of_type(report["bundle"], str),
+        executable=_of_type(report["executable"], str),
+        python=(major, minor, micro),
+        probed=probed,
         lingers=bool(report.get("lingers", True)),
-        agent=report.get("agent", ""),
-        supervisor=int(report.get("supervisor", 0)),
+        agent=_of_type(report.get("agent", ""), str),
+        supervisor=_of_type(report.get("supervisor", 0), int),
     )
+
+
+def _of_type(value: Any, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
 
 
 def relay_command(started: Started, marker: str) -> str:

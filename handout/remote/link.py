@@ -32,6 +32,8 @@ _STOP_PAUSE_S = 0.05
 _SLICE = 256 << 10
 #: Bytes of one write: larger buffers cost more to allocate than to fill.
 _WRITE = 64 << 10
+#: Connections in a row that may bring something bad and nothing new.
+_MAX_GARBLED = 3
 _ticket = itertools.count(1)
 
 
@@ -90,6 +92,10 @@ class Link:
         self._silent = False
         self._streams = itertools.count(1)
         self._error: Exception | None = None
+        #: Messages and pieces that were handed on; how many of them when something bad came last.
+        self._handled = self._handled_when_garbled = 0
+        #: How often in a row something bad came, with nothing new between.
+        self._garbled = 0
 
     # ---- life ----------------------------------------------------------------------------------------------
 
@@ -358,27 +364,18 @@ class Link:
     def _received(self, connection: _Connection, data: bytes) -> None:
         if connection is not self._connection:
             return
-        now = self._loop.time()
+        fresh: list[Message | Piece] = []
+        garbled: ProtocolError | None = None
         try:
-            frames = self._session.receive(data, now)
-            rest: list[Message | Piece] = []
-            for frame in frames:
-                if isinstance(frame, Hello):
-                    if "error" not in frame.fields:
-                        self._session.attach(frame.fields.get("state"), now)
-                    if not connection.hello.done():
-                        connection.hello.set_result(frame.fields)
-                else:
-                    rest.append(frame)
-            if rest:
-                self._handler(rest)
+            try:
+                self._take_in(connection, data, fresh)
+            except ProtocolError as error:
+                garbled = error
+            if fresh:
+                self._handled += len(fresh)
+                self._handler(fresh)
         except ProtocolError as error:
-            self._fail(
-                WireError(
-                    f"The agent on host {self.host!r} sent what is not allowed: {error}.",
-                    remedy="Check that nothing on the way changes what is sent; else please report it.",
-                )
-            )
+            self._fail(self._nonsense(error))
             return
         except Exception as error:
             # What came with it is lost, so this conversation cannot go on; nor may that go unnoticed.
@@ -388,11 +385,48 @@ class Link:
             broken.__cause__ = error
             self._fail(broken)
             return
+        if garbled is not None:
+            self._on_garbled(connection, garbled)
+            return
         if self._suspected:
             self._suspected = False
             self._on_suspect(False)
         if self._session.has_output:
             self._flush_soon()
+
+    def _take_in(self, connection: _Connection, data: bytes, fresh: list[Message | Piece]) -> None:
+        """Read what came; ``fresh`` gets what is new, also what came before something bad.
+
+        Raises:
+            ProtocolError: Something is bad.
+        """
+        now = self._loop.time()
+        for frame in self._session.receive(data, now):
+            if not isinstance(frame, Hello):
+                fresh.append(frame)
+                continue
+            if "error" not in frame.fields:
+                self._session.attach(frame.fields.get("state"), now)
+            if not connection.hello.done():
+                connection.hello.set_result(frame.fields)
+
+    def _on_garbled(self, connection: _Connection, error: ProtocolError) -> None:
+        """Make the connection again: what was damaged on the way is sent anew; who never gets it right is left."""
+        self._garbled = self._garbled + 1 if self._handled == self._handled_when_garbled else 1
+        self._handled_when_garbled = self._handled
+        if not self._met or self._garbled > _MAX_GARBLED:
+            self._fail(self._nonsense(error))
+            return
+        logger.warning("Host %s sent what is not allowed, the connection is made again: %s.", self.host, error)
+        self._lost(connection, error)
+        if connection.transport is not None:
+            connection.transport.close()
+
+    def _nonsense(self, error: ProtocolError) -> WireError:
+        return WireError(
+            f"The agent on host {self.host!r} sent what is not allowed: {error}.",
+            remedy="Check that nothing on the way changes what is sent; else please report it.",
+        )
 
     def _fail(self, error: Exception) -> None:
         """The conversation cannot go on; whoever serves it, or opens it, raises this."""
@@ -401,6 +435,8 @@ class Link:
         self._wakeup.set()
 
     def _lost(self, connection: _Connection, error: Exception | None) -> None:
+        if connection.closed.is_set():
+            return
         connection.error = error
         connection.closed.set()
         if not connection.hello.done():

@@ -198,7 +198,7 @@ def test_a_later_connection_replaces_an_earlier_one_and_never_the_other_way(rig:
         late.settimeout(5)
         late.connect(rig.hello["socket"])
         late.sendall(wire.encode_hello({"token": rig.token.hex(), "agent": rig.hello["agent"], "ticket": 1}))
-        frame = wire.Decoder().feed(late.recv(1000))[0]
+        frame = next(wire.Decoder().feed(late.recv(1000)))
         assert isinstance(frame, wire.Hello)
         assert "error" in frame.fields
     rig.run(lambda: 2, ticket=2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handout.agent import session, wire
 from handout.agent.session import MIN_WINDOW, Session, Source
-from handout.agent.wire import Hello, Message, Piece
+from handout.agent.wire import Hello, Message, Piece, ProtocolError
 
 
 class Bytes(Source):
@@ -236,3 +238,26 @@ def test_a_peer_that_no_longer_hears_does_not_prolong_the_lease() -> None:
         line.a.feed(b"".join(bytes(s) for s in line.b.session.take(line.now)), line.now)
     assert line.a.session.last_heard == line.now
     assert line.a.session.last_mutual <= start + 0.1
+
+
+def test_messages_before_a_bad_frame_of_the_same_read_are_delivered() -> None:
+    """They count as received, so that the other side does not send them again."""
+    line = Line()
+    line.a.session.send({"m": "one"})
+    line.a.session.send({"m": "two"})
+    good = b"".join(bytes(s) for s in line.a.session.take(line.now))
+    with pytest.raises(ProtocolError):
+        line.b.feed(good + b"noise" * 10, line.now)
+    line.connect()
+    line.a.session.send({"m": "three"})
+    line.b.feed(b"".join(bytes(s) for s in line.a.session.take(line.now)), line.now)
+    assert line.b.messages == ["one", "two", "three"]
+
+
+def test_more_streams_than_a_hello_can_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_MAX_INCOMING", 3)
+    line = Line()
+    for number in range(3):
+        line.b.feed(b"".join(bytes(p) for p in wire.encode_chunk(number, 0, b"x", 0, False)), line.now)
+    with pytest.raises(ProtocolError, match="streams"):
+        line.b.feed(b"".join(bytes(p) for p in wire.encode_chunk(3, 0, b"x", 0, False)), line.now)

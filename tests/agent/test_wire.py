@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
+from itertools import islice
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +44,7 @@ def _joined(frames: list[wire.Frame]) -> list[object]:
     return joined
 
 
-WHOLE = _joined(Decoder().feed(_stream()))
+WHOLE = _joined(list(Decoder().feed(_stream())))
 
 
 def test_a_stream_of_every_kind_of_frame_comes_back() -> None:
@@ -71,32 +74,71 @@ def test_byte_by_byte_gives_the_same_frames() -> None:
 def test_garbage_is_refused(data: bytes) -> None:
     if data[:2] != wire.MAGIC:
         with pytest.raises(ProtocolError):
-            Decoder().feed(data)
+            list(Decoder().feed(data))
 
 
-@given(st.integers(0, 19), st.integers(1, 255))
-def test_a_flipped_prefix_is_noticed_before_its_lengths_are_believed(position: int, flip: int) -> None:
+@given(st.integers(0, wire.PREFIX_SIZE - 5), st.integers(1, 255))
+def test_a_flipped_prefix_is_noticed_at_once(position: int, flip: int) -> None:
+    """Also in a length: waiting for what it promises would swallow all that follows."""
     frame = bytearray(b"".join(bytes(p) for p in wire.encode_message(1, {"m": "x"}, [b"abc"])))
     frame[position] ^= flip
-    decoder = Decoder()
-    try:
-        assert decoder.feed(bytes(frame)) == []  # a longer length waits for more, in bounded memory
-    except ProtocolError:
-        return
-    assert decoder._need <= wire.PREFIX_SIZE + wire.MAX_HEADER + wire.MAX_PAYLOAD
+    with pytest.raises(ProtocolError):
+        list(Decoder().feed(bytes(frame[: wire.PREFIX_SIZE])))
 
 
-@pytest.mark.parametrize("header", [b"[]", b"{", b"\xff", b"[" * 100_000])
+@given(st.integers(0, 200), st.integers(1, 255))
+def test_any_flip_in_a_message_is_noticed(position: int, flip: int) -> None:
+    frame = bytearray(b"".join(bytes(p) for p in wire.encode_message(1, {"m": "x"}, [b"abc" * 20])))
+    frame[position % len(frame)] ^= flip
+    with pytest.raises(ProtocolError):
+        list(Decoder().feed(bytes(frame)))
+
+
+def test_what_came_before_a_bad_frame_is_given() -> None:
+    feed = Decoder().feed(_stream() + b"noise" * 10)
+    assert _joined(list(islice(feed, len(WHOLE)))) == WHOLE
+    with pytest.raises(ProtocolError):
+        next(feed)
+
+
+@pytest.mark.parametrize("first", [b"", wire.encode_hello({})], ids=["before any", "after one"])
+def test_a_conversation_begins_with_one_hello(first: bytes) -> None:
+    follows = wire.encode_hello({}) if first else wire.encode_beat(Beat(0, 0, 0))
+    with pytest.raises(ProtocolError, match="hello"):
+        list(Decoder(greets=True).feed(first + follows))
+
+
+@pytest.mark.parametrize(
+    ("kind", "header", "payload"),
+    [
+        (wire.HELLO, wire.MAX_HELLO + 1, 0),
+        (wire.HELLO, 2, 1),
+        (wire.MESSAGE, wire.MAX_HEADER + 1, 0),
+        (wire.MESSAGE, 2, wire.MAX_PAYLOAD + 1),
+        (wire.CHUNK, 17, 0),
+        (wire.BEAT, 20, 1),
+        (5, 2, 0),
+    ],
+)
+def test_sizes_that_no_frame_has_are_refused_unread(kind: int, header: int, payload: int) -> None:
+    prefix = wire._PREFIX.pack(wire.MAGIC, wire.VERSION, kind, header, payload, 0)
+    with pytest.raises(ProtocolError, match="not allowed"):
+        list(Decoder().feed(prefix + wire._CHECKS.pack(zlib.crc32(prefix), 0)))
+
+
+@pytest.mark.parametrize(
+    "header", [b"[]", b"{ ", b"\xff\xff", b"[" * 100_000, b'{"n":NaN}', b'{"n":1' + b"0" * 100_000 + b"}"]
+)
 def test_a_header_that_is_no_object_is_refused(header: bytes) -> None:
     with pytest.raises(ProtocolError):
-        Decoder().feed(wire._frame(wire.MESSAGE, header, 0, 1))
+        list(Decoder().feed(wire._frame(wire.MESSAGE, header, 0, 1)))
 
 
 def test_another_version_is_refused_by_name() -> None:
     frame = bytearray(wire.encode_hello({}))
     frame[2] = 99
     with pytest.raises(ProtocolError, match="version 99"):
-        Decoder().feed(bytes(frame))
+        list(Decoder().feed(bytes(frame)))
 
 
 def test_a_message_over_the_limit_is_refused_where_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

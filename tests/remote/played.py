@@ -50,6 +50,8 @@ class Agent:
         #: An error in its hello.
         self.refusal: str | None = None
         self.mute = False
+        #: Whether its hello is followed by what is no frame.
+        self.garbles = False
         #: Raised by the next connections, in turn.
         self.unreachable: list[Exception] = []
         self.closed_at_once = False
@@ -120,6 +122,8 @@ class Agent:
             fields["error"] = self.refusal
         line.say(self.session.hello(fields, 0.0))
         self.session.attach(hello.fields["state"], 0.0)
+        if self.garbles:
+            line.say(b"\0" * 40)
 
     def flush(self) -> None:
         if self.line is not None:

@@ -78,12 +78,32 @@ async def test_nonsense_instead_of_a_hello_is_a_wire_error(rig: Rig) -> None:
         await rig.link.open()
 
 
-async def test_nonsense_later_ends_the_conversation_with_a_wire_error(rig: Rig) -> None:
+async def test_nonsense_later_is_answered_with_another_connection_and_loses_nothing(rig: Rig) -> None:
     await rig.link.open()
+    serving = asyncio.ensure_future(rig.link.run())
+    line = rig.agent.line
+    assert line is not None
+    rig.agent.session.send({"m": "before"})
+    good = b"".join(bytes(s) for s in rig.agent.session.take(0.0))
+    line.say(good + b"\0" * 40)
+    await rig.agent.until(lambda: rig.agent.lines == 2)
+    rig.agent.send("after")
+    rig.link.send({"m": "heard"})
+    await rig.agent.until(lambda: rig.agent.heard == ["heard"])
+    assert rig.heard == ["before", "after"]
+    assert not serving.done()
+    await rig.link.stop()
+    await serving
+
+
+async def test_nonsense_over_every_connection_ends_the_conversation_with_a_wire_error(rig: Rig) -> None:
+    await rig.link.open()
+    rig.agent.garbles = True
     assert rig.agent.line is not None
     rig.agent.line.say(b"\0" * 40)
     with pytest.raises(WireError, match="'far'"):
         await rig.link.run()
+    assert 2 < rig.agent.lines < 6
 
 
 async def test_a_mistake_of_ours_ends_the_conversation_instead_of_losing_messages(rig: Rig) -> None:
