@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from handout.execution.failure import Failure
 
 __all__ = [
+    "EventsMissed",
     "HostJoined",
     "HostLeft",
     "HostUnavailable",
@@ -91,6 +92,13 @@ class HostLeft(RunEvent):
 
     host: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsMissed(RunEvent):
+    """This reader was too slow: so many events that stood here were dropped."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,15 @@ def say(text: str) -> str:
     return text
 
 
+def say_and_stay(path: str, lines: int) -> None:
+    """Says who it is, prints, and stays."""
+    Path(path).write_text(str(os.getpid()), encoding="utf-8")
+    for i in range(lines):
+        print(f"line {i}")
+    print("to stderr", file=sys.stderr)
+    time.sleep(600)
+
+
 def say_and_fail(text: str) -> None:
     print(text, file=sys.stderr)
     raise Refused(text, 1)

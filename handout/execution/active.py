@@ -14,6 +14,7 @@ from handout.data.encode import EncodedRun
 from handout.data.objects import ObjectTable
 from handout.execution import tickets
 from handout.execution.failure import Failure
+from handout.execution.logs import RunLogs
 from handout.execution.recording import JournalResults, Recorder
 from handout.execution.trail import Trail
 from handout.graph.plan import Plan
@@ -88,8 +89,7 @@ class ActiveRun:
     on_task_end: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     #: By object: called once when it is with the controller, or cannot come.
     on_object: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
-    logs: dict[int, deque[str]] = field(default_factory=dict)
-    log_watchers: dict[int, list[Callable[[str], None]]] = field(default_factory=dict)
+    logs: RunLogs = field(default_factory=RunLogs)
     #: By task: how its attempts failed, and where; for the error that ends it.
     trails: dict[int, Trail] = field(default_factory=dict)
     #: Records the run, where it has a journal.
@@ -175,7 +175,3 @@ class ActiveRun:
             if outcome is not None:
                 counts[outcome] += 1
         return counts
-
-    def tail(self, task: int) -> deque[str]:
-        """The kept output of a task, newest last."""
-        return self.logs.setdefault(task, deque(maxlen=1000))

@@ -17,6 +17,7 @@ from handout.errors import GraphError, HandoutError, RunTimeoutError
 from handout.execution.active import ActiveRun, RunPolicy
 from handout.execution.driver import Driver
 from handout.execution.failure import Failure
+from handout.execution.kept import Kept
 from handout.execution.options import RunOptions, check_run_options
 from handout.execution.recording import Recorder, journaled_objects
 from handout.execution.results import Results, value_of
@@ -25,7 +26,7 @@ from handout.execution.uninterrupted import uninterrupted
 from handout.graph import Graph, Output
 from handout.graph.check import check_placement
 from handout.graph.plan import Plan
-from handout.observe import RunEvent
+from handout.observe import EventsMissed, RunEvent
 from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.states import Outcome
@@ -39,6 +40,8 @@ R = TypeVar("R")
 
 #: Bound on ending what still runs when the block is left; see design: within 5 s, and a moment for the answer.
 _CANCEL_TIMEOUT_S = 7.0
+#: Events that a slow reader may be behind.
+_MAX_EVENTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,9 +328,12 @@ class Execution:
     # ---- watching --------------------------------------------------------------------------------------------
 
     async def events(self) -> AsyncIterator[RunEvent]:
-        """What happens from now on, until the run has ended; see :mod:`handout.observe`."""
+        """What happens from now on, until the run has ended; see :mod:`handout.observe`.
+
+        Who is slower than the run by more than some 100,000 events misses the oldest, and is told by an `EventsMissed`.
+        """
         run = self._active
-        seen: deque[RunEvent] = deque()
+        seen: Kept[RunEvent] = Kept(_MAX_EVENTS)
         wake = asyncio.Event()
 
         def watch(batch: Sequence[RunEvent]) -> None:
@@ -340,7 +346,10 @@ class Execution:
         try:
             while True:
                 while seen:
-                    yield seen.popleft()
+                    if seen.dropped:
+                        missed, seen.dropped = seen.dropped, 0
+                        yield EventsMissed(seen.items[0].at_s, missed)
+                    yield seen.take()
                 if run.ended.is_set():
                     return
                 wake.clear()
@@ -350,29 +359,27 @@ class Execution:
             run.watchers.remove(watch)
 
     async def logs(self, id: str | Output[Any], /) -> AsyncIterator[str]:
-        """What a task prints: the kept tail first, then line by line until it has ended."""
+        """What a task prints: what is kept of it first, then line by line until it has ended, well or by a death.
+
+        Of each task the last 256 KiB are kept, of a run 32 MiB; who reads slower than a task prints is up to 1 MiB
+        behind. The oldest lines go first; where some are missing, a line ``[n lines dropped]`` says so.
+        """
         run = self._active
         task = self._task_of(id)
-        lines: deque[str] = deque(run.tail(task))
         wake = asyncio.Event()
-
-        def watch(line: str) -> None:
-            lines.append(line)
-            wake.set()
-
-        run.log_watchers.setdefault(task, []).append(watch)
+        reader = run.logs.follow(task, wake.set)
         if run.outcomes[task] is None and not run.ended.is_set():
             run.on_task_end.setdefault(task, []).append(wake.set)
         try:
             while True:
-                while lines:
-                    yield lines.popleft()
+                for line in reader.take():
+                    yield line
                 if run.outcomes[task] is not None or run.ended.is_set():
                     return
                 wake.clear()
                 await wake.wait()
         finally:
-            run.log_watchers[task].remove(watch)
+            run.logs.unfollow(task, reader)
 
     def explain(self, id: str | Output[Any], /) -> Explanation:
         """Where a task is and why it does not run, as data."""

@@ -160,10 +160,7 @@ class Hearing:
         lines = bytes(payload).decode("utf-8", "replace").splitlines()
         if fields.get("dropped"):
             lines.insert(0, f"[{fields['dropped']} lines dropped]")
-        run.tail(task).extend(lines)
-        for watcher in run.log_watchers.get(task, ()):
-            for line in lines:
-                watcher(line)
+        run.logs.add(task, lines)
 
     def _on_ran(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
         answer = peer.programs.pop(fields["id"], None)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 MB = 1 << 20
@@ -84,16 +83,6 @@ def die_of(number: int) -> None:
     print("last words", file=sys.stderr, flush=True)
     os.kill(os.getpid(), number)
     time.sleep(60)
-
-
-def say_and_wait(path: str, lines: int) -> None:
-    """Prints, says who it is, and stays."""
-    for i in range(lines):
-        print(f"line {i}", flush=True)
-    print("to stderr", file=sys.stderr, flush=True)
-    Path(path + ".part").write_text(str(os.getpid()), encoding="utf-8")
-    os.rename(path + ".part", path)
-    time.sleep(600)
 
 
 def hold_the_lock() -> None:

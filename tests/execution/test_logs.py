@@ -1,0 +1,134 @@
+"""What is kept of what tasks print: the newest, within bounds, with a count of what went."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+import handout
+from handout import Cluster, Graph, Host
+from handout.execution import execution as shell
+from handout.execution import logs
+from handout.execution.kept import Kept
+from handout.execution.logs import RunLogs
+from handout.observe import EventsMissed, RunEnded, TaskEnded
+from tests import work
+
+LINE = "x" * 1000
+
+
+def read(kept: RunLogs, task: int) -> list[str]:
+    reader = kept.follow(task, lambda: None)
+    try:
+        return list(reader.take())
+    finally:
+        kept.unfollow(task, reader)
+
+
+def test_the_oldest_go_and_are_counted() -> None:
+    kept: Kept[str] = Kept(10, len)
+    kept.extend(["aaaa", "bbbb", "cccc", "dd"])
+    assert (list(kept.items), kept.total, kept.dropped) == (["bbbb", "cccc", "dd"], 10, 1)
+    kept.extend(["x" * 11])
+    assert (list(kept.items), kept.total, kept.dropped) == ([], 0, 5)
+    assert kept
+
+
+def test_a_task_that_prints_without_end_keeps_its_last_lines() -> None:
+    kept = RunLogs()
+    for i in range(1000):
+        kept.add(1, [f"{i} {LINE}"])
+    first, *rest = read(kept, 1)
+    assert first == f"[{1000 - len(rest)} lines dropped]"
+    assert rest[-1] == f"999 {LINE}"
+    assert sum(map(sys.getsizeof, rest)) <= logs.MAX_TASK
+    assert read(kept, 1) == [first, *rest]
+
+
+def test_a_run_whose_tasks_all_print_is_bounded_as_a_whole() -> None:
+    kept = RunLogs()
+    for i in range(50):
+        kept.add(0, [f"{i} {LINE}"])
+    for task in range(1, 20_000):
+        kept.add(task, [LINE] * 3)
+    assert kept.total <= logs.MAX_RUN
+    assert read(kept, 0) == ["[50 lines dropped]"]
+    assert read(kept, 19_999) == [LINE] * 3
+    kept.add(0, ["again"])
+    assert read(kept, 0) == ["[50 lines dropped]", "again"]
+
+
+def test_many_who_print_a_word_are_bounded_as_well() -> None:
+    kept = RunLogs()
+    for task in range(100_000):
+        kept.add(task, ["a"])
+    assert len(kept._kept) <= logs.MAX_RUN >> 10
+
+
+def test_a_slow_reader_misses_the_oldest_and_is_told() -> None:
+    kept = RunLogs()
+    woken: list[int] = []
+    reader = kept.follow(7, lambda: woken.append(1))
+    for i in range(5000):
+        kept.add(7, [f"{i} {LINE}"])
+    assert len(woken) >= 5000
+    first, *rest = reader.take()
+    assert first == f"[{5000 - len(rest)} lines dropped]"
+    assert rest[-1] == f"4999 {LINE}"
+    assert sum(map(sys.getsizeof, rest)) <= logs.MAX_READER
+    assert list(reader.take()) == []
+    kept.unfollow(7, reader)
+    assert not kept._readers
+
+
+async def test_a_slow_reader_of_events_misses_the_oldest_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "_MAX_EVENTS", 10)
+    graph = Graph()
+    for i in range(100):
+        graph.add(work.identity, i)
+    async with handout.start(graph, inventory=[Host.local("here", {"cpu": 1})]) as execution:
+        events = execution.events()
+        first = await anext(events)
+        await execution.results()
+        rest = [event async for event in events]
+    missed = [event for event in rest if isinstance(event, EventsMissed)]
+    assert len(missed) == 1
+    assert missed[0] is rest[0]
+    assert missed[0].count > 100
+    assert missed[0].at_s >= first.at_s
+    assert len(rest) == 11
+    assert isinstance(rest[-1], RunEnded)
+    assert isinstance(rest[-2], TaskEnded)
+
+
+@pytest.mark.parametrize("launcher", ["local", "ssh"])
+async def test_output_comes_while_a_task_runs_and_after_its_process_was_killed(
+    request: pytest.FixtureRequest, tmp_path: Path, launcher: str
+) -> None:
+    host = Host.local("one", {"cpu": 1})
+    if launcher == "ssh":
+        host = request.getfixturevalue("sshd").host("one", {"cpu": 1})
+    graph = Graph()
+    path = tmp_path / "pid"
+    out = graph.add(work.say_and_stay, str(path), 3)
+    async with Cluster([host]) as cluster, cluster.start(graph, on_failure="continue") as execution:
+        heard: list[str] = []
+        async with asyncio.timeout(20):
+            async for line in execution.logs(out):
+                heard.append(line)
+                if len(heard) == 4:
+                    # It has said all of this and runs still: so it was live.
+                    assert sorted(heard) == ["line 0", "line 1", "line 2", "to stderr"]
+                if len(heard) % 4 == 0:
+                    os.kill(int(path.read_text()), signal.SIGKILL)
+        results = await execution.results()
+        assert len(heard) == 12  # of the three attempts
+        assert [line async for line in execution.logs(out)] == heard
+    failure = results.failures[out.id]
+    assert isinstance(failure.exception, handout.WorkerDiedError)
+    assert list(failure.stderr_tail) == ["to stderr"]
