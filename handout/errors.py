@@ -24,7 +24,8 @@
     │   ├── HostKeyError          wrong or unknown host key
     │   ├── AuthenticationError   the host refused the user
     │   ├── BootstrapError        connected, but the agent did not start
-    │   └── HostLostError         was there, is gone
+    │   ├── HostLostError         was there, is gone
+    │   └── HostUnstableError     was lost again and again: left alone for a while
     ├── JournalError              a file that cannot record, or resume, a run
     ├── RunTimeoutError           the run was over its own time
     ├── WireError                 the other side spoke nonsense
@@ -49,6 +50,7 @@ __all__ = [
     "HostKeyError",
     "HostLostError",
     "HostUnreachableError",
+    "HostUnstableError",
     "InternalError",
     "InventoryError",
     "JournalError",
@@ -240,6 +242,13 @@ class HostLostError(HostError):
     """A host that was there is gone or silent. Fields: ``gone`` (its agent has certainly ended)."""
 
     gone: bool = False
+
+
+class HostUnstableError(HostError):
+    """A host was lost again and again: it is left alone for ``pause_s`` seconds. Fields: ``losses``, ``pause_s``."""
+
+    losses: int = 0
+    pause_s: float = 0.0
 
 
 class JournalError(HandoutError):

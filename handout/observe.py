@@ -15,6 +15,7 @@ __all__ = [
     "EventsMissed",
     "HostJoined",
     "HostLeft",
+    "HostQuarantined",
     "HostUnavailable",
     "RunEnded",
     "RunEvent",
@@ -88,7 +89,7 @@ class HostUnavailable(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostLeft(RunEvent):
-    """A host that was there is lost; what it ran runs elsewhere."""
+    """A host that was there is lost, and what it ran runs elsewhere; or it was drained."""
 
     host: str
     reason: str
@@ -99,6 +100,15 @@ class EventsMissed(RunEvent):
     """This reader was too slow: so many events that stood here were dropped."""
 
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostQuarantined(RunEvent):
+    """A host was lost again and again: it is left alone for ``pause_s`` seconds, more each time."""
+
+    host: str
+    pause_s: float
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from handout.execution.driver import Driver
 from handout.execution.execution import Execution
 from handout.execution.keeper import Keeper
 from handout.execution.loopwatch import LoopWatch
+from handout.execution.members import Members
 from handout.execution.options import RunOptions
 from handout.execution.results import Results
 from handout.execution.uninterrupted import uninterrupted
@@ -24,7 +25,7 @@ from handout.graph import Graph
 from handout.remote.launcher import Launcher
 from handout.remote.local import LocalLauncher
 from handout.remote.timings import Timings
-from handout.resources import Host, Inventory, InventoryLike, as_inventory
+from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
 from handout.scheduler import events as ev
 
 __all__ = ["Cluster", "Require"]
@@ -74,6 +75,7 @@ class Cluster:
         self._settled: dict[str, HandoutError | None] = {}
         self._settling = asyncio.Event()
         self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
+        self._members: Members | None = None
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -116,6 +118,7 @@ class Cluster:
         self._driver.classes.share(frozenset(shared))
         self._driver.post(ev.SharedChanged(shared))
         for name, host in self.inventory.items():
+            # Before any run can be submitted: it is to wait for them.
             self._driver.post(ev.HostExpected(name, host.price_per_hour))
         self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
 
@@ -142,28 +145,23 @@ class Cluster:
     async def _serve(self, driver: Driver, closing: asyncio.Event) -> None:
         """Everything that runs for this cluster, in one task group, until it is closed."""
         launch = _Launchers()
-        keepers: list[Keeper] = []
         watch = LoopWatch(self._timings.blocked_s)
         watch.start()
+        inventory = self.inventory
+        members: Members | None = None
+
+        def make(host: Host, settled: Callable[[str, HandoutError | None], None]) -> Keeper:
+            launcher = partial(launch, host)
+            return Keeper(host, driver, launcher, self._timings, inventory.tracker, inventory.interval_s, settled)
+
         try:
             async with anyio.create_task_group() as group:
                 self._spawn = lambda coroutine: group.start_soon(_awaited, coroutine)
-                for host in self.inventory.values():
-                    keeper = Keeper(
-                        host,
-                        driver,
-                        partial(launch, host),
-                        self._timings,
-                        self.inventory.tracker,
-                        self.inventory.interval_s,
-                        self._on_settled,
-                    )
-                    keepers.append(keeper)
-                    group.start_soon(keeper.run)
+                members = self._members = Members(driver, group, make, self._on_settled, self._forget)
+                for host in inventory.values():
+                    members.keep(host)
                 await closing.wait()
-                async with anyio.create_task_group() as stopping:
-                    for keeper in keepers:
-                        stopping.start_soon(keeper.stop)
+                await members.close()
                 group.cancel_scope.cancel()
         except Exception as error:
             driver.break_down(error)
@@ -171,8 +169,10 @@ class Cluster:
         finally:
             watch.stop()
             driver.close()
+            if members is not None:
+                members.end()
             if self._driver is driver:
-                self._spawn = _refuse
+                self._spawn, self._members = _refuse, None
                 self._settling.set()
 
     def _on_settled(self, name: str, error: HandoutError | None) -> None:
@@ -189,6 +189,63 @@ class Cluster:
         """Run a graph and return its results; see :func:`handout.execute`."""
         async with self.start(graph, **run) as execution:
             return await execution.results()
+
+    async def add(self, host: Host | str, /) -> None:
+        """Use one more host from now on, also for the runs that are under way.
+
+        Returns when it is usable. A host that cannot be used, or whose adding is cancelled, is not in the cluster.
+
+        Args:
+            host: A `Host`, or text such as ``"user@host:2222"``.
+        Raises:
+            InventoryError: It is none, or there is one of that name.
+            HostError: It cannot be reached, or no agent can be started there.
+        """
+        members = await self._open_members()
+        host = as_host(host)
+        if host.name in self.inventory:
+            raise InventoryError(
+                f"there is a host {host.name!r} in this cluster already.",
+                remedy="Give the new one a name of its own: Host('other', address=...); or drain the old one first.",
+                host=host.name,
+                key="name",
+            )
+        self.inventory = self.inventory.with_hosts([*self.inventory.values(), host])
+        await members.add(host)
+
+    async def drain(self, name: str, /) -> None:
+        """Let a host go without harm to any run: returns when its agent has ended.
+
+        It gets no new work from now on. What runs there may finish, for as long as that takes; results that are still
+        needed are brought to the controller, and those that cannot be are made again elsewhere. A cancelled call only
+        stops waiting: the host goes all the same, and a further call waits for that.
+
+        Raises:
+            InventoryError: There is no such host; names the nearest one.
+            PlacementError: A task that has not ended could run nowhere else: the host stays, as it was.
+        """
+        members = await self._open_members()
+        await members.drain(name)
+
+    async def _open_members(self) -> Members:
+        """Who is in this cluster, which is open, even if only just.
+
+        Raises:
+            HostError: It is not.
+        """
+        driver = self.driver
+        if self._members is None:
+            await asyncio.sleep(0)
+        if self._members is None or self._closing.is_set():
+            raise driver.broken or HostError("This cluster is being closed.")
+        return self._members
+
+    def _forget(self, name: str) -> None:
+        """A host is in this cluster no more."""
+        self.inventory = self.inventory.with_hosts(host for host in self.inventory.values() if host.name != name)
+        self.required = min(self.required, len(self.inventory))
+        self._settled.pop(name, None)
+        self._settling.set()
 
     @property
     def driver(self) -> Driver:

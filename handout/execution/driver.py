@@ -20,7 +20,7 @@ from handout.execution.recording import Recorder
 from handout.execution.taskclass import ClassTable
 from handout.execution.transfers import Gathered, Relay
 from handout.observe import HostJoined as HostJoinedNotice
-from handout.observe import HostLeft, HostUnavailable, RunEvent, TaskEnded, TaskHandedOver, TaskRetried
+from handout.observe import HostLeft, HostQuarantined, HostUnavailable, RunEvent, TaskEnded, TaskHandedOver, TaskRetried
 from handout.observe import RunEnded as RunEndedNotice
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
@@ -58,6 +58,8 @@ class Driver:
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._asking: dict[int, asyncio.Task[None]] = {}
+        #: By name of a host that is being drained: what the core will say of it.
+        self._drains: dict[str, asyncio.Future[None]] = {}
         #: Set when the core broke a promise: every run ends with it.
         self.broken: InternalError | None = None
         self._closed = False
@@ -71,7 +73,8 @@ class Driver:
             do.AskAllocator: self._ask_allocator,
             do.TasksEnded: self._tasks_ended,
             do.RunEnded: self._run_ended,
-            do.ReleaseHost: lambda command: None,
+            do.ReleaseHost: self._release_host,
+            do.RefuseDrain: self._refuse_drain,
         }
 
     @property
@@ -148,6 +151,8 @@ class Driver:
             self._timer.cancel()
         for task in self._asking.values():
             task.cancel()
+        for drained in self._drains.values():
+            drained.cancel()
         for run in list(self.runs.values()):
             if not run.ended.is_set():
                 run.finish(self.broken or _closed_under(run))
@@ -192,6 +197,23 @@ class Driver:
         """A host could not be had."""
         self.post(ev.HostLost(name, str(error)))
         self._tell_all(lambda at_s: HostUnavailable(at_s, name, error))
+
+    def quarantined(self, name: str, error: Exception, pause_s: float) -> None:
+        """A host keeps failing: it is left alone for a while."""
+        self._tell_all(lambda at_s: HostQuarantined(at_s, name, pause_s, error))
+
+    async def drain(self, name: str) -> None:
+        """Have a host given no new work, and wait until nothing that a run needs is there.
+
+        Raises:
+            PlacementError: A task could run nowhere without it; it goes on getting work.
+        """
+        drained = self._drains[name] = self._loop.create_future()
+        try:
+            self.post(ev.HostDrained(name))
+            await drained
+        finally:
+            del self._drains[name]
 
     def _tell_all(self, make: Callable[[float], RunEvent]) -> None:
         for run in self.runs.values():
@@ -376,6 +398,16 @@ class Driver:
         finally:
             if self._asking.get(run.number) is task:
                 del self._asking[run.number]
+
+    def _release_host(self, command: do.ReleaseHost) -> None:
+        drained = self._drains.get(command.host)
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    def _refuse_drain(self, command: do.RefuseDrain) -> None:
+        drained = self._drains.get(command.host)
+        if drained is not None and not drained.done():
+            drained.set_exception(command.error)
 
     def _tasks_ended(self, command: do.TasksEnded) -> None:
         run = self.runs.get(command.run)

@@ -19,12 +19,14 @@ from handout.errors import (
     HostKeyError,
     HostLostError,
     HostUnreachableError,
+    HostUnstableError,
     InventoryError,
     WireError,
 )
 from handout.execution.driver import Driver
 from handout.execution.hearing import Hearing
 from handout.execution.peer import Peer
+from handout.execution.stability import Stability
 from handout.remote.launcher import Launcher
 from handout.remote.link import Link
 from handout.remote.timings import Timings
@@ -43,11 +45,6 @@ __all__ = ["Keeper"]
 
 logger = logging.getLogger("handout")
 
-#: A host that was lost is tried again with pauses that double.
-_REJOIN_PAUSE_S = 0.5
-_REJOIN_PAUSE_MAX_S = 60.0
-#: A host that stayed for so long is not one that comes and goes.
-_STEADY_S = 60.0
 #: A tracker's first answer is waited for this many times ``host_timeout_s``: until then the host is of no use.
 _TRACKER_LIMIT = 2
 #: What no pause mends.
@@ -88,42 +85,98 @@ class Keeper:
         self._epoch = 0
         self._link: Link | None = None
         self._peer: Peer | None = None
+        self._stability = Stability(timings)
+        self._scope = anyio.CancelScope()
+        self._begun = False
+        self._ended = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep the host until it cannot be had any more, or the cluster closes.
+        """Keep the host until it cannot be had any more, is let go, or the cluster closes.
 
         A host that was lost may be waited for by tasks that only it can run: after ``host_timeout_s`` twice they
         are told that it will not come. It is tried on with growing pauses, and used again when it is back.
         """
-        give_up_at, pause_s = math.inf, _REJOIN_PAUSE_S
+        self._begun = True
+        try:
+            with self._scope:
+                await self._keep()
+        finally:
+            self._ended.set()
+
+    async def _keep(self) -> None:
+        give_up_at = math.inf
         #: Whether anybody has been told how the first try went.
         told = False
         while True:
-            try:
-                with anyio.fail_after(give_up_at - self._driver.now if give_up_at < math.inf else None):
-                    await self._join()
-            except (HandoutError, TimeoutError) as problem:
-                error = problem if isinstance(problem, HandoutError) else self._too_late()
+            error = await self._try(give_up_at)
+            if error is None:
+                told = True
+                pause_s = await self._use()
+                give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
+                error = self._quarantine(pause_s) if self._stability.quarantined else None
+            else:
                 # What no pause mends ends it; so does a first start that failed once the host was reached.
                 final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, HostUnreachableError))
-                if final or not told or self._driver.now >= give_up_at:
+                if final or not told:
                     give_up_at, told = math.inf, True
-                    logger.warning("Host %s cannot be used: %s", self.host.name, error)
-                    self._driver.unavailable(self.host.name, error)
-                    self._settled(self.host.name, error)
+                    self._give_up(error)
                 if final:
                     return
                 logger.info("Host %s is not there yet: %s", self.host.name, error)
-            else:
-                told = True
-                self._settled(self.host.name, None)
-                joined_at = self._driver.now
-                await self._stay()
-                give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
-                if self._driver.now - joined_at > _STEADY_S:
-                    pause_s = _REJOIN_PAUSE_S  # else it comes and goes: its pauses go on growing
-            await anyio.sleep(min(pause_s, max(0.0, give_up_at - self._driver.now)))
-            pause_s = min(2 * pause_s, _REJOIN_PAUSE_MAX_S)
+                pause_s = self._stability.missed()
+            give_up_at = await self._pause(pause_s, give_up_at, error)
+
+    async def _use(self) -> float:
+        """Have the host used until it is lost; answers how long it is to be left alone then."""
+        self._settled(self.host.name, None)
+        self._stability.joined(self._driver.now)
+        await self._stay()
+        return self._stability.lost(self._driver.now)
+
+    async def _pause(self, pause_s: float, give_up_at: float, error: HandoutError | None) -> float:
+        """Wait before the next try; answers when those who wait for the host are to be told that it will not come."""
+        patience_s = give_up_at - self._driver.now
+        if pause_s >= patience_s:
+            # It will not be back in time; in quarantine that is certain at once.
+            if not isinstance(error, HostUnstableError):
+                await anyio.sleep(max(0.0, patience_s))
+            self._give_up(error or self._too_late())
+            give_up_at = math.inf
+        await anyio.sleep(pause_s)
+        return give_up_at
+
+    async def _try(self, give_up_at: float) -> HandoutError | None:
+        """Start the host once; answers why it cannot be had."""
+        try:
+            with anyio.fail_after(give_up_at - self._driver.now if give_up_at < math.inf else None):
+                await self._join()
+        except HandoutError as error:
+            return error
+        except TimeoutError:
+            return self._too_late()
+        return None
+
+    def _give_up(self, error: HandoutError) -> None:
+        """Let everybody know that the host is not to be waited for; it is used all the same when it comes."""
+        logger.warning("Host %s cannot be used: %s", self.host.name, error)
+        self._driver.unavailable(self.host.name, error)
+        self._settled(self.host.name, error)
+
+    def _quarantine(self, pause_s: float) -> HostUnstableError:
+        """Let everybody know that the host is left alone for a while."""
+        losses, window_s = self._stability.losses, self._timings.unstable_s
+        error = HostUnstableError(
+            f"Host {self.host.name!r} is in quarantine for {pause_s:g} s: lost again, "
+            f"{losses} time{'s' if losses > 1 else ''} within {window_s:g} s.",
+            remedy="See why its agent or its line fails; it is used again after that, and left alone longer each time.",
+            host=self.host.name,
+            losses=losses,
+            pause_s=pause_s,
+        )
+        logger.warning("%s", error)
+        self._driver.quarantined(self.host.name, error, pause_s)
+        self._settled(self.host.name, error)
+        return error
 
     def _too_late(self) -> HostError:
         return HostUnreachableError(
@@ -137,6 +190,17 @@ class Keeper:
         link, self._link = self._link, None
         if link is not None:
             await link.stop()
+
+    async def leave(self, reason: str) -> None:
+        """End the agent, and keep the host no more. Bounded in time."""
+        await self.stop()
+        self._scope.cancel()
+        if self._begun:
+            await self._ended.wait()
+        if self._peer is not None and self._driver.peers.get(self.host.name) is self._peer:
+            self._driver.leave(self._peer, reason)
+        else:
+            self._driver.post(ev.HostLost(self.host.name, reason))
 
     async def _join(self) -> None:
         """Start an agent, connect, and tell the core what the host offers."""

@@ -23,6 +23,10 @@ class Timings:
             code, the controller gives the host up.
         grace_s: How much later than that the controller runs elsewhere what was there.
         linger_s: How long an agent keeps finished results beyond its lease; then it and its files are gone.
+        restart_s: Pause before a host that was lost is started again; doubled for each further try.
+        unstable_s: Three losses within this time put a host into quarantine; one that stayed for longer has a clean
+            record.
+        quarantine_s: How long it is left alone then; doubled for each further loss.
         blocked_s: An event loop of the caller's that was blocked for longer than this is worth a warning.
 
     Raises:
@@ -35,6 +39,9 @@ class Timings:
     host_timeout_s: float = 15.0
     grace_s: float = 3.0
     linger_s: float = 60.0
+    restart_s: float = 0.5
+    unstable_s: float = 60.0
+    quarantine_s: float = 10.0
     blocked_s: float = 1.0
 
     def __post_init__(self) -> None:

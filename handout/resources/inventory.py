@@ -89,6 +89,14 @@ class Inventory(Mapping[str, Host]):
         except InventoryError as error:
             raise file.blame(error) from error
 
+    def with_hosts(self, hosts: Iterable[Host]) -> Inventory:
+        """The same inventory with these hosts instead of its own.
+
+        Raises:
+            InventoryError: Two of them have one name.
+        """
+        return Inventory(hosts, shared=self.shared, tracker=self.tracker, interval_s=self.interval_s)
+
     def __getitem__(self, name: str, /) -> Host:
         return self._hosts[name]
 

@@ -18,6 +18,7 @@ __all__ = [
     "CopyObjects",
     "DropObjects",
     "FetchObjects",
+    "RefuseDrain",
     "ReleaseHost",
     "RunEnded",
     "StartTasks",
@@ -143,9 +144,17 @@ class RunEnded:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseHost:
-    """A drained host has nothing left that a run needs."""
+    """A host that was to be drained has nothing left that a run needs, or is gone: it can be let go."""
 
     host: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseDrain:
+    """A host cannot be drained, because some task could run nowhere then; it stays as it was."""
+
+    host: str
+    error: Exception
 
 
 Command = (
@@ -159,4 +168,5 @@ Command = (
     | TasksEnded
     | RunEnded
     | ReleaseHost
+    | RefuseDrain
 )

@@ -126,7 +126,7 @@ class HostRecovered:
 
 @dataclass(frozen=True, slots=True)
 class HostDrained:
-    """The user wants it emptied: no new work, what runs may finish."""
+    """The user wants it emptied: no new work, what runs may finish. Answered by `ReleaseHost` or `RefuseDrain`."""
 
     host: str
 

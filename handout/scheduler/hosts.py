@@ -159,7 +159,17 @@ class HostRecord:
 class Fleet:
     """All hosts, by name and by index, and what they share."""
 
-    __slots__ = ("_by_index", "_needs", "by_name", "expected", "names", "shared", "shared_amounts", "version")
+    __slots__ = (
+        "_by_index",
+        "_needs",
+        "by_name",
+        "expected",
+        "leaving",
+        "names",
+        "shared",
+        "shared_amounts",
+        "version",
+    )
 
     def __init__(self) -> None:
         #: Names by index, of lost hosts too; 0 is the controller.
@@ -169,6 +179,8 @@ class Fleet:
         self._needs: dict[Profile, tuple[Need, ...]] = {}
         #: Hosts that are being reached.
         self.expected: set[str] = set()
+        #: Hosts that were drained while they were being reached: should they join all the same, they get no work.
+        self.leaving: set[str] = set()
         self.shared_amounts: dict[str, int] = {}
         self.shared = Ledger({}, ())
         #: Changes whenever the answer to "which hosts could ever run this" may have.
@@ -181,6 +193,7 @@ class Fleet:
         self._by_index[host.index] = host
         self.by_name[name] = host
         self.expected.discard(name)
+        host.draining = host.released = name in self.leaving
         self.version += 1
         return host
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from handout.errors import InternalError
+from handout.errors import InternalError, PlacementError
 from handout.scheduler import events as ev
 from handout.scheduler.attempts import recall
-from handout.scheduler.commands import ReleaseHost, RunEnded
+from handout.scheduler.commands import RefuseDrain, ReleaseHost, RunEnded
 from handout.scheduler.endings import close
 from handout.scheduler.hosts import HostRecord
 from handout.scheduler.objects import bring, make_ready
 from handout.scheduler.recovery import lose_host, unpin_groups
 from handout.scheduler.runs import Run
+from handout.scheduler.satisfiable import needs_host
 from handout.scheduler.states import Outcome, State
 from handout.scheduler.timers import Timer, Wake
 from handout.scheduler.world import World
@@ -64,6 +65,7 @@ def run_closed(world: World, event: ev.RunClosed) -> None:
 
 def host_expected(world: World, event: ev.HostExpected) -> None:
     """Tasks that only it can run wait for it."""
+    world.fleet.leaving.discard(event.host)
     if event.host not in world.fleet.by_name:
         world.fleet.expected.add(event.host)
 
@@ -90,8 +92,11 @@ def _stir(world: World, host: HostRecord) -> None:
 def host_lost(world: World, event: ev.HostLost) -> None:
     """It is gone, or will not come."""
     host = world.fleet.by_name.get(event.host)
+    world.fleet.leaving.discard(event.host)
     if host is not None:
         lose_host(world, host, event.reason)
+        if host.draining and not host.released:
+            world.out.add(ReleaseHost(host.name))
     elif event.host in world.fleet.expected:
         world.fleet.expected.discard(event.host)
         world.recheck = True
@@ -117,13 +122,20 @@ def host_recovered(world: World, event: ev.HostRecovered) -> None:
 
 
 def host_drained(world: World, event: ev.HostDrained) -> None:
-    """What has not started there goes elsewhere, what runs may finish, what only it has is brought away."""
+    """What has not started there goes elsewhere, what runs may finish, what only it has is brought away.
+
+    Nothing of this happens where a task could run nowhere without it.
+    """
     host = world.fleet.by_name.get(event.host)
+    if host is not None and host.draining:
+        return
+    if (error := needs_host(world, event.host)) is not None:
+        world.out.add(RefuseDrain(event.host, _needed(event.host, error)))
+        return
     if host is None:
         world.fleet.expected.discard(event.host)
-        world.recheck = True
-        return
-    if host.draining:
+        world.fleet.leaving.add(event.host)
+        world.out.add(ReleaseHost(event.host))
         return
     host.draining = True
     world.fleet.version += 1
@@ -131,6 +143,15 @@ def host_drained(world: World, event: ev.HostDrained) -> None:
     for run in world.runs.values():
         unpin_groups(world, run, host.index)
         _recall_all(world, run, host)
+
+
+def _needed(name: str, error: PlacementError) -> PlacementError:
+    return PlacementError(
+        f"host {name!r} cannot be drained, because without it {error.problem}",
+        remedy="Add a host that covers it first, or wait until that task has ended.",
+        id=error.id,
+        lacks=error.lacks,
+    )
 
 
 def _recall_all(world: World, run: Run, host: HostRecord) -> None:

@@ -214,14 +214,11 @@ def copy_failed(world: World, event: CopyFailed) -> None:
         return
     del run.flying[o, index]
     if event.missing and source and source in run.where[o]:
-        left = run.where[o] = tuple(i for i in run.where[o] if i != source)
-        if not left:
-            for c in run.consumers[o]:
-                if not run.ended(c):
-                    run.missing[c] += 1
-            lose_object(world, run, o)
+        if _lose_replica(world, run, o, source):
             return
     if not _wanted_at(run, o, index):
+        if not index:
+            _stays_behind(world, run, o, source)
         return
     failures = run.copy_failures[o, index] = run.copy_failures.get((o, index), 0) + 1
     if failures % MAX_COPIES or event.missing:
@@ -230,6 +227,28 @@ def copy_failed(world: World, event: CopyFailed) -> None:
         _place_consumers_elsewhere(world, run, o, host)
     else:
         _give_up_output(world, run, o, event.source)
+
+
+def _lose_replica(world: World, run: Run, o: int, index: int) -> bool:
+    """A host does not have an object. Answers whether it was the only one."""
+    left = run.where[o] = tuple(i for i in run.where[o] if i != index)
+    if left:
+        return False
+    for c in run.consumers[o]:
+        if not run.ended(c):
+            run.missing[c] += 1
+    lose_object(world, run, o)
+    return True
+
+
+def _stays_behind(world: World, run: Run, o: int, source: int) -> None:
+    """An object was not brought away from a host that is being drained: after some tries it is made again instead."""
+    host = world.fleet.at(source)
+    if host is None or not host.draining or source not in run.where[o]:
+        return
+    failures = run.copy_failures[o, 0] = run.copy_failures.get((o, 0), 0) + 1
+    if failures >= MAX_COPIES:
+        _lose_replica(world, run, o, source)
 
 
 def _place_consumers_elsewhere(world: World, run: Run, o: int, host: HostRecord) -> None:

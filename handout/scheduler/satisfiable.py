@@ -11,7 +11,7 @@ from handout.scheduler.spec import Profile
 from handout.scheduler.states import Outcome, State
 from handout.scheduler.world import World
 
-__all__ = ["check_satisfiable"]
+__all__ = ["check_satisfiable", "needs_host"]
 
 
 def check_satisfiable(world: World) -> None:
@@ -32,20 +32,40 @@ def check_satisfiable(world: World) -> None:
             abort(world, run, Outcome.FAILED, error)
 
 
+def needs_host(world: World, name: str) -> PlacementError | None:
+    """The error of the first task that nothing but this host could run, or None: it may go.
+
+    A task that is with it now counts, too: it may have to be tried again. Hosts that are only expected to come do not
+    count, except where this one is no more than that itself.
+    """
+    fleet = world.fleet
+    if name not in fleet.by_name and fleet.expected - {name}:
+        return None
+    hosts = [host for host in fleet.by_name.values() if not host.draining and host.name != name]
+    for run in world.runs.values():
+        if not run.over and not run.aborting and (error := _unrunnable(world, run, hosts, handed=True)) is not None:
+            return error
+    return None
+
+
 def _impossible(world: World, run: Run) -> PlacementError | None:
-    """The error of the first task that can be run nowhere."""
+    """The error of the first task that can be run nowhere. One that is with an agent has found its host."""
+    hosts = [host for host in world.fleet.by_name.values() if not host.draining]
+    return _unrunnable(world, run, hosts, handed=False)
+
+
+def _unrunnable(world: World, run: Run, hosts: list[HostRecord], *, handed: bool) -> PlacementError | None:
+    """The error of the first task that none of these hosts can run; ``handed``: of those with an agent, too."""
     fleet, profiles = world.fleet, run.spec.profiles
-    hosts = [host for host in fleet.by_name.values() if not host.draining]
     hopeless = {p for p, profile in enumerate(profiles) if not any(fleet.needs(host, profile) for host in hosts)}
     if hopeless:
         for t in range(run.spec.count):
-            # A task that is with an agent has found its host.
-            if run.spec.profile[t] in hopeless and not run.ended(t) and run.state[t] != State.HANDED:
+            if run.spec.profile[t] in hopeless and not run.ended(t) and (handed or run.state[t] != State.HANDED):
                 return _placement_error(world, run.name_of(t), profiles[run.spec.profile[t]], hosts)
     for group, together in run.together.items():
         if any(all(fleet.needs(host, profiles[p]) for p in together) for host in hosts):
             continue
-        members = [t for t in run.groups[group] if not run.ended(t) and run.state[t] != State.HANDED]
+        members = [t for t in run.groups[group] if not run.ended(t) and (handed or run.state[t] != State.HANDED)]
         if members:
             names = ", ".join(map(repr, map(run.name_of, run.groups[group][:5])))
             return PlacementError(

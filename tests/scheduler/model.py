@@ -93,7 +93,7 @@ class Cluster:
             case cmd.AskAllocator():
                 self.asked.append(command)
             case cmd.ReleaseHost():
-                assert not self.agents[command.host].running
+                assert command.host not in self.agents or not self.agents[command.host].running
 
     def submit(self, spec: RunSpec) -> int:
         run = len(self.specs) + 1
