@@ -117,6 +117,7 @@ class Core:
             handler(world, event)
         check_satisfiable(world)
         expire(world)
+        requests.note_room(world)
         place(world)
         hand_followers(world)
         recall_for_idle(world)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handout.errors import OutcomeUnknownError
 from handout.scheduler.attempts import recall_followers, settle, to_frontier, unhand
-from handout.scheduler.endings import end, fail
+from handout.scheduler.endings import end, fail, give_up_output
 from handout.scheduler.events import TaskFailed, TasksFinished, TasksReturned, TasksStarted
 from handout.scheduler.hosts import HOME, HostRecord
 from handout.scheduler.objects import appear, bring, release_inputs, shed, wake
@@ -113,6 +113,7 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
 def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: bool, stored: bool) -> None:
     """An object was made on a host; ``held``: the controller got it too; ``stored``: the host has it whatever."""
     if size < 0:
+        give_up_output(world, run, o)  # it was asked for after the task was handed over
         return
     if run.flying:
         run.flying.pop((o, host.index), None)

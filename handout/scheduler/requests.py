@@ -18,7 +18,7 @@ from handout.scheduler.timers import Timer, Wake
 from handout.scheduler.views import cluster_view, task_view
 from handout.scheduler.world import World
 
-__all__ = ["allocator_failed", "answer_due", "ask", "ask_again", "placements_proposed"]
+__all__ = ["allocator_failed", "answer_due", "ask", "ask_again", "note_room", "placements_proposed"]
 
 #: Least number of tasks that a frontier shows where there are that many.
 MIN_FRONTIER = 256
@@ -26,6 +26,13 @@ MIN_FRONTIER = 256
 FRONTIER_PER_SLOT = 4
 #: An allocator is not asked again sooner than this, whatever it says.
 MIN_ASK_AGAIN_S = 0.01
+
+
+def note_room(world: World) -> None:
+    """Hosts have got room, whoever left it: what found none may be placed now."""
+    if world.dirty:
+        for run in world.runs.values():
+            run.stirred = run.stirred or run.spec.allocator is None
 
 
 def ask(world: World) -> None:
@@ -119,7 +126,7 @@ def placements_proposed(world: World, event: PlacementsProposed) -> None:
         placed += _place(world, run, t, name)
     if placed:
         return
-    busy = any(host.handed or not host.open for host in world.fleet.by_name.values())
+    busy = any(host.handed or host.lingering or not host.open for host in world.fleet.by_name.values())
     if not (busy or run.stirred or run.asks_again or world.fleet.expected):
         names = ", ".join(map(repr, list(run.asked)[:5])) + (", ..." if len(run.asked) > 5 else "")
         _refuse(

@@ -228,3 +228,12 @@ def test_what_is_gone_already_stays_gone() -> None:
     scene.finish("h1", "a", size=10**6, held=False)
     scene.finish("h1", "b")
     assert scene.said(scene.tell(ev.OutputsWanted(1, [0]))) == []
+
+
+def test_an_output_that_is_asked_for_and_was_not_stored_is_waited_for_no_more() -> None:
+    """Nobody needed it when its task was handed over, so the agent has not kept it."""
+    scene = Scene("h1")
+    scene.submit(graph("a; b", outputs=["b"]))
+    scene.tell(ev.OutputsWanted(1, [0]))
+    scene.finish("h1", "a", size=-1)
+    assert ("over", "done") in scene.finish("h1", "b")

@@ -185,3 +185,25 @@ def test_a_task_that_failed_somewhere_says_so() -> None:
     (again,) = [c for c in commands if isinstance(c, cmd.AskAllocator)]
     assert again.frontier[0].not_on == {"h1"}
     assert answer(scene, again.request, {"a": "h1"}) == [("start", "h1", "a")]
+
+
+def test_it_is_asked_again_when_another_run_makes_room() -> None:
+    """It found no room and did not ask to be asked again: nothing of its own run would ever happen."""
+    scene = Scene("h1")
+    scene.submit(graph("x", profiles={"x": LONG}), run=2)
+    request = asked(scene, "a")
+    assert answer(scene, request.request, {}) == []
+    assert ("ask", 2, "a") in scene.finish("h1", "x", run=2)
+    assert answer(scene, 2, {"a": "h1"}) == [("start", "h1", "a")]
+
+
+def test_leaving_out_everything_while_an_end_is_still_awaited_is_no_error() -> None:
+    """A host is not idle while what was cancelled there has not ended."""
+    scene = Scene("h1")
+    scene.submit(graph("x", profiles={"x": LONG}), run=2)
+    request = asked(scene, "a")
+    scene.tell(ev.RunClosed(2))
+    assert answer(scene, request.request, {}) == [("ask", 2, "a")]
+    assert answer(scene, 2, {}) == []
+    event = ev.TaskFailed("h1", 2, 0, 1, "cancelled", True, "it was cancelled")
+    assert scene.said(scene.tell(event))[-1] == ("ask", 3, "a")
