@@ -221,3 +221,10 @@ def change_in_place(numbers: Any) -> int:
 
 def python_version() -> tuple[int, int]:
     return sys.version_info[:2]
+
+
+def grow(path: str, number: int, data: bytes) -> bytes:
+    """One byte more; notes that it ran."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"{number}\n")
+    return data + b"x"

@@ -1,0 +1,228 @@
+"""Hosts that die, come back, come and go, or are all gone; over a real sshd, with timings scaled down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import handout
+from handout import Cluster, Graph, Host, Timings
+from handout.observe import HostQuarantined, RunEvent, TaskEnded, TaskHandedOver, TaskStarted
+from tests import work
+from tests.faults.seen import agent_pid, started, until
+from tests.proxy import Proxy, start_proxy
+from tests.sshd import OpenSsh
+
+ONE = {"cpu": 1}
+QUICK = Timings().scaled(0.1)
+QUICKER = Timings().scaled(0.05)
+
+
+def behind(server: OpenSsh, proxy: Proxy, name: str, capabilities: dict[str, Any]) -> Host:
+    """A host of this server whose line a test can break."""
+    known_hosts = server.folder / f"known_hosts_{proxy.port}"
+    known_hosts.write_text((server.folder / "known_hosts").read_text().replace(f":{server.port} ", f":{proxy.port} "))
+    return Host(
+        name,
+        address="127.0.0.1",
+        port=proxy.port,
+        username=server.username,
+        capabilities=capabilities,
+        ssh={**server.options, "known_hosts": str(known_hosts)},
+    )
+
+
+def kill_agent(cluster: Cluster, host: str) -> None:
+    os.kill(agent_pid(started(cluster, host)), signal.SIGKILL)
+
+
+async def kill_whenever_it_is_back(cluster: Cluster, host: str, times: int) -> None:
+    for _ in range(times):
+        await until(lambda: host in cluster.driver.peers)
+        peer = cluster.driver.peers[host]
+        kill_agent(cluster, host)
+        await until(lambda peer=peer: cluster.driver.peers.get(host) is not peer)
+
+
+@asynccontextmanager
+async def watching(execution: handout.Execution) -> AsyncIterator[list[RunEvent]]:
+    """All events of a run, as they come."""
+    seen: list[RunEvent] = []
+
+    async def watch() -> None:
+        async for event in execution.events():
+            seen.append(event)
+
+    task = asyncio.ensure_future(watch())
+    await asyncio.sleep(0)
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def of(kind: type[RunEvent], seen: list[RunEvent]) -> list[Any]:
+    return [event for event in seen if isinstance(event, kind)]
+
+
+async def test_row_01_what_ran_under_a_killed_agent_runs_elsewhere_within_a_second(
+    sshd: OpenSsh, tmp_path: Path
+) -> None:
+    graph = Graph()
+    out = graph.add(work.wait_for_file, str(tmp_path / "go"))
+    async with Cluster([sshd.host("a", ONE), sshd.host("b", ONE)], require="all") as cluster:
+        async with cluster.start(graph) as execution, watching(execution) as seen:
+            await until(lambda: of(TaskStarted, seen))
+            victim = of(TaskStarted, seen)[0].host
+            kill_agent(cluster, victim)
+            killed_at = time.monotonic()
+            await until(lambda: any(event.attempt == 2 for event in of(TaskHandedOver, seen)))
+            assert time.monotonic() - killed_at < 1.0
+            (tmp_path / "go").touch()
+            results = await execution.results()
+    assert results[out]
+    assert results.allocations[out] != victim
+
+
+async def test_row_01_a_host_whose_agent_is_killed_is_started_again_then_put_in_quarantine_then_used_again(
+    sshd: OpenSsh,
+) -> None:
+    graph = Graph()
+    out = graph.add(work.where, host="a")
+    async with Cluster([sshd.host("a", ONE), sshd.host("b", ONE)], require="all", timings=QUICKER) as cluster:
+        for _ in range(2):
+            await kill_whenever_it_is_back(cluster, "a", 1)
+            assert (await cluster.execute(graph))[out][0] == "a"
+        await kill_whenever_it_is_back(cluster, "a", 1)
+        await until(lambda: "a" in cluster.unavailable)
+        error = cluster.unavailable["a"]
+        assert isinstance(error, handout.errors.HostUnstableError)
+        assert (error.host, error.losses, error.pause_s) == ("a", 3, QUICKER.quarantine_s)
+        assert "lost again, 3 times within 3 s" in str(error)
+        assert (await cluster.execute(graph))[out][0] == "a"
+        assert not cluster.unavailable
+
+
+async def test_row_02_a_task_that_kills_its_worker_three_times_is_stopped_and_spends_no_more_hosts(
+    sshd: OpenSsh,
+) -> None:
+    graph = Graph()
+    bad = graph.add(work.crash, id="poison")
+    good = graph.map(work.identity, range(20))
+    hosts = [sshd.host(name, ONE) for name in ("a", "b", "c", "d")]
+    async with Cluster(hosts, require="all") as cluster:
+        async with cluster.start(graph, on_failure="continue") as execution, watching(execution) as seen:
+            results = await execution.results()
+            tries = [event.attempt for event in of(TaskHandedOver, seen) if event.id == "poison"]
+        assert set(cluster.view.hosts) == {"a", "b", "c", "d"}
+    assert results[good] == list(range(20))
+    error = results.failures["poison"].exception
+    assert isinstance(error, handout.WorkerDiedError)
+    assert error.signal == signal.SIGSEGV
+    assert max(tries) == len(error.hosts) == 3
+    del bad
+
+
+async def test_row_33_a_lost_intermediate_is_made_again_from_the_nearest_that_is_left(
+    sshd: OpenSsh, tmp_path: Path
+) -> None:
+    """A chain of 50: its middle is with the caller, its end was on the host that dies."""
+    ran, go = tmp_path / "ran", tmp_path / "go"
+    graph = Graph()
+    chain = [graph.add(work.grow, str(ran), 0, b"x" * 100_000)]
+    for number in range(1, 50):
+        chain.append(graph.add(work.grow, str(ran), number, chain[-1]))
+    middle, end = chain[24], chain[49]
+    gate = graph.add(work.wait_for_file, str(go))
+    length = graph.add(lambda data, _: len(data), end, gate)
+    async with Cluster([sshd.host("a", ONE), sshd.host("b", ONE)], require="all", timings=QUICK) as cluster:
+        async with cluster.start(graph, outputs=[middle, length]) as execution:
+            async for _ in execution.ended([end]):
+                assert len(await execution.result(middle)) == 100_025
+            kill_agent(cluster, execution.explain(end).host)
+            await until(lambda: len(ran.read_text().split()) == 75)
+            go.touch()
+            results = await execution.results()
+    assert results[length] == 100_050
+    assert Counter(map(int, ran.read_text().split())) == {n: 1 if n < 25 else 2 for n in range(50)}
+
+
+async def test_row_34_when_all_hosts_are_gone_the_run_ends_in_time_by_name_and_keeps_what_it_has(
+    sshd: OpenSsh, tmp_path: Path
+) -> None:
+    graph = Graph()
+    done = graph.add(work.identity, 7, id="done")
+    graph.add(work.sleep_forever, str(tmp_path / "pid"), cost={"memory": "3 GB"}, id="stuck")
+    async with start_proxy(sshd.port) as first, start_proxy(sshd.port) as second:
+        offer = {"cpu": 1, "memory": "4 GB"}
+        hosts = [behind(sshd, first, "a", offer), behind(sshd, second, "b", offer)]
+        async with Cluster(hosts, require="all", timings=QUICKER) as cluster:
+            async with cluster.start(graph) as execution:
+                assert await execution.result(done) == 7
+                await until((tmp_path / "pid").exists)
+                for line in (first, second):
+                    line.refuse()
+                    line.cut()
+                limit_s = 4 * QUICKER.host_timeout_s + 2 * QUICKER.grace_s + 2.0
+                with pytest.raises(handout.PlacementError, match="stuck") as caught:
+                    async with asyncio.timeout(limit_s):
+                        await execution.results()
+                assert await execution.result(done) == 7
+    told = "\n".join([str(caught.value), *caught.value.__notes__])
+    for part in ("'stuck'", "Host 'a' could not be used", "Host 'b' could not be used"):
+        assert part in told
+
+
+async def test_row_35_a_line_that_comes_and_goes_takes_nothing_from_the_others(sshd: OpenSsh) -> None:
+    graph = Graph()
+    for _ in range(800):
+        graph.add(work.sleep, 0.1)
+    async with start_proxy(sshd.port) as proxy:
+        hosts = [sshd.host("s1", {"cpu": 4}), sshd.host("s2", {"cpu": 4})]
+        async with Cluster([*hosts, behind(sshd, proxy, "flapping", ONE)], require="all", timings=QUICK) as cluster:
+            async with cluster.start(graph) as execution, watching(execution) as seen:
+                await until(lambda: _steady(seen) >= 100)
+                steady = _rate(seen)
+                seen.clear()
+                while _steady(seen) < 150:
+                    proxy.refuse()
+                    proxy.cut()
+                    await asyncio.sleep(0.3)
+                    proxy.refuse(False)
+                    await asyncio.sleep(0.3)
+                assert _rate(seen) > 0.9 * steady
+                assert all(event.outcome == "done" for event in of(TaskEnded, seen))
+
+
+def _steady(seen: list[RunEvent]) -> int:
+    return sum(event.host in ("s1", "s2") for event in of(TaskEnded, seen))
+
+
+def _rate(seen: list[RunEvent]) -> float:
+    """Tasks a second of the hosts whose lines are good."""
+    times = [event.at_s for event in of(TaskEnded, seen) if event.host in ("s1", "s2")]
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+async def test_row_35_a_host_that_keeps_dying_is_left_alone_for_longer_each_time(sshd: OpenSsh) -> None:
+    graph = Graph()
+    for _ in range(800):
+        graph.add(work.sleep, 0.1)
+    async with Cluster(
+        [sshd.host("s1", {"cpu": 4}), sshd.host("flapping", ONE)], require="all", timings=QUICKER
+    ) as cluster:
+        async with cluster.start(graph) as execution, watching(execution) as seen:
+            await kill_whenever_it_is_back(cluster, "flapping", 4)
+            await until(lambda: len(of(HostQuarantined, seen)) == 2)
+            assert [event.pause_s for event in of(HostQuarantined, seen)] == [0.5, 1.0]
+            assert all(event.outcome == "done" for event in of(TaskEnded, seen))
