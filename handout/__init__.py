@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         load_balanced,
         locality,
     )
+    from handout.data.trust import trust
     from handout.errors import (
         AllocatorError,
         AuthenticationError,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         TaskError,
         TaskExitedError,
         TaskTimeoutError,
+        TrustError,
         UnserializableError,
         WireError,
         WorkerDiedError,
@@ -158,6 +160,7 @@ __all__ = [
     "TaskTimeoutError",
     "Timings",
     "Tracker",
+    "TrustError",
     "UnserializableError",
     "WireError",
     "WorkerDiedError",
@@ -173,10 +176,12 @@ __all__ = [
     "options",
     "run",
     "start",
+    "trust",
 ]
 
 #: The module that defines each name; the imports above are the same for checkers.
 _HOMES = {
+    "trust": "handout.data.trust",
     "Current": "handout.agent.standin",
     "File": "handout.agent.standin",
     "current": "handout.agent.standin",
@@ -214,6 +219,7 @@ _HOMES = {
     "TaskError": "handout.errors",
     "TaskExitedError": "handout.errors",
     "TaskTimeoutError": "handout.errors",
+    "TrustError": "handout.errors",
     "UnserializableError": "handout.errors",
     "WireError": "handout.errors",
     "WorkerDiedError": "handout.errors",

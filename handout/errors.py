@@ -11,6 +11,7 @@
     ├── TaskError                 user code
     │   ├── RemoteError           its own exception could not travel, or would be mistaken for the caller's
     │   ├── ResultError           the result could not be serialized
+    │   ├── TrustError            a host of which only data is taken sent something else
     │   ├── TaskExitedError       it called sys.exit()
     │   ├── WorkerDiedError       its process died under it
     │   ├── TaskTimeoutError      over its time
@@ -64,6 +65,7 @@ __all__ = [
     "TaskError",
     "TaskExitedError",
     "TaskTimeoutError",
+    "TrustError",
     "UnserializableError",
     "WireError",
     "WorkerDiedError",
@@ -150,6 +152,12 @@ class ResultError(TaskError):
     """A result cannot be serialized. Fields: ``path`` to the culprit, its ``type``."""
 
     path: str = ""
+    type: str = ""
+
+
+class TrustError(TaskError):
+    """A host with ``trust="data"`` sent something that is not data; it was not made here. Fields: ``type``: what."""
+
     type: str = ""
 
 

@@ -230,7 +230,11 @@ class Agent:
         for key in fields["key"]:
             self.store.drop(key)
             self._refused.pop(key, None)
+        self.dispatcher.suspects.difference_update(fields["key"])
         self._watch_store()
+
+    def _distrust(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+        self.dispatcher.distrust((key for key in fields["key"] if key not in self.store), fields["types"])
 
     def _cancel(self, fields: Mapping[str, Any], payload: memoryview) -> None:
         self.outcomes.cancel(fields["ticket"], fields.get("grace_s", 5.0))
@@ -330,6 +334,7 @@ _HANDLERS: dict[Any, Any] = {
     "stop_stream": Agent._stop_stream,
     "fetch": Agent._fetch,
     "drop": Agent._drop,
+    "distrust": Agent._distrust,
     "cancel": Agent._cancel,
     "take_back": Agent._take_back,
     "limits": Agent._limits,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable
 
 from . import processes, wire
@@ -88,6 +88,9 @@ class Dispatcher:
         self._hold_until = 0.0
         #: The worker whose loop takes the next coroutine, by key.
         self._loops: dict[Key, Hand] = {}
+        #: Objects that must be read as data, and the names of classes that count as such.
+        self.suspects: set[int] = set()
+        self._data_types: list[Any] = []
         self._visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
 
     def schedule(self) -> None:
@@ -297,6 +300,10 @@ class Dispatcher:
             fields["fns"], fields["fn_len"] = functions, [len(b) for b in blobs]
         if keys:
             fields["keys"], fields["key_len"] = keys, [len(d) for d in data]
+        if self.suspects:
+            suspects = self.suspects.intersection(key for task in batch for key in task.inputs)
+            if suspects:
+                fields["suspects"], fields["types"] = list(suspects), self._data_types
         fields["fn"] = _column([t.fn for t in batch])
         fields["len"] = _column([len(t.blob) for t in batch])
         inputs = [t.inputs for t in batch]
@@ -306,6 +313,11 @@ class Dispatcher:
         fields["attempt"] = _column([t.attempt for t in batch])
         fields["variant"] = _column([t.variant for t in batch])
         self._crew.send(hand, wire.encode_message(0, fields, [*blobs, *data, *(t.blob for t in batch)]))
+
+    def distrust(self, keys: Iterable[int], types: list[Any]) -> None:
+        """Objects that had been on a host of which only data is taken come now."""
+        self.suspects.update(keys)
+        self._data_types = types
 
     def _inputs(self, batch: Sequence[Task]) -> tuple[list[int], list[wire.Buffer]]:
         """Small objects that go along with the tasks."""

@@ -275,24 +275,37 @@ def loads(data: Segment) -> Any:
     Buffers are views of `data` where it can be written to (a private mapping); else they are copied, since
     what was writable must stay so.
     """
-    view = memoryview(data)
-    buffers: list[Any] = []
-    stream = view
-    if view[:4] == _MAGIC:
-        _, count, nbytes = _HEAD.unpack_from(view)
-        lengths = struct.unpack_from(f"<{count}Q", view, _HEAD.size)
-        end = _HEAD.size + 8 * count + nbytes
-        stream = view[end - nbytes : end]
-        for length in lengths:
-            end += -end % ALIGN
-            part = view[end : end + length]
-            if part.nbytes != length:
-                raise LoadError(f"an object ends {length - part.nbytes} bytes early")
-            buffers.append(bytearray(part) if part.readonly else part)
-            end += length
+    stream, buffers = split(data)
     if byvalue.main_name() is None:
         return pickle.loads(stream, buffers=buffers)
     return _MainUnpickler(io.BytesIO(stream), buffers=buffers).load()
+
+
+def split(data: Segment) -> tuple[memoryview, list[Any]]:
+    """The pickle stream of an encoded object, and its buffers.
+
+    Raises:
+        LoadError: It ends early.
+    """
+    view = memoryview(data)
+    buffers: list[Any] = []
+    if view[:4] != _MAGIC:
+        return view, buffers
+    try:
+        _, count, nbytes = _HEAD.unpack_from(view)
+        lengths = struct.unpack_from(f"<{count}Q", view, _HEAD.size)
+    except struct.error as error:
+        raise LoadError(f"an object ends within its header: {error}") from None
+    end = _HEAD.size + 8 * count + nbytes
+    stream = view[end - nbytes : end]
+    for length in lengths:
+        end += -end % ALIGN
+        part = view[end : end + length]
+        if part.nbytes != length:
+            raise LoadError(f"an object ends {length - part.nbytes} bytes early")
+        buffers.append(bytearray(part) if part.readonly else part)
+        end += length
+    return stream, buffers
 
 
 # ---- dill for the rest -----------------------------------------------------------------------------------

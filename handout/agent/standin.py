@@ -18,7 +18,7 @@ from typing import Any, Callable, TypeVar
 from handout.agent.current import Current, current, publish
 from handout.agent.file import File
 
-__all__ = ["Current", "File", "current", "later", "options", "publish"]
+__all__ = ["Current", "File", "current", "later", "options", "publish", "trust"]
 
 F = TypeVar("F")
 A = TypeVar("A")
@@ -27,6 +27,11 @@ A = TypeVar("A")
 def options(**_options: Any) -> Callable[[F], F]:
     """Gives the function back: what it costs was read where the graph was built."""
     return lambda fn: fn
+
+
+def trust(cls: A, /) -> A:
+    """Gives the class back: which ones are registered is told by where the graph was built."""
+    return cls
 
 
 def later(promised: A, /) -> A:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from handout.agent.serial import Segment, loads
@@ -89,8 +89,8 @@ class ObjectTable:
         """How many bytes an object has that is here."""
         return sum(memoryview(segment).nbytes for segment in self.segments(number) or ())
 
-    def value(self, number: int) -> Any:
-        """Unpickle an object, anew each time.
+    def value(self, number: int, load: Callable[[Segment], Any] = loads) -> Any:
+        """Unpickle an object, anew each time, with ``load``.
 
         Raises:
             KeyError: It is not here.
@@ -100,7 +100,7 @@ class ObjectTable:
             raise KeyError(number)
         data = segments[0] if len(segments) == 1 else b"".join(segments)
         # Read-only, so that what is loaded owns its buffers: writing to a result must not change the object.
-        return loads(memoryview(data).toreadonly())
+        return load(memoryview(data).toreadonly())
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget objects that nothing needs any more."""

@@ -77,6 +77,8 @@ class ActiveRun:
     hosts: list[str] = field(default_factory=list)
     #: By object: what was unpickled of it, when it was first asked for.
     values: dict[int, Any] = field(default_factory=dict)
+    #: By object: the host with ``trust="data"`` that had its bytes in hand. They are read as data, wherever.
+    suspects: dict[int, str] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
     #: The failing tasks in the order in which they failed for good.
     failed_order: list[int] = field(default_factory=list)
@@ -125,6 +127,10 @@ class ActiveRun:
         for number in (*self.spec.outputs, *self.spec.keep):
             wanted[number] = 1
         return wanted
+
+    def suspect(self, task: int, host: str) -> None:
+        """All that a task made came from a host of which only data is taken."""
+        self.suspects.update(dict.fromkeys(self.task_objects[task], host))
 
     def chain(self, task: int, cause: int) -> list[int]:
         """From a skipped task to the one at the root: a shortest way through what each needs."""

@@ -271,6 +271,11 @@ class Driver:
         run, peer = self.runs.get(command.run), self.peers.get(command.host)
         if run is None or peer is None:
             return
+        for number, source in zip(command.objects, command.sources, strict=True):
+            self._note_source(run, number, source)
+        suspects = [run.base | number for number in command.objects if number in run.suspects]
+        if suspects:
+            peer.distrust(suspects)
         keys: list[int] = []
         blobs: list[bytes] = []
         numbers: list[int] = []
@@ -292,6 +297,12 @@ class Driver:
         if keys:
             peer.put_many(keys, blobs)
             self.post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
+
+    def _note_source(self, run: ActiveRun, number: int, source: str) -> None:
+        """Bytes that a host of which only data is taken had in hand are what it made them, whoever made the first."""
+        giver = self.peers.get(source)
+        if giver is not None and not giver.trusted:
+            run.suspects.setdefault(number, source)
 
     def _relay(self, run: ActiveRun, number: int, source: str, target: Peer) -> None:
         """Stream an object from one host to another, through here, while it arrives."""
@@ -317,6 +328,7 @@ class Driver:
         if run is None:
             return
         for number, source in zip(command.objects, command.sources, strict=True):
+            self._note_source(run, number, source)
             self._fetch(run, number, source)
 
     def _fetch(self, run: ActiveRun, number: int, source: str) -> None:

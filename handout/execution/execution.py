@@ -100,7 +100,7 @@ class Execution:
                 self._cluster.begin()
                 if self._cluster.required > 1:
                     await self._until_enough(run)
-            self._submit(run, await run.recorder.recall(run) if run.recorder is not None else [])
+            self._submit(run, await self._recall(run.recorder, run) if run.recorder is not None else [])
             if self._owns_cluster:
                 await self._until_usable(run)
         except BaseException:
@@ -112,6 +112,15 @@ class Execution:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._leave()
+
+    async def _recall(self, recorder: Recorder, run: ActiveRun) -> list[ev.Event]:
+        """What the journal knows; results of hosts that are not known to be trusted are read as data."""
+        events = await recorder.recall(run)
+        for task in recorder.reused:
+            host = self._cluster.inventory.get(run.hosts[task])
+            if host is None or host.trust != "full":
+                run.suspect(task, run.hosts[task])
+        return events
 
     def _prepare(self, plan: Plan) -> ActiveRun:
         """Snapshot the arguments."""

@@ -19,10 +19,11 @@ from handout.errors import (
     TaskError,
     TaskExitedError,
     TaskTimeoutError,
+    TrustError,
     WorkerDiedError,
 )
 
-__all__ = ["Failure", "failure", "from_report"]
+__all__ = ["Failure", "failure", "from_report", "refused"]
 
 _ATTRIBUTE = "__handout_failure__"
 _TRAVEL = "For it to arrive as itself, have its class importable here, and made from the arguments in its args."
@@ -301,7 +302,27 @@ def _unknown(self: Failure, where: dict[str, Any]) -> Exception:
     )
 
 
+def refused(problem: str, type_name: str, **where: Any) -> TrustError:
+    """What came from a host with ``trust="data"`` is not data, and was not made."""
+    return TrustError(
+        f"The result of task {where['id']!r} came from host {where['host']!r}, of which only data is taken "
+        f"(trust='data'), and {problem}.",
+        remedy="Return built-in types or numpy arrays, register the dataclass with handout.trust(), "
+        "or give a host that may run code here trust='full'.",
+        type=type_name,
+        **where,
+    )
+
+
 def _input(self: Failure, where: dict[str, Any]) -> Exception:
+    if self.report.get("type", "").endswith(".RefusedError"):
+        return TrustError(
+            f"An input of task {self.id!r} came from a host of which only data is taken (trust='data'), "
+            f"and {self.report.get('message', '')}: it was not made on host {self.host!r} either.",
+            remedy="Return built-in types or numpy arrays, or register the dataclass with handout.trust().",
+            type=str(self.report.get("message", "")).removeprefix("it holds "),
+            **where,
+        )
     return TaskError(
         f"Task {self.id!r} could not be started on host {self.host!r}: {self.report.get('message', '')}",
         **where,

@@ -92,6 +92,8 @@ class Hearing:
                         self._loop.call_soon(batch.run.arrived, made)
                 elif size >= 0:
                     held = False
+            if current and not peer.trusted:
+                batch.run.suspect(task, peer.name)
             batch.tasks.append(task)
             batch.attempts.append(attempt)
             batch.durations_s.append(micros / 1e6)
@@ -105,7 +107,9 @@ class Hearing:
         run = self._driver.runs.get(number)
         if run is None:
             return
-        failure = from_report(run.plan.ids[task], peer.name, attempt, _facts(fields), bytes(payload))
+        # An exception may be any class: of hosts that are trusted with data, only its text is taken.
+        pickled = bytes(payload) if peer.trusted else b""
+        failure = from_report(run.plan.ids[task], peer.name, attempt, _facts(fields), pickled)
         retries = run.spec.profiles[run.spec.profile[task]].retries
         run.trails.setdefault(task, Trail()).note(failure, retries)
         retryable = failure.report["retryable"] = self._is_retryable(run, task, failure)

@@ -209,7 +209,7 @@ class Keeper:
         try:
             started = await link.open()
             probed = self._read_probe(started.probed)
-            peer = self._peer = Peer(self.host.name, link)
+            peer = self._peer = Peer(self.host.name, link, trusted=self.host.trust == "full")
             live = _Live(self.host, probed, peer)
             tracked = None if self._tracker is None else await self._ask_tracker(self._tracker, live, link)
             offered = effective(probed, self.host.capabilities, tracked)

@@ -176,7 +176,9 @@ class Recorder:
         if size < 0 and number != task:
             return None
         part = "" if number == task else self._identities.part_of(number)
-        return self._tasks[task], part, self._journal.run, self._ids[task], host, attempt, size, data, None
+        # Whose bytes they are decides how they are read when they are taken up again.
+        source = run.suspects.get(number, host)
+        return self._tasks[task], part, self._journal.run, self._ids[task], source, attempt, size, data, None
 
     def arrived(self, run: ActiveRun, number: int, attempts: Sequence[int]) -> None:
         """An object came to the controller after its task had ended."""
@@ -188,7 +190,8 @@ class Recorder:
     def _commit(self, run: ActiveRun, number: int, segments: Sequence[Segment], host: str, attempt: int) -> None:
         task = run.spec.producer[number]
         part = self._identities.part_of(number)
-        self._journal.commit(self._tasks[task], part, self._ids[task], host, attempt, segments)
+        source = run.suspects.get(number, host)
+        self._journal.commit(self._tasks[task], part, self._ids[task], source, attempt, segments)
 
     def failed(self, failure: Failure, attempt: int) -> None:
         """An attempt failed."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from handout.agent import serial
 from handout.errors import DependencyError, GraphError
-from handout.execution.failure import Failure
+from handout.execution.failure import Failure, refused
 from handout.graph import Output
 from handout.graph.path import Path
 from handout.scheduler.states import Outcome
@@ -130,7 +130,7 @@ def value_of(run: ActiveRun, number: int, path: Path, key: object) -> Any:
     """
     if number in run.objects:
         if number not in run.values:
-            run.values[number] = run.objects.value(number)
+            run.values[number] = _load(run, number)
         value = run.values[number]
         return serial.apply_path(value, path) if path else value
     failure = run.failures.get(run.spec.producer[number])
@@ -144,6 +144,25 @@ def value_of(run: ActiveRun, number: int, path: Path, key: object) -> Any:
         raise run.error
     name = key if isinstance(key, str) else getattr(key, "id", key)
     raise KeyError(f"{name!r} was not brought back: name it in outputs=[...] of the run")
+
+
+def _load(run: ActiveRun, number: int) -> Any:
+    """Unpickle a result, as data alone where it came from a host that is trusted with no more.
+
+    Raises:
+        TrustError: It came from such a host and is something else.
+    """
+    host = run.suspects.get(number)
+    if host is None:
+        return run.objects.value(number)
+    from handout.agent import restricted
+
+    try:
+        return run.objects.value(number, restricted.loads)
+    except serial.LoadError as error:
+        task = run.spec.producer[number]
+        id = run.plan.ids[task] if task >= 0 else ""
+        raise refused(str(error), getattr(error, "name", ""), id=id, host=host) from None
 
 
 def _chain(run: ActiveRun, failure: Failure) -> None:

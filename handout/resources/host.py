@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from math import isfinite
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn, cast
 
 from pydantic import ValidationError
 
@@ -16,6 +16,8 @@ from handout.resources.names import nearest_name
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _SSH_PORT: Final = 22
+#: What may be made of the bytes that a host sends.
+Trust = Literal["full", "data"]
 _ADDRESS = re.compile(
     r"(?:ssh://)?(?:(?P<user>[^@\s/]+)@)?(?P<host>\[[^\]\s]+\]|[^:@\s\[\]/]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)"
     r"(?::(?P<port>\d+))?/?"
@@ -38,6 +40,8 @@ class Host:
         price_per_hour: What it costs, in any currency that all hosts are given in.
         network: Hosts of the same network reach each other directly.
         ssh: Any further options of ``asyncssh.connect``; these win over everything else.
+        trust: ``"full"``: its results are unpickled, so it can run code wherever they are. ``"data"``: only data is
+            taken from it: built-in types, numpy arrays, and classes registered with ``handout.trust``.
     Raises:
         InventoryError: One of these cannot be; it names the host and the key.
     """
@@ -52,6 +56,7 @@ class Host:
         "price_per_hour",
         "python",
         "ssh",
+        "trust",
         "username",
     )
 
@@ -64,6 +69,7 @@ class Host:
     price_per_hour: float
     network: str | None
     ssh: Mapping[str, Any]
+    trust: Trust
 
     def __init__(
         self,
@@ -77,6 +83,7 @@ class Host:
         price_per_hour: float = 0.0,
         network: str | None = None,
         ssh: Mapping[str, Any] = _NOTHING,
+        trust: Trust = "full",
     ) -> None:
         _check_name(name, address)
         self.name = name
@@ -87,6 +94,7 @@ class Host:
         self.price_per_hour = _price(name, price_per_hour)
         self.network = _text(name, "network", network)
         self.ssh = _ssh(name, ssh)
+        self.trust = _trust(name, trust)
         self._local = False
         try:
             self.capabilities = as_capabilities(capabilities)
@@ -174,7 +182,7 @@ class Host:
             f"{name}={value!r}"
             for name, value in self._fields().items()
             # Options can hold passwords and keys: a repr ends up in logs.
-            if name not in ("name", "ssh", "port", "_local", "capabilities") and value
+            if name not in ("name", "ssh", "port", "_local", "capabilities") and value and value != "full"
         ]
         if self.port != _SSH_PORT:
             given.append(f"port={self.port}")
@@ -226,6 +234,12 @@ def _price(host: str, price: Any) -> float:
     if isinstance(price, int | float) and not isinstance(price, bool) and isfinite(price) and price >= 0:
         return float(price)
     _refuse(host, "price_per_hour", price, "it is no price", "Write a number, 0 or more.")
+
+
+def _trust(host: str, trust: Any) -> Trust:
+    if trust in ("full", "data"):
+        return cast(Trust, trust)
+    _refuse(host, "trust", trust, "it is no kind of trust", "Write 'full' or 'data'.")
 
 
 def _ssh(host: str, ssh: Any) -> dict[str, Any]:

@@ -14,7 +14,17 @@ from handout.resources.tomlfile import Place, TomlFile
 from handout.resources.tracker import Tracker
 
 _FILE_KEYS: Final = ("defaults", "hosts", "shared", "interval_s", "tracker")
-_HOST_KEYS: Final = ("address", "port", "username", "python", "capabilities", "price_per_hour", "network", "ssh")
+_HOST_KEYS: Final = (
+    "address",
+    "port",
+    "username",
+    "python",
+    "capabilities",
+    "price_per_hour",
+    "network",
+    "ssh",
+    "trust",
+)
 #: Tables that a host's own are laid over key by key.
 _MERGED_KEYS: Final = ("capabilities", "ssh")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handout.errors import InventoryError
-from handout.resources import Capabilities, Host, as_host
+from handout.resources import Capabilities, Host, Inventory, as_host
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,13 @@ def test_a_repr_shows_what_is_unusual_and_no_secret() -> None:
     assert repr(Host.local()) == "Host.local('local')"
     text = repr(Host("a", port=2222, username="ann", ssh={"password": "hunter2"}))
     assert text == "Host('a', port=2222, ssh=<password>, username='ann')"
+
+
+def test_trust_is_one_of_two_words(tmp_path: Path) -> None:
+    with pytest.raises(InventoryError, match=r"'far': trust='some'.*'full' or 'data'"):
+        Host("far", trust="some")  # type: ignore[arg-type]
+    file = tmp_path / "hosts.toml"
+    file.write_text('[defaults]\ntrust = "data"\n[hosts.a]\n[hosts.b]\ntrust = "full"\n')
+    inventory = Inventory.load(file)
+    assert [inventory["a"].trust, inventory["b"].trust] == ["data", "full"]
+    assert repr(inventory["a"]) == "Host('a', trust='data')"
