@@ -67,8 +67,8 @@ class Namespace:
         for device in (there, "lo"):
             _call("ip", "-n", self.name, "link", "set", device, "up")
 
-    def remove(self) -> None:
-        """End every process in it, and remove it with its cable."""
+    def end_processes(self) -> None:
+        """End every process in it."""
         until = time.monotonic() + _CLEAN_UP_S
         while pids := self.pids():
             assert time.monotonic() < until, f"cannot be ended: {pids}"
@@ -78,6 +78,10 @@ class Namespace:
                 except ProcessLookupError:
                     pass
             time.sleep(0.01)
+
+    def remove(self) -> None:
+        """Remove it with its processes and its cable."""
+        self.end_processes()
         _call("ip", "link", "del", self._cable, check=False)
         _call("ip", "netns", "del", self.name, check=False)
 

@@ -366,6 +366,8 @@ async def _serve(
     os.close(report_fd)
     agent.crew.prepare(min(agent.probed["cpu"], _BLANK_WORKERS))
     await agent.stopped.wait()
+    # Who asked for this knows then that the line carried it, and waits for its end.
+    agent.link.session.acknowledge()
     agent.link.flush()
     # The connection closes when the supervisor ends: then nothing of this host's processes is left.
     agent.crew.hand_over(agent.link.close())

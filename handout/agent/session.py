@@ -205,6 +205,10 @@ class Session:
         """Payload bytes of calm messages that have not left."""
         return self._calm_bytes
 
+    def acknowledge(self) -> None:
+        """Let the next :meth:`take` say how far this side has got."""
+        self._tell = True
+
     @property
     def has_output(self) -> bool:
         """Whether :meth:`take` would return anything now."""

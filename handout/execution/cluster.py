@@ -36,9 +36,11 @@ Require = Literal["any", "all"] | int
 
 logger = logging.getLogger("handout")
 
-_CLOSE_TIMEOUT_S = 8.0
-#: For what was not over by then and was cancelled: code of the user's may refuse even that.
-_CANCEL_TIMEOUT_S = 2.0
+#: Of it the hosts get what is not kept for the rest, below.
+_CLOSE_TIMEOUT_S = 5.0
+#: For letting go of what has ended, and for what was not over by then and was cancelled: code of the user's may
+#: refuse even that.
+_LET_GO_S, _CANCEL_TIMEOUT_S = 0.25, 0.25
 
 
 class Cluster:
@@ -71,6 +73,8 @@ class Cluster:
         self._driver: Driver | None = None
         self._serving: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        #: What agents get for ending, when it is closed.
+        self._stop_s = 0.0
         #: By host: None where it joined, else why it did not.
         self._settled: dict[str, HandoutError | None] = {}
         self._settling = asyncio.Event()
@@ -93,13 +97,19 @@ class Cluster:
             raise
         return self
 
-    async def close(self) -> None:
-        """End all agents and connections. Runs under way end with an error. Bounded in time; may be repeated."""
+    async def close(self, *, within_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """End all agents and connections. Runs under way end with an error. May be repeated.
+
+        Args:
+            within_s: Seconds that this may take. A host that has not answered by then is left to itself, with a
+                warning: it ends what runs there when its lease is over.
+        """
         serving, driver, self._serving = self._serving, self._driver, None
         if serving is None or driver is None:
             return
+        self._stop_s = max(0.0, within_s - _LET_GO_S - _CANCEL_TIMEOUT_S)
         self._closing.set()
-        await uninterrupted(_end(serving, driver))
+        await uninterrupted(_end(serving, driver, self._stop_s + _LET_GO_S))
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -161,7 +171,7 @@ class Cluster:
                 for host in inventory.values():
                     members.keep(host)
                 await closing.wait()
-                await members.close()
+                await members.close(self._stop_s)
                 group.cancel_scope.cancel()
         except Exception as error:
             driver.break_down(error)
@@ -295,9 +305,9 @@ class _Launchers:
         return SshLauncher(host, self._logins)
 
 
-async def _end(serving: asyncio.Task[None], driver: Driver) -> None:
-    """Wait until a cluster that is closing has ended; bounded in time."""
-    _, pending = await asyncio.wait({serving}, timeout=_CLOSE_TIMEOUT_S)
+async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:
+    """Wait until a cluster that is closing has ended; after that many seconds it is cancelled."""
+    _, pending = await asyncio.wait({serving}, timeout=within_s)
     if pending:
         serving.cancel()
         _, pending = await asyncio.wait({serving}, timeout=_CANCEL_TIMEOUT_S)

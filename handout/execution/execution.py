@@ -38,8 +38,10 @@ __all__ = ["Ended", "Execution"]
 
 R = TypeVar("R")
 
-#: Bound on ending what still runs when the block is left; see design: within 5 s, and a moment for the answer.
-_CANCEL_TIMEOUT_S = 7.0
+#: Bound on leaving the block. What is cancelled has ended, or been killed, after 3 s and a moment.
+_LEAVE_TIMEOUT_S = 5.0
+#: Of it, for ending the hosts of a cluster of its own.
+_CLOSE_S = 1.5
 #: Events that a slow reader may be behind.
 _MAX_EVENTS = 100_000
 
@@ -196,15 +198,17 @@ class Execution:
         if self._deadline is not None:
             self._deadline.cancel()
         run, driver = self._run, self._driver
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _LEAVE_TIMEOUT_S
         if run is not None and driver is not None:
             if not run.ended.is_set():
                 driver.post(ev.CancelRequested(run.number))
-                with anyio.move_on_after(_CANCEL_TIMEOUT_S):
+                with anyio.move_on_after(_LEAVE_TIMEOUT_S - (_CLOSE_S if self._owns_cluster else 0.0)):
                     await run.ended.wait()
             driver.forget(run)
             run.finish(None)
         if self._owns_cluster:
-            await self._cluster.close()
+            await self._cluster.close(within_s=deadline - loop.time())
         if self._recorder is not None:
             await self._recorder.close()
 

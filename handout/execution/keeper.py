@@ -28,7 +28,7 @@ from handout.execution.hearing import Hearing
 from handout.execution.peer import Peer
 from handout.execution.stability import Stability
 from handout.remote.launcher import Launcher
-from handout.remote.link import Link
+from handout.remote.link import STOP_TIMEOUT_S, Link
 from handout.remote.timings import Timings
 from handout.resources import (
     Capabilities,
@@ -89,6 +89,7 @@ class Keeper:
         self._scope = anyio.CancelScope()
         self._begun = False
         self._ended = asyncio.Event()
+        self._stopping = False
 
     async def run(self) -> None:
         """Keep the host until it cannot be had any more, is let go, or the cluster closes.
@@ -107,7 +108,7 @@ class Keeper:
         give_up_at = math.inf
         #: Whether anybody has been told how the first try went.
         told = False
-        while True:
+        while not self._stopping:
             error = await self._try(give_up_at)
             if error is None:
                 told = True
@@ -185,11 +186,12 @@ class Keeper:
             host=self.host.name,
         )
 
-    async def stop(self) -> None:
-        """End the agent, if there is one. Bounded in time."""
+    async def stop(self, within_s: float = STOP_TIMEOUT_S) -> None:
+        """End the agent, if there is one, in that many seconds; another one is not started."""
+        self._stopping = True
         link, self._link = self._link, None
         if link is not None:
-            await link.stop()
+            await link.stop(within_s)
 
     async def leave(self, reason: str) -> None:
         """End the agent, and keep the host no more. Bounded in time."""

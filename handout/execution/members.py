@@ -112,11 +112,11 @@ class Members:
         del self._keepers[name]
         self._left(name)
 
-    async def close(self) -> None:
-        """End all agents. Bounded in time."""
+    async def close(self, within_s: float) -> None:
+        """End all agents, in that many seconds."""
         async with anyio.create_task_group() as stopping:
             for keeper in list(self._keepers.values()):
-                stopping.start_soon(keeper.stop)
+                stopping.start_soon(keeper.stop, within_s)
 
     def end(self) -> None:
         """Nothing is kept any more: nobody is to wait for what will not come."""

@@ -21,13 +21,16 @@ from handout.remote.launcher import Launcher
 from handout.remote.timings import Timings
 from handout.remote.transport import Transport
 
-__all__ = ["Link", "Timings"]
+__all__ = ["STOP_TIMEOUT_S", "Link", "Timings"]
 
 logger = logging.getLogger("handout.link")
 
 _HANDSHAKE_TIMEOUT_S = 10.0
-_STOP_TIMEOUT_S = 4.0
+#: An agent's end is waited for this long; closing a cluster as a whole may take 5 s.
+STOP_TIMEOUT_S = 4.0
 _STOP_PAUSE_S = 0.05
+#: A stop that is not acknowledged after so long is sent again, over another connection.
+_STOP_SILENCE_S = 1.0
 #: Bulk handed to a transport in one go; the loop serves others in between.
 _SLICE = 256 << 10
 #: Bytes of one write: larger buffers cost more to allocate than to fill.
@@ -86,7 +89,7 @@ class Link:
         self._attaching = asyncio.Lock()
         self._starting: asyncio.Future[Started] | None = None
         self._ending: asyncio.Future[None] | None = None
-        #: A handshake came to an end, good or bad: there is nobody left who does not know of this controller.
+        #: A handshake came to an end, good or bad: who answers here knows how to talk.
         self._met = False
         #: Nothing came over the connection for so long that the next one is made from scratch.
         self._silent = False
@@ -147,67 +150,76 @@ class Link:
             self._judge_silence()
             self._flush()
 
-    async def stop(self) -> None:
-        """Tell the agent to end, and wait until it has: no process of it is left then. Bounded; may be repeated."""
+    async def stop(self, within_s: float = STOP_TIMEOUT_S) -> None:
+        """Tell the agent to end, and wait until it has: no process of it is left then. May be repeated.
+
+        Args:
+            within_s: Seconds that this may take; after them the agent is left to its lease, with a warning.
+        """
         self._stopping = True
         if self._ending is None:
-            self._ending = asyncio.ensure_future(self._end())
+            self._ending = asyncio.ensure_future(self._end(self._loop.time() + within_s))
         await asyncio.shield(self._ending)
 
-    async def _end(self) -> None:
+    async def _end(self, deadline: float) -> None:
         """Deliver the stop, over a new connection where the last one is gone, and see the agent out."""
-        await self._meet_who_is_coming()
-        if self.started is not None:
-            self._session.send({"m": "stop"})
-            try:
-                async with asyncio.timeout(_STOP_TIMEOUT_S):
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._meet_who_is_coming()
+                if self.started is not None:
+                    self._session.send({"m": "stop"})
                     while not await self._see_out():
                         pass
-            except TimeoutError:
-                logger.warning("The agent on %s did not confirm that it ended; its lease will end it.", self.host)
+        except TimeoutError:
+            logger.warning("The agent on %s did not confirm that it ended; its lease will end it.", self.host)
+            self._launcher.abort()  # closing in order would wait for an answer, too
+        starting = self._starting
+        if starting is not None and not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
         self._drop_connection()
         self._session.close()
         await self._launcher.aclose()
 
+    async def _meet_who_is_coming(self) -> None:
+        """Wait for an agent that was on its way when this began to stop: else it would wait for its lease to end."""
+        starting = self._starting
+        if starting is None or not (starting.done() or self._bootstrap.begun):
+            return
+        await asyncio.wait({starting})
+        if not starting.cancelled() and starting.exception() is None:
+            self.started = starting.result()
+
     async def _see_out(self) -> bool:
         """Whether the agent is known to have ended: it closed its connection, or nobody is there any more."""
         connection = self._connection
-        if connection is not None:
-            self._flush()
-            await connection.closed.wait()
-            return connection.error is None
-        try:
-            await self._attach()
-        except HostLostError:
-            return True
-        except (HostError, WireError) as error:
-            logger.info("The agent on %s cannot be reached to end it: %s", self.host, error)
-            await asyncio.sleep(_STOP_PAUSE_S)
-        return False
-
-    async def _meet_who_is_coming(self) -> None:
-        """Reach an agent that was on its way when this began to stop: else it would wait for its lease to end."""
-        starting = self._starting
-        if starting is None:
-            return
-        if not starting.done():
-            if self._bootstrap.begun:
-                await asyncio.wait({starting}, timeout=_STOP_TIMEOUT_S)
-            if not starting.done():
-                starting.cancel()
-                await asyncio.wait({starting})
-        if starting.cancelled() or starting.exception() is not None or self._met:
-            return
-        self.started = starting.result()
-        try:
-            async with asyncio.timeout(_STOP_TIMEOUT_S):
+        if connection is None:
+            try:
                 await self._attach()
-        except (HostError, WireError, TimeoutError) as error:
-            logger.warning("The agent that %s was starting could not be reached to end it: %s", self.host, error)
+            except HostLostError:
+                return True
+            except (HostError, WireError) as error:
+                logger.info("The agent on %s cannot be reached to end it: %s", self.host, error)
+                await asyncio.sleep(_STOP_PAUSE_S)
+            return False
+        self._flush()
+        silent_s = self._loop.time() - self._session.last_heard
+        try:
+            # Who has missed a beat already is not waited for.
+            async with asyncio.timeout(_STOP_SILENCE_S if silent_s < 1.5 * self._timings.heartbeat_s else 0):
+                await connection.closed.wait()
+        except TimeoutError:
+            if self._session.unacknowledged:
+                # The stop has not arrived: this line may be dead where another one is not.
+                self._launcher.abort()
+                self._drop_connection()
+            return False
+        return connection.error is None
 
     async def abandon(self) -> None:
         """Let go of a host that is lost."""
         self._stopping = True
+        self._launcher.abort()  # closing in order would wait for an answer of a host that is silent
         self._drop_connection()
         self._session.close()
         await self._launcher.aclose()

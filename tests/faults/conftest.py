@@ -37,6 +37,7 @@ def far_server(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> It
     with make_namespace() as line:
         with start_sshd(tmp_path_factory.mktemp("far"), address=line.address, prefix=line.prefix) as server:
             yield Far(line, server)
+            line.end_processes()  # sessions whose line was cut would be waited for
 
 
 @pytest.fixture
