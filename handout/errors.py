@@ -11,6 +11,7 @@
     ├── TaskError                 user code
     │   ├── RemoteError           its own exception could not travel, or would be mistaken for the caller's
     │   ├── ResultError           the result could not be serialized
+    │   ├── ResultTooLargeError   the result is larger than it may be
     │   ├── TrustError            a host of which only data is taken sent something else
     │   ├── TaskExitedError       it called sys.exit()
     │   ├── WorkerDiedError       its process died under it
@@ -60,6 +61,7 @@ __all__ = [
     "PlacementError",
     "RemoteError",
     "ResultError",
+    "ResultTooLargeError",
     "RunTimeoutError",
     "TaskCancelledError",
     "TaskError",
@@ -153,6 +155,13 @@ class ResultError(TaskError):
 
     path: str = ""
     type: str = ""
+
+
+class ResultTooLargeError(TaskError):
+    """A result is over its ``max_result_bytes``. Fields: ``size``, ``limit`` (bytes)."""
+
+    size: int = 0
+    limit: int = 0
 
 
 class TrustError(TaskError):

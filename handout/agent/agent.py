@@ -100,6 +100,7 @@ class Agent:
         self.logs = Logs(self._send_log, lambda: self.link.session.calm_bytes < _CALM_BYTES)
         self.answers = Answers(self.link, self.logs)
         self.outcomes = Outcomes(self.answers, self.backlog, self.store, self.dispatcher, self.crew)
+        self.outcomes.kill_after_s = settings.get("kill_after_s", 5.0)
         self.watch = Watch(self.crew, self.outcomes, self.answers)
         self.dispatcher.on_busy = self.watch.start
         self._flushing_logs = False
@@ -157,11 +158,8 @@ class Agent:
 
     def on_orphaned(self) -> None:
         """The supervisor was killed: nobody else cleans up now."""
-        for hand in list(self.crew.hands.values()):
-            if hand.pid:
-                processes.kill_tree(hand.pid)
-        for pid in processes.marked(f"HANDOUT_RUN={self._folder}".encode()):
-            processes.kill_tree(pid)
+        processes.kill_trees([hand.pid for hand in self.crew.hands.values() if hand.pid])
+        processes.kill_trees(processes.marked(f"HANDOUT_RUN={self._folder}".encode()))
         for folder in (self._folder, self._memory_folder):
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -40,6 +40,8 @@ class Key(NamedTuple):
     shared: bool
     #: Bytes that each of its tasks may take, where that is enforced.
     memory_limit: int | None = None
+    #: Bytes that each object of a result may have.
+    max_result_bytes: int | None = None
 
 
 class Listener(Protocol):
@@ -230,6 +232,7 @@ class Crew:
                 "suffix": hand.suffix,
                 "code": code,
                 "shared": key.shared,
+                "max_result_bytes": key.max_result_bytes,
             }
             self.send(hand, wire.encode_message(0, fields))
         return hand

@@ -158,7 +158,8 @@ class Dispatcher:
         claim = self._ledger.claim(cls.need)
         if claim is None:
             return None
-        hand = self._acquire(Key(cls.code, claim.devices, cls.threads, False, cls.memory_limit), cls)
+        key = Key(cls.code, claim.devices, cls.threads, False, cls.memory_limit, cls.max_result_bytes)
+        hand = self._acquire(key, cls)
         if hand is None:
             self._ledger.release(claim)
             return None
@@ -344,7 +345,7 @@ class Dispatcher:
     # ---- many coroutines in one worker ---------------------------------------------------------------------
 
     def _fill_shared(self, cls: TaskClass) -> None:
-        key = Key(cls.code, (), cls.threads, True)
+        key = Key(cls.code, (), cls.threads, True, None, cls.max_result_bytes)
         batches: dict[Hand, list[Task]] = {}
         task = cls.head
         while task is not None and self._hold_until <= now():

@@ -28,6 +28,14 @@ class MissingInputError(Exception):
     """An input is neither here nor in the store: the agent knows better."""
 
 
+class ResultTooLargeError(Exception):
+    """A result has more bytes than it may."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the result has {size} bytes, of {limit} that it may have")
+        self.size, self.limit = size, limit
+
+
 class DiskFullError(Exception):
     """A result found no room in the store."""
 

@@ -24,8 +24,6 @@ from .oom import OomKills
 from .store import Store, StoreFullError
 from .tasks import ENDED, QUEUED, Backlog, Task
 
-#: What is killed for its time or memory gets this long between SIGTERM and SIGKILL.
-GRACE_S = 5.0
 #: A worker writes down where it is before it is killed for its time.
 _SAMPLE_S = 0.05
 #: A worker that lacks the inputs that it was sent is asked again so often.
@@ -53,6 +51,8 @@ class Outcomes:
         self._crew = crew
         self._loop = asyncio.get_running_loop()
         self.oom_kills = OomKills()
+        #: What is ended for its time gets this long between SIGTERM and SIGKILL.
+        self.kill_after_s = 5.0
         self._spawn_failures = 0
 
     # ---- the three ways out --------------------------------------------------------------------------------
@@ -310,14 +310,14 @@ class Outcomes:
             return
         task.fate = kind
         if hand.shared:
-            self._end(hand, [task], GRACE_S)
+            self._end(hand, [task], self.kill_after_s)
             return
         task.started = hand.page[words.STARTED]
         task.dying = hand.leaving = True
         self.revoke(hand, task.seq + 1)
         self._crew.signal(hand, words.SAMPLE_SIGNAL)
         # Who takes too much memory gets no time to take more.
-        self._loop.call_later(_SAMPLE_S, self._kill, hand, 0.0 if kind == "memory" else GRACE_S)
+        self._loop.call_later(_SAMPLE_S, self._kill, hand, 0.0 if kind == "memory" else self.kill_after_s)
 
     def lapse(self) -> None:
         """The lease has ended: nothing stays that is not finished."""

@@ -240,14 +240,13 @@ class Supervisor:
         self._enforce_lease()
         for child in list(self._children.values()):
             if child.kill_at is not None and now >= child.kill_at:
-                processes.kill_tree(child.pid)
+                processes.kill_trees([child.pid])
                 child.kill_at = now + _STRAY_S
         if not self._ended:
             return
         strays = self._strays()
-        for pid in strays:
-            processes.kill_tree(pid)
         if strays:
+            processes.kill_trees(strays)
             self._reap()
         left: list[tuple[dict[str, Any], float]] = []
         for report, until in self._ended:
@@ -278,8 +277,7 @@ class Supervisor:
         processes.send_signal(self._agent_pid, signal.SIGKILL)
         until = time.monotonic() + _SHUTDOWN_S
         while time.monotonic() < until:
-            for pid in processes.children(os.getpid()):
-                processes.kill_tree(pid)
+            processes.kill_trees(processes.children(os.getpid()))
             try:
                 while os.wait4(-1, os.WNOHANG)[0]:
                     pass
@@ -440,7 +438,8 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
 
     Args:
         folder: Private folder of this run; holds the socket, scratch space and spilled objects; removed.
-        settings: ``host`` and ``digest``, and where given ``host_timeout_s``, ``heartbeat_s``, ``linger_s``.
+        settings: ``host`` and ``digest``, and where given ``host_timeout_s``, ``heartbeat_s``, ``linger_s``,
+            ``kill_after_s``.
         token: What a connection must say to be the controller's.
         report_fd: Where the agent writes its hello, one JSON line; closed afterwards.
     """

@@ -19,6 +19,7 @@ class TaskClass:
         "blocked_since",
         "code",
         "hands",
+        "max_result_bytes",
         "memory_limit",
         "need",
         "number",
@@ -36,6 +37,7 @@ class TaskClass:
         self.shared_loop: bool = fields.get("shared_loop", False)
         self.timeout_s: float | None = fields.get("timeout_s")
         self.memory_limit: int | None = fields.get("memory_limit")
+        self.max_result_bytes: int | None = fields.get("max_result_bytes")
         #: Never queued behind another task.
         self.solo: bool = fields.get("solo", False)
         #: The object that holds the source bundle.

@@ -26,7 +26,7 @@ from . import importer, processes, serial, wire
 from . import page as words
 from .clock import now_ns
 from .current import Current, publish
-from .objects import INLINE, DiskFullError, MissingInputError, Objects
+from .objects import INLINE, DiskFullError, MissingInputError, Objects, ResultTooLargeError
 from .report import Report
 from .stdio import Streams
 
@@ -72,6 +72,8 @@ class Worker:
         #: This is a copy that user code made.
         self.forked = False
         self._retiring = False
+        #: Bytes that each object of a result may have.
+        self._max_result = sys.maxsize
         self._in_user_code = False
         self._cancelled = False
         self._orphans = _can_wait_id()
@@ -106,6 +108,7 @@ class Worker:
             os.environ[name] = value
         self.host = fields["host"]
         self.shared = bool(fields.get("shared"))
+        self._max_result = fields.get("max_result_bytes") or sys.maxsize
         self.scratch = fields["scratch"]
         self.objects = Objects(fields["folders"], fields["suffix"])
         owner = writing.get if self.shared else lambda: self.page[words.ANNOUNCED]
@@ -299,6 +302,8 @@ class Worker:
             part = value if index == 0 else serial.apply_path(value, paths[index - 1])
             segments = serial.dumps_or_name(part, "result")
             size = len(segments[0]) if len(segments) == 1 else sum(memoryview(s).nbytes for s in segments)
+            if size > self._max_result:
+                raise ResultTooLargeError(size, self._max_result)
             sizes.append(size)
             if size <= INLINE and size <= room:
                 room -= size
@@ -323,6 +328,8 @@ class Worker:
             kind = "input"
         elif isinstance(error, DiskFullError):
             kind, extra = "disk", {"path": error.path, "need": error.need, "free": error.free}
+        elif isinstance(error, ResultTooLargeError):
+            kind, extra = "too_large", {"size": error.size, "limit": error.limit}
         elif isinstance(error, SystemExit):
             code = error.code
             kind, extra = "exited", {"exit": code if code is None or isinstance(code, int) else str(code)}
@@ -337,8 +344,8 @@ class Worker:
             blob, text = serial.dump_exception(error)
             if blob is not None and len(blob) > _MAX_EXCEPTION:
                 blob = None
-        elif kind == "unserializable" and _is_ours(error.__cause__ or error):
-            text = ""  # the path to the culprit says all
+        elif kind in ("unserializable", "too_large") and _is_ours(error.__cause__ or error):
+            text = ""  # the message says all
         else:
             text = serial.traceback_text(error)
         fields: dict[str, Any] = {
@@ -379,8 +386,7 @@ class Worker:
             except ChildProcessError:
                 return
             self._retiring = True
-            for pid in processes.children(self._pid):
-                processes.kill_tree(pid)
+            processes.kill_trees(processes.children(self._pid))
             if time.monotonic() > until:
                 return
             time.sleep(0.002)

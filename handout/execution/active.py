@@ -40,6 +40,7 @@ class RunPolicy:
     priority: float = 0.0
     max_memory: int = 1 << 30
     enforce_memory: bool = False
+    max_result_bytes: int | None = None
     journal: str | PathLike[str] | None = None
     journal_results: JournalResults = "all"
 
@@ -51,6 +52,7 @@ class Traits:
     timeout_s: float | None
     idempotent: bool
     enforce_memory: bool
+    max_result_bytes: int | None
     coroutine: bool
     needs_bundle: bool
 

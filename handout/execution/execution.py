@@ -135,6 +135,7 @@ class Execution:
             timeout_s=options.get("timeout_s"),
             priority=options.get("priority", 0.0),
             enforce_memory=options.get("enforce_memory", False),
+            max_result_bytes=options.get("max_result_bytes"),
             journal=options.get("journal"),
             journal_results=options.get("journal_results", "all"),
         )

@@ -15,6 +15,7 @@ from handout.errors import (
     OutcomeUnknownError,
     RemoteError,
     ResultError,
+    ResultTooLargeError,
     TaskCancelledError,
     TaskError,
     TaskExitedError,
@@ -39,7 +40,8 @@ class Failure:
     """
 
     id: str
-    #: Why, in a word: raised, unserializable, exited, died, timeout, memory, cancelled, input, disk, skipped.
+    #: Why, in a word: raised, unserializable, too_large, exited, died, timeout, memory, cancelled, input, disk, host,
+    #: skipped.
     kind: str
     host: str | None = None
     #: How many attempts were made.
@@ -289,6 +291,17 @@ def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
     )
 
 
+def _too_large(self: Failure, where: dict[str, Any]) -> Exception:
+    size, limit = self.report.get("size", 0), self.report.get("limit", 0)
+    return ResultTooLargeError(
+        f"The result of task {self.id!r} has {size} bytes, over its max_result_bytes of {limit}; it was not kept.",
+        remedy="Return less, an element of it, or a handout.File; or raise max_result_bytes.",
+        size=size,
+        limit=limit,
+        **where,
+    )
+
+
 def _cancelled(self: Failure, where: dict[str, Any]) -> Exception:
     why = f", because {self.caused_by!r} ended otherwise" if self.caused_by is not None else ""
     return TaskCancelledError(f"Task {self.id!r} was cancelled{why}.", **where)
@@ -343,6 +356,7 @@ _BUILDERS = {
     "memory": _memory,
     "exited": _exited,
     "unserializable": _unserializable,
+    "too_large": _too_large,
     "cancelled": _cancelled,
     "host": _unknown,
     "input": _input,

@@ -121,12 +121,15 @@ class Hearing:
         self._driver.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure))
 
     def _is_retryable(self, run: ActiveRun, task: int, failure: Failure) -> bool:
-        """What the user's ``retry_on`` says of it; only then is the exception loaded before it is asked for."""
+        """What the user's ``retry_on`` says of it; only then is the exception loaded before it is asked for.
+
+        What a function returns will be of the same kind next time: that is not worth another try.
+        """
+        if failure.kind in ("unserializable", "too_large"):
+            return False
         retry_on = run.plan.options[task].retry_on
         if retry_on is None:
             return True
-        if failure.kind == "unserializable":
-            return False
         try:
             if isinstance(retry_on, type | tuple):
                 return isinstance(failure.exception, retry_on)

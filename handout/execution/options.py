@@ -35,6 +35,8 @@ class RunOptions(TypedDict, total=False):
     #: ``"fail_fast"`` (the default) raises the first failure and cancels the rest, ``"continue"`` finishes
     #: what does not depend on it.
     on_failure: Literal["fail_fast", "continue"]
+    #: For functions that say nothing themselves: results of more bytes are refused with `ResultTooLargeError`.
+    max_result_bytes: int
     #: For functions that say nothing themselves: whether a task that takes more memory than its cost says is
     #: ended with `MemoryExceededError`; False by default.
     enforce_memory: bool
@@ -75,6 +77,7 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "allocator": ("an async function of frontier and view", lambda value: value is None or callable(value)),
     "retries": ("a whole number from 0 up", lambda value: _is_whole(value, 0)),
     "on_failure": ("'fail_fast' or 'continue'", lambda value: value in ("fail_fast", "continue")),
+    "max_result_bytes": ("a whole number of bytes from 1 up", lambda value: _is_whole(value, 1)),
     "enforce_memory": ("True or False", lambda value: isinstance(value, bool)),
     "max_concurrency": ("a whole number from 1 up", lambda value: value is None or _is_whole(value, 1)),
     "timeout_s": ("a number of seconds above 0", lambda value: value is None or (_is_number(value) and value > 0)),

@@ -70,6 +70,7 @@ def make_spec(
                     timeout_s=options.timeout_s,
                     idempotent=options.idempotent,
                     enforce_memory=policy.enforce_memory if options.enforce_memory is None else options.enforce_memory,
+                    max_result_bytes=options.max_result_bytes or policy.max_result_bytes,
                     coroutine=is_coroutine(called),
                     needs_bundle=function.needs_bundle,
                 )

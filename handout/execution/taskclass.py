@@ -70,6 +70,7 @@ class ClassTable:
                 "shared_loop": traits.coroutine and not cpu and limit is None,
                 "timeout_s": traits.timeout_s,
                 "memory_limit": limit,
+                "max_result_bytes": traits.max_result_bytes,
                 "solo": not traits.idempotent,
                 "code": bundle.key if bundle else None,
             }

@@ -52,6 +52,8 @@ class Options(TypedDict, total=False):
     priority: float
     #: False: never run again when its host was lost while it ran.
     idempotent: bool
+    #: A result, or an element of it that travels by itself, of more bytes is refused with `ResultTooLargeError`.
+    max_result_bytes: int
     #: True: ended with `MemoryExceededError` when it takes more memory than its cost says.
     enforce_memory: bool
     #: Never matched; shown to allocators, events and logs.
@@ -81,6 +83,7 @@ class TaskOptions:
     idempotent: bool = True
     #: None: as the run says.
     enforce_memory: bool | None = None
+    max_result_bytes: int | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -154,6 +157,7 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "inline": ("True or False", _is_bool),
     "priority": ("a number", _is_number),
     "idempotent": ("True or False", _is_bool),
+    "max_result_bytes": ("a whole number of bytes from 1 up", lambda value: is_whole(value) and value > 0),
     "enforce_memory": ("True or False", _is_bool),
     "labels": ("a mapping", lambda value: isinstance(value, Mapping)),
 }

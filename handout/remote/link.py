@@ -76,6 +76,7 @@ class Link:
             "heartbeat_s": timings.heartbeat_s,
             "host_timeout_s": timings.host_timeout_s,
             "linger_s": timings.linger_s,
+            "kill_after_s": timings.kill_after_s,
         }
         self._bootstrap = Bootstrap(host, python, settings)
         self._loop = asyncio.get_running_loop()

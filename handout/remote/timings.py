@@ -27,6 +27,7 @@ class Timings:
         unstable_s: Three losses within this time put a host into quarantine; one that stayed for longer has a clean
             record.
         quarantine_s: How long it is left alone then; doubled for each further loss.
+        kill_after_s: Code that is over its time is asked to end (SIGTERM), and so much later killed.
         blocked_s: An event loop of the caller's that was blocked for longer than this is worth a warning.
 
     Raises:
@@ -42,6 +43,7 @@ class Timings:
     restart_s: float = 0.5
     unstable_s: float = 60.0
     quarantine_s: float = 10.0
+    kill_after_s: float = 5.0
     blocked_s: float = 1.0
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 FailureKind = Literal[
-    "raised", "unserializable", "exited", "died", "timeout", "memory", "cancelled", "input", "disk", "host"
+    "raised", "unserializable", "too_large", "exited", "died", "timeout", "memory", "cancelled", "input", "disk", "host"
 ]
 
 

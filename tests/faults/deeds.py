@@ -112,3 +112,7 @@ def fork_many(path: str, count: int) -> int:
 
 def return_a_lock() -> dict[str, list[Any]]:
     return {"model": [1, threading.Lock()]}
+
+
+async def make_later(size: int) -> bytes:
+    return bytes(size)

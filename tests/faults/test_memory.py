@@ -62,9 +62,9 @@ async def test_the_limit_is_that_of_the_variant_that_runs(cluster: Cluster) -> N
 
 async def test_mapped_objects_do_not_count(cluster: Cluster) -> None:
     graph = Graph()
-    made = graph.add(np.ones, 25_000_000, host="plain")
+    made = graph.add(np.ones, 15_000_000, host="plain")
     out = graph.add(deeds.read_all, made, host="plain", cost=LIMIT, enforce_memory=True)
-    assert (await cluster.execute(graph))[out] == 25_000_000
+    assert (await cluster.execute(graph))[out] == 15_000_000
 
 
 async def test_pages_that_forks_share_count_once(cluster: Cluster) -> None:
