@@ -21,6 +21,7 @@ from .sockets import widen
 
 _RECEIVE = 512 << 10
 _HELLO_TIMEOUT_S = 10.0
+_ACCEPT_PAUSE_S = 0.25
 #: Connections that have not said hello, at most; the system's own limit of segments of one write.
 _MAX_STRANGERS = 16
 _SEGMENTS = 512
@@ -73,7 +74,7 @@ class Link:
         os.chmod(path, 0o600)
         self._listener.listen(16)
         self._listener.setblocking(False)
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._listen()
 
     @property
     def connected(self) -> bool:
@@ -82,10 +83,19 @@ class Link:
 
     # ---- connections ---------------------------------------------------------------------------------------
 
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
     def _accept(self) -> None:
         try:
             peer, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
         except OSError:
+            # No descriptor, or no memory, is left for it. Who waits goes on waiting: to look again at once is to spin.
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
             return
         if len(self._strangers) >= _MAX_STRANGERS:
             peer.close()

@@ -345,6 +345,11 @@ class Outcomes:
                     task.fate = task.fate or "host"
         else:
             self._spawn_failures = 0
+        if report.get("lapsed"):
+            # The lease ended, and began anew before this side had looked: the supervisor was right, and no task did it.
+            hand.killed = True
+            for task in queued:
+                task.fate = task.fate or "host"
         culprit: Task | None = None
         if queued and not hand.killed and not hand.leaving_well and "error" not in report:
             culprit = self._culprit(hand, queued)

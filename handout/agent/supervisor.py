@@ -55,6 +55,8 @@ class Child:
         self.pid = pid
         #: When SIGTERM turns into SIGKILL, or None.
         self.kill_at: float | None = None
+        #: Whether it is killed because the lease ended.
+        self.lapsed = False
 
 
 class Supervisor:
@@ -229,7 +231,7 @@ class Supervisor:
             if child is not None:
                 del self._children[child.number]
                 rss = usage.ru_maxrss * (1024 if processes.LINUX else 1)
-                report = {"id": child.number, "pid": pid, "status": status, "rss": rss}
+                report = {"id": child.number, "pid": pid, "status": status, "rss": rss, "lapsed": child.lapsed}
                 self._ended.append((report, time.monotonic() + _STRAY_S))
 
     def _strays(self) -> list[int]:
@@ -265,6 +267,7 @@ class Supervisor:
         for child in self._children.values():
             if child.kill_at is None:
                 child.kill_at = 0.0
+                child.lapsed = True
         if not self._lapsed:
             self._lapsed = True
             self._send("lapsed")

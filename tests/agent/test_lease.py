@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import time
@@ -202,6 +203,33 @@ def test_a_later_connection_replaces_an_earlier_one_and_never_the_other_way(rig:
         assert isinstance(frame, wire.Hello)
         assert "error" in frame.fields
     rig.run(lambda: 2, ticket=2)
+
+
+def test_an_agent_without_descriptors_waits_for_one_and_does_not_spin(rig: Rig) -> None:
+    agent = rig.agent_pid()
+    limits = resource.prlimit(agent, resource.RLIMIT_NOFILE)
+
+    def cpu_s() -> float:
+        fields = Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    highest = max(int(name) for name in os.listdir(f"/proc/{agent}/fd"))
+    resource.prlimit(agent, resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    with socket.socket(socket.AF_UNIX) as filler, socket.socket(socket.AF_UNIX) as late:
+        holes = highest + 1 - len(os.listdir(f"/proc/{agent}/fd"))
+        fillers = [filler, *(socket.socket(socket.AF_UNIX) for _ in range(holes))]
+        for each in [*fillers, late]:
+            each.connect(rig.hello["socket"])
+        late.sendall(wire.encode_hello({"token": "00" * 16}))
+        before = cpu_s()
+        time.sleep(0.5)  # what is measured is this time
+        assert cpu_s() - before < 0.25
+        resource.prlimit(agent, resource.RLIMIT_NOFILE, limits)
+        late.settimeout(5)
+        assert late.recv(100) == b""  # heard, and turned away
+        for each in fillers:
+            each.close()
+    rig.run(lambda: "well")
 
 
 def test_a_message_that_makes_no_sense_ends_the_agent(rig: Rig) -> None:

@@ -113,6 +113,22 @@ def test_what_was_queued_on_a_worker_that_cannot_be_killed_starts_elsewhere(hand
     asyncio.run(main())
 
 
+def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(hand: Hand) -> None:
+    """The controller said hello in that very moment: on this side the lease has never ended."""
+
+    async def main() -> None:
+        task = Task(1, 1, TaskClass({"class": 1, "need": {}}), b"", [], [1], 1, "t", 1, 0)
+        task.state, task.hand, hand.queued = QUEUED, hand, {1: task}
+        hand.page[words.ANNOUNCED] = 1
+        end, _ = make_outcomes(Backlog(lambda key: False))
+        failed: list[str] = []
+        end._fail = lambda task, kind, payload=(), **fields: failed.append(kind)  # type: ignore[method-assign]
+        end.bury(hand, {"id": 1, "pid": 2, "status": 9, "rss": 0, "lapsed": True})
+        assert failed == ["host"]
+
+    asyncio.run(main())
+
+
 def test_no_message_is_over_the_limit_when_many_that_printed_end_at_once() -> None:
     async def main() -> None:
         wire, open_ = Wire(), False

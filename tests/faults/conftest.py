@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -46,3 +49,9 @@ def far(far_server: Far) -> Iterator[Far]:
     yield far_server
     far_server.line.heal()
     far_server.line.plug()
+    for pid in far_server.living():  # agents that linger are not the next test's
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while far_server.living():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from handout import Host
+from handout.remote.bootstrap import Started
+from tests.faults.seen import agent_pid, gone
 from tests.netns import Namespace
 from tests.sshd import OpenSsh
 
@@ -21,3 +24,19 @@ class Far:
     def host(self, cpu: int = 1) -> Host:
         """Its entry in an inventory."""
         return self.server.host("far", {"cpu": cpu})
+
+    def living(self) -> list[int]:
+        """Every process there but those of sshd, whoever its parent is by now."""
+        return [pid for pid in self.line.pids() if not gone(pid) and not _is_sshd(pid)]
+
+    def user_code(self, agent: Started) -> list[int]:
+        """What of them is neither the agent nor its supervisor: workers, and what they started."""
+        keepers = set() if gone(agent.supervisor) else {agent.supervisor, agent_pid(agent)}
+        return [pid for pid in self.living() if pid not in keepers]
+
+
+def _is_sshd(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").startswith("sshd")
+    except OSError:
+        return True

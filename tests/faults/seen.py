@@ -39,22 +39,18 @@ def gone(pid: int) -> bool:
         return True
 
 
-def living(agent: Started) -> list[int]:
-    """Every process of an agent's run, its user code too, found by the mark in its environment."""
-    mark = f"HANDOUT_RUN={agent.folder}".encode()
-    found = []
+def family(agent: Started) -> list[int]:
+    """Its supervisor and everything below it, taken while it is alive: what must be gone afterwards."""
+    parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or gone(int(entry.name)):
-            continue
-        try:
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat[1])
+    found = [agent.supervisor]
+    for above in found:
+        found += [pid for pid, parent in parents.items() if parent == above]
+    assert len(found) > 2, "a supervisor, its agent and workers"
     return found
-
-
-def user_code(agent: Started) -> list[int]:
-    """What of it is neither its supervisor nor its agent: workers, and what they started."""
-    keepers = {agent.supervisor, agent_pid(agent)} if not gone(agent.supervisor) else set()
-    return [pid for pid in living(agent) if pid not in keepers]

@@ -18,7 +18,7 @@ from handout import Cluster, Graph, Timings
 from handout.observe import RunEvent
 from handout.scheduler.events import Event, HostLost, HostSuspected
 from tests.faults.far import Far
-from tests.faults.seen import gone, started, until, user_code
+from tests.faults.seen import gone, started, until
 from tests.faults.work import end_when_told, stay_at
 from tests.sshd import OpenSsh
 
@@ -82,7 +82,7 @@ async def test_row_04_a_black_hole_is_suspected_then_lost_and_its_tasks_run_else
             assert runs(tmp_path / "runs") == ["far"]  # it was over there before it began elsewhere
             results = await execution.results()
             moved = time.monotonic() - dark
-            assert not user_code(agent)
+            assert not far.user_code(agent)
             far.line.heal()  # what had ended there in time comes too late
             await until(lambda: "far" in cluster.driver.peers)
         assert await outcomes == ["done"]
@@ -127,7 +127,7 @@ async def test_row_29_a_line_that_is_open_one_way_only_is_lost_and_neither_side_
             await until(lambda: (tmp_path / "far").exists())
             break_line(far, way)
             assert (await execution.results())[out] == "near"
-            assert not user_code(agent)
+            assert not far.user_code(agent)
     assert runs(tmp_path / "runs") == ["far", "near"]
 
 

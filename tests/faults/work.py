@@ -31,3 +31,17 @@ def end_when_told(folder: str, name: str) -> str:
     with open(Path(folder, f"{name}.ended"), "a") as file:
         file.write(f"{here}\n")
     return here
+
+
+def large(folder: str) -> bytes:
+    """Makes a megabyte, and says each time that it did."""
+    with open(Path(folder, "made"), "a") as file:
+        file.write(f"{handout.current().host}\n")
+    return bytes(1 << 20)
+
+
+def length_when_told(folder: str, data: bytes) -> int:
+    """The length of what it was given, once it is told to say it."""
+    Path(folder, "length.pid").write_text(str(os.getpid()))
+    end_when_told(folder, "length")
+    return len(data)
