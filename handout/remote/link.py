@@ -36,7 +36,7 @@ _SLICE = 256 << 10
 #: Bytes of one write: larger buffers cost more to allocate than to fill.
 _WRITE = 64 << 10
 #: Connections in a row that may bring something bad and nothing new.
-_MAX_GARBLED = 3
+_MAX_GARBLED = 20
 _ticket = itertools.count(1)
 
 

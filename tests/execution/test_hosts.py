@@ -81,6 +81,16 @@ async def test_a_host_without_a_python_says_what_was_tried(sshd: OpenSsh) -> Non
         await handout.execute(one_task(), inventory=[sshd.host("bare", ONE, python="no-such-python")])
 
 
+async def test_a_key_that_may_do_nothing_but_run_commands_is_enough(tmp_path: Path) -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    with start_sshd(tmp_path) as server:
+        keys = tmp_path / "authorized_keys"
+        keys.write_text(f'restrict,command="sh -c \\"$SSH_ORIGINAL_COMMAND\\"" {keys.read_text()}')
+        results = await handout.execute(one_task(), inventory=[server.host("restricted", ONE)])
+    assert results["one"] == 1
+
+
 async def test_a_python_that_is_too_old_is_named(sshd: OpenSsh, tmp_path: Path) -> None:
     old = tmp_path / "python-of-2016"
     old.write_text("#!/bin/sh\nexit 93\n")
