@@ -22,6 +22,7 @@ __all__ = [
     "TaskEnded",
     "TaskHandedOver",
     "TaskRetried",
+    "TaskSpeculated",
     "TaskStarted",
 ]
 
@@ -60,6 +61,21 @@ class TaskRetried(RunEvent):
     host: str
     attempt: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpeculated(RunEvent):
+    """A task that is far slower than its peers is attempted a second time, beside the first attempt."""
+
+    id: str
+    #: Where, and as which attempt.
+    host: str
+    attempt: int
+    #: Where the first attempt goes on.
+    beside: str
+    #: For how long it has run, and from when on a task of its kind is slow.
+    running_s: float
+    limit_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,3 +228,11 @@ def grow(path: str, number: int, data: bytes) -> bytes:
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"{number}\n")
     return data + b"x"
+
+
+def nap(folder: str, number: int) -> int:
+    """Takes a fifth of a second of a process that runs; says which one that is."""
+    Path(folder, f"{number}-{handout.current().attempt}").write_text(str(os.getpid()), encoding="utf-8")
+    for _ in range(20):
+        time.sleep(0.01)
+    return number

@@ -41,6 +41,7 @@ class RunPolicy:
     max_memory: int = 1 << 30
     enforce_memory: bool = False
     max_result_bytes: int | None = None
+    speculate: bool = False
     journal: str | PathLike[str] | None = None
     journal_results: JournalResults = "all"
 

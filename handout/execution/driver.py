@@ -20,7 +20,16 @@ from handout.execution.recording import Recorder
 from handout.execution.taskclass import ClassTable
 from handout.execution.transfers import Gathered, Relay
 from handout.observe import HostJoined as HostJoinedNotice
-from handout.observe import HostLeft, HostQuarantined, HostUnavailable, RunEvent, TaskEnded, TaskHandedOver, TaskRetried
+from handout.observe import (
+    HostLeft,
+    HostQuarantined,
+    HostUnavailable,
+    RunEvent,
+    TaskEnded,
+    TaskHandedOver,
+    TaskRetried,
+    TaskSpeculated,
+)
 from handout.observe import RunEnded as RunEndedNotice
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
@@ -71,6 +80,7 @@ class Driver:
             do.CancelTasks: self._cancel_tasks,
             do.TakeBack: self._take_back,
             do.AskAllocator: self._ask_allocator,
+            do.AnnounceSecond: self._announce_second,
             do.TasksEnded: self._tasks_ended,
             do.RunEnded: self._run_ended,
             do.ReleaseHost: self._release_host,
@@ -410,6 +420,13 @@ class Driver:
         finally:
             if self._asking.get(run.number) is task:
                 del self._asking[run.number]
+
+    def _announce_second(self, command: do.AnnounceSecond) -> None:
+        run = self.runs.get(command.run)
+        if run is not None and run.watchers:
+            c, id = command, run.plan.ids[command.task]
+            at_s = self.now - run.started_at
+            run.tell([TaskSpeculated(at_s, id, c.host, c.attempt, c.beside, c.running_s, c.limit_s)])
 
     def _release_host(self, command: do.ReleaseHost) -> None:
         drained = self._drains.get(command.host)

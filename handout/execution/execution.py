@@ -136,6 +136,7 @@ class Execution:
             priority=options.get("priority", 0.0),
             enforce_memory=options.get("enforce_memory", False),
             max_result_bytes=options.get("max_result_bytes"),
+            speculate=options.get("speculate", False),
             journal=options.get("journal"),
             journal_results=options.get("journal_results", "all"),
         )

@@ -81,6 +81,7 @@ class Hearing:
             held = True
             # Also from the host that it was given to: no host answers for another one's tasks.
             current = batch.current[task] & tickets.ATTEMPT == attempt and batch.run.hosts[task] == peer.name
+            current = current or self._driver.core.is_live(number, task, peer.name, attempt)
             for made, size, length in zip(batch.run.task_objects[task], sizes, lengths, strict=True):
                 if length >= 0:
                     if length != size or position + length > len(view):

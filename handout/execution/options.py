@@ -40,6 +40,9 @@ class RunOptions(TypedDict, total=False):
     #: For functions that say nothing themselves: whether a task that takes more memory than its cost says is
     #: ended with `MemoryExceededError`; False by default.
     enforce_memory: bool
+    #: Whether a task that takes far longer than its peers is attempted a second time, on another host that is free:
+    #: the first to finish counts, the other is ended. Never where ``idempotent=False``. False by default.
+    speculate: bool
     #: Tasks with hosts at once, at most.
     max_concurrency: int
     #: Seconds for the whole run; over it, it is cancelled and `RunTimeoutError` raised.
@@ -79,6 +82,7 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "on_failure": ("'fail_fast' or 'continue'", lambda value: value in ("fail_fast", "continue")),
     "max_result_bytes": ("a whole number of bytes from 1 up", lambda value: _is_whole(value, 1)),
     "enforce_memory": ("True or False", lambda value: isinstance(value, bool)),
+    "speculate": ("True or False", lambda value: isinstance(value, bool)),
     "max_concurrency": ("a whole number from 1 up", lambda value: value is None or _is_whole(value, 1)),
     "timeout_s": ("a number of seconds above 0", lambda value: value is None or (_is_number(value) and value > 0)),
     "priority": ("a number", _is_number),

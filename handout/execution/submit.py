@@ -13,7 +13,7 @@ from handout.execution.active import RunPolicy, Traits
 from handout.graph.plan import Plan
 from handout.resources import Requirement, compile_cost
 from handout.resources.cost import Cost
-from handout.scheduler.spec import Profile, RunSpec
+from handout.scheduler.spec import Profile, RunSpec, Speculation
 
 __all__ = ["is_coroutine", "make_spec"]
 
@@ -97,6 +97,7 @@ def make_spec(
         labels=[o.labels for o in options_column] if has_labels else None,
         ids=plan.ids,
         run_priority=policy.priority,
+        speculation=Speculation() if policy.speculate else None,
     )
     return spec, traits
 

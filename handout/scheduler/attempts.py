@@ -9,9 +9,10 @@ from handout.scheduler.hosts import HostRecord, Lingering, Need
 from handout.scheduler.objects import bring, make_ready
 from handout.scheduler.runs import KEEP, Run
 from handout.scheduler.states import State
+from handout.scheduler.twins import survive, swap
 from handout.scheduler.world import World
 
-__all__ = ["abandon", "hand", "promote", "recall", "recall_followers", "settle", "to_frontier", "unhand"]
+__all__ = ["abandon", "dismiss", "hand", "promote", "recall", "recall_followers", "settle", "to_frontier", "unhand"]
 
 #: A task's followers are handed over with it only where it has few: else they are better spread over the hosts.
 MAX_FOLLOWERS = 2
@@ -23,7 +24,7 @@ def hand(
     """Hand a task to a host, with what it has claimed there, or ahead (``claim`` None) for its ``charge``."""
     index = host.index
     run.state[t] = State.HANDED
-    attempt = run.attempt[t] = run.attempt[t] + 1
+    attempt = run.attempt[t] = max(run.attempt[t], run.latest.get(t, 0)) + 1 if run.latest else run.attempt[t] + 1
     run.host[t] = index
     run.active += 1
     host.handed += 1
@@ -83,6 +84,8 @@ def unhand(world: World, run: Run, t: int, *, linger: bool = False) -> HostRecor
     run.claims[t] = None
     run.begun.discard(t)
     run.recalled.pop(t, None)
+    if run.pace is not None:
+        run.pace.running.pop(t, None)
     host = world.fleet.at(run.host[t])
     if host is None:
         _release_shared(world, shared)
@@ -102,11 +105,24 @@ def unhand(world: World, run: Run, t: int, *, linger: bool = False) -> HostRecor
 
 
 def abandon(world: World, run: Run, t: int) -> None:
-    """Give up on an attempt before its agent has confirmed its end."""
+    """Give up on a task's attempts before their agents have confirmed their end."""
+    _give_up(world, run, t)
+    if survive(run, t):
+        _give_up(world, run, t)
+    run.cancelling.discard(t)
+
+
+def dismiss(world: World, run: Run, t: int) -> None:
+    """Of two live attempts the present one has finished: the other is ended."""
+    swap(run, t)
+    _give_up(world, run, t)
+    survive(run, t)
+
+
+def _give_up(world: World, run: Run, t: int) -> None:
     host = unhand(world, run, t, linger=True)
     if host is not None and t not in run.cancelling:
         world.out.cancel(host.index, run.number, t, run.attempt[t])
-    run.cancelling.discard(t)
 
 
 def settle(world: World, host: HostRecord | None, run: int, t: int, attempt: int) -> Sequence[int]:

@@ -12,6 +12,7 @@ from handout.allocators import ClusterView, Task
 from handout.scheduler.states import Outcome
 
 __all__ = [
+    "AnnounceSecond",
     "AskAllocator",
     "CancelTasks",
     "Command",
@@ -118,6 +119,21 @@ class AskAllocator:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnounceSecond:
+    """A task that is slow is attempted a second time, beside the first; its `StartTasks` goes out, too."""
+
+    run: int
+    task: int
+    host: str
+    attempt: int
+    #: Where the first attempt goes on.
+    beside: str
+    #: For how long it has run, and what its peers would have needed at most.
+    running_s: float
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class TasksEnded:
     """Each task of a run is in exactly one of these, once."""
 
@@ -165,6 +181,7 @@ Command = (
     | CancelTasks
     | TakeBack
     | AskAllocator
+    | AnnounceSecond
     | TasksEnded
     | RunEnded
     | ReleaseHost

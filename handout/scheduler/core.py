@@ -17,6 +17,7 @@ from handout.scheduler.objects import want
 from handout.scheduler.placement import place
 from handout.scheduler.reservations import expire
 from handout.scheduler.satisfiable import check_satisfiable
+from handout.scheduler.speculation import speculate
 from handout.scheduler.states import Outcome, State
 from handout.scheduler.timers import Timer, Wake
 from handout.scheduler.views import cluster_view
@@ -81,6 +82,7 @@ _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
     Wake.ANSWER_DUE: requests.answer_due,
     Wake.RECALL: _look_again,
     Wake.RESERVE: _look_again,
+    Wake.SPECULATE: _look_again,
     Wake.SHORTAGE: membership.shortage_over,
 }
 
@@ -119,6 +121,7 @@ class Core:
         expire(world)
         requests.note_room(world)
         place(world)
+        speculate(world)
         hand_followers(world)
         recall_for_idle(world)
         requests.ask(world)
@@ -147,9 +150,19 @@ class Core:
         return self._world
 
     def attempts(self, run: int) -> Sequence[int]:
-        """By task: the number of its latest attempt; only that one's answer counts. Not to be changed."""
+        """By task: the number of its present attempt; see `is_live`. Not to be changed."""
         known = self._world.runs.get(run)
         return () if known is None else known.attempt
+
+    def is_live(self, run: int, task: int, host: str, attempt: int) -> bool:
+        """Whether this is one of the attempts of a task whose answer counts: there may be two."""
+        known = self._world.runs.get(run)
+        if known is None:
+            return False
+        live = [(known.host[task], known.attempt[task])]
+        if (twin := known.twins.get(task)) is not None:
+            live.append((twin.host, twin.attempt))
+        return any(self._world.fleet.names[index] == host and number == attempt for index, number in live)
 
     def explain(self, run: int, task: int) -> Explanation:
         """Where a task is and, if it does not run, why."""

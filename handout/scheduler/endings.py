@@ -122,8 +122,10 @@ def cancel(world: World, run: Run, tasks: list[int]) -> None:
 def _cancel_handed(world: World, run: Run, t: int) -> None:
     if t not in run.cancelling:
         run.cancelling.add(t)
-        if world.fleet.at(run.host[t]) is not None:
-            world.out.cancel(run.host[t], run.number, t, run.attempt[t])
+        twin = run.twins.get(t)
+        for index, attempt in ((run.host[t], run.attempt[t]), *(() if twin is None else ((twin.host, twin.attempt),))):
+            if world.fleet.at(index) is not None:
+                world.out.cancel(index, run.number, t, attempt)
 
 
 def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = None) -> None:
@@ -183,8 +185,8 @@ def close(world: World, run: Run) -> None:
         for index in where:
             if index == 0 or world.fleet.at(index) is not None:
                 world.out.drop(index, run.number, o)
-    for o, index in run.flying:
-        if index and world.fleet.at(index) is not None:
+    for o, index in sorted({*run.flying, *run.leftovers}):
+        if index and index not in run.where[o] and world.fleet.at(index) is not None:
             world.out.drop(index, run.number, o)
     run.over = True
     run.estimates.remember(world.remembered)

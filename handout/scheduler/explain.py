@@ -121,6 +121,11 @@ def _where_handed(world: World, run: Run, t: int) -> str:
     name = world.fleet.names[run.host[t]]
     if t in run.cancelling:
         return f"is being cancelled on {name!r}"
+    if t in run.twins:
+        first = world.fleet.names[run.twins[t].host]
+        return (
+            f"runs on {first!r}, far longer than its peers, and a second time on {name!r}: the first to finish counts"
+        )
     if t in run.begun:
         return f"runs on {name!r}"
     if run.missing[t]:

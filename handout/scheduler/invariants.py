@@ -86,12 +86,20 @@ def _tasks(world: World, run: Run) -> Iterator[str]:
             yield from _handed(world, run, t)
         if state is not State.HANDED and (run.claims[t] is not None or t in run.shared or t in run.recalled):
             yield f"task {t} is {state.name} and has claimed something"
+        if state is not State.HANDED and t in run.twins:
+            yield f"task {t} is {state.name} and has a second attempt"
         if state >= State.DONE and not run.reported[t]:
             yield f"task {t} is {state.name} and was not reported"
 
 
 def _handed(world: World, run: Run, t: int) -> Iterator[str]:
     index = run.host[t]
+    twin = run.twins.get(t)
+    if twin is not None:
+        if world.fleet.at(twin.host) is None or twin.host == index or twin.attempt == run.attempt[t]:
+            yield f"task {t} is attempted as {twin} beside attempt {run.attempt[t]} on host {index}"
+        if not run.spec.profiles[run.spec.profile[t]].idempotent:
+            yield f"task {t} must not run twice and is attempted twice"
     if world.fleet.at(index) is None:
         yield f"task {t} is handed to lost host {world.fleet.names[index]!r}"
     for o in run.spec.inputs[t]:
@@ -153,6 +161,11 @@ def _host(world: World, host: HostRecord) -> Iterator[str]:
             else:
                 claims += 1
                 used.update(claim.need)
+        for twin in run.twins.values():
+            if twin.host == host.index and twin.claim is not None:
+                handed += 1
+                claims += 1
+                used.update(twin.claim.need)
     for left in host.lingering.values():
         if left.claim is not None:
             claims += 1
@@ -175,6 +188,9 @@ def _shared(world: World) -> Iterator[str]:
     for run in world.runs.values():
         for claim in run.shared.values():
             used.update(claim.need)
+        for twin in run.twins.values():
+            if twin.shared is not None:
+                used.update(twin.shared.need)
     for host in world.fleet.by_name.values():
         for left in host.lingering.values():
             if left.shared is not None:

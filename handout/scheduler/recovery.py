@@ -11,6 +11,7 @@ from handout.scheduler.objects import appear, bring, make_ready
 from handout.scheduler.reports import MAX_TROUBLES, outcome_unknown
 from handout.scheduler.runs import OUTPUT, Run
 from handout.scheduler.states import Outcome, State
+from handout.scheduler.twins import survive, swap
 from handout.scheduler.world import World
 
 __all__ = ["copy_failed", "lose_host", "objects_stored", "unpin_groups"]
@@ -71,9 +72,13 @@ def unpin_groups(world: World, run: Run, index: int) -> None:
 
 def _lose_attempts(world: World, run: Run, host: HostRecord, reason: str) -> None:
     for t in range(run.spec.count):
+        if t in run.twins and run.twins[t].host == host.index:
+            swap(run, t)
         if run.state[t] == State.HANDED and run.host[t] == host.index:
             running = run.claims[t] is not None
             unhand(world, run, t)
+            if survive(run, t):
+                continue
             if t in run.cancelling:
                 end(world, run, t, Outcome.CANCELLED)
             elif not run.spec.profiles[run.spec.profile[t]].idempotent:
@@ -258,6 +263,8 @@ def _place_consumers_elsewhere(world: World, run: Run, o: int, host: HostRecord)
             continue
         world.out.cancel(host.index, run.number, c, run.attempt[c])
         unhand(world, run, c)
+        if survive(run, c):
+            continue
         troubles = run.troubles[c] = run.troubles.get(c, 0) + 1
         if c in run.cancelling:
             end(world, run, c, Outcome.CANCELLED)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from handout.errors import OutcomeUnknownError
-from handout.scheduler.attempts import recall_followers, settle, to_frontier, unhand
+from handout.scheduler.attempts import dismiss, recall_followers, settle, to_frontier, unhand
 from handout.scheduler.endings import end, fail, give_up_output
 from handout.scheduler.events import TaskFailed, TasksFinished, TasksReturned, TasksStarted
 from handout.scheduler.hosts import HOME, HostRecord
 from handout.scheduler.objects import appear, bring, release_inputs, shed, wake
 from handout.scheduler.runs import KEEP, OUTPUT, Run
+from handout.scheduler.speculation import may_have_second
 from handout.scheduler.states import Outcome, State
 from handout.scheduler.timers import Timer, Wake
+from handout.scheduler.twins import survive, swap
 from handout.scheduler.world import World
 
 __all__ = ["task_failed", "tasks_finished", "tasks_returned", "tasks_started"]
@@ -36,6 +38,8 @@ def tasks_started(world: World, event: TasksStarted) -> None:
     for t, attempt in zip(event.tasks, event.attempts, strict=True):
         if _current(run, host, t, attempt):
             run.begun.add(t)
+            if run.pace is not None and may_have_second(run, t):
+                run.pace.began(t, world.now)
         else:
             world.stale += 1
 
@@ -44,10 +48,12 @@ def tasks_returned(world: World, event: TasksReturned) -> None:
     """They go back to the frontier, or end if that was what they were wanted back for."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     for t, attempt in zip(event.tasks, event.attempts, strict=True):
-        if run is None or host is None or not _current(run, host, t, attempt):
+        if run is None or host is None or not _live(run, host, t, attempt):
             settle(world, host, event.run, t, attempt)
             continue
         unhand(world, run, t)
+        if survive(run, t):
+            continue
         if t in run.cancelling:
             end(world, run, t, Outcome.CANCELLED)
         else:
@@ -64,18 +70,24 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
     index, ledger, picks = host.index, host.ledger, run.picks
     state, attempts, at, claims, reported = run.state, run.attempt, run.host, run.claims, run.reported
     inputs, fn, learn = run.spec.inputs, run.spec.fn, run.estimates.learn
-    sparse = bool(run.cancelling or run.shared or run.begun or run.recalled)
+    sparse = bool(run.cancelling or run.shared or run.begun or run.recalled or run.twins)
+    pace = run.pace
     done: list[int] = []
     for i, t in enumerate(event.tasks):
-        if state[t] != _HANDED or attempts[t] != event.attempts[i] or at[t] != index:
+        if (state[t] != _HANDED or attempts[t] != event.attempts[i] or at[t] != index) and not (
+            run.twins and _live(run, host, t, event.attempts[i])
+        ):
             _finished_late(world, run, host, t, event.attempts[i])
             continue
         if sparse:
             if t in run.cancelling:
                 unhand(world, run, t)
-                end(world, run, t, Outcome.CANCELLED)
+                if not survive(run, t):
+                    end(world, run, t, Outcome.CANCELLED)
                 _discard_all(world, run, host, t)
                 continue
+            if t in run.twins:
+                dismiss(world, run, t)
             unhand(world, run, t)
         else:
             claim = claims[t]
@@ -90,6 +102,8 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
         state[t] = State.DONE
         run.unended -= 1
         learn(fn[t], event.durations_s[i])
+        if pace is not None:
+            pace.ended(t, event.durations_s[i], world.now)
         if not reported[t]:
             reported[t] = 1
             done.append(t)
@@ -160,13 +174,21 @@ def _finished_after_all(world: World, event: TasksFinished, host: HostRecord | N
 def _finished_late(world: World, run: Run, host: HostRecord, t: int, attempt: int) -> None:
     """A result of an attempt that counts no more: what it left on the host must go."""
     settle(world, host, run.number, t, attempt)
-    if not (run.state[t] == _HANDED and run.host[t] == host.index):
+    if run.state[t] == _HANDED and run.host[t] == host.index:
+        # The present attempt may leave its result in the same place: that must not be dropped.
+        run.leftovers.update((o, host.index) for o in run.objects_of(t))
+    else:
         _discard_all(world, run, host, t)
 
 
 def _discard_all(world: World, run: Run, host: HostRecord, t: int) -> None:
     for o in run.objects_of(t):
-        if host.index not in run.where[o]:
+        if host.index in run.where[o]:
+            continue
+        if (o, host.index) in run.flying:
+            # A copy of what counts is on its way there: dropping might hit the copy.
+            run.leftovers.add((o, host.index))
+        else:
             world.out.drop(host.index, run.number, o)
 
 
@@ -174,10 +196,12 @@ def task_failed(world: World, event: TaskFailed) -> None:
     """Try again, elsewhere first, or let the task fail for good, by what kind of failure it was."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     t = event.task
-    if run is None or host is None or not _current(run, host, t, event.attempt):
+    if run is None or host is None or not _live(run, host, t, event.attempt):
         settle(world, host, event.run, t, event.attempt)
         return
     unhand(world, run, t)
+    if survive(run, t):
+        return  # the other attempt may do better; this one was an extra, and is not counted
     if t in run.cancelling:
         end(world, run, t, Outcome.CANCELLED)
         return
@@ -228,6 +252,15 @@ def outcome_unknown(run: Run, t: int, host: str, how: str) -> OutcomeUnknownErro
         host=host,
         attempt=run.attempt[t],
     )
+
+
+def _live(run: Run, host: HostRecord, t: int, attempt: int) -> bool:
+    """Whether an attempt counts; where it is the older of two, it is looked at as the present one from now on."""
+    twin = run.twins.get(t) if run.twins else None
+    if twin is not None and twin.host == host.index and twin.attempt == attempt:
+        swap(run, t)
+        return True
+    return _current(run, host, t, attempt)
 
 
 def _current(run: Run, host: HostRecord, t: int, attempt: int) -> bool:

@@ -7,6 +7,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
 from handout.scheduler.estimates import Estimates
+from handout.scheduler.pace import Pace
 from handout.scheduler.ranks import ranks_of
 from handout.scheduler.spec import RunSpec
 from handout.scheduler.states import Outcome, State
@@ -14,6 +15,7 @@ from handout.scheduler.states import Outcome, State
 if TYPE_CHECKING:
     from handout.agent.ledger import Claim
     from handout.scheduler.hosts import HostRecord, Need
+    from handout.scheduler.twins import Twin
 
 __all__ = ["KEEP", "OUTPUT", "Lane", "LaneKey", "Run"]
 
@@ -107,6 +109,8 @@ class Run:
         "host",
         "lane",
         "lanes",
+        "latest",
+        "leftovers",
         "looked_at",
         "losses",
         "missing",
@@ -114,6 +118,7 @@ class Run:
         "number",
         "order",
         "over",
+        "pace",
         "picks",
         "place_at",
         "plain",
@@ -126,11 +131,13 @@ class Run:
         "shown",
         "shown_version",
         "spec",
+        "speculated",
         "state",
         "stirred",
         "together",
         "tries",
         "troubles",
+        "twins",
         "unended",
         "uses",
         "variant",
@@ -147,6 +154,8 @@ class Run:
         self._counts(count)
         self._requests()
         self.estimates = Estimates(spec, remembered)
+        #: Where it is asked for: who is slow.
+        self.pace = None if spec.speculation is None else Pace(spec.profile, spec.speculation)
         self._link(count, objects)
         #: Critical path (tasks that still follow; empty where none does), each task's place, the task at each place.
         self.rank, self.order, self.place_at = ranks_of(self)
@@ -188,6 +197,12 @@ class Run:
         self.recalled: dict[int, int] = {}
         #: Known to run.
         self.begun: set[int] = set()
+        #: The other, older attempt of tasks that are attempted twice at once.
+        self.twins: dict[int, Twin] = {}
+        #: Tasks that ever were.
+        self.speculated: set[int] = set()
+        #: Of tasks that were: the highest number of an attempt, which may not be the present one's.
+        self.latest: dict[int, int] = {}
 
     def _object_columns(self, objects: int) -> None:
         self.nbytes = list(self.spec.nbytes)
@@ -200,6 +215,8 @@ class Run:
         #: Copies under way: (object, host) -> source.
         self.flying: dict[tuple[int, int], int] = {}
         self.copy_failures: dict[tuple[int, int], int] = {}
+        #: Results that count no more, on hosts that were to get a copy of what does: (object, host).
+        self.leftovers: set[tuple[int, int]] = set()
 
     def _counts(self, count: int) -> None:
         """The run as a whole, and its groups."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from handout.resources.requirement import Requirement
 
-__all__ = ["CONTROLLER", "OnFailure", "Profile", "RunSpec"]
+__all__ = ["CONTROLLER", "OnFailure", "Profile", "RunSpec", "Speculation"]
 
 #: Stands for the controller where a host's name is expected.
 CONTROLLER = ""
@@ -33,6 +33,18 @@ class Profile:
     python: str | None = None
     #: Under this name its duration is remembered from run to run.
     fn_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """When a task is slow. Its peers are those of its profile."""
+
+    #: So many of them must have finished.
+    peers: int = 10
+    #: It has run for this many times their 95th percentile,
+    factor: float = 3.0
+    #: and for at least this long: sooner, a second attempt would not pay.
+    least_s: float = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,5 +82,7 @@ class RunSpec:
     labels: Sequence[Mapping[str, Any]] | None = None
     #: By task: the user's ids, for errors, explanations and allocators; numbers stand in where absent.
     ids: Sequence[str] | None = None
+    #: When a task gets a second attempt beside the first; None: never.
+    speculation: Speculation | None = None
     #: Added to each task's priority; orders concurrent runs.
     run_priority: float = field(default=0.0)

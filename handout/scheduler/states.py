@@ -61,6 +61,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
             _F: "must be repeated, and is not safe to repeat",
         },
         _H: {
+            _H: "attempted a second time beside the first, or one of the two is over",
             _D: "finished",
             _F: "failed for good",
             _B: "failed, to be retried after a pause",

@@ -24,6 +24,8 @@ class Wake(Enum):
     RECALL = auto()
     #: A task may have been passed over for too long.
     RESERVE = auto()
+    #: A running task may be far slower than its peers.
+    SPECULATE = auto()
     #: Capabilities that dropped have had their time to come back.
     SHORTAGE = auto()
 

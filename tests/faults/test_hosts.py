@@ -16,9 +16,9 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Host, Timings
-from handout.observe import HostQuarantined, RunEvent, TaskEnded, TaskHandedOver, TaskStarted
+from handout.observe import HostLeft, HostQuarantined, RunEvent, TaskEnded, TaskHandedOver, TaskSpeculated, TaskStarted
 from tests import work
-from tests.faults.seen import agent_pid, started, until
+from tests.faults.seen import agent_pid, gone, started, until
 from tests.proxy import Proxy, start_proxy
 from tests.sshd import OpenSsh
 
@@ -131,6 +131,41 @@ async def test_row_02_a_task_that_kills_its_worker_three_times_is_stopped_and_sp
     assert error.signal == signal.SIGSEGV
     assert max(tries) == len(error.hosts) == 3
     del bad
+
+
+@pytest.mark.parametrize("speculate", [True, False])
+async def test_row_06_a_straggler_gets_a_second_attempt_and_the_first_to_finish_counts(
+    sshd: OpenSsh, tmp_path: Path, speculate: bool
+) -> None:
+    graph = Graph()
+    outs = [graph.add(work.nap, str(tmp_path), number, id=f"nap-{number}") for number in range(24)]
+    first = tmp_path / "0-1"
+    async with Cluster(
+        [sshd.host("a", {"cpu": 4}), sshd.host("b", {"cpu": 4})], require="all", timings=QUICK
+    ) as cluster:
+        agents = [started(cluster, name) for name in ("a", "b")]
+        async with cluster.start(graph, speculate=speculate) as execution, watching(execution) as seen:
+            await until(lambda: first.exists() and first.read_text())
+            slow = int(first.read_text())
+            os.kill(slow, signal.SIGSTOP)
+            await until(lambda: len(of(TaskEnded, seen)) == 23)
+            if not speculate:
+                # Longer than the lease: its host is heard all the time, so nobody takes it for lost.
+                await asyncio.sleep(QUICK.host_timeout_s + QUICK.grace_s)
+                assert not (tmp_path / "0-2").exists()
+                os.kill(slow, signal.SIGCONT)
+            results = await execution.results()
+        assert results[outs] == list(range(24))
+        told = of(TaskSpeculated, seen)
+        assert len(told) == speculate
+        if speculate:
+            assert (told[0].id, told[0].attempt) == ("nap-0", 2)
+            assert {told[0].host, told[0].beside} == {"a", "b"}
+            assert told[0].running_s >= told[0].limit_s >= 0.6
+            assert results.allocations["nap-0"] == told[0].host
+            await until(lambda: gone(slow))
+        assert not of(HostLeft, seen)
+        assert [started(cluster, name) for name in ("a", "b")] == agents
 
 
 async def test_row_33_a_lost_intermediate_is_made_again_from_the_nearest_that_is_left(

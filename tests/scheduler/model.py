@@ -52,6 +52,8 @@ class Cluster:
         self.forgotten: set[int] = set()
         self.asked: deque[cmd.AskAllocator] = deque()
         self.executed: dict[tuple[int, int], int] = {}
+        #: Second attempts beside first ones.
+        self.seconds = 0
         self.epochs = 0
 
     # -- the shell
@@ -92,6 +94,8 @@ class Cluster:
                         assert (command.run, o) in self.home, f"output {o} has not come"
             case cmd.AskAllocator():
                 self.asked.append(command)
+            case cmd.AnnounceSecond():
+                self.seconds += 1
             case cmd.ReleaseHost():
                 assert command.host not in self.agents or not self.agents[command.host].running
 

@@ -196,6 +196,10 @@ class Scene:
                 return [("ask", command.request, *(task.id for task in command.frontier))]
             case cmd.RunEnded():
                 return [("over", command.outcome.value)]
+            case cmd.AnnounceSecond():
+                return []
+            case cmd.RefuseDrain():
+                return [("refuse", command.host)]
             case cmd.ReleaseHost():
                 return [("release", command.host)]
 

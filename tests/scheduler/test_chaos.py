@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from handout.scheduler import Profile, RunSpec
 from handout.scheduler import events as ev
+from handout.scheduler.spec import Speculation
 from tests.scheduler.model import Cluster, Ticket
 from tests.scheduler.rig import profile
 
@@ -25,6 +26,8 @@ PROFILES: list[Profile] = [
 ]
 #: Index of the one that must not run twice.
 ONCE = 6
+#: Whatever runs for longer than the quickest of its peers is slow.
+HASTY = Speculation(peers=1, factor=1.0, least_s=0.0)
 
 
 MOVES = ["receive", "receive", "start", "start", "finish", "deliver", "deliver", "copy"]
@@ -59,6 +62,7 @@ def specs(draw: st.DrawFn) -> RunSpec:
         group=draw(st.none() | st.lists(st.integers(-1, 1), min_size=count, max_size=count)),
         priority=draw(st.none() | st.lists(st.sampled_from([0.0, 1.0]), min_size=count, max_size=count)),
         on_failure=draw(st.sampled_from(["fail_fast", "continue"])),
+        speculation=draw(st.none() | st.just(HASTY)),
         max_concurrency=draw(st.none() | st.integers(1, 3)),
         allocator=draw(st.sampled_from(["locality", "load_balanced", "first_available", None])),
     )

@@ -13,7 +13,7 @@ from handout.errors import AllocatorError
 from handout.scheduler import RunSpec
 from handout.scheduler import events as ev
 from tests.scheduler.model import Cluster
-from tests.scheduler.test_chaos import PROFILES, Chaos
+from tests.scheduler.test_chaos import HASTY, PROFILES, Chaos
 
 HOSTS = ["h1", "h2", "h3", "h4"]
 DISTURBANCES = [
@@ -63,6 +63,7 @@ def random_spec(rng: Random) -> RunSpec:
         on_failure=rng.choice(["fail_fast", "continue"]),
         max_concurrency=rng.choice([None, None, 1, 3]),
         allocator=rng.choice(["locality", "locality", "load_balanced", "first_available", None]),
+        speculation=rng.choice([None, HASTY]),
     )
 
 
@@ -80,12 +81,15 @@ class Walk(Chaos):
         self.add("h1")
         for _ in range(steps):
             if rng.random() < 0.02 * self.calm or not cluster.specs:
-                cluster.submit(random_spec(rng))
+                cluster.submit(self.spec())
             elif rng.random() < 0.15 * self.calm:
                 self.disturb()
             else:
                 self.move()
         self.teardown()
+
+    def spec(self) -> RunSpec:
+        return random_spec(self.rng)
 
     def add(self, name: str) -> None:
         self.cluster.join(name, cores=self.rng.randint(1, 3), rtt_s=self.rng.choice([0.001, 0.1]))
@@ -160,3 +164,50 @@ def test_a_cluster_that_nothing_happens_to_runs_everything_once() -> None:
         cluster.settle()
         assert cluster.over[run].error is None
         assert set(cluster.executed.values()) == {1}
+
+
+class Stragglers(Walk):
+    """Few tasks on hosts with much room: whoever is slow gets a second attempt, and loses one of the two, or both."""
+
+    def go(self, steps: int) -> None:
+        for name in HOSTS[1:]:
+            self.cluster.join(name, cores=3)
+        super().go(steps)
+
+    def move(self) -> None:
+        rng = self.rng
+        what = rng.choice(["receive", "receive", "receive", "start", "start", "deliver", "deliver", "copy", "finish"])
+        getattr(self, f"_{what}")(rng.randrange(6), what == "start" or rng.random() < 0.1)
+        if self.cluster.asked:
+            self.answer_one(rng.randrange(3))
+        if rng.random() < 0.1:
+            self.cluster.now += 6.0
+            self.cluster.tell()
+
+    def spec(self) -> RunSpec:
+        rng, width = self.rng, self.rng.randint(3, 6)
+        last = 2 * width
+        profiles = [rng.choice([0, 0, 1, 4, 5, 6])] * last + [0]
+        return RunSpec(
+            count=last + 1,
+            profiles=PROFILES,
+            profile=profiles,
+            fn=profiles,
+            inputs=[()] * width + [(t,) for t in range(width)] + [tuple(range(last - 2, last))],
+            producer=list(range(last + 1)),
+            nbytes=[-1] * (last + 1),
+            outputs=[last, width],
+            keep=[0],
+            on_failure=rng.choice(["fail_fast", "continue"]),
+            allocator=rng.choice(["locality", "load_balanced", None]),
+            speculation=HASTY,
+        )
+
+
+def test_second_attempts_survive_whatever_happens_to_either() -> None:
+    seconds = 0
+    for seed in range(30):
+        walk = Stragglers(seed)
+        walk.go(250)
+        seconds += walk.cluster.seconds
+    assert seconds > 40
