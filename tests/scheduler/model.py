@@ -70,6 +70,7 @@ class Cluster:
         match command:
             case cmd.CopyObjects():
                 for o, source in zip(command.objects, command.sources, strict=True):
+                    self._drop_first(self.agents[command.host], command.run, o)
                     self.copies.append((command.host, command.run, o, source))
             case cmd.FetchObjects():
                 for o, source in zip(command.objects, command.sources, strict=True):
@@ -98,6 +99,14 @@ class Cluster:
                 self.seconds += 1
             case cmd.ReleaseHost():
                 assert command.host not in self.agents or not self.agents[command.host].running
+
+    @staticmethod
+    def _drop_first(agent: Agent, run: int, o: int) -> None:
+        """A link keeps its order: a copy does not overtake a drop of the same object that was sent before it."""
+        for command in agent.inbox:
+            if isinstance(command, cmd.DropObjects) and command.run == run and o in command.objects:
+                command.objects.remove(o)
+                agent.store.discard((run, o))
 
     def submit(self, spec: RunSpec) -> int:
         run = len(self.specs) + 1
