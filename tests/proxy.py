@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -29,6 +31,17 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self._refusing = False
+        #: Bytes that still pass before all connections are reset, None for no such end.
+        self._left: int | None = None
+
+    def cut_after(self, nbytes: int) -> None:
+        """Let so many bytes pass, both directions together, then reset all connections, once."""
+        self._left = nbytes
+
+    @property
+    def is_armed(self) -> bool:
+        """Whether `cut_after` has not happened yet."""
+        return self._left is not None
 
     def cut(self) -> None:
         """Reset all connections."""
@@ -81,9 +94,21 @@ class Proxy:
             if self.bytes_per_s:
                 free_at = max(free_at, loop.time()) + len(data) / self.bytes_per_s
                 await asyncio.sleep(free_at - loop.time())
+            if self._left is not None:
+                data, self._left = data[: self._left], self._left - len(data)
             writer.write(data)
             await writer.drain()
+            if self._left is not None and self._left <= 0:
+                self._left = None
+                self._reset()
         writer.transport.abort()
+
+    def _reset(self) -> None:
+        """Send what was let through, then reset."""
+        for writer in list(self._writers):
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
 
 
 @asynccontextmanager

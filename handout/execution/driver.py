@@ -42,7 +42,7 @@ __all__ = ["Driver"]
 logger = logging.getLogger("handout")
 
 #: How long what is cancelled gets before it is killed: the whole of it must be over within 5 s.
-_CANCEL_GRACE_S = 3.0
+_CANCEL_GRACE_S = 2.5
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 

@@ -38,10 +38,10 @@ __all__ = ["Ended", "Execution"]
 
 R = TypeVar("R")
 
-#: Bound on leaving the block. What is cancelled has ended, or been killed, after 3 s and a moment.
+#: Bound on leaving the block. What is cancelled has ended, or been killed, after 2.5 s and a moment.
 _LEAVE_TIMEOUT_S = 5.0
 #: Of it, for ending the hosts of a cluster of its own.
-_CLOSE_S = 1.5
+_CLOSE_S = 2.0
 #: Events that a slow reader may be behind.
 _MAX_EVENTS = 100_000
 

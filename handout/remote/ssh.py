@@ -95,7 +95,9 @@ class SshLauncher:
                 output=bootstrap.answer.printed(),
             ) from None
         except (asyncssh.Error, OSError) as error:
-            raise self._unreachable(error) from error
+            refused = isinstance(error, asyncssh.ChannelOpenError) and not connection.is_closed()
+            why = "it allows no session; see MaxSessions in its sshd_config" if refused else ""
+            raise self._unreachable(error, why) from error
         self._fresh = True
         return bootstrap.started(status)
 
@@ -219,7 +221,10 @@ class SshLauncher:
             except (asyncssh.ConnectionLost, ConnectionResetError) as error:
                 # sshd drops connections beyond MaxStartups without a word: it may take this one in a moment.
                 if attempt == _TRIES:
-                    raise self._unreachable(error) from error
+                    raise self._unreachable(
+                        error,
+                        f"the connection was dropped {_TRIES} times before the login, as sshd does beyond MaxStartups",
+                    ) from error
             except (asyncssh.Error, OSError, ValueError) as error:
                 raise self._refused(error) from error
             await asyncio.sleep(pause_s * (1 + secrets.randbelow(100) / 100))
@@ -266,11 +271,12 @@ class SshLauncher:
         user = "" if host.username is None else f"{host.username}@"
         return f"ssh {port}{user}{host.address or host.name}"
 
-    def _unreachable(self, error: Exception) -> HostUnreachableError:
+    def _unreachable(self, error: Exception, why: str = "") -> HostUnreachableError:
         where = self._host.address or self._host.name
         reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
         return HostUnreachableError(
-            f"Host {self._host.name!r} ({where}, port {self._host.port}) cannot be reached: {reason}.",
+            f"Host {self._host.name!r} ({where}, port {self._host.port}) cannot be reached: "
+            f"{reason}{f' ({why})' if why else ''}.",
             remedy=f"Check that `{self._by_hand()}` works from this machine.",
             host=self._host.name,
         )

@@ -48,7 +48,7 @@ async def test_closing_over_a_stranded_line_ends_the_agent_over_another_one(sshd
         await until(lambda: all(map(gone, pids)), 1.0)  # it closed its connection while it exited
 
 
-async def test_leaving_a_run_over_a_stranded_line_ends_its_code_within_the_limit(sshd: OpenSsh, tmp_path: Path) -> None:
+async def test_leaving_a_run_over_a_stranded_line_is_bounded_and_ends_its_code(sshd: OpenSsh, tmp_path: Path) -> None:
     graph = Graph()
     graph.add(work.sleep_forever, str(tmp_path / "pid"))
     async with start_proxy(sshd.port) as proxy:
@@ -58,8 +58,8 @@ async def test_leaving_a_run_over_a_stranded_line_ends_its_code_within_the_limit
             proxy.strand()
             begun = time.monotonic()
         assert time.monotonic() - begun < LIMIT_S + SLACK_S
-        assert gone(int((tmp_path / "pid").read_text()))
-        await until(lambda: all(map(gone, pids)), 1.0)
+        # At once, where the other line could be had in what was left of the limit; else with the lease.
+        await until(lambda: all(map(gone, pids)))
 
 
 async def test_leaving_a_host_in_a_black_hole_is_bounded_and_said(

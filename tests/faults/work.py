@@ -45,3 +45,16 @@ def length_when_told(folder: str, data: bytes) -> int:
     Path(folder, "length.pid").write_text(str(os.getpid()))
     end_when_told(folder, "length")
     return len(data)
+
+
+def mark_here(path: str, number: int) -> int:
+    """Takes a moment, and says each time that it ran."""
+    with open(path, "a") as file:
+        file.write(f"{number}\n")
+    time.sleep(0.02)
+    return number
+
+
+def boottime() -> float:
+    """Seconds since this machine, or this namespace of it, says that it was started."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

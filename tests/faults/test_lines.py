@@ -1,0 +1,198 @@
+"""Connections that break, flap, are refused or limited: rows 5, 9, 10, 11, 35 and 37 of the table of faults."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+import handout
+from handout import Cluster, Graph, Host, Timings
+from handout.remote import ssh
+from tests import work
+from tests.faults.far import Far
+from tests.faults.seen import started
+from tests.faults.test_closing import through
+from tests.faults.work import boottime, mark_here
+from tests.proxy import start_proxy
+from tests.sshd import OpenSsh, find_sshd, start_sshd
+
+QUICK = Timings().scaled(0.1)
+ROOT = Path(handout.__file__).parent
+
+
+async def test_row_05_a_line_reset_anywhere_within_a_frame_loses_and_repeats_nothing(
+    sshd: OpenSsh, tmp_path: Path
+) -> None:
+    """A task's frames, there and back, are a few hundred bytes on the line: the cut is swept over them."""
+    cuts = 0
+    async with start_proxy(sshd.port) as proxy:
+        async with Cluster([through(sshd, proxy, cpu=2)], timings=Timings().scaled(0.3)) as cluster:
+            agent = started(cluster, "far")
+            for position in (1, 30, 90, 170, 260, 380, 550):
+                path, graph = tmp_path / f"ran-{position}", Graph()
+                out = graph.add(work.mark_and_return, str(path), bytes([position % 256]) * 300)
+                proxy.cut_after(position)
+                results = await cluster.execute(graph)
+                assert results[out] == bytes([position % 256]) * 300
+                assert path.read_text() == "ran\n"
+                cuts += not proxy.is_armed
+            assert started(cluster, "far") == agent
+    assert cuts >= 6
+
+
+async def test_row_05_resets_of_both_ends_by_a_firewall_lose_nothing(far: Far, sshd: OpenSsh, tmp_path: Path) -> None:
+    graph = Graph()
+    outs = [graph.add(mark_here, str(tmp_path / "ran"), i, host="far") for i in range(40)]
+    async with Cluster([far.host(cpu=2)], timings=QUICK) as cluster:
+        agent = started(cluster, "far")
+        async with cluster.start(graph) as execution:
+            async for _ in execution.ended(outs[:5]):
+                pass
+            far.line.reset()
+            await asyncio.sleep(0.3)  # the length of the fault
+            far.line.heal()
+            results = await execution.results()
+        assert started(cluster, "far") == agent
+    assert results[outs] == list(range(40))
+    assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(40))
+
+
+async def test_a_line_that_loses_one_packet_in_twenty_is_slow_and_nothing_else(far: Far, tmp_path: Path) -> None:
+    graph = Graph()
+    outs = [graph.add(mark_here, str(tmp_path / "ran"), i) for i in range(40)]
+    big = graph.add(work.blob, 1 << 20)
+    far.line.lose(5)
+    async with Cluster([far.host(cpu=2)]) as cluster:
+        results = await cluster.execute(graph, outputs=[*outs, big])
+    assert results[outs] == list(range(40))
+    assert len(results[big]) == 1 << 20
+    assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(40))
+
+
+async def test_row_35_a_line_that_comes_and_goes_holds_nobody_else_up(far: Far, sshd: OpenSsh, tmp_path: Path) -> None:
+    graph = Graph()
+    there = [graph.add(mark_here, str(tmp_path / "far"), i, host="far") for i in range(20)]
+    here = [graph.add(mark_here, str(tmp_path / "near"), i, host="near") for i in range(80)]
+
+    async def flap() -> None:
+        for _ in range(4):
+            far.line.pull()
+            await asyncio.sleep(0.3)  # three seconds, scaled
+            far.line.plug()
+            await asyncio.sleep(0.3)
+
+    async with Cluster([far.host(), sshd.host("near", {"cpu": 1})], require="all", timings=QUICK) as cluster:
+        async with cluster.start(graph) as execution:
+            flapping = asyncio.create_task(flap())
+            results = await execution.results()
+            await flapping
+    assert results[there] == list(range(20))
+    assert results[here] == list(range(80))
+    assert sorted(map(int, (tmp_path / "near").read_text().split())) == list(range(80))  # each once
+    assert {int(x) for x in (tmp_path / "far").read_text().split()} == set(range(20))
+
+
+async def test_row_37_logins_beyond_maxstartups_wait_their_turn(tmp_path: Path) -> None:
+    needs_sshd()
+    with start_sshd(tmp_path, ["MaxStartups 2", "MaxSessions 1"]) as server:
+        hosts = [server.host(f"h{i}", {"cpu": 1}) for i in range(6)]
+        graph = Graph()
+        outs = [graph.add(work.where, host=host.name) for host in hosts]
+        results = await handout.execute(graph, inventory=hosts, require="all")
+    assert [found[0] for found in results[outs]] == [host.name for host in hosts]
+
+
+async def test_row_37_a_server_that_drops_every_login_is_named_with_its_limit(
+    sshd: OpenSsh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "_FIRST_PAUSE_S", 0.001)
+    async with start_proxy(sshd.port) as proxy:
+        proxy.refuse()
+        graph = Graph()
+        graph.add(work.identity, 1)
+        with pytest.raises(handout.HostUnreachableError, match=r"far.*6 times.*MaxStartups"):
+            await handout.execute(graph, inventory=[through(sshd, proxy)])
+
+
+async def test_row_37_a_server_that_allows_no_session_is_named_with_its_limit(tmp_path: Path) -> None:
+    needs_sshd()
+    with start_sshd(tmp_path, ["MaxSessions 0"]) as server:
+        graph = Graph()
+        graph.add(work.identity, 1)
+        with pytest.raises(handout.HostError, match=r"full.*MaxSessions"):
+            await handout.execute(graph, inventory=[server.host("full", {"cpu": 1})])
+
+
+async def test_row_10_a_wrong_host_key_excludes_that_host_and_the_others_go_on(sshd: OpenSsh, tmp_path: Path) -> None:
+    other = (sshd.folder / "client_key.pub").read_text()
+    wrong = tmp_path / "known_hosts"
+    wrong.write_text(f"[127.0.0.1]:{sshd.port} {other}")
+    options = {**sshd.options, "known_hosts": str(wrong)}
+    impostor = Host("impostor", address="127.0.0.1", port=sshd.port, username=sshd.username, ssh=options)
+    graph = Graph()
+    outs = graph.map(work.mark_and_return, [str(tmp_path / "ran")] * 4, range(4))
+    async with Cluster([impostor, sshd.host("good", {"cpu": 1})]) as cluster:
+        results = await cluster.execute(graph)
+        assert isinstance(cluster.unavailable["impostor"], handout.HostKeyError)
+    assert results[outs] == list(range(4))
+    assert wrong.read_text() == f"[127.0.0.1]:{sshd.port} {other}"  # nothing was accepted on its behalf
+
+
+async def test_row_11_a_refused_key_is_told_at_once_and_tried_once(tmp_path: Path) -> None:
+    needs_sshd()
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(tmp_path / "stranger"))
+    with start_sshd(tmp_path, ["LogLevel VERBOSE"]) as server:
+        options = {**server.options, "client_keys": [str(tmp_path / "stranger")]}
+        host = Host("strict", address="127.0.0.1", port=server.port, username=server.username, ssh=options)
+        graph = Graph()
+        graph.add(work.identity, 1)
+        begun = time.monotonic()
+        with pytest.raises(handout.AuthenticationError, match=rf"strict.*refused {server.username}"):
+            await handout.execute(graph, inventory=[host])
+        assert time.monotonic() - begun < 5.0
+    log = (tmp_path / "sshd.log").read_text()
+    assert log.count("Connection from ") == 1
+    assert len(re.findall(r"Failed publickey for", log)) == 1
+
+
+def test_row_09_no_decision_looks_at_a_clock_that_somebody_can_set() -> None:
+    """Leases and durations are on monotonic clocks, and only durations travel: a host's date does not matter."""
+    settable = re.compile(r"\btime\.time(_ns)?\(|from time import|CLOCK_REALTIME|datetime\.(now|utcnow)\(|\.today\(")
+    found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if settable.search(path.read_text("utf-8"))}
+    # A journal tells people when it was written; snapshots of classes are numbered by the clock of the controller alone.
+    assert found <= {"journal/store.py", "agent/pickling.py"}
+
+
+async def test_row_09_a_host_whose_clocks_are_a_day_ahead_is_like_any_other(tmp_path: Path) -> None:
+    """Its monotonic clocks, too: what is compared was measured on one side."""
+    needs_sshd()
+    ahead = "unshare --time --monotonic 86400 --boottime 86400 --fork"
+    if os.geteuid() != 0 or subprocess.run([*ahead.split(), "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs root, and time namespaces")
+    login = tmp_path / "login"
+    login.write_text(f'#!/bin/sh\nexec {ahead} /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n')
+    login.chmod(0o755)
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    graph = Graph()
+    clock = graph.add(boottime)
+    with start_sshd(folder, [f"ForceCommand {login}"]) as server:
+        async with Cluster([server.host("tomorrow", {"cpu": 1})], timings=QUICK) as cluster:
+            async with cluster.start(graph) as execution:
+                there = (await execution.results())[clock]
+            await asyncio.sleep(2 * QUICK.host_timeout_s)  # in which nobody is taken for silent
+            assert "tomorrow" in cluster.driver.peers
+            assert (await cluster.execute(graph))[clock] > there
+    assert there - time.clock_gettime(time.CLOCK_BOOTTIME) > 80_000
+
+
+def needs_sshd() -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
