@@ -484,7 +484,11 @@ class Driver:
             failure.caused_by = root
             return failure
         if isinstance(found, Exception):
-            return of_exception(ids[task], found, kind="host", host=run.hosts[task] or None, attempts=1)
+            attempt = getattr(found, "attempt", 0) or 1
+            trail = run.trails.get(task)
+            facts = trail.last if trail is not None and trail.last.attempts == attempt else None
+            host = run.hosts[task] or None
+            return of_exception(ids[task], found, kind="host", host=host, attempts=attempt, facts=facts)
         cancelled = Failure(ids[task], "cancelled", host=run.hosts[task] or None, attempts=0)
         if cause >= 0:
             cancelled.caused_by = ids[cause]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import traceback as traceback_module
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from handout.agent import serial
@@ -67,10 +67,20 @@ class Failure:
         """The exception to raise for it, with what is known as notes."""
         if self._exception is None:
             self._exception = self._build()
-            for note in self._notes():
-                self._exception.add_note(note)
+            self._annotate()
             self._mark()
         return self._exception
+
+    def __str__(self) -> str:
+        return (
+            f"{self.id!r} on {self.host!r}: {self.reason}" if self.host is not None else f"{self.id!r}: {self.reason}"
+        )
+
+    def _annotate(self) -> None:
+        """Add what is known to the exception."""
+        assert self._exception is not None
+        for note in self._notes():
+            self._exception.add_note(note)
 
     @property
     def reason(self) -> str:
@@ -191,10 +201,25 @@ def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickl
     )
 
 
-def of_exception(id: str, error: Exception, *, kind: str, host: str | None, attempts: int) -> Failure:
-    """A failure that this side found, not a host."""
-    text = "".join(traceback_module.format_exception(error)) if error.__traceback__ else ""
-    found = Failure(id=id, kind=kind, host=host, attempts=attempts, traceback=text, _exception=error)
+def of_exception(
+    id: str, error: Exception, *, kind: str, host: str | None, attempts: int, facts: Failure | None = None
+) -> Failure:
+    """A failure that this side found, not a host.
+
+    Args:
+        id: The task's.
+        error: What to raise for it.
+        kind: Why, in a word.
+        host: Where it was last.
+        attempts: How many were made.
+        facts: What a host reported of the same attempt: told with the exception.
+    """
+    if facts is None:
+        text = "".join(traceback_module.format_exception(error)) if error.__traceback__ else ""
+        found = Failure(id=id, kind=kind, host=host, attempts=attempts, traceback=text, _exception=error)
+    else:
+        found = replace(facts, kind=kind, most_attempts=attempts, pickled=b"", _exception=error)
+        found._annotate()
     found._mark()
     return found
 

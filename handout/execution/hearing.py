@@ -112,7 +112,7 @@ class Hearing:
         pickled = bytes(payload) if peer.trusted else b""
         failure = from_report(run.plan.ids[task], peer.name, attempt, _facts(fields), pickled)
         retries = run.spec.profiles[run.spec.profile[task]].retries
-        run.trails.setdefault(task, Trail()).note(failure, retries)
+        run.trails.setdefault(task, Trail(failure)).note(failure, retries)
         retryable = failure.report["retryable"] = self._is_retryable(run, task, failure)
         if run.recorder is not None:
             run.recorder.failed(failure, attempt)

@@ -14,6 +14,8 @@ __all__ = ["Trail"]
 class Trail:
     """What agents have reported of one task so far."""
 
+    #: The latest.
+    last: Failure
     #: Hosts, in the order of the failures there; a host may stand there more than once.
     hosts: list[str] = field(default_factory=list)
     deaths: int = 0
@@ -24,6 +26,7 @@ class Trail:
 
     def note(self, failure: Failure, retries: int) -> None:
         """One more attempt has failed: say in its failure what came before, and how many more there could be."""
+        self.last = failure
         self.hosts.append(failure.host or "")
         if failure.kind == "died":
             self.deaths += 1

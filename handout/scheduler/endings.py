@@ -85,7 +85,7 @@ def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
     name = run.name_of(t)
     return HostLostError(
         f"the result of task {name!r} was lost with its host, and making it again failed: {failure}",
-        remedy="Mark functions idempotent=False only where they are,.",
+        remedy="What is lost with a host is made again: let the function be able to run twice.",
         id=name,
         failure=failure,
     )

@@ -96,3 +96,14 @@ def test_an_exception_that_cannot_be_rebuilt_comes_as_remote_error_and_says_why(
 def test_other_exceptions_have_no_failure() -> None:
     assert handout.failure(ValueError()) is None
     assert handout.failure(HandoutError("x")) is None
+
+
+def test_facts_of_the_same_attempt_are_told_with_what_this_side_says_of_it() -> None:
+    report = {"kind": "died", "signal": 9, "stderr": ["oops"], "elapsed_s": 1.5}
+    facts = from_report("fit", "far", 1, report, b"")
+    error = handout.OutcomeUnknownError("lost", remedy="Look.", attempt=1)
+    found = of_exception("fit", error, kind="host", host="far", attempts=1, facts=facts)
+    assert handout.failure(error) is found
+    assert error.__notes__[0] == "Task 'fit', attempt 1 of 1, on host 'far' after 1.5 s."
+    assert error.__notes__[1:] == ["Last lines of its standard error:\n  oops", "What to do: Look."]
+    assert str(facts) == "'fit' on 'far': died"

@@ -116,3 +116,18 @@ def return_a_lock() -> dict[str, list[Any]]:
 
 async def make_later(size: int) -> bytes:
     return bytes(size)
+
+
+def become_a_daemon(path: str) -> str:
+    """Forks twice and leaves the session between: nobody above knows the process."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            with open(path + ".part", "w", encoding="utf-8") as file:
+                file.write(str(os.getpid()))
+            os.rename(path + ".part", path)
+            time.sleep(600)
+        os._exit(0)
+    while not os.path.exists(path):
+        time.sleep(0.005)
+    return "left"

@@ -159,6 +159,13 @@ async def test_row_17_a_result_larger_than_the_callers_memory_passes_through_it(
     assert (done.returncode, out.decode().split()) == (0, ["200000000", "refused"]), err.decode()
 
 
+async def test_row_19_the_death_of_what_must_not_run_twice_is_told_with_all_that_is_known(cluster: Cluster) -> None:
+    error = await fails(cluster, deeds.exit_hard, 3, idempotent=False)
+    assert isinstance(error, handout.OutcomeUnknownError)
+    assert "attempt 1 of 1" in notes(error)
+    assert "standard error:\n  leaving" in notes(error)
+
+
 async def test_row_18_an_exception_that_cannot_be_made_again_comes_as_text(cluster: Cluster) -> None:
     error = await fails(cluster, deeds.raise_stubborn)
     assert isinstance(error, handout.RemoteError)
@@ -258,6 +265,16 @@ async def test_row_23_standard_input_is_empty(cluster: Cluster) -> None:
     graph = Graph()
     out = graph.add(work.ask)
     assert (await cluster.execute(graph))[out] == "nobody there"
+
+
+async def test_row_24_a_daemon_that_left_its_session_and_its_parents_does_not_either(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    graph = Graph()
+    path = tmp_path / "pid"
+    out = graph.add(deeds.become_a_daemon, str(path))
+    assert (await cluster.execute(graph))[out] == "left"
+    assert gone(path)
 
 
 async def test_row_24_a_grandchild_does_not_outlive_its_task(cluster: Cluster, tmp_path: Path) -> None:
