@@ -144,6 +144,9 @@ class Driver:
         self.broken.__cause__ = error
         for run in self.runs.values():
             run.finish(self.broken)
+        for drained in self._drains.values():
+            if not drained.done():
+                drained.set_exception(self.broken)
 
     def _arm(self) -> None:
         """Wake up when the core next wants to look at the clock."""
@@ -217,7 +220,10 @@ class Driver:
 
         Raises:
             PlacementError: A task could run nowhere without it; it goes on getting work.
+            InternalError: The core broke a promise: nobody will ever say.
         """
+        if self.broken is not None:
+            raise self.broken
         drained = self._drains[name] = self._loop.create_future()
         try:
             self.post(ev.HostDrained(name))

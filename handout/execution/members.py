@@ -8,7 +8,7 @@ from collections.abc import Callable
 import anyio
 from anyio.abc import TaskGroup
 
-from handout.errors import HandoutError, InventoryError, PlacementError
+from handout.errors import HandoutError, InventoryError
 from handout.execution.driver import Driver
 from handout.execution.keeper import Keeper
 from handout.execution.uninterrupted import uninterrupted
@@ -99,7 +99,7 @@ class Members:
             await self._driver.drain(name)
             await uninterrupted(self._let_go(name, "it was drained"))
             gone.set_result(None)
-        except PlacementError as error:
+        except HandoutError as error:
             gone.set_exception(error)
         finally:
             del self._leaving[name]

@@ -115,13 +115,20 @@ class Link:
             started = await asyncio.shield(self._starting)
             self.started = started
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._stopping and task is not None and not task.cancelling():
+                # `stop` has called off the start; nobody has cancelled whoever waits for it here.
+                raise self._let_go() from None
             if not self._bootstrap.begun:
                 self._starting.cancel()
             raise
         if self._stopping:
-            raise HostError(f"Host {self.host!r} is being let go.", host=self.host)
+            raise self._let_go()
         await self._attach()
         return started
+
+    def _let_go(self) -> HostError:
+        return HostError(f"Host {self.host!r} is being let go.", host=self.host)
 
     async def run(self) -> None:
         """Keep the conversation going until the host is lost; returns once the link is being stopped.

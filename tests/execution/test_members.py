@@ -12,6 +12,7 @@ from handout import Cluster, Graph, Host
 from handout.observe import TaskStarted
 from tests import work
 from tests.faults.seen import gone, started, until
+from tests.sshd import OpenSsh
 
 ONE = {"cpu": 1}
 
@@ -87,7 +88,7 @@ async def test_draining_loses_no_result_and_lets_what_runs_finish(tmp_path: Path
         assert not draining.done()
         (tmp_path / "go").touch()
         await draining
-        assert gone(agent.supervisor)
+        await until(lambda: gone(agent.supervisor))
         assert not Path(agent.folder).exists()
         assert list(cluster.inventory) == ["other"]
         results = await execution.results()
@@ -152,3 +153,33 @@ async def test_a_host_that_was_drained_can_be_added_again() -> None:
         graph = Graph()
         out = graph.add(work.where, host="second")
         assert (await cluster.execute(graph))[out][0] == "second"
+
+
+async def test_a_drain_does_not_wait_for_a_core_that_is_broken(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(work.sleep_forever, str(tmp_path / "pid"))
+    cluster = await Cluster([here("first"), here("second")], require="all").open()
+    async with cluster.start(graph) as execution:
+        await until((tmp_path / "pid").exists)
+        draining = asyncio.ensure_future(cluster.drain(execution._active.hosts[0]))
+        await until(lambda: len(cluster.view.hosts) == 1)
+        cluster.driver.break_down(ValueError("as if"))
+        with pytest.raises(handout.InternalError, match="as if"):
+            await draining
+        with pytest.raises(handout.InternalError, match="as if"):
+            await cluster.drain("first")
+    with pytest.raises(handout.InternalError, match="as if"):
+        await cluster.close()
+
+
+async def test_hosts_over_ssh_are_added_and_drained_under_way(sshd: OpenSsh, tmp_path: Path) -> None:
+    graph = Graph()
+    outs = [graph.add(work.sleep, 0.02) for _ in range(60)]
+    async with Cluster([sshd.host("first", ONE)]) as cluster, cluster.start(graph) as execution:
+        agent = started(cluster, "first")
+        await cluster.add(sshd.host("second", ONE))
+        await cluster.drain("first")
+        await until(lambda: gone(agent.supervisor))
+        assert not Path(agent.folder).exists()
+        assert (await execution.results())[outs] == ["slept"] * 60
+        assert list(cluster.view.hosts) == ["second"]

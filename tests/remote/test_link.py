@@ -224,6 +224,6 @@ async def test_a_host_that_is_still_being_logged_in_to_is_not_waited_for(rig: Ri
     await rig.agent.asked_to_start.wait()
     async with asyncio.timeout(1):
         await rig.link.stop()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(HostError, match="is being let go"):
         await opening
     assert rig.agent.lines == 0
