@@ -1,0 +1,92 @@
+"""``python -m benchmarks.soak kills [--tasks 20000 --workers 1000 --agents 50]`` and ``... blackouts [--minutes 10]``.
+
+Both run over a real sshd on loopback, with several hosts of that one server, print a table and JSON, and end with
+status 1 where a result was wrong, a process was left, or not everything was done that was asked for. Nothing is
+killed but processes that the soak's own server started, which it knows by a mark in their environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.__main__ import machine
+from benchmarks.soak import blackouts, kills
+from benchmarks.soak.processes import VARIABLE, new_mark
+from handout import Inventory
+from tests.sshd import OpenSsh, start_sshd
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, figure in figures.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        rows += _flat(figure, f"{name}: ") if isinstance(figure, dict) else [(name, figure)]
+    return rows
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    which = parser.add_subparsers(dest="which", required=True)
+    killing = which.add_parser("kills", help="SIGKILL for workers and agents while a graph runs")
+    killing.add_argument("--tasks", type=int, default=20_000)
+    killing.add_argument("--workers", type=int, default=1_000, help="how many of them are killed")
+    killing.add_argument("--agents", type=int, default=50, help="how many of them are killed")
+    killing.add_argument("--hosts", type=int, default=20)
+    killing.add_argument("--rounds", type=int, default=1, help="all of it so many times in one process")
+    darkening = which.add_parser("blackouts", help="five seconds of silence a minute")
+    darkening.add_argument("--minutes", type=int, default=10)
+    darkening.add_argument("--hosts", type=int, default=4)
+    for each in (killing, darkening):
+        each.add_argument("--verbose", action="store_true", help="show what Handout logs, too")
+    return parser.parse_args()
+
+
+def _soak(server: OpenSsh, folder: Path, mark: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """One soak: its figures, and whether all was done and nothing went wrong."""
+    names = [f"h{i:02}" for i in range(arguments.hosts)]
+    if arguments.which == "kills":
+        tasks, workers, agents = arguments.tasks, arguments.workers, arguments.agents
+        inventory = Inventory([server.host(name, {"cpu": 2}) for name in names])
+        figures = asyncio.run(kills.soak(inventory, folder, mark, tasks=tasks, workers=workers, agents=agents))
+        done = figures["workers_killed"], figures["agents_killed"], figures["tasks_done"]
+        good = done == (workers, agents, tasks) and not figures["ended_twice"]
+    else:
+        figures = asyncio.run(blackouts.soak(server, names, folder, mark, minutes=arguments.minutes))
+        good = figures["blackouts"] == arguments.minutes and not figures["runs_again"]
+    return figures, good and not figures["results_wrong"] and not figures["left_processes"]
+
+
+def main() -> int:
+    """Soak and print; 1 where anything is wrong."""
+    arguments = _arguments()
+    # Hosts that leave are what this is about.
+    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.ERROR)
+    logging.getLogger("asyncssh").setLevel(logging.ERROR)
+    mark, all_good = new_mark(), True
+    with tempfile.TemporaryDirectory() as name:
+        folder, keys = Path(name), Path(name, "sshd")
+        keys.mkdir()
+        with start_sshd(keys, [f"SetEnv {VARIABLE}={mark}"]) as server:
+            for number in range(getattr(arguments, "rounds", 1)):
+                figures, good = _soak(server, folder / str(number), mark, arguments)
+                all_good = all_good and good
+                _print({"machine": machine(), "soak": arguments.which, "good": good, **figures})
+    return 0 if all_good else 1
+
+
+def _print(report: dict[str, Any]) -> None:
+    rows = _flat(report)
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {figure}" for name, figure in rows))
+    print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""A line that goes dark for five seconds a minute, while graphs run over it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import shutil
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.soak.processes import agents_held, held, marked, until
+from benchmarks.soak.work import build, count_runs
+from handout import Cluster, Host
+from handout.observe import HostLeft, TaskEnded
+from tests.proxy import Proxy, start_proxy
+from tests.sshd import OpenSsh
+
+DARK_S = 5.0
+_MINUTE_S = 60.0
+#: Of one of the graphs that follow each other.
+_TASKS = 1500
+_MEAN_S = 0.04
+#: Tasks that are in the middle of something whenever the line goes dark.
+_LONG_TASKS, _LONG_S = 2, 25.0
+#: A run that has not ended by then hangs.
+_LIMIT_S = 300.0
+
+
+class Flow:
+    """Graphs that follow each other until told otherwise, and what came of them.
+
+    Args:
+        cluster: Where they run.
+        folder: For what their tasks write down.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._number = 0
+        self.over = False
+        self.counts: Counter[str] = Counter()
+        #: When a task last ended, on the loop's clock.
+        self.last_end = 0.0
+
+    async def go_on(self, tasks: int, mean_s: float) -> None:
+        """Run one graph after the other."""
+        while not self.over:
+            await self._one(tasks, mean_s)
+
+    async def _one(self, tasks: int, mean_s: float) -> None:
+        self._number += 1
+        folder = self._folder / str(self._number)
+        folder.mkdir()
+        work = await asyncio.to_thread(build, folder, tasks, mean_s, seed=self._number)
+        async with self._cluster.start(work.graph, outputs=work.outputs, timeout_s=_LIMIT_S) as execution:
+            async for event in execution.events():
+                if isinstance(event, TaskEnded):
+                    self.last_end = asyncio.get_running_loop().time()
+                    self.counts["tasks_done"] += event.outcome == "done"
+                elif isinstance(event, HostLeft):
+                    self.counts["hosts_left"] += 1
+            results = await execution.results()
+        runs = count_runs(folder)
+        self.counts["graphs"] += 1
+        self.counts["results_wrong"] += work.wrong(results[work.outputs])
+        self.counts["runs"] += runs.begun
+        self.counts["runs_again"] += runs.begun - runs.tasks
+        shutil.rmtree(folder)
+
+
+async def soak(server: OpenSsh, names: list[str], folder: Path, mark: str, *, minutes: int) -> dict[str, Any]:
+    """Let graphs run for so many minutes, each with a blackout, and say what came of them."""
+    figures: dict[str, Any] = {"hosts": len(names)}
+    holds: dict[str, Any] = {}
+    async with start_proxy(server.port) as proxy:
+        hosts = [_behind(server, proxy, name) for name in names]
+        async with Cluster(hosts, require="all") as cluster:
+            (folder / "short").mkdir(parents=True)
+            (folder / "long").mkdir()
+            short, long = Flow(cluster, folder / "short"), Flow(cluster, folder / "long")
+            await short._one(_TASKS // 5, _MEAN_S)
+            short.counts.clear()
+            gc.collect()
+            holds["start"] = asdict(held()) | agents_held(cluster)
+            connections = proxy.connections
+            async with asyncio.TaskGroup() as group:
+                group.create_task(short.go_on(_TASKS, _MEAN_S))
+                group.create_task(long.go_on(_LONG_TASKS, _LONG_S))
+                silent, first_after = [], []
+                for minute in range(1, minutes + 1):
+                    silent_s, first_s = await _minute(proxy, short)
+                    silent.append(silent_s)
+                    first_after.append(first_s)
+                    holds[f"minute {minute}"] = asdict(held()) | agents_held(cluster)
+                short.over = long.over = True
+            figures |= dict(short.counts + long.counts)
+            for name in ("hosts_left", "results_wrong", "runs_again"):
+                figures[name] = short.counts[name] + long.counts[name]
+            figures["long_tasks_done"] = long.counts["tasks_done"]
+            figures["blackouts"] = len(first_after)
+            figures["silent_s"] = {"most": max(silent), "least": min(silent)}
+            figures["first_task_after_s"] = {"most": max(first_after), "least": min(first_after)}
+            figures["connections_made_again"] = proxy.connections - connections
+            figures["hosts_at_end"] = len(cluster.driver.peers)
+            gc.collect()
+            holds["end"] = asdict(held()) | agents_held(cluster)
+        holds["closed"] = asdict(held())
+    figures["left_processes"] = len(marked(mark))
+    return figures | {"held": holds}
+
+
+async def _minute(proxy: Proxy, flow: Flow) -> tuple[float, float]:
+    """A minute with a blackout in its middle.
+
+    Returns: For how long no task's end was heard of when it was over, and how soon one was after that, in seconds.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await asyncio.sleep(_MINUTE_S / 2)
+    proxy.stall()
+    await asyncio.sleep(DARK_S)
+    proxy.resume()
+    light = loop.time()
+    silent = light - flow.last_end
+    await until(lambda: flow.last_end >= light, _LIMIT_S)
+    first = flow.last_end - light
+    await asyncio.sleep(max(0.0, began + _MINUTE_S - loop.time()))
+    return round(silent, 2), round(first, 2)
+
+
+def _behind(server: OpenSsh, proxy: Proxy, name: str) -> Host:
+    """A host of the server whose line is the proxy."""
+    known = server.folder / "known_hosts_of_the_proxy"
+    known.write_text((server.folder / "known_hosts").read_text().replace(f":{server.port} ", f":{proxy.port} "))
+    direct = server.host(name, {"cpu": 2})
+    return Host(
+        name,
+        address=direct.address,
+        port=proxy.port,
+        username=direct.username,
+        python=direct.python,
+        capabilities=direct.capabilities,
+        ssh={**server.options, "known_hosts": str(known)},
+    )

@@ -1,0 +1,223 @@
+"""Workers and agents are killed while a graph runs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import os
+import random
+import signal
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.soak.processes import agents_held, children, held, is_marked, marked, state, supervisor, until
+from benchmarks.soak.work import Work, build, count_runs, running
+from handout import Cluster, Execution, Inventory
+from handout.observe import HostLeft, TaskEnded
+from handout.scheduler.reports import MAX_DEATHS
+
+#: All kills are done by the time that this share of the tasks has ended.
+_DONE_BY = 0.95
+#: The run is given up after this; the soak fails.
+_LIMIT_S = 1800.0
+_TICK_S = 0.002
+#: Share of the workers found between two tasks that are killed there.
+_IDLE = 0.05
+#: Share of the hosts that must be there when an agent is killed: a run that has none left ends.
+_LEAST_HOSTS = 0.25
+#: Hosts that were killed are waited for so long at the end.
+_REJOIN_S = 180.0
+
+
+class Killer:
+    """Sends SIGKILL to what the soak's own agents started, and to the agents, as the tasks progress.
+
+    Args:
+        cluster: Whose hosts are hit.
+        execution: The run that goes on.
+        folder: Where its tasks write down their runs.
+        mark: Of the processes that may be killed.
+        seed: For what is left to chance.
+    """
+
+    def __init__(self, cluster: Cluster, execution: Execution, folder: Path, mark: str, seed: int) -> None:
+        self._cluster = cluster
+        self._execution = execution
+        self._folder = folder
+        self._mark = mark
+        self._chance = random.Random(seed)
+        #: Tasks in the middle of which a worker was killed.
+        self._hit: set[int] = set()
+        #: Workers killed, and how many of them in the middle of a task.
+        self.workers = 0
+        self.at_work = 0
+        self.agents: Counter[str] = Counter()
+        #: Tasks that have ended, and what else was told.
+        self.ended: Counter[str] = Counter()
+        self.left = 0
+
+    async def watch(self) -> None:
+        """Count what the run tells."""
+        async for event in self._execution.events():
+            if isinstance(event, TaskEnded):
+                self.ended[event.id] += 1
+            elif isinstance(event, HostLeft):
+                self.left += 1
+
+    async def kill(self, tasks: int, workers: int, agents: int) -> None:
+        """Kill so many, spread evenly over the run of so many tasks."""
+        while self.workers < workers or self.agents.total() < agents:
+            await asyncio.sleep(_TICK_S)
+            share = min(1.0, len(self.ended) / (tasks * _DONE_BY))
+            self._kill_workers(math.ceil(workers * share) - self.workers)
+            if self.agents.total() < int(agents * share):
+                self._kill_agent()
+
+    def _kill_workers(self, count: int) -> None:
+        """Kill so many, chosen by chance among those that may die now; fewer where there are fewer."""
+        if count <= 0:
+            return
+        supervisors = [supervisor(self._cluster, name) for name in self._cluster.driver.peers]
+        workers = [worker for each in supervisors if each is not None for worker in children(each)[1:]]
+        self._chance.shuffle(workers)
+        for pid in workers:
+            # Most that are found between two tasks live: what is wanted is to interrupt.
+            if running(self._folder, pid) is None and self._chance.random() >= _IDLE:
+                continue
+            if is_marked(pid, self._mark) and self._kill_worker(pid):
+                count -= 1
+            if not count:
+                return
+
+    def _kill_worker(self, pid: int) -> bool:
+        """Kill one, unless it must live."""
+        try:
+            # Stopped, it cannot begin another task between the look and the kill.
+            os.kill(pid, signal.SIGSTOP)
+            until_s = time.monotonic() + 0.01
+            while state(pid) not in ("T", "Z", "") and time.monotonic() < until_s:
+                pass
+            if state(pid) == "T" and self._may_die(pid):
+                os.kill(pid, signal.SIGKILL)
+                self.workers += 1
+                return True
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            pass  # it has ended by itself
+        return False
+
+    def _may_die(self, pid: int) -> bool:
+        """Whether the death of a worker, which is stopped, can be nobody's last."""
+        doomed, task = self._doomed(), running(self._folder, pid)
+        if task is None:
+            # Which task it would count against, if any, cannot be seen from here.
+            return not doomed
+        if task in self._hit or f"t{task}" in doomed:
+            return False
+        self._hit.add(task)
+        self.at_work += 1
+        return True
+
+    def _doomed(self) -> set[str]:
+        """Tasks that fail, by design, when their worker dies once more."""
+        run = self._cluster.driver.core.world.runs.get(self._execution._active.number)
+        if run is None:
+            return set()
+        return {run.name_of(t) for t, deaths in run.deaths.items() if deaths >= MAX_DEATHS - 1 and not run.ended(t)}
+
+    def _kill_agent(self) -> None:
+        """Kill the agent of a host that has been hit least."""
+        names = list(self._cluster.driver.peers)
+        if len(names) <= len(self._cluster.inventory) * _LEAST_HOSTS:
+            return
+        self._chance.shuffle(names)
+        for name in sorted(names, key=self.agents.__getitem__)[:1]:
+            pid = next(iter(children(supervisor(self._cluster, name) or -1)), None)
+            if pid is not None and is_marked(pid, self._mark):
+                os.kill(pid, signal.SIGKILL)
+                self.agents[name] += 1
+
+
+async def soak(
+    inventory: Inventory, folder: Path, mark: str, *, tasks: int, workers: int, agents: int
+) -> dict[str, Any]:
+    """Run the graph, kill, and say what came of it."""
+    figures: dict[str, Any] = {"tasks": tasks, "hosts": len(inventory)}
+    _made(folder)
+    before = asdict(held())
+    async with Cluster(inventory, require="all") as cluster:
+        await _warm_up(cluster, folder)
+        work = await asyncio.to_thread(build, _made(folder / "runs"), tasks, 0.004, seed=1)
+        figures |= await _run(cluster, work, folder / "runs", mark, workers, agents)
+        began = time.monotonic()
+        await until(lambda: len(cluster.driver.peers) == len(inventory), _REJOIN_S)
+        figures["all_hosts_back_after_s"] = round(time.monotonic() - began, 1)
+        figures["hosts_at_end"] = len(cluster.driver.peers)
+        gc.collect()
+        figures["held"]["end"] = asdict(held()) | agents_held(cluster)
+    gc.collect()
+    figures["held"] = {"before": before, **figures["held"], "closed": asdict(held())}
+    figures["left_processes"] = len(marked(mark))
+    return figures
+
+
+async def _warm_up(cluster: Cluster, folder: Path) -> None:
+    """Every host has run something, so that what is held from now on is held for the run."""
+    work = build(_made(folder / "warm"), 400, 0.004, seed=0)
+    results = await cluster.execute(work.graph, outputs=work.outputs)
+    assert work.wrong(results[work.outputs]) == 0
+
+
+async def _run(cluster: Cluster, work: Work, folder: Path, mark: str, workers: int, agents: int) -> dict[str, Any]:
+    tasks = len(work.outputs)
+    small = [i for i, each in enumerate(work.expected) if isinstance(each, int)]
+    outputs = [work.outputs[i] for i in small]
+    gc.collect()
+    holds: dict[str, Any] = {"start": asdict(held()) | agents_held(cluster)}
+    began = time.monotonic()
+    async with cluster.start(work.graph, outputs=outputs, timeout_s=_LIMIT_S, on_failure="continue") as execution:
+        killer = Killer(cluster, execution, folder, mark, seed=2)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(killer.watch())
+            killing = group.create_task(killer.kill(tasks, workers, agents))
+            middle = group.create_task(_middle(cluster, killer, tasks, holds))
+            results = await execution.results()
+            seconds = time.monotonic() - began
+            killing.cancel()
+            middle.cancel()
+    runs = count_runs(folder)
+    failed = len(results.failures)
+    wrong = sum(1 for i in small if f"t{i}" not in results.failures and results[f"t{i}"] != work.expected[i])
+    return {
+        "seconds": round(seconds, 1),
+        "workers_killed": killer.workers,
+        "workers_killed_at_work": killer.at_work,
+        "agents_killed": killer.agents.total(),
+        "hosts_left": killer.left,
+        "tasks_done": len(killer.ended) - failed,
+        "tasks_failed": failed,
+        "failures": [str(failure.exception) for failure in results.failures.values()][:5],
+        "ended_twice": sum(1 for n in killer.ended.values() if n > 1),
+        "results_wrong": wrong,
+        "runs": runs.begun,
+        "runs_again": runs.begun - runs.tasks,
+        "runs_again_of_ended": runs.ended - runs.tasks,
+        "most_runs_of_a_task": runs.most,
+        "held": holds,
+    }
+
+
+async def _middle(cluster: Cluster, killer: Killer, tasks: int, holds: dict[str, Any]) -> None:
+    """What is held at a quarter, a half, three quarters."""
+    for name, share in (("quarter", 0.25), ("middle", 0.5), ("three quarters", 0.75)):
+        await until(lambda share=share: len(killer.ended) >= tasks * share, _LIMIT_S)  # type: ignore[misc]
+        holds[name] = asdict(held()) | agents_held(cluster)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

@@ -1,0 +1,32 @@
+"""The soak of `benchmarks.soak` in small, so that it can be relied on when it is run at length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.soak import kills
+from benchmarks.soak.processes import VARIABLE, new_mark
+from handout import Inventory
+from tests.sshd import find_sshd, start_sshd
+
+
+@pytest.mark.ssh
+@pytest.mark.slow
+async def test_workers_and_agents_that_are_killed_cost_no_result_and_leave_nothing(tmp_path: Path) -> None:
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    mark, keys = new_mark(), tmp_path / "sshd"
+    keys.mkdir()
+    with start_sshd(keys, [f"SetEnv {VARIABLE}={mark}"]) as server:
+        inventory = Inventory([server.host(name, {"cpu": 2}) for name in "ab"])
+        figures = await kills.soak(inventory, tmp_path / "soak", mark, tasks=300, workers=10, agents=1)
+    assert (figures["workers_killed"], figures["agents_killed"]) == (10, 1)
+    assert figures["tasks_done"] == 300
+    assert figures["results_wrong"] == figures["tasks_failed"] == figures["ended_twice"] == 0
+    assert figures["runs"] == 300 + figures["runs_again"]
+    assert figures["runs_again"] >= figures["workers_killed_at_work"] > 0
+    assert figures["left_processes"] == 0
+    assert figures["hosts_at_end"] == 2
+    assert figures["held"]["end"]["descriptors"] <= figures["held"]["start"]["descriptors"]
