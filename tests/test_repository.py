@@ -35,6 +35,13 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_the_tests_that_the_page_on_reliability_names_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 50
+    assert named - set(re.findall(r"^ *(?:async )?def (test_\w+)\(", sources, re.MULTILINE)) == set()
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
 def test_python_in_the_documentation_compiles(page: Path) -> None:
     for code in blocks("python", page.read_text(encoding="utf-8")):
