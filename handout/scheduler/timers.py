@@ -67,6 +67,10 @@ class Timers:
         """When the first one fires."""
         return self._heap[0][0] if self._heap else None
 
+    def pending(self) -> list[Timer]:
+        """Those that have not fired, in no order; for `invariants` and the like."""
+        return [timer for _, _, timer in self._heap]
+
     def due(self, now: float) -> list[Timer]:
         """Take out those that fire by ``now``, in order."""
         fired = []

@@ -1,0 +1,12 @@
+"""The simulated cluster: the very same core in virtual time, with faults at any message, from one seed.
+
+`python -m handout.sim --seed 1234 --verbose` tells the story of a seed.
+"""
+
+from __future__ import annotations
+
+from handout.sim.faults import Fault, Weather
+from handout.sim.scenario import Scenario
+from handout.sim.simulation import Report, SimulationError, simulate
+
+__all__ = ["Fault", "Report", "Scenario", "SimulationError", "Weather", "simulate"]

@@ -1,0 +1,41 @@
+"""``python -m handout.sim``: run seeds, or tell the story of one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+
+from handout.sim.faults import Fault
+from handout.sim.simulation import SimulationError, simulate
+
+
+def main() -> int:
+    """Answers 0 where no rule was broken, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m handout.sim", description="Drive the core through seeded faults.")
+    parser.add_argument("--seed", type=int, default=0, help="the seed, or the first of several")
+    parser.add_argument("--count", type=int, default=1, help="how many seeds, one after the other")
+    parser.add_argument("--verbose", action="store_true", help="tell all that happens")
+    chosen = parser.parse_args()
+    faults: Counter[Fault] = Counter()
+    broken = 0
+    for seed in range(chosen.seed, chosen.seed + chosen.count):
+        try:
+            report = simulate(seed, print if chosen.verbose else None)
+        except SimulationError as error:
+            broken += 1
+            print(error, file=sys.stderr)
+            continue
+        faults.update(report.faults)
+        if chosen.count == 1:
+            ends = ", ".join(f"{run}: {end.value if end else 'forgotten'}" for run, end in report.outcomes.items())
+            print(f"seed {seed}: runs ended {ends}; after {report.took_s:.3f} virtual s, {report.messages} messages,")
+            print(f"{report.calls} calls of functions, {report.stale} stale answers. Story {report.digest[:16]}.")
+    print("faults:", ", ".join(f"{fault.name.lower()} {count}" for fault, count in faults.most_common()) or "none")
+    if chosen.count > 1:
+        print(f"{chosen.count} seeds, {broken} broken")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""What must be true after every event, and at the end; the numbers are those of the table of invariants.
+
+R1: one outcome a task, stale answers dropped and counted. R2: whatever has not ended has a deadline or a cause. R4: at
+the end the books are as they were at the start. R7: what the journal has is not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from handout.errors import InternalError
+from handout.scheduler import Core, Outcome, State, invariants
+from handout.scheduler import commands as cmd
+from handout.scheduler import events as ev
+from handout.scheduler.hosts import HostRecord
+from handout.scheduler.runs import Run
+from handout.scheduler.timers import Wake
+from handout.scheduler.world import World
+
+if TYPE_CHECKING:
+    from handout.sim.controller import Controller
+    from handout.sim.host import Handed, Host
+    from handout.sim.scenario import Submission
+
+__all__ = ["Before", "after_event", "at_the_end", "began", "ends_once", "run_ends_once"]
+
+_Token = tuple[int, int, int]
+
+
+def _require(holds: bool, rule: str, problem: str) -> None:
+    if not holds:
+        raise InternalError(f"{rule}: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What is known before the core takes events in."""
+
+    stale: int
+    #: Tokens in the events that cannot count any more.
+    late: int
+    #: Tasks that the events say have finished, by the attempt that counts.
+    finished: frozenset[tuple[int, int]]
+
+    @classmethod
+    def of(cls, core: Core, events: Sequence[ev.Event]) -> Before:
+        """Look at events that are about to be taken in."""
+        late = 0
+        finished: set[tuple[int, int]] = set()
+        for event in events:
+            if isinstance(event, ev.ResultsCommitted):
+                finished.update((event.run, t) for t in event.tasks)
+            elif isinstance(event, ev.TasksFinished | ev.TasksStarted | ev.TasksReturned | ev.TaskFailed):
+                run, host = core.world.runs.get(event.run), core.world.fleet.by_name.get(event.host)
+                for token in _tokens(event):
+                    lingers = host is not None and token in host.lingering
+                    if run is not None and host is not None and run.attempt[token[1]] == token[2]:
+                        if isinstance(event, ev.TasksFinished) and run.host[token[1]] == host.index:
+                            finished.add(token[:2])
+                    elif not lingers:
+                        late += 1
+        return cls(core.stale, late, frozenset(finished))
+
+
+def _tokens(event: ev.TasksFinished | ev.TasksStarted | ev.TasksReturned | ev.TaskFailed) -> list[_Token]:
+    if isinstance(event, ev.TaskFailed):
+        return [(event.run, event.task, event.attempt)]
+    return [(event.run, t, attempt) for t, attempt in zip(event.tasks, event.attempts, strict=True)]
+
+
+def after_event(controller: Controller, before: Before, commands: Sequence[cmd.Command]) -> None:
+    """All that can be checked after any event.
+
+    Raises:
+        InternalError: Names the rule, and what is wrong.
+    """
+    core = controller.core
+    invariants.check(core.world)
+    _require(
+        core.stale - before.stale >= before.late,
+        "R1",
+        f"{before.late} answers were stale, {core.stale - before.stale} were counted",
+    )
+    for command in commands:
+        if isinstance(command, cmd.TasksEnded):
+            for t, outcome in zip(command.tasks, command.outcomes, strict=True):
+                if outcome is Outcome.DONE:
+                    told = (command.run, t) in before.finished
+                    _require(told, "R1", f"task {t} of run {command.run} is done, and nobody said so")
+    stuck = invariants.stuck(core.world)
+    _require(not stuck, "R2", f"nothing can bring runs {stuck} to an end")
+    for problem in _uncaused(controller):
+        raise InternalError(f"R2: {problem}")
+
+
+def ends_once(controller: Controller, run: int, t: int) -> None:
+    """A task is reported as ended."""
+    _require((run, t) not in controller.outcomes, "R1", f"task {t} of run {run} ended twice")
+    _require(run not in controller.over, "R1", f"task {t} of run {run} ended after its run")
+
+
+def run_ends_once(controller: Controller, command: cmd.RunEnded) -> None:
+    """A run is reported as ended."""
+    number = command.run
+    _require(number not in controller.over, "R1", f"run {number} ended twice")
+    spec = controller.runs[number].spec
+    for t in range(spec.count):
+        _require((number, t) in controller.outcomes, "R1", f"run {number} is over, task {t} has not ended")
+    if command.outcome is Outcome.DONE:
+        for o in spec.outputs:
+            _require((number, o) in controller.home, "R1", f"run {number} is done, its output {o} has not come")
+
+
+def began(host: Host, task: Handed, run: Submission, committed: set[tuple[int, int]], times: int) -> None:
+    """A function is called, for the ``times``-th time.
+
+    Args:
+        host: Where.
+        task: What.
+        run: Its run.
+        committed: What an earlier life of the controller had committed.
+        times: Counted over all lives, but anew after an end that is known.
+    """
+    original = run.original(task.task)
+    _require(original not in committed, "R7", f"task {original} was committed, and runs again on {host.name}")
+    _require(
+        not run.is_once(task.task) or times == 1, "R1", f"task {original} must not run twice, and does on {host.name}"
+    )
+
+
+# ---- R2: a cause for everything ----------------------------------------------------------------------------------
+
+
+def _uncaused(controller: Controller) -> Iterator[str]:
+    """Tasks that nothing can move on."""
+    world = controller.core.world
+    for run in world.runs.values():
+        if run.over:
+            continue
+        if run.aborting and not _has_timer(world, Wake.ABORT, run.number):
+            yield f"run {run.number} is being ended without a deadline"
+        if run.request >= 0 and not _has_timer(world, Wake.ANSWER_DUE, run.number):
+            yield f"the allocator of run {run.number} is asked without a deadline"
+        for t in range(run.spec.count):
+            state = run.state[t]
+            if state == State.BACKOFF and not _has_timer(world, Wake.BACKOFF, run.number, t):
+                yield f"task {t} of run {run.number} pauses without a deadline"
+            elif state == State.READY and (problem := _idle(world, run, t)):
+                yield f"task {t} of run {run.number} is ready, and {problem}"
+    for host in controller.hosts.values():
+        if host.quiet and host.alive and not host.lapsed:
+            yield from _forgotten(controller, host)
+
+
+def _has_timer(world: World, wake: Wake, run: int, number: int | None = None) -> bool:
+    return any(t.wake is wake and t.run == run and number in (None, t.number) for t in world.timers.pending())
+
+
+def _idle(world: World, run: Run, t: int) -> str:
+    """Says where a ready task could run at once, and is not placed."""
+    spec = run.spec
+    if (
+        run.aborting
+        or spec.allocator is None
+        or (spec.max_concurrency is not None and run.active >= spec.max_concurrency)
+    ):
+        return ""
+    if world.reservations or world.shared_lane is not None:
+        return ""
+    profile = spec.profiles[spec.profile[t]]
+    key = run.lane_of(t).key
+    hosts = [host for host in world.fleet.by_name.values() if host.open and not (key.pin and key.pin != host.index)]
+    able = [
+        host for host in hosts if all(world.fleet.needs(host, spec.profiles[p]) for p in (key.profile, *key.together))
+    ]
+    for host in [host for host in able if host.index not in key.avoid] or able:
+        if not host.ahead and any(
+            _fits(world, host, need.host, need.shared) for need in world.fleet.needs(host, profile)
+        ):
+            return f"host {host.name!r} has room for it"
+    return ""
+
+
+def _fits(world: World, host: HostRecord, need: Mapping[str, int], shared: Mapping[str, int]) -> bool:
+    return host.ledger.fits(need) and world.fleet.shared.fits(shared)
+
+
+def _forgotten(controller: Controller, host: Host) -> Iterator[str]:
+    """A host has told all and been told all: what the core believes to be there is, and waits for something."""
+    world = controller.core.world
+    record = world.fleet.by_name.get(host.name)
+    if record is None or record.epoch != host.epoch:
+        return
+    here = {*host.queue, *host.running}
+    for run in world.runs.values():
+        for t in range(run.spec.count):
+            if run.state[t] == State.HANDED and run.host[t] == record.index:
+                if (run.number, t, run.attempt[t]) not in here:
+                    yield f"task {t} of run {run.number} is with {host.name!r}, which does not know it"
+    for ticket in record.lingering:
+        if ticket not in here:
+            yield f"{ticket} is waited for on {host.name!r}, which does not know it"
+    coming = set(host.incoming.values())
+    made = {key for ticket in here for key in (host.queue.get(ticket) or host.running[ticket]).objects}
+    for ticket, task in host.queue.items():
+        flying = controller.core.world.runs.get(ticket[0])
+        for key in task.inputs:
+            under_way = flying is not None and (key[1], record.index) in flying.flying
+            if key not in host.store and key not in coming and key not in made and not under_way:
+                yield f"{ticket} waits on {host.name!r} for object {key[1]}, which nobody brings"
+
+
+# ---- R4: nothing is left -----------------------------------------------------------------------------------------
+
+
+def at_the_end(controller: Controller, agents: Sequence[Host]) -> None:
+    """All runs are closed and nothing happens any more.
+
+    Raises:
+        InternalError: Something is left somewhere.
+    """
+    for problem in (*_left_here(controller), *_left_there(agents)):
+        raise InternalError(f"R4: {problem}")
+
+
+def _left_here(controller: Controller) -> Iterator[str]:
+    world = controller.core.world
+    if world.runs or world.reservations or world.shared_lane is not None:
+        yield f"the core has runs {list(world.runs)}, reservations {world.reservations}, {world.shared_lane}"
+    if world.fleet.shared.used:
+        yield f"{world.fleet.shared.used} of what is shared is claimed"
+    if controller.home:
+        yield f"objects {sorted(controller.home)} are at the controller"
+    for host in world.fleet.by_name.values():
+        if host.handed or host.ahead_n or host.ahead_s or host.ledger.used or host.ledger.claims or host.lingering:
+            yield f"of {host!r} {host.ledger.used} is claimed, and {list(host.lingering)} lingers"
+    if controller.core.next_deadline is not None:
+        yield f"the core wants to be called at {controller.core.next_deadline}"
+
+
+def _left_there(agents: Sequence[Host]) -> Iterator[str]:
+    for host in agents:
+        if host.running or host.ledger.claims:
+            yield f"{list(host.running)} run on {host.name!r} of epoch {host.epoch}"
+        if host.alive and host.line.open and not host.lapsed and (host.queue or host.store or host.incoming):
+            yield f"{list(host.queue)} and {host.store or host.incoming} are left on {host.name!r}"

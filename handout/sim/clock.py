@@ -1,0 +1,39 @@
+"""Virtual time: what is to happen, in order; nothing takes any real time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+__all__ = ["Clock"]
+
+_Entry = tuple[float, int, Callable[[], None]]
+
+
+class Clock:
+    """Runs what was asked for at its time; what is due at the same time runs in the order in which it was asked for."""
+
+    __slots__ = ("_count", "_heap", "now")
+
+    def __init__(self) -> None:
+        #: Seconds.
+        self.now = 0.0
+        self._heap: list[_Entry] = []
+        self._count = 0
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        """Run ``action`` at ``when``, or at once where that has passed."""
+        self._count += 1
+        heapq.heappush(self._heap, (max(when, self.now), self._count, action))
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Run ``action`` after a while."""
+        self.at(self.now + delay_s, action)
+
+    def step(self) -> bool:
+        """Go on to what is next; False where nothing is."""
+        if not self._heap:
+            return False
+        self.now, _, action = heapq.heappop(self._heap)
+        action()
+        return True
