@@ -98,10 +98,17 @@ def host_lost(world: World, event: ev.HostLost) -> None:
         if host.draining and not host.released:
             world.out.add(ReleaseHost(host.name))
     elif event.host in world.fleet.expected:
-        world.fleet.expected.discard(event.host)
+        _expect_no_more(world, event.host)
         world.recheck = True
     else:
         world.stale += 1
+
+
+def _expect_no_more(world: World, name: str) -> None:
+    """A host will not come: an allocator may have left tasks out for its sake."""
+    world.fleet.expected.discard(name)
+    for run in world.runs.values():
+        run.stirred = True
 
 
 def host_suspected(world: World, event: ev.HostSuspected) -> None:
@@ -133,7 +140,7 @@ def host_drained(world: World, event: ev.HostDrained) -> None:
         world.out.add(RefuseDrain(event.host, _needed(event.host, error)))
         return
     if host is None:
-        world.fleet.expected.discard(event.host)
+        _expect_no_more(world, event.host)
         world.fleet.leaving.add(event.host)
         world.out.add(ReleaseHost(event.host))
         return

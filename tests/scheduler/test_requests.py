@@ -207,3 +207,14 @@ def test_leaving_out_everything_while_an_end_is_still_awaited_is_no_error() -> N
     assert answer(scene, 2, {}) == []
     event = ev.TaskFailed("h1", 2, 0, 1, "cancelled", True, "it was cancelled")
     assert scene.said(scene.tell(event))[-1] == ("ask", 3, "a")
+
+
+def test_it_is_asked_again_when_an_expected_host_will_not_come() -> None:
+    """Leaving out everything was fine while a host was expected; now it is for the allocator to say what else."""
+    scene = Scene("h1")
+    scene.tell(ev.HostExpected("h2"))
+    request = asked(scene, "a")
+    assert answer(scene, request.request, {}) == []
+    assert scene.lose("h2") == [("ask", 2, "a")]
+    answer(scene, 2, {})
+    assert "all hosts are idle" in str(allocator_error(scene))
