@@ -1,0 +1,19 @@
+"""A program that somebody interrupts: it runs one task that never ends, on the hosts of an inventory file.
+
+    python -m tests.faults.interrupted INVENTORY PATH
+
+PATH is where the task says who it is.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import handout
+from handout import Graph, Timings
+from tests import work
+
+if __name__ == "__main__":
+    graph = Graph()
+    graph.add(work.sleep_forever, sys.argv[2])
+    handout.run(graph, inventory=sys.argv[1], timings=Timings().scaled(0.2))

@@ -1,0 +1,51 @@
+"""Fault row 27: Ctrl-C, once and twice."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.seen import gone, until
+from tests.sshd import OpenSsh
+
+ROOT = Path(__file__).parent.parent.parent
+#: The lease of the program's timings, and a moment.
+LEASE_S, SLACK_S = 3.0, 2.0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
+    sshd: OpenSsh, tmp_path: Path, times: int
+) -> None:
+    """Once, the code there has ended when the program has; twice, the program ends at once, and the lease ends the code."""
+    path = tmp_path / "pid"
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.interrupted",
+        str(sshd.inventory_file({"a": "{ cpu = 1 }"})),
+        str(path),
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as program:
+        try:
+            await until(lambda: path.exists() and path.read_text())
+            began = time.monotonic()
+            for _ in range(times):
+                program.send_signal(signal.SIGINT)
+                time.sleep(0.05)  # as fast as fingers are: two that are pending at once would be one
+            program.wait(10)
+            seconds = time.monotonic() - began
+            said = program.stderr.read() if program.stderr is not None else ""
+        finally:
+            program.kill()
+    assert program.returncode == -signal.SIGINT, said  # which a shell calls 130
+    assert said.strip().endswith("KeyboardInterrupt")
+    assert seconds < 5.0
+    if times == 1:
+        assert gone(int(path.read_text()))
+    await until(lambda: gone(int(path.read_text())), LEASE_S + SLACK_S)
