@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import commands, processes, wire
@@ -39,6 +39,10 @@ from .watch import Watch
 _CALM_BYTES = 256 << 10
 _LOG_INTERVAL_S = 0.05
 _BLANK_WORKERS = 4
+#: Keys of objects hold the number of their run above this; sources of modules have keys below.
+_FIRST_KEY = 1 << 44
+#: What another controller is told of that the one before had not confirmed.
+_TOLD_AGAIN = frozenset({"done", "failed", "returned", "started", "log"})
 
 
 class Agent:
@@ -95,6 +99,7 @@ class Agent:
             self.transfers.receive,
             self._on_heard,
             self._is_over,
+            self._on_adopted,
         )
         self.transfers.use(self.link)
         self.logs = Logs(self._send_log, lambda: self.link.session.calm_bytes < _CALM_BYTES)
@@ -146,6 +151,32 @@ class Agent:
         self._lapsed = self.dispatcher.paused = True
         self.link.disconnect()
         self.outcomes.lapse()
+
+    def _on_adopted(self, left: list[tuple[dict[str, Any], Sequence[wire.Buffer]]]) -> None:
+        """Another controller goes on where the one before was lost: tell it what is here, and what that one missed."""
+        self.transfers.close()
+        self._refused.clear()
+        left = [(fields, payload) for fields, payload in left if fields["m"] in _TOLD_AGAIN]
+        tickets = dict.fromkeys(self.backlog.tasks)
+        for fields, _ in left:
+            if fields["m"] in ("done", "failed", "returned"):
+                said = fields["ticket"]
+                tickets.update(dict.fromkeys(said if isinstance(said, list) else [said]))
+        keys = self.store.keys
+        objects = [key for key in keys if key >= _FIRST_KEY]
+        numbers = [*self.functions, *self.backlog.classes, *(key for key in keys if key < _FIRST_KEY)]
+        self.link.send(
+            {
+                "m": "found",
+                "ticket": list(tickets),
+                "key": objects,
+                "size": [self.store.size(key) for key in objects],
+                # What the other controller numbers from 1 is numbered from here on.
+                "shift": max(numbers, default=0),
+            }
+        )
+        for fields, payload in left:
+            self.link.send(fields, payload)
 
     def _break_down(self) -> None:
         """Something happened that must not: end, so that the controller turns to other hosts."""

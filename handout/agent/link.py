@@ -39,6 +39,7 @@ class Link:
         on_piece: Hears every piece of an incoming stream; likewise.
         on_heard: Called after anything was heard: the lease may have moved.
         is_over: Whether the lease has ended; what was on the way by then is not listened to.
+        on_adopted: Called when another controller has taken over, with what the one before had not confirmed.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Link:
         on_piece: Callable[[wire.Piece], None],
         on_heard: Callable[[], None],
         is_over: Callable[[], bool],
+        on_adopted: Callable[[list[tuple[dict[str, Any], Sequence[wire.Buffer]]]], None],
     ) -> None:
         self.session = Session(heartbeat_s=heartbeat_s, now=now())
         self._token = token.hex()
@@ -61,6 +63,7 @@ class Link:
         self._on_piece = on_piece
         self._on_heard = on_heard
         self._is_over = is_over
+        self._on_adopted = on_adopted
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
         #: What they have said so far, and in how many bytes.
@@ -145,7 +148,9 @@ class Link:
 
     def _welcome(self, peer: socket.socket, decoder: wire.Decoder, received: int, hello: wire.Hello) -> None:
         wanted, ticket = hello.fields.get("agent", self._identity), hello.fields.get("ticket", self._ticket + 1)
-        if wanted != self._identity or not isinstance(ticket, int) or ticket <= self._ticket:
+        #: Another controller goes on with what the one before began: its connections are counted anew.
+        adopts = hello.fields.get("adopt") is True
+        if wanted != self._identity or not isinstance(ticket, int) or (ticket <= self._ticket and not adopts):
             reason = "an earlier connection" if wanted == self._identity else "another agent was meant"
             try:
                 peer.send(wire.encode_hello({"agent": self._identity, "error": reason}))
@@ -155,6 +160,9 @@ class Link:
             return
         self._ticket = ticket
         self.disconnect()
+        left = self.session.leave_behind() if adopts else None
+        if adopts:
+            self.session = Session(heartbeat_s=self.session.heartbeat_s, now=now())
         session = self.session
         session.open(now(), decoder, received)
         self._peer = peer
@@ -168,6 +176,8 @@ class Link:
         # Who says hello is there: a lease that had ended begins anew.
         session.last_mutual = now()
         self._on_heard()
+        if left is not None:
+            self._on_adopted(left)
         self.flush()
 
     def disconnect(self) -> None:

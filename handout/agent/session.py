@@ -398,6 +398,17 @@ class Session:
         """The connection is gone; what is unacknowledged waits for the next one."""
         self.attached = False
 
+    def leave_behind(self) -> list[tuple[dict[str, Any], Sequence[Buffer]]]:
+        """What the other side has not confirmed, as it was to be sent; the conversation is over."""
+        decoder = Decoder()
+        frames = [frame for _, segments in self._kept for frame in decoder.feed(b"".join(segments))]
+        left: list[tuple[dict[str, Any], Sequence[Buffer]]] = [
+            (frame.fields, [bytes(frame.payload)]) for frame in frames if type(frame) is Message
+        ]
+        left.extend(self._calm)
+        self.close()
+        return left
+
     def close(self) -> None:
         """The conversation is over: let every source go."""
         self.attached = False

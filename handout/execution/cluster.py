@@ -13,6 +13,7 @@ import anyio
 
 from handout.allocators import Allocator, ClusterView
 from handout.errors import HandoutError, HostError, InventoryError
+from handout.execution.adoption import Found, KnownAgent
 from handout.execution.driver import Driver
 from handout.execution.execution import Execution
 from handout.execution.keeper import Keeper
@@ -80,6 +81,9 @@ class Cluster:
         self._settling = asyncio.Event()
         self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
         self._members: Members | None = None
+        #: Agents of an earlier controller, and by host what they have; None where one could not be had.
+        self._known: Mapping[str, KnownAgent] = {}
+        self._found: dict[str, Found | None] = {}
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -117,12 +121,19 @@ class Cluster:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    def begin(self) -> None:
-        """Start connecting, without waiting; :meth:`close` must follow."""
+    def begin(self, known: Mapping[str, KnownAgent] | None = None) -> None:
+        """Start connecting, without waiting; :meth:`close` must follow.
+
+        Args:
+            known: Agents of an earlier controller by host, to go on with where they are there; their messages are
+                held back until :meth:`release`.
+        """
         if self._serving is not None:
             raise HostError("This cluster is open already.")
         self._closing = asyncio.Event()
         self._settled.clear()
+        self._known = {name: agent for name, agent in (known or {}).items() if name in self.inventory}
+        self._found.clear()
         self._driver = Driver(lambda coroutine: self._spawn(coroutine))
         shared = self.inventory.shared_amounts
         self._driver.classes.share(frozenset(shared))
@@ -131,6 +142,22 @@ class Cluster:
             # Before any run can be submitted: it is to wait for them.
             self._driver.post(ev.HostExpected(name, host.price_per_hour))
         self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
+
+    async def wait_until_adopted(self) -> Mapping[str, Found]:
+        """Wait until every known agent has been asked what it has; answers those that are there. Bounded in time."""
+        while len(self._found) < len(self._known) and self._serving is not None and not self._serving.done():
+            self._settling.clear()
+            await self._settling.wait()
+        return {name: found for name, found in self._found.items() if found is not None}
+
+    def release(self, run: int) -> None:
+        """The run is there that adopted agents' messages are about."""
+        if self._members is not None:
+            self._members.release(run)
+
+    def _on_adopted(self, name: str, found: Found | None) -> None:
+        self._found[name] = found
+        self._settling.set()
 
     async def wait_until_usable(self) -> None:
         """Wait until as many hosts as required have joined.
@@ -158,11 +185,22 @@ class Cluster:
         watch = LoopWatch(self._timings.blocked_s)
         watch.start()
         inventory = self.inventory
+        known = dict(self._known)
         members: Members | None = None
 
         def make(host: Host, settled: Callable[[str, HandoutError | None], None]) -> Keeper:
             launcher = partial(launch, host)
-            return Keeper(host, driver, launcher, self._timings, inventory.tracker, inventory.interval_s, settled)
+            return Keeper(
+                host,
+                driver,
+                launcher,
+                self._timings,
+                inventory.tracker,
+                inventory.interval_s,
+                settled,
+                known.pop(host.name, None),
+                self._on_adopted,
+            )
 
         try:
             async with anyio.create_task_group() as group:

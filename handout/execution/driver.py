@@ -59,6 +59,8 @@ class Driver:
         self.peers: dict[str, Peer] = {}
         self.runs: dict[int, ActiveRun] = {}
         self.classes = ClassTable()
+        #: Told of every agent, where they all serve one recorded run.
+        self.recorder: Recorder | None = None
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._inbox: list[ev.Event] = []
@@ -175,6 +177,9 @@ class Driver:
     def submit(self, run: ActiveRun, facts: Sequence[ev.Event] = ()) -> None:
         """Begin a run; `facts` say what earlier runs have done of it."""
         self.runs[run.number] = run
+        if self.recorder is not None:
+            for peer in self.peers.values():
+                self.recorder.agent(peer.name, peer.link)
         if self.broken is not None:
             run.finish(self.broken)
             return
@@ -195,6 +200,8 @@ class Driver:
     def join(self, peer: Peer, event: ev.HostJoined) -> None:
         """A host is there."""
         self.peers[peer.name] = peer
+        if self.recorder is not None:
+            self.recorder.agent(peer.name, peer.link)
         self.post(event)
         self._tell_all(lambda at_s: HostJoinedNotice(at_s, peer.name))
 

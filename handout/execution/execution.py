@@ -94,15 +94,16 @@ class Execution:
         options = self._options
         plan = self._graph.compile(outputs=options.get("outputs"), keep=options.get("keep"), given=options.get("given"))
         check_placement(plan, self._cluster.inventory)
-        run = self._prepare(plan)
+        journal = options.get("journal")
         try:
-            if run.policy.journal is not None:
-                run.recorder = self._recorder = await Recorder.open(run.policy.journal, plan, run.spec.outputs)
+            if journal is not None:
+                self._recorder = await Recorder.open(journal, plan)
+            run = self._prepare(plan)
             if self._owns_cluster:
-                self._cluster.begin()
+                self._cluster.begin({} if self._recorder is None else self._recorder.known_agents())
                 if self._cluster.required > 1:
                     await self._until_enough(run)
-            self._submit(run, await self._recall(run.recorder, run) if run.recorder is not None else [])
+            await self._begin(run)
             if self._owns_cluster:
                 await self._until_usable(run)
         except BaseException:
@@ -115,14 +116,25 @@ class Execution:
     ) -> None:
         await self._leave()
 
-    async def _recall(self, recorder: Recorder, run: ActiveRun) -> list[ev.Event]:
-        """What the journal knows; results of hosts that are not known to be trusted are read as data."""
-        events = await recorder.recall(run)
+    async def _begin(self, run: ActiveRun) -> None:
+        """Submit the run, with what is known of earlier ones where it has a journal."""
+        recorder = run.recorder = self._recorder
+        if recorder is None:
+            self._submit(run, [])
+            return
+        found = await self._cluster.wait_until_adopted() if self._owns_cluster else {}
+        facts = await recorder.recall(run, found)
         for task in recorder.reused:
+            # Results of hosts that are not known to be trusted are read as data.
             host = self._cluster.inventory.get(run.hosts[task])
             if host is None or host.trust != "full":
                 run.suspect(task, run.hosts[task])
-        return events
+        if self._owns_cluster:
+            # Agents are recorded only where they end with this run: those of a cluster serve others, too.
+            self._cluster.driver.recorder = recorder
+        self._submit(run, facts)
+        # Once the core knows the run: what it was told of comes before what is said of it.
+        asyncio.get_running_loop().call_soon(self._cluster.release, run.number)
 
     def _prepare(self, plan: Plan) -> ActiveRun:
         """Snapshot the arguments."""
@@ -141,6 +153,8 @@ class Execution:
             journal_results=options.get("journal_results", "all"),
         )
         number = self._cluster.next_run()
+        if self._recorder is not None:
+            number = self._recorder.number_after(number)
         encoded = encode_plan(plan)
         journaled = policy.journal is not None
         outputs = journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs

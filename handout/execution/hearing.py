@@ -42,6 +42,7 @@ class Hearing:
             "missing": lambda peer, f, _: peer.fetches.missing(f["key"]),
             "log": self._on_log,
             "ran": self._on_ran,
+            "found": lambda peer, f, _: None,
         }
 
     def heard(self, peer: Peer, frames: Iterable[Message | Piece]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from handout.agent.wire import ProtocolError
 from handout.errors import (
     AuthenticationError,
     BootstrapError,
@@ -23,6 +24,7 @@ from handout.errors import (
     InventoryError,
     WireError,
 )
+from handout.execution.adoption import Adoption, Found, KnownAgent
 from handout.execution.driver import Driver
 from handout.execution.hearing import Hearing
 from handout.execution.peer import Peer
@@ -45,6 +47,8 @@ __all__ = ["Keeper"]
 
 logger = logging.getLogger("handout")
 
+#: An agent that was there before is waited for so long; then another one is started.
+_ADOPTION_LIMIT_S = 10.0
 #: A tracker's first answer is waited for this many times ``host_timeout_s``: until then the host is of no use.
 _TRACKER_LIMIT = 2
 #: What no pause mends.
@@ -62,6 +66,8 @@ class Keeper:
         tracker: Asked what it offers, when it joins and then every ``interval_s``, or None.
         interval_s: See there.
         settled: Called with None whenever the host has joined, and with why whenever it is given up.
+        known: An agent that an earlier controller started there, or None.
+        adopted: Called once with what that agent has, or None where it could not be had.
     """
 
     def __init__(
@@ -73,8 +79,14 @@ class Keeper:
         tracker: Tracker | None,
         interval_s: float,
         settled: Callable[[str, HandoutError | None], None],
+        known: KnownAgent | None = None,
+        adopted: Callable[[str, Found | None], None] = lambda name, found: None,
     ) -> None:
         self.host = host
+        self._known = known
+        self._adopted = adopted
+        #: Holds back what an adopted agent says, until `release`.
+        self._adoption: Adoption | None = None
         self._driver = driver
         self._hearing = Hearing(driver)
         self._launcher = launcher
@@ -205,13 +217,14 @@ class Keeper:
             self._driver.post(ev.HostLost(self.host.name, reason))
 
     async def _join(self) -> None:
-        """Start an agent, connect, and tell the core what the host offers."""
-        link = Link(self.host.name, self.host.python, self._launcher(), self._timings, self._heard, self._suspect)
-        self._link = link
+        """Start an agent or go on with one, connect, and tell the core what the host offers."""
+        found = await self._adopt()
+        link = self._link or self._new_link()
         try:
-            started = await link.open()
+            started = link.started if found is not None else await link.open()
+            assert started is not None
             probed = self._read_probe(started.probed)
-            peer = self._peer = Peer(self.host.name, link, trusted=self.host.trust == "full")
+            peer = self._peer = (self._peer if found is not None else None) or self._new_peer(link)
             live = _Live(self.host, probed, peer)
             tracked = None if self._tracker is None else await self._ask_tracker(self._tracker, live, link)
             offered = effective(probed, self.host.capabilities, tracked)
@@ -219,6 +232,8 @@ class Keeper:
             self._link = None
             with anyio.CancelScope(shield=True):
                 await link.stop()
+            if found is not None:
+                self._adopted(self.host.name, None)
             raise
         self._live, self._offered = live, offered
         offer = compile_capabilities(offered)
@@ -229,6 +244,51 @@ class Keeper:
             peer,
             ev.HostJoined(self.host.name, offer, version, link.rtt_s, self._epoch, self.host.price_per_hour),
         )
+        if found is not None:
+            self._adopted(self.host.name, found)
+
+    def _new_link(self) -> Link:
+        link = Link(self.host.name, self.host.python, self._launcher(), self._timings, self._heard, self._suspect)
+        self._link = link
+        return link
+
+    def _new_peer(self, link: Link) -> Peer:
+        return Peer(self.host.name, link, trusted=self.host.trust == "full")
+
+    async def _adopt(self) -> Found | None:
+        """Go on with the agent of an earlier controller; None where there is none to be had."""
+        known, self._known = self._known, None
+        if known is None:
+            return None
+        link = self._new_link()
+        peer = self._peer = self._new_peer(link)
+        adoption = self._adoption = Adoption()
+        found = None
+        try:
+            async with asyncio.timeout(_ADOPTION_LIMIT_S):
+                await link.adopt(known.started, known.token)
+                found, peer.shift = await adoption.found
+        except (HandoutError, TimeoutError) as error:
+            logger.info("The agent that was on %s is not there any more: %s", self.host.name, error)
+        finally:
+            if found is None:
+                self._link = self._peer = self._adoption = None
+                with anyio.CancelScope(shield=True):
+                    await link.abandon()
+                self._adopted(self.host.name, None)
+        return found
+
+    def release(self, run: int) -> None:
+        """The run is there that an adopted agent's messages are about; whatever else it has is of no use."""
+        adoption, self._adoption = self._adoption, None
+        if adoption is None or self._peer is None or not adoption.found.done():
+            return
+        found, _ = adoption.found.result()
+        self._peer.disown(found, run)
+        try:
+            self._heard(adoption.release())
+        except ProtocolError as error:
+            self._peer.link.give_up(str(error))
 
     def _read_probe(self, found: dict[str, Any]) -> Capabilities:
         """What a host's agent has found there.
@@ -322,7 +382,9 @@ class Keeper:
         peer.limits(dict(offer.amounts), offer.devices)
 
     def _heard(self, frames: Any) -> None:
-        if self._peer is not None:
+        if self._adoption is not None:
+            frames = self._adoption.hear(frames)
+        if self._peer is not None and frames:
             self._hearing.heard(self._peer, frames)
 
     def _suspect(self, silent: bool) -> None:

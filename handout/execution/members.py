@@ -55,6 +55,11 @@ class Members:
         keeper = self._keepers[host.name] = self._make(host, self._on_settled)
         self._group.start_soon(keeper.run)
 
+    def release(self, run: int) -> None:
+        """The run is there that adopted agents' messages are about."""
+        for keeper in self._keepers.values():
+            keeper.release(run)
+
     async def add(self, host: Host) -> None:
         """Reach a host and wait until it is usable; where it is not, or this is cancelled, it is not kept.
 

@@ -8,6 +8,7 @@ from typing import Any
 from handout.agent.wire import MAX_PAYLOAD, Buffer
 from handout.execution import tickets
 from handout.execution.active import ActiveRun
+from handout.execution.adoption import Found
 from handout.execution.transfers import BytesSource, Fetches, Sink
 from handout.remote.link import Link
 from handout.scheduler.commands import CancelTasks, StartTasks, TakeBack
@@ -38,6 +39,8 @@ class Peer:
         self._classes: set[int] = set()
         self._bundles: set[int] = set()
         self._commands = 0
+        #: Added to every number of a function, a class or a bundle: what an earlier controller used is not used again.
+        self.shift = 0
         #: Answers to `run_program` that are awaited.
         self.programs: dict[int, Callable[[int, bytes], None]] = {}
 
@@ -56,8 +59,9 @@ class Peer:
         variants, keep = command.variants[first:end], command.keep[first:end]
         encoded, base = run.encoded, run.base
         profile, ids, wanted, made = run.spec.profile, run.plan.ids, run.wanted, run.task_objects
-        functions = [encoded.functions[encoded.fn[t]].number for t in tasks]
-        classes = [class_of(profile[t], v) for t, v in zip(tasks, variants, strict=True)]
+        shift = self.shift
+        functions = [encoded.functions[encoded.fn[t]].number + shift for t in tasks]
+        classes = [class_of(profile[t], v) + shift for t, v in zip(tasks, variants, strict=True)]
         blobs = [encoded.calls[t] for t in tasks]
         self._send_functions(run, tasks)
         fields: dict[str, Any] = {
@@ -85,7 +89,7 @@ class Peer:
                 fresh.append(function)
         for first, end in _batches([len(f.blob) for f in fresh]):
             part = fresh[first:end]
-            fields = {"m": "functions", "fn": [f.number for f in part], "len": [len(f.blob) for f in part]}
+            fields = {"m": "functions", "fn": [f.number + self.shift for f in part], "len": [len(f.blob) for f in part]}
             self.link.send(fields, [f.blob for f in part])
 
     def needs_class(self, number: int) -> bool:
@@ -97,13 +101,15 @@ class Peer:
 
     def send_class(self, fields: dict[str, Any]) -> None:
         """What tasks of one class need and how they are run."""
-        self.link.send({"m": "classes", "classes": [fields]})
+        code = fields["code"]
+        moved = {"class": fields["class"] + self.shift, "code": None if code is None else code + self.shift}
+        self.link.send({"m": "classes", "classes": [{**fields, **moved}]})
 
     def send_bundle(self, key: int, data: bytes) -> None:
         """The sources of the user's own modules, once."""
         if key not in self._bundles:
             self._bundles.add(key)
-            self.put(key, [data], len(data))
+            self.put(key + self.shift, [data], len(data))
 
     def cancel(self, command: CancelTasks, grace_s: float) -> None:
         """End attempts, started or not."""
@@ -144,6 +150,15 @@ class Peer:
         """Nothing needs these there any more."""
         base = tickets.base(run)
         self.link.send({"m": "drop", "key": [base | o for o in objects]})
+
+    def disown(self, found: Found, run: int) -> None:
+        """End what an adopted agent has of other runs than this one, and drop their objects."""
+        foreign = [ticket for ticket in found.tickets if tickets.parts(ticket)[0] != run]
+        if foreign:
+            self.link.send({"m": "cancel", "ticket": foreign, "grace_s": 0.0})
+        keys = [key for key, _ in found.objects if tickets.key_parts(key)[0] != run]
+        if keys:
+            self.link.send({"m": "drop", "key": keys})
 
     # ---- the host itself -----------------------------------------------------------------------------------
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,15 +16,21 @@ from handout.agent.serial import Segment
 from handout.data.encode import EncodedRun
 from handout.data.identity import Identities
 from handout.errors import OutcomeUnknownError
+from handout.execution import tickets
+from handout.execution.adoption import Found, KnownAgent
 from handout.graph.plan import Plan
 from handout.journal import INLINE, Committed, Journal, Row
+from handout.remote.bootstrap import Started
+from handout.remote.bundle import agent_bundle
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
+from handout.scheduler.spec import CONTROLLER
 from handout.scheduler.states import Outcome
 
 if TYPE_CHECKING:
     from handout.execution.active import ActiveRun
     from handout.execution.failure import Failure
+    from handout.remote.link import Link
 
 #: Ends after which it is known what happened.
 _KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
@@ -47,18 +55,29 @@ def journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) 
     return list(wanted)
 
 
+def _objects_of(run: int, found: Mapping[str, Found]) -> dict[int, list[tuple[str, int]]]:
+    """By object of a run: the hosts that have it, and its size."""
+    objects: dict[int, list[tuple[str, int]]] = {}
+    for host, each in found.items():
+        for key, nbytes in each.objects:
+            owner, number = tickets.key_parts(key)
+            if owner == run:
+                objects.setdefault(number, []).append((host, nbytes))
+    return objects
+
+
 class Recorder:
     """Records one run.
 
     Args:
         journal: Open, and this run's alone.
         plan: Of the run.
-        objects: What is committed of it.
     """
 
-    def __init__(self, journal: Journal, plan: Plan, objects: Iterable[int]) -> None:
+    def __init__(self, journal: Journal, plan: Plan) -> None:
         self._journal = journal
-        self._objects = frozenset(objects)
+        #: What is committed of the run.
+        self._objects: frozenset[int] = frozenset()
         self._identities = Identities(plan)
         self._tasks = self._identities.tasks
         self._ids = plan.ids
@@ -71,13 +90,13 @@ class Recorder:
         self._held: set[tuple[int, int, int]] = set()
 
     @classmethod
-    async def open(cls, path: str | PathLike[str], plan: Plan, objects: Iterable[int]) -> Recorder:
+    async def open(cls, path: str | PathLike[str], plan: Plan) -> Recorder:
         """Open a journal for a run.
 
         Raises:
             JournalError: It is in use, of another format, or cannot be written.
         """
-        return cls(await asyncio.to_thread(Journal, os.fspath(path)), plan, objects)
+        return cls(await asyncio.to_thread(Journal, os.fspath(path)), plan)
 
     async def close(self) -> None:
         """Commit what is left, and let the journal go."""
@@ -85,31 +104,75 @@ class Recorder:
 
     # ---- facts of earlier runs -------------------------------------------------------------------------------
 
-    async def recall(self, run: ActiveRun) -> list[ev.Event]:
-        """What earlier runs committed, as events for the core; their results are in the run's objects then."""
+    def number_after(self, number: int) -> int:
+        """What agents are to know this run by: what they knew the same tasks by before, else what they never knew.
+
+        Args:
+            number: Which would be next on the cluster.
+        """
+        last, identities = self._journal.last_run()
+        if last and identities == b"".join(self._tasks):
+            return last
+        return max(number, last + 1)
+
+    def known_agents(self) -> dict[str, KnownAgent]:
+        """Agents that a lost controller of these tasks left behind, by host, as far as they are of this version."""
+        digest = agent_bundle().digest
+        known = {}
+        for host, token, text in self._journal.agents():
+            said = json.loads(text)
+            if said.pop("digest") == digest:
+                said["python"] = tuple(said["python"])
+                known[host] = KnownAgent(host, Started(**said), token)
+        return known
+
+    def agent(self, host: str, link: Link) -> None:
+        """An agent serves the run."""
+        if link.started is not None:
+            said = {**dataclasses.asdict(link.started), "digest": agent_bundle().digest}
+            self._journal.agent(host, link.token, json.dumps(said))
+
+    async def recall(self, run: ActiveRun, found: Mapping[str, Found]) -> list[ev.Event]:
+        """What is known of earlier runs, as events for the core; committed results are in the run's objects then.
+
+        Args:
+            run: As it will be submitted.
+            found: By host, what agents have that went on without a controller.
+        """
+        self._objects = frozenset(run.spec.outputs)
         tasks = self._tasks
         known = await asyncio.to_thread(self._journal.committed, tasks)
         lost = await asyncio.to_thread(self._journal.started, [i for i in tasks if i not in known])
         self._adopt_classes()
+        going_on = {host: tickets.of_run(each.tickets, run.number) for host, each in found.items()}
+        began = {task for own, _ in going_on.values() for task in own}
+        left = _objects_of(run.number, found)
         done: list[int] = []
-        objects: list[int] = []
-        sizes: list[int] = []
+        replicas: list[tuple[int, int, str]] = []
         for task, identity in enumerate(tasks):
-            found = known.get(identity)
-            if found is not None:
-                done.append(task)
-                run.hosts[task] = found.host
-                for number, nbytes in self._take(run, task, found):
-                    objects.append(number)
-                    sizes.append(nbytes)
-        unknown = [task for task, identity in enumerate(tasks) if identity in lost]
-        self.reused = set(done)
-        self._journal.begin(
-            len(tasks), len(done), [(*token, module, name) for token, module, name in serial.own_classes()]
-        )
+            committed = known.get(identity)
+            made = [number for number in run.task_objects[task] if run.wanted[number]]
+            if committed is not None:
+                run.hosts[task] = committed.host
+                replicas += [(number, nbytes, CONTROLLER) for number, nbytes in self._take(run, task, committed)]
+            elif task in began or not made or not all(number in left for number in made):
+                continue  # else it ended in the moment before the controller did: what it made is there
+            done.append(task)
+            for number in made:
+                replicas += [(number, nbytes, host) for host, nbytes in left.get(number, ())]
+        self.reused = {task for task in done if tasks[task] in known}
+        unknown = [task for task, identity in enumerate(tasks) if identity in lost and task not in began]
+        classes = [(*token, module, name) for token, module, name in serial.own_classes()]
+        self._journal.begin(tasks, len(done), run.number, classes)
         events: list[ev.Event] = []
         if done:
-            events.append(ev.ResultsCommitted(run.number, done, objects, sizes))
+            numbers, sizes, hosts = [r[0] for r in replicas], [r[1] for r in replicas], [r[2] for r in replicas]
+            events.append(ev.ResultsCommitted(run.number, done, numbers, sizes, hosts))
+        for host, (own, attempts) in going_on.items():
+            for task in own:
+                run.hosts[task] = host
+            if own:
+                events.append(ev.AttemptsFound(host, run.number, own, attempts))
         if unknown:
             events.append(ev.AttemptsUnknown(run.number, unknown, [lost[tasks[task]] for task in unknown]))
         return events

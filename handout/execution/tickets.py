@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["ATTEMPT", "base", "by_run", "key_parts", "parts", "ticket"]
+__all__ = ["ATTEMPT", "base", "by_run", "key_parts", "of_run", "parts", "ticket"]
 
 _RUN_SHIFT = 44
 _TASK_SHIFT = 12
@@ -35,6 +35,14 @@ def parts(ticket: int) -> tuple[int, int, int]:
 def key_parts(key: int) -> tuple[int, int]:
     """Run and object of a key."""
     return key >> _RUN_SHIFT, key & _OBJECT
+
+
+def of_run(tickets: Iterable[int], run: int) -> tuple[list[int], list[int]]:
+    """Tasks and attempts of the tickets of one run."""
+    for number, tasks, attempts in by_run(tickets):
+        if number == run:
+            return tasks, attempts
+    return [], []
 
 
 def by_run(tickets: Iterable[int]) -> list[tuple[int, list[int], list[int]]]:

@@ -192,14 +192,37 @@ class Journal:
         """What classes of ``__main__`` were called in committed results: origin, number, module, name."""
         return list(self._database.execute("SELECT origin, number, module, name FROM classes"))
 
+    def agents(self) -> list[tuple[str, str, str]]:
+        """Agents that a controller left behind when it was lost: host, token, and how to reach it."""
+        return list(self._database.execute("SELECT host, token, started FROM agents"))
+
+    def last_run(self) -> tuple[int, bytes]:
+        """The number that agents knew the last run by, 0 where there was none, and its tasks' identities, joined."""
+        row = self._database.execute("SELECT number, identities FROM runs ORDER BY run DESC LIMIT 1").fetchone()
+        return (0, b"") if row is None else row
+
     # ---- a run -----------------------------------------------------------------------------------------------
 
-    def begin(self, tasks: int, reused: int, classes: Iterable[tuple[str, int, str, str]]) -> None:
-        """A run begins. What is recorded from here on is of it."""
+    def begin(
+        self, identities: Sequence[bytes], reused: int, number: int, classes: Iterable[tuple[str, int, str, str]]
+    ) -> None:
+        """A run begins. What is recorded from here on is of it.
+
+        Args:
+            identities: Of its tasks.
+            reused: How many of them an earlier run saw to their ends.
+            number: What agents know the run by.
+            classes: See :meth:`classes`.
+        """
         self.run = self._database.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
         began = datetime.now(UTC).isoformat(timespec="seconds")
         self._post("INSERT OR IGNORE INTO classes VALUES (?, ?, ?, ?)", list(classes))
-        self._post("INSERT INTO runs VALUES (?, ?, NULL, NULL, ?, ?)", [(self.run, began, tasks, reused)])
+        row = (self.run, began, len(identities), reused, number, b"".join(identities))
+        self._post("INSERT INTO runs VALUES (?, ?, NULL, NULL, ?, ?, ?, ?)", [row])
+
+    def agent(self, host: str, token: str, started: str) -> None:
+        """An agent serves the run: whoever resumes it can go on with that."""
+        self._post("INSERT OR REPLACE INTO agents VALUES (?, ?, ?)", [(host, token, started)])
 
     def commit(self, identity: bytes, part: str, id: str, host: str, attempt: int, segments: Segments) -> None:
         """Commit one object. Its bytes must not change any more."""
@@ -245,6 +268,7 @@ class Journal:
         """Commit what is left and let the file go. May be repeated."""
         if self._lock < 0:
             return
+        self._entries.put(_Entry("DELETE FROM agents", [()]))  # they end with the run that is being closed
         self._entries.put(None)
         self._thread.join()
         self._database.close()

@@ -17,7 +17,10 @@ _APPLICATION = 0x48414E44
 #: Results are only ever added to, and the last row of an identity and part counts: keeping an index would cost more
 #: than all the rest of recording, and it is needed once, when a run is resumed.
 _TABLES = """
-CREATE TABLE runs (run INTEGER PRIMARY KEY, began TEXT, ended TEXT, outcome TEXT, tasks INTEGER, reused INTEGER);
+CREATE TABLE runs (
+    run INTEGER PRIMARY KEY, began TEXT, ended TEXT, outcome TEXT, tasks INTEGER, reused INTEGER, number INTEGER,
+    identities BLOB);
+CREATE TABLE agents (host TEXT PRIMARY KEY, token TEXT, started TEXT);
 CREATE TABLE results (
     identity BLOB, part TEXT, run INTEGER, id TEXT, host TEXT, attempt INTEGER, nbytes INTEGER, data BLOB, file TEXT);
 CREATE TABLE starts (identity BLOB PRIMARY KEY, run INTEGER, id TEXT, host TEXT, attempt INTEGER) WITHOUT ROWID;

@@ -89,6 +89,8 @@ class Link:
         #: One handshake at a time: the one that goes on and the one that ends it may both want a connection.
         self._attaching = asyncio.Lock()
         self._starting: asyncio.Future[Started] | None = None
+        #: The agent has not been told yet that another controller goes on.
+        self._adopting = False
         self._ending: asyncio.Future[None] | None = None
         #: A handshake came to an end, good or bad: who answers here knows how to talk.
         self._met = False
@@ -129,6 +131,20 @@ class Link:
 
     def _let_go(self) -> HostError:
         return HostError(f"Host {self.host!r} is being let go.", host=self.host)
+
+    async def adopt(self, started: Started, token: str) -> None:
+        """Go on with an agent that another controller started, and was lost.
+
+        Raises:
+            HostError: It is gone, or cannot be reached.
+        """
+        self._bootstrap.token, self.started, self._adopting = token, started, True
+        await self._attach()
+
+    @property
+    def token(self) -> str:
+        """What proves to the agent that a connection is the controller's."""
+        return self._bootstrap.token
 
     async def run(self) -> None:
         """Keep the conversation going until the host is lost; returns once the link is being stopped.
@@ -284,7 +300,9 @@ class Link:
         connection.transport = await self._launcher.connect(self.started, connection)
         self._connection = connection
         self._session.open(self._loop.time())
-        hello = {"token": self._bootstrap.token, "agent": self.started.agent, "ticket": next(_ticket)}
+        hello: dict[str, Any] = {"token": self._bootstrap.token, "agent": self.started.agent, "ticket": next(_ticket)}
+        if self._adopting:
+            hello["adopt"] = True
         asked_at = self._loop.time()
         try:
             # It may be closed already: then writing says so, or the hello never comes.
@@ -319,6 +337,7 @@ class Link:
                 host=self.host,
                 gone=True,
             )
+        self._adopting = False
         self.rtt_s = self._loop.time() - asked_at
         if self._suspected:
             self._suspected = False
@@ -446,6 +465,14 @@ class Link:
         return WireError(
             f"The agent on host {self.host!r} sent what is not allowed: {error}.",
             remedy="Check that nothing on the way changes what is sent; else please report it.",
+        )
+
+    def give_up(self, reason: str) -> None:
+        """What the agent said makes no sense to its owner: the conversation cannot go on."""
+        self._fail(
+            WireError(
+                f"The agent on host {self.host!r} sent what is not allowed: {reason}.", remedy="Please report it."
+            )
         )
 
     def _fail(self, error: Exception) -> None:

@@ -19,9 +19,20 @@ MAX_FOLLOWERS = 2
 
 
 def hand(
-    world: World, run: Run, t: int, host: HostRecord, need: Need, claim: Claim | None, charge: float = 0.0
+    world: World,
+    run: Run,
+    t: int,
+    host: HostRecord,
+    need: Need,
+    claim: Claim | None,
+    charge: float = 0.0,
+    *,
+    found: bool = False,
 ) -> None:
-    """Hand a task to a host, with what it has claimed there, or ahead (``claim`` None) for its ``charge``."""
+    """Hand a task to a host, with what it has claimed there, or ahead (``claim`` None) for its ``charge``.
+
+    With ``found`` the host has it already, since before this core began.
+    """
     index = host.index
     run.state[t] = State.HANDED
     attempt = run.attempt[t] = max(run.attempt[t], run.latest.get(t, 0)) + 1 if run.latest else run.attempt[t] + 1
@@ -44,6 +55,8 @@ def hand(
         group = run.spec.group[t]  # type: ignore[index]  # there are groups, so there is the column
         if group >= 0:
             _fix_group(world, run, group, index)
+    if found:
+        return
     inputs = run.spec.inputs[t]
     for o in inputs:
         bring(world, run, o, index)

@@ -49,6 +49,7 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.RunSubmitted: membership.run_submitted,
     ev.RunClosed: membership.run_closed,
     ev.ResultsCommitted: resume.results_committed,
+    ev.AttemptsFound: resume.attempts_found,
     ev.AttemptsUnknown: resume.attempts_unknown,
     ev.HostExpected: membership.host_expected,
     ev.HostJoined: membership.host_joined,

@@ -15,6 +15,7 @@ from handout.scheduler.spec import RunSpec
 
 __all__ = [
     "AllocatorFailed",
+    "AttemptsFound",
     "AttemptsUnknown",
     "CancelRequested",
     "CapabilitiesChanged",
@@ -59,9 +60,20 @@ class ResultsCommitted:
 
     run: int
     tasks: Sequence[int]
-    #: Those of their objects that the controller has.
+    #: Those of their objects that are left, one entry a replica, with their hosts (the controller is "").
     objects: Sequence[int]
     nbytes: Sequence[int]
+    hosts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttemptsFound:
+    """A host has these attempts of an earlier run of the same tasks: they go on. Its `HostJoined` came before."""
+
+    host: str
+    run: int
+    tasks: Sequence[int]
+    attempts: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -256,6 +268,7 @@ Event = (
     RunSubmitted
     | RunClosed
     | ResultsCommitted
+    | AttemptsFound
     | AttemptsUnknown
     | HostExpected
     | HostJoined

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from handout.agent.ledger import Claim
+from handout.scheduler.attempts import hand
 from handout.scheduler.endings import fail
-from handout.scheduler.events import AttemptsUnknown, ResultsCommitted
-from handout.scheduler.hosts import HOME
-from handout.scheduler.objects import shed, wake
+from handout.scheduler.events import AttemptsFound, AttemptsUnknown, ResultsCommitted
+from handout.scheduler.hosts import HostRecord, Need
+from handout.scheduler.objects import appear, shed
 from handout.scheduler.recovery import lose_object
 from handout.scheduler.reports import outcome_unknown
-from handout.scheduler.runs import OUTPUT
+from handout.scheduler.runs import Run
 from handout.scheduler.states import State
 from handout.scheduler.world import World
 
-__all__ = ["attempts_unknown", "results_committed"]
+__all__ = ["attempts_found", "attempts_unknown", "results_committed"]
 
 
 def results_committed(world: World, event: ResultsCommitted) -> None:
-    """These tasks have ended well before this run began, and the controller has these of their objects.
+    """These tasks have ended well before this run began, and these of their objects are left.
 
-    What it has not, and something still needs, is made again from lineage.
+    What is not, and something still needs, is made again from lineage.
     """
     run = world.runs.get(event.run)
     if run is None:
@@ -29,12 +31,11 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
         run.state[t] = State.DONE
         run.unended -= 1
         run.reported[t] = 1
-    for o, size in zip(event.objects, event.nbytes, strict=True):
-        run.where[o] = HOME
-        run.nbytes[o] = size
-        if run.flags[o] & OUTPUT:
-            run.awaited -= 1
-        wake(world, run, o, 0)
+    for o, size, name in zip(event.objects, event.nbytes, event.hosts, strict=True):
+        host = world.fleet.by_name.get(name)
+        if name and host is None:
+            continue
+        appear(world, run, o, 0 if host is None else host.index, size)
     used = [o for t in tasks for o in run.spec.inputs[t]]
     for o in used:
         run.uses[o] -= 1
@@ -49,6 +50,40 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
     if tasks:
         world.out.done(run.number, "", tasks)
     world.ending.add(run)
+
+
+def attempts_found(world: World, event: AttemptsFound) -> None:
+    """A host goes on with attempts: they are handed to it, as far as anybody wants them still."""
+    run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
+    if run is None or host is None:
+        world.stale += len(event.tasks)
+        return
+    for t, attempt in zip(event.tasks, event.attempts, strict=True):
+        needs = world.fleet.needs(host, run.spec.profiles[run.spec.profile[t]])
+        granted = None
+        if run.state[t] in (State.WAITING, State.READY):
+            granted = next(((need, c) for need in needs if (c := _claim(world, run, t, host, need)) is not None), None)
+        # Whatever is handed over from here on has a later number.
+        run.attempt[t] = max(run.attempt[t], attempt)
+        if granted is None or run.attempt[t] != attempt:
+            world.out.cancel(host.index, run.number, t, attempt)
+            continue
+        run.attempt[t] = attempt - 1
+        hand(world, run, t, host, *granted, found=True)
+        run.begun.add(t)
+
+
+def _claim(world: World, run: Run, t: int, host: HostRecord, need: Need) -> Claim | None:
+    """What an attempt takes of its host, and of the shared amounts."""
+    claim = host.ledger.claim(need.host)
+    if claim is None or not need.shared:
+        return claim
+    shared = world.fleet.shared.claim(need.shared)
+    if shared is None:
+        host.ledger.release(claim)
+        return None
+    run.shared[t] = shared
+    return claim
 
 
 def attempts_unknown(world: World, event: AttemptsUnknown) -> None:

@@ -162,7 +162,7 @@ class Controller:
             objects = sorted(o for objects in known.values() for o in objects)
             self.home.update((number, o) for o in objects)
             sizes = [run.nbytes(o) for o in objects]
-            events.append(ev.ResultsCommitted(number, sorted(known), objects, sizes))
+            events.append(ev.ResultsCommitted(number, sorted(known), objects, sizes, [CONTROLLER] * len(objects)))
         unknown = sorted(t for plan, t in self.journal.unknown if plan == run.plan.number)
         if unknown:
             events.append(ev.AttemptsUnknown(number, unknown, ["somewhere"] * len(unknown)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 
 def wait_forever(folder: str) -> None:
@@ -20,3 +21,24 @@ def fails_once(path: str) -> int:
         open(path, "w").close()
         raise ValueError("the first time")
     return 7
+
+
+def gated(folder: str, name: str) -> str:
+    """Say that it began, and go on when it is let."""
+    with open(f"{folder}/{name}.began", "a", encoding="utf-8") as began:
+        began.write(f"began {os.getpid()}\n")
+    while not os.path.exists(f"{folder}/{name}.go"):
+        time.sleep(0.005)
+    return name
+
+
+def big(folder: str) -> bytes:
+    """A result that does not travel in a message."""
+    with open(f"{folder}/big.began", "a", encoding="utf-8") as began:
+        began.write("began\n")
+    return bytes(300_000)
+
+
+def gather(first: str, once: str, data: bytes) -> list[object]:
+    """All of it."""
+    return [first, once, len(data)]

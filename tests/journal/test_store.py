@@ -20,7 +20,7 @@ ONE, TWO = b"1" * 16, b"2" * 16
 def written(path: Path) -> Journal:
     """A journal with one run of two results, a small one and a large one, still open."""
     journal = Journal(path)
-    journal.begin(2, 0, [("o", 1, "__main__", "A")])
+    journal.begin([ONE, TWO], 0, 1, [("o", 1, "__main__", "A")])
     journal.commit(ONE, "", "one", "h1", 1, [b"small"])
     journal.commit(TWO, "", "two", "h2", 3, [b"x" * 70_000, memoryview(b"y" * 10)])
     finish(journal)
@@ -108,7 +108,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_starts_that_were_not_settled_are_told(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
-    journal.begin(2, 0, [])
+    journal.begin([ONE, TWO], 0, 1, [])
     there = threading.Event()
     journal.start([(ONE, "one", "h1", 1), (TWO, "two", "h2", 1)], lambda error: there.set())
     assert there.wait(20)
@@ -149,7 +149,7 @@ def test_a_result_whose_file_is_gone_or_cut_is_not_committed(tmp_path: Path) -> 
 
 def test_a_journal_that_cannot_be_written_says_so_once_and_commits_nothing_more(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
-    journal.begin(1, 0, [])
+    journal.begin([ONE], 0, 1, [])
     (tmp_path / "run.db.objects").write_text("in the way")
     journal.commit(TWO, "", "two", "h", 1, [b"x" * 100_000])
     journal.commit(ONE, "", "one", "h", 1, [b"small"])

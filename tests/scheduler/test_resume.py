@@ -20,7 +20,7 @@ def resume(scene: Scene, spec: RunSpec, done: str, there: str | None = None, unk
     return scene.said(
         scene.tell(
             ev.RunSubmitted(1, spec),
-            ev.ResultsCommitted(1, tasks, objects, [8] * len(objects)),
+            ev.ResultsCommitted(1, tasks, objects, [8] * len(objects), [""] * len(objects)),
             ev.AttemptsUnknown(1, lost, ["h9"] * len(lost)),
         )
     )
@@ -81,7 +81,51 @@ def test_the_error_of_such_a_start_says_where_it_was() -> None:
     assert "'h9' (the controller was lost)" in str(failure)
 
 
+def test_attempts_that_hosts_go_on_with_are_not_handed_over_again() -> None:
+    scene = Scene("h1", "h2")
+    spec = graph("a -> b; c; d")
+    scene.specs[1] = spec
+    said = scene.said(
+        scene.tell(
+            ev.RunSubmitted(1, spec),
+            ev.ResultsCommitted(1, [0], [0], [8], ["h1"]),
+            ev.AttemptsFound("h1", 1, [scene.number(1, "b")], [3]),
+        )
+    )
+    assert not any("b" in words[2:] for words in said if words[0] in ("start", "ahead"))
+    assert scene.where("a") == ("h1",)
+    assert scene.attempt(1, scene.number(1, "b")) == 3
+    assert ("done", "b") in scene.finish("h1", "b")
+
+
+def test_an_attempt_that_nobody_wants_any_more_is_ended_and_its_number_not_used_again() -> None:
+    scene = Scene("h1")
+    spec = graph("a; b")
+    scene.specs[1] = spec
+    said = scene.said(
+        scene.tell(
+            ev.RunSubmitted(1, spec),
+            ev.ResultsCommitted(1, [0], [0], [8], [""]),
+            ev.AttemptsFound("h1", 1, [0, 1], [2, 5]),
+        )
+    )
+    assert ("cancel", "h1", "a") in said
+    assert scene.state("b") is State.HANDED
+    assert scene.fail("h1", "b", "died") == [("start", "h1", "b")]
+    assert scene.attempt(1, 1) == 6
+
+
+def test_an_attempt_for_which_its_host_has_no_room_is_ended() -> None:
+    scene = Scene("h1")
+    spec = graph("a; b")
+    scene.specs[1] = spec
+    said = scene.said(scene.tell(ev.RunSubmitted(1, spec), ev.AttemptsFound("h1", 1, [0, 1], [1, 1])))
+    assert ("cancel", "h1", "b") in said
+    assert scene.state("a") is State.HANDED
+    assert scene.attempt(1, 1) in (1, 2)
+
+
 def test_facts_of_a_run_that_is_closed_are_stale() -> None:
     scene = Scene()
-    scene.tell(ev.ResultsCommitted(7, [0], [0], [1]), ev.AttemptsUnknown(7, [0], ["h1"]))
+    scene.tell(ev.ResultsCommitted(7, [0], [0], [1], [""]), ev.AttemptsUnknown(7, [0], ["h1"]))
     assert scene.core.stale == 2

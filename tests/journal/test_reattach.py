@@ -1,0 +1,128 @@
+"""A controller that is killed, and another one that finds its agents still at work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import handout
+from handout import Graph, Timings
+from handout.errors import OutcomeUnknownError
+from handout.journal import read
+from tests.journal import tasks
+from tests.sshd import OpenSsh
+
+ROOT = Path(__file__).parent.parent.parent
+#: An hour's lease as against one of 15 s, in a tenth of the time.
+LONG = Timings(host_timeout_s=3600, linger_s=3600).scaled(0.1)
+
+PROGRAM = """
+import asyncio, pathlib, sys
+import handout
+from handout import Inventory
+from tests.journal.test_reattach import LONG, build
+
+folder = pathlib.Path(sys.argv[1])
+inventory = Inventory.load(sys.argv[2])
+asyncio.run(handout.execute(build(folder), inventory=inventory, journal=folder / "run.db", timings=LONG))
+"""
+
+
+def build(folder: Path) -> Graph:
+    """A task that waits to be let go, one that must not run twice, and one that needs both."""
+    graph = Graph()
+    first = graph.add(tasks.gated, str(folder), "first", id="first")
+    once = graph.add(tasks.gated, str(folder), "once", id="once", idempotent=False)
+    big = graph.add(tasks.big, str(folder), id="big")
+    graph.add(tasks.gather, first, once, big, id="all")
+    return graph
+
+
+async def until(path: Path) -> None:
+    async with asyncio.timeout(30):
+        while not path.exists():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def inventory(sshd: OpenSsh) -> Path:
+    return sshd.inventory_file({"here": "{ cpu = 3 }"})
+
+
+async def start_and_kill(folder: Path, inventory: Path) -> None:
+    """Run the program until its gated tasks run and its other one is done, and kill it."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder), str(inventory)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    try:
+        for name in ("first.began", "once.began", "big.began"):
+            await until(folder / name)
+    finally:
+        program.send_signal(signal.SIGKILL)
+        program.wait()
+
+
+def began(folder: Path, name: str) -> int:
+    return (folder / f"{name}.began").read_text().count("began")
+
+
+async def test_what_ran_when_the_controller_was_killed_goes_on_and_runs_once(tmp_path: Path, inventory: Path) -> None:
+    await start_and_kill(tmp_path, inventory)
+    (tmp_path / "first.go").touch()  # it ends while there is no controller
+    resumed = handout.start(
+        build(tmp_path), inventory=handout.Inventory.load(inventory), journal=tmp_path / "run.db", timings=LONG
+    )
+    async with resumed as execution:
+        (tmp_path / "once.go").touch()
+        async with asyncio.timeout(30):
+            results = await execution.results()
+    assert results["all"] == ["first", "once", 300_000]
+    assert [began(tmp_path, name) for name in ("first", "once", "big")] == [1, 1, 1]
+    story = read(tmp_path / "run.db")
+    assert story.attempts == []
+    assert [run.outcome for run in story.runs] == [None, "done"]
+
+
+async def test_a_changed_graph_ends_what_ran_and_runs_anew(tmp_path: Path, inventory: Path) -> None:
+    await start_and_kill(tmp_path, inventory)
+    pid = int((tmp_path / "first.began").read_text().split()[1])
+    graph = Graph()
+    out = graph.add(tasks.big, str(tmp_path), id="big")
+    other = graph.add(tasks.gated, str(tmp_path), "other", id="other")
+    (tmp_path / "other.go").touch()
+    results = await handout.execute(
+        graph,
+        inventory=handout.Inventory.load(inventory),
+        journal=tmp_path / "run.db",
+        timings=LONG,
+        outputs=[out, other],
+    )
+    assert results["other"] == "other"
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_an_agent_that_is_gone_is_replaced(tmp_path: Path, inventory: Path) -> None:
+    await start_and_kill(tmp_path, inventory)
+    pid = int((tmp_path / "first.began").read_text().split()[1])
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+        supervisor = int(stat.read().rpartition(")")[2].split()[1])
+    os.kill(supervisor, signal.SIGKILL)
+    for name in ("first.go", "once.go"):
+        (tmp_path / name).touch()
+    with pytest.raises(OutcomeUnknownError, match="'once'"):
+        async with asyncio.timeout(60):
+            await handout.execute(
+                build(tmp_path),
+                inventory=handout.Inventory.load(inventory),
+                journal=tmp_path / "run.db",
+                timings=LONG,
+            )
+    assert began(tmp_path, "once") == 1
