@@ -29,7 +29,7 @@ from handout.graph.plan import Plan
 from handout.observe import EventsMissed, RunEvent
 from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
-from handout.scheduler.states import Outcome
+from handout.scheduler.states import Outcome, State
 
 if TYPE_CHECKING:
     from handout.execution.cluster import Cluster
@@ -84,6 +84,14 @@ class Execution:
         self._recorder: Recorder | None = None
         self._results: Results | None = None
         self._deadline: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        run, driver = self._run, self._driver
+        if run is None or driver is None:
+            return "<Execution, not begun>"
+        handed = driver.core.counts(run.number).get(State.HANDED, 0)
+        ended = [f"{count} {outcome.value}" for outcome, count in run.counts().items() if count]
+        return f"<Execution of {len(run.plan)} tasks: {', '.join([*ended, f'{handed} with hosts'])}>"
 
     # ---- life ------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from handout.data.identity import Identities
 from handout.errors import OutcomeUnknownError
 from handout.execution import tickets
 from handout.execution.adoption import Found, KnownAgent
+from handout.execution.uninterrupted import uninterrupted
 from handout.graph.plan import Plan
 from handout.journal import INLINE, Committed, Journal, Row
 from handout.remote.bootstrap import Started
@@ -53,6 +54,13 @@ def journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) 
             if producer >= 0 and (results == "all" or not plan.options[producer].idempotent):
                 wanted[number] = None
     return list(wanted)
+
+
+async def _close(opening: asyncio.Future[Journal]) -> None:
+    """Close a journal that is being opened."""
+    await asyncio.wait({opening})
+    if opening.exception() is None:
+        await asyncio.to_thread(opening.result().close)
 
 
 def _objects_of(run: int, found: Mapping[str, Found]) -> dict[int, list[tuple[str, int]]]:
@@ -96,7 +104,13 @@ class Recorder:
         Raises:
             JournalError: It is in use, of another format, or cannot be written.
         """
-        return cls(await asyncio.to_thread(Journal, os.fspath(path)), plan)
+        opening = asyncio.ensure_future(asyncio.to_thread(Journal, os.fspath(path)))
+        try:
+            return cls(await asyncio.shield(opening), plan)
+        except BaseException:
+            # Cancelled, the thread goes on: what it opens must be closed all the same.
+            await uninterrupted(_close(opening))
+            raise
 
     async def close(self) -> None:
         """Commit what is left, and let the journal go."""

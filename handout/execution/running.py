@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Unpack, cast
 
 from handout.errors import HandoutError
@@ -13,6 +14,8 @@ from handout.execution.results import Results
 from handout.graph import Runnable, as_graph
 
 __all__ = ["Runnable", "execute", "run", "start"]
+
+logger = logging.getLogger("handout")
 
 
 def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
@@ -52,11 +55,26 @@ async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
 def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     """:func:`execute` for code that is not async.
 
+    Ctrl-C ends what runs on the hosts, says how far the run had come, and raises `KeyboardInterrupt`; a second one ends
+    the program at once, and the hosts end what runs there when their leases are over.
+
     Raises:
         HandoutError: A loop is running already: await :func:`execute` there.
     """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(execute(graph, **run))
+        return asyncio.run(_until_interrupted(start(graph, **run)))
     raise HandoutError("An event loop is running here already.", remedy="Use `await handout.execute(...)` instead.")
+
+
+async def _until_interrupted(execution: Execution) -> Results:
+    async with execution:
+        try:
+            return await execution.results()
+        except asyncio.CancelledError:
+            # Nobody but Ctrl-C cancels what `asyncio.run` runs.
+            logger.warning(
+                "Interrupted: %r. Ending what runs on the hosts; Ctrl-C again leaves that to them.", execution
+            )
+            raise

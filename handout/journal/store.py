@@ -94,6 +94,8 @@ class Journal:
             os.close(self._lock)
             raise
         self.run = 0
+        #: Held while a thread reads: whoever wanted to know may have given up by then, and close.
+        self._reading = threading.Lock()
         #: What went wrong; nothing is written after it.
         self.error: Exception | None = None
         self._entries: queue.SimpleQueue[_Entry | _Large | None] = queue.SimpleQueue()
@@ -151,7 +153,7 @@ class Journal:
         found: dict[bytes, Committed] = {}
         if self._database.execute("SELECT 1 FROM results").fetchone() is None:
             return found
-        with self._database:
+        with self._reading, self._database:
             self._ask_for(identities)
             rows = self._database.execute(
                 "SELECT identity, part, host, nbytes, data, file FROM results "
@@ -168,7 +170,7 @@ class Journal:
         """Those that must not run twice, were handed over, and were not seen to end; with their hosts."""
         if self._database.execute("SELECT 1 FROM starts").fetchone() is None:
             return {}
-        with self._database:
+        with self._reading, self._database:
             self._ask_for(identities)
             return dict(self._database.execute("SELECT identity, host FROM starts NATURAL JOIN temp.wanted"))
 
@@ -271,7 +273,8 @@ class Journal:
         self._entries.put(_Entry("DELETE FROM agents", [()]))  # they end with the run that is being closed
         self._entries.put(None)
         self._thread.join()
-        self._database.close()
+        with self._reading:
+            self._database.close()
         os.close(self._lock)
         self._lock = -1
 
