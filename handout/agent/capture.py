@@ -114,6 +114,7 @@ def split_stack(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     current: list[str] = []
     others: list[str] = []
     block: list[str] | None = None
+    skipping = False
     for line in lines:
         if _THREAD.match(line):
             block = current if line.startswith("Current") else others

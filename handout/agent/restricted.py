@@ -59,9 +59,9 @@ class _Reader(pickle._Unpickler):
         #: Registered classes that objects were made of.
         self.classes: set[type] = set()
 
-    def find_class(self, module_name: Any, global_name: Any) -> Any:
+    def find_class(self, module: Any, name: Any) -> Any:
         self.loose += 1
-        return find(module_name, global_name)
+        return find(module, name)
 
     def _push(self, value: Any) -> None:
         if type(value) in (Maker, Pending):
@@ -203,7 +203,7 @@ def _set_state(target: Any, state: Any) -> None:
     if own is not None:
         own(target, state)
         return
-    parts = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    parts: Any = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
     for part in parts:
         for name, value in (part or {}).items():
             if not isinstance(name, str) or name.startswith("__"):

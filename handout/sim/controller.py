@@ -286,7 +286,8 @@ class Controller:
 
         def stop(missing: bool) -> None:
             if target is not None and relay.begun:
-                target.line.send(Way.TO_HOST, lambda: target.stop(relay.number))
+                end = target.stop
+                target.line.send(Way.TO_HOST, lambda: end(relay.number))
             failed(missing)
 
         relay.failed = stop
