@@ -32,56 +32,14 @@ def make_spec(
     Raises:
         GraphError: A function is to be held to a memory cost that it does not have.
     """
-    profiles: list[Profile] = []
-    traits: list[Traits] = []
-    numbers: dict[tuple[int, int], int] = {}
-    requirements: dict[int, Requirement] = {}
-
-    def requirement(cost: Cost) -> Requirement:
-        known = requirements.get(id(cost))
-        if known is None:
-            known = requirements[id(cost)] = compile_cost(cost)
-        return known
-
-    column: list[int] = []
-    for task, fn in enumerate(encoded.fn):
-        options = plan.options[task]
-        number = numbers.get((id(options), fn))
-        if number is None:
-            function = encoded.functions[fn]
-            number = numbers[id(options), fn] = len(profiles)
-            called = plan.fns[task]
-            needs = tuple(requirement(cost) for cost in options.costs)
-            if options.enforce_memory:
-                _check_memory(plan.ids[task], needs)
-            profiles.append(
-                Profile(
-                    requirements=needs,
-                    retries=policy.retries if options.retries is None else options.retries,
-                    backoff_s=options.backoff_s,
-                    host=options.host,
-                    idempotent=options.idempotent,
-                    python=function.python,
-                    fn_name=getattr(called, "__qualname__", type(called).__qualname__),
-                )
-            )
-            traits.append(
-                Traits(
-                    timeout_s=options.timeout_s,
-                    idempotent=options.idempotent,
-                    enforce_memory=policy.enforce_memory if options.enforce_memory is None else options.enforce_memory,
-                    max_result_bytes=options.max_result_bytes or policy.max_result_bytes,
-                    coroutine=is_coroutine(called),
-                    needs_bundle=function.needs_bundle,
-                )
-            )
-        column.append(number)
+    profiles = _Profiles(plan, encoded, policy)
+    column = [profiles.number(task) for task in range(len(plan))]
     options_column = plan.options
     has_labels = any(o.labels for o in {id(o): o for o in options_column}.values())
     has_priority = any(o.priority for o in {id(o): o for o in options_column}.values())
     spec = RunSpec(
         count=len(plan),
-        profiles=profiles,
+        profiles=profiles.known,
         profile=column,
         fn=[encoded.functions[fn].number for fn in encoded.fn],
         inputs=encoded.inputs,
@@ -99,7 +57,67 @@ def make_spec(
         run_priority=policy.priority,
         speculation=Speculation() if policy.speculate else None,
     )
-    return spec, traits
+    return spec, profiles.traits
+
+
+class _Profiles:
+    """The profiles of a run, each once: tasks of one function with the same options share one."""
+
+    def __init__(self, plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> None:
+        self.known: list[Profile] = []
+        self.traits: list[Traits] = []
+        self._plan = plan
+        self._encoded = encoded
+        self._policy = policy
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._requirements: dict[int, Requirement] = {}
+
+    def number(self, task: int) -> int:
+        """The profile of a task.
+
+        Raises:
+            GraphError: It is to be held to a memory cost that it does not have.
+        """
+        key = id(self._plan.options[task]), self._encoded.fn[task]
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = len(self.known)
+            self._add(task)
+        return number
+
+    def _add(self, task: int) -> None:
+        options, policy, called = self._plan.options[task], self._policy, self._plan.fns[task]
+        function = self._encoded.functions[self._encoded.fn[task]]
+        needs = tuple(self._requirement(cost) for cost in options.costs)
+        if options.enforce_memory:
+            _check_memory(self._plan.ids[task], needs)
+        self.known.append(
+            Profile(
+                requirements=needs,
+                retries=policy.retries if options.retries is None else options.retries,
+                backoff_s=options.backoff_s,
+                host=options.host,
+                idempotent=options.idempotent,
+                python=function.python,
+                fn_name=getattr(called, "__qualname__", type(called).__qualname__),
+            )
+        )
+        self.traits.append(
+            Traits(
+                timeout_s=options.timeout_s,
+                idempotent=options.idempotent,
+                enforce_memory=policy.enforce_memory if options.enforce_memory is None else options.enforce_memory,
+                max_result_bytes=options.max_result_bytes or policy.max_result_bytes,
+                coroutine=is_coroutine(called),
+                needs_bundle=function.needs_bundle,
+            )
+        )
+
+    def _requirement(self, cost: Cost) -> Requirement:
+        known = self._requirements.get(id(cost))
+        if known is None:
+            known = self._requirements[id(cost)] = compile_cost(cost)
+        return known
 
 
 def _check_memory(id: str, needs: Sequence[Requirement]) -> None:
