@@ -30,7 +30,11 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._open = asyncio.Event()
         self._open.set()
-        self._refusing = False
+        self._turning_away = False
+        self._server: asyncio.Server | None = None
+        #: Holds the port while nothing listens on it.
+        self._idle: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         #: Bytes that still pass before all connections are reset, None for no such end.
         self._left: int | None = None
 
@@ -62,13 +66,43 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
 
-    def refuse(self, refusing: bool = True) -> None:
-        """Accept no new connection."""
-        self._refusing = refusing
+    async def listen(self) -> None:
+        """Take connections, on a free port or on that of before."""
+        sock = self._idle or _bound(0)
+        self._idle = None
+        self.port = sock.getsockname()[1]
+        self._server = await asyncio.start_server(self._accepted, sock=sock, limit=1 << 16)
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def refuse(self) -> None:
+        """Have new connections refused by the system, as where nothing listens; `listen` ends it."""
+        assert self._server is not None
+        self._server.close()
+        self._idle = _bound(self.port)
+
+    def turn_away(self) -> None:
+        """Have new connections accepted and dropped, as sshd does beyond MaxStartups."""
+        self._turning_away = True
+
+    async def aclose(self) -> None:
+        """End all of it."""
+        if self._idle is not None:
+            self._idle.close()
+        if self._server is not None:
+            self._server.close()
+        self.resume()
+        self.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._pass_on(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, both ways."""
-        if self._refusing:
+        if self._turning_away:
             writer.transport.abort()
             return
         there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
@@ -115,21 +149,15 @@ class Proxy:
 async def start_proxy(target_port: int, bytes_per_s: float | None = None) -> AsyncIterator[Proxy]:
     """Run a proxy until the block ends."""
     proxy = Proxy(target_port, bytes_per_s)
-    tasks: set[asyncio.Task[None]] = set()
-
-    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(proxy.accept(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accepted, "127.0.0.1", 0, limit=1 << 16)
-    proxy.port = server.sockets[0].getsockname()[1]
+    await proxy.listen()
     try:
         yield proxy
     finally:
-        server.close()
-        proxy.resume()
-        proxy.cut()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await proxy.aclose()
+
+
+def _bound(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    return sock

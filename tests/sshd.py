@@ -57,17 +57,34 @@ class OpenSsh:
         }
 
     def host(
-        self, name: str, capabilities: Mapping[str, object] | None = None, *, python: str = sys.executable
+        self,
+        name: str,
+        capabilities: Mapping[str, object] | None = None,
+        *,
+        python: str = sys.executable,
+        port: int | None = None,
     ) -> Host:
-        """An inventory entry; several names make several hosts of this one server."""
+        """An inventory entry; several names make several hosts of this one server.
+
+        Args:
+            name: Of the host.
+            capabilities: What is declared of it.
+            python: The interpreter there.
+            port: Of a proxy in front of the server: the same key is known there.
+        """
+        options = self.options
+        if port is not None:
+            known = self.folder / f"known_hosts_{port}"
+            known.write_text((self.folder / "known_hosts").read_text().replace(f":{self.port} ", f":{port} "))
+            options["known_hosts"] = str(known)
         return Host(
             name,
             address=self.address,
-            port=self.port,
+            port=self.port if port is None else port,
             username=self.username,
             python=python,
             capabilities=dict(capabilities or {}),
-            ssh=self.options,
+            ssh=options,
         )
 
     def inventory_file(self, hosts: Mapping[str, str], *, python: str = sys.executable) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,10 +55,15 @@ def part_of(path: Path) -> str:
     return path.relative_to(HOUSE).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(path: Path) -> Iterator[tuple[str, int, bool]]:
     """Every import of a module as (absolute dotted name, line, whether at module level)."""
     package = ["handout", *path.relative_to(HOUSE).parts[:-1]]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     top_level = {id(node) for node in tree.body}
     for node in ast.walk(tree):
         match node:
@@ -94,11 +100,12 @@ def test_imports_point_downwards(path: Path) -> None:
             assert STOREY[parts[1]] <= STOREY[mine], f"{where}, which is a storey above {mine}"
 
 
+@functools.cache
 def only_for_checkers(path: Path) -> set[int]:
     """The lines below ``if TYPE_CHECKING:``."""
     return {
         line
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         for statement in node.body
         for line in range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)

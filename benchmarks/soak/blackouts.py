@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.soak.processes import agents_held, held, marked, until
 from benchmarks.soak.work import build, count_runs
-from handout import Cluster, Host
+from handout import Cluster
 from handout.observe import HostLeft, TaskEnded
 from tests.proxy import Proxy, start_proxy
 from tests.sshd import OpenSsh
@@ -76,7 +76,7 @@ async def soak(server: OpenSsh, names: list[str], folder: Path, mark: str, *, mi
     figures: dict[str, Any] = {"hosts": len(names)}
     holds: dict[str, Any] = {}
     async with start_proxy(server.port) as proxy:
-        hosts = [_behind(server, proxy, name) for name in names]
+        hosts = [server.host(name, {"cpu": 2}, port=proxy.port) for name in names]
         async with Cluster(hosts, require="all") as cluster:
             (folder / "short").mkdir(parents=True)
             (folder / "long").mkdir()
@@ -129,19 +129,3 @@ async def _minute(proxy: Proxy, flow: Flow) -> tuple[float, float]:
     first = flow.last_end - light
     await asyncio.sleep(max(0.0, began + _MINUTE_S - loop.time()))
     return round(silent, 2), round(first, 2)
-
-
-def _behind(server: OpenSsh, proxy: Proxy, name: str) -> Host:
-    """A host of the server whose line is the proxy."""
-    known = server.folder / "known_hosts_of_the_proxy"
-    known.write_text((server.folder / "known_hosts").read_text().replace(f":{server.port} ", f":{proxy.port} "))
-    direct = server.host(name, {"cpu": 2})
-    return Host(
-        name,
-        address=direct.address,
-        port=proxy.port,
-        username=direct.username,
-        python=direct.python,
-        capabilities=direct.capabilities,
-        ssh={**server.options, "known_hosts": str(known)},
-    )

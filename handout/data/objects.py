@@ -85,6 +85,15 @@ class ObjectTable:
             return held
         return [memoryview(held) if isinstance(held, mmap.mmap) else held]
 
+    def small(self, number: int, limit: int) -> bytes | None:
+        """An object's bytes where they are here, in memory, and at most `limit` many."""
+        held = self._held.get(number)
+        if type(held) is bytes:
+            return held if len(held) <= limit else None
+        if held is None or isinstance(held, mmap.mmap) or self.size(number) > limit:
+            return None
+        return b"".join(held) if isinstance(held, list) else bytes(held)
+
     def size(self, number: int) -> int:
         """How many bytes an object has that is here."""
         return sum(memoryview(segment).nbytes for segment in self.segments(number) or ())

@@ -132,11 +132,11 @@ class Execution:
             return
         found = await self._cluster.wait_until_adopted() if self._owns_cluster else {}
         facts = await recorder.recall(run, found)
-        for task in recorder.reused:
+        for number, name in recorder.sources.items():
             # Results of hosts that are not known to be trusted are read as data.
-            host = self._cluster.inventory.get(run.hosts[task])
+            host = self._cluster.inventory.get(name)
             if host is None or host.trust != "full":
-                run.suspect(task, run.hosts[task])
+                run.suspects[number] = name
         if self._owns_cluster:
             # Agents are recorded only where they end with this run: those of a cluster serve others, too.
             self._cluster.driver.recorder = recorder

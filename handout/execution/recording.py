@@ -20,7 +20,7 @@ from handout.execution import tickets
 from handout.execution.adoption import Found, KnownAgent
 from handout.execution.uninterrupted import uninterrupted
 from handout.graph.plan import Plan
-from handout.journal import INLINE, Committed, Journal, Row
+from handout.journal import INLINE, Batch, Committed, Journal
 from handout.remote.bootstrap import Started
 from handout.remote.bundle import agent_bundle
 from handout.scheduler import commands as do
@@ -94,6 +94,8 @@ class Recorder:
         self._loop = asyncio.get_running_loop()
         #: Tasks that an earlier run committed.
         self.reused: set[int] = set()
+        #: By object that an earlier run committed: whose bytes they are.
+        self.sources: dict[int, str] = {}
         #: Attempts that wait for their start to be on the disk: run, task, attempt.
         self._held: set[tuple[int, int, int]] = set()
 
@@ -163,10 +165,11 @@ class Recorder:
         left = _objects_of(run.number, found)
         done: list[int] = []
         replicas: list[tuple[int, int, str]] = []
-        for task, identity in enumerate(tasks):
+        for task, identity in enumerate(tasks if known or left else ()):
             committed = known.get(identity)
             made = [number for number in run.task_objects[task] if run.wanted[number]]
             if committed is not None:
+                self.reused.add(task)
                 run.hosts[task] = committed.host
                 replicas += [(number, nbytes, CONTROLLER) for number, nbytes in self._take(run, task, committed)]
             elif task in began or not made or not all(number in left for number in made):
@@ -174,10 +177,11 @@ class Recorder:
             done.append(task)
             for number in made:
                 replicas += [(number, nbytes, host) for host, nbytes in left.get(number, ())]
-        self.reused = {task for task in done if tasks[task] in known}
-        unknown = [task for task, identity in enumerate(tasks) if identity in lost and task not in began]
+        unknown = [
+            task for task, identity in enumerate(tasks if lost else ()) if identity in lost and task not in began
+        ]
         classes = [(*token, module, name) for token, module, name in serial.own_classes()]
-        self._journal.begin(tasks, len(done), run.number, classes)
+        self._journal.begin(self._ids, tasks, len(done), run.number, classes)
         events: list[ev.Event] = []
         if done:
             numbers, sizes, hosts = [r[0] for r in replicas], [r[1] for r in replicas], [r[2] for r in replicas]
@@ -201,6 +205,7 @@ class Recorder:
                 run.objects.put(number, piece.data or b"", piece.nbytes)
             else:
                 run.objects.put(number, piece.file.open("rb"), piece.nbytes)
+            self.sources[number] = piece.host
             yield number, piece.nbytes
 
     def _adopt_classes(self) -> None:
@@ -220,42 +225,47 @@ class Recorder:
 
     def ended(self, run: ActiveRun, command: do.TasksEnded, attempts: Sequence[int]) -> None:
         """Tasks ended. What is here of their results is committed; the rest is when it arrives."""
-        rows: list[Row] = []
+        batches: dict[tuple[str, str], Batch] = {}
         settled: list[bytes] = []
-        once, reused = self._once, self.reused
+        once, reused, made = self._once, self.reused, run.task_objects
         columns = zip(command.tasks, command.outcomes, command.hosts, command.failures, strict=True)
         for task, outcome, host, failure in columns:
             if outcome is Outcome.DONE and (task not in reused or attempts[task]):
-                for number in run.task_objects[task]:
-                    row = self._row(run, task, number, host, attempts[task])
-                    if row is not None:
-                        rows.append(row)
+                for number in made[task]:
+                    self._add(batches, run, task, number, host, attempts[task])
             if task in once and outcome in _KNOWN and not isinstance(failure, OutcomeUnknownError):
                 settled.append(self._tasks[task])
-        if rows:
-            self._journal.commit_small(rows)
+        for batch in batches.values():
+            self._journal.commit(batch)
         if settled:
             self._journal.settle(settled)
 
-    def _row(self, run: ActiveRun, task: int, number: int, host: str, attempt: int) -> Row | None:
-        """The row of an object; where its bytes are not here or many, one that says only that the task ended."""
-        data: bytes | None = None
-        size = -1
-        if number in self._objects:
-            segments = run.objects.segments(number)
+    def _add(
+        self, batches: dict[tuple[str, str], Batch], run: ActiveRun, task: int, number: int, host: str, attempt: int
+    ) -> None:
+        """Add an object to those that ended with it; where its bytes are not here or many, only that its task ended."""
+        data = run.objects.small(number, INLINE) if number in self._objects else None
+        part = ""
+        if number != task:
+            part = self._identities.part_of(number)
+        if data is None:
+            segments = run.objects.segments(number) if number in self._objects else None
             if segments is not None:
-                size = sum([len(memoryview(segment)) for segment in segments])
-                if size > INLINE:
-                    self._commit(run, number, segments, host, attempt)
-                    size = -1
-                else:
-                    data = b"".join(segments)
-        if size < 0 and number != task:
-            return None
-        part = "" if number == task else self._identities.part_of(number)
+                self._commit(run, number, segments, host, attempt)
+            if number != task:
+                return
         # Whose bytes they are decides how they are read when they are taken up again.
         source = run.suspects.get(number, host)
-        return self._tasks[task], part, self._journal.run, self._ids[task], source, attempt, size, data, None
+        batch = batches.get((source, part))
+        if batch is None:
+            batch = batches[source, part] = Batch(source, part)
+        batch.tasks.append(task)
+        batch.attempts.append(attempt)
+        if data is None:
+            batch.sizes.append(-1)
+        else:
+            batch.sizes.append(len(data))
+            batch.data.append(data)
 
     def arrived(self, run: ActiveRun, number: int, attempts: Sequence[int]) -> None:
         """An object came to the controller after its task had ended."""
@@ -268,7 +278,11 @@ class Recorder:
         task = run.spec.producer[number]
         part = self._identities.part_of(number)
         source = run.suspects.get(number, host)
-        self._journal.commit(self._tasks[task], part, self._ids[task], source, attempt, segments)
+        if run.objects.size(number) > INLINE:
+            self._journal.commit_file(source, part, task, attempt, segments)
+        else:
+            data = b"".join(segments)
+            self._journal.commit(Batch(source, part, [task], [attempt], [len(data)], [data]))
 
     def failed(self, failure: Failure, attempt: int) -> None:
         """An attempt failed."""

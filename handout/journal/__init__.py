@@ -9,15 +9,15 @@ and large files, are on the disk before anything goes on.
 from __future__ import annotations
 
 from handout.journal.reading import AttemptRecord, RunRecord, Story, TaskRecord, read
-from handout.journal.store import INLINE, Committed, Journal, Piece, Row
+from handout.journal.store import INLINE, Batch, Committed, Journal, Piece
 
 __all__ = [
     "INLINE",
     "AttemptRecord",
+    "Batch",
     "Committed",
     "Journal",
     "Piece",
-    "Row",
     "RunRecord",
     "Story",
     "TaskRecord",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 
 from handout.errors import JournalError
-from handout.journal.tables import check
+from handout.journal.tables import check, identity_at
 
 __all__ = ["AttemptRecord", "RunRecord", "Story", "TaskRecord", "read"]
 
@@ -80,23 +81,35 @@ def read(path: str | PathLike[str]) -> Story:
     try:
         if not check(database, path):
             return Story((), (), ())
-        runs = database.execute("SELECT run, began, ended, outcome, tasks, reused FROM runs ORDER BY run")
-        tasks = database.execute(
-            "SELECT run, id, host, attempt, nbytes, identity FROM results "
-            "WHERE rowid IN (SELECT max(rowid) FROM results WHERE part = '' GROUP BY identity) ORDER BY rowid"
+        runs = database.execute(
+            "SELECT run, began, ended, outcome, json_array_length(ids), reused FROM runs ORDER BY run"
         )
         attempts = database.execute(
             "SELECT run, id, host, attempt, outcome, error FROM attempts UNION ALL "
             "SELECT run, id, host, attempt, 'started', '' FROM starts ORDER BY 1"
         )
-        return Story(
-            [RunRecord(*row) for row in runs],
-            [TaskRecord(r, i, h, a, None if n < 0 else n, d.hex()) for r, i, h, a, n, d in tasks],
-            [AttemptRecord(*row) for row in attempts],
-        )
+        return Story([RunRecord(*row) for row in runs], _tasks(database), [AttemptRecord(*row) for row in attempts])
     except sqlite3.Error as error:
         raise JournalError(
             f"The journal {str(path)!r} cannot be read: {error}.", remedy="Check the file.", path=str(path)
         ) from error
     finally:
         database.close()
+
+
+def _tasks(database: sqlite3.Connection) -> list[TaskRecord]:
+    """What is recorded last of each identity, in the order in which that was written."""
+    runs = {
+        run: (json.loads(ids), identities)
+        for run, ids, identities in database.execute("SELECT run, ids, identities FROM runs")
+    }
+    found: dict[bytes, TaskRecord] = {}
+    rows = database.execute("SELECT run, host, tasks, attempts, sizes FROM results WHERE part = '' ORDER BY rowid")
+    for run, host, *columns in rows:
+        ids, identities = runs[run]
+        for task, attempt, nbytes in zip(*map(json.loads, columns), strict=True):
+            identity = identity_at(identities, task)
+            found.pop(identity, None)
+            size = None if nbytes < 0 else nbytes
+            found[identity] = TaskRecord(run, ids[task], host, attempt, size, identity.hex())
+    return list(found.values())

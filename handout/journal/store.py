@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import queue
 import sqlite3
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from handout.errors import JournalError
-from handout.journal.tables import check, create
+from handout.journal.tables import check, create, identity_at
 
-__all__ = ["INLINE", "Committed", "Journal", "Piece"]
+__all__ = ["INLINE", "Batch", "Committed", "Journal", "Piece"]
 
 #: Results up to this many bytes are in the database itself.
 INLINE: Final = 64 << 10
@@ -35,6 +35,8 @@ Segments = Sequence[bytes | bytearray | memoryview]
 class Piece:
     """One committed object: its bytes, or the file that holds them."""
 
+    #: Whose bytes they are.
+    host: str
     nbytes: int
     data: bytes | None
     file: Path | None
@@ -60,6 +62,20 @@ class _Entry:
     then: Callable[[Exception | None], None] | None = None
 
 
+@dataclass(slots=True)
+class Batch:
+    """Results of tasks that ended together: of one host, and the same part of each."""
+
+    host: str
+    part: str
+    #: By result: its task's number, the attempt that made it, and its size; -1 says only that the task ended well.
+    tasks: list[int] = field(default_factory=list)
+    attempts: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    #: The bytes of all that have a size, in that order.
+    data: list[bytes] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class _Large:
     """An object that is to become a file, and then the row that names it."""
@@ -68,10 +84,7 @@ class _Large:
     segments: Segments
 
 
-#: Of an object: identity of its task, part, run, id, host, attempt, size, bytes, and the file where they are many.
-Row = tuple[bytes, str, int, str, str, int, int, bytes | None, str | None]
-
-_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Journal:
@@ -99,6 +112,8 @@ class Journal:
         #: What went wrong; nothing is written after it.
         self.error: Exception | None = None
         self._entries: queue.SimpleQueue[_Entry | _Large | None] = queue.SimpleQueue()
+        #: Somebody waits for a commit.
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._write, name="handout-journal", daemon=True)
         self._thread.start()
 
@@ -150,20 +165,25 @@ class Journal:
 
     def committed(self, identities: Iterable[bytes]) -> dict[bytes, Committed]:
         """The tasks among `identities` that ended well before, with what is committed of their results."""
-        found: dict[bytes, Committed] = {}
-        if self._database.execute("SELECT 1 FROM results").fetchone() is None:
-            return found
-        with self._reading, self._database:
-            self._ask_for(identities)
+        wanted, found = set(identities), dict[bytes, Committed]()
+        with self._reading:
+            known = dict(self._database.execute("SELECT run, identities FROM runs"))
+            if not known:
+                return found
             rows = self._database.execute(
-                "SELECT identity, part, host, nbytes, data, file FROM results "
-                "WHERE identity IN (SELECT identity FROM temp.wanted) ORDER BY rowid"
+                "SELECT run, host, part, tasks, sizes, data, file FROM results ORDER BY rowid"
             )
-            for identity, part, host, nbytes, data, file in rows:
-                task = found.setdefault(identity, Committed(host))
-                piece = self._piece(nbytes, data, file)
-                if piece is not None:
-                    task.pieces[part] = piece
+            for run, host, part, tasks, sizes, data, file in rows:
+                at = 0
+                for task, nbytes in zip(json.loads(tasks), json.loads(sizes), strict=True):
+                    identity = identity_at(known[run], task)
+                    if identity in wanted:
+                        committed = found.setdefault(identity, Committed(host))
+                        committed.host = host
+                        piece = self._piece(host, nbytes, data, at, file)
+                        if piece is not None:
+                            committed.pieces[part] = piece
+                    at += max(0, nbytes)
         return found
 
     def started(self, identities: Iterable[bytes]) -> dict[bytes, str]:
@@ -180,13 +200,15 @@ class Journal:
         self._database.execute("DELETE FROM temp.wanted")
         self._database.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((each,) for each in identities))
 
-    def _piece(self, nbytes: int, data: bytes | None, file: str | None) -> Piece | None:
+    def _piece(self, host: str, nbytes: int, data: bytes, at: int, file: str | None) -> Piece | None:
         """None where the bytes are not there: they never were, or somebody removed or cut the file."""
+        if nbytes < 0:
+            return None
         if file is None:
-            return None if data is None else Piece(nbytes, data, None)
+            return Piece(host, nbytes, data[at : at + nbytes], None)
         path = self._folder / file
         try:
-            return Piece(nbytes, None, path) if path.stat().st_size == nbytes else None
+            return Piece(host, nbytes, None, path) if path.stat().st_size == nbytes else None
         except OSError:
             return None
 
@@ -206,11 +228,17 @@ class Journal:
     # ---- a run -----------------------------------------------------------------------------------------------
 
     def begin(
-        self, identities: Sequence[bytes], reused: int, number: int, classes: Iterable[tuple[str, int, str, str]]
+        self,
+        ids: Sequence[str],
+        identities: Sequence[bytes],
+        reused: int,
+        number: int,
+        classes: Iterable[tuple[str, int, str, str]],
     ) -> None:
         """A run begins. What is recorded from here on is of it.
 
         Args:
+            ids: Of its tasks.
             identities: Of its tasks.
             reused: How many of them an earlier run saw to their ends.
             number: What agents know the run by.
@@ -219,27 +247,24 @@ class Journal:
         self.run = self._database.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
         began = datetime.now(UTC).isoformat(timespec="seconds")
         self._post("INSERT OR IGNORE INTO classes VALUES (?, ?, ?, ?)", list(classes))
-        row = (self.run, began, len(identities), reused, number, b"".join(identities))
+        row = (self.run, began, reused, number, json.dumps(list(ids)), b"".join(identities))
         self._post("INSERT INTO runs VALUES (?, ?, NULL, NULL, ?, ?, ?, ?)", [row])
 
     def agent(self, host: str, token: str, started: str) -> None:
         """An agent serves the run: whoever resumes it can go on with that."""
         self._post("INSERT OR REPLACE INTO agents VALUES (?, ?, ?)", [(host, token, started)])
 
-    def commit(self, identity: bytes, part: str, id: str, host: str, attempt: int, segments: Segments) -> None:
-        """Commit one object. Its bytes must not change any more."""
+    def commit(self, batch: Batch) -> None:
+        """Commit small results; `batch` must not change any more."""
+        dumps = json.dumps
+        columns = dumps(batch.tasks), dumps(batch.attempts), dumps(batch.sizes)
+        self._post(_RESULT, [(self.run, batch.host, batch.part, *columns, b"".join(batch.data), None)])
+
+    def commit_file(self, host: str, part: str, task: int, attempt: int, segments: Segments) -> None:
+        """Commit one object of more than `INLINE` bytes, which must not change any more."""
         nbytes = sum(memoryview(segment).nbytes for segment in segments)
-        if nbytes > INLINE:
-            self._entries.put(_Large((identity, part, self.run, id, host, attempt, nbytes), segments))
-        else:
-            self.commit_small([(identity, part, self.run, id, host, attempt, nbytes, b"".join(segments), None)])
-
-    def commit_small(self, rows: Sequence[Row]) -> None:
-        """Commit objects of at most `INLINE` bytes.
-
-        A size of -1 says that the task ended well, and nothing of its result.
-        """
-        self._post(_RESULT, rows)
+        row = (self.run, host, part, f"[{task}]", f"[{attempt}]", f"[{nbytes}]", None)
+        self._put(_Large(row, segments))
 
     def start(self, rows: Sequence[tuple[bytes, str, str, int]], then: Callable[[Exception | None], None]) -> None:
         """Attempts that must not be made twice are about to be handed over: identity, id, host, attempt.
@@ -250,7 +275,7 @@ class Journal:
         """
         run = self.run
         made = [(identity, run, id, host, attempt) for identity, id, host, attempt in rows]
-        self._entries.put(_Entry("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?)", made, True, then))
+        self._put(_Entry("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?)", made, True, then))
 
     def settle(self, identities: Iterable[bytes]) -> None:
         """Attempts that must not be made twice are known to have ended, or not to have begun."""
@@ -264,14 +289,14 @@ class Journal:
         """The run is over. `then` is called (in another thread) when everything recorded is committed."""
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         row = (ended, outcome, self.run)
-        self._entries.put(_Entry("UPDATE runs SET ended = ?, outcome = ? WHERE run = ?", [row], False, then))
+        self._put(_Entry("UPDATE runs SET ended = ?, outcome = ? WHERE run = ?", [row], False, then))
 
     def close(self) -> None:
         """Commit what is left and let the file go. May be repeated."""
         if self._lock < 0:
             return
-        self._entries.put(_Entry("DELETE FROM agents", [()]))  # they end with the run that is being closed
-        self._entries.put(None)
+        self._put(_Entry("DELETE FROM agents", [()]))  # they end with the run that is being closed
+        self._put(None)
         self._thread.join()
         with self._reading:
             self._database.close()
@@ -280,25 +305,32 @@ class Journal:
 
     def _post(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         if rows:
-            self._entries.put(_Entry(statement, rows))
+            self._put(_Entry(statement, rows))
+
+    def _put(self, entry: _Entry | _Large | None) -> None:
+        self._entries.put(entry)
+        if entry is None or (isinstance(entry, _Entry) and entry.then is not None):
+            self._hurry.set()
 
     # ---- the thread ------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
         going = True
         while going:
-            batch: list[_Entry] = []
             entry = self._entries.get()
-            until = time.monotonic() + _GATHER_S
+            if isinstance(entry, _Entry) and entry.then is None:
+                # To wake up for each would cost the loop more than the commit does.
+                self._hurry.wait(_GATHER_S)
+            self._hurry.clear()
+            batch: list[_Entry] = []
             while entry is not None:
                 made = self._filed(entry)
                 if made is not None:
                     batch.append(made)
-                left_s = until - time.monotonic()
-                if len(batch) >= _BATCH or left_s <= 0 or (made is not None and made.then is not None):
+                if len(batch) >= _BATCH:
                     break
                 try:
-                    entry = self._entries.get(timeout=left_s)
+                    entry = self._entries.get_nowait()
                 except queue.Empty:
                     break
             going = entry is not None
@@ -309,7 +341,7 @@ class Journal:
         if isinstance(entry, _Entry) or self.error is not None:
             return entry if isinstance(entry, _Entry) else None
         try:
-            return _Entry(_RESULT, [(*entry.row, None, self._file(entry.segments))])
+            return _Entry(_RESULT, [(*entry.row, self._file(entry.segments))])
         except OSError as error:
             self._give_up(error)
             return None

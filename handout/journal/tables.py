@@ -5,28 +5,35 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from handout.data.identity import DIGEST_SIZE
 from handout.errors import JournalError
 
-__all__ = ["FORMAT", "check", "create"]
+__all__ = ["FORMAT", "check", "create", "identity_at"]
 
 #: Changes with the meaning of the tables. There is no conversion: another format is refused.
-FORMAT = 1
+FORMAT = 2
 
 _APPLICATION = 0x48414E44
 
-#: Results are only ever added to, and the last row of an identity and part counts: keeping an index would cost more
-#: than all the rest of recording, and it is needed once, when a run is resumed.
+#: A row of results is of one host and one part, and of as many tasks as ended together: a row for each task would cost
+#: more than all the rest of recording. Tasks are numbers within their run, whose row has their ids and identities;
+#: tasks, attempts and sizes are JSON lists, and the bytes stand one after the other. Rows are only ever added; the
+#: last one of an identity and part counts.
 _TABLES = """
 CREATE TABLE runs (
-    run INTEGER PRIMARY KEY, began TEXT, ended TEXT, outcome TEXT, tasks INTEGER, reused INTEGER, number INTEGER,
-    identities BLOB);
+    run INTEGER PRIMARY KEY, began TEXT, ended TEXT, outcome TEXT, reused INTEGER, number INTEGER,
+    ids TEXT, identities BLOB);
 CREATE TABLE agents (host TEXT PRIMARY KEY, token TEXT, started TEXT);
-CREATE TABLE results (
-    identity BLOB, part TEXT, run INTEGER, id TEXT, host TEXT, attempt INTEGER, nbytes INTEGER, data BLOB, file TEXT);
+CREATE TABLE results (run INTEGER, host TEXT, part TEXT, tasks TEXT, attempts TEXT, sizes TEXT, data BLOB, file TEXT);
 CREATE TABLE starts (identity BLOB PRIMARY KEY, run INTEGER, id TEXT, host TEXT, attempt INTEGER) WITHOUT ROWID;
 CREATE TABLE attempts (run INTEGER, id TEXT, host TEXT, attempt INTEGER, outcome TEXT, error TEXT);
 CREATE TABLE classes (origin TEXT, number INTEGER, module TEXT, name TEXT, PRIMARY KEY (origin, number));
 """
+
+
+def identity_at(identities: bytes, task: int) -> bytes:
+    """One of a run's identities, which its row has in one piece."""
+    return identities[task * DIGEST_SIZE : (task + 1) * DIGEST_SIZE]
 
 
 def create(database: sqlite3.Connection) -> None:

@@ -13,6 +13,7 @@ import pytest
 import handout
 from handout import Cluster, Graph
 from tests import work
+from tests.seen import gone, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -259,8 +260,8 @@ async def test_leaving_the_block_leaves_no_process_behind(cluster: Cluster, tmp_
     for path in paths:
         graph.add(work.sleep_forever, str(path))
     async with cluster.start(graph):
-        await _until(lambda: all(p.exists() and p.read_text() for p in paths))
-    assert all(_gone(int(p.read_text())) for p in paths)
+        await until(lambda: all(p.exists() and p.read_text() for p in paths))
+    assert all(gone(int(p.read_text())) for p in paths)
 
 
 async def test_cancelling_the_caller_leaves_no_process_behind(cluster: Cluster, tmp_path: Path) -> None:
@@ -268,11 +269,11 @@ async def test_cancelling_the_caller_leaves_no_process_behind(cluster: Cluster, 
     path = tmp_path / "pid"
     graph.add(work.spin_ignoring_signals, str(path))
     running = asyncio.create_task(cluster.execute(graph))
-    await _until(lambda: path.exists() and bool(path.read_text()))
+    await until(lambda: path.exists() and bool(path.read_text()))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert _gone(int(path.read_text()))
+    assert gone(int(path.read_text()))
 
 
 async def test_cancelling_one_output_ends_it_and_what_needs_it(cluster: Cluster, tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ async def test_cancelling_one_output_ends_it_and_what_needs_it(cluster: Cluster,
     after = graph.add(work.identity, stuck)
     good = graph.add(work.identity, 1)
     async with cluster.start(graph, on_failure="continue", outputs=[good, after]) as execution:
-        await _until(lambda: path.exists() and bool(path.read_text()))
+        await until(lambda: path.exists() and bool(path.read_text()))
         await execution.cancel(stuck)
         results = await execution.results()
     assert results[good] == 1
@@ -461,19 +462,3 @@ async def test_one_slow_task_does_not_hold_up_those_behind_it(cluster: Cluster, 
             assert done.failure is None
         (tmp_path / "go").touch()
         assert (await execution.results())[outs] == list(range(50))
-
-
-def _gone(pid: int) -> bool:
-    """Whether a process is gone, or has ended and only waits to be reaped."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-async def _until(condition: Any) -> None:
-    """Wait for a condition outside this process: files that tasks write."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)

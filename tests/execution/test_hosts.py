@@ -17,6 +17,7 @@ from handout import Cluster, Graph, Host
 from handout.remote.link import Timings
 from tests import work
 from tests.proxy import start_proxy
+from tests.seen import agent_pid, gone, started, until
 from tests.sshd import OpenSsh, find_sshd, start_sshd
 
 ONE = {"cpu": 1}
@@ -110,13 +111,11 @@ async def test_the_run_goes_on_without_a_host_that_the_others_can_cover(sshd: Op
 async def test_a_host_that_comes_up_later_is_used_then(sshd: OpenSsh) -> None:
     async with start_proxy(sshd.port) as proxy:
         proxy.refuse()
-        late = Host(
-            "late", address="127.0.0.1", port=proxy.port, username=sshd.username, ssh=_through(sshd, proxy.port)
-        )
+        late = sshd.host("late", None, port=proxy.port)
         async with Cluster([late, sshd.host("early", ONE)]) as cluster:
-            await _until(lambda: "late" in cluster.unavailable)
-            proxy.refuse(False)
-            await _until(lambda: "late" in cluster.view.hosts)
+            await until(lambda: "late" in cluster.unavailable)
+            await proxy.listen()
+            await until(lambda: "late" in cluster.view.hosts)
             graph = Graph()
             out = graph.add(work.where, host="late")
             assert (await cluster.execute(graph))[out][0] == "late"
@@ -258,7 +257,7 @@ async def test_an_agent_that_is_killed_costs_only_time(sshd: OpenSsh, tmp_path: 
                     break
             victim = execution.explain(held[0]).host or execution.explain(held[1]).host
             assert victim is not None
-            os.kill(_agent_pid(cluster, victim), signal.SIGKILL)
+            os.kill(agent_pid(started(cluster, victim)), signal.SIGKILL)
             (tmp_path / "go").touch()
             results = await execution.results()
     assert results[held] == [0, 0]
@@ -275,7 +274,7 @@ async def test_results_that_die_with_their_host_are_made_again(sshd: OpenSsh, tm
             async for done in execution.ended([made]):
                 assert done.failure is None
             owner = next(e for e in cluster.driver.peers if execution._active.hosts[0] == e)
-            os.kill(_agent_pid(cluster, owner), signal.SIGKILL)
+            os.kill(agent_pid(started(cluster, owner)), signal.SIGKILL)
             (tmp_path / "go").touch()
             assert (await execution.results())[length] == 2 << 20
 
@@ -289,12 +288,10 @@ async def test_when_the_last_host_goes_for_good_the_run_ends_by_name(tmp_path: P
     folder.mkdir()
     with start_sshd(folder) as server:
         async with start_proxy(server.port) as proxy:
-            host = Host(
-                "only", address="127.0.0.1", port=proxy.port, username=server.username, ssh=_through(server, proxy.port)
-            )
+            host = server.host("only", None, port=proxy.port)
             async with Cluster([host], timings=QUICK) as cluster:
                 async with cluster.start(graph) as execution:
-                    await _until(lambda: (tmp_path / "pid").exists())
+                    await until(lambda: (tmp_path / "pid").exists())
                     proxy.refuse()
                     proxy.cut()
                     with pytest.raises(handout.HandoutError, match="only"):
@@ -303,14 +300,7 @@ async def test_when_the_last_host_goes_for_good_the_run_ends_by_name(tmp_path: P
 
 async def test_a_line_that_drops_for_a_moment_loses_and_repeats_nothing(sshd: OpenSsh, tmp_path: Path) -> None:
     async with start_proxy(sshd.port) as proxy:
-        host = Host(
-            "far",
-            address="127.0.0.1",
-            port=proxy.port,
-            username=sshd.username,
-            ssh=_through(sshd, proxy.port),
-            capabilities={"cpu": 2},
-        )
+        host = sshd.host("far", {"cpu": 2}, port=proxy.port)
         graph = Graph()
         outs = [graph.add(work.mark_and_return, str(tmp_path / "ran"), i) for i in range(300)]
         gate = graph.add(work.wait_for_file, str(tmp_path / "go"))
@@ -322,7 +312,7 @@ async def test_a_line_that_drops_for_a_moment_loses_and_repeats_nothing(sshd: Op
                 for _ in range(3):
                     seen = proxy.connections
                     proxy.cut()
-                    await _until(lambda seen=seen: proxy.connections > seen)
+                    await until(lambda seen=seen: proxy.connections > seen)
                 (tmp_path / "go").touch()
                 results = await execution.results()
         assert results[outs] == list(range(300))
@@ -332,7 +322,7 @@ async def test_a_line_that_drops_for_a_moment_loses_and_repeats_nothing(sshd: Op
 
 async def test_closing_while_the_line_is_down_leaves_no_agent_behind(sshd: OpenSsh) -> None:
     async with start_proxy(sshd.port) as proxy:
-        host = Host("far", address="127.0.0.1", port=proxy.port, username=sshd.username, ssh=_through(sshd, proxy.port))
+        host = sshd.host("far", None, port=proxy.port)
         async with Cluster([host]) as cluster:
             await cluster.execute(one_task())
             started = cluster.driver.peers["far"].link.started
@@ -340,30 +330,23 @@ async def test_closing_while_the_line_is_down_leaves_no_agent_behind(sshd: OpenS
             proxy.cut()
         assert not Path(started.folder).exists()
         # Its connection closes while it exits: it has nothing left to do, and may not be reaped yet.
-        await _until(lambda: _gone(started.supervisor))
+        await until(lambda: gone(started.supervisor))
 
 
 async def test_a_silent_line_is_noticed_and_user_code_ends_with_its_lease(sshd: OpenSsh, tmp_path: Path) -> None:
     async with start_proxy(sshd.port) as proxy:
-        far = Host(
-            "far",
-            address="127.0.0.1",
-            port=proxy.port,
-            username=sshd.username,
-            ssh=_through(sshd, proxy.port),
-            capabilities=ONE,
-        )
+        far = sshd.host("far", ONE, port=proxy.port)
         graph = Graph()
         path = tmp_path / "pid"
         stuck = graph.add(work.sleep_forever, str(path), host="far")
         async with Cluster([far, sshd.host("near", ONE)], require="all", timings=QUICK) as cluster:
             async with cluster.start(graph) as execution:
-                await _until(lambda: path.exists() and bool(path.read_text()))
+                await until(lambda: path.exists() and bool(path.read_text()))
                 proxy.refuse()
                 proxy.stall()
                 with pytest.raises(handout.HandoutError):
                     await execution.results()
-        assert _gone(int(path.read_text()))
+        assert gone(int(path.read_text()))
         del stuck
 
 
@@ -372,14 +355,7 @@ async def test_on_a_slow_line_control_is_at_most_half_a_second_late_past_bulk_in
 ) -> None:
     """Measured one way on one clock: a program that the agent runs says when it was reached."""
     async with start_proxy(sshd.port, bytes_per_s=250_000) as proxy:  # 2 Mbit/s each way
-        host = Host(
-            "slow",
-            address="127.0.0.1",
-            port=proxy.port,
-            username=sshd.username,
-            ssh=_through(sshd, proxy.port),
-            capabilities={"cpu": 2},
-        )
+        host = sshd.host("slow", {"cpu": 2}, port=proxy.port)
         graph = Graph()
         up = graph.add(work.length, os.urandom(800_000))
         down = graph.add(os.urandom, 800_000)
@@ -410,34 +386,3 @@ async def _echo(cluster: Cluster, host: str) -> tuple[float, float, float]:
         clock, 20.0, lambda status, output: answered.set_result((float(output), time.monotonic()))
     )
     return (left, *await answered)
-
-
-def _through(server: OpenSsh, port: int) -> dict[str, object]:
-    """SSH options for a proxy in front of the server: the same key under another port."""
-    path = server.folder / f"known_hosts_{port}"
-    path.write_text((server.folder / "known_hosts").read_text().replace(f":{server.port} ", f":{port} "))
-    return {**server.options, "known_hosts": str(path)}
-
-
-def _agent_pid(cluster: Cluster, host: str) -> int:
-    """The agent's process: it holds the run folder's socket."""
-    started = cluster.driver.peers[host].link.started
-    assert started is not None
-    supervisor = started.supervisor
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    return int(children[0])
-
-
-def _gone(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-async def _until(condition: object) -> None:
-    """Wait for a condition outside this process."""
-    async with asyncio.timeout(20):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.005)

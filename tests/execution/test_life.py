@@ -15,6 +15,7 @@ from handout import Cluster, Graph, Host
 from handout.execution.driver import Driver
 from handout.execution.uninterrupted import uninterrupted
 from tests import work
+from tests.seen import until
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -33,12 +34,6 @@ def stuck(path: Path) -> Graph:
     graph = Graph()
     graph.add(work.sleep_forever, str(path), id="stuck")
     return graph
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def alive(path: Path) -> bool:

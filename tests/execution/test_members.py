@@ -11,7 +11,7 @@ import handout
 from handout import Cluster, Graph, Host
 from handout.observe import TaskStarted
 from tests import work
-from tests.faults.seen import gone, started, until
+from tests.seen import gone, started, until
 from tests.sshd import OpenSsh
 
 ONE = {"cpu": 1}

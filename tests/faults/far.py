@@ -7,8 +7,8 @@ from pathlib import Path
 
 from handout import Host
 from handout.remote.bootstrap import Started
-from tests.faults.seen import agent_pid, gone
 from tests.netns import Namespace
+from tests.seen import agent_pid, gone
 from tests.sshd import OpenSsh
 
 __all__ = ["Far"]

@@ -12,8 +12,8 @@ import pytest
 from handout import Cluster, Graph, Host, start
 from tests import work
 from tests.faults.far import Far
-from tests.faults.seen import family, gone, started, until
 from tests.proxy import Proxy, start_proxy
+from tests.seen import family, gone, started, until
 from tests.sshd import OpenSsh
 
 LIMIT_S = 5.0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.seen import gone
 from tests.netns import make_namespace
+from tests.seen import gone
 
 
 def test_a_namespace_goes_with_its_processes_when_its_test_fails(namespaces: None) -> None:

@@ -18,8 +18,8 @@ import handout
 from handout import Cluster, Graph, Host, Timings
 from handout.observe import HostLeft, HostQuarantined, RunEvent, TaskEnded, TaskHandedOver, TaskSpeculated, TaskStarted
 from tests import work
-from tests.faults.seen import agent_pid, gone, started, until
 from tests.proxy import Proxy, start_proxy
+from tests.seen import agent_pid, gone, started, until
 from tests.sshd import OpenSsh
 
 ONE = {"cpu": 1}
@@ -233,7 +233,7 @@ async def test_row_35_a_line_that_comes_and_goes_takes_nothing_from_the_others(s
                     proxy.refuse()
                     proxy.cut()
                     await asyncio.sleep(0.3)
-                    proxy.refuse(False)
+                    await proxy.listen()
                     await asyncio.sleep(0.3)
                 assert _rate(seen) > 0.9 * steady
                 assert all(event.outcome == "done" for event in of(TaskEnded, seen))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.seen import gone, until
+from tests.seen import gone, until
 from tests.sshd import OpenSsh
 
 ROOT = Path(__file__).parent.parent.parent

@@ -17,10 +17,10 @@ from handout import Cluster, Graph, Host, Timings
 from handout.remote import ssh
 from tests import work
 from tests.faults.far import Far
-from tests.faults.seen import started
 from tests.faults.test_closing import through
 from tests.faults.work import boottime, mark_here
 from tests.proxy import start_proxy
+from tests.seen import started
 from tests.sshd import OpenSsh, find_sshd, start_sshd
 
 QUICK = Timings().scaled(0.1)
@@ -114,7 +114,7 @@ async def test_row_37_a_server_that_drops_every_login_is_named_with_its_limit(
 ) -> None:
     monkeypatch.setattr(ssh, "_FIRST_PAUSE_S", 0.001)
     async with start_proxy(sshd.port) as proxy:
-        proxy.refuse()
+        proxy.turn_away()
         graph = Graph()
         graph.add(work.identity, 1)
         with pytest.raises(handout.HostUnreachableError, match=r"far.*6 times.*MaxStartups"):

@@ -18,8 +18,8 @@ from handout import Cluster, Graph, Timings
 from handout.observe import RunEvent
 from handout.scheduler.events import Event, HostLost, HostSuspected
 from tests.faults.far import Far
-from tests.faults.seen import gone, started, until
 from tests.faults.work import end_when_told, stay_at
+from tests.seen import gone, started, until
 from tests.sshd import OpenSsh
 
 QUICK = Timings().scaled(0.1)

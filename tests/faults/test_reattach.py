@@ -14,11 +14,11 @@ import pytest
 
 from handout import Cluster, Graph, Timings
 from tests.faults.far import Far
-from tests.faults.seen import agent_pid, gone, started, until
 from tests.faults.test_closing import through
 from tests.faults.test_network import far_first, runs
 from tests.faults.work import end_when_told, large, length_when_told, stay_at
 from tests.proxy import start_proxy
+from tests.seen import agent_pid, gone, started, until
 from tests.sshd import OpenSsh
 
 QUICK = Timings().scaled(0.1)
@@ -41,7 +41,7 @@ async def test_a_link_that_drops_is_made_again_to_the_same_agent_which_kept_what
                 await until(lambda: all(runs(tmp_path / f"{name}.ended") for name in "abc"))
                 second = cluster.start(small_graph(tmp_path))
                 async with second:
-                    proxy.refuse(False)
+                    await proxy.listen()
                     assert (await second.results())["second"] == "far"
                 assert (await execution.results())[outs] == ["far"] * 3
             assert started(cluster, "far") == agent

@@ -22,6 +22,7 @@ from handout import Cluster, Graph
 from handout.remote.timings import Timings
 from tests import work
 from tests.faults import deeds
+from tests.seen import gone, until
 from tests.sshd import OpenSsh
 
 ROOT = Path(__file__).parents[2]
@@ -50,21 +51,6 @@ async def fails(cluster: Cluster, function: Callable[..., Any], *args: Any, **op
 
 def notes(error: Exception) -> str:
     return "\n".join(error.__notes__)
-
-
-def gone(path: Path) -> bool:
-    """Whether the process whose number a file holds has ended; a zombie has."""
-    try:
-        stat = Path(f"/proc/{path.read_text()}/stat").read_text()
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[0] == "Z"
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def still_serves(cluster: Cluster) -> None:
@@ -204,7 +190,7 @@ async def test_row_20_a_loop_that_never_ends_is_ended_and_tells_where_it_was(clu
     assert error.limit_s == 0.3 <= error.elapsed_s < 5.0
     assert "in sleep_forever" in error.stack[1]
     assert "in sleep_forever" in notes(error)
-    assert gone(tmp_path / "pid")
+    assert gone(int((tmp_path / "pid").read_text()))
     await still_serves(cluster)
 
 
@@ -224,7 +210,7 @@ async def test_row_20_a_task_that_ignores_sigterm_is_gone_after_the_grace(sshd: 
             await cluster.execute(graph)
         assert 0.8 <= time.monotonic() - began < 5.0
         assert "in spin_ignoring_signals" in caught.value.stack[1]
-        assert gone(tmp_path / "pid")
+        assert gone(int((tmp_path / "pid").read_text()))
 
 
 async def test_row_21_a_task_that_forks_and_forks_leaves_nothing_behind(cluster: Cluster, tmp_path: Path) -> None:
@@ -274,7 +260,7 @@ async def test_row_24_a_daemon_that_left_its_session_and_its_parents_does_not_ei
     path = tmp_path / "pid"
     out = graph.add(deeds.become_a_daemon, str(path))
     assert (await cluster.execute(graph))[out] == "left"
-    assert gone(path)
+    assert gone(int(path.read_text()))
 
 
 async def test_row_24_a_grandchild_does_not_outlive_its_task(cluster: Cluster, tmp_path: Path) -> None:
@@ -282,4 +268,4 @@ async def test_row_24_a_grandchild_does_not_outlive_its_task(cluster: Cluster, t
     path = tmp_path / "pid"
     out = graph.add(work.leave_a_grandchild, str(path))
     assert (await cluster.execute(graph))[out] == "left"
-    assert gone(path)
+    assert gone(int(path.read_text()))

@@ -14,7 +14,7 @@ import pytest
 import handout
 from handout import Cluster, Graph, Host
 from tests import work
-from tests.faults.seen import started, until
+from tests.seen import started, until
 from tests.sshd import OpenSsh
 
 FLIPS = 6

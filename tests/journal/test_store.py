@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from handout.errors import JournalError
-from handout.journal import Journal, read
+from handout.journal import Batch, Journal, read
 from handout.journal.tables import FORMAT
 
 ONE, TWO = b"1" * 16, b"2" * 16
@@ -20,9 +20,9 @@ ONE, TWO = b"1" * 16, b"2" * 16
 def written(path: Path) -> Journal:
     """A journal with one run of two results, a small one and a large one, still open."""
     journal = Journal(path)
-    journal.begin([ONE, TWO], 0, 1, [("o", 1, "__main__", "A")])
-    journal.commit(ONE, "", "one", "h1", 1, [b"small"])
-    journal.commit(TWO, "", "two", "h2", 3, [b"x" * 70_000, memoryview(b"y" * 10)])
+    journal.begin(["one", "two"], [ONE, TWO], 0, 1, [("o", 1, "__main__", "A")])
+    journal.commit(Batch("h1", "", [0], [1], [5], [b"small"]))
+    journal.commit_file("h2", "", 1, 3, [b"x" * 70_000, memoryview(b"y" * 10)])
     finish(journal)
     return journal
 
@@ -108,7 +108,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_starts_that_were_not_settled_are_told(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
-    journal.begin([ONE, TWO], 0, 1, [])
+    journal.begin(["one", "two"], [ONE, TWO], 0, 1, [])
     there = threading.Event()
     journal.start([(ONE, "one", "h1", 1), (TWO, "two", "h2", 1)], lambda error: there.set())
     assert there.wait(20)
@@ -149,12 +149,32 @@ def test_a_result_whose_file_is_gone_or_cut_is_not_committed(tmp_path: Path) -> 
 
 def test_a_journal_that_cannot_be_written_says_so_once_and_commits_nothing_more(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
-    journal.begin([ONE], 0, 1, [])
+    journal.begin(["one", "two"], [ONE, TWO], 0, 1, [])
     (tmp_path / "run.db.objects").write_text("in the way")
-    journal.commit(TWO, "", "two", "h", 1, [b"x" * 100_000])
-    journal.commit(ONE, "", "one", "h", 1, [b"small"])
+    journal.commit_file("h", "", 1, 1, [b"x" * 100_000])
+    journal.commit(Batch("h", "", [0], [1], [5], [b"small"]))
     error = finish(journal)
     assert isinstance(error, JournalError)
     assert "cannot be used" in str(error)
     journal.close()
     assert read(tmp_path / "run.db").tasks == []
+
+
+def test_tasks_that_ended_together_are_one_row_and_each_is_found(tmp_path: Path) -> None:
+    """The last that is recorded of a task counts; a size of -1 says that it ended, and nothing of its result."""
+    identities = [bytes([i]) * 16 for i in range(4)]
+    journal = Journal(tmp_path / "run.db")
+    journal.begin([f"t{i}" for i in range(4)], identities, 0, 1, [])
+    journal.commit(Batch("a", "", [3, 0, 1], [1, 1, 2], [2, -1, 3], [b"33", b"111"]))
+    journal.commit(Batch("b", "[0]", [0], [1], [0], [b""]))
+    journal.commit(Batch("b", "", [3], [2], [4], [b"3333"]))
+    journal.close()
+    journal = Journal(tmp_path / "run.db")
+    known = journal.committed(identities)
+    journal.close()
+    pieces = {i: {part: piece.data for part, piece in known[identity].pieces.items()}
+              for i, identity in enumerate(identities) if identity in known}  # fmt: skip
+    assert pieces == {0: {"[0]": b""}, 1: {"": b"111"}, 3: {"": b"3333"}}
+    assert known[identities[3]].pieces[""].host == "b"
+    assert [(t.id, t.host, t.attempt, t.nbytes) for t in read(tmp_path / "run.db").tasks] == [
+        ("t0", "a", 1, None), ("t1", "a", 2, 3), ("t3", "b", 2, 4)]  # fmt: skip

@@ -17,6 +17,7 @@ from handout.remote.link import Timings
 from handout.remote.ssh import SshLauncher
 from tests import work
 from tests.proxy import Proxy, start_proxy
+from tests.seen import until
 from tests.sshd import OpenSsh, find_sshd, start_sshd
 
 NOWHERE = Started("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, True, "a1")
@@ -38,12 +39,6 @@ def behind(server: OpenSsh, proxy: Proxy) -> Host:
     return Host(
         "far", address="127.0.0.1", port=proxy.port, username=server.username, ssh=options, capabilities={"cpu": 1}
     )
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.005)
 
 
 async def test_a_host_that_falls_silent_while_its_agent_starts_ends_by_name(
