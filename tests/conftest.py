@@ -16,3 +16,10 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSsh]:
         pytest.skip("no OpenSSH server on this machine: install openssh-server")
     with start_sshd(tmp_path_factory.mktemp("sshd")) as server:
         yield server
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-n 2``, folders are spread over two processes, and none is torn apart."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.parent.name))

@@ -18,6 +18,11 @@ ROOT = Path(__file__).parent.parent.parent
 LEASE_S, SLACK_S = 3.0, 2.0
 
 
+def _heed_interrupts() -> None:
+    """As from a terminal: what is run in the background ignores them, and so does what that runs."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("times", [1, 2])
 async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
     sshd: OpenSsh, tmp_path: Path, times: int
@@ -31,7 +36,7 @@ async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
         str(sshd.inventory_file({"a": "{ cpu = 1 }"})),
         str(path),
     ]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts) as program:
         try:
             await until(lambda: path.exists() and path.read_text())
             began = time.monotonic()
