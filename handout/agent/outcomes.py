@@ -280,6 +280,8 @@ class Outcomes:
         """End tasks that run: coroutines of a shared loop one by one, anything else with its worker."""
         for task in tasks:
             task.dying = True
+            if not hand.shared:
+                task.started = hand.page[words.STARTED]
         if hand.shared:
             self._dispatcher.cancel_coroutines(hand, tasks)
             self._loop.call_later(grace_s, self._end_stubborn, hand, list(tasks))

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from handout.agent.serial import Segment, loads
 
 __all__ = ["ObjectTable"]
 
-_Held = bytes | bytearray | memoryview | mmap.mmap | list[Segment]
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An object in a file of its own; it is opened while somebody reads it, for there may be thousands."""
+
+    path: Path
+    nbytes: int
+
+
+_Held = bytes | bytearray | memoryview | mmap.mmap | list[Segment] | _File
 
 
 class ObjectTable:
@@ -69,6 +80,11 @@ class ObjectTable:
             self._held[number] = mmap.mmap(data.fileno(), nbytes, access=mmap.ACCESS_READ) if nbytes else b""
             data.close()
 
+    def put_file(self, number: int, path: Path, nbytes: int) -> None:
+        """`put` for an object whose bytes are in a file that stays."""
+        if number not in self._held:
+            self._held[number] = _File(path, nbytes) if nbytes else b""
+
     def put_new(self, number: int, data: bytes) -> None:
         """`put` for small results, once each."""
         held = self._held
@@ -77,10 +93,17 @@ class ObjectTable:
             self.nbytes += len(data)
 
     def segments(self, number: int) -> list[Segment] | None:
-        """An object's bytes, in parts, or None where it is not here."""
+        """An object's bytes, in parts, or None where it is not here.
+
+        Raises:
+            OSError: Its file cannot be read.
+        """
         held = self._held.get(number)
         if held is None:
             return None
+        if isinstance(held, _File):
+            with held.path.open("rb") as file:
+                held = mmap.mmap(file.fileno(), held.nbytes, access=mmap.ACCESS_READ)
         if isinstance(held, list):
             return held
         return [memoryview(held) if isinstance(held, mmap.mmap) else held]
@@ -90,12 +113,15 @@ class ObjectTable:
         held = self._held.get(number)
         if type(held) is bytes:
             return held if len(held) <= limit else None
-        if held is None or isinstance(held, mmap.mmap) or self.size(number) > limit:
+        if held is None or isinstance(held, mmap.mmap | _File) or self.size(number) > limit:
             return None
         return b"".join(held) if isinstance(held, list) else bytes(held)
 
     def size(self, number: int) -> int:
         """How many bytes an object has that is here."""
+        held = self._held.get(number)
+        if isinstance(held, _File):
+            return held.nbytes
         return sum(memoryview(segment).nbytes for segment in self.segments(number) or ())
 
     def value(self, number: int, load: Callable[[Segment], Any] = loads) -> Any:

@@ -20,6 +20,7 @@ from handout.execution.keeper import Keeper
 from handout.execution.loopwatch import LoopWatch
 from handout.execution.members import Members
 from handout.execution.options import RunOptions
+from handout.execution.peer import Peer
 from handout.execution.results import Results
 from handout.execution.uninterrupted import uninterrupted
 from handout.graph import Graph
@@ -83,7 +84,7 @@ class Cluster:
         self._members: Members | None = None
         #: Agents of an earlier controller, and by host what they have; None where one could not be had.
         self._known: Mapping[str, KnownAgent] = {}
-        self._found: dict[str, Found | None] = {}
+        self._found: dict[str, tuple[Peer, Found] | None] = {}
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -143,12 +144,16 @@ class Cluster:
             self._driver.post(ev.HostExpected(name, host.price_per_hour))
         self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
 
-    async def wait_until_adopted(self) -> Mapping[str, Found]:
-        """Wait until every known agent has been asked what it has; answers those that are there. Bounded in time."""
+    async def wait_until_adopted(self) -> None:
+        """Wait until every known agent has been asked what it has. Bounded in time."""
         while len(self._found) < len(self._known) and self._serving is not None and not self._serving.done():
             self._settling.clear()
             await self._settling.wait()
-        return {name: found for name, found in self._found.items() if found is not None}
+
+    def adopted(self) -> Mapping[str, Found]:
+        """What agents of an earlier controller have, as far as they are still there."""
+        peers = self.driver.peers
+        return {name: each[1] for name, each in self._found.items() if each is not None and peers.get(name) is each[0]}
 
     def release(self, run: int) -> None:
         """The run is there that adopted agents' messages are about."""
@@ -156,7 +161,7 @@ class Cluster:
             self._members.release(run)
 
     def _on_adopted(self, name: str, found: Found | None) -> None:
-        self._found[name] = found
+        self._found[name] = None if found is None else (self.driver.peers[name], found)
         self._settling.set()
 
     async def wait_until_usable(self) -> None:

@@ -186,6 +186,8 @@ class Driver:
         if self._closed:
             run.finish(_closed_under(run))
             return
+        if run.recorder is not None:
+            run.recorder.watch(lambda error: self._lose_journal(run, error))
         self.post(ev.RunSubmitted(run.number, run.spec), *facts)
 
     def forget(self, run: ActiveRun) -> None:
@@ -251,20 +253,19 @@ class Driver:
             return  # the event that says so is on its way to the core
         if run.recorder is not None and run.recorder.must_wait(command):
             recorder = run.recorder
-            recorder.start(run, command, lambda error: self._start_recorded(run, recorder, command, error))
+            recorder.start(run, command, lambda error: self._start_recorded(run, recorder, peer, command, error))
             return
         self._hand_over(run, peer, command)
 
     def _start_recorded(
-        self, run: ActiveRun, recorder: Recorder, command: do.StartTasks, error: Exception | None
+        self, run: ActiveRun, recorder: Recorder, peer: Peer, command: do.StartTasks, error: Exception | None
     ) -> None:
-        """Hand over what was not called off while its start was being recorded."""
-        peer = self.peers.get(command.host)
+        """Hand over what was not called off while its start was being recorded, if the host is still there."""
         pairs = zip(command.tasks, command.attempts, strict=True)
         still = [i for i, (task, attempt) in enumerate(pairs) if recorder.release(run, task, attempt)]
         if error is not None:
             self._lose_journal(run, error)
-        elif still and peer is not None and run.number in self.runs:
+        elif still and self.peers.get(command.host) is peer and run.number in self.runs:
             self._hand_over(run, peer, command.only(still))
 
     def _lose_journal(self, run: ActiveRun, error: Exception) -> None:
@@ -400,7 +401,7 @@ class Driver:
             return
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
             if run.recorder.release(run, task, attempt):
-                run.recorder.not_started(task)
+                run.recorder.not_started([task])
                 self.post(ev.TasksReturned(command.host, run.number, [task], [attempt]))
 
     def _ask_allocator(self, command: do.AskAllocator) -> None:

@@ -108,7 +108,7 @@ class Execution:
                 self._recorder = await Recorder.open(journal, plan)
             run = self._prepare(plan)
             if self._owns_cluster:
-                self._cluster.begin({} if self._recorder is None else self._recorder.known_agents())
+                self._cluster.begin({} if self._recorder is None else self._recorder.earlier.known_agents())
                 if self._cluster.required > 1:
                     await self._until_enough(run)
             await self._begin(run)
@@ -130,13 +130,11 @@ class Execution:
         if recorder is None:
             self._submit(run, [])
             return
-        found = await self._cluster.wait_until_adopted() if self._owns_cluster else {}
-        facts = await recorder.recall(run, found)
-        for number, name in recorder.sources.items():
-            # Results of hosts that are not known to be trusted are read as data.
-            host = self._cluster.inventory.get(name)
-            if host is None or host.trust != "full":
-                run.suspects[number] = name
+        await recorder.earlier.read()
+        await self._cluster.wait_until_adopted()
+        # What agents have is asked for last: who was lost in the meantime has nothing any more.
+        hosts = self._cluster.inventory.values()
+        facts = recorder.begin(run, self._cluster.adopted(), {host.name for host in hosts if host.trust != "full"})
         if self._owns_cluster:
             # Agents are recorded only where they end with this run: those of a cluster serve others, too.
             self._cluster.driver.recorder = recorder
@@ -161,8 +159,8 @@ class Execution:
             journal_results=options.get("journal_results", "all"),
         )
         number = self._cluster.next_run()
-        if self._recorder is not None:
-            number = self._recorder.number_after(number)
+        if self._recorder is not None and self._owns_cluster:  # agents of a shared one serve other runs, too
+            number = self._recorder.earlier.number_after(number)
         encoded = encode_plan(plan)
         journaled = policy.journal is not None
         outputs = journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
@@ -234,7 +232,7 @@ class Execution:
         if self._owns_cluster:
             await self._cluster.close(within_s=deadline - loop.time())
         if self._recorder is not None:
-            await self._recorder.close()
+            await self._recorder.close(max(_CLOSE_S, deadline - loop.time()))
 
     def _post(self, event: ev.Event) -> None:
         if self._driver is not None:

@@ -83,19 +83,22 @@ class Hearing:
             # Also from the host that it was given to: no host answers for another one's tasks.
             current = batch.current[task] & tickets.ATTEMPT == attempt and batch.run.hosts[task] == peer.name
             current = current or self._driver.core.is_live(number, task, peer.name, attempt)
+            if current and not peer.trusted:
+                batch.run.suspect(task, peer.name)
             for made, size, length in zip(batch.run.task_objects[task], sizes, lengths, strict=True):
                 if length >= 0:
                     if length != size or position + length > len(view):
                         raise ValueError(f"{length} bytes of an object of {size}, where {len(view) - position} are")
                     if current:  # else the core drops it: so must the bytes be
                         batch.run.objects.put_new(made, bytes(view[position : position + length]))
+                        if batch.run.recorder is not None and batch.run.outcomes[task] is not None:
+                            # It was made again: nobody will hear of its end once more.
+                            batch.run.recorder.arrived(batch.run, made, batch.current)
                     position += length
                     if batch.run.on_object:
                         self._loop.call_soon(batch.run.arrived, made)
                 elif size >= 0:
                     held = False
-            if current and not peer.trusted:
-                batch.run.suspect(task, peer.name)
             batch.tasks.append(task)
             batch.attempts.append(attempt)
             batch.durations_s.append(micros / 1e6)
@@ -116,7 +119,7 @@ class Hearing:
         run.trails.setdefault(task, Trail(failure)).note(failure, retries)
         retryable = failure.report["retryable"] = self._is_retryable(run, task, failure)
         if run.recorder is not None:
-            run.recorder.failed(failure, attempt)
+            run.recorder.failed(failure, task, attempt)
         if run.watchers:
             self._driver.failed_attempts.append((run, task, attempt, failure))
         kind: Any = failure.kind
@@ -142,8 +145,12 @@ class Hearing:
 
     def _on_returned(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
         for number, tasks, attempts in tickets.by_run(fields["ticket"]):
-            if number in self._driver.runs:
-                self._driver.post(ev.TasksReturned(peer.name, number, tasks, attempts))
+            run = self._driver.runs.get(number)
+            if run is None:
+                continue
+            if run.recorder is not None:
+                run.recorder.not_started(tasks)
+            self._driver.post(ev.TasksReturned(peer.name, number, tasks, attempts))
 
     def _on_started(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
         for number, tasks, attempts in tickets.by_run(fields["ticket"]):

@@ -144,6 +144,7 @@ class Keeper:
         self._settled(self.host.name, None)
         self._stability.joined(self._driver.now)
         await self._stay()
+        self._adoption = None  # what an agent said that is gone now is about nothing
         return self._stability.lost(self._driver.now)
 
     async def _pause(self, pause_s: float, give_up_at: float, error: HandoutError | None) -> float:

@@ -1,37 +1,38 @@
-"""One run and its journal: what is told to it, and what it tells of earlier runs."""
+"""One run and its journal: what is told to it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-import importlib
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 from handout.agent import serial
-from handout.agent.serial import Segment
 from handout.data.encode import EncodedRun
 from handout.data.identity import Identities
 from handout.errors import OutcomeUnknownError
-from handout.execution import tickets
-from handout.execution.adoption import Found, KnownAgent
+from handout.execution.adoption import Found
+from handout.execution.earlier import Earlier
 from handout.execution.uninterrupted import uninterrupted
 from handout.graph.plan import Plan
-from handout.journal import INLINE, Batch, Committed, Journal
-from handout.remote.bootstrap import Started
+from handout.journal import INLINE, Batch, Journal
 from handout.remote.bundle import agent_bundle
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
-from handout.scheduler.spec import CONTROLLER
 from handout.scheduler.states import Outcome
 
 if TYPE_CHECKING:
     from handout.execution.active import ActiveRun
     from handout.execution.failure import Failure
     from handout.remote.link import Link
+
+logger = logging.getLogger("handout")
 
 #: Ends after which it is known what happened.
 _KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
@@ -63,17 +64,6 @@ async def _close(opening: asyncio.Future[Journal]) -> None:
         await asyncio.to_thread(opening.result().close)
 
 
-def _objects_of(run: int, found: Mapping[str, Found]) -> dict[int, list[tuple[str, int]]]:
-    """By object of a run: the hosts that have it, and its size."""
-    objects: dict[int, list[tuple[str, int]]] = {}
-    for host, each in found.items():
-        for key, nbytes in each.objects:
-            owner, number = tickets.key_parts(key)
-            if owner == run:
-                objects.setdefault(number, []).append((host, nbytes))
-    return objects
-
-
 class Recorder:
     """Records one run.
 
@@ -92,10 +82,10 @@ class Recorder:
         #: Tasks that must not run twice.
         self._once = frozenset(task for task, options in enumerate(plan.options) if not options.idempotent)
         self._loop = asyncio.get_running_loop()
-        #: Tasks that an earlier run committed.
-        self.reused: set[int] = set()
-        #: By object that an earlier run committed: whose bytes they are.
-        self.sources: dict[int, str] = {}
+        #: What earlier runs left.
+        self.earlier = Earlier(journal, self._identities, self._once)
+        #: By host: the link to the agent that a later run could go on with, were this one to end here.
+        self._links: dict[str, Link] = {}
         #: Attempts that wait for their start to be on the disk: run, task, attempt.
         self._held: set[tuple[int, int, int]] = set()
 
@@ -114,125 +104,67 @@ class Recorder:
             await uninterrupted(_close(opening))
             raise
 
-    async def close(self) -> None:
-        """Commit what is left, and let the journal go."""
-        await asyncio.to_thread(self._journal.close)
-
-    # ---- facts of earlier runs -------------------------------------------------------------------------------
-
-    def number_after(self, number: int) -> int:
-        """What agents are to know this run by: what they knew the same tasks by before, else what they never knew.
+    async def close(self, within_s: float) -> None:
+        """Commit what is left, and let the journal go.
 
         Args:
-            number: Which would be next on the cluster.
+            within_s: Seconds that this may take; after them a thread goes on with it, with a warning.
         """
-        last, identities = self._journal.last_run()
-        if last and identities == b"".join(self._tasks):
-            return last
-        return max(number, last + 1)
+        for host, link in self._links.items():
+            if link.seen_out:
+                self._journal.forget_agent(host)
+        closed = asyncio.Event()
+        # Of its own, and a daemon: a disk that does not answer must not keep the program from ending.
+        threading.Thread(target=self._close, args=(closed,), name="handout-journal-close", daemon=True).start()
+        try:
+            async with asyncio.timeout(within_s):
+                await closed.wait()
+        except TimeoutError:
+            logger.warning("The journal %s is still being written; it is in use until then.", self._journal.path)
 
-    def known_agents(self) -> dict[str, KnownAgent]:
-        """Agents that a lost controller of these tasks left behind, by host, as far as they are of this version."""
-        digest = agent_bundle().digest
-        known = {}
-        for host, token, text in self._journal.agents():
-            said = json.loads(text)
-            if said.pop("digest") == digest:
-                said["python"] = tuple(said["python"])
-                known[host] = KnownAgent(host, Started(**said), token)
-        return known
+    def _close(self, closed: asyncio.Event) -> None:
+        try:
+            self._journal.close()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop that waited has ended
+                self._loop.call_soon_threadsafe(closed.set)
+
+    def begin(self, run: ActiveRun, found: Mapping[str, Found], data_only: Collection[str]) -> list[ev.Event]:
+        """Record that the run begins; answers what is known of earlier ones, as events for the core.
+
+        Args:
+            run: Submitted in the same turn; results that were committed are among its objects then.
+            found: By host, what agents have that went on without a controller, and are there.
+            data_only: Hosts of which only data is taken.
+        """
+        self._objects = frozenset(run.spec.outputs)
+        facts = self.earlier.facts(run, found, data_only)
+        classes = [(*token, module, name) for token, module, name in serial.own_classes()]
+        self._journal.begin(self._ids, self._tasks, len(self.earlier.done), run.number, classes)
+        return facts
+
+    def watch(self, lost: Callable[[Exception], None]) -> None:
+        """Have `lost` called (on the loop) when the journal cannot be written any more."""
+        self._journal.on_error = self._on_loop(lost)
 
     def agent(self, host: str, link: Link) -> None:
         """An agent serves the run."""
         if link.started is not None:
+            self._links[host] = link
             said = {**dataclasses.asdict(link.started), "digest": agent_bundle().digest}
             self._journal.agent(host, link.token, json.dumps(said))
-
-    async def recall(self, run: ActiveRun, found: Mapping[str, Found]) -> list[ev.Event]:
-        """What is known of earlier runs, as events for the core; committed results are in the run's objects then.
-
-        Args:
-            run: As it will be submitted.
-            found: By host, what agents have that went on without a controller.
-        """
-        self._objects = frozenset(run.spec.outputs)
-        tasks = self._tasks
-        known = await asyncio.to_thread(self._journal.committed, tasks)
-        lost = await asyncio.to_thread(self._journal.started, [i for i in tasks if i not in known])
-        self._adopt_classes()
-        going_on = {host: tickets.of_run(each.tickets, run.number) for host, each in found.items()}
-        began = {task for own, _ in going_on.values() for task in own}
-        left = _objects_of(run.number, found)
-        done: list[int] = []
-        replicas: list[tuple[int, int, str]] = []
-        for task, identity in enumerate(tasks if known or left else ()):
-            committed = known.get(identity)
-            made = [number for number in run.task_objects[task] if run.wanted[number]]
-            if committed is not None:
-                self.reused.add(task)
-                run.hosts[task] = committed.host
-                replicas += [(number, nbytes, CONTROLLER) for number, nbytes in self._take(run, task, committed)]
-            elif task in began or not made or not all(number in left for number in made):
-                continue  # else it ended in the moment before the controller did: what it made is there
-            done.append(task)
-            for number in made:
-                replicas += [(number, nbytes, host) for host, nbytes in left.get(number, ())]
-        unknown = [
-            task for task, identity in enumerate(tasks if lost else ()) if identity in lost and task not in began
-        ]
-        classes = [(*token, module, name) for token, module, name in serial.own_classes()]
-        self._journal.begin(self._ids, tasks, len(done), run.number, classes)
-        events: list[ev.Event] = []
-        if done:
-            numbers, sizes, hosts = [r[0] for r in replicas], [r[1] for r in replicas], [r[2] for r in replicas]
-            events.append(ev.ResultsCommitted(run.number, done, numbers, sizes, hosts))
-        for host, (own, attempts) in going_on.items():
-            for task in own:
-                run.hosts[task] = host
-            if own:
-                events.append(ev.AttemptsFound(host, run.number, own, attempts))
-        if unknown:
-            events.append(ev.AttemptsUnknown(run.number, unknown, [lost[tasks[task]] for task in unknown]))
-        return events
-
-    def _take(self, run: ActiveRun, task: int, found: Committed) -> Iterable[tuple[int, int]]:
-        """Put a task's committed objects into the run; answers their numbers and sizes."""
-        for number in run.task_objects[task]:
-            piece = found.pieces.get(self._identities.part_of(number))
-            if piece is None or not run.wanted[number]:
-                continue
-            if piece.file is None:
-                run.objects.put(number, piece.data or b"", piece.nbytes)
-            else:
-                run.objects.put(number, piece.file.open("rb"), piece.nbytes)
-            self.sources[number] = piece.host
-            yield number, piece.nbytes
-
-    def _adopt_classes(self) -> None:
-        """Results of an earlier process are of its classes of ``__main__``: those of the same names here."""
-        for origin, number, module, name in self._journal.classes():
-            found: Any = None
-            try:
-                found = importlib.import_module(module)
-                for part in name.split("."):
-                    found = getattr(found, part)
-            except (ImportError, AttributeError):
-                continue  # it is gone; what was of it becomes what its definition says, which travelled with it
-            if isinstance(found, type):
-                serial.adopt((origin, number), found)
 
     # ---- what happens ----------------------------------------------------------------------------------------
 
     def ended(self, run: ActiveRun, command: do.TasksEnded, attempts: Sequence[int]) -> None:
         """Tasks ended. What is here of their results is committed; the rest is when it arrives."""
-        batches: dict[tuple[str, str], Batch] = {}
+        batches: dict[tuple[str, str, bool], Batch] = {}
         settled: list[bytes] = []
-        once, reused, made = self._once, self.reused, run.task_objects
-        columns = zip(command.tasks, command.outcomes, command.hosts, command.failures, strict=True)
-        for task, outcome, host, failure in columns:
+        once, reused, made = self._once, self.earlier.reused, run.task_objects
+        for task, outcome, failure in zip(command.tasks, command.outcomes, command.failures, strict=True):
             if outcome is Outcome.DONE and (task not in reused or attempts[task]):
                 for number in made[task]:
-                    self._add(batches, run, task, number, host, attempts[task])
+                    self._add(batches, run, task, number, attempts[task])
             if task in once and outcome in _KNOWN and not isinstance(failure, OutcomeUnknownError):
                 settled.append(self._tasks[task])
         for batch in batches.values():
@@ -241,24 +173,19 @@ class Recorder:
             self._journal.settle(settled)
 
     def _add(
-        self, batches: dict[tuple[str, str], Batch], run: ActiveRun, task: int, number: int, host: str, attempt: int
+        self, batches: dict[tuple[str, str, bool], Batch], run: ActiveRun, task: int, number: int, attempt: int
     ) -> None:
         """Add an object to those that ended with it; where its bytes are not here or many, only that its task ended."""
-        data = run.objects.small(number, INLINE) if number in self._objects else None
-        part = ""
-        if number != task:
-            part = self._identities.part_of(number)
-        if data is None:
-            segments = run.objects.segments(number) if number in self._objects else None
-            if segments is not None:
-                self._commit(run, number, segments, host, attempt)
-            if number != task:
-                return
-        # Whose bytes they are decides how they are read when they are taken up again.
-        source = run.suspects.get(number, host)
-        batch = batches.get((source, part))
+        here = number in self._objects and number in run.objects
+        data = run.objects.small(number, INLINE) if here else None
+        if here and data is None:
+            self._commit(run, number, attempt)
+        if data is None and number != task:
+            return
+        source = self._source(run, number)
+        batch = batches.get(source)
         if batch is None:
-            batch = batches[source, part] = Batch(source, part)
+            batch = batches[source] = Batch(*source)
         batch.tasks.append(task)
         batch.attempts.append(attempt)
         if data is None:
@@ -267,27 +194,37 @@ class Recorder:
             batch.sizes.append(len(data))
             batch.data.append(data)
 
+    def _source(self, run: ActiveRun, number: int) -> tuple[str, str, bool]:
+        """Whose bytes an object is made of, which part of a result it is, and whether that host gives only data."""
+        task = run.spec.producer[number]
+        suspect = run.suspects.get(number) if run.suspects else None
+        part = "" if number == task else self._identities.part_of(number)
+        return suspect or run.hosts[task], part, suspect is not None
+
     def arrived(self, run: ActiveRun, number: int, attempts: Sequence[int]) -> None:
         """An object came to the controller after its task had ended."""
         task = run.spec.producer[number]
+        if number in self._objects and run.outcomes[task] is Outcome.DONE:
+            self._commit(run, number, attempts[task])
+
+    def _commit(self, run: ActiveRun, number: int, attempt: int) -> None:
         segments = run.objects.segments(number)
-        if number in self._objects and run.outcomes[task] is Outcome.DONE and segments is not None:
-            self._commit(run, number, segments, run.hosts[task], attempts[task])
-
-    def _commit(self, run: ActiveRun, number: int, segments: Sequence[Segment], host: str, attempt: int) -> None:
-        task = run.spec.producer[number]
-        part = self._identities.part_of(number)
-        source = run.suspects.get(number, host)
-        if run.objects.size(number) > INLINE:
-            self._journal.commit_file(source, part, task, attempt, segments)
+        if segments is None:
+            return
+        nbytes = run.objects.size(number)
+        batch = Batch(*self._source(run, number), [run.spec.producer[number]], [attempt], [nbytes])
+        if nbytes > INLINE:
+            self._journal.commit_file(batch, segments)
         else:
-            data = b"".join(segments)
-            self._journal.commit(Batch(source, part, [task], [attempt], [len(data)], [data]))
+            batch.data.append(b"".join(segments))
+            self._journal.commit(batch)
 
-    def failed(self, failure: Failure, attempt: int) -> None:
+    def failed(self, failure: Failure, task: int, attempt: int) -> None:
         """An attempt failed."""
         reason = str(failure.report.get("message") or failure.kind)
         self._journal.failed(failure.id, failure.host or "", attempt, failure.kind, reason)
+        if failure.kind == "cancelled" and not failure.report.get("elapsed_s"):
+            self.not_started([task])
 
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
         """The run is over; `then` is called on the loop when all of it is committed, or with what went wrong."""
@@ -316,12 +253,13 @@ class Recorder:
         self._held.discard(key)
         return True
 
-    def not_started(self, task: int) -> None:
-        """A recorded start was called off before it was handed over."""
-        self._journal.settle([self._tasks[task]])
+    def not_started(self, tasks: Iterable[int]) -> None:
+        """Attempts were called off before they began."""
+        self._journal.settle([self._tasks[task] for task in tasks if task in self._once])
 
-    def _on_loop(self, then: Callable[[Exception | None], None]) -> Callable[[Exception | None], None]:
-        def told(error: Exception | None) -> None:
-            self._loop.call_soon_threadsafe(then, error)
+    def _on_loop(self, then: Callable[[Any], None]) -> Callable[[Any], None]:
+        def told(error: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it everybody who would want to know
+                self._loop.call_soon_threadsafe(then, error)
 
         return told

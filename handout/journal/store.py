@@ -27,6 +27,8 @@ INLINE: Final = 64 << 10
 #: Entries that become one commit, at most, and the seconds that they are gathered for where nobody waits for them.
 _BATCH: Final = 4096
 _GATHER_S: Final = 0.01
+#: Begins the names of files that are being written.
+_UNFINISHED: Final = "new-"
 
 Segments = Sequence[bytes | bytearray | memoryview]
 
@@ -35,8 +37,9 @@ Segments = Sequence[bytes | bytearray | memoryview]
 class Piece:
     """One committed object: its bytes, or the file that holds them."""
 
-    #: Whose bytes they are.
+    #: Whose bytes they are, and whether that host was trusted with data alone.
     host: str
+    data_only: bool
     nbytes: int
     data: bytes | None
     file: Path | None
@@ -67,7 +70,9 @@ class Batch:
     """Results of tasks that ended together: of one host, and the same part of each."""
 
     host: str
-    part: str
+    part: str = ""
+    #: Whether the host was trusted with data alone.
+    data_only: bool = False
     #: By result: its task's number, the attempt that made it, and its size; -1 says only that the task ended well.
     tasks: list[int] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
@@ -80,11 +85,11 @@ class Batch:
 class _Large:
     """An object that is to become a file, and then the row that names it."""
 
-    row: Sequence[Any]
+    batch: Batch
     segments: Segments
 
 
-_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Journal:
@@ -106,11 +111,16 @@ class Journal:
         except BaseException:
             os.close(self._lock)
             raise
+        for unfinished in self._folder.glob(f"{_UNFINISHED}*"):
+            unfinished.unlink()  # of a program that was killed: the lock says that nobody writes it now
         self.run = 0
         #: Held while a thread reads: whoever wanted to know may have given up by then, and close.
         self._reading = threading.Lock()
         #: What went wrong; nothing is written after it.
         self.error: Exception | None = None
+        #: Called with it (in another thread), once.
+        self.on_error: Callable[[Exception], None] = lambda error: None
+        self._closing = False
         self._entries: queue.SimpleQueue[_Entry | _Large | None] = queue.SimpleQueue()
         #: Somebody waits for a commit.
         self._hurry = threading.Event()
@@ -157,7 +167,7 @@ class Journal:
     def _unusable(self, reason: str) -> JournalError:
         return JournalError(
             f"The journal {str(self.path)!r} cannot be used: {reason}.",
-            remedy="Check the path, its permissions and the free space.",
+            remedy="Check the path, its permissions and the free space; what is committed is kept for the next call.",
             path=str(self.path),
         )
 
@@ -171,28 +181,29 @@ class Journal:
             if not known:
                 return found
             rows = self._database.execute(
-                "SELECT run, host, part, tasks, sizes, data, file FROM results ORDER BY rowid"
+                "SELECT run, host, data_only, part, tasks, sizes, data, file FROM results ORDER BY rowid"
             )
-            for run, host, part, tasks, sizes, data, file in rows:
+            for run, host, data_only, part, tasks, sizes, data, file in rows:
                 at = 0
                 for task, nbytes in zip(json.loads(tasks), json.loads(sizes), strict=True):
                     identity = identity_at(known[run], task)
                     if identity in wanted:
                         committed = found.setdefault(identity, Committed(host))
                         committed.host = host
-                        piece = self._piece(host, nbytes, data, at, file)
+                        piece = self._piece(host, bool(data_only), nbytes, data, at, file)
                         if piece is not None:
                             committed.pieces[part] = piece
                     at += max(0, nbytes)
         return found
 
-    def started(self, identities: Iterable[bytes]) -> dict[bytes, str]:
-        """Those that must not run twice, were handed over, and were not seen to end; with their hosts."""
+    def started(self, identities: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
+        """Those that must not run twice, were handed over, and were not seen to end; with host and attempt."""
         if self._database.execute("SELECT 1 FROM starts").fetchone() is None:
             return {}
         with self._reading, self._database:
             self._ask_for(identities)
-            return dict(self._database.execute("SELECT identity, host FROM starts NATURAL JOIN temp.wanted"))
+            rows = self._database.execute("SELECT identity, host, attempt FROM starts NATURAL JOIN temp.wanted")
+            return {identity: (host, attempt) for identity, host, attempt in rows}
 
     def _ask_for(self, identities: Iterable[bytes]) -> None:
         self._database.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (identity BLOB PRIMARY KEY) WITHOUT ROWID")
@@ -200,15 +211,15 @@ class Journal:
         self._database.execute("DELETE FROM temp.wanted")
         self._database.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((each,) for each in identities))
 
-    def _piece(self, host: str, nbytes: int, data: bytes, at: int, file: str | None) -> Piece | None:
+    def _piece(self, host: str, data_only: bool, nbytes: int, data: bytes, at: int, file: str | None) -> Piece | None:
         """None where the bytes are not there: they never were, or somebody removed or cut the file."""
         if nbytes < 0:
             return None
         if file is None:
-            return Piece(host, nbytes, data[at : at + nbytes], None)
+            return Piece(host, data_only, nbytes, data[at : at + nbytes], None)
         path = self._folder / file
         try:
-            return Piece(host, nbytes, None, path) if path.stat().st_size == nbytes else None
+            return Piece(host, data_only, nbytes, None, path) if path.stat().st_size == nbytes else None
         except OSError:
             return None
 
@@ -254,17 +265,25 @@ class Journal:
         """An agent serves the run: whoever resumes it can go on with that."""
         self._post("INSERT OR REPLACE INTO agents VALUES (?, ?, ?)", [(host, token, started)])
 
+    def forget_agent(self, host: str) -> None:
+        """A host's agent has ended."""
+        self._post("DELETE FROM agents WHERE host = ?", [(host,)])
+
     def commit(self, batch: Batch) -> None:
         """Commit small results; `batch` must not change any more."""
         dumps = json.dumps
         columns = dumps(batch.tasks), dumps(batch.attempts), dumps(batch.sizes)
-        self._post(_RESULT, [(self.run, batch.host, batch.part, *columns, b"".join(batch.data), None)])
+        source = (self.run, batch.host, batch.data_only, batch.part)
+        self._post(_RESULT, [(*source, *columns, b"".join(batch.data), None)])
 
-    def commit_file(self, host: str, part: str, task: int, attempt: int, segments: Segments) -> None:
-        """Commit one object of more than `INLINE` bytes, which must not change any more."""
-        nbytes = sum(memoryview(segment).nbytes for segment in segments)
-        row = (self.run, host, part, f"[{task}]", f"[{attempt}]", f"[{nbytes}]", None)
-        self._put(_Large(row, segments))
+    def commit_file(self, batch: Batch, segments: Segments) -> None:
+        """Commit one object of more than `INLINE` bytes, which must not change any more.
+
+        Args:
+            batch: Says which; has no data.
+            segments: The data.
+        """
+        self._put(_Large(batch, segments))
 
     def start(self, rows: Sequence[tuple[bytes, str, str, int]], then: Callable[[Exception | None], None]) -> None:
         """Attempts that must not be made twice are about to be handed over: identity, id, host, attempt.
@@ -274,7 +293,7 @@ class Journal:
             then: Called (in another thread) once that is on the disk, or with what went wrong.
         """
         run = self.run
-        made = [(identity, run, id, host, attempt) for identity, id, host, attempt in rows]
+        made = [(identity, run, _text(id), host, attempt) for identity, id, host, attempt in rows]
         self._put(_Entry("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?)", made, True, then))
 
     def settle(self, identities: Iterable[bytes]) -> None:
@@ -283,7 +302,8 @@ class Journal:
 
     def failed(self, id: str, host: str, attempt: int, outcome: str, error: str) -> None:
         """An attempt did not end well."""
-        self._post("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)", [(self.run, id, host, attempt, outcome, error)])
+        row = (self.run, _text(id), host, attempt, outcome, _text(error))
+        self._post("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)", [row])
 
     def end(self, outcome: str, then: Callable[[Exception | None], None]) -> None:
         """The run is over. `then` is called (in another thread) when everything recorded is committed."""
@@ -292,10 +312,10 @@ class Journal:
         self._put(_Entry("UPDATE runs SET ended = ?, outcome = ? WHERE run = ?", [row], False, then))
 
     def close(self) -> None:
-        """Commit what is left and let the file go. May be repeated."""
+        """Commit what is left, without large objects that nobody waited for, and let the file go. May be repeated."""
         if self._lock < 0:
             return
-        self._put(_Entry("DELETE FROM agents", [()]))  # they end with the run that is being closed
+        self._closing = True
         self._put(None)
         self._thread.join()
         with self._reading:
@@ -338,13 +358,18 @@ class Journal:
 
     def _filed(self, entry: _Entry | _Large) -> _Entry | None:
         """An entry as rows: what is large is a file by now."""
-        if isinstance(entry, _Entry) or self.error is not None:
-            return entry if isinstance(entry, _Entry) else None
+        if isinstance(entry, _Entry):
+            return entry
+        if self.error is not None or self._closing:
+            return None
+        batch = entry.batch
         try:
-            return _Entry(_RESULT, [(*entry.row, self._file(entry.segments))])
-        except OSError as error:
+            file = self._file(entry.segments)
+        except Exception as error:  # this thread must not end before it is told to: somebody waits for it
             self._give_up(error)
             return None
+        row = (self.run, batch.host, batch.data_only, batch.part, json.dumps(batch.tasks), json.dumps(batch.attempts))
+        return _Entry(_RESULT, [(*row, json.dumps(batch.sizes), None, file)])
 
     def _file(self, segments: Segments) -> str:
         """Write a file named by its content, unless it is there; it is on the disk when this returns."""
@@ -357,7 +382,7 @@ class Journal:
         path = self._folder / name
         if path.exists() and path.stat().st_size == size:
             return name
-        descriptor, made = tempfile.mkstemp(dir=self._folder)
+        descriptor, made = tempfile.mkstemp(prefix=_UNFINISHED, dir=self._folder)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 for segment in segments:
@@ -387,7 +412,7 @@ class Journal:
                 self._database.execute("COMMIT")
                 if durable:
                     self._database.execute("PRAGMA synchronous=NORMAL")
-            except sqlite3.Error as error:
+            except Exception as error:  # see `_filed`
                 self._give_up(error)
         for entry in batch:
             if entry.then is not None:
@@ -399,3 +424,9 @@ class Journal:
         self.error.__cause__ = error
         if self._database.in_transaction:
             self._database.execute("ROLLBACK")
+        self.on_error(self.error)
+
+
+def _text(text: str) -> str:
+    """What SQLite can hold: file names that are no UTF-8 come as lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()

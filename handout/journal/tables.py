@@ -24,7 +24,8 @@ CREATE TABLE runs (
     run INTEGER PRIMARY KEY, began TEXT, ended TEXT, outcome TEXT, reused INTEGER, number INTEGER,
     ids TEXT, identities BLOB);
 CREATE TABLE agents (host TEXT PRIMARY KEY, token TEXT, started TEXT);
-CREATE TABLE results (run INTEGER, host TEXT, part TEXT, tasks TEXT, attempts TEXT, sizes TEXT, data BLOB, file TEXT);
+CREATE TABLE results (
+    run INTEGER, host TEXT, data_only INTEGER, part TEXT, tasks TEXT, attempts TEXT, sizes TEXT, data BLOB, file TEXT);
 CREATE TABLE starts (identity BLOB PRIMARY KEY, run INTEGER, id TEXT, host TEXT, attempt INTEGER) WITHOUT ROWID;
 CREATE TABLE attempts (run INTEGER, id TEXT, host TEXT, attempt INTEGER, outcome TEXT, error TEXT);
 CREATE TABLE classes (origin TEXT, number INTEGER, module TEXT, name TEXT, PRIMARY KEY (origin, number));

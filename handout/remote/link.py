@@ -66,6 +66,8 @@ class Link:
     ) -> None:
         self.host = host
         self.started: Started | None = None
+        #: Whether the agent is known to have ended, because it was told to.
+        self.seen_out = False
         #: Seconds of the last handshake's round trip.
         self.rtt_s = 0.0
         self._launcher = launcher
@@ -194,6 +196,7 @@ class Link:
                     self._session.send({"m": "stop"})
                     while not await self._see_out():
                         pass
+                    self.seen_out = True
         except TimeoutError:
             logger.warning("The agent on %s did not confirm that it ended; its lease will end it.", self.host)
             self._launcher.abort()  # closing in order would wait for an answer, too

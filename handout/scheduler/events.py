@@ -82,8 +82,9 @@ class AttemptsUnknown:
 
     run: int
     tasks: Sequence[int]
-    #: Where they were.
+    #: Where they were, and in which attempt.
     hosts: Sequence[str]
+    attempts: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)

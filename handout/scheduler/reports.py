@@ -247,7 +247,7 @@ def outcome_unknown(run: Run, t: int, host: str, how: str) -> OutcomeUnknownErro
     return OutcomeUnknownError(
         f"task {name!r} was lost on host {host!r} ({how}) in attempt {run.attempt[t]}; it may have run, and it is "
         "marked idempotent=False, so it is not run again.",
-        remedy="Find out whether it took effect; mark it idempotent=True if it is safe to repeat.",
+        remedy="Find out whether it took effect; mark it idempotent=True, if only for once, to have it run again.",
         id=name,
         host=host,
         attempt=run.attempt[t],

@@ -92,6 +92,7 @@ def attempts_unknown(world: World, event: AttemptsUnknown) -> None:
     if run is None:
         world.stale += len(event.tasks)
         return
-    for t, host in zip(event.tasks, event.hosts, strict=True):
+    for t, host, attempt in zip(event.tasks, event.hosts, event.attempts, strict=True):
         if not run.ended(t):
-            fail(world, run, t, outcome_unknown(run, t, host, "the controller was lost"))
+            run.attempt[t] = max(run.attempt[t], attempt)
+            fail(world, run, t, outcome_unknown(run, t, host, "an earlier run did not see it end"))

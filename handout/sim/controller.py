@@ -165,7 +165,7 @@ class Controller:
             events.append(ev.ResultsCommitted(number, sorted(known), objects, sizes, [CONTROLLER] * len(objects)))
         unknown = sorted(t for plan, t in self.journal.unknown if plan == run.plan.number)
         if unknown:
-            events.append(ev.AttemptsUnknown(number, unknown, ["somewhere"] * len(unknown)))
+            events.append(ev.AttemptsUnknown(number, unknown, ["somewhere"] * len(unknown), [1] * len(unknown)))
         self.tell(*events)
 
     def forget(self, number: int) -> None:

@@ -7,6 +7,13 @@ import signal
 import time
 
 
+class Box:
+    """Of a class that no reader of plain data takes."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
 def wait_forever(folder: str) -> None:
     """Say in a file that it began, and never end."""
     with open(f"{folder}/began", "w", encoding="utf-8") as began:
@@ -42,3 +49,22 @@ def big(folder: str) -> bytes:
 def gather(first: str, once: str, data: bytes) -> list[object]:
     """All of it."""
     return [first, once, len(data)]
+
+
+def raises_bytes(data: bytes) -> None:
+    """Raise what names a file whose name is no UTF-8."""
+    raise ValueError(os.fsdecode(data))
+
+
+def noted(path: str, name: str) -> str:
+    """Say in a file that it ran."""
+    with open(path, "a", encoding="utf-8") as ran:
+        ran.write(f"{name}\n")
+    return name
+
+
+def waits_then_fails(path: str) -> None:
+    """Fail once the file is there."""
+    while not os.path.exists(path):
+        time.sleep(0.005)
+    raise ValueError("as told")

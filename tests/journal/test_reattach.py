@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import handout
-from handout import Graph, Timings
+from handout import Cluster, Graph, Timings
 from handout.errors import OutcomeUnknownError
 from handout.journal import read
 from tests.journal import tasks
@@ -77,6 +78,12 @@ def began(folder: Path, name: str) -> int:
 async def test_what_ran_when_the_controller_was_killed_goes_on_and_runs_once(tmp_path: Path, inventory: Path) -> None:
     await start_and_kill(tmp_path, inventory)
     (tmp_path / "first.go").touch()  # it ends while there is no controller
+    wrong = build(tmp_path)
+    wrong.add(tasks.gated, threading.Lock(), "wrong")
+    with pytest.raises(handout.UnserializableError):  # before any host is asked: what is there stays known
+        await handout.execute(
+            wrong, inventory=handout.Inventory.load(inventory), journal=tmp_path / "run.db", timings=LONG
+        )
     resumed = handout.start(
         build(tmp_path), inventory=handout.Inventory.load(inventory), journal=tmp_path / "run.db", timings=LONG
     )
@@ -109,12 +116,47 @@ async def test_a_changed_graph_ends_what_ran_and_runs_anew(tmp_path: Path, inven
     assert not Path(f"/proc/{pid}").exists()
 
 
+def supervisor_of(folder: Path) -> int:
+    pid = int((folder / "first.began").read_text().split()[1])
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
+async def test_an_agent_that_is_lost_before_the_run_is_there_has_nothing_any_more(
+    tmp_path: Path, inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked what it goes on with, and was gone, and started anew, while others were still being asked."""
+    await start_and_kill(tmp_path, inventory)
+    waited = Cluster.wait_until_adopted
+
+    async def until_another_one_is_there(cluster: Cluster) -> None:
+        await waited(cluster)
+        peers = cluster.driver.peers
+        lost = peers["here"]
+        os.kill(supervisor_of(tmp_path), signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while peers.get("here") in (lost, None):
+                await asyncio.sleep(0.005)
+
+    monkeypatch.setattr(Cluster, "wait_until_adopted", until_another_one_is_there)
+    for name in ("first.go", "once.go"):
+        (tmp_path / name).touch()
+    async with asyncio.timeout(30):
+        results = await handout.execute(
+            build(tmp_path),
+            inventory=handout.Inventory.load(inventory),
+            journal=tmp_path / "run.db",
+            timings=LONG,
+            on_failure="continue",
+        )
+    assert {id: failure.kind for id, failure in results.failures.items()} == {"once": "host", "all": "skipped"}
+    assert isinstance(results.failures["once"].exception, OutcomeUnknownError)
+    assert began(tmp_path, "once") == 1
+
+
 async def test_an_agent_that_is_gone_is_replaced(tmp_path: Path, inventory: Path) -> None:
     await start_and_kill(tmp_path, inventory)
-    pid = int((tmp_path / "first.began").read_text().split()[1])
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-        supervisor = int(stat.read().rpartition(")")[2].split()[1])
-    os.kill(supervisor, signal.SIGKILL)
+    os.kill(supervisor_of(tmp_path), signal.SIGKILL)
     for name in ("first.go", "once.go"):
         (tmp_path / name).touch()
     with pytest.raises(OutcomeUnknownError, match="'once'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -176,7 +177,9 @@ async def test_what_must_not_run_twice_is_not_run_again_after_a_crash(tmp_path: 
     graph = Graph()
     graph.add(tasks.wait_forever, str(tmp_path), id="once", idempotent=False)
     for _ in range(2):  # and it stays so
-        with pytest.raises(OutcomeUnknownError, match=r"'once' was lost on host 'here' \(the controller was lost\)"):
+        with pytest.raises(
+            OutcomeUnknownError, match=r"'once' was lost on host 'here' \(an earlier run did not see it end\)"
+        ):
             await handout.execute(graph, inventory=HERE, journal=tmp_path / "run.db")
 
 
@@ -190,6 +193,115 @@ async def test_what_must_not_run_twice_and_ended_is_reused(counted: Counted) -> 
     assert again == []
     assert results["after"] == 4
     assert read(counted.path).attempts == []
+
+
+async def test_marked_otherwise_since_it_runs_again(tmp_path: Path) -> None:
+    """What a failure elsewhere had ended in the middle is unknown; what had not begun is not."""
+    path = tmp_path / "ran"
+
+    def build(idempotent: bool) -> Graph:
+        graph = Graph()
+        graph.add(tasks.waits_then_fails, str(tmp_path / "first.began"), id="fails")
+        graph.add(tasks.gated, str(tmp_path), "first", id="first", idempotent=idempotent)
+        graph.add(tasks.noted, str(path), "second", id="second", idempotent=idempotent)
+        return graph
+
+    async def go(idempotent: bool, **options: Any) -> handout.Results:
+        hosts = [Host.local("here", {"cpu": 2})]
+        journal = tmp_path / "run.db"
+        return await handout.execute(build(idempotent), inventory=hosts, journal=journal, **options)
+
+    with pytest.raises(ValueError, match="as told"):
+        await go(False)
+    (tmp_path / "first.go").touch()
+    results = await go(False, on_failure="continue")
+    assert [results.failures[id].kind for id in ("fails", "first")] == ["raised", "host"]
+    assert isinstance(results.failures["first"].exception, OutcomeUnknownError)
+    assert "mark it idempotent=True" in str(results.failures["first"].exception)
+    assert path.read_text() == "second\n"
+    results = await go(True, on_failure="continue")
+    assert set(results.failures) == {"fails"}
+    assert path.read_text() == "second\n"
+    assert [each for each in read(tmp_path / "run.db").attempts if each.outcome == "started"] == []
+
+
+async def test_texts_that_are_no_unicode_are_recorded(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(tasks.raises_bytes, b"file \xff", id="task \udcff")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="file \udcff"):
+            async with asyncio.timeout(20):
+                await handout.execute(graph, inventory=HERE, journal=tmp_path / "run.db")
+    assert [(each.id, each.error) for each in read(tmp_path / "run.db").attempts] == [
+        ("task \\udcff", "file \\udcff")
+    ] * 2
+
+
+async def test_runs_of_a_shared_cluster_are_told_apart_from_what_the_journal_knows(tmp_path: Path) -> None:
+    """In the journal's first run, its number was one that another run of this cluster has."""
+    (quick, slow), journal = (Graph(), Graph()), tmp_path / "run.db"
+    five = quick.add(work.add, 2, 3)
+    held = slow.add(tasks.gated, str(tmp_path), "slow")
+    async with Cluster(HERE) as cluster:
+        await cluster.execute(quick, journal=journal)
+    async with Cluster([Host.local("here", {"cpu": 2})]) as cluster, cluster.start(slow) as execution:
+        assert (await cluster.execute(quick, journal=journal))[five] == 5
+        (tmp_path / "slow.go").touch()
+        async with asyncio.timeout(20):
+            assert (await execution.results())[held] == "slow"
+
+
+async def test_more_large_results_than_files_may_be_open_are_taken_up_again(tmp_path: Path) -> None:
+    graph = Graph()
+    parts = graph.map(work.blob, range(70_000, 70_100))
+    total = graph.add(work.total, [graph.add(work.length, part) for part in parts])
+    for _ in range(2):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, hard))
+        try:
+            results = await handout.execute(graph, inventory=HERE, journal=tmp_path / "run.db", outputs=[total, *parts])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert results[total] == sum(range(70_000, 70_100))
+        assert [len(each) for each in results[parts]] == list(range(70_000, 70_100))
+
+
+async def test_results_of_a_host_that_has_another_name_now_are_what_they_were(counted: Counted) -> None:
+    """Whether that host is trusted today cannot be looked up; it was when they were committed."""
+    graph = Graph()
+    box = graph.add(tasks.Box, 3)
+    for name in ("one", "other"):
+        hosts = [Host.local(name, {"cpu": 1})]
+        results = await handout.execute(graph, inventory=hosts, journal=counted.path)
+        assert results[box].value == 3
+        assert results.allocations[box] == "one"
+
+
+async def test_a_result_that_is_made_again_is_committed(tmp_path: Path) -> None:
+    """At first only its end was: nobody had asked for the bytes."""
+    ran = tmp_path / "ran"
+    graph = Graph()
+    one = graph.add(tasks.noted, str(ran), "one")
+    two = graph.add(work.length, one)
+    for outputs in ([two], [one, two], [one, two]):
+        await handout.execute(
+            graph, inventory=HERE, journal=tmp_path / "run.db", journal_results="outputs", outputs=outputs
+        )
+    assert ran.read_text().split() == ["one", "one"]
+
+
+async def test_a_journal_that_is_full_ends_the_run_when_that_is_seen(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(tasks.wait_forever, str(tmp_path))
+    graph.add(os.urandom, 60_000, id="some")
+    hosts = [Host.local("here", {"cpu": 2})]
+    async with handout.start(graph, inventory=hosts, journal=tmp_path / "run.db") as execution:
+        assert execution._recorder is not None
+        execution._recorder._journal._database.execute("PRAGMA max_page_count=1")
+        with pytest.raises(JournalError, match=r"full.*what is committed is kept"):
+            async with asyncio.timeout(20):
+                await execution.results()
+        assert len(await execution.result("some")) == 60_000
 
 
 async def test_two_runs_at_once_do_not_share_a_journal(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def written(path: Path) -> Journal:
     """A journal with one run of two results, a small one and a large one, still open."""
     journal = Journal(path)
     journal.begin(["one", "two"], [ONE, TWO], 0, 1, [("o", 1, "__main__", "A")])
-    journal.commit(Batch("h1", "", [0], [1], [5], [b"small"]))
-    journal.commit_file("h2", "", 1, 3, [b"x" * 70_000, memoryview(b"y" * 10)])
+    journal.commit(Batch("h1", "", False, [0], [1], [5], [b"small"]))
+    journal.commit_file(Batch("h2", "", False, [1], [3], [70_010]), [b"x" * 70_000, memoryview(b"y" * 10)])
     finish(journal)
     return journal
 
@@ -115,7 +115,7 @@ def test_starts_that_were_not_settled_are_told(tmp_path: Path) -> None:
     journal.settle([TWO])
     journal.close()
     journal = Journal(tmp_path / "run.db")
-    assert journal.started([ONE, TWO]) == {ONE: "h1"}
+    assert journal.started([ONE, TWO]) == {ONE: ("h1", 1)}
     journal.close()
     (attempt,) = read(tmp_path / "run.db").attempts
     assert (attempt.id, attempt.outcome) == ("one", "started")
@@ -151,8 +151,8 @@ def test_a_journal_that_cannot_be_written_says_so_once_and_commits_nothing_more(
     journal = Journal(tmp_path / "run.db")
     journal.begin(["one", "two"], [ONE, TWO], 0, 1, [])
     (tmp_path / "run.db.objects").write_text("in the way")
-    journal.commit_file("h", "", 1, 1, [b"x" * 100_000])
-    journal.commit(Batch("h", "", [0], [1], [5], [b"small"]))
+    journal.commit_file(Batch("h", "", False, [1], [1], [100_000]), [b"x" * 100_000])
+    journal.commit(Batch("h", "", False, [0], [1], [5], [b"small"]))
     error = finish(journal)
     assert isinstance(error, JournalError)
     assert "cannot be used" in str(error)
@@ -165,9 +165,9 @@ def test_tasks_that_ended_together_are_one_row_and_each_is_found(tmp_path: Path)
     identities = [bytes([i]) * 16 for i in range(4)]
     journal = Journal(tmp_path / "run.db")
     journal.begin([f"t{i}" for i in range(4)], identities, 0, 1, [])
-    journal.commit(Batch("a", "", [3, 0, 1], [1, 1, 2], [2, -1, 3], [b"33", b"111"]))
-    journal.commit(Batch("b", "[0]", [0], [1], [0], [b""]))
-    journal.commit(Batch("b", "", [3], [2], [4], [b"3333"]))
+    journal.commit(Batch("a", "", False, [3, 0, 1], [1, 1, 2], [2, -1, 3], [b"33", b"111"]))
+    journal.commit(Batch("b", "[0]", False, [0], [1], [0], [b""]))
+    journal.commit(Batch("b", "", True, [3], [2], [4], [b"3333"]))
     journal.close()
     journal = Journal(tmp_path / "run.db")
     known = journal.committed(identities)
@@ -175,6 +175,27 @@ def test_tasks_that_ended_together_are_one_row_and_each_is_found(tmp_path: Path)
     pieces = {i: {part: piece.data for part, piece in known[identity].pieces.items()}
               for i, identity in enumerate(identities) if identity in known}  # fmt: skip
     assert pieces == {0: {"[0]": b""}, 1: {"": b"111"}, 3: {"": b"3333"}}
-    assert known[identities[3]].pieces[""].host == "b"
+    last = known[identities[3]].pieces[""]
+    assert (last.host, last.data_only) == ("b", True)
     assert [(t.id, t.host, t.attempt, t.nbytes) for t in read(tmp_path / "run.db").tasks] == [
         ("t0", "a", 1, None), ("t1", "a", 2, 3), ("t3", "b", 2, 4)]  # fmt: skip
+
+
+def test_what_a_killed_program_was_writing_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "run.db.objects"
+    folder.mkdir()
+    for name in ("new-abc", "0" * 40):
+        (folder / name).write_text("x")
+    Journal(tmp_path / "run.db").close()
+    assert [path.name for path in folder.iterdir()] == ["0" * 40]
+
+
+def test_agents_are_known_until_they_are_seen_out(tmp_path: Path) -> None:
+    journal = written(tmp_path / "run.db")
+    for host in ("h1", "h2"):
+        journal.agent(host, "token", "{}")
+    journal.forget_agent("h1")
+    journal.close()
+    journal = Journal(tmp_path / "run.db")
+    assert journal.agents() == [("h2", "token", "{}")]
+    journal.close()

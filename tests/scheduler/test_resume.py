@@ -21,7 +21,7 @@ def resume(scene: Scene, spec: RunSpec, done: str, there: str | None = None, unk
         scene.tell(
             ev.RunSubmitted(1, spec),
             ev.ResultsCommitted(1, tasks, objects, [8] * len(objects), [""] * len(objects)),
-            ev.AttemptsUnknown(1, lost, ["h9"] * len(lost)),
+            ev.AttemptsUnknown(1, lost, ["h9"] * len(lost), [1] * len(lost)),
         )
     )
 
@@ -74,11 +74,11 @@ def test_the_error_of_such_a_start_says_where_it_was() -> None:
     scene = Scene()
     spec = graph("a", profiles={"a": ONCE})
     scene.specs[1] = spec
-    commands = scene.tell(ev.RunSubmitted(1, spec), ev.AttemptsUnknown(1, [0], ["h9"]))
+    commands = scene.tell(ev.RunSubmitted(1, spec), ev.AttemptsUnknown(1, [0], ["h9"], [3]))
     (ended,) = [c for c in commands if isinstance(c, cmd.TasksEnded)]
     (failure,) = ended.failures
     assert isinstance(failure, OutcomeUnknownError)
-    assert "'h9' (the controller was lost)" in str(failure)
+    assert "'h9' (an earlier run did not see it end) in attempt 3" in str(failure)
 
 
 def test_attempts_that_hosts_go_on_with_are_not_handed_over_again() -> None:
@@ -127,5 +127,5 @@ def test_an_attempt_for_which_its_host_has_no_room_is_ended() -> None:
 
 def test_facts_of_a_run_that_is_closed_are_stale() -> None:
     scene = Scene()
-    scene.tell(ev.ResultsCommitted(7, [0], [0], [1], [""]), ev.AttemptsUnknown(7, [0], ["h1"]))
+    scene.tell(ev.ResultsCommitted(7, [0], [0], [1], [""]), ev.AttemptsUnknown(7, [0], ["h1"], [1]))
     assert scene.core.stale == 2
