@@ -12,10 +12,12 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
-#: A mark in a pipe: a secret of the worker's, then the number of a task and how many of the next bytes are its.
-MARK = struct.Struct("<QI")
+#: A mark in a pipe: a secret of the worker's, then the number of a task (its low half first) and how many of the next
+#: bytes are its.
+_MARK = struct.Struct("<QQI")
+_HALF = 64
 NONCE_SIZE = 16
-MARK_SIZE = NONCE_SIZE + MARK.size
+MARK_SIZE = NONCE_SIZE + _MARK.size
 
 #: Bytes of one stream of a task that wait to be forwarded.
 KEPT = 64 << 10
@@ -38,6 +40,11 @@ _READ = 256 << 10
 def new_nonce() -> bytes:
     """What marks of one worker begin with: a NUL, which text has no use for, and none after it."""
     return b"\0" + bytes(byte or 1 for byte in os.urandom(NONCE_SIZE - 1))
+
+
+def mark(nonce: bytes, number: int, size: int) -> bytes:
+    """What comes before bytes that a task wrote."""
+    return nonce + _MARK.pack(number & (1 << _HALF) - 1, number >> _HALF, size)
 
 
 class Pipe:
@@ -90,7 +97,8 @@ class Pipe:
             if end - raw < MARK_SIZE:
                 self._held = data[raw:]
                 return
-            self._owner, self._left = MARK.unpack_from(data, raw + NONCE_SIZE)
+            low, high, self._left = _MARK.unpack_from(data, raw + NONCE_SIZE)
+            self._owner = high << _HALF | low
             start = raw + MARK_SIZE
 
     def _incomplete(self, data: bytes, start: int) -> int:

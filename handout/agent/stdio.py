@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any, Callable
 
-from .capture import MARK
+from .capture import mark
 
 
 class Marked(io.RawIOBase):
@@ -40,12 +40,12 @@ class Marked(io.RawIOBase):
         """Write all of it."""
         view = memoryview(data).cast("B")
         size = len(view)
-        mark = self._nonce + MARK.pack(self._owner(), size)
+        head = mark(self._nonce, self._owner(), size)
         # Together: a line with its mark is written whole, or a copy of this process could come between.
-        done = os.writev(self._fd, [mark, view])
-        if done < len(mark) + size:
+        done = os.writev(self._fd, [head, view])
+        if done < len(head) + size:
             # A signal came between.
-            rest = memoryview(mark + bytes(view))[done:]
+            rest = memoryview(head + bytes(view))[done:]
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         return size

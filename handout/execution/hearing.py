@@ -81,7 +81,7 @@ class Hearing:
                 batch = _Batch(run, self._driver.core.attempts(number))
             held = True
             # Also from the host that it was given to: no host answers for another one's tasks.
-            current = batch.current[task] & tickets.ATTEMPT == attempt and batch.run.hosts[task] == peer.name
+            current = batch.current[task] == attempt and batch.run.hosts[task] == peer.name
             current = current or self._driver.core.is_live(number, task, peer.name, attempt)
             if current and not peer.trusted:
                 batch.run.suspect(task, peer.name)

@@ -1,19 +1,23 @@
 """Tickets and keys: how attempts and objects are called on the wire, where numbers of different runs meet.
 
-A ticket holds run, task and attempt, a key run and object; agents compare them and look no further.
+A ticket holds run, task and attempt, a key run and object; agents compare them and look no further. An attempt's
+number travels whole, whatever it is: one that came again would let an old answer pass for a new one. Its upper bits are
+on top, where the first few thousand have none, so that tickets are short.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["ATTEMPT", "base", "by_run", "key_parts", "of_run", "parts", "ticket"]
+__all__ = ["base", "by_run", "key_parts", "of_run", "parts", "ticket"]
 
 _RUN_SHIFT = 44
 _TASK_SHIFT = 12
-#: The bits of an attempt's number that travel.
-ATTEMPT = (1 << _TASK_SHIFT) - 1
+_TOP_SHIFT = 96
+_BITS = 128
+_ATTEMPT = (1 << _TASK_SHIFT) - 1
 _TASK = (1 << _RUN_SHIFT - _TASK_SHIFT) - 1
+_RUN = (1 << _TOP_SHIFT - _RUN_SHIFT) - 1
 _OBJECT = (1 << _RUN_SHIFT) - 1
 
 
@@ -24,12 +28,21 @@ def base(run: int) -> int:
 
 def ticket(run: int, task: int, attempt: int) -> int:
     """What an attempt is called."""
-    return run << _RUN_SHIFT | task << _TASK_SHIFT | attempt & ATTEMPT
+    return attempt >> _TASK_SHIFT << _TOP_SHIFT | run << _RUN_SHIFT | task << _TASK_SHIFT | attempt & _ATTEMPT
 
 
 def parts(ticket: int) -> tuple[int, int, int]:
-    """Run, task and attempt of a ticket."""
-    return ticket >> _RUN_SHIFT, (ticket >> _TASK_SHIFT) & _TASK, ticket & ATTEMPT
+    """Run, task and attempt of a ticket.
+
+    Raises:
+        ValueError: It is none.
+    """
+    top = ticket >> _TOP_SHIFT
+    if top:
+        if ticket >> _BITS:
+            raise ValueError("no ticket has so many bits")
+        top <<= _TASK_SHIFT
+    return ticket >> _RUN_SHIFT & _RUN, ticket >> _TASK_SHIFT & _TASK, top | ticket & _ATTEMPT
 
 
 def key_parts(key: int) -> tuple[int, int]:
