@@ -16,6 +16,7 @@ from handout.execution.peer import Peer
 from handout.execution.trail import Trail
 from handout.observe import TaskStarted
 from handout.scheduler import events as ev
+from handout.scheduler.reports import may_repeat
 
 __all__ = ["Hearing"]
 
@@ -115,7 +116,8 @@ class Hearing:
         # An exception may be any class: of hosts that are trusted with data, only its text is taken.
         pickled = bytes(payload) if peer.trusted else b""
         failure = from_report(run.plan.ids[task], peer.name, attempt, _facts(fields), pickled)
-        retries = run.spec.profiles[run.spec.profile[task]].retries
+        profile = run.spec.profiles[run.spec.profile[task]]
+        retries = profile.retries if may_repeat(profile, failure.kind) else 0
         run.trails.setdefault(task, Trail(failure)).note(failure, retries)
         retryable = failure.report["retryable"] = self._is_retryable(run, task, failure)
         if run.recorder is not None:

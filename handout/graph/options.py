@@ -50,7 +50,8 @@ class Options(TypedDict, total=False):
     inline: bool
     #: Larger goes first.
     priority: float
-    #: False: never run again when its host was lost while it ran.
+    #: False: never run again once it was ended in the middle, whatever ``retries`` says: its host or its process was
+    #: lost (`OutcomeUnknownError`), or it was over its ``timeout_s`` or its memory. What it raises itself is retried.
     idempotent: bool
     #: A result, or an element of it that travels by itself, of more bytes is refused with `ResultTooLargeError`.
     max_result_bytes: int

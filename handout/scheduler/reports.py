@@ -9,13 +9,14 @@ from handout.scheduler.events import TaskFailed, TasksFinished, TasksReturned, T
 from handout.scheduler.hosts import HOME, HostRecord
 from handout.scheduler.objects import appear, bring, release_inputs, shed, wake
 from handout.scheduler.runs import KEEP, OUTPUT, Run
+from handout.scheduler.spec import Profile
 from handout.scheduler.speculation import may_have_second
 from handout.scheduler.states import Outcome, State
 from handout.scheduler.timers import Timer, Wake
 from handout.scheduler.twins import survive, swap
 from handout.scheduler.world import World
 
-__all__ = ["task_failed", "tasks_finished", "tasks_returned", "tasks_started"]
+__all__ = ["may_repeat", "task_failed", "tasks_finished", "tasks_returned", "tasks_started"]
 
 #: Times that a task may have its process die under it.
 MAX_DEATHS = 3
@@ -23,6 +24,9 @@ MAX_DEATHS = 3
 MAX_TROUBLES = 3
 #: Kinds of failure that are not.
 TROUBLES = ("input", "disk", "host", "cancelled")
+#: Kinds of failure that leave open what has happened, and those where Handout itself ended the code in the middle.
+_UNKNOWN = ("died", "disk", "host", "cancelled")
+_KILLED = ("timeout", "memory")
 #: Longest pause before a retry.
 MAX_BACKOFF_S = 60.0
 
@@ -216,10 +220,10 @@ def task_failed(world: World, event: TaskFailed) -> None:
         again = troubles < MAX_TROUBLES
     else:
         tries = run.tries[t] = run.tries.get(t, 0) + 1
-        again = event.retryable and tries <= profile.retries
+        again = event.retryable and tries <= profile.retries and may_repeat(profile, event.kind)
         if profile.backoff_s > 0.0:
             pause_s = min(profile.backoff_s * 2.0 ** min(tries - 1, 60), MAX_BACKOFF_S)
-    if again and not profile.idempotent and event.kind in ("died", "disk", "host", "cancelled"):
+    if again and not profile.idempotent and event.kind in _UNKNOWN:
         fail(world, run, t, outcome_unknown(run, t, host.name, event.kind))
     elif not again:
         fail(world, run, t, event.failure)
@@ -231,6 +235,11 @@ def task_failed(world: World, event: TaskFailed) -> None:
             world.timers.set(world.now + pause_s, Timer(Wake.BACKOFF, run.number, t, run.attempt[t]))
         else:
             to_frontier(world, run, t)
+
+
+def may_repeat(profile: Profile, kind: str) -> bool:
+    """Whether a task that failed like this may use its retries: not what was killed midway and must not run twice."""
+    return profile.idempotent or kind not in _KILLED
 
 
 def backoff_over(world: World, timer: Timer) -> None:

@@ -31,7 +31,10 @@ def read_all(chunks: list[bytes], running: int = 0) -> dict[int, bytes]:
     return texts
 
 
-@given(st.lists(st.tuples(st.integers(1, 5) | st.just(3 << 96 | 5), st.binary(min_size=1, max_size=40)), max_size=8), st.data())
+@given(
+    st.lists(st.tuples(st.integers(1, 5) | st.just(3 << 96 | 5), st.binary(min_size=1, max_size=40)), max_size=8),
+    st.data(),
+)
 def test_any_cut_gives_the_same_owners(pieces: list[tuple[int, bytes]], data: st.DataObject) -> None:
     whole = b"".join(marked(n, text) for n, text in pieces)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(whole)), max_size=10)))

@@ -69,6 +69,31 @@ def test_a_death_of_what_must_not_run_twice_leaves_its_outcome_unknown() -> None
     assert isinstance(ended.failures[0], OutcomeUnknownError)
 
 
+@pytest.mark.parametrize("kind", ["timeout", "memory"])
+def test_what_was_killed_midway_and_must_not_run_twice_fails_at_once_as_itself(kind: ev.FailureKind) -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a", profiles={"a": profile(idempotent=False, retries=2)}))
+    [ended, _] = scene.tell(ev.TaskFailed("h1", 1, 0, 1, kind, True, "its own"))
+    assert isinstance(ended, cmd.TasksEnded)
+    assert ended.outcomes == [Outcome.FAILED]
+    assert ended.failures == ["its own"]
+
+
+@pytest.mark.parametrize("kind", ["timeout", "memory"])
+def test_what_was_killed_midway_and_may_run_twice_uses_its_retries(kind: ev.FailureKind) -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a", profiles={"a": profile(retries=1)}))
+    assert scene.fail("h1", "a", kind) == [("start", "h2", "a")]
+    assert scene.fail("h2", "a", kind) == [("failed", "a"), ("over", "failed")]
+
+
+def test_what_must_not_run_twice_and_raised_is_retried_as_asked() -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a", profiles={"a": profile(idempotent=False, retries=1)}))
+    assert scene.fail("h1", "a") == [("start", "h2", "a")]
+    assert scene.fail("h2", "a") == [("failed", "a"), ("over", "failed")]
+
+
 def test_fail_fast_cancels_the_rest_and_waits_for_the_agents() -> None:
     """a fails while b runs; c waits for a, d for b."""
     scene = Scene("h1 2")
