@@ -53,6 +53,8 @@ _ADOPTION_LIMIT_S = 10.0
 _TRACKER_LIMIT = 2
 #: What no pause mends.
 _FINAL = (AuthenticationError, HostKeyError, InventoryError)
+#: What one may mend even where the host has never joined: it was not reached, or its agent was there and is gone.
+_PASSING = (HostUnreachableError, HostLostError)
 
 
 class Keeper:
@@ -128,9 +130,11 @@ class Keeper:
                 give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
                 error = self._quarantine(pause_s) if self._stability.quarantined else None
             else:
-                # What no pause mends ends it; so does a first start that failed once the host was reached.
-                final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, HostUnreachableError))
-                if final or not told:
+                # What no pause mends ends it; so does a first start that the host itself refused.
+                final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, _PASSING))
+                if not told and isinstance(error, HostLostError):
+                    give_up_at, told = self._driver.now + 2 * self._timings.host_timeout_s, True
+                elif final or not told:
                     give_up_at, told = math.inf, True
                     self._give_up(error)
                 if final:

@@ -15,7 +15,7 @@ from typing import Any
 
 from handout.agent.session import Session, Source
 from handout.agent.wire import Buffer, Hello, Message, Piece, ProtocolError
-from handout.errors import HostError, HostLostError, InternalError, WireError
+from handout.errors import HostError, HostLostError, HostUnreachableError, InternalError, WireError
 from handout.remote.bootstrap import Bootstrap, Started
 from handout.remote.launcher import Launcher
 from handout.remote.timings import Timings
@@ -126,9 +126,11 @@ class Link:
             if not self._bootstrap.begun:
                 self._starting.cancel()
             raise
+        error = await self._attach_by(self._loop.time() + self._timings.host_timeout_s, HostUnreachableError)
         if self._stopping:
             raise self._let_go()
-        await self._attach()
+        if error is not None:
+            raise error
         return started
 
     def _let_go(self) -> HostError:
@@ -263,33 +265,40 @@ class Link:
 
     async def _reattach(self) -> None:
         """Make the connection again, until the lease is over."""
-        pause_s = self._timings.heartbeat_s / 40
-        deadline = self._session.last_heard + self._timings.host_timeout_s
-        reason = "the connection dropped"
         if self._silent:
             # What forgot this line on the way (a router, a host that was moved) will not remember it.
             self._silent = False
             self._launcher.abort()
-        while (left_s := deadline - self._loop.time()) > 0:
-            if self._stopping:
-                return
+        error = await self._attach_by(self._session.last_heard + self._timings.host_timeout_s, HostError)
+        if error is not None:
+            raise HostLostError(
+                f"Host {self.host!r} was silent for {self._timings.host_timeout_s:g} s: {str(error).rstrip('.')}.",
+                remedy="Its tasks run elsewhere; it is used again when it comes back.",
+                host=self.host,
+            )
+
+    async def _attach_by(self, deadline: float, passing: type[HostError]) -> HostError | None:
+        """Be connected by then, trying again after errors of this class; answers why not. Gives in to `stop`.
+
+        Raises:
+            HostLostError: The agent is gone: no connection mends that.
+        """
+        pause_s = self._timings.heartbeat_s / 40
+        error: HostError = HostUnreachableError("The connection dropped.", host=self.host)
+        while (left_s := deadline - self._loop.time()) > 0 and not self._stopping:
             try:
                 async with asyncio.timeout(left_s):
                     await self._attach()
-                return
+                return None
             except HostLostError:
                 raise
-            except HostError as error:
-                reason = str(error)
+            except passing as met:
+                error = met
             except TimeoutError:
-                reason = "reconnecting took too long"
+                error = HostUnreachableError(f"Connecting to host {self.host!r} took too long.", host=self.host)
             await asyncio.sleep(min(pause_s, max(deadline - self._loop.time(), 0)))
             pause_s = min(pause_s * 2, self._timings.heartbeat_s)
-        raise HostLostError(
-            f"Host {self.host!r} was silent for {self._timings.host_timeout_s:g} s: {reason.rstrip('.')}.",
-            remedy="Its tasks run elsewhere; it is used again when it comes back.",
-            host=self.host,
-        )
+        return None if self._stopping else error
 
     async def _attach(self) -> None:
         """Be connected: one connection and one handshake, unless somebody else has seen to it meanwhile."""
@@ -314,7 +323,7 @@ class Link:
                 fields = await connection.hello
         except TimeoutError:
             self._drop_connection()
-            raise HostError(
+            raise HostUnreachableError(
                 f"The agent on host {self.host!r} did not answer the handshake within {_HANDSHAKE_TIMEOUT_S:g} s.",
                 remedy="Check the line to it, and whether the host is out of memory or stopped.",
                 host=self.host,
@@ -323,7 +332,7 @@ class Link:
             self._drop_connection()
             if self._error is not None:
                 raise self._error from None
-            raise HostError(
+            raise HostUnreachableError(
                 f"Host {self.host!r} closed the connection: {error}.",
                 remedy="Check the line to it.",
                 host=self.host,

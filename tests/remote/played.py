@@ -54,7 +54,8 @@ class Agent:
         self.garbles = False
         #: Raised by the next connections, in turn.
         self.unreachable: list[Exception] = []
-        self.closed_at_once = False
+        #: Whether the next connection is closed before anything was said, or every one is.
+        self.closed_at_once = self.closes_always = False
         self.heard: list[str] = []
         self.bulk = bytearray()
         #: Bytes of objects that came in messages, by key.
@@ -79,7 +80,7 @@ class Agent:
             raise self.unreachable.pop(0)
         line = Line(self, receiver)
         self.lines += 1
-        if self.closed_at_once:
+        if self.closed_at_once or self.closes_always:
             self.closed_at_once = False
             line.is_open = False
             receiver.lost(None)

@@ -9,7 +9,16 @@ import pytest
 import pytest_asyncio
 
 from handout.agent.wire import Message, Piece
-from handout.errors import HostError, HostLostError, InternalError, WireError
+from handout.errors import (
+    AuthenticationError,
+    BootstrapError,
+    HostError,
+    HostKeyError,
+    HostLostError,
+    HostUnreachableError,
+    InternalError,
+    WireError,
+)
 from handout.execution.transfers import BytesSource
 from handout.remote.link import Link, Timings
 from tests.remote.played import Agent
@@ -117,10 +126,38 @@ async def test_a_mistake_of_ours_ends_the_conversation_instead_of_losing_message
         await rig.link.run()
 
 
-async def test_a_connection_that_is_closed_before_the_hello_is_a_host_error(rig: Rig) -> None:
+async def test_a_connection_that_is_closed_before_the_first_hello_is_made_again(rig: Rig) -> None:
     rig.agent.closed_at_once = True
-    with pytest.raises(HostError, match=r"'far' closed the connection"):
+    rig.agent.unreachable = [HostUnreachableError("not now")]
+    assert (await rig.link.open()).agent == "a1"
+    assert rig.agent.lines == 2
+
+
+async def test_a_first_handshake_that_never_succeeds_is_given_up_in_the_time_of_the_lease(rig: Rig) -> None:
+    rig.agent.closes_always = True
+    async with asyncio.timeout(5):
+        with pytest.raises(HostUnreachableError, match=r"'far' closed the connection"):
+            await rig.link.open()
+    assert rig.agent.lines > 2
+
+
+@pytest.mark.parametrize("kind", [AuthenticationError, HostKeyError, BootstrapError, HostError])
+async def test_what_another_try_cannot_mend_ends_the_first_handshake_at_once(rig: Rig, kind: type[HostError]) -> None:
+    rig.agent.unreachable = [kind("it is so")]
+    with pytest.raises(kind, match="it is so"):
         await rig.link.open()
+    assert rig.agent.lines == 0
+
+
+async def test_stopping_ends_attempts_at_the_first_handshake(rig: Rig) -> None:
+    rig.agent.unreachable = [HostUnreachableError("down") for _ in range(10_000)]
+    opening = asyncio.ensure_future(rig.link.open())
+    async with asyncio.timeout(10):
+        while len(rig.agent.unreachable) > 9_999:
+            await asyncio.sleep(0)
+    await rig.link.stop(0.1)
+    with pytest.raises(HostError, match="let go"):
+        await opening
 
 
 async def test_a_dropped_line_is_made_again_and_nothing_is_lost_or_repeated(rig: Rig) -> None:

@@ -1,0 +1,43 @@
+"""A host whose very first start goes wrong in a way that another try mends."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+
+import handout
+from handout import Graph, Host
+from handout.errors import HostLostError
+from handout.remote.bootstrap import Started
+from handout.remote.local import LocalLauncher
+from handout.remote.transport import Receiver, Transport
+from tests import work
+
+
+class DroppedOnce(LocalLauncher):
+    """Its agent's first connections end as the lines of a host do that is not quite up."""
+
+    drops: ClassVar[list[Exception]] = []
+
+    async def connect(self, started: Started, receiver: Receiver) -> Transport:
+        if self.drops and isinstance(self.drops[0], HostLostError):
+            raise self.drops.pop()
+        transport = await super().connect(started, receiver)
+        if self.drops:
+            transport.close()
+            receiver.lost(self.drops.pop())
+        return transport
+
+
+@pytest.mark.parametrize("drop", [ConnectionResetError("reset by peer"), HostLostError("its agent is gone", gone=True)])
+async def test_a_host_whose_first_handshake_fails_is_used_all_the_same(
+    drop: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DroppedOnce, "drops", [drop])
+    monkeypatch.setattr("handout.execution.cluster.LocalLauncher", DroppedOnce)
+    graph = Graph()
+    out = graph.add(work.add, 1, 2)
+    results = await handout.execute(graph, inventory=[Host.local("here", {"cpu": 1})])
+    assert results[out] == 3
+    assert not DroppedOnce.drops
