@@ -421,6 +421,9 @@ class Execution:
         run, driver, task = self._active, self._driver, self._task_of(id)
         if driver is None or run.number not in driver.runs:
             raise HandoutError("This execution is over.", remedy="Ask before its block is left.")
+        if run.number not in driver.core.world.runs:
+            reason = "the run has ended" if run.ended.is_set() else "the run is being submitted"
+            return Explanation(task, run.plan.ids[task], State.WAITING, 0, "", reason)
         return explain(driver.core.world, run.number, task)
 
     def _task_of(self, id: str | Output[Any]) -> int:

@@ -70,6 +70,13 @@ class TestOnOneCluster:
             await cluster.open()
         assert (await cluster.execute(one()))["one"] == 1
 
+    async def test_a_run_that_the_core_has_not_heard_of_yet_can_be_explained(self, cluster: Cluster) -> None:
+        async with cluster.start(one()) as execution:
+            found = execution.explain("one")
+            assert str(found) == "task 'one' is waiting: the run is being submitted"
+            assert (await execution.results())["one"] == 1
+            assert execution.explain("one").reason == "has ended"
+
     async def test_what_has_no_task_has_no_log_and_nothing_to_explain(self, cluster: Cluster) -> None:
         graph = Graph()
         value = graph.value(5, id="five")
