@@ -221,7 +221,8 @@ class Driver:
         self._tell_all(lambda at_s: HostUnavailable(at_s, name, error))
 
     def quarantined(self, name: str, error: Exception, pause_s: float) -> None:
-        """A host keeps failing: it is left alone for a while."""
+        """A host keeps failing: it is left alone for a while; what only it can run waits for it."""
+        self.post(ev.HostDelayed(name, f"in quarantine for {pause_s:g} s, after it was lost again and again"))
         self._tell_all(lambda at_s: HostQuarantined(at_s, name, pause_s, error))
 
     async def drain(self, name: str) -> None:

@@ -108,8 +108,9 @@ class Keeper:
     async def run(self) -> None:
         """Keep the host until it cannot be had any more, is let go, or the cluster closes.
 
-        A host that was lost may be waited for by tasks that only it can run: after ``host_timeout_s`` twice they
-        are told that it will not come. It is tried on with growing pauses, and used again when it is back.
+        A host that was lost may be waited for by tasks that only it can run: after ``host_timeout_s`` twice, and its
+        quarantine before that, they are told that it will not come. It is tried on with growing pauses, and used again
+        when it is back.
         """
         self._begun = True
         try:
@@ -128,7 +129,10 @@ class Keeper:
                 told = True
                 pause_s = await self._use()
                 give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
-                error = self._quarantine(pause_s) if self._stability.quarantined else None
+                if self._stability.quarantined:
+                    # Quarantine has an end: it is waited for, unless the host never stays.
+                    error = self._quarantine(pause_s)
+                    give_up_at = self._driver.now if self._stability.hopeless else give_up_at + pause_s
             else:
                 # What no pause mends ends it; so does a first start that the host itself refused.
                 final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, _PASSING))
@@ -155,12 +159,12 @@ class Keeper:
         """Wait before the next try; answers when those who wait for the host are to be told that it will not come."""
         patience_s = give_up_at - self._driver.now
         if pause_s >= patience_s:
-            # It will not be back in time; in quarantine that is certain at once.
-            if not isinstance(error, HostUnstableError):
-                await anyio.sleep(max(0.0, patience_s))
+            # It will not be back in time.
+            await anyio.sleep(max(0.0, patience_s))
             self._give_up(error or self._too_late())
             give_up_at = math.inf
         await anyio.sleep(pause_s)
+        self._driver.post(ev.HostDelayed(self.host.name, ""))
         return give_up_at
 
     async def _try(self, give_up_at: float) -> HandoutError | None:

@@ -44,6 +44,11 @@ class Stability:
         """Whether the last loss led to quarantine."""
         return self._quarantines > 0
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether it was lost so often that nobody is to wait for it."""
+        return 2.0 ** (self._quarantines - 1) >= _LONGEST_QUARANTINE
+
     def joined(self, now: float) -> None:
         """It is there."""
         self._joined_at = now

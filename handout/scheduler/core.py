@@ -52,6 +52,7 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.AttemptsFound: resume.attempts_found,
     ev.AttemptsUnknown: resume.attempts_unknown,
     ev.HostExpected: membership.host_expected,
+    ev.HostDelayed: membership.host_delayed,
     ev.HostJoined: membership.host_joined,
     ev.HostLost: membership.host_lost,
     ev.HostSuspected: membership.host_suspected,

@@ -22,6 +22,7 @@ __all__ = [
     "CopyFailed",
     "Event",
     "FailureKind",
+    "HostDelayed",
     "HostDrained",
     "HostExpected",
     "HostJoined",
@@ -100,6 +101,14 @@ class HostExpected:
 
     host: str
     price_per_hour: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostDelayed:
+    """A host that is expected is left alone for now: ``reason`` says why, and for how long."""
+
+    host: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +281,7 @@ Event = (
     | AttemptsFound
     | AttemptsUnknown
     | HostExpected
+    | HostDelayed
     | HostJoined
     | HostLost
     | HostSuspected

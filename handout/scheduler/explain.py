@@ -55,7 +55,8 @@ def explain(world: World, number: int, t: int) -> Explanation:
         reason = f"waits for {len(waits_for)} results, first {waits_for[0]!r}" if waits_for else "waits for inputs"
     elif state is State.READY:
         hosts = {host.name: _why_not(world, run, t, host) for host in world.fleet.by_name.values()}
-        reason = _why_ready(world, run, hosts)
+        hosts |= {name: why or "is being reached" for name, why in world.fleet.expected.items()}
+        reason = _why_ready(world, run, t)
     elif state is State.HANDED:
         reason = _where_handed(world, run, t)
         waits_for = _waits_for(run, t)
@@ -72,16 +73,17 @@ def _waits_for(run: Run, t: int) -> tuple[str, ...]:
     return tuple(run.name_of(producer[o]) for o in run.spec.inputs[t] if not run.where[o] and producer[o] >= 0)
 
 
-def _why_ready(world: World, run: Run, hosts: Mapping[str, str]) -> str:
+def _why_ready(world: World, run: Run, t: int) -> str:
+    fleet, profile = world.fleet, run.spec.profiles[run.spec.profile[t]]
     limit = run.spec.max_concurrency
     if run.aborting:
         return "the run is being ended"
     if limit is not None and run.active >= limit:
         return f"max_concurrency={limit} of the run is reached"
-    if not hosts:
-        return "no host has joined" + (
-            f"; expected: {', '.join(sorted(world.fleet.expected))}" if world.fleet.expected else ""
-        )
+    if not any(fleet.needs(host, profile) for host in fleet.by_name.values()):
+        coming = ", ".join(f"{name} ({why})" if why else name for name, why in sorted(fleet.expected.items()))
+        none = "no host that can run it is there" if fleet.by_name else "no host is there"
+        return f"{none}; expected: {coming}" if coming else none
     if run.spec.allocator is None:
         return "its allocator is being asked" if run.request >= 0 else "its allocator has left it out"
     return "no host has room for it"

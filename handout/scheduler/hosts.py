@@ -177,8 +177,8 @@ class Fleet:
         self._by_index: dict[int, HostRecord] = {}
         self.by_name: dict[str, HostRecord] = {}
         self._needs: dict[Profile, tuple[Need, ...]] = {}
-        #: Hosts that are being reached.
-        self.expected: set[str] = set()
+        #: Hosts that are being reached, or will be: by name what there is to say of it, mostly "".
+        self.expected: dict[str, str] = {}
         #: Hosts that were drained while they were being reached: should they join all the same, they get no work.
         self.leaving: set[str] = set()
         self.shared_amounts: dict[str, int] = {}
@@ -192,7 +192,7 @@ class Fleet:
         self.names.append(name)
         self._by_index[host.index] = host
         self.by_name[name] = host
-        self.expected.discard(name)
+        self.expected.pop(name, None)
         host.draining = host.released = name in self.leaving
         self.version += 1
         return host

@@ -19,6 +19,7 @@ from handout.scheduler.world import World
 __all__ = [
     "SHORTAGE_S",
     "capabilities_changed",
+    "host_delayed",
     "host_drained",
     "host_expected",
     "host_joined",
@@ -67,7 +68,13 @@ def host_expected(world: World, event: ev.HostExpected) -> None:
     """Tasks that only it can run wait for it."""
     world.fleet.leaving.discard(event.host)
     if event.host not in world.fleet.by_name:
-        world.fleet.expected.add(event.host)
+        world.fleet.expected[event.host] = ""
+
+
+def host_delayed(world: World, event: ev.HostDelayed) -> None:
+    """Tasks that only it can run wait for it all the same."""
+    if event.host in world.fleet.expected:
+        world.fleet.expected[event.host] = event.reason
 
 
 def host_joined(world: World, event: ev.HostJoined) -> None:
@@ -106,7 +113,7 @@ def host_lost(world: World, event: ev.HostLost) -> None:
 
 def _expect_no_more(world: World, name: str) -> None:
     """A host will not come: an allocator may have left tasks out for its sake."""
-    world.fleet.expected.discard(name)
+    world.fleet.expected.pop(name, None)
     for run in world.runs.values():
         run.stirred = True
 

@@ -39,7 +39,7 @@ def needs_host(world: World, name: str) -> PlacementError | None:
     count, except where this one is no more than that itself.
     """
     fleet = world.fleet
-    if name not in fleet.by_name and fleet.expected - {name}:
+    if name not in fleet.by_name and fleet.expected.keys() - {name}:
         return None
     hosts = [host for host in fleet.by_name.values() if not host.draining and host.name != name]
     for run in world.runs.values():

@@ -29,6 +29,19 @@ def test_quarantine_is_bounded() -> None:
     assert pause_s == 640.0
 
 
+def test_who_never_stays_is_waited_for_through_ten_minutes_of_quarantine() -> None:
+    record, now, waited_s = Stability(Timings()), 0.0, 0.0
+    for _ in range(9):
+        assert not record.hopeless
+        now, pause_s = flap(record, now, up_s=3.0)
+        if record.quarantined and not record.hopeless:
+            waited_s += pause_s
+    assert record.hopeless
+    assert waited_s == 630.0
+    flap(record, now, up_s=61.0)
+    assert not record.hopeless
+
+
 def test_who_stays_for_a_minute_has_a_clean_record() -> None:
     record, now = Stability(Timings()), 0.0
     for _ in range(4):

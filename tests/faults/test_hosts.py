@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import time
@@ -16,7 +17,16 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Host, Timings
-from handout.observe import HostLeft, HostQuarantined, RunEvent, TaskEnded, TaskHandedOver, TaskSpeculated, TaskStarted
+from handout.observe import (
+    HostLeft,
+    HostQuarantined,
+    HostUnavailable,
+    RunEvent,
+    TaskEnded,
+    TaskHandedOver,
+    TaskSpeculated,
+    TaskStarted,
+)
 from tests import work
 from tests.proxy import Proxy, start_proxy
 from tests.seen import agent_pid, gone, started, until
@@ -111,6 +121,30 @@ async def test_row_01_a_host_whose_agent_is_killed_is_started_again_then_put_in_
         assert "lost again, 3 times within 3 s" in str(error)
         assert (await cluster.execute(graph))[out][0] == "a"
         assert not cluster.unavailable
+
+
+@pytest.mark.parametrize("hopeless", [False, True])
+async def test_row_34_what_only_hosts_in_quarantine_can_run_waits_for_its_end_unless_they_never_stay(
+    hopeless: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hopeless:
+        monkeypatch.setattr("handout.execution.stability._LONGEST_QUARANTINE", 1)
+    graph = Graph()
+    out = graph.add(work.wait_for_file, str(tmp_path / "go"), id="waits")
+    # Longer than a host that is lost is waited for.
+    timings = dataclasses.replace(QUICKER, quarantine_s=3 * QUICKER.host_timeout_s)
+    async with Cluster([Host.local("a", ONE)], timings=timings) as cluster:
+        async with cluster.start(graph) as execution, watching(execution) as seen:
+            await kill_whenever_it_is_back(cluster, "a", 3)
+            if hopeless:
+                with pytest.raises(handout.PlacementError, match="waits"):
+                    await execution.results()
+                return
+            await until(lambda: of(HostQuarantined, seen))
+            assert "a (in quarantine for 2.25 s" in execution.explain("waits").reason
+            (tmp_path / "go").touch()
+            assert (await execution.results())[out]
+    assert not of(HostUnavailable, seen)
 
 
 async def test_row_02_a_task_that_kills_its_worker_three_times_is_stopped_and_spends_no_more_hosts(

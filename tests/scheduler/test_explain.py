@@ -75,6 +75,20 @@ def test_expected_hosts_are_told() -> None:
     assert "expected: h1" in scene.core.explain(1, 0).reason
 
 
+def test_a_host_that_is_left_alone_is_told_with_why_until_it_is_tried_again() -> None:
+    scene = Scene("h1")
+    scene.tell(ev.HostDelayed("h2", "in quarantine"))
+    assert "h2" not in scene.core.world.fleet.expected
+    scene.tell(ev.HostExpected("h2"), ev.HostDelayed("h2", "in quarantine for 10 s"))
+    assert scene.submit(graph("a", profiles={"a": profile(host="h2")})) == []
+    told = scene.core.explain(1, 0)
+    assert told.reason == "no host that can run it is there; expected: h2 (in quarantine for 10 s)"
+    assert told.hosts["h2"] == "in quarantine for 10 s"
+    scene.tell(ev.HostDelayed("h2", ""))
+    assert scene.core.explain(1, 0).hosts["h2"] == "is being reached"
+    assert scene.join("h2") == [("start", "h2", "a")]
+
+
 def test_a_task_that_is_not_there_is_an_error() -> None:
     with pytest.raises(InternalError):
         Scene("h1").core.explain(1, 0)
