@@ -47,7 +47,7 @@ class Stability:
     @property
     def hopeless(self) -> bool:
         """Whether it was lost so often that nobody is to wait for it."""
-        return 2.0 ** (self._quarantines - 1) >= _LONGEST_QUARANTINE
+        return _doubled(self._quarantines, _LONGEST_QUARANTINE) == _LONGEST_QUARANTINE
 
     def joined(self, now: float) -> None:
         """It is there."""
@@ -68,8 +68,13 @@ class Stability:
         if not self._quarantines and len(self._losses) < MAX_LOSSES:
             return self._next_pause()
         self._quarantines += 1
-        return self._timings.quarantine_s * min(2.0 ** (self._quarantines - 1), _LONGEST_QUARANTINE)
+        return self._timings.quarantine_s * _doubled(self._quarantines, _LONGEST_QUARANTINE)
 
     def _next_pause(self) -> float:
         self._tries += 1
-        return self._timings.restart_s * min(2.0 ** (self._tries - 1), _LONGEST_PAUSE)
+        return self._timings.restart_s * _doubled(self._tries, _LONGEST_PAUSE)
+
+
+def _doubled(times: int, most: int) -> float:
+    """1 the first time, and twice as much each further time."""
+    return min(2.0 ** min(times - 1, 60), most)

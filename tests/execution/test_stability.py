@@ -58,6 +58,15 @@ def test_losses_that_are_far_apart_do_not_add_up() -> None:
         assert not record.quarantined
 
 
+def test_pauses_stay_as_long_as_they_are_after_days() -> None:
+    record, now = Stability(Timings()), 0.0
+    for _ in range(1100):
+        assert record.missed() <= 64.0
+        now, pause_s = flap(record, now, up_s=3.0)
+    assert pause_s == 640.0
+    assert record.hopeless
+
+
 def test_a_host_that_is_not_there_is_tried_with_pauses_that_double_up_to_a_minute() -> None:
     record = Stability(Timings())
     assert [record.missed() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 64, 64]
