@@ -270,12 +270,15 @@ def _place_consumers_elsewhere(world: World, run: Run, o: int, host: HostRecord)
             end(world, run, c, Outcome.CANCELLED)
         elif troubles >= MAX_TROUBLES:
             name = run.name_of(c)
+            tried = [world.fleet.names[index] for index in sorted({*run.avoid.get(c, ()), host.index})]
+            others = f", on hosts {', '.join(map(repr, tried))}" if len(tried) > 1 else ""
             fail(
                 world,
                 run,
                 c,
                 HostLostError(
-                    f"task {name!r} could not get one of its inputs, tried on {troubles} hosts, last on {host.name!r}.",
+                    f"task {name!r} could not get one of its inputs on host {host.name!r}; "
+                    f"it was tried {troubles} times{others}.",
                     remedy="Look at the free space there and at the connection to it.",
                     host=host.name,
                     id=name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from handout.errors import HostLostError, OutcomeUnknownError, WorkerDiedError
 from handout.scheduler import Outcome, State
 from handout.scheduler import commands as cmd
@@ -181,3 +183,23 @@ def test_a_task_that_takes_its_hosts_down_is_stopped_after_five() -> None:
     assert isinstance(ended, cmd.TasksEnded)
     assert ended.outcomes == [Outcome.FAILED]
     assert isinstance(ended.failures[0], WorkerDiedError)
+
+
+@pytest.mark.parametrize(
+    ("pinned", "said"),
+    [("h2", "on host 'h2'; it was tried 3 times."), (None, "it was tried 3 times, on hosts 'h2', 'h3', 'h4'.")],
+)
+def test_who_never_gets_its_input_is_told_where_it_was_tried(pinned: str | None, said: str) -> None:
+    scene = Scene("h1", "h2", "h3", "h4")
+    alone = profile({"cpu": 1}, host=pinned, idempotent=False)
+    scene.submit(graph("a -> b; hold", profiles={"a": ON_H1, "b": alone, "hold": ON_H1}))
+    scene.finish("h1", "a", held=False, size=10**8)
+    ended: list[cmd.TasksEnded] = []
+    for _ in range(9):
+        [(o, index)] = scene.core.world.runs[1].flying
+        to = scene.core.world.fleet.names[index]
+        commands = scene.tell(ev.CopyFailed(to, 1, o, "h1", missing=False))
+        ended += [command for command in commands if isinstance(command, cmd.TasksEnded)]
+    error = ended[0].failures[0]
+    assert isinstance(error, HostLostError)
+    assert said in str(error)
