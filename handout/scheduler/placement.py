@@ -77,8 +77,8 @@ def _share_out(world: World, lanes: list[Lane], settled: set[Lane]) -> None:
         _, number, lane, slate = heappop(queue)
         if _fill(world, slate, 1 << 60 if alone else TURN) and lane.head() >= 0:
             heappush(queue, (_standing(lane), number, lane, slate))
-        else:
-            settled.add(lane)
+        elif lane.head() >= 0:
+            settled.add(lane)  # one that is empty is not: tasks may join it when their group gets its host
 
 
 def _standing(lane: Lane) -> tuple[float, int, int]:

@@ -202,3 +202,9 @@ def test_claims_never_exceed_what_a_host_offers(cores: int) -> None:
     names = [f"t{i}" for i in range(10)]
     scene.submit(graph("; ".join(names)))
     assert scene.core.world.fleet.by_name["h1"].ledger.used == {"cpu": cores * 10_000}
+
+
+def test_the_rest_of_a_group_follows_at_once_where_another_group_was_served_before() -> None:
+    scene = Scene("h1 4", "h2 4")
+    scene.submit(graph("s -> x, y, z", groups={"s": 0, "x": 0, "y": 1, "z": 1}, allocator="first_available"))
+    assert scene.finish("h1", "s")[0] == ("start", "h1", "x", "y", "z")
