@@ -23,6 +23,8 @@ class LocalLauncher:
 
     async def start(self, bootstrap: Bootstrap) -> Started:
         """See :class:`~handout.remote.launcher.Launcher`."""
+        # The first one makes the bundle: in a thread, the loop has others to serve.
+        stdin = await asyncio.to_thread(bootstrap.stdin)
         try:
             process = await asyncio.create_subprocess_exec(
                 *bootstrap.argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -36,7 +38,7 @@ class LocalLauncher:
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 bootstrap.begun = True
-                out, err = await process.communicate(bootstrap.stdin())
+                out, err = await process.communicate(stdin)
         except TimeoutError:
             raise BootstrapError(
                 f"No agent answered within {_START_TIMEOUT_S:.0f} s on this machine.", host=bootstrap.host
