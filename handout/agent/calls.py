@@ -105,7 +105,7 @@ class CallPickler(Pickler):
 
 
 def dumps_call(
-    args: Sequence[Any], kwargs: dict[str, Any], paths: Sequence[Path], resolve: Resolve,
+    args: Sequence[Any], kwargs: Mapping[str, Any], paths: Sequence[Path], resolve: Resolve,
     snapshot: Snapshot | None = None,
 ) -> list[Segment]:  # fmt: skip
     """Encode one call.

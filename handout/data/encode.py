@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,24 +131,12 @@ class _Encoder:
 
     def hold(self, number: int, value: Any) -> None:
         """Make `value` the object of a number."""
-        with self.watch() as code:
+        with _CodeWatch(self.snapshot) as code:
             kept = [_own(segment) for segment in serial.dumps_or_name(value, "value", self.snapshot)]
         self.values[number] = kept
-        self.nbytes[number] = sum(memoryview(segment).nbytes for segment in kept)
-        if code():
+        self.nbytes[number] = _size(kept)
+        if code.seen:
             self.code_objects.add(number)
-
-    @contextmanager
-    def watch(self) -> Iterator[Callable[[], bool]]:
-        """Gives what says whether anything went by value meanwhile."""
-        snapshot = self.snapshot
-        before, snapshot.by_value = snapshot.by_value, False
-        seen = False
-        try:
-            yield lambda: seen
-        finally:
-            seen = snapshot.by_value
-            snapshot.by_value = before or seen
 
     # ---- calls ---------------------------------------------------------------------------------------------
 
@@ -163,9 +150,9 @@ class _Encoder:
             if blob is not None:
                 return blob, inputs, bool(self.code_objects) and not self.code_objects.isdisjoint(inputs)
         call = _Call(self, task, paths or ())
-        with self.watch() as code:
+        with _CodeWatch(self.snapshot) as code:
             blob = call.encode(args, kwargs)
-        return blob, tuple(call.inputs), code() or not self.code_objects.isdisjoint(call.inputs)
+        return blob, tuple(call.inputs), code.seen or not self.code_objects.isdisjoint(call.inputs)
 
     def _plain(self, args: tuple[Any, ...], inputs: tuple[int, ...], paths: list[Path] | None) -> bytes | None:
         """The blob of a call whose arguments are small scalars and whole results of tasks: no code asked."""
@@ -213,6 +200,25 @@ class _Encoder:
 _SIZED = frozenset({str, bytes})
 
 
+class _CodeWatch:
+    """Sees whether anything goes by value in a block. One a call: a generator would take as long as the pickling."""
+
+    __slots__ = ("before", "seen", "snapshot")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.before = snapshot.by_value
+        self.seen = False
+
+    def __enter__(self) -> _CodeWatch:
+        self.snapshot.by_value = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seen = self.snapshot.by_value
+        self.snapshot.by_value = self.before or self.seen
+
+
 class _Call:
     """One call that needs a closer look: arguments that are neither scalars nor whole results."""
 
@@ -221,7 +227,8 @@ class _Call:
         self.task = task
         self.paths = paths
         self.inputs: list[int] = list(encoder.plan.inputs[task])
-        self.slot_of = encoder.plan.slot_of(task)
+        #: Made when the first promise is seen: most arguments hold none.
+        self.slot_of: Callable[[Input[Any]], placeholder.Placeholder] | None = None
         #: The agent's marks for the plan's, by identity, with the plan's own to keep the identity.
         self.marks: dict[int, tuple[Any, Any]] = {}
         #: Promises seen since it was last reset.
@@ -231,13 +238,13 @@ class _Call:
         """The blob; `inputs` has grown by what its large arguments became."""
         args, named = self._known_large(args, kwargs)
         segments = self._dump(args, named)
-        if sum(memoryview(segment).nbytes for segment in segments) > LARGE:
+        if _size(segments) > LARGE:
             args = tuple(self._shrink(arg) for arg in args)
             named = {name: self._shrink(arg) for name, arg in named.items()}
             segments = self._dump(args, named)
         return b"".join(segments)
 
-    def _dump(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Segment]:
+    def _dump(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Segment]:
         try:
             return serial.dumps_call(args, kwargs, self.paths, self.resolve, self.encoder.snapshot)
         except GraphError:
@@ -245,7 +252,7 @@ class _Call:
         except Exception as error:  # whatever a __reduce__ raises
             raise self._culprit(args, kwargs) from error
 
-    def _culprit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> UnserializableError:
+    def _culprit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UnserializableError:
         names = [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]
         for name, arg in names:
             try:
@@ -264,6 +271,8 @@ class _Call:
         """The agent's mark for an output, a stored object, an `Arg`, or an argument that is an object by now."""
         if isinstance(obj, Input):
             self.promises += 1
+            if self.slot_of is None:
+                self.slot_of = self.encoder.plan.slot_of(self.task)
             return self._mark(self.slot_of(obj))
         return obj if isinstance(obj, serial.Slot) else None
 
@@ -286,15 +295,18 @@ class _Call:
 
     # ---- large arguments -----------------------------------------------------------------------------------
 
-    def _known_large(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _known_large(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Marks for the arguments that are objects already, or that are seen to be large without pickling them."""
-        return tuple(map(self._if_known, args)), {name: self._if_known(arg) for name, arg in kwargs.items()}
+        large = self.encoder.large
+        for arg in (*args, *kwargs.values()):
+            if id(arg) in large or (type(arg) in _SIZED and len(arg) > LARGE):
+                return tuple(map(self._if_known, args)), {name: self._if_known(arg) for name, arg in kwargs.items()}
+        return args, kwargs
 
     def _if_known(self, arg: Any) -> Any:
-        number = self.encoder.large.get(id(arg))
-        if number is not None:
-            return self._slot(number)
-        if type(arg) in _SIZED and len(arg) > LARGE:
+        if id(arg) in self.encoder.large or (type(arg) in _SIZED and len(arg) > LARGE):
             return self._slot(self._enlist(arg))
         return arg
 
@@ -309,7 +321,7 @@ class _Call:
             return arg
         self.promises = 0
         segments = self._attempt(arg)
-        if sum(memoryview(segment).nbytes for segment in segments) <= LARGE:
+        if _size(segments) <= LARGE:
             return arg
         if not self.promises:
             return self._slot(self._enlist(arg))
@@ -332,6 +344,12 @@ class _Call:
 
 
 _TINY = frozenset({type(None), bool, int, float, complex})
+
+
+def _size(segments: Sequence[Segment]) -> int:
+    if len(segments) == 1 and type(segments[0]) is bytes:
+        return len(segments[0])
+    return sum(memoryview(segment).nbytes for segment in segments)
 
 
 def _own(segment: Segment) -> Segment:
