@@ -127,7 +127,7 @@ class ActiveRun:
         for inputs in self.encoded.inputs:
             for number in inputs:
                 wanted[number] = 1
-        for number in (*self.spec.outputs, *self.spec.keep):
+        for number in (*self.spec.outputs, *self.spec.passing, *self.spec.keep):
             wanted[number] = 1
         return wanted
 

@@ -130,7 +130,7 @@ class Execution:
         if recorder is None:
             self._submit(run, [])
             return
-        await recorder.earlier.read()
+        await recorder.earlier.read(run)
         await self._cluster.wait_until_adopted()
         # What agents have is asked for last: who was lost in the meantime has nothing any more.
         hosts = self._cluster.inventory.values()
@@ -163,8 +163,8 @@ class Execution:
             number = self._recorder.earlier.number_after(number)
         encoded = encode_plan(plan)
         journaled = policy.journal is not None
-        outputs = journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
-        spec, traits = make_spec(plan, encoded, policy, outputs)
+        passing = journaled_objects(plan, encoded, policy.journal_results) if journaled else ()
+        spec, traits = make_spec(plan, encoded, policy, passing)
         return ActiveRun(
             number=number,
             plan=plan,

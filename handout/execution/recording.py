@@ -44,15 +44,17 @@ JournalResults = Literal["all", "outputs"]
 
 
 def journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> list[int]:
-    """The objects that a journaled run brings to the controller: its outputs first.
+    """The objects that a journaled run brings to the controller beside its outputs.
 
     A function that must not run twice has its result committed in any case: it could not be made again.
     """
-    wanted = dict.fromkeys(plan.outputs)
+    outputs, wanted = set(plan.outputs), dict[int, None]()
     for inputs in encoded.inputs:
         for number in inputs:
             producer = encoded.producers[number]
-            if producer >= 0 and (results == "all" or not plan.options[producer].idempotent):
+            if producer < 0 or number in outputs:
+                continue
+            if results == "all" or not plan.options[producer].idempotent:
                 wanted[number] = None
     return list(wanted)
 
@@ -62,6 +64,11 @@ async def _close(opening: asyncio.Future[Journal]) -> None:
     await asyncio.wait({opening})
     if opening.exception() is None:
         await asyncio.to_thread(opening.result().close)
+
+
+def _is_over(failure: object) -> bool:
+    """Whether an attempt came to an end by itself: what was killed in the middle may have taken effect."""
+    return not isinstance(failure, OutcomeUnknownError) and getattr(failure, "kind", "") not in ("timeout", "memory")
 
 
 class Recorder:
@@ -137,7 +144,7 @@ class Recorder:
             found: By host, what agents have that went on without a controller, and are there.
             data_only: Hosts of which only data is taken.
         """
-        self._objects = frozenset(run.spec.outputs)
+        self._objects = frozenset((*run.spec.outputs, *run.spec.passing))
         facts = self.earlier.facts(run, found, data_only)
         classes = [(*token, module, name) for token, module, name in serial.own_classes()]
         self._journal.begin(self._ids, self._tasks, len(self.earlier.done), run.number, classes)
@@ -165,7 +172,7 @@ class Recorder:
             if outcome is Outcome.DONE and (task not in reused or attempts[task]):
                 for number in made[task]:
                     self._add(batches, run, task, number, attempts[task])
-            if task in once and outcome in _KNOWN and not isinstance(failure, OutcomeUnknownError):
+            if task in once and outcome in _KNOWN and _is_over(failure):
                 settled.append(self._tasks[task])
         for batch in batches.values():
             self._journal.commit(batch)

@@ -19,7 +19,7 @@ __all__ = ["is_coroutine", "make_spec"]
 
 
 def make_spec(
-    plan: Plan, encoded: EncodedRun, policy: RunPolicy, outputs: Sequence[int]
+    plan: Plan, encoded: EncodedRun, policy: RunPolicy, passing: Sequence[int]
 ) -> tuple[RunSpec, list[Traits]]:
     """A run's columns for the core, and by profile what agents are told.
 
@@ -27,7 +27,7 @@ def make_spec(
         plan: The validated graph.
         encoded: Its calls, with the objects that its large arguments became.
         policy: What the caller said about the run.
-        outputs: The objects that are brought to the controller.
+        passing: The objects that are brought to the controller, beside the outputs, and do not stay there.
 
     Raises:
         GraphError: A function is to be held to a memory cost that it does not have.
@@ -45,7 +45,8 @@ def make_spec(
         inputs=encoded.inputs,
         producer=encoded.producers,
         nbytes=encoded.nbytes,
-        outputs=outputs,
+        outputs=plan.outputs,
+        passing=passing,
         keep=plan.keep,
         priority=[o.priority for o in options_column] if has_priority else None,
         group=plan.groups if any(g >= 0 for g in plan.groups) else None,

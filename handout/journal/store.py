@@ -33,16 +33,19 @@ _UNFINISHED: Final = "new-"
 Segments = Sequence[bytes | bytearray | memoryview]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
-    """One committed object: its bytes, or the file that holds them."""
+    """One committed object: the file that holds it, or its place in the journal."""
 
     #: Whose bytes they are, and whether that host was trusted with data alone.
     host: str
     data_only: bool
     nbytes: int
-    data: bytes | None
     file: Path | None
+    #: Of a small one: its row, and where in its bytes it begins; and the bytes once they are loaded.
+    row: int
+    at: int
+    data: bytes = b""
 
 
 @dataclass(slots=True)
@@ -174,25 +177,25 @@ class Journal:
     # ---- what an earlier run left ----------------------------------------------------------------------------
 
     def committed(self, identities: Iterable[bytes]) -> dict[bytes, Committed]:
-        """The tasks among `identities` that ended well before, with what is committed of their results."""
+        """The tasks among `identities` that ended well before, with what is committed of their results, not loaded."""
         wanted, found = set(identities), dict[bytes, Committed]()
         with self._reading:
             known = dict(self._database.execute("SELECT run, identities FROM runs"))
             if not known:
                 return found
             rows = self._database.execute(
-                "SELECT run, host, data_only, part, tasks, sizes, data, file FROM results ORDER BY rowid"
+                "SELECT rowid, run, host, data_only, part, tasks, sizes, file FROM results ORDER BY rowid"
             )
-            for run, host, data_only, part, tasks, sizes, data, file in rows:
+            for row, run, host, data_only, part, tasks, sizes, file in rows:
                 at = 0
                 for task, nbytes in zip(json.loads(tasks), json.loads(sizes), strict=True):
                     identity = identity_at(known[run], task)
                     if identity in wanted:
                         committed = found.setdefault(identity, Committed(host))
                         committed.host = host
-                        piece = self._piece(host, bool(data_only), nbytes, data, at, file)
-                        if piece is not None:
-                            committed.pieces[part] = piece
+                        path = None if file is None else self._folder / file
+                        if nbytes >= 0 and (path is None or _is_whole(path, nbytes)):
+                            committed.pieces[part] = Piece(host, bool(data_only), nbytes, path, row, at)
                     at += max(0, nbytes)
         return found
 
@@ -211,17 +214,17 @@ class Journal:
         self._database.execute("DELETE FROM temp.wanted")
         self._database.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((each,) for each in identities))
 
-    def _piece(self, host: str, data_only: bool, nbytes: int, data: bytes, at: int, file: str | None) -> Piece | None:
-        """None where the bytes are not there: they never were, or somebody removed or cut the file."""
-        if nbytes < 0:
-            return None
-        if file is None:
-            return Piece(host, data_only, nbytes, data[at : at + nbytes], None)
-        path = self._folder / file
-        try:
-            return Piece(host, data_only, nbytes, None, path) if path.stat().st_size == nbytes else None
-        except OSError:
-            return None
+    def load(self, pieces: Iterable[Piece]) -> None:
+        """Read the bytes of small objects."""
+        with self._reading:
+            row, data = -1, b""
+            for piece in sorted(pieces, key=lambda piece: piece.row):
+                if piece.file is not None:
+                    continue
+                if piece.row != row:
+                    row = piece.row
+                    (data,) = self._database.execute("SELECT data FROM results WHERE rowid = ?", (row,)).fetchone()
+                piece.data = data[piece.at : piece.at + piece.nbytes]
 
     def classes(self) -> list[tuple[str, int, str, str]]:
         """What classes of ``__main__`` were called in committed results: origin, number, module, name."""
@@ -425,6 +428,14 @@ class Journal:
         if self._database.in_transaction:
             self._database.execute("ROLLBACK")
         self.on_error(self.error)
+
+
+def _is_whole(path: Path, nbytes: int) -> bool:
+    """Whether nobody has removed or cut a file."""
+    try:
+        return path.stat().st_size == nbytes
+    except OSError:
+        return False
 
 
 def _text(text: str) -> str:

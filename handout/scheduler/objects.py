@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handout.scheduler.hosts import HOME
-from handout.scheduler.runs import KEEP, OUTPUT, Run
+from handout.scheduler.runs import KEEP, OUTPUT, PASSING, Run
 from handout.scheduler.states import State
 from handout.scheduler.world import World
 
@@ -21,7 +21,7 @@ def appear(world: World, run: Run, o: int, index: int, size: int = -1) -> None:
     if size >= 0:
         run.nbytes[o] = size
     if index == 0 and run.flags[o] & OUTPUT:
-        run.awaited -= 1
+        run.came_home(o)
         world.ending.add(run)
     if not where:
         wake(world, run, o, index)
@@ -82,6 +82,7 @@ def bring(world: World, run: Run, o: int, index: int) -> None:
 
 def want(world: World, run: Run, o: int) -> None:
     """The caller wants an object that was not among the outputs, if it exists or will."""
+    run.flags[o] &= ~PASSING
     producer = run.spec.producer[o]
     if run.flags[o] & OUTPUT or 0 in run.where[o] or (not run.where[o] and run.state[producer] >= _DONE):
         return

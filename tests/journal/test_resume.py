@@ -225,6 +225,28 @@ async def test_marked_otherwise_since_it_runs_again(tmp_path: Path) -> None:
     assert [each for each in read(tmp_path / "run.db").attempts if each.outcome == "started"] == []
 
 
+async def test_what_must_not_run_twice_and_was_killed_for_its_time_is_not_run_again(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(tasks.wait_forever, str(tmp_path), id="once", idempotent=False, timeout_s=0.3, retries=1)
+    with pytest.raises(handout.TaskTimeoutError):
+        await handout.execute(graph, inventory=HERE, journal=tmp_path / "run.db")
+    with pytest.raises(OutcomeUnknownError, match="attempt 1"):
+        await handout.execute(graph, inventory=HERE, journal=tmp_path / "run.db")
+
+
+async def test_with_a_journal_the_controller_keeps_no_more_in_memory_than_without(tmp_path: Path) -> None:
+    graph = Graph()
+    out = graph.add(work.blob, 60_000)
+    for _ in range(10):
+        out = graph.add(tasks.same, out)
+    graph.add(work.length, out)
+    async with handout.start(graph, inventory=HERE, journal=tmp_path / "run.db") as execution:
+        await execution.results()
+        assert execution._run is not None
+        assert execution._run.objects.nbytes < 100
+    assert sum(task.nbytes or 0 for task in read(tmp_path / "run.db").tasks) > 600_000
+
+
 async def test_texts_that_are_no_unicode_are_recorded(tmp_path: Path) -> None:
     graph = Graph()
     graph.add(tasks.raises_bytes, b"file \xff", id="task \udcff")
