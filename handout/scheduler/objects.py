@@ -83,12 +83,13 @@ def bring(world: World, run: Run, o: int, index: int) -> None:
 def want(world: World, run: Run, o: int) -> None:
     """The caller wants an object that was not among the outputs, if it exists or will."""
     run.flags[o] &= ~PASSING
-    producer = run.spec.producer[o]
-    if run.flags[o] & OUTPUT or 0 in run.where[o] or (not run.where[o] and run.state[producer] >= _DONE):
+    where = run.where[o]
+    if run.flags[o] & OUTPUT or (not where and run.state[run.spec.producer[o]] >= _DONE):
         return
     run.flags[o] |= OUTPUT
-    run.awaited += 1
-    bring(world, run, o, 0)
+    if 0 not in where:
+        run.awaited += 1
+        bring(world, run, o, 0)
 
 
 def release_inputs(world: World, run: Run, t: int) -> None:

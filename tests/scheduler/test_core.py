@@ -254,7 +254,7 @@ def test_what_passes_through_the_controller_does_not_stay_there() -> None:
 def test_a_run_waits_for_what_is_to_pass_and_has_not() -> None:
     scene = Scene("h1")
     scene.submit(graph("a -> b", passing=["a"]))
-    assert ("fetch", "h1", "a") in scene.finish("h1", "a", size=10**6, held=False)
+    assert ("fetch", "a", "h1") in scene.finish("h1", "a", size=10**6, held=False)
     assert ("over", "done") not in scene.finish("h1", "b")
     said = scene.said(scene.tell(ev.ObjectsStored("", 1, [0], [10**6])))
     assert said == [("drop", "h1", "a"), ("drop", "", "a"), ("over", "done")]
