@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from handout.agent.serial import PYTHON, Snapshot, dumps, find
-from handout.data.project import Package, find_package, imports_of
+from handout.data.project import Package, own_sources
 
 __all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
 
@@ -23,9 +22,6 @@ _INDEX = "modules.json"
 #: Agents know functions and bundles by these; the same for the same digest, in all runs of this process.
 _function_numbers: dict[bytes, int] = {}
 _bundle_keys: dict[str, int] = {}
-
-#: (modification time, size, source, top-level names that it imports) by path.
-_sources: dict[str, tuple[int, int, bytes, tuple[str, ...]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +81,10 @@ def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
         names: Dotted names of modules; what is not the user's own is left out.
     Returns: The bundle, or None where nothing is the user's own.
     """
-    packages: dict[str, Package] = {}
-    seen: set[str] = set()
-    queue = [name.partition(".")[0] for name in names]
-    files: dict[str, bytes] = {}
-    while queue:
-        top = queue.pop()
-        if top in seen:
-            continue
-        seen.add(top)
-        package = find_package(top)
-        if package is None:
-            continue
-        packages[top] = package
-        for module in package.modules:
-            source, imports = _read(str(module.path))
-            files[module.name] = source
-            queue.extend(imports)
-    if not packages:
+    found = own_sources(names)
+    if not found.packages:
         return None
-    return _zip([packages[top] for top in sorted(packages)], files)
-
-
-def _read(path: str) -> tuple[bytes, tuple[str, ...]]:
-    status = os.stat(path)
-    known = _sources.get(path)
-    if known is None or known[:2] != (status.st_mtime_ns, status.st_size):
-        with open(path, "rb") as stream:
-            source = stream.read()
-        known = status.st_mtime_ns, status.st_size, source, tuple(dict.fromkeys(imports_of(source)))
-        _sources[path] = known
-    return known[2], known[3]
+    return _zip([found.packages[top] for top in sorted(found.packages)], found.files)
 
 
 def _zip(packages: list[Package], files: dict[str, bytes]) -> CodeBundle:

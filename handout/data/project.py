@@ -13,14 +13,15 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Module", "Package", "find_package"]
+__all__ = ["EXTENSIONS", "Module", "Package", "Sources", "find_package", "imports_of", "own_sources", "spec_of"]
 
-_EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+#: How the names of extension modules end.
+EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 #: Never the user's, wherever they are installed: the host has its own.
 _OURS = frozenset({"handout", "dill", "__main__", "__mp_main__"})
 
@@ -42,8 +43,24 @@ class Package:
     modules: list[Module] = field(default_factory=list)
     #: Folders without an ``__init__.py``, by dotted name.
     namespaces: dict[str, list[str]] = field(default_factory=dict)
-    #: Dotted names of extension modules.
-    extensions: list[str] = field(default_factory=list)
+    #: Files of extension modules, by dotted name.
+    extensions: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Sources:
+    """The user's own code behind some names: what is named, and what that imports in turn."""
+
+    #: By top-level name.
+    packages: dict[str, Package] = field(default_factory=dict)
+    #: By dotted name of the module.
+    files: dict[str, bytes] = field(default_factory=dict)
+    #: Top-level names of what they import that is not the user's own.
+    installed: set[str] = field(default_factory=set)
+
+
+#: (modification time, size, source, top-level names that it imports) by path.
+_sources: dict[str, tuple[int, int, bytes, tuple[str, ...]]] = {}
 
 
 @cache
@@ -63,7 +80,8 @@ def _is_own_path(path: str) -> bool:
     return not real.startswith(_installed_roots())
 
 
-def _spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
+def spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
+    """Where a top-level module is found, without importing it."""
     loaded = sys.modules.get(top)
     spec: importlib.machinery.ModuleSpec | None = getattr(loaded, "__spec__", None)
     if spec is not None:
@@ -79,7 +97,7 @@ def find_package(name: str) -> Package | None:
     top = name.partition(".")[0]
     if top in _OURS or top in sys.stdlib_module_names:
         return None
-    spec = _spec_of(top)
+    spec = spec_of(top)
     if spec is None:
         return None
     package = Package(top)
@@ -108,8 +126,8 @@ def _collect(package: Package, name: str, folder: Path) -> None:
         dotted = f"{name}.{stem}"
         if child.suffix == ".py" and child != init and child.name == f"{stem}.py":
             package.modules.append(Module(dotted, child, False))
-        elif child.name.endswith(_EXTENSIONS):
-            package.extensions.append(dotted)
+        elif child.name.endswith(EXTENSIONS):
+            package.extensions[dotted] = child
         elif child.name == stem and child.is_dir() and stem != "__pycache__":
             _collect(package, dotted, child)
     if init not in children and len(package.modules) > before:
@@ -128,3 +146,41 @@ def imports_of(source: bytes) -> Iterator[str]:
                 yield alias.name.partition(".")[0]
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             yield node.module.partition(".")[0]
+
+
+def own_sources(names: Iterable[str], script: str | None = None) -> Sources:
+    """Read the user's own modules among `names`, and those that they import in turn.
+
+    Args:
+        names: Dotted names of modules.
+        script: The file of ``__main__``, where that is one of them.
+    """
+    found = Sources()
+    queue = [name.partition(".")[0] for name in names]
+    if script is not None:
+        found.files["__main__"], imports = _read(script)
+        queue.extend(imports)
+    while queue:
+        top = queue.pop()
+        if top in found.packages or top in found.installed:
+            continue
+        package = find_package(top)
+        if package is None:
+            found.installed.add(top)
+            continue
+        found.packages[top] = package
+        for module in package.modules:
+            found.files[module.name], imports = _read(str(module.path))
+            queue.extend(imports)
+    return found
+
+
+def _read(path: str) -> tuple[bytes, tuple[str, ...]]:
+    status = os.stat(path)
+    known = _sources.get(path)
+    if known is None or known[:2] != (status.st_mtime_ns, status.st_size):
+        with open(path, "rb") as stream:
+            source = stream.read()
+        known = status.st_mtime_ns, status.st_size, source, tuple(dict.fromkeys(imports_of(source)))
+        _sources[path] = known
+    return known[2], known[3]

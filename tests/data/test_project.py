@@ -53,7 +53,7 @@ def test_a_package_is_taken_whole_without_what_cannot_be_imported(project: Path)
         "hoproj_pkg", "hoproj_pkg.a", "hoproj_pkg.sub", "hoproj_pkg.sub.b", "hoproj_pkg.plain.c"
     }  # fmt: skip
     assert package.namespaces == {"hoproj_pkg.plain": [str(root / "plain")]}
-    assert package.extensions in (["hoproj_pkg.fast"], [])  # by the suffixes of this platform
+    assert list(package.extensions) in (["hoproj_pkg.fast"], [])  # by the suffixes of this platform
 
 
 def test_what_lies_in_site_packages_is_not_even_in_a_folder_of_ones_own(
