@@ -1,9 +1,10 @@
 """What a task *is*: the same function of the same arguments has one identity, in every process and on every day.
 
-A function's identity is that of its code without names of files and numbers of lines, its constants, defaults,
-closure and the globals that it names, followed into the user's own modules; what is installed counts by name and
-version. A task's adds its arguments and the identities of the tasks that make them. Equal tasks of one graph are
-told apart by their order. None of it depends on the hash seed, on addresses or on pickled bytes.
+A function's identity is that of its code without names of files and numbers of lines, its constants, annotations,
+defaults, closure and the globals that it names, followed into the user's own modules; what is installed counts by
+name and version (see `walk`). A task's adds its arguments and the identities of the tasks that make them. Equal tasks
+of one graph are told apart by their order. None of it depends on the hash seed, on addresses or on pickled bytes, and
+what has no identity that is sure matches nothing: it is run anew.
 """
 
 from __future__ import annotations
@@ -23,12 +24,8 @@ __all__ = ["DIGEST_SIZE", "Identities", "identity_of"]
 
 
 def identity_of(value: Any) -> bytes:
-    """The identity of a value or a function by itself.
-
-    Raises:
-        RecursionError: It is nested too deeply.
-    """
-    return Walk().of(value)
+    """The identity of a value or a function by itself."""
+    return Walk().whole(value)
 
 
 class Identities:
@@ -73,7 +70,7 @@ class Identities:
             elif isinstance(extra, Kept):
                 known = digest(b"kept", repr((extra.stored.id, extra.stored.key)).encode())
             else:
-                known = Walk(None, self._sources).of(extra.value)
+                known = Walk(None, self._sources).whole(extra.value)
             self._values[number] = known
         return known
 
@@ -82,7 +79,7 @@ class Identities:
         fn = plan.fns[task]
         called = self._functions.get(id(fn))  # the plan keeps it alive
         if called is None:
-            called = self._functions[id(fn)] = Walk(None, self._sources).of(fn)
+            called = self._functions[id(fn)] = Walk(None, self._sources).whole(fn)
         args, kwargs = plan.args[task], plan.kwargs[task]
         if not kwargs:
             text: list[str] = []
@@ -100,7 +97,7 @@ class Identities:
             else:
                 return digest(called, "\x1f".join(text).encode("utf-8", "surrogatepass"))
         walk = Walk(self._promise(task), self._sources)
-        return digest(called, walk.of(args), walk.of(kwargs))
+        return digest(called, walk.whole((args, kwargs)))
 
     def _promise(self, task: int) -> Callable[[Any, Walk], bytes]:
         slot_of, inputs = self._plan.slot_of(task), self._plan.inputs[task]

@@ -38,7 +38,7 @@ def version_of(top: str) -> str:
     spec = spec_of(top)
     if spec is None:
         return "absent"
-    places = [Path(each) for each in spec.submodule_search_locations or [spec.origin or ""]]
+    places = [Path(each) for each in spec.submodule_search_locations or filter(None, [spec.origin])]
     if _is_own_top(top):  # code in C, else nobody would ask
         return _files(places)
     name = "handout-dag" if top == "handout" else top
@@ -67,6 +67,8 @@ def _files(places: list[Path]) -> str:
         below = sorted(place.rglob("*")) if place.is_dir() else [place]
         for path in below:
             if path.name.endswith((".py", *EXTENSIONS)) and path.is_file():
-                made.update(f"{path.relative_to(place)} {path.stat().st_size}\n".encode())
-                made.update(path.read_bytes())
+                status = path.stat()
+                made.update(f"{path.relative_to(place)} {status.st_size}\n".encode())
+                # Libraries may be large: those that were written anew have another time.
+                made.update(path.read_bytes() if path.suffix == ".py" else b"%d" % status.st_mtime_ns)
     return made.hexdigest()

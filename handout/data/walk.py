@@ -14,7 +14,6 @@ import dis
 import functools
 import gc
 import hashlib
-import logging
 import os
 import pickle
 import struct
@@ -23,7 +22,7 @@ import threading
 import types
 import typing
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from handout.agent.serial import PLAIN, importable_name, main_name, names_in
@@ -69,7 +68,6 @@ _HARMLESS: tuple[type, ...] = (
     type(threading.Lock()),  # who waits, not what is computed
     type(threading.RLock()),
     threading.local,  # empty in the thread that runs the function
-    logging.Handler,  # where messages go; a logger counts by its name
     asyncio.AbstractEventLoop,  # the process's own; the function has another one
 )
 
@@ -114,6 +112,13 @@ class Walk:
             return digest(b"harmless", self.of(kind))
         return self.an_object(value)
 
+    def whole(self, value: Any) -> bytes:
+        """The identity of a value by itself, also of one that is nested too deeply to be taken apart."""
+        try:
+            return self.of(value)
+        except RecursionError:
+            return _unknown()
+
     def all(self, tag: bytes, values: Iterable[Any]) -> bytes:
         """Several in order."""
         return digest(tag, *[self.of(value) for value in values])
@@ -154,7 +159,7 @@ class Walk:
         for name in sorted(names_in(code).used):
             if name in space:
                 parts += [name.encode(), self.of(space[name])]
-        parts += [self.sources(name) for name in sorted(_imported(code, space.get("__package__") or ""))]
+        parts += [self.sources(name) for name in _imported(code, space.get("__package__") or "")]
         return digest(b"function", *parts)
 
     def code(self, code: types.CodeType, doc: str | None = None) -> bytes:
@@ -182,9 +187,9 @@ class Walk:
         owner, name = value.__self__, value.__name__
         if owner is None or isinstance(owner, types.ModuleType):
             return _installed(value.__module__ or "builtins", value.__qualname__)
-        home = type(owner).__module__
-        if not is_own(home) and vars(sys.modules.get(home, types)).get(name) is value:
-            return _installed(home, name)
+        for home in (value.__module__, type(owner).__module__):
+            if not is_own(home) and getattr(sys.modules.get(home), "__dict__", {}).get(name) is value:
+                return _installed(home, name)
         return digest(b"bound", self.of(func), self.of(owner))
 
     def a_class(self, cls: type) -> bytes:
@@ -260,12 +265,15 @@ class Walk:
         """What pickling finds by its name in a module, if it is there."""
         for home in (getattr(value, "__module__", None), type(value).__module__, *_holders(value, name)):
             module = sys.modules.get(home) if isinstance(home, str) else None
-            if module is None or getattr(module, name, None) is not value:
+            if home is None or module is None or getattr(module, name, None) is not value:
                 continue
             if not is_own(home):
                 return _installed(home, name)
             if not _hides(value):
-                return digest(b"named", name.encode(), self.of(type(value)), self.of(object.__getstate__(value)))
+                # A function that Cython made is named, too, and only its file tells more.
+                code = b"" if is_own(type(value).__module__) or home == "__main__" else self.sources(home)
+                state = object.__getstate__(value)
+                return digest(b"named", name.encode(), code, self.of(type(value)), self.of(state))
         return _unknown()
 
 
@@ -274,16 +282,19 @@ def _installed(module: str | None, name: str) -> bytes:
     return digest(b"installed", f"{module}:{name}:{version_of(top)}".encode())
 
 
-def _imported(code: types.CodeType, package: str) -> Iterator[str]:
-    """Modules that code imports when it runs; those of its own `package` in full."""
+@functools.lru_cache(maxsize=4096)
+def _imported(code: types.CodeType, package: str) -> tuple[str, ...]:
+    """Modules that code imports when it runs; for those of its own `package`, that."""
+    found: set[str] = set()
     for each in code.co_consts:
         if isinstance(each, types.CodeType):
-            yield from _imported(each, package)
+            found.update(_imported(each, package))
     before = [each for each in dis.get_instructions(code) if each.opname != "EXTENDED_ARG"]
     for at, each in enumerate(before):
         if each.opname == "IMPORT_NAME":
             relative = before[at - 2].argval != 0  # its level was put on the stack before the names
-            yield package if relative else each.argval
+            found.add(package if relative else each.argval)
+    return tuple(sorted(found))
 
 
 def _hides(value: Any) -> bool:
@@ -318,6 +329,13 @@ def _variable(walk: Walk, value: Any) -> bytes:
     return walk.all(type(value).__name__.encode(), [getattr(value, each, None) for each in asked])
 
 
+def _descriptor(walk: Walk, value: Any) -> bytes:
+    """What a class in C has, by its name; it changes with the file that the class is in."""
+    cls, name = value.__objclass__, value.__name__
+    made_in_c = type(value) is not types.MemberDescriptorType
+    return digest(walk.of(cls), name.encode(), _installed(cls.__module__, name) if made_in_c else b"slot")
+
+
 def _context_variable(walk: Walk, value: contextvars.ContextVar[Any]) -> bytes:
     """By name and default; what it is set to here is not what it is set to where the function runs."""
     try:
@@ -326,6 +344,15 @@ def _context_variable(walk: Walk, value: contextvars.ContextVar[Any]) -> bytes:
         return walk.all(b"variable", (value.name,))
 
 
+_DESCRIPTORS = (
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.ClassMethodDescriptorType,
+)
+
+#: By exact kind.
 _RULES: dict[type, Callable[[Walk, Any], bytes]] = {
     list: lambda walk, value: walk.all(b"list", value),
     tuple: lambda walk, value: walk.all(b"tuple", value),
@@ -355,16 +382,7 @@ _RULES: dict[type, Callable[[Walk, Any], bytes]] = {
     property: lambda walk, value: walk.all(b"property", (value.fget, value.fset, value.fdel)),
     staticmethod: lambda walk, value: walk.all(b"staticmethod", (value.__func__,)),
     classmethod: lambda walk, value: walk.all(b"classmethod", (value.__func__,)),
-    **{
-        kind: lambda walk, value: walk.all(b"descriptor", (value.__objclass__, value.__name__))
-        for kind in (
-            types.GetSetDescriptorType,
-            types.MemberDescriptorType,
-            types.MethodDescriptorType,
-            types.WrapperDescriptorType,
-            types.ClassMethodDescriptorType,
-        )
-    },
+    **dict.fromkeys(_DESCRIPTORS, _descriptor),
     # What annotations hold.
     typing.NewType: lambda walk, value: walk.all(b"new type", (value.__name__, value.__supertype__)),
     types.GenericAlias: lambda walk, value: walk.all(b"alias", (value.__origin__, value.__args__, value.__unpacked__)),

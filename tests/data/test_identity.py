@@ -163,7 +163,15 @@ def generator() -> Any:
     yield
 
 
-@pytest.mark.parametrize("value", [Refusing(), generator(), {}.keys(), types.ModuleType("nowhere")], ids=repr)
+deep: list[Any] = []
+for _ in range(10_000):
+    deep = [deep]
+UNKNOWN = {
+    "refuses": Refusing(), "generator": generator(), "view": {}.keys(), "module": types.ModuleType("nowhere"), "deep": deep
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", UNKNOWN.values(), ids=list(UNKNOWN))
 def test_what_cannot_be_taken_apart_is_never_the_same(value: Any) -> None:
     assert identity_of(value) != identity_of(value)
     assert identity_of([1, value]) != identity_of([1, value])
