@@ -184,11 +184,13 @@ class Walk:
 
     def bound(self, value: Any, func: Any) -> bytes:
         """A method with its object; one that a module offers as a function of its own (`random.random`) is that."""
-        owner, name = value.__self__, value.__name__
+        owner, name = value.__self__, getattr(value, "__name__", "")
         if owner is None or isinstance(owner, types.ModuleType):
             return _installed(value.__module__ or "builtins", value.__qualname__)
-        for home in (value.__module__, type(owner).__module__):
-            if not is_own(home) and getattr(sys.modules.get(home), "__dict__", {}).get(name) is value:
+        for home in (getattr(value, "__module__", None), type(owner).__module__):
+            if home is None or is_own(home):
+                continue
+            if getattr(sys.modules.get(home), "__dict__", {}).get(name) is value:
                 return _installed(home, name)
         return digest(b"bound", self.of(func), self.of(owner))
 
@@ -223,11 +225,10 @@ class Walk:
         top, script = name.partition(".")[0], None
         if name == "__main__":
             script = getattr(sys.modules[name], "__file__", None)
-            if script is None:  # typed by hand
+            if script is None or not os.path.isfile(script):  # typed by hand
                 return _unknown()
-            top = (main_name() or name).partition(".")[0]
         if top not in self._sources:
-            found = own_sources([top], script)
+            found = own_sources([main_name() or top if script else top], script)
             parts = [part for each in sorted(found.files) for part in (each.encode(), digest(found.files[each]))]
             binaries = sorted(each for package in found.packages.values() for each in package.extensions.items())
             parts += [part for each, path in binaries for part in (each.encode(), digest(path.read_bytes()))]
@@ -252,7 +253,8 @@ class Walk:
         if isinstance(reduced, str):
             return self.named(value, reduced)
         make, args, state, items, pairs = (*reduced, None, None, None)[:5]
-        if args == (kind,) and state is items is pairs is None and _hides(value):
+        told = [*args, *(each for each in (state, items, pairs) if each is not None)]
+        if len(told) == 1 and told[0] is kind and _hides(value):
             return _unknown()
         parts = [self.of(make), self.of(args), self.of(state)]
         if items is not None:
@@ -311,16 +313,16 @@ def _holders(value: Any, name: str) -> list[str]:
 
 def _pydantic(held: dict[str, Any]) -> dict[str, Any]:
     """What a model is made from. Validators stand in the class; how they are used, only among its decorators."""
-    used = held["__pydantic_decorators__"]
+    used: Any = held["__pydantic_decorators__"]
     kept = {
         k: v
         for k, v in held.items()
         if k in _PYDANTIC_KEPT or not (k.startswith("__pydantic_") or k == "__signature__")
     }
-    kept["decorators"] = [
-        (name, each.info) for field in dataclasses.fields(used) for name, each in getattr(used, field.name).items()
-    ]
-    return kept
+    if not dataclasses.is_dataclass(used):  # a pydantic of another time: what it says, whatever that is
+        return {**kept, "decorators": used}
+    pairs = [pair for field in dataclasses.fields(used) for pair in getattr(used, field.name).items()]
+    return {**kept, "decorators": [(name, getattr(each, "info", each)) for name, each in pairs]}
 
 
 def _variable(walk: Walk, value: Any) -> bytes:

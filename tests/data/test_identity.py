@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from handout import Graph
@@ -175,6 +176,19 @@ UNKNOWN = {
 def test_what_cannot_be_taken_apart_is_never_the_same(value: Any) -> None:
     assert identity_of(value) != identity_of(value)
     assert identity_of([1, value]) != identity_of([1, value])
+
+
+class Odd:
+    """Reduced to one array, which is compared element by element."""
+
+    def __reduce__(self) -> Any:
+        return Odd, (numpy.arange(3),)
+
+
+def test_odd_values_have_identities() -> None:
+    assert identity_of(Odd()) == identity_of(Odd())
+    nameless = [types.MethodType(functools.partial(make), n) for n in (1, 1, 2)]
+    assert identity_of(nameless[0]) == identity_of(nameless[1]) != identity_of(nameless[2])
 
 
 HARMLESS: list[Callable[[], Any]] = [
