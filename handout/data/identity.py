@@ -37,17 +37,31 @@ class Identities:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._functions: dict[int, bytes] = {}
+        self._functions: dict[int, tuple[bytes, bool]] = {}
         self._values: dict[int, bytes] = {}
         self._sources: dict[str, bytes] = {}
+        #: Tasks that are never recognized: they, or what they take, cannot be taken apart.
+        self.unsure: set[int] = set()
+        self._unsure_values: set[int] = set()
         #: By task.
         self.tasks: list[bytes] = []
         seen: dict[bytes, int] = {}
         for task in range(len(plan)):
             made = self._task(task)
+            if self.unsure or self._unsure_values:
+                self._note_unsure(task)
             earlier = seen.get(made, 0)
             seen[made] = earlier + 1
             self.tasks.append(digest(made, b"again %d" % earlier) if earlier else made)
+
+    def _note_unsure(self, task: int) -> None:
+        """What takes something that is never recognized is not recognized either."""
+        count, extras = len(self._plan), self._plan.extras
+        for number in self._plan.inputs[task]:
+            extra = None if number < count else extras[number - count]
+            producer = number if extra is None else extra.task if isinstance(extra, Pick) else -1
+            if producer in self.unsure or number in self._unsure_values:
+                self.unsure.add(task)
 
     def part_of(self, number: int) -> str:
         """Which part of its task's result an object is: empty for the whole, else the path to the element."""
@@ -70,16 +84,23 @@ class Identities:
             elif isinstance(extra, Kept):
                 known = digest(b"kept", repr((extra.stored.id, extra.stored.key)).encode())
             else:
-                known = Walk(None, self._sources).whole(extra.value)
+                walk = Walk(None, self._sources)
+                known = walk.whole(extra.value)
+                if not walk.sure:
+                    self._unsure_values.add(number)
             self._values[number] = known
         return known
 
     def _task(self, task: int) -> bytes:
         plan = self._plan
         fn = plan.fns[task]
-        called = self._functions.get(id(fn))  # the plan keeps it alive
-        if called is None:
-            called = self._functions[id(fn)] = Walk(None, self._sources).whole(fn)
+        known = self._functions.get(id(fn))  # the plan keeps it alive
+        if known is None:
+            walk = Walk(None, self._sources)
+            known = self._functions[id(fn)] = walk.whole(fn), walk.sure
+        called, sure = known
+        if not sure:
+            self.unsure.add(task)
         args, kwargs = plan.args[task], plan.kwargs[task]
         if not kwargs:
             text: list[str] = []
@@ -97,7 +118,10 @@ class Identities:
             else:
                 return digest(called, "\x1f".join(text).encode("utf-8", "surrogatepass"))
         walk = Walk(self._promise(task), self._sources)
-        return digest(called, walk.whole((args, kwargs)))
+        made = digest(called, walk.whole((args, kwargs)))
+        if not walk.sure:
+            self.unsure.add(task)
+        return made
 
     def _promise(self, task: int) -> Callable[[Any, Walk], bytes]:
         slot_of, inputs = self._plan.slot_of(task), self._plan.inputs[task]

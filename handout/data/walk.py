@@ -44,11 +44,6 @@ def digest(*parts: bytes | memoryview) -> bytes:
     return made.digest()
 
 
-def _unknown() -> bytes:
-    """The identity of what cannot be taken apart: it matches nothing, not even itself."""
-    return os.urandom(DIGEST_SIZE)
-
-
 _SCALARS = frozenset({*PLAIN, type(Ellipsis), type(NotImplemented)})
 
 #: In a class's dictionary because it is a class, or made from what else is there.
@@ -89,6 +84,8 @@ class Walk:
         #: Places by address; the values are kept alive beside them.
         self._met: dict[int, tuple[int, Any]] = {}
         self._promise = promise
+        #: Whether all of it could be taken apart.
+        self.sure = True
         self._sources = {} if sources is None else sources
 
     def of(self, value: Any) -> bytes:
@@ -117,7 +114,12 @@ class Walk:
         try:
             return self.of(value)
         except RecursionError:
-            return _unknown()
+            return self.unknown()
+
+    def unknown(self) -> bytes:
+        """The identity of what cannot be taken apart: it matches nothing, not even itself."""
+        self.sure = False
+        return os.urandom(DIGEST_SIZE)
 
     def all(self, tag: bytes, values: Iterable[Any]) -> bytes:
         """Several in order."""
@@ -217,7 +219,7 @@ class Walk:
     def module(self, module: types.ModuleType) -> bytes:
         """A module that code names as a whole."""
         if sys.modules.get(module.__name__) is not module:
-            return _unknown()
+            return self.unknown()
         return self.sources(module.__name__)
 
     def sources(self, name: str) -> bytes:
@@ -226,7 +228,7 @@ class Walk:
         if name == "__main__":
             script = getattr(sys.modules[name], "__file__", None)
             if script is None or not os.path.isfile(script):  # typed by hand
-                return _unknown()
+                return self.unknown()
         if top not in self._sources:
             found = own_sources([main_name() or top if script else top], script)
             parts = [part for each in sorted(found.files) for part in (each.encode(), digest(found.files[each]))]
@@ -249,13 +251,13 @@ class Walk:
                 if isinstance(value, base):
                     state = getattr(value, "__dict__", None)
                     return digest(b"derived", self.of(kind), _RULES[base](self, value), self.of(state))
-            return _unknown()
+            return self.unknown()
         if isinstance(reduced, str):
             return self.named(value, reduced)
         make, args, state, items, pairs = (*reduced, None, None, None)[:5]
         told = [*args, *(each for each in (state, items, pairs) if each is not None)]
         if len(told) == 1 and told[0] is kind and _hides(value):
-            return _unknown()
+            return self.unknown()
         parts = [self.of(make), self.of(args), self.of(state)]
         if items is not None:
             parts.append(self.all(b"items", items))
@@ -276,7 +278,7 @@ class Walk:
                 code = b"" if is_own(type(value).__module__) or home == "__main__" else self.sources(home)
                 state = object.__getstate__(value)
                 return digest(b"named", name.encode(), code, self.of(type(value)), self.of(state))
-        return _unknown()
+        return self.unknown()
 
 
 def _installed(module: str | None, name: str) -> bytes:

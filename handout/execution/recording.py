@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from handout.agent import serial
 from handout.data.encode import EncodedRun
 from handout.data.identity import Identities
-from handout.errors import OutcomeUnknownError
+from handout.errors import JournalError, OutcomeUnknownError
 from handout.execution.adoption import Found
 from handout.execution.earlier import Earlier
 from handout.execution.uninterrupted import uninterrupted
@@ -88,6 +88,14 @@ class Recorder:
         self._ids = plan.ids
         #: Tasks that must not run twice.
         self._once = frozenset(task for task, options in enumerate(plan.options) if not options.idempotent)
+        nameless = sorted(self._once & self._identities.unsure)
+        if nameless:
+            raise JournalError(
+                f"Task {plan.ids[nameless[0]]!r} is marked idempotent=False and would not be recognized after a crash: "
+                "its function, or what it takes, holds something that is another one in every process.",
+                remedy="Give it plain data (no open files, generators, connections), or run it without a journal.",
+                path=str(journal.path),
+            )
         self._loop = asyncio.get_running_loop()
         #: What earlier runs left.
         self.earlier = Earlier(journal, self._identities, self._once)

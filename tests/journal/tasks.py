@@ -73,3 +73,11 @@ def waits_then_fails(path: str) -> None:
 def same(data: bytes) -> bytes:
     """What it takes."""
     return data
+
+
+_NUMBERS = iter(number for number in (3, 4))
+
+
+def drawn() -> int:
+    """The next of a generator's."""
+    return next(_NUMBERS)

@@ -234,6 +234,16 @@ async def test_what_must_not_run_twice_and_was_killed_for_its_time_is_not_run_ag
         await handout.execute(graph, inventory=HERE, journal=tmp_path / "run.db")
 
 
+async def test_what_must_not_run_twice_and_would_not_be_recognized_is_refused(tmp_path: Path) -> None:
+    """It takes what another task makes of something that nothing can be told of."""
+    graph = Graph()
+    made = graph.add(tasks.drawn, id="made")
+    graph.add(work.add, made, 2, id="once", idempotent=False)
+    with pytest.raises(JournalError, match="'once' is marked idempotent=False and would not be recognized"):
+        await handout.execute(graph, inventory=HERE, journal=tmp_path / "run.db")
+    assert (await handout.execute(graph, inventory=HERE))["once"] == 5
+
+
 async def test_with_a_journal_the_controller_keeps_no_more_in_memory_than_without(tmp_path: Path) -> None:
     graph = Graph()
     out = graph.add(work.blob, 60_000)
