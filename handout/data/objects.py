@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from handout.agent.serial import Segment, loads
+from handout.data.spill import SpillFolder
 
 __all__ = ["ObjectTable"]
 
@@ -19,9 +20,11 @@ class _File:
 
     path: Path
     nbytes: int
+    #: Whether it goes with the object.
+    spilled: bool = False
 
 
-_Held = bytes | bytearray | memoryview | mmap.mmap | list[Segment] | _File
+_Held = bytes | bytearray | memoryview | list[Segment] | _File
 
 
 class ObjectTable:
@@ -34,6 +37,7 @@ class ObjectTable:
 
     def __init__(self, values: Mapping[int, Sequence[Segment]] | None = None, max_memory: int = 1 << 30) -> None:
         self.max_memory = max_memory
+        self._spill = SpillFolder()
         #: Bytes of results in memory.
         self.nbytes = 0
         #: Bytes of memory promised to results that are on their way.
@@ -49,7 +53,8 @@ class ObjectTable:
     @property
     def memory_left(self) -> int:
         """Bytes that may still be held in memory."""
-        return max(0, self.max_memory - self.nbytes - self.claimed)
+        left = self.max_memory - self.nbytes - self.claimed
+        return left if left > 0 else 0
 
     def claim(self, nbytes: int) -> bool:
         """Promise memory to a result that is on its way, where there is enough left."""
@@ -67,30 +72,42 @@ class ObjectTable:
 
         Args:
             number: Of the object.
-            data: Its bytes, or an open file of them, which is mapped.
+            data: Its bytes, or a file of `new_file` that holds them.
             nbytes: How many.
         """
-        if number in self._held:
-            return
         if isinstance(data, bytes | bytearray | memoryview):
-            self.nbytes += nbytes
-            self._held[number] = data
+            if number not in self._held:
+                self.nbytes += nbytes
+                self._held[number] = data
+            return
+        data.close()
+        path = Path(data.name)
+        if number in self._held:
+            path.unlink()
         else:
-            # The mapping keeps the file, whose name may be gone already.
-            self._held[number] = mmap.mmap(data.fileno(), nbytes, access=mmap.ACCESS_READ) if nbytes else b""
-            data.close()
+            self._held[number] = _File(path, nbytes, spilled=True)
+
+    def new_file(self) -> IO[bytes]:
+        """A file for a result that there is no memory for."""
+        return self._spill.new_file()
 
     def put_file(self, number: int, path: Path, nbytes: int) -> None:
         """`put` for an object whose bytes are in a file that stays."""
         if number not in self._held:
-            self._held[number] = _File(path, nbytes) if nbytes else b""
+            self._held[number] = _File(path, nbytes)
 
     def put_new(self, number: int, data: bytes) -> None:
-        """`put` for small results, once each."""
+        """`put` for small results, once each; what there is no memory for goes to a file."""
         held = self._held
-        if number not in held:
+        if number in held:
+            return
+        if len(data) <= self.memory_left:
             held[number] = data
             self.nbytes += len(data)
+        else:
+            file = self.new_file()
+            file.write(data)
+            self.put(number, file, len(data))
 
     def segments(self, number: int) -> list[Segment] | None:
         """An object's bytes, in parts, or None where it is not here.
@@ -102,18 +119,18 @@ class ObjectTable:
         if held is None:
             return None
         if isinstance(held, _File):
+            if not held.nbytes:
+                return [b""]
             with held.path.open("rb") as file:
-                held = mmap.mmap(file.fileno(), held.nbytes, access=mmap.ACCESS_READ)
-        if isinstance(held, list):
-            return held
-        return [memoryview(held) if isinstance(held, mmap.mmap) else held]
+                return [memoryview(mmap.mmap(file.fileno(), held.nbytes, access=mmap.ACCESS_READ))]
+        return held if isinstance(held, list) else [held]
 
     def small(self, number: int, limit: int) -> bytes | None:
         """An object's bytes where they are here, in memory, and at most `limit` many."""
         held = self._held.get(number)
         if type(held) is bytes:
             return held if len(held) <= limit else None
-        if held is None or isinstance(held, mmap.mmap | _File) or self.size(number) > limit:
+        if held is None or isinstance(held, _File) or self.size(number) > limit:
             return None
         return b"".join(held) if isinstance(held, list) else bytes(held)
 
@@ -143,3 +160,5 @@ class ObjectTable:
             held = self._held.pop(number, None)
             if isinstance(held, bytes | bytearray | memoryview):
                 self.nbytes -= len(held)
+            elif isinstance(held, _File) and held.spilled:
+                held.path.unlink()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Protocol, cast
+from typing import IO, Protocol
 
 from handout.agent.session import Source
 from handout.agent.wire import Buffer, ProtocolError
@@ -79,6 +80,10 @@ class Room(Protocol):
         """Give it back."""
         ...
 
+    def new_file(self) -> IO[bytes]:
+        """A file with a name, for what there is not enough memory for."""
+        ...
+
 
 class Gathered:
     """A sink that hands over the whole object, in memory or (where there is no room for it) in a file.
@@ -111,7 +116,7 @@ class Gathered:
             self._claimed = size
             self._data = bytearray(size)
         else:
-            self._file = cast(IO[bytes], tempfile.TemporaryFile(prefix="handout-"))  # noqa: SIM115 - outlives this
+            self._file = self._room.new_file()
 
     def write(self, data: Buffer) -> None:
         """See :class:`Sink`."""
@@ -143,6 +148,7 @@ class Gathered:
                 self._file.close()
             except OSError:
                 pass  # what it held back does not fit either; closed it is
+            os.unlink(self._file.name)
         self._failed(missing)
 
     def _give_back(self) -> None:

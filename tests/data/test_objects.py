@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import resource
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -40,8 +46,9 @@ def test_memory_left_counts_results_in_memory_and_neither_values_nor_files() -> 
     table.put_new(1, b"y" * 60)
     assert table.memory_left == 40
     table.put_new(2, b"z" * 60)
-    assert table.memory_left == 0
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the table closes it
+    assert table.memory_left == 40
+    assert table.segments(2) == [b"z" * 60]
+    file = table.new_file()
     file.write(encoded("in a file"))
     file.flush()
     table.put(3, file, len(encoded("in a file")))
@@ -51,6 +58,42 @@ def test_memory_left_counts_results_in_memory_and_neither_values_nor_files() -> 
     assert table.memory_left == 100
     assert table.segments(3) is None
     assert (0 in table, 1 in table, len(table)) == (True, False, 1)
+    assert not Path(file.name).exists()
+
+
+def test_more_results_are_in_files_than_may_be_open() -> None:
+    table = ObjectTable()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+    try:
+        for number in range(50):
+            file = table.new_file()
+            file.write(encoded(number))
+            table.put(number, file, len(encoded(number)))
+        assert [table.value(number) for number in range(50)] == list(range(50))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_files_go_with_their_table_and_those_of_a_killed_process_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os; from handout.data.spill import SpillFolder as S; s = S(); f = s.new_file(); os.kill(os.getpid(), 9)"
+    )
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": root}
+    subprocess.run([sys.executable, "-c", code], env=env, check=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (left,) = tmp_path.iterdir()
+    table, other = ObjectTable(), ObjectTable()
+    table.new_file().close()
+    assert not left.exists()
+    other.new_file().close()  # does not touch what a living process has
+    assert len(list(tmp_path.iterdir())) == 2
+    del table, other
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_value_in_parts_is_put_together() -> None:
