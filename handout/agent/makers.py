@@ -1,6 +1,8 @@
 """What data may be made of: the list of what an untrusted host's bytes may name, and how each is made here.
 
-Nothing that is named is looked up, imported or called but what stands here or was registered by the caller.
+Nothing that is named is looked up, imported or called but what stands here or was registered by the caller. Arguments
+are of the types that are asked for here, to the last part: what is odd is refused before anything compares, hashes,
+counts or prints it. Nothing allocates by a number that the bytes hold, only by the bytes themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import datetime
 import decimal
 import enum
 import fractions
+import functools
 import importlib
+import math
 import re
 import uuid
 from collections import OrderedDict, deque
@@ -21,6 +25,12 @@ from . import byvalue, classcopy
 from .pickling import LoadError
 
 C = TypeVar("C", bound=type)
+#: Spends some of what reading one stream may cost; refuses it where that is used up.
+Spend = Callable[[int], None]
+
+_MAX_NAME = 300
+#: A ratio's greatest common divisor takes the square of its length: so much text, or so many bits.
+_MAX_RATIO_TEXT, _MAX_RATIO_BITS = 10_000, 20_000
 
 #: Classes that the caller registered, by module and qualified name.
 _registered: dict[tuple[str, str], type] = {}
@@ -36,8 +46,8 @@ class RefusedError(LoadError):
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"it holds {name}")
-        self.name = name
+        self.name = name[:_MAX_NAME]  # a name in a stream may be as long as that
+        super().__init__(f"it holds {self.name}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name,)
@@ -74,7 +84,7 @@ class Maker:
 
     def __init__(self, name: str, make: Callable[..., Any], cls: type | None = None) -> None:
         self.name, self.make = name, make
-        #: The registered class that it stands for.
+        #: The registered dataclass that it stands for: never called, objects of it are made bare and given a state.
         self.cls = cls
 
 
@@ -83,13 +93,29 @@ class Pending:
 
     __slots__ = ("finish", "index")
 
-    def __init__(self, finish: Callable[[Any], Any]) -> None:
+    def __init__(self, finish: Callable[[Any, Spend], Any]) -> None:
         self.finish = finish
         self.index = -1
 
 
 def _of_class(cls: type) -> Maker:
-    return Maker(f"{cls.__module__}.{cls.__qualname__}", cls, cls)
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    if issubclass(cls, enum.Enum):
+        return Maker(name, functools.partial(_member, cls))
+    return Maker(name, lambda *_: refuse(f"{name} made by a call"), cls)
+
+
+def _member(cls: Any, value: Any) -> Any:
+    """Not `cls(value)`: for a value that it does not have, that asks the caller's ``_missing_``."""
+    members = cls.__members__.values()
+    if type(value) in (int, str):
+        found = cls._value2member_map_.get(value)
+    else:  # no hash: it may be long, or none
+        found = next((m for m in members if type(m._value_) is type(value) and m._value_ == value), None)
+    if found is None and issubclass(cls, enum.Flag) and type(value) is int:
+        known = functools.reduce(lambda bits, member: bits | member._value_, members, 0)
+        found = cls(value) if not value & ~known else None
+    return refuse(f"a {cls.__qualname__} that there is not") if found is None else found
 
 
 def _plain(kind: type, *accepted: type) -> Maker:
@@ -106,21 +132,30 @@ def _plain(kind: type, *accepted: type) -> Maker:
 
 def _fraction(*args: Any) -> fractions.Fraction:
     for arg in args:
-        if type(arg) is not int and not (type(arg) is str and re.fullmatch(r"-?\d+(/\d+)?", arg)):
-            raise RefusedError("a Fraction that is no ratio")  # "1e999999999" would take for ever
+        if type(arg) is str:  # not "1e999999999"
+            fits = len(arg) <= _MAX_RATIO_TEXT and re.fullmatch(r"-?\d+(/\d+)?", arg) is not None
+        else:
+            fits = type(arg) is int and arg.bit_length() <= _MAX_RATIO_BITS
+        if not fits:
+            raise RefusedError("a Fraction that is no ratio, or takes too long")
     return fractions.Fraction(*args)
 
 
-_DATES = (bytes, datetime.timezone)
+def _date(kind: Any) -> Maker:
+    """One in the calendar: what is made of bytes looks at none of them, `replace` looks at all."""
+    plain = _plain(kind, bytes, datetime.timezone)
+    return Maker(plain.name, lambda *args: plain.make(*args).replace())
+
+
 _MAKERS: dict[tuple[str, str], Maker] = {
     ("builtins", "complex"): _plain(complex, float, int),
     ("builtins", "range"): _plain(range, int),
     ("builtins", "slice"): _plain(slice, int, type(None)),
     ("collections", "OrderedDict"): _plain(OrderedDict),
     ("collections", "deque"): _plain(deque, tuple, int, type(None)),
-    ("datetime", "date"): _plain(datetime.date, bytes),
-    ("datetime", "time"): _plain(datetime.time, *_DATES),
-    ("datetime", "datetime"): _plain(datetime.datetime, *_DATES),
+    ("datetime", "date"): _date(datetime.date),
+    ("datetime", "time"): _date(datetime.time),
+    ("datetime", "datetime"): _date(datetime.datetime),
     ("datetime", "timedelta"): _plain(datetime.timedelta, int),
     ("datetime", "timezone"): _plain(datetime.timezone, datetime.timedelta, str),
     ("decimal", "Decimal"): _plain(decimal.Decimal, str),
@@ -131,6 +166,10 @@ _MAKERS: dict[tuple[str, str], Maker] = {
 # ---- numpy: imported only where somebody has, or where there are arrays to be read --------------------------
 
 
+#: More than numpy has; and records in records.
+_MAX_AXES, _MAX_NESTED = 64, 16
+
+
 def _numpy() -> Any:
     return importlib.import_module("numpy")
 
@@ -139,73 +178,115 @@ def _real(kind: Any) -> Any:
     """A numpy dtype that holds no references: bytes of any value are safe in it."""
     numpy = _numpy()
     if not isinstance(kind, numpy.dtype) or kind.hasobject:
-        raise RefusedError(f"a numpy array of {kind}")
+        raise RefusedError("a numpy array of objects")  # unnamed: what shares parts takes for ever to print
     return kind
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise RefusedError(f"a {type(value).__name__} in a numpy array's description")
+    return value
 
 
 def _dtype(code: Any, _align: Any = False, _copy: Any = True) -> Pending:
     numpy = _numpy()
-    if not isinstance(code, str) or not re.fullmatch(r"[biufcSUVMm]\d{1,9}", code):
-        raise RefusedError(f"a numpy array of {code!r}"[:80])
+    if type(code) is not str or not re.fullmatch(r"[biufcSUVMm][0-9]{1,9}", code):
+        raise RefusedError(
+            f"a numpy array of {code!r}"[:80] if type(code) is str else "a numpy array of what has no name"
+        )
 
-    def finish(state: Any) -> Any:
+    def finish(state: Any, spend: Spend) -> Any:
         """Ours, not numpy's: that believes sizes and flags that would make it read what it should not."""
         order, subarray, names, fields = state[1:5]
         if subarray is not None:
             raise RefusedError("a numpy array with subarrays")
         if names is not None:
-            layout = {
-                "names": list(names),
-                "formats": [_real(fields[name][0]) for name in names],
-                "offsets": [int(fields[name][1]) for name in names],
-                "itemsize": int(state[5]),
-            }
+            formats, offsets = [], []
+            for name in _typed(names, tuple):
+                field = _typed(_typed(fields, dict)[_typed(name, str)], tuple)
+                formats.append(_real(field[0]))
+                offsets.append(_typed(field[1], int))
+                _count(field[0], spend)
+            itemsize = _typed(state[5], int)
+            layout = {"names": list(names), "formats": formats, "offsets": offsets, "itemsize": itemsize}
             return _real(numpy.dtype(layout))
         if code[0] in "Mm":
             unit, count = state[8][1][:2]
-            return numpy.dtype(f"{code}[{int(count)}{unit.decode()}]").newbyteorder(order)
-        return _real(numpy.dtype(code)).newbyteorder(order)
+            if not re.fullmatch(rb"[a-zA-Z]{1,2}|generic", _typed(unit, bytes)):
+                raise RefusedError("a numpy array of times without a unit")
+            scale = f"[{_typed(count, int)}{unit.decode()}]" if unit != b"generic" else ""
+            return _real(numpy.dtype(code + scale)).newbyteorder(_typed(order, str))
+        return _real(numpy.dtype(code)).newbyteorder(_typed(order, str))
 
     return Pending(finish)
 
 
+def _count(kind: Any, spend: Spend) -> None:
+    """Spend on each field within: those may share parts, and numpy looks at each again, some of it recursively."""
+    inside = [(kind, 1)]
+    while inside:
+        part, depth = inside.pop()
+        spend(1)
+        if depth > _MAX_NESTED:
+            raise RefusedError("a numpy array of what is nested too deep")
+        inside.extend((field[0], depth + 1) for field in (part.fields or {}).values())
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    if type(shape) is not tuple or len(shape) > _MAX_AXES:
+        raise RefusedError("a numpy array without a shape")
+    for length in shape:
+        if type(length) is not int or not 0 <= length < 1 << 63:
+            raise RefusedError("a numpy array of no such length")
+    return shape
+
+
 def _array(data: Any, kind: Any, shape: Any, order: Any, axes: Any = None) -> Any:
     numpy = _numpy()
+    if type(data) not in (bytes, bytearray, memoryview):
+        raise RefusedError(f"a numpy array in a {type(data).__name__}")
+    flat = numpy.frombuffer(data, _real(kind))
     if axes is not None:
-        flat = numpy.frombuffer(data, _real(kind)).reshape(shape)
-        return flat.transpose(axes)
-    return numpy.frombuffer(data, _real(kind)).reshape(shape, order="F" if order == "F" else "C")
+        return flat.reshape(_shape(shape)).transpose(_shape(axes))
+    return flat.reshape(_shape(shape), order="F" if _typed(order, str) == "F" else "C")
 
 
-def _reconstruct(kind: Any, _shape: Any, _code: Any) -> Pending:
+def _reconstruct(kind: Any, _shape_of_none: Any, _code: Any) -> Pending:
     """What arrays that are not contiguous, or hold no bytes at all, are written as."""
     numpy = _numpy()
-    if not isinstance(kind, Maker) or kind.name != "numpy.ndarray":
+    if kind is not NDARRAY:
         raise RefusedError("a kind of numpy array of its own")
 
-    def finish(state: Any) -> Any:
+    def finish(state: Any, _spend: Spend) -> Any:
         _, shape, dtype, is_fortran, raw = state
-        if not isinstance(raw, (bytes, bytearray)):
+        if type(raw) is not bytes:
             raise RefusedError("a numpy array of objects")
-        dtype = _real(dtype)
-        if not dtype.itemsize or not raw:
-            return numpy.empty(shape, dtype) if 0 in shape or not dtype.itemsize else _array(raw, dtype, shape, "C")
-        # A copy: what comes of bytes could not be written to.
-        return _array(bytearray(raw), dtype, shape, "F" if is_fortran else "C")
+        if len(raw) != math.prod(_shape(shape)) * _real(dtype).itemsize:
+            raise RefusedError("a numpy array of a size that is not there")
+        order = "F" if is_fortran is True else "C"
+        if not raw:
+            if 0 not in shape:
+                raise RefusedError("a numpy array of what has no size")
+            # In memory that is there: numpy would allocate what the other axes multiply to.
+            return numpy.ndarray(shape, dtype, bytearray(1), order=order)
+        return _array(bytearray(raw), dtype, shape, order)  # a copy: what comes of bytes could not be written to
 
     return Pending(finish)
 
 
 def _scalar(kind: Any, raw: Any) -> Any:
     numpy = _numpy()
-    return numpy.frombuffer(raw, _real(kind))[0] if len(raw) else numpy.zeros((), _real(kind))[()]
+    if type(raw) is not bytes or len(raw) != _real(kind).itemsize:
+        raise RefusedError("a numpy scalar of a size that is not there")
+    return numpy.frombuffer(raw, kind)[0] if raw else numpy.zeros((), kind)[()]
 
 
 #: The one that takes another as its argument: the array type itself.
 RECONSTRUCT = Maker("numpy._reconstruct", _reconstruct)
+NDARRAY = Maker("numpy.ndarray", lambda *_: refuse("a numpy array made by hand"))
 _NUMPY: dict[str, Maker] = {
     "dtype": Maker("numpy.dtype", _dtype),
-    "ndarray": Maker("numpy.ndarray", lambda *_: refuse("a numpy array made by hand")),
+    "ndarray": NDARRAY,
     "_frombuffer": Maker("numpy._frombuffer", _array),
     "_reconstruct": RECONSTRUCT,
     "scalar": Maker("numpy.scalar", _scalar),
@@ -246,7 +327,8 @@ def _class(module: str, name: str) -> type | None:
 
 def _by_value(token: Any, version: Any, _blob: Any) -> Maker:
     """A class that travelled by value is the one that is here, or nothing: its code is not read."""
-    cls = classcopy.known_class(token, version) if isinstance(token, tuple) else None
+    named = type(token) is tuple and tuple(map(type, token)) == (str, int) and type(version) is int
+    cls = classcopy.known_class(token, version) if named else None
     key = (cls.__module__, cls.__qualname__) if cls is not None else None
     if cls is None or not (_registered.get(key) is cls or key in _names):  # type: ignore[arg-type]
         raise RefusedError("an object of a class that is not registered" if cls is None else ".".join(key or ()))
@@ -254,7 +336,9 @@ def _by_value(token: Any, version: Any, _blob: Any) -> Maker:
 
 
 def _uuid(*args: Any) -> Pending:
-    def finish(state: Any) -> uuid.UUID:
+    def finish(state: Any, _spend: Spend) -> uuid.UUID:
+        if type(state) is not dict or type(state.get("int")) is not int:
+            raise RefusedError("a UUID without a number")
         return uuid.UUID(int=state["int"])
 
     return Pending(finish) if not args else refuse("a UUID made by hand")

@@ -8,11 +8,15 @@ import datetime
 import decimal
 import enum
 import fractions
+import itertools
 import os
 import pickle
 import random
 import struct
+import time
+import tracemalloc
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,53 @@ class Colour(enum.Enum):
     BLUE = 2
 
 
+@trust
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+@trust
+class Size(enum.Enum):
+    """Has code of its own that a value would run."""
+
+    SMALL = (1, 2)
+    LARGE = 3.5
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        ran.append(value)
+        return cls.SMALL
+
+
+@trust
+@dataclasses.dataclass
+class Watched:
+    """Notes whatever of its own code runs."""
+
+    number: int = 0
+
+    def __new__(cls, *args: Any) -> Any:
+        ran.append("__new__")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        ran.append("__post_init__")
+        self.double = 2 * self.number
+
+    @property
+    def half(self) -> float:
+        return self.number / 2
+
+    @half.setter
+    def half(self, value: float) -> None:
+        ran.append("setter")
+
+
+#: What ran of such classes.
+ran: list[Any] = []
+
+
 @dataclasses.dataclass
 class Unknown:
     number: int
@@ -71,7 +122,8 @@ PLAIN = [
     collections.deque([1, 2], maxlen=5), datetime.date(2026, 1, 2), datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
     datetime.time(1, 2), datetime.timedelta(1, 2, 3), decimal.Decimal("1.50"), fractions.Fraction(-1, 3),
     uuid.UUID(int=7), Row(1, [Pair(2, Colour.BLUE)]), Pair(Row(1), {"k": Colour.RED}), [Colour.RED] * 3,
-    numpy.float64(2.5), numpy.int32(7), numpy.datetime64("2020-01-01", "ns"), numpy.bool_(True), numpy.str_("abc"),
+    Rights.READ | Rights.WRITE, [Size.SMALL, Size.LARGE], {(Colour.RED, 1.5): 1, Pair(1, (2,)): 2, 2**70: 3},
+    numpy.float64(2.5), numpy.int32(7), numpy.str_(""), numpy.datetime64("2020-01-01", "ns"), numpy.bool_(True), numpy.str_("abc"),
 ]  # fmt: skip
 
 
@@ -87,7 +139,8 @@ ARRAYS = [
     numpy.arange(12).reshape(3, 4)[::2, ::2], numpy.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2),
     numpy.array(["a", "bcd"]), numpy.array([b"a"]), numpy.zeros((0, 3)), numpy.array(3.0), numpy.arange(5, dtype=">f8"),
     numpy.array([(1, 2.0)], dtype=[("a", "i4"), ("b", ">f8")]), numpy.array(["2020-01-01"], dtype="M8[D]"),
-    numpy.array([1, 2], dtype="m8[10s]"), numpy.zeros(4, "V3"), numpy.asfortranarray(numpy.ones((2, 3))),
+    numpy.array([1, 2], dtype="m8[10s]"), numpy.array([1, 2], dtype="m8"), numpy.zeros((0, 3), "f4")[::2],
+    numpy.array([((1, 2), 3)], dtype=[("a", [("b", "i4"), ("c", "M8[s]")]), ("d", "i8")]), numpy.zeros(4, "V3"), numpy.asfortranarray(numpy.ones((2, 3))),
 ]  # fmt: skip
 
 
@@ -162,6 +215,76 @@ def _shared_key() -> bytes:
     return pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + doubled + pickle.NONE + pickle.SETITEM
 
 
+def number(value: int) -> bytes:
+    return pickle.BININT + struct.pack("<i", value)
+
+
+def big(value: int) -> bytes:
+    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return pickle.LONG4 + struct.pack("<i", len(raw)) + raw
+
+
+def state(*values: tuple[str, bytes]) -> bytes:
+    return pickle.EMPTY_DICT + pickle.MARK + b"".join(text(name) + value for name, value in values) + pickle.SETITEMS
+
+
+def load(stream: bytes) -> Any:
+    return restricted.loads(b"\x80\x05" + stream + pickle.STOP)
+
+
+RECONSTRUCT = named("numpy.core.multiarray", "_reconstruct")
+
+
+def dtype(code: str) -> bytes:
+    state = pickle.MARK + number(3) + text("<") + pickle.NONE * 3 + number(-1) * 2 + number(0) + pickle.TUPLE
+    return named("numpy", "dtype") + text(code) + pickle.TUPLE1 + pickle.REDUCE + state + pickle.BUILD
+
+
+def _nested(count: int, *, shared: bool) -> bytes:
+    """A `Pair` of a pair of a pair (of the same pair twice where they are shared), as a key of a dict."""
+    out = pickle.EMPTY_LIST + pickle.EMPTY_LIST + pickle.MARK + number(1) + pickle.MEMOIZE
+    for at in range(count):
+        inside = pickle.LONG_BINGET + struct.pack("<I", at)
+        fields = pickle.EMPTY_LIST + pickle.MARK + inside + (inside if shared else number(1)) + pickle.APPENDS
+        pair = named(Pair.__module__, "Pair") + pickle.EMPTY_TUPLE + pickle.NEWOBJ
+        out += pair + fields + pickle.BUILD + pickle.MEMOIZE
+    return out + pickle.APPENDS + pickle.EMPTY_DICT + pickle.LONG_BINGET + struct.pack("<I", count)
+
+
+def _alike(count: int) -> bytes:
+    return b"".join(big(k * ((1 << 61) - 1)) for k in range(1, count))
+
+
+def _doubled() -> bytes:
+    return pickle.EMPTY_TUPLE + b"".join(
+        pickle.MEMOIZE + pickle.BINGET + bytes([i]) + pickle.TUPLE2 for i in range(KEYS)
+    )
+
+
+def _records(count: int) -> bytes:
+    """A numpy type of two of a type of two of ..."""
+    out = dtype("i1")
+    for at in range(count):
+        field = pickle.BINGET + bytes([at]) + number(0) + pickle.TUPLE2
+        fields = pickle.EMPTY_DICT + pickle.MARK + text("a") + field + text("b") + field + pickle.SETITEMS
+        names = text("a") + text("b") + pickle.TUPLE2
+        state = (
+            pickle.MARK
+            + number(3)
+            + text("|")
+            + pickle.NONE
+            + names
+            + fields
+            + number(1) * 2
+            + number(0)
+            + pickle.TUPLE
+        )
+        out += (
+            pickle.MEMOIZE + named("numpy", "dtype") + text("V1") + pickle.TUPLE1 + pickle.REDUCE + state + pickle.BUILD
+        )
+    return out
+
+
 STATE = pickle.EMPTY_DICT + text("__class__") + named(Pair.__module__, "Pair") + pickle.SETITEM
 HOSTILE = {
     "a key too deep to hash": _deep_key(),
@@ -193,7 +316,150 @@ def test_a_stream_made_to_harm_is_refused(stream: bytes) -> None:
         restricted.loads(b"\x80\x05" + stream + pickle.STOP)
 
 
-CORPUS = [b"".join(serial.dumps(value)) for value in (*PLAIN[:31], *ARRAYS)]
+def test_nothing_that_was_there_before_gets_a_state() -> None:
+    values = (("_value_", number(666)), ("_name_", text("EVIL")), ("nice", text("shadow")))
+    red = named(Colour.__module__, "Colour") + number(1) + pickle.TUPLE1 + pickle.REDUCE
+    for made in (red, red + pickle.MEMOIZE + pickle.BINGET + b"\0"):
+        with pytest.raises(restricted.RefusedError, match="state for a Colour"):
+            load(made + state(*values) + pickle.BUILD)
+    assert (Colour.RED.value, Colour.RED.name) == (1, "RED")
+    twice = ROW + pickle.EMPTY_TUPLE + pickle.NEWOBJ + (state(("number", number(1))) + pickle.BUILD) * 2
+    with pytest.raises(restricted.RefusedError, match="state for a Row"):
+        load(twice)
+
+
+def test_no_code_of_a_registered_class_runs() -> None:
+    watched = Watched(4)
+    ran.clear()
+    got = there_and_back(watched)
+    assert (got, got.double) == (watched, 8)
+    cls = named(Watched.__module__, "Watched")
+    shadowed = load(cls + pickle.EMPTY_TUPLE + pickle.NEWOBJ + state(("half", number(1))) + pickle.BUILD)
+    assert shadowed.half == 0
+    for call in (pickle.REDUCE, pickle.NEWOBJ):
+        with pytest.raises(restricted.RefusedError, match="Watched made"):
+            load(cls + number(4) + pickle.TUPLE1 + call)
+    with pytest.raises(restricted.RefusedError, match="there is not"):
+        load(named(Size.__module__, "Size") + number(9) + pickle.TUPLE1 + pickle.REDUCE)
+    assert ran == []
+
+
+def test_a_stand_in_never_gets_into_a_value() -> None:
+    """Its uses were counted, and one tuple of them taken twice from the memo made that wrong."""
+    args = named("numpy", "ndarray") + number(0) + pickle.SHORT_BINBYTES + b"\1b" + pickle.TUPLE3 + pickle.MEMOIZE
+    shape = pickle.MARK + number(1) + number(0) + pickle.TUPLE1
+    made = shape + dtype("f8") + pickle.NEWFALSE + pickle.SHORT_BINBYTES + b"\0" + pickle.TUPLE + pickle.BUILD
+    arrays = RECONSTRUCT + args + pickle.REDUCE + made + RECONSTRUCT + pickle.BINGET + b"\0" + pickle.REDUCE + made
+    assert len(load(pickle.EMPTY_LIST + pickle.MARK + arrays + pickle.APPENDS)) == 2
+    for wrap in (pickle.APPENDS, pickle.TUPLE + pickle.APPEND):
+        with pytest.raises(restricted.RefusedError, match="a type"):
+            load(pickle.EMPTY_LIST + pickle.MARK + arrays + named("numpy", "dtype") + wrap)
+
+
+SLOW = {
+    "dataclasses that share parts": lambda: _nested(60, shared=True) + pickle.NONE + pickle.SETITEM,
+    "dataclasses too deep": lambda: _nested(5000, shared=False) + pickle.NONE + pickle.SETITEM,
+    "numbers that hash alike": lambda: pickle.EMPTY_SET + pickle.MARK + _alike(20_000) + pickle.ADDITEMS,
+    "numbers that hash alike, one by one": lambda: pickle.EMPTY_DICT
+    + b"".join(big(k * ((1 << 61) - 1)) + pickle.NONE + pickle.SETITEM for k in range(1, 20_000)),
+    "a frozenset of numbers that hash alike": lambda: pickle.MARK + _alike(20_000) + pickle.FROZENSET,
+    "one long key again and again": lambda: pickle.MARK + number(1) * 10_000 + pickle.TUPLE + pickle.MEMOIZE
+    + pickle.EMPTY_LIST + pickle.MARK
+    + (pickle.EMPTY_DICT + pickle.BINGET + b"\0" + pickle.NONE + pickle.SETITEM) * 20_000 + pickle.APPENDS,
+    "one long number again and again": lambda: big(1 << 800_000) + pickle.MEMOIZE + pickle.EMPTY_DICT
+    + (pickle.BINGET + b"\0" + pickle.NONE + pickle.SETITEM) * 20_000,
+    "one long deque again and again": lambda: named("collections", "deque") + pickle.MEMOIZE + pickle.MARK
+    + number(1) * 10_000 + pickle.TUPLE + pickle.TUPLE1 + pickle.MEMOIZE + pickle.EMPTY_LIST + pickle.MARK
+    + (pickle.BINGET + b"\0" + pickle.BINGET + b"\1" + pickle.REDUCE) * 50_000 + pickle.APPENDS,
+    "a ratio that takes forever to reduce": lambda: named("fractions", "Fraction") + big(3**300_000) + big(7**300_000)
+    + pickle.TUPLE2 + pickle.REDUCE,
+    "a class by value that takes forever to find": lambda: named("handout.agent.pickling", "_load_class")
+    + _doubled() + pickle.NONE + pickle.NONE + pickle.TUPLE3 + pickle.REDUCE,
+    "a numpy type that takes forever to print": lambda: named("numpy", "dtype") + _doubled() + pickle.TUPLE1
+    + pickle.REDUCE,
+    "records in records that share parts": lambda: _records(40),
+    "an enum's value that takes forever to hash": lambda: named(Colour.__module__, "Colour") + _doubled()
+    + pickle.TUPLE1 + pickle.REDUCE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", SLOW.values(), ids=SLOW)
+def test_what_takes_forever_is_refused_at_once(stream: Callable[[], bytes]) -> None:
+    data = stream()
+    start = time.process_time()
+    with pytest.raises(restricted.RefusedError):
+        load(data)
+    assert time.process_time() - start < 2
+
+
+def _scalar(code: str, raw: bytes = b"") -> bytes:
+    raw = pickle.SHORT_BINBYTES + bytes([len(raw)]) + raw
+    return named("numpy.core.multiarray", "scalar") + dtype(code) + raw + pickle.TUPLE2 + pickle.REDUCE
+
+
+def _strided(code: str, *shape: int, raw: bytes = b"") -> bytes:
+    args = named("numpy", "ndarray") + number(0) + pickle.SHORT_BINBYTES + b"\1b" + pickle.TUPLE3
+    axes = pickle.MARK + b"".join(map(number, shape)) + pickle.TUPLE
+    raw = pickle.SHORT_BINBYTES + bytes([len(raw)]) + raw
+    state = pickle.MARK + number(1) + axes + dtype(code) + pickle.NEWFALSE + raw + pickle.TUPLE
+    return RECONSTRUCT + args + pickle.REDUCE + state + pickle.BUILD
+
+
+LARGE = {
+    "a scalar of a size that is not there": _scalar("V300000000"),
+    "a scalar of another size": _scalar("V300000000", b"abc"),
+    "elements without a size": _strided("S0", 1 << 30),
+    "an array of a size that is not there": _strided("f8", 1 << 30),
+    "an array of another size": _strided("f8", 1 << 30, raw=b"12345678"),
+    "a length below nothing": _strided("f8", -1, raw=b"12345678"),
+}
+
+
+@pytest.mark.parametrize("stream", LARGE.values(), ids=LARGE)
+def test_memory_comes_of_bytes_and_not_of_numbers(stream: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(restricted.RefusedError):
+            load(stream)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_empty_axes_multiply_to_nothing() -> None:
+    tracemalloc.start()
+    try:
+        assert load(_strided("f8", 0, 1 << 30)).shape == (0, 1 << 30)
+        assert load(_strided("V999999999", 0)).shape == (0,)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_one_buffer_is_not_copied_again_and_again() -> None:
+    raw = pickle.BINBYTES + struct.pack("<I", 1 << 20) + bytes(1 << 20) + pickle.MEMOIZE
+    scalars = (
+        named("numpy", "scalar") + dtype(f"V{1 << 20}") + pickle.BINGET + b"\0" + pickle.TUPLE2 + pickle.REDUCE
+    ) * 20
+    with pytest.raises(restricted.RefusedError, match="too long"):
+        load(raw + pickle.EMPTY_LIST + pickle.MARK + scalars + pickle.APPENDS)
+
+
+def test_keys_that_happen_to_hash_alike_are_taken() -> None:
+    """-1 and -2 do: coordinates around nothing are such keys."""
+    grid = dict.fromkeys(itertools.product(range(-3, 3), repeat=5), 0)
+    assert there_and_back(grid) == grid
+    key = tuple(range(20))
+    assert there_and_back([{key: n} for n in range(10_000)])[-1] == {key: 9999}
+
+
+def test_dates_are_in_the_calendar() -> None:
+    day = pickle.SHORT_BINBYTES + b"\4" + bytes([7, 234, 2, 31])
+    with pytest.raises(LoadError, match="day is out of range"):
+        load(named("datetime", "date") + day + pickle.TUPLE1 + pickle.REDUCE)
+
+
+CORPUS = [b"".join(serial.dumps(value)) for value in (*PLAIN, *ARRAYS)]
 
 
 def test_damaged_data_is_data_or_refused() -> None:
