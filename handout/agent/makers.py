@@ -28,7 +28,7 @@ C = TypeVar("C", bound=type)
 #: Spends some of what reading one stream may cost; refuses it where that is used up.
 Spend = Callable[[int], None]
 
-_MAX_NAME = 300
+_MAX_TEXT = 300
 #: A ratio's greatest common divisor takes the square of its length: so much text, or so many bits.
 _MAX_RATIO_TEXT, _MAX_RATIO_BITS = 10_000, 20_000
 
@@ -36,6 +36,11 @@ _MAX_RATIO_TEXT, _MAX_RATIO_BITS = 10_000, 20_000
 _registered: dict[tuple[str, str], type] = {}
 #: What the caller registered elsewhere: such classes are found here by their names.
 _names: set[tuple[str, str]] = set()
+
+
+def legible(text: str) -> str:
+    """Text of a host, for a message: no longer than one, with nothing that steers a terminal or has no encoding."""
+    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_TEXT])
 
 
 class RefusedError(LoadError):
@@ -46,7 +51,7 @@ class RefusedError(LoadError):
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name[:_MAX_NAME]  # a name in a stream may be as long as that
+        self.name = legible(name)
         super().__init__(f"it holds {self.name}")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -191,9 +196,7 @@ def _typed(value: Any, kind: type) -> Any:
 def _dtype(code: Any, _align: Any = False, _copy: Any = True) -> Pending:
     numpy = _numpy()
     if type(code) is not str or not re.fullmatch(r"[biufcSUVMm][0-9]{1,9}", code):
-        raise RefusedError(
-            f"a numpy array of {code!r}"[:80] if type(code) is str else "a numpy array of what has no name"
-        )
+        raise RefusedError(f"a numpy array of {code!r}" if type(code) is str else "a numpy array of no type")
 
     def finish(state: Any, spend: Spend) -> Any:
         """Ours, not numpy's: that believes sizes and flags that would make it read what it should not."""

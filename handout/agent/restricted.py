@@ -24,7 +24,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable, ClassVar
 
-from .makers import NDARRAY, RECONSTRUCT, Maker, Pending, RefusedError, allow, find, refuse, register, registered
+from . import makers
+from .makers import Maker, Pending, RefusedError, allow, find, legible, refuse, register, registered
 from .pickling import LoadError, Segment, split
 
 __all__ = ["RefusedError", "allow", "loads", "register", "registered"]
@@ -52,11 +53,11 @@ def loads(data: Segment) -> Any:
     except LoadError:
         raise
     except Exception as error:  # whatever a wrong step runs into: an empty stack, a wrong type, a constructor
-        raise LoadError(f"it is no value: {type(error).__name__}: {str(error)[:200]}") from None
+        raise LoadError(f"it is no value: {type(error).__name__}: {legible(str(error))}") from None
 
 
 class _ArrayArgs:
-    """The arguments of `RECONSTRUCT`: the only tuple that holds a stand-in, so it is one itself."""
+    """The arguments of `makers.RECONSTRUCT`: the only tuple that holds a stand-in, so it is one itself."""
 
     __slots__ = ("args",)
 
@@ -103,7 +104,7 @@ class _Reader(pickle._Unpickler):
     def _take_call(self) -> tuple[Maker, tuple[Any, ...]]:
         args = self.stack.pop()
         maker = self.stack.pop()
-        if maker is RECONSTRUCT and type(args) is _ArrayArgs:
+        if maker is makers.RECONSTRUCT and type(args) is _ArrayArgs:
             args = args.args
         if type(maker) is not Maker or type(args) is not tuple:
             refuse("a call")
@@ -161,7 +162,7 @@ class _Reader(pickle._Unpickler):
 
     def step_tuple3(self) -> None:
         items = (self.stack[-3], self.stack[-2], self.stack[-1])
-        is_array = items[0] is NDARRAY
+        is_array = items[0] is makers.NDARRAY
         _data(items[is_array:])
         self.stack[-3:] = [_ArrayArgs(items) if is_array else items]
 

@@ -453,6 +453,16 @@ def test_keys_that_happen_to_hash_alike_are_taken() -> None:
     assert there_and_back([{key: n} for n in range(10_000)])[-1] == {key: 9999}
 
 
+def test_a_message_holds_no_more_of_a_host_than_can_be_shown() -> None:
+    name = "\x1b[2J\udc80" + "x" * 200_000
+    raw = name.encode("utf-8", "surrogatepass")
+    named = text("os") + pickle.BINUNICODE + struct.pack("<I", len(raw)) + raw + pickle.STACK_GLOBAL
+    with pytest.raises(restricted.RefusedError) as caught:
+        load(named)
+    assert str(caught.value).startswith("it holds os.?[2J?xxx")
+    assert len(str(caught.value)) < 400
+
+
 def test_dates_are_in_the_calendar() -> None:
     day = pickle.SHORT_BINBYTES + b"\4" + bytes([7, 234, 2, 31])
     with pytest.raises(LoadError, match="day is out of range"):
