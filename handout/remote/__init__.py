@@ -1,0 +1,1 @@
+"""Hosts as this side reaches them: how an agent is started there, and the conversation with it."""
