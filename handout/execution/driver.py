@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import IO, Any
+from typing import Any
 
-from handout.agent.wire import Buffer
 from handout.errors import DependencyError, HandoutError, InternalError
 from handout.execution.active import ActiveRun
 from handout.execution.failure import Failure, of_exception
-from handout.execution.peer import INLINE, Peer
+from handout.execution.peer import Peer
 from handout.execution.recording import Recorder
 from handout.execution.taskclass import ClassTable
-from handout.execution.transfers import Gathered, Relay
+from handout.execution.traffic import Traffic
 from handout.observe import HostJoined as HostJoinedNotice
 from handout.observe import (
     HostLeft,
@@ -34,7 +33,6 @@ from handout.observe import RunEnded as RunEndedNotice
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.core import Core
-from handout.scheduler.spec import CONTROLLER
 from handout.scheduler.states import Outcome
 
 __all__ = ["Driver"]
@@ -74,11 +72,12 @@ class Driver:
         #: Set when the core broke a promise: every run ends with it.
         self.broken: InternalError | None = None
         self._closed = False
+        traffic = Traffic(self)
         self._perform: dict[type, Callable[[Any], None]] = {
             do.StartTasks: self._start_tasks,
-            do.CopyObjects: self._copy_objects,
-            do.FetchObjects: self._fetch_objects,
-            do.DropObjects: self._drop_objects,
+            do.CopyObjects: traffic.copy,
+            do.FetchObjects: traffic.fetch,
+            do.DropObjects: traffic.drop,
             do.CancelTasks: self._cancel_tasks,
             do.TakeBack: self._take_back,
             do.AskAllocator: self._ask_allocator,
@@ -292,97 +291,6 @@ class Driver:
             pairs = zip(command.tasks, command.attempts, strict=True)
             run.tell([TaskHandedOver(at_s, ids[t], command.host, a) for t, a in pairs])
 
-    def _copy_objects(self, command: do.CopyObjects) -> None:
-        run, peer = self.runs.get(command.run), self.peers.get(command.host)
-        if run is None or peer is None:
-            return
-        for number, source in zip(command.objects, command.sources, strict=True):
-            self._note_source(run, number, source)
-        suspects = [run.base | number for number in command.objects if number in run.suspects]
-        if suspects:
-            peer.distrust(suspects)
-        keys: list[int] = []
-        blobs: list[bytes] = []
-        numbers: list[int] = []
-        for number, source in zip(command.objects, command.sources, strict=True):
-            if source != CONTROLLER:
-                self._relay(run, number, source, peer)
-                continue
-            segments = run.objects.segments(number)
-            if segments is None:
-                self.post(ev.CopyFailed(command.host, run.number, number, CONTROLLER))
-                continue
-            nbytes = sum(len(memoryview(s).cast("B")) for s in segments)
-            if nbytes <= INLINE:
-                keys.append(run.base | number)
-                blobs.append(b"".join(segments))
-                numbers.append(number)
-            else:
-                peer.put(run.base | number, segments, nbytes)
-        if keys:
-            peer.put_many(keys, blobs)
-            self.post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
-
-    def _note_source(self, run: ActiveRun, number: int, source: str) -> None:
-        """Bytes that a host of which only data is taken had in hand are what it made them, whoever made the first."""
-        giver = self.peers.get(source)
-        if giver is not None and not giver.trusted:
-            run.suspects.setdefault(number, source)
-
-    def _relay(self, run: ActiveRun, number: int, source: str, target: Peer) -> None:
-        """Stream an object from one host to another, through here, while it arrives."""
-        giver = self.peers.get(source)
-        host = target.name
-
-        def failed(missing: bool) -> None:
-            self.post(ev.CopyFailed(host, run.number, number, source, missing))
-
-        if giver is None:
-            failed(True)
-            return
-        key, link = run.base | number, target.link
-
-        def start(relay: Relay) -> Callable[[], None]:
-            stream = link.send_object(key, relay)
-            return lambda: link.stop_object(stream)
-
-        giver.fetch(key, Relay(start, failed))
-
-    def _fetch_objects(self, command: do.FetchObjects) -> None:
-        run = self.runs.get(command.run)
-        if run is None:
-            return
-        for number, source in zip(command.objects, command.sources, strict=True):
-            self._note_source(run, number, source)
-            self._fetch(run, number, source)
-
-    def _fetch(self, run: ActiveRun, number: int, source: str) -> None:
-        def done(data: Buffer | IO[bytes], nbytes: int) -> None:
-            run.objects.put(number, data, nbytes)
-            if run.recorder is not None:
-                run.recorder.arrived(run, number, self.core.attempts(run.number))
-            run.arrived(number)
-            self.post(ev.ObjectsStored(CONTROLLER, run.number, [number], [nbytes]))
-
-        def failed(missing: bool) -> None:
-            self.post(ev.CopyFailed(CONTROLLER, run.number, number, source, missing))
-
-        giver = self.peers.get(source)
-        if giver is None:
-            failed(True)
-            return
-        giver.fetch(run.base | number, Gathered(done, failed, run.objects))
-
-    def _drop_objects(self, command: do.DropObjects) -> None:
-        run = self.runs.get(command.run)
-        if command.host == CONTROLLER:
-            if run is not None:
-                run.objects.drop(command.objects)
-            return
-        peer = self.peers.get(command.host)
-        if peer is not None:
-            peer.drop(command.run, command.objects)
-
     def _cancel_tasks(self, command: do.CancelTasks) -> None:
         peer = self.peers.get(command.host)
         self._call_off(command)
@@ -463,7 +371,7 @@ class Driver:
             if host:
                 run.hosts[task] = host
             if outcome is not Outcome.DONE:
-                run.failures[task] = self._failure(run, task, outcome, found, cause)
+                run.failures[task] = _failure(run, task, outcome, found, cause)
                 if outcome is Outcome.FAILED:
                     run.failed_order.append(task)
             if run.on_task_end:
@@ -478,38 +386,6 @@ class Driver:
                     for t, o, h in zip(command.tasks, command.outcomes, command.hosts, strict=True)
                 ]
             )
-
-    def _failure(self, run: ActiveRun, task: int, outcome: Outcome, found: object, cause: int) -> Failure:
-        ids = run.plan.ids
-        if isinstance(found, Failure):
-            return found
-        if outcome is Outcome.SKIPPED and cause >= 0:
-            root = ids[cause]
-            chain = [ids[t] for t in run.chain(task, cause)]
-            why = run.failures[cause].reason if cause in run.failures else "it failed"
-            error = DependencyError(
-                f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs: "
-                f"{' <- '.join(chain)} ({why}).",
-                remedy=f"Mend {root!r} first.",
-                id=ids[task],
-                caused_by=root,
-                chain=tuple(chain),
-            )
-            failure = of_exception(ids[task], error, kind="skipped", host=None, attempts=0)
-            failure.caused_by = root
-            return failure
-        if isinstance(found, Exception):
-            attempt = getattr(found, "attempt", 0) or 1
-            trail = run.trails.get(task)
-            facts = trail.last if trail is not None and trail.last.attempts == attempt else None
-            host = run.hosts[task] or None
-            return of_exception(ids[task], found, kind="host", host=host, attempts=attempt, facts=facts)
-        cancelled = Failure(ids[task], "cancelled", host=run.hosts[task] or None, attempts=0)
-        if cause >= 0:
-            cancelled.caused_by = ids[cause]
-        elif run.failed_order and run.policy.on_failure == "fail_fast":
-            cancelled.caused_by = ids[run.failed_order[0]]
-        return cancelled
 
     def _run_ended(self, command: do.RunEnded) -> None:
         run = self.runs.get(command.run)
@@ -530,3 +406,35 @@ def _closed_under(run: ActiveRun) -> HandoutError:
         f"The cluster was closed while {left} of the {len(run.plan)} tasks of this run had not ended.",
         remedy="Close it after its runs have ended.",
     )
+
+
+def _failure(run: ActiveRun, task: int, outcome: Outcome, found: object, cause: int) -> Failure:
+    ids = run.plan.ids
+    if isinstance(found, Failure):
+        return found
+    if outcome is Outcome.SKIPPED and cause >= 0:
+        root = ids[cause]
+        chain = [ids[t] for t in run.chain(task, cause)]
+        why = run.failures[cause].reason if cause in run.failures else "it failed"
+        error = DependencyError(
+            f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs: {' <- '.join(chain)} ({why}).",
+            remedy=f"Mend {root!r} first.",
+            id=ids[task],
+            caused_by=root,
+            chain=tuple(chain),
+        )
+        failure = of_exception(ids[task], error, kind="skipped", host=None, attempts=0)
+        failure.caused_by = root
+        return failure
+    if isinstance(found, Exception):
+        attempt = getattr(found, "attempt", 0) or 1
+        trail = run.trails.get(task)
+        facts = trail.last if trail is not None and trail.last.attempts == attempt else None
+        host = run.hosts[task] or None
+        return of_exception(ids[task], found, kind="host", host=host, attempts=attempt, facts=facts)
+    cancelled = Failure(ids[task], "cancelled", host=run.hosts[task] or None, attempts=0)
+    if cause >= 0:
+        cancelled.caused_by = ids[cause]
+    elif run.failed_order and run.policy.on_failure == "fail_fast":
+        cancelled.caused_by = ids[run.failed_order[0]]
+    return cancelled
