@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import commands, processes, wire
+from . import commands, leftovers, processes, wire
 from . import page as words
 from .answers import Answers
 from .capture import Logs
@@ -190,7 +190,7 @@ class Agent:
     def on_orphaned(self) -> None:
         """The supervisor was killed: nobody else cleans up now."""
         processes.kill_trees([hand.pid for hand in self.crew.hands.values() if hand.pid])
-        processes.kill_trees(processes.marked(f"HANDOUT_RUN={self._folder}".encode()))
+        leftovers.end_processes(self._folder)
         for folder in (self._folder, self._memory_folder):
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)

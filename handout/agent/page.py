@@ -33,10 +33,15 @@ NEVER = (1 << 63) - 1
 SETTLE_S = 0.001
 
 
+def label(folder: str) -> str:
+    """What the pages of a run are called: by it, whoever has one mapped is known as one of its processes."""
+    return f"handout-page-{os.path.basename(folder)[:200]}"
+
+
 def create(folder: str) -> tuple[int, memoryview]:
     """A new page: a descriptor to hand to the worker, and this side's view."""
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("handout-page", os.MFD_CLOEXEC)
+        fd = os.memfd_create(label(folder), os.MFD_CLOEXEC)
     else:  # pragma: no cover - macOS
         fd, path = tempfile.mkstemp(dir=folder)
         os.unlink(path)

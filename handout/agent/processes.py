@@ -132,23 +132,6 @@ def kill_trees(roots: Sequence[int]) -> None:
         send_signal(pid, signal.SIGKILL)
 
 
-def marked(marker: bytes) -> list[int]:
-    """Processes of this user whose environment holds ``marker``, this one left out."""
-    found: list[int] = []
-    if not LINUX:
-        return found
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                if marker in file.read().split(b"\0"):
-                    found.append(int(name))
-        except OSError:
-            continue
-    return found
-
-
 def anonymous_memory(pid: int) -> int:
     """Bytes of anonymous pages of a process, and what of them was swapped; 0 where unknown.
 

@@ -30,7 +30,7 @@ import time
 import traceback
 from typing import Any
 
-from . import processes
+from . import leftovers, processes
 from .clock import now_ns
 
 #: Words of the page that the agent writes: the lease's end and the lingering after it, in nanoseconds.
@@ -348,65 +348,18 @@ def _high_copies(fds: list[int]) -> list[int]:
             base //= 2
 
 
-def _make_store() -> str | None:
-    """A folder in memory for objects; None: there is no such place."""
+def _make_store(folder: str) -> str | None:
+    """A folder in memory for the objects of a run; None: there is no such place."""
     base = "/dev/shm"
     if not os.access(base, os.W_OK | os.X_OK):
         return None
     try:
-        _remove_stale(base)
-        path = tempfile.mkdtemp(prefix=_prefix(), dir=base)
+        leftovers.remove_stale(base)
+        path = tempfile.mkdtemp(prefix=leftovers.prefix(), dir=base)
     except OSError:
         return None
-    _lock(path)
+    leftovers.lock(path, folder)
     return path
-
-
-def _prefix() -> str:
-    return f"handout-{os.getuid()}-"
-
-
-def _boot() -> bytes:
-    """What tells this start of this machine from all others; empty where the system does not say."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return file.read().strip()
-    except OSError:
-        return b""
-
-
-def _lock(folder: str) -> None:
-    """Lock a folder as long as this process or the agent lives: so a later one can tell that it is in use."""
-    try:
-        lock = os.open(f"{folder}/.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(lock, _boot())
-    except OSError:
-        # A file system without locks: what is left there stays until somebody looks.
-        pass
-
-
-def _remove_stale(base: str) -> None:
-    """Remove folders whose agent was killed together with its supervisor, here, since this machine started.
-
-    The base may be a file system that other machines share, and whose locks they may not see.
-    """
-    boot = _boot()
-    for name in os.listdir(base) if boot else ():
-        if not name.startswith(_prefix()):
-            continue
-        try:
-            lock = os.open(f"{base}/{name}/.lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.read(lock, 100) == boot:
-                shutil.rmtree(f"{base}/{name}", ignore_errors=True)
-        except OSError:
-            pass
-        finally:
-            os.close(lock)
 
 
 def _run_agent(
@@ -448,11 +401,11 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
     """
     processes.become_subreaper()
     try:
-        _remove_stale(os.path.dirname(folder))
+        leftovers.remove_stale(os.path.dirname(folder))
     except OSError:
         pass
-    _lock(folder)
-    store = _make_store()
+    leftovers.lock(folder)
+    store = _make_store(folder)
     try:
         lease = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
         timeout_s, linger_s = settings.get("host_timeout_s", 15.0), settings.get("linger_s", 60.0)

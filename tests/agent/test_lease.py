@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,68 @@ def test_nothing_outlives_a_killed_supervisor(rig: Rig, tmp_path: Path) -> None:
     assert not os.path.exists(rig.folder)
     rig.process.wait()
     rig.disconnect()
+
+
+def leaving_processes(note: Path) -> Callable[[], None]:
+    """Starts a program, and what only forks, each out of its session and its parents; then waits."""
+    path = str(note)
+
+    def start() -> None:
+        pids = [subprocess.Popen(["sleep", "1000"], start_new_session=True).pid]
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            pid = os.fork()
+            if pid == 0:
+                os.closerange(0, 4096)
+                time.sleep(1000)
+            os.write(writing, str(pid).encode())
+            os._exit(0)
+        pids.append(int(os.read(reading, 100)))
+        os.wait()
+        Path(path + ".new").write_text(" ".join(map(str, pids)))
+        os.rename(path + ".new", path)
+        time.sleep(1000)
+
+    return start
+
+
+def pids_left(rig: Rig, note: Path) -> list[int]:
+    rig.submit([1], rig.function(leaving_processes(note)), rig.call())
+    rig.wait(note.exists)
+    pids = [int(word) for word in note.read_text().split()]
+    assert all(alive(pid) for pid in pids)
+    return pids
+
+
+def test_what_tasks_started_does_not_outlive_a_killed_supervisor(rig: Rig, tmp_path: Path) -> None:
+    pids, agent = pids_left(rig, tmp_path / "pids"), rig.agent_pid()
+    os.kill(rig.pid, signal.SIGKILL)
+    wait_without_a_word(gone(*pids, agent), 2.0)
+    rig.process.wait()
+    rig.disconnect()
+
+
+def test_what_tasks_started_outlives_a_killed_supervisor_and_agent_until_the_next_start_only(
+    make_rig: Callable[..., Rig], tmp_path: Path
+) -> None:
+    prefix = f"handout-{os.getuid()}-"
+    killed, other = make_rig(prefix=prefix), make_rig(prefix=prefix)
+    pids, others = pids_left(killed, tmp_path / "pids"), pids_left(other, tmp_path / "others")
+    agent = killed.agent_pid()
+    try:
+        os.kill(killed.pid, signal.SIGSTOP)  # else it cleans up when it sees the agent die
+        os.kill(agent, signal.SIGKILL)
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.process.wait()
+        killed.disconnect()
+        make_rig()
+        assert gone(*pids)()
+        assert not os.path.exists(killed.folder)
+        assert all(alive(pid) for pid in others)
+    finally:
+        for pid in filter(alive, pids):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_what_is_left_when_all_are_killed_at_once_is_removed_by_the_next_agent(make_rig: Callable[..., Rig]) -> None:
