@@ -1,7 +1,8 @@
 """The agent's end of the link: a Unix socket, the one connection on it that counts, and the lease.
 
 A connection counts once its hello carries the token; a later one replaces an earlier one. What the conversation
-remembers across connections is the session's business.
+remembers across connections is the session's business. Another controller that goes on begins another conversation,
+under a name of its own; from then on nobody is heard who speaks in an earlier one, or who is late.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ class Link:
         self._identity = identity
         #: Connections are counted by the controller: one that was slow on the way does not replace a later one.
         self._ticket = 0
+        #: The conversation that goes on, by the name that its controller chose, and those that others have ended.
+        self._conversation: str | None = None
+        self._left: set[str] = set()
         self._on_message = on_message
         self._on_piece = on_piece
         self._on_heard = on_heard
@@ -147,22 +151,33 @@ class Link:
         self._welcome(peer, decoder, received, hello)
 
     def _welcome(self, peer: socket.socket, decoder: wire.Decoder, received: int, hello: wire.Hello) -> None:
-        wanted, ticket = hello.fields.get("agent", self._identity), hello.fields.get("ticket", self._ticket + 1)
-        #: Another controller goes on with what the one before began: its connections are counted anew.
-        adopts = hello.fields.get("adopt") is True
-        if wanted != self._identity or not isinstance(ticket, int) or (ticket <= self._ticket and not adopts):
-            reason = "an earlier connection" if wanted == self._identity else "another agent was meant"
+        said = hello.fields
+        name, ticket = said.get("conversation", ""), said.get("ticket", self._ticket + 1)
+        others = self._conversation is not None and name != self._conversation
+        refusal = None
+        if said.get("agent", self._identity) != self._identity:
+            refusal = "another agent was meant"
+        elif not isinstance(name, str) or name in self._left or (others and said.get("adopt") is not True):
+            refusal = "another controller has taken over"
+        elif not isinstance(ticket, int) or (ticket <= self._ticket and not others):
+            refusal = "an earlier connection"
+        if refusal is not None:
             try:
-                peer.send(wire.encode_hello({"agent": self._identity, "error": reason}))
+                peer.send(wire.encode_hello({"agent": self._identity, "error": refusal}))
             except OSError:
                 pass
             peer.close()
             return
         self._ticket = ticket
         self.disconnect()
-        left = self.session.leave_behind() if adopts else None
-        if adopts:
-            self.session = Session(heartbeat_s=self.session.heartbeat_s, now=now())
+        left = None
+        if name != self._conversation:
+            if self._conversation is not None:
+                self._left.add(self._conversation)
+            self._conversation = name
+            if said.get("adopt") is True:
+                left = self.session.leave_behind()
+                self.session = Session(heartbeat_s=self.session.heartbeat_s, now=now())
         session = self.session
         session.open(now(), decoder, received)
         self._peer = peer

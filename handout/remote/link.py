@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -83,6 +84,8 @@ class Link:
         self._bootstrap = Bootstrap(host, python, settings)
         self._loop = asyncio.get_running_loop()
         self._session = Session(heartbeat_s=timings.heartbeat_s, now=self._loop.time())
+        #: By it the agent knows this conversation from that of a controller which took over, or was taken over from.
+        self._conversation = secrets.token_hex(8)
         self._connection: _Connection | None = None
         self._wakeup = asyncio.Event()
         self._flush_due = False
@@ -312,7 +315,12 @@ class Link:
         connection.transport = await self._launcher.connect(self.started, connection)
         self._connection = connection
         self._session.open(self._loop.time())
-        hello: dict[str, Any] = {"token": self._bootstrap.token, "agent": self.started.agent, "ticket": next(_ticket)}
+        hello: dict[str, Any] = {
+            "token": self._bootstrap.token,
+            "agent": self.started.agent,
+            "conversation": self._conversation,
+            "ticket": next(_ticket),
+        }
         if self._adopting:
             hello["adopt"] = True
         asked_at = self._loop.time()

@@ -96,6 +96,7 @@ class Rig:
         self.session = Session(heartbeat_s={**defaults, **settings}["heartbeat_s"], now=now())
         self.socket: socket.socket | None = None
         self.ticket = 0
+        self.conversation = secrets.token_hex(8)
         self._fn = 0
         self._outs: dict[int, list[int]] = {}
         self._stream = 100
@@ -110,10 +111,21 @@ class Rig:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(self.hello["socket"])
         self.session.open(now())
-        said = {"token": self.token.hex(), "agent": self.hello["agent"], "ticket": self.ticket, **hello}
+        said = {"token": self.token.hex(), "agent": self.hello["agent"], "ticket": self.ticket,
+                "conversation": self.conversation, **hello}  # fmt: skip
         self.socket.sendall(self.session.hello(said, now()))
         self.socket.setblocking(False)
         self.wait(lambda: self.session.attached or self.socket is None)
+
+    def adopt(self) -> dict[str, Any]:
+        """Go on as another controller, with what the agent says that it found."""
+        self.disconnect()
+        self.session = Session(heartbeat_s=self.session.heartbeat_s, now=now())
+        self.conversation, self.ticket = secrets.token_hex(8), 0
+        self.messages.clear()
+        self.ended.clear()
+        self.connect(adopt=True)
+        return dict(self.wait(lambda: self.heard("found"))[0])
 
     def disconnect(self) -> None:
         if self.socket is not None:
