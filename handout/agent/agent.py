@@ -157,7 +157,7 @@ class Agent:
         self.transfers.close()
         self._refused.clear()
         left = [(fields, payload) for fields, payload in left if fields["m"] in _TOLD_AGAIN]
-        tickets = dict.fromkeys(self.backlog.tasks)
+        tickets = dict.fromkeys([*self.backlog.tasks, *self.answers.waiting()])
         for fields, _ in left:
             if fields["m"] in ("done", "failed", "returned"):
                 said = fields["ticket"]

@@ -125,6 +125,10 @@ class Answers:
         """Tasks run, and have been for a while."""
         self._link.send({"m": "started", "ticket": tickets})
 
+    def waiting(self) -> list[int]:
+        """Tasks whose ends have not been handed to the link."""
+        return [*self._done.tickets, *self._returned, *(end.ticket for end in self._loud)]
+
     def _end_loudly(self, end: Loud) -> None:
         if len(self._loud) > _MANY_LOUD:
             self._logs.shorten(end.ticket, _SHORT_LOG)

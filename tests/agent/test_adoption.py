@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from handout.agent.clock import now
 from handout.agent.session import Session
 from handout.agent.wire import Decoder, Hello
 from tests.agent.rig import Rig
+
+#: Keys below it are not objects of a run.
+FIRST = 1 << 44
 
 
 @contextlib.contextmanager
@@ -30,6 +37,29 @@ def refusal(rig: Rig, **hello: Any) -> str:
         frame = next(Decoder(greets=True).feed(peer.recv(10_000)))
         assert isinstance(frame, Hello)
         return str(frame.fields.get("error"))
+
+
+def test_the_ends_of_tasks_whose_output_waits_are_found(rig: Rig, tmp_path: Path) -> None:
+    def shout(folder: str, number: int) -> int:
+        """Much output, once it may."""
+        while not os.path.exists(f"{folder}/go"):
+            time.sleep(0.01)
+        sys.stdout.write(("x" * 99 + "\n") * 900)
+        Path(f"{folder}/{number}").touch()
+        return number
+
+    tickets = [FIRST + i for i in range(30)]
+    rig.submit(tickets, rig.function(shout), [rig.call(str(tmp_path), i) for i in range(30)])
+    rig.wait(lambda: rig.heard("started"))
+    rig.disconnect()
+    (tmp_path / "go").touch()
+    until = time.monotonic() + 20
+    while len(list(tmp_path.iterdir())) < 31 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.3)  # the last of them are on their way to the agent, which nobody can ask
+    found = set(rig.adopt()["ticket"])
+    rig.wait_for(*tickets)
+    assert found.issuperset(tickets)
 
 
 def test_the_earlier_controller_is_not_heard_any_more(rig: Rig) -> None:
