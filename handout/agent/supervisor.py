@@ -264,10 +264,12 @@ class Supervisor:
         if late <= 0:
             self._lapsed = False
             return
+        latest = time.monotonic() + _STRAY_S
         for child in self._children.values():
-            if child.kill_at is None:
+            child.lapsed |= child.kill_at is None
+            # A grace that runs ends here, too; what is closer has been killed, and is looked at again.
+            if child.kill_at is None or child.kill_at > latest:
                 child.kill_at = 0.0
-                child.lapsed = True
         if not self._lapsed:
             self._lapsed = True
             self._send("lapsed")

@@ -111,6 +111,28 @@ def test_user_code_dies_with_the_lease_though_the_agent_is_stopped(
     rig.disconnect()
 
 
+def test_a_grace_that_runs_ends_with_the_lease_though_the_agent_is_stopped(
+    make_rig: Callable[..., Rig], tmp_path: Path
+) -> None:
+    def ignore(note: str) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: Path(note + ".asked").touch())
+        Path(note + ".new").write_text(str(os.getpid()))
+        os.rename(note + ".new", note)
+        while True:
+            time.sleep(1)
+
+    rig = make_rig(**SHORT)
+    agent, note = rig.agent_pid(), tmp_path / "pid"
+    rig.submit([1], rig.function(ignore), rig.call(str(note)))
+    pid = pid_in(rig, note)
+    rig.send({"m": "cancel", "ticket": [1], "grace_s": 60.0})
+    rig.wait((tmp_path / "pid.asked").exists)
+    os.kill(agent, signal.SIGSTOP)
+    wait_without_a_word(gone(pid), 2.0)
+    wait_without_a_word(lambda: rig.process.poll() is not None)
+    rig.disconnect()
+
+
 def test_a_stopped_agent_that_comes_back_within_the_lease_goes_on(rig: Rig) -> None:
     agent = rig.agent_pid()
     os.kill(agent, signal.SIGSTOP)
