@@ -6,6 +6,7 @@ A worker is warm for one key, which is fixed before its first import. Blank ones
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -29,6 +30,9 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 _RECEIVE = 256 << 10
+#: What the system says that lacks room for a message or its descriptors now, and may have it later.
+_NOT_NOW = {errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
+_PAUSE_S = 0.05
 
 
 class Key(NamedTuple):
@@ -138,6 +142,7 @@ class Crew:
         self._next = 1
         self._held = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._try_again: asyncio.TimerHandle | None = None
         #: Idle workers kept; more of them than this end.
         self.keep = max(4, 2 * (os.cpu_count() or 1))
         self.spill = False
@@ -159,7 +164,12 @@ class Crew:
             except BlockingIOError:
                 self._loop.add_writer(self._supervisor.fileno(), self._flush)
                 return
-            except OSError:
+            except OSError as error:
+                if error.errno in _NOT_NOW:
+                    # Nothing says when there is room; and nobody would report the end of a worker that never was.
+                    self._loop.remove_writer(self._supervisor.fileno())
+                    self._try_again = self._try_again or self._loop.call_later(_PAUSE_S, self._flush_again)
+                    return
                 # Its end is noticed by the reader.
                 sent = len(line)
             for fd in fds:
@@ -169,6 +179,10 @@ class Crew:
             else:
                 self._unsent.popleft()
         self._loop.remove_writer(self._supervisor.fileno())
+
+    def _flush_again(self) -> None:
+        self._try_again = None
+        self._flush()
 
     def _on_supervisor(self) -> None:
         try:

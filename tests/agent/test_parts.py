@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import socket
 import threading
@@ -218,5 +219,55 @@ def test_on_a_full_disk_small_inputs_go_along_with_their_task(store: Store, monk
         with pytest.raises(StoreFullError):
             store.path(5)
         assert store.small(5) == bytes(INLINE)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
+def test_descriptors_that_cannot_be_sent_now_are_sent_later(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, refused = socket.send_fds, [number] * 3
+
+    def send_fds(sock: socket.socket, buffers: list[bytes], fds: list[int]) -> int:
+        if refused:
+            raise OSError(refused.pop(), "not now")
+        return send(sock, buffers, fds)
+
+    async def main() -> None:
+        monkeypatch.setattr(socket, "send_fds", send_fds)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            crew = Crew(ours, cast(Any, Nothing()), {}, str(tmp_path))
+            crew.prepare(1)
+            crew.kill(crew.hands[1], 0.0)
+            async with asyncio.timeout(5):
+                while refused:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.3)
+            theirs.setblocking(False)
+            said, fds, _, _ = socket.recv_fds(theirs, 65536, 64)
+            for fd in fds:
+                os.close(fd)
+            said += theirs.recv(65536)
+            assert [json.loads(line)["op"] for line in said.splitlines()] == ["spawn", "kill"]
+            assert len(fds) == 4
+            crew._end(crew.hands[1], {})
+
+    asyncio.run(main())
+
+
+def test_a_supervisor_that_is_gone_is_not_written_to_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        listener = Nothing()
+        with ours:
+            theirs.close()
+            crew = Crew(ours, cast(Any, listener), {}, str(tmp_path))
+            crew.prepare(1)
+            await asyncio.sleep(0.01)
+            assert listener.calls == ["on_orphaned"]
+            assert not crew._unsent
+            crew._end(crew.hands[1], {})
 
     asyncio.run(main())
