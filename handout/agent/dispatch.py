@@ -218,7 +218,7 @@ class Dispatcher:
     def _is_bloated(self, hand: Hand, cls: TaskClass) -> bool:
         """Whether a worker's tasks left so much behind that the next one could fall over its limit for them."""
         limit = cls.memory_limit
-        return limit is not None and processes.anonymous_memory(hand.pid) > limit // 2
+        return limit is not None and hand.pid > 0 and processes.tree_memory(hand.pid, limit // 2) > limit // 2
 
     def _push(self, hand: Hand, limit: int) -> None:
         """Send a worker what it has room for."""

@@ -15,6 +15,13 @@ from collections.abc import Iterable, Sequence
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+#: How the names of mappings begin that are shared memory (anonymous, System V, memfd, POSIX), and of those that lie in
+#: stores of this user.
+_SHARED_MEMORY = (b"/dev/zero", b"/SYSV", b"/memfd:", b"/dev/shm/")
+_STORES = b"/dev/shm/handout-%d-" % os.getuid()
+#: Bytes of shared memory that are not looked at closely: that takes milliseconds, and the pages that the house itself
+#: shares with a worker are no more.
+_NEGLIGIBLE = 1 << 20
 #: From -1000 to 1000: what the kernel adds when it looks for someone to kill.
 _OOM_SCORE = 500
 
@@ -132,43 +139,93 @@ def kill_trees(roots: Sequence[int]) -> None:
         send_signal(pid, signal.SIGKILL)
 
 
-def anonymous_memory(pid: int) -> int:
-    """Bytes of anonymous pages of a process, and what of them was swapped; 0 where unknown.
+def _memory(pid: int) -> tuple[int, int]:
+    """Bytes of anonymous pages of a process, swapped ones too, and of its shared memory; 0 where unknown.
 
-    Objects mapped from the store are file pages, and not counted. Pages that a fork shares with its parent are
-    counted at both.
+    Pages that a fork shares with its parent are counted at both.
     """
-    return _sum_of_lines(f"/proc/{pid}/status", (b"RssAnon:", b"VmSwap:")) or 0
+    found = _sizes(f"/proc/{pid}/status", (b"RssAnon:", b"VmSwap:", b"RssShmem:"))
+    return found.get(b"RssAnon:", 0) + found.get(b"VmSwap:", 0), found.get(b"RssShmem:", 0)
 
 
 def _proportional_memory(pid: int) -> int:
-    """The same, with each shared page divided by those who share it: walks the page tables."""
-    found = _sum_of_lines(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"SwapPss:"))
-    return anonymous_memory(pid) if found is None else found
+    """The first of these, with each shared page divided by those who share it: walks the page tables."""
+    found = _sizes(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"SwapPss:"))
+    return sum(found.values()) if found else _memory(pid)[0]
 
 
-def _sum_of_lines(path: str, names: tuple[bytes, ...]) -> int | None:
-    """Bytes in the lines that begin with these names, which say kB; None where there is no such line."""
+def _sizes(path: str, names: tuple[bytes, ...]) -> dict[bytes, int]:
+    """Bytes in the lines that begin with these names, which say kB; without those that are not there."""
     try:
         with open(path, "rb") as file:
-            sizes = [int(line.split()[1]) for line in file if line.startswith(names)]
+            lines = [line.split() for line in file if line.startswith(names)]
+        return {line[0]: int(line[1]) * 1024 for line in lines}
     except (OSError, ValueError, IndexError):
-        return None
-    return sum(sizes) * 1024 if sizes else None
+        return {}
+
+
+def _shared_mappings(pid: int, file: str) -> list[tuple[bytes, int, int, int]]:
+    """Where a process has shared memory mapped that is no object of a store: which, from where to where in it.
+
+    From ``smaps``, which walks the page tables, also how many bytes of it are there, each page divided by those who
+    share it; from ``maps`` 0.
+    """
+    found: list[tuple[bytes, int, int, int]] = []
+    pss = 0
+    counts = False
+    try:
+        with open(f"/proc/{pid}/{file}", "rb") as stream:
+            for line in stream:
+                if line[:1] in b"0123456789abcdef":
+                    span, _, offset, device, inode, *path = line.split(None, 5)
+                    counts = bool(path) and path[0].startswith(_SHARED_MEMORY) and not path[0].startswith(_STORES)
+                    if counts:
+                        begin, _, end = span.partition(b"-")
+                        first = int(offset, 16)
+                        found.append((device + b":" + inode, first, first + int(end, 16) - int(begin, 16), 0))
+                elif counts and line.startswith(b"Pss:"):
+                    pss = int(line.split()[1])
+                elif counts and line.startswith(b"Anonymous:"):
+                    # Copies of what was written to count as what they are.
+                    found[-1] = *found[-1][:3], max(pss - int(line.split()[1]), 0) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return found
 
 
 def tree_memory(root: int, limit: int) -> int:
-    """Anonymous memory of a process and everything below it, in bytes.
+    """Memory of a process and what is below it, in bytes: anonymous, and shared except for objects of a store.
 
-    Pages that forks share count once where that decides whether the tree is over ``limit``.
+    What decides is the cheapest that can: pages that forks share count once, and mappings are told from each other,
+    where the tree could be over ``limit``.
     """
     pids = [root]
     for pid in pids:
         pids.extend(children(pid))
         if len(pids) > 4096:
             break
-    used = sum(anonymous_memory(pid) for pid in pids)
-    return used if used <= limit else sum(_proportional_memory(pid) for pid in pids)
+    sizes = {pid: _memory(pid) for pid in pids}
+    used = sum(anonymous for anonymous, _ in sizes.values())
+    resident = sum(shared for _, shared in sizes.values())
+    if used + resident <= limit:
+        # Objects of the store may be among it; nobody is blamed for them yet.
+        return used
+    sharing = [pid for pid, (_, shared) in sizes.items() if shared]
+    rooms: dict[bytes, tuple[int, int]] = {}
+    for which, first, last, _ in (each for pid in sharing for each in _shared_mappings(pid, "maps")):
+        begin, end = rooms.get(which, (first, last))
+        rooms[which] = min(begin, first), max(end, last)
+    room = min(sum(end - begin for begin, end in rooms.values()), resident)
+    if used + room <= limit:
+        return used + room
+    own = 0
+    if room > _NEGLIGIBLE:
+        parts = dict.fromkeys(rooms, 0)
+        for which, _, _, size in (each for pid in sharing for each in _shared_mappings(pid, "smaps")):
+            parts[which] = parts.get(which, 0) + size
+        # One after the other is looked at, and forks that come to share a page meanwhile make the sum too large.
+        own = sum(min(parts[which], end - begin) for which, (begin, end) in rooms.items())
+    return own + sum(_proportional_memory(pid) for pid in pids)
 
 
 def peak_memory() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -55,6 +56,52 @@ def read_all(array: Any) -> float:
 async def hoard_nicely(megabytes: int) -> int:
     """A coroutine that costs no processor: it would share a process with others."""
     return hoard(megabytes)
+
+
+def hoard_shared(megabytes: int, kind: str) -> int:
+    """The same in memory that forks would share: it is no less memory for that."""
+    if kind == "mmap":
+        held = mmap.mmap(-1, megabytes * MB)
+    else:
+        fd = (
+            os.memfd_create("held")
+            if kind == "memfd"
+            else os.open(f"/dev/shm/held-{os.getpid()}", os.O_CREAT | os.O_RDWR)
+        )
+        os.ftruncate(fd, megabytes * MB)
+        held = mmap.mmap(fd, megabytes * MB)
+        os.close(fd)
+        if kind == "posix":
+            os.unlink(f"/dev/shm/held-{os.getpid()}")
+    for start in range(0, megabytes * MB, MB):
+        held[start : start + MB] = b"x" * MB
+        time.sleep(0.001)
+    time.sleep(0.3)
+    return megabytes
+
+
+def read_beside_shared(array: Any, megabytes: int) -> int:
+    """Reads all of an object, and holds shared memory and anonymous memory as well, a little of each."""
+    hoard_shared(megabytes, "mmap")
+    return int(array.sum())
+
+
+def share_with_forks(megabytes: int, forks: int) -> int:
+    """Shared memory that children read: each page is there once."""
+    held = mmap.mmap(-1, megabytes * MB)
+    for start in range(0, len(held), MB):
+        held[start : start + MB] = b"x" * MB
+    pids = []
+    for _ in range(forks):
+        pid = os.fork()
+        if pid == 0:
+            assert held.find(b"y") == -1
+            time.sleep(0.5)
+            os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    return megabytes
 
 
 class Stubborn(Exception):

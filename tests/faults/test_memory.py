@@ -26,6 +26,28 @@ async def test_what_takes_more_than_its_cost_says_is_ended(cluster: Cluster, fun
     assert error.attempt == 1
 
 
+@pytest.mark.parametrize("kind", ["mmap", "memfd", "posix"])
+async def test_shared_memory_counts_as_well(cluster: Cluster, kind: str) -> None:
+    graph = Graph()
+    graph.add(deeds.hoard_shared, 300, kind, id="greedy", cost=LIMIT, enforce_memory=True)
+    with pytest.raises(handout.MemoryExceededError, match=r"'greedy' used .* over its memory cost of 100 MB") as caught:
+        await cluster.execute(graph)
+    assert 100_000_000 < caught.value.peak < 400_000_000
+
+
+async def test_shared_memory_below_the_cost_may_be_held_beside_mapped_objects(cluster: Cluster) -> None:
+    graph = Graph()
+    made = graph.add(np.ones, 15_000_000, host="plain")
+    out = graph.add(deeds.read_beside_shared, made, 40, host="plain", cost=LIMIT, enforce_memory=True)
+    assert (await cluster.execute(graph))[out] == 15_000_000
+
+
+async def test_shared_memory_counts_once(cluster: Cluster) -> None:
+    graph = Graph()
+    out = graph.add(deeds.share_with_forks, 50, 6, cost=LIMIT, enforce_memory=True)
+    assert (await cluster.execute(graph))[out] == 50
+
+
 async def test_what_stays_below_its_cost_runs(cluster: Cluster) -> None:
     graph = Graph()
     out = graph.add(deeds.hoard, 40, cost=LIMIT, enforce_memory=True)
