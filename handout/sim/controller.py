@@ -47,6 +47,7 @@ class Controller:
         ended: Called when a run has ended.
         released: Called when a drained host may go.
         died: Called when it has died.
+        handed: Called when tasks are handed to a host, with its name, their run and their numbers.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Controller:
         ended: Callable[[Submission, cmd.RunEnded], None],
         released: Callable[[str], None],
         died: Callable[[], None],
+        handed: Callable[[Controller, str, int, Sequence[int]], None],
     ) -> None:
         self.core = Core()
         self.alive = True
@@ -79,6 +81,7 @@ class Controller:
         self._ended = ended
         self._released = released
         self._died = died
+        self._handed = handed
         #: Objects that the journal has.
         self._committed: set[Key] = set()
         #: Tasks that an earlier life saw to their ends: run and task.
@@ -150,8 +153,9 @@ class Controller:
             if self.core.next_deadline is not None:
                 self.tell()
 
-    def submit(self, number: int, run: Submission) -> None:
+    def submit(self, run: Submission) -> None:
         """Begin a run, or take it up again where the journal knows of it."""
+        number = run.plan.number
         self.runs[number] = run
         self.home.update((number, o) for o, producer in enumerate(run.spec.producer) if producer < 0)
         events: list[ev.Event] = [ev.RunSubmitted(number, run.spec)]
@@ -248,6 +252,7 @@ class Controller:
                 self._instruction()
         columns = list(zip(command.tasks, command.attempts, command.variants, command.keep, strict=True))
         self._send(command.host, lambda host: host.hand(run, number, columns))
+        self._handed(self, command.host, number, command.tasks)
 
     def _copy(self, command: cmd.CopyObjects) -> None:
         run, target = self.runs[command.run], self.hosts[command.host]
@@ -295,12 +300,16 @@ class Controller:
 
     def _give(self, giver: Host, key: Key, relay: _Relay, target: Host | None) -> None:
         """At the giver: it was asked for an object."""
-        if key not in giver.store:
+        how = giver.give(key)
+        if how == "missing":
             giver.line.send(Way.TO_CONTROLLER, lambda: self._fail(relay, True, giver))
             return
         nbytes = self.runs[key[0]].nbytes(key[1])
         giver.line.send(Way.TO_CONTROLLER, lambda: self._announce(relay, key, target))
-        giver.line.stream(nbytes, lambda: self._gave(giver, key, nbytes, relay, target))
+        if how == "broken":
+            giver.line.stream(nbytes // 2, lambda: self._fail(relay, False, giver))
+        else:
+            giver.line.stream(nbytes, lambda: self._gave(giver, key, nbytes, relay, target))
 
     def _announce(self, relay: _Relay, key: Key, target: Host | None) -> None:
         if target is None or relay.over:

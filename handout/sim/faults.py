@@ -26,6 +26,10 @@ class Fault(Enum):
     SLOW = auto()
     #: The host has no room for objects, for a while.
     FULL = auto()
+    #: The next objects that the host is asked for do not come: they are gone, or their streams break off.
+    COPY = auto()
+    #: The agent dies, and again soon after it is back, for a few times.
+    FLAP = auto()
     #: A report comes a second time, much later.
     DUPLICATE = auto()
     #: A report is overtaken by those behind it.
@@ -35,6 +39,8 @@ class Fault(Enum):
 
 
 _ALL = tuple(Fault)
+#: The controller's deaths, and what leaves much for the next one to find.
+_DEATHS = (Fault.CONTROLLER, Fault.CONTROLLER, Fault.DELAY, Fault.CUT, Fault.SLOW, Fault.CRASH, Fault.COPY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +56,16 @@ class Weather:
 
     @classmethod
     def draw(cls, rng: Random) -> Weather:
-        """Calm, one fault alone, one kind of fault, or all of them together."""
-        match rng.choice(("calm", "one", "one", "kind", "kind", "storm", "storm", "storm")):
+        """Calm, one fault alone, one kind of fault, deaths of the controller among others, or all of them together."""
+        match rng.choice(("calm", "one", "one", "kind", "kind", "deaths", "storm", "storm", "storm")):
             case "calm":
                 return cls(0.0, _ALL)
             case "one":
                 return cls(0.0, (rng.choice(_ALL),), only_at=rng.randint(1, 100))
             case "kind":
                 return cls(rng.choice((0.02, 0.1, 0.3)), (rng.choice(_ALL[:-1]),))
+            case "deaths":
+                return cls(rng.choice((0.05, 0.15)), _DEATHS)
             case _:
                 return cls(rng.choice((0.02, 0.06, 0.15)), _ALL)
 
@@ -95,6 +103,10 @@ class Faults:
                 return None
             self.deaths -= 1
         return fault
+
+    def may(self, fault: Fault) -> bool:
+        """Whether this is a time in which such things happen again and again."""
+        return not self.over and self.weather.rate > 0.0 and fault in self.weather.kinds
 
     def note(self, fault: Fault) -> None:
         """It did happen."""

@@ -6,6 +6,7 @@ that is started anew is another one.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
@@ -100,6 +101,10 @@ class Host:
         #: Whether nothing finds room in its store, and what has not.
         self.full = False
         self.refused: set[Key] = set()
+        #: Objects that it had and has no more, though nobody was told.
+        self.lost: set[Key] = set()
+        #: How the next objects that it is asked for fail to come.
+        self.failing: deque[str] = deque()
         #: Reports that were taken out of their order and have yet to come.
         self.overtaken = 0
         self._clock = clock
@@ -118,6 +123,8 @@ class Host:
             self.queue[task.ticket] = task
             if any(key in self.refused for key in task.inputs):
                 self._fail(task, "disk")
+            elif any(key in self.lost for key in task.inputs):
+                self._fail(task, "input")
         if self.lapsed:
             self._return_all()
         self.pump()
@@ -141,7 +148,23 @@ class Host:
         gone = set(keys)
         self.store -= gone
         self.refused -= gone
+        self.lost -= gone
         self.incoming = {number: key for number, key in self.incoming.items() if key not in gone}
+
+    def give(self, key: Key) -> str:
+        """It is asked for an object: whether that comes (""), breaks off on its way ("broken"), or is "missing"."""
+        how = self.failing.popleft() if self.failing and key in self.store else ""
+        if how == "missing":
+            self.store.discard(key)
+            self.lost.add(key)
+            for task in list(self.queue.values()):
+                if key in task.inputs:
+                    self._fail(task, "input")
+        return how if key in self.store else "missing"
+
+    def _stored(self, key: Key) -> None:
+        self.store.add(key)
+        self.lost.discard(key)
 
     def put(self, keys: Iterable[Key]) -> None:
         """Objects that came within a message."""
@@ -149,7 +172,7 @@ class Host:
             if self.full:
                 self._refuse(key)
             else:
-                self.store.add(key)
+                self._stored(key)
         self.pump()
 
     def announce(self, key: Key) -> int:
@@ -168,7 +191,7 @@ class Host:
         key = self.incoming.pop(number, None)
         if key is None:
             return  # it was dropped meanwhile, or here before: the rest went nowhere
-        self.store.add(key)
+        self._stored(key)
         self._say_stored(key, nbytes)
         self.pump()
 
@@ -230,7 +253,7 @@ class Host:
             if not task.run.wanted[key[1]]:
                 size = -1
             elif size > INLINE or task.keep or key in awaited:
-                self.store.add(key)
+                self._stored(key)
             sizes.append(size)
             held = held and size <= INLINE
         self._say(ev.TasksFinished(self.name, run, [t], [attempt], [took_s], [sizes], [held]))

@@ -14,23 +14,20 @@ from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 from handout.sim import checks
 from handout.sim.clock import Clock
+from handout.sim.cluster import Cluster
 from handout.sim.controller import Controller
 from handout.sim.faults import Fault, Faults
 from handout.sim.host import Handed, Host
 from handout.sim.journal import Journal
-from handout.sim.line import Line, Way
-from handout.sim.scenario import HostPlan, RunPlan, Scenario, Submission, Whim
+from handout.sim.line import Way
+from handout.sim.scenario import RunPlan, Scenario, Submission, Whim
 from handout.sim.story import Story
+from handout.sim.trouble import Trouble
 
-__all__ = ["SUSPECT_S", "Report", "SimulationError", "simulate"]
+__all__ = ["Report", "SimulationError", "simulate"]
 
-#: The timings of the house; see `handout.remote.link.Timings`.
-SUSPECT_S, HOST_TIMEOUT_S, GRACE_S = 6.0, 15.0, 3.0
 #: So long after the last fault all must be over.
 LIMIT_S = 600.0
-#: A lost host is tried again with pauses that double, up to this one.
-_REJOIN_MAX_S = 8.0
-_TASK_REPORTS = (ev.TasksStarted, ev.TasksFinished, ev.TasksReturned, ev.TaskFailed)
 
 
 class SimulationError(HandoutError):
@@ -55,8 +52,12 @@ class Report:
     outcomes: dict[int, Outcome | None]
     #: Functions called.
     calls: int
-    #: The same for the same story.
-    digest: str
+    story: Story
+
+    @property
+    def digest(self) -> str:
+        """The same for the same story."""
+        return self.story.digest
 
 
 def simulate(seed: int, tell: Callable[[str], object] | None = None) -> Report:
@@ -95,10 +96,15 @@ class _Simulation:
         self.journal = Journal()
         self._rng = Random(scenario.seed ^ 0x5EED)
         self._faults = Faults(scenario.weather, Random(scenario.seed ^ 0xFA017))
-        self._agents: list[Host] = []
-        self._epochs = 0
-        self._pauses: dict[str, float] = {}
-        self._gone: set[str] = set()
+        self.cluster = Cluster(
+            self.clock,
+            self._rng,
+            scenario.hosts,
+            lambda host, way, action: self._trouble.arriving(host, way, action),
+            lambda host, events: self._trouble.heard(host, events),
+            self._began,
+        )
+        self._trouble = Trouble(self.clock, self._faults, self.story, self.cluster)
         #: What an earlier life of the controller had committed.
         self._known: set[tuple[int, int]] = set()
         self._calls: Counter[tuple[int, int]] = Counter()
@@ -107,24 +113,17 @@ class _Simulation:
         #: By plan: how it ended, as its caller was told.
         self._outcomes: dict[int, Outcome | None] = {}
         self._asked: set[int] = set()
-        self._numbers = 0
         self._stale = 0
         self._shared = dict(scenario.shared)
-        self._twist: Fault | None = None
         self.controller = self._live()
-
-    def _live(self) -> Controller:
-        return Controller(
-            self.clock, self._rng, self.journal, self.story, self._run_ended, self._released, self._controller_died
-        )
 
     # ---- from the first event to the last ----------------------------------------------------------------------
 
     def run(self) -> Report:
         """All of it."""
-        self.controller.tell(ev.SharedChanged(self._shared), *(ev.HostExpected(p.name) for p in self.scenario.hosts))
+        self.controller.tell(*(ev.HostExpected(plan.name) for plan in self.scenario.hosts))
         for plan in self.scenario.hosts:
-            self.clock.at(plan.at_s, lambda plan=plan: self._boot(plan, self.controller))  # type: ignore[misc]
+            self.clock.at(plan.at_s, lambda plan=plan: self.cluster.boot(plan, self.controller))  # type: ignore[misc]
         for run in self.scenario.runs:
             self.clock.at(run.at_s, lambda run=run: self._ask_for(run))  # type: ignore[misc]
         for whim in self.scenario.whims:
@@ -147,7 +146,7 @@ class _Simulation:
             self._faults.counts,
             self._outcomes,
             self._calls.total(),
-            self.story.digest,
+            self.story,
         )
 
     def _unfinished(self) -> str:
@@ -167,7 +166,7 @@ class _Simulation:
         while self.clock.step():
             if self.clock.now > limit:
                 raise InternalError("R4: something goes on for ever")
-        checks.at_the_end(self.controller, self._agents)
+        checks.at_the_end(self.controller, self.cluster.agents)
 
     def _check_calm(self) -> None:
         for number, outcome in self._outcomes.items():
@@ -187,8 +186,7 @@ class _Simulation:
         self._asked.add(plan.number)
         if not self.controller.alive or plan.number in self._outcomes:
             return  # it is asked for again once the controller is back
-        self._numbers += 1
-        self.controller.submit(self._numbers, Submission(plan, self._shared))
+        self.controller.submit(Submission(plan, self._shared))
 
     def _run_ended(self, run: Submission, command: cmd.RunEnded) -> None:
         self._outcomes[run.plan.number] = command.outcome
@@ -202,73 +200,33 @@ class _Simulation:
         known = self._known if self.controller.hosts.get(host.name) is host else set()
         checks.began(host, task, task.run, known, self._tries[original])
 
-    # ---- hosts -------------------------------------------------------------------------------------------------
+    # ---- the controller ----------------------------------------------------------------------------------------
 
-    def _boot(self, plan: HostPlan, controller: Controller) -> None:
-        """Start an agent; it joins a little later."""
-        if not controller.alive or plan.name in self._gone or plan.name in controller.hosts:
-            return
-        self.clock.after(0.2 + 4 * plan.rtt_s, lambda: self._join(plan, controller))
-
-    def _join(self, plan: HostPlan, controller: Controller) -> None:
-        if not controller.alive or plan.name in controller.hosts:
-            return
-        self._epochs += 1
-        line = Line(self.clock, plan.rtt_s / 2, lambda way, action: self._arriving(host, way, action))
-        host = Host(plan.name, self._epochs, plan.offer, self.clock, self._rng, line, self._heard, self._began)
-        self._agents.append(host)
-        controller.join(host, ev.HostJoined(plan.name, plan.offer, "3.11", plan.rtt_s, self._epochs))
-
-    def _current(self, host: Host) -> bool:
-        return self.controller.alive and self.controller.hosts.get(host.name) is host
-
-    def _lost(self, host: Host, reason: str) -> None:
-        """The controller finds out that a host is gone, and tries to have it again."""
-        if not self._current(host):
-            return
-        controller = self.controller
-        host.line.close()
-        controller.leave(host, reason)
-        if not controller.alive or host.name in self._gone:
-            return
-        controller.tell(ev.HostExpected(host.name))
-        plan = next(plan for plan in self.scenario.hosts if plan.name == host.name)
-        pause_s = self._pauses[host.name] = min(2 * self._pauses.get(host.name, 0.25), _REJOIN_MAX_S)
-        if self._rng.random() < 0.1:
-            # It is not back in time: whoever waited for it is told, and it comes later.
-            self.clock.after(20.0, lambda: self._give_up(host.name, controller))
-            pause_s = 40.0
-        self.clock.after(pause_s, lambda: self._boot(plan, controller))
-
-    @staticmethod
-    def _give_up(name: str, controller: Controller) -> None:
-        if name not in controller.hosts:
-            controller.tell(ev.HostLost(name, "it is not back"))
-
-    def _released(self, name: str) -> None:
-        """A drained host is let go, if it is still there."""
-        self._gone.add(name)
-        host = self.controller.hosts.get(name)
-        if host is None:
-            return
-        if host.running:
-            raise InternalError(f"host {name!r} is released while {list(host.running)} run there")
-        host.die()
-        self.clock.after(0.0, lambda: self._lost(host, "it was drained"))
+    def _live(self) -> Controller:
+        controller = Controller(
+            self.clock,
+            self._rng,
+            self.journal,
+            self.story,
+            self._run_ended,
+            self.cluster.release,
+            self._controller_died,
+            self._trouble.handed,
+        )
+        self.cluster.controller = controller
+        controller.tell(ev.SharedChanged(self._shared))
+        return controller
 
     def _controller_died(self) -> None:
-        dead = self.controller
-        for host in dead.hosts.values():
-            host.line.close()
-            self.clock.after(HOST_TIMEOUT_S, host.lapse)
-        self._stale += dead.core.stale
+        self.cluster.orphan()
+        self._stale += self.controller.core.stale
         torn = self.journal.recover(self._rng)
         if torn:
             self.story.tell(self.clock.now, "fault", f"a record is torn: {torn}")
         self.clock.after(self._rng.choice((0.1, 5.0, 30.0)), self._revive)
 
     def _revive(self) -> None:
-        """A new controller, with agents of its own, takes up what the journal has."""
+        """A new controller takes up what the journal has."""
         committed = self.journal.committed
         self.story.tell(self.clock.now, "fault", f"the controller is back; committed: {sorted(committed)}")
         self._known = {
@@ -276,124 +234,11 @@ class _Simulation:
         }
         unknown = self.journal.unknown
         self._tries = Counter({task: n for task, n in self._tries.items() if task in unknown or task in committed})
-        controller = self.controller = self._live()
-        plans = [plan for plan in self.scenario.hosts if plan.name not in self._gone]
-        controller.tell(ev.SharedChanged(self._shared), *(ev.HostExpected(plan.name) for plan in plans))
-        for plan in plans:
-            self._boot(plan, controller)
+        self.controller = self._live()
+        self.cluster.take_over()
         for run in self.scenario.runs:
             if run.number in self._asked:
                 self._ask_for(run)
-
-    # ---- messages and faults -----------------------------------------------------------------------------------
-
-    def _arriving(self, host: Host, way: Way, action: Callable[[], None]) -> bool:
-        """A message arrives, unless something happens to it."""
-        fault = self._faults.at_message()
-        if fault is None:
-            self._take(host, way, action)
-            return True
-        self._faults.note(fault)
-        self.story.tell(self.clock.now, "fault", f"{fault.name.lower()} at a message of {host.name} {way.name.lower()}")
-        if fault in (Fault.DUPLICATE, Fault.REORDER):
-            self._twist = fault
-            self._take(host, way, action)
-            self._twist = None
-            return True
-        if fault is Fault.CONTROLLER:
-            self._kill_controller(host, way, action)
-            return True
-        if self._rng.random() < 0.5:
-            self._take(host, way, action)
-            self._strike(fault, host)
-            return True
-        self._strike(fault, host)
-        if fault in (Fault.DELAY, Fault.CUT, Fault.SILENCE):
-            return False
-        self._take(host, way, action)
-        return True
-
-    def _take(self, host: Host, way: Way, action: Callable[[], None]) -> None:
-        if (host.alive or way is Way.TO_CONTROLLER) and self._current(host):
-            action()
-
-    def _kill_controller(self, host: Host, way: Way, action: Callable[[], None]) -> None:
-        controller = self.controller
-        if not controller.alive:
-            return
-        controller.left = self._faults.rng.randrange(6)
-        self._take(host, way, action)
-        if controller.alive:
-            controller.left = 0
-            controller.tell()
-
-    def _strike(self, fault: Fault, host: Host) -> None:
-        rng, clock = self._faults.rng, self.clock
-        match fault:
-            case Fault.DELAY:
-                host.line.stall(rng.choice((0.01, 0.1, 1.0)))
-            case Fault.CUT:
-                self._cut(host, rng.choice((0.5, 3.0, 8.0, 14.0)))
-            case Fault.SILENCE:
-                self._silence(host)
-            case Fault.CRASH:
-                self._crash(host)
-            case Fault.WORKER:
-                if host.running:
-                    host.end(
-                        rng.choice(list(host.running)), rng.choice(("died", "died", "exited", "timeout", "memory"))
-                    )
-            case Fault.SLOW:
-                host.slowness = rng.choice((3.0, 30.0))
-                clock.after(rng.choice((1.0, 20.0)), lambda: setattr(host, "slowness", 1.0))
-            case Fault.FULL:
-                host.full = True
-                clock.after(rng.choice((0.1, 5.0)), lambda: setattr(host, "full", False))
-
-    def _cut(self, host: Host, duration_s: float) -> None:
-        """The connection is made again within the lease: nothing is lost."""
-        host.line.stall(duration_s)
-        if duration_s > SUSPECT_S:
-            self.clock.after(SUSPECT_S, lambda: self._suspect(host, ev.HostSuspected(host.name)))
-            self.clock.after(duration_s, lambda: self._suspect(host, ev.HostRecovered(host.name)))
-
-    def _suspect(self, host: Host, event: ev.Event) -> None:
-        if self._current(host):
-            self.controller.tell(event)
-
-    def _silence(self, host: Host) -> None:
-        """Nobody hears of the other any more: both let go, the host first."""
-        host.line.stall(HOST_TIMEOUT_S + GRACE_S + 1.0)
-        self.clock.after(SUSPECT_S, lambda: self._suspect(host, ev.HostSuspected(host.name)))
-        self.clock.after(HOST_TIMEOUT_S, host.lapse)
-        self.clock.after(HOST_TIMEOUT_S + GRACE_S, lambda: self._lost(host, "it was silent"))
-
-    def _crash(self, host: Host) -> None:
-        """What the agent had sent may arrive, or not; then the controller sees that it is gone."""
-        host.die()
-        if self._faults.rng.random() < 0.5:
-            host.line.lose(Way.TO_CONTROLLER)
-        self.clock.after(0.01 + self._faults.rng.random() * 0.2, lambda: self._lost(host, "its agent died"))
-
-    def _heard(self, host: Host, events: list[ev.Event]) -> None:
-        """An agent's message, in its order or out of it, once or twice."""
-        twist, self._twist = self._twist, None
-        controller, rng = self.controller, self._faults.rng
-        if twist is not None and not all(isinstance(event, _TASK_REPORTS) for event in events):
-            # The session numbers messages. Beyond that, only reports about attempts say which one they are about.
-            twist = None
-        if twist is Fault.REORDER:
-            host.overtaken += 1
-            self.clock.after(rng.choice((0.005, 0.1, 2.0)), lambda: self._overtaken(host, controller, events))
-            return
-        if twist is Fault.DUPLICATE:
-            self.clock.after(rng.choice((0.0, 0.5, 20.0)), lambda: controller.heard(events))
-        controller.heard(events)
-
-    @staticmethod
-    def _overtaken(host: Host, controller: Controller, events: list[ev.Event]) -> None:
-        host.overtaken -= 1
-        controller.heard(events)
 
     # ---- whims -------------------------------------------------------------------------------------------------
 
@@ -417,7 +262,7 @@ class _Simulation:
                 self._outcomes.setdefault(controller.runs[run].plan.number, None)
                 controller.forget(run)
             case "drain":
-                if anywhere not in self._gone:
+                if anywhere not in self.cluster.gone:
                     controller.tell(ev.HostDrained(anywhere))
             case "change":
                 offer = compile_capabilities({"cpu": 1 + whim.which % 4, "memory": "4 GB"})

@@ -9,8 +9,9 @@ from collections import Counter, deque
 
 import pytest
 
-from handout.scheduler import recovery
 from handout.sim import Fault, Scenario, SimulationError, simulate
+from handout.sim.host import Host
+from tests.sim import mutations
 
 SEEDS = 2000
 BATCH = 100
@@ -52,12 +53,34 @@ def test_a_seed_is_the_same_story_in_every_process() -> None:
     assert len(told) == 1
 
 
-def test_a_broken_core_is_found_and_the_error_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It forgets that what was being copied from a lost host must come from elsewhere."""
-    monkeypatch.setattr(recovery, "_copy_elsewhere", lambda world, run, index: None)
+#: By mutation: a seed that finds it, looked at first, and below which some seed must. `python -m tests.sim.mutations`
+#: says which do now: another draw in the simulator, or another decision of the core, is another story.
+FOUND_AT = {
+    mutations.reports_count_for_any_attempt: (17, 100),
+    mutations.results_count_for_any_attempt: (44, 100),
+    mutations.copies_are_not_sought_elsewhere: (16, 100),
+    mutations.failed_copies_are_ignored: (17, 300),
+    mutations.returns_are_ignored: (8, 100),
+}
+
+
+@pytest.mark.parametrize("mutation", FOUND_AT, ids=lambda mutation: mutation.__name__)
+def test_a_broken_core_is_found_and_the_error_says_how_to_see_it_again(
+    mutation: mutations.Mutation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, limit = FOUND_AT[mutation]
+    mutation(monkeypatch)
     with pytest.raises(SimulationError, match=r"python -m handout\.sim --seed \d+ --verbose") as caught:
-        deque(map(simulate, range(300)), maxlen=0)
+        deque(map(simulate, (known, *range(limit))), maxlen=0)
     assert caught.value.story
+    assert f"--seed {caught.value.seed} " in str(caught.value)
+
+
+def test_what_goes_round_in_circles_at_one_instant_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R2, though no time passes: by name, and with its seed."""
+    monkeypatch.setattr(Host, "pump", lambda host: host._clock.after(0.0, host.pump))
+    with pytest.raises(SimulationError, match=r"seed 7 .* R2: it goes round in circles"):
+        simulate(7)
 
 
 def test_one_command_tells_a_seeds_story() -> None:

@@ -1,0 +1,148 @@
+"""The agents on their hosts, as the controller gets them, loses them and finds them again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from handout.errors import InternalError
+from handout.scheduler import events as ev
+from handout.sim.clock import Clock
+from handout.sim.controller import Controller
+from handout.sim.host import Handed, Host
+from handout.sim.line import Line, Way
+from handout.sim.scenario import HostPlan
+
+__all__ = ["GRACE_S", "HOST_TIMEOUT_S", "Cluster"]
+
+#: The timings of the house; see `handout.remote.link.Timings`.
+HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
+#: A lost host is tried again with pauses that double, up to this one.
+_REJOIN_MAX_S = 8.0
+
+
+class Cluster:
+    """Hosts, and the agents that were ever started there.
+
+    Args:
+        clock: The time.
+        rng: Decides what is left to chance here.
+        plans: The hosts that there are.
+        arriving: Called as each message arrives, see `Line`.
+        heard: Called at the controller with what a message says.
+        began: Called as a function is called.
+    """
+
+    #: The present life.
+    controller: Controller
+
+    def __init__(
+        self,
+        clock: Clock,
+        rng: Random,
+        plans: Sequence[HostPlan],
+        arriving: Callable[[Host, Way, Callable[[], None]], bool],
+        heard: Callable[[Host, list[ev.Event]], None],
+        began: Callable[[Host, Handed], None],
+    ) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._plans = {plan.name: plan for plan in plans}
+        self._arriving = arriving
+        self._heard = heard
+        self._began = began
+        self.agents: list[Host] = []
+        #: Hosts that were drained.
+        self.gone: set[str] = set()
+        self._pauses: dict[str, float] = {}
+        #: How many times more a host's agent dies soon after its start.
+        self._flaps: dict[str, int] = {}
+
+    def is_current(self, host: Host) -> bool:
+        """Whether the controller works with this agent."""
+        return self.controller.alive and self.controller.hosts.get(host.name) is host
+
+    def boot(self, plan: HostPlan, controller: Controller) -> None:
+        """Start an agent; it joins a little later."""
+        if controller.alive and plan.name not in self.gone and plan.name not in controller.hosts:
+            self._clock.after(0.2 + 4 * plan.rtt_s, lambda: self._join(plan, controller))
+
+    def _join(self, plan: HostPlan, controller: Controller) -> None:
+        if not controller.alive or plan.name in controller.hosts:
+            return
+        epoch = len(self.agents) + 1
+        line = Line(self._clock, plan.rtt_s / 2, lambda way, action: self._arriving(host, way, action))
+        host = Host(plan.name, epoch, plan.offer, self._clock, self._rng, line, self._heard, self._began)
+        self.agents.append(host)
+        controller.join(host, ev.HostJoined(plan.name, plan.offer, "3.11", plan.rtt_s, epoch))
+        if self._flaps.get(plan.name):
+            self._flaps[plan.name] -= 1
+            self._clock.after(self._rng.choice((0.1, 1.0, 3.0)), lambda: self.crash(host, False, 0.01))
+
+    def flap(self, host: Host, times: int) -> None:
+        """From now on its agents do not live long, for so many times."""
+        self._flaps[host.name] = times
+
+    def crash(self, host: Host, silently: bool, noticed_s: float) -> None:
+        """An agent dies; what it had sent is lost with it where that is ``silently``. A while later it is noticed."""
+        host.die()
+        if silently:
+            host.line.lose(Way.TO_CONTROLLER)
+        self._clock.after(noticed_s, lambda: self.lose(host, "its agent died"))
+
+    def lose(self, host: Host, reason: str) -> None:
+        """The controller finds out that a host is gone, and tries to have it again."""
+        if not self.is_current(host):
+            return
+        controller = self.controller
+        host.line.close()
+        controller.leave(host, reason)
+        if not controller.alive or host.name in self.gone:
+            return
+        controller.tell(ev.HostExpected(host.name))
+        pause_s = self._pauses[host.name] = min(2 * self._pauses.get(host.name, 0.25), _REJOIN_MAX_S)
+        if self._rng.random() < 0.1:
+            # It is not back in time: whoever waited for it is told, and it comes later.
+            self._clock.after(20.0, lambda: self._give_up(host.name, controller))
+            pause_s = 40.0
+        self._clock.after(pause_s, lambda: self.boot(self._plans[host.name], controller))
+
+    @staticmethod
+    def _give_up(name: str, controller: Controller) -> None:
+        if name not in controller.hosts:
+            controller.tell(ev.HostLost(name, "it is not back"))
+
+    def release(self, name: str) -> None:
+        """A drained host is let go, if it is still there.
+
+        Raises:
+            InternalError: Something runs there.
+        """
+        self.gone.add(name)
+        host = self.controller.hosts.get(name)
+        if host is None:
+            return
+        if host.running:
+            raise InternalError(f"host {name!r} is released while {list(host.running)} run there")
+        host.die()
+        self._clock.after(0.0, lambda: self.lose(host, "it was drained"))
+
+    def orphan(self) -> None:
+        """The controller has died: whoever does not hear of another one ends what it runs."""
+        for host in self.controller.hosts.values():
+            line = host.line
+            line.close()
+            self._clock.after(HOST_TIMEOUT_S, lambda host=host, line=line: self.lapse(host, line))  # type: ignore[misc]
+
+    @staticmethod
+    def lapse(host: Host, line: Line) -> None:
+        """The lease that began with this connection is over, unless another has been made since."""
+        if host.line is line:
+            host.lapse()
+
+    def take_over(self) -> None:
+        """A new controller starts agents on all hosts that are left."""
+        plans = [plan for plan in self._plans.values() if plan.name not in self.gone]
+        self.controller.tell(*(ev.HostExpected(plan.name) for plan in plans))
+        for plan in plans:
+            self.boot(plan, self.controller)

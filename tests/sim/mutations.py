@@ -1,0 +1,102 @@
+"""Cores that are broken in one place each: what the simulator has to find.
+
+`python -m tests.sim.mutations` says at which of the first 300 seeds it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from handout.scheduler import core, recovery, reports
+from handout.scheduler import events as ev
+from handout.scheduler.states import State
+from handout.sim import SimulationError, simulate
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+#: All that are below.
+ALL: list[Mutation] = []
+
+
+def _listed(mutation: Mutation) -> Mutation:
+    ALL.append(mutation)
+    return mutation
+
+
+def _ignore(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    monkeypatch.setitem(core._HANDLERS, kind, lambda world, event: None)
+
+
+@_listed
+def reports_count_for_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of an attempt is taken for what is said of the present one."""
+
+    def current(run: Any, host: Any, t: int, attempt: int) -> bool:
+        return run.state[t] == State.HANDED and run.host[t] == host.index
+
+    monkeypatch.setattr(reports, "_current", current)
+
+
+@_listed
+def results_count_for_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result is taken for the present attempt's: the check that `tasks_finished` makes on its own hot path."""
+
+    def finished(world: Any, event: ev.TasksFinished) -> None:
+        run = world.runs.get(event.run)
+        attempts = event.attempts if run is None else [run.attempt[t] for t in event.tasks]
+        columns = (event.durations_s, event.sizes, event.held)
+        reports.tasks_finished(world, ev.TasksFinished(event.host, event.run, event.tasks, attempts, *columns))
+
+    monkeypatch.setitem(core._HANDLERS, ev.TasksFinished, finished)
+
+
+@_listed
+def copies_are_not_sought_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It forgets that what was being copied from a lost host must come from elsewhere."""
+    monkeypatch.setattr(recovery, "_copy_elsewhere", lambda world, run, index: None)
+
+
+@_listed
+def failed_copies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    _ignore(monkeypatch, ev.CopyFailed)
+
+
+@_listed
+def returns_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    _ignore(monkeypatch, ev.TasksReturned)
+
+
+@_listed
+def committed_results_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    _ignore(monkeypatch, ev.ResultsCommitted)
+
+
+@_listed
+def unknown_attempts_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    _ignore(monkeypatch, ev.AttemptsUnknown)
+
+
+@_listed
+def found_attempts_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    _ignore(monkeypatch, ev.AttemptsFound)
+
+
+def _is_broken(seed: int) -> bool:
+    try:
+        simulate(seed)
+    except SimulationError:
+        return True
+    return False
+
+
+def main() -> None:
+    for mutation in ALL:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            mutation(monkeypatch)
+            print(mutation.__name__, [seed for seed in range(300) if _is_broken(seed)])
+
+
+if __name__ == "__main__":
+    main()
