@@ -55,11 +55,10 @@ def hand(
         group = run.spec.group[t]  # type: ignore[index]  # there are groups, so there is the column
         if group >= 0:
             _fix_group(world, run, group, index)
-    if found:
-        return
-    inputs = run.spec.inputs[t]
-    for o in inputs:
+    for o in run.spec.inputs[t]:
         bring(world, run, o, index)
+    if found:
+        return  # what of its inputs is not known to be there may have been on its way from the earlier controller
     picks = run.picks.get(t) if run.picks else None
     keep = picks is not None or run.uses[t] > 0 or run.flags[t] & KEEP > 0
     world.out.start(index, run.number, t, attempt, claim is None, need.variant, keep)

@@ -144,7 +144,8 @@ def _whole(run: Run) -> Iterator[str]:
     if not run.over and not unended and (not awaited or run.aborting):
         yield "it ought to be over"
     limit = run.spec.max_concurrency
-    if limit is not None and run.active > limit:
+    found = sum(1 for t, attempt in run.found.items() if run.state[t] == State.HANDED and run.attempt[t] == attempt)
+    if limit is not None and run.active - found > limit:
         yield f"{run.active} tasks are handed where {limit} may be"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from handout.errors import OutcomeUnknownError
 from handout.scheduler.attempts import dismiss, recall_followers, settle, to_frontier, unhand
 from handout.scheduler.endings import end, fail, give_up_output
@@ -112,7 +114,9 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
             reported[t] = 1
             done.append(t)
         sizes = event.sizes[i]
-        if picks and t in picks:
+        if run.found and event.held[i] and run.found.get(t) == event.attempts[i]:
+            _told_again(world, run, host, t, sizes)
+        elif picks and t in picks:
             for o, size in zip(run.objects_of(t), sizes, strict=False):
                 _made(world, run, host, o, size, event.held[i], True)
         elif sizes:
@@ -164,6 +168,17 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
             bring(world, run, o, 0)
     if users:
         wake(world, run, o, host.index)
+
+
+def _told_again(world: World, run: Run, host: HostRecord, t: int, sizes: Sequence[int]) -> None:
+    """A result that an earlier controller may have had, too, and had dropped on the host: the copy here is sure."""
+    for o, size in zip(run.objects_of(t), sizes, strict=False):
+        if size < 0:
+            give_up_output(world, run, o)
+        else:
+            appear(world, run, o, 0, size)
+            if host.index not in run.where[o]:
+                run.leftovers.add((o, host.index))
 
 
 def _finished_after_all(world: World, event: TasksFinished, host: HostRecord | None) -> None:

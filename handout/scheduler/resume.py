@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handout.agent.ledger import Claim
-from handout.scheduler.attempts import hand
+from handout.scheduler.attempts import abandon, hand, recall, to_frontier
 from handout.scheduler.endings import fail
 from handout.scheduler.events import AttemptsFound, AttemptsUnknown, ResultsCommitted
 from handout.scheduler.hosts import HostRecord, Need
@@ -59,18 +59,40 @@ def attempts_found(world: World, event: AttemptsFound) -> None:
         world.stale += len(event.tasks)
         return
     for t, attempt in zip(event.tasks, event.attempts, strict=True):
-        needs = world.fleet.needs(host, run.spec.profiles[run.spec.profile[t]])
-        granted = None
-        if run.state[t] in (State.WAITING, State.READY):
-            granted = next(((need, c) for need in needs if (c := _claim(world, run, t, host, need)) is not None), None)
-        # Whatever is handed over from here on has a later number.
-        run.attempt[t] = max(run.attempt[t], attempt)
-        if granted is None or run.attempt[t] != attempt:
+        if run.state[t] == State.HANDED and attempt > run.attempt[t]:
+            # Found on two hosts: the earlier controller had seen the end of the attempt before this one.
+            abandon(world, run, t)
+            to_frontier(world, run, t)
+        if run.state[t] not in (State.WAITING, State.READY) or attempt <= run.attempt[t]:
+            # Whatever is handed over from here on has a later number.
+            run.attempt[t] = max(run.attempt[t], attempt)
             world.out.cancel(host.index, run.number, t, attempt)
-            continue
-        run.attempt[t] = attempt - 1
+        else:
+            _go_on(world, run, t, host, attempt)
+
+
+def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> None:
+    """Hand an attempt to the host that has it, ahead of what is free there where nothing (more) is."""
+    needs = world.fleet.needs(host, run.spec.profiles[run.spec.profile[t]])
+    granted = next(((need, c) for need in needs if (c := _claim(world, run, t, host, need)) is not None), None)
+    waits = next((need for need in needs if not need.shared), None)
+    run.attempt[t] = attempt - 1
+    if granted is not None:
+        run.found[t] = attempt
         hand(world, run, t, host, *granted, found=True)
         run.begun.add(t)
+    elif waits is not None:
+        run.found[t] = attempt
+        hand(world, run, t, host, waits, None, found=True)
+    else:
+        run.attempt[t] = attempt
+        world.out.cancel(host.index, run.number, t, attempt)
+        if not run.spec.profiles[run.spec.profile[t]].idempotent:
+            fail(world, run, t, outcome_unknown(run, t, host.name, "the host or what is shared has changed since"))
+        return
+    if run.missing[t]:
+        # Unless it has started, it waits for what may have to be made again, and must not be in the way of that.
+        recall(world, run, t)
 
 
 def _claim(world: World, run: Run, t: int, host: HostRecord, need: Need) -> Claim | None:

@@ -106,6 +106,7 @@ class Run:
         "failed",
         "flags",
         "flying",
+        "found",
         "group_at",
         "groups",
         "host",
@@ -199,6 +200,8 @@ class Run:
         self.recalled: dict[int, int] = {}
         #: Known to run.
         self.begun: set[int] = set()
+        #: Attempts that a host went on with while there was no controller, whatever limits there are.
+        self.found: dict[int, int] = {}
         #: The other, older attempt of tasks that are attempted twice at once.
         self.twins: dict[int, Twin] = {}
         #: Tasks that ever were.

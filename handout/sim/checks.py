@@ -18,6 +18,7 @@ from handout.scheduler.hosts import HostRecord
 from handout.scheduler.runs import Run
 from handout.scheduler.timers import Wake
 from handout.scheduler.world import World
+from handout.sim.echoes import is_report, tokens
 
 if TYPE_CHECKING:
     from handout.sim.controller import Controller
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from handout.sim.scenario import Submission
 
 __all__ = ["Before", "after_event", "at_the_end", "began", "ends_once", "run_ends_once"]
-
-_Token = tuple[int, int, int]
 
 
 def _require(holds: bool, rule: str, problem: str) -> None:
@@ -52,22 +51,15 @@ class Before:
         for event in events:
             if isinstance(event, ev.ResultsCommitted):
                 finished.update((event.run, t) for t in event.tasks)
-            elif isinstance(event, ev.TasksFinished | ev.TasksStarted | ev.TasksReturned | ev.TaskFailed):
-                run, host = core.world.runs.get(event.run), core.world.fleet.by_name.get(event.host)
-                for token in _tokens(event):
-                    lingers = host is not None and token in host.lingering
-                    if run is not None and host is not None and run.attempt[token[1]] == token[2]:
-                        if isinstance(event, ev.TasksFinished) and run.host[token[1]] == host.index:
+            elif is_report(event):
+                host = core.world.fleet.by_name.get(event.host)
+                for token in tokens(event):
+                    if core.is_live(event.run, token[1], event.host, token[2]):
+                        if isinstance(event, ev.TasksFinished):
                             finished.add(token[:2])
-                    elif not lingers:
+                    elif host is None or token not in host.lingering:
                         late += 1
         return cls(core.stale, late, frozenset(finished))
-
-
-def _tokens(event: ev.TasksFinished | ev.TasksStarted | ev.TasksReturned | ev.TaskFailed) -> list[_Token]:
-    if isinstance(event, ev.TaskFailed):
-        return [(event.run, event.task, event.attempt)]
-    return [(event.run, t, attempt) for t, attempt in zip(event.tasks, event.attempts, strict=True)]
 
 
 def after_event(controller: Controller, before: Before, commands: Sequence[cmd.Command]) -> None:
@@ -199,6 +191,9 @@ def _forgotten(controller: Controller, host: Host) -> Iterator[str]:
             if run.state[t] == State.HANDED and run.host[t] == record.index:
                 if (run.number, t, run.attempt[t]) not in here:
                     yield f"task {t} of run {run.number} is with {host.name!r}, which does not know it"
+        for t, twin in run.twins.items():
+            if twin.host == record.index and (run.number, t, twin.attempt) not in here:
+                yield f"task {t} of run {run.number} is with {host.name!r}, too, which does not know it"
     for ticket in record.lingering:
         if ticket not in here:
             yield f"{ticket} is waited for on {host.name!r}, which does not know it"
@@ -244,5 +239,10 @@ def _left_there(agents: Sequence[Host]) -> Iterator[str]:
     for host in agents:
         if host.running or host.ledger.claims:
             yield f"{list(host.running)} run on {host.name!r} of epoch {host.epoch}"
-        if host.alive and host.line.open and not host.lapsed and (host.queue or host.store or host.incoming):
-            yield f"{list(host.queue)} and {host.store or host.incoming} are left on {host.name!r}"
+        if (
+            host.alive
+            and host.line.open
+            and not host.lapsed
+            and (host.queue or host.store - host.inherited or host.incoming)
+        ):
+            yield f"{list(host.queue)} and {host.store - host.inherited or host.incoming} are left on {host.name!r}"

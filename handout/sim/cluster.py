@@ -7,6 +7,7 @@ from random import Random
 
 from handout.errors import InternalError
 from handout.scheduler import events as ev
+from handout.sim.adoption import Found
 from handout.sim.clock import Clock
 from handout.sim.controller import Controller
 from handout.sim.host import Handed, Host
@@ -19,6 +20,8 @@ __all__ = ["GRACE_S", "HOST_TIMEOUT_S", "Cluster"]
 HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
 #: A lost host is tried again with pauses that double, up to this one.
 _REJOIN_MAX_S = 8.0
+#: The agents of a dead controller that its successor can reach.
+_ADOPTED = 0.5
 
 
 class Cluster:
@@ -71,8 +74,8 @@ class Cluster:
         if not controller.alive or plan.name in controller.hosts:
             return
         epoch = len(self.agents) + 1
-        line = Line(self._clock, plan.rtt_s / 2, lambda way, action: self._arriving(host, way, action))
-        host = Host(plan.name, epoch, plan.offer, self._clock, self._rng, line, self._heard, self._began)
+        host = Host(plan.name, epoch, plan.offer, self._clock, self._rng, self._heard, self._began)
+        host.line = self._line(host, plan)
         self.agents.append(host)
         controller.join(host, ev.HostJoined(plan.name, plan.offer, "3.11", plan.rtt_s, epoch))
         if self._flaps.get(plan.name):
@@ -140,9 +143,24 @@ class Cluster:
         if host.line is line:
             host.lapse()
 
-    def take_over(self) -> None:
-        """A new controller starts agents on all hosts that are left."""
+    def take_over(self, dead: Controller) -> dict[Host, Found]:
+        """A new controller goes on with the agents of the one before, where it can have them, else it starts others."""
         plans = [plan for plan in self._plans.values() if plan.name not in self.gone]
         self.controller.tell(*(ev.HostExpected(plan.name) for plan in plans))
+        found = {}
         for plan in plans:
-            self.boot(plan, self.controller)
+            host = dead.hosts.get(plan.name)
+            if host is not None and host.alive and self._rng.random() < _ADOPTED:
+                found[host] = self._adopt(host, plan)
+            else:
+                self.boot(plan, self.controller)
+        return found
+
+    def _adopt(self, host: Host, plan: HostPlan) -> Found:
+        found = host.adopt(self._line(host, plan))
+        self.controller.join(host, ev.HostJoined(plan.name, plan.offer, "3.11", plan.rtt_s, host.epoch))
+        host.line.send(Way.TO_HOST, lambda: host.limit(plan.offer))
+        return found
+
+    def _line(self, host: Host, plan: HostPlan) -> Line:
+        return Line(self._clock, plan.rtt_s / 2, lambda way, action: self._arriving(host, way, action))

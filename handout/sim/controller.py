@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from types import MappingProxyType
 
 from handout.errors import OutcomeUnknownError
 from handout.scheduler import CONTROLLER, Core, Outcome
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 from handout.sim import checks
+from handout.sim.adoption import Found, facts
 from handout.sim.clock import Clock
 from handout.sim.host import INLINE, Host, Key
 from handout.sim.journal import Journal
@@ -153,24 +155,28 @@ class Controller:
             if self.core.next_deadline is not None:
                 self.tell()
 
-    def submit(self, run: Submission) -> None:
-        """Begin a run, or take it up again where the journal knows of it."""
-        number = run.plan.number
-        self.runs[number] = run
-        self.home.update((number, o) for o, producer in enumerate(run.spec.producer) if producer < 0)
-        events: list[ev.Event] = [ev.RunSubmitted(number, run.spec)]
-        known = {task[1]: objects for task, objects in self.journal.committed.items() if task[0] == run.plan.number}
-        if known:
-            self._committed.update((number, o) for objects in known.values() for o in objects)
-            self._reused.update((number, t) for t in known)
-            objects = sorted(o for objects in known.values() for o in objects)
-            self.home.update((number, o) for o in objects)
-            sizes = [run.nbytes(o) for o in objects]
-            events.append(ev.ResultsCommitted(number, sorted(known), objects, sizes, [CONTROLLER] * len(objects)))
-        unknown = sorted(t for plan, t in self.journal.unknown if plan == run.plan.number)
-        if unknown:
-            events.append(ev.AttemptsUnknown(number, unknown, ["somewhere"] * len(unknown), [1] * len(unknown)))
+    def submit(self, *runs: Submission, found: Mapping[str, Found] = MappingProxyType({})) -> None:
+        """Begin runs, or take them up again where the journal, or an agent, knows of them."""
+        events: list[ev.Event] = []
+        for run in runs:
+            number = run.plan.number
+            self.runs[number] = run
+            self.home.update((number, o) for o, producer in enumerate(run.spec.producer) if producer < 0)
+            for task, objects in self.journal.committed.items():
+                if task[0] == number:
+                    self._reused.add(task)
+                    self._committed.update((number, o) for o in objects)
+                    self.home.update((number, o) for o in objects)
+            events += [ev.RunSubmitted(number, run.spec), *facts(run, self.journal, found)]
         self.tell(*events)
+
+    def release(self, host: Host, found: Found) -> None:
+        """The runs are there that an adopted agent's messages are about; whatever else it has is of no use."""
+        tickets = [ticket for ticket in found.tickets if ticket[0] not in self.runs]
+        keys = [key for key in found.objects if key[0] not in self.runs]
+        host.line.send(Way.TO_HOST, lambda: host.cancel(tickets))
+        host.line.send(Way.TO_HOST, lambda: host.drop(keys))
+        host.go_on()
 
     def forget(self, number: int) -> None:
         """The caller has what it wanted of a run, or does not want it any more."""
@@ -195,9 +201,9 @@ class Controller:
         """An agent's message."""
         for event in events:
             if isinstance(event, ev.TasksFinished) and event.run in self.runs and event.run not in self.closed:
-                run, current = self.runs[event.run], self.core.attempts(event.run)
+                run = self.runs[event.run]
                 for t, attempt, sizes in zip(event.tasks, event.attempts, event.sizes, strict=True):
-                    if current[t] == attempt:
+                    if self.core.is_live(event.run, t, event.host, attempt):
                         for o, size in zip(run.objects_of(t), sizes, strict=True):
                             if 0 <= size <= INLINE:
                                 self.home.add((event.run, o))

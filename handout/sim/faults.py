@@ -57,7 +57,7 @@ class Weather:
     @classmethod
     def draw(cls, rng: Random) -> Weather:
         """Calm, one fault alone, one kind of fault, deaths of the controller among others, or all of them together."""
-        match rng.choice(("calm", "one", "one", "kind", "kind", "deaths", "storm", "storm", "storm")):
+        match rng.choice(("calm", "one", "one", "kind", "deaths", "deaths", "deaths", "storm", "storm", "storm")):
             case "calm":
                 return cls(0.0, _ALL)
             case "one":
@@ -65,7 +65,7 @@ class Weather:
             case "kind":
                 return cls(rng.choice((0.02, 0.1, 0.3)), (rng.choice(_ALL[:-1]),))
             case "deaths":
-                return cls(rng.choice((0.05, 0.15)), _DEATHS)
+                return cls(rng.choice((0.05, 0.15, 0.3)), _DEATHS)
             case _:
                 return cls(rng.choice((0.02, 0.06, 0.15)), _ALL)
 
@@ -99,7 +99,7 @@ class Faults:
         fault = self.rng.choice(weather.kinds)
         if fault is Fault.CONTROLLER:
             # One in a storm is plenty: whatever went before is forgotten with it.
-            if not self.deaths or (not weather.only_at and self.rng.random() < 0.7):
+            if not self.deaths or (weather.kinds is _ALL and not weather.only_at and self.rng.random() < 0.7):
                 return None
             self.deaths -= 1
         return fault

@@ -14,7 +14,9 @@ from random import Random
 from handout.agent.ledger import Claim, Ledger
 from handout.resources import Offer
 from handout.scheduler import events as ev
+from handout.sim.adoption import Found
 from handout.sim.clock import Clock
+from handout.sim.echoes import Report, is_report, tokens
 from handout.sim.line import Line, Way
 from handout.sim.scenario import Fate, Submission
 
@@ -24,6 +26,8 @@ __all__ = ["INLINE", "Host", "Key", "Ticket"]
 INLINE = 65536
 #: What is cancelled while it runs gets at most this long.
 _GRACE_S = 3.0
+#: So many messages may have arrived at a controller that died before it could say so.
+_UNSURE = 2
 
 #: Run, task, attempt.
 Ticket = tuple[int, int, int]
@@ -67,10 +71,12 @@ class Host:
         offer: What it has.
         clock: The time.
         rng: Decides what is left to chance here.
-        line: To the controller.
         tell: Called at the controller with what a message says.
         began: Called as a function is called.
     """
+
+    #: To the controller.
+    line: Line
 
     def __init__(
         self,
@@ -79,13 +85,11 @@ class Host:
         offer: Offer,
         clock: Clock,
         rng: Random,
-        line: Line,
         tell: Callable[[Host, list[ev.Event]], None],
         began: Callable[[Host, Handed], None],
     ) -> None:
         self.name = name
         self.epoch = epoch
-        self.line = line
         self.ledger = Ledger(offer.amounts, offer.devices)
         self.queue: dict[Ticket, Handed] = {}
         self.running: dict[Ticket, Handed] = {}
@@ -111,13 +115,22 @@ class Host:
         self._rng = rng
         self._tell = tell
         self._began = began
+        self._runs: dict[int, Submission] = {}
         self._outbox: list[ev.Event] = []
+        #: The latest messages, and how many of them have arrived; the last ones may do so without the host's knowing.
+        self._said: deque[list[ev.Event]] = deque()
+        self._arrived = 0
+        #: Whether it has been adopted, and says nothing before `go_on`.
+        self._waits = False
+        #: Objects that it had when a controller adopted it, who may know nothing of them.
+        self.inherited: set[Key] = set()
         self._streams = 0
 
     # ---- what the controller says ------------------------------------------------------------------------------
 
     def hand(self, run: Submission, number: int, columns: Iterable[tuple[int, int, int, bool]]) -> None:
         """Take tasks in: task, attempt, variant, keep."""
+        self._runs[number] = run
         for t, attempt, variant, keep in columns:
             task = Handed((number, t, attempt), run, variant, keep)
             self.queue[task.ticket] = task
@@ -320,6 +333,47 @@ class Host:
         for task in list(self.running.values()):
             self._release(task)
 
+    # ---- another controller ------------------------------------------------------------------------------------
+
+    def adopt(self, line: Line) -> Found:
+        """Another controller goes on where the one before was lost: tell it what is here.
+
+        What that one missed is told again with `go_on`.
+        """
+        self.line = line
+        self.lapsed = False
+        self.incoming.clear()
+        self.refused.clear()
+        self.inherited = set(self.store)
+        for _ in range(self._arrived - min(self._arrived, self._rng.choice((0, 0, 1, _UNSURE)))):
+            self._said.popleft()
+        self._said.append(self._outbox)
+        self._outbox, self._arrived, self._waits = [], 0, True
+        tickets = dict.fromkeys((*self.running, *self.queue))
+        for event in (event for said in self._said for event in said):
+            if is_report(event) and not isinstance(event, ev.TasksStarted):
+                tickets.update(dict.fromkeys(tokens(event)))
+        return Found(list(tickets), self.inherited)
+
+    def go_on(self) -> None:
+        """The controller is ready to hear what the one before may have missed."""
+        left = [[self._again(event) for event in said if is_report(event)] for said in self._said]
+        self._said.clear()
+        self._waits = False
+        for said in left:
+            self._send(said)
+        self.pump()
+
+    def _again(self, event: Report) -> ev.Event:
+        """What to say of an end that the controller before may have heard of, and acted upon."""
+        if isinstance(event, ev.TasksFinished):
+            made = zip(self._runs[event.run].objects_of(event.tasks[0]), event.sizes[0], strict=True)
+            if any(size > INLINE and (event.run, o) not in self.store for o, size in made):
+                # It has had the result dropped.
+                failure = f"gone from {self.name}"
+                return ev.TaskFailed(self.name, event.run, event.tasks[0], event.attempts[0], "host", True, failure)
+        return event
+
     # ---- what it says ------------------------------------------------------------------------------------------
 
     def _say_stored(self, key: Key, nbytes: int = -1) -> None:
@@ -334,9 +388,21 @@ class Host:
     @property
     def quiet(self) -> bool:
         """Whether it has nothing to say that has not been heard."""
-        return not self._outbox and not self.overtaken and self.line.idle
+        return not self._outbox and not self.overtaken and not self._waits and self.line.idle
 
     def _flush(self) -> None:
         said, self._outbox = self._outbox, []
-        if said and self.alive:
-            self.line.send(Way.TO_CONTROLLER, lambda: self._tell(self, said))
+        if self.alive:
+            self._send(said)
+
+    def _send(self, said: list[ev.Event]) -> None:
+        if said:
+            self._said.append(said)
+            self.line.send(Way.TO_CONTROLLER, lambda: self._arrive(said))
+
+    def _arrive(self, said: list[ev.Event]) -> None:
+        self._arrived += 1
+        if self._arrived > _UNSURE:
+            self._said.popleft()
+            self._arrived -= 1
+        self._tell(self, said)

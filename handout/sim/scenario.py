@@ -9,6 +9,7 @@ from random import Random
 
 from handout.resources import PARTS, Offer, as_costs, compile_capabilities, compile_cost
 from handout.scheduler import Profile, RunSpec
+from handout.scheduler.spec import Speculation
 from handout.sim.allocators import Manner
 from handout.sim.faults import Weather
 
@@ -193,8 +194,8 @@ def _graph(rng: Random, count: int) -> tuple[list[tuple[int, ...]], list[int]]:
 def _run(rng: Random, number: int, horizon_s: float) -> RunPlan:
     count = rng.choice((1, 4, 8, 8, 14, 24))
     inputs, producer = _graph(rng, count)
-    plain = rng.random() < 0.4
-    profiles = [0 if plain else rng.randrange(len(PROFILES)) for _ in range(count)]
+    some = rng.choice(((0,), (0, 6), range(len(PROFILES)), range(len(PROFILES))))
+    profiles = [rng.choice(some) for _ in range(count)]
     manner = Manner.draw(rng)
     outputs = {count - 1, *rng.sample(range(count), min(count, rng.randint(0, 4)))}
     # A journaled run brings what it commits to the controller: all that is taken, or what could not be made again.
@@ -216,6 +217,7 @@ def _run(rng: Random, number: int, horizon_s: float) -> RunPlan:
         on_failure=rng.choice(("fail_fast", "continue")),
         max_concurrency=rng.choice((None, None, None, 1, 3)),
         allocator=manner.built_in,
+        speculation=Speculation(2, 2.0, 0.05) if rng.random() < 0.3 else None,
         run_priority=rng.choice((0.0, 0.0, 1.0)),
     )
     quick = rng.random() < 0.5

@@ -88,7 +88,7 @@ class Trouble:
                 self._clock.after(rng.choice((0.0, 0.5, 20.0)), lambda: controller.heard(events))
         if self._faults.may(Fault.DUPLICATE) and rng.random() < _ECHOES:
             for event in reports:
-                self._echoes.keep(event)  # type: ignore[arg-type]  # it is a report
+                self._echoes.keep(event)
         controller.heard(events)
 
     @staticmethod

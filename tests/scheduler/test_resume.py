@@ -115,14 +115,73 @@ def test_an_attempt_that_nobody_wants_any_more_is_ended_and_its_number_not_used_
     assert scene.attempt(1, 1) == 6
 
 
-def test_an_attempt_for_which_its_host_has_no_room_is_ended() -> None:
-    scene = Scene("h1")
-    spec = graph("a; b")
+def found(scene: Scene, spec: RunSpec, *said: ev.Event) -> list[Said]:
+    """Submit with what hosts go on with."""
     scene.specs[1] = spec
-    said = scene.said(scene.tell(ev.RunSubmitted(1, spec), ev.AttemptsFound("h1", 1, [0, 1], [1, 1])))
+    return scene.said(scene.tell(ev.RunSubmitted(1, spec), *said))
+
+
+def test_an_attempt_for_which_its_host_has_no_room_waits_there() -> None:
+    """It may have begun: handed to another host it would run twice."""
+    scene = Scene("h1", "h2")
+    said = found(scene, graph("a; b", profiles={"b": ONCE}), ev.AttemptsFound("h1", 1, [0, 1], [1, 1]))
+    assert said == []
+    scene.finish("h1", "a")
+    assert ("done", "b") in scene.finish("h1", "b")
+
+
+def test_an_attempt_that_shared_amounts_do_not_cover_any_more_is_ended_and_not_repeated_where_that_is_forbidden() -> (
+    None
+):
+    scene = Scene("h1 2", seat=1)
+    once = profile({"seat": 1}, idempotent=False)
+    spec = graph("a; b", profiles={"a": once, "b": once}, on_failure="continue")
+    said = found(scene, spec, ev.AttemptsFound("h1", 1, [0, 1], [1, 1]))
     assert ("cancel", "h1", "b") in said
-    assert scene.state("a") is State.HANDED
-    assert scene.attempt(1, 1) in (1, 2)
+    assert scene.ended[1, "b"] is Outcome.FAILED
+    assert ("done", "a") in scene.finish("h1", "a")
+
+
+def test_what_was_on_its_way_to_an_attempt_is_brought_again() -> None:
+    scene = Scene("h1")
+    committed = ev.ResultsCommitted(1, [0], [0], [8], [""])
+    said = found(scene, graph("a -> b"), committed, ev.AttemptsFound("h1", 1, [1], [1]))
+    assert ("copy", "a", "", "h1") in said
+
+
+def test_an_attempt_that_waits_for_what_must_be_made_again_is_asked_back() -> None:
+    scene = Scene("h1", "h2")
+    spec = graph("a -> b", max_concurrency=1)
+    said = found(scene, spec, ev.AttemptsFound("h1", 1, [1], [1]))
+    assert ("back", "h1", "b") in said
+    assert ("start", "h1", "a") in scene.give_back("h1", "b")
+
+
+def test_of_two_attempts_that_are_found_the_later_one_goes_on() -> None:
+    scene = Scene("h1", "h2")
+    spec = graph("a", profiles={"a": ONCE})
+    said = found(scene, spec, ev.AttemptsFound("h1", 1, [0], [1]), ev.AttemptsFound("h2", 1, [0], [2]))
+    assert said == [("cancel", "h1", "a")]
+    scene.tell(ev.TasksReturned("h1", 1, [0], [1]))  # so it had said before
+    assert ("done", "a") in scene.finish("h2", "a")
+
+
+def test_attempts_that_are_found_may_be_more_than_may_run_at_once() -> None:
+    """The earlier controller had heard of the end of one."""
+    scene = Scene("h1", "h2")
+    spec = graph("a; b; c", max_concurrency=1)
+    assert found(scene, spec, ev.AttemptsFound("h1", 1, [0], [1]), ev.AttemptsFound("h2", 1, [1], [1])) == []
+    assert ("done", "a") in scene.finish("h1", "a")
+    assert ("start", "h1", "c") in scene.finish("h2", "b")
+
+
+def test_a_result_that_is_told_again_is_not_believed_to_be_on_its_host() -> None:
+    """The earlier controller may have had it dropped there."""
+    scene = Scene("h1")
+    found(scene, graph("a -> b"), ev.AttemptsFound("h1", 1, [0], [1]))
+    said = scene.finish("h1", "a")
+    assert scene.where("a") == ("",)
+    assert ("copy", "a", "", "h1") in said
 
 
 def test_facts_of_a_run_that_is_closed_are_stale() -> None:
