@@ -1,13 +1,14 @@
 """What must be true of the core's state after every call; tests check it after every event.
 
-Slow on purpose: everything is counted anew.
+Slow on purpose: everything is counted anew. But it is done after every event of thousands of simulations, so that
+loops over tasks and objects do no more than they must.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
+from handout.agent.ledger import Claim
 from handout.errors import InternalError
 from handout.scheduler.hosts import HostRecord
 from handout.scheduler.runs import KEEP, OUTPUT, Run
@@ -15,6 +16,9 @@ from handout.scheduler.states import State
 from handout.scheduler.world import World
 
 __all__ = ["broken", "check", "stuck"]
+
+# As plain numbers: an enum's attribute costs too much here.
+_WAITING, _READY, _HANDED, _DONE = (int(s) for s in (State.WAITING, State.READY, State.HANDED, State.DONE))
 
 
 def check(world: World) -> None:
@@ -32,9 +36,8 @@ def broken(world: World) -> Iterator[str]:
     for run in world.runs.values():
         for problem in (*_columns(run), *_tasks(world, run), *_objects(world, run), *_whole(run)):
             yield f"run {run.number}: {problem}"
-    for host in world.fleet.by_name.values():
-        for problem in _host(world, host):
-            yield f"host {host.name!r}: {problem}"
+    for host, problem in _hosts(world):
+        yield f"host {host.name!r}: {problem}"
     yield from _shared(world)
     if world.dirty or world.freed or world.ending:
         yield "something was left to be seen to"
@@ -43,7 +46,11 @@ def broken(world: World) -> Iterator[str]:
 def stuck(world: World) -> list[int]:
     """Runs that nothing that is under way can bring to an end."""
     fleet = world.fleet
-    if world.timers.next_s is not None or fleet.expected or not all(h.open for h in fleet.by_name.values()):
+    if (
+        world.timers.next_s is not None
+        or fleet.expected
+        or not all(h.open or h.released for h in fleet.by_name.values())
+    ):
         return []
     if any(host.handed or host.lingering for host in fleet.by_name.values()):
         return []
@@ -51,45 +58,49 @@ def stuck(world: World) -> list[int]:
 
 
 def _columns(run: Run) -> Iterator[str]:
-    where, inputs = run.where, run.spec.inputs
-    uses: Counter[int] = Counter()
+    where, inputs, state = run.where, run.spec.inputs, run.state
+    uses = [0] * len(where)
     for t, ins in enumerate(inputs):
-        if run.ended(t):
+        if state[t] >= _DONE:
             continue
-        uses.update(ins)
-        missing = sum(1 for o in ins if not where[o])
+        missing = 0
+        for o in ins:
+            uses[o] += 1
+            if not where[o]:
+                missing += 1
         if missing != run.missing[t]:
             yield f"task {t} misses {missing} inputs, not {run.missing[t]}"
-    for o, count in enumerate(run.uses):
-        if uses[o] != count:
-            yield f"object {o} has {uses[o]} users, not {count}"
+    if uses != run.uses:
+        yield f"objects have {uses} users, not {run.uses}"
 
 
 def _tasks(world: World, run: Run) -> Iterator[str]:
-    for t in range(run.spec.count):
-        state = State(run.state[t])
-        if state is State.READY:
+    claims, reported = run.claims, run.reported
+    for t, state in enumerate(run.state):
+        if state == _HANDED:
+            yield from _handed(world, run, t)
+            continue
+        if claims[t] is not None:
+            yield f"task {t} is {State(state).name} and has claimed something"
+        if state >= _DONE:
+            if not reported[t]:
+                yield f"task {t} is {State(state).name} and was not reported"
+        elif state == _READY:
             lane = run.lane_of(t)
             place = t if run.order is None else run.order[t]
             if run.missing[t] or run.lane[t] is not lane or place not in lane.heap:
                 yield f"task {t} is ready, misses {run.missing[t]} inputs, and is not in its lane"
             if run.lanes.get(lane.key) is not lane:
                 yield f"task {t} is in a lane that was forgotten"
-        elif state is State.WAITING:
+        elif state == _WAITING:
             if not run.missing[t]:
                 yield f"task {t} waits for nothing"
             for o in run.spec.inputs[t]:
-                producer = run.spec.producer[o]
-                if not run.where[o] and (producer < 0 or run.ended(producer)):
+                if not run.where[o] and ((producer := run.spec.producer[o]) < 0 or run.ended(producer)):
                     yield f"task {t} waits for object {o}, which nobody makes"
-        elif state is State.HANDED:
-            yield from _handed(world, run, t)
-        if state is not State.HANDED and (run.claims[t] is not None or t in run.shared or t in run.recalled):
-            yield f"task {t} is {state.name} and has claimed something"
-        if state is not State.HANDED and t in run.twins:
-            yield f"task {t} is {state.name} and has a second attempt"
-        if state >= State.DONE and not run.reported[t]:
-            yield f"task {t} is {state.name} and was not reported"
+    for t in (*run.shared, *run.recalled, *run.twins):
+        if run.state[t] != _HANDED:
+            yield f"task {t} is {State(run.state[t]).name} and has claimed shared amounts, or has a second attempt"
 
 
 def _handed(world: World, run: Run, t: int) -> Iterator[str]:
@@ -112,12 +123,17 @@ def _handed(world: World, run: Run, t: int) -> Iterator[str]:
 
 
 def _objects(world: World, run: Run) -> Iterator[str]:
+    at, uses, flags, producer = world.fleet.at, run.uses, run.flags, run.spec.producer
     for o, where in enumerate(run.where):
-        if list(where) != sorted(set(where)) or any(i and world.fleet.at(i) is None for i in where):
-            yield f"object {o} is on {where}"
-        if where and not run.uses[o] and not run.flags[o] and run.spec.producer[o] >= 0:
-            yield f"object {o} is on {where} and nobody needs it"
-        if run.flags[o] & KEEP and run.reported[run.spec.producer[o]] and not where and not run.over:
+        if where:
+            before = -1
+            for i in where:
+                if i <= before or (i and at(i) is None):
+                    yield f"object {o} is on {where}"
+                before = i
+            if not uses[o] and not flags[o] and producer[o] >= 0:
+                yield f"object {o} is on {where} and nobody needs it"
+        if flags[o] & KEEP and run.reported[run.spec.producer[o]] and not where and not run.over:
             if run.spec.producer[o] >= 0 and run.state[run.spec.producer[o]] == State.DONE and not run.aborting:
                 yield f"object {o} is to be kept and is gone"
     for (o, target), source in run.flying.items():
@@ -128,15 +144,16 @@ def _objects(world: World, run: Run) -> Iterator[str]:
 
 
 def _whole(run: Run) -> Iterator[str]:
-    states = Counter(run.state)
-    unended = sum(count for state, count in states.items() if state < State.DONE)
+    state, handed = run.state, run.state.count(_HANDED)
+    unended = handed + state.count(_WAITING) + state.count(_READY) + state.count(State.BACKOFF)
     if unended != run.unended:
         yield f"{unended} tasks have not ended, not {run.unended}"
-    if states[State.HANDED] != run.active:
-        yield f"{states[State.HANDED]} tasks are handed, not {run.active}"
-    awaited = sum(
-        1 for o, flags in enumerate(run.flags) if flags & OUTPUT and run.spec.producer[o] >= 0 and 0 not in run.where[o]
-    )
+    if handed != run.active:
+        yield f"{handed} tasks are handed, not {run.active}"
+    awaited, producer, where = 0, run.spec.producer, run.where
+    for o, flags in enumerate(run.flags):
+        if flags & OUTPUT and producer[o] >= 0 and 0 not in where[o]:
+            awaited += 1
     if awaited != run.awaited:
         yield f"{awaited} outputs are awaited, not {run.awaited}"
     if run.over and unended:
@@ -144,58 +161,73 @@ def _whole(run: Run) -> Iterator[str]:
     if not run.over and not unended and (not awaited or run.aborting):
         yield "it ought to be over"
     limit = run.spec.max_concurrency
-    found = sum(1 for t, attempt in run.found.items() if run.state[t] == State.HANDED and run.attempt[t] == attempt)
-    if limit is not None and run.active - found > limit:
-        yield f"{run.active} tasks are handed where {limit} may be"
+    if limit is not None and run.active > limit:
+        found = sum(1 for t, attempt in run.found.items() if state[t] == _HANDED and run.attempt[t] == attempt)
+        if run.active - found > limit:
+            yield f"{run.active} tasks are handed where {limit} may be"
 
 
-def _host(world: World, host: HostRecord) -> Iterator[str]:
-    handed = ahead = claims = 0
-    used: Counter[str] = Counter()
+class _Sum:
+    """What the runs have of one host, counted anew."""
+
+    __slots__ = ("ahead", "claims", "handed", "used")
+
+    def __init__(self) -> None:
+        self.handed = self.ahead = self.claims = 0
+        self.used: dict[str, int] = {}
+
+    def claim(self, claim: Claim | None) -> None:
+        if claim is not None:
+            self.claims += 1
+            for name, parts in claim.need.items():
+                if parts:
+                    self.used[name] = self.used.get(name, 0) + parts
+
+
+def _hosts(world: World) -> Iterator[tuple[HostRecord, str]]:
+    sums = {host.index: _Sum() for host in world.fleet.by_name.values()}
     for run in world.runs.values():
-        for t, claim in enumerate(run.claims):
-            if run.state[t] != State.HANDED or run.host[t] != host.index:
-                continue
-            handed += 1
-            if claim is None:
-                ahead += 1
-            else:
-                claims += 1
-                used.update(claim.need)
+        for t, state in enumerate(run.state):
+            if state == _HANDED and (counted := sums.get(run.host[t])) is not None:
+                counted.handed += 1
+                counted.ahead += run.claims[t] is None
+                counted.claim(run.claims[t])
         for twin in run.twins.values():
-            if twin.host == host.index and twin.claim is not None:
-                handed += 1
-                claims += 1
-                used.update(twin.claim.need)
-    for left in host.lingering.values():
-        if left.claim is not None:
-            claims += 1
-            used.update(left.claim.need)
+            if twin.claim is not None and (counted := sums.get(twin.host)) is not None:
+                counted.handed += 1
+                counted.claim(twin.claim)
+    for host in world.fleet.by_name.values():
+        counted = sums[host.index]
+        for left in host.lingering.values():
+            counted.claim(left.claim)
+        for problem in _host(host, counted):
+            yield host, problem
+
+
+def _host(host: HostRecord, counted: _Sum) -> Iterator[str]:
+    handed, ahead = counted.handed, counted.ahead
     if (handed, ahead) != (host.handed, host.ahead_n):
         yield f"{handed} tasks are handed, {ahead} of them ahead, not {host.handed} and {host.ahead_n}"
-    if claims != host.ledger.claims:
-        yield f"{claims} claims are held, not {host.ledger.claims}"
-    counted = {name: parts for name, parts in used.items() if parts and name not in ("gpu", "gpu_memory")}
-    if counted != host.ledger.used:
-        yield f"{counted} is claimed, not {host.ledger.used}"
-    if not host.shrunk and any(parts < 0 for parts in host.ledger.free.values()):
+    if counted.claims != host.ledger.claims:
+        yield f"{counted.claims} claims are held, not {host.ledger.claims}"
+    used = {name: parts for name, parts in counted.used.items() if name not in ("gpu", "gpu_memory")}
+    if used != host.ledger.used:
+        yield f"{used} is claimed, not {host.ledger.used}"
+    if not host.shrunk and min(host.ledger.free.values(), default=0) < 0:
         yield f"it is over-committed: {dict(host.ledger.free)}"
     if host.ahead_s < -1e-6 or (not ahead and host.ahead_s):
         yield f"its backlog is {host.ahead_s} s for {ahead} tasks"
 
 
 def _shared(world: World) -> Iterator[str]:
-    used: Counter[str] = Counter()
+    counted = _Sum()
     for run in world.runs.values():
         for claim in run.shared.values():
-            used.update(claim.need)
+            counted.claim(claim)
         for twin in run.twins.values():
-            if twin.shared is not None:
-                used.update(twin.shared.need)
+            counted.claim(twin.shared)
     for host in world.fleet.by_name.values():
         for left in host.lingering.values():
-            if left.shared is not None:
-                used.update(left.shared.need)
-    counted = {name: parts for name, parts in used.items() if parts}
-    if counted != world.fleet.shared.used:
-        yield f"{counted} of what is shared is claimed, not {world.fleet.shared.used}"
+            counted.claim(left.shared)
+    if counted.used != world.fleet.shared.used:
+        yield f"{counted.used} of what is shared is claimed, not {world.fleet.shared.used}"

@@ -195,13 +195,24 @@ def objects_stored(world: World, event: ObjectsStored) -> None:
         asked = run.flying.pop((o, index), None) is not None
         if not asked and index:
             world.stale += 1
-            if index not in run.where[o]:
+            if _is_made_on(run, o, index):
+                # It may be there by then: that must not be dropped.
+                run.leftovers.add((o, index))
+            elif index not in run.where[o]:
                 world.out.drop(index, run.number, o)
         elif run.uses[o] or run.flags[o]:
             appear(world, run, o, index, size)
         elif index not in run.where[o]:
             # Nobody needs it any more.
             world.out.drop(index, run.number, o)
+
+
+def _is_made_on(run: Run, o: int, index: int) -> bool:
+    """Whether a host has an attempt of the task that makes an object."""
+    t = run.spec.producer[o]
+    if t < 0 or run.state[t] != State.HANDED:
+        return False
+    return run.host[t] == index or (t in run.twins and run.twins[t].host == index)
 
 
 def copy_failed(world: World, event: CopyFailed) -> None:

@@ -175,10 +175,13 @@ def _told_again(world: World, run: Run, host: HostRecord, t: int, sizes: Sequenc
     for o, size in zip(run.objects_of(t), sizes, strict=False):
         if size < 0:
             give_up_output(world, run, o)
-        else:
+            continue
+        if run.uses[o] or run.flags[o]:
             appear(world, run, o, 0, size)
-            if host.index not in run.where[o]:
-                run.leftovers.add((o, host.index))
+        else:
+            world.out.drop(0, run.number, o)
+        if host.index not in run.where[o]:
+            run.leftovers.add((o, host.index))
 
 
 def _finished_after_all(world: World, event: TasksFinished, host: HostRecord | None) -> None:

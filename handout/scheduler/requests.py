@@ -126,7 +126,8 @@ def placements_proposed(world: World, event: PlacementsProposed) -> None:
         placed += _place(world, run, t, name)
     if placed:
         return
-    busy = any(host.handed or host.lingering or not host.open for host in world.fleet.by_name.values())
+    # A host that was let go is closed for good; any other that is closed may open, or be let go.
+    busy = any(h.handed or h.lingering or not (h.open or h.released) for h in world.fleet.by_name.values())
     if not (busy or run.stirred or run.asks_again or world.fleet.expected):
         names = ", ".join(map(repr, list(run.asked)[:5])) + (", ..." if len(run.asked) > 5 else "")
         _refuse(

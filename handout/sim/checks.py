@@ -1,15 +1,18 @@
 """What must be true after every event, and at the end; the numbers are those of the table of invariants.
 
-R1: one outcome a task, stale answers dropped and counted. R2: whatever has not ended has a deadline or a cause. R4: at
-the end the books are as they were at the start. R7: what the journal has is not run again.
+R1: one outcome a task, stale answers dropped and counted. R2: whatever has not ended has a deadline or a cause. R4: the
+books add up, no more is granted than there is, and at the end they are as they were at the start. R7: what the journal
+has is not run again.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from handout.agent.ledger import Ledger
 from handout.errors import InternalError
 from handout.scheduler import Core, Outcome, State, invariants
 from handout.scheduler import commands as cmd
@@ -23,9 +26,8 @@ from handout.sim.echoes import is_report, tokens
 if TYPE_CHECKING:
     from handout.sim.controller import Controller
     from handout.sim.host import Handed, Host
-    from handout.sim.scenario import Submission
 
-__all__ = ["Before", "after_event", "at_the_end", "began", "ends_once", "run_ends_once"]
+__all__ = ["Before", "after_event", "at_the_end", "began", "ends_once", "handed", "run_ends_once"]
 
 
 def _require(holds: bool, rule: str, problem: str) -> None:
@@ -42,6 +44,8 @@ class Before:
     late: int
     #: Tasks that the events say have finished, by the attempt that counts.
     finished: frozenset[tuple[int, int]]
+    #: What is claimed of ledgers that may be overdrawn, because what they are of has become less.
+    used: Sequence[tuple[Ledger, Mapping[str, int]]]
 
     @classmethod
     def of(cls, core: Core, events: Sequence[ev.Event]) -> Before:
@@ -59,7 +63,9 @@ class Before:
                             finished.add(token[:2])
                     elif host is None or token not in host.lingering:
                         late += 1
-        return cls(core.stale, late, frozenset(finished))
+        fleet = core.world.fleet
+        ledgers = (fleet.shared, *(host.ledger for host in fleet.by_name.values() if host.shrunk))
+        return cls(core.stale, late, frozenset(finished), [(ledger, ledger.used) for ledger in ledgers])
 
 
 def after_event(controller: Controller, before: Before, commands: Sequence[cmd.Command]) -> None:
@@ -85,6 +91,8 @@ def after_event(controller: Controller, before: Before, commands: Sequence[cmd.C
     _require(not stuck, "R2", f"nothing can bring runs {stuck} to an end")
     for problem in _uncaused(controller):
         raise InternalError(f"R2: {problem}")
+    for ledger, used in before.used:
+        _grants_no_more(ledger, used)
 
 
 def ends_once(controller: Controller, run: int, t: int) -> None:
@@ -105,21 +113,32 @@ def run_ends_once(controller: Controller, command: cmd.RunEnded) -> None:
             _require((number, o) in controller.home, "R1", f"run {number} is done, its output {o} has not come")
 
 
-def began(host: Host, task: Handed, run: Submission, committed: set[tuple[int, int]], times: int) -> None:
+def handed(controller: Controller, command: cmd.StartTasks) -> None:
+    """Tasks are handed to a host."""
+    for t in command.tasks if controller.spared else ():
+        _require(
+            (command.run, t) not in controller.spared, "R7", f"task {(command.run, t)} was committed, and is handed"
+        )
+
+
+def began(controller: Controller, host: Host, task: Handed, times: int) -> None:
     """A function is called, for the ``times``-th time.
 
     Args:
+        controller: In its present life.
         host: Where.
         task: What.
-        run: Its run.
-        committed: What an earlier life of the controller had committed.
         times: Counted over all lives, but anew after an end that is known.
     """
+    run = task.run
     original = run.original(task.task)
-    _require(original not in committed, "R7", f"task {original} was committed, and runs again on {host.name}")
-    _require(
-        not run.is_once(task.task) or times == 1, "R1", f"task {original} must not run twice, and does on {host.name}"
-    )
+    if run.is_once(task.task) and times > 1:
+        raise InternalError(f"R1: task {original} must not run twice, and does on {host.name!r}")
+    if controller.runs.get(task.ticket[0]) is not run:
+        return  # an earlier life had handed it over: that is nobody's fault in this one
+    _require(original not in controller.spared, "R7", f"task {original} was committed, and runs again on {host.name!r}")
+    if task.shares and controller.alive:
+        _shares_what_is_granted(controller)
 
 
 # ---- R2: a cause for everything ----------------------------------------------------------------------------------
@@ -207,7 +226,27 @@ def _forgotten(controller: Controller, host: Host) -> Iterator[str]:
                 yield f"{ticket} waits on {host.name!r} for object {key[1]}, which nobody brings"
 
 
-# ---- R4: nothing is left -----------------------------------------------------------------------------------------
+# ---- R4: no more than there is, and nothing is left -------------------------------------------------------------
+
+
+def _grants_no_more(ledger: Ledger, before: Mapping[str, int]) -> None:
+    """What is overdrawn was so before: nothing more of it was granted."""
+    if min(ledger.free.values(), default=0) < 0:
+        for name, parts in ledger.used.items():
+            if ledger.free[name] < 0 and parts > before.get(name, 0):
+                raise InternalError(f"R4: {parts} parts of {name!r} are granted of {ledger.total.get(name, 0)}")
+
+
+def _shares_what_is_granted(controller: Controller) -> None:
+    """All that runs takes no more of what hosts share than the core has claimed: no agent knows of the others."""
+    taken: Counter[str] = Counter()
+    for host in controller.hosts.values():
+        for task in host.running.values():
+            if controller.runs.get(task.ticket[0]) is task.run:
+                taken.update(task.shares)
+    granted = controller.core.world.fleet.shared.used
+    for name, parts in taken.items():
+        _require(parts <= granted.get(name, 0), "R4", f"{parts} parts of {name!r} are in use, {granted} are granted")
 
 
 def at_the_end(controller: Controller, agents: Sequence[Host]) -> None:

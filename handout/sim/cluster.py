@@ -21,7 +21,7 @@ HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
 #: A lost host is tried again with pauses that double, up to this one.
 _REJOIN_MAX_S = 8.0
 #: The agents of a dead controller that its successor can reach.
-_ADOPTED = 0.5
+_ADOPTED = 0.45
 
 
 class Cluster:

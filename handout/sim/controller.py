@@ -76,6 +76,8 @@ class Controller:
         self.over: set[int] = set()
         #: Runs that the caller has forgotten.
         self.closed: set[int] = set()
+        #: Tasks that an earlier life committed with all that is needed of them: run and task.
+        self.spared: set[Key] = set()
         self.journal = journal
         self._clock = clock
         self._rng = rng
@@ -252,6 +254,7 @@ class Controller:
 
     def _start(self, command: cmd.StartTasks) -> None:
         run, number = self.runs[command.run], command.run
+        checks.handed(self, command)
         for t in command.tasks:
             if run.is_once(t):
                 self.journal.start(run.original(t))

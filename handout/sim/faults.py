@@ -57,7 +57,9 @@ class Weather:
     @classmethod
     def draw(cls, rng: Random) -> Weather:
         """Calm, one fault alone, one kind of fault, deaths of the controller among others, or all of them together."""
-        match rng.choice(("calm", "one", "one", "kind", "deaths", "deaths", "deaths", "storm", "storm", "storm")):
+        match rng.choice(
+            ("calm", "one", "one", "kind", "kind", "deaths", "deaths", "deaths", "storm", "storm", "storm")
+        ):
             case "calm":
                 return cls(0.0, _ALL)
             case "one":

@@ -7,7 +7,7 @@ that is started anew is another one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -50,6 +50,19 @@ class Handed:
     def task(self) -> int:
         """Its number in the run."""
         return self.ticket[1]
+
+    @property
+    def shares(self) -> Mapping[str, int]:
+        """What it takes of what hosts share."""
+        return self._needs()[1]
+
+    def needs_here(self) -> dict[str, int]:
+        """What it takes of the host."""
+        return dict(self._needs()[0])
+
+    def _needs(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        spec = self.run.spec
+        return spec.profiles[spec.profile[self.task]].requirements[self.variant].needs(self.run.shared)
 
     @property
     def objects(self) -> list[Key]:
@@ -225,14 +238,9 @@ class Host:
             return
         for task in list(self.queue.values()):
             if all(key in self.store for key in task.inputs):
-                claim = self.ledger.claim(self._need(task))
+                claim = self.ledger.claim(task.needs_here())
                 if claim is not None:
                     self._start(task, claim)
-
-    def _need(self, task: Handed) -> dict[str, int]:
-        spec = task.run.spec
-        requirement = spec.profiles[spec.profile[task.task]].requirements[task.variant]
-        return dict(requirement.needs(task.run.shared)[0])
 
     def _start(self, task: Handed, claim: Claim) -> None:
         del self.queue[task.ticket]

@@ -194,7 +194,7 @@ def _graph(rng: Random, count: int) -> tuple[list[tuple[int, ...]], list[int]]:
 def _run(rng: Random, number: int, horizon_s: float) -> RunPlan:
     count = rng.choice((1, 4, 8, 8, 14, 24))
     inputs, producer = _graph(rng, count)
-    some = rng.choice(((0,), (0, 6), range(len(PROFILES)), range(len(PROFILES))))
+    some = rng.choice(((0,), (0, 6, 6), (0, 4), range(len(PROFILES)), range(len(PROFILES))))
     profiles = [rng.choice(some) for _ in range(count)]
     manner = Manner.draw(rng)
     outputs = {count - 1, *rng.sample(range(count), min(count, rng.randint(0, 4)))}

@@ -105,8 +105,6 @@ class _Simulation:
             self._began,
         )
         self._trouble = Trouble(self.clock, self._faults, self.story, self.cluster)
-        #: What an earlier life of the controller had committed.
-        self._known: set[tuple[int, int]] = set()
         self._calls: Counter[tuple[int, int]] = Counter()
         #: The same, since a caller who saw a task fail asked for it again.
         self._tries: Counter[tuple[int, int]] = Counter()
@@ -198,9 +196,7 @@ class _Simulation:
         original = task.run.original(task.task)
         self._calls[original] += 1
         self._tries[original] += 1
-        # What an earlier life had handed over to an agent that goes on is nobody's fault in this one.
-        known = self._known if self.controller.runs.get(task.run.plan.number) is task.run else set()
-        checks.began(host, task, task.run, known, self._tries[original])
+        checks.began(self.controller, host, task, self._tries[original])
 
     # ---- the controller ----------------------------------------------------------------------------------------
 
@@ -231,12 +227,11 @@ class _Simulation:
         """A new controller takes up what the journal has."""
         committed = self.journal.committed
         self.story.tell(self.clock.now, "fault", f"the controller is back; committed: {sorted(committed)}")
-        self._known = {
-            task for task, objects in committed.items() if self.scenario.runs[task[0] - 1].needed_of(task[1]) <= objects
-        }
         unknown = self.journal.unknown
         self._tries = Counter({task: n for task, n in self._tries.items() if task in unknown or task in committed})
         dead, self.controller = self.controller, self._live()
+        runs = self.scenario.runs
+        self.controller.spared = {t for t, objects in committed.items() if runs[t[0] - 1].needed_of(t[1]) <= objects}
         found = self.cluster.take_over(dead)
         again = [run for run in self.scenario.runs if run.number in self._asked and run.number not in self._outcomes]
         self.controller.submit(

@@ -26,6 +26,11 @@ class Story:
             yield f"{now:12.6f}  {kind:<9} {what}"
 
     @property
+    def kinds(self) -> set[str]:
+        """The events, commands and so on that are in it, by the names of their classes."""
+        return {type(what).__name__ for _, _, what in self._entries}
+
+    @property
     def digest(self) -> str:
         """The same for the same story."""
         return sha256("\n".join(self.lines()).encode()).hexdigest()

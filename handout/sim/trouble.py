@@ -18,7 +18,7 @@ __all__ = ["SUSPECT_S", "Trouble"]
 
 SUSPECT_S = 6.0
 #: Of the reports where reports may come twice: how many do so later, when it matters.
-_ECHOES = 0.5
+_ECHOES = 0.7
 
 
 class Trouble:
@@ -108,12 +108,12 @@ class Trouble:
         controller = self._cluster.controller
         if not controller.alive:
             return
-        self._echoes = Echoes()
         controller.left = self._faults.rng.randrange(6)
         self._take(host, way, action)
         if controller.alive:
             controller.left = 0
             controller.tell()
+        self._echoes = Echoes()
 
     def _strike(self, fault: Fault, host: Host) -> None:
         rng, clock = self._faults.rng, self._clock

@@ -113,6 +113,19 @@ def test_a_replica_that_arrives_after_nobody_needs_it_is_dropped() -> None:
     assert scene.store("h2", "a") == [("drop", "h2", "a")]
 
 
+def test_a_copy_that_arrives_from_a_lost_host_is_left_where_the_object_is_being_made_again() -> None:
+    """What is dropped by then would be the new one."""
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a -> b", profiles={"b": ON_H2}))
+    scene.finish("h1", "a", held=False)
+    scene.lose("h1")
+    scene.give_back("h2", "b")
+    assert scene.core.world.runs[1].host[0] == scene.core.world.fleet.by_name["h2"].index
+    assert not any(said[0] == "drop" for said in scene.store("h2", "a"))
+    scene.finish("h2", "a", held=False)
+    assert scene.finish("h2", "b")[-1] == ("over", "done")
+
+
 def test_an_object_made_elsewhere_than_expected_is_brought_to_who_waits() -> None:
     """b was handed to h1 with a; a came back to the frontier and ran on h2."""
     scene = Scene("h1", "h2")

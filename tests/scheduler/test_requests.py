@@ -143,6 +143,14 @@ def test_leaving_out_everything_while_all_is_idle_ends_the_run() -> None:
     assert "placed none of 2 tasks ('a', 'b') though all hosts are idle" in str(allocator_error(scene))
 
 
+def test_a_host_that_was_let_go_is_nothing_to_wait_for() -> None:
+    scene = Scene("h1")
+    scene.tell(ev.HostExpected("h2"), ev.HostDrained("h2"))
+    scene.join("h2")
+    answer(scene, asked(scene, "a").request, {})
+    assert "though all hosts are idle" in str(allocator_error(scene))
+
+
 def test_leaving_out_everything_is_fine_when_it_wants_to_be_asked_again() -> None:
     scene = Scene("h1")
     request = asked(scene, "a")

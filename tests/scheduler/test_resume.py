@@ -184,6 +184,14 @@ def test_a_result_that_is_told_again_is_not_believed_to_be_on_its_host() -> None
     assert ("copy", "a", "", "h1") in said
 
 
+def test_a_result_that_is_told_again_and_that_nobody_takes_is_dropped() -> None:
+    scene = Scene("h1")
+    found(scene, graph("a -> b; c", outputs=["c"], on_failure="continue"), ev.AttemptsFound("h1", 1, [0], [1]))
+    scene.tell(ev.CancelRequested(1, [1]))
+    assert ("drop", "", "a") in scene.finish("h1", "a")
+    assert scene.where("a") == ()
+
+
 def test_facts_of_a_run_that_is_closed_are_stale() -> None:
     scene = Scene()
     scene.tell(ev.ResultsCommitted(7, [0], [0], [1], [""]), ev.AttemptsUnknown(7, [0], ["h1"], [1]))

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from handout.scheduler import core, recovery, reports
+from handout.agent.ledger import Claim, Ledger
+from handout.scheduler import attempts, core, recovery, reports
 from handout.scheduler import events as ev
+from handout.scheduler.hosts import Fleet
 from handout.scheduler.states import State
 from handout.sim import SimulationError, simulate
 
@@ -81,6 +83,47 @@ def unknown_attempts_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 @_listed
 def found_attempts_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     _ignore(monkeypatch, ev.AttemptsFound)
+
+
+@_listed
+def attempts_that_were_given_up_give_back_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though they may still run."""
+    real = attempts.unhand
+
+    def unhand(world: Any, run: Any, t: int, *, linger: bool = False) -> Any:
+        host = real(world, run, t, linger=linger)
+        if linger and host is not None:
+            token = (run.number, t, run.attempt[t])
+            left = host.lingering[token]
+            attempts._release_shared(world, left.shared)
+            host.lingering[token] = left._replace(shared=None)
+        return host
+
+    monkeypatch.setattr(attempts, "unhand", unhand)
+
+
+@_listed
+def shared_amounts_are_granted_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Fleet.set_shared
+
+    def set_shared(fleet: Fleet, amounts: Any) -> None:
+        real(fleet, amounts)
+        fleet.shared = _Endless(amounts)
+
+    monkeypatch.setattr(Fleet, "set_shared", set_shared)
+
+
+class _Endless(Ledger):
+    """Grants all."""
+
+    def fits(self, need: Any) -> bool:
+        return True
+
+    def claim(self, need: Any) -> Claim:
+        for name, parts in need.items():
+            self._free[name] -= parts
+        self.claims += 1
+        return Claim(need)
 
 
 def _is_broken(seed: int) -> bool:

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from collections import Counter, deque
+from typing import get_args
 
 import pytest
 
+from handout.scheduler import events as ev
 from handout.sim import Fault, Scenario, SimulationError, simulate
 from handout.sim.host import Host
 from tests.sim import mutations
@@ -26,15 +28,20 @@ def test_every_seed_keeps_the_rules(first: int) -> None:
 
 def test_the_seeds_inject_every_kind_of_fault_and_stale_answers() -> None:
     faults: Counter[Fault] = Counter()
+    kinds: Counter[str] = Counter()
     stale = calm = 0
-    for seed in range(200):
+    for seed in range(400):
         report = simulate(seed)
         faults.update(report.faults)
+        kinds.update(report.story.kinds)
         stale += report.stale
         calm += Scenario.draw(seed).is_calm
     assert set(faults) == set(Fault)
     assert stale
     assert calm
+    assert all(kinds[event.__name__] for event in get_args(ev.Event))
+    # Without these R7 is hardly looked at.
+    assert min(kinds["ResultsCommitted"], kinds["AttemptsFound"], kinds["AttemptsUnknown"]) > 0.03 * 400
 
 
 def test_a_seed_is_the_same_story_in_every_process() -> None:
@@ -56,11 +63,16 @@ def test_a_seed_is_the_same_story_in_every_process() -> None:
 #: By mutation: a seed that finds it, looked at first, and below which some seed must. `python -m tests.sim.mutations`
 #: says which do now: another draw in the simulator, or another decision of the core, is another story.
 FOUND_AT = {
-    mutations.reports_count_for_any_attempt: (17, 100),
-    mutations.results_count_for_any_attempt: (44, 100),
-    mutations.copies_are_not_sought_elsewhere: (16, 100),
-    mutations.failed_copies_are_ignored: (17, 300),
-    mutations.returns_are_ignored: (8, 100),
+    mutations.reports_count_for_any_attempt: (19, 100),
+    mutations.results_count_for_any_attempt: (4, 100),
+    mutations.copies_are_not_sought_elsewhere: (3, 100),
+    mutations.failed_copies_are_ignored: (12, 300),
+    mutations.returns_are_ignored: (20, 100),
+    mutations.committed_results_are_ignored: (11, 100),
+    mutations.unknown_attempts_are_ignored: (11, 300),
+    mutations.found_attempts_are_ignored: (87, 300),
+    mutations.shared_amounts_are_granted_without_end: (1, 100),
+    mutations.attempts_that_were_given_up_give_back_what_they_share: (407, 1000),
 }
 
 
