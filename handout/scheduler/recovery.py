@@ -249,6 +249,8 @@ def _lose_replica(world: World, run: Run, o: int, index: int) -> bool:
     """A host does not have an object. Answers whether it was the only one."""
     left = run.where[o] = tuple(i for i in run.where[o] if i != index)
     if left:
+        if _wanted_at(run, o, index):
+            bring(world, run, o, index)
         return False
     for c in run.consumers[o]:
         if not run.ended(c):

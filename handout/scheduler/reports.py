@@ -139,6 +139,8 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
         return
     if run.flying:
         run.flying.pop((o, host.index), None)
+        if held:
+            run.flying.pop((o, 0), None)
     if run.where[o]:
         # Made again while another replica is left.
         appear(world, run, o, host.index, size)
@@ -176,6 +178,7 @@ def _told_again(world: World, run: Run, host: HostRecord, t: int, sizes: Sequenc
         if size < 0:
             give_up_output(world, run, o)
             continue
+        run.flying.pop((o, 0), None)
         if run.uses[o] or run.flags[o]:
             appear(world, run, o, 0, size)
         else:

@@ -6,7 +6,7 @@ from handout.agent.ledger import Claim
 from handout.scheduler.attempts import abandon, hand, recall, to_frontier
 from handout.scheduler.endings import fail
 from handout.scheduler.events import AttemptsFound, AttemptsUnknown, ResultsCommitted
-from handout.scheduler.hosts import HostRecord, Need
+from handout.scheduler.hosts import HostRecord, Lingering, Need
 from handout.scheduler.objects import appear, shed
 from handout.scheduler.recovery import lose_object
 from handout.scheduler.reports import outcome_unknown
@@ -66,9 +66,15 @@ def attempts_found(world: World, event: AttemptsFound) -> None:
         if run.state[t] not in (State.WAITING, State.READY) or attempt <= run.attempt[t]:
             # Whatever is handed over from here on has a later number.
             run.attempt[t] = max(run.attempt[t], attempt)
-            world.out.cancel(host.index, run.number, t, attempt)
+            _end(world, run, t, host, attempt)
         else:
             _go_on(world, run, t, host, attempt)
+
+
+def _end(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> None:
+    """Nobody wants an attempt: what it makes all the same must go."""
+    host.lingering[run.number, t, attempt] = Lingering(None, None, run.objects_of(t))
+    world.out.cancel(host.index, run.number, t, attempt)
 
 
 def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> None:
@@ -86,7 +92,7 @@ def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> No
         hand(world, run, t, host, waits, None, found=True)
     else:
         run.attempt[t] = attempt
-        world.out.cancel(host.index, run.number, t, attempt)
+        _end(world, run, t, host, attempt)
         if not run.spec.profiles[run.spec.profile[t]].idempotent:
             fail(world, run, t, outcome_unknown(run, t, host.name, "the host or what is shared has changed since"))
         return

@@ -92,6 +92,20 @@ def test_a_missing_source_makes_the_object_again() -> None:
     assert said == [("start", "h2", "b"), ("copy", "a", "h1", "h2")]
 
 
+def test_a_replica_that_is_missing_is_brought_again_to_who_waits_for_it_there() -> None:
+    scene = Scene("h1", "h2 2")
+    scene.submit(graph("a -> b; a -> c; x", profiles={"a": ON_H1, "x": ON_H1, "b": ON_H2, "c": ON_H2}))
+    scene.finish("h1", "a", held=False)
+    scene.store("h2", "a")
+    scene.tell(ev.OutputsWanted(1, [scene.number(1, "a")]))
+    source = scene.core.world.runs[1].flying[0, 0]
+    name = scene.core.world.fleet.names[source]
+    said = scene.said(scene.tell(ev.CopyFailed("", 1, 0, name)))
+    other = {"h1": "h2", "h2": "h1"}[name]
+    assert ("fetch", "a", other) in said
+    assert (("copy", "a", other, name) in said) == (name == "h2")
+
+
 def test_a_host_that_takes_no_copies_is_given_up_after_three_tries() -> None:
     scene = Scene("h1", "h2", "h3")
     scene.submit(graph("a -> b; x; y", profiles={"a": ON_H1, "b": profile({"cpu": 2}, retries=0), "x": ON_H1}))

@@ -192,6 +192,14 @@ def test_a_result_that_is_told_again_and_that_nobody_takes_is_dropped() -> None:
     assert scene.where("a") == ()
 
 
+def test_what_an_unwanted_attempt_makes_after_the_run_is_closed_is_dropped() -> None:
+    scene = Scene("h1")
+    found(scene, graph("a"), ev.ResultsCommitted(1, [0], [0], [8], [""]), ev.AttemptsFound("h1", 1, [0], [2]))
+    late = ev.TasksFinished("h1", 1, [0], [2], [1.0], [[8]], [False])
+    scene.tell(ev.RunClosed(1))
+    assert ("drop", "h1", "a") in scene.said(scene.tell(late))
+
+
 def test_facts_of_a_run_that_is_closed_are_stale() -> None:
     scene = Scene()
     scene.tell(ev.ResultsCommitted(7, [0], [0], [1], [""]), ev.AttemptsUnknown(7, [0], ["h1"], [1]))
