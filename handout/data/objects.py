@@ -24,7 +24,15 @@ class _File:
     spilled: bool = False
 
 
-_Held = bytes | bytearray | memoryview | list[Segment] | _File
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """An object that somebody else has, and gives when it is needed."""
+
+    read: Callable[[], bytes]
+    nbytes: int
+
+
+_Held = bytes | bytearray | memoryview | list[Segment] | _File | _Later
 
 
 class ObjectTable:
@@ -96,6 +104,11 @@ class ObjectTable:
         if number not in self._held:
             self._held[number] = _File(path, nbytes)
 
+    def put_later(self, number: int, read: Callable[[], bytes], nbytes: int) -> None:
+        """`put` for an object that is read each time somebody needs it."""
+        if number not in self._held:
+            self._held[number] = _Later(read, nbytes)
+
     def put_new(self, number: int, data: bytes) -> None:
         """`put` for small results, once each; what there is no memory for goes to a file."""
         held = self._held
@@ -123,6 +136,8 @@ class ObjectTable:
                 return [b""]
             with held.path.open("rb") as file:
                 return [memoryview(mmap.mmap(file.fileno(), held.nbytes, access=mmap.ACCESS_READ))]
+        if isinstance(held, _Later):
+            return [held.read()]
         return held if isinstance(held, list) else [held]
 
     def small(self, number: int, limit: int) -> bytes | None:
@@ -130,14 +145,14 @@ class ObjectTable:
         held = self._held.get(number)
         if type(held) is bytes:
             return held if len(held) <= limit else None
-        if held is None or isinstance(held, _File) or self.size(number) > limit:
+        if held is None or isinstance(held, _File | _Later) or self.size(number) > limit:
             return None
         return b"".join(held) if isinstance(held, list) else bytes(held)
 
     def size(self, number: int) -> int:
         """How many bytes an object has that is here."""
         held = self._held.get(number)
-        if isinstance(held, _File):
+        if isinstance(held, _File | _Later):
             return held.nbytes
         return sum(memoryview(segment).nbytes for segment in self.segments(number) or ())
 

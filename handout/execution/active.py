@@ -25,7 +25,11 @@ from handout.scheduler.states import Outcome
 if TYPE_CHECKING:
     from handout.allocators import Allocator
 
-__all__ = ["ActiveRun", "RunPolicy", "Traits"]
+__all__ = ["DEFAULT_MAX_MEMORY", "ActiveRun", "RunPolicy", "Traits"]
+
+
+#: Bytes of results in the controller's memory.
+DEFAULT_MAX_MEMORY = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class RunPolicy:
     max_concurrency: int | None = None
     timeout_s: float | None = None
     priority: float = 0.0
-    max_memory: int = 1 << 30
+    max_memory: int = DEFAULT_MAX_MEMORY
     enforce_memory: bool = False
     max_result_bytes: int | None = None
     speculate: bool = False
@@ -127,7 +131,7 @@ class ActiveRun:
         for inputs in self.encoded.inputs:
             for number in inputs:
                 wanted[number] = 1
-        for number in (*self.spec.outputs, *self.spec.passing, *self.spec.keep):
+        for number in (*self.spec.outputs, *self.spec.keep):
             wanted[number] = 1
         return wanted
 

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import json
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from handout.agent import serial
@@ -40,8 +41,6 @@ class Earlier:
         self._once = once
         self._known: Mapping[bytes, Committed] = {}
         self._lost: Mapping[bytes, tuple[str, int]] = {}
-        #: Objects whose bytes the run needs, as far as they are committed.
-        self._needed: set[int] = set()
         #: Tasks that an earlier run committed.
         self.reused: set[int] = set()
         #: Those, and the ones whose results are only left with agents.
@@ -70,38 +69,19 @@ class Earlier:
         return known
 
     async def read(self, run: ActiveRun) -> None:
-        """Read the journal, as far as the run needs it."""
+        """Read the journal, without the results that nobody may need."""
         tasks = self._tasks
         self._known = await asyncio.to_thread(self._journal.committed, tasks)
         self._lost = await asyncio.to_thread(self._journal.started, [i for i in tasks if i not in self._known])
-        if self._known:
-            self._needed = self._needed_objects(run)
-            pieces = [piece for number in self._needed if (piece := self._piece(run, number)) is not None]
-            await asyncio.to_thread(self._journal.load, pieces)
+        # What the caller gets outlives the journal; the rest is read where a task takes it.
+        outputs = [number for number in run.plan.outputs if run.spec.producer[number] >= 0]
+        pieces = [piece for number in outputs if (piece := self._piece(run, number)) is not None]
+        await asyncio.to_thread(self._journal.load, pieces)
         self._adopt_classes()
-
-    def _needed_objects(self, run: ActiveRun) -> set[int]:
-        """Outputs, and what is taken by tasks that have to run: none is committed, or something needed of it is not."""
-        inputs, tasks = run.encoded.inputs, self._tasks
-        needed = set[int]()
-        todo = list(run.spec.outputs)
-        for task, identity in enumerate(tasks):
-            if identity not in self._known:
-                todo += inputs[task]
-        while todo:
-            number = todo.pop()
-            if number in needed:
-                continue
-            needed.add(number)
-            producer = run.spec.producer[number]
-            if producer >= 0 and tasks[producer] in self._known and self._piece(run, number) is None:
-                todo += inputs[producer]
-        return needed
 
     def _piece(self, run: ActiveRun, number: int) -> Piece | None:
         """What is committed of an object, None where nothing is."""
-        producer = run.spec.producer[number]
-        committed = self._known.get(self._tasks[producer]) if producer >= 0 else None
+        committed = self._known.get(self._tasks[run.spec.producer[number]])
         return None if committed is None else committed.pieces.get(self._identities.part_of(number))
 
     def facts(self, run: ActiveRun, found: Mapping[str, Found], data_only: Collection[str]) -> list[ev.Event]:
@@ -151,12 +131,12 @@ class Earlier:
             piece = found.pieces.get(self._identities.part_of(number))
             if piece is None or not run.wanted[number]:
                 continue
-            if number not in self._needed:
-                pass  # the core drops it in the same turn
-            elif piece.file is None:
+            if piece.file is not None:
+                run.objects.put_file(number, piece.file, piece.nbytes)
+            elif piece.data is not None:
                 run.objects.put(number, piece.data, piece.nbytes)
             else:
-                run.objects.put_file(number, piece.file, piece.nbytes)
+                run.objects.put_later(number, partial(self._journal.read, piece), piece.nbytes)
             if piece.data_only or piece.host in data_only:
                 run.suspects[number] = piece.host
             yield number, piece.nbytes, CONTROLLER

@@ -14,7 +14,7 @@ import anyio
 from handout.data.encode import encode_plan
 from handout.data.objects import ObjectTable
 from handout.errors import GraphError, HandoutError, RunTimeoutError
-from handout.execution.active import ActiveRun, RunPolicy
+from handout.execution.active import DEFAULT_MAX_MEMORY, ActiveRun, RunPolicy
 from handout.execution.driver import Driver
 from handout.execution.failure import Failure
 from handout.execution.kept import Kept
@@ -152,6 +152,7 @@ class Execution:
             max_concurrency=options.get("max_concurrency"),
             timeout_s=options.get("timeout_s"),
             priority=options.get("priority", 0.0),
+            max_memory=options.get("max_memory", DEFAULT_MAX_MEMORY),
             enforce_memory=options.get("enforce_memory", False),
             max_result_bytes=options.get("max_result_bytes"),
             speculate=options.get("speculate", False),
@@ -163,8 +164,8 @@ class Execution:
             number = self._recorder.earlier.number_after(number)
         encoded = encode_plan(plan)
         journaled = policy.journal is not None
-        passing = journaled_objects(plan, encoded, policy.journal_results) if journaled else ()
-        spec, traits = make_spec(plan, encoded, policy, passing)
+        outputs = journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
+        spec, traits = make_spec(plan, encoded, policy, outputs)
         return ActiveRun(
             number=number,
             plan=plan,

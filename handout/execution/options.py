@@ -37,6 +37,8 @@ class RunOptions(TypedDict, total=False):
     on_failure: Literal["fail_fast", "continue"]
     #: For functions that say nothing themselves: results of more bytes are refused with `ResultTooLargeError`.
     max_result_bytes: int
+    #: Bytes of results that the controller holds in memory; what is more lies in files. 1 GiB by default.
+    max_memory: int
     #: For functions that say nothing themselves: whether a task that takes more memory than its cost says is
     #: ended with `MemoryExceededError`; False by default.
     enforce_memory: bool
@@ -81,6 +83,7 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "retries": ("a whole number from 0 up", lambda value: _is_whole(value, 0)),
     "on_failure": ("'fail_fast' or 'continue'", lambda value: value in ("fail_fast", "continue")),
     "max_result_bytes": ("a whole number of bytes from 1 up", lambda value: _is_whole(value, 1)),
+    "max_memory": ("a whole number of bytes from 0 up", lambda value: _is_whole(value, 0)),
     "enforce_memory": ("True or False", lambda value: isinstance(value, bool)),
     "speculate": ("True or False", lambda value: isinstance(value, bool)),
     "max_concurrency": ("a whole number from 1 up", lambda value: value is None or _is_whole(value, 1)),

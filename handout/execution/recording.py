@@ -44,17 +44,15 @@ JournalResults = Literal["all", "outputs"]
 
 
 def journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> list[int]:
-    """The objects that a journaled run brings to the controller beside its outputs.
+    """The objects that a journaled run brings to the controller: its outputs first.
 
     A function that must not run twice has its result committed in any case: it could not be made again.
     """
-    outputs, wanted = set(plan.outputs), dict[int, None]()
+    wanted = dict.fromkeys(plan.outputs)
     for inputs in encoded.inputs:
         for number in inputs:
             producer = encoded.producers[number]
-            if producer < 0 or number in outputs:
-                continue
-            if results == "all" or not plan.options[producer].idempotent:
+            if producer >= 0 and (results == "all" or not plan.options[producer].idempotent):
                 wanted[number] = None
     return list(wanted)
 
@@ -152,7 +150,7 @@ class Recorder:
             found: By host, what agents have that went on without a controller, and are there.
             data_only: Hosts of which only data is taken.
         """
-        self._objects = frozenset((*run.spec.outputs, *run.spec.passing))
+        self._objects = frozenset(run.spec.outputs)
         facts = self.earlier.facts(run, found, data_only)
         classes = [(*token, module, name) for token, module, name in serial.own_classes()]
         self._journal.begin(self._ids, self._tasks, len(self.earlier.done), run.number, classes)
@@ -195,6 +193,7 @@ class Recorder:
         data = run.objects.small(number, INLINE) if here else None
         if here and data is None:
             self._commit(run, number, attempt)
+            return
         if data is None and number != task:
             return
         source = self._source(run, number)

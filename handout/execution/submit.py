@@ -19,7 +19,7 @@ __all__ = ["is_coroutine", "make_spec"]
 
 
 def make_spec(
-    plan: Plan, encoded: EncodedRun, policy: RunPolicy, passing: Sequence[int]
+    plan: Plan, encoded: EncodedRun, policy: RunPolicy, outputs: Sequence[int]
 ) -> tuple[RunSpec, list[Traits]]:
     """A run's columns for the core, and by profile what agents are told.
 
@@ -27,7 +27,7 @@ def make_spec(
         plan: The validated graph.
         encoded: Its calls, with the objects that its large arguments became.
         policy: What the caller said about the run.
-        passing: The objects that are brought to the controller, beside the outputs, and do not stay there.
+        outputs: The objects that are brought to the controller.
 
     Raises:
         GraphError: A function is to be held to a memory cost that it does not have.
@@ -45,8 +45,7 @@ def make_spec(
         inputs=encoded.inputs,
         producer=encoded.producers,
         nbytes=encoded.nbytes,
-        outputs=plan.outputs,
-        passing=passing,
+        outputs=outputs,
         keep=plan.keep,
         priority=[o.priority for o in options_column] if has_priority else None,
         group=plan.groups if any(g >= 0 for g in plan.groups) else None,

@@ -45,7 +45,7 @@ class Piece:
     #: Of a small one: its row, and where in its bytes it begins; and the bytes once they are loaded.
     row: int
     at: int
-    data: bytes = b""
+    data: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -215,7 +215,7 @@ class Journal:
         self._database.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((each,) for each in identities))
 
     def load(self, pieces: Iterable[Piece]) -> None:
-        """Read the bytes of small objects."""
+        """Read the bytes of small objects into them."""
         with self._reading:
             row, data = -1, b""
             for piece in sorted(pieces, key=lambda piece: piece.row):
@@ -225,6 +225,14 @@ class Journal:
                     row = piece.row
                     (data,) = self._database.execute("SELECT data FROM results WHERE rowid = ?", (row,)).fetchone()
                 piece.data = data[piece.at : piece.at + piece.nbytes]
+
+    def read(self, piece: Piece) -> bytes:
+        """The bytes of one small object."""
+        with self._reading:
+            (data,) = self._database.execute(
+                "SELECT substr(data, ?, ?) FROM results WHERE rowid = ?", (piece.at + 1, piece.nbytes, piece.row)
+            ).fetchone()
+        return data or b""
 
     def classes(self) -> list[tuple[str, int, str, str]]:
         """What classes of ``__main__`` were called in committed results: origin, number, module, name."""

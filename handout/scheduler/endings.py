@@ -6,7 +6,7 @@ from handout.errors import HostLostError
 from handout.scheduler.attempts import abandon
 from handout.scheduler.commands import RunEnded
 from handout.scheduler.objects import release_inputs, shed
-from handout.scheduler.runs import OUTPUT, PASSING, Run
+from handout.scheduler.runs import OUTPUT, Run
 from handout.scheduler.states import Outcome, State
 from handout.scheduler.timers import Timer, Wake
 from handout.scheduler.world import World
@@ -59,7 +59,7 @@ def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None
 def give_up_output(world: World, run: Run, o: int) -> None:
     """An object that the caller wants will not be made (again)."""
     if run.flags[o] & OUTPUT:
-        run.flags[o] &= ~(OUTPUT | PASSING)
+        run.flags[o] &= ~OUTPUT
         run.awaited -= 1
         world.ending.add(run)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handout.scheduler.hosts import HOME
-from handout.scheduler.runs import KEEP, OUTPUT, PASSING, Run
+from handout.scheduler.runs import KEEP, OUTPUT, Run
 from handout.scheduler.states import State
 from handout.scheduler.world import World
 
@@ -21,7 +21,7 @@ def appear(world: World, run: Run, o: int, index: int, size: int = -1) -> None:
     if size >= 0:
         run.nbytes[o] = size
     if index == 0 and run.flags[o] & OUTPUT:
-        run.came_home(o)
+        run.awaited -= 1
         world.ending.add(run)
     if not where:
         wake(world, run, o, index)
@@ -82,14 +82,12 @@ def bring(world: World, run: Run, o: int, index: int) -> None:
 
 def want(world: World, run: Run, o: int) -> None:
     """The caller wants an object that was not among the outputs, if it exists or will."""
-    run.flags[o] &= ~PASSING
-    where = run.where[o]
-    if run.flags[o] & OUTPUT or (not where and run.state[run.spec.producer[o]] >= _DONE):
+    producer = run.spec.producer[o]
+    if run.flags[o] & OUTPUT or 0 in run.where[o] or (not run.where[o] and run.state[producer] >= _DONE):
         return
     run.flags[o] |= OUTPUT
-    if 0 not in where:
-        run.awaited += 1
-        bring(world, run, o, 0)
+    run.awaited += 1
+    bring(world, run, o, 0)
 
 
 def release_inputs(world: World, run: Run, t: int) -> None:

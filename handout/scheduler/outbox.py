@@ -110,20 +110,15 @@ class Outbox:
                 del by_key[key]
 
     def flush(self) -> list[Command]:
-        """All that was gathered. Drops come first: what is made again later in the same call must stay.
-
-        Those of the controller come last: who hears that a task has ended may still want its result (the journal).
-        """
+        """All that was gathered. Drops come first: what is made again later in the same call must stay."""
         names = self._names
-        drops = [DropObjects(names[h], r, c) for (h, r), c in self._drops.items()]
-        commands: list[Command] = [drop for drop in drops if drop.host]
+        commands: list[Command] = [DropObjects(names[h], r, c) for (h, r), c in self._drops.items()]
         commands += [CancelTasks(names[h], r, *c) for (h, r), c in self._cancels.items()]
         commands += [TakeBack(names[h], r, *c) for (h, r), c in self._recalls.items()]
         commands += [StartTasks(names[h], r, *c) for (h, r), c in self._starts.items()]
         commands += [CopyObjects(names[h], r, *c) for (h, r), c in self._copies.items()]
         commands += [FetchObjects(r, *c) for r, c in self._fetches.items()]
         commands += [TasksEnded(r, *c) for r, c in self._ended.items()]
-        commands += [drop for drop in drops if not drop.host]
         commands += self._later
         self._clear()
         return commands

@@ -147,12 +147,11 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
         if held:
             appear(world, run, o, 0, size)
         return
-    users = run.uses[o]
+    flags, users = run.flags[o], run.uses[o]
     run.nbytes[o] = size
-    if held and run.flags[o] & OUTPUT:
-        run.came_home(o)
-    flags = run.flags[o]
     if held:
+        if flags & OUTPUT:
+            run.awaited -= 1
         if users or flags & KEEP or stored or run.consumers[o]:
             run.where[o] = host.both
             if not users:

@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from handout.scheduler.hosts import HostRecord, Need
     from handout.scheduler.twins import Twin
 
-__all__ = ["KEEP", "OUTPUT", "PASSING", "Lane", "LaneKey", "Run"]
+__all__ = ["KEEP", "OUTPUT", "Lane", "LaneKey", "Run"]
 
 #: Flags of an object.
 OUTPUT, KEEP = 1, 2
-#: An output only until it has come to the controller.
-PASSING = 4
 
 _NONE: tuple[int, ...] = ()
 
@@ -283,10 +281,6 @@ class Run:
                 self.flags[o] |= OUTPUT
                 if spec.producer[o] >= 0:
                     self.awaited += 1
-        for o in spec.passing:
-            if not self.flags[o] & OUTPUT:
-                self.flags[o] |= OUTPUT | PASSING
-                self.awaited += 1
         for o in spec.keep:
             self.flags[o] |= KEEP
         if spec.group is not None:
@@ -318,12 +312,6 @@ class Run:
         """What a task makes: its whole result and the elements that are asked for by themselves."""
         picks = self.picks.get(t)
         return (t,) if picks is None else (t, *picks)
-
-    def came_home(self, o: int) -> None:
-        """An object that was to come to the controller has."""
-        self.awaited -= 1
-        if self.flags[o] & PASSING:
-            self.flags[o] &= ~(OUTPUT | PASSING)
 
     def priority_of(self, t: int) -> float:
         """Higher goes first, among all runs."""

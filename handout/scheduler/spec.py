@@ -69,8 +69,6 @@ class RunSpec:
     nbytes: Sequence[int]
     #: Objects that the caller wants; brought to the controller.
     outputs: Sequence[int] = ()
-    #: Objects that are brought to the controller, too, and do not stay there: they are seen once, by the journal.
-    passing: Sequence[int] = ()
     #: Objects that stay on their hosts after the run.
     keep: Sequence[int] = ()
     priority: Sequence[float] | None = None

@@ -60,5 +60,9 @@ def facts(run: Submission, journal: Journal, found: Mapping[str, Found]) -> list
             events.append(ev.AttemptsFound(host, number, [t for t, _ in tickets], [a for _, a in tickets]))
     unknown = sorted(t for plan, t in journal.unknown if plan == number and t not in began)
     if unknown:
-        events.append(ev.AttemptsUnknown(run=number, tasks=unknown, hosts=["somewhere"] * len(unknown)))
+        events.append(
+            ev.AttemptsUnknown(
+                run=number, tasks=unknown, hosts=["somewhere"] * len(unknown), attempts=[1] * len(unknown)
+            )
+        )
     return events

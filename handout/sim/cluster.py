@@ -104,6 +104,8 @@ class Cluster:
             return
         controller.tell(ev.HostExpected(host.name))
         pause_s = self._pauses[host.name] = min(2 * self._pauses.get(host.name, 0.25), _REJOIN_MAX_S)
+        if self._flaps.get(host.name):
+            controller.tell(ev.HostDelayed(host.name, f"in quarantine for {pause_s:g} s"))
         if self._rng.random() < 0.1:
             # It is not back in time: whoever waited for it is told, and it comes later.
             self._clock.after(20.0, lambda: self._give_up(host.name, controller))

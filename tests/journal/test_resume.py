@@ -244,16 +244,26 @@ async def test_what_must_not_run_twice_and_would_not_be_recognized_is_refused(tm
     assert (await handout.execute(graph, inventory=HERE))["once"] == 5
 
 
-async def test_with_a_journal_the_controller_keeps_no_more_in_memory_than_without(tmp_path: Path) -> None:
-    graph = Graph()
-    out = graph.add(work.blob, 60_000)
-    for _ in range(10):
-        out = graph.add(tasks.same, out)
-    graph.add(work.length, out)
-    async with handout.start(graph, inventory=HERE, journal=tmp_path / "run.db") as execution:
-        await execution.results()
-        assert execution._run is not None
-        assert execution._run.objects.nbytes < 100
+async def test_a_journals_results_are_held_within_max_memory(tmp_path: Path) -> None:
+    """All of a first run come to the controller, and stay there; a further run reads what it needs."""
+
+    def build(more: bool) -> Graph:
+        graph = Graph()
+        out = graph.add(work.blob, 60_000)
+        for _ in range(10):
+            out = graph.add(tasks.same, out)
+        out = graph.add(work.length, out, id="length")
+        if more:
+            graph.add(work.add, out, 1, id="more")
+        return graph
+
+    for more, limit in ((False, 130_000), (True, 100)):
+        started = handout.start(build(more), inventory=HERE, journal=tmp_path / "run.db", max_memory=130_000)
+        async with started as execution:
+            results = await execution.results()
+            assert results["more" if more else "length"] == 60_000 + more
+            assert execution._run is not None
+            assert execution._run.objects.nbytes <= limit
     assert sum(task.nbytes or 0 for task in read(tmp_path / "run.db").tasks) > 600_000
 
 

@@ -21,7 +21,7 @@ def profile(cost: Any = None, **fields: Any) -> Profile:
 def graph(text: str, *, profiles: Mapping[str, Profile] | None = None, **fields: Any) -> RunSpec:
     """A run of ``"a -> b; a, c -> d; e"``: each arrow says what a task takes. Outputs are what nobody takes.
 
-    ``profiles`` by task name (others get the default one); ``outputs``, ``passing`` and ``keep`` by name.
+    ``profiles`` by task name (others get the default one); ``outputs`` and ``keep`` by name.
     """
     inputs: dict[str, list[str]] = {}
     for clause in text.split(";"):
@@ -51,7 +51,6 @@ def graph(text: str, *, profiles: Mapping[str, Profile] | None = None, **fields:
         nbytes=[-1] * len(ids),
         outputs=[number[o] for o in ids if o not in taken] if outputs is None else [number[o] for o in outputs],
         keep=[number[o] for o in fields.pop("keep", ())],
-        passing=[number[o] for o in fields.pop("passing", ())],
         group=[groups.get(name, -1) for name in ids] if groups else None,
         priority=[priorities.get(name, 0.0) for name in ids] if priorities else None,
         ids=ids,

@@ -58,7 +58,6 @@ def specs(draw: st.DrawFn) -> RunSpec:
         producer=producer,
         nbytes=[-1] * len(producer),
         outputs=sorted({count - 1} | draw(objects)),
-        passing=sorted(draw(objects)),
         keep=sorted(draw(objects)),
         group=draw(st.none() | st.lists(st.integers(-1, 1), min_size=count, max_size=count)),
         priority=draw(st.none() | st.lists(st.sampled_from([0.0, 1.0]), min_size=count, max_size=count)),

@@ -237,24 +237,3 @@ def test_an_output_that_is_asked_for_and_was_not_stored_is_waited_for_no_more() 
     scene.tell(ev.OutputsWanted(1, [0]))
     scene.finish("h1", "a", size=-1)
     assert ("over", "done") in scene.finish("h1", "b")
-
-
-def test_what_passes_through_the_controller_does_not_stay_there() -> None:
-    """A journal sees every result once; only what is still taken, or was asked for, stays."""
-    scene = Scene("h1")
-    scene.submit(graph("a -> b -> c", passing=["a", "b"]))
-    assert ("drop", "", "a") not in scene.finish("h1", "a")
-    said = scene.finish("h1", "b")
-    assert said[-2:] == [("done", "b"), ("drop", "", "a")]
-    scene.tell(ev.OutputsWanted(1, [1]))
-    assert not any(words[:2] == ("drop", "") for words in scene.finish("h1", "c"))
-    assert scene.over[1].outcome is Outcome.DONE
-
-
-def test_a_run_waits_for_what_is_to_pass_and_has_not() -> None:
-    scene = Scene("h1")
-    scene.submit(graph("a -> b", passing=["a"]))
-    assert ("fetch", "a", "h1") in scene.finish("h1", "a", size=10**6, held=False)
-    assert ("over", "done") not in scene.finish("h1", "b")
-    said = scene.said(scene.tell(ev.ObjectsStored("", 1, [0], [10**6])))
-    assert said == [("drop", "h1", "a"), ("drop", "", "a"), ("over", "done")]

@@ -32,7 +32,7 @@ def test_what_is_committed_is_not_run_and_what_follows_is() -> None:
     assert ("done", "a", "b") in said
     assert ("start", "h1", "c") in said
     assert not any("a" in words[2:] for words in said if words[0] in ("start", "ahead"))
-    assert scene.finish("h1", "c")[-3:] == [("done", "c"), ("drop", "", "b"), ("over", "done")]
+    assert scene.finish("h1", "c")[-2:] == [("done", "c"), ("over", "done")]
 
 
 def test_a_run_that_is_committed_whole_needs_no_host() -> None:

@@ -57,7 +57,6 @@ def random_spec(rng: Random) -> RunSpec:
         producer=producer,
         nbytes=[-1] * len(producer),
         outputs=sorted({count - 1, *rng.sample(range(count), min(count, rng.randint(0, 4)))}),
-        passing=sorted(rng.sample(range(count), min(count, rng.choice([0, 3])))),
         keep=sorted(rng.sample(range(count), min(count, rng.choice([0, 0, 2])))),
         group=[rng.randint(-1, 2) for _ in range(count)] if rng.random() < 0.3 else None,
         priority=[rng.choice([0.0, 1.0]) for _ in range(count)] if rng.random() < 0.3 else None,
