@@ -102,9 +102,9 @@ class Walk:
         if rule is not None:
             return rule(self, value)
         if issubclass(kind, types.ModuleType):
-            return self.module(value)
+            return self.module(typing.cast(types.ModuleType, value))
         if issubclass(kind, type):
-            return self.a_class(value)
+            return self.a_class(typing.cast(type, value))
         if issubclass(kind, _HARMLESS):
             return digest(b"harmless", self.of(kind))
         return self.an_object(value)
@@ -254,7 +254,8 @@ class Walk:
             return self.unknown()
         if isinstance(reduced, str):
             return self.named(value, reduced)
-        make, args, state, items, pairs = (*reduced, None, None, None)[:5]
+        parted: tuple[Any, ...] = (*reduced, None, None, None)
+        make, args, state, items, pairs = parted[:5]
         told = [*args, *(each for each in (state, items, pairs) if each is not None)]
         if len(told) == 1 and told[0] is kind and _hides(value):
             return self.unknown()
@@ -381,7 +382,7 @@ _RULES: dict[type, Callable[[Walk, Any], bytes]] = {
         b"cached", (value.__wrapped__, value.cache_parameters(), value.__dict__)
     ),
     # Only the collector sees what it compares with.
-    type(functools.cmp_to_key(max)): lambda walk, value: walk.all(b"key", gc.get_referents(value)),
+    type(functools.cmp_to_key(lambda one, other: 0)): lambda walk, value: walk.all(b"key", gc.get_referents(value)),
     # What classes hold.
     property: lambda walk, value: walk.all(b"property", (value.fget, value.fset, value.fdel)),
     staticmethod: lambda walk, value: walk.all(b"staticmethod", (value.__func__,)),

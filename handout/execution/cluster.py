@@ -70,6 +70,8 @@ class Cluster:
         self.inventory: Inventory = as_inventory(inventory)
         self.allocator = allocator
         self.required: int = _required(require, len(self.inventory))
+        if timings is not None and not isinstance(timings, Timings):
+            raise HandoutError(f"timings={timings!r} are no Timings.", remedy="Give Timings(host_timeout_s=...).")
         self._timings = timings or Timings()
         self._runs = itertools.count(1)
         self._driver: Driver | None = None

@@ -76,7 +76,7 @@ class Earlier:
         # What the caller gets outlives the journal; the rest is read where a task takes it.
         outputs = [number for number in run.plan.outputs if run.spec.producer[number] >= 0]
         pieces = [piece for number in outputs if (piece := self._piece(run, number)) is not None]
-        await asyncio.to_thread(self._journal.load, pieces)
+        await asyncio.to_thread(self._journal.load, pieces, run.objects.memory_left)
         self._adopt_classes()
 
     def _piece(self, run: ActiveRun, number: int) -> Piece | None:
@@ -131,10 +131,10 @@ class Earlier:
             piece = found.pieces.get(self._identities.part_of(number))
             if piece is None or not run.wanted[number]:
                 continue
-            if piece.file is not None:
-                run.objects.put_file(number, piece.file, piece.nbytes)
-            elif piece.data is not None:
+            if piece.data is not None:
                 run.objects.put(number, piece.data, piece.nbytes)
+            elif piece.file is not None:
+                run.objects.put_file(number, piece.file, piece.nbytes)
             else:
                 run.objects.put_later(number, partial(self._journal.read, piece), piece.nbytes)
             if piece.data_only or piece.host in data_only:

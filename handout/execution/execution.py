@@ -233,6 +233,9 @@ class Execution:
         if self._owns_cluster:
             await self._cluster.close(within_s=deadline - loop.time())
         if self._recorder is not None:
+            if run is not None:
+                # What only the journal wanted; some of it is nowhere else.
+                run.objects.drop(set(run.spec.outputs).difference(run.plan.outputs))
             await self._recorder.close(max(_CLOSE_S, deadline - loop.time()))
 
     def _post(self, event: ev.Event) -> None:

@@ -133,6 +133,8 @@ class Keeper:
                     # Quarantine has an end: it is waited for, unless the host never stays.
                     error = self._quarantine(pause_s)
                     give_up_at = self._driver.now if self._stability.hopeless else give_up_at + pause_s
+            elif self._stopping:
+                return  # nobody asks any more why it did not come
             else:
                 # What no pause mends ends it; so does a first start that the host itself refused.
                 final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, _PASSING))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
@@ -69,17 +68,23 @@ class ClusterOptions(RunOptions, total=False):
     timings: Timings | None
 
 
+#: Numbers of an option: what a float can count, and a timer wait for.
+_MOST: Final = 1e10
+
+
 def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
 
 
 #: What is wrong about a value, and whether it is right; of options that need a look before the run begins.
 _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "allocator": ("an async function of frontier and view", lambda value: value is None or callable(value)),
+    "outputs": ("a list of outputs", lambda value: value is None or isinstance(value, Iterable)),
+    "given": ("a mapping of outputs or ids to values", lambda value: value is None or isinstance(value, Mapping)),
     "retries": ("a whole number from 0 up", lambda value: _is_whole(value, 0)),
     "on_failure": ("'fail_fast' or 'continue'", lambda value: value in ("fail_fast", "continue")),
     "max_result_bytes": ("a whole number of bytes from 1 up", lambda value: _is_whole(value, 1)),

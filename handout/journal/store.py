@@ -10,7 +10,8 @@ import queue
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from os import PathLike
@@ -106,7 +107,13 @@ class Journal:
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path)
+        try:
+            # One file, one lock, by whatever name; and the program may change its working directory.
+            self.path = Path(os.path.realpath(os.fsdecode(path)))
+            if not self.path.name:
+                raise ValueError("it is a folder")
+        except ValueError as error:
+            raise JournalError(f"{path!r} is no path of a journal: {error}.", path=str(path)) from error
         self._folder = self.path.with_name(self.path.name + ".objects")
         self._lock = self._take_lock()
         try:
@@ -179,7 +186,7 @@ class Journal:
     def committed(self, identities: Iterable[bytes]) -> dict[bytes, Committed]:
         """The tasks among `identities` that ended well before, with what is committed of their results, not loaded."""
         wanted, found = set(identities), dict[bytes, Committed]()
-        with self._reading:
+        with self._reading_of():
             known = dict(self._database.execute("SELECT run, identities FROM runs"))
             if not known:
                 return found
@@ -201,9 +208,9 @@ class Journal:
 
     def started(self, identities: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
         """Those that must not run twice, were handed over, and were not seen to end; with host and attempt."""
-        if self._database.execute("SELECT 1 FROM starts").fetchone() is None:
-            return {}
-        with self._reading, self._database:
+        with self._reading_of(), self._database:
+            if self._database.execute("SELECT 1 FROM starts").fetchone() is None:
+                return {}
             self._ask_for(identities)
             rows = self._database.execute("SELECT identity, host, attempt FROM starts NATURAL JOIN temp.wanted")
             return {identity: (host, attempt) for identity, host, attempt in rows}
@@ -214,12 +221,15 @@ class Journal:
         self._database.execute("DELETE FROM temp.wanted")
         self._database.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((each,) for each in identities))
 
-    def load(self, pieces: Iterable[Piece]) -> None:
-        """Read the bytes of small objects into them."""
-        with self._reading:
+    def load(self, pieces: Iterable[Piece], limit: int) -> None:
+        """Read objects into their pieces: all small ones, and large ones as far as ``limit`` bytes go."""
+        with self._reading_of():
             row, data = -1, b""
             for piece in sorted(pieces, key=lambda piece: piece.row):
                 if piece.file is not None:
+                    if piece.nbytes <= limit:
+                        limit -= piece.nbytes
+                        piece.data = piece.file.read_bytes()
                     continue
                 if piece.row != row:
                     row = piece.row
@@ -228,23 +238,39 @@ class Journal:
 
     def read(self, piece: Piece) -> bytes:
         """The bytes of one small object."""
-        with self._reading:
+        with self._reading_of():
             (data,) = self._database.execute(
                 "SELECT substr(data, ?, ?) FROM results WHERE rowid = ?", (piece.at + 1, piece.nbytes, piece.row)
             ).fetchone()
         return data or b""
 
+    @contextmanager
+    def _reading_of(self) -> Iterator[None]:
+        """Not while it is being closed; and what cannot be read is told by name."""
+        with self._reading:
+            try:
+                yield
+            except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
+                raise JournalError(
+                    f"The journal {str(self.path)!r} cannot be read: {type(error).__name__}: {error}.",
+                    remedy="It is damaged: name another file, and everything runs anew.",
+                    path=str(self.path),
+                ) from error
+
     def classes(self) -> list[tuple[str, int, str, str]]:
         """What classes of ``__main__`` were called in committed results: origin, number, module, name."""
-        return list(self._database.execute("SELECT origin, number, module, name FROM classes"))
+        with self._reading_of():
+            return list(self._database.execute("SELECT origin, number, module, name FROM classes"))
 
     def agents(self) -> list[tuple[str, str, str]]:
         """Agents that a controller left behind when it was lost: host, token, and how to reach it."""
-        return list(self._database.execute("SELECT host, token, started FROM agents"))
+        with self._reading_of():
+            return list(self._database.execute("SELECT host, token, started FROM agents"))
 
     def last_run(self) -> tuple[int, bytes]:
         """The number that agents knew the last run by, 0 where there was none, and its tasks' identities, joined."""
-        row = self._database.execute("SELECT number, identities FROM runs ORDER BY run DESC LIMIT 1").fetchone()
+        with self._reading_of():
+            row = self._database.execute("SELECT number, identities FROM runs ORDER BY run DESC LIMIT 1").fetchone()
         return (0, b"") if row is None else row
 
     # ---- a run -----------------------------------------------------------------------------------------------
@@ -266,7 +292,8 @@ class Journal:
             number: What agents know the run by.
             classes: See :meth:`classes`.
         """
-        self.run = self._database.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
+        with self._reading_of():
+            self.run = self._database.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
         began = datetime.now(UTC).isoformat(timespec="seconds")
         self._post("INSERT OR IGNORE INTO classes VALUES (?, ?, ?, ?)", list(classes))
         row = (self.run, began, reused, number, json.dumps(list(ids)), b"".join(identities))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass, fields
 
 from handout.errors import HandoutError
 
 __all__ = ["Timings"]
+
+#: What the clocks and timers of all systems can count.
+_LONGEST_S = 100 * 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,8 @@ class Timings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise HandoutError(f"{field.name}={value!r} is no number of seconds above 0.")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST_S:
+                raise HandoutError(f"{field.name}={value!r} is no number of seconds above 0, and of at most 100 years.")
         order = ("heartbeat_s", "suspect_s", "reconnect_s", "host_timeout_s")
         for earlier, later in itertools.pairwise(order):
             if getattr(self, earlier) >= getattr(self, later):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -317,6 +318,29 @@ async def test_results_of_a_host_that_has_another_name_now_are_what_they_were(co
         results = await handout.execute(graph, inventory=hosts, journal=counted.path)
         assert results[box].value == 3
         assert results.allocations[box] == "one"
+
+
+async def test_results_of_a_resumed_run_do_not_need_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever name and from whatever folder it was written; intermediate results are brought back by neither run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.db").symlink_to("run.db")
+    graph = Graph()
+    small = graph.add(work.add, 1, 2)
+    large = graph.add(work.blob, 200_000)
+    total = graph.add(work.add, small, graph.add(work.length, large))
+    for path in ("run.db", "link.db"):
+        async with handout.start(graph, inventory=HERE, journal=path, outputs=[large, total]) as execution:
+            monkeypatch.chdir("/")
+            results = await execution.results()
+        monkeypatch.chdir(tmp_path)
+        assert small not in results
+    assert sorted(each.name for each in tmp_path.iterdir() if each.suffix != ".py") == [
+        "link.db", "run.db", "run.db-lock", "run.db.objects"]  # fmt: skip
+    for each in tmp_path.glob("run.db*"):
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    assert (len(results[large]), results[total]) == (200_000, 200_003)
 
 
 async def test_a_result_that_is_made_again_is_committed(tmp_path: Path) -> None:

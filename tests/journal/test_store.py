@@ -30,7 +30,7 @@ def written(path: Path) -> Journal:
 def loaded(journal: Journal, known: dict[bytes, Committed]) -> dict[bytes, dict[str, bytes]]:
     """By identity and part: the bytes of what is committed, which are the same read one by one."""
     pieces = [piece for committed in known.values() for piece in committed.pieces.values()]
-    journal.load(pieces)
+    journal.load(pieces, 0)
     assert all(journal.read(piece) == piece.data for piece in pieces if piece.file is None)
     return {i: {part: piece.data or b"" for part, piece in each.pieces.items()} for i, each in known.items()}
 
@@ -206,4 +206,29 @@ def test_agents_are_known_until_they_are_seen_out(tmp_path: Path) -> None:
     journal.close()
     journal = Journal(tmp_path / "run.db")
     assert journal.agents() == [("h2", "token", "{}")]
+    journal.close()
+
+
+@pytest.mark.parametrize("path", ["", "/", ".", "a\0b"])
+def test_what_is_no_path_of_a_file_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JournalError):
+        Journal(path)
+
+
+def test_a_damaged_journal_is_told_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    written(path).close()
+    with sqlite3.connect(path) as database:
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+        (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'results'").fetchone()
+    database.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    journal = Journal(path)
+    with pytest.raises(JournalError, match=r"cannot be read: .*It is damaged"):
+        journal.committed([ONE])
     journal.close()
