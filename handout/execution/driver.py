@@ -7,6 +7,7 @@ one batch.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -327,7 +328,10 @@ class Driver:
             return  # it ended in the moment before
         self._asking[run.number] = task
         try:
-            answer = await run.policy.allocator(command.frontier, command.view)
+            promised = run.policy.allocator(command.frontier, command.view)
+            if not inspect.isawaitable(promised):
+                raise TypeError(f"it answered {type(promised).__name__} at once: define it with `async def`")
+            answer = await promised
             event = ev.PlacementsProposed(
                 run.number, command.request, dict(answer), getattr(answer, "ask_again_s", None)
             )

@@ -82,7 +82,10 @@ def _is_number(value: Any) -> bool:
 
 #: What is wrong about a value, and whether it is right; of options that need a look before the run begins.
 _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
-    "allocator": ("an async function of frontier and view", lambda value: value is None or callable(value)),
+    "allocator": (
+        "an async function of frontier and view, such as handout.locality",
+        lambda value: value is None or callable(value),
+    ),
     "outputs": ("a list of outputs", lambda value: value is None or isinstance(value, Iterable)),
     "given": ("a mapping of outputs or ids to values", lambda value: value is None or isinstance(value, Mapping)),
     "retries": ("a whole number from 0 up", lambda value: _is_whole(value, 0)),

@@ -158,7 +158,7 @@ class Bootstrap:
         if line.startswith(b"no-python"):
             old = line[len(b"no-python") :].decode("utf-8", "replace").split()
             tried = ", ".join(candidates(self.python))
-            found = f"found only older ones ({', '.join(old)})" if old else "found none on PATH"
+            found = f"found only older ones ({', '.join(old)})" if old else "found none of them"
             raise BootstrapError(
                 f"Host {self.host!r} has no Python 3.9 or newer: tried {tried}; {found}.",
                 remedy=_REMEDIES["python"],

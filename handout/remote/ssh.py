@@ -242,7 +242,7 @@ class SshLauncher:
         name, where = self._host.name, self._host.address or self._host.name
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
             return HostKeyError(
-                f"Host {name!r} showed a host key that is not the one on record: {error.reason}.",
+                f"Host {name!r} showed a host key that is not on record for it: {error.reason}.",
                 remedy=f"Compare it by hand, then run `ssh-keyscan -p {self._host.port} {where} >> ~/.ssh/known_hosts`"
                 f", or `ssh-keygen -R {_known_as(where, self._host.port)}` first where the old key is out of date.",
                 host=name,

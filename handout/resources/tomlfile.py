@@ -81,7 +81,7 @@ class TomlFile:
             line = int(message.rpartition("(at line ")[2].split(",")[0])
         return InventoryError(
             f"{self.name}{'' if line is None else f', line {line}'}: no TOML: {message}.",
-            remedy="Text needs quotes; lists need brackets.",
+            remedy="Text needs quotes, lists need brackets, and a table is named once.",
             file=self.name,
             line=line,
         )

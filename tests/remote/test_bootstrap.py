@@ -73,7 +73,7 @@ def test_without_a_python_the_shell_itself_answers() -> None:
     bootstrap = Bootstrap("far", "no-such-python", {})
     done = subprocess.run(["sh", "-c", bootstrap.command()], capture_output=True, check=False, timeout=20)
     assert bootstrap.answer.feed(done.stdout)
-    with pytest.raises(BootstrapError, match=r"'far' has no Python 3\.9.*no-such-python.*none on PATH.*python="):
+    with pytest.raises(BootstrapError, match=r"'far' has no Python 3\.9.*no-such-python.*found none of them.*python="):
         bootstrap.started(done.returncode)
 
 
