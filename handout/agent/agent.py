@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import socket
 import sys
 import traceback
@@ -137,6 +138,8 @@ class Agent:
     def _tick(self) -> None:
         """Look at the clock: beats, and the ends of the lease and of the lingering."""
         if now() > self._deadline + self._linger_s:
+            # Were the supervisor stopped, it would stay for ever, and the run's folders with it.
+            processes.send_signal(os.getppid(), signal.SIGCONT)
             self.stopped.set()
             return
         self._is_over()

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Protocol
 
 from . import page as words
-from . import wire
+from . import processes, wire
 from .capture import Pipe, new_nonce
 from .sockets import widen
 from .tasks import Task, TaskClass
@@ -90,6 +90,8 @@ class Hand:
         self.functions: set[int] = set()
         #: It takes no more tasks.
         self.leaving = False
+        #: Its link was closed, or spoken on, by what ran in it.
+        self.cut = False
         #: It is among those that wait for something to do.
         self.idle = False
         #: Tasks from this number on are being revoked.
@@ -379,7 +381,8 @@ class Crew:
         if not data:
             self._loop.remove_reader(hand.link.fileno())
             if not hand.leaving:
-                # It closed its link and lives on: user code did that.
+                # Where it lives on, user code closed it.
+                hand.cut = processes.goes_on(hand.pid)
                 self.kill(hand, 0.0)
             return False
         try:
@@ -391,6 +394,7 @@ class Crew:
             # Something in there wrote to a descriptor that is not its own: no word of it counts any more.
             traceback.print_exc()
             self._loop.remove_reader(hand.link.fileno())
+            hand.cut = True
             self.kill(hand, 0.0)
             return False
         return True

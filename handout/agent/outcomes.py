@@ -362,7 +362,7 @@ class Outcomes:
             if not hand.shared:
                 culprit.started = hand.page[words.STARTED]
             declared = culprit.cls.need.get("memory", 0) // PARTS
-            self._fail(culprit, "died", declared=declared, **self._cause_of_death(report))
+            self._fail(culprit, "died", declared=declared, **self._cause_of_death(hand, report))
         for task in queued:
             task.dying = False
             self._let_go(hand, [task])
@@ -381,9 +381,13 @@ class Outcomes:
             task.solo = True
         return None
 
-    def _cause_of_death(self, report: Mapping[str, Any]) -> dict[str, Any]:
+    def _cause_of_death(self, hand: Hand, report: Mapping[str, Any]) -> dict[str, Any]:
         status = report["status"]
         fields: dict[str, Any] = {"maxrss": report.get("rss")}
+        if hand.cut:
+            fields["cut"] = True
+            fields["message"] = "the task closed descriptors that are not its own, or replaced its process"
+            return fields
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             fields["signal"] = number

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+#: A flag of a process, from the kernel's sched.h.
+_PF_EXITING = 0x4
 #: How the names of mappings begin that are shared memory (anonymous, System V, memfd, POSIX), and of those that lie in
 #: stores of this user.
 _SHARED_MEMORY = (b"/dev/zero", b"/SYSV", b"/memfd:", b"/dev/shm/")
@@ -44,6 +46,17 @@ def die_with_parent(parent: int) -> None:
     """Be killed when the parent dies; ends at once where it already has."""
     if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) and os.getppid() != parent:
         os._exit(1)
+
+
+def goes_on(pid: int) -> bool:
+    """Whether a process is there and has not begun to end: its descriptors are closed before that can be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
+    except OSError:
+        return False
+    state, *_, flags = stat[stat.rfind(b")") + 2 :].split()[:7]
+    return state not in (b"Z", b"X") and not int(flags) & _PF_EXITING
 
 
 def parents() -> dict[int, int]:

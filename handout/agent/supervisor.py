@@ -40,6 +40,8 @@ _AGENT_GRACE_NS = 2_000_000_000
 #: A worker is reported gone though something that it left cannot be killed.
 _STRAY_S = 0.5
 _SWEEP_S = 0.01
+#: What a worker that was sent a signal gets, to heed it, before one that ends it.
+_SIGNAL_S = 0.05
 _SHUTDOWN_S = 5.0
 #: For each processor: processes and threads that workers may add, so that one that forks for ever leaves room.
 _MOST_PROCESSES = 1024
@@ -53,6 +55,8 @@ class Child:
     def __init__(self, number: int, pid: int) -> None:
         self.number = number
         self.pid = pid
+        #: When it was sent a signal that asks for something.
+        self.signalled_at = 0.0
         #: When SIGTERM turns into SIGKILL, or None.
         self.kill_at: float | None = None
         #: Whether it is killed because the lease ended.
@@ -177,7 +181,10 @@ class Supervisor:
             return
         if op == "signal":
             processes.send_signal(child.pid, message["number"])
+            child.signalled_at = time.monotonic()
         elif op == "kill":
+            # Of signals that wait a process takes SIGTERM first, and would not say any more where it is.
+            time.sleep(max(0.0, child.signalled_at + _SIGNAL_S - time.monotonic()))
             at = time.monotonic() + message["grace_s"]
             if message["grace_s"] > 0:
                 processes.send_group_signal(child.pid, signal.SIGTERM)

@@ -110,7 +110,7 @@ class ObjectTable:
             self._held[number] = _Later(read, nbytes)
 
     def put_new(self, number: int, data: bytes) -> None:
-        """`put` for small results, once each; what there is no memory for goes to a file."""
+        """`put` for results that come as a whole, once each; what there is no memory for goes to a file."""
         held = self._held
         if number in held:
             return

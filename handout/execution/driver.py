@@ -340,8 +340,9 @@ class Driver:
             if run.number not in self._asking or (current is not None and current.cancelling()):
                 return  # the run is over
             self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("it was cancelled from inside")))
-        except Exception as error:
-            self.post(ev.AllocatorFailed(run.number, command.request, error))
+        except (Exception, BaseExceptionGroup, GeneratorExit) as error:
+            failed = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+            self.post(ev.AllocatorFailed(run.number, command.request, failed))
         else:
             self.post(event)
         finally:

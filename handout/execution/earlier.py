@@ -41,6 +41,7 @@ class Earlier:
         self._once = once
         self._known: Mapping[bytes, Committed] = {}
         self._lost: Mapping[bytes, tuple[str, int]] = {}
+        self._outputs: frozenset[int] = frozenset()
         #: Tasks that an earlier run committed.
         self.reused: set[int] = set()
         #: Those, and the ones whose results are only left with agents.
@@ -75,6 +76,7 @@ class Earlier:
         self._lost = await asyncio.to_thread(self._journal.started, [i for i in tasks if i not in self._known])
         # What the caller gets outlives the journal; the rest is read where a task takes it.
         outputs = [number for number in run.plan.outputs if run.spec.producer[number] >= 0]
+        self._outputs = frozenset(outputs)
         pieces = [piece for number in outputs if (piece := self._piece(run, number)) is not None]
         await asyncio.to_thread(self._journal.load, pieces, run.objects.memory_left)
         self._adopt_classes()
@@ -132,9 +134,12 @@ class Earlier:
             if piece is None or not run.wanted[number]:
                 continue
             if piece.data is not None:
-                run.objects.put(number, piece.data, piece.nbytes)
+                run.objects.put_new(number, piece.data)
+                piece.data = None
             elif piece.file is not None:
                 run.objects.put_file(number, piece.file, piece.nbytes)
+            elif number in self._outputs:
+                run.objects.put_new(number, self._journal.read(piece))  # which puts it into a file
             else:
                 run.objects.put_later(number, partial(self._journal.read, piece), piece.nbytes)
             if piece.data_only or piece.host in data_only:

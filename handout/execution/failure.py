@@ -232,6 +232,7 @@ _KILLED: dict[bool | None, str] = {
 }
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT})
 _CRASHED = "It is a crash in native code: look at where it was, and at the last lines of its standard error."
+_CUT = "Let it close what it opened, and start other programs as processes of their own (subprocess)."
 _ENDED = "It ended its own process, or native code did: let it return or raise."
 
 
@@ -240,6 +241,9 @@ def _died(self: Failure, where: dict[str, Any]) -> Exception:
     oom = self.report.get("oom") if number == signal.SIGKILL else False
     declared = self.report.get("declared") or None
     how = f"signal {number} ({_signal_name(number)})" if number else f"exit status {code}"
+    cut = self.report.get("cut") is True
+    if cut:
+        how = "it closed descriptors that are not its own, or replaced its process, and was ended"
     if peak:
         how += f", peak memory {peak / 1e6:.0f} MB"
     if oom:
@@ -248,7 +252,7 @@ def _died(self: Failure, where: dict[str, Any]) -> Exception:
     return WorkerDiedError(
         f"The process under task {self.id!r} {end} ({how}) on host {self.host!r}; "
         f"deaths: {self.report.get('deaths', 1)}.",
-        remedy=_CRASHED if number in _CRASHES else _KILLED[oom] if number else _ENDED,
+        remedy=_CUT if cut else _CRASHED if number in _CRASHES else _KILLED[oom] if number else _ENDED,
         signal=number,
         exit_code=code,
         peak_memory=peak,

@@ -328,7 +328,10 @@ class Keeper:
                 return as_capabilities(await tracker(live))
         except HandoutError:
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError, BaseExceptionGroup, GeneratorExit) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             name = self.host.name
             reason = f"{type(error).__name__}: {error}"
             if limit.expired():

@@ -41,6 +41,12 @@ class Results(Mapping[str, Any]):
         number, path = self._run.plan.locate(key)
         return value_of(self._run, number, path, key)
 
+    def get(self, key: Any, default: Any = None, /) -> Any:
+        """What a key stands for; ``default`` where there is no such result."""
+        if key in self:
+            return self[key]
+        return default
+
     def __repr__(self) -> str:
         failed = f", {len(self._run.failures)} without a result" if self._run.failures else ""
         return f"<Results of {len(self)} outputs{failed}>"

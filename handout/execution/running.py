@@ -9,6 +9,7 @@ from typing import Unpack, cast
 from handout.errors import HandoutError
 from handout.execution.cluster import Cluster
 from handout.execution.execution import Execution
+from handout.execution.interrupt import run_until_interrupted
 from handout.execution.options import ClusterOptions, RunOptions
 from handout.execution.results import Results
 from handout.graph import Runnable, as_graph
@@ -61,11 +62,9 @@ def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     Raises:
         HandoutError: A loop is running already: await :func:`execute` there.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(_until_interrupted(start(graph, **run)))
-    raise HandoutError("An event loop is running here already.", remedy="Use `await handout.execute(...)` instead.")
+    if asyncio._get_running_loop() is not None:
+        raise HandoutError("An event loop is running here already.", remedy="Use `await handout.execute(...)` instead.")
+    return run_until_interrupted(lambda: _until_interrupted(start(graph, **run)))
 
 
 async def _until_interrupted(execution: Execution) -> Results:
@@ -73,7 +72,7 @@ async def _until_interrupted(execution: Execution) -> Results:
         try:
             return await execution.results()
         except asyncio.CancelledError:
-            # Nobody but Ctrl-C cancels what `asyncio.run` runs.
+            # Nobody but Ctrl-C cancels it.
             logger.warning(
                 "Interrupted: %r. Ending what runs on the hosts; Ctrl-C again leaves that to them.", execution
             )

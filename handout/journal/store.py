@@ -222,14 +222,15 @@ class Journal:
         self._database.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((each,) for each in identities))
 
     def load(self, pieces: Iterable[Piece], limit: int) -> None:
-        """Read objects into their pieces: all small ones, and large ones as far as ``limit`` bytes go."""
+        """Read objects into their pieces, as far as ``limit`` bytes go."""
         with self._reading_of():
             row, data = -1, b""
             for piece in sorted(pieces, key=lambda piece: piece.row):
+                if piece.nbytes > limit:
+                    continue
+                limit -= piece.nbytes
                 if piece.file is not None:
-                    if piece.nbytes <= limit:
-                        limit -= piece.nbytes
-                        piece.data = piece.file.read_bytes()
+                    piece.data = piece.file.read_bytes()
                     continue
                 if piece.row != row:
                     row = piece.row
@@ -250,6 +251,8 @@ class Journal:
         with self._reading:
             try:
                 yield
+            except sqlite3.OperationalError as error:
+                raise self._unusable(str(error)) from error
             except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
                 raise JournalError(
                     f"The journal {str(self.path)!r} cannot be read: {type(error).__name__}: {error}.",

@@ -54,6 +54,12 @@ def check(database: sqlite3.Connection, path: Path) -> bool:
         (application,) = database.execute("PRAGMA application_id").fetchone()
         (version,) = database.execute("PRAGMA user_version").fetchone()
         (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        raise JournalError(
+            f"The journal {str(path)!r} cannot be opened: {error}.",
+            remedy="Check its permissions and the free space; on a file system for reading only, copy it and its -wal.",
+            path=str(path),
+        ) from error
     except sqlite3.DatabaseError as error:
         raise JournalError(
             f"{str(path)!r} is no journal: {error}.", remedy="Name another file, or remove it.", path=str(path)

@@ -29,6 +29,13 @@ TROUBLES = ("input", "disk", "host", "cancelled")
 #: Kinds of failure that leave open what has happened, and those where Handout itself ended the code in the middle.
 _UNKNOWN = ("died", "disk", "host", "cancelled")
 _KILLED = ("timeout", "memory")
+#: What became of an attempt whose end nobody saw.
+_HOW = {
+    "died": "its worker died",
+    "disk": "there was no room for its result",
+    "host": "its host gave it up",
+    "cancelled": "it was ended there",
+}
 #: Longest pause before a retry.
 MAX_BACKOFF_S = 60.0
 
@@ -245,7 +252,7 @@ def task_failed(world: World, event: TaskFailed) -> None:
         if profile.backoff_s > 0.0:
             pause_s = min(profile.backoff_s * 2.0 ** min(tries - 1, 60), MAX_BACKOFF_S)
     if again and not profile.idempotent and event.kind in _UNKNOWN:
-        fail(world, run, t, outcome_unknown(run, t, host.name, event.kind))
+        fail(world, run, t, outcome_unknown(run, t, host.name, _HOW.get(event.kind, event.kind)))
     elif not again:
         fail(world, run, t, event.failure)
     else:

@@ -413,7 +413,19 @@ async def test_an_allocator_that_raises_proposes_nonsense_or_does_nothing_ends_t
     async def nothing(frontier: Any, view: Any) -> dict[str, str]:
         return {}
 
-    for allocator, words in ((raises, "broken"), (nonsense, "nowhere"), (nothing, "idle")):
+    async def leaves(frontier: Any, view: Any) -> dict[str, str]:
+        raise BaseExceptionGroup("a group of its own", [GeneratorExit()])
+
+    def at_once(frontier: Any, view: Any) -> dict[str, str]:
+        return {}
+
+    for allocator, words in (
+        (leaves, "a group of its own"),
+        (at_once, "async def"),
+        (raises, "broken"),
+        (nonsense, "nowhere"),
+        (nothing, "idle"),
+    ):
         graph = Graph()
         graph.add(work.identity, 1)
         with pytest.raises(handout.errors.AllocatorError, match=words):

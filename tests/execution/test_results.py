@@ -32,6 +32,15 @@ async def test_only_what_is_tried_again_is_told_as_retried(cluster: Cluster, tmp
     assert [(event.id, event.attempt, event.host) for event in retried] == [("flaky", 1, "here")]
 
 
+async def test_results_are_a_mapping_that_has_defaults(cluster: Cluster) -> None:
+    graph = Graph()
+    good = graph.add(work.identity, 1, id="good")
+    bad = graph.add(work.fail, "no", id="bad")
+    results = await cluster.execute(graph, on_failure="continue")
+    assert [results.get(key) for key in (good, "good", bad, "bad", "none")] == [1, 1, None, None, None]
+    assert dict(results) == {"good": 1}
+
+
 async def test_allocations_hold_what_ran_and_nothing_else(cluster: Cluster, tmp_path: Path) -> None:
     graph = Graph()
     stuck = graph.add(work.sleep_forever, str(tmp_path / "pid"), id="stuck")

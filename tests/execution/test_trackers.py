@@ -19,13 +19,14 @@ def one() -> Graph:
     return graph
 
 
-async def test_a_tracker_that_raises_keeps_its_host_out_by_name() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("no such mount"), asyncio.CancelledError("no such mount")])
+async def test_a_tracker_that_raises_keeps_its_host_out_by_name(error: BaseException) -> None:
     async def broken(host: handout.LiveHost) -> dict[str, Any]:
-        raise RuntimeError("no such mount")
+        raise error
 
     inventory = Inventory([Host.local("here")], tracker=broken)
     async with asyncio.timeout(30):
-        with pytest.raises(handout.HostError, match=r"tracker failed for host 'here': RuntimeError: no such mount"):
+        with pytest.raises(handout.HostError, match=rf"'here': {type(error).__name__}: no such mount"):
             await handout.execute(one(), inventory=inventory)
 
 

@@ -132,6 +132,17 @@ def die_of(number: int) -> None:
     time.sleep(60)
 
 
+def close_everything() -> None:
+    """Close descriptors that are not its own."""
+    os.closerange(3, 1 << 16)
+    time.sleep(60)
+
+
+def become_another_program() -> None:
+    """Replace the worker's process."""
+    os.execv("/bin/sleep", ["sleep", "60"])
+
+
 def hold_the_lock() -> None:
     """One call into C that keeps the interpreter's lock until it is over: no Python code runs meanwhile."""
     sum(range(10**13))

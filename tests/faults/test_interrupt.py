@@ -23,9 +23,9 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(("times", "pause_s"), [(1, 0.05), (2, 0.05), (7, 0.0)])
 async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
-    sshd: OpenSsh, tmp_path: Path, times: int
+    sshd: OpenSsh, tmp_path: Path, times: int, pause_s: float
 ) -> None:
     """Once, the code there has ended when the program has; twice, the program ends at once, and the lease ends the code."""
     path = tmp_path / "pid"
@@ -42,15 +42,17 @@ async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
             began = time.monotonic()
             for _ in range(times):
                 program.send_signal(signal.SIGINT)
-                time.sleep(0.05)  # as fast as fingers are: two that are pending at once would be one
+                time.sleep(pause_s)  # two that are pending at once are one
             program.wait(10)
             seconds = time.monotonic() - began
             said = program.stderr.read() if program.stderr is not None else ""
         finally:
             program.kill()
-    assert program.returncode == -signal.SIGINT, said  # which a shell calls 130
-    assert said.strip().endswith("KeyboardInterrupt")
-    assert "Interrupted: <Execution of 1 tasks: 1 with hosts>" in said
+    assert program.returncode
+    if pause_s:  # else some come while the interpreter ends, and it says so in words of its own
+        assert program.returncode == -signal.SIGINT, said  # which a shell calls 130
+        assert said.strip().endswith("KeyboardInterrupt")
+        assert "Interrupted: <Execution of 1 tasks: 1 with hosts>" in said
     assert seconds < 5.0
     if times == 1:
         assert gone(int(path.read_text()))

@@ -104,6 +104,15 @@ async def test_row_03_a_plain_sigkill_is_not_taken_for_lack_of_memory(cluster: C
     assert error.stderr_tail == ("last words",)
 
 
+@pytest.mark.parametrize("deed", [deeds.close_everything, deeds.become_another_program])
+async def test_a_task_that_takes_its_workers_link_away_is_told_so(cluster: Cluster, deed: Callable[[], None]) -> None:
+    error = await fails(cluster, deed)
+    assert isinstance(error, handout.WorkerDiedError)
+    assert error.signal is None
+    assert "closed descriptors that are not its own, or replaced its process" in str(error)
+    assert "subprocess" in error.remedy
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [(work.generator, "generator"), (deeds.return_a_lock, r"result\['model'\]\[1\] \(_thread.lock\)")],

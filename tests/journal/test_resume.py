@@ -268,6 +268,18 @@ async def test_a_journals_results_are_held_within_max_memory(tmp_path: Path) -> 
     assert sum(task.nbytes or 0 for task in read(tmp_path / "run.db").tasks) > 600_000
 
 
+async def test_outputs_of_a_resumed_run_are_held_within_max_memory(tmp_path: Path) -> None:
+    graph = Graph()
+    parts = graph.map(work.blob, [60_000, 60_001, 60_002, 200_000])
+    for _ in range(2):
+        journal = tmp_path / "run.db"
+        async with handout.start(graph, inventory=HERE, journal=journal, max_memory=130_000) as execution:
+            results = await execution.results()
+            assert execution._run is not None
+            assert execution._run.objects.nbytes <= 130_000
+        assert [len(results[part]) for part in parts] == [60_000, 60_001, 60_002, 200_000]
+
+
 async def test_texts_that_are_no_unicode_are_recorded(tmp_path: Path) -> None:
     graph = Graph()
     graph.add(tasks.raises_bytes, b"file \xff", id="task \udcff")
