@@ -71,6 +71,10 @@ class Failure:
             self._mark()
         return self._exception
 
+    def bare(self) -> Exception:
+        """The exception without notes: not all that they tell may be known yet."""
+        return self._build() if self._exception is None else self._exception
+
     def __str__(self) -> str:
         return (
             f"{self.id!r} on {self.host!r}: {self.reason}" if self.host is not None else f"{self.id!r}: {self.reason}"

@@ -139,9 +139,10 @@ class Hearing:
             return True
         try:
             if isinstance(retry_on, type | tuple):
-                return isinstance(failure.exception, retry_on)
-            return bool(retry_on(failure.exception))
+                return isinstance(failure.bare(), retry_on)
+            return bool(retry_on(failure.bare()))
         except Exception as error:
+            failure.report["retryable"] = False
             failure.exception.add_note(f"retry_on raised {type(error).__name__}: {error}; so it was not retried.")
             return False
 

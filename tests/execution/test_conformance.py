@@ -225,8 +225,9 @@ async def test_retries_go_on_until_it_works(cluster: Cluster, tmp_path: Path) ->
 async def test_retry_on_says_what_is_worth_another_try(cluster: Cluster, tmp_path: Path) -> None:
     graph = Graph()
     graph.add(work.fail_then_succeed, str(tmp_path / "tries"), 2, retries=5, retry_on=KeyError)
-    with pytest.raises(ValueError, match="try 1"):
+    with pytest.raises(ValueError, match="try 1") as caught:
         await cluster.execute(graph)
+    assert "its retry_on= says that this is not worth another try" in caught.value.__notes__[-1]
 
 
 async def test_continue_finishes_what_does_not_depend_on_a_failure(cluster: Cluster) -> None:
