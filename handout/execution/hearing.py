@@ -76,8 +76,10 @@ class Hearing:
                     self._driver.post(batch.event(peer.name))
                 run = self._driver.runs.get(number)
                 if run is None:
+                    # The caller has left it; what the task had taken of its host is free only now.
                     position += sum(n for n in lengths if n > 0)
                     batch = None
+                    self._driver.post(ev.TasksFinished(peer.name, number, [task], [attempt], [0.0], [sizes], [False]))
                     continue
                 batch = _Batch(run, self._driver.core.attempts(number))
             held = True
@@ -112,6 +114,7 @@ class Hearing:
         number, task, attempt = tickets.parts(fields["ticket"])
         run = self._driver.runs.get(number)
         if run is None:
+            self._driver.post(ev.TasksReturned(peer.name, number, [task], [attempt]))  # see `_on_done`
             return
         # An exception may be any class: of hosts that are trusted with data, only its text is taken.
         pickled = bytes(payload) if peer.trusted else b""
@@ -149,9 +152,7 @@ class Hearing:
     def _on_returned(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
         for number, tasks, attempts in tickets.by_run(fields["ticket"]):
             run = self._driver.runs.get(number)
-            if run is None:
-                continue
-            if run.recorder is not None:
+            if run is not None and run.recorder is not None:
                 run.recorder.not_started(tasks)
             self._driver.post(ev.TasksReturned(peer.name, number, tasks, attempts))
 
