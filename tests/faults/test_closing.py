@@ -38,8 +38,8 @@ async def test_closing_over_a_stranded_line_ends_the_agent_over_another_one(sshd
     async with start_proxy(sshd.port) as proxy:
         cluster = await Cluster([through(sshd, proxy)]).open()
         agent = started(cluster, "far")
+        await cluster.execute(graph)  # from here on there is a worker
         pids = family(agent)
-        await cluster.execute(graph)
         proxy.strand()
         begun = time.monotonic()
         await cluster.close()
