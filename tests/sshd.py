@@ -16,7 +16,7 @@ from pathlib import Path
 
 from handout.resources.host import Host
 
-__all__ = ["OpenSsh", "find_sshd", "start_sshd"]
+__all__ = ["OpenSsh", "find_sshd", "need_sshd", "start_sshd"]
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
@@ -24,6 +24,14 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 def find_sshd() -> str | None:
     """Where sshd is, also for users whose PATH leaves out sbin."""
     return shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
+
+
+def need_sshd() -> None:
+    """Skip the test that runs, where there is no server."""
+    import pytest  # benchmarks use this module, too
+
+    if find_sshd() is None:
+        pytest.skip("no OpenSSH server on this machine: install openssh-server")
 
 
 def _free_port() -> int:

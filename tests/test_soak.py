@@ -9,14 +9,13 @@ import pytest
 from benchmarks.soak import kills
 from benchmarks.soak.processes import VARIABLE, new_mark
 from handout import Inventory
-from tests.sshd import find_sshd, start_sshd
+from tests.sshd import need_sshd, start_sshd
 
 
 @pytest.mark.ssh
 @pytest.mark.slow
 async def test_workers_and_agents_that_are_killed_cost_no_result_and_leave_nothing(tmp_path: Path) -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     mark, keys = new_mark(), tmp_path / "sshd"
     keys.mkdir()
     with start_sshd(keys, [f"SetEnv {VARIABLE}={mark}"]) as server:

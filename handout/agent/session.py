@@ -13,6 +13,7 @@ returns goes to it. Times are seconds of a monotonic clock.
 
 from __future__ import annotations
 
+import abc
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -43,17 +44,17 @@ _ENDED_KEPT = 1024
 _MAX_INCOMING = 1 << 20
 
 
-class Source:
+class Source(abc.ABC):
     """Where a bulk stream's bytes come from."""
 
     #: Bytes in all.
     size: int = 0
 
+    @abc.abstractmethod
     def read(self, offset: int, size: int) -> Buffer:
         """At most ``size`` bytes from ``offset``; empty where they are not there yet (see ``Session.wake``)."""
-        raise NotImplementedError  # pragma: no cover - an interface
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - not all have something to let go
         """The stream has been received whole, or given up."""
 
 

@@ -18,7 +18,7 @@ from handout.remote.link import Timings
 from tests import work
 from tests.proxy import start_proxy
 from tests.seen import agent_pid, gone, started, until
-from tests.sshd import OpenSsh, find_sshd, start_sshd
+from tests.sshd import OpenSsh, need_sshd, start_sshd
 
 ONE = {"cpu": 1}
 
@@ -83,8 +83,7 @@ async def test_a_host_without_a_python_says_what_was_tried(sshd: OpenSsh) -> Non
 
 
 async def test_a_key_that_may_do_nothing_but_run_commands_is_enough(tmp_path: Path) -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     with start_sshd(tmp_path) as server:
         keys = tmp_path / "authorized_keys"
         keys.write_text(f'restrict,command="sh -c \\"$SSH_ORIGINAL_COMMAND\\"" {keys.read_text()}')
@@ -137,8 +136,7 @@ async def test_what_only_a_missing_host_could_run_is_refused_by_name(sshd: OpenS
 
 
 async def test_a_login_shell_that_prints_noise_is_no_obstacle(tmp_path: Path) -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     # sshd runs this around every command: as loud a login as a .bashrc can make.
     noisy = tmp_path / "noisy"
     noisy.write_text(
@@ -155,8 +153,7 @@ async def test_a_login_shell_that_prints_noise_is_no_obstacle(tmp_path: Path) ->
 
 
 async def test_a_bashrc_that_prints_noise_is_no_obstacle(tmp_path: Path) -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     home = tmp_path / "home"
     home.mkdir()
     (home / ".bashrc").write_text('echo "noise of a .bashrc"\n')
@@ -214,8 +211,7 @@ async def test_a_host_without_room_is_named_with_its_places_and_the_run_goes_on_
 
 
 async def test_a_login_shell_that_ends_early_is_told_with_what_it_printed(tmp_path: Path) -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     folder = tmp_path / "sshd"
     folder.mkdir()
     with start_sshd(folder, ["ForceCommand echo This account is closed."]) as server:
@@ -224,8 +220,7 @@ async def test_a_login_shell_that_ends_early_is_told_with_what_it_printed(tmp_pa
 
 
 async def test_a_server_that_forbids_forwarding_and_allows_one_session(tmp_path: Path) -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     with start_sshd(tmp_path, ["DisableForwarding yes", "MaxSessions 1"]) as server:
         graph = Graph()
         big = graph.add(work.blob, 5 << 20)
@@ -280,8 +275,7 @@ async def test_results_that_die_with_their_host_are_made_again(sshd: OpenSsh, tm
 
 
 async def test_when_the_last_host_goes_for_good_the_run_ends_by_name(tmp_path: Path) -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     graph = Graph()
     graph.add(work.sleep_forever, str(tmp_path / "pid"))
     folder = tmp_path / "sshd"

@@ -14,7 +14,7 @@ from handout import Cluster
 from tests.execution.conftest import hosts
 from tests.faults.far import Far
 from tests.netns import make_namespace, why_none
-from tests.sshd import find_sshd, start_sshd
+from tests.sshd import need_sshd, start_sshd
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "ssh"])
@@ -35,8 +35,7 @@ def namespaces() -> None:
 @pytest.fixture(scope="session")
 def far_server(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     """One namespace with an sshd for the whole session."""
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     with make_namespace() as line:
         with start_sshd(tmp_path_factory.mktemp("far"), address=line.address, prefix=line.prefix) as server:
             yield Far(line, server)

@@ -21,7 +21,7 @@ from tests.faults.test_closing import through
 from tests.faults.work import boottime, mark_here
 from tests.proxy import start_proxy
 from tests.seen import started
-from tests.sshd import OpenSsh, find_sshd, start_sshd
+from tests.sshd import OpenSsh, need_sshd, start_sshd
 
 QUICK = Timings().scaled(0.1)
 ROOT = Path(handout.__file__).parent
@@ -100,7 +100,7 @@ async def test_row_35_a_line_that_comes_and_goes_holds_nobody_else_up(far: Far, 
 
 
 async def test_row_37_logins_beyond_maxstartups_wait_their_turn(tmp_path: Path) -> None:
-    needs_sshd()
+    need_sshd()
     with start_sshd(tmp_path, ["MaxStartups 2", "MaxSessions 1"]) as server:
         hosts = [server.host(f"h{i}", {"cpu": 1}) for i in range(6)]
         graph = Graph()
@@ -122,7 +122,7 @@ async def test_row_37_a_server_that_drops_every_login_is_named_with_its_limit(
 
 
 async def test_row_37_a_server_that_allows_no_session_is_named_with_its_limit(tmp_path: Path) -> None:
-    needs_sshd()
+    need_sshd()
     with start_sshd(tmp_path, ["MaxSessions 0"]) as server:
         graph = Graph()
         graph.add(work.identity, 1)
@@ -146,7 +146,7 @@ async def test_row_10_a_wrong_host_key_excludes_that_host_and_the_others_go_on(s
 
 
 async def test_row_11_a_refused_key_is_told_at_once_and_tried_once(tmp_path: Path) -> None:
-    needs_sshd()
+    need_sshd()
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(tmp_path / "stranger"))
     with start_sshd(tmp_path, ["LogLevel VERBOSE"]) as server:
         options = {**server.options, "client_keys": [str(tmp_path / "stranger")]}
@@ -172,7 +172,7 @@ def test_row_09_no_decision_looks_at_a_clock_that_somebody_can_set() -> None:
 
 async def test_row_09_a_host_whose_clocks_are_a_day_ahead_is_like_any_other(tmp_path: Path) -> None:
     """Its monotonic clocks, too: what is compared was measured on one side."""
-    needs_sshd()
+    need_sshd()
     ahead = "unshare --time --monotonic 86400 --boottime 86400 --fork"
     if os.geteuid() != 0 or subprocess.run([*ahead.split(), "true"], check=False, capture_output=True).returncode:
         pytest.skip("needs root, and time namespaces")
@@ -191,8 +191,3 @@ async def test_row_09_a_host_whose_clocks_are_a_day_ahead_is_like_any_other(tmp_
             assert "tomorrow" in cluster.driver.peers
             assert (await cluster.execute(graph))[clock] > there
     assert there - time.clock_gettime(time.CLOCK_BOOTTIME) > 80_000
-
-
-def needs_sshd() -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")

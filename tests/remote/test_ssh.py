@@ -18,7 +18,7 @@ from handout.remote.ssh import SshLauncher
 from tests import work
 from tests.proxy import Proxy, start_proxy
 from tests.seen import until
-from tests.sshd import OpenSsh, find_sshd, start_sshd
+from tests.sshd import OpenSsh, need_sshd, start_sshd
 
 NOWHERE = Started("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, True, "a1")
 
@@ -44,8 +44,7 @@ def behind(server: OpenSsh, proxy: Proxy) -> Host:
 async def test_a_host_that_falls_silent_while_its_agent_starts_ends_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     monkeypatch.setattr(ssh, "_START_TIMEOUT_S", 0.5)
     folder = tmp_path / "sshd"
     folder.mkdir()
@@ -62,8 +61,7 @@ async def test_a_host_that_falls_silent_while_its_agent_starts_ends_by_name(
 
 
 async def test_a_connection_lost_while_its_agent_starts_is_no_fault_of_the_login_shell(tmp_path: Path) -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     folder = tmp_path / "sshd"
     folder.mkdir()
     with start_sshd(folder, [f"ForceCommand touch {tmp_path}/begun; sleep 60"]) as server:
@@ -124,8 +122,7 @@ async def test_a_line_that_the_way_has_forgotten_is_made_anew_within_the_lease(s
 
 
 async def test_a_caller_cancelled_while_the_agent_starts_leaves_nothing_on_the_host(tmp_path: Path) -> None:
-    if find_sshd() is None:
-        pytest.skip("no OpenSSH server on this machine: install openssh-server")
+    need_sshd()
     folder = tmp_path / "sshd"
     folder.mkdir()
     wrapper = tmp_path / "login"
