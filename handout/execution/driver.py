@@ -311,7 +311,7 @@ class Driver:
             return
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
             if run.recorder.release(run, task, attempt):
-                run.recorder.not_started([task])
+                run.recorder.not_started([task], [attempt])
                 self.post(ev.TasksReturned(command.host, run.number, [task], [attempt]))
 
     def _ask_allocator(self, command: do.AskAllocator) -> None:

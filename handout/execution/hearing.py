@@ -153,7 +153,7 @@ class Hearing:
         for number, tasks, attempts in tickets.by_run(fields["ticket"]):
             run = self._driver.runs.get(number)
             if run is not None and run.recorder is not None:
-                run.recorder.not_started(tasks)
+                run.recorder.not_started(tasks, attempts)
             self._driver.post(ev.TasksReturned(peer.name, number, tasks, attempts))
 
     def _on_started(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:

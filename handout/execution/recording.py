@@ -238,7 +238,7 @@ class Recorder:
         reason = str(failure.report.get("message") or failure.kind)
         self._journal.failed(failure.id, failure.host or "", attempt, failure.kind, reason)
         if failure.kind == "cancelled" and not failure.report.get("elapsed_s"):
-            self.not_started([task])
+            self.not_started([task], [attempt])
 
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
         """The run is over; `then` is called on the loop when all of it is committed, or with what went wrong."""
@@ -267,9 +267,10 @@ class Recorder:
         self._held.discard(key)
         return True
 
-    def not_started(self, tasks: Iterable[int]) -> None:
+    def not_started(self, tasks: Iterable[int], attempts: Iterable[int]) -> None:
         """Attempts were called off before they began."""
-        self._journal.settle([self._tasks[task] for task in tasks if task in self._once])
+        pairs = zip(tasks, attempts, strict=True)
+        self._journal.call_off([(self._tasks[task], attempt) for task, attempt in pairs if task in self._once])
 
     def _on_loop(self, then: Callable[[Any], None]) -> Callable[[Any], None]:
         def told(error: Any) -> None:

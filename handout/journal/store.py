@@ -341,6 +341,10 @@ class Journal:
         """Attempts that must not be made twice are known to have ended, or not to have begun."""
         self._post("DELETE FROM starts WHERE identity = ?", [(identity,) for identity in identities])
 
+    def call_off(self, starts: Iterable[tuple[bytes, int]]) -> None:
+        """Attempts, by identity and number, are known not to have begun; a later one of the same task may have."""
+        self._post("DELETE FROM starts WHERE identity = ? AND attempt = ?", list(starts))
+
     def failed(self, id: str, host: str, attempt: int, outcome: str, error: str) -> None:
         """An attempt did not end well."""
         row = (self.run, _text(id), host, attempt, outcome, _text(error))

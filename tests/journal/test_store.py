@@ -129,6 +129,17 @@ def test_starts_that_were_not_settled_are_told(tmp_path: Path) -> None:
     assert (attempt.id, attempt.outcome) == ("one", "started")
 
 
+def test_an_attempt_that_is_called_off_takes_no_later_one_with_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run.db")
+    journal.begin(["one", "two"], [ONE, TWO], 0, 1, [])
+    journal.start([(ONE, "one", "h1", 2), (TWO, "two", "h1", 1)], lambda error: None)
+    journal.call_off([(ONE, 1), (TWO, 1)])
+    journal.close()
+    journal = Journal(tmp_path / "run.db")
+    assert journal.started([ONE, TWO]) == {ONE: ("h1", 2)}
+    journal.close()
+
+
 @pytest.mark.parametrize("cut", [1, 100, 5000])
 def test_a_torn_tail_costs_only_what_was_in_it(tmp_path: Path, cut: int) -> None:
     """As a crash leaves it: the write-ahead log is there, and its end is not."""
