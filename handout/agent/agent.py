@@ -26,6 +26,7 @@ from .capture import Logs
 from .clock import now
 from .crew import Crew, Hand
 from .dispatch import Dispatcher
+from .groups import Groups
 from .ledger import PARTS, Ledger
 from .link import Link
 from .outcomes import Outcomes
@@ -52,6 +53,7 @@ class Agent:
     Args:
         folder: Private folder of this run.
         store: Folder for objects in memory, or None.
+        groups: Control groups of the workers.
         settings: See `supervisor.run`.
         token: What the controller's connections say.
         supervisor: Socket to the supervisor.
@@ -62,6 +64,7 @@ class Agent:
         self,
         folder: str,
         store: str | None,
+        groups: Groups,
         settings: dict[str, Any],
         token: bytes,
         supervisor: socket.socket,
@@ -70,6 +73,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._folder = folder
         self._memory_folder = store
+        self._groups = groups
         self._lease = lease
         self._timeout_s: float = settings.get("host_timeout_s", 15.0)
         self._linger_s: float = settings.get("linger_s", 60.0)
@@ -88,7 +92,7 @@ class Agent:
             "folders": self.store.folders,
             "scratch": f"{folder}/scratch",
         }
-        self.crew = Crew(supervisor, self, setup, folder)
+        self.crew = Crew(supervisor, self, setup, folder, groups)
         self.dispatcher = Dispatcher(self.backlog, self.ledger, self.store, self.crew, self.functions)
         self.transfers = Transfers(self.store, self._on_stored, self._on_refused)
         self.link = Link(
@@ -194,6 +198,7 @@ class Agent:
         """The supervisor was killed: nobody else cleans up now."""
         processes.kill_trees([hand.pid for hand in self.crew.hands.values() if hand.pid])
         leftovers.end_processes(self._folder)
+        self._groups.remove()
         for folder in (self._folder, self._memory_folder):
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -378,13 +383,14 @@ _HANDLERS: dict[Any, Any] = {
 async def _serve(
     folder: str,
     store: str | None,
+    groups: Groups,
     settings: dict[str, Any],
     token: bytes,
     report_fd: int,
     supervisor: socket.socket,
     lease: memoryview,
 ) -> None:
-    agent = Agent(folder, store, settings, token, supervisor, lease)
+    agent = Agent(folder, store, groups, settings, token, supervisor, lease)
     hello = {
         "agent": agent.identity,
         "wire": wire.VERSION,
@@ -408,6 +414,7 @@ async def _serve(
 def run(
     folder: str,
     store: str | None,
+    groups: Groups,
     settings: dict[str, Any],
     token: bytes,
     report_fd: int,
@@ -421,4 +428,4 @@ def run(
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ValueError, OSError):
         pass
-    asyncio.run(_serve(folder, store, settings, token, report_fd, supervisor, lease))
+    asyncio.run(_serve(folder, store, groups, settings, token, report_fd, supervisor, lease))

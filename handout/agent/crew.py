@@ -15,9 +15,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Protocol
 
+from . import groups, processes, wire
 from . import page as words
-from . import processes, wire
 from .capture import Pipe, new_nonce
+from .groups import Groups
+from .oom import kills_in
 from .sockets import widen
 from .tasks import Task, TaskClass
 
@@ -77,6 +79,8 @@ class Hand:
         self.nonce = nonce
         self.pid = 0
         self.key: Key | None = None
+        #: Its control group, where its tasks have a limit of memory.
+        self.group: str | None = None
         self.pipes: list[tuple[int, Pipe]] = []
         self.decoder = wire.Decoder()
         self.unsent: deque[memoryview] = deque()
@@ -110,6 +114,11 @@ class Hand:
         return self.key is not None and self.key.shared
 
     @property
+    def was_starved(self) -> bool:
+        """Whether the kernel killed something of it at its limit of memory: its last task, or what that had started."""
+        return self.group is not None and bool(kills_in(self.group))
+
+    @property
     def suffix(self) -> str:
         """Ends the names of files that it writes."""
         return f".w{self.number}"
@@ -130,13 +139,17 @@ class Crew:
         listener: Hears what happens.
         setup: What every worker is told: ``host``, ``folders``, ``scratch``.
         folder: Where pages live on systems without anonymous files.
+        groups: Control groups, for workers with a limit of memory.
     """
 
-    def __init__(self, supervisor: socket.socket, listener: Listener, setup: dict[str, Any], folder: str) -> None:
+    def __init__(
+        self, supervisor: socket.socket, listener: Listener, setup: dict[str, Any], folder: str, groups: Groups
+    ) -> None:
         self._supervisor = supervisor
         self._listener = listener
         self._setup = setup
         self._folder = folder
+        self._groups = groups
         self._loop = asyncio.get_running_loop()
         self.hands: dict[int, Hand] = {}
         self._idle: dict[Key | None, list[Hand]] = {}
@@ -240,6 +253,8 @@ class Crew:
             hand = self._spawn()
         if hand.key is None:
             hand.key = key
+            if key.memory_limit is not None:
+                hand.group = self._groups.make_limited(f"w{hand.number}", key.memory_limit)
             fields = {
                 "m": "setup",
                 **self._setup,
@@ -249,6 +264,8 @@ class Crew:
                 "code": code,
                 "shared": key.shared,
                 "max_result_bytes": key.max_result_bytes,
+                "memory_limit": key.memory_limit,
+                "group": hand.group,
             }
             self.send(hand, wire.encode_message(0, fields))
         return hand
@@ -335,6 +352,8 @@ class Crew:
             self._idle[hand.key].remove(hand)
             self._idle_count -= 1
         self._listener.on_gone(hand, report)
+        if hand.group is not None:
+            groups.drop(hand.group)
 
     # ---- talking -------------------------------------------------------------------------------------------
 

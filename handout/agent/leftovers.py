@@ -13,8 +13,9 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterable
 
-from . import page, processes
+from . import groups, page, processes
 
 _ROUNDS = 5
 _GONE_S = 1.0
@@ -34,17 +35,18 @@ def _boot() -> bytes:
         return b""
 
 
-def lock(folder: str, about: str | None = None) -> None:
+def lock(folder: str, about: str | None = None, group_folders: Iterable[str] = ()) -> None:
     """Lock a folder as long as this process or the agent lives: so a later one can tell that it is in use.
 
     Args:
         folder: The folder.
         about: The run's own folder, whose name its processes carry, where that is another one.
+        group_folders: Of the run's control groups.
     """
     try:
         fd = os.open(f"{folder}/.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(fd, _boot() + b"\n" + os.fsencode(about or folder))
+        os.write(fd, b"\0".join([_boot(), *map(os.fsencode, (about or folder, *group_folders))]))
     except OSError:
         # A file system without locks: what is left there stays until somebody looks.
         pass
@@ -66,11 +68,12 @@ def remove_stale(base: str) -> None:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            said, _, run = os.read(fd, 4096).partition(b"\n")
+            said, *noted = os.read(fd, 65536).split(b"\0")
             # Others may make folders here that are called like ours, and name any run in them.
             if said == boot and os.fstat(fd).st_uid == os.getuid():
-                if run:
-                    end_processes(os.fsdecode(run))
+                if noted:
+                    end_processes(os.fsdecode(noted[0]))
+                groups.remove(path for path in map(os.fsdecode, noted[1:]) if groups.is_ours(path, prefix()))
                 shutil.rmtree(f"{base}/{name}", ignore_errors=True)
         except OSError:
             pass

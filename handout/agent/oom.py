@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .probe import group_folders
+from .probe import group_folders, read_value
 
 #: A kill is taken for the cause of a death up to this long afterwards, twice at most.
 _PERIOD_S = 2.0
@@ -14,22 +14,18 @@ def count() -> int | None:
     Returns: None where neither is known.
     """
     for folder in group_folders("memory")[:1]:
-        # Version 2, then 1: both count what was killed in this group, whichever limit was met.
-        for name in ("memory.events", "memory.oom_control"):
-            found = _read(f"{folder}/{name}")
-            if found is not None:
-                return found
-    return _read("/proc/vmstat")
+        found = kills_in(folder)
+        if found is not None:
+            return found
+    return read_value("/proc/vmstat", "oom_kill")
 
 
-def _read(path: str) -> int | None:
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                if line.startswith(b"oom_kill "):
-                    return int(line.split()[1])
-    except (OSError, ValueError):
-        pass
+def kills_in(group: str) -> int | None:
+    """How often the kernel has killed in one control group for lack of memory, whichever limit was met."""
+    for name in ("memory.events", "memory.oom_control"):  # version 2, then 1
+        found = read_value(f"{group}/{name}", "oom_kill")
+        if found is not None:
+            return found
     return None
 
 

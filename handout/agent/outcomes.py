@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
+from . import groups, wire
 from . import page as words
-from . import wire
 from .answers import Answers
 from .clock import now_ns
 from .crew import Crew, Hand
@@ -83,7 +83,10 @@ class Outcomes:
         if kind == "timeout":
             report["limit_s"] = task.cls.timeout_s
         elif kind == "memory":
-            report["limit"], report["peak"] = task.cls.memory_limit, task.peak
+            limit = task.cls.memory_limit or 0
+            # Where the kernel stopped it, it had that much, and wanted more.
+            at = groups.stopped_at(limit) if task.hand.was_starved else 0
+            report["limit"], report["peak"] = limit, max(task.peak, at)
         self._answers.failed(task.ticket, report, payload)
         for follower in followers:
             self._doom(follower)
@@ -361,8 +364,11 @@ class Outcomes:
             self._dispatcher.forget(hand, culprit)
             if not hand.shared:
                 culprit.started = hand.page[words.STARTED]
-            declared = culprit.cls.need.get("memory", 0) // PARTS
-            self._fail(culprit, "died", declared=declared, **self._cause_of_death(hand, report))
+            if hand.was_starved:
+                self._fail(culprit, "memory", maxrss=report.get("rss"))
+            else:
+                declared = culprit.cls.need.get("memory", 0) // PARTS
+                self._fail(culprit, "died", declared=declared, **self._cause_of_death(hand, report))
         for task in queued:
             task.dying = False
             self._let_go(hand, [task])

@@ -46,7 +46,8 @@ def _free(folder: str) -> int | None:
         return None
 
 
-def _read(path: str) -> str | None:
+def read_text(path: str) -> str | None:
+    """What a small file says, without the space around it; None where it cannot be read."""
     try:
         with open(path) as file:
             return file.read().strip()
@@ -54,10 +55,19 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _groups() -> dict[str, str]:
+def read_value(path: str, name: str) -> int | None:
+    """The number behind a name in a file with a name and a number on each line; None where there is none."""
+    for line in (read_text(path) or "").splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.isdigit():
+            return int(value)
+    return None
+
+
+def own_groups() -> dict[str, str]:
     """The control group of this process by controller; the unified hierarchy is ``""``."""
     groups: dict[str, str] = {}
-    for line in (_read("/proc/self/cgroup") or "").splitlines():
+    for line in (read_text("/proc/self/cgroup") or "").splitlines():
         parts = line.split(":", 2)
         if len(parts) == 3:
             for name in parts[1].split(","):
@@ -67,7 +77,7 @@ def _groups() -> dict[str, str]:
 
 def group_folders(controller: str) -> list[str]:
     """Folders of this process's group and of those above it, for one controller; version 1, then 2."""
-    groups = _groups()
+    groups = own_groups()
     folders: list[str] = []
     for key, base in ((controller, f"/sys/fs/cgroup/{controller}"), ("", "/sys/fs/cgroup")):
         path = groups.get(key)
@@ -95,9 +105,9 @@ def cpu_count() -> int:
 
 
 def _quota(folder: str) -> float | None:
-    both = (_read(f"{folder}/cpu.max") or "").split()
+    both = (read_text(f"{folder}/cpu.max") or "").split()
     if len(both) != 2:
-        both = [_read(f"{folder}/cpu.cfs_quota_us") or "", _read(f"{folder}/cpu.cfs_period_us") or ""]
+        both = [read_text(f"{folder}/cpu.cfs_quota_us") or "", read_text(f"{folder}/cpu.cfs_period_us") or ""]
     try:
         quota, period = float(both[0]), float(both[1])
     except ValueError:
@@ -113,7 +123,7 @@ def memory_limit() -> int | None:
         total = None
     for folder in group_folders("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
-            text = _read(f"{folder}/{name}")
+            text = read_text(f"{folder}/{name}")
             if text and text.isdigit() and (total is None or 0 < int(text) < total):
                 total = int(text)
     return total
@@ -171,7 +181,7 @@ def lingers() -> bool:
         except OSError:
             pass
         for path in paths:
-            for line in (_read(path) or "").splitlines():
+            for line in (read_text(path) or "").splitlines():
                 key, _, value = line.partition("=")
                 if key.strip() == "KillUserProcesses":
                     killing = value.strip().lower() in ("yes", "true", "1", "on")

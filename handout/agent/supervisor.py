@@ -32,6 +32,7 @@ from typing import Any
 
 from . import leftovers, processes
 from .clock import now_ns
+from .groups import Groups
 
 #: Words of the page that the agent writes: the lease's end and the lingering after it, in nanoseconds.
 DEADLINE, LINGER = 0, 1
@@ -66,10 +67,11 @@ class Child:
 class Supervisor:
     """The loop of the process; see the module."""
 
-    def __init__(self, agent_pid: int, link: socket.socket, lease: memoryview) -> None:
+    def __init__(self, agent_pid: int, link: socket.socket, lease: memoryview, groups: Groups) -> None:
         self._agent_pid = agent_pid
         self._link = link
         self._lease = lease
+        self._groups = groups
         self._children: dict[int, Child] = {}
         self._pids: dict[int, Child] = {}
         #: Reaped, and not yet reported: (report, monotonic time at which it goes out whatever is left).
@@ -81,7 +83,7 @@ class Supervisor:
         #: Whether what few tasks need has been imported, too; that waits for a quiet moment.
         self._warm = False
         self._stopping = False
-        self._most_processes = _most_processes()
+        self._most_processes = _limit_processes(groups)
         link.setblocking(False)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -216,7 +218,7 @@ class Supervisor:
             self._send("gone", id=number, error=f"fork: {error.strerror}")
             return
         if pid == 0:
-            become_worker(parent, fds, self._most_processes)
+            become_worker(parent, fds, self._groups, self._most_processes)
         for fd in fds:
             os.close(fd)
         child = Child(number, pid)
@@ -298,19 +300,28 @@ class Supervisor:
             time.sleep(_SWEEP_S)
 
 
-def _most_processes() -> int | None:
-    """At how many processes and threads of this user workers may fork no more; None: the system would not heed it."""
+def _limit_processes(groups: Groups) -> int | None:
+    """Keep workers from forking for ever: together by their group, where there is one, and each by its user's count.
+
+    Returns: Processes and threads of this user at which a worker may fork no more; None for the superuser, whom the
+    system does not hold to that.
+    """
+    most = _MOST_PROCESSES * max(4, os.cpu_count() or 1)
+    limited = groups.limit_processes(most)
     if os.getuid() == 0:
+        if not limited:
+            print("no control group limits how many processes tasks of the superuser start", file=sys.stderr)
         return None
-    return processes.threads_of_user() + _MOST_PROCESSES * max(4, os.cpu_count() or 1)
+    return processes.threads_of_user() + most
 
 
-def become_worker(parent: int, fds: list[int], most: int | None) -> None:
+def become_worker(parent: int, fds: list[int], groups: Groups, most: int | None) -> None:
     """Turn a forked copy of the supervisor into a worker; never returns.
 
     Args:
         parent: The supervisor.
         fds: The worker's link, output, errors and page.
+        groups: Where workers are kept.
         most: Processes and threads of this user at which it may fork no more; None: as the system says.
     """
     try:
@@ -322,6 +333,10 @@ def become_worker(parent: int, fds: list[int], most: int | None) -> None:
         processes.die_with_parent(parent)
         processes.become_subreaper()
         processes.prefer_to_be_killed()
+        try:
+            groups.enter()
+        except OSError as error:
+            print(f"worker {os.getpid()} is in no control group: {error}", file=sys.stderr, flush=True)
         if most is not None:
             processes.limit_processes(most)
         high = _high_copies(fds)
@@ -374,6 +389,7 @@ def _make_store(folder: str) -> str | None:
 def _run_agent(
     folder: str,
     store: str | None,
+    groups: Groups,
     settings: dict[str, Any],
     token: bytes,
     report_fd: int,
@@ -385,7 +401,7 @@ def _run_agent(
     try:
         from . import agent
 
-        agent.run(folder, store, settings, token, report_fd, link, lease)
+        agent.run(folder, store, groups, settings, token, report_fd, link, lease)
         status = 0
     except BaseException:
         text = traceback.format_exc()
@@ -413,7 +429,8 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         leftovers.remove_stale(os.path.dirname(folder))
     except OSError:
         pass
-    leftovers.lock(folder)
+    groups = Groups.make(os.path.basename(folder))
+    leftovers.lock(folder, group_folders=groups.folders)
     store = _make_store(folder)
     try:
         lease = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
@@ -423,16 +440,17 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _run_agent(folder, store, settings, token, report_fd, theirs, lease)
+            _run_agent(folder, store, groups, settings, token, report_fd, theirs, lease)
         theirs.close()
         os.close(report_fd)
         _preload()
-        supervisor = Supervisor(pid, ours, lease)
+        supervisor = Supervisor(pid, ours, lease, groups)
         try:
             supervisor.loop()
         finally:
             supervisor.shut_down()
     finally:
+        groups.remove()
         for path in (folder, store):
             if path is not None:
                 shutil.rmtree(path, ignore_errors=True)

@@ -119,7 +119,8 @@ class Watch:
             return
         used = processes.tree_memory(hand.pid, limit)
         task.peak = max(task.peak, used)
-        if used > limit:
+        # The kernel may have taken what the task had started; the task may wait for that for ever.
+        if used > limit or hand.was_starved:
             self._outcomes.end_running(hand, task, "memory")
             return
         ended = self._loop.time()

@@ -22,11 +22,12 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, Callable, NoReturn
 
-from . import importer, processes, serial, wire
+from . import groups, importer, processes, serial, wire
 from . import page as words
 from .clock import now_ns
 from .current import Current, publish
 from .objects import INLINE, DiskFullError, MissingInputError, Objects, ResultTooLargeError
+from .oom import kills_in
 from .report import Report
 from .stdio import Streams
 
@@ -53,6 +54,10 @@ def preload() -> None:
     serial.warm()
 
 
+class _StarvedError(Exception):
+    """A task went on though the kernel had killed what it had started."""
+
+
 class Worker:
     """The loop of the process; see the module."""
 
@@ -74,6 +79,9 @@ class Worker:
         self._retiring = False
         #: Bytes that each object of a result may have.
         self._max_result = sys.maxsize
+        #: Its control group, and bytes that its tasks may take, where these are limited.
+        self._group: str | None = None
+        self._memory_limit = 0
         self._in_user_code = False
         self._cancelled = False
         self._orphans = _can_wait_id()
@@ -109,6 +117,13 @@ class Worker:
         self.host = fields["host"]
         self.shared = bool(fields.get("shared"))
         self._max_result = fields.get("max_result_bytes") or sys.maxsize
+        self._group, self._memory_limit = fields.get("group"), fields.get("memory_limit") or 0
+        if self._group is not None:
+            try:
+                groups.enter(self._group)
+            except OSError:
+                # The agent looks at its memory in any case.
+                self._group = None
         self.scratch = fields["scratch"]
         self.objects = Objects(fields["folders"], fields["suffix"])
         owner = writing.get if self.shared else lambda: self.page[words.ANNOUNCED]
@@ -174,6 +189,8 @@ class Worker:
             value = fn(*args, **kwargs)
             if inspect.iscoroutine(value):
                 value = self._await(value)
+            if self._was_starved():
+                raise _StarvedError
             columns = self.encode(value, paths, order[4])
             self._in_user_code = False
         except MissingInputError:
@@ -186,7 +203,7 @@ class Worker:
             outcome = self.failure(error, self._cancelled)
             self._tidy(current)
             # It may be the process that is in a bad way, not the task: out of descriptors, memory, room.
-            if isinstance(error, (OSError, MemoryError, serial.LoadError)):
+            if isinstance(error, (OSError, MemoryError, serial.LoadError)) or outcome[0]["kind"] == "memory":
                 self._retiring = True
             fields = {"s": number, "us": (now_ns() - started) // 1000, **outcome[0]}
             self.report.failed(fields, outcome[1])
@@ -198,6 +215,10 @@ class Worker:
         us = (now_ns() - started) // 1000
         self._last_us[order[1]] = us
         self.report.done(number, us, *columns)
+
+    def _was_starved(self) -> bool:
+        """Whether the kernel killed something that this worker's task had started, at its limit of memory."""
+        return self._group is not None and bool(kills_in(self._group))
 
     def flush_held(self, *_: Any) -> None:
         """Handle the agent's signal: a task runs for long, and results of those before it are still here."""
@@ -314,6 +335,8 @@ class Worker:
                 where.append(0)
             else:
                 inline.append(-1)
+                if self._group is not None:
+                    groups.make_room(self._group, self._memory_limit, size)
                 where.append(self.objects.write(key, segments, bool(self.page[words.SPILL])))
         return sizes, inline, where, payload
 
@@ -335,6 +358,8 @@ class Worker:
             kind, extra = "exited", {"exit": code if code is None or isinstance(code, int) else str(code)}
         elif isinstance(error, asyncio.CancelledError) and cancelled:
             kind = "cancelled"
+        elif self._was_starved():
+            kind = "memory"
         # The first frames are this file's.
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_globals.get("__package__") == __package__:

@@ -200,6 +200,11 @@ def test_what_tasks_started_does_not_outlive_a_killed_supervisor(rig: Rig, tmp_p
     rig.disconnect()
 
 
+def groups_of(rig: Rig) -> list[Path]:
+    """Folders of control groups that are called like a run."""
+    return list(Path("/sys/fs/cgroup").rglob(Path(rig.folder).name))
+
+
 def test_what_tasks_started_outlives_a_killed_supervisor_and_agent_until_the_next_start_only(
     make_rig: Callable[..., Rig], tmp_path: Path
 ) -> None:
@@ -207,6 +212,7 @@ def test_what_tasks_started_outlives_a_killed_supervisor_and_agent_until_the_nex
     killed, other = make_rig(prefix=prefix), make_rig(prefix=prefix)
     pids, others = pids_left(killed, tmp_path / "pids"), pids_left(other, tmp_path / "others")
     agent = killed.agent_pid()
+    before = groups_of(killed), groups_of(other)
     try:
         os.kill(killed.pid, signal.SIGSTOP)  # else it cleans up when it sees the agent die
         os.kill(agent, signal.SIGKILL)
@@ -217,6 +223,7 @@ def test_what_tasks_started_outlives_a_killed_supervisor_and_agent_until_the_nex
         assert gone(*pids)()
         assert not os.path.exists(killed.folder)
         assert all(alive(pid) for pid in others)
+        assert (groups_of(killed), groups_of(other)) == ([], before[1])
     finally:
         for pid in filter(alive, pids):
             os.kill(pid, signal.SIGKILL)

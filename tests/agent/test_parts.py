@@ -19,6 +19,7 @@ from handout.agent.answers import Answers
 from handout.agent.capture import Logs
 from handout.agent.crew import Crew, Hand
 from handout.agent.dispatch import Dispatcher
+from handout.agent.groups import Groups
 from handout.agent.ledger import Ledger
 from handout.agent.link import Link
 from handout.agent.objects import INLINE, Objects
@@ -238,7 +239,7 @@ def test_descriptors_that_cannot_be_sent_now_are_sent_later(
         monkeypatch.setattr(socket, "send_fds", send_fds)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            crew = Crew(ours, cast(Any, Nothing()), {}, str(tmp_path))
+            crew = Crew(ours, cast(Any, Nothing()), {}, str(tmp_path), Groups({}))
             crew.prepare(1)
             crew.kill(crew.hands[1], 0.0)
             async with asyncio.timeout(5):
@@ -263,7 +264,7 @@ def test_a_supervisor_that_is_gone_is_not_written_to_again(tmp_path: Path) -> No
         listener = Nothing()
         with ours:
             theirs.close()
-            crew = Crew(ours, cast(Any, listener), {}, str(tmp_path))
+            crew = Crew(ours, cast(Any, listener), {}, str(tmp_path), Groups({}))
             crew.prepare(1)
             await asyncio.sleep(0.01)
             assert listener.calls == ["on_orphaned"]

@@ -23,6 +23,42 @@ def hoard(megabytes: int) -> int:
     return len(held)
 
 
+def _wait_until_told(ready: str, go: str) -> None:
+    with open(ready, "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(ready, ready + ".whole")
+    while not os.path.exists(go):
+        time.sleep(0.001)
+
+
+def hoard_at_once(ready: str, go: str, megabytes: int) -> int:
+    """The same faster than anybody can look, once it is told to."""
+    _wait_until_told(ready, go)
+    return len(bytearray(b"x" * (megabytes * MB)))
+
+
+def forget_a_killed_child(ready: str, go: str, megabytes: int) -> int:
+    """A child does, and nobody asks how it ended."""
+    _wait_until_told(ready, go)
+    _run_a_hoarder(megabytes)
+    return megabytes
+
+
+def wait_though_killed(ready: str, go: str, megabytes: int) -> int:
+    """A child does, and what it would have said is waited for."""
+    _wait_until_told(ready, go)
+    _run_a_hoarder(megabytes)
+    with open(ready + ".after", "w"):
+        pass
+    while True:
+        time.sleep(1)
+
+
+def _run_a_hoarder(megabytes: int) -> None:
+    code = "held = bytearray(b'x' * (%d << 20))" % megabytes
+    subprocess.run([sys.executable, "-c", code], check=False)
+
+
 def hoard_in_a_grandchild(megabytes: int) -> int:
     """The same, two processes away, in a session of its own."""
     code = "import time; held = bytearray(b'x' * (%d << 20)); time.sleep(1)" % megabytes
@@ -49,6 +85,13 @@ def fork_with_shared_pages(megabytes: int, forks: int) -> int:
 def read_all(array: Any) -> float:
     """Touches every page of what was mapped for it, for long enough to be looked at."""
     found = float(array.sum())
+    time.sleep(0.3)
+    return found
+
+
+def sum_all(arrays: list[Any]) -> int:
+    """Touches every page of several."""
+    found = int(sum(array.sum() for array in arrays))
     time.sleep(0.3)
     return found
 
@@ -102,6 +145,21 @@ def share_with_forks(megabytes: int, forks: int) -> int:
     for pid in pids:
         os.waitpid(pid, 0)
     return megabytes
+
+
+def start_threads(most: int) -> int:
+    """Starts threads until the system allows no more; how many there were."""
+    over = threading.Event()
+    found = 0
+    try:
+        for _ in range(most):
+            threading.Thread(target=over.wait, daemon=True).start()
+            found += 1
+    except RuntimeError:
+        pass
+    finally:
+        over.set()
+    return found
 
 
 class Stubborn(Exception):

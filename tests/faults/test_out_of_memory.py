@@ -1,4 +1,4 @@
-"""Fault row 3: the kernel kills a worker for lack of memory, in a control group that the test made."""
+"""What the kernel kills for lack of memory: a worker of a host that has too little, and one that is over its limit."""
 
 from __future__ import annotations
 
@@ -6,46 +6,37 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import handout
 from handout import Graph
+from handout.agent import groups
 from tests import work
 from tests.faults import deeds
+from tests.seen import agent_pid, started, until
 from tests.sshd import OpenSsh
 
 LIMIT = 160 << 20
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Iterator[Path]:
+def group() -> Iterator[Path]:
     """A group below the one that the tests run in, with little memory; removed once it is empty."""
-    path = _own_group()
-    if path is None:
-        pytest.skip("no memory controller of control groups, version 1, is mounted here")
-    made = path / f"handout-test-{os.getpid()}"
+    base = groups.bases().get("memory")
+    if base is None:
+        pytest.skip("no control group of memory can be made here")
+    made = Path(base) / f"handout-test-{os.getpid()}"
+    made.mkdir()
     try:
-        made.mkdir()
-    except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    try:
-        (made / "memory.limit_in_bytes").write_text(str(LIMIT))
+        files = [made / name for name in ("memory.max", "memory.limit_in_bytes")]  # version 2, then 1
+        next(file for file in files if file.exists()).write_text(str(LIMIT))
         yield made
     finally:
         made.rmdir()
-
-
-def _own_group() -> Path | None:
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split(":", 2)[2] for line in lines if "memory" in line.split(":", 2)[1].split(",")]
-    path = Path("/sys/fs/cgroup/memory" + found[0]) if found else None
-    return path if path is not None and (path / "memory.limit_in_bytes").exists() else None
 
 
 def _python_in(group: Path, folder: Path) -> str:
@@ -84,3 +75,47 @@ async def test_row_03_what_the_kernel_kills_for_lack_of_memory_is_told_as_such(
     async with asyncio.timeout(20):
         while (group / "cgroup.procs").read_text():
             await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def limiting() -> None:
+    """Skips where agents can make no group for a worker."""
+    if "memory" not in groups.bases():
+        pytest.skip("no control group of memory can be made here")
+
+
+@pytest.mark.parametrize("deed", [deeds.hoard_at_once, deeds.forget_a_killed_child, deeds.wait_though_killed])
+async def test_the_kernel_holds_a_limit_while_nobody_looks(
+    sshd: OpenSsh, limiting: None, tmp_path: Path, deed: Callable[[str, str, int], int]
+) -> None:
+    ready, go = tmp_path / "ready", tmp_path / "go"
+    graph = Graph()
+    graph.add(deed, str(ready), str(go), 400, id="greedy", cost={"memory": "100 MB"}, enforce_memory=True)
+    async with handout.Cluster([sshd.host("watched", {"cpu": 1})]) as cluster:
+        async with cluster.start(graph) as execution:
+            await until(Path(f"{ready}.whole").exists)
+            worker = Path("/proc") / Path(f"{ready}.whole").read_text()
+            agent = agent_pid(started(cluster, "watched"))
+            os.kill(agent, signal.SIGSTOP)
+            try:
+                go.touch()
+                # Killed, or retired: no worker goes on whose task the kernel took something of.
+                await until(lambda: not worker.exists() or Path(f"{ready}.after").exists())
+            finally:
+                os.kill(agent, signal.SIGCONT)
+            with pytest.raises(handout.MemoryExceededError, match="over its memory cost of 100 MB") as caught:
+                await execution.results()
+        error = caught.value
+        assert error.limit == 100_000_000
+        assert error.peak == groups.stopped_at(100_000_000)
+        after = Graph()
+        out = after.add(work.identity, 5)
+        assert (await cluster.execute(after))[out] == 5
+
+
+async def test_results_of_a_limited_task_are_no_part_of_its_memory(sshd: OpenSsh, limiting: None) -> None:
+    graph = Graph()
+    made = [graph.add(np.ones, 7_500_000, cost={"memory": "200 MB"}, enforce_memory=True) for _ in range(6)]
+    read = graph.add(deeds.sum_all, made, cost={"memory": "200 MB"}, enforce_memory=True)
+    async with handout.Cluster([sshd.host("watched", {"cpu": 1})]) as cluster:
+        assert (await cluster.execute(graph, outputs=[read]))[read] == 45_000_000

@@ -19,6 +19,7 @@ import pytest
 
 import handout
 from handout import Cluster, Graph
+from handout.agent.groups import Groups
 from handout.remote.timings import Timings
 from tests import work
 from tests.faults import deeds
@@ -51,6 +52,15 @@ async def fails(cluster: Cluster, function: Callable[..., Any], *args: Any, **op
 
 def notes(error: Exception) -> str:
     return "\n".join(error.__notes__)
+
+
+def can_limit_processes() -> bool:
+    """Whether agents on this machine can make control groups: whoever runs the tests is who logs in."""
+    made = Groups.make(f"handout-test-{os.getpid()}-can")
+    try:
+        return made.limit_processes(64)
+    finally:
+        made.remove()
 
 
 async def still_serves(cluster: Cluster) -> None:
@@ -232,6 +242,20 @@ async def test_row_21_a_task_that_forks_and_forks_leaves_nothing_behind(cluster:
     assert results[out] == 200
     pids = [int(pid) for pid in path.read_text().split()]
     await until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    await still_serves(cluster)
+
+
+async def test_row_21_a_task_of_the_superuser_that_starts_and_starts_meets_a_limit(cluster: Cluster) -> None:
+    if os.getuid() != 0:
+        pytest.skip("everybody else's number of processes is limited by the system: see tests/faults/test_processes.py")
+    if not can_limit_processes():
+        pytest.skip("no control group can be made here")
+    graph = Graph()
+    out = graph.add(deeds.start_threads, 100_000, host="plain")
+    slow = graph.add(work.sleep, 0.5, host="plain")
+    results = await cluster.execute(graph)
+    assert results[slow] == "slept"
+    assert 2000 < results[out] < 1024 * max(4, os.cpu_count() or 1)
     await still_serves(cluster)
 
 
