@@ -252,37 +252,6 @@ async def test_row_34_when_all_hosts_are_gone_the_run_ends_in_time_by_name_and_k
         assert part in told
 
 
-async def test_row_35_a_line_that_comes_and_goes_takes_nothing_from_the_others(sshd: OpenSsh) -> None:
-    graph = Graph()
-    for _ in range(800):
-        graph.add(work.sleep, 0.1)
-    async with start_proxy(sshd.port) as proxy:
-        hosts = [sshd.host("s1", {"cpu": 4}), sshd.host("s2", {"cpu": 4})]
-        async with Cluster([*hosts, behind(sshd, proxy, "flapping", ONE)], require="all", timings=QUICK) as cluster:
-            async with cluster.start(graph) as execution, watching(execution) as seen:
-                await until(lambda: _steady(seen) >= 100)
-                steady = _rate(seen)
-                seen.clear()
-                while _steady(seen) < 150:
-                    proxy.refuse()
-                    proxy.cut()
-                    await asyncio.sleep(0.3)
-                    await proxy.listen()
-                    await asyncio.sleep(0.3)
-                assert _rate(seen) > 0.9 * steady
-                assert all(event.outcome == "done" for event in of(TaskEnded, seen))
-
-
-def _steady(seen: list[RunEvent]) -> int:
-    return sum(event.host in ("s1", "s2") for event in of(TaskEnded, seen))
-
-
-def _rate(seen: list[RunEvent]) -> float:
-    """Tasks a second of the hosts whose lines are good."""
-    times = [event.at_s for event in of(TaskEnded, seen) if event.host in ("s1", "s2")]
-    return (len(times) - 1) / (times[-1] - times[0])
-
-
 async def test_row_35_a_host_that_keeps_dying_is_left_alone_for_longer_each_time(sshd: OpenSsh) -> None:
     graph = Graph()
     for _ in range(800):

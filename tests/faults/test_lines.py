@@ -7,20 +7,24 @@ import os
 import re
 import subprocess
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
 import pytest
 
 import handout
-from handout import Cluster, Graph, Host, Timings
+from handout import Cluster, Execution, Graph, Host, Timings
+from handout.observe import HostJoined, HostLeft, HostQuarantined, RunEvent, TaskEnded
 from handout.remote import ssh
 from tests import work
 from tests.faults.far import Far
 from tests.faults.test_closing import through
-from tests.faults.work import boottime, mark_here
+from tests.faults.test_hosts import of, watching
+from tests.faults.work import boottime, mark_here, nap_until_told
 from tests.proxy import start_proxy
-from tests.seen import started
+from tests.seen import started, until
 from tests.sshd import OpenSsh, need_sshd, start_sshd
 
 QUICK = Timings().scaled(0.1)
@@ -76,27 +80,88 @@ async def test_a_line_that_loses_one_packet_in_twenty_is_slow_and_nothing_else(f
     assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(40))
 
 
-async def test_row_35_a_line_that_comes_and_goes_holds_nobody_else_up(far: Far, sshd: OpenSsh, tmp_path: Path) -> None:
-    graph = Graph()
-    there = [graph.add(mark_here, str(tmp_path / "far"), i, host="far") for i in range(20)]
-    here = [graph.add(mark_here, str(tmp_path / "near"), i, host="near") for i in range(80)]
+class Pace:
+    """A run of naps on two hosts with good lines and one whose line a test breaks: how many naps a second the two do.
 
-    async def flap() -> None:
-        for _ in range(4):
-            far.line.pull()
-            await asyncio.sleep(0.3)  # three seconds, scaled
-            far.line.plug()
-            await asyncio.sleep(0.3)
+    Naps cost no processor, so the pace is that of the clock unless somebody is held up.
+    """
 
-    async with Cluster([far.host(), sshd.host("near", {"cpu": 1})], require="all", timings=QUICK) as cluster:
-        async with cluster.start(graph) as execution:
-            flapping = asyncio.create_task(flap())
-            results = await execution.results()
-            await flapping
-    assert results[there] == list(range(20))
-    assert results[here] == list(range(80))
-    assert sorted(map(int, (tmp_path / "near").read_text().split())) == list(range(80))  # each once
-    assert {int(x) for x in (tmp_path / "far").read_text().split()} == set(range(20))
+    def __init__(self, far: Far, sshd: OpenSsh, folder: Path) -> None:
+        self.hosts = [sshd.host("s1", {"cpu": 4}), sshd.host("s2", {"cpu": 4}), far.host()]
+        self.graph = Graph()
+        self.outs = [self.graph.add(nap_until_told, str(folder), i) for i in range(1200)]
+        self._folder = folder
+
+    def naps(self, seen: list[RunEvent]) -> int:
+        return len(self._times(seen))
+
+    def rate(self, seen: list[RunEvent]) -> float:
+        times = self._times(seen)
+        return (len(times) - 1) / (times[-1] - times[0])
+
+    async def steady(self, seen: list[RunEvent]) -> float:
+        """The rate of the next hundred naps, once all workers are there; what was seen until then is forgotten."""
+        await until(lambda: self.naps(seen) >= 20)
+        seen.clear()
+        await until(lambda: self.naps(seen) >= 100)
+        rate = self.rate(seen)
+        seen.clear()
+        return rate
+
+    def _times(self, seen: list[RunEvent]) -> list[float]:
+        return [event.at_s for event in of(TaskEnded, seen) if event.host in ("s1", "s2")]
+
+    async def check(self, execution: Execution) -> None:
+        """Let the rest end at once: every result is right, and what never was on the far host ran once."""
+        (self._folder / "over").touch()
+        results = await execution.results()
+        assert results[self.outs] == [-i for i in range(len(self.outs))]
+        lines = [line.split() for line in (self._folder / "ran").read_text().splitlines()]
+        runs = Counter(number for number, _ in lines)
+        been_far = {number for number, host in lines if host == "far"}
+        assert len(runs) == len(self.outs)
+        assert [number for number in runs if runs[number] > 1 and number not in been_far] == []
+
+
+@pytest.mark.parametrize("way", ["drop", "reset"])
+async def test_row_35_a_line_that_comes_and_goes_takes_nothing_from_the_others(
+    far: Far, sshd: OpenSsh, tmp_path: Path, way: str
+) -> None:
+    """Down for three seconds and up for three, scaled: packets vanish, or connections are reset and refused."""
+    pace = Pace(far, sshd, tmp_path)
+    async with Cluster(pace.hosts, require="all", timings=QUICK) as cluster:
+        async with cluster.start(pace.graph) as execution, watching(execution) as seen:
+            steady = await pace.steady(seen)
+            while pace.naps(seen) < 200:
+                # In threads: the loop is what is looked at.
+                await asyncio.to_thread(far.line.drop if way == "drop" else far.line.reset)
+                await asyncio.sleep(0.3)
+                await asyncio.to_thread(far.line.heal)
+                await asyncio.sleep(0.3)
+            assert pace.rate(seen) > 0.9 * steady
+            await pace.check(execution)
+
+
+async def test_row_35_a_line_away_for_longer_than_the_lease_each_time_is_left_alone_for_longer_each_time(
+    far: Far, sshd: OpenSsh, tmp_path: Path
+) -> None:
+    pace = Pace(far, sshd, tmp_path)
+    # Three such losses fit into a minute; scaled they do not always, for a login takes as long as ever.
+    timings = replace(QUICK, unstable_s=60.0)
+    async with Cluster(pace.hosts, require="all", timings=timings) as cluster:
+        async with cluster.start(pace.graph) as execution, watching(execution) as seen:
+            steady = await pace.steady(seen)
+            for times in range(1, 5):
+                await asyncio.to_thread(far.line.drop)
+                await until(lambda times=times: len(of(HostLeft, seen)) == times)
+                await asyncio.to_thread(far.line.heal)
+                if times < 4:
+                    await until(lambda times=times: len(of(HostJoined, seen)) == times)
+            assert pace.rate(seen) > 0.9 * steady
+            await pace.check(execution)
+    pauses = [event.pause_s for event in of(HostQuarantined, seen)]
+    assert pauses == [timings.quarantine_s * factor for factor in (1, 2)]
+    assert {event.host for event in of(HostLeft, seen)} == {"far"}
 
 
 async def test_row_37_logins_beyond_maxstartups_wait_their_turn(tmp_path: Path) -> None:
