@@ -71,6 +71,8 @@ class Link:
         self.seen_out = False
         #: Seconds of the last handshake's round trip.
         self.rtt_s = 0.0
+        #: Seconds that the first login took, with what came with it.
+        self._start_s = 0.0
         self._launcher = launcher
         self._timings = timings
         self._handler = handler
@@ -116,6 +118,7 @@ class Link:
         Raises:
             HostError: With what was tried and the remedy.
         """
+        begun_at = self._loop.time()
         self._starting = asyncio.ensure_future(self._launcher.start(self._bootstrap))
         try:
             # Shielded: an agent that the host is starting already can only be ended once it is there.
@@ -129,6 +132,7 @@ class Link:
             if not self._bootstrap.begun:
                 self._starting.cancel()
             raise
+        self._start_s = self._loop.time() - begun_at
         error = await self._attach_by(self._loop.time() + self._timings.host_timeout_s, HostUnreachableError)
         if self._stopping:
             raise self._let_go()
@@ -146,7 +150,9 @@ class Link:
             HostError: It is gone, or cannot be reached.
         """
         self._bootstrap.token, self.started, self._adopting = token, started, True
+        begun_at = self._loop.time()
         await self._attach()
+        self._start_s = self._loop.time() - begun_at
 
     @property
     def token(self) -> str:
@@ -289,8 +295,10 @@ class Link:
         pause_s = self._timings.heartbeat_s / 40
         error: HostError = HostUnreachableError("The connection dropped.", host=self.host)
         while (left_s := deadline - self._loop.time()) > 0 and not self._stopping:
+            # A try that hangs must leave time for another one; a host that is slow gets as long as it is known to take.
+            limit_s = min(left_s, max(left_s / 2, self._start_s))
             try:
-                async with asyncio.timeout(left_s):
+                async with asyncio.timeout(limit_s):
                     await self._attach()
                 return None
             except HostLostError:
@@ -298,6 +306,8 @@ class Link:
             except passing as met:
                 error = met
             except TimeoutError:
+                if not self._stopping:  # else the connection may be that of `stop`
+                    self._launcher.abort()  # what hangs on this one would hang again
                 error = HostUnreachableError(f"Connecting to host {self.host!r} took too long.", host=self.host)
             await asyncio.sleep(min(pause_s, max(deadline - self._loop.time(), 0)))
             pause_s = min(pause_s * 2, self._timings.heartbeat_s)
@@ -330,6 +340,7 @@ class Link:
             async with asyncio.timeout(_HANDSHAKE_TIMEOUT_S):
                 fields = await connection.hello
         except TimeoutError:
+            self._launcher.abort()
             self._drop_connection()
             raise HostUnreachableError(
                 f"The agent on host {self.host!r} did not answer the handshake within {_HANDSHAKE_TIMEOUT_S:g} s.",

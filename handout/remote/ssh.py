@@ -150,6 +150,7 @@ class SshLauncher:
                         return _bounded(channel)
                 return await self._relay(connection, started, receiver)
         except TimeoutError:
+            self.abort()  # the line may be dead, and nothing says so: the next try is to have one of its own
             raise self._unreachable(TimeoutError("timed out")) from None
         except (asyncssh.Error, OSError) as error:
             raise self._unreachable(error) from error

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -22,7 +23,7 @@ from tests import work
 from tests.faults.far import Far
 from tests.faults.test_closing import through
 from tests.faults.test_hosts import of, watching
-from tests.faults.work import boottime, mark_here, nap_until_told
+from tests.faults.work import boottime, end_when_told, mark_here, nap_until_told
 from tests.proxy import start_proxy
 from tests.seen import started, until
 from tests.sshd import OpenSsh, need_sshd, start_sshd
@@ -66,6 +67,39 @@ async def test_row_05_resets_of_both_ends_by_a_firewall_lose_nothing(far: Far, s
         assert started(cluster, "far") == agent
     assert results[outs] == list(range(40))
     assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(40))
+
+
+@pytest.mark.parametrize(("lease_s", "connect_s"), [(6.0, 15.0), (60.0, 3.0)], ids=["short lease", "long lease"])
+async def test_a_line_that_is_stranded_while_it_is_made_again_is_made_once_more(
+    sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lease_s: float, connect_s: float
+) -> None:
+    """Something on the way forgets the new connection, too, just after the login, and tells nobody."""
+    monkeypatch.setattr(ssh, "_CONNECT_TIMEOUT_S", connect_s)
+    stranded: list[float] = []
+    run = asyncssh.SSHClientConnection.run
+    graph = Graph()
+    out = graph.add(end_when_told, str(tmp_path), "task")
+    async with start_proxy(sshd.port) as proxy:
+
+        async def strand_first(self: asyncssh.SSHClientConnection, *args: Any, **options: Any) -> Any:
+            if not stranded:
+                stranded.append(time.monotonic())
+                proxy.strand()
+            return await run(self, *args, **options)
+
+        monkeypatch.setattr(asyncssh.SSHClientConnection, "run", strand_first)
+        timings = replace(Timings().scaled(0.3), host_timeout_s=lease_s)
+        async with Cluster([through(sshd, proxy)], timings=timings) as cluster:
+            agent = started(cluster, "far")
+            async with cluster.start(graph) as execution:
+                await until((tmp_path / "task").exists)
+                proxy.cut()
+                await until(lambda: stranded)
+                (tmp_path / "go").touch()
+                async with asyncio.timeout(15.0):
+                    assert (await execution.results())[out] == "far"
+            assert started(cluster, "far") == agent
+    assert (tmp_path / "task").read_text() == "far\n"
 
 
 async def test_a_line_that_loses_one_packet_in_twenty_is_slow_and_nothing_else(far: Far, tmp_path: Path) -> None:
