@@ -134,18 +134,28 @@ def _collect(package: Package, name: str, folder: Path) -> None:
         package.namespaces.setdefault(name, []).append(str(folder))
 
 
+#: Where statements hold others.
+_BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
+
+
 def imports_of(source: bytes) -> Iterator[str]:
     """Top-level names of the modules that a source imports absolutely, wherever in it."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return  # it would not import either; whoever imports it will be told
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name.partition(".")[0]
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            yield node.module.partition(".")[0]
+    # Statements only: expressions are most of a tree, and the caller's event loop waits.
+    bodies: list[list[ast.AST]] = [list(tree.body)]
+    while bodies:
+        for node in bodies.pop():
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield alias.name.partition(".")[0]
+            elif isinstance(node, ast.ImportFrom):
+                if not node.level and node.module:
+                    yield node.module.partition(".")[0]
+            else:
+                bodies.extend(getattr(node, field) for field in _BODIES if hasattr(node, field))
 
 
 def own_sources(names: Iterable[str], script: str | None = None) -> Sources:

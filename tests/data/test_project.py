@@ -77,6 +77,42 @@ def test_imports_are_found_wherever_they_stand() -> None:
     assert list(imports_of(b"this is not python")) == []
 
 
+def test_imports_are_found_within_every_kind_of_statement() -> None:
+    source = b"""
+class A:
+    def f(self):
+        async def g():
+            async with x: import a
+            async for _ in x: import b
+            else: import c
+        with x: import d
+        for _ in x: import e
+        else: import f
+        while x: import g
+        else: import h
+try: import i
+except E: import j
+else: import k
+finally: import l
+if x: import m
+elif y: import n
+else: import o; import p
+"""
+    assert sorted(imports_of(source)) == list("abcdefghijklmnop")
+
+
+def test_imports_are_found_within_newer_statements() -> None:
+    source = b"""
+match x:
+    case 1: import a
+    case _:
+        import b
+try: pass
+except* E: import c
+"""
+    assert sorted(imports_of(source)) == ["a", "b", "c"]
+
+
 def test_a_bundle_follows_imports_and_has_one_digest_and_key_for_one_content(project: Path) -> None:
     write(project / "hoproj_x.py", "import hoproj_y, json")
     write(project / "hoproj_y.py", "def f():\n    import hoproj_z")
