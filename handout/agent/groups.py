@@ -2,9 +2,8 @@
 
 Other limits hold without them: a user's number of processes (not for the superuser, whom the system lets pass), and
 the agent's look at the memory of a task. A group holds them at any speed, and the kernel itself says whom it killed.
-And however many processes tasks start, they share the processors' time with the agent as one.
 
-Each run has a folder for each controller, or one for all where the system has the unified hierarchy (version 2).
+Each run has a folder for each controller, or one for both where the system has the unified hierarchy (version 2).
 Below it are ``workers``, and a group for each worker with a limit of memory. See the kernel's
 admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1.
 """
@@ -20,9 +19,7 @@ from . import processes
 from .probe import own_groups, read_text, read_value
 
 _ROOT = "/sys/fs/cgroup"
-_CONTROLLERS = ("pids", "cpu", "memory")
-#: Those that hold all workers together.
-_COMMON = ("pids", "cpu")
+_CONTROLLERS = ("pids", "memory")
 #: What a group of version 2 that limits nothing says in these files, where it has them.
 _UNLIMITED = {
     "memory.max": "max",
@@ -61,7 +58,7 @@ class Groups:
         for controller, base in bases().items():
             folder = f"{base}/{name}"
             try:
-                os.makedirs(f"{folder}/{_WORKERS}" if controller in _COMMON else folder, exist_ok=True)
+                os.makedirs(f"{folder}/{_WORKERS}" if controller == "pids" else folder, exist_ok=True)
                 if controller == "memory" and _is_unified(folder):
                     _write(f"{folder}/cgroup.subtree_control", "+memory")
             except OSError:
@@ -93,8 +90,8 @@ class Groups:
         Raises:
             OSError: The system did not let it.
         """
-        for folder in dict.fromkeys(self._folders[name] for name in _COMMON if name in self._folders):
-            enter(f"{folder}/{_WORKERS}")
+        if "pids" in self._folders:
+            enter(f"{self._folders['pids']}/{_WORKERS}")
 
     def make_limited(self, name: str, limit: int) -> str | None:
         """A group for a worker whose tasks may take so many bytes of memory; None where that cannot be."""
