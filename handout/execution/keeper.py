@@ -251,10 +251,8 @@ class Keeper:
         self._send_limits(peer, offered)
         self._epoch += 1
         version = ".".join(map(str, started.python))
-        self._driver.join(
-            peer,
-            ev.HostJoined(self.host.name, offer, version, link.rtt_s, self._epoch, self.host.price_per_hour),
-        )
+        rtt_s, price = link.conversation.rtt_s, self.host.price_per_hour
+        self._driver.join(peer, ev.HostJoined(self.host.name, offer, version, rtt_s, self._epoch, price))
         if found is not None:
             self._adopted(self.host.name, found)
 
@@ -299,7 +297,7 @@ class Keeper:
         try:
             self._heard(adoption.release())
         except ProtocolError as error:
-            self._peer.link.give_up(str(error))
+            self._peer.conversation.give_up(str(error))
 
     def _read_probe(self, found: dict[str, Any]) -> Capabilities:
         """What a host's agent has found there.

@@ -22,11 +22,11 @@ _BATCH_BYTES = MAX_PAYLOAD // 16
 
 
 class Peer:
-    """A host that joined. Everything sent is delivered once and in order by the link.
+    """A host that joined. Everything sent is delivered once and in order.
 
     Args:
         name: The host's name.
-        link: The conversation with its agent.
+        link: To its agent.
         trusted: Whether what it sends may be unpickled; else it is read as data.
     """
 
@@ -34,6 +34,8 @@ class Peer:
         self.name = name
         self.trusted = trusted
         self.link = link
+        #: For everything that is said; the link is for what becomes of the agent.
+        self.conversation = link.conversation
         self.fetches = Fetches()
         self._functions: set[int] = set()
         self._classes: set[int] = set()
@@ -77,7 +79,7 @@ class Peer:
             "attempt": attempts,
             "variant": variants,
         }
-        self.link.send(fields, blobs)
+        self.conversation.send(fields, blobs)
 
     def _send_functions(self, run: ActiveRun, tasks: Sequence[int]) -> None:
         encoded = run.encoded
@@ -90,7 +92,7 @@ class Peer:
         for first, end in _batches([len(f.blob) for f in fresh]):
             part = fresh[first:end]
             fields = {"m": "functions", "fn": [f.number + self.shift for f in part], "len": [len(f.blob) for f in part]}
-            self.link.send(fields, [f.blob for f in part])
+            self.conversation.send(fields, [f.blob for f in part])
 
     def needs_class(self, number: int) -> bool:
         """Whether the agent has yet to hear of a class; it is taken to have heard of it from now on."""
@@ -103,7 +105,7 @@ class Peer:
         """What tasks of one class need and how they are run."""
         code = fields["code"]
         moved = {"class": fields["class"] + self.shift, "code": None if code is None else code + self.shift}
-        self.link.send({"m": "classes", "classes": [{**fields, **moved}]})
+        self.conversation.send({"m": "classes", "classes": [{**fields, **moved}]})
 
     def send_bundle(self, key: int, data: bytes) -> None:
         """The sources of the user's own modules, once."""
@@ -113,64 +115,64 @@ class Peer:
 
     def cancel(self, command: CancelTasks, grace_s: float) -> None:
         """End attempts, started or not."""
-        self.link.send({"m": "cancel", "ticket": _tickets(command), "grace_s": grace_s})
+        self.conversation.send({"m": "cancel", "ticket": _tickets(command), "grace_s": grace_s})
 
     def take_back(self, command: TakeBack) -> None:
         """Ask for attempts that have not started."""
-        self.link.send({"m": "take_back", "ticket": _tickets(command)})
+        self.conversation.send({"m": "take_back", "ticket": _tickets(command)})
 
     # ---- objects -------------------------------------------------------------------------------------------
 
     def put(self, key: int, segments: Sequence[Buffer], nbytes: int) -> bool:
         """Bring an object there; True where it went along at once, False where `stored` will tell."""
         if nbytes <= INLINE:
-            self.link.send({"m": "objects", "key": [key], "len": [nbytes]}, segments)
+            self.conversation.send({"m": "objects", "key": [key], "len": [nbytes]}, segments)
             return True
-        self.link.send_object(key, BytesSource(list(segments)))
+        self.conversation.send_object(key, BytesSource(list(segments)))
         return False
 
     def put_many(self, keys: list[int], blobs: list[bytes]) -> None:
         """Bring several small objects there, in as few messages as frames may be large."""
         sizes = [len(b) for b in blobs]
         for first, end in _batches(sizes):
-            self.link.send({"m": "objects", "key": keys[first:end], "len": sizes[first:end]}, blobs[first:end])
+            self.conversation.send({"m": "objects", "key": keys[first:end], "len": sizes[first:end]}, blobs[first:end])
 
     def distrust(self, keys: list[int]) -> None:
         """Objects that are about to come must be read as data there, too."""
         from handout.agent import restricted
 
-        self.link.send({"m": "distrust", "key": keys, "types": restricted.registered()})
+        self.conversation.send({"m": "distrust", "key": keys, "types": restricted.registered()})
 
     def fetch(self, key: int, sink: Sink) -> None:
         """Ask for an object."""
         self.fetches.expect(key, sink)
-        self.link.send({"m": "fetch", "key": key, "stream": 0})
+        self.conversation.send({"m": "fetch", "key": key, "stream": 0})
 
     def drop(self, run: int, objects: Sequence[int]) -> None:
         """Nothing needs these there any more."""
         base = tickets.base(run)
-        self.link.send({"m": "drop", "key": [base | o for o in objects]})
+        self.conversation.send({"m": "drop", "key": [base | o for o in objects]})
 
     def disown(self, found: Found, run: int) -> None:
         """End what an adopted agent has of other runs than this one, and drop their objects."""
         foreign = [ticket for ticket in found.tickets if tickets.parts(ticket)[0] != run]
         if foreign:
-            self.link.send({"m": "cancel", "ticket": foreign, "grace_s": 0.0})
+            self.conversation.send({"m": "cancel", "ticket": foreign, "grace_s": 0.0})
         keys = [key for key, _ in found.objects if tickets.key_parts(key)[0] != run]
         if keys:
-            self.link.send({"m": "drop", "key": keys})
+            self.conversation.send({"m": "drop", "key": keys})
 
     # ---- the host itself -----------------------------------------------------------------------------------
 
     def limits(self, amounts: dict[str, int], devices: Sequence[int]) -> None:
         """What the agent may give to tasks at once."""
-        self.link.send({"m": "limits", "amounts": amounts, "devices": list(devices)})
+        self.conversation.send({"m": "limits", "amounts": amounts, "devices": list(devices)})
 
     def run_program(self, argv: Sequence[str], timeout_s: float, answer: Callable[[int, bytes], None]) -> int:
         """Run a program there outside all tasks; ``answer`` gets its exit status and output."""
         self._commands += 1
         self.programs[self._commands] = answer
-        self.link.send({"m": "run", "id": self._commands, "argv": list(argv), "timeout_s": timeout_s})
+        self.conversation.send({"m": "run", "id": self._commands, "argv": list(argv), "timeout_s": timeout_s})
         return self._commands
 
 

@@ -90,11 +90,11 @@ class Traffic:
         if giver is None:
             failed(True)
             return
-        key, link = run.base | number, target.link
+        key, conversation = run.base | number, target.conversation
 
         def start(relay: Relay) -> Callable[[], None]:
-            stream = link.send_object(key, relay)
-            return lambda: link.stop_object(stream)
+            stream = conversation.send_object(key, relay)
+            return lambda: conversation.stop_object(stream)
 
         giver.fetch(key, Relay(start, failed))
 

@@ -12,7 +12,7 @@ from typing import IO, Protocol
 
 from handout.agent.session import Source
 from handout.agent.wire import Buffer, ProtocolError
-from handout.remote.link import Wakeable
+from handout.remote.conversation import Wakeable
 
 __all__ = ["BytesSource", "Fetches", "Gathered", "Relay", "Room", "Sink"]
 

@@ -14,7 +14,7 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Host
-from handout.remote.link import Timings
+from handout.remote.timings import Timings
 from tests import work
 from tests.proxy import start_proxy
 from tests.seen import agent_pid, gone, started, until

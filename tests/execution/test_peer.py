@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from handout.execution.peer import Peer
-from handout.remote.link import Link, Timings
+from handout.remote.link import Link
+from handout.remote.timings import Timings
 from tests.remote.played import Agent
 
 

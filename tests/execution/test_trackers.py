@@ -9,7 +9,7 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Host, Inventory
-from handout.remote.link import Timings
+from handout.remote.timings import Timings
 from tests import work
 
 

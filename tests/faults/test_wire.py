@@ -100,8 +100,8 @@ async def test_row_30_damaged_frames_cost_connections_and_nothing_else(
 ) -> None:
     far = Host.local("far", {"cpu": 2}) if launcher == "local" else sshd.host("far", {"cpu": 2})
     async with Cluster([far, sshd.host("near", {"cpu": 1})], require="all") as cluster:
-        near = cluster.driver.peers["near"].link
-        line = near._connection
+        near = cluster.driver.peers["near"].conversation
+        line = near.connection
         async with bad_pipe(cluster, "far") as pipe:
             graph = Graph()
             outs = [
@@ -117,6 +117,6 @@ async def test_row_30_damaged_frames_cost_connections_and_nothing_else(
             assert (tmp_path / "ran").read_text().count("ran") == 100
             assert pipe.left == 0
             assert pipe.connections > FLIPS / 2  # a connection may have been damaged both ways; the last is good
-            assert near._connection is line
+            assert near.connection is line
             assert not [event for event in told if isinstance(event, handout.observe.HostLeft)]
             assert set(cluster.view.hosts) == {"far", "near"}

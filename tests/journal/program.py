@@ -13,7 +13,7 @@ from typing import Any
 
 from handout import Cluster, Graph, Host
 from handout.journal import Journal, store
-from handout.remote.link import Timings
+from handout.remote.timings import Timings
 
 FOLDER = Path(sys.argv[1])
 

@@ -153,7 +153,7 @@ async def test_elements_of_a_committed_result_are_there_again(counted: Counted) 
 ONCE = """
 import asyncio, sys
 from handout import Cluster, Graph, Host
-from handout.remote.link import Timings
+from handout.remote.timings import Timings
 from tests.journal.tasks import wait_forever
 
 async def main():

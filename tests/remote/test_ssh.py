@@ -13,8 +13,8 @@ from handout import Cluster, Graph, Host
 from handout.errors import BootstrapError, HostLostError, HostUnreachableError
 from handout.remote import ssh
 from handout.remote.bootstrap import Bootstrap, Started
-from handout.remote.link import Timings
 from handout.remote.ssh import SshLauncher
+from handout.remote.timings import Timings
 from tests import work
 from tests.proxy import Proxy, start_proxy
 from tests.seen import until
