@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from handout.errors import HostError, HostLostError, HostUnreachableError, WireError
+from handout.errors import HandoutError, HostError, HostLostError, HostUnreachableError
 from handout.remote.bootstrap import Bootstrap, Started
 from handout.remote.connection import Connection
 from handout.remote.conversation import Conversation, Handler
@@ -134,6 +134,7 @@ class Link:
         Raises:
             HostLostError: Nothing was heard for ``host_timeout_s``, or the agent is gone.
             WireError: The agent spoke nonsense.
+            InternalError: What it said was handled wrongly.
         """
         tick_s = self._timings.heartbeat_s / 2
         while True:
@@ -204,7 +205,7 @@ class Link:
                 await self._attach()
             except HostLostError:
                 return True
-            except (HostError, WireError) as error:
+            except HandoutError as error:  # also one of ours, which had ended the conversation before
                 logger.info("The agent on %s cannot be reached to end it: %s", self.host, error)
                 await asyncio.sleep(_STOP_PAUSE_S)
             return False

@@ -94,3 +94,20 @@ async def test_bulk_resumes_where_the_line_dropped(rig: Rig) -> None:
     await rig.agent.until(lambda: len(rig.agent.bulk) == len(data))
     assert rig.agent.bulk == data
     serving.cancel()
+
+
+async def test_after_a_mistake_of_ours_an_agent_that_is_not_reached_is_left_to_its_lease(rig: Rig) -> None:
+    """Letting go of it must not raise that mistake again, and must close what was opened."""
+
+    def wrong(frame: Message | Piece) -> None:
+        raise RuntimeError("a bug")
+
+    await rig.link.open()
+    rig.handler = wrong
+    rig.agent.send("anything")
+    with pytest.raises(InternalError):
+        await rig.link.run()
+    rig.agent.closes_always = True
+    await rig.link.stop(0.1)
+    assert not rig.link.seen_out
+    assert rig.agent.closed == 1
