@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import anyio
 
-from handout.data.encode import encode_plan
-from handout.data.objects import ObjectTable
 from handout.errors import GraphError, HandoutError, RunTimeoutError
-from handout.execution.active import DEFAULT_MAX_MEMORY, ActiveRun, RunPolicy
+from handout.execution.active import ActiveRun
 from handout.execution.driver import Driver
-from handout.execution.failure import Failure
-from handout.execution.kept import Kept
 from handout.execution.options import RunOptions, check_run_options
-from handout.execution.recording import Recorder, journaled_objects
+from handout.execution.recording import Recorder
 from handout.execution.results import Results, value_of
-from handout.execution.submit import make_spec
+from handout.execution.submit import make_run
 from handout.execution.uninterrupted import uninterrupted
+from handout.execution.watching import Ended, watch_ends, watch_events, watch_log
 from handout.graph import Graph, Output
 from handout.graph.check import check_placement
 from handout.graph.plan import Plan
-from handout.observe import EventsMissed, RunEvent
+from handout.observe import RunEvent
 from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.states import Outcome, State
@@ -34,7 +29,7 @@ from handout.scheduler.states import Outcome, State
 if TYPE_CHECKING:
     from handout.execution.cluster import Cluster
 
-__all__ = ["Ended", "Execution"]
+__all__ = ["Execution"]
 
 R = TypeVar("R")
 
@@ -42,27 +37,6 @@ R = TypeVar("R")
 _LEAVE_TIMEOUT_S = 5.0
 #: Of it, for ending the hosts of a cluster of its own.
 _CLOSE_S = 2.0
-#: Events that a slow reader may be behind.
-_MAX_EVENTS = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Ended(Generic[R]):
-    """An output whose function has ended."""
-
-    at_s: float
-    id: str
-    failure: Failure | None
-    _fetch: Callable[[], Any]
-
-    async def result(self) -> R:
-        """The result.
-
-        Raises:
-            Exception: What the function raised.
-        """
-        result: R = await self._fetch()
-        return result
 
 
 class Execution:
@@ -143,39 +117,10 @@ class Execution:
         asyncio.get_running_loop().call_soon(self._cluster.release, run.number)
 
     def _prepare(self, plan: Plan) -> ActiveRun:
-        """Snapshot the arguments."""
-        options = self._options
-        policy = RunPolicy(
-            allocator=options.get("allocator") or self._cluster.allocator,
-            retries=options.get("retries", 0),
-            on_failure=options.get("on_failure", "fail_fast"),
-            max_concurrency=options.get("max_concurrency"),
-            timeout_s=options.get("timeout_s"),
-            priority=options.get("priority", 0.0),
-            max_memory=options.get("max_memory", DEFAULT_MAX_MEMORY),
-            enforce_memory=options.get("enforce_memory", False),
-            max_result_bytes=options.get("max_result_bytes"),
-            speculate=options.get("speculate", False),
-            journal=options.get("journal"),
-            journal_results=options.get("journal_results", "all"),
-        )
         number = self._cluster.next_run()
         if self._recorder is not None and self._owns_cluster:  # agents of a shared one serve other runs, too
             number = self._recorder.earlier.number_after(number)
-        encoded = encode_plan(plan)
-        journaled = policy.journal is not None
-        outputs = journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
-        spec, traits = make_spec(plan, encoded, policy, outputs)
-        return ActiveRun(
-            number=number,
-            plan=plan,
-            encoded=encoded,
-            spec=spec,
-            policy=policy,
-            objects=ObjectTable(encoded.values, policy.max_memory),
-            traits=traits,
-            started_at=asyncio.get_running_loop().time(),
-        )
+        return make_run(plan, self._options, number, self._cluster.allocator)
 
     async def _until_enough(self, run: ActiveRun) -> None:
         """Who asks for several hosts wants the first tasks to see them all."""
@@ -330,95 +275,24 @@ class Execution:
 
     def ended(self, outputs: Iterable[Output[R]], /) -> AsyncIterator[Ended[R]]:
         """The given outputs, each once, in the order in which their functions end."""
-        run = self._active
-        ready: deque[tuple[float, Output[R]]] = deque()
-        wake = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        remaining = 0
-
-        def arrived(output: Output[R]) -> None:
-            ready.append((loop.time() - run.started_at, output))
-            wake.set()
-
-        for output in outputs:
-            remaining += 1
-            number, _ = run.plan.locate(output)
-            producer = run.spec.producer[number]
-            if producer < 0 or run.outcomes[producer] is not None or run.ended.is_set():
-                arrived(output)
-            else:
-                run.on_task_end.setdefault(producer, []).append(lambda output=output: arrived(output))  # type: ignore[misc]
-        return self._in_order(remaining, ready, wake)
-
-    async def _in_order(
-        self, remaining: int, ready: deque[tuple[float, Output[R]]], wake: asyncio.Event
-    ) -> AsyncIterator[Ended[R]]:
-        run = self._active
-        while remaining:
-            while not ready:
-                wake.clear()
-                await wake.wait()
-            at_s, output = ready.popleft()
-            remaining -= 1
-            number, _ = run.plan.locate(output)
-            failure = run.failures.get(run.spec.producer[number])
-            yield Ended(at_s, output.id, failure, lambda output=output: self.result(output))  # type: ignore[misc]
+        return watch_ends(self._active, outputs, self.result)
 
     # ---- watching --------------------------------------------------------------------------------------------
 
-    async def events(self) -> AsyncIterator[RunEvent]:
+    def events(self) -> AsyncIterator[RunEvent]:
         """What happens from now on, until the run has ended; see :mod:`handout.observe`.
 
         Who is slower than the run by more than some 100,000 events misses the oldest, and is told by an `EventsMissed`.
         """
-        run = self._active
-        seen: Kept[RunEvent] = Kept(_MAX_EVENTS)
-        wake = asyncio.Event()
+        return watch_events(self._active)
 
-        def watch(batch: Sequence[RunEvent]) -> None:
-            seen.extend(batch)
-            wake.set()
-
-        run.watchers.append(watch)
-        finished = asyncio.ensure_future(run.ended.wait())
-        finished.add_done_callback(lambda _: wake.set())
-        try:
-            while True:
-                while seen:
-                    if seen.dropped:
-                        missed, seen.dropped = seen.dropped, 0
-                        yield EventsMissed(seen.items[0].at_s, missed)
-                    yield seen.take()
-                if run.ended.is_set():
-                    return
-                wake.clear()
-                await wake.wait()
-        finally:
-            finished.cancel()
-            run.watchers.remove(watch)
-
-    async def logs(self, id: str | Output[Any], /) -> AsyncIterator[str]:
+    def logs(self, id: str | Output[Any], /) -> AsyncIterator[str]:
         """What a task prints: what is kept of it first, then line by line until it has ended, well or by a death.
 
         Of each task the last 256 KiB are kept, of a run 32 MiB; who reads slower than a task prints is up to 1 MiB
         behind. The oldest lines go first; where some are missing, a line ``[n lines dropped]`` says so.
         """
-        run = self._active
-        task = self._task_of(id)
-        wake = asyncio.Event()
-        reader = run.logs.follow(task, wake.set)
-        if run.outcomes[task] is None and not run.ended.is_set():
-            run.on_task_end.setdefault(task, []).append(wake.set)
-        try:
-            while True:
-                for line in reader.take():
-                    yield line
-                if run.outcomes[task] is not None or run.ended.is_set():
-                    return
-                wake.clear()
-                await wake.wait()
-        finally:
-            run.logs.unfollow(task, reader)
+        return watch_log(self._active, self._task_of(id))
 
     def explain(self, id: str | Output[Any], /) -> Explanation:
         """Where a task is and why it does not run, as data."""

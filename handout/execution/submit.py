@@ -2,23 +2,70 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from handout.allocators import builtin_name
-from handout.data.encode import EncodedRun
+from handout.allocators import Allocator, builtin_name
+from handout.data.encode import EncodedRun, encode_plan
+from handout.data.objects import ObjectTable
 from handout.errors import GraphError
-from handout.execution.active import RunPolicy, Traits
+from handout.execution.active import DEFAULT_MAX_MEMORY, ActiveRun, RunPolicy, Traits
+from handout.execution.options import RunOptions
+from handout.execution.recording import journaled_objects
 from handout.graph.plan import Plan
 from handout.resources import Requirement, compile_cost
 from handout.resources.cost import Cost
 from handout.scheduler.spec import Profile, RunSpec, Speculation
 
-__all__ = ["is_coroutine", "make_spec"]
+__all__ = ["is_coroutine", "make_run"]
 
 
-def make_spec(
+def make_run(plan: Plan, options: RunOptions, number: int, allocator: Allocator | None) -> ActiveRun:
+    """A run, ready to be submitted, with a snapshot of its arguments.
+
+    Args:
+        plan: The validated graph.
+        options: What the caller said about the run.
+        number: By which hosts know it.
+        allocator: Who goes where, unless the options say.
+
+    Raises:
+        UnserializableError: A function, an argument or a value cannot travel.
+        GraphError: A function is to be held to a memory cost that it does not have.
+    """
+    policy = RunPolicy(
+        allocator=options.get("allocator") or allocator,
+        retries=options.get("retries", 0),
+        on_failure=options.get("on_failure", "fail_fast"),
+        max_concurrency=options.get("max_concurrency"),
+        timeout_s=options.get("timeout_s"),
+        priority=options.get("priority", 0.0),
+        max_memory=options.get("max_memory", DEFAULT_MAX_MEMORY),
+        enforce_memory=options.get("enforce_memory", False),
+        max_result_bytes=options.get("max_result_bytes"),
+        speculate=options.get("speculate", False),
+        journal=options.get("journal"),
+        journal_results=options.get("journal_results", "all"),
+    )
+    encoded = encode_plan(plan)
+    journaled = policy.journal is not None
+    outputs = journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
+    spec, traits = _make_spec(plan, encoded, policy, outputs)
+    return ActiveRun(
+        number=number,
+        plan=plan,
+        encoded=encoded,
+        spec=spec,
+        policy=policy,
+        objects=ObjectTable(encoded.values, policy.max_memory),
+        traits=traits,
+        started_at=asyncio.get_running_loop().time(),
+    )
+
+
+def _make_spec(
     plan: Plan, encoded: EncodedRun, policy: RunPolicy, outputs: Sequence[int]
 ) -> tuple[RunSpec, list[Traits]]:
     """A run's columns for the core, and by profile what agents are told.

@@ -12,8 +12,7 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Host
-from handout.execution import execution as shell
-from handout.execution import logs
+from handout.execution import logs, watching
 from handout.execution.kept import Kept
 from handout.execution.logs import RunLogs
 from handout.observe import EventsMissed, RunEnded, TaskEnded
@@ -87,7 +86,7 @@ def test_a_slow_reader_misses_the_oldest_and_is_told() -> None:
 
 
 async def test_a_slow_reader_of_events_misses_the_oldest_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "_MAX_EVENTS", 10)
+    monkeypatch.setattr(watching, "_MAX_EVENTS", 10)
     graph = Graph()
     for i in range(100):
         graph.add(work.identity, i)
