@@ -13,8 +13,6 @@ import anyio
 from handout.agent.wire import ProtocolError
 from handout.errors import (
     AuthenticationError,
-    BootstrapError,
-    GraphError,
     HandoutError,
     HostError,
     HostKeyError,
@@ -27,6 +25,7 @@ from handout.errors import (
 from handout.execution.adoption import Adoption, Found, KnownAgent
 from handout.execution.driver import Driver
 from handout.execution.hearing import Hearing
+from handout.execution.offering import Offering, read_probe
 from handout.execution.peer import Peer
 from handout.execution.stability import Stability
 from handout.remote.launcher import Launcher
@@ -36,10 +35,7 @@ from handout.resources import (
     Capabilities,
     Host,
     Tracker,
-    as_capabilities,
-    as_probed,
     compile_capabilities,
-    effective,
 )
 from handout.scheduler import events as ev
 
@@ -99,6 +95,7 @@ class Keeper:
         self._epoch = 0
         self._link: Link | None = None
         self._peer: Peer | None = None
+        self._offering: Offering | None = None
         self._stability = Stability(timings)
         self._scope = anyio.CancelScope()
         self._begun = False
@@ -234,11 +231,10 @@ class Keeper:
         try:
             started = link.started if found is not None else await link.open()
             assert started is not None
-            probed = self._read_probe(started.probed)
+            probed = read_probe(self.host.name, started.probed)
             peer = self._peer = (self._peer if found is not None else None) or self._new_peer(link)
-            live = _Live(self.host, probed, peer)
-            tracked = None if self._tracker is None else await self._ask_tracker(self._tracker, live, link)
-            offered = effective(probed, self.host.capabilities, tracked)
+            offering = self._offering = Offering(self.host, probed, peer, self._tracker, self._interval_s)
+            offered = await offering.first(link, _TRACKER_LIMIT * self._timings.host_timeout_s)
         except BaseException:
             self._link = None
             with anyio.CancelScope(shield=True):
@@ -246,7 +242,6 @@ class Keeper:
             if found is not None:
                 self._adopted(self.host.name, None)
             raise
-        self._live, self._offered = live, offered
         offer = compile_capabilities(offered)
         self._send_limits(peer, offered)
         self._epoch += 1
@@ -299,60 +294,21 @@ class Keeper:
         except ProtocolError as error:
             self._peer.conversation.give_up(str(error))
 
-    def _read_probe(self, found: dict[str, Any]) -> Capabilities:
-        """What a host's agent has found there.
-
-        Raises:
-            BootstrapError: It means nothing.
-        """
-        try:
-            probed = as_probed(found)
-            compile_capabilities(probed)
-        except (GraphError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
-            raise BootstrapError(
-                f"The agent on host {self.host.name!r} says of the host what means nothing: {str(error)[:300]}.",
-                remedy="Please report it, with what the host is.",
-                host=self.host.name,
-            ) from error
-        return probed
-
-    async def _ask_tracker(self, tracker: Tracker, live: _Live, link: Link) -> Capabilities:
-        """The tracker's first answer; the link must be served meanwhile, the tracker may use it."""
-        limit_s = _TRACKER_LIMIT * self._timings.host_timeout_s
-        serving = asyncio.ensure_future(_serve_quietly(link))
-        limit = asyncio.timeout(limit_s)
-        try:
-            async with limit:
-                return as_capabilities(await tracker(live))
-        except HandoutError:
-            raise
-        except (Exception, asyncio.CancelledError, BaseExceptionGroup, GeneratorExit) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            name = self.host.name
-            reason = f"{type(error).__name__}: {error}"
-            if limit.expired():
-                reason = f"no answer within {limit_s:g} s"
-            raise HostError(
-                f"The tracker failed for host {name!r}: {reason}.",
-                remedy="A tracker returns capabilities, or raises only when the host cannot be used.",
-                host=name,
-            ) from error
-        finally:
-            serving.cancel()
-            await asyncio.wait({serving})
-
     async def _stay(self) -> None:
         """Serve the host's link until it is lost."""
         reason, gone = "its link ended", False
-        link, peer = self._link, self._peer
+        link, peer, offering = self._link, self._peer, self._offering
         assert link is not None
         assert peer is not None
+        assert offering is not None
+
+        def changed(offered: Capabilities) -> None:
+            self._send_limits(peer, offered)
+            self._driver.post(ev.CapabilitiesChanged(self.host.name, compile_capabilities(offered)))
+
         try:
             async with anyio.create_task_group() as group:
-                if self._tracker is not None:
-                    group.start_soon(self._track, self._tracker, peer)
+                group.start_soon(offering.follow, changed)
                 try:
                     await link.run()
                     await anyio.sleep_forever()  # it is being stopped; so, in a moment, is this
@@ -373,22 +329,6 @@ class Keeper:
         self._driver.leave(peer, reason)
         self._driver.post(ev.HostExpected(self.host.name, self.host.price_per_hour))
 
-    async def _track(self, tracker: Tracker, peer: Peer) -> None:
-        """Ask the tracker again and again what the host offers."""
-        while True:
-            await anyio.sleep(self._interval_s)
-            try:
-                answer = as_capabilities(await tracker(self._live))
-            except Exception as error:  # the user's code: the host keeps what it had
-                logger.warning("The tracker failed for host %s: %s: %s", self.host.name, type(error).__name__, error)
-                continue
-            offered = effective(self._live.probed, self.host.capabilities, answer)
-            if offered == self._offered:
-                continue
-            self._offered = offered
-            self._send_limits(peer, offered)
-            self._driver.post(ev.CapabilitiesChanged(self.host.name, compile_capabilities(offered)))
-
     def _send_limits(self, peer: Peer, offered: Capabilities) -> None:
         offer = compile_capabilities(offered)
         peer.limits(dict(offer.amounts), offer.devices)
@@ -402,56 +342,3 @@ class Keeper:
     def _suspect(self, silent: bool) -> None:
         name = self.host.name
         self._driver.post(ev.HostSuspected(name) if silent else ev.HostRecovered(name))
-
-
-async def _serve_quietly(link: Link) -> None:
-    """Serve a link whose loss somebody else will notice."""
-    try:
-        await link.run()
-    except (HostLostError, WireError):
-        return
-
-
-class _Live:
-    """A joined host, as a tracker sees it."""
-
-    def __init__(self, host: Host, probed: Capabilities, peer: Peer) -> None:
-        self._host = host
-        self._probed = probed
-        self._peer = peer
-
-    @property
-    def name(self) -> str:
-        return self._host.name
-
-    @property
-    def declared(self) -> Capabilities:
-        return self._host.capabilities
-
-    @property
-    def probed(self) -> Capabilities:
-        return self._probed
-
-    async def run(self, *argv: str, timeout_s: float = 10.0) -> str:
-        """See :class:`~handout.resources.tracker.LiveHost`."""
-        answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-
-        def deliver(status: int, output: bytes) -> None:
-            if not answer.done():
-                answer.set_result((status, output))
-
-        number = self._peer.run_program(argv, timeout_s, deliver)
-        try:
-            async with asyncio.timeout(timeout_s + 5.0):
-                status, output = await answer
-        except TimeoutError:
-            raise HostError(f"{argv[0]!r} on host {self.name!r} did not answer.", host=self.name) from None
-        finally:
-            self._peer.programs.pop(number, None)
-        text = output.decode("utf-8", "replace")
-        if status != 0:
-            raise HostError(
-                f"{' '.join(argv)!r} on host {self.name!r} ended with status {status}: {text[-300:].strip()}",
-                host=self.name,
-            )
-        return text

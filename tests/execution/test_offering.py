@@ -1,0 +1,97 @@
+"""What hosts are taken to offer, with trackers that do not do what they should, and agents that find nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import handout
+from handout import Capabilities, Cluster, Graph, Host, Inventory
+from handout.errors import BootstrapError
+from handout.execution.offering import Offering, read_probe
+from handout.execution.peer import Peer
+from handout.remote.link import Link
+from handout.remote.timings import Timings
+from tests import work
+from tests.remote.played import Agent
+
+
+def one() -> Graph:
+    graph = Graph()
+    graph.add(work.identity, 1, id="one")
+    return graph
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such mount"), asyncio.CancelledError("no such mount")])
+async def test_a_tracker_that_raises_keeps_its_host_out_by_name(error: BaseException) -> None:
+    async def broken(host: handout.LiveHost) -> dict[str, Any]:
+        raise error
+
+    inventory = Inventory([Host.local("here")], tracker=broken)
+    async with asyncio.timeout(30):
+        with pytest.raises(handout.HostError, match=rf"'here': {type(error).__name__}: no such mount"):
+            await handout.execute(one(), inventory=inventory)
+
+
+async def test_a_tracker_that_never_answers_keeps_its_host_out_by_name() -> None:
+    async def stuck(host: handout.LiveHost) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    cluster = Cluster(Inventory([Host.local("here")], tracker=stuck), timings=Timings().scaled(0.02))
+    async with asyncio.timeout(30):
+        with pytest.raises(handout.HostError, match=r"tracker failed for host 'here': no answer within 0\.6 s"):
+            await cluster.open()
+
+
+async def test_a_tracker_that_answers_nonsense_keeps_its_host_out_by_name() -> None:
+    async def odd(host: handout.LiveHost) -> Any:
+        return 7
+
+    inventory = Inventory([Host.local("here")], tracker=odd)
+    async with asyncio.timeout(30):
+        with pytest.raises(handout.HandoutError, match="7"):
+            await handout.execute(one(), inventory=inventory)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such mount")])
+async def test_a_tracker_that_fails_later_changes_nothing_and_is_asked_again(error: BaseException) -> None:
+    answers: list[dict[str, Any] | BaseException] = [{"cpu": 4}, error, {"cpu": 4}, {"cpu": 2}, error, {"cpu": 2}]
+    asked_often = asyncio.Event()
+
+    async def tracker(host: handout.LiveHost) -> dict[str, Any]:
+        if not answers:
+            asked_often.set()
+            return {"cpu": 2}
+        answer = answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    link = Link("here", None, Agent(), Timings(), lambda frames: None, lambda suspected: None)
+    offering = Offering(Host.local("here"), Capabilities(cpu=8), Peer("here", link), tracker, 0.001)
+    told = [await offering.first(link, 5.0)]
+    following = asyncio.ensure_future(offering.follow(told.append))
+    async with asyncio.timeout(5):
+        await asyncio.wait({following, asyncio.ensure_future(asked_often.wait())}, return_when="FIRST_COMPLETED")
+    assert not following.done()
+    assert [offered.cpu for offered in told] == [4, 2]
+    following.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await following
+
+
+async def test_without_a_tracker_there_is_nothing_to_follow() -> None:
+    link = Link("here", None, Agent(), Timings(), lambda frames: None, lambda suspected: None)
+    offering = Offering(Host.local("here", {"cpu": 2}), Capabilities(cpu=8), Peer("here", link), None, 60.0)
+    assert (await offering.first(link, 5.0)).cpu == 2
+    async with asyncio.timeout(5):
+        await offering.follow(lambda offered: pytest.fail("nothing changed"))
+
+
+@pytest.mark.parametrize("found", [{"cpu": "many"}, {"memory": -1}, {"cpu": float("inf")}])
+def test_what_an_agent_finds_and_means_nothing_keeps_its_host_out_by_name(found: dict[str, Any]) -> None:
+    with pytest.raises(BootstrapError, match="agent on host 'far' says of the host what means nothing"):
+        read_probe("far", found)
