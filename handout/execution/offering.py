@@ -76,12 +76,39 @@ class Offering:
         Raises:
             HandoutError: The tracker failed, or says what means nothing.
         """
-        tracked = None if self._tracker is None else await self._ask(self._tracker, link, limit_s)
+        tracked = None
+        if self._tracker is not None:
+            serving = asyncio.ensure_future(_serve_quietly(link))
+            try:
+                tracked = await self._ask(self._tracker, limit_s)
+            finally:
+                serving.cancel()
+                await asyncio.wait({serving})
         self._now = effective(self._live.probed, self._host.capabilities, tracked)
         return self._now
 
-    async def _ask(self, tracker: Tracker, link: Link, limit_s: float) -> Capabilities:
-        serving = asyncio.ensure_future(_serve_quietly(link))
+    async def follow(self, changed: Callable[[Capabilities], None]) -> None:
+        """Ask the tracker again and again, for as long as this is not cancelled; without one, return."""
+        if self._tracker is None:
+            return
+        while True:
+            await anyio.sleep(self._interval_s)
+            try:
+                tracked = await self._ask(self._tracker)
+            except HandoutError as error:
+                logger.warning("Host %s is taken to offer what it did: %s", self._host.name, error)
+                continue
+            offered = effective(self._live.probed, self._host.capabilities, tracked)
+            if offered != self._now:
+                self._now = offered
+                changed(offered)
+
+    async def _ask(self, tracker: Tracker, limit_s: float | None = None) -> Capabilities:
+        """One answer of the user's code, which may raise anything.
+
+        Raises:
+            HandoutError: It failed, took longer than ``limit_s``, or means nothing.
+        """
         limit = asyncio.timeout(limit_s)
         try:
             async with limit:
@@ -91,7 +118,7 @@ class Offering:
         except (Exception, asyncio.CancelledError, BaseExceptionGroup, GeneratorExit) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
+                raise  # it is this side that asks no more
             name = self._host.name
             reason = f"{type(error).__name__}: {error}"
             if limit.expired():
@@ -101,25 +128,6 @@ class Offering:
                 remedy="A tracker returns capabilities, or raises only when the host cannot be used.",
                 host=name,
             ) from error
-        finally:
-            serving.cancel()
-            await asyncio.wait({serving})
-
-    async def follow(self, changed: Callable[[Capabilities], None]) -> None:
-        """Ask the tracker again and again, for as long as this is not cancelled; without one, return."""
-        if self._tracker is None:
-            return
-        while True:
-            await anyio.sleep(self._interval_s)
-            try:
-                tracked = as_capabilities(await self._tracker(self._live))
-            except Exception as error:  # the user's code: the host keeps what it had
-                logger.warning("The tracker failed for host %s: %s: %s", self._host.name, type(error).__name__, error)
-                continue
-            offered = effective(self._live.probed, self._host.capabilities, tracked)
-            if offered != self._now:
-                self._now = offered
-                changed(offered)
 
 
 async def _serve_quietly(link: Link) -> None:

@@ -56,7 +56,14 @@ async def test_a_tracker_that_answers_nonsense_keeps_its_host_out_by_name() -> N
             await handout.execute(one(), inventory=inventory)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no such mount")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("no such mount"),
+        asyncio.CancelledError("a task of its own"),
+        BaseExceptionGroup("", [asyncio.CancelledError()]),
+    ],
+)
 async def test_a_tracker_that_fails_later_changes_nothing_and_is_asked_again(error: BaseException) -> None:
     answers: list[dict[str, Any] | BaseException] = [{"cpu": 4}, error, {"cpu": 4}, {"cpu": 2}, error, {"cpu": 2}]
     asked_often = asyncio.Event()
