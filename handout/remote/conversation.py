@@ -101,6 +101,7 @@ class Conversation:
             TimeoutError: Nobody answered in time.
             HostUnreachableError: The connection ended.
             WireError: What came was no answer.
+            InternalError: What came was handled wrongly.
         """
         self.connection = connection
         asked_at = self._loop.time()
