@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from handout.errors import HostLostError, HostUnreachableError, WireError
+from handout.remote import handshake
+from handout.remote.bootstrap import Started
 from handout.remote.connection import Connection
 from handout.remote.handshake import greeting, refusal, shake_hands
+from handout.remote.timings import Timings
 from tests.remote.rig import Heard, Rig, Wire
 
 
@@ -29,13 +34,35 @@ async def test_nonsense_instead_of_a_hello_is_a_wire_error(rig: Rig) -> None:
         await rig.link.open()
 
 
-async def test_an_agent_that_does_not_answer_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handout.remote.handshake._TIMEOUT_S", 0.01)
+async def test_an_agent_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.01)
     connection, wire = Connection(Heard()), Wire()
     connection.transport = wire
-    with pytest.raises(HostUnreachableError, match=r"'far' did not answer the handshake within 0\.01 s"):
+    with pytest.raises(TimeoutError):
         await shake_hands(connection, b"hello", "far")
     assert wire.written == [b"hello"]
+
+
+async def test_a_line_without_an_answer_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(Timings().scaled(0.5))
+    monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.01)
+    rig.agent.mute = True
+    opening = asyncio.ensure_future(rig.link.open())
+    async with asyncio.timeout(10):
+        while not rig.agent.aborted:
+            await asyncio.sleep(0)
+        monkeypatch.undo()
+        rig.agent.mute = False
+        await opening
+    assert rig.agent.aborted == 1
+    assert rig.agent.lines == 2
+
+
+async def test_a_host_without_an_answer_is_named(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.01)
+    rig.agent.mute = True
+    with pytest.raises(HostUnreachableError, match=r"'far' did not answer the handshake within \d+ s"):
+        await rig.link.adopt(Started("/f", "/f/s", "/f/b", "python", (3, 12, 0), {}, True, "a1"), "token")
 
 
 async def test_a_connection_that_ends_before_the_answer_is_unreachable() -> None:
