@@ -22,11 +22,11 @@ from handout.execution.members import Members
 from handout.execution.options import RunOptions
 from handout.execution.peer import Peer
 from handout.execution.results import Results
-from handout.execution.uninterrupted import uninterrupted
 from handout.graph import Graph
 from handout.remote.launcher import Launcher
 from handout.remote.local import LocalLauncher
 from handout.remote.timings import Timings
+from handout.remote.uninterrupted import uninterrupted
 from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
 from handout.scheduler import events as ev
 

@@ -16,12 +16,12 @@ from handout.execution.options import RunOptions, check_run_options
 from handout.execution.recording import Recorder
 from handout.execution.results import Results, value_of
 from handout.execution.submit import make_run
-from handout.execution.uninterrupted import uninterrupted
 from handout.execution.watching import Ended, watch_ends, watch_events, watch_log
 from handout.graph import Graph, Output
 from handout.graph.check import check_placement
 from handout.graph.plan import Plan
 from handout.observe import RunEvent
+from handout.remote.uninterrupted import uninterrupted
 from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.states import Outcome, State

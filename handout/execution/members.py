@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 from handout.errors import HandoutError, InventoryError
 from handout.execution.driver import Driver
 from handout.execution.keeper import Keeper
-from handout.execution.uninterrupted import uninterrupted
+from handout.remote.uninterrupted import uninterrupted
 from handout.resources import Host, nearest_name
 from handout.scheduler import events as ev
 

@@ -19,10 +19,10 @@ from handout.data.identity import Identities
 from handout.errors import JournalError, OutcomeUnknownError
 from handout.execution.adoption import Found
 from handout.execution.earlier import Earlier
-from handout.execution.uninterrupted import uninterrupted
 from handout.graph.plan import Plan
 from handout.journal import INLINE, Batch, Journal
 from handout.remote.bundle import agent_bundle
+from handout.remote.uninterrupted import uninterrupted
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.states import Outcome

@@ -8,6 +8,7 @@ from typing import cast
 
 from handout.errors import BootstrapError, HostLostError, HostUnreachableError
 from handout.remote.bootstrap import Bootstrap, Started
+from handout.remote.thread import in_thread
 from handout.remote.transport import Receiver, Transport
 
 __all__ = ["LocalLauncher"]
@@ -24,7 +25,7 @@ class LocalLauncher:
     async def start(self, bootstrap: Bootstrap) -> Started:
         """See :class:`~handout.remote.launcher.Launcher`."""
         # The first one makes the bundle: in a thread, the loop has others to serve.
-        stdin = await asyncio.to_thread(bootstrap.stdin)
+        stdin = await in_thread(bootstrap.stdin)
         try:
             process = await asyncio.create_subprocess_exec(
                 *bootstrap.argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE

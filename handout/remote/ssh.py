@@ -25,7 +25,9 @@ from handout.errors import (
     InventoryError,
 )
 from handout.remote.bootstrap import Answer, Bootstrap, Started, relay_command
+from handout.remote.thread import in_thread
 from handout.remote.transport import Receiver, Transport
+from handout.remote.uninterrupted import uninterrupted
 from handout.resources import Host
 
 __all__ = ["SshLauncher"]
@@ -78,11 +80,14 @@ class SshLauncher:
     async def start(self, bootstrap: Bootstrap) -> Started:
         """See :class:`~handout.remote.launcher.Launcher`."""
         # Making the bundle takes as long as logging in: at the same time, in a thread.
-        making = asyncio.get_running_loop().run_in_executor(None, bootstrap.stdin)
+        making = asyncio.ensure_future(in_thread(bootstrap.stdin))
         try:
             connection = await self._connected()
-        finally:
-            await asyncio.wait({making})
+            await making
+        except BaseException:
+            making.cancel()
+            await uninterrupted(asyncio.wait({making}))
+            raise
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 status = await self._bootstrap(connection, bootstrap)

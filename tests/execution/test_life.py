@@ -13,7 +13,7 @@ import pytest_asyncio
 import handout
 from handout import Cluster, Graph, Host
 from handout.execution.driver import Driver
-from handout.execution.uninterrupted import uninterrupted
+from handout.remote.uninterrupted import uninterrupted
 from tests import work
 from tests.seen import until
 

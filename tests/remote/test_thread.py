@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from handout.remote.thread import in_thread
+
+
+async def test_what_a_function_returns_or_raises_is_the_callers() -> None:
+    assert await in_thread(lambda: 7) == 7
+    with pytest.raises(KeyError, match="missing"):
+        await in_thread(lambda: {}["missing"])
+
+
+async def test_a_cancelled_call_comes_back_once_the_thread_has_even_where_it_is_cancelled_again() -> None:
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go.wait(20)
+        ended.set()
+
+    calling = asyncio.ensure_future(in_thread(work))
+    while not begun.is_set():
+        await asyncio.sleep(0.001)
+    for _ in range(3):
+        calling.cancel()
+        await asyncio.sleep(0)
+    assert not calling.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert ended.is_set()
+
+
+async def test_a_call_that_waits_for_a_thread_is_called_off() -> None:
+    """The caller's own work has them all, and keeps them: nobody waits for it."""
+    go, called = threading.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as threads:
+        loop.set_default_executor(threads)
+        busy = loop.run_in_executor(None, go.wait, 20)
+        calling = asyncio.ensure_future(in_thread(called.set))
+        await asyncio.sleep(0)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert not busy.done()
+        go.set()
+        assert await busy
+    assert not called.is_set()
