@@ -1,0 +1,101 @@
+"""Where the tasks of an event loop wait: every suspension in code of the package, or in what that awaits, is seen."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import handout
+
+__all__ = ["Site", "watch_awaits"]
+
+#: Where a task waits: its lines from the outermost to the innermost, as ``file:line function``.
+Site = tuple[str, ...]
+
+#: The interpreter's own, which do not say what they wrap.
+_WRAPPERS = frozenset({"coroutine_wrapper", "async_generator_asend", "async_generator_athrow"})
+_HOUSE = str(Path(handout.__file__).parent) + "/"
+
+
+@contextmanager
+def watch_awaits(seen: Callable[[Site], None]) -> Iterator[None]:
+    """Have `seen` called whenever a task that is made from now on has just begun to wait in code of the package.
+
+    The task is still being stepped: what `seen` does to it takes effect once it waits.
+    """
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+
+    def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(_watched(coroutine, seen), loop=loop, **options)
+        task.add_done_callback(lambda _: coroutine.close())  # one that is cancelled before its first step never began
+        return task
+
+    loop.set_task_factory(make)
+    try:
+        yield
+    finally:
+        loop.set_task_factory(before)
+
+
+async def _watched(coroutine: Coroutine[Any, Any, Any], seen: Callable[[Site], None]) -> Any:
+    """A coroutine of its own, because anyio asks a task's for its state."""
+    return await _Steps(coroutine, seen)
+
+
+class _Steps:
+    """Steps a coroutine as its task would."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], seen: Callable[[Site], None]) -> None:
+        self._coroutine = coroutine
+        self._seen = seen
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        step = partial(self._coroutine.send, None)
+        while True:
+            try:
+                waited = step()
+            except StopIteration as end:
+                return end.value
+            site = _site(self._coroutine)
+            if site:
+                self._seen(site)
+            try:
+                value = yield waited
+            except BaseException as error:  # thrown into the task, so into what it runs
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, value)
+
+
+def _site(coroutine: Any) -> Site:
+    """Where a coroutine waits, or nothing where no line of the package has to do with it."""
+    lines, ours = [], False
+    at = coroutine
+    while at is not None:
+        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(at, f"{kind}_frame")), None)
+        if kind is None:
+            at = _inside(at)
+            continue
+        code = getattr(at, f"{kind}_code")
+        frame = getattr(at, f"{kind}_frame")
+        ours = ours or code.co_filename.startswith(_HOUSE)
+        if frame is not None:
+            name = "/".join(Path(code.co_filename).parts[-2:])
+            lines.append(f"{name}:{frame.f_lineno} {code.co_qualname}")
+        at = getattr(at, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+    return tuple(lines) if ours else ()
+
+
+def _inside(awaited: object) -> object:
+    """What an ``__await__`` or an asynchronous iteration waits for, where it wraps a coroutine or a generator."""
+    if type(awaited).__name__ not in _WRAPPERS:
+        return None
+    return next(
+        (each for each in gc.get_referents(awaited) if hasattr(each, "cr_frame") or hasattr(each, "ag_frame")), None
+    )
