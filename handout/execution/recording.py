@@ -22,6 +22,7 @@ from handout.execution.earlier import Earlier
 from handout.graph.plan import Plan
 from handout.journal import INLINE, Batch, Journal
 from handout.remote.bundle import agent_bundle
+from handout.remote.thread import in_thread
 from handout.remote.uninterrupted import uninterrupted
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("handout")
 
+#: A call that is cancelled while its journal is being opened, or closed, waits so long for that.
+_OPEN_LIMIT_S = 2.0
 #: Ends after which it is known what happened.
 _KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
 
@@ -57,11 +60,48 @@ def journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) 
     return list(wanted)
 
 
-async def _close(opening: asyncio.Future[Journal]) -> None:
-    """Close a journal that is being opened."""
-    await asyncio.wait({opening})
-    if opening.exception() is None:
-        await asyncio.to_thread(opening.result().close)
+async def _call_off(opening: asyncio.Future[None], opened: Sequence[Journal], path: str) -> None:
+    """Let a journal go that is being opened. Bounded in time, also where the disk does not answer."""
+    opening.cancel()
+    _, pending = await asyncio.wait({opening}, timeout=_OPEN_LIMIT_S)
+    if pending:
+        logger.warning("The journal %s is still being opened; it is in use until that has come to an end.", path)
+
+        def came(_: object) -> None:
+            for journal in opened:
+                _start_closing(journal, lambda: None)
+
+        opening.add_done_callback(came)
+        return
+    for journal in opened:
+        await _close_within(journal, _OPEN_LIMIT_S)
+
+
+async def _close_within(journal: Journal, within_s: float) -> None:
+    """Commit what is left, and let a journal go; after that time a thread goes on with it, with a warning."""
+    loop, closed = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop that waited has ended
+            loop.call_soon_threadsafe(closed.set)
+
+    _start_closing(journal, tell)
+    try:
+        async with asyncio.timeout(within_s):
+            await closed.wait()
+    except TimeoutError:
+        logger.warning("The journal %s is still being written; it is in use until then.", journal.path)
+
+
+def _start_closing(journal: Journal, then: Callable[[], None]) -> None:
+    def close() -> None:
+        try:
+            journal.close()
+        finally:
+            then()
+
+    # Of its own, and a daemon: a disk that does not answer must not keep the program from ending.
+    threading.Thread(target=close, name="handout-journal-close", daemon=True).start()
 
 
 def _is_over(failure: object) -> bool:
@@ -109,12 +149,14 @@ class Recorder:
         Raises:
             JournalError: It is in use, of another format, or cannot be written.
         """
-        opening = asyncio.ensure_future(asyncio.to_thread(Journal, os.fspath(path)))
+        opened: list[Journal] = []
+        opening = asyncio.ensure_future(in_thread(lambda: opened.append(Journal(os.fspath(path)))))
         try:
-            return cls(await asyncio.shield(opening), plan)
+            await asyncio.shield(opening)
+            return cls(opened[0], plan)
         except BaseException:
             # Cancelled, the thread goes on: what it opens must be closed all the same.
-            await uninterrupted(_close(opening))
+            await uninterrupted(_call_off(opening, opened, str(path)))
             raise
 
     async def close(self, within_s: float) -> None:
@@ -126,21 +168,7 @@ class Recorder:
         for host, link in self._links.items():
             if link.seen_out:
                 self._journal.forget_agent(host)
-        closed = asyncio.Event()
-        # Of its own, and a daemon: a disk that does not answer must not keep the program from ending.
-        threading.Thread(target=self._close, args=(closed,), name="handout-journal-close", daemon=True).start()
-        try:
-            async with asyncio.timeout(within_s):
-                await closed.wait()
-        except TimeoutError:
-            logger.warning("The journal %s is still being written; it is in use until then.", self._journal.path)
-
-    def _close(self, closed: asyncio.Event) -> None:
-        try:
-            self._journal.close()
-        finally:
-            with contextlib.suppress(RuntimeError):  # the loop that waited has ended
-                self._loop.call_soon_threadsafe(closed.set)
+        await _close_within(self._journal, within_s)
 
     def begin(self, run: ActiveRun, found: Mapping[str, Found], data_only: Collection[str]) -> list[ev.Event]:
         """Record that the run begins; answers what is known of earlier ones, as events for the core.

@@ -20,6 +20,7 @@ import pytest
 import handout
 import handout.journal
 from handout import Cluster, Graph, Host
+from handout.execution import recording
 from tests import work
 from tests.awaits import Site, watch_awaits
 from tests.seen import gone, until
@@ -308,3 +309,31 @@ async def test_row_26_cancelled_at_every_await_of_a_run_on_an_open_cluster_only_
         assert watched.unheard == []
         assert len(swept) > 2
     assert not list(folder.glob("handout-*"))
+
+
+async def test_row_26_cancelled_while_the_disk_of_the_journal_does_not_answer_the_await_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, answers = threading.Event(), threading.Event()
+
+    def slow(path: str) -> handout.journal.Journal:
+        begun.set()
+        answers.wait(60)
+        return handout.journal.Journal(path)
+
+    monkeypatch.setattr(recording, "Journal", slow)
+    monkeypatch.setattr(recording, "_OPEN_LIMIT_S", 0.2)
+    tasks, descriptors = len(asyncio.all_tasks()), _descriptors()
+    path = tmp_path / "run.db"
+    running = asyncio.ensure_future(handout.execute(finite(), inventory=[Host.local("a")], journal=path))
+    await until(begun.is_set)
+    cancelled_at = time.monotonic()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert time.monotonic() - cancelled_at < LIMIT_S + SLACK_S
+    assert f"The journal {path} is still being opened" in caplog.text
+    answers.set()
+    await until(lambda: len(asyncio.all_tasks()) == tasks)
+    await until(lambda: _descriptors() == descriptors)
+    handout.journal.Journal(path).close()
