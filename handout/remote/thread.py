@@ -39,8 +39,10 @@ async def in_thread(function: Callable[[], T]) -> T:
         called_off.set()
         if not begun.is_set():
             calling.cancel()
-        await uninterrupted(asyncio.wait({calling}))
-        if not calling.cancelled():
-            calling.exception()  # it was looked at: the cancellation matters more
+        try:
+            await uninterrupted(asyncio.wait({calling}))
+        finally:
+            if not calling.cancelled():
+                calling.exception()  # it was looked at: the cancellation matters more
         raise
     return calling.result()  # type: ignore[return-value]  # it was called: nobody had called it off
