@@ -301,6 +301,7 @@ async def test_row_26_cancelled_at_every_await_of_a_run_on_an_open_cluster_only_
             async with cluster.start(endless(folder)) as execution:
                 await execution.results()
 
+        await cluster.execute(finite())  # and what opening began in passing has ended
         watched = Watched(run, folder, caplog, stays=True)
         met = await watched.once()
         swept = await watched.sweep(met.early) | await watched.sweep(met.late, again=True)
