@@ -27,12 +27,12 @@ from .clock import now
 from .crew import Crew, Hand
 from .dispatch import Dispatcher
 from .groups import Groups
+from .lease import Lease
 from .ledger import PARTS, Ledger
 from .link import Link
 from .outcomes import Outcomes
 from .probe import lingers, probe
 from .store import Store, StoreFullError
-from .supervisor import DEADLINE
 from .tasks import Backlog, Task, TaskClass
 from .transfers import Transfers
 from .watch import Watch
@@ -57,7 +57,7 @@ class Agent:
         settings: See `supervisor.run`.
         token: What the controller's connections say.
         supervisor: Socket to the supervisor.
-        lease: The page where the supervisor reads the lease.
+        lease: Read by the supervisor.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Agent:
         settings: dict[str, Any],
         token: bytes,
         supervisor: socket.socket,
-        lease: memoryview,
+        lease: Lease,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._folder = folder
@@ -134,7 +134,7 @@ class Agent:
 
     def _on_heard(self) -> None:
         deadline = self._deadline
-        self._lease[DEADLINE] = int(deadline * 1e9)
+        self._lease.extend(deadline)
         if self._lapsed and now() < deadline:
             self._lapsed = self.dispatcher.paused = False
             self.dispatcher.schedule()
@@ -388,7 +388,7 @@ async def _serve(
     token: bytes,
     report_fd: int,
     supervisor: socket.socket,
-    lease: memoryview,
+    lease: Lease,
 ) -> None:
     agent = Agent(folder, store, groups, settings, token, supervisor, lease)
     hello = {
@@ -419,7 +419,7 @@ def run(
     token: bytes,
     report_fd: int,
     supervisor: socket.socket,
-    lease: memoryview,
+    lease: Lease,
 ) -> None:
     """Be the agent until it is told to stop, or the lingering ends; the supervisor ends what is left."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import gc
 import json
-import mmap
 import os
 import select
 import shutil
@@ -33,9 +32,8 @@ from typing import Any
 from . import leftovers, processes
 from .clock import now_ns
 from .groups import Groups
+from .lease import Lease
 
-#: Words of the page that the agent writes: the lease's end and the lingering after it, in nanoseconds.
-DEADLINE, LINGER = 0, 1
 #: How long after the lingering the agent itself has to end.
 _AGENT_GRACE_NS = 2_000_000_000
 #: A worker is reported gone though something that it left cannot be killed.
@@ -67,7 +65,7 @@ class Child:
 class Supervisor:
     """The loop of the process; see the module."""
 
-    def __init__(self, agent_pid: int, link: socket.socket, lease: memoryview, groups: Groups) -> None:
+    def __init__(self, agent_pid: int, link: socket.socket, lease: Lease, groups: Groups) -> None:
         self._agent_pid = agent_pid
         self._link = link
         self._lease = lease
@@ -126,7 +124,7 @@ class Supervisor:
 
     def _timeout_ms(self) -> int:
         now = time.monotonic()
-        deadline, linger = self._lease[DEADLINE], self._lease[LINGER]
+        deadline, linger = self._lease.deadline_ns, self._lease.linger_ns
         left = (deadline - now_ns()) / 1e9
         if left <= 0:
             left = max(left + (linger + _AGENT_GRACE_NS) / 1e9, 0.0)
@@ -268,7 +266,7 @@ class Supervisor:
         self._ended = left
 
     def _enforce_lease(self) -> None:
-        deadline, linger = self._lease[DEADLINE], self._lease[LINGER]
+        deadline, linger = self._lease.deadline_ns, self._lease.linger_ns
         late = now_ns() - deadline
         if late <= 0:
             self._lapsed = False
@@ -394,7 +392,7 @@ def _run_agent(
     token: bytes,
     report_fd: int,
     link: socket.socket,
-    lease: memoryview,
+    lease: Lease,
 ) -> None:
     """Be the agent; never returns."""
     status = 1
@@ -433,9 +431,7 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
     leftovers.lock(folder, group_folders=groups.folders)
     store = _make_store(folder)
     try:
-        lease = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
-        timeout_s, linger_s = settings.get("host_timeout_s", 15.0), settings.get("linger_s", 60.0)
-        lease[DEADLINE], lease[LINGER] = now_ns() + int(timeout_s * 1e9), int(linger_s * 1e9)
+        lease = Lease(settings.get("host_timeout_s", 15.0), settings.get("linger_s", 60.0))
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
