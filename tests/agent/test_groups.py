@@ -14,6 +14,7 @@ from handout.agent import groups
 from handout.agent.groups import Groups
 from handout.agent.oom import kills_in
 from tests.agent.rig import alive
+from tests.forks import fork_and_count
 
 MB = 1 << 20
 
@@ -47,24 +48,11 @@ def test_workers_fork_up_to_their_limit_and_no_further(made: Groups) -> None:
     if not made.limit_processes(64):
         pytest.skip("no controller of processes here")
 
-    def fork_and_count() -> int:
+    def enter_and_fork() -> int:
         made.enter()
-        pids: list[int] = []
-        try:
-            for _ in range(200):
-                pid = os.fork()
-                if pid == 0:
-                    signal.pause()
-                    os._exit(0)
-                pids.append(pid)
-        except BlockingIOError:
-            pass
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        return len(pids)
+        return fork_and_count(200)
 
-    assert in_a_fork(fork_and_count) == (63, 0)
+    assert in_a_fork(enter_and_fork) == (63, 0)
 
 
 def limited(made: Groups, limit: int) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import traceback
 
 import pytest
 
 from handout.agent import processes
+from tests.forks import fork_and_count
 
 _NOBODY = 65534
 
@@ -21,7 +21,7 @@ def test_row_21_a_user_who_forks_and_forks_meets_a_limit() -> None:
         try:
             os.setuid(_NOBODY)
             processes.limit_processes(processes.threads_of_user() + 8)
-            os.write(writing, b"%d" % _fork_and_count(50))
+            os.write(writing, b"%d" % fork_and_count(50))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -31,23 +31,6 @@ def test_row_21_a_user_who_forks_and_forks_meets_a_limit() -> None:
         made = int(pipe.read())
     os.waitpid(child, 0)
     assert 1 <= made <= 9
-
-
-def _fork_and_count(count: int) -> int:
-    made: list[int] = []
-    try:
-        for _ in range(count):
-            pid = os.fork()
-            if pid == 0:
-                signal.pause()
-                os._exit(0)
-            made.append(pid)
-    except BlockingIOError:
-        pass
-    for pid in made:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    return len(made)
 
 
 def test_who_is_here_is_counted_with_its_threads() -> None:
