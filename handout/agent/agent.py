@@ -30,6 +30,7 @@ from .groups import Groups
 from .lease import Lease
 from .ledger import PARTS, Ledger
 from .link import Link
+from .oom import OomKills
 from .outcomes import Outcomes
 from .probe import lingers, probe
 from .store import Store, StoreFullError
@@ -109,7 +110,9 @@ class Agent:
         self.transfers.use(self.link)
         self.logs = Logs(self._send_log, lambda: self.link.session.calm_bytes < _CALM_BYTES)
         self.answers = Answers(self.link, self.logs)
-        self.outcomes = Outcomes(self.answers, self.backlog, self.store, self.dispatcher, self.crew)
+        self.outcomes = Outcomes(
+            self.answers, self.backlog, self.store, self.dispatcher, self.crew, OomKills(groups.counts_kills)
+        )
         self.outcomes.kill_after_s = settings.get("kill_after_s", 5.0)
         self.watch = Watch(self.crew, self.outcomes, self.answers)
         self.dispatcher.on_busy = self.watch.start

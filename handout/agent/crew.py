@@ -19,7 +19,6 @@ from . import groups, processes, wire
 from . import page as words
 from .capture import Pipe, new_nonce
 from .groups import Groups
-from .oom import kills_in
 from .sockets import widen
 from .tasks import Task, TaskClass
 
@@ -116,7 +115,7 @@ class Hand:
     @property
     def was_starved(self) -> bool:
         """Whether the kernel killed something of it at its limit of memory: its last task, or what that had started."""
-        return self.group is not None and bool(kills_in(self.group))
+        return self.group is not None and groups.was_starved(self.group)
 
     @property
     def suffix(self) -> str:
@@ -254,7 +253,7 @@ class Crew:
         if hand.key is None:
             hand.key = key
             if key.memory_limit is not None:
-                hand.group = self._groups.make_limited(f"w{hand.number}", key.memory_limit)
+                hand.group = self._groups.limit_memory(f"w{hand.number}", key.memory_limit)
             fields = {
                 "m": "setup",
                 **self._setup,

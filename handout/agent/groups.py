@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from . import processes
+from .oom import kills_in
 from .probe import own_groups, read_text, read_value
 
 _ROOT = "/sys/fs/cgroup"
@@ -48,30 +49,36 @@ class Groups:
         self._folders = dict(folders)
 
     @classmethod
-    def make(cls, name: str) -> Groups:
-        """Make the folders of a run; none where that cannot be done.
+    def find(cls, name: str) -> Groups:
+        """Where those of a run would be; none is there yet.
 
         Args:
             name: Of the run's own folder, which is no other run's.
         """
-        folders: dict[str, str] = {}
-        for controller, base in bases().items():
-            folder = f"{base}/{name}"
-            try:
-                os.makedirs(f"{folder}/{_WORKERS}" if controller == "pids" else folder, exist_ok=True)
-                if controller == "memory" and _is_unified(folder):
-                    _write(f"{folder}/cgroup.subtree_control", "+memory")
-            except OSError:
-                if folder not in folders.values():
-                    _remove_empty(folder)
-                continue
-            folders[controller] = folder
-        return cls(folders)
+        return cls({controller: f"{base}/{name}" for controller, base in bases().items()})
 
     @property
     def folders(self) -> list[str]:
         """Whatever there is to be removed in the end."""
         return list(dict.fromkeys(self._folders.values()))
+
+    @property
+    def counts_kills(self) -> str | None:
+        """A group that knows of everything that the kernel killed below it, where all workers are below one."""
+        folder = self._folders.get("memory")
+        return folder if folder is not None and folder == self._folders.get("pids") else None
+
+    def make(self) -> None:
+        """Make them; those that cannot be made are none from here on."""
+        for controller, folder in list(self._folders.items()):
+            try:
+                os.makedirs(f"{folder}/{_WORKERS}" if controller == "pids" else folder, exist_ok=True)
+                if controller == "memory" and _is_unified(folder):
+                    _write(f"{folder}/cgroup.subtree_control", "+memory")
+            except OSError:
+                del self._folders[controller]
+                if folder not in self._folders.values():
+                    _remove_empty(folder)
 
     def limit_processes(self, most: int) -> bool:
         """Say how many processes and threads the workers may have together; whether that holds."""
@@ -84,23 +91,23 @@ class Groups:
             pass
         return False
 
-    def enter(self) -> None:
+    def join_workers(self) -> None:
         """Be among the workers from here on, this process and what it starts.
 
         Raises:
             OSError: The system did not let it.
         """
         if "pids" in self._folders:
-            enter(f"{self._folders['pids']}/{_WORKERS}")
+            _enter(f"{self._folders['pids']}/{_WORKERS}")
 
-    def make_limited(self, name: str, limit: int) -> str | None:
+    def limit_memory(self, name: str, limit: int) -> str | None:
         """A group for a worker whose tasks may take so many bytes of memory; None where that cannot be."""
         if "memory" not in self._folders:
             return None
         group = f"{self._folders['memory']}/{name}"
         try:
             os.mkdir(group)
-            _limit(group, stopped_at(limit))
+            _write(_limit_file(group), str(stopped_at(limit)))
             if _is_unified(group):
                 # What the task started dies with it, and is not left waiting for what was killed.
                 _write(f"{group}/memory.oom.group", "1")
@@ -114,42 +121,63 @@ class Groups:
         remove(self.folders)
 
 
-def enter(group: str) -> None:
-    """Move this process into a group.
+class Limited:
+    """The group of a worker with a limit of memory, from within.
 
+    Args:
+        group: Its folder.
+        limit: Bytes that its tasks may take.
     Raises:
-        OSError: The group is not there any more, or this user may not.
+        OSError: It is not there any more, or this user may not enter it.
     """
-    _write(f"{group}/cgroup.procs", "0")
+
+    def __init__(self, group: str, limit: int) -> None:
+        self._group = group
+        self._limit = limit
+        #: Bytes beside the limit that have been let in.
+        self._room = 0
+        _enter(group)
+
+    def make_room(self, nbytes: int = 0) -> None:
+        """Let it take more, for what is no memory of its tasks.
+
+        Files in memory count where they were written first. Those that are there stay beside the limit, and what is
+        about to be written: a result into the store, an argument that is a file.
+        """
+        room = nbytes + (read_value(f"{self._group}/memory.stat", "shmem") or 0)
+        if room > self._room:
+            try:
+                _write(_limit_file(self._group), str(stopped_at(self._limit) + room))
+                self._room = room
+            except OSError:
+                pass
+
+    @property
+    def was_starved(self) -> bool:
+        """See `was_starved`."""
+        return was_starved(self._group)
 
 
 def stopped_at(limit: int) -> int:
-    """At how many bytes the kernel stops a worker whose tasks may take so many, results in the store aside."""
+    """At how many bytes the kernel stops a worker whose tasks may take so many, files aside."""
     return limit + limit // 16 + _KERNEL_ROOM
 
 
-def make_room(group: str, limit: int, nbytes: int) -> None:
-    """Let a limited group take more, for a result that is about to be written into the store.
+def was_starved(group: str) -> bool:
+    """Whether the kernel killed something in a worker's group because it met its own limit.
 
-    Files in memory count where they were written first: those that are there stay beside the limit.
-
-    Args:
-        group: Of a worker.
-        limit: Bytes that its tasks may take.
-        nbytes: Of the result.
+    Not that of a group above, or the machine's: then the host has too little, and the task may do better elsewhere.
     """
-    try:
-        _limit(group, stopped_at(limit) + (read_value(f"{group}/memory.stat", "shmem") or 0) + nbytes)
-    except OSError:
-        pass
+    if not kills_in(group):
+        return False
+    # Version 2, then 1, which counts there whenever something had to give way, files that were read included.
+    met = read_value(f"{group}/memory.events", "oom")
+    return (int(read_text(f"{group}/memory.failcnt") or 0) if met is None else met) > 0
 
 
 def drop(group: str) -> None:
     """Remove the group of a worker that is gone. Where something is still in it, it stays until the run ends."""
-    try:
-        os.rmdir(group)
-    except OSError:
-        pass
+    _remove_empty(group)
 
 
 def remove(folders: Iterable[str]) -> None:
@@ -157,7 +185,7 @@ def remove(folders: Iterable[str]) -> None:
     until = time.monotonic() + _GONE_S
     for folder in folders:
         while not _remove_empty(folder) and time.monotonic() < until:
-            for group in (*_below(folder), folder):
+            for group in _from_below(folder):
                 for pid in _members(group):
                     processes.send_signal(pid, signal.SIGKILL)
             time.sleep(0.002)
@@ -182,7 +210,7 @@ def bases() -> dict[str, str]:
 def _unified_base(own: str) -> str | None:
     """The same for version 2, where a group that has processes of its own cannot limit those below it.
 
-    So it is beside the login's group, as long as nothing is thereby escaped from.
+    So it is beside the login's group, as long as no limit is thereby escaped from.
     """
     if _passed_on(own):
         return own
@@ -204,24 +232,27 @@ def _is_unified(group: str) -> bool:
     return os.path.exists(f"{group}/cgroup.controllers")
 
 
-def _limit(group: str, nbytes: int) -> None:
-    _write(f"{group}/{'memory.max' if _is_unified(group) else 'memory.limit_in_bytes'}", str(nbytes))
+def _limit_file(group: str) -> str:
+    return f"{group}/{'memory.max' if _is_unified(group) else 'memory.limit_in_bytes'}"
 
 
-def _below(folder: str) -> list[str]:
-    try:
-        return [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []
+def _enter(group: str) -> None:
+    _write(f"{group}/cgroup.procs", "0")
+
+
+def _from_below(folder: str) -> list[str]:
+    """A group with all below it, which tasks may have made too; those without any first."""
+    return [path for path, _, _ in os.walk(folder, topdown=False)]
 
 
 def _members(group: str) -> list[int]:
-    return [int(pid) for pid in (read_text(f"{group}/cgroup.procs") or "").split()]
+    """Processes in a group; those that another container has there are seen as 0, and are not ours."""
+    return [int(pid) for pid in (read_text(f"{group}/cgroup.procs") or "").split() if pid != "0"]
 
 
 def _remove_empty(folder: str) -> bool:
-    """Remove a folder and the groups below it; False where something is in one of them."""
-    for group in (*_below(folder), folder):
+    """Remove a group and those below it; False where something is in one of them."""
+    for group in _from_below(folder):
         try:
             os.rmdir(group)
         except FileNotFoundError:

@@ -8,12 +8,15 @@ from .probe import group_folders, read_value
 _PERIOD_S = 2.0
 
 
-def count() -> int | None:
-    """How often the kernel has killed for lack of memory: in this control group where it says so, else at all.
+def count(workers: str | None = None) -> int | None:
+    """How often the kernel has killed for lack of memory.
 
-    Returns: None where neither is known.
+    Args:
+        workers: The control group that all workers are below, where there is one; else it is that of this process,
+            or the whole machine.
+    Returns: None where nobody knows.
     """
-    for folder in group_folders("memory")[:1]:
+    for folder in [workers] if workers is not None else group_folders("memory")[:1]:
         found = kills_in(folder)
         if found is not None:
             return found
@@ -30,10 +33,15 @@ def kills_in(group: str) -> int | None:
 
 
 class OomKills:
-    """The kernel's kills, told from those of a while ago."""
+    """The kernel's kills, told from those of a while ago.
 
-    def __init__(self) -> None:
-        self._before = self._latest = count()
+    Args:
+        workers: See `count`.
+    """
+
+    def __init__(self, workers: str | None = None) -> None:
+        self._workers = workers
+        self._before = self._latest = count(workers)
         self._looked_at = 0.0
 
     def look(self, now: float) -> None:
@@ -43,12 +51,16 @@ class OomKills:
             now: Monotonic seconds.
         """
         if now - self._looked_at >= _PERIOD_S:
-            self._before, self._latest = self._latest, count()
+            self._before, self._latest = self._latest, count(self._workers)
             self._looked_at = now
+
+    def forget(self) -> None:
+        """What was killed until now has explained what it could."""
+        self._before = self._latest = count(self._workers)
 
     def explain(self) -> bool | None:
         """Whether a death by SIGKILL was the kernel's doing; None where nobody knows. Each kill explains one."""
-        kills = count()
+        kills = count(self._workers)
         if kills is None or self._before is None:
             return None
         if kills <= self._before:

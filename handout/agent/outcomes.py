@@ -20,7 +20,7 @@ from .clock import now_ns
 from .crew import Crew, Hand
 from .dispatch import Dispatcher
 from .ledger import PARTS
-from .oom import OomKills
+from .oom import OomKills, kills_in
 from .store import Store, StoreFullError
 from .tasks import ENDED, QUEUED, Backlog, Task
 
@@ -43,14 +43,22 @@ _REASONS = {
 class Outcomes:
     """Takes in what workers say, and tells the controller."""
 
-    def __init__(self, answers: Answers, backlog: Backlog, store: Store, dispatcher: Dispatcher, crew: Crew) -> None:
+    def __init__(
+        self,
+        answers: Answers,
+        backlog: Backlog,
+        store: Store,
+        dispatcher: Dispatcher,
+        crew: Crew,
+        oom_kills: OomKills,
+    ) -> None:
         self._answers = answers
         self._backlog = backlog
         self._store = store
         self._dispatcher = dispatcher
         self._crew = crew
         self._loop = asyncio.get_running_loop()
-        self.oom_kills = OomKills()
+        self.oom_kills = oom_kills
         #: What is ended for its time gets this long between SIGTERM and SIGKILL.
         self.kill_after_s = 5.0
         self._spawn_failures = 0
@@ -87,6 +95,7 @@ class Outcomes:
             # Where the kernel stopped it, it had that much, and wanted more.
             at = groups.stopped_at(limit) if task.hand.was_starved else 0
             report["limit"], report["peak"] = limit, max(task.peak, at)
+            report["maxrss"] = max(report["maxrss"] or 0, report["peak"])
         self._answers.failed(task.ticket, report, payload)
         for follower in followers:
             self._doom(follower)
@@ -365,6 +374,7 @@ class Outcomes:
             if not hand.shared:
                 culprit.started = hand.page[words.STARTED]
             if hand.was_starved:
+                self.oom_kills.forget()
                 self._fail(culprit, "memory", maxrss=report.get("rss"))
             else:
                 declared = culprit.cls.need.get("memory", 0) // PARTS
@@ -402,10 +412,17 @@ class Outcomes:
             fields["exit"] = os.WEXITSTATUS(status)
             fields["message"] = f"the worker exited with status {fields['exit']} while the task ran"
         if fields.get("signal") == signal.SIGKILL:
-            fields["oom"] = self.oom_kills.explain()
+            fields["oom"] = self._was_killed_for_memory(hand)
             if fields["oom"]:
                 fields["message"] += " by the kernel, for lack of memory"
         return fields
+
+    def _was_killed_for_memory(self, hand: Hand) -> bool | None:
+        """Whether the kernel killed a worker because the host lacked memory; None where nobody knows."""
+        if hand.group is None or not kills_in(hand.group):
+            return self.oom_kills.explain()
+        self.oom_kills.forget()
+        return True
 
 
 def _signal_name(number: int) -> str:

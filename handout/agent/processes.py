@@ -117,6 +117,8 @@ def descendants(roots: Iterable[int]) -> list[int]:
 
 def send_signal(pid: int, number: int) -> bool:
     """Signal a process; False where it is gone or not ours."""
+    if pid <= 0:
+        return False  # that would be whole groups of processes
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):

@@ -305,12 +305,8 @@ def _limit_processes(groups: Groups) -> int | None:
     system does not hold to that.
     """
     most = _MOST_PROCESSES * max(4, os.cpu_count() or 1)
-    limited = groups.limit_processes(most)
-    if os.getuid() == 0:
-        if not limited:
-            print("no control group limits how many processes tasks of the superuser start", file=sys.stderr)
-        return None
-    return processes.threads_of_user() + most
+    groups.limit_processes(most)
+    return None if os.getuid() == 0 else processes.threads_of_user() + most
 
 
 def become_worker(parent: int, fds: list[int], groups: Groups, most: int | None) -> None:
@@ -332,7 +328,7 @@ def become_worker(parent: int, fds: list[int], groups: Groups, most: int | None)
         processes.become_subreaper()
         processes.prefer_to_be_killed()
         try:
-            groups.enter()
+            groups.join_workers()
         except OSError as error:
             print(f"worker {os.getpid()} is in no control group: {error}", file=sys.stderr, flush=True)
         if most is not None:
@@ -427,8 +423,9 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         leftovers.remove_stale(os.path.dirname(folder))
     except OSError:
         pass
-    groups = Groups.make(os.path.basename(folder))
+    groups = Groups.find(os.path.basename(folder))
     leftovers.lock(folder, group_folders=groups.folders)
+    groups.make()
     store = _make_store(folder)
     try:
         lease = Lease(settings.get("host_timeout_s", 15.0), settings.get("linger_s", 60.0))

@@ -27,7 +27,6 @@ from . import page as words
 from .clock import now_ns
 from .current import Current, publish
 from .objects import INLINE, DiskFullError, MissingInputError, Objects, ResultTooLargeError
-from .oom import kills_in
 from .report import Report
 from .stdio import Streams
 
@@ -54,10 +53,6 @@ def preload() -> None:
     serial.warm()
 
 
-class _StarvedError(Exception):
-    """A task went on though the kernel had killed what it had started."""
-
-
 class Worker:
     """The loop of the process; see the module."""
 
@@ -79,9 +74,8 @@ class Worker:
         self._retiring = False
         #: Bytes that each object of a result may have.
         self._max_result = sys.maxsize
-        #: Its control group, and bytes that its tasks may take, where these are limited.
-        self._group: str | None = None
-        self._memory_limit = 0
+        #: Its control group, where its tasks have a limit of memory.
+        self._limited: groups.Limited | None = None
         self._in_user_code = False
         self._cancelled = False
         self._orphans = _can_wait_id()
@@ -117,13 +111,12 @@ class Worker:
         self.host = fields["host"]
         self.shared = bool(fields.get("shared"))
         self._max_result = fields.get("max_result_bytes") or sys.maxsize
-        self._group, self._memory_limit = fields.get("group"), fields.get("memory_limit") or 0
-        if self._group is not None:
+        if fields.get("group"):
             try:
-                groups.enter(self._group)
+                self._limited = groups.Limited(fields["group"], fields["memory_limit"])
             except OSError:
                 # The agent looks at its memory in any case.
-                self._group = None
+                pass
         self.scratch = fields["scratch"]
         self.objects = Objects(fields["folders"], fields["suffix"])
         owner = writing.get if self.shared else lambda: self.page[words.ANNOUNCED]
@@ -182,6 +175,8 @@ class Worker:
             return
         current = self.current(order)
         publish(current)
+        if self._limited is not None:
+            self._limited.make_room()
         try:
             # So are loading the arguments (inline functions, what classes do) and writing the result.
             self._in_user_code = True
@@ -189,8 +184,6 @@ class Worker:
             value = fn(*args, **kwargs)
             if inspect.iscoroutine(value):
                 value = self._await(value)
-            if self._was_starved():
-                raise _StarvedError
             columns = self.encode(value, paths, order[4])
             self._in_user_code = False
         except MissingInputError:
@@ -203,8 +196,11 @@ class Worker:
             outcome = self.failure(error, self._cancelled)
             self._tidy(current)
             # It may be the process that is in a bad way, not the task: out of descriptors, memory, room.
-            if isinstance(error, (OSError, MemoryError, serial.LoadError)) or outcome[0]["kind"] == "memory":
+            if isinstance(error, (OSError, MemoryError, serial.LoadError)):
                 self._retiring = True
+            if self._was_starved():
+                self._report_starved(number, started)
+                return
             fields = {"s": number, "us": (now_ns() - started) // 1000, **outcome[0]}
             self.report.failed(fields, outcome[1])
             return
@@ -212,13 +208,23 @@ class Worker:
         # The next task does not find the memory of this one taken.
         del value, args, kwargs
         self._tidy(current)
+        if self._was_starved():
+            self.objects.forget(order[4])
+            self._report_starved(number, started)
+            return
         us = (now_ns() - started) // 1000
         self._last_us[order[1]] = us
         self.report.done(number, us, *columns)
 
     def _was_starved(self) -> bool:
         """Whether the kernel killed something that this worker's task had started, at its limit of memory."""
-        return self._group is not None and bool(kills_in(self._group))
+        return self._limited is not None and self._limited.was_starved
+
+    def _report_starved(self, number: int, started: int) -> None:
+        """Whatever a task made of it that the kernel killed what it had started: it took too much. It was the last."""
+        self._retiring = True
+        us = (now_ns() - started) // 1000
+        self.report.failed({"s": number, "us": us, "kind": "memory", "maxrss": processes.peak_memory()}, [])
 
     def flush_held(self, *_: Any) -> None:
         """Handle the agent's signal: a task runs for long, and results of those before it are still here."""
@@ -258,6 +264,8 @@ class Worker:
 
     def _load_input(self, key: int, sent: dict[int, wire.Buffer]) -> Any:
         data = self.objects.get(key, sent)
+        if self._limited is not None and len(data) > INLINE:
+            self._limited.make_room(len(data))
         if key in self._suspects:
             from . import restricted  # few workers ever need it
 
@@ -335,8 +343,8 @@ class Worker:
                 where.append(0)
             else:
                 inline.append(-1)
-                if self._group is not None:
-                    groups.make_room(self._group, self._memory_limit, size)
+                if self._limited is not None:
+                    self._limited.make_room(size)
                 where.append(self.objects.write(key, segments, bool(self.page[words.SPILL])))
         return sizes, inline, where, payload
 
@@ -358,8 +366,6 @@ class Worker:
             kind, extra = "exited", {"exit": code if code is None or isinstance(code, int) else str(code)}
         elif isinstance(error, asyncio.CancelledError) and cancelled:
             kind = "cancelled"
-        elif self._was_starved():
-            kind = "memory"
         # The first frames are this file's.
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_globals.get("__package__") == __package__:

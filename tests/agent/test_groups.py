@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from handout.agent import groups
-from handout.agent.groups import Groups
+from handout.agent.groups import Groups, Limited
 from handout.agent.oom import kills_in
 from tests.agent.rig import alive
 from tests.forks import fork_and_count
@@ -22,7 +22,8 @@ MB = 1 << 20
 @pytest.fixture
 def made() -> Iterator[Groups]:
     """Groups of this test."""
-    found = Groups.make(f"handout-test-{os.getpid()}")
+    found = Groups.find(f"handout-test-{os.getpid()}")
+    found.make()
     if len(found.folders) == 0:
         pytest.skip(
             "no control group can be made here: that takes the superuser, or a part of the tree handed to this user"
@@ -49,14 +50,14 @@ def test_workers_fork_up_to_their_limit_and_no_further(made: Groups) -> None:
         pytest.skip("no controller of processes here")
 
     def enter_and_fork() -> int:
-        made.enter()
+        made.join_workers()
         return fork_and_count(200)
 
     assert in_a_fork(enter_and_fork) == (63, 0)
 
 
-def limited(made: Groups, limit: int) -> str:
-    group = made.make_limited("w1", limit)
+def limit_memory(made: Groups, limit: int) -> str:
+    group = made.limit_memory("w1", limit)
     if group is None:
         pytest.skip("no controller of memory here")
     return group
@@ -64,30 +65,31 @@ def limited(made: Groups, limit: int) -> str:
 
 def test_the_kernel_kills_what_takes_more_than_its_group_may(made: Groups) -> None:
     limit = 16 * MB
-    group = limited(made, limit)
+    group = limit_memory(made, limit)
 
     def hoard() -> int:
-        groups.enter(group)
+        Limited(group, limit)
         held = bytearray(b"x" * groups.stopped_at(limit))
         return len(held) % 7
 
     assert in_a_fork(hoard) == (-1, signal.SIGKILL)
     # A group that dies together may count one of its processes twice.
     assert (kills_in(group) or 0) >= 1
+    assert groups.was_starved(group)
     groups.drop(group)
     assert not os.path.exists(group)
 
 
 def test_a_result_that_is_written_into_memory_is_no_part_of_the_limit(made: Groups) -> None:
     limit = 16 * MB
-    group = limited(made, limit)
+    group = limit_memory(made, limit)
     fd = os.memfd_create("store")
 
     def write_results() -> int:
-        groups.enter(group)
+        limited = Limited(group, limit)
         size = groups.stopped_at(limit)
         for _ in range(2):
-            groups.make_room(group, limit, size)
+            limited.make_room(size)
             left = size
             while left:
                 left -= os.write(fd, bytes(min(left, MB)))
@@ -102,7 +104,7 @@ def test_what_is_still_in_a_group_is_killed_with_it(made: Groups) -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        made.enter()
+        made.join_workers()
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.write(writing, b"x")
@@ -119,8 +121,35 @@ def test_what_is_still_in_a_group_is_killed_with_it(made: Groups) -> None:
     assert not any(os.path.exists(folder) for folder in made.folders)
 
 
+def test_groups_that_tasks_made_below_theirs_go_with_them(made: Groups) -> None:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        made.join_workers()
+        for folder in made.folders:
+            below = f"{folder}/workers/mine/and/theirs"
+            if os.path.exists(f"{folder}/workers"):
+                os.makedirs(below)
+                Path(below, "cgroup.procs").write_text("0")
+        os.write(writing, b"x")
+        signal.pause()
+        os._exit(0)
+    os.close(writing)
+    os.read(reading, 1)
+    os.close(reading)
+    made.remove()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert not any(os.path.exists(folder) for folder in made.folders)
+
+
+def test_members_that_another_container_has_are_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").write_text("0\n12\n")
+    assert groups._members(str(tmp_path)) == [12]
+
+
 def test_groups_of_two_runs_do_not_see_each_other(made: Groups) -> None:
-    other = Groups.make(f"handout-test-{os.getpid()}-other")
+    other = Groups.find(f"handout-test-{os.getpid()}-other")
+    other.make()
     assert len(other.folders) == len(made.folders)
     other.remove()
     assert all(os.path.exists(folder) for folder in made.folders)
@@ -129,8 +158,8 @@ def test_groups_of_two_runs_do_not_see_each_other(made: Groups) -> None:
 def test_without_groups_nothing_is_limited_and_nothing_fails() -> None:
     none = Groups({})
     assert not none.limit_processes(64)
-    assert none.make_limited("w1", MB) is None
-    none.enter()
+    assert none.limit_memory("w1", MB) is None
+    none.join_workers()
     none.remove()
     assert none.folders == []
 

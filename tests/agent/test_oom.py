@@ -13,7 +13,7 @@ class Counter:
     def __init__(self, kills: int | None) -> None:
         self.kills = kills
 
-    def __call__(self) -> int | None:
+    def __call__(self, workers: str | None) -> int | None:
         return self.kills
 
 

@@ -96,6 +96,17 @@ def sum_all(arrays: list[Any]) -> int:
     return found
 
 
+def leave_file(path: str, megabytes: int, then: int) -> int:
+    with open(path, "wb") as file:
+        for _ in range(megabytes):
+            file.write(bytes(MB))
+    return then
+
+
+def size_of(path: Any) -> int:
+    return os.path.getsize(path)
+
+
 async def hoard_nicely(megabytes: int) -> int:
     """A coroutine that costs no processor: it would share a process with others."""
     return hoard(megabytes)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,20 +24,25 @@ from tests.sshd import OpenSsh
 LIMIT = 160 << 20
 
 
-@pytest.fixture
-def group() -> Iterator[Path]:
-    """A group below the one that the tests run in, with little memory; removed once it is empty."""
+@pytest.fixture(params=["its own", "above"])
+def group(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A group to log in to, below the one that the tests run in: it has little memory, or the one above it has."""
     base = groups.bases().get("memory")
     if base is None:
         pytest.skip("no control group of memory can be made here")
     made = Path(base) / f"handout-test-{os.getpid()}"
     made.mkdir()
+    group = made / "login" if request.param == "above" else made
     try:
         files = [made / name for name in ("memory.max", "memory.limit_in_bytes")]  # version 2, then 1
         next(file for file in files if file.exists()).write_text(str(LIMIT))
-        yield made
+        group.mkdir(exist_ok=True)
+        if request.param == "above" and (made / "cgroup.controllers").exists():
+            (made / "cgroup.subtree_control").write_text("+memory +pids")
+        yield group
     finally:
-        made.rmdir()
+        for each in dict.fromkeys([group, made]):
+            each.rmdir()
 
 
 def _python_in(group: Path, folder: Path) -> str:
@@ -72,9 +78,24 @@ async def test_row_03_what_the_kernel_kills_for_lack_of_memory_is_told_as_such(
         with pytest.raises(handout.WorkerDiedError, match=r"SIGKILL.*not the kernel") as caught:
             await cluster.execute(plain)
         assert caught.value.out_of_memory is False
-    async with asyncio.timeout(20):
-        while (group / "cgroup.procs").read_text():
-            await asyncio.sleep(0.005)
+    await until(lambda: not (group / "cgroup.procs").read_text())
+
+
+async def test_a_host_that_has_too_little_is_no_fault_of_a_task_within_its_limit(
+    sshd: OpenSsh, group: Path, tmp_path: Path
+) -> None:
+    graph = Graph()
+    graph.add(deeds.hoard, 400, id="greedy", cost={"memory": "2 GB"}, enforce_memory=True)
+    async with handout.Cluster(
+        [sshd.host("tight", {"cpu": 1, "memory": "4 GB"}, python=_python_in(group, tmp_path))]
+    ) as cluster:
+        with pytest.raises(handout.WorkerDiedError, match="killed by the kernel for lack of memory") as caught:
+            await cluster.execute(graph)
+        assert caught.value.out_of_memory is True
+        failure = handout.failure(caught.value)
+        assert failure is not None
+        assert failure.attempts == 3
+    await until(lambda: not (group / "cgroup.procs").read_text())
 
 
 @pytest.fixture
@@ -119,3 +140,30 @@ async def test_results_of_a_limited_task_are_no_part_of_its_memory(sshd: OpenSsh
     read = graph.add(deeds.sum_all, made, cost={"memory": "200 MB"}, enforce_memory=True)
     async with handout.Cluster([sshd.host("watched", {"cpu": 1})]) as cluster:
         assert (await cluster.execute(graph, outputs=[read]))[read] == 45_000_000
+
+
+async def test_files_in_memory_that_earlier_tasks_left_are_no_part_of_a_tasks_memory(
+    sshd: OpenSsh, limiting: None, tmp_path: Path
+) -> None:
+    path = Path("/dev/shm") / f"left-{os.getpid()}"
+    costs: dict[str, Any] = {"cost": {"memory": "120 MB"}, "enforce_memory": True}
+    graph = Graph()
+    held = graph.add(deeds.hoard, graph.add(deeds.leave_file, str(path), 110, 80, **costs), **costs)
+    try:
+        async with handout.Cluster([sshd.host("watched", {"cpu": 1})]) as cluster:
+            assert (await cluster.execute(graph, outputs=[held]))[held] == 80
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def test_an_argument_that_is_a_file_in_memory_is_no_part_of_a_tasks_memory(
+    limiting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = tmp_path / "content"
+    content.write_bytes(bytes(250_000_000))
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        monkeypatch.setenv("HANDOUT_TMPDIR", folder)
+        graph = Graph()
+        size = graph.add(deeds.size_of, handout.File(content), cost={"memory": "100 MB"}, enforce_memory=True)
+        results = await handout.execute(graph, inventory=[handout.Host.local("here", {"cpu": 1})])
+    assert results[size] == 250_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 
 import pytest
@@ -31,6 +32,11 @@ def test_row_21_a_user_who_forks_and_forks_meets_a_limit() -> None:
         made = int(pipe.read())
     os.waitpid(child, 0)
     assert 1 <= made <= 9
+
+
+def test_no_signal_goes_to_a_whole_group_by_mistake() -> None:
+    assert not processes.send_signal(0, signal.SIGKILL)
+    assert not processes.send_signal(-1, signal.SIGKILL)
 
 
 def test_who_is_here_is_counted_with_its_threads() -> None:
