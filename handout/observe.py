@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EventsMissed",
+    "HostFull",
     "HostJoined",
     "HostLeft",
     "HostQuarantined",
@@ -125,6 +126,19 @@ class HostQuarantined(RunEvent):
     host: str
     pause_s: float
     error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class HostFull(RunEvent):
+    """A host had no room for what a task makes or takes: tasks of its function prefer other hosts for ``pause_s``."""
+
+    host: str
+    #: The task, and the name of its function.
+    id: str
+    function: str
+    #: Bytes that found no room, 0 where not known.
+    need: int
+    pause_s: float
 
 
 @dataclass(frozen=True, slots=True)

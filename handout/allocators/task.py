@@ -49,7 +49,8 @@ class Task:
         expected_s: How long such a task takes, as far as that was seen.
         waiting_s: For how long it has been ready.
         labels: What the graph's author attached to it.
-        not_on: Hosts where it has failed: to be avoided where there are others.
+        not_on: Hosts where it has failed, or that just had no room for what its function makes or takes: to be avoided
+            where there are others.
     """
 
     __slots__ = (

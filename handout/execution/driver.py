@@ -19,8 +19,8 @@ from handout.execution.peer import Peer
 from handout.execution.recording import Recorder
 from handout.execution.taskclass import ClassTable
 from handout.execution.traffic import Traffic
-from handout.observe import HostJoined as HostJoinedNotice
 from handout.observe import (
+    HostFull,
     HostLeft,
     HostQuarantined,
     HostUnavailable,
@@ -30,6 +30,7 @@ from handout.observe import (
     TaskRetried,
     TaskSpeculated,
 )
+from handout.observe import HostJoined as HostJoinedNotice
 from handout.observe import RunEnded as RunEndedNotice
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
@@ -82,6 +83,7 @@ class Driver:
             do.CancelTasks: self._cancel_tasks,
             do.TakeBack: self._take_back,
             do.AskAllocator: self._ask_allocator,
+            do.AnnouncePause: self._announce_pause,
             do.AnnounceSecond: self._announce_second,
             do.TasksEnded: self._tasks_ended,
             do.RunEnded: self._run_ended,
@@ -355,6 +357,23 @@ class Driver:
             c, id = command, run.plan.ids[command.task]
             at_s = self.now - run.started_at
             run.tell([TaskSpeculated(at_s, id, c.host, c.attempt, c.beside, c.running_s, c.limit_s)])
+
+    def _announce_pause(self, command: do.AnnouncePause) -> None:
+        run, peer = self.runs.get(command.run), self.peers.get(command.host)
+        if run is None or peer is None:
+            return
+        c, id = command, run.plan.ids[command.task]
+        function = run.spec.profiles[run.spec.profile[c.task]].fn_name
+        if not peer.was_full:
+            peer.was_full = True  # what follows is in the runs' events
+            need = f"{c.need} bytes" if c.need else "what"
+            logger.warning(
+                "Host %s has no room for %s that task %r makes or takes: tasks of %s prefer other hosts for %g s. "
+                "Free some space there, or give the function a disk cost.",
+                *(c.host, need, id, function, c.pause_s),
+            )
+        if run.watchers:
+            run.tell([HostFull(self.now - run.started_at, c.host, id, function, c.need, c.pause_s)])
 
     def _release_host(self, command: do.ReleaseHost) -> None:
         drained = self._drains.get(command.host)

@@ -128,7 +128,9 @@ class Hearing:
         if run.watchers:
             self._driver.failed_attempts.append((run, task, attempt, failure))
         kind: Any = failure.kind
-        self._driver.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure))
+        need = failure.report.get("need")
+        need = need if isinstance(need, int) and need > 0 else 0
+        self._driver.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure, need))
 
     def _is_retryable(self, run: ActiveRun, task: int, failure: Failure) -> bool:
         """What the user's ``retry_on`` says of it; only then is the exception loaded before it is asked for.

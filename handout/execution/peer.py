@@ -37,6 +37,8 @@ class Peer:
         #: For everything that is said; the link is for what becomes of the agent.
         self.conversation = link.conversation
         self.fetches = Fetches()
+        #: Whether it has been said in the log that it has no room.
+        self.was_full = False
         self._functions: set[int] = set()
         self._classes: set[int] = set()
         self._bundles: set[int] = set()

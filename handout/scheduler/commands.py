@@ -12,6 +12,7 @@ from handout.allocators import ClusterView, Task
 from handout.scheduler.states import Outcome
 
 __all__ = [
+    "AnnouncePause",
     "AnnounceSecond",
     "AskAllocator",
     "CancelTasks",
@@ -119,6 +120,18 @@ class AskAllocator:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnouncePause:
+    """A host had no room for what a task makes or takes: tasks of its function prefer other hosts for a while."""
+
+    run: int
+    task: int
+    host: str
+    pause_s: float
+    #: Bytes that found no room, 0 where not known.
+    need: int
+
+
+@dataclass(frozen=True, slots=True)
 class AnnounceSecond:
     """A task that is slow is attempted a second time, beside the first; its `StartTasks` goes out, too."""
 
@@ -181,6 +194,7 @@ Command = (
     | CancelTasks
     | TakeBack
     | AskAllocator
+    | AnnouncePause
     | AnnounceSecond
     | TasksEnded
     | RunEnded

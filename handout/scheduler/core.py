@@ -17,6 +17,7 @@ from handout.scheduler.objects import want
 from handout.scheduler.placement import place
 from handout.scheduler.reservations import expire
 from handout.scheduler.satisfiable import check_satisfiable
+from handout.scheduler.space import count_freed, pause_over
 from handout.scheduler.speculation import speculate
 from handout.scheduler.states import Outcome, State
 from handout.scheduler.timers import Timer, Wake
@@ -86,6 +87,7 @@ _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
     Wake.RESERVE: _look_again,
     Wake.SPECULATE: _look_again,
     Wake.SHORTAGE: membership.shortage_over,
+    Wake.PAUSE: pause_over,
 }
 
 
@@ -121,6 +123,7 @@ class Core:
             handler(world, event)
         check_satisfiable(world)
         expire(world)
+        count_freed(world)
         requests.note_room(world)
         place(world)
         speculate(world)

@@ -216,6 +216,8 @@ class TaskFailed:
     retryable: bool
     #: Whatever the shell wants back when the task ends.
     failure: object
+    #: For `disk`: bytes that found no room, 0 where not known.
+    need: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,9 @@ def _why_not(world: World, run: Run, t: int, host: HostRecord) -> str:
         return "is silent"
     if host.reserved is not None and host.reserved is not run.lane[t]:
         return "is kept free for a task that was passed over for long"
+    if host.is_paused(profile, world.now):
+        left_s = host.pauses[profile].until - world.now
+        return f"had no room for what its function makes or takes, and is passed over for {left_s:.0f} s more"
     if host.index in key.avoid:
         return "it has failed there"
     if not any(host.ledger.fits(need.host) for need in needs):

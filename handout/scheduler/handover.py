@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handout.scheduler.attempts import hand, recall
 from handout.scheduler.hosts import HostRecord
-from handout.scheduler.placement import ready_anywhere
+from handout.scheduler.placement import is_paused, ready_anywhere
 from handout.scheduler.runs import Run
 from handout.scheduler.states import State
 from handout.scheduler.timers import Wake
@@ -64,8 +64,11 @@ def _may_follow(world: World, run: Run, c: int, host: HostRecord) -> bool:
     needs = world.fleet.needs(host, profile)
     if not profile.idempotent or not needs or needs[0].shared or needs[0].devices:
         return False
-    key = run.lane_of(c).key
+    lane = run.lane_of(c)
+    key = lane.key
     if (key.pin and key.pin != host.index) or host.index in key.avoid:
+        return False
+    if world.pausing and is_paused(world, lane, host):
         return False
     if not all(world.fleet.needs(host, profiles[p]) for p in key.together):
         return False
@@ -133,9 +136,11 @@ def _fits_any(world: World, run: Run, t: int, takers: list[HostRecord]) -> bool:
     if t in run.begun or t in run.recalled or run.spec.allocator is None:
         return False
     profiles = run.spec.profiles
-    key = run.lane_of(t).key
+    lane = run.lane_of(t)
+    key = lane.key
     return any(
         host.index not in key.avoid
+        and not is_paused(world, lane, host)
         and (not key.pin or key.pin == host.index)
         and world.fleet.needs(host, profiles[key.profile])
         for host in takers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from handout.agent.ledger import Claim, Ledger
@@ -14,7 +15,7 @@ from handout.scheduler.spec import CONTROLLER, Profile
 if TYPE_CHECKING:
     from handout.scheduler.runs import Lane, Run
 
-__all__ = ["AHEAD_LIMIT", "CONTROLLER_INDEX", "HOME", "Fleet", "HostRecord", "Lingering", "Need"]
+__all__ = ["AHEAD_LIMIT", "CONTROLLER_INDEX", "HOME", "Fleet", "HostRecord", "Lingering", "Need", "Pause"]
 
 #: Tasks handed ahead to one host, at most.
 AHEAD_LIMIT = 1024
@@ -49,6 +50,18 @@ class Lingering(NamedTuple):
     objects: Sequence[int]
 
 
+@dataclass(slots=True)
+class Pause:
+    """A host had no room for what a function made or took: its tasks prefer other hosts for a while."""
+
+    until: float
+    length_s: float
+    #: Bytes that found no room, 0 where not known.
+    need: int
+    #: Bytes that were dropped there since.
+    freed: float = 0.0
+
+
 class HostRecord:
     """One epoch of one host. A host that comes back is a new record with a new index."""
 
@@ -69,6 +82,7 @@ class HostRecord:
         "needs",
         "offer",
         "only",
+        "pauses",
         "price_per_hour",
         "python",
         "released",
@@ -117,6 +131,8 @@ class HostRecord:
         self.lingering: dict[tuple[int, int, int], Lingering] = {}
         #: By profile: the variants that this host can ever cover.
         self.needs: dict[Profile, tuple[Need, ...]] = {}
+        #: By profile: its last pause here, which may be over.
+        self.pauses: dict[Profile, Pause] = {}
         #: Replicas of an object that only this host has, and of one that the controller has too: shared tuples.
         self.only = (index,)
         self.both = (CONTROLLER_INDEX, index)
@@ -147,6 +163,11 @@ class HostRecord:
         if cost > self.target_s or self.ahead_n >= AHEAD_LIMIT or self.ahead_s + cost > self.budget_s:
             return -1.0
         return cost
+
+    def is_paused(self, profile: Profile, now: float) -> bool:
+        """Whether tasks of a profile are to prefer other hosts."""
+        pause = self.pauses.get(profile)
+        return pause is not None and pause.until > now
 
     def load(self) -> float:
         """Tasks a slot."""
@@ -252,3 +273,4 @@ class Fleet:
             self._needs.pop(profile, None)
             for host in self.by_name.values():
                 host.needs.pop(profile, None)
+                host.pauses.pop(profile, None)

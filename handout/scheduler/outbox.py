@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from handout.scheduler.commands import (
     CancelTasks,
@@ -59,6 +59,13 @@ class Outbox:
         if columns is None:
             columns = self._drops[host, run] = []
         columns.append(object_)
+
+    def drops(self, host: int) -> Iterator[tuple[int, int]]:
+        """Run and object of all that is to be dropped on a host."""
+        for (index, run), objects in self._drops.items():
+            if index == host:
+                for o in objects:
+                    yield run, o
 
     def copy(self, host: int, run: int, object_: int, source: int) -> None:
         """Bring an object to a host; host 0 is the controller."""

@@ -12,7 +12,7 @@ from handout.scheduler.runs import Lane, Run
 from handout.scheduler.strategies import STRATEGIES, Strategy
 from handout.scheduler.world import World
 
-__all__ = ["candidates", "claim_on", "is_free", "place", "ready_anywhere", "room_ahead", "transfer_s"]
+__all__ = ["candidates", "claim_on", "is_free", "is_paused", "place", "ready_anywhere", "room_ahead", "transfer_s"]
 
 #: Tasks of one lane that are placed before another lane of the same standing gets its turn.
 TURN = 16
@@ -112,7 +112,10 @@ class Slate:
 
 
 def candidates(world: World, lane: Lane) -> list[tuple[HostRecord, tuple[Need, ...]]]:
-    """The open hosts that can cover a lane's tasks; those to be avoided only where there is no other."""
+    """The open hosts that can cover a lane's tasks; those to be avoided only where there is no other.
+
+    A host that is paused for them comes last of all: there they would fail, elsewhere they may.
+    """
     fleet = world.fleet
     if lane.version == fleet.version:
         return lane.choices
@@ -124,11 +127,19 @@ def candidates(world: World, lane: Lane) -> list[tuple[HostRecord, tuple[Need, .
         needs = fleet.needs(host, profiles[key.profile])
         if needs and all(fleet.needs(host, profiles[p]) for p in key.together):
             choices.append((host, needs))
+    if world.pausing:
+        choices = [choice for choice in choices if not is_paused(world, lane, choice[0])] or choices
     elsewhere = [choice for choice in choices if choice[0].index not in key.avoid]
     lane.choices = elsewhere or choices
     lane.version = fleet.version
     lane.blocked = False
     return lane.choices
+
+
+def is_paused(world: World, lane: Lane, host: HostRecord) -> bool:
+    """Whether a host is paused for a lane's tasks, or for others that would have to follow them there."""
+    key, profiles = lane.key, lane.run.spec.profiles
+    return host in world.pausing and any(host.is_paused(profiles[p], world.now) for p in (key.profile, *key.together))
 
 
 def _fill(world: World, slate: Slate, turn: int) -> bool:

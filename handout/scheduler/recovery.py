@@ -28,6 +28,7 @@ def lose_host(world: World, host: HostRecord, reason: str) -> None:
     world.out.forget(host.index)
     world.dirty.discard(host)
     world.tipped.discard(host)
+    world.pausing.discard(host)
     for lane in [lane for lane, reserved in world.reservations.items() if reserved is host]:
         del world.reservations[lane]
     release_lingering(world, host)

@@ -11,6 +11,7 @@ from handout.scheduler.events import TaskFailed, TasksFinished, TasksReturned, T
 from handout.scheduler.hosts import HOME, HostRecord
 from handout.scheduler.objects import appear, bring, release_inputs, shed, wake
 from handout.scheduler.runs import KEEP, OUTPUT, Run
+from handout.scheduler.space import found_no_room
 from handout.scheduler.spec import Profile
 from handout.scheduler.speculation import may_have_second
 from handout.scheduler.states import Outcome, State
@@ -232,6 +233,8 @@ def task_failed(world: World, event: TaskFailed) -> None:
         settle(world, host, event.run, t, event.attempt)
         return
     unhand(world, run, t)
+    if event.kind == "disk":
+        found_no_room(world, run, t, host, event.need)
     if survive(run, t):
         return  # the other attempt may do better; this one was an extra, and is not counted
     if t in run.cancelling:

@@ -22,6 +22,8 @@ class Wake(Enum):
     ANSWER_DUE = auto()
     #: Tasks handed ahead may have waited too long behind others.
     RECALL = auto()
+    #: A function's pause on a host is over; the number is the host's index.
+    PAUSE = auto()
     #: A task may have been passed over for too long.
     RESERVE = auto()
     #: A running task may be far slower than its peers.

@@ -32,17 +32,18 @@ def task_view(world: World, run: Run, t: int, waiting_s: float) -> Task:
     """One ready task."""
     spec = run.spec
     expected_s = run.estimates.seconds[spec.fn[t]]
-    names = world.fleet.names
+    names, profile = world.fleet.names, spec.profiles[spec.profile[t]]
+    paused = [host.name for host in world.pausing if host.is_paused(profile, world.now)]
     return Task.compiled(
         run.name_of(t),
-        spec.profiles[spec.profile[t]].requirements,
+        profile.requirements,
         inputs=[_input_view(world, run, o) for o in spec.inputs[t]],
         priority=run.priority_of(t),
         rank=run.rank[t] if run.rank else 0,
         expected_s=None if expected_s < 0.0 else expected_s,
         waiting_s=waiting_s,
         labels={} if spec.labels is None else spec.labels[t],
-        not_on=[names[index] for index in run.avoid.get(t, ())],
+        not_on=[*(names[index] for index in run.avoid.get(t, ())), *paused],
     )
 
 

@@ -24,6 +24,7 @@ class World:
         "freed",
         "now",
         "out",
+        "pausing",
         "recheck",
         "remembered",
         "requests",
@@ -50,6 +51,8 @@ class World:
         self.freed: set[HostRecord] = set()
         #: Hosts where followers of handed tasks may be handed too.
         self.tipped: set[HostRecord] = set()
+        #: Hosts that are paused for some function.
+        self.pausing: set[HostRecord] = set()
         #: Runs that may be over.
         self.ending: set[Run] = set()
         #: Whether some task may have become impossible to place.

@@ -160,6 +160,10 @@ def _uncaused(controller: Controller) -> Iterator[str]:
                 yield f"task {t} of run {run.number} pauses without a deadline"
             elif state == State.READY and (problem := _idle(world, run, t)):
                 yield f"task {t} of run {run.number} is ready, and {problem}"
+    for record in world.fleet.by_name.values():
+        paused = any(pause.until > world.now for pause in record.pauses.values())
+        if paused and not (record in world.pausing and _has_timer(world, Wake.PAUSE, -1, record.index)):
+            yield f"host {record.name!r} is passed over without a deadline"
     for host in controller.hosts.values():
         if host.quiet and host.alive and not host.lapsed:
             yield from _forgotten(controller, host)
@@ -186,6 +190,8 @@ def _idle(world: World, run: Run, t: int) -> str:
     able = [
         host for host in hosts if all(world.fleet.needs(host, spec.profiles[p]) for p in (key.profile, *key.together))
     ]
+    roles = [spec.profiles[p] for p in (key.profile, *key.together)]
+    able = [host for host in able if not any(host.is_paused(role, world.now) for role in roles)] or able
     for host in [host for host in able if host.index not in key.avoid] or able:
         if not host.ahead and any(
             _fits(world, host, need.host, need.shared) for need in world.fleet.needs(host, profile)

@@ -300,7 +300,8 @@ class Host:
         else:
             self._release(task)
         run, t, attempt = task.ticket
-        self._say(ev.TaskFailed(self.name, run, t, attempt, kind, True, f"{kind} on {self.name}"))
+        need = sum(task.run.nbytes(o) for _, o in task.objects) if kind == "disk" else 0
+        self._say(ev.TaskFailed(self.name, run, t, attempt, kind, True, f"{kind} on {self.name}", need))
         doomed = set(task.objects)
         while followers := [other for other in self.queue.values() if any(k in doomed for k in self._missing(other))]:
             for other in followers:

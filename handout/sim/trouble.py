@@ -140,7 +140,7 @@ class Trouble:
                 self._crash(host)
             case Fault.FULL:
                 host.full = True
-                clock.after(rng.choice((0.1, 5.0)), lambda: setattr(host, "full", False))
+                clock.after(rng.choice((0.1, 5.0, 60.0)), lambda: setattr(host, "full", False))
 
     def _cut(self, host: Host, duration_s: float) -> None:
         """The connection is made again within the lease: nothing is lost."""

@@ -67,3 +67,19 @@ def nap_until_told(folder: str, number: int) -> int:
 def boottime() -> float:
     """Seconds since this machine, or this namespace of it, says that it was started."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def filled(number: int, megabytes: int = 1) -> bytes:
+    """A result that takes room."""
+    return bytes([number]) * (megabytes << 20)
+
+
+def firsts(results: list[bytes]) -> list[tuple[int, int]]:
+    """What each begins with, and how long it is."""
+    return [(data[0], len(data)) for data in results]
+
+
+def first_after(data: bytes) -> int:
+    """Takes a while, so that another host looks better."""
+    time.sleep(0.3)
+    return data[0]

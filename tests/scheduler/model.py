@@ -54,6 +54,7 @@ class Cluster:
         self.executed: dict[tuple[int, int], int] = {}
         #: Second attempts beside first ones.
         self.seconds = 0
+        self.pauses = 0
         self.epochs = 0
 
     # -- the shell
@@ -97,6 +98,8 @@ class Cluster:
                 self.asked.append(command)
             case cmd.AnnounceSecond():
                 self.seconds += 1
+            case cmd.AnnouncePause():
+                self.pauses += 1
             case cmd.ReleaseHost():
                 assert command.host not in self.agents or not self.agents[command.host].running
 

@@ -115,11 +115,18 @@ class Scene:
         return ev.TasksFinished(host, run, tasks, attempts, [took_s] * n, sizes, [held] * n)
 
     def fail(
-        self, host: str, name: str, kind: ev.FailureKind = "raised", *, run: int = 1, retryable: bool = True
+        self,
+        host: str,
+        name: str,
+        kind: ev.FailureKind = "raised",
+        *,
+        run: int = 1,
+        retryable: bool = True,
+        need: int = 0,
     ) -> list[Said]:
         t = self.number(run, name)
         failure = f"{name} failed"
-        event = ev.TaskFailed(host, run, t, self.attempt(run, t), kind, retryable, failure)
+        event = ev.TaskFailed(host, run, t, self.attempt(run, t), kind, retryable, failure, need)
         return self.said(self.tell(event))
 
     def give_back(self, host: str, *names: str, run: int = 1) -> list[Said]:
@@ -196,7 +203,7 @@ class Scene:
                 return [("ask", command.request, *(task.id for task in command.frontier))]
             case cmd.RunEnded():
                 return [("over", command.outcome.value)]
-            case cmd.AnnounceSecond():
+            case cmd.AnnouncePause() | cmd.AnnounceSecond():
                 return []
             case cmd.RefuseDrain():
                 return [("refuse", command.host)]
