@@ -221,10 +221,11 @@ class Outcomes:
                 self._let_go(hand, [task])
 
     def starve(self, key: int, error: StoreFullError) -> None:
-        """An object will not come: there is no room for it."""
+        """An object will not come: there is no room for it, and what waits for it is not called."""
+        said: dict[str, Any] = {"message": str(error), "path": error.path, "need": error.need, "free": error.free}
         for task in list(self._backlog.waiting.get(key, {}).values()):
             if task.state != ENDED:
-                self._fail(task, "disk", message=str(error), path=error.path, need=error.need, free=error.free)
+                self._fail(task, "disk", **said, argument=True)
 
     # ---- calling back --------------------------------------------------------------------------------------
 

@@ -376,8 +376,9 @@ def _input(self: Failure, where: dict[str, Any]) -> Exception:
 
 
 def _disk(self: Failure, where: dict[str, Any]) -> HandoutError:
+    what = "an argument" if self.report.get("argument") else "the result"
     return TaskError(
-        f"Host {self.host!r} had no room for the result of task {self.id!r}: {self.report.get('message', '')}",
+        f"Host {self.host!r} had no room for {what} of task {self.id!r}: {self.report.get('message', '')}",
         remedy="Free some space there, or give the task a disk cost.",
         **where,
     )

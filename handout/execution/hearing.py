@@ -130,7 +130,8 @@ class Hearing:
         kind: Any = failure.kind
         need = failure.report.get("need")
         need = need if isinstance(need, int) and need > 0 else 0
-        self._driver.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure, need))
+        called = failure.report.get("argument") is not True
+        self._driver.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure, need, called))
 
     def _is_retryable(self, run: ActiveRun, task: int, failure: Failure) -> bool:
         """What the user's ``retry_on`` says of it; only then is the exception loaded before it is asked for.

@@ -218,6 +218,8 @@ class TaskFailed:
     failure: object
     #: For `disk`: bytes that found no room, 0 where not known.
     need: int = 0
+    #: Whether its code may have run; not so where it was an argument that found no room.
+    called: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,7 +254,7 @@ def task_failed(world: World, event: TaskFailed) -> None:
         again = event.retryable and tries <= profile.retries and may_repeat(profile, event.kind)
         if profile.backoff_s > 0.0:
             pause_s = min(profile.backoff_s * 2.0 ** min(tries - 1, 60), MAX_BACKOFF_S)
-    if again and not profile.idempotent and event.kind in _UNKNOWN:
+    if again and not profile.idempotent and event.kind in _UNKNOWN and event.called:
         fail(world, run, t, outcome_unknown(run, t, host.name, _HOW.get(event.kind, event.kind)))
     elif not again:
         fail(world, run, t, event.failure)

@@ -301,7 +301,8 @@ class Host:
             self._release(task)
         run, t, attempt = task.ticket
         need = sum(task.run.nbytes(o) for _, o in task.objects) if kind == "disk" else 0
-        self._say(ev.TaskFailed(self.name, run, t, attempt, kind, True, f"{kind} on {self.name}", need))
+        called = kind != "disk" or task.claim is not None
+        self._say(ev.TaskFailed(self.name, run, t, attempt, kind, True, f"{kind} on {self.name}", need, called))
         doomed = set(task.objects)
         while followers := [other for other in self.queue.values() if any(k in doomed for k in self._missing(other))]:
             for other in followers:

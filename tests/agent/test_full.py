@@ -46,6 +46,7 @@ def rig(small_disk: str) -> Iterator[Rig]:
 def test_a_result_without_room_says_what_it_needed(rig: Rig) -> None:
     failed = rig.run(lambda: bytearray(20 << 20)).fields
     assert failed["kind"] == "disk"
+    assert "argument" not in failed
     assert failed["need"] > 20 << 20
     assert failed["free"] < 8 << 20
     assert failed["path"].startswith(rig.folder)
@@ -59,6 +60,7 @@ def test_an_argument_without_room_fails_what_waits_for_it(rig: Rig) -> None:
     rig.submit([1], fn, rig.call(inputs=1), inputs=[[50]])
     rig.send_stream(50, bytes(20 << 20))
     assert rig.wait_for(1).fields["kind"] == "disk"
+    assert rig.wait_for(1).fields["argument"] is True
     rig.submit([2], fn, rig.call(inputs=1), inputs=[[50]])
     assert rig.wait_for(2).fields["kind"] == "disk"
     rig.run(lambda: "alive", ticket=3)

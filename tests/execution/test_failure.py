@@ -52,6 +52,12 @@ def test_each_kind_has_its_error_with_facts_and_notes(kind: str) -> None:
     assert (error.id, error.host, error.attempt) == ("fit", "far", 2)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("report", "what"), [({}, "the result"), ({"argument": True}, "an argument")])
+def test_an_error_for_want_of_room_says_what_found_none(report: dict[str, Any], what: str) -> None:
+    error = from_report("fit", "far", 2, {"kind": "disk", "message": "full", **report}, b"").exception
+    assert f"had no room for {what} of task 'fit'" in str(error)
+
+
 @pytest.mark.parametrize("kind", REPORTS)
 @pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.deepcopy])
 def test_an_error_with_its_failure_can_be_pickled_and_copied(kind: str, again: Any) -> None:

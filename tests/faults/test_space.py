@@ -102,9 +102,22 @@ async def test_row_08_results_without_room_cost_a_few_attempts_and_leave_nothing
 async def test_row_08_an_argument_without_room_costs_a_few_attempts(cramped: Cramped, sshd: OpenSsh) -> None:
     graph = Graph()
     big = graph.add(work.filled, 7, 20, host="roomy")
-    out = graph.add(list, graph.map(work.first_after, [big] * 60))
+    out = graph.add(list, graph.map(work.first_after, [big] * 30))
     async with Cluster([cramped.host, sshd.host("roomy", TWO)], require="all") as cluster:
         result, seen = await watched(cluster, graph, out)
         await until(lambda: not cramped.objects())
-    assert result == [7] * 60
+    assert result == [7] * 30
     assert 1 <= len(without_room(seen)) <= 16
+
+
+async def test_row_08_what_must_not_run_twice_is_tried_elsewhere_when_an_argument_found_no_room(
+    cramped: Cramped, sshd: OpenSsh
+) -> None:
+    """Of two at a time one is on the cramped host first, where it is not called."""
+    graph = Graph()
+    big = graph.add(work.filled, 7, 20, host="roomy")
+    out = graph.add(list, graph.map(work.first_after, [big] * 12, idempotent=False))
+    async with Cluster([cramped.host, sshd.host("roomy", TWO)], require="all") as cluster:
+        result, seen = await watched(cluster, graph, out)
+    assert result == [7] * 12
+    assert without_room(seen)

@@ -111,6 +111,15 @@ def test_where_there_is_no_elsewhere_it_is_tried_there_all_the_same_and_fails_by
     assert scene.fail("h1", "a", "disk") == [("failed", "a"), ("over", "failed")]
 
 
+def test_what_must_not_run_twice_is_tried_elsewhere_where_it_was_not_called() -> None:
+    once = profile(idempotent=False)
+    for called, then in ((False, [("start", "h2", "a")]), (True, [("failed", "a"), ("over", "failed")])):
+        scene = Scene("h1", "h2")
+        scene.submit(graph("a", profiles={"a": once}))
+        failed = ev.TaskFailed("h1", 1, 0, 1, "disk", True, None, 7, called)
+        assert scene.said(scene.tell(failed)) == then
+
+
 def test_a_pinned_task_goes_to_its_host() -> None:
     scene = Scene("h1 2", "h2 2")
     pinned = profile(host="h1")
