@@ -104,6 +104,10 @@ def _start_closing(journal: Journal, then: Callable[[], None]) -> None:
     threading.Thread(target=close, name="handout-journal-close", daemon=True).start()
 
 
+def _nobody(error: Exception) -> None:
+    """There is nobody to be told."""
+
+
 def _is_over(failure: object) -> bool:
     """Whether an attempt came to an end by itself: what was killed in the middle may have taken effect."""
     return not isinstance(failure, OutcomeUnknownError) and getattr(failure, "kind", "") not in ("timeout", "memory")
@@ -169,6 +173,8 @@ class Recorder:
             if link.seen_out:
                 self._journal.forget_agent(host)
         await _close_within(self._journal, within_s)
+        # Else the run would hold itself through it, and with it the files of its results, until a garbage collection.
+        self._journal.on_error = _nobody
 
     def begin(self, run: ActiveRun, found: Mapping[str, Found], data_only: Collection[str]) -> list[ev.Event]:
         """Record that the run begins; answers what is known of earlier ones, as events for the core.
