@@ -2,11 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import inspect
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import pytest_asyncio
 
+from tests.ledger import Ledger, Place, beyond, open_place, tasks, until_none_is_left, until_the_loop_has_none_left
 from tests.sshd import OpenSsh, need_sshd, start_sshd
+
+
+@pytest.fixture(scope="session", autouse=True)
+def place() -> Iterator[Place]:
+    """Where the hosts of the whole session keep their folders; see `tests.ledger`."""
+    with open_place() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def ledger_of_module(place: Place) -> Iterator[None]:
+    """After the last test of a module nothing is left of its runs, those of its own cluster included."""
+    ledger = Ledger(place, own=False)
+    with ledger.listening():
+        yield
+        gc.collect()  # and with it what nobody looked at
+        until_none_is_left(ledger.left)
+
+
+@pytest.fixture
+def ledger(ledger_of_module: None, place: Place, request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """After the test nothing is left of it: asked for first, for what is asked for later ends before it."""
+    if _loop_of(request) == "module":
+        request.getfixturevalue("_loop_of_module")  # is the module's, with its descriptors
+    lasting = request.getfixturevalue("cluster") if "cluster" in request.fixturenames else None
+    kept = Ledger(place, cluster=lasting)
+    with kept.listening():
+        yield kept
+        until_none_is_left(kept.left)
+
+
+@pytest.fixture
+def ledger_of_loop(ledger: Ledger, request: pytest.FixtureRequest) -> None:
+    """The same of the tasks of the test's loop, before that ends them all."""
+    if (loop := _loop_of(request)) is not None:
+        request.getfixturevalue(f"_tasks_of_{loop}_loop")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def _loop_of_module() -> None:
+    """Its loop is there from here on."""
+
+
+@pytest_asyncio.fixture
+async def _tasks_of_function_loop() -> AsyncIterator[None]:
+    before = tasks()
+    yield
+    await until_the_loop_has_none_left(lambda: beyond(before, tasks()))
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def _tasks_of_module_loop(ledger: Ledger) -> AsyncIterator[None]:
+    before = tasks()
+    yield
+    # The rest of the books, too: some of it goes only while this loop runs.
+    await until_the_loop_has_none_left(lambda: beyond(before, tasks()) + ledger.left())
+
+
+def _loop_of(request: pytest.FixtureRequest) -> str | None:
+    """The scope of a test's loop, where it has one."""
+    if not inspect.iscoroutinefunction(request.function):
+        return None
+    marker = request.node.get_closest_marker("asyncio")
+    return "function" if marker is None else str(marker.kwargs.get("loop_scope", "function"))
 
 
 @pytest.fixture(scope="session")

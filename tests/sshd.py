@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handout.resources.host import Host
+from tests.ledger import handed_on
 
 __all__ = ["OpenSsh", "find_sshd", "need_sshd", "start_sshd"]
 
@@ -133,6 +134,7 @@ def start_sshd(
     (folder / "authorized_keys").write_text(public, encoding="utf-8")
     (folder / "known_hosts").write_text(f"[{address}]:{port} {host_key}", encoding="utf-8")
     lines = [
+        *_set_env(settings),
         *settings,  # sshd takes the first value that it reads
         f"Port {port}",
         f"ListenAddress {address}",
@@ -165,6 +167,13 @@ def start_sshd(
         process.terminate()
         process.wait()
         reader.join(timeout=20)
+
+
+def _set_env(settings: Iterable[str]) -> list[str]:
+    """What programs that the server starts have in their environment, in one line: it heeds only one."""
+    said = [line.removeprefix("SetEnv ") for line in settings if line.startswith("SetEnv ")]
+    values = {**handed_on(), **dict(pair.split("=", 1) for line in said for pair in line.split())}
+    return ["SetEnv " + " ".join(f"{name}={value}" for name, value in values.items())] if values else []
 
 
 def _copy_log(process: subprocess.Popen[str], path: Path, listening: threading.Event) -> None:

@@ -17,6 +17,8 @@ from handout.remote.uninterrupted import uninterrupted
 from tests import work
 from tests.seen import until
 
+pytestmark = pytest.mark.usefixtures("ledger_of_loop")
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster() -> AsyncIterator[Cluster]:

@@ -18,6 +18,8 @@ from handout.execution.logs import RunLogs
 from handout.observe import EventsMissed, RunEnded, TaskEnded
 from tests import work
 
+pytestmark = pytest.mark.usefixtures("ledger_of_loop")
+
 LINE = "x" * 1000
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
 from handout import Cluster
+from handout.agent import processes
 from tests.execution.conftest import hosts
 from tests.faults.far import Far
+from tests.ledger import until_none_is_left
 from tests.netns import make_namespace, why_none
 from tests.sshd import need_sshd, start_sshd
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(ledger_of_loop: None) -> None:
+    """Every test here is followed by the checks of `tests.ledger`."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "ssh"])
@@ -48,9 +53,10 @@ def far(far_server: Far) -> Iterator[Far]:
     yield far_server
     far_server.line.heal()
     far_server.line.plug()
-    for pid in far_server.living():  # agents that linger are not the next test's
-        os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while far_server.living():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    # Agents that linger are not the next test's: their supervisors end them, and leave nothing.
+    living = far_server.living()
+    parents = processes.parents()
+    for pid in living:
+        if parents.get(pid) not in living:
+            processes.send_signal(pid, signal.SIGTERM)
+    until_none_is_left(lambda: [f"process {pid} of the far host" for pid in far_server.living()], 10.0)

@@ -23,6 +23,7 @@ from handout import Cluster, Graph, Host
 from handout.execution import recording
 from tests import work
 from tests.awaits import Site, watch_awaits
+from tests.ledger import Place
 from tests.seen import gone, until
 from tests.sshd import need_sshd, start_sshd
 
@@ -38,10 +39,11 @@ UNMET = 4
 
 
 @pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(monkeypatch: pytest.MonkeyPatch, place: Place) -> Iterator[Path]:
     """Where the hosts of this machine keep their folders."""
     with tempfile.TemporaryDirectory() as short:
         monkeypatch.setenv("HANDOUT_TMPDIR", short)
+        place.watch(Path(short))  # so that stores and control groups are known by what lies here
         yield Path(short)
 
 

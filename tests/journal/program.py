@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from handout import Cluster, Graph, Host
 from handout.journal import Journal, store
 from handout.remote.timings import Timings
 
+#: The agent of a program that was killed is soon gone: nobody comes back to it.
+QUICK = replace(Timings().scaled(0.1), linger_s=0.1)
 FOLDER = Path(sys.argv[1])
 
 
@@ -72,7 +74,7 @@ def die_at(commit: int) -> None:
 
 async def main() -> None:
     results = sys.argv[3] if len(sys.argv) > 3 else "all"
-    async with Cluster([Host.local("here", {"cpu": 1})], timings=Timings().scaled(0.1)) as cluster:
+    async with Cluster([Host.local("here", {"cpu": 1})], timings=QUICK) as cluster:
         made = await cluster.execute(build(), journal=FOLDER / "run.db", journal_results=results)  # type: ignore[arg-type]
         last = made["part-9"]
         print(made["all"], type(last) is Part, len(made.allocations))

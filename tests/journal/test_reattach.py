@@ -19,6 +19,8 @@ from handout.journal import read
 from tests.journal import tasks
 from tests.sshd import OpenSsh
 
+pytestmark = pytest.mark.usefixtures("ledger_of_loop")
+
 ROOT = Path(__file__).parent.parent.parent
 #: An hour's lease as against one of 15 s, in a tenth of the time.
 LONG = Timings(host_timeout_s=3600, linger_s=3600).scaled(0.1)

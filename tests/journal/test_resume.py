@@ -23,6 +23,8 @@ from tests import work
 from tests.journal import tasks
 from tests.sshd import OpenSsh
 
+pytestmark = pytest.mark.usefixtures("ledger_of_loop")
+
 ROOT = Path(__file__).parent.parent.parent
 HERE = [Host.local("here", {"cpu": 1})]
 
@@ -152,14 +154,17 @@ async def test_elements_of_a_committed_result_are_there_again(counted: Counted) 
 
 ONCE = """
 import asyncio, sys
+from dataclasses import replace
 from handout import Cluster, Graph, Host
 from handout.remote.timings import Timings
 from tests.journal.tasks import wait_forever
 
+QUICK = replace(Timings().scaled(0.1), linger_s=0.1)
+
 async def main():
     graph = Graph()
     graph.add(wait_forever, sys.argv[1], id="once", idempotent=False)
-    async with Cluster([Host.local("here", {"cpu": 1})], timings=Timings().scaled(0.1)) as cluster:
+    async with Cluster([Host.local("here", {"cpu": 1})], timings=QUICK) as cluster:
         await cluster.execute(graph, journal=sys.argv[1] + "/run.db")
 
 asyncio.run(main())

@@ -23,6 +23,11 @@ from tests.sshd import OpenSsh, need_sshd, start_sshd
 NOWHERE = Started("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, True, "a1")
 
 
+def stay(folder: Path) -> str:
+    """What a shell is told that does nothing more, until the test says that it is over: no line that goes ends it."""
+    return f"until test -e {folder}/over; do sleep 0.1; done"
+
+
 class Deaf:
     """A receiver of which nothing is expected."""
 
@@ -48,7 +53,7 @@ async def test_a_host_that_falls_silent_while_its_agent_starts_ends_by_name(
     monkeypatch.setattr(ssh, "_START_TIMEOUT_S", 0.5)
     folder = tmp_path / "sshd"
     folder.mkdir()
-    with start_sshd(folder, [f"ForceCommand touch {tmp_path}/begun; cat >/dev/null; sleep 60"]) as server:
+    with start_sshd(folder, [f"ForceCommand touch {tmp_path}/begun; cat >/dev/null; {stay(tmp_path)}"]) as server:
         async with start_proxy(server.port) as proxy:
             launcher = SshLauncher(behind(server, proxy))
             starting = asyncio.ensure_future(launcher.start(Bootstrap("far", None, {})))
@@ -58,13 +63,14 @@ async def test_a_host_that_falls_silent_while_its_agent_starts_ends_by_name(
                 with pytest.raises(BootstrapError, match=r"No agent answered.*'far'"):
                     await starting
                 await launcher.aclose()
+    (tmp_path / "over").touch()
 
 
 async def test_a_connection_lost_while_its_agent_starts_is_no_fault_of_the_login_shell(tmp_path: Path) -> None:
     need_sshd()
     folder = tmp_path / "sshd"
     folder.mkdir()
-    with start_sshd(folder, [f"ForceCommand touch {tmp_path}/begun; sleep 60"]) as server:
+    with start_sshd(folder, [f"ForceCommand touch {tmp_path}/begun; {stay(tmp_path)}"]) as server:
         async with start_proxy(server.port) as proxy:
             launcher = SshLauncher(behind(server, proxy))
             starting = asyncio.ensure_future(launcher.start(Bootstrap("far", None, {})))
@@ -73,6 +79,7 @@ async def test_a_connection_lost_while_its_agent_starts_is_no_fault_of_the_login
             with pytest.raises(HostUnreachableError, match="lost"):
                 await starting
             await launcher.aclose()
+    (tmp_path / "over").touch()
 
 
 async def test_a_line_that_drops_while_the_agent_is_reached_does_not_mean_that_it_is_gone(sshd: OpenSsh) -> None:
