@@ -36,7 +36,8 @@ def test_whatever_a_test_leaves_is_found_and_named(tmp_path: Path) -> None:
         "a_task_in_the_modules_loop": [r"task <Task pending .*coro=<forever\(\)"],
         "a_task_on_a_host": [r"task <Task pending", r"host here with .* free, tasks: 1"],
         "an_exception_that_nobody_heard_of": [r"asyncio said: Task exception was never retrieved"],
-        "what_nobody_looks_after_any_more": [r"folder \S+/ho-\w+/handout-", r"folder /dev/shm/handout-"],
+        # Its store, too, unless an agent that somebody else starts here meanwhile has removed that.
+        "what_nobody_looks_after_any_more": [r"folder \S+/ho-\w+/handout-"],
     }
     if bases():
         expected["what_nobody_looks_after_any_more"].append(r"folder /sys/fs/cgroup/\S+/handout-")
