@@ -7,7 +7,7 @@ loop. What is more than there was must go by itself within :data:`LIMIT_S`, or t
 Others run agents on the same machine. A session's own are known by a variable that programs started here inherit, and
 that the servers of `tests.sshd` hand on. Forks keep it in sight, too, so it finds all that Handout finds by its own
 marks (see `handout.agent.leftovers`), and before there are any. Folders of runs lie in a folder of the session's, and
-stores and control groups are called after them.
+stores and control groups are called after them. All of it is read from /proc: on other systems nothing is looked at.
 """
 
 from __future__ import annotations
@@ -87,22 +87,23 @@ class Place:
         self._watched: list[Path] = []
         self._names: set[str] = set()
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._events = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._events = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK) if processes.LINUX else -1
         self.watch(folder)
 
     def watch(self, folder: Path) -> None:
         """Let hosts keep their folders here as well, as long as it exists."""
-        if self._libc.inotify_add_watch(self._events, os.fsencode(folder), _IN_CREATE) < 0:
+        if processes.LINUX and self._libc.inotify_add_watch(self._events, os.fsencode(folder), _IN_CREATE) < 0:
             raise OSError(ctypes.get_errno(), "cannot be watched", str(folder))
         self._watched = [path for path in self._watched if path.exists()] + [folder]
 
     def close(self) -> None:
         """Watch no more."""
-        os.close(self._events)
+        if self._events >= 0:
+            os.close(self._events)
 
     def names(self) -> set[str]:
         """What the folders of all runs so far were called, those that are gone included."""
-        while True:
+        while self._events >= 0:
             try:
                 events = os.read(self._events, 1 << 16)
             except BlockingIOError:
@@ -113,6 +114,7 @@ class Place:
                 if name.startswith(leftovers.prefix()):  # tests may have files of their own there
                     self._names.add(name)
                 events = events[16 + size :]
+        return self._names
 
     def folders(self) -> list[Path]:
         """Folders, stores and control groups of its runs."""
@@ -125,7 +127,7 @@ class Place:
     def pids(self) -> set[int]:
         """Every process that this one has started in any way, and that has not ended; sshd's own are left out."""
         found = set()
-        for name in filter(str.isdigit, os.listdir("/proc")):
+        for name in filter(str.isdigit, os.listdir("/proc") if processes.LINUX else ()):
             if self._mark in _read(f"/proc/{name}/environ").split(b"\0") and not _read(f"/proc/{name}/comm").startswith(
                 b"sshd"
             ):
@@ -164,9 +166,13 @@ class Ledger:
 
     def left(self) -> list[str]:
         """What is left now, in words."""
+        if not processes.LINUX:
+            return []
         return self._said + beyond(self._things, self._look()) + self._processes_left()
 
     def _look(self) -> list[Thing]:
+        if not processes.LINUX:
+            return []
         found = [Thing(f"folder {path}", path, f"folder {path}") for path in self._place.folders()]
         if self._cluster is not None:
             found += _room(self._cluster)
