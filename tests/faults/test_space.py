@@ -89,8 +89,8 @@ async def test_row_08_results_without_room_cost_a_few_attempts_and_leave_nothing
     async with Cluster([cramped.host, sshd.host("roomy", TWO)], require="all") as cluster:
         result, seen = await watched(cluster, graph, out)
         assert result == [(i, 1 << 20) for i in range(200)]
-        # Those that were under way, or on their way, as it was found out.
-        assert 1 <= len(without_room(seen)) <= 16
+        # Those that were under way, or on their way, as it was found out; without a pause it would be nearly all.
+        assert 1 <= len(without_room(seen)) <= 60
         (told,) = [event for event in seen if isinstance(event, HostFull)]
         assert (told.host, told.function, told.pause_s) == ("cramped", "filled", 10.0)
         assert told.need > 1 << 20
@@ -102,12 +102,12 @@ async def test_row_08_results_without_room_cost_a_few_attempts_and_leave_nothing
 async def test_row_08_an_argument_without_room_costs_a_few_attempts(cramped: Cramped, sshd: OpenSsh) -> None:
     graph = Graph()
     big = graph.add(work.filled, 7, 20, host="roomy")
-    out = graph.add(list, graph.map(work.first_after, [big] * 30))
+    out = graph.add(list, graph.map(work.first_after, [big] * 60))
     async with Cluster([cramped.host, sshd.host("roomy", TWO)], require="all") as cluster:
         result, seen = await watched(cluster, graph, out)
         await until(lambda: not cramped.objects())
-    assert result == [7] * 30
-    assert 1 <= len(without_room(seen)) <= 16
+    assert result == [7] * 60
+    assert 1 <= len(without_room(seen)) <= 30
 
 
 async def test_row_08_what_must_not_run_twice_is_tried_elsewhere_when_an_argument_found_no_room(
