@@ -23,6 +23,7 @@ from handout.agent.groups import Groups
 from handout.agent.ledger import Ledger
 from handout.agent.link import Link
 from handout.agent.objects import INLINE, Objects
+from handout.agent.oom import OomKills
 from handout.agent.store import Store, StoreFullError
 from handout.agent.tasks import QUEUED, READY, Backlog, Task, TaskClass
 from handout.agent.transfers import Transfers
@@ -79,7 +80,7 @@ def transfers(store: Store, stored: list[int]) -> Transfers:
 def make_outcomes(backlog: Backlog) -> tuple[outcomes.Outcomes, Nothing]:
     dispatcher = Nothing()
     parts = cast(Answers, Nothing()), backlog, cast(Store, Nothing()), cast(Dispatcher, dispatcher)
-    return outcomes.Outcomes(*parts, cast(Crew, Nothing())), dispatcher
+    return outcomes.Outcomes(*parts, cast(Crew, Nothing()), OomKills()), dispatcher
 
 
 def test_what_was_revoked_stays_so_until_the_worker_has_passed_it(hand: Hand) -> None:
