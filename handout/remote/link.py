@@ -27,6 +27,8 @@ STOP_TIMEOUT_S = 4.0
 _STOP_PAUSE_S = 0.05
 #: A stop that is not acknowledged after so long is sent again, over another connection.
 _STOP_SILENCE_S = 1.0
+#: A host may take so many times as long to be reached as it took at first.
+_SLOWER = 3
 
 
 class Link:
@@ -72,6 +74,10 @@ class Link:
         self._stopping = False
         #: One handshake at a time: the one that goes on and the one that ends it may both want a connection.
         self._attaching = asyncio.Lock()
+        #: The limit of the try that is being made to go on: `stop` has no use for what comes of it.
+        self._trying: asyncio.Timeout | None = None
+        #: The last try to connect hung.
+        self._hung = False
         self._starting: asyncio.Future[Started] | None = None
         #: The agent has not been told yet that another controller goes on.
         self._adopting = False
@@ -164,6 +170,8 @@ class Link:
             within_s: Seconds that this may take; after them the agent is left to its lease, with a warning.
         """
         self._stopping = True
+        if self._trying is not None and not self._trying.expired():
+            self._trying.reschedule(self._loop.time())  # it may hang, and nobody else connects meanwhile
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end(self._loop.time() + within_s))
         await asyncio.shield(self._ending)
@@ -175,7 +183,7 @@ class Link:
                 await self._meet_who_is_coming()
                 if self.started is not None:
                     self.conversation.send({"m": "stop"})
-                    while not await self._see_out():
+                    while not await self._see_out(deadline):
                         pass
                     self.seen_out = True
         except TimeoutError:
@@ -197,14 +205,22 @@ class Link:
         if not starting.cancelled() and starting.exception() is None:
             self.started = starting.result()
 
-    async def _see_out(self) -> bool:
-        """Whether the agent is known to have ended: it closed its connection, or nobody is there any more."""
+    async def _see_out(self, deadline: float) -> bool:
+        """Whether the agent is known to have ended: it closed its connection, or nobody is there any more.
+
+        Args:
+            deadline: When it is left to its lease: a try that hangs must leave time for another one.
+        """
         connection = self.conversation.connection
         if connection is None:
             try:
-                await self._attach()
+                limit_s = min(self._patience_s, (deadline - self._loop.time()) / 2)
+                async with asyncio.timeout(None if self._hung else limit_s):
+                    await self._attach()
             except HostLostError:
                 return True
+            except TimeoutError:
+                self._give_up_line()
             except HandoutError as error:  # also one of ours, which had ended the conversation before
                 logger.info("The agent on %s cannot be reached to end it: %s", self.host, error)
                 await asyncio.sleep(_STOP_PAUSE_S)
@@ -255,7 +271,7 @@ class Link:
                 host=self.host,
             )
 
-    async def _attach_by(self, deadline: float, passing: type[HostError]) -> HostError | None:
+    async def _attach_by(self, deadline: float, retry_on: type[HostError]) -> HostError | None:
         """Be connected by then, trying again after errors of this class; answers why not. Gives in to `stop`.
 
         Raises:
@@ -264,29 +280,52 @@ class Link:
         pause_s = self._timings.heartbeat_s / 40
         error: HostError = HostUnreachableError("The connection dropped.", host=self.host)
         while (left_s := deadline - self._loop.time()) > 0 and not self._stopping:
-            # A try that hangs must leave time for another one; a host that is slow gets as long as it is known to take.
-            limit_s = min(left_s, max(left_s / 2, self._start_s))
+            tried_at = self._loop.time()
             try:
-                async with asyncio.timeout(limit_s):
+                async with asyncio.timeout(self._limit_s(left_s)) as self._trying:
                     await self._attach()
                 return None
             except HostLostError:
                 raise
-            except passing as met:
+            except retry_on as met:
                 error = met
             except TimeoutError:
-                if not self._stopping:  # else the connection may be that of `stop`
-                    self._launcher.abort()  # what hangs on this one would hang again
+                if not self._stopping or self._loop.time() - tried_at > self._patience_s:
+                    self._give_up_line()
                 error = HostUnreachableError(f"Connecting to host {self.host!r} took too long.", host=self.host)
+            finally:
+                self._trying = None
+            if self._stopping:
+                return None
             await asyncio.sleep(min(pause_s, max(deadline - self._loop.time(), 0)))
             pause_s = min(pause_s * 2, self._timings.heartbeat_s)
         return None if self._stopping else error
+
+    def _limit_s(self, left_s: float) -> float:
+        """How long a try to connect may take of the time that is left.
+
+        One that hangs must leave time for another one, one that is only slow must get through. So the first one leaves
+        what the host may need (at least a quarter of the time) but gets no less itself, and the one after it gets all.
+        """
+        need_s = _SLOWER * self._start_s
+        return left_s if self._hung else min(left_s, max(need_s, min(0.75 * left_s, left_s - need_s)))
+
+    @property
+    def _patience_s(self) -> float:
+        """A try to reach an agent that is to end is taken for one that hangs after so long."""
+        return max(_STOP_SILENCE_S, self._start_s)
+
+    def _give_up_line(self) -> None:
+        """What hangs on this one would hang again."""
+        self._hung = True
+        self._launcher.abort()
 
     async def _attach(self) -> None:
         """Be connected: one connection and one handshake, unless somebody else has seen to it meanwhile."""
         async with self._attaching:
             if self.conversation.connection is None:
                 await self._connect()
+                self._hung = False
 
     async def _connect(self) -> None:
         assert self.started is not None

@@ -6,7 +6,9 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import asyncssh
 import pytest
 
 from handout import Cluster, Graph, Host, start
@@ -63,6 +65,35 @@ async def test_leaving_a_run_over_a_stranded_line_is_bounded_and_ends_its_code(s
         if not gone(pids[0]):
             os.kill(pids[0], signal.SIGTERM)
         await until(lambda: all(map(gone, pids)))
+
+
+async def test_leaving_while_the_line_is_stranded_as_it_is_made_again_is_bounded_and_ends_its_code(
+    sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever makes it again may wait for long; who leaves does not wait for them."""
+    stranded: list[float] = []
+    run = asyncssh.SSHClientConnection.run
+    graph = Graph()
+    graph.add(work.sleep_forever, str(tmp_path / "pid"))
+    async with start_proxy(sshd.port) as proxy:
+
+        async def strand_first(self: asyncssh.SSHClientConnection, *args: Any, **options: Any) -> Any:
+            if not stranded:
+                stranded.append(time.monotonic())
+                proxy.strand()
+            return await run(self, *args, **options)
+
+        monkeypatch.setattr(asyncssh.SSHClientConnection, "run", strand_first)
+        async with start(graph, inventory=[through(sshd, proxy)]) as execution:
+            await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+            pids = family(started(execution._cluster, "far"))
+            proxy.cut()
+            await until(lambda: stranded)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < LIMIT_S + SLACK_S
+        assert "did not confirm" not in caplog.text
+        await until(lambda: gone(int((tmp_path / "pid").read_text())), 1.0)
+        await until(lambda: all(map(gone, pids)), 1.0)
 
 
 async def test_leaving_a_host_in_a_black_hole_is_bounded_and_said(

@@ -43,7 +43,8 @@ class Agent:
     def __init__(self) -> None:
         self.session = Session(heartbeat_s=1.0, now=0.0)
         self.line: Line | None = None
-        self.lines = 0
+        #: Connections that were asked for, and those that were opened.
+        self.tries = self.lines = 0
         self.identity = "a1"
         #: What it says instead of its hello.
         self.answer: bytes | None = None
@@ -54,6 +55,8 @@ class Agent:
         self.garbles = False
         #: Raised by the next connections, in turn.
         self.unreachable: list[Exception] = []
+        #: How many of the next connections are never opened, and how long it takes to open one.
+        self.hangs, self.slow_s = 0, 0.0
         #: Whether the next connection is closed before anything was said, or every one is.
         self.closed_at_once = self.closes_always = False
         self.heard: list[str] = []
@@ -75,7 +78,11 @@ class Agent:
         return Started("/f", "/f/s", "/f/b", "python", (3, 12, 0), {}, True, "a1")
 
     async def connect(self, started: Started, receiver: Receiver) -> Transport:
-        await asyncio.sleep(0)
+        self.tries += 1
+        if self.hangs:
+            self.hangs -= 1
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.slow_s)
         if self.unreachable:
             raise self.unreachable.pop(0)
         line = Line(self, receiver)

@@ -14,6 +14,7 @@ from handout.errors import (
     HostLostError,
     HostUnreachableError,
 )
+from handout.remote.timings import Timings
 from tests.remote.rig import Rig
 
 
@@ -124,3 +125,101 @@ async def test_a_host_that_is_still_being_logged_in_to_is_not_waited_for(rig: Ri
     with pytest.raises(HostError, match="is being let go"):
         await opening
     assert rig.agent.lines == 0
+
+
+@pytest.mark.parametrize("serving", [False, True], ids=["its own try", "the try of who serves the link"])
+async def test_an_agent_is_stopped_over_another_connection_where_making_one_hangs(serving: bool) -> None:
+    rig = Rig(Timings())
+    await rig.link.open()
+    running = asyncio.ensure_future(rig.link.run()) if serving else None
+    rig.agent.hangs = 1
+    assert rig.agent.line is not None
+    rig.agent.line.close()
+    async with asyncio.timeout(5):
+        while serving and rig.agent.tries == 1:
+            await asyncio.sleep(0.01)
+    async with asyncio.timeout(2.5):
+        await rig.link.stop()
+    assert rig.link.seen_out
+    assert rig.agent.heard == ["stop"]
+    if running is not None:
+        async with asyncio.timeout(5):
+            await running
+
+
+async def test_an_agent_that_is_slow_to_be_reached_is_stopped_all_the_same() -> None:
+    rig = Rig(Timings())
+    await rig.link.open()
+    rig.agent.slow_s = 1.5
+    assert rig.agent.line is not None
+    rig.agent.line.close()
+    await rig.link.stop()
+    assert rig.link.seen_out
+    assert rig.agent.tries == 3
+
+
+async def test_stopping_ends_a_first_handshake_that_hangs() -> None:
+    rig = Rig(Timings())
+    rig.agent.hangs = 1
+    opening = asyncio.ensure_future(rig.link.open())
+    async with asyncio.timeout(5):
+        while not rig.agent.tries:
+            await asyncio.sleep(0.01)
+    async with asyncio.timeout(2.5):
+        await rig.link.stop()
+        with pytest.raises(HostError, match="being let go"):
+            await opening
+    assert rig.link.seen_out
+
+
+@pytest.mark.parametrize("slow_s", [0.3, 0.7], ids=["slow", "slower"])
+async def test_a_silent_line_to_a_host_that_has_become_slow_is_made_again_at_the_first_try(slow_s: float) -> None:
+    rig = Rig(Timings().scaled(0.2))  # of a lease of 3 s, 1.2 s are left when it begins
+    await rig.link.open()
+    running = asyncio.ensure_future(rig.link.run())
+    rig.agent.mute, rig.agent.slow_s = True, slow_s
+    async with asyncio.timeout(10):
+        while rig.agent.tries == 1:
+            await asyncio.sleep(0.01)
+        rig.agent.mute = False
+        while rig.agent.lines == 1 and not running.done():
+            await asyncio.sleep(0.01)
+    assert rig.agent.tries == 2
+    await rig.link.stop()
+    await running
+
+
+async def test_a_host_that_was_slow_from_the_start_gets_as_long_again_and_longer() -> None:
+    rig = Rig(Timings().scaled(0.2))
+    rig.agent.may_start.clear()
+    opening = asyncio.ensure_future(rig.link.open())
+    await asyncio.sleep(0.4)
+    rig.agent.may_start.set()
+    await opening
+    running = asyncio.ensure_future(rig.link.run())
+    rig.agent.mute, rig.agent.slow_s = True, 1.0
+    async with asyncio.timeout(10):
+        while rig.agent.tries == 1:
+            await asyncio.sleep(0.01)
+        rig.agent.mute = False
+        while rig.agent.lines == 1 and not running.done():
+            await asyncio.sleep(0.01)
+    assert rig.agent.tries == 2
+    await rig.link.stop()
+    await running
+
+
+async def test_a_try_that_hangs_leaves_time_for_one_on_a_line_of_its_own() -> None:
+    rig = Rig(Timings().scaled(0.2))
+    await rig.link.open()
+    running = asyncio.ensure_future(rig.link.run())
+    rig.agent.hangs = 1
+    assert rig.agent.line is not None
+    rig.agent.line.close()
+    async with asyncio.timeout(10):
+        while rig.agent.lines == 1 and not running.done():
+            await asyncio.sleep(0.01)
+    assert rig.agent.tries == 3
+    assert rig.agent.aborted == 1
+    await rig.link.stop()
+    await running

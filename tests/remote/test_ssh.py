@@ -112,7 +112,7 @@ async def test_a_line_that_the_way_has_forgotten_is_made_anew_within_the_lease(s
     graph = Graph()
     out = graph.add(work.wait_for_file, str(tmp_path / "go"))
     async with start_proxy(sshd.port) as proxy:
-        async with Cluster([behind(sshd, proxy)], timings=Timings().scaled(0.2)) as cluster:
+        async with Cluster([behind(sshd, proxy)], timings=Timings().scaled(0.4)) as cluster:
             async with cluster.start(graph) as execution:
                 events = execution.events()
                 async for event in events:
