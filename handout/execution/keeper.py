@@ -270,7 +270,7 @@ class Keeper:
         found = None
         try:
             async with asyncio.timeout(_ADOPTION_LIMIT_S):
-                await link.adopt(known.started, known.token)
+                await link.adopt(known.started, known.token, _ADOPTION_LIMIT_S)
                 found, peer.shift = await adoption.found
         except (HandoutError, TimeoutError) as error:
             logger.info("The agent that was on %s is not there any more: %s", self.host.name, error)

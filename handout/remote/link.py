@@ -108,26 +108,33 @@ class Link:
                 self._starting.cancel()
             raise
         self._start_s = self._loop.time() - begun_at
-        error = await self._attach_by(self._loop.time() + self._timings.host_timeout_s, HostUnreachableError)
+        await self._meet(self._timings.host_timeout_s)
+        return started
+
+    async def _meet(self, within_s: float) -> None:
+        """Be connected for the first time."""
+        error = await self._attach_by(self._loop.time() + within_s, HostUnreachableError)
         if self._stopping:
             raise self._let_go()
         if error is not None:
             raise error
-        return started
 
     def _let_go(self) -> HostError:
         return HostError(f"Host {self.host!r} is being let go.", host=self.host)
 
-    async def adopt(self, started: Started, token: str) -> None:
+    async def adopt(self, started: Started, token: str, within_s: float) -> None:
         """Go on with an agent that another controller started, and was lost.
+
+        Args:
+            started: Where it is.
+            token: What proves to it that this is a controller it may hear.
+            within_s: Seconds in which tries are made.
 
         Raises:
             HostError: It is gone, or cannot be reached.
         """
         self._bootstrap.token, self.started, self._adopting = token, started, True
-        begun_at = self._loop.time()
-        await self._attach()
-        self._start_s = self._loop.time() - begun_at
+        await self._meet(within_s)
 
     @property
     def token(self) -> str:
@@ -278,12 +285,13 @@ class Link:
             HostLostError: The agent is gone: no connection mends that.
         """
         pause_s = self._timings.heartbeat_s / 40
-        error: HostError = HostUnreachableError("The connection dropped.", host=self.host)
+        error: HostError | None = None
         while (left_s := deadline - self._loop.time()) > 0 and not self._stopping:
             tried_at = self._loop.time()
             try:
                 async with asyncio.timeout(self._limit_s(left_s)) as self._trying:
                     await self._attach()
+                self._start_s = self._start_s or self._loop.time() - tried_at
                 return None
             except HostLostError:
                 raise
@@ -292,14 +300,17 @@ class Link:
             except TimeoutError:
                 if not self._stopping or self._loop.time() - tried_at > self._patience_s:
                     self._give_up_line()
-                error = HostUnreachableError(f"Connecting to host {self.host!r} took too long.", host=self.host)
+                # What was said before says more, if anything was.
+                error = error or HostUnreachableError(
+                    f"Connecting to host {self.host!r} took too long.", host=self.host
+                )
             finally:
                 self._trying = None
             if self._stopping:
                 return None
             await asyncio.sleep(min(pause_s, max(deadline - self._loop.time(), 0)))
             pause_s = min(pause_s * 2, self._timings.heartbeat_s)
-        return None if self._stopping else error
+        return None if self._stopping else error or HostUnreachableError("The connection dropped.", host=self.host)
 
     def _limit_s(self, left_s: float) -> float:
         """How long a try to connect may take of the time that is left.

@@ -62,7 +62,7 @@ async def test_a_host_without_an_answer_is_named(rig: Rig, monkeypatch: pytest.M
     monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.01)
     rig.agent.mute = True
     with pytest.raises(HostUnreachableError, match=r"'far' did not answer the handshake within \d+ s"):
-        await rig.link.adopt(Started("/f", "/f/s", "/f/b", "python", (3, 12, 0), {}, True, "a1"), "token")
+        await rig.link.adopt(Started("/f", "/f/s", "/f/b", "python", (3, 12, 0), {}, True, "a1"), "token", 0.1)
 
 
 async def test_a_connection_that_ends_before_the_answer_is_unreachable() -> None:

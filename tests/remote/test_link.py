@@ -14,6 +14,7 @@ from handout.errors import (
     HostLostError,
     HostUnreachableError,
 )
+from handout.remote.bootstrap import Bootstrap
 from handout.remote.timings import Timings
 from tests.remote.rig import Rig
 
@@ -223,3 +224,36 @@ async def test_a_try_that_hangs_leaves_time_for_one_on_a_line_of_its_own() -> No
     assert rig.agent.aborted == 1
     await rig.link.stop()
     await running
+
+
+async def test_an_agent_is_adopted_over_another_connection_where_making_one_hangs() -> None:
+    rig = Rig(Timings())
+    rig.agent.hangs = 1
+    await rig.link.adopt(await rig.agent.start(Bootstrap("far", None, {})), "token", 1.0)
+    assert rig.agent.aborted == 1
+    assert rig.agent.lines == 1
+    await rig.link.stop()
+
+
+async def test_an_agent_that_is_gone_is_not_adopted_and_told_at_once() -> None:
+    rig = Rig(Timings())
+    rig.agent.unreachable = [HostLostError("nobody listens", gone=True)]
+    async with asyncio.timeout(1):
+        with pytest.raises(HostLostError, match="nobody listens"):
+            await rig.link.adopt(await rig.agent.start(Bootstrap("far", None, {})), "token", 10.0)
+    assert rig.agent.tries == 1
+    await rig.link.abandon()
+
+
+async def test_an_agent_that_is_being_adopted_when_the_host_is_let_go_is_stopped() -> None:
+    rig = Rig(Timings())
+    rig.agent.hangs = 1
+    started = await rig.agent.start(Bootstrap("far", None, {}))
+    adopting = asyncio.ensure_future(rig.link.adopt(started, "token", 10.0))
+    async with asyncio.timeout(3):
+        while not rig.agent.tries:
+            await asyncio.sleep(0.01)
+        await rig.link.stop()
+        with pytest.raises(HostError, match="being let go"):
+            await adopting
+    assert rig.agent.heard == ["stop"]
