@@ -64,7 +64,9 @@ class Connection:
             self.transport.write(data)
 
     def close(self) -> None:
-        """Close it at once; :meth:`lost` follows."""
+        """Close it at once; that is its end, though the other side may not have heard of it."""
+        # Said here: over a dead line the transport waits for an answer, and says nothing.
+        self.lost(ConnectionAbortedError("closed from here"))
         if self.transport is not None:
             self.transport.close()
 

@@ -20,7 +20,8 @@ class LocalLauncher:
     """Starts agents on this machine and reaches them over their Unix sockets."""
 
     def __init__(self) -> None:
-        self._transports: list[asyncio.Transport] = []
+        #: Those that are open.
+        self._transports: set[asyncio.BaseTransport] = set()
 
     async def start(self, bootstrap: Bootstrap) -> Started:
         """See :class:`~handout.remote.launcher.Launcher`."""
@@ -54,20 +55,19 @@ class LocalLauncher:
 
     async def connect(self, started: Started, receiver: Receiver) -> Transport:
         """See :class:`~handout.remote.launcher.Launcher`."""
-        loop = asyncio.get_running_loop()
+        loop, transports = asyncio.get_running_loop(), self._transports
         try:
-            transport, _ = await loop.create_unix_connection(lambda: _Socket(receiver), started.socket)
+            transport, _ = await loop.create_unix_connection(lambda: _Socket(receiver, transports), started.socket)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise HostLostError(f"The agent on this machine is gone: {error.strerror}.", gone=True) from None
         except OSError as error:
             raise HostUnreachableError(f"The agent on this machine cannot be reached: {error.strerror}.") from None
-        self._transports.append(transport)
         return cast(Transport, transport)
 
     def abort(self) -> None:
         """See :class:`~handout.remote.launcher.Launcher`."""
         for transport in self._transports:
-            transport.abort()
+            cast(asyncio.Transport, transport).abort()
         self._transports.clear()
 
     async def aclose(self) -> None:
@@ -77,10 +77,16 @@ class LocalLauncher:
 
 
 class _Socket(asyncio.Protocol):
-    """An agent's socket, as its receiver hears it."""
+    """An agent's socket, as its receiver hears it; among the open ones while it is open."""
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, transports: set[asyncio.BaseTransport]) -> None:
         self._receiver = receiver
+        self._transports = transports
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._transports.add(transport)
 
     def data_received(self, data: bytes) -> None:
         self._receiver.received(data)
@@ -92,4 +98,6 @@ class _Socket(asyncio.Protocol):
         self._receiver.resumed()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            self._transports.discard(self._transport)
         self._receiver.lost(exc)

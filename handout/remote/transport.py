@@ -17,7 +17,7 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """Close at once; ``Receiver.lost`` follows."""
+        """Close; ``Receiver.lost`` follows once the other side has agreed, or the line is known to be lost."""
         ...
 
 

@@ -53,3 +53,14 @@ async def test_what_fills_up_is_written_to_again_once_there_is_room() -> None:
 
 async def test_one_that_never_opened_can_be_closed() -> None:
     Connection(Heard()).close()
+
+
+async def test_one_that_is_closed_is_lost_at_once_also_where_the_other_side_never_says_so() -> None:
+    heard = Heard()
+    connection = Connection(heard)
+    connection.transport = Wire()
+    connection.close()
+    connection.close()
+    assert connection.closed.is_set()
+    assert heard.said == ["lost"]
+    assert connection.error is not None  # the other side has not closed it in order
