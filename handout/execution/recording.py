@@ -8,8 +8,8 @@ import dataclasses
 import json
 import logging
 import os
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,7 @@ from handout.execution.earlier import Earlier
 from handout.graph.plan import Plan
 from handout.journal import INLINE, Batch, Journal
 from handout.remote.bundle import agent_bundle
-from handout.remote.thread import in_thread
+from handout.remote.thread import begin_in_daemon, ended_within
 from handout.remote.uninterrupted import uninterrupted
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("handout")
 
-#: A call that is cancelled while its journal is being opened, or closed, waits so long for that.
-_OPEN_LIMIT_S = 2.0
+#: A call that is cancelled while its journal is being opened waits so long for that, and for closing it.
+_CALL_OFF_S = 2.0
+#: What a thread is called that closes one.
+_CLOSING = "handout-journal-close"
 #: Ends after which it is known what happened.
 _KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
 
@@ -60,48 +62,32 @@ def journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) 
     return list(wanted)
 
 
-async def _call_off(opening: asyncio.Future[None], opened: Sequence[Journal], path: str) -> None:
+async def _call_off(opening: Future[Journal], path: str) -> None:
     """Let a journal go that is being opened. Bounded in time, also where the disk does not answer."""
-    opening.cancel()
-    _, pending = await asyncio.wait({opening}, timeout=_OPEN_LIMIT_S)
-    if pending:
-        logger.warning("The journal %s is still being opened; it is in use until that has come to an end.", path)
 
-        def came(_: object) -> None:
-            for journal in opened:
-                _start_closing(journal, lambda: None)
+    def close() -> None:
+        try:
+            journal = opening.result()
+        except Exception:
+            return  # its opener is told
+        _close(journal)
 
-        opening.add_done_callback(came)
-        return
-    for journal in opened:
-        await _close_within(journal, _OPEN_LIMIT_S)
+    if not await ended_within(begin_in_daemon(close, _CLOSING), _CALL_OFF_S):
+        doing = "written" if opening.done() else "opened"
+        logger.warning("The journal %s is still being %s; it is in use until that has come to an end.", path, doing)
 
 
 async def _close_within(journal: Journal, within_s: float) -> None:
     """Commit what is left, and let a journal go; after that time a thread goes on with it, with a warning."""
-    loop, closed = asyncio.get_running_loop(), asyncio.Event()
-
-    def tell() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop that waited has ended
-            loop.call_soon_threadsafe(closed.set)
-
-    _start_closing(journal, tell)
-    try:
-        async with asyncio.timeout(within_s):
-            await closed.wait()
-    except TimeoutError:
+    if not await ended_within(begin_in_daemon(lambda: _close(journal), _CLOSING), within_s):
         logger.warning("The journal %s is still being written; it is in use until then.", journal.path)
 
 
-def _start_closing(journal: Journal, then: Callable[[], None]) -> None:
-    def close() -> None:
-        try:
-            journal.close()
-        finally:
-            then()
-
-    # Of its own, and a daemon: a disk that does not answer must not keep the program from ending.
-    threading.Thread(target=close, name="handout-journal-close", daemon=True).start()
+def _close(journal: Journal) -> None:
+    try:
+        journal.close()
+    except Exception:
+        logger.exception("The journal %s was not closed in order.", journal.path)
 
 
 def _nobody(error: Exception) -> None:
@@ -153,14 +139,13 @@ class Recorder:
         Raises:
             JournalError: It is in use, of another format, or cannot be written.
         """
-        opened: list[Journal] = []
-        opening = asyncio.ensure_future(in_thread(lambda: opened.append(Journal(os.fspath(path)))))
+        # In a daemon, and so is closing it: a disk that does not answer must not keep the program from ending.
+        opening = begin_in_daemon(lambda: Journal(os.fspath(path)), "handout-journal-open")
         try:
-            await asyncio.shield(opening)
-            return cls(opened[0], plan)
+            return cls(await asyncio.wrap_future(opening), plan)
         except BaseException:
             # Cancelled, the thread goes on: what it opens must be closed all the same.
-            await uninterrupted(_call_off(opening, opened, str(path)))
+            await uninterrupted(_call_off(opening, str(path)))
             raise
 
     async def close(self, within_s: float) -> None:

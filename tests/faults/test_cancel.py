@@ -7,6 +7,8 @@ import gc
 import logging
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +29,7 @@ from tests.ledger import Place
 from tests.seen import gone, until
 from tests.sshd import need_sshd, start_sshd
 
+ROOT = Path(__file__).parent.parent.parent
 #: What the await of a cancelled run may take, and what a busy machine may add.
 LIMIT_S, SLACK_S = 5.0, 1.0
 #: An agent that has not ended by then is left to its lease, and that is said: on a machine that is very busy it may
@@ -325,7 +328,7 @@ async def test_row_26_cancelled_while_the_disk_of_the_journal_does_not_answer_th
         return handout.journal.Journal(path)
 
     monkeypatch.setattr(recording, "Journal", slow)
-    monkeypatch.setattr(recording, "_OPEN_LIMIT_S", 0.2)
+    monkeypatch.setattr(recording, "_CALL_OFF_S", 0.2)
     tasks, descriptors = len(asyncio.all_tasks()), _descriptors()
     path = tmp_path / "run.db"
     running = asyncio.ensure_future(handout.execute(finite(), inventory=[Host.local("a")], journal=path))
@@ -339,4 +342,46 @@ async def test_row_26_cancelled_while_the_disk_of_the_journal_does_not_answer_th
     answers.set()
     await until(lambda: len(asyncio.all_tasks()) == tasks)
     await until(lambda: _descriptors() == descriptors)
+    handout.journal.Journal(path).close()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "left to the end of the loop"])
+def test_row_26_a_journal_that_is_never_opened_does_not_keep_the_program_from_ending(tmp_path: Path, how: str) -> None:
+    command = [sys.executable, "-m", "tests.faults.hanging_journal", str(tmp_path / "run.db"), how]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.stdout == "ended\n", ended.stderr
+    assert "InvalidStateError" not in ended.stderr
+    assert ended.returncode == 0
+
+
+async def test_a_journal_that_is_slow_to_open_and_slower_to_close_is_waited_for_within_one_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, opens, closes = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(handout.journal.Journal):
+        def __init__(self, path: str) -> None:
+            begun.set()
+            opens.wait(60)
+            super().__init__(path)
+
+        def close(self) -> None:
+            closes.wait(60)
+            super().close()
+
+    monkeypatch.setattr(recording, "Journal", Slow)
+    monkeypatch.setattr(recording, "_CALL_OFF_S", 1.5)
+    path = tmp_path / "run.db"
+    opening = asyncio.ensure_future(recording.Recorder.open(path, finite().compile()))
+    await until(begun.is_set)
+    cancelled_at = time.monotonic()
+    opening.cancel()
+    await asyncio.sleep(1.2)
+    opens.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert time.monotonic() - cancelled_at < 2.4
+    assert f"The journal {path} is still being written" in caplog.text
+    closes.set()
+    await until(lambda: not any(thread.name == "handout-journal-close" for thread in threading.enumerate()))
     handout.journal.Journal(path).close()

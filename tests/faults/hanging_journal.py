@@ -1,0 +1,40 @@
+"""A program whose journal never comes to be opened: its disk does not answer. The call is cancelled; then it ends.
+
+python -m tests.faults.hanging_journal PATH
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+
+import handout
+from handout import Graph, Host
+from handout.execution import recording
+from tests import work
+
+begun = threading.Event()
+
+
+def never(path: str) -> None:
+    """Stands for opening the journal."""
+    begun.set()
+    threading.Event().wait()
+
+
+async def main() -> None:
+    graph = Graph()
+    graph.add(work.identity, 1)
+    running = asyncio.ensure_future(handout.execute(graph, inventory=[Host.local("a")], journal=sys.argv[1]))
+    while not begun.is_set():
+        await asyncio.sleep(0.01)
+    if sys.argv[2] == "cancelled":
+        running.cancel()
+        await asyncio.wait({running})
+
+
+if __name__ == "__main__":
+    recording.Journal = never  # type: ignore[misc, assignment]
+    asyncio.run(main())
+    print("ended")
