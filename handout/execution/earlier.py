@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,10 @@ class Earlier:
 
     def facts(self, run: ActiveRun, found: Mapping[str, Found], data_only: Collection[str]) -> list[ev.Event]:
         """What is known, as events for the core; see :meth:`Recorder.begin`."""
-        going_on = {host: tickets.of_run(each.tickets, run.number) for host, each in found.items()}
+        going_on = {
+            host: latest_attempts(*tickets.of_run(each.tickets, run.number), self._tasks, self._lost)
+            for host, each in found.items()
+        }
         began = {task for own, _ in going_on.values() for task in own}
         left = _objects_of(run.number, found)
         known, lost = self._known, self._lost
@@ -158,6 +161,24 @@ class Earlier:
                 continue  # it is gone; what was of it becomes what its definition says, which travelled with it
             if isinstance(found, type):
                 serial.adopt((origin, number), found)
+
+
+def latest_attempts(
+    tasks: Iterable[int], attempts: Iterable[int], identities: Sequence[bytes], started: Mapping[bytes, tuple[str, int]]
+) -> tuple[list[int], list[int]]:
+    """Attempts that an agent has, without those that a later one took the place of, of what must not run twice.
+
+    How such an attempt ended may not have been confirmed to its agent when the controller died. It is told again then,
+    and says nothing of the later one, which may have run elsewhere.
+
+    Args:
+        tasks: Of the attempts.
+        attempts: Their numbers.
+        identities: Of all tasks.
+        started: By identity, host and number of the latest attempt whose end is not known.
+    """
+    latest = [(t, a) for t, a in zip(tasks, attempts, strict=True) if a >= started.get(identities[t], ("", 0))[1]]
+    return [t for t, _ in latest], [a for _, a in latest]
 
 
 def _objects_of(run: int, found: Mapping[str, Found]) -> dict[int, list[tuple[str, int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
+from math import inf
 
 from handout.agent.ledger import Claim
 from handout.scheduler.attempts import hand, promote
@@ -32,6 +33,7 @@ _Granted = tuple[HostRecord, Need, Claim | None, float]
 
 def place(world: World) -> None:
     """Hand out what fits, on all hosts that have got room."""
+    world.awaited.clear()
     while True:
         for host in world.dirty:
             if host.ahead:
@@ -71,14 +73,32 @@ def is_free(run: Run, lane: Lane) -> bool:
 def _share_out(world: World, lanes: list[Lane], settled: set[Lane]) -> None:
     """Serve lanes by the priority of their heads; runs of the same priority by how little they have."""
     alone = len(lanes) == 1
+    ranked = _has_priorities(world)
     queue = [(_standing(lane), number, lane, Slate(world, lane)) for number, lane in enumerate(lanes)]
     heapify(queue)
     while queue:
         _, number, lane, slate = heappop(queue)
-        if _fill(world, slate, 1 << 60 if alone else TURN) and lane.head() >= 0:
+        floor = -queue[0][0][0] if ranked and queue else -inf
+        if _fill(world, slate, 1 << 60 if alone else TURN, floor) and lane.head() >= 0:
             heappush(queue, (_standing(lane), number, lane, slate))
         elif lane.head() >= 0:
             settled.add(lane)  # one that is empty is not: tasks may join it when their group gets its host
+            if ranked and lane.blocked:
+                _note_awaited(world, lane)
+
+
+def _has_priorities(world: World) -> bool:
+    """Whether some tasks may go before others for it."""
+    specs = [run.spec for run in world.runs.values()]
+    return any(spec.priority is not None or spec.run_priority != specs[0].run_priority for spec in specs)
+
+
+def _note_awaited(world: World, lane: Lane) -> None:
+    """A lane waits for any of its hosts: who is less urgent is not handed ahead there, and so does not get in first."""
+    priority = -_standing(lane)[0]
+    for host, _ in lane.choices:
+        if world.awaited.get(host, priority) <= priority:
+            world.awaited[host] = priority
 
 
 def _standing(lane: Lane) -> tuple[float, int, int]:
@@ -142,14 +162,17 @@ def is_paused(world: World, lane: Lane, host: HostRecord) -> bool:
     return host in world.pausing and any(host.is_paused(profiles[p], world.now) for p in (key.profile, *key.together))
 
 
-def _fill(world: World, slate: Slate, turn: int) -> bool:
-    """Place up to ``turn`` tasks of a lane. Answers whether more may fit."""
+def _fill(world: World, slate: Slate, turn: int, floor: float) -> bool:
+    """Place up to ``turn`` tasks of a lane, none of them of a lower priority than ``floor``. Whether more may fit."""
     lane, run = slate.lane, slate.lane.run
     limit = run.spec.max_concurrency
     weighs = slate.strategy.weighs_bytes and len(slate.needs) > 1
     inputs, fn, seconds = run.spec.inputs, run.spec.fn, run.estimates.seconds
     placed = False
     while turn and (t := lane.head()) >= 0:
+        if floor > -inf and run.priority_of(t) < floor:
+            turn = 0
+            break
         if limit is not None and run.active >= limit:
             # Hosts that get room meanwhile are not noted for this lane: next time it must ask them all.
             lane.blocked = False
@@ -188,7 +211,7 @@ def _any_free(world: World, slate: Slate, t: int) -> _Granted | None:
         if claimed is not None:
             return host, claimed[0], claimed[1], 0.0
         heappop(free)
-        if slate.ahead_allowed:
+        if slate.ahead_allowed and not world.is_awaited(host, lane.run.priority_of(t)):
             heappush(slate.full, (host.ahead_s / host.slots, index, host))
     return None
 
@@ -243,6 +266,13 @@ def room_ahead(host: HostRecord, need: Need, expected_s: float) -> float:
     return host.room(expected_s)
 
 
+def _room_ahead(world: World, slate: Slate, t: int, host: HostRecord, expected_s: float) -> float:
+    """The same for a task of a lane, where nobody who is more urgent waits for the host."""
+    if world.is_awaited(host, slate.lane.run.priority_of(t)):
+        return -1.0
+    return room_ahead(host, slate.needs[host][0], expected_s)
+
+
 def _is_heavy(run: Run, t: int) -> bool:
     """Whether bringing a task's inputs to another host would take a time worth reckoning with."""
     nbytes, total = run.nbytes, 0
@@ -273,7 +303,7 @@ def _beside_inputs(world: World, slate: Slate, t: int, expected_s: float) -> _Gr
         return elsewhere
     if slate.full and host.ahead_s / host.slots > slate.full[0][0] + host.target_s * 0.5:
         return None
-    charge = room_ahead(host, needs[0], expected_s)
+    charge = _room_ahead(world, slate, t, host, expected_s)
     return None if charge < 0.0 else (host, needs[0], None, charge)
 
 
@@ -285,7 +315,7 @@ def _nearest(world: World, slate: Slate, t: int, expected_s: float) -> _Granted 
         needs = slate.needs[host]
         if any(host.ledger.fits(need.host) for need in needs):
             wait_s = 0.0
-        elif slate.ahead_allowed and (charge := room_ahead(host, needs[0], expected_s)) >= 0.0:
+        elif slate.ahead_allowed and (charge := _room_ahead(world, slate, t, host, expected_s)) >= 0.0:
             wait_s = (host.ahead_s + charge) / host.slots
         else:
             continue
@@ -298,9 +328,8 @@ def _nearest(world: World, slate: Slate, t: int, expected_s: float) -> _Granted 
     claimed = claim_on(world, slate.lane, host, slate.needs[host], t, slate)
     if claimed is not None:
         return host, claimed[0], claimed[1], 0.0
-    need = slate.needs[host][0]
-    charge = room_ahead(host, need, expected_s) if slate.ahead_allowed else -1.0
-    return None if charge < 0.0 else (host, need, None, charge)
+    charge = _room_ahead(world, slate, t, host, expected_s) if slate.ahead_allowed else -1.0
+    return None if charge < 0.0 else (host, slate.needs[host][0], None, charge)
 
 
 def _holders(world: World, slate: Slate, t: int) -> set[HostRecord]:

@@ -18,6 +18,7 @@ class World:
     """Hosts, runs, and what the present call has gathered. Decides nothing itself."""
 
     __slots__ = (
+        "awaited",
         "dirty",
         "ending",
         "fleet",
@@ -51,6 +52,8 @@ class World:
         self.freed: set[HostRecord] = set()
         #: Hosts where followers of handed tasks may be handed too.
         self.tipped: set[HostRecord] = set()
+        #: Hosts that ready tasks wait for, with the highest priority of these, where priorities differ.
+        self.awaited: dict[HostRecord, float] = {}
         #: Hosts that are paused for some function.
         self.pausing: set[HostRecord] = set()
         #: Runs that may be over.
@@ -67,3 +70,7 @@ class World:
         self.shared_lane: Lane | None = None
         #: Expected durations by function name, from closed runs.
         self.remembered: dict[str, float] = {}
+
+    def is_awaited(self, host: HostRecord, priority: float) -> bool:
+        """Whether somebody who is more urgent waits for a host: what is handed ahead there would get in first."""
+        return bool(self.awaited) and self.awaited.get(host, priority) > priority

@@ -35,7 +35,12 @@ def facts(run: Submission, journal: Journal, found: Mapping[str, Found]) -> list
     """
     number = run.plan.number
     known = {task[1]: objects for task, objects in journal.committed.items() if task[0] == number}
-    going_on = {host: [ticket[1:] for ticket in one.tickets if ticket[0] == number] for host, one in found.items()}
+    # Those of what must not run twice that a later attempt took the place of say nothing of the one that counts.
+    started = {t: attempt for (plan, t), attempt in journal.unknown.items() if plan == number}
+    going_on = {
+        host: [(t, a) for plan, t, a in one.tickets if plan == number and a >= started.get(t, 0)]
+        for host, one in found.items()
+    }
     began = {t for tickets in going_on.values() for t, _ in tickets}
     left: dict[int, list[str]] = {}
     for host, one in found.items():
@@ -58,7 +63,7 @@ def facts(run: Submission, journal: Journal, found: Mapping[str, Found]) -> list
     for host, tickets in going_on.items():
         if tickets:
             events.append(ev.AttemptsFound(host, number, [t for t, _ in tickets], [a for _, a in tickets]))
-    unknown = sorted(t for plan, t in journal.unknown if plan == number and t not in began)
+    unknown = sorted(started.keys() - began)
     if unknown:
         events.append(
             ev.AttemptsUnknown(

@@ -255,9 +255,9 @@ class Controller:
     def _start(self, command: cmd.StartTasks) -> None:
         run, number = self.runs[command.run], command.run
         checks.handed(self, command)
-        for t in command.tasks:
+        for t, attempt in zip(command.tasks, command.attempts, strict=True):
             if run.is_once(t):
-                self.journal.start(run.original(t))
+                self.journal.start(run.original(t), attempt)
                 self._instruction()
         columns = list(zip(command.tasks, command.attempts, command.variants, command.keep, strict=True))
         self._send(command.host, lambda host: host.hand(run, number, columns))

@@ -37,9 +37,9 @@ class Journal:
             raise ValueError(f"object {object_} of task {task} was committed twice")
         self._records.append(record)
 
-    def start(self, task: Task) -> None:
+    def start(self, task: Task, attempt: int) -> None:
         """A task that must not run twice is about to be handed over."""
-        self._records.append(("start", task, -1))
+        self._records.append(("start", task, attempt))
 
     def settle(self, task: Task) -> None:
         """It is known how such a task ended."""
@@ -65,12 +65,12 @@ class Journal:
         return found
 
     @property
-    def unknown(self) -> set[Task]:
-        """Tasks that must not run twice, were handed over, and were not seen to end."""
-        open_: set[Task] = set()
-        for kind, task, _ in self._records:
+    def unknown(self) -> dict[Task, int]:
+        """Tasks that must not run twice, were handed over, and were not seen to end, with their latest attempts."""
+        open_: dict[Task, int] = {}
+        for kind, task, attempt in self._records:
             if kind == "start":
-                open_.add(task)
+                open_[task] = attempt
             elif kind == "settled":
-                open_.discard(task)
-        return open_ - self.committed.keys()
+                open_.pop(task, None)
+        return {task: attempt for task, attempt in open_.items() if task not in self.committed}

@@ -53,6 +53,48 @@ def test_there_is_a_limit_however_short_they_are() -> None:
     assert handed(scene) == 4 + AHEAD_LIMIT
 
 
+LONG = profile(fn_name="long")
+SHORT = profile(fn_name="short")
+
+
+def one_slot() -> Scene:
+    """It is known how long `LONG` and `SHORT` take; of others nothing is."""
+    scene = Scene("h1")
+    scene.submit(graph("x; y", profiles={"x": LONG, "y": SHORT}), run=99)
+    scene.finish("h1", "x", run=99, took_s=60.0)
+    scene.finish("h1", "y", run=99, took_s=0.001)
+    scene.tell(ev.RunClosed(99))
+    return scene
+
+
+def test_who_is_less_urgent_is_not_handed_ahead_where_somebody_more_urgent_waits() -> None:
+    scene = one_slot()
+    spec = graph("first; urgent; other", profiles={"urgent": LONG}, priorities={"first": 9.0, "urgent": 9.0})
+    assert scene.submit(spec) == [("start", "h1", "first")]
+    assert scene.finish("h1", "first")[0] == ("start", "h1", "urgent")
+
+
+def test_nor_is_a_less_urgent_follower() -> None:
+    """Each task of a chain would get in before it."""
+    scene = one_slot()
+    names = [f"t{i}" for i in range(40)]
+    scene.submit(graph(" -> ".join(names), profiles=dict.fromkeys(names, SHORT)))
+    assert handed(scene) == 11
+    scene.submit(graph("urgent", profiles={"urgent": LONG}, run_priority=9.0), run=2)
+    for name in names[:11]:
+        assert scene.state("urgent", run=2) is State.READY
+        scene.finish("h1", name, took_s=0.001)
+    assert scene.state("urgent", run=2) is State.HANDED
+    assert scene.core.world.runs[2].claims[0] is not None
+
+
+def test_a_function_whose_calls_differ_in_urgency_goes_on_only_with_those_that_are_next() -> None:
+    scene = Scene("h1 2")
+    both = profile(fn_name="both")
+    spec = graph("a; b; c", profiles={"a": both, "c": both}, priorities={"a": 9.0, "b": 5.0})
+    assert scene.submit(spec) == [("start", "h1", "a", "b"), ("ahead", "h1", "c")]
+
+
 def test_what_takes_shared_amounts_or_devices_or_must_not_run_twice_is_never_handed_ahead() -> None:
     for special in (profile({"licence": 1}), profile({"gpu": 1}), profile(idempotent=False)):
         scene = Scene(licence=100)
