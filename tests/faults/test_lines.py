@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -157,18 +158,18 @@ class Pace:
         assert [number for number in runs if runs[number] > 1 and number not in been_far] == []
 
 
-@pytest.mark.parametrize("way", ["drop", "reset"])
 async def test_row_35_a_line_that_comes_and_goes_takes_nothing_from_the_others(
-    far: Far, sshd: OpenSsh, tmp_path: Path, way: str
+    far: Far, sshd: OpenSsh, tmp_path: Path
 ) -> None:
-    """Down for three seconds and up for three, scaled: packets vanish, or connections are reset and refused."""
+    """Down for three seconds and up for three, scaled: packets vanish, then connections are reset and refused."""
+    ways = cycle([far.line.drop, far.line.reset])
     pace = Pace(far, sshd, tmp_path)
     async with Cluster(pace.hosts, require="all", timings=QUICK) as cluster:
         async with cluster.start(pace.graph) as execution, watching(execution) as seen:
             steady = await pace.steady(seen)
             while pace.naps(seen) < 200:
                 # In threads: the loop is what is looked at.
-                await asyncio.to_thread(far.line.drop if way == "drop" else far.line.reset)
+                await asyncio.to_thread(next(ways))
                 await asyncio.sleep(0.3)
                 await asyncio.to_thread(far.line.heal)
                 await asyncio.sleep(0.3)

@@ -94,7 +94,7 @@ async def test_stopping_ends_attempts_to_make_the_line_again(rig: Rig) -> None:
     async with asyncio.timeout(10):
         while len(rig.agent.unreachable) > 9_999:
             await asyncio.sleep(0)
-    await rig.link.stop()
+    await rig.link.stop(0.3)
     async with asyncio.timeout(10):
         await serving
     assert rig.agent.closed == 1
