@@ -175,6 +175,12 @@ class Failure:
 
     def _advice(self) -> str:
         """What to do about an exception of the task's own."""
+        sign = _NO_MORE.get(self.report.get("type", ""))
+        if sign is not None and sign in str(self.report.get("message")):
+            return (
+                "The processes and threads of this run's tasks on that host, or of its user, have reached their limit: "
+                "find the function that starts them without end, which may be another one, or run fewer tasks at once."
+            )
         if self.report.get("retryable") is False:
             return "Mend the function; its retry_on= says that this is not worth another try."
         if self.attempts > 1:
@@ -228,11 +234,13 @@ def of_exception(
     return found
 
 
+#: What the system says where no process or thread may be started any more, by type.
+_NO_MORE = {"BlockingIOError": "Resource temporarily unavailable", "RuntimeError": "can't start new thread"}
 #: What to do about a process that was killed, by whether the kernel did it for lack of memory; None: unknown.
 _KILLED: dict[bool | None, str] = {
     True: "Raise memory= in its cost, so that it runs where there is as much and with fewer others.",
-    False: "Something outside sent it, not the kernel for lack of memory: find out who ends processes there.",
-    None: "Something outside sent it; where that was the kernel for lack of memory, raise memory= in its cost.",
+    False: "It was not the kernel for lack of memory: the task itself did it, or whoever ends processes there.",
+    None: "The task itself did it, or something outside; where that was the kernel, raise memory= in its cost.",
 }
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT})
 _CRASHED = "It is a crash in native code: look at where it was, and at the last lines of its standard error."
@@ -378,7 +386,7 @@ def _input(self: Failure, where: dict[str, Any]) -> Exception:
 def _disk(self: Failure, where: dict[str, Any]) -> HandoutError:
     what = "an argument" if self.report.get("argument") else "the result"
     return TaskError(
-        f"Host {self.host!r} had no room for {what} of task {self.id!r}: {self.report.get('message', '')}",
+        f"Host {self.host!r} had no room for {what} of task {self.id!r}: {self.report.get('message', '').rstrip('.')}.",
         remedy="Free some space there, or give the task a disk cost.",
         **where,
     )

@@ -284,10 +284,11 @@ def backoff_over(world: World, timer: Timer) -> None:
 def outcome_unknown(run: Run, t: int, host: str, how: str) -> OutcomeUnknownError:
     """The error of a task that may have run and must not run twice."""
     name = run.name_of(t)
+    first = "Free some space there, or give it a disk cost. " if how == _HOW["disk"] else ""
     return OutcomeUnknownError(
         f"task {name!r} was lost on host {host!r} ({how}) in attempt {run.attempt[t]}; it may have run, and it is "
         "marked idempotent=False, so it is not run again.",
-        remedy="Find out whether it took effect; mark it idempotent=True, if only for once, to have it run again.",
+        remedy=f"{first}Find out whether it took effect; mark it idempotent=True, if only for once, to run it again.",
         id=name,
         host=host,
         attempt=run.attempt[t],

@@ -58,6 +58,17 @@ def test_an_error_for_want_of_room_says_what_found_none(report: dict[str, Any], 
     assert f"had no room for {what} of task 'fit'" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("BlockingIOError", "[Errno 11] Resource temporarily unavailable"), ("RuntimeError", "can't start new thread")],
+)
+def test_who_meets_the_limit_of_processes_is_told_that_it_may_be_anothers_doing(name: str, message: str) -> None:
+    error = from_report("fit", "far", 1, {"kind": "raised", "type": name, "message": message}, b"").exception
+    assert "reached their limit" in error.__notes__[-1]
+    other = from_report("fit", "far", 1, {"kind": "raised", "type": name, "message": "other"}, b"").exception
+    assert "reached their limit" not in other.__notes__[-1]
+
+
 @pytest.mark.parametrize("kind", REPORTS)
 @pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.deepcopy])
 def test_an_error_with_its_failure_can_be_pickled_and_copied(kind: str, again: Any) -> None:
