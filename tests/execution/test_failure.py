@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import pickle
 from typing import Any
 
 import pytest
 
 import handout
+from handout.agent import serial
 from handout.errors import DependencyError, HandoutError, RunTimeoutError
 from handout.execution.failure import Failure, from_report, of_exception
 
@@ -59,13 +62,15 @@ def test_an_error_for_want_of_room_says_what_found_none(report: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [("BlockingIOError", "[Errno 11] Resource temporarily unavailable"), ("RuntimeError", "can't start new thread")],
+    "error",
+    [BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), RuntimeError("can't start new thread")],
 )
-def test_who_meets_the_limit_of_processes_is_told_that_it_may_be_anothers_doing(name: str, message: str) -> None:
-    error = from_report("fit", "far", 1, {"kind": "raised", "type": name, "message": message}, b"").exception
-    assert "reached their limit" in error.__notes__[-1]
-    other = from_report("fit", "far", 1, {"kind": "raised", "type": name, "message": "other"}, b"").exception
+def test_who_meets_the_limit_of_processes_is_told_that_it_may_be_anothers_doing(error: Exception) -> None:
+    report = {"kind": "raised", "type": type(error).__name__, "message": str(error)}
+    pickled, _ = serial.dump_exception(error)
+    assert pickled is not None
+    assert "reached their limit" in from_report("fit", "far", 1, report, pickled).exception.__notes__[-1]
+    other = from_report("fit", "far", 1, {**report, "message": "other"}, pickled).exception
     assert "reached their limit" not in other.__notes__[-1]
 
 
