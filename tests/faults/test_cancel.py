@@ -320,14 +320,19 @@ async def test_row_26_cancelled_at_every_await_of_a_run_on_an_open_cluster_only_
 async def test_row_26_cancelled_while_the_disk_of_the_journal_does_not_answer_the_await_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begun, answers = threading.Event(), threading.Event()
+    begun, answers, closed = threading.Event(), threading.Event(), threading.Event()
 
-    def slow(path: str) -> handout.journal.Journal:
-        begun.set()
-        answers.wait(60)
-        return handout.journal.Journal(path)
+    class Slow(handout.journal.Journal):
+        def __init__(self, path: str) -> None:
+            begun.set()
+            answers.wait(60)
+            super().__init__(path)
 
-    monkeypatch.setattr(recording, "Journal", slow)
+        def close(self) -> None:
+            super().close()
+            closed.set()
+
+    monkeypatch.setattr(recording, "Journal", Slow)
     monkeypatch.setattr(recording, "_CALL_OFF_S", 0.2)
     tasks, descriptors = len(asyncio.all_tasks()), _descriptors()
     path = tmp_path / "run.db"
@@ -340,6 +345,7 @@ async def test_row_26_cancelled_while_the_disk_of_the_journal_does_not_answer_th
     assert time.monotonic() - cancelled_at < LIMIT_S + SLACK_S
     assert f"The journal {path} is still being opened" in caplog.text
     answers.set()
+    await until(closed.is_set)
     await until(lambda: len(asyncio.all_tasks()) == tasks)
     await until(lambda: _descriptors() == descriptors)
     handout.journal.Journal(path).close()
