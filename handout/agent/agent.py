@@ -144,7 +144,8 @@ class Agent:
 
     def _tick(self) -> None:
         """Look at the clock: beats, and the ends of the lease and of the lingering."""
-        if now() > self._deadline + self._linger_s:
+        # Who was never spoken to has nothing that anybody could come back for.
+        if now() > self._deadline + (self._linger_s if self.link.was_greeted else 0.0):
             # Were the supervisor stopped, it would stay for ever, and the run's folders with it.
             processes.send_signal(os.getppid(), signal.SIGCONT)
             self.stopped.set()
@@ -200,7 +201,7 @@ class Agent:
     def on_orphaned(self) -> None:
         """The supervisor was killed: nobody else cleans up now."""
         processes.kill_trees([hand.pid for hand in self.crew.hands.values() if hand.pid])
-        leftovers.end_processes(self._folder)
+        leftovers.end_processes([self._folder])
         self._groups.remove()
         for folder in (self._folder, self._memory_folder):
             if folder is not None:

@@ -12,6 +12,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO, NoReturn
 #: A Unix socket's path must fit into 108 bytes, on macOS 104.
 MAX_SOCKET_PATH = 100
 HELLO_TIMEOUT_S = 30.0
+_ANSWER_FD = 1
 
 
 class BootError(Exception):
@@ -116,12 +118,22 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
 
 
 def read_report(fd: int) -> dict[str, Any]:
-    """The agent's hello, or what kept it from saying one."""
+    """The agent's hello, or what kept it from saying one.
+
+    Raises:
+        BootError: It did not report, or what went wrong.
+        SystemExit: Nobody waits for the agent any more. It ends when it finds that nobody reads its report.
+    """
     data = b""
     deadline = time.monotonic() + HELLO_TIMEOUT_S
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    poller.register(_ANSWER_FD, 0)  # that nobody reads there any more is said without being asked for
     while not data.endswith(b"\n"):
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([fd], [], [], left)[0]:
+        ready = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        if _ANSWER_FD in ready:
+            raise SystemExit(1)
+        if not ready:
             raise BootError("start", f"the agent did not report within {HELLO_TIMEOUT_S:.0f} s")
         part = os.read(fd, 65536)
         if not part:
@@ -145,17 +157,18 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
             os.close(reading)
             daemonize(folder, path, preface["settings"], bytes.fromhex(preface["token"]), writing)
         os.close(writing)
-        try:
-            report = read_report(reading)
-        except BootError as error:
-            log = os.path.join(folder, "supervisor.log")
-            with open(log, errors="replace") as file:
-                tail = file.read()[-2000:].strip()
-            os.kill(pid, 9)
-            raise BootError(error.kind, f"{error}{': ' + tail if tail else ''}") from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    try:
+        report = read_report(reading)
+    except BootError as error:
+        log = os.path.join(folder, "supervisor.log")
+        with open(log, errors="replace") as file:
+            tail = file.read()[-2000:].strip()
+        os.kill(pid, 9)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise BootError(error.kind, f"{error}{': ' + tail if tail else ''}") from None
     report.update(folder=folder, bundle=path, executable=sys.executable, supervisor=pid)
     return report
 
@@ -172,8 +185,12 @@ def main(stream: BinaryIO) -> None:
     except OSError as error:
         answer = {"error": "start", "message": f"{type(error).__name__}: {error}"}
     answer["python"] = list(sys.version_info[:3])
-    sys.stdout.write("\n" + preface["marker"] + json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    try:
+        os.write(_ANSWER_FD, f"\n{preface['marker']}{json.dumps(answer)}\n".encode())
+    except OSError:
+        # Nobody waits for the agent any more, and nobody else knows of it.
+        if "supervisor" in answer:
+            os.kill(answer["supervisor"], signal.SIGTERM)
 
 
 if __name__ == "__main__":

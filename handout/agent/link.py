@@ -88,6 +88,11 @@ class Link:
         """Whether a connection counts now."""
         return self._peer is not None
 
+    @property
+    def was_greeted(self) -> bool:
+        """Whether a controller has ever said hello."""
+        return self._conversation is not None
+
     # ---- connections ---------------------------------------------------------------------------------------
 
     def _listen(self) -> None:

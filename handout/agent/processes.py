@@ -11,7 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -98,10 +98,15 @@ def children(pid: int) -> list[int]:
         return [child for child, parent in parents().items() if parent == pid]
 
 
-def descendants(roots: Iterable[int]) -> list[int]:
-    """Everything below the roots, without them; parents before their children."""
+def descendants(roots: Iterable[int], known: Mapping[int, int] | None = None) -> list[int]:
+    """Everything below the roots, without them; parents before their children.
+
+    Args:
+        roots: Where to begin.
+        known: The parent of every process, as :func:`parents` says; None: ask it.
+    """
     below: dict[int, list[int]] = {}
-    for child, parent in parents().items():
+    for child, parent in (parents() if known is None else known).items():
         below.setdefault(parent, []).append(child)
     found: list[int] = []
     seen: set[int] = set(roots)
@@ -112,6 +117,16 @@ def descendants(roots: Iterable[int]) -> list[int]:
                 seen.add(child)
                 found.append(child)
                 todo.append(child)
+    return found
+
+
+def ancestors(pid: int) -> list[int]:
+    """A process and those above it, from below."""
+    known = parents()
+    found: list[int] = []
+    while pid and pid not in found:
+        found.append(pid)
+        pid = known.get(pid, 0)
     return found
 
 

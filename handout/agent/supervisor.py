@@ -42,6 +42,8 @@ _SWEEP_S = 0.01
 #: What a worker that was sent a signal gets, to heed it, before one that ends it.
 _SIGNAL_S = 0.05
 _SHUTDOWN_S = 5.0
+#: Where stores are: in memory.
+_STORES = "/dev/shm"
 #: For each processor: processes and threads that workers may add, so that one that forks for ever leaves room.
 _MOST_PROCESSES = 1024
 #: Where a worker's own descriptors live: out of the way of small numbers that user code may guess.
@@ -368,12 +370,10 @@ def _high_copies(fds: list[int]) -> list[int]:
 
 def _make_store(folder: str) -> str | None:
     """A folder in memory for the objects of a run; None: there is no such place."""
-    base = "/dev/shm"
-    if not os.access(base, os.W_OK | os.X_OK):
+    if not os.access(_STORES, os.W_OK | os.X_OK):
         return None
     try:
-        leftovers.remove_stale(base)
-        path = tempfile.mkdtemp(prefix=leftovers.prefix(), dir=base)
+        path = tempfile.mkdtemp(prefix=leftovers.prefix(), dir=_STORES)
     except OSError:
         return None
     leftovers.lock(path, folder)
@@ -418,11 +418,9 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         token: What a connection must say to be the controller's.
         report_fd: Where the agent writes its hello, one JSON line; closed afterwards.
     """
+    # Before what others leave behind becomes this process's.
+    leftovers.begin_to_remove([os.path.dirname(folder), _STORES], report_fd)
     processes.become_subreaper()
-    try:
-        leftovers.remove_stale(os.path.dirname(folder))
-    except OSError:
-        pass
     groups = Groups.find(os.path.basename(folder))
     leftovers.lock(folder, group_folders=groups.folders)
     groups.make()

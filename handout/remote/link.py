@@ -194,7 +194,7 @@ class Link:
                         pass
                     self.seen_out = True
         except TimeoutError:
-            logger.warning("The agent on %s did not confirm that it ended; its lease will end it.", self.host)
+            logger.warning("The agent on %s %s.", self.host, self._how_it_is_left())
             self._launcher.abort()  # closing in order would wait for an answer, too
         starting = self._starting
         if starting is not None and not starting.done():
@@ -202,6 +202,13 @@ class Link:
             await asyncio.wait({starting})
         self.conversation.close()
         await self._launcher.aclose()
+
+    def _how_it_is_left(self) -> str:
+        if self.started is None:
+            return "was still being started when it was to end; it ends when it finds that nobody waits for it"
+        silent_s = self._loop.time() - self.conversation.last_heard
+        where = "not connected" if self.conversation.connection is None else "connected"
+        return f"did not confirm that it ended; its lease will end it ({where}, last heard {silent_s:.1f} s ago)"
 
     async def _meet_who_is_coming(self) -> None:
         """Wait for an agent that was on its way when this began to stop: else it would wait for its lease to end."""

@@ -7,6 +7,8 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -220,8 +222,8 @@ def test_what_tasks_started_outlives_a_killed_supervisor_and_agent_until_the_nex
         killed.process.wait()
         killed.disconnect()
         make_rig()
+        wait_without_a_word(lambda: not os.path.exists(killed.folder))
         assert gone(*pids)()
-        assert not os.path.exists(killed.folder)
         assert all(alive(pid) for pid in others)
         assert (groups_of(killed), groups_of(other)) == ([], before[1])
     finally:
@@ -243,8 +245,27 @@ def test_what_is_left_when_all_are_killed_at_once_is_removed_by_the_next_agent(m
     wait_without_a_word(gone(*pids))
     assert os.path.exists(killed.folder)
     make_rig()
-    assert not os.path.exists(killed.folder)
-    assert not store.exists()
+    wait_without_a_word(lambda: not os.path.exists(killed.folder) and not store.exists())
+
+
+def test_a_program_that_a_task_left_behind_may_start_runs_of_its_own() -> None:
+    program = (
+        "from handout import Graph, Host, run\n"
+        "def square(n): return n * n\n"
+        "graph = Graph()\n"
+        "outs = graph.map(square, range(40))\n"
+        "print(sum(run(graph, inventory=[Host.local('a'), Host.local('b')], require='all')[outs]))\n"
+    )
+    # In a folder of its own: of what is found in others' places, others end the processes.
+    with tempfile.TemporaryDirectory() as base:
+        killed = f"{base}/handout-{os.getuid()}-killed"
+        os.mkdir(killed)
+        lock = f"from handout.agent import leftovers; leftovers.lock({killed!r})"
+        subprocess.run([sys.executable, "-c", lock], check=True)
+        marked = {**os.environ, "HANDOUT_RUN": killed, "HANDOUT_TMPDIR": base}
+        told = subprocess.run([sys.executable, "-c", program], env=marked, capture_output=True, text=True, timeout=60)
+        assert told.stdout == f"{sum(n * n for n in range(40))}\n", told.stderr
+        wait_without_a_word(lambda: not os.listdir(base))
 
 
 def test_stopping_while_tasks_run_leaves_nothing(rig: Rig, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from tests.proxy import start_proxy
 from tests.seen import agent_pid, gone, started, until
 from tests.sshd import OpenSsh, need_sshd, start_sshd
 
+pytestmark = pytest.mark.usefixtures("ledger_of_loop")
+
 ONE = {"cpu": 1}
 
 #: A tenth of the defaults: what takes 15 s takes 1.5 s.

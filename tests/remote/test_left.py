@@ -1,0 +1,71 @@
+"""Agents that are left while they are being started: they end by themselves, and soon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+
+import pytest
+
+from handout.errors import HostError
+from handout.remote.bootstrap import Bootstrap
+from handout.remote.launcher import Launcher
+from handout.remote.link import Link
+from handout.remote.local import LocalLauncher
+from handout.remote.ssh import SshLauncher
+from handout.remote.timings import Timings
+from tests.ledger import Ledger, Place
+from tests.seen import until
+from tests.sshd import OpenSsh
+
+_HOUR_S = 3600.0
+
+
+async def test_an_agent_here_that_comes_too_late_to_be_ended_ends_by_itself(
+    ledger: Ledger, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    await _leave(LocalLauncher(), place)
+    assert "was still being started" in caplog.text
+
+
+async def test_an_agent_behind_ssh_that_comes_too_late_to_be_ended_ends_by_itself(
+    sshd: OpenSsh, ledger: Ledger, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    await _leave(SshLauncher(sshd.host("far")), place)
+    assert "was still being started" in caplog.text
+
+
+async def test_an_agent_that_was_started_and_never_spoken_to_ends_with_its_lease(ledger: Ledger) -> None:
+    bootstrap = Bootstrap("far", None, {"host_timeout_s": 0.2, "linger_s": _HOUR_S})
+    await LocalLauncher().start(bootstrap)
+
+
+def test_an_agent_whose_answer_is_lost_ends_by_itself(ledger: Ledger) -> None:
+    bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
+    with open("/dev/full", "wb") as full:
+        told = subprocess.run(bootstrap.argv(), input=bootstrap.stdin(), stdout=full, check=False, timeout=30)
+    assert told.returncode == 0
+
+
+def test_an_agent_that_nobody_waits_for_from_the_start_ends_by_itself(ledger: Ledger) -> None:
+    bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as unread:
+        subprocess.run(bootstrap.argv(), input=bootstrap.stdin(), stdout=unread, check=False, timeout=30)
+
+
+async def _leave(launcher: Launcher, place: Place) -> None:
+    """End a link once its agent's folder is there, and wait for nothing."""
+    link = Link("far", None, launcher, Timings(host_timeout_s=_HOUR_S), _ignore, _ignore)
+    before = set(place.folders())
+    opening = asyncio.ensure_future(link.open())
+    await until(lambda: set(place.folders()) - before)
+    await link.stop(0.0)
+    with pytest.raises(HostError, match="let go"):
+        await opening
+
+
+def _ignore(*_: object) -> None:
+    return
