@@ -275,9 +275,15 @@ class JournalError(HandoutError):
 
 
 class RunTimeoutError(HandoutError, TimeoutError):
-    """The run was over its ``timeout_s``; it was cancelled. Fields: ``limit_s``."""
+    """The run was over its ``timeout_s``; it was cancelled.
+
+    Fields: ``limit_s``, ``tasks`` (how many it had), ``unfinished`` (how many of them had not ended). The message says
+    of some of those where they were.
+    """
 
     limit_s: float = 0.0
+    tasks: int = 0
+    unfinished: int = 0
 
 
 class WireError(HandoutError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
@@ -37,6 +38,8 @@ R = TypeVar("R")
 _LEAVE_TIMEOUT_S = 5.0
 #: Of it, for ending the hosts of a cluster of its own.
 _CLOSE_S = 2.0
+#: Tasks that an error names of those that have not ended.
+_NAMED = 3
 
 
 class Execution:
@@ -129,7 +132,7 @@ class Execution:
             async with asyncio.timeout(limit_s):
                 await self._cluster.wait_until_usable()
         except TimeoutError:
-            raise _too_long(limit_s or 0.0) from None
+            raise _too_long(limit_s or 0.0, run, "no task was begun") from None
 
     async def _until_usable(self, run: ActiveRun) -> None:
         """Wait for hosts, unless something ends the run before: it may have only so much time."""
@@ -155,8 +158,20 @@ class Execution:
     def _time_out(self, limit_s: float) -> None:
         run = self._active
         if not run.ended.is_set():
-            run.error = _too_long(limit_s)
+            run.error = _too_long(limit_s, run, self._unfinished(run))
             self._post(ev.CancelRequested(run.number))
+
+    def _unfinished(self, run: ActiveRun) -> str:
+        """Where some of the tasks are that have not ended; those that run come first, then those that hosts have."""
+        driver = self._driver
+        known = None if driver is None else driver.core.world.runs.get(run.number)
+        if driver is None or known is None:
+            return "no task was begun"
+        order = (State.HANDED, State.BACKOFF, State.READY, State.WAITING)
+        others = (t for state in order for t, each in enumerate(known.state) if each == state and t not in known.begun)
+        tasks = islice(chain(sorted(known.begun), others), _NAMED)
+        said = [f"{run.plan.ids[t]!r} {driver.core.explain(run.number, t).reason}" for t in tasks]
+        return "; ".join(said)
 
     async def _leave(self) -> None:
         """Cancel what still runs, wait until it has ended, and let go. Bounded, also where this is cancelled."""
@@ -337,9 +352,14 @@ class Execution:
                 await ended.wait()
 
 
-def _too_long(limit_s: float) -> RunTimeoutError:
+def _too_long(limit_s: float, run: ActiveRun, where: str) -> RunTimeoutError:
+    tasks = len(run.plan)
+    unfinished = run.outcomes.count(None) if run.outcomes else tasks
     return RunTimeoutError(
-        f"The run was over its timeout_s of {limit_s:g} s and was cancelled.",
+        f"The run was over its timeout_s of {limit_s:g} s and was cancelled, {tasks - unfinished} of {tasks} tasks had "
+        f"ended: {where}.",
         remedy="Raise timeout_s, or run less.",
         limit_s=limit_s,
+        tasks=tasks,
+        unfinished=unfinished,
     )

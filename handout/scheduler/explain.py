@@ -52,7 +52,7 @@ def explain(world: World, number: int, t: int) -> Explanation:
     waits_for: tuple[str, ...] = ()
     if state is State.WAITING:
         waits_for = _waits_for(run, t)
-        reason = f"waits for {len(waits_for)} results, first {waits_for[0]!r}" if waits_for else "waits for inputs"
+        reason = f"waits for {_results_of(waits_for)}" if waits_for else "waits for inputs"
     elif state is State.READY:
         hosts = {host.name: _why_not(world, run, t, host) for host in world.fleet.by_name.values()}
         hosts |= {name: why or "is being reached" for name, why in world.fleet.expected.items()}
@@ -71,6 +71,10 @@ def explain(world: World, number: int, t: int) -> Explanation:
 def _waits_for(run: Run, t: int) -> tuple[str, ...]:
     producer = run.spec.producer
     return tuple(run.name_of(producer[o]) for o in run.spec.inputs[t] if not run.where[o] and producer[o] >= 0)
+
+
+def _results_of(ids: tuple[str, ...]) -> str:
+    return f"the result of {ids[0]!r}" if len(ids) == 1 else f"{len(ids)} results, first {ids[0]!r}"
 
 
 def _why_ready(world: World, run: Run, t: int) -> str:
