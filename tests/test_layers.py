@@ -27,7 +27,7 @@ STOREYS = [
 STOREY = {name: height for height, names in enumerate(STOREYS) for name in names}
 
 #: The agent's modules that this side shares, because both ends must do the same thing.
-SHARED_WITH_CONTROLLER = {"wire", "session", "ledger", "restricted", "serial", "standin"}
+SHARED_WITH_CONTROLLER = {"wire", "session", "ledger", "ownfolder", "restricted", "serial", "standin"}
 
 #: What a decision must not depend on.
 IMPURE = {

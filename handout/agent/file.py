@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import os
 import pickle
@@ -10,11 +9,13 @@ from os import PathLike, fspath
 from typing import Any
 
 from .current import current
+from .ownfolder import OwnFolder
 
 __all__ = ["File"]
 
 _numbers = itertools.count(1)
-_kept: str | None = None
+#: Where a process that runs no task (the caller's) keeps the files that it received: until it ends.
+_received = OwnFolder("handout-files-")
 
 
 class File:
@@ -82,7 +83,7 @@ def _receive(name: str, mode: int, content: Any) -> File:
     try:
         parent = current().scratch
     except RuntimeError:
-        parent = _folder()
+        parent = _received.path
     folder = os.path.join(parent, f"file-{next(_numbers)}")
     os.makedirs(folder)
     path = os.path.join(folder, name or "file")
@@ -90,15 +91,3 @@ def _receive(name: str, mode: int, content: Any) -> File:
         stream.write(content)
     os.chmod(path, mode | 0o600)
     return File(path)
-
-
-def _folder() -> str:
-    """Where a process that runs no task (the caller's) keeps the files that it received: until it ends."""
-    global _kept
-    if _kept is None:
-        import shutil
-        import tempfile
-
-        _kept = tempfile.mkdtemp(prefix="handout-files-")
-        atexit.register(shutil.rmtree, _kept, ignore_errors=True)
-    return _kept

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import mmap
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from handout.agent.ownfolder import OwnFolder
 from handout.agent.serial import Segment, loads
-from handout.data.spill import SpillFolder
 
 __all__ = ["ObjectTable"]
 
@@ -45,7 +47,7 @@ class ObjectTable:
 
     def __init__(self, values: Mapping[int, Sequence[Segment]] | None = None, max_memory: int = 1 << 30) -> None:
         self.max_memory = max_memory
-        self._spill = SpillFolder()
+        self._spill = OwnFolder("handout-spill-")
         #: Bytes of results in memory.
         self.nbytes = 0
         #: Bytes of memory promised to results that are on their way.
@@ -96,8 +98,13 @@ class ObjectTable:
             self._held[number] = _File(path, nbytes, spilled=True)
 
     def new_file(self) -> IO[bytes]:
-        """A file for a result that there is no memory for."""
-        return self._spill.new_file()
+        """A new file for a result that there is no memory for, open for writing; its name is that of the path.
+
+        Files have names, rather than descriptors that stay open: there may be more of them than descriptors.
+        """
+        descriptor, path = tempfile.mkstemp(dir=self._spill.path)
+        os.close(descriptor)
+        return open(path, "w+b")
 
     def put_file(self, number: int, path: Path, nbytes: int) -> None:
         """`put` for an object whose bytes are in a file that stays."""

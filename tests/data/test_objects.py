@@ -79,7 +79,7 @@ def test_files_go_with_their_table_and_those_of_a_killed_process_with_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
-        "import os; from handout.data.spill import SpillFolder as S; s = S(); f = s.new_file(); os.kill(os.getpid(), 9)"
+        "import os; from handout.data.objects import ObjectTable as T; t = T(); t.new_file(); os.kill(os.getpid(), 9)"
     )
     root = str(Path(__file__).parents[2])
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": root}
