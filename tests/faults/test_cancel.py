@@ -317,35 +317,45 @@ async def test_row_26_cancelled_at_every_await_of_a_run_on_an_open_cluster_only_
     assert not list(folder.glob("handout-*"))
 
 
+class SlowDisk:
+    """Where a journal is opened and closed only once that is allowed."""
+
+    def __init__(self) -> None:
+        self.begun, self.opens, self.closes, self.closed = (threading.Event() for _ in range(4))
+
+    def open(self, path: str) -> handout.journal.Journal:
+        disk = self
+
+        class Slow(handout.journal.Journal):
+            def close(self) -> None:
+                disk.closes.wait(60)
+                super().close()
+                disk.closed.set()
+
+        self.begun.set()
+        self.opens.wait(60)
+        return Slow(path)
+
+
 async def test_row_26_cancelled_while_the_disk_of_the_journal_does_not_answer_the_await_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begun, answers, closed = threading.Event(), threading.Event(), threading.Event()
-
-    class Slow(handout.journal.Journal):
-        def __init__(self, path: str) -> None:
-            begun.set()
-            answers.wait(60)
-            super().__init__(path)
-
-        def close(self) -> None:
-            super().close()
-            closed.set()
-
-    monkeypatch.setattr(recording, "Journal", Slow)
+    disk = SlowDisk()
+    disk.closes.set()
+    monkeypatch.setattr(recording, "Journal", disk.open)
     monkeypatch.setattr(recording, "_CALL_OFF_S", 0.2)
     tasks, descriptors = len(asyncio.all_tasks()), _descriptors()
     path = tmp_path / "run.db"
     running = asyncio.ensure_future(handout.execute(finite(), inventory=[Host.local("a")], journal=path))
-    await until(begun.is_set)
+    await until(disk.begun.is_set)
     cancelled_at = time.monotonic()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert time.monotonic() - cancelled_at < LIMIT_S + SLACK_S
     assert f"The journal {path} is still being opened" in caplog.text
-    answers.set()
-    await until(closed.is_set)
+    disk.opens.set()
+    await until(disk.closed.is_set)
     await until(lambda: len(asyncio.all_tasks()) == tasks)
     await until(lambda: _descriptors() == descriptors)
     handout.journal.Journal(path).close()
@@ -363,31 +373,20 @@ def test_row_26_a_journal_that_is_never_opened_does_not_keep_the_program_from_en
 async def test_a_journal_that_is_slow_to_open_and_slower_to_close_is_waited_for_within_one_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begun, opens, closes = threading.Event(), threading.Event(), threading.Event()
-
-    class Slow(handout.journal.Journal):
-        def __init__(self, path: str) -> None:
-            begun.set()
-            opens.wait(60)
-            super().__init__(path)
-
-        def close(self) -> None:
-            closes.wait(60)
-            super().close()
-
-    monkeypatch.setattr(recording, "Journal", Slow)
+    disk = SlowDisk()
+    monkeypatch.setattr(recording, "Journal", disk.open)
     monkeypatch.setattr(recording, "_CALL_OFF_S", 1.5)
     path = tmp_path / "run.db"
     opening = asyncio.ensure_future(recording.Recorder.open(path, finite().compile()))
-    await until(begun.is_set)
+    await until(disk.begun.is_set)
     cancelled_at = time.monotonic()
     opening.cancel()
     await asyncio.sleep(1.2)
-    opens.set()
+    disk.opens.set()
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert time.monotonic() - cancelled_at < 2.4
     assert f"The journal {path} is still being written" in caplog.text
-    closes.set()
+    disk.closes.set()
     await until(lambda: not any(thread.name == "handout-journal-close" for thread in threading.enumerate()))
     handout.journal.Journal(path).close()

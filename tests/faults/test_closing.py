@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -23,14 +24,27 @@ LIMIT_S = 5.0
 SLACK_S = 0.5
 
 
+def strand_when_made_again(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Strand the next line through a proxy that is made again, just after its login: when the first command runs on it.
+
+    Returns: Set once that has happened.
+    """
+    stranded = asyncio.Event()
+    run = asyncssh.SSHClientConnection.run
+
+    async def strand_first(self: asyncssh.SSHClientConnection, *args: Any, **options: Any) -> Any:
+        if not stranded.is_set():
+            stranded.set()
+            proxy.strand()
+        return await run(self, *args, **options)
+
+    monkeypatch.setattr(asyncssh.SSHClientConnection, "run", strand_first)
+    return stranded
+
+
 def through(server: OpenSsh, proxy: Proxy, cpu: int = 1) -> Host:
     """The server's host behind a proxy: the same key under another port."""
-    path = server.folder / f"known_hosts_{proxy.port}"
-    path.write_text((server.folder / "known_hosts").read_text().replace(f":{server.port} ", f":{proxy.port} "))
-    options = {**server.options, "known_hosts": str(path)}
-    return Host(
-        "far", address="127.0.0.1", port=proxy.port, username=server.username, ssh=options, capabilities={"cpu": cpu}
-    )
+    return server.host("far", {"cpu": cpu}, port=proxy.port)
 
 
 async def test_closing_over_a_stranded_line_ends_the_agent_over_another_one(sshd: OpenSsh) -> None:
@@ -71,24 +85,15 @@ async def test_leaving_while_the_line_is_stranded_as_it_is_made_again_is_bounded
     sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever makes it again may wait for long; who leaves does not wait for them."""
-    stranded: list[float] = []
-    run = asyncssh.SSHClientConnection.run
     graph = Graph()
     graph.add(work.sleep_forever, str(tmp_path / "pid"))
     async with start_proxy(sshd.port) as proxy:
-
-        async def strand_first(self: asyncssh.SSHClientConnection, *args: Any, **options: Any) -> Any:
-            if not stranded:
-                stranded.append(time.monotonic())
-                proxy.strand()
-            return await run(self, *args, **options)
-
-        monkeypatch.setattr(asyncssh.SSHClientConnection, "run", strand_first)
+        stranded = strand_when_made_again(proxy, monkeypatch)
         async with start(graph, inventory=[through(sshd, proxy)]) as execution:
             await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
             pids = family(started(execution._cluster, "far"))
             proxy.cut()
-            await until(lambda: stranded)
+            await stranded.wait()
             begun = time.monotonic()
         assert time.monotonic() - begun < LIMIT_S + SLACK_S
         assert "did not confirm" not in caplog.text

@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import asyncssh
 import pytest
@@ -22,7 +21,7 @@ from handout.observe import HostJoined, HostLeft, HostQuarantined, RunEvent, Tas
 from handout.remote import ssh
 from tests import work
 from tests.faults.far import Far
-from tests.faults.test_closing import through
+from tests.faults.test_closing import strand_when_made_again, through
 from tests.faults.test_hosts import of, watching
 from tests.faults.work import boottime, end_when_told, mark_here, nap_until_told
 from tests.proxy import start_proxy
@@ -76,26 +75,17 @@ async def test_a_line_that_is_stranded_while_it_is_made_again_is_made_once_more(
 ) -> None:
     """Something on the way forgets the new connection, too, just after the login, and tells nobody."""
     monkeypatch.setattr(ssh, "_CONNECT_TIMEOUT_S", connect_s)
-    stranded: list[float] = []
-    run = asyncssh.SSHClientConnection.run
     graph = Graph()
     out = graph.add(end_when_told, str(tmp_path), "task")
     async with start_proxy(sshd.port) as proxy:
-
-        async def strand_first(self: asyncssh.SSHClientConnection, *args: Any, **options: Any) -> Any:
-            if not stranded:
-                stranded.append(time.monotonic())
-                proxy.strand()
-            return await run(self, *args, **options)
-
-        monkeypatch.setattr(asyncssh.SSHClientConnection, "run", strand_first)
+        stranded = strand_when_made_again(proxy, monkeypatch)
         timings = replace(Timings().scaled(0.3), host_timeout_s=lease_s)
         async with Cluster([through(sshd, proxy)], timings=timings) as cluster:
             agent = started(cluster, "far")
             async with cluster.start(graph) as execution:
                 await until((tmp_path / "task").exists)
                 proxy.cut()
-                await until(lambda: stranded)
+                await stranded.wait()
                 (tmp_path / "go").touch()
                 async with asyncio.timeout(15.0):
                     assert (await execution.results())[out] == "far"

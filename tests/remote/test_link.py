@@ -177,17 +177,7 @@ async def test_stopping_ends_a_first_handshake_that_hangs() -> None:
 async def test_a_silent_line_to_a_host_that_has_become_slow_is_made_again_at_the_first_try(slow_s: float) -> None:
     rig = Rig(Timings().scaled(0.2))  # of a lease of 3 s, 1.2 s are left when it begins
     await rig.link.open()
-    running = asyncio.ensure_future(rig.link.run())
-    rig.agent.mute, rig.agent.slow_s = True, slow_s
-    async with asyncio.timeout(10):
-        while rig.agent.tries == 1:
-            await asyncio.sleep(0.01)
-        rig.agent.mute = False
-        while rig.agent.lines == 1 and not running.done():
-            await asyncio.sleep(0.01)
-    assert rig.agent.tries == 2
-    await rig.link.stop()
-    await running
+    await _until_made_again_at_the_first_try(rig, slow_s)
 
 
 async def test_a_host_that_was_slow_from_the_start_gets_as_long_again_and_longer() -> None:
@@ -197,17 +187,7 @@ async def test_a_host_that_was_slow_from_the_start_gets_as_long_again_and_longer
     await asyncio.sleep(0.4)
     rig.agent.may_start.set()
     await opening
-    running = asyncio.ensure_future(rig.link.run())
-    rig.agent.mute, rig.agent.slow_s = True, 1.0
-    async with asyncio.timeout(10):
-        while rig.agent.tries == 1:
-            await asyncio.sleep(0.01)
-        rig.agent.mute = False
-        while rig.agent.lines == 1 and not running.done():
-            await asyncio.sleep(0.01)
-    assert rig.agent.tries == 2
-    await rig.link.stop()
-    await running
+    await _until_made_again_at_the_first_try(rig, 1.0)
 
 
 async def test_a_try_that_hangs_leaves_time_for_one_on_a_line_of_its_own() -> None:
@@ -257,3 +237,18 @@ async def test_an_agent_that_is_being_adopted_when_the_host_is_let_go_is_stopped
         with pytest.raises(HostError, match="being let go"):
             await adopting
     assert rig.agent.heard == ["stop"]
+
+
+async def _until_made_again_at_the_first_try(rig: Rig, slow_s: float) -> None:
+    """Let a link's connection fall silent and its host take so long from then on; then end it."""
+    running = asyncio.ensure_future(rig.link.run())
+    rig.agent.mute, rig.agent.slow_s = True, slow_s
+    async with asyncio.timeout(10):
+        while rig.agent.tries == 1:
+            await asyncio.sleep(0.01)
+        rig.agent.mute = False
+        while rig.agent.lines == 1 and not running.done():
+            await asyncio.sleep(0.01)
+    assert rig.agent.tries == 2
+    await rig.link.stop()
+    await running

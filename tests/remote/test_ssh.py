@@ -38,12 +38,7 @@ class Deaf:
 
 
 def behind(server: OpenSsh, proxy: Proxy) -> Host:
-    path = server.folder / f"known_hosts_{proxy.port}"
-    path.write_text((server.folder / "known_hosts").read_text().replace(f":{server.port} ", f":{proxy.port} "))
-    options = {**server.options, "known_hosts": str(path)}
-    return Host(
-        "far", address="127.0.0.1", port=proxy.port, username=server.username, ssh=options, capabilities={"cpu": 1}
-    )
+    return server.host("far", {"cpu": 1}, port=proxy.port)
 
 
 async def test_a_host_that_falls_silent_while_its_agent_starts_ends_by_name(
