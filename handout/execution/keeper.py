@@ -235,6 +235,8 @@ class Keeper:
             peer = self._peer = (self._peer if found is not None else None) or self._new_peer(link)
             offering = self._offering = Offering(self.host, probed, peer, self._tracker, self._interval_s)
             offered = await offering.first(link, _TRACKER_LIMIT * self._timings.host_timeout_s)
+            if self._stopping:
+                raise HostError(f"Host {self.host.name!r} is being let go.", host=self.host.name)
         except BaseException:
             self._link = None
             with anyio.CancelScope(shield=True):

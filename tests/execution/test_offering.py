@@ -46,6 +46,26 @@ async def test_a_tracker_that_never_answers_keeps_its_host_out_by_name() -> None
             await cluster.open()
 
 
+async def test_a_tracker_that_answers_while_the_cluster_is_closed_breaks_nothing() -> None:
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def slow(host: handout.LiveHost) -> dict[str, Any]:
+        asked.set()
+        await answers.wait()
+        return {}
+
+    cluster = Cluster(Inventory([Host.local("here")], tracker=slow))
+    opening = asyncio.ensure_future(cluster.open())
+    async with asyncio.timeout(30):
+        await asked.wait()
+        closing = asyncio.ensure_future(cluster.close())
+        await asyncio.sleep(0)
+        answers.set()
+        await closing
+        with pytest.raises(handout.HandoutError, match="closed while it was being opened"):
+            await opening
+
+
 async def test_a_tracker_that_answers_nonsense_keeps_its_host_out_by_name() -> None:
     async def odd(host: handout.LiveHost) -> Any:
         return 7
