@@ -227,6 +227,7 @@ class Keeper:
     async def _join(self) -> None:
         """Start an agent or go on with one, connect, and tell the core what the host offers."""
         found = await self._adopt()
+        self._check_wanted()
         link = self._link or self._new_link()
         try:
             started = link.started if found is not None else await link.open()
@@ -235,8 +236,7 @@ class Keeper:
             peer = self._peer = (self._peer if found is not None else None) or self._new_peer(link)
             offering = self._offering = Offering(self.host, probed, peer, self._tracker, self._interval_s)
             offered = await offering.first(link, _TRACKER_LIMIT * self._timings.host_timeout_s)
-            if self._stopping:
-                raise HostError(f"Host {self.host.name!r} is being let go.", host=self.host.name)
+            self._check_wanted()
         except BaseException:
             self._link = None
             with anyio.CancelScope(shield=True):
@@ -252,6 +252,15 @@ class Keeper:
         self._driver.join(peer, ev.HostJoined(self.host.name, offer, version, rtt_s, self._epoch, price))
         if found is not None:
             self._adopted(self.host.name, found)
+
+    def _check_wanted(self) -> None:
+        """Ask after every wait of a start: meanwhile the host may have been let go, and its link be ending.
+
+        Raises:
+            HostError: It has been.
+        """
+        if self._stopping:
+            raise HostError(f"Host {self.host.name!r} is being let go.", host=self.host.name)
 
     def _new_link(self) -> Link:
         link = Link(self.host.name, self.host.python, self._launcher(), self._timings, self._heard, self._suspect)
@@ -273,7 +282,9 @@ class Keeper:
         try:
             async with asyncio.timeout(_ADOPTION_LIMIT_S):
                 await link.adopt(known.started, known.token, _ADOPTION_LIMIT_S)
-                found, peer.shift = await adoption.found
+                answer = await adoption.found
+                self._check_wanted()
+                found, peer.shift = answer
         except (HandoutError, TimeoutError) as error:
             logger.info("The agent that was on %s is not there any more: %s", self.host.name, error)
         finally:

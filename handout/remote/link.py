@@ -254,7 +254,10 @@ class Link:
         return connection.error is None
 
     async def abandon(self) -> None:
-        """Let go of a host that is lost."""
+        """Let go of a host that is lost; where its agent is being ended, that goes on until it has."""
+        if self._ending is not None:
+            await self.stop()
+            return
         self._stopping = True
         self._launcher.abort()  # closing in order would wait for an answer of a host that is silent
         self.conversation.close()

@@ -16,6 +16,7 @@ import handout
 from handout import Cluster, Graph, Timings
 from handout.errors import OutcomeUnknownError
 from handout.journal import read
+from tests.awaits import Site, watch_awaits
 from tests.journal import tasks
 from tests.sshd import OpenSsh
 
@@ -122,6 +123,32 @@ def supervisor_of(folder: Path) -> int:
     pid = int((folder / "first.began").read_text().split()[1])
     with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
         return int(stat.read().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.parametrize("where", ["SshLauncher._connected", "shake_hands"])
+async def test_a_call_that_is_cancelled_while_it_takes_over_an_agent_ends_it(
+    tmp_path: Path, inventory: Path, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    await start_and_kill(tmp_path, inventory)
+    reached: list[Site] = []
+
+    def cancel_there(site: Site) -> None:
+        inner = [line for line in site if not line.startswith(("asyncio/", "asyncssh/"))]
+        if any("Keeper._adopt" in line for line in site) and inner[-1].endswith(where) and not reached:
+            reached.append(site)
+            running.cancel()
+
+    with watch_awaits(cancel_there):
+        running = asyncio.ensure_future(
+            handout.execute(
+                build(tmp_path), inventory=handout.Inventory.load(inventory), journal=tmp_path / "run.db", timings=LONG
+            )
+        )
+        async with asyncio.timeout(30):
+            with pytest.raises(asyncio.CancelledError):
+                await running
+    assert reached
+    assert "did not confirm" not in caplog.text
 
 
 async def test_an_agent_that_is_lost_before_the_run_is_there_has_nothing_any_more(
