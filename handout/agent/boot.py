@@ -84,11 +84,10 @@ def unpack(folder: str, bundle: bytes) -> str:
     return path
 
 
-def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, report_fd: int) -> NoReturn:
+def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, report_fd: int, log: int) -> NoReturn:
     """Become the supervisor: a session of its own, nothing of the login's files, the bundle first on the path."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
-    log = os.open(os.path.join(folder, "supervisor.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for target, source in ((0, null), (1, log), (2, log)):
         os.dup2(source, target)
     if report_fd != 3:
@@ -96,6 +95,7 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
     limit = os.sysconf("SC_OPEN_MAX")
     os.closerange(4, limit if 0 < limit < 65536 else 65536)
     os.set_inheritable(3, False)
+    _take_off_mark()
     os.environ["HANDOUT_RUN"] = folder
     sys.path[:] = [bundle] + [p for p in sys.path if p not in ("", _here())]
     status = 1
@@ -117,6 +117,23 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
         os._exit(status)
 
 
+def _take_off_mark() -> None:
+    """Be known as a process of this run alone, also where a task of another one started it.
+
+    The system shows the environment that a program was started with, in the memory where it lies.
+    """
+    value = os.environb.get(b"HANDOUT_RUN")
+    if value:
+        try:
+            import ctypes
+
+            getenv = ctypes.CDLL(None).getenv
+            getenv.restype = ctypes.c_void_p
+            ctypes.memset(getenv(b"HANDOUT_RUN"), ord("-"), len(value))
+        except (ImportError, OSError, AttributeError):
+            pass  # then what ends that other run's leftovers may end this one
+
+
 def read_report(fd: int) -> dict[str, Any]:
     """The agent's hello, or what kept it from saying one.
 
@@ -131,7 +148,7 @@ def read_report(fd: int) -> dict[str, Any]:
     poller.register(_ANSWER_FD, 0)  # that nobody reads there any more is said without being asked for
     while not data.endswith(b"\n"):
         ready = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
-        if _ANSWER_FD in ready:
+        if _ANSWER_FD in ready and fd not in ready:
             raise SystemExit(1)
         if not ready:
             raise BootError("start", f"the agent did not report within {HELLO_TIMEOUT_S:.0f} s")
@@ -145,17 +162,30 @@ def read_report(fd: int) -> dict[str, Any]:
     return dict(report)
 
 
+def end(pid: int) -> None:
+    """Wait until a supervisor has cleaned up and ended. What one that must be killed leaves, the next start removes."""
+    for number, wait_s in ((0, 2.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0)):
+        os.kill(pid, number)
+        until = time.monotonic() + wait_s
+        while time.monotonic() < until:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return
+            time.sleep(0.01)
+
+
 def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     """Start the agent that the preface describes, and return its hello."""
     bundle = read_exactly(stream, preface["size"])
     folder = make_folder(len(bundle))
     try:
         path = unpack(folder, bundle)
+        # Opened here: what went wrong is to be read also where the supervisor has removed its folder.
+        log = os.open(os.path.join(folder, "supervisor.log"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            daemonize(folder, path, preface["settings"], bytes.fromhex(preface["token"]), writing)
+            daemonize(folder, path, preface["settings"], bytes.fromhex(preface["token"]), writing, log)
         os.close(writing)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,18 +193,17 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     try:
         report = read_report(reading)
     except BootError as error:
-        log = os.path.join(folder, "supervisor.log")
-        with open(log, errors="replace") as file:
-            tail = file.read()[-2000:].strip()
-        os.kill(pid, 9)
-        shutil.rmtree(folder, ignore_errors=True)
-        raise BootError(error.kind, f"{error}{': ' + tail if tail else ''}") from None
+        end(pid)
+        tail = os.pread(log, os.fstat(log).st_size, 0)[-2000:].decode("utf-8", "replace").strip()
+        more = f": {tail}" if tail and tail not in str(error) else ""
+        raise BootError(error.kind, f"{error}{more}") from None
     report.update(folder=folder, bundle=path, executable=sys.executable, supervisor=pid)
     return report
 
 
 def main(stream: BinaryIO) -> None:
     """Run on the host, from the command line that the controller sent."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was begun is taken back
     line = stream.readline(1 << 20)
     preface = json.loads(line)
     answer: dict[str, Any]

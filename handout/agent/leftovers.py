@@ -12,15 +12,27 @@ import fcntl
 import os
 import shutil
 import signal
+import stat
 import time
 import traceback
 from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import NamedTuple, NoReturn
 
 from . import groups, page, processes
 
+_LOCK = ".lock"
+#: A lock that is free is held by whoever looks whether it is, for a moment.
+_LOOKED_S = 0.5
+#: A start that has come no further after so long never will. What it leaves: see `handout.agent.boot`.
+_UNBEGUN_S = 600.0
+_UNBEGUN = frozenset({"bundle.zip", "supervisor.log"})
 _ROUNDS = 5
 _GONE_S = 1.0
+#: Leftovers and processes that are held at a time: each takes a descriptor.
+_MOST_HELD = 32
+#: How often as many processes are ended: a fork bomb may leave thousands.
+_BATCHES = 200
 #: What is left has time, those who begin have not; what it does not manage by then, the next one may.
 _NICE = 10
 _REMOVED_S = 60
@@ -48,109 +60,167 @@ def lock(folder: str, about: str | None = None, group_folders: Iterable[str] = (
         group_folders: Of the run's control groups.
     """
     try:
-        fd = os.open(f"{folder}/.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fd = os.open(f"{folder}/{_LOCK}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        until = time.monotonic() + _LOOKED_S
+        while not _locked(fd) and time.monotonic() < until:
+            time.sleep(0.005)
         os.write(fd, b"\0".join([_boot(), *map(os.fsencode, (about or folder, *group_folders))]))
     except OSError:
         # A file system without locks: what is left there stays until somebody looks.
         pass
 
 
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class Leftover(NamedTuple):
     """A folder that nobody looks after, and what belongs to it."""
 
     folder: str
-    #: Of its lock, which is held: nobody else takes it for a leftover meanwhile.
-    fd: int
-    #: The run's own folder, whose name its processes carry.
-    run: str
+    #: Of its lock, which is held: nobody else takes it for a leftover meanwhile. None where it never had one.
+    fd: int | None
+    #: The runs' own folders whose names its processes carry: one, or none.
+    runs: list[str]
     groups: list[str]
 
 
-def find(base: str) -> list[Leftover]:
-    """What is left below a folder of runs whose agent was killed together with its supervisor.
+def find(bases: Iterable[str], known: Collection[str] = ()) -> list[Leftover]:
+    """What is left below folders of runs whose agent was killed together with its supervisor; not all of it at once.
 
-    Only of this machine's, and since it started: the base may be a file system that other machines share, and whose
+    Only of this machine's, and since it started: a base may be a file system that other machines share, and whose
     locks they may not see.
 
-    Raises:
-        OSError: The folder cannot be read.
+    Args:
+        bases: Where to look. Others may write there, too: only what is this user's is opened.
+        known: Folders that have been found already.
     """
     boot = _boot()
-    found: list[Leftover] = []
-    for name in os.listdir(base) if boot else ():
-        if not name.startswith(prefix()):
-            continue
+    folders = (folder for base in bases for folder in _own(base)) if boot else ()
+    found = (_look(folder, boot) for folder in folders if folder not in known)
+    return list(islice((leftover for leftover in found if leftover is not None), _MOST_HELD))
+
+
+def _own(base: str) -> list[str]:
+    """Folders of this user below a base that are called like a run's."""
+    found = []
+    try:
+        names = os.listdir(base)
+    except OSError:
+        return []  # it cannot be read, or is not there
+    for name in names:
         folder = f"{base}/{name}"
         try:
-            fd = os.open(f"{folder}/.lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if name.startswith(prefix()) and _is_own(os.lstat(folder), stat.S_IFDIR):
+                found.append(folder)
         except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            said, *noted = os.read(fd, 65536).split(b"\0")
-            # Others may make folders here that are called like ours, and name any run in them.
-            if said == boot and noted and os.fstat(fd).st_uid == os.getuid():
-                run, *paths = map(os.fsdecode, noted)
-                found.append(Leftover(folder, fd, run, [path for path in paths if groups.is_ours(path, prefix())]))
-                continue
-        except OSError:
-            pass
-        os.close(fd)
+            pass  # gone meanwhile
     return found
 
 
-def begin_to_remove(bases: Iterable[str], report_fd: int) -> None:
-    """Have a process of its own end and remove what is left below folders of runs.
+def _is_own(status: os.stat_result, kind: int) -> bool:
+    return stat.S_IFMT(status.st_mode) == kind and status.st_uid == os.getuid()
+
+
+def _look(folder: str, boot: bytes) -> Leftover | None:
+    """A folder as one that is left; None where somebody looks after it, or cannot be told."""
+    try:
+        fd = os.open(f"{folder}/{_LOCK}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return Leftover(folder, None, [], []) if _is_unbegun(folder) else None
+    except OSError:
+        return None
+    try:
+        if _is_own(os.fstat(fd), stat.S_IFREG) and _locked(fd):
+            said, *noted = os.read(fd, 65536).split(b"\0")
+            if said == boot and noted:
+                run, *paths = map(os.fsdecode, noted)
+                return Leftover(folder, fd, [run], [path for path in paths if groups.is_ours(path, prefix())])
+    except OSError:
+        pass
+    os.close(fd)
+    return None
+
+
+def _is_unbegun(folder: str) -> bool:
+    """Whether a folder without a lock is of a start that was killed before there was one."""
+    try:
+        old = time.time() - os.lstat(folder).st_mtime > _UNBEGUN_S
+        return old and frozenset(os.listdir(folder)) <= _UNBEGUN
+    except OSError:
+        return False
+
+
+def begin_to_remove(own: str, stores: str, report_fd: int) -> None:
+    """Have a process of its own end and remove what is left of runs.
 
     Nobody waits for it: on a machine with thousands of processes it takes seconds to look through them. It may outlive
     this process, whose run may be short, and is no child of it.
 
     Args:
-        bases: Where the runs' folders are.
+        own: This run's folder: others' are beside it.
+        stores: Where the stores of runs are.
         report_fd: A descriptor that it must not hold open.
     """
-    found: list[Leftover] = []
-    for base in bases:
-        try:
-            found += find(base)
-        except OSError:
-            pass  # it cannot be read, or is not there
-    if found:
+    bases = [os.path.dirname(own), stores]
+    if all(folder == own for base in bases for folder in _own(base)):
+        return
+    try:
         # Now: later, what started this process may have ended, and who started that is not found any more.
         spared = processes.ancestors(os.getpid())
-        try:
-            pid = os.fork()
-            if pid == 0:
-                os.close(report_fd)
-                _remove(found, spared)
-            os.waitpid(pid, 0)
-        except OSError:
-            pass  # there is no room for it: the next start looks again
-    for leftover in found:
-        os.close(leftover.fd)
+        pid = os.fork()
+        if pid == 0:
+            os.close(report_fd)
+            _remove_all(bases, spared)
+        os.waitpid(pid, 0)
+    except OSError:
+        pass  # there is no room for it: the next start looks again
 
 
-def _remove(found: Collection[Leftover], spared: Collection[int]) -> NoReturn:
-    """Be the process that removes what was found, for a bounded time."""
+def _remove_all(bases: Iterable[str], spared: Collection[int]) -> NoReturn:
+    """Be the process that removes what is left, for a bounded time."""
     try:
         if os.fork() == 0:
             signal.alarm(_REMOVED_S)
             os.nice(_NICE)
-            end_processes({leftover.run for leftover in found}, spared)
-            for leftover in found:
-                groups.remove(leftover.groups)
-                shutil.rmtree(leftover.folder, ignore_errors=True)
+            known: set[str] = set()
+            while found := find(bases, known):
+                known.update(leftover.folder for leftover in found)
+                _remove(found, spared)
     except BaseException:
         os.write(2, traceback.format_exc().encode("utf-8", "replace"))
     finally:
         os._exit(0)
 
 
+def _remove(found: Iterable[Leftover], spared: Collection[int]) -> None:
+    end_processes({run for leftover in found for run in leftover.runs}, spared)
+    for leftover in found:
+        groups.remove(leftover.groups)
+        try:
+            _remove_folder(leftover.folder)
+        except OSError:
+            traceback.print_exc()  # the others are removed all the same
+        if leftover.fd is not None:
+            os.close(leftover.fd)
+
+
+def _remove_folder(folder: str) -> None:
+    """Remove a folder, and last what says whose it is: whoever is stopped before that leaves a leftover."""
+    for entry in list(os.scandir(folder)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.name != _LOCK:
+            os.unlink(entry.path)
+    shutil.rmtree(folder)
+
+
 def end_processes(folders: Collection[str], spared: Collection[int] = ()) -> None:
     """Kill the processes of runs that carry their marks, and what is below them, of this user; not this one.
-
-    They are stopped first, from round to round, until none is new: what is stopped cannot fork out of sight.
 
     Args:
         folders: The runs' own folders. They are looked for together: to look at all processes takes its time where
@@ -158,10 +228,20 @@ def end_processes(folders: Collection[str], spared: Collection[int] = ()) -> Non
         spared: Processes that are left out. One of them that carries a mark is a program that a task left behind, and
             has started another run: it is left alone with all below it.
     """
+    for _ in range(_BATCHES):
+        if _end_some(folders, spared) < _MOST_HELD:
+            return
+
+
+def _end_some(folders: Collection[str], spared: Collection[int]) -> int:
+    """Do so with as many as can be held; answers how many there were.
+
+    They are stopped first, from round to round, until none is new: what is stopped cannot fork out of sight.
+    """
     held: dict[int, int] = {}
     try:
         for _ in range(_ROUNDS):
-            fresh = {pid: fd for pid, fd in _hold(folders, spared, held).items() if pid not in held}
+            fresh = _hold(folders, spared, held)
             if not fresh:
                 break
             held.update(fresh)
@@ -170,12 +250,13 @@ def end_processes(folders: Collection[str], spared: Collection[int] = ()) -> Non
         for pid, fd in held.items():
             _send(pid, fd, signal.SIGKILL)
         until = time.monotonic() + _GONE_S
-        while held and _carriers(folders, spared) and time.monotonic() < until:
+        while not held.keys().isdisjoint(_carriers(folders, spared)) and time.monotonic() < until:
             time.sleep(0.005)
     finally:
         for fd in held.values():
             if fd >= 0:
                 os.close(fd)
+    return len(held)
 
 
 def _hold(folders: Collection[str], spared: Collection[int], known: dict[int, int]) -> dict[int, int]:
@@ -185,7 +266,7 @@ def _hold(folders: Collection[str], spared: Collection[int], known: dict[int, in
     it is the one that was meant.
     """
     found: dict[int, int] = {}
-    for pid in _carriers(folders, spared) - known.keys():
+    for pid in islice(_carriers(folders, spared) - known.keys(), _MOST_HELD - len(known)):
         try:
             found[pid] = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
         except ProcessLookupError:

@@ -368,7 +368,7 @@ def _high_copies(fds: list[int]) -> list[int]:
             base //= 2
 
 
-def _make_store(folder: str) -> str | None:
+def _make_store(folder: str, groups: Groups) -> str | None:
     """A folder in memory for the objects of a run; None: there is no such place."""
     if not os.access(_STORES, os.W_OK | os.X_OK):
         return None
@@ -376,7 +376,7 @@ def _make_store(folder: str) -> str | None:
         path = tempfile.mkdtemp(prefix=leftovers.prefix(), dir=_STORES)
     except OSError:
         return None
-    leftovers.lock(path, folder)
+    leftovers.lock(path, folder, groups.folders)
     return path
 
 
@@ -391,6 +391,7 @@ def _run_agent(
     lease: Lease,
 ) -> None:
     """Be the agent; never returns."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     status = 1
     try:
         from . import agent
@@ -419,12 +420,12 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         report_fd: Where the agent writes its hello, one JSON line; closed afterwards.
     """
     # Before what others leave behind becomes this process's.
-    leftovers.begin_to_remove([os.path.dirname(folder), _STORES], report_fd)
+    leftovers.begin_to_remove(folder, _STORES, report_fd)
     processes.become_subreaper()
     groups = Groups.find(os.path.basename(folder))
     leftovers.lock(folder, group_folders=groups.folders)
     groups.make()
-    store = _make_store(folder)
+    store = _make_store(folder, groups)
     try:
         lease = Lease(settings.get("host_timeout_s", 15.0), settings.get("linger_s", 60.0))
         ours, theirs = socket.socketpair()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 from typing import cast
 
@@ -10,10 +12,12 @@ from handout.errors import BootstrapError, HostLostError, HostUnreachableError
 from handout.remote.bootstrap import Bootstrap, Started
 from handout.remote.thread import in_thread
 from handout.remote.transport import Receiver, Transport
+from handout.remote.uninterrupted import uninterrupted
 
 __all__ = ["LocalLauncher"]
 
 _START_TIMEOUT_S = 40.0
+_ENDED_S = 0.5
 
 
 class LocalLauncher:
@@ -28,9 +32,7 @@ class LocalLauncher:
         # The first one makes the bundle: in a thread, the loop has others to serve.
         stdin = await in_thread(bootstrap.stdin)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *bootstrap.argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
+            process = await _begun(bootstrap)
         except OSError as error:
             raise BootstrapError(
                 f"Python {bootstrap.python!r} cannot be started: {error.strerror}.",
@@ -47,8 +49,7 @@ class LocalLauncher:
             ) from None
         finally:
             if process.returncode is None:
-                process.kill()
-                await process.wait()
+                await _end(process)
         if not bootstrap.answer.feed(out):
             bootstrap.answer.feed(err)
         return bootstrap.started(process.returncode)
@@ -74,6 +75,45 @@ class LocalLauncher:
         """See :class:`~handout.remote.launcher.Launcher`."""
         self.abort()
         await asyncio.sleep(0)  # for the transports to say that they are closed
+
+
+async def _begun(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
+    """The bootstrap's process, in a session of its own: Ctrl-C is for this one, and what a wrapper starts is below it.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    pipe = subprocess.PIPE
+    beginning = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(*bootstrap.argv(), stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+    )
+    try:
+        return await asyncio.shield(beginning)
+    except asyncio.CancelledError:
+        # Cancelled itself, asyncio would end the process alone, and might wait for ever for what that has started.
+        await uninterrupted(_end_begun(beginning))
+        raise
+
+
+async def _end_begun(beginning: asyncio.Future[asyncio.subprocess.Process]) -> None:
+    try:
+        await _end(await beginning)
+    except OSError:
+        pass  # it was not even started
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a bootstrap, in order where it can. Bounded: what has left its session may hold its output open for long."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            async with asyncio.timeout(_ENDED_S):
+                await process.wait()
+                return
+        except ProcessLookupError:
+            return
+        except TimeoutError:
+            pass
 
 
 class _Socket(asyncio.Protocol):

@@ -1,131 +1,162 @@
-"""What tasks start beside themselves ends with them."""
+"""What is left of runs that were killed: what is taken for it, and how it is removed."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.agent.rig import Rig, alive
+import pytest
+
+from handout.agent import leftovers, processes
+from handout.remote.bootstrap import Bootstrap
+from handout.remote.local import LocalLauncher
+
+pytestmark = pytest.mark.skipif(not processes.LINUX, reason="only Linux shows what a process carries")
+
+#: Begins to remove what is left beside a folder, with few descriptors.
+BEGIN = """
+import resource, sys
+from handout.agent import leftovers
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+leftovers.begin_to_remove(sys.argv[1] + "/own", sys.argv[1] + "/stores", 0)
+"""
 
 
-def starters() -> tuple[Callable[[], int], Callable[[], int]]:
-    """Functions that start processes; made here so that they travel by value."""
-
-    def start_sleeper() -> int:
-        return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
-
-    def start_daemon() -> int:
-        """A grandchild that left its session and its parent behind."""
-        script = "setsid sh -c 'sleep 1000 & echo $!; exec sleep 1000' >/dev/null & echo $!"
-        return int(subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=True).stdout)
-
-    return start_sleeper, start_daemon
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """An empty folder of which no other run knows."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
-start_sleeper, start_daemon = starters()
+def named(base: Path, name: str) -> Path:
+    folder = base / f"{leftovers.prefix()}{name}"
+    folder.mkdir()
+    return folder
 
 
-def test_a_subprocess_does_not_outlive_its_task(rig: Rig) -> None:
-    rig.run(start_sleeper)
-    assert not alive(rig.result(1))
+def left(base: Path, name: str) -> Path:
+    """A folder as a run leaves it that was killed."""
+    folder = named(base, name)
+    subprocess.run(
+        [sys.executable, "-c", f"from handout.agent.leftovers import lock; lock({str(folder)!r})"], check=True
+    )
+    return folder
 
 
-def test_a_daemon_does_not_outlive_its_task(rig: Rig) -> None:
-    rig.run(start_daemon)
-    assert not alive(rig.result(1))
-    rig.run(lambda: "next", ticket=2)
-    assert rig.result(2) == "next"
+def wait_until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
+    until = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
-def test_a_cancelled_task_takes_its_processes_along(rig: Rig, tmp_path: Path) -> None:
-    starting = starters()
-
-    def start_and_wait(note: str) -> None:
-        pids = [start() for start in starting]
-        Path(note).write_text(" ".join(map(str, pids)))
-        os.rename(note, note + ".whole")
-        while True:
-            time.sleep(1)
-
-    note = tmp_path / "pids"
-    rig.submit([1], rig.function(start_and_wait), rig.call(str(note)))
-    rig.wait(lambda: (tmp_path / "pids.whole").exists())
-    pids = [int(p) for p in (tmp_path / "pids.whole").read_text().split()]
-    assert all(alive(p) for p in pids)
-    rig.send({"m": "cancel", "ticket": [1], "grace_s": 0.2})
-    assert rig.wait_for(1).fields["kind"] == "cancelled"
-    assert not any(alive(p) for p in pids)
+def test_what_nobody_holds_is_found_and_what_somebody_holds_is_not(base: Path) -> None:
+    killed, lives = left(base, "killed"), named(base, "lives")
+    leftovers.lock(str(lives))
+    (found,) = leftovers.find([str(base)])
+    assert (found.folder, found.runs, found.groups) == (str(killed), [str(killed)], [])
+    assert leftovers.find([str(base)]) == []  # it is held by whoever found it
+    assert found.fd is not None
+    os.close(found.fd)
 
 
-def test_a_task_that_ignores_sigterm_is_killed_after_the_grace(rig: Rig, tmp_path: Path) -> None:
-    def ignore(note: str) -> None:
-        import signal
-
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        Path(note).touch()
-        while True:
-            time.sleep(1)
-
-    note = tmp_path / "note"
-    rig.submit([1], rig.function(ignore), rig.call(str(note)))
-    rig.wait(note.exists)
-    rig.send({"m": "cancel", "ticket": [1], "grace_s": 0.2})
-    assert rig.wait_for(1).fields["kind"] == "cancelled"
-
-
-def test_children_of_a_dead_worker_are_killed(rig: Rig, tmp_path: Path) -> None:
-    start = starters()[0]
-
-    def start_and_die(note: str) -> None:
-        Path(note).write_text(str(start()))
-        os._exit(3)
-
-    note = tmp_path / "pid"
-    assert rig.run(start_and_die, str(note)).fields["kind"] == "died"
-    assert not alive(int(note.read_text()))
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "empty"])
+def test_what_only_looks_like_a_lock_says_nothing_and_holds_nobody_up(base: Path, kind: str) -> None:
+    folder, lock = named(base, "odd"), base / f"{leftovers.prefix()}odd" / ".lock"
+    if kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "link":
+        other = left(base, "other")
+        other.rename(base / "renamed")
+        lock.symlink_to(base / "renamed" / ".lock")
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.touch()
+    begun = time.monotonic()
+    assert leftovers.find([str(base)]) == []
+    assert time.monotonic() - begun < 1.0
+    assert folder.exists()
 
 
-def test_children_that_ended_and_were_not_waited_for_cost_no_worker(rig: Rig) -> None:
-    def start_and_forget() -> int:
-        child = subprocess.Popen(["true"])
-        while Path(f"/proc/{child.pid}/stat").read_text().split(")")[1].split()[0] != "Z":
-            time.sleep(0.001)
-        child.returncode = 0
-        return os.getpid()
-
-    rig.send({"m": "limits", "amounts": {"cpu": 10_000}, "devices": []})
-    fn = rig.function(start_and_forget)
-    rig.submit([1], fn, rig.call())
-    rig.wait_for(1)
-    rig.submit([2], fn, rig.call())
-    rig.wait_for(2)
-    assert rig.result(1) == rig.result(2)
+def test_nothing_of_another_users_is_opened(base: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give a folder away")
+    folder = left(base, "evil")
+    os.chown(folder, 65534, 65534)
+    assert leftovers.find([str(base)]) == []
 
 
-def test_a_scratch_folder_is_removed(rig: Rig) -> None:
-    def use_scratch() -> str:
-        from handout import current
+@pytest.mark.parametrize(("names", "age_s", "is_left"), [
+    (("bundle.zip",), 700, True),
+    (("bundle.zip", "supervisor.log"), 700, True),
+    (("bundle.zip",), 60, False),
+    (("bundle.zip", "agent.sock"), 700, False),
+])  # fmt: skip
+def test_a_start_that_was_killed_early_is_left_once_it_is_old(
+    base: Path, names: tuple[str, ...], age_s: float, is_left: bool
+) -> None:
+    folder = named(base, "early")
+    for name in names:
+        (folder / name).touch()
+    os.utime(folder, (time.time() - age_s,) * 2)
+    assert [found.folder for found in leftovers.find([str(base)])] == [str(folder)] * is_left
 
-        path = Path(current().scratch) / "file"
-        path.write_text("x")
-        return str(path)
 
-    rig.run(use_scratch)
-    path = Path(rig.result(1))
-    assert path.is_relative_to(rig.folder)
-    assert not path.parent.exists()
+def test_a_lock_is_had_also_where_somebody_looks_all_the_time(base: Path) -> None:
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            for found in leftovers.find([str(base)]):
+                os.close(found.fd or -1)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for number in range(200):
+            folder = named(base, str(number))
+            leftovers.lock(str(folder))
+            assert (folder / ".lock").read_bytes().endswith(b"\0" + os.fsencode(folder))
+    finally:
+        over.set()
+        looker.join()
 
 
-def test_stdin_is_empty(rig: Rig) -> None:
-    def ask() -> str:
-        try:
-            return input()
-        except EOFError:
-            return "nothing" + sys.stdin.read()
+def test_more_is_left_than_may_be_open_and_all_of_it_goes(base: Path) -> None:
+    killed = left(base, "0")
+    said = (killed / ".lock").read_bytes()
+    for number in range(1, 120):
+        folder = named(base, str(number))
+        (folder / ".lock").write_bytes(said.replace(os.fsencode(killed), os.fsencode(folder)))
+    marked = {**os.environ, "HANDOUT_RUN": str(killed)}
+    programs = [subprocess.Popen(["sleep", "600"], env=marked) for _ in range(120)]
+    try:
+        subprocess.run([sys.executable, "-c", BEGIN, str(base)], check=True)
+        assert [program.wait(20) for program in programs] == [-signal.SIGKILL] * 120
+        wait_until(lambda: not list(base.iterdir()))
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
 
-    rig.run(ask)
-    assert rig.result(1) == "nothing"
+
+async def test_an_agent_that_a_task_of_another_run_started_does_not_carry_that_runs_mark(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANDOUT_RUN", str(base / "other"))
+    started = await LocalLauncher().start(Bootstrap("far", None, {"host_timeout_s": 60}))
+    try:
+        environment = Path(f"/proc/{started.supervisor}/environ").read_bytes().split(b"\0")
+        assert b"HANDOUT_RUN=" + os.fsencode(base / "other") not in environment
+        assert any(variable.startswith(b"HANDOUT_RUN=-") for variable in environment)
+    finally:
+        os.kill(started.supervisor, signal.SIGTERM)

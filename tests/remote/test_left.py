@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
-from handout.errors import HostError
+from handout.errors import BootstrapError, HostError
 from handout.remote.bootstrap import Bootstrap
 from handout.remote.launcher import Launcher
 from handout.remote.link import Link
@@ -34,6 +36,28 @@ async def test_an_agent_behind_ssh_that_comes_too_late_to_be_ended_ends_by_itsel
 ) -> None:
     await _leave(SshLauncher(sshd.host("far")), place)
     assert "was still being started" in caplog.text
+
+
+async def test_a_start_that_hangs_in_a_wrapper_of_the_interpreter_is_left_at_once(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f"#!/bin/sh\necho > {tmp_path}/begun\nsleep 600\n")
+    wrapper.chmod(0o755)
+    link = Link("far", str(wrapper), LocalLauncher(), Timings(), _ignore, _ignore)
+    opening = asyncio.ensure_future(link.open())
+    await until((tmp_path / "begun").exists)
+    begun = time.monotonic()
+    await link.stop(0.0)
+    assert time.monotonic() - begun < 2.0
+    with pytest.raises(HostError, match="let go"):
+        await opening
+
+
+async def test_an_agent_that_cannot_begin_leaves_nothing(ledger: Ledger) -> None:
+    bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S, "heartbeat_s": "two"})
+    with pytest.raises(BootstrapError, match="not supported between instances"):
+        await LocalLauncher().start(bootstrap)
 
 
 async def test_an_agent_that_was_started_and_never_spoken_to_ends_with_its_lease(ledger: Ledger) -> None:
