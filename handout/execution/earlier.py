@@ -88,13 +88,13 @@ class Earlier:
 
     def facts(self, run: ActiveRun, found: Mapping[str, Found], data_only: Collection[str]) -> list[ev.Event]:
         """What is known, as events for the core; see :meth:`Recorder.begin`."""
-        going_on = {
-            host: latest_attempts(*tickets.of_run(each.tickets, run.number), self._tasks, self._lost)
-            for host, each in found.items()
-        }
+        held = {host: tickets.of_run(each.tickets, run.number) for host, each in found.items()}
+        # Marked otherwise since, a task runs again as any other.
+        unseen = {t: self._lost[i] for t, i in enumerate(self._tasks) if i in self._lost and t in self._once}
+        going_on, superseded = latest_attempts(held, {task: attempt for task, (_, attempt) in unseen.items()})
         began = {task for own, _ in going_on.values() for task in own}
         left = _objects_of(run.number, found)
-        known, lost = self._known, self._lost
+        known = self._known
         replicas: list[tuple[int, int, str]] = []
         for task, identity in enumerate(self._tasks if known or left else ()):
             committed = known.get(identity)
@@ -117,15 +117,16 @@ class Earlier:
         for host, (own, attempts) in going_on.items():
             for task in own:
                 run.hosts[task] = host
-            if own:
-                events.append(ev.AttemptsFound(host, run.number, own, attempts))
-        unknown = [task for task, identity in enumerate(self._tasks) if identity in lost and task not in began]
-        # Marked otherwise since, a task runs again as any other.
-        self._journal.settle([self._tasks[task] for task in unknown if task not in self._once])
-        unknown = [task for task in unknown if task in self._once]
+            events.append(ev.AttemptsFound(host, run.number, own, attempts))
+        self._journal.settle(
+            [i for t, i in enumerate(self._tasks) if i in self._lost and not (t in unseen or t in began)]
+        )
+        unknown = [task for task in unseen if task not in began]
         if unknown:
-            where = [lost[self._tasks[task]] for task in unknown]
+            where = [unseen[task] for task in unknown]
             events.append(ev.AttemptsUnknown(run.number, unknown, [w[0] for w in where], [w[1] for w in where]))
+        # Last: the core ends what comes after the attempt that counts, and gives no number out that it has heard of.
+        events += [ev.AttemptsFound(host, run.number, *attempts) for host, attempts in superseded.items()]
         return events
 
     def _take(
@@ -163,22 +164,34 @@ class Earlier:
                 serial.adopt((origin, number), found)
 
 
+#: By host: tasks, and the numbers of their attempts there.
+_Attempts = dict[str, tuple[list[int], list[int]]]
+
+
 def latest_attempts(
-    tasks: Iterable[int], attempts: Iterable[int], identities: Sequence[bytes], started: Mapping[bytes, tuple[str, int]]
-) -> tuple[list[int], list[int]]:
-    """Attempts that an agent has, without those that a later one took the place of, of what must not run twice.
+    held: Mapping[str, tuple[Sequence[int], Sequence[int]]], unseen: Mapping[int, int]
+) -> tuple[_Attempts, _Attempts]:
+    """Attempts that agents have: first those that count, then those that a later one took the place of.
 
     How such an attempt ended may not have been confirmed to its agent when the controller died. It is told again then,
     and says nothing of the later one, which may have run elsewhere.
 
     Args:
-        tasks: Of the attempts.
-        attempts: Their numbers.
-        identities: Of all tasks.
-        started: By identity, host and number of the latest attempt whose end is not known.
+        held: By host: tasks, and the numbers of their attempts there.
+        unseen: By task that must not run twice: the number of its latest attempt, whose end was not seen.
     """
-    latest = [(t, a) for t, a in zip(tasks, attempts, strict=True) if a >= started.get(identities[t], ("", 0))[1]]
-    return [t for t, _ in latest], [a for _, a in latest]
+    latest = dict(unseen)
+    for tasks, attempts in held.values():
+        for task, attempt in zip(tasks, attempts, strict=True):
+            latest[task] = max(latest.get(task, 0), attempt)
+    count: _Attempts = {}
+    superseded: _Attempts = {}
+    for host, columns in held.items():
+        for task, attempt in zip(*columns, strict=True):
+            tasks, attempts = (count if attempt == latest[task] else superseded).setdefault(host, ([], []))
+            tasks.append(task)
+            attempts.append(attempt)
+    return count, superseded
 
 
 def _objects_of(run: int, found: Mapping[str, Found]) -> dict[int, list[tuple[str, int]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from handout.execution.earlier import latest_attempts
 from handout.scheduler import CONTROLLER
 from handout.scheduler import events as ev
 from handout.sim.journal import Journal
@@ -35,13 +36,10 @@ def facts(run: Submission, journal: Journal, found: Mapping[str, Found]) -> list
     """
     number = run.plan.number
     known = {task[1]: objects for task, objects in journal.committed.items() if task[0] == number}
-    # Those of what must not run twice that a later attempt took the place of say nothing of the one that counts.
-    started = {t: attempt for (plan, t), attempt in journal.unknown.items() if plan == number}
-    going_on = {
-        host: [(t, a) for plan, t, a in one.tickets if plan == number and a >= started.get(t, 0)]
-        for host, one in found.items()
-    }
-    began = {t for tickets in going_on.values() for t, _ in tickets}
+    unseen = {t: attempt for (plan, t), attempt in journal.unknown.items() if plan == number}
+    held = {host: _of_run(one.tickets, number) for host, one in found.items()}
+    going_on, superseded = latest_attempts(held, unseen)
+    began = {t for tasks, _ in going_on.values() for t in tasks}
     left: dict[int, list[str]] = {}
     for host, one in found.items():
         for _, o in sorted(key for key in one.objects if key[0] == number):
@@ -60,14 +58,16 @@ def facts(run: Submission, journal: Journal, found: Mapping[str, Found]) -> list
         objects = [o for o, _ in replicas]
         sizes = [run.nbytes(o) for o in objects]
         events.append(ev.ResultsCommitted(number, done, objects, sizes, [host for _, host in replicas]))
-    for host, tickets in going_on.items():
-        if tickets:
-            events.append(ev.AttemptsFound(host, number, [t for t, _ in tickets], [a for _, a in tickets]))
-    unknown = sorted(started.keys() - began)
+    events += [ev.AttemptsFound(host, number, *attempts) for host, attempts in going_on.items()]
+    unknown = sorted(unseen.keys() - began)
     if unknown:
-        events.append(
-            ev.AttemptsUnknown(
-                run=number, tasks=unknown, hosts=["somewhere"] * len(unknown), attempts=[1] * len(unknown)
-            )
-        )
+        attempts = [unseen[t] for t in unknown]
+        events.append(ev.AttemptsUnknown(number, unknown, ["somewhere"] * len(unknown), attempts))
+    events += [ev.AttemptsFound(host, number, *attempts) for host, attempts in superseded.items()]
     return events
+
+
+def _of_run(tickets: Sequence[tuple[int, int, int]], number: int) -> tuple[list[int], list[int]]:
+    """Tasks and attempts of one run."""
+    own = [(t, attempt) for run, t, attempt in tickets if run == number]
+    return [t for t, _ in own], [attempt for _, attempt in own]
