@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Union
 
 from .pickling import LoadError, Pickler, Segment, Snapshot, encode, loads
+from .raised import message
 
 #: How to reach an element: ``("item", key)`` or ``("attr", name)`` steps.
 Path = tuple[tuple[str, Any], ...]
@@ -230,7 +231,7 @@ def load_call(data: Segment, slot: Callable[[int], Any]) -> tuple[tuple[Any, ...
     except LoadError:
         raise
     except Exception as error:
-        raise LoadError(f"the arguments could not be loaded: {type(error).__name__}: {error}") from error
+        raise LoadError(f"the arguments could not be loaded: {type(error).__name__}: {message(error)}") from error
     finally:
         _local.slot = outer
     raise users  # outside of the handler, which would become its context

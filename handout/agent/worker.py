@@ -282,7 +282,9 @@ class Worker:
         except serial.LoadError:
             raise
         except Exception as error:
-            raise serial.LoadError(f"the function could not be loaded: {type(error).__name__}: {error}") from error
+            raise serial.LoadError(
+                f"the function could not be loaded: {type(error).__name__}: {serial.message(error)}"
+            ) from error
         self._functions[number] = fn
         return fn
 

@@ -12,9 +12,10 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from handout.agent import serial
 from handout.errors import DependencyError, HandoutError, InternalError
 from handout.execution.active import ActiveRun
-from handout.execution.failure import Failure, of_exception
+from handout.execution.failure import Failure, has_text, of_exception
 from handout.execution.peer import Peer
 from handout.execution.recording import Recorder
 from handout.execution.taskclass import ClassTable
@@ -142,7 +143,7 @@ class Driver:
             error = error.exceptions[0]
         logger.error("internal error", exc_info=error)
         self.broken = InternalError(
-            f"Handout itself failed: {type(error).__name__}: {error}.",
+            f"Handout itself failed: {type(error).__name__}: {serial.message(error)}.",
             remedy="Please report it, with the traceback of its cause.",
         )
         self.broken.__cause__ = error
@@ -343,8 +344,7 @@ class Driver:
                 return  # the run is over
             self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("it was cancelled from inside")))
         except (Exception, BaseExceptionGroup, GeneratorExit) as error:
-            failed = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
-            self.post(ev.AllocatorFailed(run.number, command.request, failed))
+            self.post(ev.AllocatorFailed(run.number, command.request, _as_printable(error)))
         else:
             self.post(event)
         finally:
@@ -462,3 +462,12 @@ def _failure(run: ActiveRun, task: int, outcome: Outcome, found: object, cause: 
     elif run.failed_order and run.policy.on_failure == "fail_fast":
         cancelled.caused_by = ids[run.failed_order[0]]
     return cancelled
+
+
+def _as_printable(error: BaseException) -> Exception:
+    """The user's exception, or one in its place where it is no `Exception`, or its text cannot be had."""
+    if isinstance(error, Exception) and has_text(error):
+        return error
+    stand_in = RuntimeError(f"{type(error).__name__}: {serial.message(error)}")
+    stand_in.__cause__ = error
+    return stand_in

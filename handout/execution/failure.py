@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import traceback as traceback_module
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,7 +23,7 @@ from handout.errors import (
     WorkerDiedError,
 )
 
-__all__ = ["Failure", "failure", "from_report", "refused"]
+__all__ = ["Failure", "failure", "from_report", "has_text", "refused"]
 
 _ATTRIBUTE = "__handout_failure__"
 _TRAVEL = "For it to arrive as itself, have its class importable here, and made from the arguments in its args."
@@ -92,7 +91,7 @@ class Failure:
         type_name = str(self.report.get("type") or "") if self.kind in ("raised", "exited") else ""
         said = str(self.report.get("message") or "")
         if self._exception is not None and not said:
-            type_name, said = type(self._exception).__name__, str(self._exception)
+            type_name, said = type(self._exception).__name__, serial.message(self._exception)
         words = ": ".join(word for word in (type_name, said.partition("\n")[0][:_REASON]) if word)
         return words or self.kind
 
@@ -119,7 +118,7 @@ class Failure:
             try:
                 error = serial.load_exception(self.pickled, self._stand_in)
             except Exception as problem:  # whatever a user's __setstate__ or __init__ may raise
-                reason = f" It could not be rebuilt here: {type(problem).__name__}: {problem}."
+                reason = f" It could not be rebuilt here: {type(problem).__name__}: {serial.message(problem)}."
             else:
                 if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
                     return error
@@ -194,6 +193,15 @@ def failure(error: BaseException) -> Failure | None:
     return found if isinstance(found, Failure) else None
 
 
+def has_text(error: BaseException) -> bool:
+    """Whether ``str(error)`` is safe: where it is not, `serial.message` says so in its place."""
+    try:
+        str(error)
+    except Exception:
+        return False
+    return True
+
+
 def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickled: bytes) -> Failure:
     """The failure that an agent's ``failed`` message describes."""
     return Failure(
@@ -225,7 +233,7 @@ def of_exception(
         facts: What a host reported of the same attempt: told with the exception.
     """
     if facts is None:
-        text = "".join(traceback_module.format_exception(error)) if error.__traceback__ else ""
+        text = serial.traceback_text(error) if error.__traceback__ else ""
         found = Failure(id=id, kind=kind, host=host, attempts=attempts, traceback=text, _exception=error)
     else:
         found = replace(facts, kind=kind, most_attempts=attempts, pickled=b"", _exception=error)

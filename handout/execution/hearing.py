@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from handout.agent import serial
 from handout.agent.wire import Buffer, Message, Piece, ProtocolError
 from handout.execution import tickets
 from handout.execution.active import ActiveRun
@@ -149,7 +150,8 @@ class Hearing:
             return bool(retry_on(failure.bare()))
         except Exception as error:
             failure.report["retryable"] = False
-            failure.exception.add_note(f"retry_on raised {type(error).__name__}: {error}; so it was not retried.")
+            said = f"{type(error).__name__}: {serial.message(error)}"
+            failure.exception.add_note(f"retry_on raised {said}; so it was not retried.")
             return False
 
     def _on_returned(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import anyio
 
+from handout.agent import serial
 from handout.errors import BootstrapError, GraphError, HandoutError, HostError, HostLostError, WireError
+from handout.execution.failure import has_text
 from handout.execution.peer import Peer
 from handout.remote.link import Link
 from handout.resources import (
@@ -63,6 +65,8 @@ class Offering:
         self._tracker = tracker
         self._interval_s = interval_s
         self._live = _Live(host, probed, peer)
+        #: What the tracker has for each answer.
+        self._limit_s: float | None = None
         #: What was told last.
         self._now: Capabilities | None = None
 
@@ -71,16 +75,17 @@ class Offering:
 
         Args:
             link: Served meanwhile, the tracker may use it.
-            limit_s: Seconds that the tracker has for its answer.
+            limit_s: Seconds that the tracker has for its answer, and for each later one.
 
         Raises:
             HandoutError: The tracker failed, or says what means nothing.
         """
         tracked = None
+        self._limit_s = limit_s
         if self._tracker is not None:
             serving = asyncio.ensure_future(_serve_quietly(link))
             try:
-                tracked = await self._ask(self._tracker, limit_s)
+                tracked = await self._ask(self._tracker)
             finally:
                 serving.cancel()
                 await asyncio.wait({serving})
@@ -103,26 +108,26 @@ class Offering:
                 self._now = offered
                 changed(offered)
 
-    async def _ask(self, tracker: Tracker, limit_s: float | None = None) -> Capabilities:
+    async def _ask(self, tracker: Tracker) -> Capabilities:
         """One answer of the user's code, which may raise anything.
 
         Raises:
-            HandoutError: It failed, took longer than ``limit_s``, or means nothing.
+            HandoutError: It failed, took too long, or means nothing.
         """
-        limit = asyncio.timeout(limit_s)
+        limit = asyncio.timeout(self._limit_s)
         try:
             async with limit:
                 return as_capabilities(await tracker(self._live))
-        except HandoutError:
-            raise
         except (Exception, asyncio.CancelledError, BaseExceptionGroup, GeneratorExit) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # it is this side that asks no more
+            if isinstance(error, HandoutError) and has_text(error):
+                raise
             name = self._host.name
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {serial.message(error)}"
             if limit.expired():
-                reason = f"no answer within {limit_s:g} s"
+                reason = f"no answer within {self._limit_s:g} s"
             raise HostError(
                 f"The tracker failed for host {name!r}: {reason}.",
                 remedy="A tracker returns capabilities, or raises only when the host cannot be used.",

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from handout.agent import serial
 from handout.agent.standin import Current, publish
 from handout.errors import InternalError, RemoteError, TaskExitedError
 from handout.graph.objects import Kept, Pick
@@ -69,8 +70,8 @@ def _as_failure(id: str, error: BaseException) -> BaseException:
     if isinstance(error, SystemExit):
         failure = TaskExitedError(f"Task {id!r} called sys.exit({error.code!r}).", code=error.code, **where)
     elif isinstance(error, StopIteration | StopAsyncIteration | asyncio.CancelledError):
-        name = type(error).__name__
-        failure = RemoteError(f"Task {id!r} raised {name}: {error}", type_name=name, message=str(error), **where)
+        name, said = type(error).__name__, serial.message(error)
+        failure = RemoteError(f"Task {id!r} raised {name}: {said}", type_name=name, message=said, **where)
     failure.add_note(f"Task {id!r}, evaluated in this process.")
     return failure
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from handout.agent import serial
 from handout.errors import GraphError
 from handout.graph.given import GivenValue, Replacements
 from handout.graph.output import Output, StoredObject
@@ -87,8 +88,9 @@ class Objects:
             try:
                 return Value(apply_path(self._wiring.args[node][0], path))
             except Exception as error:
+                said = f"{type(error).__name__}: {serial.message(error)}"
                 raise GraphError(
-                    f"value {output.id!r} has no element {path_text(path)}: {type(error).__name__}: {error}.",
+                    f"value {output.id!r} has no element {path_text(path)}: {said}.",
                     remedy="Check the path against the value.",
                 ) from error
         task = self._task_of[node]

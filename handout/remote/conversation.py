@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from handout.agent import serial
 from handout.agent.session import Session, Source
 from handout.agent.wire import Buffer, Hello, Message, Piece, ProtocolError
 from handout.errors import HostUnreachableError, InternalError, WireError
@@ -219,7 +220,7 @@ class Conversation:
         except Exception as error:
             # What came with it is lost, so this conversation cannot go on; nor may that go unnoticed.
             broken = InternalError(
-                f"What host {self._host!r} sent was handled wrongly: {type(error).__name__}: {error}."
+                f"What host {self._host!r} sent was handled wrongly: {type(error).__name__}: {serial.message(error)}."
             )
             broken.__cause__ = error
             self._fail(broken)

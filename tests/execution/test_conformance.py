@@ -230,6 +230,17 @@ async def test_retry_on_says_what_is_worth_another_try(cluster: Cluster, tmp_pat
     assert "its retry_on= says that this is not worth another try" in caught.value.__notes__[-1]
 
 
+async def test_a_retry_on_that_raises_what_has_no_text_is_a_no(cluster: Cluster, tmp_path: Path) -> None:
+    def judge(error: Exception) -> bool:
+        raise MuteError
+
+    graph = Graph()
+    graph.add(work.fail_then_succeed, str(tmp_path / "tries"), 2, retries=5, retry_on=judge)
+    with pytest.raises(ValueError, match="try 1") as caught:
+        await cluster.execute(graph)
+    assert any("retry_on raised MuteError: <its str() raised ValueError" in note for note in caught.value.__notes__)
+
+
 async def test_continue_finishes_what_does_not_depend_on_a_failure(cluster: Cluster) -> None:
     graph = Graph()
     bad = graph.add(work.fail, "no", id="bad")
@@ -390,6 +401,13 @@ async def test_graphs_share_a_cluster_without_over_committing_it(cluster: Cluste
     assert max(max(c) for c in crowds) <= 2
 
 
+class MuteError(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
 async def test_a_custom_allocator_decides(cluster: Cluster) -> None:
     async def all_on_gpu(frontier: Any, view: handout.ClusterView) -> dict[str, str]:
         draft = view.draft()
@@ -408,6 +426,9 @@ async def test_an_allocator_that_raises_proposes_nonsense_or_does_nothing_ends_t
     async def raises(frontier: Any, view: Any) -> dict[str, str]:
         raise RuntimeError("broken")
 
+    async def mute(frontier: Any, view: Any) -> dict[str, str]:
+        raise MuteError
+
     async def nonsense(frontier: Any, view: Any) -> dict[str, str]:
         return {frontier[0].id: "nowhere"}
 
@@ -424,6 +445,7 @@ async def test_an_allocator_that_raises_proposes_nonsense_or_does_nothing_ends_t
         (leaves, "a group of its own"),
         (at_once, "async def"),
         (raises, "broken"),
+        (mute, r"MuteError: <its str\(\) raised ValueError"),
         (nonsense, "nowhere"),
         (nothing, "idle"),
     ):

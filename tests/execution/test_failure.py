@@ -6,6 +6,7 @@ import copy
 import errno
 import os
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +15,25 @@ import handout
 from handout.agent import serial
 from handout.errors import DependencyError, HandoutError, RunTimeoutError
 from handout.execution.failure import Failure, from_report, of_exception
+
+
+class MuteError(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class BreakingError(Exception):
+    """Made again, it raises what has no text."""
+
+    def __reduce__(self) -> Any:
+        return _break, ()
+
+
+def _break() -> Any:
+    raise MuteError
+
 
 REPORTS: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
     "died": (handout.WorkerDiedError, {"signal": 11, "maxrss": 5e6, "deaths": 3, "hosts": ["a"]}, r"signal 11.*5 MB"),
@@ -53,6 +73,21 @@ def test_each_kind_has_its_error_with_facts_and_notes(kind: str) -> None:
     assert "  oops" in notes
     assert handout.failure(error) is failure
     assert (error.id, error.host, error.attempt) == ("fit", "far", 2)  # type: ignore[attr-defined]
+
+
+def test_what_has_no_text_is_told_of_all_the_same() -> None:
+    said = "its str() raised ValueError"
+    pickled, _ = serial.dump_exception(MuteError())
+    assert pickled is not None
+    failure = from_report("fit", "far", 1, {"kind": "raised"}, pickled)
+    assert type(failure.exception) is MuteError
+    assert said in str(failure)
+    failure = from_report("fit", "far", 1, {"kind": "raised", "type": "Odd"}, pickle.dumps(BreakingError()))
+    with pytest.raises(handout.RemoteError, match=rf"could not be rebuilt here: MuteError: <{re.escape(said)}"):
+        raise failure.exception
+    with pytest.raises(MuteError) as caught:
+        raise MuteError
+    assert "MuteError" in of_exception("fit", caught.value, kind="raised", host="far", attempts=1).traceback
 
 
 @pytest.mark.parametrize(("report", "what"), [({}, "the result"), ({"argument": True}, "an argument")])

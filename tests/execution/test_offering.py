@@ -18,6 +18,20 @@ from tests import work
 from tests.remote.played import Agent
 
 
+class MuteError(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class MuteHostError(handout.HostError):
+    """Nor can that of an error of Handout's own family."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
 def one() -> Graph:
     graph = Graph()
     graph.add(work.identity, 1, id="one")
@@ -82,6 +96,8 @@ async def test_a_tracker_that_answers_nonsense_keeps_its_host_out_by_name() -> N
         RuntimeError("no such mount"),
         asyncio.CancelledError("a task of its own"),
         BaseExceptionGroup("", [asyncio.CancelledError()]),
+        MuteError(),
+        MuteHostError(),
     ],
 )
 async def test_a_tracker_that_fails_later_changes_nothing_and_is_asked_again(error: BaseException) -> None:
@@ -105,6 +121,40 @@ async def test_a_tracker_that_fails_later_changes_nothing_and_is_asked_again(err
         await asyncio.wait({following, asyncio.ensure_future(asked_often.wait())}, return_when="FIRST_COMPLETED")
     assert not following.done()
     assert [offered.cpu for offered in told] == [4, 2]
+    following.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await following
+
+
+@pytest.mark.parametrize("error", [MuteError(), MuteHostError()])
+async def test_a_tracker_that_raises_what_cannot_be_printed_keeps_its_host_out(error: Exception) -> None:
+    async def broken(host: handout.LiveHost) -> dict[str, Any]:
+        raise error
+
+    inventory = Inventory([Host.local("here"), Host.local("there")], tracker=broken)
+    async with asyncio.timeout(30):
+        with pytest.raises(handout.HostError, match=r"2 of 2 hosts cannot be used.*its str\(\) raised ValueError"):
+            await handout.execute(one(), inventory=inventory)
+
+
+async def test_a_tracker_that_hangs_later_is_told_of_and_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    asked = 0
+
+    async def tracker(host: handout.LiveHost) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            await asyncio.Event().wait()
+        return {"cpu": asked}
+
+    link = Link("here", None, Agent(), Timings(), lambda frames: None, lambda suspected: None)
+    offering = Offering(Host.local("here"), Capabilities(cpu=8), Peer("here", link), tracker, 0.001)
+    told = asyncio.Queue[Capabilities]()
+    assert (await offering.first(link, 0.05)).cpu == 1
+    following = asyncio.ensure_future(offering.follow(told.put_nowait))
+    async with asyncio.timeout(5):
+        assert (await told.get()).cpu == 3
+    assert "taken to offer what it did: The tracker failed for host 'here': no answer within 0.05 s" in caplog.text
     following.cancel()
     with pytest.raises(asyncio.CancelledError):
         await following
