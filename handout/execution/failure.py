@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -174,8 +175,7 @@ class Failure:
 
     def _advice(self) -> str:
         """What to do about an exception of the task's own."""
-        sign = _NO_MORE.get(self.report.get("type", ""))
-        if sign is not None and sign in str(self.report.get("message")):
+        if self._met_the_limit():
             return (
                 "The processes and threads of this run's tasks on that host, or of its user, have reached their limit: "
                 "find the function that starts them without end, which may be another one, or run fewer tasks at once."
@@ -185,6 +185,15 @@ class Failure:
         if self.attempts > 1:
             return "Mend the function, or raise retries= where one more attempt may help."
         return "Mend the function, or set retries= where another attempt may help."
+
+    def _met_the_limit(self) -> bool:
+        """Whether the system refused it one more process or thread."""
+        kind, said = self.report.get("type", ""), str(self.report.get("message"))
+        if kind != "BlockingIOError":
+            return kind == "RuntimeError" and _NO_THREAD in said
+        # Locks, sockets and pipes say the same of what is busy: where it was tells them apart.
+        innermost = self.traceback.rpartition('  File "')[2]
+        return _NO_PROCESS in said and _STARTS.search(innermost) is not None
 
 
 def failure(error: BaseException) -> Failure | None:
@@ -242,8 +251,11 @@ def of_exception(
     return found
 
 
-#: What the system says where no process or thread may be started any more, by type.
-_NO_MORE = {"BlockingIOError": "Resource temporarily unavailable", "RuntimeError": "can't start new thread"}
+#: What is said where no thread may be started any more, and where no process may.
+_NO_THREAD = "can't start new thread"
+_NO_PROCESS = "Resource temporarily unavailable"
+#: The innermost frame of a traceback, where that starts a process.
+_STARTS = re.compile(r'[/\\]subprocess\.py", |\b_?(?:fork|posix_spawn)\w*\(')
 #: What to do about a process that was killed, by whether the kernel did it for lack of memory; None: unknown.
 _KILLED: dict[bool | None, str] = {
     True: "Raise memory= in its cost, so that it runs where there is as much and with fewer others.",

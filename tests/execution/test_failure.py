@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import errno
+import fcntl
 import os
 import pickle
 import re
+import socket
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -96,17 +100,64 @@ def test_an_error_for_want_of_room_says_what_found_none(report: dict[str, Any], 
     assert f"had no room for {what} of task 'fit'" in str(error)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), RuntimeError("can't start new thread")],
-)
-def test_who_meets_the_limit_of_processes_is_told_that_it_may_be_anothers_doing(error: Exception) -> None:
-    report = {"kind": "raised", "type": type(error).__name__, "message": str(error)}
+NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+NO_THREAD = RuntimeError("can't start new thread")
+
+
+def said_at(error: Exception, *places: str) -> str:
+    """What a task's error ends with, that went through such places, the last of them within the system."""
+    text = "\n".join(["Traceback (most recent call last):", *places, f"{type(error).__name__}: {error}"])
+    report = {"kind": "raised", "type": type(error).__name__, "message": str(error), "text": text}
     pickled, _ = serial.dump_exception(error)
     assert pickled is not None
-    assert "reached their limit" in from_report("fit", "far", 1, report, pickled).exception.__notes__[-1]
-    other = from_report("fit", "far", 1, {**report, "message": "other"}, pickled).exception
-    assert "reached their limit" not in other.__notes__[-1]
+    return str(from_report("fit", "far", 1, report, pickled).exception.__notes__[-1])
+
+
+MINE = '  File "/home/me/mine.py", line 3, in fit'
+POPEN = '  File "/usr/lib/python3.11/subprocess.py", line 1026, in __init__\n    self._execute_child(args, executable'
+CHILD = '  File "/usr/lib/python3.11/subprocess.py", line 1883, in _execute_child'
+
+
+@pytest.mark.parametrize(
+    ("error", "places"),
+    [
+        (NO_PROCESS, [MINE, POPEN, CHILD]),  # where no sources are
+        (NO_PROCESS, [MINE, POPEN, f"{CHILD}\n    self.pid = _fork_exec(\n               ^^^^^^^^^^^"]),
+        (NO_PROCESS, [f"{MINE}\n    pid = os.fork()\n          ^^^^^^^^^"]),
+        (NO_PROCESS, [f"{MINE}\n    child, fd = pty.fork()"]),
+        (NO_PROCESS, [f"{MINE}\n    os.posix_spawnp(program, arguments, os.environ)"]),
+        (NO_THREAD, [f"{MINE}\n    threading.Thread(target=int).start()"]),
+    ],
+)
+def test_who_meets_the_limit_of_processes_is_told_that_it_may_be_anothers_doing(
+    error: Exception, places: list[str]
+) -> None:
+    assert "reached their limit" in said_at(error, *places)
+    assert "reached their limit" not in said_at(type(error)("other"), *places)
+
+
+def lock() -> None:
+    with tempfile.NamedTemporaryFile() as file, open(file.name) as again:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def receive() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        here.recv(1)
+
+
+@pytest.mark.parametrize("busy", [lock, receive])
+def test_what_is_busy_is_no_limit_of_processes(busy: Callable[[], None]) -> None:
+    with pytest.raises(BlockingIOError, match=os.strerror(errno.EAGAIN)) as caught:
+        busy()
+    pickled, text = serial.dump_exception(caught.value)
+    report = {"kind": "raised", "type": "BlockingIOError", "message": str(caught.value), "text": text}
+    assert pickled is not None
+    assert "reached their limit" not in from_report("fit", "far", 1, report, pickled).exception.__notes__[-1]
+    assert "reached their limit" in said_at(caught.value, f"{MINE}\n    os.fork()")
 
 
 @pytest.mark.parametrize("kind", REPORTS)
