@@ -24,7 +24,7 @@ from handout.errors import (
     WorkerDiedError,
 )
 
-__all__ = ["Failure", "failure", "from_report", "has_text", "refused"]
+__all__ = ["Failure", "failure", "from_report", "has_text", "may_have_run", "refused"]
 
 _ATTRIBUTE = "__handout_failure__"
 _TRAVEL = "For it to arrive as itself, have its class importable here, and made from the arguments in its args."
@@ -200,6 +200,13 @@ def failure(error: BaseException) -> Failure | None:
     """The :class:`Failure` behind an exception that ``execute`` raised, or None where there is none."""
     found = getattr(error, _ATTRIBUTE, None)
     return found if isinstance(found, Failure) else None
+
+
+def may_have_run(failure: Failure) -> bool:
+    """Whether the task's code may have been called in an attempt that failed."""
+    if failure.kind == "cancelled" and not failure.report.get("elapsed_s"):
+        return False
+    return failure.report.get("argument") is not True  # which found no room
 
 
 def has_text(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from handout.agent.wire import Buffer, Message, Piece, ProtocolError
 from handout.execution import tickets
 from handout.execution.active import ActiveRun
 from handout.execution.driver import Driver
-from handout.execution.failure import Failure, from_report
+from handout.execution.failure import Failure, from_report, may_have_run
 from handout.execution.peer import Peer
 from handout.execution.trail import Trail
 from handout.observe import TaskStarted
@@ -131,7 +131,7 @@ class Hearing:
         kind: Any = failure.kind
         need = failure.report.get("need")
         need = need if isinstance(need, int) and need > 0 else 0
-        called = failure.report.get("argument") is not True
+        called = may_have_run(failure)
         self._driver.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure, need, called))
 
     def _is_retryable(self, run: ActiveRun, task: int, failure: Failure) -> bool:

@@ -19,6 +19,7 @@ from handout.data.identity import Identities
 from handout.errors import JournalError, OutcomeUnknownError
 from handout.execution.adoption import Found
 from handout.execution.earlier import Earlier
+from handout.execution.failure import may_have_run
 from handout.graph.plan import Plan
 from handout.journal import INLINE, Batch, Journal
 from handout.remote.bundle import agent_bundle
@@ -256,7 +257,7 @@ class Recorder:
         """An attempt failed."""
         reason = str(failure.report.get("message") or failure.kind)
         self._journal.failed(failure.id, failure.host or "", attempt, failure.kind, reason)
-        if failure.kind == "cancelled" and not failure.report.get("elapsed_s"):
+        if not may_have_run(failure):
             self.not_started([task], [attempt])
 
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
