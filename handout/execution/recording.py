@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from os import PathLike
@@ -38,8 +39,6 @@ logger = logging.getLogger("handout")
 
 #: A call that is cancelled while its journal is being opened waits so long for that, and for closing it.
 _CALL_OFF_S = 2.0
-#: What a thread is called that closes one.
-_CLOSING = "handout-journal-close"
 #: Ends after which it is known what happened.
 _KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
 
@@ -63,25 +62,43 @@ def journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) 
     return list(wanted)
 
 
-async def _call_off(opening: Future[Journal], path: str) -> None:
-    """Let a journal go that is being opened. Bounded in time, also where the disk does not answer."""
+class _Opened:
+    """A journal, and the thread that opens it and closes it again, where no other one may be had by then.
 
-    def close() -> None:
+    A daemon: a disk that does not answer must not keep the program from ending.
+
+    Args:
+        path: The journal's file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._let_go = threading.Event()
+        #: Done once it is open, or cannot be.
+        self.journal: Future[Journal] = Future()
+        self.journal.set_running_or_notify_cancel()  # whoever waits for it and is cancelled does not cancel it
+        self._ended = begin_in_daemon(self._live, "handout-journal-opener")
+
+    def _live(self) -> None:
         try:
-            journal = opening.result()
-        except Exception:
-            return  # its opener is told
+            journal = Journal(self._path)
+        except BaseException as error:
+            self.journal.set_exception(error)
+            return
+        self.journal.set_result(journal)
+        self._let_go.wait()
         _close(journal)
 
-    if not await ended_within(begin_in_daemon(close, _CLOSING), _CALL_OFF_S):
-        doing = "written" if opening.done() else "opened"
-        logger.warning("The journal %s is still being %s; it is in use until that has come to an end.", path, doing)
+    async def close(self, within_s: float) -> None:
+        """Commit what is left, and let it go, also where it is not open yet.
 
-
-async def _close_within(journal: Journal, within_s: float) -> None:
-    """Commit what is left, and let a journal go; after that time a thread goes on with it, with a warning."""
-    if not await ended_within(begin_in_daemon(lambda: _close(journal), _CLOSING), within_s):
-        logger.warning("The journal %s is still being written; it is in use until then.", journal.path)
+        Args:
+            within_s: Seconds that this may take; after them the thread goes on with it, with a warning.
+        """
+        self._let_go.set()
+        if not await ended_within(self._ended, within_s):
+            doing = "written" if self.journal.done() else "opened"
+            logger.warning("The journal %s is still being %s; it is in use until that is over.", self._path, doing)
 
 
 def _close(journal: Journal) -> None:
@@ -104,12 +121,13 @@ class Recorder:
     """Records one run.
 
     Args:
-        journal: Open, and this run's alone.
+        opened: A journal that is open, and this run's alone.
         plan: Of the run.
     """
 
-    def __init__(self, journal: Journal, plan: Plan) -> None:
-        self._journal = journal
+    def __init__(self, opened: _Opened, plan: Plan) -> None:
+        self._opened = opened
+        self._journal = journal = opened.journal.result()
         #: What is committed of the run.
         self._objects: frozenset[int] = frozenset()
         self._identities = Identities(plan)
@@ -140,13 +158,13 @@ class Recorder:
         Raises:
             JournalError: It is in use, of another format, or cannot be written.
         """
-        # In a daemon, and so is closing it: a disk that does not answer must not keep the program from ending.
-        opening = begin_in_daemon(lambda: Journal(os.fspath(path)), "handout-journal-open")
+        opened = _Opened(os.fspath(path))
         try:
-            return cls(await asyncio.wrap_future(opening), plan)
+            await asyncio.wrap_future(opened.journal)
+            return cls(opened, plan)
         except BaseException:
             # Cancelled, the thread goes on: what it opens must be closed all the same.
-            await uninterrupted(_call_off(opening, str(path)))
+            await uninterrupted(opened.close(_CALL_OFF_S))
             raise
 
     async def close(self, within_s: float) -> None:
@@ -158,7 +176,7 @@ class Recorder:
         for host, link in self._links.items():
             if link.seen_out:
                 self._journal.forget_agent(host)
-        await _close_within(self._journal, within_s)
+        await self._opened.close(within_s)
         # Else the run would hold itself through it, and with it the files of its results, until a garbage collection.
         self._journal.on_error = _nobody
 

@@ -121,8 +121,6 @@ class Journal:
         except BaseException:
             os.close(self._lock)
             raise
-        for unfinished in self._folder.glob(f"{_UNFINISHED}*"):
-            unfinished.unlink()  # of a program that was killed: the lock says that nobody writes it now
         self.run = 0
         #: Held while a thread reads: whoever wanted to know may have given up by then, and close.
         self._reading = threading.Lock()
@@ -135,7 +133,14 @@ class Journal:
         #: Somebody waits for a commit.
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._write, name="handout-journal", daemon=True)
-        self._thread.start()
+        try:
+            for unfinished in self._folder.glob(f"{_UNFINISHED}*"):
+                unfinished.unlink()  # of a program that was killed: the lock says that nobody writes it now
+            self._thread.start()
+        except (OSError, RuntimeError) as error:  # the folder is not to be written to, or no thread is left
+            self._database.close()
+            os.close(self._lock)
+            raise self._unusable(str(error)) from error
 
     def _take_lock(self) -> int:
         """Two writers would each commit what the other one runs."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handout import Graph
+from handout.errors import JournalError
+from handout.execution import recording
 from handout.execution.failure import from_report
 from handout.execution.recording import Recorder
+from handout.graph.plan import Plan
 from handout.journal import Journal
 from tests import work
 
@@ -36,3 +41,71 @@ async def test_a_start_is_called_off_where_the_function_was_not_called(
     journal = Journal(tmp_path / "run.db")
     assert journal.started([identity]) == ({identity: ("far", 1)} if open_ else {})
     journal.close()
+
+
+class NoThreads:
+    """A system that starts so many threads more."""
+
+    def __init__(self, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = left
+        start = threading.Thread.start
+
+        def scarce(thread: threading.Thread) -> None:
+            if self.left <= 0:
+                raise RuntimeError("can't start new thread")
+            self.left -= 1
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", scarce)
+
+
+@pytest.fixture
+def plan() -> Plan:
+    graph = Graph()
+    graph.add(work.identity, 1)
+    return graph.compile()
+
+
+@pytest.mark.parametrize("left", [1, 2])
+async def test_a_journal_whose_opening_is_cancelled_is_let_go_where_no_thread_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan, left: int
+) -> None:
+    begun, opens = threading.Event(), threading.Event()
+
+    def slow(path: str) -> Journal:
+        begun.set()
+        opens.wait(20)
+        return Journal(path)
+
+    monkeypatch.setattr(recording, "Journal", slow)
+    threads = NoThreads(left, monkeypatch)
+    opening = asyncio.ensure_future(Recorder.open(tmp_path / "run.db", plan))
+    while not begun.is_set():
+        await asyncio.sleep(0.01)
+    opening.cancel()
+    await asyncio.sleep(0)
+    opens.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    threads.left = 9
+    Journal(tmp_path / "run.db").close()
+
+
+async def test_a_journal_is_closed_where_no_thread_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan
+) -> None:
+    threads = NoThreads(2, monkeypatch)
+    recorder = await Recorder.open(tmp_path / "run.db", plan)
+    await recorder.close(10)
+    threads.left = 9
+    Journal(tmp_path / "run.db").close()
+
+
+async def test_a_journal_that_finds_no_thread_left_says_so_and_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan
+) -> None:
+    threads = NoThreads(1, monkeypatch)
+    with pytest.raises(JournalError, match=r"run\.db' cannot be used: can't start new thread"):
+        await Recorder.open(tmp_path / "run.db", plan)
+    threads.left = 9
+    Journal(tmp_path / "run.db").close()

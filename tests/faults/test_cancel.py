@@ -388,5 +388,5 @@ async def test_a_journal_that_is_slow_to_open_and_slower_to_close_is_waited_for_
     assert time.monotonic() - cancelled_at < 2.4
     assert f"The journal {path} is still being written" in caplog.text
     disk.closes.set()
-    await until(lambda: not any(thread.name == "handout-journal-close" for thread in threading.enumerate()))
+    await until(lambda: not any(thread.name == "handout-journal-opener" for thread in threading.enumerate()))
     handout.journal.Journal(path).close()
