@@ -42,7 +42,7 @@ class Tracker(Protocol):
     """Says what a host offers now: asked when it joins, and then every ``interval_s`` of the inventory.
 
     What it leaves out stays as it was declared or probed; ``False`` or ``0`` says that something is gone. Tasks
-    that run keep what they have.
+    that run keep what they have. An answer may take twice ``host_timeout_s``.
     """
 
     async def __call__(self, host: LiveHost, /) -> CapabilitiesLike:
