@@ -24,9 +24,6 @@ from . import groups, page, processes
 _LOCK = ".lock"
 #: A lock that is free is held by whoever looks whether it is, for a moment.
 _LOOKED_S = 0.5
-#: A start that has come no further after so long never will. What it leaves: see `handout.agent.boot`.
-_UNBEGUN_S = 600.0
-_UNBEGUN = frozenset({"bundle.zip", "supervisor.log"})
 _ROUNDS = 5
 _GONE_S = 1.0
 #: Leftovers and processes that are held at a time: each takes a descriptor.
@@ -82,10 +79,10 @@ class Leftover(NamedTuple):
     """A folder that nobody looks after, and what belongs to it."""
 
     folder: str
-    #: Of its lock, which is held: nobody else takes it for a leftover meanwhile. None where it never had one.
-    fd: int | None
-    #: The runs' own folders whose names its processes carry: one, or none.
-    runs: list[str]
+    #: Of its lock, which is held: nobody else takes it for a leftover meanwhile.
+    fd: int
+    #: The run's own folder, whose name its processes carry.
+    run: str
     groups: list[str]
 
 
@@ -130,8 +127,6 @@ def _look(folder: str, boot: bytes) -> Leftover | None:
     """A folder as one that is left; None where somebody looks after it, or cannot be told."""
     try:
         fd = os.open(f"{folder}/{_LOCK}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return Leftover(folder, None, [], []) if _is_unbegun(folder) else None
     except OSError:
         return None
     try:
@@ -139,20 +134,11 @@ def _look(folder: str, boot: bytes) -> Leftover | None:
             said, *noted = os.read(fd, 65536).split(b"\0")
             if said == boot and noted:
                 run, *paths = map(os.fsdecode, noted)
-                return Leftover(folder, fd, [run], [path for path in paths if groups.is_ours(path, prefix())])
+                return Leftover(folder, fd, run, [path for path in paths if groups.is_ours(path, prefix())])
     except OSError:
         pass
     os.close(fd)
     return None
-
-
-def _is_unbegun(folder: str) -> bool:
-    """Whether a folder without a lock is of a start that was killed before there was one."""
-    try:
-        old = time.time() - os.lstat(folder).st_mtime > _UNBEGUN_S
-        return old and frozenset(os.listdir(folder)) <= _UNBEGUN
-    except OSError:
-        return False
 
 
 def begin_to_remove(own: str, stores: str, report_fd: int) -> None:
@@ -167,7 +153,8 @@ def begin_to_remove(own: str, stores: str, report_fd: int) -> None:
         report_fd: A descriptor that it must not hold open.
     """
     bases = [os.path.dirname(own), stores]
-    if all(folder == own for base in bases for folder in _own(base)):
+    found = find(bases)
+    if not found:
         return
     try:
         # Now: later, what started this process may have ended, and who started that is not found any more.
@@ -175,22 +162,25 @@ def begin_to_remove(own: str, stores: str, report_fd: int) -> None:
         pid = os.fork()
         if pid == 0:
             os.close(report_fd)
-            _remove_all(bases, spared)
+            _remove_all(found, bases, spared)
         os.waitpid(pid, 0)
     except OSError:
         pass  # there is no room for it: the next start looks again
+    for leftover in found:
+        os.close(leftover.fd)
 
 
-def _remove_all(bases: Iterable[str], spared: Collection[int]) -> NoReturn:
-    """Be the process that removes what is left, for a bounded time."""
+def _remove_all(found: list[Leftover], bases: Iterable[str], spared: Collection[int]) -> NoReturn:
+    """Be the process that removes what was found, and what else there is, for a bounded time."""
     try:
         if os.fork() == 0:
             signal.alarm(_REMOVED_S)
             os.nice(_NICE)
             known: set[str] = set()
-            while found := find(bases, known):
+            while found:
                 known.update(leftover.folder for leftover in found)
                 _remove(found, spared)
+                found = find(bases, known)
     except BaseException:
         os.write(2, traceback.format_exc().encode("utf-8", "replace"))
     finally:
@@ -198,15 +188,14 @@ def _remove_all(bases: Iterable[str], spared: Collection[int]) -> NoReturn:
 
 
 def _remove(found: Iterable[Leftover], spared: Collection[int]) -> None:
-    end_processes({run for leftover in found for run in leftover.runs}, spared)
+    end_processes({leftover.run for leftover in found}, spared)
     for leftover in found:
         groups.remove(leftover.groups)
         try:
             _remove_folder(leftover.folder)
         except OSError:
             traceback.print_exc()  # the others are removed all the same
-        if leftover.fd is not None:
-            os.close(leftover.fd)
+        os.close(leftover.fd)
 
 
 def _remove_folder(folder: str) -> None:
