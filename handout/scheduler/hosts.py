@@ -31,14 +31,18 @@ HOME = (CONTROLLER_INDEX,)
 class Need:
     """One variant of a profile on the ledgers: what it takes of a host, and of what the inventory shares."""
 
-    __slots__ = ("devices", "host", "shared", "variant")
+    __slots__ = ("devices", "host", "names", "plain", "shared", "variant")
 
     def __init__(self, variant: int, host: Mapping[str, int], shared: Mapping[str, int]) -> None:
         self.variant = variant
         self.host = host
         self.shared = shared
-        #: Whether it needs a GPU or part of one.
-        self.devices = "gpu" in host or "gpu_memory" in host
+        #: What of it lies on devices: empty where it needs no GPU nor part of one.
+        self.devices = {name: parts for name, parts in host.items() if name in ("gpu", "gpu_memory")}
+        #: The rest, without zeros.
+        self.plain = {name: parts for name, parts in host.items() if parts and name not in self.devices}
+        #: What it takes anything of.
+        self.names = frozenset(name for name, parts in host.items() if parts)
 
 
 class Lingering(NamedTuple):

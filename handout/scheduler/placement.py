@@ -11,6 +11,7 @@ from handout.scheduler.hosts import HostRecord, Need
 from handout.scheduler.reservations import may_have, note_blocked, note_placed, release
 from handout.scheduler.runs import Lane, Run
 from handout.scheduler.strategies import STRATEGIES, Strategy
+from handout.scheduler.waiting import note_waiting, who_waits
 from handout.scheduler.world import World
 
 __all__ = ["candidates", "claim_on", "is_free", "is_paused", "place", "ready_anywhere", "room_ahead", "transfer_s"]
@@ -33,8 +34,9 @@ _Granted = tuple[HostRecord, Need, Claim | None, float]
 
 def place(world: World) -> None:
     """Hand out what fits, on all hosts that have got room."""
-    world.awaited.clear()
     while True:
+        world.waiting.clear()
+        world.awaited.clear()
         for host in world.dirty:
             if host.ahead:
                 promote(world, host)
@@ -84,21 +86,13 @@ def _share_out(world: World, lanes: list[Lane], settled: set[Lane]) -> None:
         elif lane.head() >= 0:
             settled.add(lane)  # one that is empty is not: tasks may join it when their group gets its host
             if ranked and lane.blocked:
-                _note_awaited(world, lane)
+                note_waiting(world, lane)
 
 
 def _has_priorities(world: World) -> bool:
     """Whether some tasks may go before others for it."""
     specs = [run.spec for run in world.runs.values()]
     return any(spec.priority is not None or spec.run_priority != specs[0].run_priority for spec in specs)
-
-
-def _note_awaited(world: World, lane: Lane) -> None:
-    """A lane waits for any of its hosts: who is less urgent is not handed ahead there, and so does not get in first."""
-    priority = -_standing(lane)[0]
-    for host, _ in lane.choices:
-        if world.awaited.get(host, priority) <= priority:
-            world.awaited[host] = priority
 
 
 def _standing(lane: Lane) -> tuple[float, int, int]:
@@ -118,8 +112,8 @@ class Slate:
         self.strategy: Strategy = STRATEGIES.get(run.spec.allocator or "locality", STRATEGIES["locality"])
         choices = candidates(world, lane)
         if lane.blocked:
-            choices = [choice for choice in choices if choice[0] in world.dirty]
-        self.needs = dict(choices)
+            choices = {host: choices[host] for host in world.dirty if host in choices}
+        self.needs = choices
         rank = self.strategy.rank
         #: Hosts where a claim may be granted.
         self.free: list[tuple[float, int, HostRecord]] = [(rank(host), host.index, host) for host in self.needs]
@@ -131,7 +125,7 @@ class Slate:
         self.short = False
 
 
-def candidates(world: World, lane: Lane) -> list[tuple[HostRecord, tuple[Need, ...]]]:
+def candidates(world: World, lane: Lane) -> dict[HostRecord, tuple[Need, ...]]:
     """The open hosts that can cover a lane's tasks; those to be avoided only where there is no other.
 
     A host that is paused for them comes last of all: there they would fail, elsewhere they may.
@@ -140,16 +134,16 @@ def candidates(world: World, lane: Lane) -> list[tuple[HostRecord, tuple[Need, .
     if lane.version == fleet.version:
         return lane.choices
     key, profiles = lane.key, lane.run.spec.profiles
-    choices = []
+    choices = {}
     for host in fleet.by_name.values():
         if not host.open or (key.pin and host.index != key.pin):
             continue
         needs = fleet.needs(host, profiles[key.profile])
         if needs and all(fleet.needs(host, profiles[p]) for p in key.together):
-            choices.append((host, needs))
+            choices[host] = needs
     if world.pausing:
-        choices = [choice for choice in choices if not is_paused(world, lane, choice[0])] or choices
-    elsewhere = [choice for choice in choices if choice[0].index not in key.avoid]
+        choices = {host: needs for host, needs in choices.items() if not is_paused(world, lane, host)} or choices
+    elsewhere = {host: needs for host, needs in choices.items() if host.index not in key.avoid}
     lane.choices = elsewhere or choices
     lane.version = fleet.version
     lane.blocked = False
@@ -184,7 +178,7 @@ def _fill(world: World, slate: Slate, turn: int, floor: float) -> bool:
             near = _nearest if _is_heavy(run, t) else _beside_inputs
             granted = near(world, slate, t, expected_s)
         if granted is None:
-            granted = _any_free(world, slate, t) or _least_backlog(slate, expected_s)
+            granted = _any_free(world, slate, t) or _least_backlog(world, slate, t, expected_s)
         if granted is None:
             lane.blocked = not slate.short
             note_blocked(world, lane, slate.short, placed)
@@ -200,23 +194,23 @@ def _fill(world: World, slate: Slate, turn: int, floor: float) -> bool:
 
 def _any_free(world: World, slate: Slate, t: int) -> _Granted | None:
     """The first host by rank that grants a claim."""
-    free, rank, lane = slate.free, slate.strategy.rank, slate.lane
+    free, rank = slate.free, slate.strategy.rank
     while free:
         stood, index, host = free[0]
         stands = rank(host)
         if stands != stood:
             heapreplace(free, (stands, index, host))
             continue
-        claimed = claim_on(world, lane, host, slate.needs[host], t, slate)
+        claimed = claim_on(world, slate.lane, host, slate.needs[host], t, slate)
         if claimed is not None:
             return host, claimed[0], claimed[1], 0.0
         heappop(free)
-        if slate.ahead_allowed and not world.is_awaited(host, lane.run.priority_of(t)):
+        if slate.ahead_allowed:
             heappush(slate.full, (host.ahead_s / host.slots, index, host))
     return None
 
 
-def _least_backlog(slate: Slate, expected_s: float) -> _Granted | None:
+def _least_backlog(world: World, slate: Slate, t: int, expected_s: float) -> _Granted | None:
     """The full host with the least to do that takes one ahead."""
     full = slate.full
     while full:
@@ -227,7 +221,7 @@ def _least_backlog(slate: Slate, expected_s: float) -> _Granted | None:
             continue
         need = slate.needs[host][0]
         charge = room_ahead(host, need, expected_s)
-        if charge >= 0.0:
+        if charge >= 0.0 and not (world.waiting and _is_awaited(world, slate, t, host, expected_s)):
             return host, need, None, charge
         heappop(full)
     return None
@@ -267,10 +261,15 @@ def room_ahead(host: HostRecord, need: Need, expected_s: float) -> float:
 
 
 def _room_ahead(world: World, slate: Slate, t: int, host: HostRecord, expected_s: float) -> float:
-    """The same for a task of a lane, where nobody who is more urgent waits for the host."""
-    if world.is_awaited(host, slate.lane.run.priority_of(t)):
-        return -1.0
-    return room_ahead(host, slate.needs[host][0], expected_s)
+    """The same for a task of a lane, where it would not keep anybody more urgent from the host."""
+    charge = room_ahead(host, slate.needs[host][0], expected_s)
+    return -1.0 if charge >= 0.0 and _is_awaited(world, slate, t, host, expected_s) else charge
+
+
+def _is_awaited(world: World, slate: Slate, t: int, host: HostRecord, expected_s: float) -> bool:
+    """Whether somebody more urgent than a task waits for what it would take of a host."""
+    priority = slate.lane.run.priority_of(t)
+    return who_waits(world, host, slate.needs[host][0], priority, expected_s) is not None
 
 
 def _is_heavy(run: Run, t: int) -> bool:

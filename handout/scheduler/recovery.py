@@ -29,7 +29,6 @@ def lose_host(world: World, host: HostRecord, reason: str) -> None:
     world.dirty.discard(host)
     world.tipped.discard(host)
     world.pausing.discard(host)
-    world.awaited.pop(host, None)
     for lane in [lane for lane, reserved in world.reservations.items() if reserved is host]:
         del world.reservations[lane]
     release_lingering(world, host)

@@ -176,7 +176,7 @@ def _place(world: World, run: Run, t: int, name: str) -> bool:
     if all(world.fleet.needs(host, run.spec.profiles[p]) for p in lane.key.together):
         return _place_on(world, run, t, host, lane)
     # Collocated tasks go where all of them can run, whatever the allocator says, who knows nothing of groups.
-    return any(_place_on(world, run, t, other, lane) for other, _ in candidates(world, lane))
+    return any(_place_on(world, run, t, other, lane) for other in candidates(world, lane))
 
 
 def _place_on(world: World, run: Run, t: int, host: HostRecord, lane: Lane) -> bool:

@@ -46,7 +46,7 @@ def note_blocked(world: World, lane: Lane, short: bool, placed: bool) -> None:
 
 def reserve(world: World, lane: Lane) -> None:
     """Keep the host that will have room soonest, as far as can be told, free of others."""
-    hosts = [host for host, _ in lane.choices if host.reserved is None and host.open]
+    hosts = [host for host in lane.choices if host.reserved is None and host.open]
     if hosts:
         host = min(hosts, key=lambda host: (host.load(), host.index))
         host.reserved = lane

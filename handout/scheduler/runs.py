@@ -52,7 +52,7 @@ class Lane:
         #: When it last had nothing to wait for.
         self.since = 0.0
         #: Hosts that can cover it, computed for this version of the fleet.
-        self.choices: list[tuple[HostRecord, tuple[Need, ...]]] = []
+        self.choices: dict[HostRecord, tuple[Need, ...]] = {}
         self.version = -1
 
     def push(self, place: int) -> None:

@@ -60,7 +60,7 @@ def _take_back(world: World, host: HostRecord, profile: Profile, *, but: tuple[R
             and run.state[t] == State.HANDED
             and (run.host[t], run.attempt[t]) == (host.index, attempt)
             and run.claims[t] is None
-            and all(other is not host for other, _ in candidates(world, run.lane_of(t)))
+            and host not in candidates(world, run.lane_of(t))
         ):
             recall(world, run, t)
         else:

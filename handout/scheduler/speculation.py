@@ -52,7 +52,7 @@ def _start_second(world: World, run: Run, pace: Pace, t: int) -> bool:
         return False
     first, running_s = run.host[t], world.now - pace.running[t]
     lane = run.lane_of(t)
-    choices = sorted(candidates(world, lane), key=lambda choice: (choice[0].load(), choice[0].index))
+    choices = sorted(candidates(world, lane).items(), key=lambda choice: (choice[0].load(), choice[0].index))
     set_aside(run, t)
     for host, needs in choices:
         if host.index == first or host.index in lane.key.avoid:

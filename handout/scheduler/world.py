@@ -10,6 +10,7 @@ from handout.scheduler.timers import Timers
 
 if TYPE_CHECKING:
     from handout.scheduler.runs import Lane, Run
+    from handout.scheduler.waiting import Waiters
 
 __all__ = ["World"]
 
@@ -36,6 +37,7 @@ class World:
         "stale",
         "timers",
         "tipped",
+        "waiting",
     )
 
     def __init__(self) -> None:
@@ -52,8 +54,10 @@ class World:
         self.freed: set[HostRecord] = set()
         #: Hosts where followers of handed tasks may be handed too.
         self.tipped: set[HostRecord] = set()
-        #: Hosts that ready tasks wait for, with the highest priority of these, where priorities differ.
-        self.awaited: dict[HostRecord, float] = {}
+        #: Where priorities differ: lanes whose head found no room when tasks were last placed, after its priority.
+        self.waiting: list[tuple[float, Lane]] = []
+        #: Hosts that somebody has asked about since: who of these waits for them.
+        self.awaited: dict[HostRecord, Waiters] = {}
         #: Hosts that are paused for some function.
         self.pausing: set[HostRecord] = set()
         #: Runs that may be over.
@@ -70,7 +74,3 @@ class World:
         self.shared_lane: Lane | None = None
         #: Expected durations by function name, from closed runs.
         self.remembered: dict[str, float] = {}
-
-    def is_awaited(self, host: HostRecord, priority: float) -> bool:
-        """Whether somebody who is more urgent waits for a host: what is handed ahead there would get in first."""
-        return bool(self.awaited) and self.awaited.get(host, priority) > priority

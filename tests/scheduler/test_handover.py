@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from handout.scheduler import State
+import pytest
+
+from handout.scheduler import Profile, RunSpec, State
 from handout.scheduler import events as ev
 from handout.scheduler.hosts import AHEAD_LIMIT
 from tests.scheduler.rig import Scene, graph, joined, profile
@@ -72,6 +74,72 @@ def test_who_is_less_urgent_is_not_handed_ahead_where_somebody_more_urgent_waits
     spec = graph("first; urgent; other", profiles={"urgent": LONG}, priorities={"first": 9.0, "urgent": 9.0})
     assert scene.submit(spec) == [("start", "h1", "first")]
     assert scene.finish("h1", "first")[0] == ("start", "h1", "urgent")
+
+
+def test_nor_is_a_less_urgent_task_of_the_same_function_after_more_urgent_ones() -> None:
+    """Where those may be handed ahead has been found out before anybody waits."""
+    scene = one_slot()
+    both = dict.fromkeys("abc", profile(fn_name="both"))
+    spec = graph("a; b; urgent; c", profiles={**both, "urgent": LONG}, priorities={"a": 9.0, "b": 9.0, "urgent": 5.0})
+    assert scene.submit(spec) == [("start", "h1", "a"), ("ahead", "h1", "b")]
+
+
+def waits_for_gpu(cpu: int) -> Scene:
+    """A host of four cores, far away, where one more urgent task has the only GPU and another waits for it."""
+    scene = Scene()
+    scene.tell(joined("h1", cpu=4, gpu=1, rtt_s=0.05))
+    scene.submit(graph("y", profiles={"y": SHORT}), run=99)
+    scene.finish("h1", "y", run=99, took_s=0.001)
+    scene.tell(ev.RunClosed(99))
+    gpu = profile({"gpu": 1, "cpu": cpu}, fn_name="gpu")
+    scene.submit(graph("g1; g2", profiles={"g1": gpu, "g2": gpu}, run_priority=1.0), run=2)
+    return scene
+
+
+def cores(count: int, function: Profile) -> RunSpec:
+    return graph(many(count), profiles={f"t{i}": function for i in range(count)})
+
+
+@pytest.mark.parametrize("cpu", [0, 1])
+def test_short_ones_are_where_who_waits_lacks_something_else_too(cpu: int) -> None:
+    scene = waits_for_gpu(cpu)
+    scene.submit(cores(1000, SHORT))
+    assert 404 - cpu <= handed(scene) <= 405 - cpu
+
+
+def test_until_what_they_take_is_all_that_it_lacks() -> None:
+    scene = waits_for_gpu(1)
+    scene.submit(cores(1000, SHORT))
+    before = handed(scene)
+    scene.finish("h1", "g1", run=2)
+    assert scene.state("g2", run=2) is State.READY
+    rounds = 0
+    while scene.state("g2", run=2) is State.READY:
+        rounds += 1
+        run = scene.core.world.runs[1]
+        scene.finish("h1", *(f"t{i}" for i in range(1000) if run.claims[i] is not None), took_s=0.001)
+    assert rounds <= before // 4 + 1
+
+
+def test_those_of_unknown_duration_are_only_where_they_take_nothing_of_what_it_needs() -> None:
+    """Such a one might get what it lacks last, and never give it back."""
+    unknown = profile(fn_name="unknown")
+    for cpu, ahead in ((0, 8), (1, 0)):
+        scene = waits_for_gpu(cpu)
+        scene.submit(cores(1000, unknown))
+        assert handed(scene) == 4 - cpu + ahead
+
+
+def test_nothing_is_where_it_lacks_nothing_but_its_turn() -> None:
+    """Who was handed ahead has waited for so long that nothing new may pass it."""
+    scene = Scene()
+    scene.join("h1", disk=1)
+    scene.submit(graph("a; b"))
+    scene.now = 2.0
+    urgent = profile({"cpu": 0, "disk": 1}, idempotent=False)
+    scene.submit(graph("urgent", profiles={"urgent": urgent}, run_priority=1.0), run=2)
+    assert scene.submit(graph("c"), run=3) == []
+    assert scene.state("urgent", run=2) is State.READY
 
 
 def test_nor_is_a_less_urgent_follower() -> None:
