@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from handout.scheduler.attempts import hand, recall
 from handout.scheduler.hosts import HostRecord
 from handout.scheduler.placement import is_paused, ready_anywhere
 from handout.scheduler.runs import Run
 from handout.scheduler.states import State
 from handout.scheduler.timers import Wake
+from handout.scheduler.waiting import who_waits
 from handout.scheduler.world import World
 
 __all__ = ["hand_followers", "recall_for_idle"]
+
+
+class _Tip(Enum):
+    """What became of a handed task's followers."""
+
+    DONE = 0
+    #: Some are not handed while somebody more urgent waits for the host.
+    HELD = 1
+    #: There is no room for one of them now.
+    FULL = 2
 
 
 def hand_followers(world: World) -> None:
@@ -18,17 +31,18 @@ def hand_followers(world: World) -> None:
     for host in sorted(world.tipped, key=lambda host: host.index):
         if not host.open or host.reserved is not None:
             continue
+        held = []
         while host.tips:
             run, t = host.tips[0]
-            if (
-                not _still_at(run, t, host)
-                or run.spec.allocator is None
-                or run.aborting
-                or _hand_followers_of(world, run, t, host)
-            ):
-                host.tips.popleft()
-            else:
+            tip = _Tip.DONE
+            if _still_at(run, t, host) and run.spec.allocator is not None and not run.aborting:
+                tip = _hand_followers_of(world, run, t, host)
+            if tip is _Tip.FULL:
                 break
+            host.tips.popleft()
+            if tip is _Tip.HELD:
+                held.append((run, t))  # others may be more urgent
+        host.tips.extendleft(reversed(held))
         if not host.tips:
             world.tipped.discard(host)
 
@@ -37,24 +51,27 @@ def _still_at(run: Run, t: int, host: HostRecord) -> bool:
     return run.state[t] == State.HANDED and run.host[t] == host.index and t not in run.cancelling
 
 
-def _hand_followers_of(world: World, run: Run, t: int, host: HostRecord) -> bool:
-    """Answers False when the host has no room for more."""
-    limit = run.spec.max_concurrency
+def _hand_followers_of(world: World, run: Run, t: int, host: HostRecord) -> _Tip:
+    """Hand the followers of one task that may be."""
+    limit, tip = run.spec.max_concurrency, _Tip.DONE
     for o in run.objects_of(t):
         for c in run.consumers[o]:
             if run.state[c] != State.WAITING or not _may_follow(world, run, c, host):
                 continue
             if limit is not None and run.active >= limit:
-                return False
-            charge = host.room(run.estimates.seconds[run.spec.fn[c]])
-            if charge < 0.0:
-                # Too long to be handed ahead at all is no reason to hold back others.
-                if host.room(0.0) < 0.0:
-                    return False
+                return _Tip.FULL
+            expected_s = run.estimates.seconds[run.spec.fn[c]]
+            if host.is_too_long(expected_s):
                 continue
             need = world.fleet.needs(host, run.spec.profiles[run.spec.profile[c]])[0]
+            if world.waiting and who_waits(world, host, need, run.priority_of(c), expected_s):
+                tip = _Tip.HELD
+                continue
+            charge = host.room(expected_s)
+            if charge < 0.0:
+                return _Tip.FULL
             hand(world, run, c, host, need, None, charge)
-    return True
+    return tip
 
 
 def _may_follow(world: World, run: Run, c: int, host: HostRecord) -> bool:

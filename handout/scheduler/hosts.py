@@ -168,6 +168,10 @@ class HostRecord:
             return -1.0
         return cost
 
+    def is_too_long(self, expected_s: float) -> bool:
+        """Whether a task of this expected duration finds no room in a backlog, however short that is."""
+        return expected_s > self.target_s
+
     def is_paused(self, profile: Profile, now: float) -> bool:
         """Whether tasks of a profile are to prefer other hosts."""
         pause = self.pauses.get(profile)

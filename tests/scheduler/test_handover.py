@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from handout.scheduler import Profile, RunSpec, State
@@ -59,9 +61,9 @@ LONG = profile(fn_name="long")
 SHORT = profile(fn_name="short")
 
 
-def one_slot() -> Scene:
+def one_slot(host: str = "h1") -> Scene:
     """It is known how long `LONG` and `SHORT` take; of others nothing is."""
-    scene = Scene("h1")
+    scene = Scene(host)
     scene.submit(graph("x; y", profiles={"x": LONG, "y": SHORT}), run=99)
     scene.finish("h1", "x", run=99, took_s=60.0)
     scene.finish("h1", "y", run=99, took_s=0.001)
@@ -142,18 +144,51 @@ def test_nothing_is_where_it_lacks_nothing_but_its_turn() -> None:
     assert scene.state("urgent", run=2) is State.READY
 
 
-def test_nor_is_a_less_urgent_follower() -> None:
+CHAIN = [f"t{i}" for i in range(40)]
+
+
+def chain(**fields: Any) -> RunSpec:
+    return graph(" -> ".join(CHAIN), profiles=dict.fromkeys(CHAIN, SHORT), **fields)
+
+
+@pytest.mark.parametrize(("limit", "count"), [(None, 11), (2, 2)])
+def test_nor_is_a_less_urgent_follower(limit: int | None, count: int) -> None:
     """Each task of a chain would get in before it."""
     scene = one_slot()
-    names = [f"t{i}" for i in range(40)]
-    scene.submit(graph(" -> ".join(names), profiles=dict.fromkeys(names, SHORT)))
-    assert handed(scene) == 11
+    scene.submit(chain(max_concurrency=limit))
+    assert handed(scene) == count
     scene.submit(graph("urgent", profiles={"urgent": LONG}, run_priority=9.0), run=2)
-    for name in names[:11]:
+    for name in CHAIN[:count]:
         assert scene.state("urgent", run=2) is State.READY
         scene.finish("h1", name, took_s=0.001)
-    assert scene.state("urgent", run=2) is State.HANDED
     assert scene.core.world.runs[2].claims[0] is not None
+
+
+def test_until_nobody_waits_any_more() -> None:
+    scene = one_slot()
+    scene.submit(chain())
+    scene.submit(graph("urgent", profiles={"urgent": LONG}, run_priority=9.0), run=2)
+    scene.finish("h1", *CHAIN[:5], took_s=0.001)
+    assert handed(scene) == 6
+    scene.tell(ev.CancelRequested(2, None))
+    assert handed(scene) == 11
+
+
+def test_nor_does_it_keep_a_more_urgent_chain_from_following() -> None:
+    scene = one_slot("h1 2")
+    wide = profile({"cpu": 2}, fn_name="long")
+    scene.submit(graph("first", run_priority=9.0), run=2)
+    scene.submit(graph("wide", profiles={"wide": wide}, run_priority=5.0), run=3)
+    scene.submit(graph("a -> b", profiles={"a": SHORT, "b": SHORT}))
+    assert [scene.state(name) for name in "ab"] == [State.HANDED, State.WAITING]
+    assert scene.submit(graph("c -> d", run_priority=9.0), run=4) == [("ahead", "h1", "c", "d")]
+
+
+def test_a_follower_that_finds_the_host_full_follows_when_there_is_room() -> None:
+    scene = one_slot()
+    scene.submit(chain())
+    for name, eleventh in zip(CHAIN, CHAIN[11:], strict=False):
+        assert ("ahead", "h1", eleventh) in scene.finish("h1", name, took_s=0.001)
 
 
 def test_a_function_whose_calls_differ_in_urgency_goes_on_only_with_those_that_are_next() -> None:
