@@ -10,7 +10,7 @@ from handout.scheduler.placement import is_paused, ready_anywhere
 from handout.scheduler.runs import Run
 from handout.scheduler.states import State
 from handout.scheduler.timers import Wake
-from handout.scheduler.waiting import who_waits
+from handout.scheduler.waiting import is_awaited
 from handout.scheduler.world import World
 
 __all__ = ["hand_followers", "recall_for_idle"]
@@ -64,7 +64,7 @@ def _hand_followers_of(world: World, run: Run, t: int, host: HostRecord) -> _Tip
             if host.is_too_long(expected_s):
                 continue
             need = world.fleet.needs(host, run.spec.profiles[run.spec.profile[c]])[0]
-            if world.waiting and who_waits(world, host, need, run.priority_of(c), expected_s):
+            if world.waiting and is_awaited(world, host, need, run.priority_of(c), expected_s):
                 tip = _Tip.HELD
                 continue
             charge = host.room(expected_s)

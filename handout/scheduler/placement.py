@@ -11,7 +11,7 @@ from handout.scheduler.hosts import HostRecord, Need
 from handout.scheduler.reservations import may_have, note_blocked, note_placed, release
 from handout.scheduler.runs import Lane, Run
 from handout.scheduler.strategies import STRATEGIES, Strategy
-from handout.scheduler.waiting import note_waiting, who_waits
+from handout.scheduler.waiting import is_awaited, look_anew, note_waiting, open_denied
 from handout.scheduler.world import World
 
 __all__ = ["candidates", "claim_on", "is_free", "is_paused", "place", "ready_anywhere", "room_ahead", "transfer_s"]
@@ -35,14 +35,14 @@ _Granted = tuple[HostRecord, Need, Claim | None, float]
 def place(world: World) -> None:
     """Hand out what fits, on all hosts that have got room."""
     while True:
-        world.waiting.clear()
-        world.awaited.clear()
+        look_anew(world)
         for host in world.dirty:
             if host.ahead:
                 promote(world, host)
         settled: set[Lane] = set()
         while lanes := _lanes(world, settled):
             _share_out(world, lanes, settled)
+        open_denied(world)
         # Reservations that were given up meanwhile make room for lanes that had been seen to before.
         world.dirty, world.freed = world.freed, set()
         if not world.dirty:
@@ -268,8 +268,7 @@ def _room_ahead(world: World, slate: Slate, t: int, host: HostRecord, expected_s
 
 def _is_awaited(world: World, slate: Slate, t: int, host: HostRecord, expected_s: float) -> bool:
     """Whether somebody more urgent than a task waits for what it would take of a host."""
-    priority = slate.lane.run.priority_of(t)
-    return who_waits(world, host, slate.needs[host][0], priority, expected_s) is not None
+    return is_awaited(world, host, slate.needs[host][0], slate.lane.run.priority_of(t), expected_s)
 
 
 def _is_heavy(run: Run, t: int) -> bool:

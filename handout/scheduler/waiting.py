@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from handout.scheduler.runs import Lane
     from handout.scheduler.world import World
 
-__all__ = ["Waiters", "note_waiting", "who_waits"]
+__all__ = ["Waiters", "is_awaited", "look_anew", "note_waiting", "open_denied"]
 
 
 class Waiters:
@@ -26,8 +26,8 @@ class Waiters:
     def __init__(self) -> None:
         #: How many of `World.waiting` have been looked at.
         self.seen = 0
-        #: By what they lack there and by what they need: the most urgent one, after its priority.
-        self.alike: dict[tuple[frozenset[str], frozenset[str]], tuple[float, Lane]] = {}
+        #: By what they lack there and by what they need: the priority of the most urgent one.
+        self.alike: dict[tuple[frozenset[str], frozenset[str]], float] = {}
 
 
 def note_waiting(world: World, lane: Lane) -> None:
@@ -35,8 +35,8 @@ def note_waiting(world: World, lane: Lane) -> None:
     world.waiting.append((lane.run.priority_of(lane.head()), lane))
 
 
-def who_waits(world: World, host: HostRecord, need: Need, priority: float, expected_s: float) -> Lane | None:
-    """Somebody more urgent for whom a task must not be handed ahead to a host, if there is any.
+def is_awaited(world: World, host: HostRecord, need: Need, priority: float, expected_s: float) -> bool:
+    """Whether a task must not be handed ahead to a host, for the sake of somebody more urgent.
 
     Args:
         need: What the task would take.
@@ -44,11 +44,39 @@ def who_waits(world: World, host: HostRecord, need: Need, priority: float, expec
         expected_s: How long it takes, negative where not known.
     """
     takes = need.names
-    for (lacks, needs), (urgency, lane) in _at(world, host).alike.items():
+    for (lacks, needs), urgency in _at(world, host).alike.items():
         # Who lacks nothing there waits for its turn alone.
         if urgency > priority and (lacks <= takes or (expected_s < 0.0 and not needs.isdisjoint(takes))):
-            return lane
-    return None
+            world.denied.setdefault((needs, priority), set()).add(host)
+            return True
+    return False
+
+
+def look_anew(world: World) -> None:
+    """Tasks are to be placed on hosts that have got room: who waits for what is found out again on the way."""
+    world.waiting.clear()
+    world.awaited.clear()
+    for hosts in world.denied.values():
+        hosts -= world.dirty
+
+
+def open_denied(world: World) -> None:
+    """Have the hosts tried again where tasks were held back for the sake of others and nobody like these waits now."""
+    for (names, priority), hosts in list(world.denied.items()):
+        left = set(hosts)
+        for urgency, lane in world.waiting:
+            if not left:
+                break
+            if urgency > priority and any(need.names == names for need in _needs(world, lane)):
+                left.difference_update(lane.choices)
+        world.freed |= {host for host in left if host.alive}
+        hosts -= left
+        if not hosts:
+            del world.denied[names, priority]
+
+
+def _needs(world: World, lane: Lane) -> tuple[Need, ...]:
+    return world.fleet.all_needs(lane.run.spec.profiles[lane.key.profile])
 
 
 def _at(world: World, host: HostRecord) -> Waiters:
@@ -60,8 +88,7 @@ def _at(world: World, host: HostRecord) -> Waiters:
     for priority, lane in world.waiting[waiters.seen :]:
         for need in lane.choices.get(host, ()):
             key = (_lacks(host, need), need.names)
-            if key not in alike or alike[key][0] < priority:
-                alike[key] = (priority, lane)
+            alike[key] = max(priority, alike.get(key, priority))
     waiters.seen = len(world.waiting)
     return waiters
 

@@ -20,6 +20,7 @@ class World:
 
     __slots__ = (
         "awaited",
+        "denied",
         "dirty",
         "ending",
         "fleet",
@@ -58,6 +59,8 @@ class World:
         self.waiting: list[tuple[float, Lane]] = []
         #: Hosts that somebody has asked about since: who of these waits for them.
         self.awaited: dict[HostRecord, Waiters] = {}
+        #: Hosts that tasks were not handed ahead to, by what somebody more urgent needs and by the tasks' priority.
+        self.denied: dict[tuple[frozenset[str], float], set[HostRecord]] = {}
         #: Hosts that are paused for some function.
         self.pausing: set[HostRecord] = set()
         #: Runs that may be over.

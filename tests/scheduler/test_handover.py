@@ -86,6 +86,29 @@ def test_nor_is_a_less_urgent_task_of_the_same_function_after_more_urgent_ones()
     assert scene.submit(spec) == [("start", "h1", "a"), ("ahead", "h1", "b")]
 
 
+def test_who_was_held_back_is_handed_ahead_as_soon_as_nobody_more_urgent_waits() -> None:
+    scene = one_slot()
+    scene.submit(graph("first", run_priority=9.0))
+    scene.submit(graph("urgent; more", profiles=dict.fromkeys(["urgent", "more"], LONG), run_priority=5.0), run=2)
+    scene.submit(cores(20, SHORT), run=3)
+    assert handed(scene, run=3) == 0
+    scene.tell(ev.CancelRequested(2, [0]))
+    assert handed(scene, run=3) == 0
+    scene.tell(ev.CancelRequested(2, None))
+    assert handed(scene, run=3) == 10
+
+
+def test_or_nobody_who_is_more_urgent_than_that() -> None:
+    scene = one_slot()
+    scene.submit(graph("first", run_priority=9.0))
+    urgent = graph("u; v", profiles=dict.fromkeys("uv", LONG), priorities={"u": 5.0, "v": 1.0})
+    scene.submit(urgent, run=2)
+    scene.submit(graph("a; b", profiles=dict.fromkeys("ab", SHORT), priorities={"a": 3.0}), run=3)
+    assert handed(scene, run=3) == 0
+    scene.tell(ev.CancelRequested(2, [0]))
+    assert [scene.state(name, run=3) for name in "ab"] == [State.HANDED, State.READY]
+
+
 def waits_for_gpu(cpu: int) -> Scene:
     """A host of four cores, far away, where one more urgent task has the only GPU and another waits for it."""
     scene = Scene()
