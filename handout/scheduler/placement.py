@@ -147,6 +147,9 @@ def candidates(world: World, lane: Lane) -> dict[HostRecord, tuple[Need, ...]]:
     lane.choices = elsewhere or choices
     lane.version = fleet.version
     lane.blocked = False
+    kept = world.reservations.get(lane)
+    if kept is not None and kept not in lane.choices:
+        release(world, lane)  # what is kept free for it there would stand idle
     return lane.choices
 
 

@@ -11,7 +11,6 @@ from handout.scheduler.attempts import recall
 from handout.scheduler.commands import AnnouncePause
 from handout.scheduler.hosts import HostRecord, Pause
 from handout.scheduler.placement import candidates
-from handout.scheduler.reservations import release
 from handout.scheduler.runs import Run
 from handout.scheduler.spec import Profile
 from handout.scheduler.states import State
@@ -41,9 +40,6 @@ def found_no_room(world: World, run: Run, t: int, host: HostRecord, need: int) -
     world.fleet.version += 1
     # More than one may end at once, and none of them stands for the others.
     world.timers.set(world.now + length_s, Timer(Wake.PAUSE, number=host.index))
-    for lane in [lane for lane, reserved in world.reservations.items() if reserved is host]:
-        if lane.run is run and lane.key.profile == run.spec.profile[t]:
-            release(world, lane)
     _take_back(world, host, profile, but=(run, t))
     world.out.add(AnnouncePause(run.number, t, host.name, length_s, need))
 

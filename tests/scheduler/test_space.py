@@ -277,3 +277,48 @@ def test_a_host_is_not_kept_free_for_a_function_that_is_paused_there() -> None:
     assert starts(scene.fail("h1", "w", "disk")) == []
     assert h1.reserved is None
     assert starts(scene.submit(graph("c", profiles={"c": small}), run=2)) == [("start", "h1", "c")]
+
+
+ONCE = {"idempotent": False}
+PAIR = profile({"cpu": 2}, fn_name="pair", **ONCE)
+ALONE = profile(fn_name="alone", **ONCE)
+
+
+def kept_for_a_group(*groups: str) -> Scene:
+    """On each of two hosts a core is taken by others; h1 is kept free for the pair, which waits for both of its cores."""
+    scene = Scene("h1 2", "h2 2")
+    taken = {"z": profile(host="h1", **ONCE), "y": profile(host="h2", **ONCE), "x": profile(host="h2", **ONCE)}
+    scene.submit(graph("z; y; x", profiles=taken), run=9)
+    names = {"a": ALONE, "pair": PAIR, "b": ALONE}
+    assert scene.submit(graph("a; pair; b", profiles=names, groups=dict.fromkeys(groups, 0))) == [("start", "h1", "a")]
+    scene.tell(at=31.0)
+    assert scene.core.world.fleet.by_name["h1"].reserved is not None
+    return scene
+
+
+def found_no_room(scene: Scene, name: str) -> None:
+    """It was not called, so what must not run twice may be tried elsewhere."""
+    t = scene.number(1, name)
+    scene.tell(ev.TaskFailed("h1", 1, t, scene.attempt(1, t), "disk", True, None, 8, False))
+
+
+def test_nor_for_a_group_of_which_a_function_is_paused_there() -> None:
+    scene = kept_for_a_group("pair", "b")
+    found_no_room(scene, "a")
+    assert scene.core.world.fleet.by_name["h1"].reserved is None
+    scene.finish("h1", "z", run=9)
+    other = profile(fn_name="other", **ONCE)
+    assert scene.submit(graph("c; d", profiles={"c": other, "d": other}), run=5) == [("start", "h1", "c", "d")]
+
+
+def test_nor_where_an_elsewhere_comes_only_after_the_pause_began() -> None:
+    scene = Scene("h1 2")
+    scene.submit(graph("z", profiles={"z": profile(host="h1", **ONCE)}), run=9)
+    names = {"a": ALONE, "pair": PAIR, "b": ALONE}
+    scene.submit(graph("a; pair; b", profiles=names, groups={"pair": 0, "b": 0}))
+    scene.tell(at=31.0)
+    found_no_room(scene, "a")
+    h1 = scene.core.world.fleet.by_name["h1"]
+    assert h1.reserved is not None
+    scene.join("h2 2")
+    assert h1.reserved is None
