@@ -81,12 +81,16 @@ def _share_out(world: World, lanes: list[Lane], settled: set[Lane]) -> None:
     while queue:
         _, number, lane, slate = heappop(queue)
         floor = -queue[0][0][0] if ranked and queue else -inf
-        if _fill(world, slate, 1 << 60 if alone else TURN, floor) and lane.head() >= 0:
+        more = _fill(world, slate, 1 << 60 if alone else TURN, floor)
+        t = lane.head()
+        if t < 0:
+            continue  # it is not settled: tasks may join it when their group gets its host
+        if more:
             heappush(queue, (_standing(lane), number, lane, slate))
-        elif lane.head() >= 0:
-            settled.add(lane)  # one that is empty is not: tasks may join it when their group gets its host
+        else:
+            settled.add(lane)
             if ranked and lane.blocked:
-                note_waiting(world, lane)
+                note_waiting(world, lane, lane.run.priority_of(t))
 
 
 def _has_priorities(world: World) -> bool:

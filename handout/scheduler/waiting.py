@@ -30,9 +30,9 @@ class Waiters:
         self.alike: dict[tuple[frozenset[str], frozenset[str]], float] = {}
 
 
-def note_waiting(world: World, lane: Lane) -> None:
-    """No host had room for a lane's head: it waits for any of them."""
-    world.waiting.append((lane.run.priority_of(lane.head()), lane))
+def note_waiting(world: World, lane: Lane, priority: float) -> None:
+    """No host had room for a lane's head, of this priority: it waits for any of them."""
+    world.waiting.append((priority, lane))
 
 
 def is_awaited(world: World, host: HostRecord, need: Need, priority: float, expected_s: float) -> bool:
@@ -44,12 +44,18 @@ def is_awaited(world: World, host: HostRecord, need: Need, priority: float, expe
         expected_s: How long it takes, negative where not known.
     """
     takes = need.names
-    for (lacks, needs), urgency in _at(world, host).alike.items():
-        # Who lacks nothing there waits for its turn alone.
-        if urgency > priority and (lacks <= takes or (expected_s < 0.0 and not needs.isdisjoint(takes))):
-            world.denied.setdefault((needs, priority), set()).add(host)
-            return True
-    return False
+    waiters = world.awaited.get(host)
+    if waiters is None:
+        waiters = world.awaited[host] = Waiters()
+    while True:
+        for (lacks, needs), urgency in waiters.alike.items():
+            # Who lacks nothing there waits for its turn alone.
+            if urgency > priority and (lacks <= takes or (expected_s < 0.0 and not needs.isdisjoint(takes))):
+                world.denied.setdefault((needs, priority), set()).add(host)
+                return True
+        if waiters.seen == len(world.waiting):
+            return False
+        _read_on(world, host, waiters)
 
 
 def look_anew(world: World) -> None:
@@ -79,18 +85,14 @@ def _needs(world: World, lane: Lane) -> tuple[Need, ...]:
     return world.fleet.all_needs(lane.run.spec.profiles[lane.key.profile])
 
 
-def _at(world: World, host: HostRecord) -> Waiters:
-    """Who waits for a host: found out where somebody asks, as most of the time nobody does."""
-    waiters = world.awaited.get(host)
-    if waiters is None:
-        waiters = world.awaited[host] = Waiters()
+def _read_on(world: World, host: HostRecord, waiters: Waiters) -> None:
+    """Find out who else waits for a host: only where somebody asks, whom those that are known do not hold back."""
     alike = waiters.alike
     for priority, lane in world.waiting[waiters.seen :]:
         for need in lane.choices.get(host, ()):
             key = (_lacks(host, need), need.names)
             alike[key] = max(priority, alike.get(key, priority))
     waiters.seen = len(world.waiting)
-    return waiters
 
 
 def _lacks(host: HostRecord, need: Need) -> frozenset[str]:
@@ -99,4 +101,4 @@ def _lacks(host: HostRecord, need: Need) -> frozenset[str]:
     short = [name for name, parts in need.plain.items() if parts > free.get(name, 0)]
     if need.devices and not host.ledger.fits(need.devices):
         short.append("gpu")
-    return frozenset(short)
+    return need.names if len(short) == len(need.names) else frozenset(short)
