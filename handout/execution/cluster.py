@@ -396,7 +396,7 @@ def _too_few(failed: list[HandoutError], required: int, total: int) -> HandoutEr
     if total == 1:
         return failed[0]
     error = HostError(
-        f"{len(failed)} of {total} hosts cannot be used, {required} are required: " + "; ".join(map(str, failed)),
+        f"{len(failed)} of {total} hosts cannot be used, {required} required: " + "; ".join(map(str, failed)),
         host=", ".join(getattr(each, "host", "") for each in failed),
     )
     error.__cause__ = failed[0]

@@ -132,7 +132,7 @@ class Execution:
             async with asyncio.timeout(limit_s):
                 await self._cluster.wait_until_usable()
         except TimeoutError:
-            raise _too_long(limit_s or 0.0, run, "no task was begun") from None
+            raise _too_long(limit_s or 0.0, run, "no task had begun") from None
 
     async def _until_usable(self, run: ActiveRun) -> None:
         """Wait for hosts, unless something ends the run before: it may have only so much time."""
@@ -166,12 +166,13 @@ class Execution:
         driver = self._driver
         known = None if driver is None else driver.core.world.runs.get(run.number)
         if driver is None or known is None:
-            return "no task was begun"
+            return "no task had begun"
         order = (State.HANDED, State.BACKOFF, State.READY, State.WAITING)
         others = (t for state in order for t, each in enumerate(known.state) if each == state and t not in known.begun)
         tasks = islice(chain(sorted(known.begun), others), _NAMED)
-        said = [f"{run.plan.ids[t]!r} {driver.core.explain(run.number, t).reason}" for t in tasks]
-        return "; ".join(said)
+        said = [f"{run.plan.ids[t]!r}: {driver.core.explain(run.number, t).reason}" for t in tasks]
+        more = run.outcomes.count(None) - len(said)
+        return "; ".join([*said, f"and {more} more"] if more > 0 else said)
 
     async def _leave(self) -> None:
         """Cancel what still runs, wait until it has ended, and let go. Bounded, also where this is cancelled."""
@@ -357,7 +358,7 @@ def _too_long(limit_s: float, run: ActiveRun, where: str) -> RunTimeoutError:
     unfinished = run.outcomes.count(None) if run.outcomes else tasks
     return RunTimeoutError(
         f"The run was over its timeout_s of {limit_s:g} s and was cancelled, {tasks - unfinished} of {tasks} tasks had "
-        f"ended: {where}.",
+        f"ended; {where}.",
         remedy="Raise timeout_s, or run less.",
         limit_s=limit_s,
         tasks=tasks,

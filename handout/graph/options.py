@@ -152,7 +152,7 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "retries": ("a whole number from 0 up", lambda value: is_whole(value) and value >= 0),
     "retry_on": ("an exception class, a tuple of them, or a function of the exception", _is_retry_on),
     "backoff_s": ("a number of seconds from 0 up", lambda value: _is_number(value) and value >= 0),
-    "timeout_s": ("a number of seconds above 0", lambda value: _is_number(value) and value > 0),
+    "timeout_s": ("a finite number of seconds above 0", lambda value: _is_number(value) and value > 0),
     "host": ("the name of a host", _is_text),
     "collocate_with": ("an output or the id of a function", lambda value: isinstance(value, Input) or _is_text(value)),
     "inline": ("True or False", _is_bool),

@@ -87,14 +87,15 @@ async def test_a_run_over_its_time_says_what_had_not_ended_and_where_it_was(tmp_
     graph = Graph()
     graph.add(work.identity, 1, id="queued")
     stuck = graph.add(work.wait_for_file, str(tmp_path / "go"), id="stuck", priority=1)
-    graph.add(work.identity, stuck, id="last")
+    graph.map(work.identity, [stuck] * 3)
     async with Cluster([Host.local("here", {"cpu": 1})]) as here:
         async with here.start(graph, timeout_s=1.0) as execution:
             with pytest.raises(handout.errors.RunTimeoutError) as caught:
                 await execution.results()
     said = str(caught.value)
-    assert "0 of 3 tasks had ended: 'stuck' runs on 'here'; 'queued' is queued on 'here'; 'last' " in said
-    assert (caught.value.tasks, caught.value.unfinished, caught.value.limit_s) == (3, 3, 1.0)
+    assert "0 of 5 tasks had ended; 'stuck': runs on 'here'; 'queued': is queued on 'here'; 'identity" in said
+    assert "; and 2 more. Raise" in said
+    assert (caught.value.tasks, caught.value.unfinished, caught.value.limit_s) == (5, 5, 1.0)
 
 
 async def test_asking_for_one_result_many_times_and_giving_up_leaves_the_run_alone(
