@@ -114,6 +114,7 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
         except OSError:
             pass
     finally:
+        shutil.rmtree(folder, ignore_errors=True)  # where it has not come so far as to do that itself
         os._exit(status)
 
 
@@ -139,14 +140,14 @@ def read_report(fd: int) -> dict[str, Any]:
 
     Raises:
         BootError: It did not report, or what went wrong.
-        SystemExit: Nobody waits for the agent any more. It ends when it finds that nobody reads its report.
+        SystemExit: Nobody waits for the agent any more.
     """
     data = b""
     deadline = time.monotonic() + HELLO_TIMEOUT_S
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     poller.register(_ANSWER_FD, 0)  # that nobody reads there any more is said without being asked for
-    while not data.endswith(b"\n"):
+    while b"\n" not in data:
         ready = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
         if _ANSWER_FD in ready and fd not in ready:
             raise SystemExit(1)
@@ -156,7 +157,8 @@ def read_report(fd: int) -> dict[str, Any]:
         if not part:
             raise BootError("start", "the agent ended before it reported")
         data += part
-    report = json.loads(data)
+    # Where the supervisor ends while the agent begins, each says something: the first to speak knows why.
+    report = json.loads(data.partition(b"\n")[0])
     if "error" in report:
         raise BootError(report["error"], report.get("message", ""))
     return dict(report)
@@ -194,9 +196,14 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         report = read_report(reading)
     except BootError as error:
         end(pid)
+        if not os.path.exists(os.path.join(folder, ".lock")):
+            shutil.rmtree(folder, ignore_errors=True)  # it was killed before anybody could tell whose this is
         tail = os.pread(log, os.fstat(log).st_size, 0)[-2000:].decode("utf-8", "replace").strip()
         more = f": {tail}" if tail and tail not in str(error) else ""
         raise BootError(error.kind, f"{error}{more}") from None
+    except BaseException:
+        os.kill(pid, signal.SIGTERM)  # the agent may have reported already, and find nothing amiss
+        raise
     report.update(folder=folder, bundle=path, executable=sys.executable, supervisor=pid)
     return report
 
@@ -204,6 +211,7 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
 def main(stream: BinaryIO) -> None:
     """Run on the host, from the command line that the controller sent."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was begun is taken back
+    os.fstat(_ANSWER_FD)  # whoever has closed it wants no answer, and no agent
     line = stream.readline(1 << 20)
     preface = json.loads(line)
     answer: dict[str, Any]

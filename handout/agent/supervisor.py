@@ -417,16 +417,16 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         settings: ``host`` and ``digest``, and where given ``host_timeout_s``, ``heartbeat_s``, ``linger_s``,
             ``kill_after_s``.
         token: What a connection must say to be the controller's.
-        report_fd: Where the agent writes its hello, one JSON line; closed afterwards.
+        report_fd: Where the agent writes its hello, one JSON line; leads nowhere afterwards.
     """
     # Before what others leave behind becomes this process's.
     leftovers.begin_to_remove(folder, _STORES, report_fd)
     processes.become_subreaper()
-    groups = Groups.find(os.path.basename(folder))
-    leftovers.lock(folder, group_folders=groups.folders)
-    groups.make()
-    store = _make_store(folder, groups)
+    groups, store = Groups.find(os.path.basename(folder)), None
     try:
+        leftovers.lock(folder, group_folders=groups.folders)
+        groups.make()
+        store = _make_store(folder, groups)
         lease = Lease(settings.get("host_timeout_s", 15.0), settings.get("linger_s", 60.0))
         ours, theirs = socket.socketpair()
         pid = os.fork()
@@ -434,7 +434,7 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
             ours.close()
             _run_agent(folder, store, groups, settings, token, report_fd, theirs, lease)
         theirs.close()
-        os.close(report_fd)
+        _silence(report_fd)
         _preload()
         supervisor = Supervisor(pid, ours, lease, groups)
         try:
@@ -446,6 +446,13 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         for path in (folder, store):
             if path is not None:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _silence(fd: int) -> None:
+    """Close a descriptor in effect, and keep its number from becoming another one's: it may be written to again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, fd, inheritable=False)
+    os.close(null)
 
 
 def _preload() -> None:

@@ -95,7 +95,10 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "enforce_memory": ("True or False", lambda value: isinstance(value, bool)),
     "speculate": ("True or False", lambda value: isinstance(value, bool)),
     "max_concurrency": ("a whole number from 1 up", lambda value: value is None or _is_whole(value, 1)),
-    "timeout_s": ("a finite number of seconds above 0", lambda value: value is None or (_is_number(value) and value > 0)),
+    "timeout_s": (
+        "a finite number of seconds above 0",
+        lambda value: value is None or (_is_number(value) and value > 0),
+    ),
     "priority": ("a number", _is_number),
     "journal": ("a path", lambda value: value is None or isinstance(value, str | PathLike)),
     "journal_results": ("'all' or 'outputs'", lambda value: value in ("all", "outputs")),

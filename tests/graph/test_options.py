@@ -152,7 +152,7 @@ def test_a_parameter_of_such_a_name_is_given_by_position(graph: Graph) -> None:
         ({"retries": "2"}, "retries='2' is not a whole number"),
         ({"retries": -1}, "retries=-1 is not a whole number"),
         ({"retries": True}, "retries=True is not a whole number"),
-        ({"timeout_s": 0}, "timeout_s=0 is not a number of seconds above 0"),
+        ({"timeout_s": 0}, "timeout_s=0 is not a finite number of seconds above 0"),
         ({"timeout_s": float("nan")}, "timeout_s=nan"),
         ({"backoff_s": -1}, "backoff_s=-1"),
         ({"host": 3}, "host=3 is not the name of a host"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from handout.agent import processes
 from handout.errors import BootstrapError, HostError
 from handout.remote.bootstrap import Bootstrap
 from handout.remote.launcher import Launcher
@@ -78,6 +82,51 @@ def test_an_agent_that_nobody_waits_for_from_the_start_ends_by_itself(ledger: Le
     os.close(reading)
     with open(writing, "wb") as unread:
         subprocess.run(bootstrap.argv(), input=bootstrap.stdin(), stdout=unread, check=False, timeout=30)
+
+
+async def test_an_agent_that_has_reported_ends_with_a_bootstrap_that_is_ended_before_it_answers(ledger: Ledger) -> None:
+    bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
+    with _begun(bootstrap) as begun:
+        (supervisor,) = await _children(begun.pid, 1)
+        begun.send_signal(signal.SIGSTOP)
+        await _children(supervisor, 2)  # the agent, which has reported before it asks for workers
+        begun.send_signal(signal.SIGTERM)
+        begun.send_signal(signal.SIGCONT)
+        assert begun.wait(10) == 1
+
+
+async def test_a_supervisor_that_is_killed_as_it_begins_leaves_nothing(ledger: Ledger) -> None:
+    bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
+    with _begun(bootstrap) as begun:
+        (supervisor,) = await _children(begun.pid, 1)
+        os.kill(supervisor, signal.SIGKILL)
+        assert begun.stdout is not None
+        assert b"the agent ended before it reported" in begun.stdout.read()
+        assert begun.wait(10) == 0
+
+
+def test_where_no_answer_can_be_given_no_agent_is_started(ledger: Ledger) -> None:
+    bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *bootstrap.argv()]
+    told = subprocess.run(command, input=bootstrap.stdin(), stderr=subprocess.PIPE, check=False, timeout=30)
+    assert told.returncode == 1
+    assert b"Bad file descriptor" in told.stderr
+
+
+@contextmanager
+def _begun(bootstrap: Bootstrap) -> Iterator[subprocess.Popen[bytes]]:
+    """A bootstrap that has all that it reads."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(bootstrap.argv(), stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
+        process.stdin.write(bootstrap.stdin())
+        process.stdin.close()
+        yield process
+
+
+async def _children(pid: int, count: int) -> list[int]:
+    await until(lambda: len(processes.children(pid)) >= count)
+    return processes.children(pid)
 
 
 async def _leave(launcher: Launcher, place: Place) -> None:
