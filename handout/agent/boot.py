@@ -130,7 +130,9 @@ def _take_off_mark() -> None:
 
             getenv = ctypes.CDLL(None).getenv
             getenv.restype = ctypes.c_void_p
-            ctypes.memset(getenv(b"HANDOUT_RUN"), ord("-"), len(value))
+            address = getenv(b"HANDOUT_RUN")
+            if address:
+                ctypes.memset(address, ord("-"), len(value))
         except (ImportError, OSError, AttributeError):
             pass  # then what ends that other run's leftovers may end this one
 

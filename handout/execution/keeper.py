@@ -29,7 +29,7 @@ from handout.execution.offering import Offering, read_probe
 from handout.execution.peer import Peer
 from handout.execution.stability import Stability
 from handout.remote.launcher import Launcher
-from handout.remote.link import STOP_TIMEOUT_S, Link
+from handout.remote.link import STOP_TIMEOUT_S, Link, let_go
 from handout.remote.timings import Timings
 from handout.resources import (
     Capabilities,
@@ -260,7 +260,7 @@ class Keeper:
             HostError: It has been.
         """
         if self._stopping:
-            raise HostError(f"Host {self.host.name!r} is being let go.", host=self.host.name)
+            raise let_go(self.host.name)
 
     def _new_link(self) -> Link:
         link = Link(self.host.name, self.host.python, self._launcher(), self._timings, self._heard, self._suspect)

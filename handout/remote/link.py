@@ -18,7 +18,7 @@ from handout.remote.handshake import HANDSHAKE_TIMEOUT_S
 from handout.remote.launcher import Launcher
 from handout.remote.timings import Timings
 
-__all__ = ["STOP_TIMEOUT_S", "Link"]
+__all__ = ["STOP_TIMEOUT_S", "Link", "let_go"]
 
 logger = logging.getLogger("handout.link")
 
@@ -103,7 +103,7 @@ class Link:
             task = asyncio.current_task()
             if self._stopping and task is not None and not task.cancelling():
                 # `stop` has called off the start; nobody has cancelled whoever waits for it here.
-                raise self._let_go() from None
+                raise let_go(self.host) from None
             if not self._bootstrap.begun:
                 self._starting.cancel()
             raise
@@ -115,12 +115,9 @@ class Link:
         """Be connected for the first time."""
         error = await self._attach_by(self._loop.time() + within_s, HostUnreachableError)
         if self._stopping:
-            raise self._let_go()
+            raise let_go(self.host)
         if error is not None:
             raise error
-
-    def _let_go(self) -> HostError:
-        return HostError(f"Host {self.host!r} is being let go.", host=self.host)
 
     async def adopt(self, started: Started, token: str, within_s: float) -> None:
         """Go on with an agent that another controller started, and was lost.
@@ -362,3 +359,8 @@ class Link:
                 host=self.host,
             ) from None
         self._adopting = False
+
+
+def let_go(host: str) -> HostError:
+    """Why a host is not there for whoever waits for it while it is being ended from here."""
+    return HostError(f"Host {host!r} is being let go.", remedy="Add it again to use it.", host=host)

@@ -64,7 +64,7 @@ def _hand_followers_of(world: World, run: Run, t: int, host: HostRecord) -> _Tip
             if host.is_too_long(expected_s):
                 continue
             need = world.fleet.needs(host, run.spec.profiles[run.spec.profile[c]])[0]
-            if world.waiting and is_awaited(world, host, need, run.priority_of(c), expected_s):
+            if is_awaited(world, host, need, run.priority_of(c), expected_s):
                 tip = _Tip.HELD
                 continue
             charge = host.room(expected_s)

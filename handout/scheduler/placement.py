@@ -228,7 +228,7 @@ def _least_backlog(world: World, slate: Slate, t: int, expected_s: float) -> _Gr
             continue
         need = slate.needs[host][0]
         charge = room_ahead(host, need, expected_s)
-        if charge >= 0.0 and not (world.waiting and _is_awaited(world, slate, t, host, expected_s)):
+        if charge >= 0.0 and not _is_awaited(world, slate, t, host, expected_s):
             return host, need, None, charge
         heappop(full)
     return None

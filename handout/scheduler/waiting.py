@@ -43,6 +43,8 @@ def is_awaited(world: World, host: HostRecord, need: Need, priority: float, expe
         priority: The task's.
         expected_s: How long it takes, negative where not known.
     """
+    if not world.waiting:
+        return False
     takes = need.names
     waiters = world.awaited.get(host)
     if waiters is None:

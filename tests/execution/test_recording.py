@@ -58,6 +58,11 @@ class NoThreads:
 
         monkeypatch.setattr(threading.Thread, "start", scarce)
 
+    def check_let_go(self, path: Path) -> None:
+        """See that a journal is nobody's any more: with threads at hand it opens again."""
+        self.left = 9
+        Journal(path).close()
+
 
 @pytest.fixture
 def plan() -> Plan:
@@ -87,8 +92,7 @@ async def test_a_journal_whose_opening_is_cancelled_is_let_go_where_no_thread_is
     opens.set()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    threads.left = 9
-    Journal(tmp_path / "run.db").close()
+    threads.check_let_go(tmp_path / "run.db")
 
 
 async def test_a_journal_is_closed_where_no_thread_is_left(
@@ -97,8 +101,7 @@ async def test_a_journal_is_closed_where_no_thread_is_left(
     threads = NoThreads(2, monkeypatch)
     recorder = await Recorder.open(tmp_path / "run.db", plan)
     await recorder.close(10)
-    threads.left = 9
-    Journal(tmp_path / "run.db").close()
+    threads.check_let_go(tmp_path / "run.db")
 
 
 async def test_a_journal_that_finds_no_thread_left_says_so_and_is_let_go(
@@ -107,5 +110,4 @@ async def test_a_journal_that_finds_no_thread_left_says_so_and_is_let_go(
     threads = NoThreads(1, monkeypatch)
     with pytest.raises(JournalError, match=r"run\.db' cannot be used: can't start new thread"):
         await Recorder.open(tmp_path / "run.db", plan)
-    threads.left = 9
-    Journal(tmp_path / "run.db").close()
+    threads.check_let_go(tmp_path / "run.db")
