@@ -6,6 +6,7 @@ import fcntl
 import glob
 import os
 import shutil
+import stat
 import tempfile
 import weakref
 
@@ -45,40 +46,38 @@ class OwnFolder:
 def _make(prefix: str) -> tuple[str, int]:
     while True:
         path = tempfile.mkdtemp(prefix=prefix)
-        lock = _take(path, os.O_CREAT)
-        if lock is not None:
-            return path, lock
-        # Somebody who removes what is left was faster, and removes it.
-
-
-def _take(folder: str, flags: int = 0) -> int | None:
-    """Lock a folder; None where its process lives, or has not come to that yet."""
-    try:
-        lock = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        return None
-    return lock
+        try:
+            lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue  # somebody who removes what is left was faster, and removes it
+        except OSError:
+            pass  # a file system without locks: were this process killed, nobody would know
+        return path, lock
 
 
 def _remove_left(beginning: str) -> None:
     for folder in glob.glob(f"{glob.escape(beginning)}*"):
-        if os.path.islink(folder) or not os.path.isdir(folder) or os.stat(folder).st_uid != os.getuid():
-            continue
-        lock = _take(folder)
-        if lock is not None:
-            _remove(folder, lock)
+        lock = None
+        try:
+            status = os.lstat(folder)
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+                lock = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            pass  # its process lives, or has not come to its lock yet; or somebody else removes it
+        finally:
+            if lock is not None:
+                os.close(lock)
 
 
 def _remove_own(folder: str, lock: int, owner: int) -> None:
     if os.getpid() == owner:  # a fork of it that ends leaves it alone
-        _remove(folder, lock)
-
-
-def _remove(folder: str, lock: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)

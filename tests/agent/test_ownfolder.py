@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gc
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +65,37 @@ def test_what_only_looks_like_one_that_was_left_is_not_touched(place: Path, owne
     assert os.path.isdir(folder.path)
     assert like.exists()
     assert (other / "lock").exists()
+
+
+def test_where_there_are_no_locks_it_is_made_all_the_same_and_others_are_left_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = place / "own-other"
+    other.mkdir()
+    (other / "lock").touch()
+
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    folder = OwnFolder("own-")
+    assert os.path.isdir(folder.path)
+    assert len(list(place.iterdir())) == 2
+
+
+def test_where_it_cannot_be_made_that_is_said_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def full(path: str, flags: int, *rest: Any, **options: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, flags, *rest, **options)
+
+    folder = OwnFolder("own-")
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        _ = folder.path
+    assert list(place.iterdir()) == []
 
 
 def test_files_that_a_killed_caller_had_received_go_with_the_next_ones(place: Path) -> None:
