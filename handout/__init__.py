@@ -10,7 +10,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from handout.agent.standin import Current, File, current
     from handout.allocators import (
         Allocator,
         ClusterView,
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
         load_balanced,
         locality,
     )
-    from handout.data.trust import trust
     from handout.errors import (
         AllocatorError,
         AuthenticationError,
@@ -55,19 +53,11 @@ if TYPE_CHECKING:
         WireError,
         WorkerDiedError,
     )
-    from handout.execution import (
-        Cluster,
-        ClusterOptions,
-        Ended,
-        Execution,
-        Results,
-        RunOptions,
-        execute,
-        run,
-        start,
-    )
+    from handout.events import RunEvent as Event
+    from handout.execution import Cluster, ClusterOptions, Ended, Execution, Results, RunOptions, execute, run, start
     from handout.execution.evaluate import evaluate
     from handout.execution.failure import Failure, failure
+    from handout.execution.trust import trust
     from handout.graph import (
         Arg,
         Function,
@@ -83,8 +73,7 @@ if TYPE_CHECKING:
         later,
         options,
     )
-    from handout.observe import RunEvent as Event
-    from handout.remote.timings import Timings
+    from handout.host.user_stub import Current, File, current
     from handout.resources import (
         Amount,
         Capabilities,
@@ -97,6 +86,7 @@ if TYPE_CHECKING:
         LiveHost,
         Tracker,
     )
+    from handout.transport.timings import Timings
 
 __all__ = [
     "Allocator",
@@ -183,10 +173,10 @@ __all__ = [
 
 #: The module that defines each name; the imports above are the same for checkers.
 _HOMES = {
-    "trust": "handout.data.trust",
-    "Current": "handout.agent.standin",
-    "File": "handout.agent.standin",
-    "current": "handout.agent.standin",
+    "trust": "handout.execution.trust",
+    "Current": "handout.host.user_stub",
+    "File": "handout.host.user_stub",
+    "current": "handout.host.user_stub",
     "Allocator": "handout.allocators",
     "ClusterView": "handout.allocators",
     "Draft": "handout.allocators",
@@ -251,8 +241,8 @@ _HOMES = {
     "function": "handout.graph",
     "later": "handout.graph",
     "options": "handout.graph",
-    "Event": "handout.observe:RunEvent",
-    "Timings": "handout.remote.timings",
+    "Event": "handout.events:RunEvent",
+    "Timings": "handout.transport.timings",
     "Amount": "handout.resources",
     "Capabilities": "handout.resources",
     "CapabilitiesLike": "handout.resources",

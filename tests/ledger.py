@@ -6,7 +6,7 @@ loop. What is more than there was must go by itself within :data:`LIMIT_S`, or t
 
 Others run agents on the same machine. A session's own are known by a variable that programs started here inherit, and
 that the servers of `tests.sshd` hand on. Forks keep it in sight, too, so it finds all that Handout finds by its own
-marks (see `handout.agent.leftovers`), and before there are any. Folders of runs lie in a folder of the session's, and
+marks (see `handout.host.system.orphans`), and before there are any. Folders of runs lie in a folder of the session's, and
 stores and control groups are called after them. All of it is read from /proc: on other systems nothing is looked at.
 """
 
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from handout import Cluster
-from handout.agent import groups, leftovers, processes
+from handout.host.system import cgroups, orphans, processes
 
 __all__ = [
     "LIMIT_S",
@@ -111,7 +111,7 @@ class Place:
             while events:
                 (size,) = struct.unpack_from("12xI", events)
                 name = os.fsdecode(events[16 : 16 + size].rstrip(b"\0"))
-                if name.startswith(leftovers.prefix()):  # tests may have files of their own there
+                if name.startswith(orphans.prefix()):  # tests may have files of their own there
                     self._names.add(name)
                 events = events[16 + size :]
         return self._names
@@ -120,7 +120,7 @@ class Place:
         """Folders, stores and control groups of its runs."""
         found = [path for folder in self._watched for path in _entries(folder)]
         found += [path for path in _entries(Path(_STORES)) if _run_of_store(path) in self.names()]
-        bases = dict.fromkeys(groups.bases().values())
+        bases = dict.fromkeys(cgroups.bases().values())
         found += [path for base in bases for path in _entries(Path(base)) if path.name in self.names()]
         return found
 
@@ -305,7 +305,7 @@ def handed_on() -> dict[str, str]:
 
 
 def _run_of_store(path: Path) -> str:
-    if not path.name.startswith(leftovers.prefix()):
+    if not path.name.startswith(orphans.prefix()):
         return ""
     _, folder, *_ = [*_read(f"{path}/.lock").split(b"\0"), b""]
     return os.path.basename(os.fsdecode(folder))

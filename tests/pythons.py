@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from handout.remote.bundle import agent_bundle
+from handout.transport.bundle import agent_bundle
 
 #: Minor versions that an agent runs on.
 MINORS = (9, 10, 11, 12, 13)

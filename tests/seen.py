@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from handout import Cluster
-from handout.remote.bootstrap import Started
+from handout.transport.bootstrap import Started
 
 _LIMIT_S = 20.0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from handout import Cluster, Graph, Host
-from handout.agent.groups import bases
+from handout.host.system.cgroups import bases
 from tests.ledger import Ledger, Place, Thing, beyond
 from tests.seen import until
 

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.soak.processes import agents_held, held, marked, until
 from benchmarks.soak.work import build, count_runs
 from handout import Cluster
-from handout.observe import HostLeft, TaskEnded
+from handout.events import HostLeft, TaskEnded
 from tests.proxy import Proxy, start_proxy
 from tests.sshd import OpenSsh
 

@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.soak.processes import agents_held, children, held, is_marked, marked, state, supervisor, until
 from benchmarks.soak.work import Work, build, count_runs, running
 from handout import Cluster, Execution, Inventory
-from handout.observe import HostLeft, TaskEnded
-from handout.scheduler.reports import MAX_DEATHS
+from handout.events import HostLeft, TaskEnded
+from handout.scheduler.handlers.attempt_reports import MAX_DEATHS
 
 #: All kills are done by the time that this share of the tasks has ended.
 _DONE_BY = 0.95

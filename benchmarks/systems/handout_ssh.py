@@ -78,7 +78,7 @@ async def down(cluster: Cluster, kind: str) -> float:
     async with cluster.start(graph) as execution:
         made_at = 0.0
         async for event in execution.events():
-            if isinstance(event, handout.observe.TaskEnded):
+            if isinstance(event, handout.events.TaskEnded):
                 made_at = time.perf_counter()
         results = await execution.results()
         seconds = time.perf_counter() - made_at

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from handout.allocators.builtin import first_available, load_balanced, locality
+from handout.allocators.contract import Allocator, builtin_name
 from handout.allocators.draft import Draft
-from handout.allocators.protocol import Allocator, builtin_name
 from handout.allocators.task import InputView, Task
 from handout.allocators.view import ClusterView, HostView, Link
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from handout.agent.ledger import Ledger
 from handout.errors import AllocatorError
+from handout.protocol.ledger import Ledger
 from handout.resources import nearest_name
 
 if TYPE_CHECKING:

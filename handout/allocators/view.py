@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from handout.agent.ledger import Ledger
+from handout.protocol.ledger import Ledger
 from handout.resources import (
     Amount,
     Capabilities,

@@ -13,22 +13,22 @@ import anyio
 
 from handout.allocators import Allocator, ClusterView
 from handout.errors import HandoutError, HostError, InventoryError
-from handout.execution.adoption import Found, KnownAgent
-from handout.execution.driver import Driver
 from handout.execution.execution import Execution
-from handout.execution.keeper import Keeper
-from handout.execution.loopwatch import LoopWatch
-from handout.execution.members import Members
+from handout.execution.loop_monitor import LoopWatch
+from handout.execution.membership.agent_proxy import Peer
+from handout.execution.membership.host_manager import Keeper
+from handout.execution.membership.members import Members
+from handout.execution.membership.takeover import Found, KnownAgent
 from handout.execution.options import RunOptions
-from handout.execution.peer import Peer
 from handout.execution.results import Results
+from handout.execution.shell.driver import Driver
 from handout.graph import Graph
-from handout.remote.launcher import Launcher
-from handout.remote.local import LocalLauncher
-from handout.remote.timings import Timings
-from handout.remote.uninterrupted import uninterrupted
 from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
 from handout.scheduler import events as ev
+from handout.transport.launcher import Launcher
+from handout.transport.local_launcher import LocalLauncher
+from handout.transport.timings import Timings
+from handout.transport.uninterrupted import uninterrupted
 
 __all__ = ["Cluster", "Require"]
 
@@ -343,7 +343,7 @@ class _Launchers:
     def __call__(self, host: Host) -> Launcher:
         if host.is_local:
             return LocalLauncher()
-        from handout.remote.ssh import SshLauncher
+        from handout.transport.ssh_launcher import SshLauncher
 
         if self._logins is None:
             self._logins = SshLauncher.login_limit()

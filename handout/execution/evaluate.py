@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from handout.errors import GraphError
 from handout.execution.failure import Failure
+from handout.execution.in_process import HERE, evaluate_plan
 from handout.execution.results import Results
 from handout.graph import Given, Kept, Outs, Plan, Runnable, as_graph
-from handout.graph.evaluate import HERE, evaluate_plan
 from handout.scheduler.states import Outcome
 
 if TYPE_CHECKING:
-    from handout.execution.active import ActiveRun
+    from handout.execution.shell.run_state import ActiveRun
 
 __all__ = ["evaluate"]
 

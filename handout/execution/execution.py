@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import anyio
 
 from handout.errors import GraphError, HandoutError, RunTimeoutError
-from handout.execution.active import ActiveRun
-from handout.execution.driver import Driver
+from handout.events import RunEvent
+from handout.execution.event_streams import Ended, watch_ends, watch_events, watch_log
 from handout.execution.options import RunOptions, check_run_options
-from handout.execution.recording import Recorder
+from handout.execution.recording.recorder import Recorder
 from handout.execution.results import Results, value_of
-from handout.execution.submit import make_run
-from handout.execution.watching import Ended, watch_ends, watch_events, watch_log
+from handout.execution.shell.driver import Driver
+from handout.execution.shell.run_state import ActiveRun
+from handout.execution.shell.submission import make_run
 from handout.graph import Graph, Output
 from handout.graph.check import check_placement
 from handout.graph.plan import Plan
-from handout.observe import RunEvent
-from handout.remote.uninterrupted import uninterrupted
 from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.states import Outcome, State
+from handout.transport.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     from handout.execution.cluster import Cluster
@@ -296,7 +296,7 @@ class Execution:
     # ---- watching --------------------------------------------------------------------------------------------
 
     def events(self) -> AsyncIterator[RunEvent]:
-        """What happens from now on, until the run has ended; see :mod:`handout.observe`.
+        """What happens from now on, until the run has ended; see :mod:`handout.events`.
 
         Who is slower than the run by more than some 100,000 events misses the oldest, and is told by an `EventsMissed`.
         """

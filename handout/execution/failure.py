@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from handout.agent import serial
 from handout.errors import (
     HandoutError,
     MemoryExceededError,
@@ -23,6 +22,7 @@ from handout.errors import (
     TrustError,
     WorkerDiedError,
 )
+from handout.serialization import exceptions
 
 __all__ = ["Failure", "failure", "from_report", "has_text", "may_have_run", "refused"]
 
@@ -92,7 +92,7 @@ class Failure:
         type_name = str(self.report.get("type") or "") if self.kind in ("raised", "exited") else ""
         said = str(self.report.get("message") or "")
         if self._exception is not None and not said:
-            type_name, said = type(self._exception).__name__, serial.message(self._exception)
+            type_name, said = type(self._exception).__name__, exceptions.message(self._exception)
         words = ": ".join(word for word in (type_name, said.partition("\n")[0][:_REASON]) if word)
         return words or self.kind
 
@@ -117,9 +117,9 @@ class Failure:
         reason, remedy = " It cannot be pickled and made again.", _TRAVEL
         if self.pickled:
             try:
-                error = serial.load_exception(self.pickled, self._stand_in)
+                error = exceptions.load_exception(self.pickled, self._stand_in)
             except Exception as problem:  # whatever a user's __setstate__ or __init__ may raise
-                reason = f" It could not be rebuilt here: {type(problem).__name__}: {serial.message(problem)}."
+                reason = f" It could not be rebuilt here: {type(problem).__name__}: {exceptions.message(problem)}."
             else:
                 if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
                     return error
@@ -210,7 +210,7 @@ def may_have_run(failure: Failure) -> bool:
 
 
 def has_text(error: BaseException) -> bool:
-    """Whether ``str(error)`` is safe: where it is not, `serial.message` says so in its place."""
+    """Whether ``str(error)`` is safe: where it is not, `exceptions.message` says so in its place."""
     try:
         str(error)
     except Exception:
@@ -249,7 +249,7 @@ def of_exception(
         facts: What a host reported of the same attempt: told with the exception.
     """
     if facts is None:
-        text = serial.traceback_text(error) if error.__traceback__ else ""
+        text = exceptions.traceback_text(error) if error.__traceback__ else ""
         found = Failure(id=id, kind=kind, host=host, attempts=attempts, traceback=text, _exception=error)
     else:
         found = replace(facts, kind=kind, most_attempts=attempts, pickled=b"", _exception=error)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 from handout.allocators import Allocator
 from handout.errors import HandoutError
 from handout.graph import Output
-from handout.remote.timings import Timings
 from handout.resources import InventoryLike, nearest_name
+from handout.transport.timings import Timings
 
 if TYPE_CHECKING:
     from handout.execution.results import Results

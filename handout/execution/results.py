@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from handout.agent import serial
 from handout.errors import DependencyError, GraphError
 from handout.execution.failure import Failure, refused
 from handout.graph import Output
 from handout.graph.path import Path
 from handout.scheduler.states import Outcome
+from handout.serialization import calls, pickling
 
 if TYPE_CHECKING:
-    from handout.execution.active import ActiveRun
+    from handout.execution.shell.run_state import ActiveRun
 
 __all__ = ["Results"]
 
@@ -138,7 +138,7 @@ def value_of(run: ActiveRun, number: int, path: Path, key: object) -> Any:
         if number not in run.values:
             run.values[number] = _load(run, number)
         value = run.values[number]
-        return serial.apply_path(value, path) if path else value
+        return calls.apply_path(value, path) if path else value
     failure = run.failures.get(run.spec.producer[number])
     if failure is not None and failure.kind == "cancelled" and run.error is not None:
         raise run.error  # what ended the run says more than that this was cancelled with it
@@ -161,11 +161,11 @@ def _load(run: ActiveRun, number: int) -> Any:
     host = run.suspects.get(number)
     if host is None:
         return run.objects.value(number)
-    from handout.agent import restricted
+    from handout.serialization.untrusted import reader
 
     try:
-        return run.objects.value(number, restricted.loads)
-    except serial.LoadError as error:
+        return run.objects.value(number, reader.loads)
+    except pickling.LoadError as error:
         task = run.spec.producer[number]
         id = run.plan.ids[task] if task >= 0 else ""
         raise refused(str(error), getattr(error, "name", ""), id=id, host=host) from None

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from handout.errors import PlacementError
-from handout.graph.nearest import nearest
 from handout.graph.options import TaskOptions
 from handout.graph.plan import Plan
 from handout.resources.capabilities import compile_capabilities
+from handout.resources.did_you_mean import nearest
 from handout.resources.inventory import InventoryLike, as_inventory
 from handout.resources.lack import placement_error
 from handout.resources.offer import Offer

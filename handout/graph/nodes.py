@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 from handout.graph.naming import Names
-from handout.graph.nearest import nearest
 from handout.graph.options import PLAIN, TaskOptions, intern_options
 from handout.graph.output import Input, Output
+from handout.resources.did_you_mean import nearest
 
 __all__ = ["Nodes", "Policy"]
 

@@ -6,12 +6,12 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from handout.agent import serial
 from handout.errors import GraphError
 from handout.graph.given import GivenValue, Replacements
 from handout.graph.output import Output, StoredObject
 from handout.graph.path import Path, apply_path, path_key, path_text
 from handout.graph.wiring import STORED, Wiring
+from handout.serialization import exceptions
 
 __all__ = ["Kept", "Objects", "Pick", "Value"]
 
@@ -88,7 +88,7 @@ class Objects:
             try:
                 return Value(apply_path(self._wiring.args[node][0], path))
             except Exception as error:
-                said = f"{type(error).__name__}: {serial.message(error)}"
+                said = f"{type(error).__name__}: {exceptions.message(error)}"
                 raise GraphError(
                     f"value {output.id!r} has no element {path_text(path)}: {said}.",
                     remedy="Check the path against the value.",

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
 
 from handout.errors import GraphError
-from handout.graph.nearest import nearest
 from handout.graph.output import Input
 from handout.resources.cost import Cost, CostLike, as_costs
+from handout.resources.did_you_mean import nearest
 
 __all__ = [
     "INLINE_ALLOWS",

@@ -8,8 +8,8 @@ from typing import Any
 
 from handout.errors import GraphError
 from handout.graph.naming import name_of
-from handout.graph.nearest import nearest
 from handout.graph.options import OPTION_NAMES
+from handout.resources.did_you_mean import nearest
 
 __all__ = ["Signatures", "is_coroutine_function"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from handout.data.identity import DIGEST_SIZE
 from handout.errors import JournalError
+from handout.journal.identity import DIGEST_SIZE
 
 __all__ = ["FORMAT", "check", "create", "identity_at"]
 

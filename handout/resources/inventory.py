@@ -11,7 +11,7 @@ from typing import Any, Final
 from handout.errors import CostError, InventoryError
 from handout.resources.cost import Amount
 from handout.resources.host import Host, as_host
-from handout.resources.inventoryfile import InventoryFile
+from handout.resources.inventory_file import InventoryFile
 from handout.resources.names import KNOWN_NAMES
 from handout.resources.tracker import Tracker
 from handout.resources.units import read_amount

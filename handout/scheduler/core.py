@@ -8,21 +8,21 @@ from typing import Any, Final
 from handout.allocators import ClusterView
 from handout.errors import InternalError
 from handout.scheduler import events as ev
-from handout.scheduler import membership, recovery, reports, requests, resume
 from handout.scheduler.commands import Command
-from handout.scheduler.endings import abort, abort_due, cancel, end_runs
 from handout.scheduler.explain import Explanation, explain
-from handout.scheduler.handover import hand_followers, recall_for_idle
-from handout.scheduler.objects import want
-from handout.scheduler.placement import place
-from handout.scheduler.reservations import expire
-from handout.scheduler.satisfiable import check_satisfiable
-from handout.scheduler.space import count_freed, pause_over
-from handout.scheduler.speculation import speculate
+from handout.scheduler.handlers import attempt_reports, custom_allocators, membership, recovery, resume
+from handout.scheduler.handlers.cancellation import abort, abort_due, cancel, end_runs
+from handout.scheduler.handlers.replicas import want
+from handout.scheduler.placing.disk_pressure import count_freed, pause_over
+from handout.scheduler.placing.feasibility import check_satisfiable
+from handout.scheduler.placing.placement import place
+from handout.scheduler.placing.reservations import expire
+from handout.scheduler.placing.run_ahead import hand_followers, recall_for_idle
+from handout.scheduler.placing.speculation import speculate
+from handout.scheduler.state.timers import Timer, Wake
+from handout.scheduler.state.world import World
 from handout.scheduler.states import Outcome, State
-from handout.scheduler.timers import Timer, Wake
 from handout.scheduler.views import cluster_view
-from handout.scheduler.world import World
 
 __all__ = ["Core"]
 
@@ -61,14 +61,14 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.HostDrained: membership.host_drained,
     ev.CapabilitiesChanged: membership.capabilities_changed,
     ev.SharedChanged: membership.shared_changed,
-    ev.TasksStarted: reports.tasks_started,
-    ev.TasksFinished: reports.tasks_finished,
-    ev.TasksReturned: reports.tasks_returned,
-    ev.TaskFailed: reports.task_failed,
+    ev.TasksStarted: attempt_reports.tasks_started,
+    ev.TasksFinished: attempt_reports.tasks_finished,
+    ev.TasksReturned: attempt_reports.tasks_returned,
+    ev.TaskFailed: attempt_reports.task_failed,
     ev.ObjectsStored: recovery.objects_stored,
     ev.CopyFailed: recovery.copy_failed,
-    ev.PlacementsProposed: requests.placements_proposed,
-    ev.AllocatorFailed: requests.allocator_failed,
+    ev.PlacementsProposed: custom_allocators.placements_proposed,
+    ev.AllocatorFailed: custom_allocators.allocator_failed,
     ev.CancelRequested: _cancel_requested,
     ev.OutputsWanted: _outputs_wanted,
 }
@@ -79,10 +79,10 @@ def _look_again(world: World, timer: Timer) -> None:
 
 
 _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
-    Wake.BACKOFF: reports.backoff_over,
+    Wake.BACKOFF: attempt_reports.backoff_over,
     Wake.ABORT: abort_due,
-    Wake.ASK_AGAIN: requests.ask_again,
-    Wake.ANSWER_DUE: requests.answer_due,
+    Wake.ASK_AGAIN: custom_allocators.ask_again,
+    Wake.ANSWER_DUE: custom_allocators.answer_due,
     Wake.RECALL: _look_again,
     Wake.RESERVE: _look_again,
     Wake.SPECULATE: _look_again,
@@ -124,12 +124,12 @@ class Core:
         check_satisfiable(world)
         expire(world)
         count_freed(world)
-        requests.note_room(world)
+        custom_allocators.note_room(world)
         place(world)
         speculate(world)
         hand_followers(world)
         recall_for_idle(world)
-        requests.ask(world)
+        custom_allocators.ask(world)
         membership.release_drained(world)
         end_runs(world)
         return world.out.flush()

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from handout.errors import InternalError
 from handout.resources import explain_lacks
-from handout.scheduler.hosts import HostRecord
-from handout.scheduler.runs import Run
+from handout.scheduler.state.hosts import HostRecord
+from handout.scheduler.state.runs import Run
+from handout.scheduler.state.world import World
 from handout.scheduler.states import State
-from handout.scheduler.world import World
 
 __all__ = ["Explanation", "explain"]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from handout.agent.ledger import Claim
 from handout.errors import InternalError
-from handout.scheduler.hosts import HostRecord
-from handout.scheduler.runs import KEEP, OUTPUT, Run
+from handout.protocol.ledger import Claim
+from handout.scheduler.state.hosts import HostRecord
+from handout.scheduler.state.runs import KEEP, OUTPUT, Run
+from handout.scheduler.state.world import World
 from handout.scheduler.states import State
-from handout.scheduler.world import World
 
 __all__ = ["broken", "check", "stuck"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from handout.allocators import ClusterView, HostView, InputView, Task
-from handout.scheduler.hosts import HostRecord
-from handout.scheduler.runs import Run
-from handout.scheduler.world import World
+from handout.scheduler.state.hosts import HostRecord
+from handout.scheduler.state.runs import Run
+from handout.scheduler.state.world import World
 
 __all__ = ["cluster_view", "task_view"]
 

@@ -1,6 +1,6 @@
 """What a controller knows of the lives before it: from the journal, and from agents that went on meanwhile.
 
-The shell's counterpart is `handout.execution.recording.Recorder.recall`.
+The shell's counterpart is `handout.execution.recording.recorder.Recorder.recall`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from handout.execution.earlier import latest_attempts
+from handout.execution.recording.resume import latest_attempts
 from handout.scheduler import CONTROLLER
 from handout.scheduler import events as ev
 from handout.sim.journal import Journal

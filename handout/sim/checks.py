@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from handout.agent.ledger import Ledger
 from handout.errors import InternalError
+from handout.protocol.ledger import Ledger
 from handout.scheduler import Core, Outcome, State, invariants
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
-from handout.scheduler.hosts import HostRecord
-from handout.scheduler.runs import Run
-from handout.scheduler.timers import Wake
-from handout.scheduler.world import World
+from handout.scheduler.state.hosts import HostRecord
+from handout.scheduler.state.runs import Run
+from handout.scheduler.state.timers import Wake
+from handout.scheduler.state.world import World
 from handout.sim.echoes import is_report, tokens
 
 if TYPE_CHECKING:

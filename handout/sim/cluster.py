@@ -16,7 +16,7 @@ from handout.sim.scenario import HostPlan
 
 __all__ = ["GRACE_S", "HOST_TIMEOUT_S", "Cluster"]
 
-#: The timings of the house; see `handout.remote.timings.Timings`.
+#: The timings of the house; see `handout.transport.timings.Timings`.
 HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
 #: A lost host is tried again with pauses that double, up to this one.
 _REJOIN_MAX_S = 8.0

@@ -1,7 +1,7 @@
 """One host's agent as the controller comes to know it: a queue, a ledger, a store, and what they lead to.
 
-It does what `handout.agent` does, with the same ledger, and says what that would say. One object is one epoch: an agent
-that is started anew is another one.
+It does what `handout.host.agent` does, with the same ledger, and says what that would say. One object is one epoch: an
+agent that is started anew is another one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from handout.agent.ledger import Claim, Ledger
+from handout.protocol.ledger import Claim, Ledger
 from handout.resources import Offer
 from handout.scheduler import events as ev
 from handout.sim.adoption import Found

@@ -20,7 +20,7 @@ from handout.allocators import (
 )
 from handout.errors import AllocatorError
 from handout.resources import Capabilities, Cost, Host
-from handout.scheduler.strategies import STRATEGIES
+from handout.scheduler.placing.strategies import STRATEGIES
 
 
 def test_a_task_shows_the_very_cost_that_it_was_given() -> None:

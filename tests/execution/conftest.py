@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from handout import Cluster, Host
+from handout import Cluster, Graph, Host
 from tests.sshd import OpenSsh
 
 
@@ -28,3 +28,8 @@ async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
     """One cluster for all tests of a module: hosts stay connected."""
     async with Cluster(hosts(request, request.param), require="all") as opened:
         yield opened
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return Graph()

@@ -320,9 +320,9 @@ async def test_events_tell_the_story_in_order(cluster: Cluster) -> None:
     graph.add(work.identity, a, id="b")
     async with cluster.start(graph) as execution:
         story = [event async for event in execution.events()]
-    ended = [e.id for e in story if isinstance(e, handout.observe.TaskEnded)]
+    ended = [e.id for e in story if isinstance(e, handout.events.TaskEnded)]
     assert ended == ["a", "b"]
-    assert isinstance(story[-1], handout.observe.RunEnded)
+    assert isinstance(story[-1], handout.events.RunEnded)
     assert story[-1].done == 2
     assert [e.at_s for e in story] == sorted(e.at_s for e in story)
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import handout
-from handout.agent import serial
 from handout.errors import DependencyError, HandoutError, RunTimeoutError
 from handout.execution.failure import Failure, from_report, of_exception
+from handout.serialization import exceptions
 
 
 class MuteError(Exception):
@@ -81,7 +81,7 @@ def test_each_kind_has_its_error_with_facts_and_notes(kind: str) -> None:
 
 def test_what_has_no_text_is_told_of_all_the_same() -> None:
     said = "its str() raised ValueError"
-    pickled, _ = serial.dump_exception(MuteError())
+    pickled, _ = exceptions.dump_exception(MuteError())
     assert pickled is not None
     failure = from_report("fit", "far", 1, {"kind": "raised"}, pickled)
     assert type(failure.exception) is MuteError
@@ -108,7 +108,7 @@ def said_at(error: Exception, *places: str) -> str:
     """What a task's error ends with, that went through such places, the last of them within the system."""
     text = "\n".join(["Traceback (most recent call last):", *places, f"{type(error).__name__}: {error}"])
     report = {"kind": "raised", "type": type(error).__name__, "message": str(error), "text": text}
-    pickled, _ = serial.dump_exception(error)
+    pickled, _ = exceptions.dump_exception(error)
     assert pickled is not None
     return str(from_report("fit", "far", 1, report, pickled).exception.__notes__[-1])
 
@@ -153,7 +153,7 @@ def receive() -> None:
 def test_what_is_busy_is_no_limit_of_processes(busy: Callable[[], None]) -> None:
     with pytest.raises(BlockingIOError, match=os.strerror(errno.EAGAIN)) as caught:
         busy()
-    pickled, text = serial.dump_exception(caught.value)
+    pickled, text = exceptions.dump_exception(caught.value)
     report = {"kind": "raised", "type": "BlockingIOError", "message": str(caught.value), "text": text}
     assert pickled is not None
     assert "reached their limit" not in from_report("fit", "far", 1, report, pickled).exception.__notes__[-1]

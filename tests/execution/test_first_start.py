@@ -9,9 +9,9 @@ import pytest
 import handout
 from handout import Graph, Host
 from handout.errors import HostLostError
-from handout.remote.bootstrap import Started
-from handout.remote.local import LocalLauncher
-from handout.remote.transport import Receiver, Transport
+from handout.transport.bootstrap import Started
+from handout.transport.byte_stream import Receiver, Transport
+from handout.transport.local_launcher import LocalLauncher
 from tests import work
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Host
-from handout.remote.timings import Timings
+from handout.transport.timings import Timings
 from tests import work
 from tests.proxy import start_proxy
 from tests.seen import agent_pid, gone, started, until
@@ -250,7 +250,7 @@ async def test_an_agent_that_is_killed_costs_only_time(sshd: OpenSsh, tmp_path: 
     async with Cluster([sshd.host("a", ONE), sshd.host("b", ONE)], require="all", timings=QUICK) as cluster:
         async with cluster.start(graph, outputs=[*held, length]) as execution:
             async for event in execution.events():
-                if isinstance(event, handout.observe.TaskStarted):
+                if isinstance(event, handout.events.TaskStarted):
                     break
             victim = execution.explain(held[0]).host or execution.explain(held[1]).host
             assert victim is not None

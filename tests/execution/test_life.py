@@ -12,8 +12,8 @@ import pytest_asyncio
 
 import handout
 from handout import Cluster, Graph, Host
-from handout.execution.driver import Driver
-from handout.remote.uninterrupted import uninterrupted
+from handout.execution.shell.driver import Driver
+from handout.transport.uninterrupted import uninterrupted
 from tests import work
 from tests.seen import until
 

@@ -12,10 +12,10 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Host
-from handout.execution import logs, watching
-from handout.execution.kept import Kept
-from handout.execution.logs import RunLogs
-from handout.observe import EventsMissed, RunEnded, TaskEnded
+from handout.events import EventsMissed, RunEnded, TaskEnded
+from handout.execution import event_streams, task_logs
+from handout.execution.bounded_buffer import Kept
+from handout.execution.task_logs import RunLogs
 from tests import work
 
 pytestmark = pytest.mark.usefixtures("ledger_of_loop")
@@ -47,7 +47,7 @@ def test_a_task_that_prints_without_end_keeps_its_last_lines() -> None:
     first, *rest = read(kept, 1)
     assert first == f"[{1000 - len(rest)} lines dropped]"
     assert rest[-1] == f"999 {LINE}"
-    assert sum(map(sys.getsizeof, rest)) <= logs.MAX_TASK
+    assert sum(map(sys.getsizeof, rest)) <= task_logs.MAX_TASK
     assert read(kept, 1) == [first, *rest]
 
 
@@ -57,7 +57,7 @@ def test_a_run_whose_tasks_all_print_is_bounded_as_a_whole() -> None:
         kept.add(0, [f"{i} {LINE}"])
     for task in range(1, 20_000):
         kept.add(task, [LINE] * 3)
-    assert kept.total <= logs.MAX_RUN
+    assert kept.total <= task_logs.MAX_RUN
     assert read(kept, 0) == ["[50 lines dropped]"]
     assert read(kept, 19_999) == [LINE] * 3
     kept.add(0, ["again"])
@@ -68,7 +68,7 @@ def test_many_who_print_a_word_are_bounded_as_well() -> None:
     kept = RunLogs()
     for task in range(100_000):
         kept.add(task, ["a"])
-    assert len(kept._kept) <= logs.MAX_RUN >> 10
+    assert len(kept._kept) <= task_logs.MAX_RUN >> 10
 
 
 def test_a_slow_reader_misses_the_oldest_and_is_told() -> None:
@@ -81,14 +81,14 @@ def test_a_slow_reader_misses_the_oldest_and_is_told() -> None:
     first, *rest = reader.take()
     assert first == f"[{5000 - len(rest)} lines dropped]"
     assert rest[-1] == f"4999 {LINE}"
-    assert sum(map(sys.getsizeof, rest)) <= logs.MAX_READER
+    assert sum(map(sys.getsizeof, rest)) <= task_logs.MAX_READER
     assert list(reader.take()) == []
     kept.unfollow(7, reader)
     assert not kept._readers
 
 
 async def test_a_slow_reader_of_events_misses_the_oldest_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_MAX_EVENTS", 10)
+    monkeypatch.setattr(event_streams, "_MAX_EVENTS", 10)
     graph = Graph()
     for i in range(100):
         graph.add(work.identity, i)

@@ -9,7 +9,7 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Host
-from handout.observe import TaskStarted
+from handout.events import TaskStarted
 from tests import work
 from tests.seen import gone, started, until
 from tests.sshd import OpenSsh

@@ -28,7 +28,7 @@ async def test_only_what_is_tried_again_is_told_as_retried(cluster: Cluster, tmp
     graph.add(work.fail_then_succeed, str(tmp_path / "tries"), 1, retries=1, id="flaky")
     async with cluster.start(graph, on_failure="continue") as execution:
         story = [event async for event in execution.events()]
-    retried = [event for event in story if isinstance(event, handout.observe.TaskRetried)]
+    retried = [event for event in story if isinstance(event, handout.events.TaskRetried)]
     assert [(event.id, event.attempt, event.host) for event in retried] == [("flaky", 1, "here")]
 
 

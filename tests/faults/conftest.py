@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from handout import Cluster
-from handout.agent import processes
+from handout.host.system import processes
 from tests.execution.conftest import hosts
 from tests.faults.far import Far
 from tests.ledger import until_none_is_left

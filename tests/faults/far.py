@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handout import Host
-from handout.remote.bootstrap import Started
+from handout.transport.bootstrap import Started
 from tests.netns import Namespace
 from tests.seen import agent_pid, gone
 from tests.sshd import OpenSsh

@@ -11,7 +11,7 @@ import threading
 
 import handout
 from handout import Graph, Host
-from handout.execution import recording
+from handout.execution.recording import recorder
 from tests import work
 
 begun = threading.Event()
@@ -35,6 +35,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    recording.Journal = never  # type: ignore[misc, assignment]
+    recorder.Journal = never  # type: ignore[misc, assignment]
     asyncio.run(main())
     print("ended")

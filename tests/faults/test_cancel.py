@@ -22,7 +22,7 @@ import pytest
 import handout
 import handout.journal
 from handout import Cluster, Graph, Host
-from handout.execution import recording
+from handout.execution.recording import recorder
 from tests import work
 from tests.awaits import Site, watch_awaits
 from tests.ledger import Place
@@ -287,11 +287,11 @@ async def test_row_26_cancelled_at_every_await_of_ssh_nothing_is_left(
     """The places that runs on this machine alone do not have."""
     beginning = Watched(lambda: handout.execute(endless(folder), inventory=[far_host]), folder, caplog)
     met = await beginning.once()
-    swept = await beginning.sweep(met.early, of="remote/ssh.py")
-    again = await beginning.sweep(met.late, again=True, of="remote/ssh.py")
+    swept = await beginning.sweep(met.early, of="transport/ssh_launcher.py")
+    again = await beginning.sweep(met.late, again=True, of="transport/ssh_launcher.py")
     ending = Watched(lambda: handout.execute(finite(), inventory=[far_host]), folder, caplog)
     met = await ending.once()
-    swept |= await ending.sweep((site for site in met.early if site not in swept), of="remote/ssh.py")
+    swept |= await ending.sweep((site for site in met.early if site not in swept), of="transport/ssh_launcher.py")
     gc.collect()
     assert beginning.unheard + ending.unheard == []
     assert len(swept | again) > 8
@@ -342,8 +342,8 @@ async def test_row_26_cancelled_while_the_disk_of_the_journal_does_not_answer_th
 ) -> None:
     disk = SlowDisk()
     disk.closes.set()
-    monkeypatch.setattr(recording, "Journal", disk.open)
-    monkeypatch.setattr(recording, "_CALL_OFF_S", 0.2)
+    monkeypatch.setattr(recorder, "Journal", disk.open)
+    monkeypatch.setattr(recorder, "_CALL_OFF_S", 0.2)
     tasks, descriptors = len(asyncio.all_tasks()), _descriptors()
     path = tmp_path / "run.db"
     running = asyncio.ensure_future(handout.execute(finite(), inventory=[Host.local("a")], journal=path))
@@ -374,10 +374,10 @@ async def test_a_journal_that_is_slow_to_open_and_slower_to_close_is_waited_for_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = SlowDisk()
-    monkeypatch.setattr(recording, "Journal", disk.open)
-    monkeypatch.setattr(recording, "_CALL_OFF_S", 1.5)
+    monkeypatch.setattr(recorder, "Journal", disk.open)
+    monkeypatch.setattr(recorder, "_CALL_OFF_S", 1.5)
     path = tmp_path / "run.db"
-    opening = asyncio.ensure_future(recording.Recorder.open(path, finite().compile()))
+    opening = asyncio.ensure_future(recorder.Recorder.open(path, finite().compile()))
     await until(disk.begun.is_set)
     cancelled_at = time.monotonic()
     opening.cancel()

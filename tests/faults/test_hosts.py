@@ -17,7 +17,7 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Host, Timings
-from handout.observe import (
+from handout.events import (
     HostLeft,
     HostQuarantined,
     HostUnavailable,
@@ -130,7 +130,7 @@ async def test_row_34_what_only_hosts_in_quarantine_can_run_waits_for_its_end_un
     hopeless: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if hopeless:
-        monkeypatch.setattr("handout.execution.stability._LONGEST_QUARANTINE", 1)
+        monkeypatch.setattr("handout.execution.membership.backoff._LONGEST_QUARANTINE", 1)
     graph = Graph()
     out = graph.add(work.wait_for_file, str(tmp_path / "go"), id="waits")
     # Longer than a host that is lost is waited for.

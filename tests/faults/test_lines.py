@@ -17,8 +17,8 @@ import pytest
 
 import handout
 from handout import Cluster, Execution, Graph, Host, Timings
-from handout.observe import HostJoined, HostLeft, HostQuarantined, RunEvent, TaskEnded
-from handout.remote import ssh
+from handout.events import HostJoined, HostLeft, HostQuarantined, RunEvent, TaskEnded
+from handout.transport import ssh_launcher
 from tests import work
 from tests.faults.far import Far
 from tests.faults.test_closing import strand_when_made_again, through
@@ -74,7 +74,7 @@ async def test_a_line_that_is_stranded_while_it_is_made_again_is_made_once_more(
     sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lease_s: float, connect_s: float
 ) -> None:
     """Something on the way forgets the new connection, too, just after the login, and tells nobody."""
-    monkeypatch.setattr(ssh, "_CONNECT_TIMEOUT_S", connect_s)
+    monkeypatch.setattr(ssh_launcher, "_CONNECT_TIMEOUT_S", connect_s)
     graph = Graph()
     out = graph.add(end_when_told, str(tmp_path), "task")
     async with start_proxy(sshd.port) as proxy:
@@ -202,7 +202,7 @@ async def test_row_37_logins_beyond_maxstartups_wait_their_turn(tmp_path: Path) 
 async def test_row_37_a_server_that_drops_every_login_is_named_with_its_limit(
     sshd: OpenSsh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(ssh_launcher, "_FIRST_PAUSE_S", 0.001)
     async with start_proxy(sshd.port) as proxy:
         proxy.turn_away()
         graph = Graph()
@@ -257,7 +257,7 @@ def test_row_09_no_decision_looks_at_a_clock_that_somebody_can_set() -> None:
     settable = re.compile(r"\btime\.time(_ns)?\(|from time import|CLOCK_REALTIME|datetime\.(now|utcnow)\(|\.today\(")
     found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if settable.search(path.read_text("utf-8"))}
     # A journal tells people when it was written; snapshots of classes are numbered by the clock of the controller alone.
-    assert found <= {"journal/store.py", "agent/pickling.py"}
+    assert found <= {"journal/store.py", "serialization/pickling.py"}
 
 
 async def test_row_09_a_host_whose_clocks_are_a_day_ahead_is_like_any_other(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Timings
-from handout.observe import RunEvent
+from handout.events import RunEvent
 from handout.scheduler.events import Event, HostLost, HostSuspected
 from tests.faults.far import Far
 from tests.faults.work import end_when_told, stay_at
@@ -31,7 +31,7 @@ def runs(path: Path) -> list[str]:
 
 async def ended_once(execution: Any, id: str) -> list[str]:
     """The outcomes of a task that its watcher is told."""
-    return [e.outcome async for e in execution.events() if isinstance(e, handout.observe.TaskEnded) and e.id == id]
+    return [e.outcome async for e in execution.events() if isinstance(e, handout.events.TaskEnded) and e.id == id]
 
 
 async def told(execution: Any, kind: type[RunEvent]) -> list[RunEvent]:
@@ -157,7 +157,7 @@ async def test_row_28_a_blocked_loop_of_the_caller_is_named_and_no_host_is_blame
     hosts = [sshd.host("one", {"cpu": 1}), sshd.host("two", {"cpu": 1})]
     async with Cluster(hosts, require="all", timings=replace(QUICK, blocked_s=0.5)) as cluster:
         async with cluster.start(graph) as execution:
-            left = asyncio.ensure_future(told(execution, handout.observe.HostLeft))
+            left = asyncio.ensure_future(told(execution, handout.events.HostLeft))
             await until(lambda: runs(tmp_path / "a") and runs(tmp_path / "b"))
             posted = note_posts(cluster)
             asyncio.get_running_loop().call_soon(block)

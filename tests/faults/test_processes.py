@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 
-from handout.agent import processes
+from handout.host.system import processes
 from tests.forks import fork_and_count
 
 _NOBODY = 65534

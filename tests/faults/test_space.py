@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from handout import Cluster, Graph, Host
-from handout.observe import HostFull, RunEvent, TaskRetried
+from handout.events import HostFull, RunEvent, TaskRetried
 from tests.faults import work
 from tests.seen import until
 from tests.sshd import OpenSsh, start_sshd

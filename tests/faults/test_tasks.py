@@ -19,8 +19,8 @@ import pytest
 
 import handout
 from handout import Cluster, Graph
-from handout.agent.groups import Groups
-from handout.remote.timings import Timings
+from handout.host.system.cgroups import Groups
+from handout.transport.timings import Timings
 from tests import work
 from tests.faults import deeds
 from tests.seen import gone, until

@@ -118,5 +118,5 @@ async def test_row_30_damaged_frames_cost_connections_and_nothing_else(
             assert pipe.left == 0
             assert pipe.connections > FLIPS / 2  # a connection may have been damaged both ways; the last is good
             assert near.connection is line
-            assert not [event for event in told if isinstance(event, handout.observe.HostLeft)]
+            assert not [event for event in told if isinstance(event, handout.events.HostLeft)]
             assert set(cluster.view.hosts) == {"far", "near"}

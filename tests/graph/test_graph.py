@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from handout.errors import GraphError
+from handout.execution.in_process import evaluate_plan
 from handout.graph import Arg, Graph, as_graph, function
-from handout.graph.evaluate import evaluate_plan
 
 
 def load(path: str, sep: str = ",") -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from handout import Cluster, Graph, Host
 from handout.journal import Journal, store
-from handout.remote.timings import Timings
+from handout.transport.timings import Timings
 
 #: The agent of a program that was killed is soon gone: nobody comes back to it.
 QUICK = replace(Timings().scaled(0.1), linger_s=0.1)

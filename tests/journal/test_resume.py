@@ -156,7 +156,7 @@ ONCE = """
 import asyncio, sys
 from dataclasses import replace
 from handout import Cluster, Graph, Host
-from handout.remote.timings import Timings
+from handout.transport.timings import Timings
 from tests.journal.tasks import wait_forever
 
 QUICK = replace(Timings().scaled(0.1), linger_s=0.1)

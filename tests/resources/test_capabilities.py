@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from handout.agent.probe import probe
 from handout.errors import CostError
+from handout.host.system.probe import probe
 from handout.resources import (
     PARTS,
     Amount,

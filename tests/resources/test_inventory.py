@@ -11,7 +11,7 @@ import pytest
 
 from handout.errors import InventoryError
 from handout.resources import PARTS, Host, Inventory, LiveHost, as_inventory, compile_capabilities
-from handout.resources.tomlfile import TomlFile
+from handout.resources.toml_file import TomlFile
 
 
 def write(folder: Path, text: str) -> Path:

@@ -7,8 +7,8 @@ import pytest
 from handout.scheduler import RunSpec, State
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
-from handout.scheduler.pace import Pace
 from handout.scheduler.spec import Speculation
+from handout.scheduler.state.pace import Pace
 from tests.scheduler.rig import Said, Scene, graph, profile
 
 RULE = Speculation(peers=2, factor=3.0, least_s=0.25)

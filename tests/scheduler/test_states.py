@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from handout.scheduler.runs import Run
+from handout.scheduler.state.runs import Run
 from handout.scheduler.states import ENDED, TRANSITIONS, State
 from tests.scheduler.test_walks import Walk
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from handout.agent.ledger import Claim, Ledger
-from handout.scheduler import attempts, core, recovery, reports
+from handout.protocol.ledger import Claim, Ledger
+from handout.scheduler import core
 from handout.scheduler import events as ev
-from handout.scheduler.hosts import Fleet
+from handout.scheduler.handlers import attempt_reports, attempts, recovery
+from handout.scheduler.state.hosts import Fleet
 from handout.scheduler.states import State
 from handout.sim import SimulationError, simulate
 
@@ -38,7 +39,7 @@ def reports_count_for_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     def current(run: Any, host: Any, t: int, attempt: int) -> bool:
         return run.state[t] == State.HANDED and run.host[t] == host.index
 
-    monkeypatch.setattr(reports, "_current", current)
+    monkeypatch.setattr(attempt_reports, "_current", current)
 
 
 @_listed
@@ -49,7 +50,7 @@ def results_count_for_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
         run = world.runs.get(event.run)
         attempts = event.attempts if run is None else [run.attempt[t] for t in event.tasks]
         columns = (event.durations_s, event.sizes, event.held)
-        reports.tasks_finished(world, ev.TasksFinished(event.host, event.run, event.tasks, attempts, *columns))
+        attempt_reports.tasks_finished(world, ev.TasksFinished(event.host, event.run, event.tasks, attempts, *columns))
 
     monkeypatch.setitem(core._HANDLERS, ev.TasksFinished, finished)
 

@@ -1,0 +1,134 @@
+"""What a run tells whoever reads along: what happens, what a task prints, which functions have ended.
+
+Readers only look: nothing here asks a host for anything, nor decides when the run ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from handout.events import EventsMissed, RunEvent
+from handout.execution.bounded_buffer import Kept
+from handout.execution.failure import Failure
+from handout.execution.shell.run_state import ActiveRun
+from handout.graph import Output
+
+__all__ = ["Ended", "watch_ends", "watch_events", "watch_log"]
+
+R = TypeVar("R")
+
+#: Events that a slow reader may be behind.
+_MAX_EVENTS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Generic[R]):
+    """An output whose function has ended."""
+
+    at_s: float
+    id: str
+    failure: Failure | None
+    _fetch: Callable[[], Any]
+
+    async def result(self) -> R:
+        """The result.
+
+        Raises:
+            Exception: What the function raised.
+        """
+        result: R = await self._fetch()
+        return result
+
+
+def watch_ends(
+    run: ActiveRun, outputs: Iterable[Output[R]], fetch: Callable[[Output[R]], Awaitable[R]]
+) -> AsyncIterator[Ended[R]]:
+    """The given outputs, each once, in the order in which their functions end from now on.
+
+    Args:
+        run: Submitted.
+        outputs: Of its graph.
+        fetch: How a result is had.
+
+    Raises:
+        GraphError: One of them is no output of this run.
+    """
+    ready: deque[tuple[float, Output[R]]] = deque()
+    wake = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    remaining = 0
+
+    def arrived(output: Output[R]) -> None:
+        ready.append((loop.time() - run.started_at, output))
+        wake.set()
+
+    for output in outputs:
+        remaining += 1
+        number, _ = run.plan.locate(output)
+        producer = run.spec.producer[number]
+        if producer < 0 or run.outcomes[producer] is not None or run.ended.is_set():
+            arrived(output)
+        else:
+            run.on_task_end.setdefault(producer, []).append(lambda output=output: arrived(output))  # type: ignore[misc]
+
+    async def in_order() -> AsyncIterator[Ended[R]]:
+        for _ in range(remaining):
+            while not ready:
+                wake.clear()
+                await wake.wait()
+            at_s, output = ready.popleft()
+            number, _ = run.plan.locate(output)
+            failure = run.failures.get(run.spec.producer[number])
+            yield Ended(at_s, output.id, failure, lambda output=output: fetch(output))  # type: ignore[misc]
+
+    return in_order()
+
+
+async def watch_events(run: ActiveRun) -> AsyncIterator[RunEvent]:
+    """What happens from now on, until the run has ended."""
+    seen: Kept[RunEvent] = Kept(_MAX_EVENTS)
+    wake = asyncio.Event()
+
+    def watch(batch: Sequence[RunEvent]) -> None:
+        seen.extend(batch)
+        wake.set()
+
+    run.watchers.append(watch)
+    finished = asyncio.ensure_future(run.ended.wait())
+    finished.add_done_callback(lambda _: wake.set())
+    try:
+        while True:
+            while seen:
+                if seen.dropped:
+                    missed, seen.dropped = seen.dropped, 0
+                    yield EventsMissed(seen.items[0].at_s, missed)
+                yield seen.take()
+            if run.ended.is_set():
+                return
+            wake.clear()
+            await wake.wait()
+    finally:
+        finished.cancel()
+        run.watchers.remove(watch)
+
+
+async def watch_log(run: ActiveRun, task: int) -> AsyncIterator[str]:
+    """What a task prints: what is kept of it first, then line by line until it has ended."""
+    wake = asyncio.Event()
+    reader = run.logs.follow(task, wake.set)
+    if run.outcomes[task] is None and not run.ended.is_set():
+        run.on_task_end.setdefault(task, []).append(wake.set)
+    try:
+        while True:
+            for line in reader.take():
+                yield line
+            if run.outcomes[task] is not None or run.ended.is_set():
+                return
+            wake.clear()
+            await wake.wait()
+    finally:
+        run.logs.unfollow(task, reader)

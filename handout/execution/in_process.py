@@ -1,0 +1,190 @@
+"""Running a plan in this process and thread: no worker, no copy, breakpoints and coverage work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import inspect
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from handout.errors import InternalError, RemoteError, TaskExitedError
+from handout.graph.objects import Kept, Pick
+from handout.graph.output import Input
+from handout.graph.path import apply_path
+from handout.graph.placeholder import Inline, Loaded, Placeholder, Slot, Taken
+from handout.graph.plan import Plan
+from handout.host.current import Current, publish
+from handout.serialization import exceptions
+
+__all__ = ["HERE", "evaluate_plan"]
+
+#: What functions are told as the name of their host.
+HERE = "local"
+
+
+def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
+    """Call every function of a plan, producers first, each once.
+
+    Args:
+        plan: The validated graph.
+        scratch: A folder for the tasks' scratch folders, which the caller removes.
+
+    Returns:
+        The values of all objects by number.
+
+    Raises:
+        Exception: What a function raised, with the task as a note.
+    """
+    values: dict[int, Any] = {}
+    picks: dict[int, list[int]] = {}
+    for number, extra in enumerate(plan.extras, len(plan)):
+        if isinstance(extra, Pick):
+            picks.setdefault(extra.task, []).append(number)
+        elif isinstance(extra, Kept):
+            raise InternalError(f"stored object {extra.stored.id!r} was not replaced before evaluating.")
+        else:
+            values[number] = extra.value
+    with _Loop() as loop:
+        for task in range(len(plan)):
+            current = Current(plan.ids[task], HERE, 1, 0, os.path.join(scratch, str(task)))
+            try:
+                publish(current, shared=True)
+                values[task] = _Call(plan, task, values, loop).run()
+                for number in picks.get(task, ()):
+                    values[number] = apply_path(values[task], plan.extras[number - len(plan)].path)  # type: ignore[union-attr]
+            except (Exception, asyncio.CancelledError, SystemExit) as error:
+                raise _as_failure(plan.ids[task], error) from error.__cause__
+            finally:
+                publish(None, shared=True)
+    return values
+
+
+def _as_failure(id: str, error: BaseException) -> BaseException:
+    """The exception itself, unless it would be mistaken for the caller's own."""
+    failure: BaseException = error
+    where: dict[str, Any] = {"id": id, "host": HERE, "attempt": 1}
+    if isinstance(error, SystemExit):
+        failure = TaskExitedError(f"Task {id!r} called sys.exit({error.code!r}).", code=error.code, **where)
+    elif isinstance(error, StopIteration | StopAsyncIteration | asyncio.CancelledError):
+        name, said = type(error).__name__, exceptions.message(error)
+        failure = RemoteError(f"Task {id!r} raised {name}: {said}", type_name=name, message=said, **where)
+    failure.add_note(f"Task {id!r}, evaluated in this process.")
+    return failure
+
+
+class _Loop:
+    """Runs coroutines to their end: here, or in a thread where a loop is running here already."""
+
+    def __init__(self) -> None:
+        self._runner: asyncio.Runner | None = None
+
+    def __enter__(self) -> _Loop:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._runner is not None:
+            self._runner.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            if self._runner is None:
+                self._runner = asyncio.Runner()
+            return self._runner.run(coroutine, context=contextvars.copy_context())
+        return _in_a_thread(coroutine)
+
+
+def _in_a_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    context = contextvars.copy_context()
+    outcome: list[tuple[Any, BaseException | None]] = []
+
+    def work() -> None:
+        try:
+            outcome.append((context.run(asyncio.run, coroutine), None))
+        except BaseException as error:  # carried over to the thread that waits, whatever it is
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=work, name="handout-evaluate")
+    thread.start()
+    thread.join()
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value
+
+
+class _Call:
+    """One task's call, its arguments filled in."""
+
+    def __init__(self, plan: Plan, task: int, values: dict[int, Any], loop: _Loop) -> None:
+        self._plan = plan
+        self._task = task
+        self._values = values
+        self._loop = loop
+        self._slot_of = plan.slot_of(task)
+        #: Results of inline functions, each called once.
+        self._inlined: dict[int, Any] = {}
+        #: Containers that were rebuilt, by identity, so that shared ones stay shared.
+        self._rebuilt: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        plan, task = self._plan, self._task
+        return self._apply(plan.fns[task], plan.args[task], plan.kwargs[task])
+
+    def _apply(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        result = fn(*[self._fill(arg) for arg in args], **{name: self._fill(arg) for name, arg in kwargs.items()})
+        return self._loop.run(result) if inspect.iscoroutine(result) else result
+
+    def _fill(self, value: Any) -> Any:
+        """The value with everything that stands for another one replaced; the very same where there is nothing."""
+        if isinstance(value, Input):
+            return self._value_of(self._slot_of(value))
+        if not isinstance(value, list | tuple | dict) or not value:
+            return value
+        if id(value) in self._rebuilt:
+            return self._rebuilt[id(value)]
+        filled = self._fill_dict(value) if isinstance(value, dict) else self._fill_sequence(value)
+        self._rebuilt[id(value)] = filled
+        return filled
+
+    def _fill_dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
+        items = [(self._fill(key), self._fill(each)) for key, each in value.items()]
+        if all(a is c and b is d for (a, b), (c, d) in zip(items, value.items(), strict=True)):
+            return value
+        filled = copy.copy(value)  # keeps a subclass and what it knows, such as a default factory
+        filled.clear()
+        filled.update(items)
+        return filled
+
+    def _fill_sequence(self, value: list[Any] | tuple[Any, ...]) -> Any:
+        items = [self._fill(each) for each in value]
+        if all(a is b for a, b in zip(items, value, strict=True)):
+            return value
+        kind = type(value)
+        named: Callable[[list[Any]], Any] | None = getattr(kind, "_make", None)
+        if named is not None:
+            return named(items)
+        if isinstance(value, tuple):
+            return kind(items)
+        filled = copy.copy(value)
+        filled[:] = items
+        return filled
+
+    def _value_of(self, placeholder: Placeholder) -> Any:
+        match placeholder:
+            case Slot(index):
+                return self._values[self._plan.inputs[self._task][index]]
+            case Taken(inner, path):
+                return apply_path(self._value_of(inner), path)
+            case Loaded(inner, load):
+                return load(self._value_of(inner))
+            case Inline(fn, args, kwargs):
+                key = id(placeholder)
+                if key not in self._inlined:
+                    self._inlined[key] = self._apply(fn, args, kwargs)
+                return self._inlined[key]

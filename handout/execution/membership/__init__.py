@@ -1,0 +1,1 @@
+"""The hosts of a cluster: reached, joined, watched, lost, reached again."""

@@ -1,0 +1,318 @@
+"""One run and its journal: what is told to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
+
+from handout.errors import JournalError, OutcomeUnknownError
+from handout.execution.failure import may_have_run
+from handout.execution.membership.takeover import Found
+from handout.execution.recording.resume import Earlier
+from handout.graph.plan import Plan
+from handout.journal import INLINE, Batch, Journal
+from handout.journal.identity import Identities
+from handout.scheduler import commands as do
+from handout.scheduler import events as ev
+from handout.scheduler.states import Outcome
+from handout.serialization import classes_by_value
+from handout.submission.arguments import EncodedRun
+from handout.transport.bundle import agent_bundle
+from handout.transport.threads import begin_in_daemon, ended_within
+from handout.transport.uninterrupted import uninterrupted
+
+if TYPE_CHECKING:
+    from handout.execution.failure import Failure
+    from handout.execution.shell.run_state import ActiveRun
+    from handout.transport.link import Link
+
+logger = logging.getLogger("handout")
+
+#: A call that is cancelled while its journal is being opened waits so long for that, and for closing it.
+_CALL_OFF_S = 2.0
+#: Ends after which it is known what happened.
+_KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
+
+__all__ = ["JournalResults", "Recorder", "journaled_objects"]
+
+#: What is committed of a run: every result that something takes, or only what the caller gets.
+JournalResults = Literal["all", "outputs"]
+
+
+def journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> list[int]:
+    """The objects that a journaled run brings to the controller: its outputs first.
+
+    A function that must not run twice has its result committed in any case: it could not be made again.
+    """
+    wanted = dict.fromkeys(plan.outputs)
+    for inputs in encoded.inputs:
+        for number in inputs:
+            producer = encoded.producers[number]
+            if producer >= 0 and (results == "all" or not plan.options[producer].idempotent):
+                wanted[number] = None
+    return list(wanted)
+
+
+class _Opened:
+    """A journal, and the thread that opens it and closes it again, where no other one may be had by then.
+
+    A daemon: a disk that does not answer must not keep the program from ending.
+
+    Args:
+        path: The journal's file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._let_go = threading.Event()
+        #: Done once it is open, or cannot be.
+        self.journal: Future[Journal] = Future()
+        self.journal.set_running_or_notify_cancel()  # whoever waits for it and is cancelled does not cancel it
+        self._ended = begin_in_daemon(self._live, "handout-journal-opener")
+
+    def _live(self) -> None:
+        try:
+            journal = Journal(self._path)
+        except BaseException as error:
+            self.journal.set_exception(error)
+            return
+        self.journal.set_result(journal)
+        self._let_go.wait()
+        _close(journal)
+
+    async def close(self, within_s: float) -> None:
+        """Commit what is left, and let it go, also where it is not open yet.
+
+        Args:
+            within_s: Seconds that this may take; after them the thread goes on with it, with a warning.
+        """
+        self._let_go.set()
+        if not await ended_within(self._ended, within_s):
+            doing = "written" if self.journal.done() else "opened"
+            logger.warning("The journal %s is still being %s; it is in use until that is over.", self._path, doing)
+
+
+def _close(journal: Journal) -> None:
+    try:
+        journal.close()
+    except Exception:
+        logger.exception("The journal %s was not closed in order.", journal.path)
+
+
+def _nobody(error: Exception) -> None:
+    """There is nobody to be told."""
+
+
+def _is_over(failure: object) -> bool:
+    """Whether an attempt came to an end by itself: what was killed in the middle may have taken effect."""
+    return not isinstance(failure, OutcomeUnknownError) and getattr(failure, "kind", "") not in ("timeout", "memory")
+
+
+class Recorder:
+    """Records one run.
+
+    Args:
+        opened: A journal that is open, and this run's alone.
+        plan: Of the run.
+    """
+
+    def __init__(self, opened: _Opened, plan: Plan) -> None:
+        self._opened = opened
+        self._journal = journal = opened.journal.result()
+        #: What is committed of the run.
+        self._objects: frozenset[int] = frozenset()
+        self._identities = Identities(plan)
+        self._tasks = self._identities.tasks
+        self._ids = plan.ids
+        #: Tasks that must not run twice.
+        self._once = frozenset(task for task, options in enumerate(plan.options) if not options.idempotent)
+        nameless = sorted(self._once & self._identities.unsure)
+        if nameless:
+            raise JournalError(
+                f"Task {plan.ids[nameless[0]]!r} is marked idempotent=False and would not be recognized after a crash: "
+                "its function, or what it takes, holds something that is another one in every process.",
+                remedy="Give it plain data (no open files, generators, connections), or run it without a journal.",
+                path=str(journal.path),
+            )
+        self._loop = asyncio.get_running_loop()
+        #: What earlier runs left.
+        self.earlier = Earlier(journal, self._identities, self._once)
+        #: By host: the link to the agent that a later run could go on with, were this one to end here.
+        self._links: dict[str, Link] = {}
+        #: Attempts that wait for their start to be on the disk: run, task, attempt.
+        self._held: set[tuple[int, int, int]] = set()
+
+    @classmethod
+    async def open(cls, path: str | PathLike[str], plan: Plan) -> Recorder:
+        """Open a journal for a run.
+
+        Raises:
+            JournalError: It is in use, of another format, or cannot be written.
+        """
+        opened = _Opened(os.fspath(path))
+        try:
+            await asyncio.wrap_future(opened.journal)
+            return cls(opened, plan)
+        except BaseException:
+            # Cancelled, the thread goes on: what it opens must be closed all the same.
+            await uninterrupted(opened.close(_CALL_OFF_S))
+            raise
+
+    async def close(self, within_s: float) -> None:
+        """Commit what is left, and let the journal go.
+
+        Args:
+            within_s: Seconds that this may take; after them a thread goes on with it, with a warning.
+        """
+        for host, link in self._links.items():
+            if link.seen_out:
+                self._journal.forget_agent(host)
+        await self._opened.close(within_s)
+        # Else the run would hold itself through it, and with it the files of its results, until a garbage collection.
+        self._journal.on_error = _nobody
+
+    def begin(self, run: ActiveRun, found: Mapping[str, Found], data_only: Collection[str]) -> list[ev.Event]:
+        """Record that the run begins; answers what is known of earlier ones, as events for the core.
+
+        Args:
+            run: Submitted in the same turn; results that were committed are among its objects then.
+            found: By host, what agents have that went on without a controller, and are there.
+            data_only: Hosts of which only data is taken.
+        """
+        self._objects = frozenset(run.spec.outputs)
+        facts = self.earlier.facts(run, found, data_only)
+        classes = [(*token, module, name) for token, module, name in classes_by_value.own_classes()]
+        self._journal.begin(self._ids, self._tasks, len(self.earlier.done), run.number, classes)
+        return facts
+
+    def watch(self, lost: Callable[[Exception], None]) -> None:
+        """Have `lost` called (on the loop) when the journal cannot be written any more."""
+        self._journal.on_error = self._on_loop(lost)
+
+    def agent(self, host: str, link: Link) -> None:
+        """An agent serves the run."""
+        if link.started is not None:
+            self._links[host] = link
+            said = {**dataclasses.asdict(link.started), "digest": agent_bundle().digest}
+            self._journal.agent(host, link.token, json.dumps(said))
+
+    # ---- what happens ----------------------------------------------------------------------------------------
+
+    def ended(self, run: ActiveRun, command: do.TasksEnded, attempts: Sequence[int]) -> None:
+        """Tasks ended. What is here of their results is committed; the rest is when it arrives."""
+        batches: dict[tuple[str, str, bool], Batch] = {}
+        settled: list[bytes] = []
+        once, reused, made = self._once, self.earlier.reused, run.task_objects
+        for task, outcome, failure in zip(command.tasks, command.outcomes, command.failures, strict=True):
+            if outcome is Outcome.DONE and (task not in reused or attempts[task]):
+                for number in made[task]:
+                    self._add(batches, run, task, number, attempts[task])
+            if task in once and outcome in _KNOWN and _is_over(failure):
+                settled.append(self._tasks[task])
+        for batch in batches.values():
+            self._journal.commit(batch)
+        if settled:
+            self._journal.settle(settled)
+
+    def _add(
+        self, batches: dict[tuple[str, str, bool], Batch], run: ActiveRun, task: int, number: int, attempt: int
+    ) -> None:
+        """Add an object to those that ended with it; where its bytes are not here or many, only that its task ended."""
+        here = number in self._objects and number in run.objects
+        data = run.objects.small(number, INLINE) if here else None
+        if here and data is None:
+            self._commit(run, number, attempt)
+            return
+        if data is None and number != task:
+            return
+        source = self._source(run, number)
+        batch = batches.get(source)
+        if batch is None:
+            batch = batches[source] = Batch(*source)
+        batch.tasks.append(task)
+        batch.attempts.append(attempt)
+        if data is None:
+            batch.sizes.append(-1)
+        else:
+            batch.sizes.append(len(data))
+            batch.data.append(data)
+
+    def _source(self, run: ActiveRun, number: int) -> tuple[str, str, bool]:
+        """Whose bytes an object is made of, which part of a result it is, and whether that host gives only data."""
+        task = run.spec.producer[number]
+        suspect = run.suspects.get(number) if run.suspects else None
+        part = "" if number == task else self._identities.part_of(number)
+        return suspect or run.hosts[task], part, suspect is not None
+
+    def arrived(self, run: ActiveRun, number: int, attempts: Sequence[int]) -> None:
+        """An object came to the controller after its task had ended."""
+        task = run.spec.producer[number]
+        if number in self._objects and run.outcomes[task] is Outcome.DONE:
+            self._commit(run, number, attempts[task])
+
+    def _commit(self, run: ActiveRun, number: int, attempt: int) -> None:
+        segments = run.objects.segments(number)
+        if segments is None:
+            return
+        nbytes = run.objects.size(number)
+        batch = Batch(*self._source(run, number), [run.spec.producer[number]], [attempt], [nbytes])
+        if nbytes > INLINE:
+            self._journal.commit_file(batch, segments)
+        else:
+            batch.data.append(b"".join(segments))
+            self._journal.commit(batch)
+
+    def failed(self, failure: Failure, task: int, attempt: int) -> None:
+        """An attempt failed."""
+        reason = str(failure.report.get("message") or failure.kind)
+        self._journal.failed(failure.id, failure.host or "", attempt, failure.kind, reason)
+        if not may_have_run(failure):
+            self.not_started([task], [attempt])
+
+    def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
+        """The run is over; `then` is called on the loop when all of it is committed, or with what went wrong."""
+        self._journal.end(outcome.value, self._on_loop(then))
+
+    # ---- starts that must not happen twice ---------------------------------------------------------------------
+
+    def must_wait(self, command: do.StartTasks) -> bool:
+        """Whether tasks are among them whose start has to be on the disk first."""
+        return bool(self._once) and not self._once.isdisjoint(command.tasks)
+
+    def start(self, run: ActiveRun, command: do.StartTasks, then: Callable[[Exception | None], None]) -> None:
+        """Record the starts of a command; `then` is called on the loop when they are on the disk."""
+        rows = []
+        for task, attempt in zip(command.tasks, command.attempts, strict=True):
+            self._held.add((run.number, task, attempt))
+            if task in self._once:
+                rows.append((self._tasks[task], self._ids[task], command.host, attempt))
+        self._journal.start(rows, self._on_loop(then))
+
+    def release(self, run: ActiveRun, task: int, attempt: int) -> bool:
+        """Whether an attempt still waits to be handed over; it does not any more."""
+        key = (run.number, task, attempt)
+        if key not in self._held:
+            return False
+        self._held.discard(key)
+        return True
+
+    def not_started(self, tasks: Iterable[int], attempts: Iterable[int]) -> None:
+        """Attempts were called off before they began."""
+        pairs = zip(tasks, attempts, strict=True)
+        self._journal.call_off([(self._tasks[task], attempt) for task, attempt in pairs if task in self._once])
+
+    def _on_loop(self, then: Callable[[Any], None]) -> Callable[[Any], None]:
+        def told(error: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it everybody who would want to know
+                self._loop.call_soon_threadsafe(then, error)
+
+        return told

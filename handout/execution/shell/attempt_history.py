@@ -1,0 +1,42 @@
+"""How a task's attempts failed, one after the other: for the error that ends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from handout.execution.failure import Failure
+from handout.scheduler.handlers.attempt_reports import MAX_DEATHS, MAX_TROUBLES, TROUBLES
+
+__all__ = ["Trail"]
+
+
+@dataclass(slots=True)
+class Trail:
+    """What agents have reported of one task so far."""
+
+    #: The latest.
+    last: Failure
+    #: Hosts, in the order of the failures there; a host may stand there more than once.
+    hosts: list[str] = field(default_factory=list)
+    deaths: int = 0
+    #: Failures through no fault of its own code.
+    troubles: int = 0
+    #: Failures that count against its ``retries``.
+    tries: int = 0
+
+    def note(self, failure: Failure, retries: int) -> None:
+        """One more attempt has failed: say in its failure what came before, and how many more there could be."""
+        self.last = failure
+        self.hosts.append(failure.host or "")
+        if failure.kind == "died":
+            self.deaths += 1
+            left = MAX_DEATHS - self.deaths
+        elif failure.kind in TROUBLES:
+            self.troubles += 1
+            left = MAX_TROUBLES - self.troubles
+        else:
+            self.tries += 1
+            left = retries + 1 - self.tries
+        failure.most_attempts = failure.attempts + max(0, left)
+        failure.report["deaths"] = self.deaths
+        failure.hosts = tuple(dict.fromkeys(self.hosts))

@@ -1,0 +1,473 @@
+"""The thin shell around the core: performs its commands, and passes on to it what happened.
+
+It decides nothing; what agents say is heard in `hearing`. Events that come within one turn of the loop are handled as
+one batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from handout.errors import DependencyError, HandoutError, InternalError
+from handout.events import (
+    HostFull,
+    HostLeft,
+    HostQuarantined,
+    HostUnavailable,
+    RunEvent,
+    TaskEnded,
+    TaskHandedOver,
+    TaskRetried,
+    TaskSpeculated,
+)
+from handout.events import HostJoined as HostJoinedNotice
+from handout.events import RunEnded as RunEndedNotice
+from handout.execution.failure import Failure, has_text, of_exception
+from handout.execution.membership.agent_proxy import Peer
+from handout.execution.recording.recorder import Recorder
+from handout.execution.shell.object_traffic import Traffic
+from handout.execution.shell.run_state import ActiveRun
+from handout.execution.shell.task_classes import ClassTable
+from handout.scheduler import commands as do
+from handout.scheduler import events as ev
+from handout.scheduler.core import Core
+from handout.scheduler.states import Outcome
+from handout.serialization import exceptions
+
+__all__ = ["Driver"]
+
+logger = logging.getLogger("handout")
+
+#: How long what is cancelled gets before it is killed: the whole of it must be over within 5 s.
+_CANCEL_GRACE_S = 2.5
+
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+
+
+class Driver:
+    """One cluster's core with its hosts and runs.
+
+    Args:
+        spawn: Starts a coroutine in the cluster's task group.
+    """
+
+    def __init__(self, spawn: Spawn) -> None:
+        self.core = Core()
+        self.peers: dict[str, Peer] = {}
+        self.runs: dict[int, ActiveRun] = {}
+        self.classes = ClassTable()
+        #: Told of every agent, where they all serve one recorded run.
+        self.recorder: Recorder | None = None
+        self._spawn = spawn
+        self._loop = asyncio.get_running_loop()
+        self._inbox: list[ev.Event] = []
+        #: Attempts that failed in this turn, of runs that are watched: run, task, attempt.
+        self.failed_attempts: list[tuple[ActiveRun, int, int, Failure]] = []
+        self._pump_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking: dict[int, asyncio.Task[None]] = {}
+        #: By name of a host that is being drained: what the core will say of it.
+        self._drains: dict[str, asyncio.Future[None]] = {}
+        #: Set when the core broke a promise: every run ends with it.
+        self.broken: InternalError | None = None
+        self._closed = False
+        traffic = Traffic(self)
+        self._perform: dict[type, Callable[[Any], None]] = {
+            do.StartTasks: self._start_tasks,
+            do.CopyObjects: traffic.copy,
+            do.FetchObjects: traffic.fetch,
+            do.DropObjects: traffic.drop,
+            do.CancelTasks: self._cancel_tasks,
+            do.TakeBack: self._take_back,
+            do.AskAllocator: self._ask_allocator,
+            do.AnnouncePause: self._announce_pause,
+            do.AnnounceSecond: self._announce_second,
+            do.TasksEnded: self._tasks_ended,
+            do.RunEnded: self._run_ended,
+            do.ReleaseHost: self._release_host,
+            do.RefuseDrain: self._refuse_drain,
+        }
+
+    @property
+    def now(self) -> float:
+        """Seconds of the loop's clock."""
+        return self._loop.time()
+
+    # ---- the turn of the wheel -------------------------------------------------------------------------------
+
+    def post(self, *events: ev.Event) -> None:
+        """Something happened; it is handled with all else of this turn."""
+        if self._closed:
+            return
+        self._inbox.extend(events)
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        if self.broken is not None or self._closed:
+            return
+        events, self._inbox = self._inbox, []
+        try:
+            commands = self.core.handle(events, self._loop.time())
+            if self.failed_attempts:
+                self._tell_retries()
+            for command in commands:
+                self._perform[type(command)](command)
+        except Exception as error:
+            self.break_down(error)
+            return
+        self._arm()
+
+    def _tell_retries(self) -> None:
+        """Of attempts that failed, only the core knows which are followed by another one."""
+        failed, self.failed_attempts = self.failed_attempts, []
+        for run, task, attempt, failure in failed:
+            known = self.core.world.runs.get(run.number)
+            if known is None or known.ended(task) or known.aborting:
+                continue
+            reason = str(failure.report.get("message") or failure.kind)
+            at_s = self.now - run.started_at
+            run.tell([TaskRetried(at_s, failure.id, failure.host or "", attempt, reason)])
+
+    def break_down(self, error: Exception) -> None:
+        """The core or this shell is wrong: end every run by name rather than hang."""
+        if self.broken is not None:
+            return
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        logger.error("internal error", exc_info=error)
+        self.broken = InternalError(
+            f"Handout itself failed: {type(error).__name__}: {exceptions.message(error)}.",
+            remedy="Please report it, with the traceback of its cause.",
+        )
+        self.broken.__cause__ = error
+        for run in self.runs.values():
+            run.finish(self.broken)
+        for drained in self._drains.values():
+            if not drained.done():
+                drained.set_exception(self.broken)
+
+    def _arm(self) -> None:
+        """Wake up when the core next wants to look at the clock."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.core.next_deadline
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self.post)
+
+    def close(self) -> None:
+        """No more turns; runs that have not ended end with an error."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._asking.values():
+            task.cancel()
+        for drained in self._drains.values():
+            drained.cancel()
+        for run in list(self.runs.values()):
+            if not run.ended.is_set():
+                run.finish(self.broken or _closed_under(run))
+
+    # ---- runs and hosts ----------------------------------------------------------------------------------------
+
+    def submit(self, run: ActiveRun, facts: Sequence[ev.Event] = ()) -> None:
+        """Begin a run; `facts` say what earlier runs have done of it."""
+        self.runs[run.number] = run
+        if self.recorder is not None:
+            for peer in self.peers.values():
+                self.recorder.agent(peer.name, peer.link)
+        if self.broken is not None:
+            run.finish(self.broken)
+            return
+        if self._closed:
+            run.finish(_closed_under(run))
+            return
+        if run.recorder is not None:
+            run.recorder.watch(lambda error: self._lose_journal(run, error))
+        self.post(ev.RunSubmitted(run.number, run.spec), *facts)
+
+    def forget(self, run: ActiveRun) -> None:
+        """The caller has what it wanted of a run."""
+        self.classes.forget(run.number)
+        asking = self._asking.pop(run.number, None)
+        if asking is not None:
+            asking.cancel()
+        if self.runs.pop(run.number, None) is not None and self.broken is None:
+            self.post(ev.RunClosed(run.number))
+
+    def join(self, peer: Peer, event: ev.HostJoined) -> None:
+        """A host is there."""
+        self.peers[peer.name] = peer
+        if self.recorder is not None:
+            self.recorder.agent(peer.name, peer.link)
+        self.post(event)
+        self._tell_all(lambda at_s: HostJoinedNotice(at_s, peer.name))
+
+    def leave(self, peer: Peer, reason: str) -> None:
+        """A host is gone."""
+        if self.peers.get(peer.name) is peer:
+            del self.peers[peer.name]
+        peer.fetches.lost()
+        self.post(ev.HostLost(peer.name, reason))
+        self._tell_all(lambda at_s: HostLeft(at_s, peer.name, reason))
+
+    def unavailable(self, name: str, error: Exception) -> None:
+        """A host could not be had."""
+        self.post(ev.HostLost(name, str(error)))
+        self._tell_all(lambda at_s: HostUnavailable(at_s, name, error))
+
+    def quarantined(self, name: str, error: Exception, pause_s: float) -> None:
+        """A host keeps failing: it is left alone for a while; what only it can run waits for it."""
+        self.post(ev.HostDelayed(name, f"in quarantine for {pause_s:g} s, after it was lost again and again"))
+        self._tell_all(lambda at_s: HostQuarantined(at_s, name, pause_s, error))
+
+    async def drain(self, name: str) -> None:
+        """Have a host given no new work, and wait until nothing that a run needs is there.
+
+        Raises:
+            PlacementError: A task could run nowhere without it; it goes on getting work.
+            InternalError: The core broke a promise: nobody will ever say.
+        """
+        if self.broken is not None:
+            raise self.broken
+        drained = self._drains[name] = self._loop.create_future()
+        try:
+            self.post(ev.HostDrained(name))
+            await drained
+        finally:
+            del self._drains[name]
+
+    def _tell_all(self, make: Callable[[float], RunEvent]) -> None:
+        for run in self.runs.values():
+            if run.watchers:
+                run.tell([make(self.now - run.started_at)])
+
+    # ---- commands ----------------------------------------------------------------------------------------------
+
+    def _start_tasks(self, command: do.StartTasks) -> None:
+        run, peer = self.runs.get(command.run), self.peers.get(command.host)
+        if run is None or peer is None:
+            return  # the event that says so is on its way to the core
+        if run.recorder is not None and run.recorder.must_wait(command):
+            recorder = run.recorder
+            recorder.start(run, command, lambda error: self._start_recorded(run, recorder, peer, command, error))
+            return
+        self._hand_over(run, peer, command)
+
+    def _start_recorded(
+        self, run: ActiveRun, recorder: Recorder, peer: Peer, command: do.StartTasks, error: Exception | None
+    ) -> None:
+        """Hand over what was not called off while its start was being recorded, if the host is still there."""
+        pairs = zip(command.tasks, command.attempts, strict=True)
+        still = [i for i, (task, attempt) in enumerate(pairs) if recorder.release(run, task, attempt)]
+        if error is not None:
+            self._lose_journal(run, error)
+        elif still and self.peers.get(command.host) is peer and run.number in self.runs:
+            self._hand_over(run, peer, command.only(still))
+
+    def _lose_journal(self, run: ActiveRun, error: Exception) -> None:
+        """The journal cannot be written: a run that was to be recorded does not go on without."""
+        if run.error is None:
+            run.error = error
+        self.post(ev.CancelRequested(run.number))
+
+    def _hand_over(self, run: ActiveRun, peer: Peer, command: do.StartTasks) -> None:
+        for profile, variant in {
+            (run.spec.profile[t], v) for t, v in zip(command.tasks, command.variants, strict=True)
+        }:
+            entry = self.classes.entry(run, profile, variant)
+            if peer.needs_class(entry.number):
+                if entry.bundle is not None:
+                    peer.send_bundle(*entry.bundle)
+                peer.send_class(entry.fields)
+        peer.start_tasks(run, command, lambda p, v: self.classes.entry(run, p, v).number)
+        for task in command.tasks:
+            run.hosts[task] = command.host
+        if run.watchers:
+            at_s, ids = self.now - run.started_at, run.plan.ids
+            pairs = zip(command.tasks, command.attempts, strict=True)
+            run.tell([TaskHandedOver(at_s, ids[t], command.host, a) for t, a in pairs])
+
+    def _cancel_tasks(self, command: do.CancelTasks) -> None:
+        peer = self.peers.get(command.host)
+        self._call_off(command)
+        if peer is not None:
+            peer.cancel(command, _CANCEL_GRACE_S)
+
+    def _take_back(self, command: do.TakeBack) -> None:
+        peer = self.peers.get(command.host)
+        self._call_off(command)
+        if peer is not None:
+            peer.take_back(command)
+
+    def _call_off(self, command: do.CancelTasks | do.TakeBack) -> None:
+        """Attempts that were not handed over yet, because their start is being recorded, are back at once."""
+        run = self.runs.get(command.run)
+        if run is None or run.recorder is None:
+            return
+        for task, attempt in zip(command.tasks, command.attempts, strict=True):
+            if run.recorder.release(run, task, attempt):
+                run.recorder.not_started([task], [attempt])
+                self.post(ev.TasksReturned(command.host, run.number, [task], [attempt]))
+
+    def _ask_allocator(self, command: do.AskAllocator) -> None:
+        run = self.runs.get(command.run)
+        if run is not None:
+            self._spawn(self._await_allocator(run, command))
+
+    async def _await_allocator(self, run: ActiveRun, command: do.AskAllocator) -> None:
+        """The user's own code: may raise anything, may never return; the core's clock bounds it."""
+        task = asyncio.current_task()
+        assert task is not None
+        assert run.policy.allocator is not None
+        if run.number not in self.runs:
+            return  # it ended in the moment before
+        self._asking[run.number] = task
+        try:
+            promised = run.policy.allocator(command.frontier, command.view)
+            if not inspect.isawaitable(promised):
+                raise TypeError(f"it answered {type(promised).__name__} at once: define it with `async def`")
+            answer = await promised
+            event = ev.PlacementsProposed(
+                run.number, command.request, dict(answer), getattr(answer, "ask_again_s", None)
+            )
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if run.number not in self._asking or (current is not None and current.cancelling()):
+                return  # the run is over
+            self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("it was cancelled from inside")))
+        except (Exception, BaseExceptionGroup, GeneratorExit) as error:
+            self.post(ev.AllocatorFailed(run.number, command.request, _as_printable(error)))
+        else:
+            self.post(event)
+        finally:
+            if self._asking.get(run.number) is task:
+                del self._asking[run.number]
+
+    def _announce_second(self, command: do.AnnounceSecond) -> None:
+        run = self.runs.get(command.run)
+        if run is not None and run.watchers:
+            c, id = command, run.plan.ids[command.task]
+            at_s = self.now - run.started_at
+            run.tell([TaskSpeculated(at_s, id, c.host, c.attempt, c.beside, c.running_s, c.limit_s)])
+
+    def _announce_pause(self, command: do.AnnouncePause) -> None:
+        run, peer = self.runs.get(command.run), self.peers.get(command.host)
+        if run is None or peer is None:
+            return
+        c, id = command, run.plan.ids[command.task]
+        function = run.spec.profiles[run.spec.profile[c.task]].fn_name
+        if not peer.was_full:
+            peer.was_full = True  # what follows is in the runs' events
+            need = f"{c.need} bytes" if c.need else "what"
+            logger.warning(
+                "Host %s has no room for %s that task %r makes or takes: tasks of %s prefer other hosts for %g s. "
+                "Free some space there, or give the function a disk cost.",
+                *(c.host, need, id, function, c.pause_s),
+            )
+        if run.watchers:
+            run.tell([HostFull(self.now - run.started_at, c.host, id, function, c.need, c.pause_s)])
+
+    def _release_host(self, command: do.ReleaseHost) -> None:
+        drained = self._drains.get(command.host)
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    def _refuse_drain(self, command: do.RefuseDrain) -> None:
+        drained = self._drains.get(command.host)
+        if drained is not None and not drained.done():
+            drained.set_exception(command.error)
+
+    def _tasks_ended(self, command: do.TasksEnded) -> None:
+        run = self.runs.get(command.run)
+        if run is None:
+            return
+        columns = zip(command.tasks, command.outcomes, command.hosts, command.failures, command.causes, strict=True)
+        for task, outcome, host, found, cause in columns:
+            run.outcomes[task] = outcome
+            if host:
+                run.hosts[task] = host
+            if outcome is not Outcome.DONE:
+                run.failures[task] = _failure(run, task, outcome, found, cause)
+                if outcome is Outcome.FAILED:
+                    run.failed_order.append(task)
+            if run.on_task_end:
+                run.task_ended(task)
+        if run.recorder is not None:
+            run.recorder.ended(run, command, self.core.attempts(run.number))
+        if run.watchers:
+            at_s = self.now - run.started_at
+            run.tell(
+                [
+                    TaskEnded(at_s, run.plan.ids[t], o.value, h or None, run.failures.get(t))
+                    for t, o, h in zip(command.tasks, command.outcomes, command.hosts, strict=True)
+                ]
+            )
+
+    def _run_ended(self, command: do.RunEnded) -> None:
+        run = self.runs.get(command.run)
+        if run is None:
+            return
+        if run.watchers:
+            counts = run.counts()
+            run.tell([RunEndedNotice(self.now - run.started_at, *(counts[o] for o in Outcome))])
+        if run.recorder is None:
+            run.finish(command.error)
+        else:
+            run.recorder.over(command.outcome, lambda error: run.finish(command.error or error))
+
+
+def _closed_under(run: ActiveRun) -> HandoutError:
+    left = sum(1 for outcome in run.outcomes if outcome is None)
+    return HandoutError(
+        f"The cluster was closed while {left} of the {len(run.plan)} tasks of this run had not ended.",
+        remedy="Close it after its runs have ended.",
+    )
+
+
+def _failure(run: ActiveRun, task: int, outcome: Outcome, found: object, cause: int) -> Failure:
+    ids = run.plan.ids
+    if isinstance(found, Failure):
+        return found
+    if outcome is Outcome.SKIPPED and cause >= 0:
+        root = ids[cause]
+        chain = [ids[t] for t in run.chain(task, cause)]
+        why = run.failures[cause].reason if cause in run.failures else "it failed"
+        error = DependencyError(
+            f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs: {' <- '.join(chain)} ({why}).",
+            remedy=f"Mend {root!r} first.",
+            id=ids[task],
+            caused_by=root,
+            chain=tuple(chain),
+        )
+        failure = of_exception(ids[task], error, kind="skipped", host=None, attempts=0)
+        failure.caused_by = root
+        return failure
+    if isinstance(found, Exception):
+        attempt = getattr(found, "attempt", 0) or 1
+        trail = run.trails.get(task)
+        facts = trail.last if trail is not None and trail.last.attempts == attempt else None
+        host = run.hosts[task] or None
+        return of_exception(ids[task], found, kind="host", host=host, attempts=attempt, facts=facts)
+    cancelled = Failure(ids[task], "cancelled", host=run.hosts[task] or None, attempts=0)
+    if cause >= 0:
+        cancelled.caused_by = ids[cause]
+    elif run.failed_order and run.policy.on_failure == "fail_fast":
+        cancelled.caused_by = ids[run.failed_order[0]]
+    return cancelled
+
+
+def _as_printable(error: BaseException) -> Exception:
+    """The user's exception, or one in its place where it is no `Exception`, or its text cannot be had."""
+    if isinstance(error, Exception) and has_text(error):
+        return error
+    stand_in = RuntimeError(f"{type(error).__name__}: {exceptions.message(error)}")
+    stand_in.__cause__ = error
+    return stand_in

@@ -1,0 +1,136 @@
+"""Objects between hosts, and between hosts and the controller: where bytes go that the core wants elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING
+
+from handout.execution.membership.agent_proxy import INLINE, Peer
+from handout.execution.shell.object_streams import Gathered, Relay
+from handout.execution.shell.run_state import ActiveRun
+from handout.protocol.frames import Buffer
+from handout.scheduler import commands as do
+from handout.scheduler import events as ev
+from handout.scheduler.spec import CONTROLLER
+from handout.serialization.pickling import Segment
+
+if TYPE_CHECKING:
+    from handout.execution.shell.driver import Driver
+
+__all__ = ["Traffic"]
+
+logger = logging.getLogger("handout")
+
+
+class Traffic:
+    """Performs the core's commands about objects.
+
+    Args:
+        driver: Whose runs and hosts they are of, and what is told how they went.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def copy(self, command: do.CopyObjects) -> None:
+        """Bring objects to a host, from here or from another host through here."""
+        run, peer = self._driver.runs.get(command.run), self._driver.peers.get(command.host)
+        if run is None or peer is None:
+            return
+        for number, source in zip(command.objects, command.sources, strict=True):
+            self._note_source(run, number, source)
+        suspects = [run.base | number for number in command.objects if number in run.suspects]
+        if suspects:
+            peer.distrust(suspects)
+        keys: list[int] = []
+        blobs: list[bytes] = []
+        numbers: list[int] = []
+        for number, source in zip(command.objects, command.sources, strict=True):
+            if source != CONTROLLER:
+                self._relay(run, number, source, peer)
+                continue
+            segments = self._segments(run, number)
+            if segments is None:
+                self._driver.post(ev.CopyFailed(command.host, run.number, number, CONTROLLER))
+                continue
+            nbytes = sum(len(memoryview(s).cast("B")) for s in segments)
+            if nbytes <= INLINE:
+                keys.append(run.base | number)
+                blobs.append(b"".join(segments))
+                numbers.append(number)
+            else:
+                peer.put(run.base | number, segments, nbytes)
+        if keys:
+            peer.put_many(keys, blobs)
+            self._driver.post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
+
+    def _segments(self, run: ActiveRun, number: int) -> list[Segment] | None:
+        """An object's bytes; None where they are not here, or their file was taken away."""
+        try:
+            return run.objects.segments(number)
+        except OSError as error:
+            logger.warning("A result of this run cannot be read any more, and is made again: %s", error)
+            return None
+
+    def _note_source(self, run: ActiveRun, number: int, source: str) -> None:
+        """Bytes that a host of which only data is taken had in hand are what it made them, whoever made the first."""
+        giver = self._driver.peers.get(source)
+        if giver is not None and not giver.trusted:
+            run.suspects.setdefault(number, source)
+
+    def _relay(self, run: ActiveRun, number: int, source: str, target: Peer) -> None:
+        """Stream an object from one host to another, through here, while it arrives."""
+        giver = self._driver.peers.get(source)
+        host = target.name
+
+        def failed(missing: bool) -> None:
+            self._driver.post(ev.CopyFailed(host, run.number, number, source, missing))
+
+        if giver is None:
+            failed(True)
+            return
+        key, conversation = run.base | number, target.conversation
+
+        def start(relay: Relay) -> Callable[[], None]:
+            stream = conversation.send_object(key, relay)
+            return lambda: conversation.stop_object(stream)
+
+        giver.fetch(key, Relay(start, failed))
+
+    def fetch(self, command: do.FetchObjects) -> None:
+        """Bring objects to the controller."""
+        run = self._driver.runs.get(command.run)
+        if run is None:
+            return
+        for number, source in zip(command.objects, command.sources, strict=True):
+            self._note_source(run, number, source)
+            self._fetch(run, number, source)
+
+    def _fetch(self, run: ActiveRun, number: int, source: str) -> None:
+        def done(data: Buffer | IO[bytes], nbytes: int) -> None:
+            run.objects.put(number, data, nbytes)
+            if run.recorder is not None:
+                run.recorder.arrived(run, number, self._driver.core.attempts(run.number))
+            run.arrived(number)
+            self._driver.post(ev.ObjectsStored(CONTROLLER, run.number, [number], [nbytes]))
+
+        def failed(missing: bool) -> None:
+            self._driver.post(ev.CopyFailed(CONTROLLER, run.number, number, source, missing))
+
+        giver = self._driver.peers.get(source)
+        if giver is None:
+            failed(True)
+            return
+        giver.fetch(run.base | number, Gathered(done, failed, run.objects))
+
+    def drop(self, command: do.DropObjects) -> None:
+        """Free objects on a host, or here."""
+        run = self._driver.runs.get(command.run)
+        if command.host == CONTROLLER:
+            if run is not None:
+                run.objects.drop(command.objects)
+            return
+        peer = self._driver.peers.get(command.host)
+        if peer is not None:
+            peer.drop(command.run, command.objects)

@@ -1,0 +1,190 @@
+"""One run as the shell keeps it: what the core need not know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
+
+from handout.events import RunEvent
+from handout.execution.failure import Failure
+from handout.execution.recording.recorder import JournalResults, Recorder
+from handout.execution.shell.attempt_history import Trail
+from handout.execution.shell.run_objects import ObjectTable
+from handout.execution.task_logs import RunLogs
+from handout.graph.plan import Plan
+from handout.protocol import numbering
+from handout.scheduler.spec import RunSpec
+from handout.scheduler.states import Outcome
+from handout.submission.arguments import EncodedRun
+
+if TYPE_CHECKING:
+    from handout.allocators import Allocator
+
+__all__ = ["DEFAULT_MAX_MEMORY", "ActiveRun", "RunPolicy", "Traits"]
+
+
+#: Bytes of results in the controller's memory.
+DEFAULT_MAX_MEMORY = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class RunPolicy:
+    """What the caller said about the run as a whole."""
+
+    allocator: Allocator | None = None
+    retries: int = 0
+    on_failure: Literal["fail_fast", "continue"] = "fail_fast"
+    max_concurrency: int | None = None
+    timeout_s: float | None = None
+    priority: float = 0.0
+    max_memory: int = DEFAULT_MAX_MEMORY
+    enforce_memory: bool = False
+    max_result_bytes: int | None = None
+    speculate: bool = False
+    journal: str | PathLike[str] | None = None
+    journal_results: JournalResults = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a profile's tasks have in common that matters to the agent, not to the core."""
+
+    timeout_s: float | None
+    idempotent: bool
+    enforce_memory: bool
+    max_result_bytes: int | None
+    coroutine: bool
+    needs_bundle: bool
+
+
+@dataclass(eq=False)
+class ActiveRun:
+    """A run from its submission until its results have been taken.
+
+    Columns are by task number, as in the plan.
+    """
+
+    number: int
+    plan: Plan
+    encoded: EncodedRun
+    spec: RunSpec
+    policy: RunPolicy
+    objects: ObjectTable
+    #: By profile.
+    traits: Sequence[Traits]
+    started_at: float
+    #: By task: how it ended, None while it has not.
+    outcomes: list[Outcome | None] = field(default_factory=list)
+    #: By task: the host of its last attempt.
+    hosts: list[str] = field(default_factory=list)
+    #: By object: what was unpickled of it, when it was first asked for.
+    values: dict[int, Any] = field(default_factory=dict)
+    #: By object: the host with ``trust="data"`` that had its bytes in hand. They are read as data, wherever.
+    suspects: dict[int, str] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    #: The failing tasks in the order in which they failed for good.
+    failed_order: list[int] = field(default_factory=list)
+    #: What ended the run as a whole.
+    error: Exception | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Called with every batch of events; see :class:`~handout.execution.execution.Execution`.
+    watchers: list[Callable[[Sequence[RunEvent]], None]] = field(default_factory=list)
+    #: By task: called once when it ends.
+    on_task_end: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    #: By object: called once when it is with the controller, or cannot come.
+    on_object: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    logs: RunLogs = field(default_factory=RunLogs)
+    #: By task: how its attempts failed, and where; for the error that ends it.
+    trails: dict[int, Trail] = field(default_factory=dict)
+    #: Records the run, where it has a journal.
+    recorder: Recorder | None = None
+
+    def __post_init__(self) -> None:
+        self.outcomes = [None] * len(self.plan)
+        self.hosts = [""] * len(self.plan)
+
+    @property
+    def base(self) -> int:
+        """Added to a number of this run, gives a ticket's or a key's upper bits."""
+        return numbering.base(self.number)
+
+    @cached_property
+    def task_objects(self) -> list[tuple[int, ...]]:
+        """By task: its whole result's number, then those of its elements."""
+        count = len(self.plan)
+        made: list[tuple[int, ...]] = [(t,) for t in range(count)]
+        producer = self.spec.producer
+        for number in range(count, len(producer)):
+            if producer[number] >= 0:
+                made[producer[number]] += (number,)
+        return made
+
+    @cached_property
+    def wanted(self) -> bytearray:
+        """By object: 1 where a task, the caller or the cluster needs it."""
+        wanted = bytearray(len(self.spec.producer))
+        for inputs in self.encoded.inputs:
+            for number in inputs:
+                wanted[number] = 1
+        for number in (*self.spec.outputs, *self.spec.keep):
+            wanted[number] = 1
+        return wanted
+
+    def suspect(self, task: int, host: str) -> None:
+        """All that a task made came from a host of which only data is taken."""
+        self.suspects.update(dict.fromkeys(self.task_objects[task], host))
+
+    def chain(self, task: int, cause: int) -> list[int]:
+        """From a skipped task to the one at the root: a shortest way through what each needs."""
+        came_from = {task: -1}
+        queue = deque([task])
+        while queue and cause not in came_from:
+            at = queue.popleft()
+            for number in self.encoded.inputs[at]:
+                producer = self.spec.producer[number]
+                if (producer >= 0 and producer not in came_from and producer in self.failures) or producer == cause:
+                    came_from.setdefault(producer, at)
+                    queue.append(producer)
+        way = [cause]
+        while came_from.get(way[-1], -1) >= 0:
+            way.append(came_from[way[-1]])
+        return way[::-1] if way[-1] == task else [task, cause]
+
+    def tell(self, events: Sequence[RunEvent]) -> None:
+        """Hand events to whoever watches."""
+        for watcher in list(self.watchers):
+            watcher(events)
+
+    def arrived(self, number: int) -> None:
+        """An object is with the controller, or will never be."""
+        for callback in self.on_object.pop(number, ()):
+            callback()
+
+    def task_ended(self, task: int) -> None:
+        """A task has ended for good."""
+        for callback in self.on_task_end.pop(task, ()):
+            callback()
+
+    def finish(self, error: Exception | None) -> None:
+        """The run has ended: let everybody know who waits for anything of it."""
+        if error is not None and self.error is None:
+            self.error = error
+        self.ended.set()
+        for waiting in (self.on_task_end, self.on_object):
+            for callbacks in list(waiting.values()):
+                for callback in callbacks:
+                    callback()
+            waiting.clear()
+
+    def counts(self) -> Mapping[Outcome, int]:
+        """How many tasks ended how."""
+        counts = dict.fromkeys(Outcome, 0)
+        for outcome in self.outcomes:
+            if outcome is not None:
+                counts[outcome] += 1
+        return counts

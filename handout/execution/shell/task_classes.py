@@ -1,0 +1,78 @@
+"""Classes of tasks: what an agent must know of a task beside its call, said once for all tasks alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from handout.resources import PARTS
+
+if TYPE_CHECKING:
+    from handout.execution.shell.run_state import ActiveRun
+
+__all__ = ["ClassTable", "TaskClass"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskClass:
+    """One class, under the number that all agents know it by."""
+
+    number: int
+    fields: dict[str, Any]
+    #: Key and bytes of the sources that its workers import from, or None.
+    bundle: tuple[int, bytes] | None
+
+
+class ClassTable:
+    """The classes of a cluster, shared by its runs."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], TaskClass] = {}
+        self._by_profile: dict[tuple[int, int, int], TaskClass] = {}
+        self._shared: frozenset[str] = frozenset()
+
+    def share(self, names: frozenset[str]) -> None:
+        """Names of amounts that the inventory shares: agents do not account for these."""
+        self._shared = names
+
+    def forget(self, run: int) -> None:
+        """A run is over."""
+        for key in [key for key in self._by_profile if key[0] == run]:
+            del self._by_profile[key]
+
+    def entry(self, run: ActiveRun, profile: int, variant: int) -> TaskClass:
+        """The class of a run's tasks of one profile, in one variant of its cost."""
+        key = (run.number, profile, variant)
+        found = self._by_profile.get(key)
+        if found is None:
+            found = self._by_profile[key] = self._intern(run, profile, variant)
+        return found
+
+    def _intern(self, run: ActiveRun, profile: int, variant: int) -> TaskClass:
+        requirement = run.spec.profiles[profile].requirements[variant]
+        need, _ = requirement.needs(self._shared)
+        traits = run.traits[profile]
+        cpu = need.get("cpu", 0)
+        memory = requirement.consumed.get("memory", 0) // PARTS
+        limit = memory if traits.enforce_memory and memory else None
+        bundle = run.encoded.bundle if traits.needs_bundle else None
+        key = (tuple(sorted(need.items())), limit, traits, bundle and bundle.key)
+        known = self._known.get(key)
+        if known is None:
+            number = len(self._known)
+            fields = {
+                "class": number,
+                "need": dict(need),
+                "threads": max(1, math.ceil(cpu / PARTS)),
+                "coroutine": traits.coroutine,
+                # What one of many in a process takes cannot be told.
+                "shared_loop": traits.coroutine and not cpu and limit is None,
+                "timeout_s": traits.timeout_s,
+                "memory_limit": limit,
+                "max_result_bytes": traits.max_result_bytes,
+                "solo": not traits.idempotent,
+                "code": bundle.key if bundle else None,
+            }
+            known = self._known[key] = TaskClass(number, fields, (bundle.key, bundle.data) if bundle else None)
+        return known

@@ -1,0 +1,1 @@
+"""What the core does about each family of events."""

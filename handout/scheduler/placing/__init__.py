@@ -1,0 +1,1 @@
+"""Which ready task goes to which host, and what waits instead."""

@@ -1,0 +1,137 @@
+"""Finds what in a value cannot travel, after pickling it has failed: ``args[1].model.lock``."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any, Callable
+
+from handout.serialization import functions_by_value
+from handout.serialization.pickling import REFUSED, Segment, Snapshot, dumps
+
+#: Objects looked at before the search gives up and names what it has.
+_MAX_LOOKED_AT = 2000
+
+
+class UnserializableError(TypeError):
+    """A value cannot travel.
+
+    Attributes:
+        path: Where the culprit is: ``args[1].model.lock``.
+        type: The name of its type.
+        reason: What pickling it says.
+    """
+
+    def __init__(self, path: str, type: str, reason: str) -> None:
+        super().__init__(path, type, reason)
+        self.path, self.type, self.reason = path, type, reason
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.type}) cannot travel: {self.reason}"
+
+
+def find(value: Any, path: str, attempt: Callable[[Any], Any] | None = None) -> UnserializableError:
+    """The innermost part of `value` that cannot be pickled.
+
+    Args:
+        value: What failed.
+        path: What to call it.
+        attempt: Tries to pickle a part, and raises; `dumps` when left out.
+    """
+    search = _Search(attempt or (lambda part: dumps(part, Snapshot())))
+    reason = search.refusal(value)
+    while not isinstance(value, REFUSED) and not isinstance(reason, RecursionError):
+        for step, part in _parts(value):
+            why = search.refusal(part)
+            if why is not None:
+                value, path, reason = part, path + step, why
+                break
+        else:
+            break
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return UnserializableError(path, name, str(reason) if reason is not None else "it cannot be pickled")
+
+
+class _Search:
+    def __init__(self, attempt: Callable[[Any], Any]) -> None:
+        self.attempt = attempt
+        self.seen: list[Any] = []
+        self.ids: set[int] = set()
+
+    def refusal(self, part: Any) -> BaseException | None:
+        """Why `part` cannot be pickled; None if it can, or was looked at before."""
+        if id(part) in self.ids or len(self.seen) >= _MAX_LOOKED_AT:
+            return None
+        self.ids.add(id(part))
+        self.seen.append(part)  # an id is only good while its object lives
+        try:
+            self.attempt(part)
+        except Exception as error:  # whatever a __reduce__ raises
+            return error
+        return None
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What `value` holds, with the step that leads there."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield f"[{key!r}]", item
+            yield f"[key {key!r}]", key
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield f"[{index}]", item
+    elif isinstance(value, (set, frozenset)):
+        for item in value:
+            yield f"{{{item!r}}}", item
+    if isinstance(value, types.FunctionType):
+        yield from _function_parts(value)
+    elif isinstance(value, types.MethodType):
+        yield ".__self__", value.__self__
+        yield ".__func__", value.__func__
+    elif isinstance(value, type):
+        yield from ((f".{name}", part) for name, part in vars(value).items() if name not in ("__dict__", "__weakref__"))
+    else:
+        yield from _attributes(value)
+
+
+def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name in functions_by_value.names_in(fn.__code__).used:
+        if name in fn.__globals__:
+            yield f".<global {name}>", fn.__globals__[name]
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or ()):
+        try:
+            yield f".<closure {name}>", cell.cell_contents
+        except ValueError:  # still empty
+            continue
+    for index, default in enumerate(fn.__defaults__ or ()):
+        yield f".<default {index}>", default
+    for name, part in {**(fn.__kwdefaults__ or {}), **fn.__dict__}.items():
+        yield f".{name}", part
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    for name, part in list(getattr(value, "__dict__", {}).items()):
+        yield f".{name}", part
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(value, name) and name not in ("__dict__", "__weakref__"):
+                yield f".{name}", getattr(value, name)
+    for name in ("fget", "fset", "__func__", "func", "args", "keywords", "__wrapped__"):
+        part = getattr(value, name, None)
+        if part is not None and not isinstance(value, types.ModuleType):
+            yield f".{name}", part
+    yield ".__class__", type(value)
+
+
+def dumps_or_name(value: Any, path: str, snapshot: Snapshot | None = None) -> list[Segment]:
+    """`dumps`, whose failure names the culprit.
+
+    Raises:
+        UnserializableError: With the path to it, beginning with `path`.
+    """
+    try:
+        return dumps(value, snapshot)
+    except Exception as error:  # whatever a __reduce__ raises
+        raise find(value, path) from error

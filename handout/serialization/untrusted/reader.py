@@ -1,0 +1,358 @@
+"""Reading what an untrusted host wrote: data only, so that nothing in it can run.
+
+Pickle is a program for a small machine, and its ordinary reader does whatever the program says. This one knows
+only the steps that the C pickler takes to write data, and makes only what is listed here: built-in types, numpy
+arrays and scalars of plain numbers and text, and the classes that the caller registered. Everything else is refused by
+name before it is looked up, imported or called. It also refuses what would merely cost: lengths that are not
+there, keys that take forever to hash. Pure Python, so some ten times slower on many small objects; large
+buffers cost the same.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import datetime
+import decimal
+import enum
+import fractions
+import io
+import pickle
+import sys
+import types
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable, ClassVar
+
+from handout.serialization.pickling import LoadError, Segment, split
+from handout.serialization.untrusted import allowlist
+from handout.serialization.untrusted.allowlist import (
+    Maker,
+    Pending,
+    RefusedError,
+    allow,
+    find,
+    legible,
+    refuse,
+    register,
+    registered,
+)
+
+__all__ = ["RefusedError", "allow", "loads", "register", "registered"]
+
+#: What reading a stream may cost beside its own length: so much for each of its bytes, and so much for any. Spent on
+#: the parts of keys, on each key once more for each that hashes alike, and on what calls and states are made of. Such
+#: parts may be shared, so that a few bytes stand for many.
+_COST_OF_BYTE, _COST_OF_ANY = 10, 100_000
+#: How deep a key may be nested: C hashes it recursively.
+_MAX_DEPTH = 200
+#: Text and numbers up to there cost nothing as keys: their hashes are random, or they are all different.
+_SHORT, _SMALL = 256, sys.hash_info.modulus
+
+
+def loads(data: Segment) -> Any:
+    """The value that `pickling.dumps` encoded, where it is data.
+
+    Raises:
+        RefusedError: It is not; says what it holds.
+        LoadError: The bytes are no value at all.
+    """
+    stream, buffers = split(data)
+    try:
+        return _Reader(stream, buffers=buffers).load()
+    except LoadError:
+        raise
+    except Exception as error:  # whatever a wrong step runs into: an empty stack, a wrong type, a constructor
+        raise LoadError(f"it is no value: {type(error).__name__}: {legible(str(error))}") from None
+
+
+class _ArrayArgs:
+    """The arguments of `makers.RECONSTRUCT`: the only tuple that holds a stand-in, so it is one itself."""
+
+    __slots__ = ("args",)
+
+    def __init__(self, args: tuple[Any, ...]) -> None:
+        self.args = args
+
+
+#: On the stack and in the memo, never within a value.
+_STAND_INS = frozenset({Maker, Pending, _ArrayArgs})
+
+
+def _data(values: Iterable[Any]) -> None:
+    if not _STAND_INS.isdisjoint(map(type, values)):
+        refuse("a type or a function itself")
+
+
+class _Reader(pickle._Unpickler):
+    """Python's own reader in Python, with the steps that data needs and no others."""
+
+    #: By byte: the step.
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]]
+    stack: list[Any]
+    memo: dict[int, Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    read: Callable[[int], bytes]
+
+    def __init__(self, stream: memoryview, *, buffers: Any) -> None:
+        super().__init__(io.BytesIO(stream), buffers=buffers)
+        self.left = _COST_OF_ANY + _COST_OF_BYTE * len(stream)
+        #: By id: objects of registered classes that this reader made and that have no state yet. No others get one.
+        self.bare: dict[int, Any] = {}
+        #: By id of what has keys: that, so that its id stays its own, and by hash how many keys have it.
+        self.hashes: dict[int, tuple[Any, dict[int, int]]] = {}
+
+    def spend(self, cost: int) -> None:
+        self.left -= cost
+        if self.left < 0:
+            refuse("what takes too long to read")
+
+    def find_class(self, module: Any, name: Any) -> Any:
+        return find(module, name)
+
+    def _take_call(self) -> tuple[Maker, tuple[Any, ...]]:
+        args = self.stack.pop()
+        maker = self.stack.pop()
+        if maker is allowlist.RECONSTRUCT and type(args) is _ArrayArgs:
+            args = args.args
+        if type(maker) is not Maker or type(args) is not tuple:
+            refuse("a call")
+        self.spend(_length(args))
+        return maker, args
+
+    def step_reduce(self) -> None:
+        maker, args = self._take_call()
+        self.append(maker.make(*args))
+
+    def step_newobj(self) -> None:
+        maker, args = self._take_call()
+        if maker.cls is None:
+            self.append(maker.make(*args))
+            return
+        if args:
+            refuse(f"{maker.name} made of arguments")
+        made: Any = object.__new__(maker.cls)
+        self.bare[id(made)] = made
+        self.append(made)
+
+    def step_build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        _data((state,))
+        self.spend(_length(state if type(state) is tuple else (state,)))
+        if type(target) is Pending:
+            self.stack[-1] = made = target.finish(state, self.spend)
+            if target.index >= 0:
+                self.memo[target.index] = made
+            return
+        if self.bare.pop(id(target), None) is None:
+            refuse(f"a state for a {type(target).__name__}")
+        _set_state(target, state)
+
+    def step_memoize(self) -> None:
+        value = self.stack[-1]
+        if type(value) is Pending:
+            value.index = len(self.memo)
+        self.memo[len(self.memo)] = value
+
+    def step_binget(self) -> None:
+        self.append(self.memo[self.read(1)[0]])
+
+    def step_long_binget(self) -> None:
+        self.append(self.memo[int.from_bytes(self.read(4), "little")])
+
+    def step_tuple1(self) -> None:
+        _data(self.stack[-1:])
+        self.stack[-1] = (self.stack[-1],)
+
+    def step_tuple2(self) -> None:
+        _data(self.stack[-2:])
+        self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
+
+    def step_tuple3(self) -> None:
+        items = (self.stack[-3], self.stack[-2], self.stack[-1])
+        is_array = items[0] is allowlist.NDARRAY
+        _data(items[is_array:])
+        self.stack[-3:] = [_ArrayArgs(items) if is_array else items]
+
+    def step_tuple(self) -> None:
+        items = self.pop_mark()
+        _data(items)
+        self.append(tuple(items))
+
+    def step_bytearray8(self) -> None:
+        size = int.from_bytes(self.read(8), "little")
+        data = self.read(min(size, sys.maxsize))  # not made before the bytes are there
+        if len(data) != size:
+            raise LoadError("it ends early")
+        self.append(bytearray(data))
+
+    def step_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(self.stack[-1], [key, value])
+
+    def step_setitems(self) -> None:
+        items = self.pop_mark()
+        self._set(self.stack[-1], items)
+
+    def _set(self, target: Any, items: list[Any]) -> None:
+        if type(target) not in (dict, OrderedDict):
+            refuse(f"items for a {type(target).__name__}")
+        _data(items)
+        for at in range(0, len(items), 2):
+            target[self._key(items[at], target)] = items[at + 1]
+
+    def _key(self, key: Any, target: Any) -> Any:
+        """A key that can be hashed, and compared with those of the same hash, at a cost that is paid."""
+        if (type(key) is str and len(key) < _SHORT) or (type(key) is int and -_SMALL < key < _SMALL):
+            return key
+        cost = self._cost(key)
+        alike = hash(key)
+        hashes = self.hashes.setdefault(id(target), (target, {}))[1]
+        before = hashes.get(alike, 0)
+        self.spend(cost * before)
+        hashes[alike] = before + 1
+        return key
+
+    def _cost(self, key: Any) -> int:
+        """The parts of a key: as many as hashing it visits, so shared ones count each time."""
+        left = self.left
+        inside = [(key, 0)]
+        while inside:
+            part, depth = inside.pop()
+            parts = _parts(part)
+            if parts is None:
+                self.spend(1 + (sys.getsizeof(part) >> 8))
+                continue
+            if depth > _MAX_DEPTH:
+                refuse("a key that is nested too deep")
+            self.spend(1 + len(parts))
+            inside.extend((each, depth + 1) for each in parts)
+        return left - self.left
+
+    def step_append(self) -> None:
+        value = self.stack.pop()
+        self._extend(self.stack[-1], [value])
+
+    def step_appends(self) -> None:
+        values = self.pop_mark()
+        self._extend(self.stack[-1], values)
+
+    def _extend(self, target: Any, values: list[Any]) -> None:
+        if type(target) not in (list, deque):
+            refuse(f"items for a {type(target).__name__}")
+        _data(values)
+        target.extend(values)
+
+    def step_additems(self) -> None:
+        values = self.pop_mark()
+        target = self.stack[-1]
+        if type(target) is not set:
+            refuse(f"items for a {type(target).__name__}")
+        _data(values)
+        target.update(self._key(value, target) for value in values)
+
+    def step_frozenset(self) -> None:
+        values = self.pop_mark()
+        _data(values)
+        self.append(frozenset(self._key(value, values) for value in values))
+
+    def step_stop(self) -> None:
+        value = self.stack.pop()
+        _data((value,))
+        raise pickle._Stop(value)  # type: ignore[attr-defined]
+
+
+def _steps() -> dict[int, Callable[[Any], None]]:
+    own: dict[bytes, Callable[[Any], None]] = {
+        pickle.REDUCE: _Reader.step_reduce, pickle.NEWOBJ: _Reader.step_newobj, pickle.BUILD: _Reader.step_build,
+        pickle.MEMOIZE: _Reader.step_memoize, pickle.BINGET: _Reader.step_binget,
+        pickle.LONG_BINGET: _Reader.step_long_binget, pickle.BYTEARRAY8: _Reader.step_bytearray8,
+        pickle.SETITEM: _Reader.step_setitem, pickle.SETITEMS: _Reader.step_setitems,
+        pickle.APPEND: _Reader.step_append, pickle.APPENDS: _Reader.step_appends,
+        pickle.ADDITEMS: _Reader.step_additems, pickle.FROZENSET: _Reader.step_frozenset,
+        pickle.TUPLE: _Reader.step_tuple, pickle.TUPLE1: _Reader.step_tuple1, pickle.TUPLE2: _Reader.step_tuple2,
+        pickle.TUPLE3: _Reader.step_tuple3, pickle.STOP: _Reader.step_stop,
+    }  # fmt: skip
+    taken = (
+        pickle.PROTO, pickle.FRAME, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT,
+        pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.LONG4, pickle.BINFLOAT, pickle.SHORT_BINBYTES,
+        pickle.BINBYTES, pickle.BINBYTES8, pickle.SHORT_BINUNICODE, pickle.BINUNICODE, pickle.BINUNICODE8,
+        pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET, pickle.EMPTY_TUPLE, pickle.STACK_GLOBAL,
+        pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
+    )  # fmt: skip
+    known: dict[int, Callable[[Any], None]] = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in taken}
+    steps = dict.fromkeys(range(256), _unknown)
+    return {**steps, **known, **{code[0]: step for code, step in own.items()}}
+
+
+def _unknown(_reader: Any) -> None:
+    raise RefusedError("a step that no data needs")
+
+
+_Reader.dispatch = _steps()
+
+
+def _set_state(target: Any, state: Any) -> None:
+    """What pickle does, but with names that are names, and without the class's ``__setattr__`` and setters."""
+    cls = type(target)
+    own = getattr(cls, "__setstate__", None)
+    if own is not None:
+        own(target, state)
+        return
+    inside, slots = state if type(state) is tuple and len(state) == 2 else (state, None)
+    for part in (inside, slots):
+        if part is not None and type(part) is not dict:
+            refuse(f"a {type(part).__name__} as the state of a {cls.__name__}")
+        for name in part or ():
+            if type(name) is not str or name.startswith("__"):
+                refuse(f"an attribute {name}" if type(name) is str else "an attribute without a name")
+    if inside:
+        target.__dict__.update(inside)
+    for name, value in (slots or {}).items():
+        if type(getattr(cls, name, None)) is not types.MemberDescriptorType:
+            refuse(f"an attribute {name}")
+        object.__setattr__(target, name, value)
+
+
+def _length(parts: tuple[Any, ...]) -> int:
+    """What may be copied or computed of when something is made of these."""
+    return sum(len(p) if type(p) in _LONG else p.bit_length() >> 3 if type(p) is int else 1 for p in parts)
+
+
+#: Not bytearrays and views of buffers: nothing copies those.
+_LONG = frozenset({str, bytes, tuple, list, dict, set, frozenset, deque, OrderedDict})
+_SEQUENCES = frozenset({tuple, list, set, frozenset, deque})
+_ATOMS = frozenset({
+    type(None), bool, int, float, complex, str, bytes, decimal.Decimal, uuid.UUID, slice, datetime.date, datetime.time,
+    datetime.datetime, datetime.timedelta, datetime.timezone,
+})  # fmt: skip
+
+
+def _parts(part: Any) -> Any:
+    """What hashing or comparing a key goes on to, as something that has a length; None where it ends there."""
+    kind = type(part)
+    if kind in _ATOMS or isinstance(part, enum.Enum):
+        return None
+    if kind in _SEQUENCES:
+        return part
+    if kind in (dict, OrderedDict):
+        return [*part, *part.values()]
+    if kind is range:
+        return part.start, part.stop, part.step
+    if kind is fractions.Fraction:
+        return part.numerator, part.denominator
+    if kind.__module__ == "numpy" and kind.__name__ != "void":
+        return None  # a number, or an array: that has no hash
+    if hasattr(kind, "__dataclass_fields__"):
+        return [*getattr(part, "__dict__", {}).values(), *_in_slots(part)]
+    return refuse(f"a key of type {kind.__name__}")
+
+
+def _in_slots(part: Any) -> Iterator[Any]:
+    for name in copyreg._slotnames(type(part)):  # type: ignore[attr-defined]
+        try:
+            yield object.__getattribute__(part, name)
+        except AttributeError:
+            pass  # not set

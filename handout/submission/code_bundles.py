@@ -1,0 +1,115 @@
+"""The user's own modules as one digested bundle of sources, and functions as blobs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from handout.serialization.diagnosis import find
+from handout.serialization.functions_by_value import PYTHON
+from handout.serialization.pickling import Snapshot, dumps
+from handout.submission.project_modules import Package, own_sources
+
+__all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
+
+#: One fixed time for all entries, so that the same sources always give the same digest.
+_EPOCH = (2020, 1, 1, 0, 0, 0)
+_INDEX = "modules.json"
+
+#: Agents know functions and bundles by these; the same for the same digest, in all runs of this process.
+_function_numbers: dict[bytes, int] = {}
+_bundle_keys: dict[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionBlob:
+    """A function as it travels, for tasks that are alike in what they need of a host."""
+
+    #: The same for the same blob, in all runs of this process.
+    number: int
+    blob: bytes
+    #: Travels by value, or takes something that does.
+    by_value: bool
+    #: Workers need the run's bundle.
+    needs_bundle: bool
+
+    @property
+    def python(self) -> str | None:
+        """The minor version that hosts must have, ``"3.11"``, or None where any will do."""
+        return PYTHON if self.by_value else None
+
+
+@dataclass(frozen=True, slots=True)
+class CodeBundle:
+    """Sources of the user's own modules."""
+
+    #: The object that it is, for agents; in no run's range.
+    key: int
+    digest: str
+    data: bytes
+    #: Top-level names of what is in it.
+    names: frozenset[str]
+
+
+def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> FunctionBlob:
+    """`fn` as bytes: its name, or (where no import finds it) itself.
+
+    Whether it needs a bundle is not decided here: `encode_plan` looks at a run as a whole.
+
+    Raises:
+        UnserializableError: It cannot travel.
+    """
+    snapshot = snapshot or Snapshot()
+    before, snapshot.by_value = snapshot.by_value, False
+    name = getattr(fn, "__qualname__", type(fn).__qualname__)
+    try:
+        blob = b"".join(dumps(fn, snapshot))
+    except Exception as error:  # whatever a __reduce__ raises
+        raise find(fn, name) from error
+    by_value, snapshot.by_value = snapshot.by_value, before or snapshot.by_value
+    number = _function_numbers.setdefault(hashlib.sha256(blob).digest(), len(_function_numbers) + 1)
+    return FunctionBlob(number, blob, by_value, False)
+
+
+def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
+    """Bundle the user's own modules among `names`, and those that they import in turn.
+
+    Args:
+        names: Dotted names of modules; what is not the user's own is left out.
+    Returns: The bundle, or None where nothing is the user's own.
+    """
+    found = own_sources(names)
+    if not found.packages:
+        return None
+    return _zip([found.packages[top] for top in sorted(found.packages)], found.files)
+
+
+def _zip(packages: list[Package], files: dict[str, bytes]) -> CodeBundle:
+    index: dict[str, Any] = {"modules": {}, "namespaces": {}, "extensions": []}
+    members: dict[str, bytes] = {}
+    for package in packages:
+        for module in package.modules:
+            member = module.name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
+            index["modules"][module.name] = [member, str(module.path), module.is_package]
+            members[member] = files[module.name]
+        index["namespaces"].update(package.namespaces)
+        index["extensions"].extend(package.extensions)
+    members[_INDEX] = json.dumps(index).encode()
+    digest = hashlib.sha256()
+    for member, data in members.items():
+        digest.update(f"{member} {len(data)}\n".encode())
+        digest.update(data)
+    text = digest.hexdigest()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for member, data in members.items():
+            info = zipfile.ZipInfo(member, _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+    key = _bundle_keys.setdefault(text, len(_bundle_keys) + 1)
+    return CodeBundle(key, text, out.getvalue(), frozenset(package.name for package in packages))

@@ -1,0 +1,227 @@
+"""Objects on their way through the controller: sources, sinks, and what becomes of them when there is no room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handout.execution.shell.object_streams import BytesSource, Fetches, Gathered, Relay
+from handout.execution.shell.run_objects import ObjectTable
+from handout.protocol.frames import ProtocolError
+
+
+@given(st.lists(st.binary(max_size=30), max_size=6), st.data())
+def test_segments_read_as_if_they_were_joined(segments: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(segments)
+    source = BytesSource(list(segments))
+    assert source.size == len(whole)
+    for _ in range(5):  # anywhere: after a reconnection a stream goes on from an earlier place
+        offset = data.draw(st.integers(0, len(whole) + 2))
+        got = bytes(source.read(offset, 7))
+        assert got == whole[offset : offset + len(got)]
+        assert got or offset >= len(whole)
+
+
+def test_segments_of_any_type_count_in_bytes() -> None:
+    source = BytesSource([memoryview(b"abcdefgh").cast("I"), bytearray(b"xy")])
+    assert source.size == 10
+    assert bytes(source.read(8, 5)) == b"xy"
+
+
+class Outcome:
+    """What a sink reported."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.in_file: list[bool] = []
+        self.failed: list[bool] = []
+
+    def done(self, data: Any, nbytes: int) -> None:
+        self.in_file.append(not isinstance(data, bytearray))
+        if not isinstance(data, bytearray):
+            data.seek(0)
+            with data:
+                data = data.read()
+        assert len(data) == nbytes
+        self.got.append(bytes(data))
+
+
+def fetch(fetches: Fetches, outcome: Outcome, room: ObjectTable, key: int = 1) -> None:
+    fetches.expect(key, Gathered(outcome.done, outcome.failed.append, room))
+
+
+def test_an_object_is_gathered_from_its_pieces() -> None:
+    fetches, outcome, room = Fetches(), Outcome(), ObjectTable()
+    fetch(fetches, outcome, room)
+    fetches.announced(1, 5, 6)
+    fetches.piece(5, b"abc", False)
+    fetches.piece(5, b"def", True)
+    fetches.piece(5, b"late", True)
+    assert outcome.got == [b"abcdef"]
+    assert outcome.in_file == [False]
+    assert not fetches.arriving
+    assert not fetches.waiting
+
+
+def test_an_empty_object_comes_as_well() -> None:
+    fetches, outcome = Fetches(), Outcome()
+    fetch(fetches, outcome, ObjectTable())
+    fetches.announced(1, 5, 0)
+    fetches.piece(5, b"", True)
+    assert outcome.got == [b""]
+
+
+def test_objects_that_arrive_at_once_share_the_memory_and_the_rest_go_to_files() -> None:
+    fetches, outcome, room = Fetches(), Outcome(), ObjectTable(max_memory=10)
+    for key in (1, 2, 3):
+        fetch(fetches, outcome, room, key)
+        fetches.announced(key, key, 6)
+    for key in (1, 2, 3):
+        fetches.piece(key, b"abcdef", True)
+    assert outcome.in_file == [False, True, True]
+    assert outcome.got == [b"abcdef"] * 3
+    assert room.memory_left == 10
+
+
+def test_memory_is_given_back_when_an_object_does_not_come() -> None:
+    fetches, outcome, room = Fetches(), Outcome(), ObjectTable(max_memory=10)
+    fetch(fetches, outcome, room)
+    fetches.announced(1, 5, 8)
+    assert room.memory_left == 2
+    fetches.lost()
+    assert room.memory_left == 10
+    assert outcome.failed == [False]
+
+
+def test_what_the_host_does_not_have_is_told_apart_from_what_was_lost_with_it() -> None:
+    fetches, outcome, room = Fetches(), Outcome(), ObjectTable()
+    fetch(fetches, outcome, room, 1)
+    fetch(fetches, outcome, room, 2)
+    fetches.missing(1)
+    fetches.lost()
+    fetches.missing(2)
+    assert outcome.failed == [True, False]
+
+
+def test_requests_of_one_key_are_answered_in_turn() -> None:
+    fetches, first, second, room = Fetches(), Outcome(), Outcome(), ObjectTable()
+    fetch(fetches, first, room)
+    fetch(fetches, second, room)
+    fetches.announced(1, 5, 1)
+    fetches.missing(1)
+    fetches.piece(5, b"x", True)
+    assert (first.got, second.failed) == ([b"x"], [True])
+
+
+@pytest.mark.parametrize("pieces", [[b"abcdefg"], [b"abc"], [b"abcdef", b"g"]])
+def test_an_object_of_another_size_than_announced_is_nonsense(pieces: list[bytes]) -> None:
+    fetches, outcome = Fetches(), Outcome()
+    fetch(fetches, outcome, ObjectTable())
+    fetches.announced(1, 5, 6)
+    *first, last = pieces
+    for piece in first:
+        fetches.piece(5, piece, False)
+    with pytest.raises(ProtocolError, match="6 bytes"):
+        fetches.piece(5, last, True)
+
+
+class Full:
+    """A sink on a full disk."""
+
+    def __init__(self, fails_at: str) -> None:
+        self.fails_at = fails_at
+        self.failed: list[bool] = []
+
+    def _step(self, name: str) -> None:
+        if name == self.fails_at:
+            raise OSError(28, "No space left on device")
+
+    def begin(self, size: int) -> None:
+        self._step("begin")
+
+    def write(self, data: Any) -> None:
+        self._step("write")
+
+    def end(self) -> None:
+        self._step("end")
+
+    def fail(self, missing: bool) -> None:
+        self.failed.append(missing)
+
+
+@pytest.mark.parametrize("where", ["begin", "write", "end"])
+def test_a_full_disk_fails_the_object_and_not_the_conversation(where: str) -> None:
+    fetches, sink, outcome = Fetches(), Full(where), Outcome()
+    fetches.expect(1, sink)
+    fetch(fetches, outcome, ObjectTable(), 2)
+    fetches.announced(1, 1, 3)
+    fetches.announced(2, 2, 3)
+    fetches.piece(1, b"abc", True)
+    fetches.piece(2, b"abc", True)
+    assert sink.failed == [False]
+    assert outcome.got == [b"abc"]
+    assert not fetches.arriving
+
+
+def relay() -> tuple[Relay, list[str]]:
+    story: list[str] = []
+
+    def start(relay: Relay) -> Callable[[], None]:
+        relay.on_more = lambda: story.append("more")
+        story.append(f"start {relay.size}")
+
+        def stop() -> None:
+            story.append("stop")
+            relay.close()
+
+        return stop
+
+    return Relay(start, lambda missing: story.append(f"failed {missing}")), story
+
+
+def test_a_relayed_object_can_be_read_while_it_arrives_and_again() -> None:
+    made, story = relay()
+    made.begin(6)
+    assert bytes(made.read(0, 10)) == b""
+    made.write(memoryview(b"abc"))
+    assert bytes(made.read(0, 10)) == b"abc"
+    made.write(b"def")
+    assert bytes(made.read(2, 3)) == b"cde"
+    assert bytes(made.read(0, 6)) == b"abcdef"
+    made.end()
+    made.close()
+    assert story == ["start 6", "more", "more", "more"]
+
+
+def test_a_relay_whose_giver_is_lost_ends_what_it_had_begun_to_send() -> None:
+    made, story = relay()
+    made.begin(6)
+    made.write(b"abc")
+    made.fail(False)
+    assert story == ["start 6", "more", "stop", "failed False"]
+
+
+def test_a_relay_that_never_began_is_closed_and_told() -> None:
+    made, story = relay()
+    made.fail(True)
+    made.write(b"late")
+    assert story == ["failed True"]
+
+
+def test_a_large_relay_leaves_no_file_behind() -> None:
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir())) if os.path.exists("/proc/self/fd") else 0
+
+    before = open_files()
+    made, _ = relay()
+    made.begin(10 << 20)
+    made.write(bytes(10 << 20))
+    assert bytes(made.read(9 << 20, 4)) == bytes(4)
+    made.fail(False)
+    assert open_files() == before

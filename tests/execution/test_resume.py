@@ -1,0 +1,77 @@
+"""What is taken up of what a lost controller left behind."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from handout.execution.recording.resume import Earlier, latest_attempts
+from handout.protocol import numbering
+from handout.scheduler import commands as cmd
+from handout.scheduler import events as ev
+from handout.scheduler.states import Outcome
+from tests.scheduler.rig import Scene, graph, profile
+
+
+def test_an_attempt_whose_end_was_not_confirmed_says_nothing_of_the_one_after_it() -> None:
+    held = {"h2": ([0, 1], [2, 2])}
+    assert latest_attempts(held, {0: 3}) == ({"h2": ([1], [2])}, {"h2": ([0], [2])})
+    held["h3"] = ([0], [3])
+    assert latest_attempts(held, {0: 3}) == ({"h2": ([1], [2]), "h3": ([0], [3])}, {"h2": ([0], [2])})
+    assert latest_attempts({}, {0: 3}) == ({}, {})
+
+
+class Journal:
+    """Hears what is settled."""
+
+    def __init__(self) -> None:
+        self.settled: list[bytes] = []
+
+    def settle(self, identities: list[bytes]) -> None:
+        self.settled += identities
+
+
+def left(journal: Any, once: bool, **held: int) -> list[ev.Event]:
+    """What is told of a task whose second attempt was on b, where hosts have these attempts of it."""
+    identities: Any = SimpleNamespace(tasks=[b"t"])
+    earlier = Earlier(journal, identities, {0} if once else ())
+    earlier._lost = {b"t": ("b", 2)}
+    run: Any = SimpleNamespace(number=1, task_objects=[(0,)], wanted=[True], hosts=[""])
+    found: Any = {
+        host: SimpleNamespace(tickets=[numbering.ticket(1, 0, attempt)], objects=()) for host, attempt in held.items()
+    }
+    return earlier.facts(run, found, ())
+
+
+@pytest.mark.parametrize("held", [{"a": 1}, {"b": 2}, {"a": 1, "b": 2}, {"b": 2, "a": 1}])
+@pytest.mark.parametrize("once", [True, False])
+def test_no_number_of_an_attempt_that_a_host_has_is_given_out_again(held: dict[str, int], once: bool) -> None:
+    scene = Scene("a", "b")
+    spec = graph("t", profiles={"t": profile(idempotent=not once, retries=9)})
+    scene.specs[1] = spec
+    commands = scene.tell(ev.RunSubmitted(1, spec), *left(Journal(), once, **held))
+    latest = max(held.values())
+    if once and latest < 2:
+        assert scene.ended[1, "t"] is Outcome.FAILED
+    else:
+        assert scene.attempt(1, 0) == latest
+        (host,) = (host for host, attempt in held.items() if attempt == latest)
+        commands += scene.tell(ev.TaskFailed(host, 1, 0, latest, "raised", True, "failed"))
+    for host, attempt in held.items():
+        if attempt < 2 and (once or len(held) > 1):
+            assert any(isinstance(c, cmd.CancelTasks) and (c.host, c.attempts) == (host, [attempt]) for c in commands)
+            # Its old answer says nothing of the present attempt.
+            assert scene.said(scene.tell(ev.TaskFailed(host, 1, 0, attempt, "raised", False, "old"))) == []
+    started = [attempt for c in commands if isinstance(c, cmd.StartTasks) for attempt in c.attempts]
+    assert not started or min(started) > latest
+
+
+def test_what_may_run_twice_by_now_goes_on_where_it_is_and_else_begins_anew() -> None:
+    journal = Journal()
+    assert left(journal, False) == []
+    assert journal.settled == [b"t"]
+    (event,) = left(Journal(), False, a=1)
+    assert isinstance(event, ev.AttemptsFound)
+    assert (event.host, event.tasks, event.attempts) == ("a", [0], [1])

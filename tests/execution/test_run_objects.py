@@ -1,0 +1,107 @@
+"""What the controller holds of a run."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from handout.execution.shell.run_objects import ObjectTable
+from handout.serialization.pickling import dumps
+
+
+def encoded(value: Any) -> bytes:
+    return b"".join(dumps(value))
+
+
+def test_a_result_is_unpickled_when_it_is_asked_for_and_is_the_callers_own() -> None:
+    table = ObjectTable()
+    data = bytearray(encoded(numpy.zeros(10_000)))
+    table.put(3, data, len(data))
+    first = table.value(3)
+    first[0] = 1.0
+    assert table.value(3)[0] == 0.0
+    assert bytes(data) == encoded(numpy.zeros(10_000))
+
+
+def test_what_is_here_already_stays() -> None:
+    table = ObjectTable()
+    table.put_new(1, encoded("first"))
+    table.put_new(1, encoded("second"))
+    table.put(1, encoded("third"), 1)
+    assert table.value(1) == "first"
+    assert table.nbytes == len(encoded("first"))
+
+
+def test_memory_left_counts_results_in_memory_and_neither_values_nor_files() -> None:
+    table = ObjectTable({0: [b"x" * 50]}, max_memory=100)
+    table.put_new(1, b"y" * 60)
+    assert table.memory_left == 40
+    table.put_new(2, b"z" * 60)
+    assert table.memory_left == 40
+    assert table.segments(2) == [b"z" * 60]
+    file = table.new_file()
+    file.write(encoded("in a file"))
+    file.flush()
+    table.put(3, file, len(encoded("in a file")))
+    assert table.value(3) == "in a file"
+    assert b"".join(table.segments(3) or ()) == encoded("in a file")
+    table.drop([1, 2, 3, 99])
+    assert table.memory_left == 100
+    assert table.segments(3) is None
+    assert (0 in table, 1 in table, len(table)) == (True, False, 1)
+    assert not Path(file.name).exists()
+
+
+def test_more_results_are_in_files_than_may_be_open() -> None:
+    table = ObjectTable()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+    try:
+        for number in range(50):
+            file = table.new_file()
+            file.write(encoded(number))
+            table.put(number, file, len(encoded(number)))
+        assert [table.value(number) for number in range(50)] == list(range(50))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_files_go_with_their_table_and_those_of_a_killed_process_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os; from handout.execution.shell.run_objects import ObjectTable as T; t = T(); t.new_file(); os.kill(os.getpid(), 9)"
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": root}
+    subprocess.run([sys.executable, "-c", code], env=env, check=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (left,) = tmp_path.iterdir()
+    table, other = ObjectTable(), ObjectTable()
+    table.new_file().close()
+    assert not left.exists()
+    other.new_file().close()  # does not touch what a living process has
+    assert len(list(tmp_path.iterdir())) == 2
+    del table, other
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_in_parts_is_put_together() -> None:
+    table = ObjectTable({0: dumps(["x" * 100, numpy.arange(5_000)])})
+    text, numbers = table.value(0)
+    assert text == "x" * 100
+    numpy.testing.assert_array_equal(numbers, numpy.arange(5_000))
+    assert table.size(0) == len(encoded(["x" * 100, numpy.arange(5_000)]))
+
+
+def test_asking_for_what_is_not_here_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        ObjectTable().value(7)

@@ -1,0 +1,175 @@
+"""Tasks that fail in every way that user code knows."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from handout.protocol.ledger import PARTS
+from handout.serialization import exceptions
+from tests.host.rig import Rig
+
+
+def test_a_segfault_names_the_signal_and_where_it_was(rig: Rig) -> None:
+    failed = rig.run(lambda: ctypes.string_at(0)).fields
+    assert (failed["kind"], failed["signal"]) == ("died", signal.SIGSEGV)
+    assert any("Segmentation fault" in line for line in failed["stderr"])
+    assert failed["maxrss"] > 1 << 20
+    rig.run(lambda: 5, ticket=2)
+    assert rig.result(2) == 5
+
+
+def test_os_exit_is_not_success(rig: Rig) -> None:
+    failed = rig.run(lambda: os._exit(0)).fields
+    assert (failed["kind"], failed["exit"]) == ("died", 0)
+
+
+@pytest.mark.parametrize("code", [0, 3, None, "sorry"])
+def test_sys_exit_is_a_failure_of_its_own_kind(rig: Rig, code: object) -> None:
+    failed = rig.run(sys.exit, code).fields
+    assert (failed["kind"], failed["exit"]) == ("exited", code)
+
+
+def test_a_keyboard_interrupt_is_a_failure(rig: Rig) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    failed = rig.run(interrupt).fields
+    assert (failed["kind"], failed["type"]) == ("raised", "KeyboardInterrupt")
+
+
+def test_a_result_that_cannot_travel_names_the_culprit(rig: Rig) -> None:
+    failed = rig.run(lambda: {"model": [threading.Lock()]}).fields
+    assert failed["kind"] == "unserializable"
+    assert failed["path"] == "result['model'][0]"
+    assert "lock" in failed["culprit"]
+
+
+def test_an_exception_travels_with_its_cause(rig: Rig) -> None:
+    def fail() -> None:
+        try:
+            {}["key"]
+        except KeyError as error:
+            raise ValueError("no such key") from error
+
+    message = rig.run(fail)
+    error = exceptions.load_exception(message.payload, lambda *words: RuntimeError(*words))
+    assert isinstance(error, ValueError)
+    assert isinstance(error.__cause__, KeyError)
+    assert message.fields["len"] == len(message.payload)
+
+
+def test_the_last_lines_of_stderr_come_with_a_failure(rig: Rig) -> None:
+    def fail() -> None:
+        for i in range(50):
+            print(f"line {i}", file=sys.stderr)
+        os.write(2, b"raw\n")
+        raise ValueError
+
+    assert rig.run(fail).fields["stderr"] == [*(f"line {i}" for i in range(31, 50)), "raw"]
+
+
+def test_tasks_queued_behind_one_that_dies_run_elsewhere(rig: Rig) -> None:
+    fn = rig.function(lambda x: os._exit(9) if x == 500 else x)
+    rig.submit(range(1, 1001), fn, [rig.call(i) for i in range(1, 1001)])
+    rig.wait_for(*range(1, 1001))
+    failed = rig.heard("failed")
+    assert [(f["ticket"], f["kind"], f["exit"]) for f in failed] == [(500, "died", 9)]
+    assert rig.result(1000) == 1000
+
+
+def test_followers_of_a_failure_are_given_back(rig: Rig) -> None:
+    fail, inc = rig.function(lambda: 1 / 0), rig.function(lambda x: x + 1)
+    rig.submit([1], fail, rig.call())
+    rig.submit([2, 3], inc, rig.call(inputs=1), inputs=[[1], [2]])
+    rig.wait_for(1, 2, 3)
+    assert rig.ended[1].fields["kind"] == "raised"
+    assert sorted(t for m in rig.heard("returned") for t in m["ticket"]) == [2, 3]
+
+
+def test_followers_that_are_queued_on_the_worker_already_are_given_back(rig: Rig) -> None:
+    """A chain of short functions flows through one worker, and breaks in the middle."""
+    inc = rig.function(lambda x: 1 // 0 if x == 150 else x + 1)
+    rig.submit([1], rig.function(lambda: 0), rig.call())
+    rig.wait_for(1)
+    rig.submit(range(2, 301), inc, rig.call(inputs=1), inputs=[[k] for k in range(1, 300)])
+    rig.wait_for(*range(2, 301))
+    returned = {t for m in rig.heard("returned") for t in m["ticket"]}
+    failed = [f["ticket"] for f in rig.heard("failed")]
+    assert failed == [152]
+    assert returned == set(range(153, 301))
+
+
+def test_a_task_over_its_time_is_killed_with_a_sample_of_where_it_was(rig: Rig) -> None:
+    def spin_for_ever() -> None:
+        while True:
+            pass
+
+    rig.task_class(2, timeout_s=0.2)
+    failed = rig.run(spin_for_ever, cls=2).fields
+    assert failed["kind"] == "timeout"
+    assert failed["limit_s"] == 0.2
+    assert 0.2 <= failed["elapsed_s"] < 5
+    assert "spin_for_ever" in failed["stack"][1]
+
+
+def test_a_task_over_its_memory_is_killed(rig: Rig) -> None:
+    def hoard() -> None:
+        held = []
+        while True:
+            held.append(bytearray(os.urandom(1 << 20)))
+            time.sleep(0.001)
+
+    rig.task_class(2, memory_limit=120 << 20)
+    failed = rig.run(hoard, cls=2).fields
+    assert failed["kind"] == "memory"
+    assert failed["limit"] == 120 << 20
+    assert failed["peak"] > 120 << 20
+
+
+def test_a_task_that_writes_to_every_descriptor_harms_itself_only(rig: Rig) -> None:
+    def scribble() -> str:
+        for fd in range(3, 1024):
+            try:
+                os.write(fd, b"\xff" * 100)
+            except OSError:
+                pass
+        return "done"
+
+    rig.task_class(2, need={"cpu": PARTS})
+    fn = rig.function(lambda: time.sleep(0.3) or "other")
+    rig.submit([10], fn, rig.call())
+    rig.run(scribble, cls=2)
+    rig.wait_for(10)
+    assert rig.result(10) == "other"
+
+
+def test_a_function_that_cannot_be_loaded_is_an_input_failure(rig: Rig) -> None:
+    blob = b"cno_such_module\nfn\n."
+    rig.send({"m": "functions", "fn": [77], "len": [len(blob)]}, [blob])
+    rig.submit([1], 77, rig.call())
+    failed = rig.wait_for(1).fields
+    assert failed["kind"] == "input"
+    assert "no_such_module" in failed["message"]
+
+
+def test_a_task_that_forks_and_returns_twice_ends_once(rig: Rig) -> None:
+    rig.run(lambda: os.fork() and "parent")
+    assert rig.result(1) == "parent"
+
+
+def test_an_exception_larger_than_a_message_leaves_its_type_and_text(rig: Rig) -> None:
+    def fail() -> None:
+        error = ValueError("too much")
+        error.data = bytes(70 << 20)  # type: ignore[attr-defined]
+        raise error
+
+    ended = rig.run(fail)
+    assert (ended.fields["kind"], ended.fields["type"], ended.fields["len"]) == ("raised", "ValueError", 0)
+    assert "too much" in ended.fields["message"]

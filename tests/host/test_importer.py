@@ -1,0 +1,113 @@
+"""The user's own modules, imported on a host from the bundle of their sources."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from handout.submission.code_bundles import CodeBundle, bundle_modules
+from tests.pythons import MINORS, bundle, require_python, run_on_host
+
+__all__ = ["bundle"]
+
+PRELUDE = "from handout.host.worker import importer\nimporter.install(sys.stdin.buffer.read())\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that modules are imported from."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+def write(folder: Path, **files: str) -> None:
+    """Files by name, ``__`` for a slash."""
+    for name, text in files.items():
+        path = folder / (name.replace("__in__", "/") + ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def bundled(name: str) -> CodeBundle:
+    made = bundle_modules([name])
+    assert made is not None
+    return made
+
+
+def on_the_host(name: str, source: str, bundle: Path, python: str = sys.executable) -> str:
+    """Run `source` where the project is not, but its bundle is."""
+    made = bundled(name)
+    for path in list(Path(sys.path[0]).rglob("*.py")):
+        path.unlink()
+    return run_on_host(python, PRELUDE + source, stdin=made.data, bundle=bundle).decode().strip()
+
+
+@pytest.mark.parametrize("minor", MINORS)
+def test_packages_and_what_they_import_run_from_their_sources(project: Path, bundle: Path, minor: int) -> None:
+    """A package with relative imports, a folder without __init__.py, and a module beside them."""
+    write(
+        project,
+        hoimp_a__in____init__="from .inner import value\nimport hoimp_b",
+        hoimp_a__in__inner="from hoimp_space.part import half\nvalue = half(84)",
+        hoimp_space__in__part="def half(x): return x // 2",
+        hoimp_b="name = __name__",
+    )
+    source = "import hoimp_a; print(hoimp_a.value, hoimp_a.hoimp_b.name, hoimp_a.__spec__.name)"
+    assert on_the_host("hoimp_a", source, bundle, require_python(minor)) == "42 hoimp_b hoimp_a"
+
+
+def test_a_traceback_shows_the_lines_and_the_path_of_home(project: Path, bundle: Path) -> None:
+    write(project, hoimp_c="def fail(x):\n    # look here\n    return 1 / x  # the line\n")
+    source = (
+        "import hoimp_c, traceback\ntry:\n    hoimp_c.fail(0)\n"
+        "except ZeroDivisionError:\n    print(traceback.format_exc())"
+    )
+    told = on_the_host("hoimp_c", source, bundle)
+    assert f'{project / "hoimp_c.py"}", line 3, in fail' in told
+    assert "return 1 / x  # the line" in told
+
+
+def test_a_missing_import_names_module_file_and_line(project: Path, bundle: Path) -> None:
+    write(
+        project,
+        hoimp_d__in____init__="from . import deep",
+        hoimp_d__in__deep="import os\n\nimport hoimp_not_installed\n",
+    )
+    source = "try:\n    import hoimp_d\nexcept ModuleNotFoundError as error:\n    print(error.name, error)"
+    told = on_the_host("hoimp_d", source, bundle)
+    assert told.startswith("hoimp_not_installed No module named 'hoimp_not_installed' ")
+    assert f"(imported at {project / 'hoimp_d' / 'deep.py'}, line 3)" in told
+    assert told.count("imported at") == 1
+    assert "not installed on this host" in told
+
+
+def test_an_extension_module_is_never_sent_and_says_so(project: Path, bundle: Path) -> None:
+    write(project, hoimp_e__in____init__="", hoimp_e__in__user="import hoimp_e.fast")
+    (project / "hoimp_e" / "fast.abi3.so").write_bytes(b"\x7fELF")
+    made = bundled("hoimp_e")
+    (project / "hoimp_e" / "fast.abi3.so").unlink()
+    source = "try:\n    import hoimp_e.user\nexcept ImportError as error:\n    print(error)"
+    told = run_on_host(sys.executable, PRELUDE + source, stdin=made.data, bundle=bundle).decode()
+    assert "user.py, line 1): it is an extension module, which is never sent" in told
+
+
+def test_the_bundle_wins_over_another_version_that_is_installed(project: Path, bundle: Path, tmp_path: Path) -> None:
+    write(project, hoimp_f="version = 'mine'")
+    made = bundled("hoimp_f")
+    write(tmp_path / "elsewhere", hoimp_f="version = 'installed'")
+    source = f"sys.path.insert(0, {str(tmp_path / 'elsewhere')!r})\nimport hoimp_f\nprint(hoimp_f.version)"
+    assert run_on_host(sys.executable, PRELUDE + source, stdin=made.data, bundle=bundle) == b"mine\n"
+
+
+def test_a_bundle_may_be_named_by_its_path(project: Path, bundle: Path, tmp_path: Path) -> None:
+    write(project, hoimp_g="x = 1")
+    path = tmp_path / "code.zip"
+    path.write_bytes(bundled("hoimp_g").data)
+    source = (
+        f"from handout.host.worker import importer\nimporter.install({str(path)!r})\nimport hoimp_g\nprint(hoimp_g.x)"
+    )
+    assert run_on_host(sys.executable, source, bundle=bundle) == b"1\n"

@@ -1,0 +1,98 @@
+"""Another controller goes on with an agent whose own one was lost: what it is told, and who is not heard any more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from handout.host.system.clock import now
+from handout.protocol.frames import Decoder, Hello
+from handout.protocol.session import Session
+from tests.host.rig import Rig
+
+#: Keys below it are not objects of a run.
+FIRST = 1 << 44
+
+
+@contextlib.contextmanager
+def caller(rig: Rig, **hello: Any) -> Iterator[socket.socket]:
+    """A connection that says hello with these words."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(5)
+        peer.connect(rig.hello["socket"])
+        session = Session(heartbeat_s=2.0, now=now())
+        session.open(now())
+        peer.sendall(session.hello({"token": rig.token.hex(), "agent": rig.hello["agent"], **hello}, now()))
+        yield peer
+
+
+def refusal(rig: Rig, **hello: Any) -> str:
+    with caller(rig, **hello) as peer:
+        frame = next(Decoder(greets=True).feed(peer.recv(10_000)))
+        assert isinstance(frame, Hello)
+        return str(frame.fields.get("error"))
+
+
+def test_the_ends_of_tasks_whose_output_waits_are_found(rig: Rig, tmp_path: Path) -> None:
+    def shout(folder: str, number: int) -> int:
+        """Much output, once it may."""
+        while not os.path.exists(f"{folder}/go"):
+            time.sleep(0.01)
+        sys.stdout.write(("x" * 99 + "\n") * 900)
+        Path(f"{folder}/{number}").touch()
+        return number
+
+    tickets = [FIRST + i for i in range(30)]
+    rig.submit(tickets, rig.function(shout), [rig.call(str(tmp_path), i) for i in range(30)])
+    rig.wait(lambda: rig.heard("started"))
+    rig.disconnect()
+    (tmp_path / "go").touch()
+    until = time.monotonic() + 20
+    while len(list(tmp_path.iterdir())) < 31 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.3)  # the last of them are on their way to the agent, which nobody can ask
+    found = set(rig.adopt()["ticket"])
+    rig.wait_for(*tickets)
+    assert found.issuperset(tickets)
+
+
+def test_the_earlier_controller_is_not_heard_any_more(rig: Rig) -> None:
+    for _ in range(4):
+        rig.connect()
+    rig.run(lambda: 0)
+    before, ticket = rig.conversation, rig.ticket
+    rig.adopt()
+    assert refusal(rig, conversation=before, ticket=ticket + 1) == "another controller has taken over"
+    assert refusal(rig, conversation=before, ticket=ticket + 2, adopt=True) == "another controller has taken over"
+    assert refusal(rig, conversation="a third one", ticket=1) == "another controller has taken over"
+    rig.run(lambda: 7, ticket=8)
+    assert rig.result(8) == 7
+
+
+def test_an_adoption_that_comes_late_changes_nothing(rig: Rig) -> None:
+    rig.adopt()
+    rig.task_class()
+    rig.run(lambda: 1)
+    assert refusal(rig, conversation=rig.conversation, ticket=1, adopt=True) == "an earlier connection"
+    rig.run(lambda: 2, ticket=2)
+    assert rig.socket is not None
+
+
+def test_an_adoption_whose_answer_was_lost_is_asked_for_again(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    rig.disconnect()
+    with caller(rig, conversation="lost", ticket=1, adopt=True) as peer:
+        assert peer.recv(10_000)
+    rig.session = Session(heartbeat_s=2.0, now=now())
+    rig.conversation, rig.ticket = "lost", 1
+    rig.connect(adopt=True)
+    rig.wait(lambda: rig.heard("found"))
+    rig.task_class()
+    rig.run(lambda: 1)
+    assert len(rig.heard("found")) == 1

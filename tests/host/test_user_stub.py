@@ -1,0 +1,125 @@
+"""``import handout`` on a host, where Handout is not."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+
+from handout.host.user_stub import Current, File, current, publish
+from handout.serialization import exceptions, pickling
+from tests.pythons import MINORS, bundle, require_python, run_on_host
+
+__all__ = ["bundle"]
+
+
+@pytest.mark.parametrize("minor", MINORS)
+def test_a_users_module_can_be_imported_with_all_that_it_takes_from_handout(bundle: Path, minor: int) -> None:
+    source = """
+import handout
+from handout import Allocator, Cost, Graph, Host, Inventory, Output, current, later, options
+from handout.errors import TaskError
+from handout.graph.graph import Graph as Inner
+
+class GpuCost(Cost):
+    gpu_kind: str = "a100"
+
+@handout.options(cost=GpuCost(gpu_kind="h100"), retries=2)
+def double(x: "Output[int]") -> "Output[int]":
+    return x * 2
+
+hosts = Inventory([Host("a"), Host("b")], shared={"licence": 5})
+alias = Output[int]
+print(double(4), later(3), issubclass(TaskError, Exception), Inner is Graph, Graph.__module__)
+"""
+    assert run_on_host(require_python(minor), source, bundle=bundle) == b"8 3 True True handout\n"
+
+
+@pytest.mark.parametrize(
+    ("use", "name"),
+    [
+        ("handout.Graph().add(len, [])", "handout.Graph().add"),
+        ("handout.Inventory.load('hosts.toml')", "handout.Inventory.load"),
+        ("handout.run(None)", "handout.run()"),
+    ],
+)
+def test_using_what_is_not_there_is_told_with_the_remedy(bundle: Path, use: str, name: str) -> None:
+    source = f"import handout\ntry:\n    {use}\nexcept RuntimeError as error:\n    print(error)"
+    told = run_on_host(sys.executable, source, bundle=bundle).decode()
+    assert told.startswith(f"{name} is not there on a host")
+    assert "__main__" in told
+
+
+def test_private_names_are_not_made_up(bundle: Path) -> None:
+    source = "import handout\nprint(hasattr(handout, '__path__'), hasattr(handout, '_x'), hasattr(handout.Cost(), '__len__'))"
+    assert run_on_host(sys.executable, source, bundle=bundle) == b"True False False\n"
+
+
+def test_an_error_of_handouts_raised_on_a_host_is_the_real_one_at_home(bundle: Path) -> None:
+    from handout import errors
+
+    source = (
+        "import handout\nfrom handout.serialization import exceptions\n"
+        "sys.stdout.buffer.write(exceptions.dump_exception(handout.HandoutError('why'))[0])"
+    )
+    back = exceptions.load_exception(run_on_host(sys.executable, source, bundle=bundle))
+    assert type(back) is errors.HandoutError
+    assert str(back) == "why"
+
+
+# ---- current ---------------------------------------------------------------------------------------------
+
+
+def test_current_tells_what_runs_and_makes_its_scratch_folder_when_asked(tmp_path: Path) -> None:
+    running = Current("train", "gpu1", 2, 0, str(tmp_path / "scratch"))
+    publish(running)
+    try:
+        assert (current().id, current().host, current().attempt, current().variant) == ("train", "gpu1", 2, 0)
+        assert not (tmp_path / "scratch").exists()
+        Path(current().scratch, "x").write_text("x")
+        running.clean()
+        assert not (tmp_path / "scratch").exists()
+    finally:
+        publish(None)
+    with pytest.raises(RuntimeError, match="no task is running"):
+        current()
+
+
+def test_current_travels_by_its_public_name() -> None:
+    assert b"chandout\ncurrent" in pickle.dumps(current, 0)
+
+
+# ---- files -----------------------------------------------------------------------------------------------
+
+
+def test_a_file_travels_by_content_and_is_a_path_on_the_host(bundle: Path, tmp_path: Path) -> None:
+    """There and back: the host's copy lies in the task's scratch folder, what comes back lies here."""
+    path = tmp_path / "data.txt"
+    path.write_bytes(b"0123456789" * 10_000)
+    path.chmod(0o755)
+    source = f"""
+import handout, os
+from handout.serialization import pickling
+handout.publish(handout.Current("t", "h", 1, 0, {str(tmp_path / "scratch")!r}))
+file, empty = pickling.loads(sys.stdin.buffer.read())
+assert file.path.startswith(handout.current().scratch), file.path
+assert file.path != {str(path)!r} and os.path.basename(file.path) == "data.txt"
+assert os.access(file, os.X_OK)
+assert empty.read_bytes() == b""
+with open(file, "a") as stream:
+    stream.write("more")
+sys.stdout.buffer.write(b"".join(pickling.dumps(handout.File(file))))
+"""
+    (tmp_path / "empty").touch()
+    sent = b"".join(pickling.dumps([File(path), File(tmp_path / "empty")]))
+    back = pickling.loads(run_on_host(sys.executable, source, stdin=sent, bundle=bundle))
+    assert type(back) is File
+    assert back.read_text() == "0123456789" * 10_000 + "more"
+    assert path.stat().st_size == 100_000
+
+
+def test_a_file_that_is_missing_is_noticed_when_it_is_to_travel() -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        pickling.dumps(File("/nowhere"))

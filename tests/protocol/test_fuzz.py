@@ -1,0 +1,214 @@
+"""The decoder, the hello and the conversation under fire: a million damaged inputs, and whatever hypothesis finds.
+
+Only `ProtocolError` may come out; nothing hangs, and no length that nobody checked is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tracemalloc
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handout.errors import BootstrapError
+from handout.protocol import frames as wire
+from handout.protocol.frames import Beat, Decoder, Hello, ProtocolError
+from handout.protocol.session import Session
+from handout.transport.bootstrap import Bootstrap
+
+#: A million inputs in all, in parts that take a second or two each.
+PARTS, INPUTS = 10, 100_000
+
+_EXTREME = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, (64 << 20) + 1]
+_HEADERS = [
+    b"null", b"[]", b"{}", b'{"m":NaN}', b'{"m":-Infinity}', b'{"m":1e999}', b'{"m":"\xff"}', b"\xef\xbb\xbf{}",
+    b'{"m":' + b"9" * 5000 + b"}", b"[" * 3000, b'{"a":' * 2000, b'{"state":[]}', b'{"state":{"number":-1}}',
+    b'{"state":{"number":"1","streams":{"1":null,"x":1}}}', b'{"token":7}', b'{"m":"\\ud800"}', b"\x00\x00\x00{",
+]  # fmt: skip
+
+
+def _joined(parts: list[wire.Buffer]) -> bytes:
+    return b"".join(bytes(part) for part in parts)
+
+
+def _corpus() -> list[bytes]:
+    state = {"number": 0, "streams": {"7": 512}}
+    frames = [
+        wire.encode_hello({"token": "ab" * 32, "agent": "a1", "ticket": 3, "state": state}),
+        _joined(wire.encode_message(1, {"m": "tasks", "ticket": [1, 2], "id": ["a", "b"]}, [b"abc", b"d" * 40])),
+        _joined(wire.encode_message(2, {"m": "done", "ticket": [1], "us": [7], "size": [[3]], "inline": [[3]]}, [b"xyz"])),
+        _joined(wire.encode_message(3, {"m": "drop", "key": []})),
+        _joined(wire.encode_chunk(7, 0, b"z" * 60, 65536, False)),
+        _joined(wire.encode_chunk(7, 60, b"", 65536, True)),
+        wire.encode_beat(Beat(0, 0, 20)),
+        *(wire._frame(kind, header, 0, 1) for kind in (wire.HELLO, wire.MESSAGE) for header in _HEADERS),
+    ]  # fmt: skip
+    return [*frames, b"".join(frames[:7])]
+
+
+CORPUS = _corpus()
+
+
+def _damaged(chance: random.Random) -> bytes:
+    """One input: a real frame, or several, with a few things done to it."""
+    data = bytearray(chance.choice(CORPUS))
+    for _ in range(chance.randrange(1, 4)):
+        act = chance.randrange(7)
+        at = chance.randrange(len(data)) if data else 0
+        if act == 0 and data:
+            data[at] ^= 1 << chance.randrange(8)
+        elif act == 1:
+            del data[at:]
+        elif act == 2:
+            del data[at : at + chance.randrange(1, 9)]
+        elif act == 3:
+            data[at:at] = chance.randbytes(chance.randrange(1, 9))
+        elif act == 4:
+            other = chance.choice(CORPUS)
+            data[at:] = other[chance.randrange(len(other)) :]
+        elif act == 5:
+            data += chance.choice(CORPUS)
+        else:
+            data[4:8] = chance.choice(_EXTREME).to_bytes(4, "little")
+            data[8:12] = chance.choice(_EXTREME).to_bytes(4, "little")
+    if chance.randrange(2) and len(data) >= wire.PREFIX_SIZE:
+        _mend_checks(data)
+    return bytes(data)
+
+
+def _mend_checks(data: bytearray) -> None:
+    """Damage that the checksums do not notice: what an enemy sends, not what a line does."""
+    size = wire._PREFIX.size
+    whole = wire.PREFIX_SIZE + int.from_bytes(data[4:8], "little")
+    if data[3] != wire.CHUNK:
+        whole += int.from_bytes(data[8:12], "little")
+    checks = zlib.crc32(data[:size]), zlib.crc32(data[wire.PREFIX_SIZE : whole])
+    data[size : wire.PREFIX_SIZE] = wire._CHECKS.pack(*checks)
+
+
+def _hear(data: bytes, cut: int) -> None:
+    """What a link does with bytes, all of it that is not I/O."""
+    session = Session(heartbeat_s=2.0, now=0.0)
+    for number in range(3):
+        session.send({"m": str(number)})
+    session.open(0.0)
+    session.hello({}, 0.0)
+    for part in (data[:cut], data[cut:]):
+        for frame in session.receive(part, 1.0):
+            if type(frame) is Hello:
+                session.attach(frame.fields.get("state"), 1.0)
+        session.take(1.0)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_million_damaged_inputs_give_frames_or_a_protocol_error(part: int) -> None:
+    chance = random.Random(part)
+    refused = 0
+    for number in range(INPUTS):
+        data = _damaged(chance)
+        try:
+            if number % 4:
+                for _ in Decoder(greets=number % 4 == 1).feed(data):
+                    pass
+            else:
+                _hear(data, chance.randrange(len(data) + 1))
+        except ProtocolError:
+            refused += 1
+    assert INPUTS // 10 < refused < INPUTS  # it is neither all noise nor all good
+
+
+def test_no_length_makes_a_decoder_allocate() -> None:
+    """A prefix may promise what it likes: memory is taken as bytes come."""
+    tracemalloc.start()
+    try:
+        for header_size in (*_EXTREME, wire.MAX_HEADER):
+            for kind in range(6):
+                prefix = wire._PREFIX.pack(wire.MAGIC, wire.VERSION, kind, header_size, wire.MAX_PAYLOAD, 1)
+                try:
+                    list(Decoder().feed(prefix + wire._CHECKS.pack(zlib.crc32(prefix), 0) + b"{" * 100))
+                except ProtocolError:
+                    pass
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_a_large_message_in_small_parts_costs_what_its_bytes_cost(size: int) -> None:
+    """Each byte is copied a few times, however it is cut: twice as much in as many cuts is twice the work."""
+    data = _joined(wire.encode_message(1, {"m": "x", "pad": "y" * 100_000}))
+    decoder = Decoder()
+    tracemalloc.start()
+    try:
+        frames = [frame for at in range(0, len(data), size) for frame in decoder.feed(data[at : at + size])]
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(data)
+    finally:
+        tracemalloc.stop()
+    assert [type(frame) for frame in frames] == [wire.Message]
+
+
+LEAVES: list[object] = [None, True, False, 0, -1, 7, 2**70, 0.5, -1e300, "", "1", "é\x00", [], {}, [3, 12, 1]]
+JSON = st.recursive(
+    st.sampled_from(LEAVES),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["1", "7", "x"]), inner, max_size=3),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(["number", "streams", "state", "token", "agent", "ticket", "m"])
+
+
+@given(st.dictionaries(NAMES, JSON | st.dictionaries(NAMES, JSON)))
+def test_a_hello_of_any_shape_is_taken_or_refused(fields: dict[str, object]) -> None:
+    try:
+        _hear(wire.encode_hello(fields), 30)
+    except ProtocolError:
+        pass
+
+
+ANSWER = {
+    "folder": "/run/h", "bundle": "/run/h/b.zip", "executable": "/usr/bin/python3", "python": [3, 12, 1],
+    "probed": {"cpu": 4}, "lingers": True, "agent": "a1", "supervisor": 7,
+}  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from([*ANSWER, "error", "message"]), JSON, min_size=1))
+def test_an_answer_of_any_shape_is_taken_or_refused_by_name(odd: dict[str, object]) -> None:
+    _answered(json.dumps({**ANSWER, **odd}).encode())
+
+
+@given(st.binary(max_size=300))
+def test_an_answer_of_any_bytes_is_refused_by_name(line: bytes) -> None:
+    _answered(line.replace(b"\n", b""))
+
+
+@pytest.mark.parametrize("line", [b"[" * 60_000, b'{"python":' + b"9" * 50_000 + b"}", b'{"python":[1e999,0,0]}'])
+def test_an_answer_made_to_harm_is_refused_by_name(line: bytes) -> None:
+    with pytest.raises(BootstrapError, match="far"):
+        _answered_strictly(line)
+
+
+def test_an_answer_without_an_end_is_not_read_on() -> None:
+    bootstrap = Bootstrap("far", None, {})
+    bootstrap.answer.feed(b"\n" + bootstrap.marker.encode())
+    for _ in range(100):
+        if bootstrap.answer.feed(b"x" * 4096):
+            break
+    assert len(bootstrap.answer.noise) < 1 << 17
+    with pytest.raises(BootstrapError, match="what no agent says"):
+        bootstrap.started()
+
+
+def _answered_strictly(line: bytes) -> None:
+    bootstrap = Bootstrap("far", None, {})
+    assert bootstrap.answer.feed(b"\n" + bootstrap.marker.encode() + line + b"\n")
+    bootstrap.started()
+
+
+def _answered(line: bytes) -> None:
+    try:
+        _answered_strictly(line)
+    except BootstrapError:
+        pass

@@ -1,0 +1,325 @@
+"""A plan as bytes, and from them the same results as in one process."""
+
+from __future__ import annotations
+
+import json
+import operator
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from handout.errors import UnserializableError
+from handout.execution.shell.run_objects import ObjectTable
+from handout.graph import Arg, Graph, Output
+from handout.graph.objects import Pick
+from handout.graph.plan import Plan
+from handout.serialization import calls, pickling
+from handout.submission.arguments import LARGE, EncodedRun, encode_plan
+from tests.pythons import bundle, run_on_host
+
+__all__ = ["bundle"]
+
+
+def add(*numbers: Any) -> Any:
+    return sum(numbers)
+
+
+def total(parts: Any, scale: float = 1) -> Any:
+    return sum(parts) * scale
+
+
+def pair(x: Any) -> dict[str, Any]:
+    return {"a": x, "b": [x, 2 * x]}
+
+
+def same(x: Any) -> Any:
+    return x
+
+
+def size(x: Any, *_: Any) -> int:
+    return len(x)
+
+
+def run(plan: Plan) -> tuple[dict[int, Any], EncodedRun]:
+    """Do what hosts would: every object's value, by number."""
+    encoded = encode_plan(plan)
+    table = ObjectTable(encoded.values)
+    for task, blob in enumerate(encoded.calls):
+        fn = pickling.loads(encoded.functions[encoded.fn[task]].blob)
+        needs = encoded.inputs[task]
+        args, kwargs, paths = calls.load_call(blob, lambda index, needs=needs: table.value(needs[index]))
+        value = fn(*args, **kwargs)
+        picks = [n for n in range(len(plan), len(encoded.producers)) if encoded.producers[n] == task]
+        for number, path in zip([task, *picks], [(), *paths], strict=True):
+            table.put_new(number, b"".join(pickling.dumps(calls.apply_path(value, path))))
+    return {number: table.value(number) for number in range(len(encoded.producers))}, encoded
+
+
+def result(graph: Graph, output: Output[Any], **options: Any) -> Any:
+    plan = graph.compile(**options)
+    values, _ = run(plan)
+    number, path = plan.locate(output)
+    return calls.apply_path(values[number], path)
+
+
+# ---- the same results ------------------------------------------------------------------------------------
+
+
+def test_scalars_results_and_results_inside_containers() -> None:
+    graph = Graph()
+    one = graph.add(add, 1, 2.5)
+    two = graph.add(add, one, 3)
+    three = graph.add(total, [one, two, 4], scale=two)
+    assert result(graph, three) == (3.5 + 6.5 + 4) * 6.5
+
+
+def test_elements_are_taken_where_they_were_made_and_travel_alone() -> None:
+    graph = Graph()
+    made = graph.add(pair, 7)
+    last = graph.add(add, made["a"], made["b"][1])
+    assert result(graph, last) == 21
+    plan = graph.compile()
+    assert [extra.task for extra in plan.extras if isinstance(extra, Pick)] == [0, 0]
+
+
+def test_inline_functions_and_arguments_with_dump_and_load() -> None:
+    graph = Graph()
+    base = graph.add(add, 1, 2)
+    inline = graph.add(pair, base, inline=True)
+    text: Any = Arg(base, dump=str, load=float)
+    last = graph.add(add, inline["b"][1], inline["a"], text)
+    assert result(graph, last) == 6 + 3 + 3.0
+
+
+def test_values_and_given_values() -> None:
+    graph = Graph()
+    value = graph.value([1, 2, 3])
+    first = graph.add(total, value)
+    last = graph.add(add, first, 1)
+    assert result(graph, last) == 7
+    assert result(graph, last, given={first: 10}) == 11
+
+
+def test_a_function_by_value_finds_its_globals() -> None:
+    graph = Graph()
+    factor = 3
+    assert result(graph, graph.add(lambda x: add(x, factor), 4)) == 7
+
+
+# ---- what travels ----------------------------------------------------------------------------------------
+
+
+def test_functions_and_equal_calls_travel_once() -> None:
+    graph = Graph()
+    first = graph.add(add)
+    for _ in range(10):
+        graph.add(add, first)
+    _, encoded = run(graph.compile())
+    assert len(encoded.functions) == 1
+    assert len({id(blob) for blob in encoded.calls[1:]}) == 1
+
+
+def test_a_function_has_one_number_for_one_content_in_all_runs() -> None:
+    graph = Graph()
+    graph.add(add, 1)
+    first, again = encode_plan(graph.compile()), encode_plan(graph.compile())
+    assert first.functions[0].number == again.functions[0].number
+    graph.add(lambda: 1)
+    other = encode_plan(graph.compile())
+    assert [f.number == first.functions[0].number for f in other.functions] == [True, False]
+
+
+@pytest.mark.parametrize("large", [b"x" * (LARGE + 1), "y" * (LARGE + 1), numpy.arange(20_000), list(range(50_000))])
+def test_a_large_argument_is_one_object_however_many_take_it_and_however(large: Any) -> None:
+    graph = Graph()
+    first = graph.add(size, large)
+    graph.add(size, large, first)
+    graph.add(total, [1], scale=2)
+    graph.add(size, x=large)
+    graph.add(size, [large, first])
+    values, encoded = run(graph.compile())
+    assert list(encoded.values) == [5]
+    assert encoded.inputs == [(5,), (0, 5), (), (5,), (0, 5)]
+    assert encoded.nbytes[5] > LARGE
+    assert encoded.producers[5] == -1
+    assert max(map(len, encoded.calls)) < 1000
+    assert values[1] == len(large)
+    assert values[4] == 2  # the list stayed in the call, what it holds did not
+
+
+def test_arguments_that_are_large_only_together_stay_in_the_call() -> None:
+    graph = Graph()
+    graph.add(add, *[numpy.ones(5_000)] * 1, numpy.ones(5_000))
+    _, encoded = run(graph.compile())
+    assert not encoded.values
+
+
+def test_arguments_are_snapshotted() -> None:
+    graph = Graph()
+    small, large, value = [1, 2], numpy.ones(20_000), bytearray(100_000)
+    graph.add(total, small)
+    graph.add(same, large)
+    graph.add(size, graph.value(value))
+    encoded = encode_plan(graph.compile())
+    small.append(3)
+    large[:] = 7
+    value[:] = b""
+    table = ObjectTable(encoded.values)
+    assert calls.load_call(encoded.calls[0], table.value)[0] == ([1, 2],)
+    assert {len(table.value(n)) for n in encoded.values} == {20_000, 100_000}
+    assert all(numpy.all(table.value(n) != 7) for n in encoded.values)
+
+
+def test_what_goes_by_value_asks_for_this_version_of_python_also_as_an_argument() -> None:
+    graph = Graph()
+    graph.add(add, 1)
+    graph.add(same, lambda: 1)
+    graph.add(lambda: 1)
+    shared = graph.value([lambda: 2])
+    graph.add(same, shared)
+    encoded = encode_plan(graph.compile())
+    pythons = [encoded.functions[fn].python for fn in encoded.fn]
+    here = f"3.{sys.version_info[1]}"
+    assert pythons == [None, here, here, here]
+
+
+def test_a_run_with_modules_of_ones_own_needs_their_bundle_and_others_need_none() -> None:
+    graph = Graph()
+    graph.add(operator.add, 1, 2)
+    assert encode_plan(graph.compile()).bundle is None
+    graph.add(add, 1)
+    encoded = encode_plan(graph.compile())
+    assert encoded.bundle is not None
+    assert all(function.needs_bundle for function in encoded.functions)
+    assert __name__.partition(".")[0] in encoded.bundle.names
+
+
+# ---- what cannot -----------------------------------------------------------------------------------------
+
+
+class Model:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+def anything(*_args: Any, **_kwargs: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "path"),
+    [
+        ((1, {"model": Model()}), {}, "args[1]['model'].lock"),
+        ((), {"x": Model()}, "x.lock"),
+        ((1, [threading.Event()]), {}, "args[1][0]"),
+    ],
+)
+def test_an_argument_that_cannot_travel_is_refused_with_function_and_path(args: Any, kwargs: Any, path: str) -> None:
+    graph = Graph()
+    graph.add(anything, *args, after=graph.add(add), **kwargs)
+    with pytest.raises(UnserializableError) as caught:
+        encode_plan(graph.compile())
+    assert caught.value.path == path
+    assert "'anything'" in str(caught.value)
+
+
+def test_a_function_and_a_value_that_cannot_travel_are_refused_by_name() -> None:
+    lock = threading.Lock()
+    graph = Graph()
+    graph.add(lambda: lock, id="locker")
+    with pytest.raises(UnserializableError, match=r"'locker'.*<closure lock>"):
+        encode_plan(graph.compile())
+    graph = Graph()
+    graph.add(same, graph.value({"a": lock}, id="held"))
+    with pytest.raises(UnserializableError, match=r"'held'.*value\['a'\]"):
+        encode_plan(graph.compile())
+
+
+# ---- programs --------------------------------------------------------------------------------------------
+
+DRIVER = """
+import sys
+from handout.graph import Graph
+from handout.submission.arguments import encode_plan
+graph = Graph()
+graph.add(job, Thing(20))
+encoded = encode_plan(graph.compile())
+import json, base64
+print(json.dumps({
+    "fn": base64.b64encode(encoded.functions[0].blob).decode(),
+    "call": base64.b64encode(encoded.calls[0]).decode(),
+    "bundle": base64.b64encode(encoded.bundle.data).decode(),
+    "python": encoded.functions[0].python,
+    "names": sorted(encoded.bundle.names),
+}))
+"""
+HOST = """
+import json, base64
+from handout.host.worker import importer
+from handout.serialization import calls, pickling
+sent = json.load(sys.stdin)
+importer.install(base64.b64decode(sent["bundle"]))
+fn = pickling.loads(base64.b64decode(sent["fn"]))
+args, kwargs, _ = calls.load_call(base64.b64decode(sent["call"]), None)
+value = fn(*args, **kwargs)
+print(fn.__module__, type(value).__module__, value.n)
+"""
+JOB = """
+from helpers import Thing
+def job(thing):
+    import late
+    return Thing(thing.n + late.one())
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "helpers.py").write_text("class Thing:\n    def __init__(self, n): self.n = n\n")
+    (tmp_path / "late.py").write_text("def one(): return 1\n")
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").touch()
+    guarded = "if __name__ == '__main__':" + DRIVER.replace("\n", "\n    ")
+    (tmp_path / "pkg" / "mod.py").write_text(JOB + guarded)
+    (tmp_path / "script.py").write_text(JOB + DRIVER)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "by_value", "names"),
+    [
+        (["script.py"], "__main__", True, ["helpers", "late"]),
+        (["-m", "pkg.mod"], "pkg.mod", False, ["helpers", "late", "pkg"]),
+    ],
+    ids=["a script", "python -m"],
+)
+def test_a_program_with_modules_beside_it(
+    home: Path, bundle: Path, command: list[str], module: str, by_value: bool, names: list[str]
+) -> None:
+    """A script's own functions go by value, those of ``python -m pkg.mod`` as ``pkg.mod``."""
+    source = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=home,
+        env={"PYTHONPATH": str(source), "PATH": ""},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    sent = json.loads(done.stdout)
+    assert sent["names"] == names
+    assert (sent["python"] is not None) == by_value
+    told = run_on_host(sys.executable, HOST, stdin=done.stdout, bundle=bundle).decode()
+    assert told.split() == [module, "helpers", "21"]
+
+
+def test_a_function_that_closes_over_too_much_is_refused_with_what_to_do_instead() -> None:
+    data = bytes(70_000_000)
+    graph = Graph()
+    graph.add(lambda: len(data), id="heavy")
+    with pytest.raises(UnserializableError, match=r"'heavy' holds 70 MB.*graph\.value"):
+        encode_plan(graph.compile())

@@ -1,0 +1,132 @@
+"""Which modules are the user's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from handout.submission.code_bundles import bundle_modules
+from handout.submission.project_modules import find_package, imports_of
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def write(path: Path, text: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["json", "os.path", "numpy", "pytest", "handout", "handout.submission.code_bundles", "dill", "__main__"]
+)
+def test_what_a_host_has_or_must_have_is_not_the_users_own(name: str) -> None:
+    assert find_package(name) is None
+
+
+def test_a_module_that_does_not_exist_is_not_the_users_own() -> None:
+    assert find_package("no_such_module_at_all") is None
+
+
+def test_a_single_module_beside_the_script_is(project: Path) -> None:
+    write(project / "hoproj_one.py")
+    package = find_package("hoproj_one.attribute")
+    assert package is not None
+    assert [(m.name, m.path, m.is_package) for m in package.modules] == [
+        ("hoproj_one", project / "hoproj_one.py", False)
+    ]
+
+
+def test_a_package_is_taken_whole_without_what_cannot_be_imported(project: Path) -> None:
+    root = project / "hoproj_pkg"
+    for name in ("__init__.py", "a.py", "sub/__init__.py", "sub/b.py", "plain/c.py", "not-a-name/d.py", "notes.txt"):
+        write(root / name)
+    write(root / "fast.cpython-311-x86_64-linux-gnu.so")
+    package = find_package("hoproj_pkg.a")
+    assert package is not None
+    assert {m.name for m in package.modules} == {
+        "hoproj_pkg", "hoproj_pkg.a", "hoproj_pkg.sub", "hoproj_pkg.sub.b", "hoproj_pkg.plain.c"
+    }  # fmt: skip
+    assert package.namespaces == {"hoproj_pkg.plain": [str(root / "plain")]}
+    assert list(package.extensions) in (["hoproj_pkg.fast"], [])  # by the suffixes of this platform
+
+
+def test_what_lies_in_site_packages_is_not_even_in_a_folder_of_ones_own(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = project / "env" / "site-packages"
+    write(site / "hoproj_dep.py")
+    monkeypatch.syspath_prepend(str(site))
+    assert find_package("hoproj_dep") is None
+
+
+def test_looking_for_modules_imports_none(project: Path) -> None:
+    write(project / "hoproj_loud.py", "raise SystemExit('imported')")
+    assert find_package("hoproj_loud") is not None
+    assert "hoproj_loud" not in sys.modules
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    source = b"import a.b, c\nfrom d.e import f\nfrom . import g\ndef h():\n    if 1:\n        import i\n"
+    assert sorted(imports_of(source)) == ["a", "c", "d", "i"]
+    assert list(imports_of(b"this is not python")) == []
+
+
+def test_imports_are_found_within_every_kind_of_statement() -> None:
+    source = b"""
+class A:
+    def f(self):
+        async def g():
+            async with x: import a
+            async for _ in x: import b
+            else: import c
+        with x: import d
+        for _ in x: import e
+        else: import f
+        while x: import g
+        else: import h
+try: import i
+except E: import j
+else: import k
+finally: import l
+if x: import m
+elif y: import n
+else: import o; import p
+"""
+    assert sorted(imports_of(source)) == list("abcdefghijklmnop")
+
+
+def test_imports_are_found_within_newer_statements() -> None:
+    source = b"""
+match x:
+    case 1: import a
+    case _:
+        import b
+try: pass
+except* E: import c
+"""
+    assert sorted(imports_of(source)) == ["a", "b", "c"]
+
+
+def test_a_bundle_follows_imports_and_has_one_digest_and_key_for_one_content(project: Path) -> None:
+    write(project / "hoproj_x.py", "import hoproj_y, json")
+    write(project / "hoproj_y.py", "def f():\n    import hoproj_z")
+    write(project / "hoproj_z.py", "import hoproj_x")
+    first, again = bundle_modules(["hoproj_x"]), bundle_modules(["hoproj_x.f", "json"])
+    assert first is not None
+    assert again is not None
+    assert first.names == {"hoproj_x", "hoproj_y", "hoproj_z"}
+    assert (first.digest, first.key, first.data) == (again.digest, again.key, again.data)
+    write(project / "hoproj_z.py", "import hoproj_x  # changed")
+    changed = bundle_modules(["hoproj_x"])
+    assert changed is not None
+    assert changed.key != first.key
+
+
+def test_nothing_of_ones_own_needs_no_bundle() -> None:
+    assert bundle_modules(["json", "numpy.linalg"]) is None

@@ -1,0 +1,64 @@
+"""A link to an agent that the test plays, and the ends of a connection that has no agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from handout.protocol.frames import Buffer, Message, Piece
+from handout.transport.connection import Connection
+from handout.transport.link import Link
+from handout.transport.timings import Timings
+from tests.transport.played import Agent
+
+__all__ = ["Heard", "Rig", "Wire"]
+
+QUICK = Timings().scaled(0.02)
+
+
+class Rig:
+    """A link to a played agent."""
+
+    def __init__(self, timings: Timings = QUICK) -> None:
+        self.agent = Agent()
+        self.heard: list[str] = []
+        self.suspicions: list[bool] = []
+        self.handler: Callable[[Message | Piece], None] = self._take
+        self.link = Link("far", None, self.agent, timings, self._hear, self.suspicions.append)
+
+    def _hear(self, frames: Sequence[Message | Piece]) -> None:
+        for frame in frames:
+            self.handler(frame)
+
+    def _take(self, frame: Message | Piece) -> None:
+        assert isinstance(frame, Message)
+        self.heard.append(frame.fields["m"])
+        self.agent.news.set()
+
+
+class Heard:
+    """A connection's listener that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def received(self, connection: Connection, data: bytes) -> None:
+        self.said.append("received")
+
+    def resumed(self) -> None:
+        self.said.append("resumed")
+
+    def lost(self, connection: Connection) -> None:
+        self.said.append("lost")
+
+
+class Wire:
+    """A transport that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: Buffer) -> None:
+        self.written.append(bytes(data))
+
+    def close(self) -> None:
+        return

@@ -1,0 +1,140 @@
+"""The SSH launcher on lines that fall silent or drop at a bad moment, over a real sshd."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import handout
+from handout import Cluster, Graph, Host
+from handout.errors import BootstrapError, HostLostError, HostUnreachableError
+from handout.transport import ssh_launcher
+from handout.transport.bootstrap import Bootstrap, Started
+from handout.transport.ssh_launcher import SshLauncher
+from handout.transport.timings import Timings
+from tests import work
+from tests.proxy import Proxy, start_proxy
+from tests.seen import until
+from tests.sshd import OpenSsh, need_sshd, start_sshd
+
+NOWHERE = Started("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, True, "a1")
+
+
+def stay(folder: Path) -> str:
+    """What a shell is told that does nothing more, until the test says that it is over: no line that goes ends it."""
+    return f"until test -e {folder}/over; do sleep 0.1; done"
+
+
+class Deaf:
+    """A receiver of which nothing is expected."""
+
+    def received(self, data: bytes) -> None: ...
+    def paused(self) -> None: ...
+    def resumed(self) -> None: ...
+    def lost(self, error: Exception | None) -> None: ...
+
+
+def behind(server: OpenSsh, proxy: Proxy) -> Host:
+    return server.host("far", {"cpu": 1}, port=proxy.port)
+
+
+async def test_a_host_that_falls_silent_while_its_agent_starts_ends_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_sshd()
+    monkeypatch.setattr(ssh_launcher, "_START_TIMEOUT_S", 0.5)
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    with start_sshd(folder, [f"ForceCommand touch {tmp_path}/begun; cat >/dev/null; {stay(tmp_path)}"]) as server:
+        async with start_proxy(server.port) as proxy:
+            launcher = SshLauncher(behind(server, proxy))
+            starting = asyncio.ensure_future(launcher.start(Bootstrap("far", None, {})))
+            await until((tmp_path / "begun").exists)
+            proxy.stall()
+            async with asyncio.timeout(20):
+                with pytest.raises(BootstrapError, match=r"No agent answered.*'far'"):
+                    await starting
+                await launcher.aclose()
+    (tmp_path / "over").touch()
+
+
+async def test_a_connection_lost_while_its_agent_starts_is_no_fault_of_the_login_shell(tmp_path: Path) -> None:
+    need_sshd()
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    with start_sshd(folder, [f"ForceCommand touch {tmp_path}/begun; {stay(tmp_path)}"]) as server:
+        async with start_proxy(server.port) as proxy:
+            launcher = SshLauncher(behind(server, proxy))
+            starting = asyncio.ensure_future(launcher.start(Bootstrap("far", None, {})))
+            await until((tmp_path / "begun").exists)
+            proxy.cut()
+            with pytest.raises(HostUnreachableError, match="lost"):
+                await starting
+            await launcher.aclose()
+    (tmp_path / "over").touch()
+
+
+async def test_a_line_that_drops_while_the_agent_is_reached_does_not_mean_that_it_is_gone(sshd: OpenSsh) -> None:
+    async with start_proxy(sshd.port) as proxy:
+        launcher = SshLauncher(behind(sshd, proxy))
+        connection = await launcher._connected()
+        await connection.run("exec true")
+        launcher._fresh = launcher._forwards = True
+        proxy.stall()
+        reaching = asyncio.ensure_future(launcher.connect(NOWHERE, Deaf()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        proxy.cut()
+        with pytest.raises(HostUnreachableError):
+            await reaching
+        await launcher.aclose()
+
+
+async def test_where_nobody_listens_any_more_the_agent_is_gone(sshd: OpenSsh) -> None:
+    launcher = SshLauncher(sshd.host("far", {"cpu": 1}))
+    try:
+        with pytest.raises(HostLostError, match="'far' is gone") as caught:
+            await launcher.connect(NOWHERE, Deaf())
+        assert caught.value.gone
+    finally:
+        await launcher.aclose()
+
+
+async def test_a_line_that_the_way_has_forgotten_is_made_anew_within_the_lease(sshd: OpenSsh, tmp_path: Path) -> None:
+    graph = Graph()
+    out = graph.add(work.wait_for_file, str(tmp_path / "go"))
+    async with start_proxy(sshd.port) as proxy:
+        async with Cluster([behind(sshd, proxy)], timings=Timings().scaled(0.4)) as cluster:
+            async with cluster.start(graph) as execution:
+                events = execution.events()
+                async for event in events:
+                    if isinstance(event, handout.events.TaskStarted):
+                        break
+                seen = proxy.connections
+                proxy.strand()
+                await until(lambda: proxy.connections > seen)
+                (tmp_path / "go").touch()
+                results = await execution.results()
+                rest = [type(event).__name__ async for event in events]
+    assert results[out] == str(tmp_path / "go")
+    assert rest == ["TaskEnded", "RunEnded"]
+
+
+async def test_a_caller_cancelled_while_the_agent_starts_leaves_nothing_on_the_host(tmp_path: Path) -> None:
+    need_sshd()
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    wrapper = tmp_path / "login"
+    with tempfile.TemporaryDirectory() as short, start_sshd(folder, [f"ForceCommand {wrapper}"]) as server:
+        there = Path(short)
+        wrapper.write_text(f'#!/bin/sh\nexport HANDOUT_TMPDIR={there}\nexec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n')
+        wrapper.chmod(0o755)
+        opening = asyncio.ensure_future(Cluster([server.host("far", {"cpu": 1})]).open())
+        await until(lambda: list(there.iterdir()))
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert not list(there.iterdir())
