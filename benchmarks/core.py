@@ -68,7 +68,7 @@ def measure(shape: Shape, hosts: int, cores: int) -> dict[str, float | str | int
     spec = spec_of(shape)
     calls = 0
     spent = 0.0
-    pending: list[ev.Event] = [ev.HostJoined(f"h{i}", offer, "3.11.5", 0.0005) for i in range(hosts)]
+    pending: list[ev.Event] = [ev.HostConnected(f"h{i}", offer, "3.11.5", 0.0005) for i in range(hosts)]
     pending.append(ev.RunSubmitted(1, spec))
     queues: dict[str, deque[tuple[int, int]]] = {f"h{i}": deque() for i in range(hosts)}
     stored: dict[str, set[int]] = {name: set() for name in queues}
@@ -87,13 +87,13 @@ def measure(shape: Shape, hosts: int, cores: int) -> dict[str, float | str | int
                 case cmd.CopyObjects():
                     stored[command.host].update(command.objects)
                     pending.append(ev.ObjectsStored(command.host, 1, command.objects, [8] * len(command.objects)))
-                case cmd.TakeBack():
+                case cmd.RecallTasks():
                     back = set(command.tasks) & {t for t, _ in queues[command.host]}
                     if back:
                         gone = [(t, a) for t, a in queues[command.host] if t in back]
                         queues[command.host] = deque(e for e in queues[command.host] if e[0] not in back)
-                        pending.append(ev.TasksReturned(command.host, 1, *map(list, zip(*gone, strict=True))))
-                case cmd.RunEnded():
+                        pending.append(ev.TasksRecalled(command.host, 1, *map(list, zip(*gone, strict=True))))
+                case cmd.AnnounceRunEnded():
                     return {
                         "shape": shape.name,
                         "tasks": spec.count,

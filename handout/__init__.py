@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from handout.events import RunEvent as Event
     from handout.execution import Cluster, ClusterOptions, Ended, Execution, Results, RunOptions, execute, run, start
     from handout.execution.evaluate import evaluate
-    from handout.execution.failure import Failure, failure
     from handout.execution.trust import trust
+    from handout.failures import Failure, failure
     from handout.graph import (
         Arg,
         Function,
@@ -226,8 +226,8 @@ _HOMES = {
     "run": "handout.execution",
     "start": "handout.execution",
     "evaluate": "handout.execution.evaluate",
-    "Failure": "handout.execution.failure",
-    "failure": "handout.execution.failure",
+    "Failure": "handout.failures",
+    "failure": "handout.failures",
     "Arg": "handout.graph",
     "Function": "handout.graph",
     "Given": "handout.graph",

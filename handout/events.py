@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from handout.execution.failure import Failure
+    from handout.failures import Failure
 
 __all__ = [
     "EventsMissed",

@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-__all__ = ["Kept"]
+__all__ = ["BoundedBuffer"]
 
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class BoundedBuffer(Generic[T]):
     """A queue that drops its oldest items when it is full, and counts them.
 
     Args:

@@ -14,11 +14,11 @@ import anyio
 from handout.allocators import Allocator, ClusterView
 from handout.errors import HandoutError, HostError, InventoryError
 from handout.execution.execution import Execution
-from handout.execution.loop_monitor import LoopWatch
-from handout.execution.membership.agent_proxy import Peer
-from handout.execution.membership.host_manager import Keeper
+from handout.execution.loop_monitor import LoopMonitor
+from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.membership.host_manager import HostManager
 from handout.execution.membership.members import Members
-from handout.execution.membership.takeover import Found, KnownAgent
+from handout.execution.membership.takeover import FoundAgent, KnownAgent
 from handout.execution.options import RunOptions
 from handout.execution.results import Results
 from handout.execution.shell.driver import Driver
@@ -86,7 +86,7 @@ class Cluster:
         self._members: Members | None = None
         #: Agents of an earlier controller, and by host what they have; None where one could not be had.
         self._known: Mapping[str, KnownAgent] = {}
-        self._found: dict[str, tuple[Peer, Found] | None] = {}
+        self._found: dict[str, tuple[AgentProxy, FoundAgent] | None] = {}
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class Cluster:
             self._settling.clear()
             await self._settling.wait()
 
-    def adopted(self) -> Mapping[str, Found]:
+    def adopted(self) -> Mapping[str, FoundAgent]:
         """What agents of an earlier controller have, as far as they are still there."""
         peers = self.driver.peers
         return {name: each[1] for name, each in self._found.items() if each is not None and peers.get(name) is each[0]}
@@ -162,7 +162,7 @@ class Cluster:
         if self._members is not None:
             self._members.release(run)
 
-    def _on_adopted(self, name: str, found: Found | None) -> None:
+    def _on_adopted(self, name: str, found: FoundAgent | None) -> None:
         self._found[name] = None if found is None else (self.driver.peers[name], found)
         self._settling.set()
 
@@ -189,15 +189,15 @@ class Cluster:
     async def _serve(self, driver: Driver, closing: asyncio.Event) -> None:
         """Everything that runs for this cluster, in one task group, until it is closed."""
         launch = _Launchers()
-        watch = LoopWatch(self._timings.blocked_s)
+        watch = LoopMonitor(self._timings.blocked_s)
         watch.start()
         inventory = self.inventory
         known = dict(self._known)
         members: Members | None = None
 
-        def make(host: Host, settled: Callable[[str, HandoutError | None], None]) -> Keeper:
+        def make(host: Host, settled: Callable[[str, HandoutError | None], None]) -> HostManager:
             launcher = partial(launch, host)
-            return Keeper(
+            return HostManager(
                 host,
                 driver,
                 launcher,

@@ -11,14 +11,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from handout.errors import GraphError
-from handout.execution.failure import Failure
 from handout.execution.in_process import HERE, evaluate_plan
 from handout.execution.results import Results
+from handout.failures import Failure
 from handout.graph import Given, Kept, Outs, Plan, Runnable, as_graph
 from handout.scheduler.states import Outcome
 
 if TYPE_CHECKING:
-    from handout.execution.shell.run_state import ActiveRun
+    from handout.execution.shell.run_state import RunState
 
 __all__ = ["evaluate"]
 
@@ -53,7 +53,7 @@ def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = 
         raise
     # Results may be files in there.
     weakref.finalize(run, shutil.rmtree, scratch, ignore_errors=True)
-    return Results(cast("ActiveRun", run))
+    return Results(cast("RunState", run))
 
 
 @dataclass(eq=False)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from handout.events import EventsMissed, RunEvent
-from handout.execution.bounded_buffer import Kept
-from handout.execution.failure import Failure
-from handout.execution.shell.run_state import ActiveRun
+from handout.execution.bounded_buffer import BoundedBuffer
+from handout.execution.shell.run_state import RunState
+from handout.failures import Failure
 from handout.graph import Output
 
 __all__ = ["Ended", "watch_ends", "watch_events", "watch_log"]
@@ -45,7 +45,7 @@ class Ended(Generic[R]):
 
 
 def watch_ends(
-    run: ActiveRun, outputs: Iterable[Output[R]], fetch: Callable[[Output[R]], Awaitable[R]]
+    run: RunState, outputs: Iterable[Output[R]], fetch: Callable[[Output[R]], Awaitable[R]]
 ) -> AsyncIterator[Ended[R]]:
     """The given outputs, each once, in the order in which their functions end from now on.
 
@@ -88,9 +88,9 @@ def watch_ends(
     return in_order()
 
 
-async def watch_events(run: ActiveRun) -> AsyncIterator[RunEvent]:
+async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
     """What happens from now on, until the run has ended."""
-    seen: Kept[RunEvent] = Kept(_MAX_EVENTS)
+    seen: BoundedBuffer[RunEvent] = BoundedBuffer(_MAX_EVENTS)
     wake = asyncio.Event()
 
     def watch(batch: Sequence[RunEvent]) -> None:
@@ -116,7 +116,7 @@ async def watch_events(run: ActiveRun) -> AsyncIterator[RunEvent]:
         run.watchers.remove(watch)
 
 
-async def watch_log(run: ActiveRun, task: int) -> AsyncIterator[str]:
+async def watch_log(run: RunState, task: int) -> AsyncIterator[str]:
     """What a task prints: what is kept of it first, then line by line until it has ended."""
     wake = asyncio.Event()
     reader = run.logs.follow(task, wake.set)

@@ -17,7 +17,7 @@ from handout.execution.options import RunOptions, check_run_options
 from handout.execution.recording.recorder import Recorder
 from handout.execution.results import Results, value_of
 from handout.execution.shell.driver import Driver
-from handout.execution.shell.run_state import ActiveRun
+from handout.execution.shell.run_state import RunState
 from handout.execution.shell.submission import make_run
 from handout.graph import Graph, Output
 from handout.graph.check import check_placement
@@ -57,7 +57,7 @@ class Execution:
         #: Of the cluster when the run began: it may be closed, and opened anew, before the run is left.
         self._driver: Driver | None = None
         self._owns_cluster = owns_cluster
-        self._run: ActiveRun | None = None
+        self._run: RunState | None = None
         self._recorder: Recorder | None = None
         self._results: Results | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -101,7 +101,7 @@ class Execution:
     ) -> None:
         await self._leave()
 
-    async def _begin(self, run: ActiveRun) -> None:
+    async def _begin(self, run: RunState) -> None:
         """Submit the run, with what is known of earlier ones where it has a journal."""
         recorder = run.recorder = self._recorder
         if recorder is None:
@@ -119,13 +119,13 @@ class Execution:
         # Once the core knows the run: what it was told of comes before what is said of it.
         asyncio.get_running_loop().call_soon(self._cluster.release, run.number)
 
-    def _prepare(self, plan: Plan) -> ActiveRun:
+    def _prepare(self, plan: Plan) -> RunState:
         number = self._cluster.next_run()
         if self._recorder is not None and self._owns_cluster:  # agents of a shared one serve other runs, too
             number = self._recorder.earlier.number_after(number)
         return make_run(plan, self._options, number, self._cluster.allocator)
 
-    async def _until_enough(self, run: ActiveRun) -> None:
+    async def _until_enough(self, run: RunState) -> None:
         """Who asks for several hosts wants the first tasks to see them all."""
         limit_s = run.policy.timeout_s
         try:
@@ -134,7 +134,7 @@ class Execution:
         except TimeoutError:
             raise _too_long(limit_s or 0.0, run, "no task had begun") from None
 
-    async def _until_usable(self, run: ActiveRun) -> None:
+    async def _until_usable(self, run: RunState) -> None:
         """Wait for hosts, unless something ends the run before: it may have only so much time."""
         usable = asyncio.ensure_future(self._cluster.wait_until_usable())
         ended = asyncio.ensure_future(run.ended.wait())
@@ -146,7 +146,7 @@ class Execution:
             usable.cancel()
             ended.cancel()
 
-    def _submit(self, run: ActiveRun, facts: Sequence[ev.Event]) -> None:
+    def _submit(self, run: RunState, facts: Sequence[ev.Event]) -> None:
         """Hand the run to the driver, with what is known of earlier ones; from here on it has to be ended."""
         driver = self._driver = self._cluster.driver
         limit_s = run.policy.timeout_s
@@ -161,7 +161,7 @@ class Execution:
             run.error = _too_long(limit_s, run, self._unfinished(run))
             self._post(ev.CancelRequested(run.number))
 
-    def _unfinished(self, run: ActiveRun) -> str:
+    def _unfinished(self, run: RunState) -> str:
         """Where some of the tasks are that have not ended; those that run come first, then those that hosts have."""
         driver = self._driver
         known = None if driver is None else driver.core.world.runs.get(run.number)
@@ -204,7 +204,7 @@ class Execution:
             self._driver.post(event)
 
     @property
-    def _active(self) -> ActiveRun:
+    def _active(self) -> RunState:
         if self._run is None:
             raise HandoutError("This execution has not begun.", remedy="Use `async with`.")
         return self._run
@@ -353,7 +353,7 @@ class Execution:
                 await ended.wait()
 
 
-def _too_long(limit_s: float, run: ActiveRun, where: str) -> RunTimeoutError:
+def _too_long(limit_s: float, run: RunState, where: str) -> RunTimeoutError:
     tasks = len(run.plan)
     unfinished = run.outcomes.count(None) if run.outcomes else tasks
     return RunTimeoutError(

@@ -53,7 +53,7 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
             current = Current(plan.ids[task], HERE, 1, 0, os.path.join(scratch, str(task)))
             try:
                 publish(current, shared=True)
-                values[task] = _Call(plan, task, values, loop).run()
+                values[task] = _InProcessCall(plan, task, values, loop).run()
                 for number in picks.get(task, ()):
                     values[number] = apply_path(values[task], plan.extras[number - len(plan)].path)  # type: ignore[union-attr]
             except (Exception, asyncio.CancelledError, SystemExit) as error:
@@ -118,7 +118,7 @@ def _in_a_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return value
 
 
-class _Call:
+class _InProcessCall:
     """One task's call, its arguments filled in."""
 
     def __init__(self, plan: Plan, task: int, values: dict[int, Any], loop: _Loop) -> None:

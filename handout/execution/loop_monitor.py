@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["LoopWatch"]
+__all__ = ["LoopMonitor"]
 
 logger = logging.getLogger("handout")
 
@@ -24,7 +24,7 @@ _NOT_THEIRS = tuple(
 )
 
 
-class LoopWatch:
+class LoopMonitor:
     """Warns, once for each time, that the running loop was blocked for longer than ``limit_s``.
 
     The loop beats; a thread that finds a beat overdue looks where the loop's thread is.

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from handout.errors import DependencyError, GraphError
-from handout.execution.failure import Failure, refused
+from handout.failures import Failure, refused
 from handout.graph import Output
 from handout.graph.path import Path
 from handout.scheduler.states import Outcome
 from handout.serialization import calls, pickling
 
 if TYPE_CHECKING:
-    from handout.execution.shell.run_state import ActiveRun
+    from handout.execution.shell.run_state import RunState
 
 __all__ = ["Results"]
 
@@ -26,7 +26,7 @@ class Results(Mapping[str, Any]):
     Results stay bytes until they are asked for; what was asked for is kept.
     """
 
-    def __init__(self, run: ActiveRun) -> None:
+    def __init__(self, run: RunState) -> None:
         self._run = run
 
     @overload
@@ -103,7 +103,7 @@ class Results(Mapping[str, Any]):
 class Allocations(Mapping[Any, str]):
     """Hosts by id; outputs serve as keys, too."""
 
-    def __init__(self, run: ActiveRun) -> None:
+    def __init__(self, run: RunState) -> None:
         self._run = run
 
     def __repr__(self) -> str:
@@ -127,7 +127,7 @@ class Allocations(Mapping[Any, str]):
         return sum(1 for _ in self)
 
 
-def value_of(run: ActiveRun, number: int, path: Path, key: object) -> Any:
+def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
     """The value of an object, or of an element of it.
 
     Raises:
@@ -152,7 +152,7 @@ def value_of(run: ActiveRun, number: int, path: Path, key: object) -> Any:
     raise KeyError(f"{name!r} was not brought back: name it in outputs=[...] of the run")
 
 
-def _load(run: ActiveRun, number: int) -> Any:
+def _load(run: RunState, number: int) -> Any:
     """Unpickle a result, as data alone where it came from a host that is trusted with no more.
 
     Raises:
@@ -171,7 +171,7 @@ def _load(run: ActiveRun, number: int) -> Any:
         raise refused(str(error), getattr(error, "name", ""), id=id, host=host) from None
 
 
-def _chain(run: ActiveRun, failure: Failure) -> None:
+def _chain(run: RunState, failure: Failure) -> None:
     """Give a skipped task's error the failure at its root as cause."""
     error = failure.exception
     root = next((f for f in run.failures.values() if f.id == failure.caused_by), None)

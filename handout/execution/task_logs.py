@@ -6,7 +6,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
-from handout.execution.bounded_buffer import Kept
+from handout.execution.bounded_buffer import BoundedBuffer
 
 __all__ = ["LogReader", "RunLogs"]
 
@@ -26,7 +26,7 @@ class LogReader:
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self._lines: Kept[str] = Kept(MAX_READER, sys.getsizeof)
+        self._lines: BoundedBuffer[str] = BoundedBuffer(MAX_READER, sys.getsizeof)
         self._wake = wake
 
     def hear(self, lines: Sequence[str], dropped: int = 0) -> None:
@@ -51,7 +51,7 @@ class RunLogs:
 
     def __init__(self) -> None:
         #: By task; the one that printed last stands last.
-        self._kept: OrderedDict[int, Kept[str]] = OrderedDict()
+        self._kept: OrderedDict[int, BoundedBuffer[str]] = OrderedDict()
         #: Lines of those of which nothing is kept any more.
         self._forgotten: dict[int, int] = {}
         self._readers: dict[int, list[LogReader]] = {}
@@ -62,7 +62,7 @@ class RunLogs:
         """A task has printed. Beyond the bound of the run, what the one printed that was silent for longest goes."""
         kept = self._kept.get(task)
         if kept is None:
-            kept = self._kept[task] = Kept(MAX_TASK, sys.getsizeof)
+            kept = self._kept[task] = BoundedBuffer(MAX_TASK, sys.getsizeof)
             kept.dropped = self._forgotten.pop(task, 0)
             self.total += _OVERHEAD
         self._kept.move_to_end(task)

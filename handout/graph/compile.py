@@ -10,7 +10,7 @@ from handout.graph.arg import Arg
 from handout.graph.collocate import collocate
 from handout.graph.given import Given, Replacements
 from handout.graph.nodes import Nodes
-from handout.graph.objects import Objects
+from handout.graph.objects import ObjectNumbers
 from handout.graph.options import PLAIN
 from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
@@ -48,7 +48,7 @@ def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, keep: 
     task_of = [-1] * len(wiring.fns)
     for task, node in enumerate(task_nodes):
         task_of[node] = task
-    objects = Objects(wiring, replaced, task_of, len(task_nodes))
+    objects = ObjectNumbers(wiring, replaced, task_of, len(task_nodes))
     inputs = _inputs(wiring, order, needed, task_of, objects, replaced)
     wanted_numbers = _numbers(objects, wanted, "outputs")
     kept_numbers = _numbers(objects, kept, "keep")
@@ -165,7 +165,7 @@ def _listed(wiring: Wiring, outputs: Any, name: str) -> list[Output[Any]]:
     return found
 
 
-def _numbers(objects: Objects, outputs: list[Output[Any]], name: str) -> list[int]:
+def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]], name: str) -> list[int]:
     numbers: dict[int, None] = {}
     for output in outputs:
         number = objects.number(output)
@@ -199,7 +199,7 @@ def _inputs(
     order: list[int],
     needed: bytearray | None,
     task_of: list[int],
-    objects: Objects,
+    objects: ObjectNumbers,
     replaced: Replacements,
 ) -> list[tuple[int, ...]]:
     """The objects that each task needs, those of its inline producers included."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from handout.errors import GraphError
 
-__all__ = ["Names", "name_of"]
+__all__ = ["FunctionIds", "name_of"]
 
 
 def name_of(fn: object) -> str:
@@ -21,7 +21,7 @@ def name_of(fn: object) -> str:
     return "lambda" if name == "<lambda>" else name
 
 
-class Names:
+class FunctionIds:
     """The ids of a graph's nodes, in their order; generated ones only when somebody asks.
 
     A million strings cost 60 MB and are seldom looked at while a graph is built. An id depends only on the nodes

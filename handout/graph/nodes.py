@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
-from handout.graph.naming import Names
+from handout.graph.naming import FunctionIds
 from handout.graph.options import PLAIN, TaskOptions, intern_options
 from handout.graph.output import Input, Output
 from handout.resources.did_you_mean import nearest
@@ -55,7 +55,7 @@ class Nodes:
         self.inline: set[int] = set()
         #: What a node must share its host with.
         self.collocated: dict[int, Input[Any] | str] = {}
-        self.names: Names = Names()
+        self.names: FunctionIds = FunctionIds()
         #: Whether a node may refer to a later one; only then can there be a cycle.
         self.forward: bool = False
         self._interned: dict[Hashable, tuple[TaskOptions, object]] = {}

@@ -13,7 +13,7 @@ from handout.graph.path import Path, apply_path, path_key, path_text
 from handout.graph.wiring import STORED, Wiring
 from handout.serialization import exceptions
 
-__all__ = ["Kept", "Objects", "Pick", "Value"]
+__all__ = ["Kept", "ObjectNumbers", "Pick", "Value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Kept:
     stored: StoredObject
 
 
-class Objects:
+class ObjectNumbers:
     """Numbers for objects: a task's whole result has the task's number, everything else gets the next one."""
 
     __slots__ = ("_given", "_names", "_numbers", "_task_of", "_tasks", "_wiring", "extras")

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from handout.errors import GraphError
 from handout.graph.arg import Arg
-from handout.graph.objects import Objects
+from handout.graph.objects import ObjectNumbers
 from handout.graph.output import Input, Output
 from handout.graph.path import Path
 from handout.graph.wiring import Wiring
@@ -57,7 +57,7 @@ class Slots:
 
     __slots__ = ("_id", "_index", "_inline", "_objects", "_wiring")
 
-    def __init__(self, id: str, inputs: tuple[int, ...], objects: Objects, wiring: Wiring) -> None:
+    def __init__(self, id: str, inputs: tuple[int, ...], objects: ObjectNumbers, wiring: Wiring) -> None:
         self._id = id
         self._index = {number: index for index, number in enumerate(inputs)}
         self._objects = objects

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from handout.graph.given import GivenValue
-from handout.graph.objects import Kept, Objects, Pick, Value
+from handout.graph.objects import Kept, ObjectNumbers, Pick, Value
 from handout.graph.options import TaskOptions
 from handout.graph.output import Input, Output
 from handout.graph.path import Path
@@ -45,7 +45,7 @@ class Plan:
     #: Objects that stay on the hosts.
     keep: Sequence[int]
     #: How outputs and ids are found again.
-    objects: Objects
+    objects: ObjectNumbers
     wiring: Wiring
 
     def __len__(self) -> int:

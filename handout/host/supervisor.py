@@ -30,7 +30,7 @@ import traceback
 from typing import Any
 
 from handout.host.system import orphans, processes
-from handout.host.system.cgroups import Groups
+from handout.host.system.cgroups import ControlGroups
 from handout.host.system.clock import now_ns
 from handout.host.system.lease import Lease
 
@@ -67,7 +67,7 @@ class Child:
 class Supervisor:
     """The loop of the process; see the module."""
 
-    def __init__(self, agent_pid: int, link: socket.socket, lease: Lease, groups: Groups) -> None:
+    def __init__(self, agent_pid: int, link: socket.socket, lease: Lease, groups: ControlGroups) -> None:
         self._agent_pid = agent_pid
         self._link = link
         self._lease = lease
@@ -300,7 +300,7 @@ class Supervisor:
             time.sleep(_SWEEP_S)
 
 
-def _limit_processes(groups: Groups) -> int | None:
+def _limit_processes(groups: ControlGroups) -> int | None:
     """Keep workers from forking for ever: together by their group, where there is one, and each by its user's count.
 
     Returns: Processes and threads of this user at which a worker may fork no more; None for the superuser, whom the
@@ -311,7 +311,7 @@ def _limit_processes(groups: Groups) -> int | None:
     return None if os.getuid() == 0 else processes.threads_of_user() + most
 
 
-def become_worker(parent: int, fds: list[int], groups: Groups, most: int | None) -> None:
+def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int | None) -> None:
     """Turn a forked copy of the supervisor into a worker; never returns.
 
     Args:
@@ -368,7 +368,7 @@ def _high_copies(fds: list[int]) -> list[int]:
             base //= 2
 
 
-def _make_store(folder: str, groups: Groups) -> str | None:
+def _make_store(folder: str, groups: ControlGroups) -> str | None:
     """A folder in memory for the objects of a run; None: there is no such place."""
     if not os.access(_STORES, os.W_OK | os.X_OK):
         return None
@@ -383,7 +383,7 @@ def _make_store(folder: str, groups: Groups) -> str | None:
 def _run_agent(
     folder: str,
     store: str | None,
-    groups: Groups,
+    groups: ControlGroups,
     settings: dict[str, Any],
     token: bytes,
     report_fd: int,
@@ -422,7 +422,7 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
     # Before what others leave behind becomes this process's.
     orphans.begin_to_remove(folder, _STORES, report_fd)
     processes.become_subreaper()
-    groups, store = Groups.find(os.path.basename(folder)), None
+    groups, store = ControlGroups.find(os.path.basename(folder)), None
     try:
         orphans.lock(folder, group_folders=groups.folders)
         groups.make()

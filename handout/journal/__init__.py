@@ -9,7 +9,7 @@ and large files, are on the disk before anything goes on.
 from __future__ import annotations
 
 from handout.journal.reading import AttemptRecord, RunRecord, Story, TaskRecord, read
-from handout.journal.store import INLINE, Batch, Committed, Journal, Piece
+from handout.journal.store import INLINE, Batch, Committed, Journal, StoredPart
 
 __all__ = [
     "INLINE",
@@ -17,8 +17,8 @@ __all__ = [
     "Batch",
     "Committed",
     "Journal",
-    "Piece",
     "RunRecord",
+    "StoredPart",
     "Story",
     "TaskRecord",
     "read",

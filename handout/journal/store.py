@@ -21,7 +21,7 @@ from typing import Any, Final
 from handout.errors import JournalError
 from handout.journal.tables import check, create, identity_at
 
-__all__ = ["INLINE", "Batch", "Committed", "Journal", "Piece"]
+__all__ = ["INLINE", "Batch", "Committed", "Journal", "StoredPart"]
 
 #: Results up to this many bytes are in the database itself.
 INLINE: Final = 64 << 10
@@ -35,7 +35,7 @@ Segments = Sequence[bytes | bytearray | memoryview]
 
 
 @dataclass(slots=True)
-class Piece:
+class StoredPart:
     """One committed object: the file that holds it, or its place in the journal."""
 
     #: Whose bytes they are, and whether that host was trusted with data alone.
@@ -55,7 +55,7 @@ class Committed:
 
     host: str
     #: By part of its result: empty for the whole of it.
-    pieces: dict[str, Piece] = field(default_factory=dict)
+    pieces: dict[str, StoredPart] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ class Journal:
                         committed.host = host
                         path = None if file is None else self._folder / file
                         if nbytes >= 0 and (path is None or _is_whole(path, nbytes)):
-                            committed.pieces[part] = Piece(host, bool(data_only), nbytes, path, row, at)
+                            committed.pieces[part] = StoredPart(host, bool(data_only), nbytes, path, row, at)
                     at += max(0, nbytes)
         return found
 
@@ -226,7 +226,7 @@ class Journal:
         self._database.execute("DELETE FROM temp.wanted")
         self._database.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((each,) for each in identities))
 
-    def load(self, pieces: Iterable[Piece], limit: int) -> None:
+    def load(self, pieces: Iterable[StoredPart], limit: int) -> None:
         """Read objects into their pieces, as far as ``limit`` bytes go."""
         with self._reading_of():
             row, data = -1, b""
@@ -242,7 +242,7 @@ class Journal:
                     (data,) = self._database.execute("SELECT data FROM results WHERE rowid = ?", (row,)).fetchone()
                 piece.data = data[piece.at : piece.at + piece.nbytes]
 
-    def read(self, piece: Piece) -> bytes:
+    def read(self, piece: StoredPart) -> bytes:
         """The bytes of one small object."""
         with self._reading_of():
             (data,) = self._database.execute(

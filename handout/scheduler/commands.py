@@ -13,19 +13,19 @@ from handout.scheduler.states import Outcome
 
 __all__ = [
     "AnnouncePause",
+    "AnnounceRunEnded",
     "AnnounceSecond",
+    "AnnounceTasksEnded",
     "AskAllocator",
     "CancelTasks",
     "Command",
     "CopyObjects",
     "DropObjects",
     "FetchObjects",
+    "RecallTasks",
     "RefuseDrain",
     "ReleaseHost",
-    "RunEnded",
     "StartTasks",
-    "TakeBack",
-    "TasksEnded",
 ]
 
 
@@ -98,7 +98,7 @@ class CancelTasks:
 
 
 @dataclass(frozen=True, slots=True)
-class TakeBack:
+class RecallTasks:
     """Return those of these that have not started; the others run on."""
 
     host: str
@@ -147,7 +147,7 @@ class AnnounceSecond:
 
 
 @dataclass(frozen=True, slots=True)
-class TasksEnded:
+class AnnounceTasksEnded:
     """Each task of a run is in exactly one of these, once."""
 
     run: int
@@ -162,7 +162,7 @@ class TasksEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class RunEnded:
+class AnnounceRunEnded:
     """All tasks have ended and the outputs that exist are with the controller."""
 
     run: int
@@ -192,12 +192,12 @@ Command = (
     | FetchObjects
     | DropObjects
     | CancelTasks
-    | TakeBack
+    | RecallTasks
     | AskAllocator
     | AnnouncePause
     | AnnounceSecond
-    | TasksEnded
-    | RunEnded
+    | AnnounceTasksEnded
+    | AnnounceRunEnded
     | ReleaseHost
     | RefuseDrain
 )

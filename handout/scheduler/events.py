@@ -22,10 +22,10 @@ __all__ = [
     "CopyFailed",
     "Event",
     "FailureKind",
+    "HostConnected",
     "HostDelayed",
     "HostDrained",
     "HostExpected",
-    "HostJoined",
     "HostLost",
     "HostRecovered",
     "HostSuspected",
@@ -38,7 +38,7 @@ __all__ = [
     "SharedChanged",
     "TaskFailed",
     "TasksFinished",
-    "TasksReturned",
+    "TasksRecalled",
     "TasksStarted",
 ]
 
@@ -69,7 +69,7 @@ class ResultsCommitted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttemptsFound:
-    """A host has these attempts of an earlier run of the same tasks: they go on. Its `HostJoined` came before."""
+    """A host has these attempts of an earlier run of the same tasks: they go on. Its `HostConnected` came before."""
 
     host: str
     run: int
@@ -112,7 +112,7 @@ class HostDelayed:
 
 
 @dataclass(frozen=True, slots=True)
-class HostJoined:
+class HostConnected:
     """A host's agent is ready. A later ``epoch`` replaces an earlier one, whose work is lost."""
 
     host: str
@@ -194,7 +194,7 @@ class TasksFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class TasksReturned:
+class TasksRecalled:
     """Not started, given back by the agent."""
 
     host: str
@@ -286,7 +286,7 @@ Event = (
     | AttemptsUnknown
     | HostExpected
     | HostDelayed
-    | HostJoined
+    | HostConnected
     | HostLost
     | HostSuspected
     | HostRecovered
@@ -295,7 +295,7 @@ Event = (
     | SharedChanged
     | TasksStarted
     | TasksFinished
-    | TasksReturned
+    | TasksRecalled
     | TaskFailed
     | ObjectsStored
     | CopyFailed

@@ -13,7 +13,7 @@ from handout.serialization.pickling import REFUSED, Segment, Snapshot, dumps
 _MAX_LOOKED_AT = 2000
 
 
-class UnserializableError(TypeError):
+class CannotPickleError(TypeError):
     """A value cannot travel.
 
     Attributes:
@@ -30,7 +30,7 @@ class UnserializableError(TypeError):
         return f"{self.path} ({self.type}) cannot travel: {self.reason}"
 
 
-def find(value: Any, path: str, attempt: Callable[[Any], Any] | None = None) -> UnserializableError:
+def find(value: Any, path: str, attempt: Callable[[Any], Any] | None = None) -> CannotPickleError:
     """The innermost part of `value` that cannot be pickled.
 
     Args:
@@ -50,7 +50,7 @@ def find(value: Any, path: str, attempt: Callable[[Any], Any] | None = None) -> 
             break
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return UnserializableError(path, name, str(reason) if reason is not None else "it cannot be pickled")
+    return CannotPickleError(path, name, str(reason) if reason is not None else "it cannot be pickled")
 
 
 class _Search:
@@ -129,7 +129,7 @@ def dumps_or_name(value: Any, path: str, snapshot: Snapshot | None = None) -> li
     """`dumps`, whose failure names the culprit.
 
     Raises:
-        UnserializableError: With the path to it, beginning with `path`.
+        CannotPickleError: With the path to it, beginning with `path`.
     """
     try:
         return dumps(value, snapshot)

@@ -8,13 +8,13 @@ import pickle
 from os import PathLike, fspath
 from typing import Any, Callable
 
-from handout.serialization.temp_folder import OwnFolder
+from handout.serialization.temp_folder import TempFolder
 
 __all__ = ["File"]
 
 _numbers = itertools.count(1)
 #: Where a process that runs no task (the caller's) keeps the files that it received: until it ends.
-_received = OwnFolder("handout-files-")
+_received = TempFolder("handout-files-")
 
 
 def _no_task() -> str | None:

@@ -10,13 +10,13 @@ import stat
 import tempfile
 import weakref
 
-__all__ = ["OwnFolder"]
+__all__ = ["TempFolder"]
 
 #: Locked for as long as the process lives whose folder it is in.
 _LOCK = "lock"
 
 
-class OwnFolder:
+class TempFolder:
     """Made when it is first asked for, and gone with this object, or else with this process.
 
     What a process left that was killed, the next one removes that needs a folder of that kind.

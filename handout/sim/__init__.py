@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from handout.sim.faults import Fault, Weather
 from handout.sim.scenario import Scenario
-from handout.sim.simulation import Report, SimulationError, simulate
+from handout.sim.simulation import SimulationError, SimulationReport, simulate
 
-__all__ = ["Fault", "Report", "Scenario", "SimulationError", "Weather", "simulate"]
+__all__ = ["Fault", "Scenario", "SimulationError", "SimulationReport", "Weather", "simulate"]

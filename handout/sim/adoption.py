@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from handout.execution.recording.resume import latest_attempts
 from handout.scheduler import CONTROLLER
 from handout.scheduler import events as ev
-from handout.sim.journal import Journal
+from handout.sim.journal import SimulatedJournal
 from handout.sim.scenario import Submission
 
-__all__ = ["Found", "facts"]
+__all__ = ["SurvivingAgent", "facts"]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SurvivingAgent:
     """What an agent has of earlier lives, as run, task and attempt, and as run and object."""
 
     #: Attempts that it goes on with, or whose ends nobody has heard of.
@@ -26,7 +26,7 @@ class Found:
     objects: Collection[tuple[int, int]]
 
 
-def facts(run: Submission, journal: Journal, found: Mapping[str, Found]) -> list[ev.Event]:
+def facts(run: Submission, journal: SimulatedJournal, found: Mapping[str, SurvivingAgent]) -> list[ev.Event]:
     """What is known of a run that is taken up again.
 
     Args:

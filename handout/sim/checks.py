@@ -25,7 +25,7 @@ from handout.sim.echoes import is_report, tokens
 
 if TYPE_CHECKING:
     from handout.sim.controller import Controller
-    from handout.sim.host import Handed, Host
+    from handout.sim.host import Handed, SimulatedHost
 
 __all__ = ["Before", "after_event", "at_the_end", "began", "ends_once", "handed", "run_ends_once"]
 
@@ -82,7 +82,7 @@ def after_event(controller: Controller, before: Before, commands: Sequence[cmd.C
         f"{before.late} answers were stale, {core.stale - before.stale} were counted",
     )
     for command in commands:
-        if isinstance(command, cmd.TasksEnded):
+        if isinstance(command, cmd.AnnounceTasksEnded):
             for t, outcome in zip(command.tasks, command.outcomes, strict=True):
                 if outcome is Outcome.DONE:
                     told = (command.run, t) in before.finished
@@ -101,7 +101,7 @@ def ends_once(controller: Controller, run: int, t: int) -> None:
     _require(run not in controller.over, "R1", f"task {t} of run {run} ended after its run")
 
 
-def run_ends_once(controller: Controller, command: cmd.RunEnded) -> None:
+def run_ends_once(controller: Controller, command: cmd.AnnounceRunEnded) -> None:
     """A run is reported as ended."""
     number = command.run
     _require(number not in controller.over, "R1", f"run {number} ended twice")
@@ -121,7 +121,7 @@ def handed(controller: Controller, command: cmd.StartTasks) -> None:
         )
 
 
-def began(controller: Controller, host: Host, task: Handed, times: int) -> None:
+def began(controller: Controller, host: SimulatedHost, task: Handed, times: int) -> None:
     """A function is called, for the ``times``-th time.
 
     Args:
@@ -204,7 +204,7 @@ def _fits(world: World, host: HostRecord, need: Mapping[str, int], shared: Mappi
     return host.ledger.fits(need) and world.fleet.shared.fits(shared)
 
 
-def _forgotten(controller: Controller, host: Host) -> Iterator[str]:
+def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
     """A host has told all and been told all: what the core believes to be there is, and waits for something."""
     world = controller.core.world
     record = world.fleet.by_name.get(host.name)
@@ -255,7 +255,7 @@ def _shares_what_is_granted(controller: Controller) -> None:
         _require(parts <= granted.get(name, 0), "R4", f"{parts} parts of {name!r} are in use, {granted} are granted")
 
 
-def at_the_end(controller: Controller, agents: Sequence[Host]) -> None:
+def at_the_end(controller: Controller, agents: Sequence[SimulatedHost]) -> None:
     """All runs are closed and nothing happens any more.
 
     Raises:
@@ -280,7 +280,7 @@ def _left_here(controller: Controller) -> Iterator[str]:
         yield f"the core wants to be called at {controller.core.next_deadline}"
 
 
-def _left_there(agents: Sequence[Host]) -> Iterator[str]:
+def _left_there(agents: Sequence[SimulatedHost]) -> Iterator[str]:
     for host in agents:
         if host.running or host.ledger.claims:
             yield f"{list(host.running)} run on {host.name!r} of epoch {host.epoch}"

@@ -7,14 +7,14 @@ from random import Random
 
 from handout.errors import InternalError
 from handout.scheduler import events as ev
-from handout.sim.adoption import Found
+from handout.sim.adoption import SurvivingAgent
 from handout.sim.clock import Clock
 from handout.sim.controller import Controller
-from handout.sim.host import Handed, Host
+from handout.sim.host import Handed, SimulatedHost
 from handout.sim.line import Line, Way
 from handout.sim.scenario import HostPlan
 
-__all__ = ["GRACE_S", "HOST_TIMEOUT_S", "Cluster"]
+__all__ = ["GRACE_S", "HOST_TIMEOUT_S", "SimulatedCluster"]
 
 #: The timings of the house; see `handout.transport.timings.Timings`.
 HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
@@ -24,7 +24,7 @@ _REJOIN_MAX_S = 8.0
 _ADOPTED = 0.45
 
 
-class Cluster:
+class SimulatedCluster:
     """Hosts, and the agents that were ever started there.
 
     Args:
@@ -44,9 +44,9 @@ class Cluster:
         clock: Clock,
         rng: Random,
         plans: Sequence[HostPlan],
-        arriving: Callable[[Host, Way, Callable[[], None]], bool],
-        heard: Callable[[Host, list[ev.Event]], None],
-        began: Callable[[Host, Handed], None],
+        arriving: Callable[[SimulatedHost, Way, Callable[[], None]], bool],
+        heard: Callable[[SimulatedHost, list[ev.Event]], None],
+        began: Callable[[SimulatedHost, Handed], None],
     ) -> None:
         self._clock = clock
         self._rng = rng
@@ -54,14 +54,14 @@ class Cluster:
         self._arriving = arriving
         self._heard = heard
         self._began = began
-        self.agents: list[Host] = []
+        self.agents: list[SimulatedHost] = []
         #: Hosts that were drained.
         self.gone: set[str] = set()
         self._pauses: dict[str, float] = {}
         #: How many times more a host's agent dies soon after its start.
         self._flaps: dict[str, int] = {}
 
-    def is_current(self, host: Host) -> bool:
+    def is_current(self, host: SimulatedHost) -> bool:
         """Whether the controller works with this agent."""
         return self.controller.alive and self.controller.hosts.get(host.name) is host
 
@@ -74,26 +74,26 @@ class Cluster:
         if not controller.alive or plan.name in controller.hosts:
             return
         epoch = len(self.agents) + 1
-        host = Host(plan.name, epoch, plan.offer, self._clock, self._rng, self._heard, self._began)
+        host = SimulatedHost(plan.name, epoch, plan.offer, self._clock, self._rng, self._heard, self._began)
         host.line = self._line(host, plan)
         self.agents.append(host)
-        controller.join(host, ev.HostJoined(plan.name, plan.offer, "3.11", plan.rtt_s, epoch))
+        controller.join(host, ev.HostConnected(plan.name, plan.offer, "3.11", plan.rtt_s, epoch))
         if self._flaps.get(plan.name):
             self._flaps[plan.name] -= 1
             self._clock.after(self._rng.choice((0.1, 1.0, 3.0)), lambda: self.crash(host, False, 0.01))
 
-    def flap(self, host: Host, times: int) -> None:
+    def flap(self, host: SimulatedHost, times: int) -> None:
         """From now on its agents do not live long, for so many times."""
         self._flaps[host.name] = times
 
-    def crash(self, host: Host, silently: bool, noticed_s: float) -> None:
+    def crash(self, host: SimulatedHost, silently: bool, noticed_s: float) -> None:
         """An agent dies; what it had sent is lost with it where that is ``silently``. A while later it is noticed."""
         host.die()
         if silently:
             host.line.lose(Way.TO_CONTROLLER)
         self._clock.after(noticed_s, lambda: self.lose(host, "its agent died"))
 
-    def lose(self, host: Host, reason: str) -> None:
+    def lose(self, host: SimulatedHost, reason: str) -> None:
         """The controller finds out that a host is gone, and tries to have it again."""
         if not self.is_current(host):
             return
@@ -140,12 +140,12 @@ class Cluster:
             self._clock.after(HOST_TIMEOUT_S, lambda host=host, line=line: self.lapse(host, line))  # type: ignore[misc]
 
     @staticmethod
-    def lapse(host: Host, line: Line) -> None:
+    def lapse(host: SimulatedHost, line: Line) -> None:
         """The lease that began with this connection is over, unless another has been made since."""
         if host.line is line:
             host.lapse()
 
-    def take_over(self, dead: Controller) -> dict[Host, Found]:
+    def take_over(self, dead: Controller) -> dict[SimulatedHost, SurvivingAgent]:
         """A new controller goes on with the agents of the one before, where it can have them, else it starts others."""
         plans = [plan for plan in self._plans.values() if plan.name not in self.gone]
         self.controller.tell(*(ev.HostExpected(plan.name) for plan in plans))
@@ -158,11 +158,11 @@ class Cluster:
                 self.boot(plan, self.controller)
         return found
 
-    def _adopt(self, host: Host, plan: HostPlan) -> Found:
+    def _adopt(self, host: SimulatedHost, plan: HostPlan) -> SurvivingAgent:
         found = host.adopt(self._line(host, plan))
-        self.controller.join(host, ev.HostJoined(plan.name, plan.offer, "3.11", plan.rtt_s, host.epoch))
+        self.controller.join(host, ev.HostConnected(plan.name, plan.offer, "3.11", plan.rtt_s, host.epoch))
         host.line.send(Way.TO_HOST, lambda: host.limit(plan.offer))
         return found
 
-    def _line(self, host: Host, plan: HostPlan) -> Line:
+    def _line(self, host: SimulatedHost, plan: HostPlan) -> Line:
         return Line(self._clock, plan.rtt_s / 2, lambda way, action: self._arriving(host, way, action))

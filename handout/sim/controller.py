@@ -12,13 +12,13 @@ from handout.scheduler import CONTROLLER, Core, Outcome
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 from handout.sim import checks
-from handout.sim.adoption import Found, facts
+from handout.sim.adoption import SurvivingAgent, facts
 from handout.sim.clock import Clock
-from handout.sim.host import INLINE, Host, Key
-from handout.sim.journal import Journal
+from handout.sim.host import INLINE, Key, SimulatedHost
+from handout.sim.journal import SimulatedJournal
 from handout.sim.line import Way
 from handout.sim.scenario import Submission
-from handout.sim.story import Story
+from handout.sim.story import SimulationStory
 
 __all__ = ["Controller"]
 
@@ -56,9 +56,9 @@ class Controller:
         self,
         clock: Clock,
         rng: Random,
-        journal: Journal,
-        story: Story,
-        ended: Callable[[Submission, cmd.RunEnded], None],
+        journal: SimulatedJournal,
+        story: SimulationStory,
+        ended: Callable[[Submission, cmd.AnnounceRunEnded], None],
         released: Callable[[str], None],
         died: Callable[[], None],
         handed: Callable[[Controller, str, int, Sequence[int]], None],
@@ -67,7 +67,7 @@ class Controller:
         self.alive = True
         #: Instructions until it dies; None: it does not.
         self.left: int | None = None
-        self.hosts: dict[str, Host] = {}
+        self.hosts: dict[str, SimulatedHost] = {}
         self.runs: dict[int, Submission] = {}
         #: Objects that are here.
         self.home: set[Key] = set()
@@ -90,7 +90,7 @@ class Controller:
         self._committed: set[Key] = set()
         #: Tasks that an earlier life saw to their ends: run and task.
         self._reused: set[Key] = set()
-        self._relays: dict[Host, list[_Relay]] = {}
+        self._relays: dict[SimulatedHost, list[_Relay]] = {}
         self._inbox: list[ev.Event] = []
         self._armed_at = float("inf")
 
@@ -157,7 +157,7 @@ class Controller:
             if self.core.next_deadline is not None:
                 self.tell()
 
-    def submit(self, *runs: Submission, found: Mapping[str, Found] = MappingProxyType({})) -> None:
+    def submit(self, *runs: Submission, found: Mapping[str, SurvivingAgent] = MappingProxyType({})) -> None:
         """Begin runs, or take them up again where the journal, or an agent, knows of them."""
         events: list[ev.Event] = []
         for run in runs:
@@ -172,7 +172,7 @@ class Controller:
             events += [ev.RunSubmitted(number, run.spec), *facts(run, self.journal, found)]
         self.tell(*events)
 
-    def release(self, host: Host, found: Found) -> None:
+    def release(self, host: SimulatedHost, found: SurvivingAgent) -> None:
         """The runs are there that an adopted agent's messages are about; whatever else it has is of no use."""
         tickets = [ticket for ticket in found.tickets if ticket[0] not in self.runs]
         keys = [key for key in found.objects if key[0] not in self.runs]
@@ -187,12 +187,12 @@ class Controller:
             self.home = {key for key in self.home if key[0] != number}
             self.tell(ev.RunClosed(number))
 
-    def join(self, host: Host, event: ev.HostJoined) -> None:
+    def join(self, host: SimulatedHost, event: ev.HostConnected) -> None:
         """An agent is there."""
         self.hosts[host.name] = host
         self.tell(event)
 
-    def leave(self, host: Host, reason: str) -> None:
+    def leave(self, host: SimulatedHost, reason: str) -> None:
         """An agent is gone."""
         del self.hosts[host.name]
         for relay in self._relays.pop(host, ()):
@@ -228,18 +228,18 @@ class Controller:
                     self.home.difference_update(keys)
                 else:
                     self._send(command.host, lambda host: host.drop(keys))
-            case cmd.CancelTasks() | cmd.TakeBack():
+            case cmd.CancelTasks() | cmd.RecallTasks():
                 tickets = [(command.run, t, a) for t, a in zip(command.tasks, command.attempts, strict=True)]
                 if isinstance(command, cmd.CancelTasks):
                     self._send(command.host, lambda host: host.cancel(tickets))
                 else:
                     self._send(command.host, lambda host: host.take_back(tickets))
-            case cmd.TasksEnded():
+            case cmd.AnnounceTasksEnded():
                 for t, outcome, failure in zip(command.tasks, command.outcomes, command.failures, strict=True):
                     checks.ends_once(self, command.run, t)
                     self.outcomes[command.run, t] = outcome
                     self._record(command.run, t, outcome, failure)
-            case cmd.RunEnded():
+            case cmd.AnnounceRunEnded():
                 checks.run_ends_once(self, command)
                 self.over.add(command.run)
                 self._ended(self.runs[command.run], command)
@@ -248,7 +248,7 @@ class Controller:
             case cmd.ReleaseHost():
                 self._released(command.host)
 
-    def _send(self, name: str, action: Callable[[Host], None]) -> None:
+    def _send(self, name: str, action: Callable[[SimulatedHost], None]) -> None:
         host = self.hosts[name]
         host.line.send(Way.TO_HOST, lambda: action(host))
 
@@ -282,11 +282,11 @@ class Controller:
             self.post(ev.ObjectsStored(command.host, command.run, objects, [run.nbytes(o) for o in objects]))
 
     @staticmethod
-    def _put(target: Host, key: Key, nbytes: int) -> None:
+    def _put(target: SimulatedHost, key: Key, nbytes: int) -> None:
         number = target.announce(key)
         target.line.stream(nbytes, lambda: target.received(number, nbytes))
 
-    def _relay(self, key: Key, source: str, target: Host | None) -> None:
+    def _relay(self, key: Key, source: str, target: SimulatedHost | None) -> None:
         """Bring an object from a host to another one, or here."""
         name = CONTROLLER if target is None else target.name
         relay = _Relay(lambda missing: self.post(ev.CopyFailed(name, key[0], key[1], source, missing)))
@@ -307,7 +307,7 @@ class Controller:
         relay.failed = stop
         giver.line.send(Way.TO_HOST, lambda: self._give(giver, key, relay, target))
 
-    def _give(self, giver: Host, key: Key, relay: _Relay, target: Host | None) -> None:
+    def _give(self, giver: SimulatedHost, key: Key, relay: _Relay, target: SimulatedHost | None) -> None:
         """At the giver: it was asked for an object."""
         how = giver.give(key)
         if how == "missing":
@@ -320,7 +320,7 @@ class Controller:
         else:
             giver.line.stream(nbytes, lambda: self._gave(giver, key, nbytes, relay, target))
 
-    def _announce(self, relay: _Relay, key: Key, target: Host | None) -> None:
+    def _announce(self, relay: _Relay, key: Key, target: SimulatedHost | None) -> None:
         if target is None or relay.over:
             return
 
@@ -330,7 +330,7 @@ class Controller:
         relay.begun = True
         target.line.send(Way.TO_HOST, announce)
 
-    def _gave(self, giver: Host, key: Key, nbytes: int, relay: _Relay, target: Host | None) -> None:
+    def _gave(self, giver: SimulatedHost, key: Key, nbytes: int, relay: _Relay, target: SimulatedHost | None) -> None:
         """Here: the last of it came."""
         if relay.over or not self.alive:
             return
@@ -348,7 +348,7 @@ class Controller:
             if self.alive:
                 self._commit(*key)
 
-    def _fail(self, relay: _Relay, missing: bool, giver: Host | None = None) -> None:
+    def _fail(self, relay: _Relay, missing: bool, giver: SimulatedHost | None = None) -> None:
         if relay.over:
             return
         relay.over = True

@@ -13,8 +13,8 @@ from handout.scheduler import events as ev
 __all__ = ["Echoes", "Report", "is_report", "tokens"]
 
 #: The session numbers messages; beyond that, only these say which attempt they are about.
-Report = ev.TasksStarted | ev.TasksFinished | ev.TasksReturned | ev.TaskFailed
-_REPORTS = (ev.TasksStarted, ev.TasksFinished, ev.TasksReturned, ev.TaskFailed)
+Report = ev.TasksStarted | ev.TasksFinished | ev.TasksRecalled | ev.TaskFailed
+_REPORTS = (ev.TasksStarted, ev.TasksFinished, ev.TasksRecalled, ev.TaskFailed)
 
 
 def is_report(event: ev.Event) -> TypeGuard[Report]:

@@ -14,13 +14,13 @@ from random import Random
 from handout.protocol.ledger import Claim, Ledger
 from handout.resources import Offer
 from handout.scheduler import events as ev
-from handout.sim.adoption import Found
+from handout.sim.adoption import SurvivingAgent
 from handout.sim.clock import Clock
 from handout.sim.echoes import Report, is_report, tokens
 from handout.sim.line import Line, Way
 from handout.sim.scenario import Fate, Submission
 
-__all__ = ["INLINE", "Host", "Key", "Ticket"]
+__all__ = ["INLINE", "Key", "SimulatedHost", "Ticket"]
 
 #: Results up to this size ride in the message that says so.
 INLINE = 65536
@@ -75,7 +75,7 @@ class Handed:
         return [(self.ticket[0], o) for o in self.run.spec.inputs[self.task]]
 
 
-class Host:
+class SimulatedHost:
     """An agent.
 
     Args:
@@ -98,8 +98,8 @@ class Host:
         offer: Offer,
         clock: Clock,
         rng: Random,
-        tell: Callable[[Host, list[ev.Event]], None],
-        began: Callable[[Host, Handed], None],
+        tell: Callable[[SimulatedHost, list[ev.Event]], None],
+        began: Callable[[SimulatedHost, Handed], None],
     ) -> None:
         self.name = name
         self.epoch = epoch
@@ -315,7 +315,7 @@ class Host:
     def _return(self, task: Handed) -> None:
         del self.queue[task.ticket]
         run, t, attempt = task.ticket
-        self._say(ev.TasksReturned(self.name, run, [t], [attempt]))
+        self._say(ev.TasksRecalled(self.name, run, [t], [attempt]))
 
     def _return_all(self) -> None:
         for task in list(self.queue.values()):
@@ -345,7 +345,7 @@ class Host:
 
     # ---- another controller ------------------------------------------------------------------------------------
 
-    def adopt(self, line: Line) -> Found:
+    def adopt(self, line: Line) -> SurvivingAgent:
         """Another controller goes on where the one before was lost: tell it what is here.
 
         What that one missed is told again with `go_on`.
@@ -363,7 +363,7 @@ class Host:
         for event in (event for said in self._said for event in said):
             if is_report(event) and not isinstance(event, ev.TasksStarted):
                 tickets.update(dict.fromkeys(tokens(event)))
-        return Found(list(tickets), self.inherited)
+        return SurvivingAgent(list(tickets), self.inherited)
 
     def go_on(self) -> None:
         """The controller is ready to hear what the one before may have missed."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from random import Random
 from typing import Literal
 
-__all__ = ["Journal", "Task"]
+__all__ = ["SimulatedJournal", "Task"]
 
 #: A run's number in the scenario and a task's number in it.
 Task = tuple[int, int]
 _Kind = Literal["ended", "result", "start", "settled"]
 
 
-class Journal:
+class SimulatedJournal:
     """Records in the order in which they were written. When the controller dies, the last one may be torn."""
 
     __slots__ = ("_records", "_torn_from")

@@ -14,17 +14,17 @@ from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 from handout.sim import checks
 from handout.sim.clock import Clock
-from handout.sim.cluster import Cluster
+from handout.sim.cluster import SimulatedCluster
 from handout.sim.controller import Controller
 from handout.sim.faults import Fault, Faults
-from handout.sim.host import Handed, Host
-from handout.sim.journal import Journal
+from handout.sim.host import Handed, SimulatedHost
+from handout.sim.journal import SimulatedJournal
 from handout.sim.line import Way
 from handout.sim.scenario import RunPlan, Scenario, Submission, Whim
-from handout.sim.story import Story
+from handout.sim.story import SimulationStory
 from handout.sim.trouble import Trouble
 
-__all__ = ["Report", "SimulationError", "simulate"]
+__all__ = ["SimulationError", "SimulationReport", "simulate"]
 
 #: So long after the last fault all must be over.
 LIMIT_S = 600.0
@@ -38,7 +38,7 @@ class SimulationError(HandoutError):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class SimulationReport:
     """How a scenario went."""
 
     seed: int
@@ -52,7 +52,7 @@ class Report:
     outcomes: dict[int, Outcome | None]
     #: Functions called.
     calls: int
-    story: Story
+    story: SimulationStory
 
     @property
     def digest(self) -> str:
@@ -60,7 +60,7 @@ class Report:
         return self.story.digest
 
 
-def simulate(seed: int, tell: Callable[[str], object] | None = None) -> Report:
+def simulate(seed: int, tell: Callable[[str], object] | None = None) -> SimulationReport:
     """Run one scenario.
 
     Args:
@@ -92,11 +92,11 @@ class _Simulation:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.clock = Clock()
-        self.story = Story()
-        self.journal = Journal()
+        self.story = SimulationStory()
+        self.journal = SimulatedJournal()
         self._rng = Random(scenario.seed ^ 0x5EED)
         self._faults = Faults(scenario.weather, Random(scenario.seed ^ 0xFA017))
-        self.cluster = Cluster(
+        self.cluster = SimulatedCluster(
             self.clock,
             self._rng,
             scenario.hosts,
@@ -117,7 +117,7 @@ class _Simulation:
 
     # ---- from the first event to the last ----------------------------------------------------------------------
 
-    def run(self) -> Report:
+    def run(self) -> SimulationReport:
         """All of it."""
         self.controller.tell(*(ev.HostExpected(plan.name) for plan in self.scenario.hosts))
         for plan in self.scenario.hosts:
@@ -136,7 +136,7 @@ class _Simulation:
         self._settle()
         if self.scenario.is_calm:
             self._check_calm()
-        return Report(
+        return SimulationReport(
             self.scenario.seed,
             took_s,
             self._faults.messages,
@@ -187,12 +187,12 @@ class _Simulation:
             return  # it is asked for again once the controller is back
         self.controller.submit(Submission(plan, self._shared))
 
-    def _run_ended(self, run: Submission, command: cmd.RunEnded) -> None:
+    def _run_ended(self, run: Submission, command: cmd.AnnounceRunEnded) -> None:
         self._outcomes[run.plan.number] = command.outcome
         controller = self.controller
         self.clock.after(self._rng.choice((0.0, 0.1, 20.0)), lambda: controller.forget(command.run))
 
-    def _began(self, host: Host, task: Handed) -> None:
+    def _began(self, host: SimulatedHost, task: Handed) -> None:
         original = task.run.original(task.task)
         self._calls[original] += 1
         self._tries[original] += 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import sha256
 
-__all__ = ["Story"]
+__all__ = ["SimulationStory"]
 
 
-class Story:
+class SimulationStory:
     """Remembers things and times; makes words of them only when asked."""
 
     __slots__ = ("_entries",)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from handout.scheduler import events as ev
 from handout.sim.clock import Clock
-from handout.sim.cluster import GRACE_S, HOST_TIMEOUT_S, Cluster
+from handout.sim.cluster import GRACE_S, HOST_TIMEOUT_S, SimulatedCluster
 from handout.sim.controller import Controller
 from handout.sim.echoes import Echoes, is_report
 from handout.sim.faults import Fault, Faults
-from handout.sim.host import Host
+from handout.sim.host import SimulatedHost
 from handout.sim.line import Way
-from handout.sim.story import Story
+from handout.sim.story import SimulationStory
 
 __all__ = ["SUSPECT_S", "Trouble"]
 
@@ -31,7 +31,7 @@ class Trouble:
         cluster: Whom they strike.
     """
 
-    def __init__(self, clock: Clock, faults: Faults, story: Story, cluster: Cluster) -> None:
+    def __init__(self, clock: Clock, faults: Faults, story: SimulationStory, cluster: SimulatedCluster) -> None:
         self._clock = clock
         self._faults = faults
         self._story = story
@@ -42,7 +42,7 @@ class Trouble:
 
     # ---- messages ----------------------------------------------------------------------------------------------
 
-    def arriving(self, host: Host, way: Way, action: Callable[[], None]) -> bool:
+    def arriving(self, host: SimulatedHost, way: Way, action: Callable[[], None]) -> bool:
         """A message arrives; see `Line`."""
         fault = self._faults.at_message()
         if fault is None:
@@ -69,11 +69,11 @@ class Trouble:
         self._take(host, way, action)
         return True
 
-    def _take(self, host: Host, way: Way, action: Callable[[], None]) -> None:
+    def _take(self, host: SimulatedHost, way: Way, action: Callable[[], None]) -> None:
         if (host.alive or way is Way.TO_CONTROLLER) and self._cluster.is_current(host):
             action()
 
-    def heard(self, host: Host, events: list[ev.Event]) -> None:
+    def heard(self, host: SimulatedHost, events: list[ev.Event]) -> None:
         """An agent's message, in its order or out of it, once or twice."""
         twist, self._twist = self._twist, None
         controller, rng = self._cluster.controller, self._faults.rng
@@ -92,7 +92,7 @@ class Trouble:
         controller.heard(events)
 
     @staticmethod
-    def _overtaken(host: Host, controller: Controller, events: list[ev.Event]) -> None:
+    def _overtaken(host: SimulatedHost, controller: Controller, events: list[ev.Event]) -> None:
         host.overtaken -= 1
         controller.heard(events)
 
@@ -104,7 +104,7 @@ class Trouble:
 
     # ---- faults ------------------------------------------------------------------------------------------------
 
-    def _kill_controller(self, host: Host, way: Way, action: Callable[[], None]) -> None:
+    def _kill_controller(self, host: SimulatedHost, way: Way, action: Callable[[], None]) -> None:
         controller = self._cluster.controller
         if not controller.alive:
             return
@@ -115,7 +115,7 @@ class Trouble:
             controller.tell()
         self._echoes = Echoes()
 
-    def _strike(self, fault: Fault, host: Host) -> None:
+    def _strike(self, fault: Fault, host: SimulatedHost) -> None:
         rng, clock = self._faults.rng, self._clock
         match fault:
             case Fault.DELAY:
@@ -142,29 +142,29 @@ class Trouble:
                 host.full = True
                 clock.after(rng.choice((0.1, 5.0, 60.0)), lambda: setattr(host, "full", False))
 
-    def _cut(self, host: Host, duration_s: float) -> None:
+    def _cut(self, host: SimulatedHost, duration_s: float) -> None:
         """The connection is made again within the lease: nothing is lost."""
         host.line.stall(duration_s)
         if duration_s > SUSPECT_S:
             self._later(host, SUSPECT_S, lambda: self._suspect(host, ev.HostSuspected(host.name)))
             self._later(host, duration_s, lambda: self._suspect(host, ev.HostRecovered(host.name)))
 
-    def _suspect(self, host: Host, event: ev.Event) -> None:
+    def _suspect(self, host: SimulatedHost, event: ev.Event) -> None:
         if self._cluster.is_current(host):
             self._cluster.controller.tell(event)
 
-    def _silence(self, host: Host) -> None:
+    def _silence(self, host: SimulatedHost) -> None:
         """Nobody hears of the other any more: both let go, the host first."""
         host.line.stall(HOST_TIMEOUT_S + GRACE_S + 1.0)
         self._later(host, SUSPECT_S, lambda: self._suspect(host, ev.HostSuspected(host.name)))
         self._later(host, HOST_TIMEOUT_S, host.lapse)
         self._later(host, HOST_TIMEOUT_S + GRACE_S, lambda: self._cluster.lose(host, "it was silent"))
 
-    def _later(self, host: Host, delay_s: float, action: Callable[[], None]) -> None:
+    def _later(self, host: SimulatedHost, delay_s: float, action: Callable[[], None]) -> None:
         """It comes to that, unless another connection has been made to the agent by then."""
         line = host.line
         self._clock.after(delay_s, lambda: action() if host.line is line else None)
 
-    def _crash(self, host: Host) -> None:
+    def _crash(self, host: SimulatedHost) -> None:
         rng = self._faults.rng
         self._cluster.crash(host, rng.random() < 0.5, 0.01 + rng.random() * 0.2)

@@ -111,7 +111,7 @@ class _Encoder:
         if known is None:
             try:
                 blob = function_ref(fn, self.snapshot)
-            except diagnosis.UnserializableError as error:
+            except diagnosis.CannotPickleError as error:
                 raise _refused(self.plan.ids[task], error) from error
             if len(blob.blob) > MAX_PAYLOAD:
                 raise UnserializableError(
@@ -128,7 +128,7 @@ class _Encoder:
     def _supply(self, number: int, value: Any, id: str) -> None:
         try:
             self.hold(number, value)
-        except diagnosis.UnserializableError as error:
+        except diagnosis.CannotPickleError as error:
             raise _refused(id, error) from error
 
     def hold(self, number: int, value: Any) -> None:
@@ -151,7 +151,7 @@ class _Encoder:
             blob = self._plain(args, inputs, paths)
             if blob is not None:
                 return blob, inputs, bool(self.code_objects) and not self.code_objects.isdisjoint(inputs)
-        call = _Call(self, task, paths or ())
+        call = _CallEncoder(self, task, paths or ())
         with _CodeWatch(self.snapshot) as code:
             blob = call.encode(args, kwargs)
         return blob, tuple(call.inputs), code.seen or not self.code_objects.isdisjoint(call.inputs)
@@ -221,7 +221,7 @@ class _CodeWatch:
         self.snapshot.by_value = self.before or self.seen
 
 
-class _Call:
+class _CallEncoder:
     """One call that needs a closer look: arguments that are neither scalars nor whole results."""
 
     def __init__(self, encoder: _Encoder, task: int, paths: Sequence[Path]) -> None:
@@ -261,7 +261,7 @@ class _Call:
                 self._attempt(arg)
             except Exception:  # whatever a __reduce__ raises
                 return _refused(self.encoder.plan.ids[self.task], diagnosis.find(arg, name, self._attempt))
-        problem = diagnosis.UnserializableError("args", "tuple", "pickling failed once, and not when tried again")
+        problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed once, and not when tried again")
         return _refused(self.encoder.plan.ids[self.task], problem)
 
     def _attempt(self, part: Any) -> list[Segment]:
@@ -361,7 +361,7 @@ def _own(segment: Segment) -> Segment:
     return bytes(segment)
 
 
-def _refused(id: str, error: diagnosis.UnserializableError) -> UnserializableError:
+def _refused(id: str, error: diagnosis.CannotPickleError) -> UnserializableError:
     return UnserializableError(
         f"Function {id!r} cannot travel: {error.path} ({error.type}): {error.reason}.",
         remedy=_REMEDY,

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 from handout.protocol.frames import Buffer
 from handout.transport.byte_stream import Transport
 
-__all__ = ["Connection", "Listener"]
+__all__ = ["Connection", "ConnectionListener"]
 
 #: Bytes of one write: larger buffers cost more to allocate than to fill.
 _WRITE = 64 << 10
 
 
-class Listener(Protocol):
+class ConnectionListener(Protocol):
     """Who is told what happens on a connection; also on one that is not the current one any more."""
 
     def received(self, connection: Connection, data: bytes) -> None:
@@ -41,7 +41,7 @@ class Connection:
         listener: What it is passed on to.
     """
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: ConnectionListener) -> None:
         self._listener = listener
         #: Set by whoever opens it, once it is open: a receiver is there before its transport.
         self.transport: Transport | None = None

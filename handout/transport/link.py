@@ -18,7 +18,7 @@ from handout.transport.handshake import HANDSHAKE_TIMEOUT_S
 from handout.transport.launcher import Launcher
 from handout.transport.timings import Timings
 
-__all__ = ["STOP_TIMEOUT_S", "Link", "let_go"]
+__all__ = ["STOP_TIMEOUT_S", "AgentLink", "let_go"]
 
 logger = logging.getLogger("handout.link")
 
@@ -31,7 +31,7 @@ _STOP_SILENCE_S = 1.0
 _SLOWER = 3
 
 
-class Link:
+class AgentLink:
     """One host's agent, from here.
 
     Args:

@@ -17,7 +17,7 @@ import pytest
 
 import handout
 from handout.errors import DependencyError, HandoutError, RunTimeoutError
-from handout.execution.failure import Failure, from_report, of_exception
+from handout.failures import Failure, from_report, of_exception
 from handout.serialization import exceptions
 
 

@@ -10,9 +10,9 @@ import pytest
 import handout
 from handout import Capabilities, Cluster, Graph, Host, Inventory
 from handout.errors import BootstrapError
-from handout.execution.membership.agent_proxy import Peer
-from handout.execution.membership.host_capabilities import Offering, read_probe
-from handout.transport.link import Link
+from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.membership.host_capabilities import HostCapabilities, read_probe
+from handout.transport.link import AgentLink
 from handout.transport.timings import Timings
 from tests import work
 from tests.transport.played import Agent
@@ -113,8 +113,8 @@ async def test_a_tracker_that_fails_later_changes_nothing_and_is_asked_again(err
             raise answer
         return answer
 
-    link = Link("here", None, Agent(), Timings(), lambda frames: None, lambda suspected: None)
-    offering = Offering(Host.local("here"), Capabilities(cpu=8), Peer("here", link), tracker, 0.001)
+    link = AgentLink("here", None, Agent(), Timings(), lambda frames: None, lambda suspected: None)
+    offering = HostCapabilities(Host.local("here"), Capabilities(cpu=8), AgentProxy("here", link), tracker, 0.001)
     told = [await offering.first(link, 5.0)]
     following = asyncio.ensure_future(offering.follow(told.append))
     async with asyncio.timeout(5):
@@ -147,8 +147,8 @@ async def test_a_tracker_that_hangs_later_is_told_of_and_asked_again(caplog: pyt
             await asyncio.Event().wait()
         return {"cpu": asked}
 
-    link = Link("here", None, Agent(), Timings(), lambda frames: None, lambda suspected: None)
-    offering = Offering(Host.local("here"), Capabilities(cpu=8), Peer("here", link), tracker, 0.001)
+    link = AgentLink("here", None, Agent(), Timings(), lambda frames: None, lambda suspected: None)
+    offering = HostCapabilities(Host.local("here"), Capabilities(cpu=8), AgentProxy("here", link), tracker, 0.001)
     told = asyncio.Queue[Capabilities]()
     assert (await offering.first(link, 0.05)).cpu == 1
     following = asyncio.ensure_future(offering.follow(told.put_nowait))
@@ -161,8 +161,10 @@ async def test_a_tracker_that_hangs_later_is_told_of_and_asked_again(caplog: pyt
 
 
 async def test_without_a_tracker_there_is_nothing_to_follow() -> None:
-    link = Link("here", None, Agent(), Timings(), lambda frames: None, lambda suspected: None)
-    offering = Offering(Host.local("here", {"cpu": 2}), Capabilities(cpu=8), Peer("here", link), None, 60.0)
+    link = AgentLink("here", None, Agent(), Timings(), lambda frames: None, lambda suspected: None)
+    offering = HostCapabilities(
+        Host.local("here", {"cpu": 2}), Capabilities(cpu=8), AgentProxy("here", link), None, 60.0
+    )
     assert (await offering.first(link, 5.0)).cpu == 2
     async with asyncio.timeout(5):
         await offering.follow(lambda offered: pytest.fail("nothing changed"))

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from handout.execution.membership.agent_proxy import Peer
+from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.driver import Driver
-from handout.execution.shell.inbound_messages import Hearing
+from handout.execution.shell.inbound_messages import InboundMessages
 from handout.protocol import numbering
 from handout.protocol.frames import Message
 from handout.scheduler import events as ev
-from handout.transport.link import Link
+from handout.transport.link import AgentLink
 from handout.transport.timings import Timings
 from tests.transport.played import Agent
 
@@ -20,8 +20,8 @@ from tests.transport.played import Agent
 @pytest.mark.parametrize(
     ("fields", "payload", "event"),
     [
-        ({"m": "failed", "kind": "cancelled"}, b"", ev.TasksReturned("far", 7, [3], [2])),
-        ({"m": "returned"}, b"", ev.TasksReturned("far", 7, [3], [2])),
+        ({"m": "failed", "kind": "cancelled"}, b"", ev.TasksRecalled("far", 7, [3], [2])),
+        ({"m": "returned"}, b"", ev.TasksRecalled("far", 7, [3], [2])),
         (
             {"m": "done", "us": [5], "size": [[4]], "inline": [[4]]},
             b"abcd",
@@ -36,9 +36,9 @@ async def test_the_end_of_an_attempt_whose_run_was_left_is_told_to_the_core(
     driver = Driver(lambda coroutine: coroutine.close())
     posted: list[ev.Event] = []
     monkeypatch.setattr(driver, "post", lambda *events: posted.extend(events))
-    peer = Peer("far", Link("far", None, Agent(), Timings(), lambda frames: None, lambda suspected: None))
+    peer = AgentProxy("far", AgentLink("far", None, Agent(), Timings(), lambda frames: None, lambda suspected: None))
     ticket = numbering.ticket(7, 3, 2)
     tickets_said = ticket if fields["m"] == "failed" else [ticket]
-    Hearing(driver).heard(peer, [Message(1, {**fields, "ticket": tickets_said}, payload)])
+    InboundMessages(driver).heard(peer, [Message(1, {**fields, "ticket": tickets_said}, payload)])
     assert posted == [event]
     driver.close()

@@ -14,7 +14,7 @@ import handout
 from handout import Cluster, Graph, Host
 from handout.events import EventsMissed, RunEnded, TaskEnded
 from handout.execution import event_streams, task_logs
-from handout.execution.bounded_buffer import Kept
+from handout.execution.bounded_buffer import BoundedBuffer
 from handout.execution.task_logs import RunLogs
 from tests import work
 
@@ -32,7 +32,7 @@ def read(kept: RunLogs, task: int) -> list[str]:
 
 
 def test_the_oldest_go_and_are_counted() -> None:
-    kept: Kept[str] = Kept(10, len)
+    kept: BoundedBuffer[str] = BoundedBuffer(10, len)
     kept.extend(["aaaa", "bbbb", "cccc", "dd"])
     assert (list(kept.items), kept.total, kept.dropped) == (["bbbb", "cccc", "dd"], 10, 1)
     kept.extend(["x" * 11])

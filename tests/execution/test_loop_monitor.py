@@ -10,7 +10,7 @@ import time
 import pytest
 
 from handout import Cluster, Timings
-from handout.execution.loop_monitor import LoopWatch
+from handout.execution.loop_monitor import LoopMonitor
 
 LIMIT_S = 0.2
 
@@ -19,7 +19,7 @@ def blocking(seconds: float) -> None:
     time.sleep(seconds)  # found here
 
 
-async def beaten(watch: LoopWatch) -> None:
+async def beaten(watch: LoopMonitor) -> None:
     """Until the loop has beaten, and so said what it has to say."""
     beat_at = watch._beat_at
     async with asyncio.timeout(10):
@@ -30,7 +30,7 @@ async def beaten(watch: LoopWatch) -> None:
 async def test_a_blocked_loop_is_told_once_with_its_length_and_the_line_of_the_caller(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watch = LoopWatch(LIMIT_S)
+    watch = LoopMonitor(LIMIT_S)
     watch.start()
     await beaten(watch)
     blocking(3 * LIMIT_S)
@@ -48,7 +48,7 @@ async def test_a_blocked_loop_is_told_once_with_its_length_and_the_line_of_the_c
 async def test_the_line_is_the_callers_own_not_that_of_a_library_that_it_called(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watch = LoopWatch(LIMIT_S)
+    watch = LoopMonitor(LIMIT_S)
     watch.start()
     await beaten(watch)
     threading.Event().wait(3 * LIMIT_S)
@@ -59,7 +59,7 @@ async def test_the_line_is_the_callers_own_not_that_of_a_library_that_it_called(
 
 
 async def test_a_loop_that_is_merely_busy_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    watch = LoopWatch(10 * LIMIT_S)
+    watch = LoopMonitor(10 * LIMIT_S)
     watch.start()
     for _ in range(2):
         time.sleep(LIMIT_S)

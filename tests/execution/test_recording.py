@@ -11,9 +11,9 @@ import pytest
 
 from handout import Graph
 from handout.errors import JournalError
-from handout.execution.failure import from_report
 from handout.execution.recording import recorder as recording
 from handout.execution.recording.recorder import Recorder
+from handout.failures import from_report
 from handout.graph.plan import Plan
 from handout.journal import Journal
 from tests import work

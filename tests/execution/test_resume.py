@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from handout.execution.recording.resume import Earlier, latest_attempts
+from handout.execution.recording.resume import PriorRuns, latest_attempts
 from handout.protocol import numbering
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
@@ -36,7 +36,7 @@ class Journal:
 def left(journal: Any, once: bool, **held: int) -> list[ev.Event]:
     """What is told of a task whose second attempt was on b, where hosts have these attempts of it."""
     identities: Any = SimpleNamespace(tasks=[b"t"])
-    earlier = Earlier(journal, identities, {0} if once else ())
+    earlier = PriorRuns(journal, identities, {0} if once else ())
     earlier._lost = {b"t": ("b", 2)}
     run: Any = SimpleNamespace(number=1, task_objects=[(0,)], wanted=[True], hosts=[""])
     found: Any = {

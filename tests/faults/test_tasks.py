@@ -19,7 +19,7 @@ import pytest
 
 import handout
 from handout import Cluster, Graph
-from handout.host.system.cgroups import Groups
+from handout.host.system.cgroups import ControlGroups
 from handout.transport.timings import Timings
 from tests import work
 from tests.faults import deeds
@@ -56,7 +56,7 @@ def notes(error: Exception) -> str:
 
 def can_limit_processes() -> bool:
     """Whether agents on this machine can make control groups: whoever runs the tests is who logs in."""
-    made = Groups.find(f"handout-test-{os.getpid()}-can")
+    made = ControlGroups.find(f"handout-test-{os.getpid()}-can")
     made.make()
     try:
         return made.limit_processes(64)

@@ -207,7 +207,7 @@ def test_wrong_given_keys_are_refused(graph: Graph) -> None:
             graph.compile(given={key: 1})
 
 
-class Earlier(dict[str, Any]):
+class PriorRuns(dict[str, Any]):
     """Results of an earlier run, as far as compiling looks at them."""
 
     failures: dict[str, Any] = {"b": "why"}  # noqa: RUF012
@@ -221,7 +221,7 @@ class Earlier(dict[str, Any]):
 
 def test_an_earlier_run_gives_what_it_has_and_this_graph_knows(graph: Graph) -> None:
     a, b = graph.add(make, id="a"), graph.add(make, id="b")
-    plan = graph.compile(given=Earlier(a=1, unknown=2))
+    plan = graph.compile(given=PriorRuns(a=1, unknown=2))
     assert list(plan.ids) == ["b"]
     assert plan.locate(a) == (1, ())
     assert plan.locate(b) == (0, ())

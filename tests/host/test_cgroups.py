@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from handout.host.system import cgroups
-from handout.host.system.cgroups import Groups, Limited
+from handout.host.system.cgroups import ControlGroups, Limited
 from handout.host.system.oom_kills import kills_in
 from tests.forks import fork_and_count
 from tests.host.rig import alive
@@ -20,9 +20,9 @@ MB = 1 << 20
 
 
 @pytest.fixture
-def made() -> Iterator[Groups]:
+def made() -> Iterator[ControlGroups]:
     """Groups of this test."""
-    found = Groups.find(f"handout-test-{os.getpid()}")
+    found = ControlGroups.find(f"handout-test-{os.getpid()}")
     found.make()
     if len(found.folders) == 0:
         pytest.skip(
@@ -45,7 +45,7 @@ def in_a_fork(deed: Callable[[], int]) -> tuple[int, int]:
     return (os.WEXITSTATUS(status), 0) if os.WIFEXITED(status) else (-1, os.WTERMSIG(status))
 
 
-def test_workers_fork_up_to_their_limit_and_no_further(made: Groups) -> None:
+def test_workers_fork_up_to_their_limit_and_no_further(made: ControlGroups) -> None:
     if not made.limit_processes(64):
         pytest.skip("no controller of processes here")
 
@@ -56,14 +56,14 @@ def test_workers_fork_up_to_their_limit_and_no_further(made: Groups) -> None:
     assert in_a_fork(enter_and_fork) == (63, 0)
 
 
-def limit_memory(made: Groups, limit: int) -> str:
+def limit_memory(made: ControlGroups, limit: int) -> str:
     group = made.limit_memory("w1", limit)
     if group is None:
         pytest.skip("no controller of memory here")
     return group
 
 
-def test_the_kernel_kills_what_takes_more_than_its_group_may(made: Groups) -> None:
+def test_the_kernel_kills_what_takes_more_than_its_group_may(made: ControlGroups) -> None:
     limit = 16 * MB
     group = limit_memory(made, limit)
 
@@ -80,7 +80,7 @@ def test_the_kernel_kills_what_takes_more_than_its_group_may(made: Groups) -> No
     assert not os.path.exists(group)
 
 
-def test_a_result_that_is_written_into_memory_is_no_part_of_the_limit(made: Groups) -> None:
+def test_a_result_that_is_written_into_memory_is_no_part_of_the_limit(made: ControlGroups) -> None:
     limit = 16 * MB
     group = limit_memory(made, limit)
     fd = os.memfd_create("store")
@@ -100,7 +100,7 @@ def test_a_result_that_is_written_into_memory_is_no_part_of_the_limit(made: Grou
     os.close(fd)
 
 
-def test_what_is_still_in_a_group_is_killed_with_it(made: Groups) -> None:
+def test_what_is_still_in_a_group_is_killed_with_it(made: ControlGroups) -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -121,7 +121,7 @@ def test_what_is_still_in_a_group_is_killed_with_it(made: Groups) -> None:
     assert not any(os.path.exists(folder) for folder in made.folders)
 
 
-def test_groups_that_tasks_made_below_theirs_go_with_them(made: Groups) -> None:
+def test_groups_that_tasks_made_below_theirs_go_with_them(made: ControlGroups) -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -147,8 +147,8 @@ def test_members_that_another_container_has_are_not_ours(tmp_path: Path) -> None
     assert cgroups._members(str(tmp_path)) == [12]
 
 
-def test_groups_of_two_runs_do_not_see_each_other(made: Groups) -> None:
-    other = Groups.find(f"handout-test-{os.getpid()}-other")
+def test_groups_of_two_runs_do_not_see_each_other(made: ControlGroups) -> None:
+    other = ControlGroups.find(f"handout-test-{os.getpid()}-other")
     other.make()
     assert len(other.folders) == len(made.folders)
     other.remove()
@@ -156,7 +156,7 @@ def test_groups_of_two_runs_do_not_see_each_other(made: Groups) -> None:
 
 
 def test_without_groups_nothing_is_limited_and_nothing_fails() -> None:
-    none = Groups({})
+    none = ControlGroups({})
     assert not none.limit_processes(64)
     assert none.limit_memory("w1", MB) is None
     none.join_workers()

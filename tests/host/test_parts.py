@@ -15,17 +15,17 @@ import pytest
 
 from handout.host.agent import completion
 from handout.host.agent.dispatcher import Dispatcher
-from handout.host.agent.link import Link
-from handout.host.agent.object_store import Store, StoreFullError
+from handout.host.agent.link import ControllerLink
+from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.output_capture import Logs
-from handout.host.agent.result_sender import Answers
-from handout.host.agent.task_queue import QUEUED, READY, Backlog, Task, TaskClass
+from handout.host.agent.result_sender import ResultSender
+from handout.host.agent.task_queue import QUEUED, READY, QueuedTask, TaskClassQueue, TaskQueue
 from handout.host.agent.transfers import Transfers
-from handout.host.agent.worker_pool import Crew, Hand
+from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import shared_page
-from handout.host.system.cgroups import Groups
+from handout.host.system.cgroups import ControlGroups
 from handout.host.system.oom_kills import OomKills
-from handout.host.worker.objects import INLINE, Objects
+from handout.host.worker.objects import INLINE, WorkerObjects
 from handout.host.worker.worker import Worker
 from handout.protocol.frames import MAX_PAYLOAD, Piece
 from handout.protocol.ledger import Ledger
@@ -59,13 +59,13 @@ def new_page() -> memoryview:
 
 
 @pytest.fixture
-def hand() -> Hand:
-    return Hand(1, cast(socket.socket, Nothing()), new_page(), b"")
+def hand() -> WorkerHandle:
+    return WorkerHandle(1, cast(socket.socket, Nothing()), new_page(), b"")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(None, str(tmp_path))
+def store(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(None, str(tmp_path))
 
 
 @pytest.fixture
@@ -74,21 +74,21 @@ def stored() -> list[int]:
 
 
 @pytest.fixture
-def transfers(store: Store, stored: list[int]) -> Transfers:
+def transfers(store: ObjectStore, stored: list[int]) -> Transfers:
     return Transfers(store, stored.append, lambda key, error: None)
 
 
-def make_outcomes(backlog: Backlog) -> tuple[completion.Outcomes, Nothing]:
+def make_outcomes(backlog: TaskQueue) -> tuple[completion.Completion, Nothing]:
     dispatcher = Nothing()
-    parts = cast(Answers, Nothing()), backlog, cast(Store, Nothing()), cast(Dispatcher, dispatcher)
-    return completion.Outcomes(*parts, cast(Crew, Nothing()), OomKills()), dispatcher
+    parts = cast(ResultSender, Nothing()), backlog, cast(ObjectStore, Nothing()), cast(Dispatcher, dispatcher)
+    return completion.Completion(*parts, cast(WorkerPool, Nothing()), OomKills()), dispatcher
 
 
-def test_what_was_revoked_stays_so_until_the_worker_has_passed_it(hand: Hand) -> None:
+def test_what_was_revoked_stays_so_until_the_worker_has_passed_it(hand: WorkerHandle) -> None:
     """The worker runs 4; 8 to 10 go back, then 12 does: 8 to 10 are still in the worker's hands."""
 
     async def main() -> None:
-        revoke = make_outcomes(Backlog(lambda key: False))[0]
+        revoke = make_outcomes(TaskQueue(lambda key: False))[0]
         hand.page[shared_page.ANNOUNCED], hand.next_number = 4, 11
         revoke.revoke(hand, 8)
         revoke._settle(hand)
@@ -103,11 +103,11 @@ def test_what_was_revoked_stays_so_until_the_worker_has_passed_it(hand: Hand) ->
     asyncio.run(main())
 
 
-def test_what_was_queued_on_a_worker_that_cannot_be_killed_starts_elsewhere(hand: Hand) -> None:
+def test_what_was_queued_on_a_worker_that_cannot_be_killed_starts_elsewhere(hand: WorkerHandle) -> None:
     async def main() -> None:
-        backlog = Backlog(lambda key: False)
-        cls = TaskClass({"class": 1, "need": {}})
-        task = Task(1, 1, cls, b"", [], [1], 1, "t", 1, 0)
+        backlog = TaskQueue(lambda key: False)
+        cls = TaskClassQueue({"class": 1, "need": {}})
+        task = QueuedTask(1, 1, cls, b"", [], [1], 1, "t", 1, 0)
         task.state, task.hand, hand.queued = QUEUED, hand, {1: task}
         end, dispatcher = make_outcomes(backlog)
         end._give_up(hand)
@@ -117,14 +117,14 @@ def test_what_was_queued_on_a_worker_that_cannot_be_killed_starts_elsewhere(hand
     asyncio.run(main())
 
 
-def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(hand: Hand) -> None:
+def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(hand: WorkerHandle) -> None:
     """The controller said hello in that very moment: on this side the lease has never ended."""
 
     async def main() -> None:
-        task = Task(1, 1, TaskClass({"class": 1, "need": {}}), b"", [], [1], 1, "t", 1, 0)
+        task = QueuedTask(1, 1, TaskClassQueue({"class": 1, "need": {}}), b"", [], [1], 1, "t", 1, 0)
         task.state, task.hand, hand.queued = QUEUED, hand, {1: task}
         hand.page[shared_page.ANNOUNCED] = 1
-        end, _ = make_outcomes(Backlog(lambda key: False))
+        end, _ = make_outcomes(TaskQueue(lambda key: False))
         failed: list[str] = []
         end._fail = lambda task, kind, payload=(), **fields: failed.append(kind)  # type: ignore[method-assign]
         end.bury(hand, {"id": 1, "pid": 2, "status": 9, "rss": 0, "lapsed": True})
@@ -137,7 +137,7 @@ def test_no_message_is_over_the_limit_when_many_that_printed_end_at_once() -> No
     async def main() -> None:
         wire, open_ = Wire(), False
         logs = Logs(lambda *_: None, lambda: open_)
-        answers = Answers(cast(Link, wire), logs)
+        answers = ResultSender(cast(ControllerLink, wire), logs)
         data = memoryview(bytes(INLINE))
         for ticket in range(MAX_PAYLOAD // INLINE + 10):
             logs.add(ticket, 1, b"x\n")
@@ -152,7 +152,7 @@ def test_no_message_is_over_the_limit_when_many_that_printed_end_at_once() -> No
 
 
 def test_a_result_made_again_counts_once(tmp_path: Path) -> None:
-    objects = Objects([str(tmp_path)] * 2, ".w1")
+    objects = WorkerObjects([str(tmp_path)] * 2, ".w1")
     for _ in range(1000):
         objects.remember(1, bytes(INLINE))
     assert objects.get(1, {}) == bytes(INLINE)
@@ -161,13 +161,13 @@ def test_a_result_made_again_counts_once(tmp_path: Path) -> None:
 @pytest.fixture
 def worker(tmp_path: Path) -> Worker:
     made = Worker(cast(socket.socket, Nothing()), new_page())
-    made.objects = Objects([str(tmp_path)] * 2, ".w1")
+    made.objects = WorkerObjects([str(tmp_path)] * 2, ".w1")
     return made
 
 
 def test_what_was_written_of_a_result_that_fails_is_removed(worker: Worker, tmp_path: Path) -> None:
     value = {"large": bytes(INLINE * 2), "lock": threading.Lock()}
-    with pytest.raises(diagnosis.UnserializableError):
+    with pytest.raises(diagnosis.CannotPickleError):
         worker.encode(value, [(("item", "large"),), (("item", "lock"),)], [-1, 5, 6])
     assert os.listdir(tmp_path) == []
 
@@ -183,7 +183,7 @@ def test_results_of_one_task_ride_along_as_far_as_a_message_has_room(worker: Wor
 @pytest.mark.parametrize("how", ["drop", "stop"])
 @pytest.mark.parametrize("size", [10, INLINE * 2])
 def test_an_object_given_up_on_its_way_leaves_nothing(
-    transfers: Transfers, store: Store, stored: list[int], tmp_path: Path, how: str, size: int
+    transfers: Transfers, store: ObjectStore, stored: list[int], tmp_path: Path, how: str, size: int
 ) -> None:
     transfers.announce({"stream": 1, "key": 7, "size": size})
     transfers.receive(Piece(1, 0, b"abc", 0, False))
@@ -195,7 +195,9 @@ def test_an_object_given_up_on_its_way_leaves_nothing(
     assert (7 in store, stored, os.listdir(tmp_path), transfers._incoming) == (False, [], [], {})
 
 
-def test_the_store_takes_an_object_that_comes_again(transfers: Transfers, store: Store, stored: list[int]) -> None:
+def test_the_store_takes_an_object_that_comes_again(
+    transfers: Transfers, store: ObjectStore, stored: list[int]
+) -> None:
     transfers.announce({"stream": 1, "key": 7, "size": 10})
     transfers.drop([7])
     transfers.announce({"stream": 2, "key": 7, "size": 10})
@@ -204,19 +206,21 @@ def test_the_store_takes_an_object_that_comes_again(transfers: Transfers, store:
     assert store.size(7) == 10
 
 
-def test_on_a_full_disk_small_inputs_go_along_with_their_task(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_small_inputs_go_along_with_their_task(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many of them would become files."""
 
     def refuse(fd: int, data: object) -> int:
         raise OSError(errno.ENOSPC, "full")
 
     async def main() -> None:
-        backlog = Backlog(store.__contains__)
-        dispatcher = Dispatcher(backlog, Ledger({}), store, cast(Crew, Nothing()), {})
+        backlog = TaskQueue(store.__contains__)
+        dispatcher = Dispatcher(backlog, Ledger({}), store, cast(WorkerPool, Nothing()), {})
         keys = list(range(200))
         for key in keys:
             store.put(key, bytes(INLINE))
-        task = Task(1, 1, TaskClass({"class": 1, "need": {}}), b"", keys, [], 1, "t", 1, 0)
+        task = QueuedTask(1, 1, TaskClassQueue({"class": 1, "need": {}}), b"", keys, [], 1, "t", 1, 0)
         monkeypatch.setattr("handout.host.agent.object_store.os.write", refuse)
         assert dispatcher._inputs([task])[0] == keys
         with pytest.raises(StoreFullError):
@@ -241,7 +245,7 @@ def test_descriptors_that_cannot_be_sent_now_are_sent_later(
         monkeypatch.setattr(socket, "send_fds", send_fds)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            crew = Crew(ours, cast(Any, Nothing()), {}, str(tmp_path), Groups({}))
+            crew = WorkerPool(ours, cast(Any, Nothing()), {}, str(tmp_path), ControlGroups({}))
             crew.prepare(1)
             crew.kill(crew.hands[1], 0.0)
             async with asyncio.timeout(5):
@@ -266,7 +270,7 @@ def test_a_supervisor_that_is_gone_is_not_written_to_again(tmp_path: Path) -> No
         listener = Nothing()
         with ours:
             theirs.close()
-            crew = Crew(ours, cast(Any, listener), {}, str(tmp_path), Groups({}))
+            crew = WorkerPool(ours, cast(Any, listener), {}, str(tmp_path), ControlGroups({}))
             crew.prepare(1)
             await asyncio.sleep(0.01)
             assert listener.calls == ["on_orphaned"]

@@ -47,7 +47,7 @@ class Cluster:
         self.home: set[tuple[int, int]] = set()
         self.specs: dict[int, RunSpec] = {}
         self.ended: dict[tuple[int, int], Outcome] = {}
-        self.over: dict[int, cmd.RunEnded] = {}
+        self.over: dict[int, cmd.AnnounceRunEnded] = {}
         #: Runs that were closed before their end.
         self.forgotten: set[int] = set()
         self.asked: deque[cmd.AskAllocator] = deque()
@@ -78,14 +78,14 @@ class Cluster:
                     self.copies.append(("", command.run, o, source))
             case cmd.DropObjects(host="") | cmd.DropObjects() if command.host == "":
                 self.home -= {(command.run, o) for o in command.objects}
-            case cmd.StartTasks() | cmd.CancelTasks() | cmd.TakeBack() | cmd.DropObjects():
+            case cmd.StartTasks() | cmd.CancelTasks() | cmd.RecallTasks() | cmd.DropObjects():
                 self.agents[command.host].inbox.append(command)
-            case cmd.TasksEnded():
+            case cmd.AnnounceTasksEnded():
                 for t, outcome in zip(command.tasks, command.outcomes, strict=True):
                     assert (command.run, t) not in self.ended, f"task {t} of run {command.run} ended twice"
                     assert command.run not in self.over
                     self.ended[command.run, t] = outcome
-            case cmd.RunEnded():
+            case cmd.AnnounceRunEnded():
                 assert command.run not in self.over, f"run {command.run} ended twice"
                 self.over[command.run] = command
                 spec = self.specs[command.run]
@@ -124,7 +124,7 @@ class Cluster:
         self.epochs += 1
         compiled = compile_capabilities({"cpu": cores, **offer})
         self.agents[name] = Agent(name, self.epochs, Ledger(compiled.amounts, compiled.devices))
-        self.tell(ev.HostJoined(name, compiled, "3.11", rtt_s, self.epochs))
+        self.tell(ev.HostConnected(name, compiled, "3.11", rtt_s, self.epochs))
 
     def change(self, name: str, *, cores: float) -> None:
         """A tracker says that a host offers something else now."""
@@ -150,7 +150,7 @@ class Cluster:
                     agent.queue[command.run, t, attempt] = (variant, keep)
             case cmd.DropObjects():
                 agent.store -= {(command.run, o) for o in command.objects}
-            case cmd.TakeBack():
+            case cmd.RecallTasks():
                 for t, attempt in zip(command.tasks, command.attempts, strict=True):
                     self._give_back(agent, (command.run, t, attempt))
             case cmd.CancelTasks():
@@ -251,7 +251,7 @@ class Cluster:
     def _give_back(self, agent: Agent, ticket: Ticket) -> None:
         if agent.queue.pop(ticket, None) is not None:
             run, t, attempt = ticket
-            agent.outbox.append(ev.TasksReturned(agent.name, run, [t], [attempt]))
+            agent.outbox.append(ev.TasksRecalled(agent.name, run, [t], [attempt]))
             self._return_followers(agent, ticket)
 
     # -- all of it

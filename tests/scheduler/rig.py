@@ -66,7 +66,7 @@ class Scene:
         self.now = 0.0
         self.specs: dict[int, RunSpec] = {}
         self.ended: dict[tuple[int, str], Outcome] = {}
-        self.over: dict[int, cmd.RunEnded] = {}
+        self.over: dict[int, cmd.AnnounceRunEnded] = {}
         if shared:
             self.tell(ev.SharedChanged({name: units * PARTS for name, units in shared.items()}))
         for text in hosts:
@@ -79,12 +79,12 @@ class Scene:
             self.now = at
         commands = self.core.handle(events, self.now)
         for command in commands:
-            if isinstance(command, cmd.TasksEnded):
+            if isinstance(command, cmd.AnnounceTasksEnded):
                 for t, outcome in zip(command.tasks, command.outcomes, strict=True):
                     key = (command.run, self.name(command.run, t))
                     assert key not in self.ended, f"{key} ended twice"
                     self.ended[key] = outcome
-            elif isinstance(command, cmd.RunEnded):
+            elif isinstance(command, cmd.AnnounceRunEnded):
                 assert command.run not in self.over
                 self.over[command.run] = command
         invariants.check(self.core.world)
@@ -131,7 +131,7 @@ class Scene:
 
     def give_back(self, host: str, *names: str, run: int = 1) -> list[Said]:
         tasks = [self.number(run, name) for name in names]
-        return self.said(self.tell(ev.TasksReturned(host, run, tasks, [self.attempt(run, t) for t in tasks])))
+        return self.said(self.tell(ev.TasksRecalled(host, run, tasks, [self.attempt(run, t) for t in tasks])))
 
     def store(self, host: str, *names: str, run: int = 1, size: int = 8) -> list[Said]:
         objects = [self.number(run, name) for name in names]
@@ -191,9 +191,9 @@ class Scene:
                 return [("drop", command.host, *named(command.objects))]
             case cmd.CancelTasks():
                 return [("cancel", command.host, *named(command.tasks))]
-            case cmd.TakeBack():
+            case cmd.RecallTasks():
                 return [("back", command.host, *named(command.tasks))]
-            case cmd.TasksEnded():
+            case cmd.AnnounceTasksEnded():
                 ended = zip(named(command.tasks), command.outcomes, strict=True)
                 by: dict[str, list[str]] = {}
                 for name, outcome in ended:
@@ -201,7 +201,7 @@ class Scene:
                 return [(outcome, *names) for outcome, names in by.items()]
             case cmd.AskAllocator():
                 return [("ask", command.request, *(task.id for task in command.frontier))]
-            case cmd.RunEnded():
+            case cmd.AnnounceRunEnded():
                 return [("over", command.outcome.value)]
             case cmd.AnnouncePause() | cmd.AnnounceSecond():
                 return []
@@ -211,5 +211,7 @@ class Scene:
                 return [("release", command.host)]
 
 
-def joined(name: str, *, python: str = "3.11.4", rtt_s: float = 0.001, epoch: int = 0, **offer: Any) -> ev.HostJoined:
-    return ev.HostJoined(name, compile_capabilities(offer), python, rtt_s, epoch)
+def joined(
+    name: str, *, python: str = "3.11.4", rtt_s: float = 0.001, epoch: int = 0, **offer: Any
+) -> ev.HostConnected:
+    return ev.HostConnected(name, compile_capabilities(offer), python, rtt_s, epoch)

@@ -147,7 +147,7 @@ def test_stale_and_repeated_events_are_ignored_and_counted() -> None:
     scene.tell(event)
     assert scene.core.stale == 0
     assert scene.said(scene.tell(event)) == []
-    scene.tell(ev.TasksStarted("h1", 1, [0], [1]), ev.TasksReturned("h9", 1, [0], [1]), ev.RunClosed(7))
+    scene.tell(ev.TasksStarted("h1", 1, [0], [1]), ev.TasksRecalled("h9", 1, [0], [1]), ev.RunClosed(7))
     assert scene.core.stale == 4
 
 

@@ -65,7 +65,7 @@ def test_a_death_of_what_must_not_run_twice_leaves_its_outcome_unknown() -> None
     scene.specs[1] = graph("a", profiles={"a": profile(idempotent=False)})
     scene.tell(ev.RunSubmitted(1, scene.specs[1]))
     ended, _ = scene.tell(ev.TaskFailed("h1", 1, 0, 1, "died", False, None))
-    assert isinstance(ended, cmd.TasksEnded)
+    assert isinstance(ended, cmd.AnnounceTasksEnded)
     assert isinstance(ended.failures[0], OutcomeUnknownError)
 
 
@@ -74,7 +74,7 @@ def test_what_was_killed_midway_and_must_not_run_twice_fails_at_once_as_itself(k
     scene = Scene("h1", "h2")
     scene.submit(graph("a", profiles={"a": profile(idempotent=False, retries=2)}))
     [ended, _] = scene.tell(ev.TaskFailed("h1", 1, 0, 1, kind, True, "its own"))
-    assert isinstance(ended, cmd.TasksEnded)
+    assert isinstance(ended, cmd.AnnounceTasksEnded)
     assert ended.outcomes == [Outcome.FAILED]
     assert ended.failures == ["its own"]
 
@@ -130,7 +130,7 @@ def test_continue_skips_only_what_depends_on_the_failure() -> None:
     scene.specs[1] = graph("a -> c -> e; b -> d", on_failure="continue", outputs=["e", "d"])
     scene.tell(ev.RunSubmitted(1, scene.specs[1]))
     commands = scene.tell(ev.TaskFailed("h1", 1, 0, 1, "raised", False, "boom"))
-    (ended,) = [c for c in commands if isinstance(c, cmd.TasksEnded)]
+    (ended,) = [c for c in commands if isinstance(c, cmd.AnnounceTasksEnded)]
     assert ended.tasks == [0, 1, 2]
     assert ended.outcomes == [Outcome.FAILED, Outcome.SKIPPED, Outcome.SKIPPED]
     assert (ended.failures, ended.causes) == (["boom", None, None], [-1, 0, 0])
@@ -168,5 +168,5 @@ def test_closing_a_run_that_goes_on_ends_all_of_it() -> None:
     scene.submit(graph("a -> b"))
     assert scene.said(scene.tell(ev.RunClosed(1))) == [("cancel", "h1", "a", "b")]
     assert scene.core.world.fleet.by_name["h1"].ledger.used == {"cpu": 10_000}
-    scene.tell(ev.TasksReturned("h1", 1, [1], [1]), ev.TaskFailed("h1", 1, 0, 1, "cancelled", False, None))
+    scene.tell(ev.TasksRecalled("h1", 1, [1], [1]), ev.TaskFailed("h1", 1, 0, 1, "cancelled", False, None))
     assert scene.core.world.fleet.by_name["h1"].ledger.used == {}

@@ -43,7 +43,7 @@ def test_losing_the_only_host_that_could_ends_the_run() -> None:
     scene.join("gpu1", gpu=1)
     scene.submit(graph("a -> b", profiles={"b": profile({"gpu": 1})}))
     scene.lose("gpu1")
-    scene.tell(ev.TasksReturned("h1", 1, [0], [1]))
+    scene.tell(ev.TasksRecalled("h1", 1, [0], [1]))
     scene.now = 10.0
     scene.tell()
     assert placement_error(scene).id == "b"

@@ -62,14 +62,14 @@ def test_what_may_have_run_and_is_not_safe_to_repeat_fails() -> None:
     scene.specs[1] = graph("a -> b", profiles={"a": profile(idempotent=False, retries=5)})
     scene.tell(ev.RunSubmitted(1, scene.specs[1]))
     ended, over = scene.tell(ev.HostLost("h1", "its lease ended"))
-    assert isinstance(ended, cmd.TasksEnded)
+    assert isinstance(ended, cmd.AnnounceTasksEnded)
     assert ended.outcomes == [Outcome.FAILED, Outcome.SKIPPED]
     assert ended.causes == [-1, 0]
     (error, nothing) = ended.failures
     assert isinstance(error, OutcomeUnknownError)
     assert "'a' was lost on host 'h1' (its lease ended)" in str(error)
     assert nothing is None
-    assert over == cmd.RunEnded(1, Outcome.FAILED, None)
+    assert over == cmd.AnnounceRunEnded(1, Outcome.FAILED, None)
 
 
 def test_a_copy_whose_source_is_lost_comes_from_another_replica() -> None:
@@ -207,7 +207,7 @@ def test_a_task_that_takes_its_hosts_down_is_stopped_after_five() -> None:
     for _ in range(4):
         ((_, host, _),) = scene.lose(host)
     (ended, _) = scene.tell(ev.HostLost(host, "it is gone"))
-    assert isinstance(ended, cmd.TasksEnded)
+    assert isinstance(ended, cmd.AnnounceTasksEnded)
     assert ended.outcomes == [Outcome.FAILED]
     assert isinstance(ended.failures[0], WorkerDiedError)
 
@@ -221,12 +221,12 @@ def test_who_never_gets_its_input_is_told_where_it_was_tried(pinned: str | None,
     alone = profile({"cpu": 1}, host=pinned, idempotent=False)
     scene.submit(graph("a -> b; hold", profiles={"a": ON_H1, "b": alone, "hold": ON_H1}))
     scene.finish("h1", "a", held=False, size=10**8)
-    ended: list[cmd.TasksEnded] = []
+    ended: list[cmd.AnnounceTasksEnded] = []
     for _ in range(9):
         [(o, index)] = scene.core.world.runs[1].flying
         to = scene.core.world.fleet.names[index]
         commands = scene.tell(ev.CopyFailed(to, 1, o, "h1", missing=False))
-        ended += [command for command in commands if isinstance(command, cmd.TasksEnded)]
+        ended += [command for command in commands if isinstance(command, cmd.AnnounceTasksEnded)]
     error = ended[0].failures[0]
     assert isinstance(error, HostLostError)
     assert said in str(error)

@@ -75,7 +75,7 @@ def test_the_error_of_such_a_start_says_where_it_was() -> None:
     spec = graph("a", profiles={"a": ONCE})
     scene.specs[1] = spec
     commands = scene.tell(ev.RunSubmitted(1, spec), ev.AttemptsUnknown(1, [0], ["h9"], [3]))
-    (ended,) = [c for c in commands if isinstance(c, cmd.TasksEnded)]
+    (ended,) = [c for c in commands if isinstance(c, cmd.AnnounceTasksEnded)]
     (failure,) = ended.failures
     assert isinstance(failure, OutcomeUnknownError)
     assert "'h9' (an earlier run did not see it end) in attempt 3" in str(failure)
@@ -162,7 +162,7 @@ def test_of_two_attempts_that_are_found_the_later_one_goes_on() -> None:
     spec = graph("a", profiles={"a": ONCE})
     said = found(scene, spec, ev.AttemptsFound("h1", 1, [0], [1]), ev.AttemptsFound("h2", 1, [0], [2]))
     assert said == [("cancel", "h1", "a")]
-    scene.tell(ev.TasksReturned("h1", 1, [0], [1]))  # so it had said before
+    scene.tell(ev.TasksRecalled("h1", 1, [0], [1]))  # so it had said before
     assert ("done", "a") in scene.finish("h2", "a")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from handout.serialization.temp_folder import OwnFolder
+from handout.serialization.temp_folder import TempFolder
 
 #: A received file's folder, as the caller of a run has it.
 RECEIVE = "import os, pickle, sys; from handout import File; got = pickle.loads(pickle.dumps(File(sys.argv[1]), 5))"
@@ -29,7 +29,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_made_when_it_is_asked_for_and_goes_with_its_object(place: Path) -> None:
-    folder = OwnFolder("own-")
+    folder = TempFolder("own-")
     assert list(place.iterdir()) == []
     assert folder.path == folder.path
     assert [Path(folder.path)] == list(place.iterdir())
@@ -40,7 +40,7 @@ def test_it_is_made_when_it_is_asked_for_and_goes_with_its_object(place: Path) -
 
 def test_a_fork_that_ends_leaves_it_alone(place: Path) -> None:
     code = (
-        "import os, sys; from handout.serialization.temp_folder import OwnFolder; folder = OwnFolder('own-'); path = folder.path\n"
+        "import os, sys; from handout.serialization.temp_folder import TempFolder; folder = TempFolder('own-'); path = folder.path\n"
         "if os.fork() == 0: sys.exit()\n"
         "os.wait(); print(os.path.isdir(path))"
     )
@@ -61,7 +61,7 @@ def test_what_only_looks_like_one_that_was_left_is_not_touched(place: Path, owne
         like.touch()
     else:
         like.mkdir()
-    folder = OwnFolder("own-")
+    folder = TempFolder("own-")
     assert os.path.isdir(folder.path)
     assert like.exists()
     assert (other / "lock").exists()
@@ -78,7 +78,7 @@ def test_where_there_are_no_locks_it_is_made_all_the_same_and_others_are_left_al
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    folder = OwnFolder("own-")
+    folder = TempFolder("own-")
     assert os.path.isdir(folder.path)
     assert len(list(place.iterdir())) == 2
 
@@ -91,7 +91,7 @@ def test_where_it_cannot_be_made_that_is_said_at_once(place: Path, monkeypatch: 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return opened(path, flags, *rest, **options)
 
-    folder = OwnFolder("own-")
+    folder = TempFolder("own-")
     monkeypatch.setattr(os, "open", full)
     with pytest.raises(OSError, match="No space left"):
         _ = folder.path

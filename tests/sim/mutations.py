@@ -68,7 +68,7 @@ def failed_copies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @_listed
 def returns_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    _ignore(monkeypatch, ev.TasksReturned)
+    _ignore(monkeypatch, ev.TasksRecalled)
 
 
 @_listed

@@ -12,7 +12,7 @@ import pytest
 
 from handout.scheduler import events as ev
 from handout.sim import Fault, Scenario, SimulationError, simulate
-from handout.sim.host import Host
+from handout.sim.host import SimulatedHost
 from tests.sim import mutations
 
 SEEDS = 2000
@@ -90,7 +90,7 @@ def test_a_broken_core_is_found_and_the_error_says_how_to_see_it_again(
 
 def test_what_goes_round_in_circles_at_one_instant_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """R2, though no time passes: by name, and with its seed."""
-    monkeypatch.setattr(Host, "pump", lambda host: host._clock.after(0.0, host.pump))
+    monkeypatch.setattr(SimulatedHost, "pump", lambda host: host._clock.after(0.0, host.pump))
     with pytest.raises(SimulationError, match=r"seed 7 .* R2: it goes round in circles"):
         simulate(7)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from handout.protocol.frames import Buffer, Message, Piece
 from handout.transport.connection import Connection
-from handout.transport.link import Link
+from handout.transport.link import AgentLink
 from handout.transport.timings import Timings
 from tests.transport.played import Agent
 
@@ -23,7 +23,7 @@ class Rig:
         self.heard: list[str] = []
         self.suspicions: list[bool] = []
         self.handler: Callable[[Message | Piece], None] = self._take
-        self.link = Link("far", None, self.agent, timings, self._hear, self.suspicions.append)
+        self.link = AgentLink("far", None, self.agent, timings, self._hear, self.suspicions.append)
 
     def _hear(self, frames: Sequence[Message | Piece]) -> None:
         for frame in frames:

@@ -17,7 +17,7 @@ from handout.errors import BootstrapError, HostError
 from handout.host.system import processes
 from handout.transport.bootstrap import Bootstrap
 from handout.transport.launcher import Launcher
-from handout.transport.link import Link
+from handout.transport.link import AgentLink
 from handout.transport.local_launcher import LocalLauncher
 from handout.transport.ssh_launcher import SshLauncher
 from handout.transport.timings import Timings
@@ -48,7 +48,7 @@ async def test_a_start_that_hangs_in_a_wrapper_of_the_interpreter_is_left_at_onc
     wrapper = tmp_path / "python"
     wrapper.write_text(f"#!/bin/sh\necho > {tmp_path}/begun\nsleep 600\n")
     wrapper.chmod(0o755)
-    link = Link("far", str(wrapper), LocalLauncher(), Timings(), _ignore, _ignore)
+    link = AgentLink("far", str(wrapper), LocalLauncher(), Timings(), _ignore, _ignore)
     opening = asyncio.ensure_future(link.open())
     await until((tmp_path / "begun").exists)
     begun = time.monotonic()
@@ -131,7 +131,7 @@ async def _children(pid: int, count: int) -> list[int]:
 
 async def _leave(launcher: Launcher, place: Place) -> None:
     """End a link once its agent's folder is there, and wait for nothing."""
-    link = Link("far", None, launcher, Timings(host_timeout_s=_HOUR_S), _ignore, _ignore)
+    link = AgentLink("far", None, launcher, Timings(host_timeout_s=_HOUR_S), _ignore, _ignore)
     before = set(place.folders())
     opening = asyncio.ensure_future(link.open())
     await until(lambda: set(place.folders()) - before)

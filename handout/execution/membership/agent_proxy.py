@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from handout.execution.membership.takeover import Found
+from handout.execution.membership.takeover import FoundAgent
 from handout.execution.shell.object_streams import BytesSource, Fetches, Sink
-from handout.execution.shell.run_state import ActiveRun
+from handout.execution.shell.run_state import RunState
 from handout.protocol import numbering
 from handout.protocol.frames import MAX_PAYLOAD, Buffer
-from handout.scheduler.commands import CancelTasks, StartTasks, TakeBack
-from handout.transport.link import Link
+from handout.scheduler.commands import CancelTasks, RecallTasks, StartTasks
+from handout.transport.link import AgentLink
 
-__all__ = ["Peer"]
+__all__ = ["AgentProxy"]
 
 #: Objects up to this size travel in control messages; larger ones as streams behind them.
 INLINE = 64 << 10
@@ -21,7 +21,7 @@ INLINE = 64 << 10
 _BATCH_BYTES = MAX_PAYLOAD // 16
 
 
-class Peer:
+class AgentProxy:
     """A host that joined. Everything sent is delivered once and in order.
 
     Args:
@@ -30,7 +30,7 @@ class Peer:
         trusted: Whether what it sends may be unpickled; else it is read as data.
     """
 
-    def __init__(self, name: str, link: Link, *, trusted: bool = True) -> None:
+    def __init__(self, name: str, link: AgentLink, *, trusted: bool = True) -> None:
         self.name = name
         self.trusted = trusted
         self.link = link
@@ -50,14 +50,14 @@ class Peer:
 
     # ---- tasks ---------------------------------------------------------------------------------------------
 
-    def start_tasks(self, run: ActiveRun, command: StartTasks, class_of: Callable[[int, int], int]) -> None:
+    def start_tasks(self, run: RunState, command: StartTasks, class_of: Callable[[int, int], int]) -> None:
         """Hand tasks over, and before them whatever of code the agent has not got yet."""
         calls = run.encoded.calls
         for first, end in _batches([len(calls[task]) for task in command.tasks]):
             self._start_slice(run, command, class_of, first, end)
 
     def _start_slice(
-        self, run: ActiveRun, command: StartTasks, class_of: Callable[[int, int], int], first: int, end: int
+        self, run: RunState, command: StartTasks, class_of: Callable[[int, int], int], first: int, end: int
     ) -> None:
         tasks, attempts = command.tasks[first:end], command.attempts[first:end]
         variants, keep = command.variants[first:end], command.keep[first:end]
@@ -83,7 +83,7 @@ class Peer:
         }
         self.conversation.send(fields, blobs)
 
-    def _send_functions(self, run: ActiveRun, tasks: Sequence[int]) -> None:
+    def _send_functions(self, run: RunState, tasks: Sequence[int]) -> None:
         encoded = run.encoded
         fresh = []
         for index in {encoded.fn[t] for t in tasks}:
@@ -119,7 +119,7 @@ class Peer:
         """End attempts, started or not."""
         self.conversation.send({"m": "cancel", "ticket": _tickets(command), "grace_s": grace_s})
 
-    def take_back(self, command: TakeBack) -> None:
+    def take_back(self, command: RecallTasks) -> None:
         """Ask for attempts that have not started."""
         self.conversation.send({"m": "take_back", "ticket": _tickets(command)})
 
@@ -155,7 +155,7 @@ class Peer:
         base = numbering.base(run)
         self.conversation.send({"m": "drop", "key": [base | o for o in objects]})
 
-    def disown(self, found: Found, run: int) -> None:
+    def disown(self, found: FoundAgent, run: int) -> None:
         """End what an adopted agent has of other runs than this one, and drop their objects."""
         foreign = [ticket for ticket in found.tickets if numbering.parts(ticket)[0] != run]
         if foreign:
@@ -188,5 +188,5 @@ def _batches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
             size, first = 0, i
 
 
-def _tickets(command: CancelTasks | TakeBack) -> list[int]:
+def _tickets(command: CancelTasks | RecallTasks) -> list[int]:
     return [numbering.ticket(command.run, t, a) for t, a in zip(command.tasks, command.attempts, strict=True)]

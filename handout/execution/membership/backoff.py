@@ -7,7 +7,7 @@ from math import inf
 
 from handout.transport.timings import Timings
 
-__all__ = ["MAX_LOSSES", "Stability"]
+__all__ = ["MAX_LOSSES", "Backoff"]
 
 #: Losses within ``Timings.unstable_s`` that put a host into quarantine.
 MAX_LOSSES = 3
@@ -16,7 +16,7 @@ _LONGEST_PAUSE = 128
 _LONGEST_QUARANTINE = 64
 
 
-class Stability:
+class Backoff:
     """One host's record.
 
     A host that was lost is started again after a pause that doubles. After `MAX_LOSSES` within

@@ -10,13 +10,13 @@ from typing import Any
 import anyio
 
 from handout.errors import BootstrapError, GraphError, HandoutError, HostError, HostLostError, WireError
-from handout.execution.failure import has_text
-from handout.execution.membership.agent_proxy import Peer
+from handout.execution.membership.agent_proxy import AgentProxy
+from handout.failures import has_text
 from handout.resources import Capabilities, Host, Tracker, as_capabilities, as_probed, compile_capabilities, effective
 from handout.serialization import exceptions
-from handout.transport.link import Link
+from handout.transport.link import AgentLink
 
-__all__ = ["Offering", "read_probe"]
+__all__ = ["HostCapabilities", "read_probe"]
 
 logger = logging.getLogger("handout")
 
@@ -39,7 +39,7 @@ def read_probe(host: str, found: dict[str, Any]) -> Capabilities:
     return probed
 
 
-class Offering:
+class HostCapabilities:
     """What a host offers, from when its agent is connected until it is lost.
 
     Args:
@@ -51,7 +51,7 @@ class Offering:
     """
 
     def __init__(
-        self, host: Host, probed: Capabilities, peer: Peer, tracker: Tracker | None, interval_s: float
+        self, host: Host, probed: Capabilities, peer: AgentProxy, tracker: Tracker | None, interval_s: float
     ) -> None:
         self._host = host
         self._tracker = tracker
@@ -62,7 +62,7 @@ class Offering:
         #: What was told last.
         self._now: Capabilities | None = None
 
-    async def first(self, link: Link, limit_s: float) -> Capabilities:
+    async def first(self, link: AgentLink, limit_s: float) -> Capabilities:
         """What it offers as it joins.
 
         Args:
@@ -127,7 +127,7 @@ class Offering:
             ) from error
 
 
-async def _serve_quietly(link: Link) -> None:
+async def _serve_quietly(link: AgentLink) -> None:
     """Serve a link whose loss somebody else will notice."""
     try:
         await link.run()
@@ -138,7 +138,7 @@ async def _serve_quietly(link: Link) -> None:
 class _Live:
     """A joined host, as a tracker sees it."""
 
-    def __init__(self, host: Host, probed: Capabilities, peer: Peer) -> None:
+    def __init__(self, host: Host, probed: Capabilities, peer: AgentProxy) -> None:
         self._host = host
         self._probed = probed
         self._peer = peer

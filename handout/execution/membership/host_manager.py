@@ -21,20 +21,20 @@ from handout.errors import (
     InventoryError,
     WireError,
 )
-from handout.execution.membership.agent_proxy import Peer
-from handout.execution.membership.backoff import Stability
-from handout.execution.membership.host_capabilities import Offering, read_probe
-from handout.execution.membership.takeover import Adoption, Found, KnownAgent
+from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.membership.backoff import Backoff
+from handout.execution.membership.host_capabilities import HostCapabilities, read_probe
+from handout.execution.membership.takeover import FoundAgent, KnownAgent, Takeover
 from handout.execution.shell.driver import Driver
-from handout.execution.shell.inbound_messages import Hearing
+from handout.execution.shell.inbound_messages import InboundMessages
 from handout.protocol.frames import ProtocolError
 from handout.resources import Capabilities, Host, Tracker, compile_capabilities
 from handout.scheduler import events as ev
 from handout.transport.launcher import Launcher
-from handout.transport.link import STOP_TIMEOUT_S, Link, let_go
+from handout.transport.link import STOP_TIMEOUT_S, AgentLink, let_go
 from handout.transport.timings import Timings
 
-__all__ = ["Keeper"]
+__all__ = ["HostManager"]
 
 logger = logging.getLogger("handout")
 
@@ -48,7 +48,7 @@ _FINAL = (AuthenticationError, HostKeyError, InventoryError)
 _PASSING = (HostUnreachableError, HostLostError)
 
 
-class Keeper:
+class HostManager:
     """Keeps one host in a cluster.
 
     Args:
@@ -73,25 +73,25 @@ class Keeper:
         interval_s: float,
         settled: Callable[[str, HandoutError | None], None],
         known: KnownAgent | None = None,
-        adopted: Callable[[str, Found | None], None] = lambda name, found: None,
+        adopted: Callable[[str, FoundAgent | None], None] = lambda name, found: None,
     ) -> None:
         self.host = host
         self._known = known
         self._adopted = adopted
         #: Holds back what an adopted agent says, until `release`.
-        self._adoption: Adoption | None = None
+        self._adoption: Takeover | None = None
         self._driver = driver
-        self._hearing = Hearing(driver)
+        self._hearing = InboundMessages(driver)
         self._launcher = launcher
         self._timings = timings
         self._tracker = tracker
         self._interval_s = interval_s
         self._settled = settled
         self._epoch = 0
-        self._link: Link | None = None
-        self._peer: Peer | None = None
-        self._offering: Offering | None = None
-        self._stability = Stability(timings)
+        self._link: AgentLink | None = None
+        self._peer: AgentProxy | None = None
+        self._offering: HostCapabilities | None = None
+        self._stability = Backoff(timings)
         self._scope = anyio.CancelScope()
         self._begun = False
         self._ended = asyncio.Event()
@@ -229,7 +229,7 @@ class Keeper:
             assert started is not None
             probed = read_probe(self.host.name, started.probed)
             peer = self._peer = (self._peer if found is not None else None) or self._new_peer(link)
-            offering = self._offering = Offering(self.host, probed, peer, self._tracker, self._interval_s)
+            offering = self._offering = HostCapabilities(self.host, probed, peer, self._tracker, self._interval_s)
             offered = await offering.first(link, _TRACKER_LIMIT * self._timings.host_timeout_s)
             self._check_wanted()
         except BaseException:
@@ -244,7 +244,7 @@ class Keeper:
         self._epoch += 1
         version = ".".join(map(str, started.python))
         rtt_s, price = link.conversation.rtt_s, self.host.price_per_hour
-        self._driver.join(peer, ev.HostJoined(self.host.name, offer, version, rtt_s, self._epoch, price))
+        self._driver.join(peer, ev.HostConnected(self.host.name, offer, version, rtt_s, self._epoch, price))
         if found is not None:
             self._adopted(self.host.name, found)
 
@@ -257,22 +257,22 @@ class Keeper:
         if self._stopping:
             raise let_go(self.host.name)
 
-    def _new_link(self) -> Link:
-        link = Link(self.host.name, self.host.python, self._launcher(), self._timings, self._heard, self._suspect)
+    def _new_link(self) -> AgentLink:
+        link = AgentLink(self.host.name, self.host.python, self._launcher(), self._timings, self._heard, self._suspect)
         self._link = link
         return link
 
-    def _new_peer(self, link: Link) -> Peer:
-        return Peer(self.host.name, link, trusted=self.host.trust == "full")
+    def _new_peer(self, link: AgentLink) -> AgentProxy:
+        return AgentProxy(self.host.name, link, trusted=self.host.trust == "full")
 
-    async def _adopt(self) -> Found | None:
+    async def _adopt(self) -> FoundAgent | None:
         """Go on with the agent of an earlier controller; None where there is none to be had."""
         known, self._known = self._known, None
         if known is None:
             return None
         link = self._new_link()
         peer = self._peer = self._new_peer(link)
-        adoption = self._adoption = Adoption()
+        adoption = self._adoption = Takeover()
         found = None
         try:
             async with asyncio.timeout(_ADOPTION_LIMIT_S):
@@ -337,7 +337,7 @@ class Keeper:
         self._driver.leave(peer, reason)
         self._driver.post(ev.HostExpected(self.host.name, self.host.price_per_hour))
 
-    def _send_limits(self, peer: Peer, offered: Capabilities) -> None:
+    def _send_limits(self, peer: AgentProxy, offered: Capabilities) -> None:
         offer = compile_capabilities(offered)
         peer.limits(dict(offer.amounts), offer.devices)
 

@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from handout.errors import HandoutError, InventoryError
-from handout.execution.membership.host_manager import Keeper
+from handout.execution.membership.host_manager import HostManager
 from handout.execution.shell.driver import Driver
 from handout.resources import Host, nearest_name
 from handout.scheduler import events as ev
@@ -34,7 +34,7 @@ class Members:
         self,
         driver: Driver,
         group: TaskGroup,
-        make: Callable[[Host, Callable[[str, HandoutError | None], None]], Keeper],
+        make: Callable[[Host, Callable[[str, HandoutError | None], None]], HostManager],
         settled: Callable[[str, HandoutError | None], None],
         left: Callable[[str], None],
     ) -> None:
@@ -43,7 +43,7 @@ class Members:
         self._make = make
         self._settled = settled
         self._left = left
-        self._keepers: dict[str, Keeper] = {}
+        self._keepers: dict[str, HostManager] = {}
         #: Hosts that are being added: done when the first try to reach each has come to an end.
         self._arriving: dict[str, asyncio.Future[None]] = {}
         #: Hosts that are being drained: done when each has gone.

@@ -10,7 +10,7 @@ from typing import Any
 from handout.protocol.frames import Message, Piece, ProtocolError
 from handout.transport.bootstrap import Started
 
-__all__ = ["Adoption", "Found", "KnownAgent"]
+__all__ = ["FoundAgent", "KnownAgent", "Takeover"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class KnownAgent:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundAgent:
     """What an agent has of earlier runs."""
 
     #: Attempts that it goes on with, or whose ends nobody has heard of.
@@ -33,11 +33,11 @@ class Found:
     objects: Sequence[tuple[int, int]]
 
 
-class Adoption:
+class Takeover:
     """What an adopted agent says, held back until the run is there that it is about."""
 
     def __init__(self) -> None:
-        self.found: asyncio.Future[tuple[Found, int]] = asyncio.get_running_loop().create_future()
+        self.found: asyncio.Future[tuple[FoundAgent, int]] = asyncio.get_running_loop().create_future()
         self._held: list[Message | Piece] = []
 
     def hear(self, frames: Sequence[Message | Piece]) -> list[Message | Piece]:
@@ -64,9 +64,9 @@ class Adoption:
         return held
 
 
-def _read(fields: Mapping[str, Any]) -> tuple[Found, int]:
+def _read(fields: Mapping[str, Any]) -> tuple[FoundAgent, int]:
     try:
         objects = [(int(key), int(size)) for key, size in zip(fields["key"], fields["size"], strict=True)]
-        return Found([int(ticket) for ticket in fields["ticket"]], objects), int(fields["shift"])
+        return FoundAgent([int(ticket) for ticket in fields["ticket"]], objects), int(fields["shift"])
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"message 'found' is not as it should be: {error!r}") from error

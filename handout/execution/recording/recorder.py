@@ -15,9 +15,9 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 from handout.errors import JournalError, OutcomeUnknownError
-from handout.execution.failure import may_have_run
-from handout.execution.membership.takeover import Found
-from handout.execution.recording.resume import Earlier
+from handout.execution.membership.takeover import FoundAgent
+from handout.execution.recording.resume import PriorRuns
+from handout.failures import may_have_run
 from handout.graph.plan import Plan
 from handout.journal import INLINE, Batch, Journal
 from handout.journal.identity import Identities
@@ -31,9 +31,9 @@ from handout.transport.threads import begin_in_daemon, ended_within
 from handout.transport.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
-    from handout.execution.failure import Failure
-    from handout.execution.shell.run_state import ActiveRun
-    from handout.transport.link import Link
+    from handout.execution.shell.run_state import RunState
+    from handout.failures import Failure
+    from handout.transport.link import AgentLink
 
 logger = logging.getLogger("handout")
 
@@ -145,9 +145,9 @@ class Recorder:
             )
         self._loop = asyncio.get_running_loop()
         #: What earlier runs left.
-        self.earlier = Earlier(journal, self._identities, self._once)
+        self.earlier = PriorRuns(journal, self._identities, self._once)
         #: By host: the link to the agent that a later run could go on with, were this one to end here.
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, AgentLink] = {}
         #: Attempts that wait for their start to be on the disk: run, task, attempt.
         self._held: set[tuple[int, int, int]] = set()
 
@@ -180,7 +180,7 @@ class Recorder:
         # Else the run would hold itself through it, and with it the files of its results, until a garbage collection.
         self._journal.on_error = _nobody
 
-    def begin(self, run: ActiveRun, found: Mapping[str, Found], data_only: Collection[str]) -> list[ev.Event]:
+    def begin(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
         """Record that the run begins; answers what is known of earlier ones, as events for the core.
 
         Args:
@@ -198,7 +198,7 @@ class Recorder:
         """Have `lost` called (on the loop) when the journal cannot be written any more."""
         self._journal.on_error = self._on_loop(lost)
 
-    def agent(self, host: str, link: Link) -> None:
+    def agent(self, host: str, link: AgentLink) -> None:
         """An agent serves the run."""
         if link.started is not None:
             self._links[host] = link
@@ -207,7 +207,7 @@ class Recorder:
 
     # ---- what happens ----------------------------------------------------------------------------------------
 
-    def ended(self, run: ActiveRun, command: do.TasksEnded, attempts: Sequence[int]) -> None:
+    def ended(self, run: RunState, command: do.AnnounceTasksEnded, attempts: Sequence[int]) -> None:
         """Tasks ended. What is here of their results is committed; the rest is when it arrives."""
         batches: dict[tuple[str, str, bool], Batch] = {}
         settled: list[bytes] = []
@@ -224,7 +224,7 @@ class Recorder:
             self._journal.settle(settled)
 
     def _add(
-        self, batches: dict[tuple[str, str, bool], Batch], run: ActiveRun, task: int, number: int, attempt: int
+        self, batches: dict[tuple[str, str, bool], Batch], run: RunState, task: int, number: int, attempt: int
     ) -> None:
         """Add an object to those that ended with it; where its bytes are not here or many, only that its task ended."""
         here = number in self._objects and number in run.objects
@@ -246,20 +246,20 @@ class Recorder:
             batch.sizes.append(len(data))
             batch.data.append(data)
 
-    def _source(self, run: ActiveRun, number: int) -> tuple[str, str, bool]:
+    def _source(self, run: RunState, number: int) -> tuple[str, str, bool]:
         """Whose bytes an object is made of, which part of a result it is, and whether that host gives only data."""
         task = run.spec.producer[number]
         suspect = run.suspects.get(number) if run.suspects else None
         part = "" if number == task else self._identities.part_of(number)
         return suspect or run.hosts[task], part, suspect is not None
 
-    def arrived(self, run: ActiveRun, number: int, attempts: Sequence[int]) -> None:
+    def arrived(self, run: RunState, number: int, attempts: Sequence[int]) -> None:
         """An object came to the controller after its task had ended."""
         task = run.spec.producer[number]
         if number in self._objects and run.outcomes[task] is Outcome.DONE:
             self._commit(run, number, attempts[task])
 
-    def _commit(self, run: ActiveRun, number: int, attempt: int) -> None:
+    def _commit(self, run: RunState, number: int, attempt: int) -> None:
         segments = run.objects.segments(number)
         if segments is None:
             return
@@ -288,7 +288,7 @@ class Recorder:
         """Whether tasks are among them whose start has to be on the disk first."""
         return bool(self._once) and not self._once.isdisjoint(command.tasks)
 
-    def start(self, run: ActiveRun, command: do.StartTasks, then: Callable[[Exception | None], None]) -> None:
+    def start(self, run: RunState, command: do.StartTasks, then: Callable[[Exception | None], None]) -> None:
         """Record the starts of a command; `then` is called on the loop when they are on the disk."""
         rows = []
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
@@ -297,7 +297,7 @@ class Recorder:
                 rows.append((self._tasks[task], self._ids[task], command.host, attempt))
         self._journal.start(rows, self._on_loop(then))
 
-    def release(self, run: ActiveRun, task: int, attempt: int) -> bool:
+    def release(self, run: RunState, task: int, attempt: int) -> bool:
         """Whether an attempt still waits to be handed over; it does not any more."""
         key = (run.number, task, attempt)
         if key not in self._held:

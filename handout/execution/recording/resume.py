@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from handout.execution.membership.takeover import Found, KnownAgent
-from handout.journal import Committed, Journal, Piece
+from handout.execution.membership.takeover import FoundAgent, KnownAgent
+from handout.journal import Committed, Journal, StoredPart
 from handout.journal.identity import Identities
 from handout.protocol import numbering
 from handout.scheduler import events as ev
@@ -20,12 +20,12 @@ from handout.transport.bootstrap import Started
 from handout.transport.bundle import agent_bundle
 
 if TYPE_CHECKING:
-    from handout.execution.shell.run_state import ActiveRun
+    from handout.execution.shell.run_state import RunState
 
-__all__ = ["Earlier"]
+__all__ = ["PriorRuns"]
 
 
-class Earlier:
+class PriorRuns:
     """What is known of earlier runs, first of the journal, then of agents.
 
     Args:
@@ -69,7 +69,7 @@ class Earlier:
                 known[host] = KnownAgent(host, Started(**said), token)
         return known
 
-    async def read(self, run: ActiveRun) -> None:
+    async def read(self, run: RunState) -> None:
         """Read the journal, without the results that nobody may need."""
         tasks = self._tasks
         self._known = await asyncio.to_thread(self._journal.committed, tasks)
@@ -81,12 +81,12 @@ class Earlier:
         await asyncio.to_thread(self._journal.load, pieces, run.objects.memory_left)
         self._adopt_classes()
 
-    def _piece(self, run: ActiveRun, number: int) -> Piece | None:
+    def _piece(self, run: RunState, number: int) -> StoredPart | None:
         """What is committed of an object, None where nothing is."""
         committed = self._known.get(self._tasks[run.spec.producer[number]])
         return None if committed is None else committed.pieces.get(self._identities.part_of(number))
 
-    def facts(self, run: ActiveRun, found: Mapping[str, Found], data_only: Collection[str]) -> list[ev.Event]:
+    def facts(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
         """What is known, as events for the core; see :meth:`Recorder.begin`."""
         held = {host: numbering.of_run(each.tickets, run.number) for host, each in found.items()}
         # Marked otherwise since, a task runs again as any other.
@@ -130,7 +130,7 @@ class Earlier:
         return events
 
     def _take(
-        self, run: ActiveRun, task: int, found: Committed, data_only: Collection[str]
+        self, run: RunState, task: int, found: Committed, data_only: Collection[str]
     ) -> Iterable[tuple[int, int, str]]:
         """Put a task's committed objects into the run; answers their numbers and sizes, and where they are now."""
         for number in run.task_objects[task]:
@@ -194,7 +194,7 @@ def latest_attempts(
     return count, superseded
 
 
-def _objects_of(run: int, found: Mapping[str, Found]) -> dict[int, list[tuple[str, int]]]:
+def _objects_of(run: int, found: Mapping[str, FoundAgent]) -> dict[int, list[tuple[str, int]]]:
     """By object of a run: the hosts that have it, and its size."""
     objects: dict[int, list[tuple[str, int]]] = {}
     for host, each in found.items():

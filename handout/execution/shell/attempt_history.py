@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from handout.execution.failure import Failure
+from handout.failures import Failure
 from handout.scheduler.handlers.attempt_reports import MAX_DEATHS, MAX_TROUBLES, TROUBLES
 
-__all__ = ["Trail"]
+__all__ = ["AttemptHistory"]
 
 
 @dataclass(slots=True)
-class Trail:
+class AttemptHistory:
     """What agents have reported of one task so far."""
 
     #: The latest.

@@ -26,12 +26,12 @@ from handout.events import (
 )
 from handout.events import HostJoined as HostJoinedNotice
 from handout.events import RunEnded as RunEndedNotice
-from handout.execution.failure import Failure, has_text, of_exception
-from handout.execution.membership.agent_proxy import Peer
+from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.recording.recorder import Recorder
-from handout.execution.shell.object_traffic import Traffic
-from handout.execution.shell.run_state import ActiveRun
-from handout.execution.shell.task_classes import ClassTable
+from handout.execution.shell.object_traffic import ObjectTraffic
+from handout.execution.shell.run_state import RunState
+from handout.execution.shell.task_classes import TaskClassTable
+from handout.failures import Failure, has_text, of_exception
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.core import Core
@@ -57,16 +57,16 @@ class Driver:
 
     def __init__(self, spawn: Spawn) -> None:
         self.core = Core()
-        self.peers: dict[str, Peer] = {}
-        self.runs: dict[int, ActiveRun] = {}
-        self.classes = ClassTable()
+        self.peers: dict[str, AgentProxy] = {}
+        self.runs: dict[int, RunState] = {}
+        self.classes = TaskClassTable()
         #: Told of every agent, where they all serve one recorded run.
         self.recorder: Recorder | None = None
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._inbox: list[ev.Event] = []
         #: Attempts that failed in this turn, of runs that are watched: run, task, attempt.
-        self.failed_attempts: list[tuple[ActiveRun, int, int, Failure]] = []
+        self.failed_attempts: list[tuple[RunState, int, int, Failure]] = []
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._asking: dict[int, asyncio.Task[None]] = {}
@@ -75,19 +75,19 @@ class Driver:
         #: Set when the core broke a promise: every run ends with it.
         self.broken: InternalError | None = None
         self._closed = False
-        traffic = Traffic(self)
+        traffic = ObjectTraffic(self)
         self._perform: dict[type, Callable[[Any], None]] = {
             do.StartTasks: self._start_tasks,
             do.CopyObjects: traffic.copy,
             do.FetchObjects: traffic.fetch,
             do.DropObjects: traffic.drop,
             do.CancelTasks: self._cancel_tasks,
-            do.TakeBack: self._take_back,
+            do.RecallTasks: self._take_back,
             do.AskAllocator: self._ask_allocator,
             do.AnnouncePause: self._announce_pause,
             do.AnnounceSecond: self._announce_second,
-            do.TasksEnded: self._tasks_ended,
-            do.RunEnded: self._run_ended,
+            do.AnnounceTasksEnded: self._tasks_ended,
+            do.AnnounceRunEnded: self._run_ended,
             do.ReleaseHost: self._release_host,
             do.RefuseDrain: self._refuse_drain,
         }
@@ -177,7 +177,7 @@ class Driver:
 
     # ---- runs and hosts ----------------------------------------------------------------------------------------
 
-    def submit(self, run: ActiveRun, facts: Sequence[ev.Event] = ()) -> None:
+    def submit(self, run: RunState, facts: Sequence[ev.Event] = ()) -> None:
         """Begin a run; `facts` say what earlier runs have done of it."""
         self.runs[run.number] = run
         if self.recorder is not None:
@@ -193,7 +193,7 @@ class Driver:
             run.recorder.watch(lambda error: self._lose_journal(run, error))
         self.post(ev.RunSubmitted(run.number, run.spec), *facts)
 
-    def forget(self, run: ActiveRun) -> None:
+    def forget(self, run: RunState) -> None:
         """The caller has what it wanted of a run."""
         self.classes.forget(run.number)
         asking = self._asking.pop(run.number, None)
@@ -202,7 +202,7 @@ class Driver:
         if self.runs.pop(run.number, None) is not None and self.broken is None:
             self.post(ev.RunClosed(run.number))
 
-    def join(self, peer: Peer, event: ev.HostJoined) -> None:
+    def join(self, peer: AgentProxy, event: ev.HostConnected) -> None:
         """A host is there."""
         self.peers[peer.name] = peer
         if self.recorder is not None:
@@ -210,7 +210,7 @@ class Driver:
         self.post(event)
         self._tell_all(lambda at_s: HostJoinedNotice(at_s, peer.name))
 
-    def leave(self, peer: Peer, reason: str) -> None:
+    def leave(self, peer: AgentProxy, reason: str) -> None:
         """A host is gone."""
         if self.peers.get(peer.name) is peer:
             del self.peers[peer.name]
@@ -262,7 +262,7 @@ class Driver:
         self._hand_over(run, peer, command)
 
     def _start_recorded(
-        self, run: ActiveRun, recorder: Recorder, peer: Peer, command: do.StartTasks, error: Exception | None
+        self, run: RunState, recorder: Recorder, peer: AgentProxy, command: do.StartTasks, error: Exception | None
     ) -> None:
         """Hand over what was not called off while its start was being recorded, if the host is still there."""
         pairs = zip(command.tasks, command.attempts, strict=True)
@@ -272,13 +272,13 @@ class Driver:
         elif still and self.peers.get(command.host) is peer and run.number in self.runs:
             self._hand_over(run, peer, command.only(still))
 
-    def _lose_journal(self, run: ActiveRun, error: Exception) -> None:
+    def _lose_journal(self, run: RunState, error: Exception) -> None:
         """The journal cannot be written: a run that was to be recorded does not go on without."""
         if run.error is None:
             run.error = error
         self.post(ev.CancelRequested(run.number))
 
-    def _hand_over(self, run: ActiveRun, peer: Peer, command: do.StartTasks) -> None:
+    def _hand_over(self, run: RunState, peer: AgentProxy, command: do.StartTasks) -> None:
         for profile, variant in {
             (run.spec.profile[t], v) for t, v in zip(command.tasks, command.variants, strict=True)
         }:
@@ -301,13 +301,13 @@ class Driver:
         if peer is not None:
             peer.cancel(command, _CANCEL_GRACE_S)
 
-    def _take_back(self, command: do.TakeBack) -> None:
+    def _take_back(self, command: do.RecallTasks) -> None:
         peer = self.peers.get(command.host)
         self._call_off(command)
         if peer is not None:
             peer.take_back(command)
 
-    def _call_off(self, command: do.CancelTasks | do.TakeBack) -> None:
+    def _call_off(self, command: do.CancelTasks | do.RecallTasks) -> None:
         """Attempts that were not handed over yet, because their start is being recorded, are back at once."""
         run = self.runs.get(command.run)
         if run is None or run.recorder is None:
@@ -315,14 +315,14 @@ class Driver:
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
             if run.recorder.release(run, task, attempt):
                 run.recorder.not_started([task], [attempt])
-                self.post(ev.TasksReturned(command.host, run.number, [task], [attempt]))
+                self.post(ev.TasksRecalled(command.host, run.number, [task], [attempt]))
 
     def _ask_allocator(self, command: do.AskAllocator) -> None:
         run = self.runs.get(command.run)
         if run is not None:
             self._spawn(self._await_allocator(run, command))
 
-    async def _await_allocator(self, run: ActiveRun, command: do.AskAllocator) -> None:
+    async def _await_allocator(self, run: RunState, command: do.AskAllocator) -> None:
         """The user's own code: may raise anything, may never return; the core's clock bounds it."""
         task = asyncio.current_task()
         assert task is not None
@@ -385,7 +385,7 @@ class Driver:
         if drained is not None and not drained.done():
             drained.set_exception(command.error)
 
-    def _tasks_ended(self, command: do.TasksEnded) -> None:
+    def _tasks_ended(self, command: do.AnnounceTasksEnded) -> None:
         run = self.runs.get(command.run)
         if run is None:
             return
@@ -411,7 +411,7 @@ class Driver:
                 ]
             )
 
-    def _run_ended(self, command: do.RunEnded) -> None:
+    def _run_ended(self, command: do.AnnounceRunEnded) -> None:
         run = self.runs.get(command.run)
         if run is None:
             return
@@ -424,7 +424,7 @@ class Driver:
             run.recorder.over(command.outcome, lambda error: run.finish(command.error or error))
 
 
-def _closed_under(run: ActiveRun) -> HandoutError:
+def _closed_under(run: RunState) -> HandoutError:
     left = sum(1 for outcome in run.outcomes if outcome is None)
     return HandoutError(
         f"The cluster was closed while {left} of the {len(run.plan)} tasks of this run had not ended.",
@@ -432,7 +432,7 @@ def _closed_under(run: ActiveRun) -> HandoutError:
     )
 
 
-def _failure(run: ActiveRun, task: int, outcome: Outcome, found: object, cause: int) -> Failure:
+def _failure(run: RunState, task: int, outcome: Outcome, found: object, cause: int) -> Failure:
     ids = run.plan.ids
     if isinstance(found, Failure):
         return found

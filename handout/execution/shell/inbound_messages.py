@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from handout.events import TaskStarted
-from handout.execution.failure import Failure, from_report, may_have_run
-from handout.execution.membership.agent_proxy import Peer
-from handout.execution.shell.attempt_history import Trail
+from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.driver import Driver
-from handout.execution.shell.run_state import ActiveRun
+from handout.execution.shell.run_state import RunState
+from handout.failures import Failure, from_report, may_have_run
 from handout.protocol import numbering
 from handout.protocol.frames import Buffer, Message, Piece, ProtocolError
 from handout.scheduler import events as ev
 from handout.scheduler.handlers.attempt_reports import may_repeat
 from handout.serialization import exceptions
 
-__all__ = ["Hearing"]
+__all__ = ["InboundMessages"]
 
 logger = logging.getLogger("handout")
 
 
-class Hearing:
+class InboundMessages:
     """Understands the messages of one cluster's agents.
 
     Args:
@@ -34,7 +34,7 @@ class Hearing:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._loop = asyncio.get_running_loop()
-        self._hear: dict[str, Callable[[Peer, dict[str, Any], Buffer], None]] = {
+        self._hear: dict[str, Callable[[AgentProxy, dict[str, Any], Buffer], None]] = {
             "done": self._on_done,
             "failed": self._on_failed,
             "returned": self._on_returned,
@@ -47,7 +47,7 @@ class Hearing:
             "found": lambda peer, f, _: None,
         }
 
-    def heard(self, peer: Peer, frames: Iterable[Message | Piece]) -> None:
+    def heard(self, peer: AgentProxy, frames: Iterable[Message | Piece]) -> None:
         """Messages of one agent, in order.
 
         Raises:
@@ -64,7 +64,7 @@ class Hearing:
                 logger.debug("bad message", exc_info=True)
                 raise ProtocolError(f"message {name!r} is not as it should be: {error!r}") from error
 
-    def _on_done(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
+    def _on_done(self, peer: AgentProxy, fields: Mapping[str, Any], payload: Buffer) -> None:
         view = memoryview(payload)
         position = 0
         batch: _Batch | None = None
@@ -111,18 +111,18 @@ class Hearing:
         if batch is not None:
             self._driver.post(batch.event(peer.name))
 
-    def _on_failed(self, peer: Peer, fields: dict[str, Any], payload: Buffer) -> None:
+    def _on_failed(self, peer: AgentProxy, fields: dict[str, Any], payload: Buffer) -> None:
         number, task, attempt = numbering.parts(fields["ticket"])
         run = self._driver.runs.get(number)
         if run is None:
-            self._driver.post(ev.TasksReturned(peer.name, number, [task], [attempt]))  # see `_on_done`
+            self._driver.post(ev.TasksRecalled(peer.name, number, [task], [attempt]))  # see `_on_done`
             return
         # An exception may be any class: of hosts that are trusted with data, only its text is taken.
         pickled = bytes(payload) if peer.trusted else b""
         failure = from_report(run.plan.ids[task], peer.name, attempt, _facts(fields), pickled)
         profile = run.spec.profiles[run.spec.profile[task]]
         retries = profile.retries if may_repeat(profile, failure.kind) else 0
-        run.trails.setdefault(task, Trail(failure)).note(failure, retries)
+        run.trails.setdefault(task, AttemptHistory(failure)).note(failure, retries)
         retryable = failure.report["retryable"] = self._is_retryable(run, task, failure)
         if run.recorder is not None:
             run.recorder.failed(failure, task, attempt)
@@ -134,7 +134,7 @@ class Hearing:
         called = may_have_run(failure)
         self._driver.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure, need, called))
 
-    def _is_retryable(self, run: ActiveRun, task: int, failure: Failure) -> bool:
+    def _is_retryable(self, run: RunState, task: int, failure: Failure) -> bool:
         """What the user's ``retry_on`` says of it; only then is the exception loaded before it is asked for.
 
         What a function returns will be of the same kind next time: that is not worth another try.
@@ -154,14 +154,14 @@ class Hearing:
             failure.exception.add_note(f"retry_on raised {said}; so it was not retried.")
             return False
 
-    def _on_returned(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
+    def _on_returned(self, peer: AgentProxy, fields: Mapping[str, Any], _: Buffer) -> None:
         for number, tasks, attempts in numbering.by_run(fields["ticket"]):
             run = self._driver.runs.get(number)
             if run is not None and run.recorder is not None:
                 run.recorder.not_started(tasks, attempts)
-            self._driver.post(ev.TasksReturned(peer.name, number, tasks, attempts))
+            self._driver.post(ev.TasksRecalled(peer.name, number, tasks, attempts))
 
-    def _on_started(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
+    def _on_started(self, peer: AgentProxy, fields: Mapping[str, Any], _: Buffer) -> None:
         for number, tasks, attempts in numbering.by_run(fields["ticket"]):
             run = self._driver.runs.get(number)
             if run is None:
@@ -171,13 +171,13 @@ class Hearing:
                 at_s, ids = self._driver.now - run.started_at, run.plan.ids
                 run.tell([TaskStarted(at_s, ids[t], peer.name, a) for t, a in zip(tasks, attempts, strict=True)])
 
-    def _on_stored(self, peer: Peer, fields: Mapping[str, Any], _: Buffer) -> None:
+    def _on_stored(self, peer: AgentProxy, fields: Mapping[str, Any], _: Buffer) -> None:
         for key, nbytes in zip(fields["key"], fields["size"], strict=True):
             number, made = numbering.key_parts(key)
             if number in self._driver.runs:
                 self._driver.post(ev.ObjectsStored(peer.name, number, [made], [nbytes]))
 
-    def _on_log(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
+    def _on_log(self, peer: AgentProxy, fields: Mapping[str, Any], payload: Buffer) -> None:
         number, task, _ = numbering.parts(fields["ticket"])
         run = self._driver.runs.get(number)
         if run is None:
@@ -187,7 +187,7 @@ class Hearing:
             lines.insert(0, f"[{fields['dropped']} lines dropped]")
         run.logs.add(task, lines)
 
-    def _on_ran(self, peer: Peer, fields: Mapping[str, Any], payload: Buffer) -> None:
+    def _on_ran(self, peer: AgentProxy, fields: Mapping[str, Any], payload: Buffer) -> None:
         answer = peer.programs.pop(fields["id"], None)
         if answer is not None:
             answer(int(fields["rc"]), bytes(payload))
@@ -198,7 +198,7 @@ class _Batch:
 
     __slots__ = ("attempts", "current", "durations_s", "held", "run", "sizes", "tasks")
 
-    def __init__(self, run: ActiveRun, current: Sequence[int]) -> None:
+    def __init__(self, run: RunState, current: Sequence[int]) -> None:
         self.run = run
         #: By task: the attempt whose answer counts.
         self.current = current

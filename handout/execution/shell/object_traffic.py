@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
-from handout.execution.membership.agent_proxy import INLINE, Peer
+from handout.execution.membership.agent_proxy import INLINE, AgentProxy
 from handout.execution.shell.object_streams import Gathered, Relay
-from handout.execution.shell.run_state import ActiveRun
+from handout.execution.shell.run_state import RunState
 from handout.protocol.frames import Buffer
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
@@ -18,12 +18,12 @@ from handout.serialization.pickling import Segment
 if TYPE_CHECKING:
     from handout.execution.shell.driver import Driver
 
-__all__ = ["Traffic"]
+__all__ = ["ObjectTraffic"]
 
 logger = logging.getLogger("handout")
 
 
-class Traffic:
+class ObjectTraffic:
     """Performs the core's commands about objects.
 
     Args:
@@ -65,7 +65,7 @@ class Traffic:
             peer.put_many(keys, blobs)
             self._driver.post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
 
-    def _segments(self, run: ActiveRun, number: int) -> list[Segment] | None:
+    def _segments(self, run: RunState, number: int) -> list[Segment] | None:
         """An object's bytes; None where they are not here, or their file was taken away."""
         try:
             return run.objects.segments(number)
@@ -73,13 +73,13 @@ class Traffic:
             logger.warning("A result of this run cannot be read any more, and is made again: %s", error)
             return None
 
-    def _note_source(self, run: ActiveRun, number: int, source: str) -> None:
+    def _note_source(self, run: RunState, number: int, source: str) -> None:
         """Bytes that a host of which only data is taken had in hand are what it made them, whoever made the first."""
         giver = self._driver.peers.get(source)
         if giver is not None and not giver.trusted:
             run.suspects.setdefault(number, source)
 
-    def _relay(self, run: ActiveRun, number: int, source: str, target: Peer) -> None:
+    def _relay(self, run: RunState, number: int, source: str, target: AgentProxy) -> None:
         """Stream an object from one host to another, through here, while it arrives."""
         giver = self._driver.peers.get(source)
         host = target.name
@@ -107,7 +107,7 @@ class Traffic:
             self._note_source(run, number, source)
             self._fetch(run, number, source)
 
-    def _fetch(self, run: ActiveRun, number: int, source: str) -> None:
+    def _fetch(self, run: RunState, number: int, source: str) -> None:
         def done(data: Buffer | IO[bytes], nbytes: int) -> None:
             run.objects.put(number, data, nbytes)
             if run.recorder is not None:

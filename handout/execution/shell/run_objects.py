@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from handout.serialization.pickling import Segment, loads
-from handout.serialization.temp_folder import OwnFolder
+from handout.serialization.temp_folder import TempFolder
 
 __all__ = ["ObjectTable"]
 
@@ -47,7 +47,7 @@ class ObjectTable:
 
     def __init__(self, values: Mapping[int, Sequence[Segment]] | None = None, max_memory: int = 1 << 30) -> None:
         self.max_memory = max_memory
-        self._spill = OwnFolder("handout-spill-")
+        self._spill = TempFolder("handout-spill-")
         #: Bytes of results in memory.
         self.nbytes = 0
         #: Bytes of memory promised to results that are on their way.

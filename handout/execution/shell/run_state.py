@@ -11,11 +11,11 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 from handout.events import RunEvent
-from handout.execution.failure import Failure
 from handout.execution.recording.recorder import JournalResults, Recorder
-from handout.execution.shell.attempt_history import Trail
+from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.run_objects import ObjectTable
 from handout.execution.task_logs import RunLogs
+from handout.failures import Failure
 from handout.graph.plan import Plan
 from handout.protocol import numbering
 from handout.scheduler.spec import RunSpec
@@ -25,7 +25,7 @@ from handout.submission.arguments import EncodedRun
 if TYPE_CHECKING:
     from handout.allocators import Allocator
 
-__all__ = ["DEFAULT_MAX_MEMORY", "ActiveRun", "RunPolicy", "Traits"]
+__all__ = ["DEFAULT_MAX_MEMORY", "RunPolicy", "RunState", "Traits"]
 
 
 #: Bytes of results in the controller's memory.
@@ -63,7 +63,7 @@ class Traits:
 
 
 @dataclass(eq=False)
-class ActiveRun:
+class RunState:
     """A run from its submission until its results have been taken.
 
     Columns are by task number, as in the plan.
@@ -100,7 +100,7 @@ class ActiveRun:
     on_object: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     logs: RunLogs = field(default_factory=RunLogs)
     #: By task: how its attempts failed, and where; for the error that ends it.
-    trails: dict[int, Trail] = field(default_factory=dict)
+    trails: dict[int, AttemptHistory] = field(default_factory=dict)
     #: Records the run, where it has a journal.
     recorder: Recorder | None = None
 

@@ -12,7 +12,7 @@ from handout.errors import GraphError
 from handout.execution.options import RunOptions
 from handout.execution.recording.recorder import journaled_objects
 from handout.execution.shell.run_objects import ObjectTable
-from handout.execution.shell.run_state import DEFAULT_MAX_MEMORY, ActiveRun, RunPolicy, Traits
+from handout.execution.shell.run_state import DEFAULT_MAX_MEMORY, RunPolicy, RunState, Traits
 from handout.graph.plan import Plan
 from handout.resources import Requirement, compile_cost
 from handout.resources.cost import Cost
@@ -22,7 +22,7 @@ from handout.submission.arguments import EncodedRun, encode_plan
 __all__ = ["is_coroutine", "make_run"]
 
 
-def make_run(plan: Plan, options: RunOptions, number: int, allocator: Allocator | None) -> ActiveRun:
+def make_run(plan: Plan, options: RunOptions, number: int, allocator: Allocator | None) -> RunState:
     """A run, ready to be submitted, with a snapshot of its arguments.
 
     Args:
@@ -53,7 +53,7 @@ def make_run(plan: Plan, options: RunOptions, number: int, allocator: Allocator 
     journaled = policy.journal is not None
     outputs = journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
     spec, traits = _make_spec(plan, encoded, policy, outputs)
-    return ActiveRun(
+    return RunState(
         number=number,
         plan=plan,
         encoded=encoded,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from handout.resources import PARTS
 
 if TYPE_CHECKING:
-    from handout.execution.shell.run_state import ActiveRun
+    from handout.execution.shell.run_state import RunState
 
-__all__ = ["ClassTable", "TaskClass"]
+__all__ = ["TaskClass", "TaskClassTable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class TaskClass:
     bundle: tuple[int, bytes] | None
 
 
-class ClassTable:
+class TaskClassTable:
     """The classes of a cluster, shared by its runs."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class ClassTable:
         for key in [key for key in self._by_profile if key[0] == run]:
             del self._by_profile[key]
 
-    def entry(self, run: ActiveRun, profile: int, variant: int) -> TaskClass:
+    def entry(self, run: RunState, profile: int, variant: int) -> TaskClass:
         """The class of a run's tasks of one profile, in one variant of its cost."""
         key = (run.number, profile, variant)
         found = self._by_profile.get(key)
@@ -49,7 +49,7 @@ class ClassTable:
             found = self._by_profile[key] = self._intern(run, profile, variant)
         return found
 
-    def _intern(self, run: ActiveRun, profile: int, variant: int) -> TaskClass:
+    def _intern(self, run: RunState, profile: int, variant: int) -> TaskClass:
         requirement = run.spec.profiles[profile].requirements[variant]
         need, _ = requirement.needs(self._shared)
         traits = run.traits[profile]

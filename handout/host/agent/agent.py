@@ -20,18 +20,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handout.host.agent import host_commands
-from handout.host.agent.completion import Outcomes
+from handout.host.agent.completion import Completion
 from handout.host.agent.dispatcher import Dispatcher
-from handout.host.agent.limits_monitor import Watch
-from handout.host.agent.link import Link
-from handout.host.agent.object_store import Store, StoreFullError
+from handout.host.agent.limits_monitor import LimitsMonitor
+from handout.host.agent.link import ControllerLink
+from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.output_capture import Logs
-from handout.host.agent.result_sender import Answers
-from handout.host.agent.task_queue import Backlog, Task, TaskClass
+from handout.host.agent.result_sender import ResultSender
+from handout.host.agent.task_queue import QueuedTask, TaskClassQueue, TaskQueue
 from handout.host.agent.transfers import Transfers
-from handout.host.agent.worker_pool import Crew, Hand
+from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import orphans, processes, shared_page
-from handout.host.system.cgroups import Groups
+from handout.host.system.cgroups import ControlGroups
 from handout.host.system.clock import now
 from handout.host.system.lease import Lease
 from handout.host.system.oom_kills import OomKills
@@ -66,7 +66,7 @@ class Agent:
         self,
         folder: str,
         store: str | None,
-        groups: Groups,
+        groups: ControlGroups,
         settings: dict[str, Any],
         token: bytes,
         supervisor: socket.socket,
@@ -86,18 +86,18 @@ class Agent:
         self.functions: dict[int, bytes] = {}
         #: Objects that found no room.
         self._refused: dict[int, StoreFullError] = {}
-        self.store = Store(store, f"{folder}/objects", settings.get("store_limit"))
-        self.backlog = Backlog(self.store.__contains__)
+        self.store = ObjectStore(store, f"{folder}/objects", settings.get("store_limit"))
+        self.backlog = TaskQueue(self.store.__contains__)
         self.ledger = Ledger(*_amounts(self.probed))
         setup = {
             "host": settings.get("host", ""),
             "folders": self.store.folders,
             "scratch": f"{folder}/scratch",
         }
-        self.crew = Crew(supervisor, self, setup, folder, groups)
+        self.crew = WorkerPool(supervisor, self, setup, folder, groups)
         self.dispatcher = Dispatcher(self.backlog, self.ledger, self.store, self.crew, self.functions)
         self.transfers = Transfers(self.store, self._on_stored, self._on_refused)
-        self.link = Link(
+        self.link = ControllerLink(
             f"{folder}/agent.sock",
             token,
             self.identity,
@@ -110,12 +110,12 @@ class Agent:
         )
         self.transfers.use(self.link)
         self.logs = Logs(self._send_log, lambda: self.link.session.calm_bytes < _CALM_BYTES)
-        self.answers = Answers(self.link, self.logs)
-        self.outcomes = Outcomes(
+        self.answers = ResultSender(self.link, self.logs)
+        self.outcomes = Completion(
             self.answers, self.backlog, self.store, self.dispatcher, self.crew, OomKills(groups.counts_kills)
         )
         self.outcomes.kill_after_s = settings.get("kill_after_s", 5.0)
-        self.watch = Watch(self.crew, self.outcomes, self.answers)
+        self.watch = LimitsMonitor(self.crew, self.outcomes, self.answers)
         self.dispatcher.on_busy = self.watch.start
         self._flushing_logs = False
         self._heartbeat_s = heartbeat_s
@@ -227,7 +227,7 @@ class Agent:
 
     def _classes(self, fields: Mapping[str, Any], payload: memoryview) -> None:
         for entry in fields["classes"]:
-            self.backlog.classes[entry["class"]] = TaskClass(entry)
+            self.backlog.classes[entry["class"]] = TaskClassQueue(entry)
 
     def _objects(self, fields: Mapping[str, Any], payload: memoryview) -> None:
         position = 0
@@ -250,7 +250,7 @@ class Agent:
         position = 0
         for ticket, fn, cls, size, inputs, out, keep, id_, attempt, variant in zip(fields["ticket"], *columns):
             end = position + size
-            add(Task(ticket, fn, classes[cls], data[position:end], inputs, out, keep, id_, attempt, variant))
+            add(QueuedTask(ticket, fn, classes[cls], data[position:end], inputs, out, keep, id_, attempt, variant))
             position = end
         for key in self._refused.keys() & self.backlog.waiting.keys():
             self.outcomes.starve(key, self._refused[key])
@@ -296,12 +296,12 @@ class Agent:
 
     # ---- what workers say ----------------------------------------------------------------------------------
 
-    def on_report(self, hand: Hand, message: frames.Message) -> None:
+    def on_report(self, hand: WorkerHandle, message: frames.Message) -> None:
         """See `crew.Listener`."""
         self.outcomes.take_in(hand, message)
         self._watch_store()
 
-    def on_output(self, hand: Hand, fd: int, number: int, data: bytes) -> None:
+    def on_output(self, hand: WorkerHandle, fd: int, number: int, data: bytes) -> None:
         """See `crew.Listener`."""
         task = hand.queued.get(number)
         if task is None and hand.queued:
@@ -311,7 +311,7 @@ class Agent:
             self.logs.add(task.ticket, fd, data)
             self._flush_logs_soon()
 
-    def on_gone(self, hand: Hand, report: Mapping[str, Any]) -> None:
+    def on_gone(self, hand: WorkerHandle, report: Mapping[str, Any]) -> None:
         """See `crew.Listener`."""
         self.store.clean_up_after(hand.suffix)
         self.outcomes.bury(hand, report)
@@ -388,7 +388,7 @@ _HANDLERS: dict[Any, Any] = {
 async def _serve(
     folder: str,
     store: str | None,
-    groups: Groups,
+    groups: ControlGroups,
     settings: dict[str, Any],
     token: bytes,
     report_fd: int,
@@ -419,7 +419,7 @@ async def _serve(
 def run(
     folder: str,
     store: str | None,
-    groups: Groups,
+    groups: ControlGroups,
     settings: dict[str, Any],
     token: bytes,
     report_fd: int,

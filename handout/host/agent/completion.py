@@ -14,10 +14,10 @@ from itertools import repeat
 from typing import Any
 
 from handout.host.agent.dispatcher import Dispatcher
-from handout.host.agent.object_store import Store, StoreFullError
-from handout.host.agent.result_sender import Answers
-from handout.host.agent.task_queue import ENDED, QUEUED, Backlog, Task
-from handout.host.agent.worker_pool import Crew, Hand
+from handout.host.agent.object_store import ObjectStore, StoreFullError
+from handout.host.agent.result_sender import ResultSender
+from handout.host.agent.task_queue import ENDED, QUEUED, QueuedTask, TaskQueue
+from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import cgroups, shared_page
 from handout.host.system.clock import now_ns
 from handout.host.system.oom_kills import OomKills, kills_in
@@ -40,16 +40,16 @@ _REASONS = {
 }
 
 
-class Outcomes:
+class Completion:
     """Takes in what workers say, and tells the controller."""
 
     def __init__(
         self,
-        answers: Answers,
-        backlog: Backlog,
-        store: Store,
+        answers: ResultSender,
+        backlog: TaskQueue,
+        store: ObjectStore,
         dispatcher: Dispatcher,
-        crew: Crew,
+        crew: WorkerPool,
         oom_kills: OomKills,
     ) -> None:
         self._answers = answers
@@ -65,13 +65,13 @@ class Outcomes:
 
     # ---- the three ways out --------------------------------------------------------------------------------
 
-    def _return(self, task: Task) -> None:
+    def _return(self, task: QueuedTask) -> None:
         if task.state == ENDED:
             return
         self._backlog.end(task)
         self._answers.returned(task.ticket)
 
-    def _fail(self, task: Task, kind: str, payload: Sequence[frames.Buffer] = (), **fields: Any) -> None:
+    def _fail(self, task: QueuedTask, kind: str, payload: Sequence[frames.Buffer] = (), **fields: Any) -> None:
         if task.state == ENDED:
             # It followed one that failed a moment ago.
             return
@@ -100,7 +100,7 @@ class Outcomes:
         for follower in followers:
             self._doom(follower)
 
-    def _doom(self, task: Task) -> None:
+    def _doom(self, task: QueuedTask) -> None:
         """What a task follows has failed here: the controller decides anew."""
         if task.state == QUEUED:
             task.doomed = True
@@ -109,7 +109,7 @@ class Outcomes:
 
     # ---- what workers say ----------------------------------------------------------------------------------
 
-    def take_in(self, hand: Hand, message: frames.Message) -> None:
+    def take_in(self, hand: WorkerHandle, message: frames.Message) -> None:
         """A worker's report."""
         fields = message.fields
         payload = memoryview(message.payload)
@@ -126,7 +126,7 @@ class Outcomes:
             self._dispatcher.release(hand)
         self._dispatcher.schedule()
 
-    def _take_results(self, hand: Hand, fields: dict[str, Any], payload: memoryview) -> None:
+    def _take_results(self, hand: WorkerHandle, fields: dict[str, Any], payload: memoryview) -> None:
         position = 0
         durations, backlog = self._dispatcher.durations, self._backlog
         # Where nothing is said of it, all results ride along.
@@ -153,8 +153,8 @@ class Outcomes:
 
     def _keep(
         self,
-        hand: Hand,
-        task: Task,
+        hand: WorkerHandle,
+        task: QueuedTask,
         sizes: Sequence[int],
         inline: Sequence[int],
         where: Sequence[int],
@@ -180,7 +180,7 @@ class Outcomes:
             position += inlined
         return True
 
-    def _take_failure(self, hand: Hand, fields: dict[str, Any], payload: memoryview) -> None:
+    def _take_failure(self, hand: WorkerHandle, fields: dict[str, Any], payload: memoryview) -> None:
         task = hand.queued.pop(fields["s"], None)
         if task is None:
             return
@@ -192,9 +192,9 @@ class Outcomes:
         said["elapsed_s"] = fields["us"] / 1e6
         self._fail(task, kind, [payload] if len(payload) else [], **said)
 
-    def _let_go(self, hand: Hand, tasks: Iterable[Task | None]) -> None:
+    def _let_go(self, hand: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
         """A worker gave tasks back unstarted."""
-        back: list[Task] = []
+        back: list[QueuedTask] = []
         for task in tasks:
             if task is None:
                 continue
@@ -208,7 +208,7 @@ class Outcomes:
         for task in self._backlog.put_back(back):
             self._return(task)
 
-    def _miss(self, hand: Hand, tasks: Iterable[Task | None]) -> None:
+    def _miss(self, hand: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
         """A worker lacked inputs: what it was to make itself came to nothing, or it forgot it."""
         for task in tasks:
             if task is None:
@@ -242,10 +242,10 @@ class Outcomes:
             self._return(task)
         self._dispatcher.schedule()
 
-    def _call_back(self, tickets: Sequence[int], fate: str) -> list[Task]:
+    def _call_back(self, tickets: Sequence[int], fate: str) -> list[QueuedTask]:
         """Give tasks that are on workers a fate, and revoke them; the others are the answer."""
-        here: list[Task] = []
-        first: dict[Hand, int] = {}
+        here: list[QueuedTask] = []
+        first: dict[WorkerHandle, int] = {}
         for ticket in tickets:
             task = self._backlog.tasks.get(ticket)
             if task is None:
@@ -259,7 +259,7 @@ class Outcomes:
             self.revoke(hand, number)
         return here
 
-    def revoke(self, hand: Hand, first: int) -> None:
+    def revoke(self, hand: WorkerHandle, first: int) -> None:
         """Keep a worker from starting what is queued on it from a number on; see `page`."""
         if hand.revoked_from is None:
             self._loop.call_later(shared_page.SETTLE_S, self._settle, hand)
@@ -271,7 +271,7 @@ class Outcomes:
         hand.page[shared_page.REVOKED_TO] = hand.next_number - 1
         hand.page[shared_page.REVOKED_FROM] = hand.revoked_from
 
-    def _settle(self, hand: Hand) -> None:
+    def _settle(self, hand: WorkerHandle) -> None:
         """What a worker had not announced by now, it never will."""
         first, hand.revoked_from = hand.revoked_from, None
         if hand.gone or first is None:
@@ -289,7 +289,7 @@ class Outcomes:
             self._dispatcher.release(hand)
         self._dispatcher.schedule()
 
-    def _end(self, hand: Hand, tasks: Sequence[Task], grace_s: float) -> None:
+    def _end(self, hand: WorkerHandle, tasks: Sequence[QueuedTask], grace_s: float) -> None:
         """End tasks that run: coroutines of a shared loop one by one, anything else with its worker."""
         for task in tasks:
             task.dying = True
@@ -303,23 +303,23 @@ class Outcomes:
             self.revoke(hand, hand.page[shared_page.ANNOUNCED] + 1)
             self._kill(hand, grace_s)
 
-    def _end_stubborn(self, hand: Hand, tasks: Sequence[Task]) -> None:
+    def _end_stubborn(self, hand: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
         """Coroutines that did not end when they were cancelled end with their worker; siblings start anew."""
         if any(hand.queued.get(task.seq) is task for task in tasks) and not hand.gone:
             self._kill(hand, 0.0)
 
-    def _kill(self, hand: Hand, grace_s: float) -> None:
+    def _kill(self, hand: WorkerHandle, grace_s: float) -> None:
         hand.killed = True
         self._crew.kill(hand, grace_s)
         self._loop.call_later(grace_s + _UNKILLABLE_S, self._give_up, hand)
 
-    def _give_up(self, hand: Hand) -> None:
+    def _give_up(self, hand: WorkerHandle) -> None:
         """A worker cannot be killed, by what the system does for it: its tasks end, its claim stays."""
         tasks, hand.queued = list(hand.queued.values()), {}
         self._let_go(hand, tasks)
         self._dispatcher.schedule()
 
-    def end_running(self, hand: Hand, task: Task, kind: str) -> None:
+    def end_running(self, hand: WorkerHandle, task: QueuedTask, kind: str) -> None:
         """Kill a task that is over its limits, with its worker."""
         if task.fate is not None and task.fate != "returned":
             return
@@ -349,7 +349,7 @@ class Outcomes:
                 self.revoke(hand, 0)
                 self._kill(hand, 0.0)
 
-    def bury(self, hand: Hand, report: Mapping[str, Any]) -> None:
+    def bury(self, hand: WorkerHandle, report: Mapping[str, Any]) -> None:
         """A worker is gone: whose fault it was, and what happens to the others that were queued on it."""
         queued = list(hand.queued.values())
         if "error" in report:
@@ -365,7 +365,7 @@ class Outcomes:
             hand.killed = True
             for task in queued:
                 task.fate = task.fate or "host"
-        culprit: Task | None = None
+        culprit: QueuedTask | None = None
         if queued and not hand.killed and not hand.leaving_well and "error" not in report:
             culprit = self._culprit(hand, queued)
         hand.queued.clear()
@@ -386,7 +386,7 @@ class Outcomes:
         self._dispatcher.release(hand)
         self._dispatcher.schedule()
 
-    def _culprit(self, hand: Hand, queued: Sequence[Task]) -> Task | None:
+    def _culprit(self, hand: WorkerHandle, queued: Sequence[QueuedTask]) -> QueuedTask | None:
         """Whose death it was; None where several could have caused it: these run alone from here on."""
         announced = hand.page[shared_page.ANNOUNCED]
         if not hand.shared:
@@ -398,7 +398,7 @@ class Outcomes:
             task.solo = True
         return None
 
-    def _cause_of_death(self, hand: Hand, report: Mapping[str, Any]) -> dict[str, Any]:
+    def _cause_of_death(self, hand: WorkerHandle, report: Mapping[str, Any]) -> dict[str, Any]:
         status = report["status"]
         fields: dict[str, Any] = {"maxrss": report.get("rss")}
         if hand.cut:
@@ -418,7 +418,7 @@ class Outcomes:
                 fields["message"] += " by the kernel, for lack of memory"
         return fields
 
-    def _was_killed_for_memory(self, hand: Hand) -> bool | None:
+    def _was_killed_for_memory(self, hand: WorkerHandle) -> bool | None:
         """Whether the kernel killed a worker because the host lacked memory; None where nobody knows."""
         if hand.group is None or not kills_in(hand.group):
             return self.oom_kills.explain()

@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable
 
-from handout.host.agent.object_store import Store, StoreFullError
-from handout.host.agent.task_queue import QUEUED, WAITING, Backlog, Task, TaskClass
-from handout.host.agent.worker_pool import THREAD_VARIABLES, Crew, Hand, Key
+from handout.host.agent.object_store import ObjectStore, StoreFullError
+from handout.host.agent.task_queue import QUEUED, WAITING, QueuedTask, TaskClassQueue, TaskQueue
+from handout.host.agent.worker_pool import THREAD_VARIABLES, WorkerHandle, WorkerKey, WorkerPool
 from handout.host.system import processes
 from handout.host.system.clock import now, now_ns
 from handout.protocol import frames
@@ -67,7 +67,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self, backlog: Backlog, ledger: Ledger, store: Store, crew: Crew, functions: Mapping[int, bytes]
+        self, backlog: TaskQueue, ledger: Ledger, store: ObjectStore, crew: WorkerPool, functions: Mapping[int, bytes]
     ) -> None:
         self._backlog = backlog
         self._ledger = ledger
@@ -88,7 +88,7 @@ class Dispatcher:
         #: Not before this is a worker forked again: the system refused.
         self._hold_until = 0.0
         #: The worker whose loop takes the next coroutine, by key.
-        self._loops: dict[Key, Hand] = {}
+        self._loops: dict[WorkerKey, WorkerHandle] = {}
         #: Objects that must be read as data, and the names of classes that count as such.
         self.suspects: set[int] = set()
         self._data_types: list[Any] = []
@@ -127,7 +127,7 @@ class Dispatcher:
 
     # ---- one task at a time --------------------------------------------------------------------------------
 
-    def _fill(self, cls: TaskClass, blocked: bool) -> None:
+    def _fill(self, cls: TaskClassQueue, blocked: bool) -> None:
         """Start what can be started of one class.
 
         Args:
@@ -150,7 +150,7 @@ class Dispatcher:
             if len(hand.queued) <= _LOW and hand.load_us < BATCH_US / 2:
                 self._push(hand, BATCH)
 
-    def _engage(self, cls: TaskClass) -> Hand | None:
+    def _engage(self, cls: TaskClassQueue) -> WorkerHandle | None:
         """A worker with a claim for a class, where there is room for one more."""
         if len(self._crew.hands) >= self.max_workers and not self._crew.has_idle:
             return None
@@ -159,7 +159,7 @@ class Dispatcher:
         claim = self._ledger.claim(cls.need)
         if claim is None:
             return None
-        key = Key(cls.code, claim.devices, cls.threads, False, cls.memory_limit, cls.max_result_bytes)
+        key = WorkerKey(cls.code, claim.devices, cls.threads, False, cls.memory_limit, cls.max_result_bytes)
         hand = self._acquire(key, cls)
         if hand is None:
             self._ledger.release(claim)
@@ -168,7 +168,7 @@ class Dispatcher:
         cls.hands.append(hand)
         return hand
 
-    def _acquire(self, key: Key, cls: TaskClass) -> Hand | None:
+    def _acquire(self, key: WorkerKey, cls: TaskClassQueue) -> WorkerHandle | None:
         try:
             return self._crew.acquire(key, self._environment, self._code_path(cls))
         except OSError:
@@ -177,24 +177,24 @@ class Dispatcher:
             self.hold()
             return None
 
-    def _environment(self, key: Key) -> dict[str, str]:
+    def _environment(self, key: WorkerKey) -> dict[str, str]:
         environment = {v: str(key.threads) for v in THREAD_VARIABLES if v not in os.environ}
         # Where the host itself shows only some devices, ours are counted among those.
         visible = self._visible
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[d] if d < len(visible) else str(d) for d in key.devices)
         return environment
 
-    def _code_path(self, cls: TaskClass) -> str | None:
+    def _code_path(self, cls: TaskClassQueue) -> str | None:
         return self._store.path(cls.code) if cls.code is not None else None
 
-    def forget(self, hand: Hand, task: Task) -> None:
+    def forget(self, hand: WorkerHandle, task: QueuedTask) -> None:
         """A task is not queued on its worker any more."""
         hand.load_us -= task.est_us
         if task.claim is not None:
             self._ledger.release(task.claim)
             task.claim = None
 
-    def release(self, hand: Hand) -> None:
+    def release(self, hand: WorkerHandle) -> None:
         """A worker has nothing queued any more, or is gone: what it holds is free again."""
         if hand.shared:
             assert hand.key is not None
@@ -216,16 +216,16 @@ class Dispatcher:
         hand.load_us = 0.0
         self._crew.release(hand)
 
-    def _is_bloated(self, hand: Hand, cls: TaskClass) -> bool:
+    def _is_bloated(self, hand: WorkerHandle, cls: TaskClassQueue) -> bool:
         """Whether a worker's tasks left so much behind that the next one could fall over its limit for them."""
         limit = cls.memory_limit
         return limit is not None and hand.pid > 0 and processes.tree_memory(hand.pid, limit // 2) > limit // 2
 
-    def _push(self, hand: Hand, limit: int) -> None:
+    def _push(self, hand: WorkerHandle, limit: int) -> None:
         """Send a worker what it has room for."""
         cls = hand.cls
         assert cls is not None
-        batch: list[Task] = []
+        batch: list[QueuedTask] = []
         nbytes = 0
         limit = min(limit, BATCH - len(hand.queued))
         get = self.durations.get
@@ -250,7 +250,7 @@ class Dispatcher:
             self._send(hand, batch)
             self.on_busy()
 
-    def _queue(self, hand: Hand, task: Task, est: float | None) -> None:
+    def _queue(self, hand: WorkerHandle, task: QueuedTask, est: float | None) -> None:
         task.state = QUEUED
         task.hand = hand
         task.seq = hand.next_number
@@ -259,10 +259,10 @@ class Dispatcher:
         hand.load_us += task.est_us
         hand.queued[task.seq] = task
 
-    def _add_followers(self, hand: Hand, batch: list[Task]) -> None:
+    def _add_followers(self, hand: WorkerHandle, batch: list[QueuedTask]) -> None:
         """Queue tasks behind those whose results they wait for, if all of these are made on this worker."""
         waiting = self._backlog.waiting
-        nobody: dict[int, Task] = {}
+        nobody: dict[int, QueuedTask] = {}
         sources = [*hand.queued.values()]
         for task in sources:
             if len(hand.queued) >= BATCH or hand.load_us > BATCH_US:
@@ -278,7 +278,7 @@ class Dispatcher:
                     batch.append(follower)
                     sources.append(follower)
 
-    def _may_follow(self, task: Task, hand: Hand) -> bool:
+    def _may_follow(self, task: QueuedTask, hand: WorkerHandle) -> bool:
         if task.state != WAITING or task.cls is not hand.cls or task.solo or task.doomed:
             return False
         producing = self._backlog.producing
@@ -289,7 +289,7 @@ class Dispatcher:
                     return False
         return True
 
-    def _send(self, hand: Hand, batch: Sequence[Task]) -> None:
+    def _send(self, hand: WorkerHandle, batch: Sequence[QueuedTask]) -> None:
         functions: list[int] = []
         for task in batch:
             if task.fn not in hand.functions:
@@ -321,7 +321,7 @@ class Dispatcher:
         self.suspects.update(keys)
         self._data_types = types
 
-    def _inputs(self, batch: Sequence[Task]) -> tuple[list[int], list[frames.Buffer]]:
+    def _inputs(self, batch: Sequence[QueuedTask]) -> tuple[list[int], list[frames.Buffer]]:
         """Small objects that go along with the tasks."""
         keys: dict[int, frames.Buffer] = {}
         nbytes = 0
@@ -345,9 +345,9 @@ class Dispatcher:
 
     # ---- many coroutines in one worker ---------------------------------------------------------------------
 
-    def _fill_shared(self, cls: TaskClass) -> None:
-        key = Key(cls.code, (), cls.threads, True, None, cls.max_result_bytes)
-        batches: dict[Hand, list[Task]] = {}
+    def _fill_shared(self, cls: TaskClassQueue) -> None:
+        key = WorkerKey(cls.code, (), cls.threads, True, None, cls.max_result_bytes)
+        batches: dict[WorkerHandle, list[QueuedTask]] = {}
         task = cls.head
         while task is not None and self._hold_until <= now():
             hand = self._loops.get(key)
@@ -373,7 +373,7 @@ class Dispatcher:
                 self._send(hand, batch[at : at + BATCH])
             self.on_busy()
 
-    def cancel_coroutines(self, hand: Hand, tasks: Sequence[Task]) -> None:
+    def cancel_coroutines(self, hand: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
         """Have a shared loop cancel some of its tasks."""
         self._crew.send(hand, frames.encode_message(0, {"m": "cancel", "s": [t.seq for t in tasks]}))
 

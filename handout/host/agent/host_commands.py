@@ -8,7 +8,7 @@ import signal
 import subprocess
 from typing import Any
 
-from handout.host.agent.link import Link
+from handout.host.agent.link import ControllerLink
 
 _MAX_OUTPUT = 1 << 20
 _KILL_S = 1.0
@@ -16,14 +16,14 @@ _KILL_S = 1.0
 _running: set[Any] = set()
 
 
-def start(number: Any, argv: list[str], timeout_s: float, link: Link) -> None:
+def start(number: Any, argv: list[str], timeout_s: float, link: ControllerLink) -> None:
     """Run a command, and answer with ``ran``."""
     task = asyncio.get_running_loop().create_task(_run(number, argv, timeout_s, link))
     _running.add(task)
     task.add_done_callback(_running.discard)
 
 
-async def _run(number: Any, argv: list[str], timeout_s: float, link: Link) -> None:
+async def _run(number: Any, argv: list[str], timeout_s: float, link: ControllerLink) -> None:
     status, output = 127, b""
     try:
         process = await asyncio.create_subprocess_exec(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from handout.host.agent.completion import Outcomes
-from handout.host.agent.result_sender import Answers
-from handout.host.agent.task_queue import Task
-from handout.host.agent.worker_pool import Crew, Hand
+from handout.host.agent.completion import Completion
+from handout.host.agent.result_sender import ResultSender
+from handout.host.agent.task_queue import QueuedTask
+from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import processes, shared_page
 from handout.host.system.clock import now_ns
 
@@ -24,10 +24,10 @@ _RESCUE_NS = 20_000_000
 _TELL_NS = 50_000_000
 
 
-class Watch:
+class LimitsMonitor:
     """A timer that runs while there is something to watch."""
 
-    def __init__(self, crew: Crew, outcomes: Outcomes, answers: Answers) -> None:
+    def __init__(self, crew: WorkerPool, outcomes: Completion, answers: ResultSender) -> None:
         self._crew = crew
         self._outcomes = outcomes
         self._answers = answers
@@ -51,7 +51,7 @@ class Watch:
         """Look at every worker once, and decide when to look again."""
         self._timer = None
         at = now_ns()
-        fresh: list[Task] = []
+        fresh: list[QueuedTask] = []
         watching = fast = False
         for hand in list(self._crew.hands.values()):
             if not hand.queued:
@@ -82,14 +82,14 @@ class Watch:
         elif watching:
             self._look_in(_SLOW_S)
 
-    def _rescue(self, hand: Hand, task: Task) -> None:
+    def _rescue(self, hand: WorkerHandle, task: QueuedTask) -> None:
         """A task that was thought to be short is not: free what is queued behind, and what is held before it."""
         hand.stuck = task.seq
         self._outcomes.revoke(hand, task.seq + 1)
         if next(iter(hand.queued)) < task.seq:
             self._crew.signal(hand, shared_page.FLUSH_SIGNAL)
 
-    def _look_at_coroutines(self, hand: Hand, at: int, fresh: list[Task]) -> bool:
+    def _look_at_coroutines(self, hand: WorkerHandle, at: int, fresh: list[QueuedTask]) -> bool:
         """The same for many tasks of one worker; whether they have to be looked at again."""
         limited = False
         for task in list(hand.queued.values()):
@@ -102,7 +102,7 @@ class Watch:
             limited |= timeout_s is not None or not task.told
         return limited
 
-    def _check_limits(self, hand: Hand, task: Task, elapsed: int) -> bool:
+    def _check_limits(self, hand: WorkerHandle, task: QueuedTask, elapsed: int) -> bool:
         """End a task that is over its time or memory; whether it has to be looked at again."""
         cls = task.cls
         if cls.timeout_s is not None and elapsed > cls.timeout_s * 1e9:
@@ -111,7 +111,7 @@ class Watch:
             self._check_memory(hand, task, cls.memory_limit)
         return cls.timeout_s is not None or cls.memory_limit is not None
 
-    def _check_memory(self, hand: Hand, task: Task, limit: int) -> None:
+    def _check_memory(self, hand: WorkerHandle, task: QueuedTask, limit: int) -> None:
         """End a task that is over its memory, or look again before it can be."""
         began = self._loop.time()
         if not hand.pid or began + _LEAST_S / 2 < task.look_at:

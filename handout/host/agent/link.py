@@ -28,7 +28,7 @@ _MAX_STRANGERS = 16
 _SEGMENTS = 512
 
 
-class Link:
+class ControllerLink:
     """Listens in a folder and keeps the conversation with the controller going.
 
     Args:

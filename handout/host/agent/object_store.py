@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     where: int
 
 
-class Store:
+class ObjectStore:
     """What this host holds.
 
     Args:
@@ -205,7 +205,7 @@ class Outgoing(Source):
 class Incoming:
     """An object that arrives in pieces."""
 
-    def __init__(self, store: Store, key: int, size: int, *, small: bool = True) -> None:
+    def __init__(self, store: ObjectStore, key: int, size: int, *, small: bool = True) -> None:
         self._store = store
         self.key = key
         self.size = size

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from handout.host.agent.link import Link
+from handout.host.agent.link import ControllerLink
 from handout.host.agent.output_capture import Logs
 from handout.host.system.clock import now
 from handout.protocol import frames
@@ -68,7 +68,7 @@ class Loud(NamedTuple):
     payload: list[frames.Buffer]
 
 
-class Answers:
+class ResultSender:
     """Tells the controller how tasks ended, each once.
 
     Args:
@@ -76,7 +76,7 @@ class Answers:
         logs: What tasks have printed.
     """
 
-    def __init__(self, link: Link, logs: Logs) -> None:
+    def __init__(self, link: ControllerLink, logs: Logs) -> None:
         self._link = link
         self._logs = logs
         self._loop = asyncio.get_running_loop()

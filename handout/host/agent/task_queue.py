@@ -9,10 +9,10 @@ from typing import Any, Callable
 from handout.protocol.frames import Buffer
 
 WAITING, READY, QUEUED, ENDED = range(4)
-_NOBODY: dict[int, Task] = {}
+_NOBODY: dict[int, QueuedTask] = {}
 
 
-class TaskClass:
+class TaskClassQueue:
     """What tasks have in common: what they need, and how they are run."""
 
     __slots__ = (
@@ -43,14 +43,14 @@ class TaskClass:
         #: The object that holds the source bundle.
         self.code: int | None = fields.get("code")
         #: Tasks that may start, in order of arrival; those that are not READY any more are passed over.
-        self.ready: deque[Task] = deque()
+        self.ready: deque[QueuedTask] = deque()
         #: Workers that hold a claim for this class.
         self.hands: list[Any] = []
         #: Since when its first task has found no room.
         self.blocked_since: float | None = None
 
     @property
-    def head(self) -> Task | None:
+    def head(self) -> QueuedTask | None:
         """The task that is to start next."""
         ready = self.ready
         while ready and ready[0].state != READY:
@@ -58,7 +58,7 @@ class TaskClass:
         return ready[0] if ready else None
 
 
-class Task:
+class QueuedTask:
     """One attempt of a task on this host."""
 
     __slots__ = (
@@ -94,7 +94,7 @@ class Task:
         self,
         ticket: int,
         fn: int,
-        cls: TaskClass,
+        cls: TaskClassQueue,
         blob: Buffer,
         inputs: list[int],
         out: list[int],
@@ -142,12 +142,12 @@ class Task:
         self.claim: Any = None
 
 
-def _wants(task: Task) -> list[int]:
+def _wants(task: QueuedTask) -> list[int]:
     """What must be here before a task starts: its inputs, and the sources that it is made of."""
     return task.inputs if task.cls.code is None else [*task.inputs, task.cls.code]
 
 
-class Backlog:
+class TaskQueue:
     """All tasks here, by what they wait for.
 
     Args:
@@ -156,17 +156,17 @@ class Backlog:
 
     def __init__(self, has: Callable[[int], bool]) -> None:
         self._has = has
-        self.tasks: dict[int, Task] = {}
-        self.classes: dict[int, TaskClass] = {}
+        self.tasks: dict[int, QueuedTask] = {}
+        self.classes: dict[int, TaskClassQueue] = {}
         #: Object -> tasks that lack it, by ticket.
-        self.waiting: dict[int, dict[int, Task]] = {}
+        self.waiting: dict[int, dict[int, QueuedTask]] = {}
         #: Object -> the task here that makes it.
-        self.producing: dict[int, Task] = {}
+        self.producing: dict[int, QueuedTask] = {}
         #: Classes that may have tasks to start.
-        self._active: dict[int, TaskClass] = {}
+        self._active: dict[int, TaskClassQueue] = {}
         self._order = 0
 
-    def add(self, task: Task) -> None:
+    def add(self, task: QueuedTask) -> None:
         """Take a task in."""
         self._order += 1
         task.order = self._order
@@ -182,7 +182,7 @@ class Backlog:
         if not task.missing:
             self.make_ready(task)
 
-    def make_ready(self, task: Task) -> None:
+    def make_ready(self, task: QueuedTask) -> None:
         """Let a task start when there is room."""
         task.state = READY
         task.cls.ready.append(task)
@@ -198,12 +198,12 @@ class Backlog:
                 woken = True
         return woken
 
-    def put_back(self, tasks: Iterable[Task]) -> list[Task]:
+    def put_back(self, tasks: Iterable[QueuedTask]) -> list[QueuedTask]:
         """Tasks come back from a worker unstarted: they go first, or wait again.
 
         Returns: Those that cannot: what they follow has failed here.
         """
-        refused: list[Task] = []
+        refused: list[QueuedTask] = []
         for task in sorted(tasks, key=lambda t: t.order, reverse=True):
             task.hand = None
             if task.doomed:
@@ -216,7 +216,7 @@ class Backlog:
                 self._active[task.cls.number] = task.cls
         return refused
 
-    def end(self, task: Task) -> None:
+    def end(self, task: QueuedTask) -> None:
         """A task has ended, whichever way."""
         task.state = ENDED
         self.tasks.pop(task.ticket, None)
@@ -229,9 +229,9 @@ class Backlog:
                 if waiters is not None and waiters.pop(task.ticket, None) is not None and not waiters:
                     del self.waiting[key]
 
-    def followers(self, task: Task) -> list[Task]:
+    def followers(self, task: QueuedTask) -> list[QueuedTask]:
         """Tasks that wait here for what this one makes, and those that wait for them in turn."""
-        found: list[Task] = []
+        found: list[QueuedTask] = []
         seen = {task.ticket}
         todo = [task]
         while todo:
@@ -243,9 +243,9 @@ class Backlog:
                         todo.append(follower)
         return found
 
-    def heads(self) -> list[tuple[int, TaskClass]]:
+    def heads(self) -> list[tuple[int, TaskClassQueue]]:
         """Classes that have a task to start, with the order of their first, first come first."""
-        found: list[tuple[int, TaskClass]] = []
+        found: list[tuple[int, TaskClassQueue]] = []
         for cls in list(self._active.values()):
             head = cls.head
             if head is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Callable
 
-from handout.host.agent.link import Link
-from handout.host.agent.object_store import Incoming, Store, StoreFullError
+from handout.host.agent.link import ControllerLink
+from handout.host.agent.object_store import Incoming, ObjectStore, StoreFullError
 from handout.protocol import frames
 
 
@@ -21,18 +21,18 @@ class Transfers:
 
     def __init__(
         self,
-        store: Store,
+        store: ObjectStore,
         on_stored: Callable[[int], None],
         on_refused: Callable[[int, StoreFullError], None],
     ) -> None:
         self._store = store
         self._on_stored = on_stored
         self._on_refused = on_refused
-        self._link: Link | None = None
+        self._link: ControllerLink | None = None
         self._incoming: dict[int, Incoming | None] = {}
         self._last_stream = 0
 
-    def use(self, link: Link) -> None:
+    def use(self, link: ControllerLink) -> None:
         """Send over this link."""
         self._link = link
 

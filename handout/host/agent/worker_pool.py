@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Protocol
 
 from handout.host.agent.output_capture import Pipe, new_nonce
-from handout.host.agent.task_queue import Task, TaskClass
+from handout.host.agent.task_queue import QueuedTask, TaskClassQueue
 from handout.host.system import cgroups, processes, shared_page
-from handout.host.system.cgroups import Groups
+from handout.host.system.cgroups import ControlGroups
 from handout.host.system.sockets import widen
 from handout.protocol import frames
 
@@ -36,7 +36,7 @@ _NOT_NOW = {errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 _PAUSE_S = 0.05
 
 
-class Key(NamedTuple):
+class WorkerKey(NamedTuple):
     """What a worker is warm for."""
 
     code: int | None
@@ -49,16 +49,16 @@ class Key(NamedTuple):
     max_result_bytes: int | None = None
 
 
-class Listener(Protocol):
+class PoolListener(Protocol):
     """Who hears of workers."""
 
-    def on_report(self, hand: Hand, message: frames.Message) -> None:
+    def on_report(self, hand: WorkerHandle, message: frames.Message) -> None:
         """A worker sent a message."""
 
-    def on_output(self, hand: Hand, fd: int, number: int, data: bytes) -> None:
+    def on_output(self, hand: WorkerHandle, fd: int, number: int, data: bytes) -> None:
         """A task of a worker printed."""
 
-    def on_gone(self, hand: Hand, report: Mapping[str, Any]) -> None:
+    def on_gone(self, hand: WorkerHandle, report: Mapping[str, Any]) -> None:
         """A worker is gone, and all that it left; what it had to say has been said."""
 
     def on_lapse(self) -> None:
@@ -68,7 +68,7 @@ class Listener(Protocol):
         """The supervisor is gone."""
 
 
-class Hand:
+class WorkerHandle:
     """One worker: its link, its page, its output, and the tasks that are queued on it."""
 
     def __init__(self, number: int, link: socket.socket, page: memoryview, nonce: bytes) -> None:
@@ -77,7 +77,7 @@ class Hand:
         self.page = page
         self.nonce = nonce
         self.pid = 0
-        self.key: Key | None = None
+        self.key: WorkerKey | None = None
         #: Its control group, where its tasks have a limit of memory.
         self.group: str | None = None
         self.pipes: list[tuple[int, Pipe]] = []
@@ -85,9 +85,9 @@ class Hand:
         self.unsent: deque[memoryview] = deque()
         #: What it holds of the ledger, and for which class.
         self.claim: Any = None
-        self.cls: TaskClass | None = None
+        self.cls: TaskClassQueue | None = None
         #: Tasks sent and not reported, by number, in order; the time that they are expected to take.
-        self.queued: dict[int, Task] = {}
+        self.queued: dict[int, QueuedTask] = {}
         self.load_us = 0.0
         self.next_number = 1
         self.functions: set[int] = set()
@@ -123,14 +123,14 @@ class Hand:
         return f".w{self.number}"
 
     @property
-    def running(self) -> Task | None:
+    def running(self) -> QueuedTask | None:
         """The task that it runs, as far as can be seen: the report of its end may be on the way."""
         if self.page[shared_page.IDLE]:
             return None
         return self.queued.get(self.page[shared_page.ANNOUNCED])
 
 
-class Crew:
+class WorkerPool:
     """All workers of this host.
 
     Args:
@@ -142,7 +142,12 @@ class Crew:
     """
 
     def __init__(
-        self, supervisor: socket.socket, listener: Listener, setup: dict[str, Any], folder: str, groups: Groups
+        self,
+        supervisor: socket.socket,
+        listener: PoolListener,
+        setup: dict[str, Any],
+        folder: str,
+        groups: ControlGroups,
     ) -> None:
         self._supervisor = supervisor
         self._listener = listener
@@ -150,8 +155,8 @@ class Crew:
         self._folder = folder
         self._groups = groups
         self._loop = asyncio.get_running_loop()
-        self.hands: dict[int, Hand] = {}
-        self._idle: dict[Key | None, list[Hand]] = {}
+        self.hands: dict[int, WorkerHandle] = {}
+        self._idle: dict[WorkerKey | None, list[WorkerHandle]] = {}
         self._idle_count = 0
         self._next = 1
         self._held = b""
@@ -239,7 +244,9 @@ class Crew:
         for _ in range(count):
             self._make_idle(self._spawn())
 
-    def acquire(self, key: Key, environment: Callable[[Key], dict[str, str]], code: str | None) -> Hand:
+    def acquire(
+        self, key: WorkerKey, environment: Callable[[WorkerKey], dict[str, str]], code: str | None
+    ) -> WorkerHandle:
         """An idle worker that is warm for a key, or a blank one, or a new one."""
         for wanted in (key, None):
             idle = self._idle.get(wanted)
@@ -269,12 +276,12 @@ class Crew:
             self.send(hand, frames.encode_message(0, fields))
         return hand
 
-    def release(self, hand: Hand) -> None:
+    def release(self, hand: WorkerHandle) -> None:
         """A worker has nothing to do any more."""
         if not hand.leaving and not hand.gone and not hand.idle:
             self._make_idle(hand)
 
-    def _make_idle(self, hand: Hand) -> None:
+    def _make_idle(self, hand: WorkerHandle) -> None:
         hand.idle = True
         self._idle.setdefault(hand.key, []).append(hand)
         self._idle_count += 1
@@ -290,7 +297,7 @@ class Crew:
         if hand.key in self._idle and len(self._idle) > 1:
             self._idle[hand.key] = self._idle.pop(hand.key)
 
-    def dismiss(self, hand: Hand) -> None:
+    def dismiss(self, hand: WorkerHandle) -> None:
         """Let a worker end by itself, and see to it that it does."""
         hand.leaving = True
         try:
@@ -299,18 +306,18 @@ class Crew:
             pass
         self._loop.call_later(1.0, self.kill, hand, 0.0)
 
-    def kill(self, hand: Hand, grace_s: float) -> None:
+    def kill(self, hand: WorkerHandle, grace_s: float) -> None:
         """End a worker and everything below it: SIGTERM, and SIGKILL after the grace."""
         if not hand.gone:
             hand.leaving = True
             self._tell("kill", id=hand.number, grace_s=grace_s)
 
-    def signal(self, hand: Hand, number: int) -> None:
+    def signal(self, hand: WorkerHandle, number: int) -> None:
         """Send a signal to the worker's process alone."""
         if not hand.gone:
             self._tell("signal", id=hand.number, number=number)
 
-    def _spawn(self) -> Hand:
+    def _spawn(self) -> WorkerHandle:
         number = self._next
         self._next += 1
         ours, theirs = socket.socketpair()
@@ -319,7 +326,7 @@ class Crew:
         widen(theirs)
         page_fd, page = shared_page.create(self._folder)
         page[shared_page.SPILL] = int(self.spill)
-        hand = Hand(number, ours, page, new_nonce())
+        hand = WorkerHandle(number, ours, page, new_nonce())
         ends = [theirs.detach()]
         for fd in (1, 2):
             reading, writing = os.pipe()
@@ -332,7 +339,7 @@ class Crew:
         self._tell("spawn", [*ends, page_fd], id=number)
         return hand
 
-    def _end(self, hand: Hand, report: Mapping[str, Any]) -> None:
+    def _end(self, hand: WorkerHandle, report: Mapping[str, Any]) -> None:
         # What it sent before it ended is still in the link and in the pipes.
         while not hand.gone and self._on_link(hand):
             pass
@@ -356,7 +363,7 @@ class Crew:
 
     # ---- talking -------------------------------------------------------------------------------------------
 
-    def send(self, hand: Hand, segments: Sequence[frames.Buffer]) -> None:
+    def send(self, hand: WorkerHandle, segments: Sequence[frames.Buffer]) -> None:
         """Send a frame to a worker."""
         data = b"".join(segments)
         if hand.unsent:
@@ -373,7 +380,7 @@ class Crew:
             hand.unsent.append(memoryview(data)[sent:])
             self._loop.add_writer(hand.link.fileno(), self._on_writable, hand)
 
-    def _on_writable(self, hand: Hand) -> None:
+    def _on_writable(self, hand: WorkerHandle) -> None:
         while hand.unsent:
             try:
                 sent = hand.link.send(hand.unsent[0])
@@ -388,7 +395,7 @@ class Crew:
             hand.unsent.popleft()
         self._loop.remove_writer(hand.link.fileno())
 
-    def _on_link(self, hand: Hand) -> bool:
+    def _on_link(self, hand: WorkerHandle) -> bool:
         """Read what a worker sent; False where there is nothing more."""
         try:
             data = hand.link.recv(_RECEIVE)
@@ -417,14 +424,14 @@ class Crew:
             return False
         return True
 
-    def drain(self, hand: Hand) -> None:
+    def drain(self, hand: WorkerHandle) -> None:
         """Take in what a worker has printed so far."""
         for fd, pipe in hand.pipes:
             for _ in range(64):
                 if not self._on_pipe(hand, fd, pipe):
                     break
 
-    def _on_pipe(self, hand: Hand, fd: int, pipe: Pipe) -> bool:
+    def _on_pipe(self, hand: WorkerHandle, fd: int, pipe: Pipe) -> bool:
         pieces = pipe.read()
         if pieces is None:
             self._loop.remove_reader(pipe.fd)

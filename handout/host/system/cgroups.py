@@ -38,7 +38,7 @@ _KERNEL_ROOM = 64 << 20
 _GONE_S = 1.0
 
 
-class Groups:
+class ControlGroups:
     """The groups of one run.
 
     Args:
@@ -49,7 +49,7 @@ class Groups:
         self._folders = dict(folders)
 
     @classmethod
-    def find(cls, name: str) -> Groups:
+    def find(cls, name: str) -> ControlGroups:
         """Where those of a run would be; none is there yet.
 
         Args:

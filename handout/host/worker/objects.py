@@ -28,7 +28,7 @@ class MissingInputError(Exception):
     """An input is neither here nor in the store: the agent knows better."""
 
 
-class ResultTooLargeError(Exception):
+class OversizedResultError(Exception):
     """A result has more bytes than it may."""
 
     def __init__(self, size: int, limit: int) -> None:
@@ -44,7 +44,7 @@ class DiskFullError(Exception):
         self.path, self.need, self.free = path, need, free
 
 
-class Objects:
+class WorkerObjects:
     """Reads inputs and writes results.
 
     Args:

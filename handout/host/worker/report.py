@@ -13,7 +13,7 @@ _MAX_COUNT = 64
 _MAX_BYTES = 256 << 10
 
 
-class Report:
+class WorkerReport:
     """Outcomes that have not been sent yet."""
 
     def __init__(self, link: socket.socket) -> None:

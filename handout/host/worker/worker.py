@@ -27,8 +27,8 @@ from handout.host.current import Current, publish
 from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.clock import now_ns
 from handout.host.worker import importer
-from handout.host.worker.objects import INLINE, DiskFullError, MissingInputError, Objects, ResultTooLargeError
-from handout.host.worker.report import Report
+from handout.host.worker.objects import INLINE, DiskFullError, MissingInputError, OversizedResultError, WorkerObjects
+from handout.host.worker.report import WorkerReport
 from handout.host.worker.stdio import Streams
 from handout.protocol import frames
 from handout.serialization import calls, diagnosis, exceptions, pickling
@@ -62,7 +62,7 @@ class Worker:
     def __init__(self, link: socket.socket, page: memoryview) -> None:
         self.link = link
         self.page = page
-        self.report = Report(link)
+        self.report = WorkerReport(link)
         self.queue: deque[Order] = deque()
         self._decoder = frames.Decoder()
         #: Where tasks start, and with which signals blocked, whatever those before them did.
@@ -121,7 +121,7 @@ class Worker:
                 # The agent looks at its memory in any case.
                 pass
         self.scratch = fields["scratch"]
-        self.objects = Objects(fields["folders"], fields["suffix"])
+        self.objects = WorkerObjects(fields["folders"], fields["suffix"])
         owner = writing.get if self.shared else lambda: self.page[shared_page.ANNOUNCED]
         self.streams = Streams(bytes.fromhex(fields["nonce"]), owner)
         self._code = fields.get("code")
@@ -337,7 +337,7 @@ class Worker:
             segments = diagnosis.dumps_or_name(part, "result")
             size = len(segments[0]) if len(segments) == 1 else sum(memoryview(s).nbytes for s in segments)
             if size > self._max_result:
-                raise ResultTooLargeError(size, self._max_result)
+                raise OversizedResultError(size, self._max_result)
             sizes.append(size)
             if size <= INLINE and size <= room:
                 room -= size
@@ -358,13 +358,13 @@ class Worker:
         kind = "raised"
         extra: dict[str, Any] = {}
         blob = None
-        if isinstance(error, diagnosis.UnserializableError):
+        if isinstance(error, diagnosis.CannotPickleError):
             kind, extra = "unserializable", {"path": error.path, "culprit": error.type}
         elif isinstance(error, pickling.LoadError):
             kind = "input"
         elif isinstance(error, DiskFullError):
             kind, extra = "disk", {"path": error.path, "need": error.need, "free": error.free}
-        elif isinstance(error, ResultTooLargeError):
+        elif isinstance(error, OversizedResultError):
             kind, extra = "too_large", {"size": error.size, "limit": error.limit}
         elif isinstance(error, SystemExit):
             code = error.code

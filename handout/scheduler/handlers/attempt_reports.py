@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from handout.errors import OutcomeUnknownError
-from handout.scheduler.events import TaskFailed, TasksFinished, TasksReturned, TasksStarted
+from handout.scheduler.events import TaskFailed, TasksFinished, TasksRecalled, TasksStarted
 from handout.scheduler.handlers.attempts import dismiss, recall_followers, settle, to_frontier, unhand
 from handout.scheduler.handlers.cancellation import end, fail, give_up_output
 from handout.scheduler.handlers.replicas import appear, bring, release_inputs, shed, wake
@@ -58,7 +58,7 @@ def tasks_started(world: World, event: TasksStarted) -> None:
             world.stale += 1
 
 
-def tasks_returned(world: World, event: TasksReturned) -> None:
+def tasks_returned(world: World, event: TasksRecalled) -> None:
     """They go back to the frontier, or end if that was what they were wanted back for."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     for t, attempt in zip(event.tasks, event.attempts, strict=True):

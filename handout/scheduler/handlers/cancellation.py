@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handout.errors import HostLostError
-from handout.scheduler.commands import RunEnded
+from handout.scheduler.commands import AnnounceRunEnded
 from handout.scheduler.handlers.attempts import abandon
 from handout.scheduler.handlers.replicas import release_inputs, shed
 from handout.scheduler.state.runs import OUTPUT, Run
@@ -171,7 +171,7 @@ def end_runs(world: World) -> None:
         else:
             outcome = Outcome.CANCELLED if run.cancelled else Outcome.DONE
         run.estimates.remember(world.remembered)
-        world.out.add(RunEnded(run.number, outcome, run.error))
+        world.out.add(AnnounceRunEnded(run.number, outcome, run.error))
     world.ending.clear()
 
 

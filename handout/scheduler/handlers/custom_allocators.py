@@ -12,7 +12,7 @@ from handout.scheduler.handlers.attempts import hand
 from handout.scheduler.handlers.cancellation import abort
 from handout.scheduler.placing.placement import candidates, claim_on, is_free, room_ahead
 from handout.scheduler.state.hosts import HostRecord
-from handout.scheduler.state.runs import Lane, Run
+from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
 from handout.scheduler.states import Outcome, State
@@ -179,7 +179,7 @@ def _place(world: World, run: Run, t: int, name: str) -> bool:
     return any(_place_on(world, run, t, other, lane) for other in candidates(world, lane))
 
 
-def _place_on(world: World, run: Run, t: int, host: HostRecord, lane: Lane) -> bool:
+def _place_on(world: World, run: Run, t: int, host: HostRecord, lane: ReadyQueue) -> bool:
     """Place a task where there is room for it, or where it may wait because it is short."""
     profile = run.spec.profiles[run.spec.profile[t]]
     needs = world.fleet.needs(host, profile)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handout.errors import InternalError, PlacementError
 from handout.scheduler import events as ev
-from handout.scheduler.commands import RefuseDrain, ReleaseHost, RunEnded
+from handout.scheduler.commands import AnnounceRunEnded, RefuseDrain, ReleaseHost
 from handout.scheduler.handlers.attempts import recall
 from handout.scheduler.handlers.cancellation import close
 from handout.scheduler.handlers.recovery import lose_host, unpin_groups
@@ -45,7 +45,7 @@ def run_submitted(world: World, event: ev.RunSubmitted) -> None:
     try:
         run = Run(event.run, event.spec, world.remembered)
     except InternalError as error:
-        world.out.add(RunEnded(event.run, Outcome.FAILED, error))
+        world.out.add(AnnounceRunEnded(event.run, Outcome.FAILED, error))
         return
     world.runs[event.run] = run
     for t, missing in enumerate(run.missing):
@@ -77,7 +77,7 @@ def host_delayed(world: World, event: ev.HostDelayed) -> None:
         world.fleet.expected[event.host] = event.reason
 
 
-def host_joined(world: World, event: ev.HostJoined) -> None:
+def host_joined(world: World, event: ev.HostConnected) -> None:
     """A new host, or a new epoch of one."""
     known = world.fleet.by_name.get(event.host)
     if known is not None:

@@ -11,7 +11,7 @@ from handout.scheduler.placing.priority_guard import is_awaited, look_anew, note
 from handout.scheduler.placing.reservations import may_have, note_blocked, note_placed, release
 from handout.scheduler.placing.strategies import STRATEGIES, Strategy
 from handout.scheduler.state.hosts import HostRecord, Need
-from handout.scheduler.state.runs import Lane, Run
+from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.world import World
 
 __all__ = ["candidates", "claim_on", "is_free", "is_paused", "place", "ready_anywhere", "room_ahead", "transfer_s"]
@@ -39,7 +39,7 @@ def place(world: World) -> None:
         for host in world.dirty:
             if host.ahead:
                 promote(world, host)
-        settled: set[Lane] = set()
+        settled: set[ReadyQueue] = set()
         while lanes := _lanes(world, settled):
             _share_out(world, lanes, settled)
         open_denied(world)
@@ -49,7 +49,7 @@ def place(world: World) -> None:
             return
 
 
-def _lanes(world: World, settled: set[Lane]) -> list[Lane]:
+def _lanes(world: World, settled: set[ReadyQueue]) -> list[ReadyQueue]:
     """Lanes with something to place that have not been seen to in this call."""
     found = []
     for run in world.runs.values():
@@ -67,16 +67,16 @@ def _lanes(world: World, settled: set[Lane]) -> list[Lane]:
     return found
 
 
-def is_free(run: Run, lane: Lane) -> bool:
+def is_free(run: Run, lane: ReadyQueue) -> bool:
     """Whether it is for a custom allocator to say where the lane's tasks go."""
     return not lane.key.pin and run.spec.profiles[lane.key.profile].host is None
 
 
-def _share_out(world: World, lanes: list[Lane], settled: set[Lane]) -> None:
+def _share_out(world: World, lanes: list[ReadyQueue], settled: set[ReadyQueue]) -> None:
     """Serve lanes by the priority of their heads; runs of the same priority by how little they have."""
     alone = len(lanes) == 1
     ranked = _has_priorities(world)
-    queue = [(_standing(lane), number, lane, Slate(world, lane)) for number, lane in enumerate(lanes)]
+    queue = [(_standing(lane), number, lane, Candidates(world, lane)) for number, lane in enumerate(lanes)]
     heapify(queue)
     while queue:
         _, number, lane, slate = heappop(queue)
@@ -99,18 +99,18 @@ def _has_priorities(world: World) -> bool:
     return any(spec.priority is not None or spec.run_priority != specs[0].run_priority for spec in specs)
 
 
-def _standing(lane: Lane) -> tuple[float, int, int]:
+def _standing(lane: ReadyQueue) -> tuple[float, int, int]:
     run = lane.run
     place = lane.heap[0]
     return (-run.priority_of(place if run.place_at is None else run.place_at[place]), run.active, place)
 
 
-class Slate:
+class Candidates:
     """The hosts that come into question for one lane in one call, those with room first."""
 
     __slots__ = ("ahead_allowed", "free", "full", "lane", "needs", "short", "strategy")
 
-    def __init__(self, world: World, lane: Lane) -> None:
+    def __init__(self, world: World, lane: ReadyQueue) -> None:
         self.lane = lane
         run = lane.run
         self.strategy: Strategy = STRATEGIES.get(run.spec.allocator or "locality", STRATEGIES["locality"])
@@ -129,7 +129,7 @@ class Slate:
         self.short = False
 
 
-def candidates(world: World, lane: Lane) -> dict[HostRecord, tuple[Need, ...]]:
+def candidates(world: World, lane: ReadyQueue) -> dict[HostRecord, tuple[Need, ...]]:
     """The open hosts that can cover a lane's tasks; those to be avoided only where there is no other.
 
     A host that is paused for them comes last of all: there they would fail, elsewhere they may.
@@ -157,13 +157,13 @@ def candidates(world: World, lane: Lane) -> dict[HostRecord, tuple[Need, ...]]:
     return lane.choices
 
 
-def is_paused(world: World, lane: Lane, host: HostRecord) -> bool:
+def is_paused(world: World, lane: ReadyQueue, host: HostRecord) -> bool:
     """Whether a host is paused for a lane's tasks, or for others that would have to follow them there."""
     key, profiles = lane.key, lane.run.spec.profiles
     return host in world.pausing and any(host.is_paused(profiles[p], world.now) for p in (key.profile, *key.together))
 
 
-def _fill(world: World, slate: Slate, turn: int, floor: float) -> bool:
+def _fill(world: World, slate: Candidates, turn: int, floor: float) -> bool:
     """Place up to ``turn`` tasks of a lane, none of them of a lower priority than ``floor``. Whether more may fit."""
     lane, run = slate.lane, slate.lane.run
     limit = run.spec.max_concurrency
@@ -199,7 +199,7 @@ def _fill(world: World, slate: Slate, turn: int, floor: float) -> bool:
     return turn == 0
 
 
-def _any_free(world: World, slate: Slate, t: int) -> _Granted | None:
+def _any_free(world: World, slate: Candidates, t: int) -> _Granted | None:
     """The first host by rank that grants a claim."""
     free, rank = slate.free, slate.strategy.rank
     while free:
@@ -217,7 +217,7 @@ def _any_free(world: World, slate: Slate, t: int) -> _Granted | None:
     return None
 
 
-def _least_backlog(world: World, slate: Slate, t: int, expected_s: float) -> _Granted | None:
+def _least_backlog(world: World, slate: Candidates, t: int, expected_s: float) -> _Granted | None:
     """The full host with the least to do that takes one ahead."""
     full = slate.full
     while full:
@@ -235,7 +235,7 @@ def _least_backlog(world: World, slate: Slate, t: int, expected_s: float) -> _Gr
 
 
 def claim_on(
-    world: World, lane: Lane, host: HostRecord, needs: tuple[Need, ...], t: int, slate: Slate | None = None
+    world: World, lane: ReadyQueue, host: HostRecord, needs: tuple[Need, ...], t: int, slate: Candidates | None = None
 ) -> tuple[Need, Claim] | None:
     """Claim the first variant that is free on a host now, and what it takes of the shared amounts."""
     if not may_have(world, lane, host) or (host.ahead and world.now - host.ahead[0][3] > PATIENCE_S):
@@ -267,13 +267,13 @@ def room_ahead(host: HostRecord, need: Need, expected_s: float) -> float:
     return host.room(expected_s)
 
 
-def _room_ahead(world: World, slate: Slate, t: int, host: HostRecord, expected_s: float) -> float:
+def _room_ahead(world: World, slate: Candidates, t: int, host: HostRecord, expected_s: float) -> float:
     """The same for a task of a lane, where it would not keep anybody more urgent from the host."""
     charge = room_ahead(host, slate.needs[host][0], expected_s)
     return -1.0 if charge >= 0.0 and _is_awaited(world, slate, t, host, expected_s) else charge
 
 
-def _is_awaited(world: World, slate: Slate, t: int, host: HostRecord, expected_s: float) -> bool:
+def _is_awaited(world: World, slate: Candidates, t: int, host: HostRecord, expected_s: float) -> bool:
     """Whether somebody more urgent than a task waits for what it would take of a host."""
     return is_awaited(world, host, slate.needs[host][0], slate.lane.run.priority_of(t), expected_s)
 
@@ -286,7 +286,7 @@ def _is_heavy(run: Run, t: int) -> bool:
     return total > LIGHT_BYTES
 
 
-def _beside_inputs(world: World, slate: Slate, t: int, expected_s: float) -> _Granted | None:
+def _beside_inputs(world: World, slate: Candidates, t: int, expected_s: float) -> _Granted | None:
     """The host that has most of a task's light inputs, unless others would begin sooner; None: ask those."""
     run = slate.lane.run
     counts: dict[int, int] = {}
@@ -312,7 +312,7 @@ def _beside_inputs(world: World, slate: Slate, t: int, expected_s: float) -> _Gr
     return None if charge < 0.0 else (host, needs[0], None, charge)
 
 
-def _nearest(world: World, slate: Slate, t: int, expected_s: float) -> _Granted | None:
+def _nearest(world: World, slate: Candidates, t: int, expected_s: float) -> _Granted | None:
     """The host where a task could begin soonest, by the bytes to bring and the backlog; None: ask the others."""
     run = slate.lane.run
     best: tuple[float, float, int, HostRecord] | None = None
@@ -337,7 +337,7 @@ def _nearest(world: World, slate: Slate, t: int, expected_s: float) -> _Granted 
     return None if charge < 0.0 else (host, slate.needs[host][0], None, charge)
 
 
-def _holders(world: World, slate: Slate, t: int) -> set[HostRecord]:
+def _holders(world: World, slate: Candidates, t: int) -> set[HostRecord]:
     """Hosts that have an input of a task, and the first of those that have room whatever they hold."""
     where, at, needs = slate.lane.run.where, world.fleet.at, slate.needs
     found = set()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from handout.scheduler.state.hosts import HostRecord, Need
-    from handout.scheduler.state.runs import Lane
+    from handout.scheduler.state.runs import ReadyQueue
     from handout.scheduler.state.world import World
 
 __all__ = ["Waiters", "is_awaited", "look_anew", "note_waiting", "open_denied"]
@@ -30,7 +30,7 @@ class Waiters:
         self.alike: dict[tuple[frozenset[str], frozenset[str]], float] = {}
 
 
-def note_waiting(world: World, lane: Lane, priority: float) -> None:
+def note_waiting(world: World, lane: ReadyQueue, priority: float) -> None:
     """No host had room for a lane's head, of this priority: it waits for any of them."""
     world.waiting.append((priority, lane))
 
@@ -83,7 +83,7 @@ def open_denied(world: World) -> None:
             del world.denied[names, priority]
 
 
-def _needs(world: World, lane: Lane) -> tuple[Need, ...]:
+def _needs(world: World, lane: ReadyQueue) -> tuple[Need, ...]:
     return world.fleet.all_needs(lane.run.spec.profiles[lane.key.profile])
 
 

@@ -8,7 +8,7 @@ from handout.scheduler.state.timers import Wake
 
 if TYPE_CHECKING:
     from handout.scheduler.state.hosts import HostRecord
-    from handout.scheduler.state.runs import Lane
+    from handout.scheduler.state.runs import ReadyQueue
     from handout.scheduler.state.world import World
 
 __all__ = ["RESERVE_AFTER_S", "expire", "may_have", "note_blocked", "note_placed", "release"]
@@ -17,7 +17,7 @@ __all__ = ["RESERVE_AFTER_S", "expire", "may_have", "note_blocked", "note_placed
 RESERVE_AFTER_S = 30.0
 
 
-def may_have(world: World, lane: Lane, host: HostRecord) -> bool:
+def may_have(world: World, lane: ReadyQueue, host: HostRecord) -> bool:
     """Whether what is free on a host is not being kept for somebody else.
 
     Who the shared amounts are kept for may have any host: else it and who a host is kept for could wait for
@@ -26,13 +26,13 @@ def may_have(world: World, lane: Lane, host: HostRecord) -> bool:
     return host.reserved is None or host.reserved is lane or world.shared_lane is lane
 
 
-def note_placed(world: World, lane: Lane) -> None:
+def note_placed(world: World, lane: ReadyQueue) -> None:
     """A lane got something: it is not starving."""
     lane.since = world.now
     release(world, lane)
 
 
-def note_blocked(world: World, lane: Lane, short: bool, placed: bool) -> None:
+def note_blocked(world: World, lane: ReadyQueue, short: bool, placed: bool) -> None:
     """A lane's head fits nowhere now; ``short``: for want of shared amounts."""
     if placed:
         note_placed(world, lane)
@@ -44,7 +44,7 @@ def note_blocked(world: World, lane: Lane, short: bool, placed: bool) -> None:
         reserve(world, lane)
 
 
-def reserve(world: World, lane: Lane) -> None:
+def reserve(world: World, lane: ReadyQueue) -> None:
     """Keep the host that will have room soonest, as far as can be told, free of others."""
     hosts = [host for host in lane.choices if host.reserved is None and host.open]
     if hosts:
@@ -53,7 +53,7 @@ def reserve(world: World, lane: Lane) -> None:
         world.reservations[lane] = host
 
 
-def release(world: World, lane: Lane) -> None:
+def release(world: World, lane: ReadyQueue) -> None:
     """A lane needs its reservation no more."""
     host = world.reservations.pop(lane, None)
     if host is not None:

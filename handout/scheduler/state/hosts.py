@@ -13,7 +13,7 @@ from handout.resources.units import PARTS
 from handout.scheduler.spec import CONTROLLER, Profile
 
 if TYPE_CHECKING:
-    from handout.scheduler.state.runs import Lane, Run
+    from handout.scheduler.state.runs import ReadyQueue, Run
 
 __all__ = ["AHEAD_LIMIT", "CONTROLLER_INDEX", "HOME", "Fleet", "HostRecord", "Lingering", "Need", "Pause"]
 
@@ -115,7 +115,7 @@ class HostRecord:
         #: Whether the shell has been told that it may let a drained host go.
         self.released = False
         #: The one lane that may have what becomes free here, or None.
-        self.reserved: Lane | None = None
+        self.reserved: ReadyQueue | None = None
         #: What tasks that are believed to run have claimed.
         self.ledger = Ledger(offer.amounts, offer.devices)
         #: Tasks with its agent, ahead ones included.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from handout.scheduler.commands import (
+    AnnounceTasksEnded,
     CancelTasks,
     Command,
     CopyObjects,
     DropObjects,
     FetchObjects,
+    RecallTasks,
     StartTasks,
-    TakeBack,
-    TasksEnded,
 )
 from handout.scheduler.states import Outcome
 
@@ -121,11 +121,11 @@ class Outbox:
         names = self._names
         commands: list[Command] = [DropObjects(names[h], r, c) for (h, r), c in self._drops.items()]
         commands += [CancelTasks(names[h], r, *c) for (h, r), c in self._cancels.items()]
-        commands += [TakeBack(names[h], r, *c) for (h, r), c in self._recalls.items()]
+        commands += [RecallTasks(names[h], r, *c) for (h, r), c in self._recalls.items()]
         commands += [StartTasks(names[h], r, *c) for (h, r), c in self._starts.items()]
         commands += [CopyObjects(names[h], r, *c) for (h, r), c in self._copies.items()]
         commands += [FetchObjects(r, *c) for r, c in self._fetches.items()]
-        commands += [TasksEnded(r, *c) for r, c in self._ended.items()]
+        commands += [AnnounceTasksEnded(r, *c) for r, c in self._ended.items()]
         commands += self._later
         self._clear()
         return commands

@@ -15,9 +15,9 @@ from handout.scheduler.states import Outcome, State
 if TYPE_CHECKING:
     from handout.protocol.ledger import Claim
     from handout.scheduler.state.hosts import HostRecord, Need
-    from handout.scheduler.state.second_attempts import Twin
+    from handout.scheduler.state.second_attempts import SecondAttempt
 
-__all__ = ["KEEP", "OUTPUT", "Lane", "LaneKey", "Run"]
+__all__ = ["KEEP", "OUTPUT", "ReadyQueue", "ReadyQueueKey", "Run"]
 
 #: Flags of an object.
 OUTPUT, KEEP = 1, 2
@@ -25,7 +25,7 @@ OUTPUT, KEEP = 1, 2
 _NONE: tuple[int, ...] = ()
 
 
-class LaneKey(NamedTuple):
+class ReadyQueueKey(NamedTuple):
     """What decides where a task may go: tasks of one lane are interchangeable as far as that is concerned."""
 
     profile: int
@@ -37,12 +37,12 @@ class LaneKey(NamedTuple):
     together: frozenset[int]
 
 
-class Lane:
+class ReadyQueue:
     """Ready tasks of one run with one key, in order."""
 
     __slots__ = ("blocked", "choices", "heap", "key", "run", "since", "version")
 
-    def __init__(self, run: Run, key: LaneKey) -> None:
+    def __init__(self, run: Run, key: ReadyQueueKey) -> None:
         self.run = run
         self.key = key
         #: Places in the run's order; an entry whose task is not ready here any more is stale.
@@ -176,7 +176,7 @@ class Run:
         #: Whether the shell has been told how it ended: that happens once.
         self.reported = bytearray(count)
         #: The lane that has an entry for it, which may be stale.
-        self.lane: list[Lane | None] = [None] * count
+        self.lane: list[ReadyQueue | None] = [None] * count
 
     def _few(self) -> None:
         """What is true of few tasks."""
@@ -201,7 +201,7 @@ class Run:
         #: Attempts that a host went on with while there was no controller, whatever limits there are.
         self.found: dict[int, int] = {}
         #: The other, older attempt of tasks that are attempted twice at once.
-        self.twins: dict[int, Twin] = {}
+        self.twins: dict[int, SecondAttempt] = {}
         #: Tasks that ever were.
         self.speculated: set[int] = set()
         #: Of tasks that were: the highest number of an attempt, which may not be the present one's.
@@ -226,9 +226,9 @@ class Run:
         self.groups: dict[int, list[int]] = {}
         self.group_at: dict[int, int] = {}
         self.together: dict[int, frozenset[int]] = {}
-        self.lanes: dict[LaneKey, Lane] = {}
+        self.lanes: dict[ReadyQueueKey, ReadyQueue] = {}
         #: By profile: the lane of tasks without a group and without hosts to avoid.
-        self.plain: list[Lane] = []
+        self.plain: list[ReadyQueue] = []
         #: Tasks that are handed.
         self.active = 0
         self.unended = count
@@ -288,25 +288,25 @@ class Run:
                 if group >= 0:
                     self.groups.setdefault(group, []).append(t)
             self.together = {g: frozenset(spec.profile[t] for t in ts) for g, ts in self.groups.items()}
-        self.plain = [self._lane(LaneKey(p, 0, _NONE, frozenset())) for p in range(len(spec.profiles))]
+        self.plain = [self._lane(ReadyQueueKey(p, 0, _NONE, frozenset())) for p in range(len(spec.profiles))]
 
-    def _lane(self, key: LaneKey) -> Lane:
+    def _lane(self, key: ReadyQueueKey) -> ReadyQueue:
         lane = self.lanes.get(key)
         if lane is None:
-            lane = self.lanes[key] = Lane(self, key)
+            lane = self.lanes[key] = ReadyQueue(self, key)
         return lane
 
-    def lane_of(self, t: int) -> Lane:
+    def lane_of(self, t: int) -> ReadyQueue:
         """Where a ready task belongs now."""
         avoid = self.avoid.get(t, _NONE)
         group = -1 if self.spec.group is None else self.spec.group[t]
         if group < 0:
             if not avoid:
                 return self.plain[self.spec.profile[t]]
-            return self._lane(LaneKey(self.spec.profile[t], 0, avoid, frozenset()))
+            return self._lane(ReadyQueueKey(self.spec.profile[t], 0, avoid, frozenset()))
         pin = self.group_at.get(group, 0)
         together = frozenset() if pin else self.together[group]
-        return self._lane(LaneKey(self.spec.profile[t], pin, avoid, together))
+        return self._lane(ReadyQueueKey(self.spec.profile[t], pin, avoid, together))
 
     def objects_of(self, t: int) -> Sequence[int]:
         """What a task makes: its whole result and the elements that are asked for by themselves."""

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from handout.protocol.ledger import Claim
     from handout.scheduler.state.runs import Run
 
-__all__ = ["Twin", "set_aside", "survive", "swap"]
+__all__ = ["SecondAttempt", "set_aside", "survive", "swap"]
 
 
-class Twin(NamedTuple):
+class SecondAttempt(NamedTuple):
     """What a run's columns hold of the present attempt, of the other one."""
 
     host: int
@@ -51,11 +51,13 @@ def swap(run: Run, t: int) -> None:
     _install(run, t, twin)
 
 
-def _present(run: Run, t: int) -> Twin:
-    return Twin(run.host[t], run.attempt[t], run.claims[t], run.shared.get(t), run.variant.get(t, 0), t in run.begun)
+def _present(run: Run, t: int) -> SecondAttempt:
+    return SecondAttempt(
+        run.host[t], run.attempt[t], run.claims[t], run.shared.get(t), run.variant.get(t, 0), t in run.begun
+    )
 
 
-def _install(run: Run, t: int, twin: Twin) -> None:
+def _install(run: Run, t: int, twin: SecondAttempt) -> None:
     # No number is given to two attempts, also where the older one outlives the newer.
     run.latest[t] = max(run.latest.get(t, 0), run.attempt[t], twin.attempt)
     run.host[t], run.attempt[t], run.claims[t] = twin.host, twin.attempt, twin.claim

@@ -10,7 +10,7 @@ from handout.scheduler.state.timers import Timers
 
 if TYPE_CHECKING:
     from handout.scheduler.placing.priority_guard import Waiters
-    from handout.scheduler.state.runs import Lane, Run
+    from handout.scheduler.state.runs import ReadyQueue, Run
 
 __all__ = ["World"]
 
@@ -56,7 +56,7 @@ class World:
         #: Hosts where followers of handed tasks may be handed too.
         self.tipped: set[HostRecord] = set()
         #: Where priorities differ: lanes whose head found no room when tasks were last placed, after its priority.
-        self.waiting: list[tuple[float, Lane]] = []
+        self.waiting: list[tuple[float, ReadyQueue]] = []
         #: Hosts that somebody has asked about since: who of these waits for them.
         self.awaited: dict[HostRecord, Waiters] = {}
         #: Hosts that tasks were not handed ahead to, by what somebody more urgent needs and by the tasks' priority.
@@ -72,8 +72,8 @@ class World:
         #: Number of the last request to a custom allocator.
         self.requests = 0
         #: Lanes that were passed over for long, and the host that is kept free for each.
-        self.reservations: dict[Lane, HostRecord] = {}
+        self.reservations: dict[ReadyQueue, HostRecord] = {}
         #: The lane that shared amounts are kept free for, or None.
-        self.shared_lane: Lane | None = None
+        self.shared_lane: ReadyQueue | None = None
         #: Expected durations by function name, from closed runs.
         self.remembered: dict[str, float] = {}
