@@ -111,7 +111,7 @@ class Place:
             while events:
                 (size,) = struct.unpack_from("12xI", events)
                 name = os.fsdecode(events[16 : 16 + size].rstrip(b"\0"))
-                if name.startswith(orphans.prefix()):  # tests may have files of their own there
+                if name.startswith(orphans.folder_prefix()):  # tests may have files of their own there
                     self._names.add(name)
                 events = events[16 + size :]
         return self._names
@@ -120,7 +120,7 @@ class Place:
         """Folders, stores and control groups of its runs."""
         found = [path for folder in self._watched for path in _entries(folder)]
         found += [path for path in _entries(Path(_STORES)) if _run_of_store(path) in self.names()]
-        bases = dict.fromkeys(cgroups.bases().values())
+        bases = dict.fromkeys(cgroups.parent_groups().values())
         found += [path for base in bases for path in _entries(Path(base)) if path.name in self.names()]
         return found
 
@@ -305,7 +305,7 @@ def handed_on() -> dict[str, str]:
 
 
 def _run_of_store(path: Path) -> str:
-    if not path.name.startswith(orphans.prefix()):
+    if not path.name.startswith(orphans.folder_prefix()):
         return ""
     _, folder, *_ = [*_read(f"{path}/.lock").split(b"\0"), b""]
     return os.path.basename(os.fsdecode(folder))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from handout import Cluster, Graph, Host
-from handout.host.system.cgroups import bases
+from handout.host.system.cgroups import parent_groups
 from tests.ledger import Ledger, Place, Thing, beyond
 from tests.seen import until
 
@@ -39,7 +39,7 @@ def test_whatever_a_test_leaves_is_found_and_named(tmp_path: Path) -> None:
         # Its store, too, unless an agent that somebody else starts here meanwhile has removed that.
         "what_nobody_looks_after_any_more": [r"folder \S+/ho-\w+/handout-"],
     }
-    if bases():
+    if parent_groups():
         expected["what_nobody_looks_after_any_more"].append(r"folder /sys/fs/cgroup/\S+/handout-")
     assert {name: [] for name in said} == {name: [] for name in expected}, done.stdout
     for name, patterns in expected.items():

@@ -52,14 +52,14 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
         for task in range(len(plan)):
             current = Current(plan.ids[task], HERE, 1, 0, os.path.join(scratch, str(task)))
             try:
-                publish(current, shared=True)
+                publish(current, context_only=True)
                 values[task] = _InProcessCall(plan, task, values, loop).run()
                 for number in picks.get(task, ()):
                     values[number] = apply_path(values[task], plan.extras[number - len(plan)].path)  # type: ignore[union-attr]
             except (Exception, asyncio.CancelledError, SystemExit) as error:
                 raise _as_failure(plan.ids[task], error) from error.__cause__
             finally:
-                publish(None, shared=True)
+                publish(None, context_only=True)
     return values
 
 

@@ -6,7 +6,7 @@ import contextvars
 import os
 import shutil
 
-from handout.serialization.file import receive_below
+from handout.serialization.file import set_task_folder
 
 __all__ = ["Current", "current", "publish"]
 
@@ -55,16 +55,16 @@ _current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("hando
 _of_process: Current | None = None
 
 
-def publish(running: Current | None, *, shared: bool = False) -> None:
+def publish(running: Current | None, *, context_only: bool = False) -> None:
     """Say which task runs from here on.
 
     Args:
         running: The task, or None when it has ended.
-        shared: Others run in this process at the same time: only this context's own code is told.
+        context_only: Others run in this process at the same time: only this context's own code is told.
     """
     global _of_process
     _current.set(running)
-    _of_process = None if shared else running
+    _of_process = None if context_only else running
 
 
 def current() -> Current:
@@ -84,7 +84,7 @@ def _scratch_of_running() -> str | None:
     return None if running is None else running.scratch
 
 
-receive_below(_scratch_of_running)
+set_task_folder(_scratch_of_running)
 
 # One name on both ends, whichever of the two packages called handout is there.
 current.__module__ = "handout"

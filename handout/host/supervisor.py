@@ -308,7 +308,7 @@ def _limit_processes(groups: ControlGroups) -> int | None:
     """
     most = _MOST_PROCESSES * max(4, os.cpu_count() or 1)
     groups.limit_processes(most)
-    return None if os.getuid() == 0 else processes.threads_of_user() + most
+    return None if os.getuid() == 0 else processes.count_user_threads() + most
 
 
 def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int | None) -> None:
@@ -328,7 +328,7 @@ def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int 
         os.setsid()
         processes.die_with_parent(parent)
         processes.become_subreaper()
-        processes.prefer_to_be_killed()
+        processes.raise_oom_score()
         try:
             groups.join_workers()
         except OSError as error:
@@ -373,7 +373,7 @@ def _make_store(folder: str, groups: ControlGroups) -> str | None:
     if not os.access(_STORES, os.W_OK | os.X_OK):
         return None
     try:
-        path = tempfile.mkdtemp(prefix=orphans.prefix(), dir=_STORES)
+        path = tempfile.mkdtemp(prefix=orphans.folder_prefix(), dir=_STORES)
     except OSError:
         return None
     orphans.lock(path, folder, groups.folders)
@@ -420,9 +420,9 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         report_fd: Where the agent writes its hello, one JSON line; leads nowhere afterwards.
     """
     # Before what others leave behind becomes this process's.
-    orphans.begin_to_remove(folder, _STORES, report_fd)
+    orphans.remove_in_background(folder, _STORES, report_fd)
     processes.become_subreaper()
-    groups, store = ControlGroups.find(os.path.basename(folder)), None
+    groups, store = ControlGroups.for_run(os.path.basename(folder)), None
     try:
         orphans.lock(folder, group_folders=groups.folders)
         groups.make()

@@ -18,7 +18,7 @@ from handout.graph.output import Output
 from handout.graph.path import Path
 from handout.graph.plan import Plan
 from handout.journal.value_digest import DIGEST_SIZE, Walk, digest
-from handout.serialization.calls import PLAIN
+from handout.serialization.calls import PLAIN_TYPES
 
 __all__ = ["DIGEST_SIZE", "Identities", "identity_of"]
 
@@ -106,7 +106,7 @@ class Identities:
             text: list[str] = []
             for arg in args:
                 kind = type(arg)
-                if kind in PLAIN:
+                if kind in PLAIN_TYPES:
                     text.append(repr(arg))
                 elif kind is Output and not arg._path:
                     number, path = plan.objects.find(arg)

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from handout.graph.output import Input
 from handout.journal.installed import PYTHON, is_own, version_of
-from handout.serialization.calls import PLAIN
+from handout.serialization.calls import PLAIN_TYPES
 from handout.serialization.functions_by_value import importable_name, main_name, names_in
 from handout.submission.project_modules import own_sources
 
@@ -45,7 +45,7 @@ def digest(*parts: bytes | memoryview) -> bytes:
     return made.digest()
 
 
-_SCALARS = frozenset({*PLAIN, type(Ellipsis), type(NotImplemented)})
+_SCALARS = frozenset({*PLAIN_TYPES, type(Ellipsis), type(NotImplemented)})
 
 #: In a class's dictionary because it is a class, or made from what else is there.
 _CLASS_MADE = frozenset({

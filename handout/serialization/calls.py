@@ -22,7 +22,7 @@ Path = tuple[tuple[str, Any], ...]
 Resolve = Callable[[Any], Any]
 
 #: What is written as it is, whoever looks.
-PLAIN = frozenset({type(None), bool, int, float, str, bytes, complex})
+PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, complex})
 
 
 class Slot:
@@ -123,7 +123,7 @@ def dumps_call(
     plain = not kwargs
     if plain:
         for position, arg in enumerate(args):
-            if type(arg) in PLAIN:
+            if type(arg) in PLAIN_TYPES:
                 continue
             mark = resolve(arg)
             if not isinstance(mark, Slot):

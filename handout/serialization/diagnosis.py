@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 from handout.serialization import functions_by_value
-from handout.serialization.pickling import REFUSED, Segment, Snapshot, dumps
+from handout.serialization.pickling import UNPICKLABLE_TYPES, Segment, Snapshot, dumps
 
 #: Objects looked at before the search gives up and names what it has.
 _MAX_LOOKED_AT = 2000
@@ -30,7 +30,7 @@ class CannotPickleError(TypeError):
         return f"{self.path} ({self.type}) cannot travel: {self.reason}"
 
 
-def find(value: Any, path: str, attempt: Callable[[Any], Any] | None = None) -> CannotPickleError:
+def find_unpicklable(value: Any, path: str, attempt: Callable[[Any], Any] | None = None) -> CannotPickleError:
     """The innermost part of `value` that cannot be pickled.
 
     Args:
@@ -40,7 +40,7 @@ def find(value: Any, path: str, attempt: Callable[[Any], Any] | None = None) -> 
     """
     search = _Search(attempt or (lambda part: dumps(part, Snapshot())))
     reason = search.refusal(value)
-    while not isinstance(value, REFUSED) and not isinstance(reason, RecursionError):
+    while not isinstance(value, UNPICKLABLE_TYPES) and not isinstance(reason, RecursionError):
         for step, part in _parts(value):
             why = search.refusal(part)
             if why is not None:
@@ -125,7 +125,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     yield ".__class__", type(value)
 
 
-def dumps_or_name(value: Any, path: str, snapshot: Snapshot | None = None) -> list[Segment]:
+def dumps_or_diagnose(value: Any, path: str, snapshot: Snapshot | None = None) -> list[Segment]:
     """`dumps`, whose failure names the culprit.
 
     Raises:
@@ -134,4 +134,4 @@ def dumps_or_name(value: Any, path: str, snapshot: Snapshot | None = None) -> li
     try:
         return dumps(value, snapshot)
     except Exception as error:  # whatever a __reduce__ raises
-        raise find(value, path) from error
+        raise find_unpicklable(value, path) from error

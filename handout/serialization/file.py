@@ -24,7 +24,7 @@ def _no_task() -> str | None:
 _task_folder: Callable[[], str | None] = _no_task
 
 
-def receive_below(task_folder: Callable[[], str | None]) -> None:
+def set_task_folder(task_folder: Callable[[], str | None]) -> None:
     """Write the files that arrive from now on below a task's folder.
 
     Args:

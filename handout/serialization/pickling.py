@@ -236,7 +236,7 @@ def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
     Large segments may be views of the value's own memory: write or copy them before it changes.
 
     Raises:
-        Exception: Whatever pickling raised; `culprit.find` says where.
+        Exception: Whatever pickling raised; `diagnosis.find_unpicklable` says where.
     """
     kind = type(value)
     if kind is bytes and len(value) > _COPIED:
@@ -316,7 +316,7 @@ def split(data: Segment) -> tuple[memoryview, list[Any]]:
 # ---- dill for the rest -----------------------------------------------------------------------------------
 
 #: Copying one of these would run, and be wrong.
-REFUSED: tuple[type, ...] = (
+UNPICKLABLE_TYPES: tuple[type, ...] = (
     type(threading.Lock()), type(threading.RLock()), threading.Thread, threading.local, threading.Event,
     threading.Condition, threading.Semaphore, io.IOBase, types.GeneratorType, types.CoroutineType,
     types.AsyncGeneratorType, types.FrameType, types.TracebackType,
@@ -355,7 +355,11 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
     if made is not None:
         return made
     # Importing dill adds its types to those of pickle's own Python pickler, so the difference is not to be asked for.
-    odd = {k for k in dill.Pickler.dispatch if not issubclass(k, (*REFUSED, *_NATIVE)) and "lock" not in k.__name__}
+    odd = {
+        k
+        for k in dill.Pickler.dispatch
+        if not issubclass(k, (*UNPICKLABLE_TYPES, *_NATIVE)) and "lock" not in k.__name__
+    }
 
     class Inner(dill.Pickler):  # type: ignore[misc]
         """Carries the odd object; code inside it keeps to our rules."""
@@ -365,7 +369,7 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
             self.ours = Pickler(io.BytesIO(), snapshot)
 
         def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, REFUSED):
+            if isinstance(obj, UNPICKLABLE_TYPES):
                 raise TypeError(f"cannot pickle {type(obj).__name__!r} object")
             return self.ours.reducer_override(obj)
 
@@ -382,6 +386,6 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
     return Helped
 
 
-def warm() -> None:
+def preload() -> None:
     """Import what a first use would: for the supervisor, before it forks."""
     _dill_pickler(Pickler)

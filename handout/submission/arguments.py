@@ -16,7 +16,7 @@ from handout.graph.plan import Plan
 from handout.protocol.frames import MAX_PAYLOAD
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
-from handout.serialization.calls import PLAIN
+from handout.serialization.calls import PLAIN_TYPES
 from handout.serialization.pickling import Segment, Snapshot
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
 
@@ -134,7 +134,7 @@ class _Encoder:
     def hold(self, number: int, value: Any) -> None:
         """Make `value` the object of a number."""
         with _CodeWatch(self.snapshot) as code:
-            kept = [_own(segment) for segment in diagnosis.dumps_or_name(value, "value", self.snapshot)]
+            kept = [_own(segment) for segment in diagnosis.dumps_or_diagnose(value, "value", self.snapshot)]
         self.values[number] = kept
         self.nbytes[number] = _size(kept)
         if code.seen:
@@ -160,7 +160,7 @@ class _Encoder:
         """The blob of a call whose arguments are small scalars and whole results of tasks: no code asked."""
         if not inputs:
             for arg in args:
-                if type(arg) not in PLAIN or (type(arg) in _SIZED and len(arg) > LARGE):
+                if type(arg) not in PLAIN_TYPES or (type(arg) in _SIZED and len(arg) > LARGE):
                     return None
             if not args and not paths:
                 return self._share((), ((), None, None, None))
@@ -174,7 +174,7 @@ class _Encoder:
                 if number < 0:
                     return None
                 fills.append((position, inputs.index(number)))
-            elif kind not in PLAIN or (kind in _SIZED and len(arg) > LARGE):
+            elif kind not in PLAIN_TYPES or (kind in _SIZED and len(arg) > LARGE):
                 return None
             else:
                 rest = True
@@ -260,7 +260,7 @@ class _CallEncoder:
             try:
                 self._attempt(arg)
             except Exception:  # whatever a __reduce__ raises
-                return _refused(self.encoder.plan.ids[self.task], diagnosis.find(arg, name, self._attempt))
+                return _refused(self.encoder.plan.ids[self.task], diagnosis.find_unpicklable(arg, name, self._attempt))
         problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed once, and not when tried again")
         return _refused(self.encoder.plan.ids[self.task], problem)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from handout.serialization.diagnosis import find
+from handout.serialization.diagnosis import find_unpicklable
 from handout.serialization.functions_by_value import PYTHON
 from handout.serialization.pickling import Snapshot, dumps
 from handout.submission.project_modules import Package, own_sources
@@ -70,7 +70,7 @@ def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> Fu
     try:
         blob = b"".join(dumps(fn, snapshot))
     except Exception as error:  # whatever a __reduce__ raises
-        raise find(fn, name) from error
+        raise find_unpicklable(fn, name) from error
     by_value, snapshot.by_value = snapshot.by_value, before or snapshot.by_value
     number = _function_numbers.setdefault(hashlib.sha256(blob).digest(), len(_function_numbers) + 1)
     return FunctionBlob(number, blob, by_value, False)

@@ -27,7 +27,7 @@ LIMIT = 160 << 20
 @pytest.fixture(params=["its own", "above"])
 def group(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A group to log in to, below the one that the tests run in: it has little memory, or the one above it has."""
-    base = cgroups.bases().get("memory")
+    base = cgroups.parent_groups().get("memory")
     if base is None:
         pytest.skip("no control group of memory can be made here")
     made = Path(base) / f"handout-test-{os.getpid()}"
@@ -101,7 +101,7 @@ async def test_a_host_that_has_too_little_is_no_fault_of_a_task_within_its_limit
 @pytest.fixture
 def limiting() -> None:
     """Skips where agents can make no group for a worker."""
-    if "memory" not in cgroups.bases():
+    if "memory" not in cgroups.parent_groups():
         pytest.skip("no control group of memory can be made here")
 
 
@@ -128,7 +128,7 @@ async def test_the_kernel_holds_a_limit_while_nobody_looks(
                 await execution.results()
         error = caught.value
         assert error.limit == 100_000_000
-        assert error.peak == cgroups.stopped_at(100_000_000)
+        assert error.peak == cgroups.kernel_limit(100_000_000)
         after = Graph()
         out = after.add(work.identity, 5)
         assert (await cluster.execute(after))[out] == 5

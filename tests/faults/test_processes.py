@@ -21,7 +21,7 @@ def test_row_21_a_user_who_forks_and_forks_meets_a_limit() -> None:
     if child == 0:
         try:
             os.setuid(_NOBODY)
-            processes.limit_processes(processes.threads_of_user() + 8)
+            processes.limit_processes(processes.count_user_threads() + 8)
             os.write(writing, b"%d" % fork_and_count(50))
         except BaseException:
             traceback.print_exc()
@@ -40,14 +40,14 @@ def test_no_signal_goes_to_a_whole_group_by_mistake() -> None:
 
 
 def test_who_is_here_is_counted_with_its_threads() -> None:
-    assert processes.threads_of_user() >= len(os.listdir("/proc/self/task"))
+    assert processes.count_user_threads() >= len(os.listdir("/proc/self/task"))
 
 
 def test_what_is_let_go_first_is_not_taken_back() -> None:
     """Run in a copy of this process: what was given to the kernel to kill stays so for what it starts."""
     child = os.fork()
     if child == 0:
-        processes.prefer_to_be_killed()
+        processes.raise_oom_score()
         with open("/proc/self/oom_score_adj") as file:
             os._exit(0 if int(file.read()) >= 500 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -56,7 +56,7 @@ def notes(error: Exception) -> str:
 
 def can_limit_processes() -> bool:
     """Whether agents on this machine can make control groups: whoever runs the tests is who logs in."""
-    made = ControlGroups.find(f"handout-test-{os.getpid()}-can")
+    made = ControlGroups.for_run(f"handout-test-{os.getpid()}-can")
     made.make()
     try:
         return made.limit_processes(64)

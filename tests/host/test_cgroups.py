@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from handout.host.system import cgroups
-from handout.host.system.cgroups import ControlGroups, Limited
+from handout.host.system.cgroups import ControlGroups, MemoryGroup
 from handout.host.system.oom_kills import kills_in
 from tests.forks import fork_and_count
 from tests.host.rig import alive
@@ -22,7 +22,7 @@ MB = 1 << 20
 @pytest.fixture
 def made() -> Iterator[ControlGroups]:
     """Groups of this test."""
-    found = ControlGroups.find(f"handout-test-{os.getpid()}")
+    found = ControlGroups.for_run(f"handout-test-{os.getpid()}")
     found.make()
     if len(found.folders) == 0:
         pytest.skip(
@@ -57,7 +57,7 @@ def test_workers_fork_up_to_their_limit_and_no_further(made: ControlGroups) -> N
 
 
 def limit_memory(made: ControlGroups, limit: int) -> str:
-    group = made.limit_memory("w1", limit)
+    group = made.add_memory_group("w1", limit)
     if group is None:
         pytest.skip("no controller of memory here")
     return group
@@ -68,15 +68,15 @@ def test_the_kernel_kills_what_takes_more_than_its_group_may(made: ControlGroups
     group = limit_memory(made, limit)
 
     def hoard() -> int:
-        Limited(group, limit)
-        held = bytearray(b"x" * cgroups.stopped_at(limit))
+        MemoryGroup(group, limit)
+        held = bytearray(b"x" * cgroups.kernel_limit(limit))
         return len(held) % 7
 
     assert in_a_fork(hoard) == (-1, signal.SIGKILL)
     # A group that dies together may count one of its processes twice.
     assert (kills_in(group) or 0) >= 1
-    assert cgroups.was_starved(group)
-    cgroups.drop(group)
+    assert cgroups.killed_at_limit(group)
+    cgroups.remove_empty(group)
     assert not os.path.exists(group)
 
 
@@ -86,8 +86,8 @@ def test_a_result_that_is_written_into_memory_is_no_part_of_the_limit(made: Cont
     fd = os.memfd_create("store")
 
     def write_results() -> int:
-        limited = Limited(group, limit)
-        size = cgroups.stopped_at(limit)
+        limited = MemoryGroup(group, limit)
+        size = cgroups.kernel_limit(limit)
         for _ in range(2):
             limited.make_room(size)
             left = size
@@ -148,7 +148,7 @@ def test_members_that_another_container_has_are_not_ours(tmp_path: Path) -> None
 
 
 def test_groups_of_two_runs_do_not_see_each_other(made: ControlGroups) -> None:
-    other = ControlGroups.find(f"handout-test-{os.getpid()}-other")
+    other = ControlGroups.for_run(f"handout-test-{os.getpid()}-other")
     other.make()
     assert len(other.folders) == len(made.folders)
     other.remove()
@@ -158,7 +158,7 @@ def test_groups_of_two_runs_do_not_see_each_other(made: ControlGroups) -> None:
 def test_without_groups_nothing_is_limited_and_nothing_fails() -> None:
     none = ControlGroups({})
     assert not none.limit_processes(64)
-    assert none.limit_memory("w1", MB) is None
+    assert none.add_memory_group("w1", MB) is None
     none.join_workers()
     none.remove()
     assert none.folders == []
@@ -176,7 +176,7 @@ def test_without_groups_nothing_is_limited_and_nothing_fails() -> None:
     ],
 )
 def test_only_what_can_be_a_runs_folder_is_removed_on_somebodys_word(path: str, ours: bool) -> None:
-    assert cgroups.is_ours(path, "handout-0-") is ours
+    assert cgroups.is_run_folder(path, "handout-0-") is ours
 
 
 class Tree:
@@ -197,8 +197,8 @@ class Tree:
             (folder / name.replace("_", ".")).write_text(text + "\n")
 
     def bases(self, own: str) -> dict[str, str]:
-        self._monkeypatch.setattr(cgroups, "own_groups", lambda: {"": own})
-        return {name: base.removeprefix(str(self.root)) for name, base in cgroups.bases().items()}
+        self._monkeypatch.setattr(cgroups, "own_cgroups", lambda: {"": own})
+        return {name: base.removeprefix(str(self.root)) for name, base in cgroups.parent_groups().items()}
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ BEGIN = """
 import resource, sys
 from handout.host.system import orphans
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
-orphans.begin_to_remove(sys.argv[1] + "/own", sys.argv[1] + "/stores", 0)
+orphans.remove_in_background(sys.argv[1] + "/own", sys.argv[1] + "/stores", 0)
 """
 
 #: Locks folders, and says of how many that is written down, and how many of them are found although they are held.
@@ -47,7 +47,7 @@ def base() -> Iterator[Path]:
 
 
 def named(base: Path, name: str) -> Path:
-    folder = base / f"{orphans.prefix()}{name}"
+    folder = base / f"{orphans.folder_prefix()}{name}"
     folder.mkdir()
     return folder
 
@@ -78,7 +78,7 @@ def test_what_nobody_holds_is_found_once(base: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder", "empty"])
 def test_what_only_looks_like_a_lock_says_nothing_and_holds_nobody_up(base: Path, kind: str) -> None:
-    folder, lock = named(base, "odd"), base / f"{orphans.prefix()}odd" / ".lock"
+    folder, lock = named(base, "odd"), base / f"{orphans.folder_prefix()}odd" / ".lock"
     if kind == "pipe":
         os.mkfifo(lock)
     elif kind == "link":

@@ -54,7 +54,7 @@ class Wire:
 
 def new_page() -> memoryview:
     page = memoryview(bytearray(4096)).cast("Q")
-    page[shared_page.REVOKED_FROM] = shared_page.NEVER
+    page[shared_page.RECALLED_FROM] = shared_page.NEVER
     return page
 
 
@@ -94,11 +94,11 @@ def test_what_was_revoked_stays_so_until_the_worker_has_passed_it(hand: WorkerHa
         revoke._settle(hand)
         hand.next_number = 13
         revoke.revoke(hand, 12)
-        assert (hand.page[shared_page.REVOKED_FROM], hand.page[shared_page.REVOKED_TO]) == (8, 12)
+        assert (hand.page[shared_page.RECALLED_FROM], hand.page[shared_page.RECALLED_TO]) == (8, 12)
         revoke._settle(hand)
         hand.page[shared_page.ANNOUNCED], hand.next_number = 12, 20
         revoke.revoke(hand, 15)
-        assert hand.page[shared_page.REVOKED_FROM] == 15
+        assert hand.page[shared_page.RECALLED_FROM] == 15
 
     asyncio.run(main())
 

@@ -223,7 +223,7 @@ def closing_over(part: Any) -> Callable[[], Any]:
 def test_the_path_to_the_culprit_is_named(make: Callable[[], Any], path: str, kind: str) -> None:
     value = make()
     with pytest.raises(diagnosis.CannotPickleError) as caught:
-        diagnosis.dumps_or_name(value, "x")
+        diagnosis.dumps_or_diagnose(value, "x")
     assert (caught.value.path, caught.value.type) == (path, kind)
     assert path in str(caught.value)
     for part in value if isinstance(value, list | tuple) else ():
@@ -235,7 +235,7 @@ def test_a_lock_among_a_functions_globals_is_refused_and_not_copied() -> None:
     namespace: dict[str, Any] = {"__name__": "__main__", "LOCK": threading.Lock()}
     exec("def locked():\n    with LOCK:\n        pass", namespace)
     with pytest.raises(diagnosis.CannotPickleError) as caught:
-        diagnosis.dumps_or_name(namespace["locked"], "locked")
+        diagnosis.dumps_or_diagnose(namespace["locked"], "locked")
     assert caught.value.path == "locked.<global LOCK>"
 
 
@@ -244,7 +244,7 @@ def test_a_structure_nested_too_deeply_is_refused_by_name() -> None:
     for _ in range(100_000):
         deep = [deep]
     with pytest.raises(diagnosis.CannotPickleError, match="recursion"):
-        diagnosis.dumps_or_name(deep, "x")
+        diagnosis.dumps_or_diagnose(deep, "x")
     while deep:  # Python frees it recursively, otherwise
         deep = deep[0]
 

@@ -35,7 +35,7 @@ from handout.host.system.cgroups import ControlGroups
 from handout.host.system.clock import now
 from handout.host.system.lease import Lease
 from handout.host.system.oom_kills import OomKills
-from handout.host.system.probe import lingers, probe
+from handout.host.system.probe import probe, processes_outlive_login
 from handout.protocol import frames
 from handout.protocol.ledger import PARTS, Ledger
 
@@ -112,7 +112,7 @@ class Agent:
         self.logs = Logs(self._send_log, lambda: self.link.session.calm_bytes < _CALM_BYTES)
         self.answers = ResultSender(self.link, self.logs)
         self.outcomes = Completion(
-            self.answers, self.backlog, self.store, self.dispatcher, self.crew, OomKills(groups.counts_kills)
+            self.answers, self.backlog, self.store, self.dispatcher, self.crew, OomKills(groups.common_group)
         )
         self.outcomes.kill_after_s = settings.get("kill_after_s", 5.0)
         self.watch = LimitsMonitor(self.crew, self.outcomes, self.answers)
@@ -152,7 +152,7 @@ class Agent:
             self.stopped.set()
             return
         self._is_over()
-        self.outcomes.oom_kills.look(now())
+        self.outcomes.oom_kills.refresh(now())
         self.link.flush()
         self._loop.call_later(min(self._heartbeat_s, self._timeout_s / 4) / 2, self._tick)
 
@@ -202,7 +202,7 @@ class Agent:
     def on_orphaned(self) -> None:
         """The supervisor was killed: nobody else cleans up now."""
         processes.kill_trees([hand.pid for hand in self.crew.hands.values() if hand.pid])
-        orphans.end_processes([self._folder])
+        orphans.kill_processes([self._folder])
         self._groups.remove()
         for folder in (self._folder, self._memory_folder):
             if folder is not None:
@@ -403,7 +403,7 @@ async def _serve(
         "python": list(sys.version_info[:3]),
         "socket": f"{folder}/agent.sock",
         "probed": agent.probed,
-        "lingers": lingers(),
+        "lingers": processes_outlive_login(),
     }
     os.write(report_fd, json.dumps(hello).encode() + b"\n")
     os.close(report_fd)

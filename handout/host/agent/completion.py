@@ -93,7 +93,7 @@ class Completion:
         elif kind == "memory":
             limit = task.cls.memory_limit or 0
             # Where the kernel stopped it, it had that much, and wanted more.
-            at = cgroups.stopped_at(limit) if task.hand.was_starved else 0
+            at = cgroups.kernel_limit(limit) if task.hand.killed_at_limit else 0
             report["limit"], report["peak"] = limit, max(task.peak, at)
             report["maxrss"] = max(report["maxrss"] or 0, report["peak"])
         self._answers.failed(task.ticket, report, payload)
@@ -264,19 +264,19 @@ class Completion:
         if hand.revoked_from is None:
             self._loop.call_later(shared_page.SETTLE_S, self._settle, hand)
             hand.revoked_from = first
-        if hand.page[shared_page.ANNOUNCED] < hand.page[shared_page.REVOKED_TO]:
+        if hand.page[shared_page.ANNOUNCED] < hand.page[shared_page.RECALLED_TO]:
             # It has not come to what was revoked before: that must not start either.
-            first = min(first, hand.page[shared_page.REVOKED_FROM])
+            first = min(first, hand.page[shared_page.RECALLED_FROM])
         hand.revoked_from = min(first, hand.revoked_from)
-        hand.page[shared_page.REVOKED_TO] = hand.next_number - 1
-        hand.page[shared_page.REVOKED_FROM] = hand.revoked_from
+        hand.page[shared_page.RECALLED_TO] = hand.next_number - 1
+        hand.page[shared_page.RECALLED_FROM] = hand.revoked_from
 
     def _settle(self, hand: WorkerHandle) -> None:
         """What a worker had not announced by now, it never will."""
         first, hand.revoked_from = hand.revoked_from, None
         if hand.gone or first is None:
             return
-        announced, last = hand.page[shared_page.ANNOUNCED], hand.page[shared_page.REVOKED_TO]
+        announced, last = hand.page[shared_page.ANNOUNCED], hand.page[shared_page.RECALLED_TO]
         numbers = [n for n in hand.queued if first <= n <= last and n > announced]
         self._let_go(hand, [hand.queued.pop(n) for n in numbers])
         doomed = [t for t in hand.queued.values() if t.fate == "cancelled" and not t.dying]
@@ -374,8 +374,8 @@ class Completion:
             self._dispatcher.forget(hand, culprit)
             if not hand.shared:
                 culprit.started = hand.page[shared_page.STARTED]
-            if hand.was_starved:
-                self.oom_kills.forget()
+            if hand.killed_at_limit:
+                self.oom_kills.reset()
                 self._fail(culprit, "memory", maxrss=report.get("rss"))
             else:
                 declared = culprit.cls.need.get("memory", 0) // PARTS
@@ -421,8 +421,8 @@ class Completion:
     def _was_killed_for_memory(self, hand: WorkerHandle) -> bool | None:
         """Whether the kernel killed a worker because the host lacked memory; None where nobody knows."""
         if hand.group is None or not kills_in(hand.group):
-            return self.oom_kills.explain()
-        self.oom_kills.forget()
+            return self.oom_kills.claim()
+        self.oom_kills.reset()
         return True
 
 

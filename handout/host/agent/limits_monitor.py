@@ -119,7 +119,7 @@ class LimitsMonitor:
         used = processes.tree_memory(hand.pid, limit)
         task.peak = max(task.peak, used)
         # The kernel may have taken what the task had started; the task may wait for that for ever.
-        if used > limit or hand.was_starved:
+        if used > limit or hand.killed_at_limit:
             self._outcomes.end_running(hand, task, "memory")
             return
         ended = self._loop.time()

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 from handout.host.system.clock import now
-from handout.host.system.sockets import widen
+from handout.host.system.sockets import enlarge_buffers
 from handout.protocol import frames as wire
 from handout.protocol.session import Session
 
@@ -113,7 +113,7 @@ class ControllerLink:
             peer.close()
             return
         peer.setblocking(False)
-        widen(peer)
+        enlarge_buffers(peer)
         self._strangers[peer] = wire.Decoder(greets=True), 0
         self._loop.add_reader(peer.fileno(), self._on_stranger, peer)
         self._loop.call_later(_HELLO_TIMEOUT_S, self._turn_away, peer)

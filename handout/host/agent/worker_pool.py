@@ -19,7 +19,7 @@ from handout.host.agent.output_capture import Pipe, new_nonce
 from handout.host.agent.task_queue import QueuedTask, TaskClassQueue
 from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.cgroups import ControlGroups
-from handout.host.system.sockets import widen
+from handout.host.system.sockets import enlarge_buffers
 from handout.protocol import frames
 
 #: Environment variables that say how many threads libraries start.
@@ -113,9 +113,9 @@ class WorkerHandle:
         return self.key is not None and self.key.shared
 
     @property
-    def was_starved(self) -> bool:
+    def killed_at_limit(self) -> bool:
         """Whether the kernel killed something of it at its limit of memory: its last task, or what that had started."""
-        return self.group is not None and cgroups.was_starved(self.group)
+        return self.group is not None and cgroups.killed_at_limit(self.group)
 
     @property
     def suffix(self) -> str:
@@ -260,7 +260,7 @@ class WorkerPool:
         if hand.key is None:
             hand.key = key
             if key.memory_limit is not None:
-                hand.group = self._groups.limit_memory(f"w{hand.number}", key.memory_limit)
+                hand.group = self._groups.add_memory_group(f"w{hand.number}", key.memory_limit)
             fields = {
                 "m": "setup",
                 **self._setup,
@@ -322,8 +322,8 @@ class WorkerPool:
         self._next += 1
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        widen(ours)
-        widen(theirs)
+        enlarge_buffers(ours)
+        enlarge_buffers(theirs)
         page_fd, page = shared_page.create(self._folder)
         page[shared_page.SPILL] = int(self.spill)
         hand = WorkerHandle(number, ours, page, new_nonce())
@@ -359,7 +359,7 @@ class WorkerPool:
             self._idle_count -= 1
         self._listener.on_gone(hand, report)
         if hand.group is not None:
-            cgroups.drop(hand.group)
+            cgroups.remove_empty(hand.group)
 
     # ---- talking -------------------------------------------------------------------------------------------
 
@@ -407,7 +407,7 @@ class WorkerPool:
             self._loop.remove_reader(hand.link.fileno())
             if not hand.leaving:
                 # Where it lives on, user code closed it.
-                hand.cut = processes.goes_on(hand.pid)
+                hand.cut = processes.is_running(hand.pid)
                 self.kill(hand, 0.0)
             return False
         try:

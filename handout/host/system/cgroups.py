@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 
 from handout.host.system import processes
 from handout.host.system.oom_kills import kills_in
-from handout.host.system.probe import own_groups, read_text, read_value
+from handout.host.system.probe import own_cgroups, read_text, read_value
 
 _ROOT = "/sys/fs/cgroup"
 _CONTROLLERS = ("pids", "memory")
@@ -49,13 +49,13 @@ class ControlGroups:
         self._folders = dict(folders)
 
     @classmethod
-    def find(cls, name: str) -> ControlGroups:
+    def for_run(cls, name: str) -> ControlGroups:
         """Where those of a run would be; none is there yet.
 
         Args:
             name: Of the run's own folder, which is no other run's.
         """
-        return cls({controller: f"{base}/{name}" for controller, base in bases().items()})
+        return cls({controller: f"{base}/{name}" for controller, base in parent_groups().items()})
 
     @property
     def folders(self) -> list[str]:
@@ -63,7 +63,7 @@ class ControlGroups:
         return list(dict.fromkeys(self._folders.values()))
 
     @property
-    def counts_kills(self) -> str | None:
+    def common_group(self) -> str | None:
         """A group that knows of everything that the kernel killed below it, where all workers are below one."""
         folder = self._folders.get("memory")
         return folder if folder is not None and folder == self._folders.get("pids") else None
@@ -78,7 +78,7 @@ class ControlGroups:
             except OSError:
                 del self._folders[controller]
                 if folder not in self._folders.values():
-                    _remove_empty(folder)
+                    remove_empty(folder)
 
     def limit_processes(self, most: int) -> bool:
         """Say how many processes and threads the workers may have together; whether that holds."""
@@ -100,19 +100,19 @@ class ControlGroups:
         if "pids" in self._folders:
             _enter(f"{self._folders['pids']}/{_WORKERS}")
 
-    def limit_memory(self, name: str, limit: int) -> str | None:
+    def add_memory_group(self, name: str, limit: int) -> str | None:
         """A group for a worker whose tasks may take so many bytes of memory; None where that cannot be."""
         if "memory" not in self._folders:
             return None
         group = f"{self._folders['memory']}/{name}"
         try:
             os.mkdir(group)
-            _write(_limit_file(group), str(stopped_at(limit)))
+            _write(_limit_file(group), str(kernel_limit(limit)))
             if _is_unified(group):
                 # What the task started dies with it, and is not left waiting for what was killed.
                 _write(f"{group}/memory.oom.group", "1")
         except OSError:
-            _remove_empty(group)
+            remove_empty(group)
             return None
         return group
 
@@ -121,7 +121,7 @@ class ControlGroups:
         remove(self.folders)
 
 
-class Limited:
+class MemoryGroup:
     """The group of a worker with a limit of memory, from within.
 
     Args:
@@ -147,23 +147,23 @@ class Limited:
         room = nbytes + (read_value(f"{self._group}/memory.stat", "shmem") or 0)
         if room > self._room:
             try:
-                _write(_limit_file(self._group), str(stopped_at(self._limit) + room))
+                _write(_limit_file(self._group), str(kernel_limit(self._limit) + room))
                 self._room = room
             except OSError:
                 pass
 
     @property
-    def was_starved(self) -> bool:
-        """See `was_starved`."""
-        return was_starved(self._group)
+    def killed_at_limit(self) -> bool:
+        """See `killed_at_limit`."""
+        return killed_at_limit(self._group)
 
 
-def stopped_at(limit: int) -> int:
+def kernel_limit(limit: int) -> int:
     """At how many bytes the kernel stops a worker whose tasks may take so many, files aside."""
     return limit + limit // 16 + _KERNEL_ROOM
 
 
-def was_starved(group: str) -> bool:
+def killed_at_limit(group: str) -> bool:
     """Whether the kernel killed something in a worker's group because it met its own limit.
 
     Not that of a group above, or the machine's: then the host has too little, and the task may do better elsewhere.
@@ -177,29 +177,29 @@ def was_starved(group: str) -> bool:
 
 def drop(group: str) -> None:
     """Remove the group of a worker that is gone. Where something is still in it, it stays until the run ends."""
-    _remove_empty(group)
+    remove_empty(group)
 
 
 def remove(folders: Iterable[str]) -> None:
     """Kill whatever is in these runs' groups, and remove them; for a bounded time."""
     until = time.monotonic() + _GONE_S
     for folder in folders:
-        while not _remove_empty(folder) and time.monotonic() < until:
+        while not remove_empty(folder) and time.monotonic() < until:
             for group in _from_below(folder):
                 for pid in _members(group):
                     processes.send_signal(pid, signal.SIGKILL)
             time.sleep(0.002)
 
 
-def is_ours(folder: str, prefix: str) -> bool:
+def is_run_folder(folder: str, prefix: str) -> bool:
     """Whether a path that was noted somewhere can be a run's folder."""
     plain = os.path.normpath(folder) == folder
     return plain and folder.startswith(f"{_ROOT}/") and os.path.basename(folder).startswith(prefix)
 
 
-def bases() -> dict[str, str]:
+def parent_groups() -> dict[str, str]:
     """Below which group this process may make its own, by controller."""
-    own = own_groups()
+    own = own_cgroups()
     if "" in own and _is_unified(_ROOT):
         base = _unified_base(_ROOT + own[""].rstrip("/"))
         return {} if base is None else {name: base for name in _CONTROLLERS if name in _passed_on(base)}
@@ -250,7 +250,7 @@ def _members(group: str) -> list[int]:
     return [int(pid) for pid in (read_text(f"{group}/cgroup.procs") or "").split() if pid != "0"]
 
 
-def _remove_empty(folder: str) -> bool:
+def remove_empty(folder: str) -> bool:
     """Remove a group and those below it; False where something is in one of them."""
     for group in _from_below(folder):
         try:

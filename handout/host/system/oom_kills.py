@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from handout.host.system.probe import group_folders, read_value
+from handout.host.system.probe import cgroup_folders, read_value
 
 #: A kill is taken for the cause of a death up to this long afterwards, twice at most.
 _PERIOD_S = 2.0
 
 
-def count(workers: str | None = None) -> int | None:
+def count_kills(workers: str | None = None) -> int | None:
     """How often the kernel has killed for lack of memory.
 
     Args:
@@ -16,7 +16,7 @@ def count(workers: str | None = None) -> int | None:
             or the whole machine.
     Returns: None where nobody knows.
     """
-    for folder in [workers] if workers is not None else group_folders("memory")[:1]:
+    for folder in [workers] if workers is not None else cgroup_folders("memory")[:1]:
         found = kills_in(folder)
         if found is not None:
             return found
@@ -36,31 +36,31 @@ class OomKills:
     """The kernel's kills, told from those of a while ago.
 
     Args:
-        workers: See `count`.
+        workers: See `count_kills`.
     """
 
     def __init__(self, workers: str | None = None) -> None:
         self._workers = workers
-        self._before = self._latest = count(workers)
+        self._before = self._latest = count_kills(workers)
         self._looked_at = 0.0
 
-    def look(self, now: float) -> None:
+    def refresh(self, now: float) -> None:
         """Note the count now and then: what was killed before has explained what it could.
 
         Args:
             now: Monotonic seconds.
         """
         if now - self._looked_at >= _PERIOD_S:
-            self._before, self._latest = self._latest, count(self._workers)
+            self._before, self._latest = self._latest, count_kills(self._workers)
             self._looked_at = now
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """What was killed until now has explained what it could."""
-        self._before = self._latest = count(self._workers)
+        self._before = self._latest = count_kills(self._workers)
 
-    def explain(self) -> bool | None:
+    def claim(self) -> bool | None:
         """Whether a death by SIGKILL was the kernel's doing; None where nobody knows. Each kill explains one."""
-        kills = count(self._workers)
+        kills = count_kills(self._workers)
         if kills is None or self._before is None:
             return None
         if kills <= self._before:

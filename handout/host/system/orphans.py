@@ -35,7 +35,7 @@ _NICE = 10
 _REMOVED_S = 60
 
 
-def prefix() -> str:
+def folder_prefix() -> str:
     """How the names of all folders of this user begin."""
     return f"handout-{os.getuid()}-"
 
@@ -75,7 +75,7 @@ def _locked(fd: int) -> bool:
     return True
 
 
-class Leftover(NamedTuple):
+class Orphan(NamedTuple):
     """A folder that nobody looks after, and what belongs to it."""
 
     folder: str
@@ -86,7 +86,7 @@ class Leftover(NamedTuple):
     groups: list[str]
 
 
-def find(bases: Iterable[str], known: Collection[str] = ()) -> list[Leftover]:
+def find(bases: Iterable[str], known: Collection[str] = ()) -> list[Orphan]:
     """What is left below folders of runs whose agent was killed together with its supervisor; not all of it at once.
 
     Only of this machine's, and since it started: a base may be a file system that other machines share, and whose
@@ -112,7 +112,7 @@ def _own(base: str) -> list[str]:
     for name in names:
         folder = f"{base}/{name}"
         try:
-            if name.startswith(prefix()) and _is_own(os.lstat(folder), stat.S_IFDIR):
+            if name.startswith(folder_prefix()) and _is_own(os.lstat(folder), stat.S_IFDIR):
                 found.append(folder)
         except OSError:
             pass  # gone meanwhile
@@ -123,7 +123,7 @@ def _is_own(status: os.stat_result, kind: int) -> bool:
     return stat.S_IFMT(status.st_mode) == kind and status.st_uid == os.getuid()
 
 
-def _look(folder: str, boot: bytes) -> Leftover | None:
+def _look(folder: str, boot: bytes) -> Orphan | None:
     """A folder as one that is left; None where somebody looks after it, or cannot be told."""
     try:
         fd = os.open(f"{folder}/{_LOCK}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -134,14 +134,14 @@ def _look(folder: str, boot: bytes) -> Leftover | None:
             said, *noted = os.read(fd, 65536).split(b"\0")
             if said == boot and noted:
                 run, *paths = map(os.fsdecode, noted)
-                return Leftover(folder, fd, run, [path for path in paths if cgroups.is_ours(path, prefix())])
+                return Orphan(folder, fd, run, [path for path in paths if cgroups.is_run_folder(path, folder_prefix())])
     except OSError:
         pass
     os.close(fd)
     return None
 
 
-def begin_to_remove(own: str, stores: str, report_fd: int) -> None:
+def remove_in_background(own: str, stores: str, report_fd: int) -> None:
     """Have a process of its own end and remove what is left of runs.
 
     Nobody waits for it: on a machine with thousands of processes it takes seconds to look through them. It may outlive
@@ -170,7 +170,7 @@ def begin_to_remove(own: str, stores: str, report_fd: int) -> None:
         os.close(leftover.fd)
 
 
-def _remove_all(found: list[Leftover], bases: Iterable[str], spared: Collection[int]) -> NoReturn:
+def _remove_all(found: list[Orphan], bases: Iterable[str], spared: Collection[int]) -> NoReturn:
     """Be the process that removes what was found, and what else there is, for a bounded time."""
     try:
         if os.fork() == 0:
@@ -187,8 +187,8 @@ def _remove_all(found: list[Leftover], bases: Iterable[str], spared: Collection[
         os._exit(0)
 
 
-def _remove(found: Iterable[Leftover], spared: Collection[int]) -> None:
-    end_processes({leftover.run for leftover in found}, spared)
+def _remove(found: Iterable[Orphan], spared: Collection[int]) -> None:
+    kill_processes({leftover.run for leftover in found}, spared)
     for leftover in found:
         cgroups.remove(leftover.groups)
         try:
@@ -208,7 +208,7 @@ def _remove_folder(folder: str) -> None:
     shutil.rmtree(folder)
 
 
-def end_processes(folders: Collection[str], spared: Collection[int] = ()) -> None:
+def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> None:
     """Kill the processes of runs that carry their marks, and what is below them, of this user; not this one.
 
     Args:
@@ -280,7 +280,7 @@ def _carriers(folders: Collection[str], spared: Collection[int]) -> set[int]:
 
 def _marked(folders: Collection[str]) -> set[int]:
     variables = {f"HANDOUT_RUN={folder}".encode() for folder in folders}
-    pages = [b"/memfd:" + shared_page.label(folder).encode() + b" " for folder in folders]
+    pages = [b"/memfd:" + shared_page.page_name(folder).encode() + b" " for folder in folders]
     found: set[int] = set()
     user = os.getuid()
     for name in filter(str.isdigit, os.listdir("/proc") if processes.LINUX else ()):

@@ -64,7 +64,7 @@ def read_value(path: str, name: str) -> int | None:
     return None
 
 
-def own_groups() -> dict[str, str]:
+def own_cgroups() -> dict[str, str]:
     """The control group of this process by controller; the unified hierarchy is ``""``."""
     groups: dict[str, str] = {}
     for line in (read_text("/proc/self/cgroup") or "").splitlines():
@@ -75,9 +75,9 @@ def own_groups() -> dict[str, str]:
     return groups
 
 
-def group_folders(controller: str) -> list[str]:
+def cgroup_folders(controller: str) -> list[str]:
     """Folders of this process's group and of those above it, for one controller; version 1, then 2."""
-    groups = own_groups()
+    groups = own_cgroups()
     folders: list[str] = []
     for key, base in ((controller, f"/sys/fs/cgroup/{controller}"), ("", "/sys/fs/cgroup")):
         path = groups.get(key)
@@ -97,7 +97,7 @@ def cpu_count() -> int:
         count = len(os.sched_getaffinity(0))
     else:  # pragma: no cover - macOS
         count = os.cpu_count() or 1
-    for folder in group_folders("cpu"):
+    for folder in cgroup_folders("cpu"):
         quota = _quota(folder)
         if quota is not None:
             count = min(count, max(1, -int(-quota // 1)))
@@ -121,7 +121,7 @@ def memory_limit() -> int | None:
         total: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         total = None
-    for folder in group_folders("memory"):
+    for folder in cgroup_folders("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             text = read_text(f"{folder}/{name}")
             if text and text.isdigit() and (total is None or 0 < int(text) < total):
@@ -168,7 +168,7 @@ def container() -> str | None:
     return os.environ.get("container") or None
 
 
-def lingers() -> bool:
+def processes_outlive_login() -> bool:
     """Whether processes outlive the login here: systemd may be told to kill them with it."""
     if os.getuid() == 0:
         return True

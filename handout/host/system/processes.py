@@ -48,7 +48,7 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def goes_on(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Whether a process is there and has not begun to end: its descriptors are closed before that can be seen."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -263,7 +263,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if LINUX else 1)
 
 
-def prefer_to_be_killed() -> None:
+def raise_oom_score() -> None:
     """Have the kernel, where it lacks memory, take this process and what it starts before others of this user."""
     try:
         with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
@@ -283,7 +283,7 @@ def limit_processes(count: int) -> None:
         pass
 
 
-def threads_of_user() -> int:
+def count_user_threads() -> int:
     """How many threads of this user there are; only those whose process can be seen."""
     found, user = 0, os.getuid()
     for name in os.listdir("/proc") if LINUX else ():

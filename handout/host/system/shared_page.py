@@ -15,7 +15,7 @@ import tempfile
 #: Number of the task that was started last, or was looked at; when that was, in nanoseconds. Never goes back.
 ANNOUNCED, STARTED = 0, 1
 #: Numbers from the first to the second, both included, must not start.
-REVOKED_FROM, REVOKED_TO = 2, 3
+RECALLED_FROM, RECALLED_TO = 2, 3
 #: Where large results are to be written: 0 in memory, 1 on disk.
 SPILL = 4
 #: 1 while the worker waits for something to do.
@@ -33,7 +33,7 @@ NEVER = (1 << 63) - 1
 SETTLE_S = 0.001
 
 
-def label(folder: str) -> str:
+def page_name(folder: str) -> str:
     """What the pages of a run are called: by it, whoever has one mapped is known as one of its processes."""
     return f"handout-page-{os.path.basename(folder)[:200]}"
 
@@ -41,13 +41,13 @@ def label(folder: str) -> str:
 def create(folder: str) -> tuple[int, memoryview]:
     """A new page: a descriptor to hand to the worker, and this side's view."""
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create(label(folder), os.MFD_CLOEXEC)
+        fd = os.memfd_create(page_name(folder), os.MFD_CLOEXEC)
     else:  # pragma: no cover - macOS
         fd, path = tempfile.mkstemp(dir=folder)
         os.unlink(path)
     os.ftruncate(fd, mmap.PAGESIZE)
     view = attach(fd)
-    view[REVOKED_FROM] = NEVER
+    view[RECALLED_FROM] = NEVER
     return fd, view
 
 

@@ -7,7 +7,7 @@ import socket
 _BUFFER = 1 << 20
 
 
-def widen(end: socket.socket) -> None:
+def enlarge_buffers(end: socket.socket) -> None:
     """Ask for buffers that hold a batch, where the system gives them."""
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         try:

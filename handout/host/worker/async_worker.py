@@ -58,7 +58,7 @@ class Loop:
             page[shared_page.STARTED] = now_ns()
             page[shared_page.ANNOUNCED] = number
             page[shared_page.IDLE] = 0
-            if page[shared_page.REVOKED_FROM] <= number <= page[shared_page.REVOKED_TO] or worker.retiring:
+            if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or worker.retiring:
                 worker.report.skipped(number)
                 self._flush_soon()
                 continue
@@ -70,7 +70,7 @@ class Loop:
         worker, number = self._worker, order[0]
         current = worker.current(order)
         writing.set(number)
-        publish(current, shared=True)
+        publish(current, context_only=True)
         started = now_ns()
         try:
             fn, args, kwargs, paths = worker.prepare(order)

@@ -53,7 +53,7 @@ Order = tuple[int, int, frames.Buffer, Any, list[int], dict[int, frames.Buffer],
 
 def preload() -> None:
     """Import what every worker needs; for the supervisor, before it forks."""
-    pickling.warm()
+    pickling.preload()
 
 
 class Worker:
@@ -78,7 +78,7 @@ class Worker:
         #: Bytes that each object of a result may have.
         self._max_result = sys.maxsize
         #: Its control group, where its tasks have a limit of memory.
-        self._limited: cgroups.Limited | None = None
+        self._limited: cgroups.MemoryGroup | None = None
         self._in_user_code = False
         self._cancelled = False
         self._orphans = _can_wait_id()
@@ -116,7 +116,7 @@ class Worker:
         self._max_result = fields.get("max_result_bytes") or sys.maxsize
         if fields.get("group"):
             try:
-                self._limited = cgroups.Limited(fields["group"], fields["memory_limit"])
+                self._limited = cgroups.MemoryGroup(fields["group"], fields["memory_limit"])
             except OSError:
                 # The agent looks at its memory in any case.
                 pass
@@ -173,7 +173,7 @@ class Worker:
         page[shared_page.STARTED] = started
         page[shared_page.ANNOUNCED] = number
         # Announced first, then looked: see page.
-        if page[shared_page.REVOKED_FROM] <= number <= page[shared_page.REVOKED_TO] or self._retiring:
+        if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or self._retiring:
             self.report.skipped(number)
             return
         current = self.current(order)
@@ -221,7 +221,7 @@ class Worker:
 
     def _was_starved(self) -> bool:
         """Whether the kernel killed something that this worker's task had started, at its limit of memory."""
-        return self._limited is not None and self._limited.was_starved
+        return self._limited is not None and self._limited.killed_at_limit
 
     def _report_starved(self, number: int, started: int) -> None:
         """Whatever a task made of it that the kernel killed what it had started: it took too much. It was the last."""
@@ -334,7 +334,7 @@ class Worker:
                 where.append(0)
                 continue
             part = value if index == 0 else calls.apply_path(value, paths[index - 1])
-            segments = diagnosis.dumps_or_name(part, "result")
+            segments = diagnosis.dumps_or_diagnose(part, "result")
             size = len(segments[0]) if len(segments) == 1 else sum(memoryview(s).nbytes for s in segments)
             if size > self._max_result:
                 raise OversizedResultError(size, self._max_result)
