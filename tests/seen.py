@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from handout import Cluster
-from handout.transport.bootstrap import Started
+from handout.transport.bootstrap import StartedAgent
 
 _LIMIT_S = 20.0
 
@@ -19,14 +19,14 @@ async def until(condition: Callable[[], object], limit_s: float = _LIMIT_S) -> N
             await asyncio.sleep(0.005)
 
 
-def started(cluster: Cluster, host: str) -> Started:
+def started(cluster: Cluster, host: str) -> StartedAgent:
     """Where a host's agent is."""
     found = cluster.driver.peers[host].link.started
     assert found is not None
     return found
 
 
-def agent_pid(agent: Started) -> int:
+def agent_pid(agent: StartedAgent) -> int:
     """The agent's process: its supervisor's first child."""
     return int(Path(f"/proc/{agent.supervisor}/task/{agent.supervisor}/children").read_text().split()[0])
 
@@ -39,7 +39,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def family(agent: Started) -> list[int]:
+def family(agent: StartedAgent) -> list[int]:
     """Its supervisor and everything below it, taken while it is alive: what must be gone afterwards."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():

@@ -9,14 +9,14 @@ and large files, are on the disk before anything goes on.
 from __future__ import annotations
 
 from handout.journal.reading import AttemptRecord, RunRecord, Story, TaskRecord, read
-from handout.journal.store import INLINE, Batch, Committed, Journal, StoredPart
+from handout.journal.store import INLINE, CommittedTask, Journal, ResultBatch, StoredPart
 
 __all__ = [
     "INLINE",
     "AttemptRecord",
-    "Batch",
-    "Committed",
+    "CommittedTask",
     "Journal",
+    "ResultBatch",
     "RunRecord",
     "StoredPart",
     "Story",

@@ -20,7 +20,7 @@ from handout.graph.plan import Plan
 from handout.journal.value_digest import DIGEST_SIZE, Walk, digest
 from handout.serialization.calls import PLAIN_TYPES
 
-__all__ = ["DIGEST_SIZE", "Identities", "identity_of"]
+__all__ = ["DIGEST_SIZE", "TaskIdentities", "identity_of"]
 
 
 def identity_of(value: Any) -> bytes:
@@ -28,7 +28,7 @@ def identity_of(value: Any) -> bytes:
     return Walk().whole(value)
 
 
-class Identities:
+class TaskIdentities:
     """The identities of a plan's tasks and of the objects that they make.
 
     Args:
@@ -41,14 +41,14 @@ class Identities:
         self._values: dict[int, bytes] = {}
         self._sources: dict[str, bytes] = {}
         #: Tasks that are never recognized: they, or what they take, cannot be taken apart.
-        self.unsure: set[int] = set()
+        self.unrecognizable: set[int] = set()
         self._unsure_values: set[int] = set()
         #: By task.
         self.tasks: list[bytes] = []
         seen: dict[bytes, int] = {}
         for task in range(len(plan)):
             made = self._task(task)
-            if self.unsure or self._unsure_values:
+            if self.unrecognizable or self._unsure_values:
                 self._note_unsure(task)
             earlier = seen.get(made, 0)
             seen[made] = earlier + 1
@@ -60,8 +60,8 @@ class Identities:
         for number in self._plan.inputs[task]:
             extra = None if number < count else extras[number - count]
             producer = number if extra is None else extra.task if isinstance(extra, Pick) else -1
-            if producer in self.unsure or number in self._unsure_values:
-                self.unsure.add(task)
+            if producer in self.unrecognizable or number in self._unsure_values:
+                self.unrecognizable.add(task)
 
     def part_of(self, number: int) -> str:
         """Which part of its task's result an object is: empty for the whole, else the path to the element."""
@@ -100,7 +100,7 @@ class Identities:
             known = self._functions[id(fn)] = walk.whole(fn), walk.sure
         called, sure = known
         if not sure:
-            self.unsure.add(task)
+            self.unrecognizable.add(task)
         args, kwargs = plan.args[task], plan.kwargs[task]
         if not kwargs:
             text: list[str] = []
@@ -120,7 +120,7 @@ class Identities:
         walk = Walk(self._promise(task), self._sources)
         made = digest(called, walk.whole((args, kwargs)))
         if not walk.sure:
-            self.unsure.add(task)
+            self.unrecognizable.add(task)
         return made
 
     def _promise(self, task: int) -> Callable[[Any, Walk], bytes]:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from handout.errors import JournalError
 from handout.journal.tables import check, create, identity_at
 
-__all__ = ["INLINE", "Batch", "Committed", "Journal", "StoredPart"]
+__all__ = ["INLINE", "CommittedTask", "Journal", "ResultBatch", "StoredPart"]
 
 #: Results up to this many bytes are in the database itself.
 INLINE: Final = 64 << 10
@@ -50,12 +50,12 @@ class StoredPart:
 
 
 @dataclass(slots=True)
-class Committed:
+class CommittedTask:
     """A task that an earlier run saw to its end."""
 
     host: str
     #: By part of its result: empty for the whole of it.
-    pieces: dict[str, StoredPart] = field(default_factory=dict)
+    parts: dict[str, StoredPart] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class _Entry:
 
 
 @dataclass(slots=True)
-class Batch:
+class ResultBatch:
     """Results of tasks that ended together: of one host, and the same part of each."""
 
     host: str
@@ -89,7 +89,7 @@ class Batch:
 class _Large:
     """An object that is to become a file, and then the row that names it."""
 
-    batch: Batch
+    batch: ResultBatch
     segments: Segments
 
 
@@ -188,9 +188,9 @@ class Journal:
 
     # ---- what an earlier run left ----------------------------------------------------------------------------
 
-    def committed(self, identities: Iterable[bytes]) -> dict[bytes, Committed]:
+    def committed(self, identities: Iterable[bytes]) -> dict[bytes, CommittedTask]:
         """The tasks among `identities` that ended well before, with what is committed of their results, not loaded."""
-        wanted, found = set(identities), dict[bytes, Committed]()
+        wanted, found = set(identities), dict[bytes, CommittedTask]()
         with self._reading_of():
             known = dict(self._database.execute("SELECT run, identities FROM runs"))
             if not known:
@@ -203,15 +203,15 @@ class Journal:
                 for task, nbytes in zip(json.loads(tasks), json.loads(sizes), strict=True):
                     identity = identity_at(known[run], task)
                     if identity in wanted:
-                        committed = found.setdefault(identity, Committed(host))
+                        committed = found.setdefault(identity, CommittedTask(host))
                         committed.host = host
                         path = None if file is None else self._folder / file
                         if nbytes >= 0 and (path is None or _is_whole(path, nbytes)):
-                            committed.pieces[part] = StoredPart(host, bool(data_only), nbytes, path, row, at)
+                            committed.parts[part] = StoredPart(host, bool(data_only), nbytes, path, row, at)
                     at += max(0, nbytes)
         return found
 
-    def started(self, identities: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
+    def open_starts(self, identities: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
         """Those that must not run twice, were handed over, and were not seen to end; with host and attempt."""
         with self._reading_of(), self._database:
             if self._database.execute("SELECT 1 FROM starts").fetchone() is None:
@@ -226,7 +226,7 @@ class Journal:
         self._database.execute("DELETE FROM temp.wanted")
         self._database.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", ((each,) for each in identities))
 
-    def load(self, pieces: Iterable[StoredPart], limit: int) -> None:
+    def load_parts(self, pieces: Iterable[StoredPart], limit: int) -> None:
         """Read objects into their pieces, as far as ``limit`` bytes go."""
         with self._reading_of():
             row, data = -1, b""
@@ -242,7 +242,7 @@ class Journal:
                     (data,) = self._database.execute("SELECT data FROM results WHERE rowid = ?", (row,)).fetchone()
                 piece.data = data[piece.at : piece.at + piece.nbytes]
 
-    def read(self, piece: StoredPart) -> bytes:
+    def read_part(self, piece: StoredPart) -> bytes:
         """The bytes of one small object."""
         with self._reading_of():
             (data,) = self._database.execute(
@@ -270,7 +270,7 @@ class Journal:
         with self._reading_of():
             return list(self._database.execute("SELECT origin, number, module, name FROM classes"))
 
-    def agents(self) -> list[tuple[str, str, str]]:
+    def left_agents(self) -> list[tuple[str, str, str]]:
         """Agents that a controller left behind when it was lost: host, token, and how to reach it."""
         with self._reading_of():
             return list(self._database.execute("SELECT host, token, started FROM agents"))
@@ -283,7 +283,7 @@ class Journal:
 
     # ---- a run -----------------------------------------------------------------------------------------------
 
-    def begin(
+    def begin_run(
         self,
         ids: Sequence[str],
         identities: Sequence[bytes],
@@ -307,7 +307,7 @@ class Journal:
         row = (self.run, began, reused, number, json.dumps(list(ids)), b"".join(identities))
         self._post("INSERT INTO runs VALUES (?, ?, NULL, NULL, ?, ?, ?, ?)", [row])
 
-    def agent(self, host: str, token: str, started: str) -> None:
+    def record_agent(self, host: str, token: str, started: str) -> None:
         """An agent serves the run: whoever resumes it can go on with that."""
         self._post("INSERT OR REPLACE INTO agents VALUES (?, ?, ?)", [(host, token, started)])
 
@@ -315,14 +315,14 @@ class Journal:
         """A host's agent has ended."""
         self._post("DELETE FROM agents WHERE host = ?", [(host,)])
 
-    def commit(self, batch: Batch) -> None:
+    def commit(self, batch: ResultBatch) -> None:
         """Commit small results; `batch` must not change any more."""
         dumps = json.dumps
         columns = dumps(batch.tasks), dumps(batch.attempts), dumps(batch.sizes)
         source = (self.run, batch.host, batch.data_only, batch.part)
         self._post(_RESULT, [(*source, *columns, b"".join(batch.data), None)])
 
-    def commit_file(self, batch: Batch, segments: Segments) -> None:
+    def commit_file(self, batch: ResultBatch, segments: Segments) -> None:
         """Commit one object of more than `INLINE` bytes, which must not change any more.
 
         Args:
@@ -331,7 +331,9 @@ class Journal:
         """
         self._put(_Large(batch, segments))
 
-    def start(self, rows: Sequence[tuple[bytes, str, str, int]], then: Callable[[Exception | None], None]) -> None:
+    def record_starts(
+        self, rows: Sequence[tuple[bytes, str, str, int]], then: Callable[[Exception | None], None]
+    ) -> None:
         """Attempts that must not be made twice are about to be handed over: identity, id, host, attempt.
 
         Args:
@@ -342,20 +344,20 @@ class Journal:
         made = [(identity, run, _text(id), host, attempt) for identity, id, host, attempt in rows]
         self._put(_Entry("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?)", made, True, then))
 
-    def settle(self, identities: Iterable[bytes]) -> None:
+    def clear_starts(self, identities: Iterable[bytes]) -> None:
         """Attempts that must not be made twice are known to have ended, or not to have begun."""
         self._post("DELETE FROM starts WHERE identity = ?", [(identity,) for identity in identities])
 
-    def call_off(self, starts: Iterable[tuple[bytes, int]]) -> None:
+    def cancel_starts(self, starts: Iterable[tuple[bytes, int]]) -> None:
         """Attempts, by identity and number, are known not to have begun; a later one of the same task may have."""
         self._post("DELETE FROM starts WHERE identity = ? AND attempt = ?", list(starts))
 
-    def failed(self, id: str, host: str, attempt: int, outcome: str, error: str) -> None:
+    def record_failure(self, id: str, host: str, attempt: int, outcome: str, error: str) -> None:
         """An attempt did not end well."""
         row = (self.run, _text(id), host, attempt, outcome, _text(error))
         self._post("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)", [row])
 
-    def end(self, outcome: str, then: Callable[[Exception | None], None]) -> None:
+    def end_run(self, outcome: str, then: Callable[[Exception | None], None]) -> None:
         """The run is over. `then` is called (in another thread) when everything recorded is committed."""
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         row = (ended, outcome, self.run)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from handout.errors import BootstrapError
 from handout.transport.bundle import agent_bundle, boot_source
 
-__all__ = ["OLDEST_PYTHON", "Answer", "Bootstrap", "Started", "relay_command"]
+__all__ = ["OLDEST_PYTHON", "Bootstrap", "MarkedOutput", "StartedAgent", "relay_command"]
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def candidates(python: str | None) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedAgent:
     """An agent that runs, as its hello describes it."""
 
     folder: str
@@ -61,7 +61,7 @@ class Started:
 
 
 @dataclass(slots=True)
-class Answer:
+class MarkedOutput:
     """Collects a bootstrap's standard output until the answer is there, and keeps the noise before it."""
 
     marker: str
@@ -107,9 +107,9 @@ class Bootstrap:
         #: Proves to the agent that a connection is the controller's. Travels on standard input only.
         self.token = secrets.token_hex(32)
         self.marker = f"handout-{secrets.token_hex(8)}:"
-        self.answer = Answer(self.marker)
+        self.output = MarkedOutput(self.marker)
         #: Set by the launcher once the host has been told to start an agent: from then on there may be one.
-        self.begun = False
+        self.command_sent = False
         self._settings = settings
 
     def command(self) -> str:
@@ -139,15 +139,15 @@ class Bootstrap:
         main = source + b"\n"
         return b"%08d" % len(main) + main + json.dumps(preface).encode() + b"\n" + bundle.data
 
-    def started(self, exit_status: int | None = None) -> Started:
+    def result(self, exit_status: int | None = None) -> StartedAgent:
         """What the answer says.
 
         Raises:
             BootstrapError: It is an error, or it never came.
         """
-        line = self.answer.line
+        line = self.output.line
         if line is None:
-            printed = self.answer.printed()
+            printed = self.output.printed()
             raise BootstrapError(
                 f"Host {self.host!r} ran the start command (exit status {exit_status}) but no agent answered; "
                 f"it printed: {printed[-1000:] or 'nothing'}.",
@@ -174,22 +174,22 @@ class Bootstrap:
                 f"Host {self.host!r} answered what no agent says: {line[:200].decode('utf-8', 'replace')!r}.",
                 remedy="Something on the host rewrites what programs print: look at its login shell.",
                 host=self.host,
-                output=self.answer.printed(),
+                output=self.output.printed(),
             ) from None
         raise BootstrapError(
             f"The agent did not start on host {self.host!r}: {message.rstrip('.')}.",
             remedy=_REMEDIES.get(kind, "").replace("HOST", self.host),
             host=self.host,
-            output=self.answer.printed(),
+            output=self.output.printed(),
         )
 
 
-def _started(report: dict[str, Any]) -> Started:
+def _started(report: dict[str, Any]) -> StartedAgent:
     """What a hello says; raises KeyError, TypeError or ValueError where it is none."""
     folder = _of_type(report["folder"], str)
     major, minor, micro = (_of_type(number, int) for number in report["python"])
     probed = _of_type(report.get("probed", {}), dict)
-    return Started(
+    return StartedAgent(
         folder=folder,
         socket=_of_type(report.get("socket") or f"{folder}/agent.sock", str),
         bundle=_of_type(report["bundle"], str),
@@ -208,7 +208,7 @@ def _of_type(value: Any, kind: type[T]) -> T:
     return value
 
 
-def relay_command(started: Started, marker: str) -> str:
+def relay_command(started: StartedAgent, marker: str) -> str:
     """The command line of the byte pump that stands in for a forwarded socket."""
     code = "import sys;sys.path.insert(0,sys.argv[1]);import handout.host.relay as r;r.main(*sys.argv[2:])"
     words = [started.executable, "-c", code, started.bundle, started.socket, marker]

@@ -21,7 +21,7 @@ from handout.serialization import exceptions
 from handout.transport.connection import Connection
 from handout.transport.handshake import greeting, refusal, shake_hands
 
-__all__ = ["Conversation", "Handler", "Wakeable"]
+__all__ = ["Conversation", "FrameHandler", "GrowingSource"]
 
 logger = logging.getLogger("handout.link")
 
@@ -30,7 +30,7 @@ _SLICE = 256 << 10
 #: Connections in a row that may bring something bad and nothing new.
 _MAX_GARBLED = 20
 
-Handler = Callable[[Sequence[Message | Piece]], None]
+FrameHandler = Callable[[Sequence[Message | Piece]], None]
 
 
 class Conversation:
@@ -48,7 +48,7 @@ class Conversation:
         self,
         host: str,
         heartbeat_s: float,
-        handler: Handler,
+        handler: FrameHandler,
         on_suspect: Callable[[bool], None],
         on_broken: Callable[[], None],
     ) -> None:
@@ -88,7 +88,7 @@ class Conversation:
 
     # ---- connections ---------------------------------------------------------------------------------------
 
-    async def attach(self, connection: Connection, agent: str, token: str, *, adopting: bool) -> None:
+    async def attach(self, connection: Connection, agent: str, token: str, *, taking_over: bool) -> None:
         """Go on over a new connection, where the agent that is meant answers on it.
 
         Args:
@@ -107,7 +107,7 @@ class Conversation:
         self.connection = connection
         asked_at = self._loop.time()
         self._session.open(asked_at)
-        fields = greeting(agent, token, self._name, adopting=adopting)
+        fields = greeting(agent, token, self._name, taking_over=taking_over)
         try:
             answer = await shake_hands(connection, self._session.hello(fields, asked_at), self._host)
         except (HostUnreachableError, TimeoutError):
@@ -162,7 +162,7 @@ class Conversation:
         stream = next(self._streams)
         self._session.send({"m": "stream", "stream": stream, "key": key, "size": source.size})
         self._session.send_stream(stream, source)
-        if isinstance(source, Wakeable):
+        if isinstance(source, GrowingSource):
             source.on_more = lambda: self._wake(stream)
         self._flush_soon()
         return stream
@@ -292,7 +292,7 @@ class Conversation:
         self._on_broken()
 
 
-class Wakeable(Source):
+class GrowingSource(Source):
     """A source whose bytes are still arriving."""
 
     def __init__(self) -> None:

@@ -13,10 +13,10 @@ __all__ = ["HANDSHAKE_TIMEOUT_S", "greeting", "refusal", "shake_hands"]
 
 HANDSHAKE_TIMEOUT_S = 10.0
 #: Counts all connections from here: an agent does not hear one that was slow on the way and comes after a later one.
-_ticket = itertools.count(1)
+_connection_numbers = itertools.count(1)
 
 
-def greeting(agent: str, token: str, conversation: str, *, adopting: bool) -> dict[str, Any]:
+def greeting(agent: str, token: str, conversation: str, *, taking_over: bool) -> dict[str, Any]:
     """What a hello says, but for how far the conversation got.
 
     Args:
@@ -25,8 +25,8 @@ def greeting(agent: str, token: str, conversation: str, *, adopting: bool) -> di
         conversation: What the conversation is called that is to go on.
         adopting: Whether it takes the place of another controller's.
     """
-    fields = {"token": token, "agent": agent, "conversation": conversation, "ticket": next(_ticket)}
-    return {**fields, "adopt": True} if adopting else fields
+    fields = {"token": token, "agent": agent, "conversation": conversation, "ticket": next(_connection_numbers)}
+    return {**fields, "adopt": True} if taking_over else fields
 
 
 async def shake_hands(connection: Connection, hello: bytes, host: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from handout.transport.bootstrap import Bootstrap, Started
+from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.byte_stream import Receiver, Transport
 
 __all__ = ["Launcher"]
@@ -13,7 +13,7 @@ __all__ = ["Launcher"]
 class Launcher(Protocol):
     """Starts an agent on one host and connects to it; every call is bounded in time."""
 
-    async def start(self, bootstrap: Bootstrap) -> Started:
+    async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """Start an agent.
 
         Raises:
@@ -21,7 +21,7 @@ class Launcher(Protocol):
         """
         ...
 
-    async def connect(self, started: Started, receiver: Receiver) -> Transport:
+    async def connect(self, started: StartedAgent, receiver: Receiver) -> Transport:
         """Open a byte stream to an agent that runs, on a new connection where the last one is gone.
 
         Raises:

@@ -11,14 +11,14 @@ import logging
 from collections.abc import Callable
 
 from handout.errors import HandoutError, HostError, HostLostError, HostUnreachableError
-from handout.transport.bootstrap import Bootstrap, Started
+from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.connection import Connection
-from handout.transport.conversation import Conversation, Handler
+from handout.transport.conversation import Conversation, FrameHandler
 from handout.transport.handshake import HANDSHAKE_TIMEOUT_S
 from handout.transport.launcher import Launcher
 from handout.transport.timings import Timings
 
-__all__ = ["STOP_TIMEOUT_S", "AgentLink", "let_go"]
+__all__ = ["STOP_TIMEOUT_S", "AgentLink", "release_error"]
 
 logger = logging.getLogger("handout.link")
 
@@ -49,13 +49,13 @@ class AgentLink:
         python: str | None,
         launcher: Launcher,
         timings: Timings,
-        handler: Handler,
+        handler: FrameHandler,
         on_suspect: Callable[[bool], None],
     ) -> None:
         self.host = host
-        self.started: Started | None = None
+        self.started: StartedAgent | None = None
         #: Whether the agent is known to have ended, because it was told to.
-        self.seen_out = False
+        self.agent_ended = False
         #: Seconds that the first login took, with what came with it.
         self._start_s = 0.0
         self._launcher = launcher
@@ -78,16 +78,16 @@ class AgentLink:
         self._trying: asyncio.Timeout | None = None
         #: The last try to connect hung.
         self._hung = False
-        self._starting: asyncio.Future[Started] | None = None
+        self._starting: asyncio.Future[StartedAgent] | None = None
         #: The agent has not been told yet that another controller goes on.
-        self._adopting = False
+        self._taking_over = False
         self._ending: asyncio.Future[None] | None = None
         #: Nothing came over the connection for so long that the next one is made from scratch.
         self._silent = False
 
     # ---- beginning -----------------------------------------------------------------------------------------
 
-    async def open(self) -> Started:
+    async def open(self) -> StartedAgent:
         """Start the agent and connect to it.
 
         Raises:
@@ -103,8 +103,8 @@ class AgentLink:
             task = asyncio.current_task()
             if self._stopping and task is not None and not task.cancelling():
                 # `stop` has called off the start; nobody has cancelled whoever waits for it here.
-                raise let_go(self.host) from None
-            if not self._bootstrap.begun:
+                raise release_error(self.host) from None
+            if not self._bootstrap.command_sent:
                 self._starting.cancel()
             raise
         self._start_s = self._loop.time() - begun_at
@@ -115,11 +115,11 @@ class AgentLink:
         """Be connected for the first time."""
         error = await self._attach_by(self._loop.time() + within_s, HostUnreachableError)
         if self._stopping:
-            raise let_go(self.host)
+            raise release_error(self.host)
         if error is not None:
             raise error
 
-    async def adopt(self, started: Started, token: str, within_s: float) -> None:
+    async def take_over(self, started: StartedAgent, token: str, within_s: float) -> None:
         """Go on with an agent that another controller started, and was lost.
 
         Args:
@@ -130,7 +130,7 @@ class AgentLink:
         Raises:
             HostError: It is gone, or cannot be reached.
         """
-        self._bootstrap.token, self.started, self._adopting = token, started, True
+        self._bootstrap.token, self.started, self._taking_over = token, started, True
         await self._meet(within_s)
 
     @property
@@ -189,7 +189,7 @@ class AgentLink:
                     self.conversation.send({"m": "stop"})
                     while not await self._see_out(deadline):
                         pass
-                    self.seen_out = True
+                    self.agent_ended = True
         except TimeoutError:
             logger.warning("The agent on %s %s.", self.host, self._how_it_is_left())
             self._launcher.abort()  # closing in order would wait for an answer, too
@@ -210,7 +210,7 @@ class AgentLink:
     async def _meet_who_is_coming(self) -> None:
         """Wait for an agent that was on its way when this began to stop: else it would wait for its lease to end."""
         starting = self._starting
-        if starting is None or not (starting.done() or self._bootstrap.begun):
+        if starting is None or not (starting.done() or self._bootstrap.command_sent):
             return
         await asyncio.wait({starting})
         if not starting.cancelled() and starting.exception() is None:
@@ -350,7 +350,7 @@ class AgentLink:
         connection = Connection(self.conversation)
         connection.transport = await self._launcher.connect(self.started, connection)
         try:
-            await self.conversation.attach(connection, self.started.agent, self.token, adopting=self._adopting)
+            await self.conversation.attach(connection, self.started.agent, self.token, taking_over=self._taking_over)
         except TimeoutError:
             self._launcher.abort()  # what hangs on this line would hang again
             raise HostUnreachableError(
@@ -358,9 +358,9 @@ class AgentLink:
                 remedy="Check the line to it, and whether the host is out of memory or stopped.",
                 host=self.host,
             ) from None
-        self._adopting = False
+        self._taking_over = False
 
 
-def let_go(host: str) -> HostError:
+def release_error(host: str) -> HostError:
     """Why a host is not there for whoever waits for it while it is being ended from here."""
     return HostError(f"Host {host!r} is being let go.", remedy="Add it again to use it.", host=host)

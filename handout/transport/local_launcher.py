@@ -9,7 +9,7 @@ import subprocess
 from typing import cast
 
 from handout.errors import BootstrapError, HostLostError, HostUnreachableError
-from handout.transport.bootstrap import Bootstrap, Started
+from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.byte_stream import Receiver, Transport
 from handout.transport.threads import in_thread
 from handout.transport.uninterrupted import uninterrupted
@@ -27,7 +27,7 @@ class LocalLauncher:
         #: Those that are open.
         self._transports: set[asyncio.BaseTransport] = set()
 
-    async def start(self, bootstrap: Bootstrap) -> Started:
+    async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """See :class:`~handout.transport.launcher.Launcher`."""
         # The first one makes the bundle: in a thread, the loop has others to serve.
         stdin = await in_thread(bootstrap.stdin)
@@ -41,7 +41,7 @@ class LocalLauncher:
             ) from None
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                bootstrap.begun = True
+                bootstrap.command_sent = True
                 out, err = await process.communicate(stdin)
         except TimeoutError:
             raise BootstrapError(
@@ -50,11 +50,11 @@ class LocalLauncher:
         finally:
             if process.returncode is None:
                 await _end(process)
-        if not bootstrap.answer.feed(out):
-            bootstrap.answer.feed(err)
-        return bootstrap.started(process.returncode)
+        if not bootstrap.output.feed(out):
+            bootstrap.output.feed(err)
+        return bootstrap.result(process.returncode)
 
-    async def connect(self, started: Started, receiver: Receiver) -> Transport:
+    async def connect(self, started: StartedAgent, receiver: Receiver) -> Transport:
         """See :class:`~handout.transport.launcher.Launcher`."""
         loop, transports = asyncio.get_running_loop(), self._transports
         try:

@@ -25,7 +25,7 @@ from handout.errors import (
     InventoryError,
 )
 from handout.resources import Host
-from handout.transport.bootstrap import Answer, Bootstrap, Started, relay_command
+from handout.transport.bootstrap import Bootstrap, MarkedOutput, StartedAgent, relay_command
 from handout.transport.byte_stream import Receiver, Transport
 from handout.transport.threads import in_thread
 from handout.transport.uninterrupted import uninterrupted
@@ -77,7 +77,7 @@ class SshLauncher:
         """A limit for the hosts of one cluster to share."""
         return asyncio.Semaphore(_PARALLEL_LOGINS)
 
-    async def start(self, bootstrap: Bootstrap) -> Started:
+    async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """See :class:`~handout.transport.launcher.Launcher`."""
         # Making the bundle takes as long as logging in: at the same time, in a thread.
         making = asyncio.ensure_future(in_thread(bootstrap.stdin))
@@ -94,22 +94,22 @@ class SshLauncher:
         except TimeoutError:
             raise BootstrapError(
                 f"No agent answered on host {self._host.name!r} within {_START_TIMEOUT_S:.0f} s; "
-                f"the login shell printed: {bootstrap.answer.printed() or 'nothing'}.",
+                f"the login shell printed: {bootstrap.output.printed() or 'nothing'}.",
                 remedy=f"Check that `{self._by_hand()} true` ends by itself.",
                 host=self._host.name,
-                output=bootstrap.answer.printed(),
+                output=bootstrap.output.printed(),
             ) from None
         except (asyncssh.Error, OSError) as error:
             refused = isinstance(error, asyncssh.ChannelOpenError) and not connection.is_closed()
             why = "it allows no session; see MaxSessions in its sshd_config" if refused else ""
             raise self._unreachable(error, why) from error
         self._fresh = True
-        return bootstrap.started(status)
+        return bootstrap.result(status)
 
     async def _bootstrap(self, connection: asyncssh.SSHClientConnection, bootstrap: Bootstrap) -> int | None:
         """Run the bootstrap's command, feed it, and read until its answer."""
         process = await connection.create_process(bootstrap.command(), encoding=None, stderr=asyncssh.DEVNULL)
-        bootstrap.begun = True
+        bootstrap.command_sent = True
         # Not `async with`: that waits for the host to agree, and a host that fell silent never does.
         try:
             try:
@@ -118,7 +118,7 @@ class SshLauncher:
             except (BrokenPipeError, ConnectionError):
                 pass  # it ended before it read its input: what it printed says why
             while data := await process.stdout.read(1 << 16):
-                if bootstrap.answer.feed(data):
+                if bootstrap.output.feed(data):
                     break
             # A server may allow no second session beside this one.
             await process.wait_closed()
@@ -128,7 +128,7 @@ class SshLauncher:
             raise ConnectionResetError("the connection was lost while the agent was being started")
         return process.exit_status
 
-    async def connect(self, started: Started, receiver: Receiver) -> Transport:
+    async def connect(self, started: StartedAgent, receiver: Receiver) -> Transport:
         """See :class:`~handout.transport.launcher.Launcher`."""
         connection = await self._connected()
         try:
@@ -160,9 +160,11 @@ class SshLauncher:
         except (asyncssh.Error, OSError) as error:
             raise self._unreachable(error) from error
 
-    async def _relay(self, connection: asyncssh.SSHClientConnection, started: Started, receiver: Receiver) -> Transport:
+    async def _relay(
+        self, connection: asyncssh.SSHClientConnection, started: StartedAgent, receiver: Receiver
+    ) -> Transport:
         """Reach the agent through a byte pump in a session."""
-        answer = Answer(f"handout-{secrets.token_hex(8)}:")
+        answer = MarkedOutput(f"handout-{secrets.token_hex(8)}:")
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel, _ = await connection.create_session(
             lambda: _RelaySession(receiver, answer, ready),
@@ -335,7 +337,7 @@ class _Channel(asyncssh.SSHUNIXSession[bytes]):
 class _RelaySession(asyncssh.SSHClientSession[bytes]):
     """A byte pump's standard input and output, once it has said that it is connected."""
 
-    def __init__(self, receiver: Receiver, answer: Answer, ready: asyncio.Future[None]) -> None:
+    def __init__(self, receiver: Receiver, answer: MarkedOutput, ready: asyncio.Future[None]) -> None:
         self._receiver = receiver
         self._answer = answer
         self._ready = ready

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from handout.transport.uninterrupted import uninterrupted
 
-__all__ = ["begin_in_daemon", "ended_within", "in_thread"]
+__all__ = ["call_in_daemon_thread", "ended_within", "in_thread"]
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ async def in_thread(function: Callable[[], T]) -> T:
     return calling.result()  # type: ignore[return-value]  # it was called: nobody had called it off
 
 
-def begin_in_daemon(function: Callable[[], T], name: str) -> Future[T]:
+def call_in_daemon_thread(function: Callable[[], T], name: str) -> Future[T]:
     """Begin to call a function in a thread of its own, which does not keep the program from ending.
 
     For what may never return, as on a disk that does not answer. Nothing calls it off; what it returned or raised is in

@@ -9,7 +9,7 @@ import pytest
 import handout
 from handout import Graph, Host
 from handout.errors import HostLostError
-from handout.transport.bootstrap import Started
+from handout.transport.bootstrap import StartedAgent
 from handout.transport.byte_stream import Receiver, Transport
 from handout.transport.local_launcher import LocalLauncher
 from tests import work
@@ -20,7 +20,7 @@ class DroppedOnce(LocalLauncher):
 
     drops: ClassVar[list[Exception]] = []
 
-    async def connect(self, started: Started, receiver: Receiver) -> Transport:
+    async def connect(self, started: StartedAgent, receiver: Receiver) -> Transport:
         if self.drops and isinstance(self.drops[0], HostLostError):
             raise self.drops.pop()
         transport = await super().connect(started, receiver)

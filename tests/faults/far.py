@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handout import Host
-from handout.transport.bootstrap import Started
+from handout.transport.bootstrap import StartedAgent
 from tests.netns import Namespace
 from tests.seen import agent_pid, gone
 from tests.sshd import OpenSsh
@@ -29,7 +29,7 @@ class Far:
         """Every process there but those of sshd, whoever its parent is by now."""
         return [pid for pid in self.line.pids() if not gone(pid) and not _is_sshd(pid)]
 
-    def user_code(self, agent: Started) -> list[int]:
+    def user_code(self, agent: StartedAgent) -> list[int]:
         """What of them is neither the agent nor its supervisor: workers, and what they started."""
         keepers = set() if gone(agent.supervisor) else {agent.supervisor, agent_pid(agent)}
         return [pid for pid in self.living() if pid not in keepers]

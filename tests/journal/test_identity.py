@@ -1,4 +1,4 @@
-"""Identities: what makes a task the same task, and what makes it another one."""
+"""TaskIdentities: what makes a task the same task, and what makes it another one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy
 import pytest
 
 from handout import Graph
-from handout.journal.identity import Identities, identity_of
+from handout.journal.identity import TaskIdentities, identity_of
 from handout.journal.installed import version_of
 from tests import work
 
@@ -294,7 +294,7 @@ def test_values_count_by_what_they_hold() -> None:
 def tasks_of(build: Callable[[Graph], object]) -> list[bytes]:
     graph = Graph()
     build(graph)
-    return Identities(graph.compile()).tasks
+    return TaskIdentities(graph.compile()).tasks
 
 
 def chain(graph: Graph, first: int = 0, extra: bool = False) -> None:
@@ -309,7 +309,7 @@ def by_id(build: Callable[[Graph], object]) -> dict[str, bytes]:
     graph = Graph()
     build(graph)
     plan = graph.compile()
-    return dict(zip(plan.ids, Identities(plan).tasks, strict=True))
+    return dict(zip(plan.ids, TaskIdentities(plan).tasks, strict=True))
 
 
 def test_a_changed_argument_changes_all_that_depends_on_it_and_nothing_else() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from handout.errors import JournalError
-from handout.journal import Batch, Committed, Journal, read
+from handout.journal import CommittedTask, Journal, ResultBatch, read
 from handout.journal.tables import FORMAT
 
 ONE, TWO = b"1" * 16, b"2" * 16
@@ -20,19 +20,19 @@ ONE, TWO = b"1" * 16, b"2" * 16
 def written(path: Path) -> Journal:
     """A journal with one run of two results, a small one and a large one, still open."""
     journal = Journal(path)
-    journal.begin(["one", "two"], [ONE, TWO], 0, 1, [("o", 1, "__main__", "A")])
-    journal.commit(Batch("h1", "", False, [0], [1], [5], [b"small"]))
-    journal.commit_file(Batch("h2", "", False, [1], [3], [70_010]), [b"x" * 70_000, memoryview(b"y" * 10)])
+    journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [("o", 1, "__main__", "A")])
+    journal.commit(ResultBatch("h1", "", False, [0], [1], [5], [b"small"]))
+    journal.commit_file(ResultBatch("h2", "", False, [1], [3], [70_010]), [b"x" * 70_000, memoryview(b"y" * 10)])
     finish(journal)
     return journal
 
 
-def loaded(journal: Journal, known: dict[bytes, Committed]) -> dict[bytes, dict[str, bytes]]:
+def loaded(journal: Journal, known: dict[bytes, CommittedTask]) -> dict[bytes, dict[str, bytes]]:
     """By identity and part: the bytes of what is committed, which are the same read one by one."""
-    pieces = [piece for committed in known.values() for piece in committed.pieces.values()]
-    journal.load(pieces, 1 << 30)
-    assert all(journal.read(piece) == piece.data for piece in pieces if piece.file is None)
-    return {i: {part: piece.data or b"" for part, piece in each.pieces.items()} for i, each in known.items()}
+    pieces = [piece for committed in known.values() for piece in committed.parts.values()]
+    journal.load_parts(pieces, 1 << 30)
+    assert all(journal.read_part(piece) == piece.data for piece in pieces if piece.file is None)
+    return {i: {part: piece.data or b"" for part, piece in each.parts.items()} for i, each in known.items()}
 
 
 def finish(journal: Journal, outcome: str = "done") -> Exception | None:
@@ -43,7 +43,7 @@ def finish(journal: Journal, outcome: str = "done") -> Exception | None:
         told.append(error)
         event.set()
 
-    journal.end(outcome, then)
+    journal.end_run(outcome, then)
     assert event.wait(20)
     return told[0]
 
@@ -55,7 +55,7 @@ def test_what_was_committed_is_there_for_the_next_one(tmp_path: Path) -> None:
     assert set(known) == {ONE, TWO}
     assert known[ONE].host == "h1"
     assert loaded(journal, known)[ONE] == {"": b"small"}
-    large = known[TWO].pieces[""]
+    large = known[TWO].parts[""]
     assert large.file is not None
     assert large.file.read_bytes() == b"x" * 70_000 + b"y" * 10
     assert journal.classes() == [("o", 1, "__main__", "A")]
@@ -116,14 +116,14 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_starts_that_were_not_settled_are_told(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
-    journal.begin(["one", "two"], [ONE, TWO], 0, 1, [])
+    journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [])
     there = threading.Event()
-    journal.start([(ONE, "one", "h1", 1), (TWO, "two", "h2", 1)], lambda error: there.set())
+    journal.record_starts([(ONE, "one", "h1", 1), (TWO, "two", "h2", 1)], lambda error: there.set())
     assert there.wait(20)
-    journal.settle([TWO])
+    journal.clear_starts([TWO])
     journal.close()
     journal = Journal(tmp_path / "run.db")
-    assert journal.started([ONE, TWO]) == {ONE: ("h1", 1)}
+    assert journal.open_starts([ONE, TWO]) == {ONE: ("h1", 1)}
     journal.close()
     (attempt,) = read(tmp_path / "run.db").attempts
     assert (attempt.id, attempt.outcome) == ("one", "started")
@@ -131,12 +131,12 @@ def test_starts_that_were_not_settled_are_told(tmp_path: Path) -> None:
 
 def test_an_attempt_that_is_called_off_takes_no_later_one_with_it(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
-    journal.begin(["one", "two"], [ONE, TWO], 0, 1, [])
-    journal.start([(ONE, "one", "h1", 2), (TWO, "two", "h1", 1)], lambda error: None)
-    journal.call_off([(ONE, 1), (TWO, 1)])
+    journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [])
+    journal.record_starts([(ONE, "one", "h1", 2), (TWO, "two", "h1", 1)], lambda error: None)
+    journal.cancel_starts([(ONE, 1), (TWO, 1)])
     journal.close()
     journal = Journal(tmp_path / "run.db")
-    assert journal.started([ONE, TWO]) == {ONE: ("h1", 2)}
+    assert journal.open_starts([ONE, TWO]) == {ONE: ("h1", 2)}
     journal.close()
 
 
@@ -162,16 +162,16 @@ def test_a_result_whose_file_is_gone_or_cut_is_not_committed(tmp_path: Path) -> 
     (file,) = (tmp_path / "run.db.objects").iterdir()
     os.truncate(file, 5)
     journal = Journal(tmp_path / "run.db")
-    assert journal.committed([TWO])[TWO].pieces == {}
+    assert journal.committed([TWO])[TWO].parts == {}
     journal.close()
 
 
 def test_a_journal_that_cannot_be_written_says_so_once_and_commits_nothing_more(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
-    journal.begin(["one", "two"], [ONE, TWO], 0, 1, [])
+    journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [])
     (tmp_path / "run.db.objects").write_text("in the way")
-    journal.commit_file(Batch("h", "", False, [1], [1], [100_000]), [b"x" * 100_000])
-    journal.commit(Batch("h", "", False, [0], [1], [5], [b"small"]))
+    journal.commit_file(ResultBatch("h", "", False, [1], [1], [100_000]), [b"x" * 100_000])
+    journal.commit(ResultBatch("h", "", False, [0], [1], [5], [b"small"]))
     error = finish(journal)
     assert isinstance(error, JournalError)
     assert "cannot be used" in str(error)
@@ -183,10 +183,10 @@ def test_tasks_that_ended_together_are_one_row_and_each_is_found(tmp_path: Path)
     """The last that is recorded of a task counts; a size of -1 says that it ended, and nothing of its result."""
     identities = [bytes([i]) * 16 for i in range(4)]
     journal = Journal(tmp_path / "run.db")
-    journal.begin([f"t{i}" for i in range(4)], identities, 0, 1, [])
-    journal.commit(Batch("a", "", False, [3, 0, 1], [1, 1, 2], [2, -1, 3], [b"33", b"111"]))
-    journal.commit(Batch("b", "[0]", False, [0], [1], [0], [b""]))
-    journal.commit(Batch("b", "", True, [3], [2], [4], [b"3333"]))
+    journal.begin_run([f"t{i}" for i in range(4)], identities, 0, 1, [])
+    journal.commit(ResultBatch("a", "", False, [3, 0, 1], [1, 1, 2], [2, -1, 3], [b"33", b"111"]))
+    journal.commit(ResultBatch("b", "[0]", False, [0], [1], [0], [b""]))
+    journal.commit(ResultBatch("b", "", True, [3], [2], [4], [b"3333"]))
     journal.close()
     journal = Journal(tmp_path / "run.db")
     known = journal.committed(identities)
@@ -194,7 +194,7 @@ def test_tasks_that_ended_together_are_one_row_and_each_is_found(tmp_path: Path)
     journal.close()
     assert {identities.index(identity): pieces for identity, pieces in data.items()} == {
         0: {"[0]": b""}, 1: {"": b"111"}, 3: {"": b"3333"}}  # fmt: skip
-    last = known[identities[3]].pieces[""]
+    last = known[identities[3]].parts[""]
     assert (last.host, last.data_only) == ("b", True)
     assert [(t.id, t.host, t.attempt, t.nbytes) for t in read(tmp_path / "run.db").tasks] == [
         ("t0", "a", 1, None), ("t1", "a", 2, 3), ("t3", "b", 2, 4)]  # fmt: skip
@@ -212,11 +212,11 @@ def test_what_a_killed_program_was_writing_is_removed(tmp_path: Path) -> None:
 def test_agents_are_known_until_they_are_seen_out(tmp_path: Path) -> None:
     journal = written(tmp_path / "run.db")
     for host in ("h1", "h2"):
-        journal.agent(host, "token", "{}")
+        journal.record_agent(host, "token", "{}")
     journal.forget_agent("h1")
     journal.close()
     journal = Journal(tmp_path / "run.db")
-    assert journal.agents() == [("h2", "token", "{}")]
+    assert journal.left_agents() == [("h2", "token", "{}")]
     journal.close()
 
 

@@ -192,19 +192,19 @@ def test_an_answer_made_to_harm_is_refused_by_name(line: bytes) -> None:
 
 def test_an_answer_without_an_end_is_not_read_on() -> None:
     bootstrap = Bootstrap("far", None, {})
-    bootstrap.answer.feed(b"\n" + bootstrap.marker.encode())
+    bootstrap.output.feed(b"\n" + bootstrap.marker.encode())
     for _ in range(100):
-        if bootstrap.answer.feed(b"x" * 4096):
+        if bootstrap.output.feed(b"x" * 4096):
             break
-    assert len(bootstrap.answer.noise) < 1 << 17
+    assert len(bootstrap.output.noise) < 1 << 17
     with pytest.raises(BootstrapError, match="what no agent says"):
-        bootstrap.started()
+        bootstrap.result()
 
 
 def _answered_strictly(line: bytes) -> None:
     bootstrap = Bootstrap("far", None, {})
-    assert bootstrap.answer.feed(b"\n" + bootstrap.marker.encode() + line + b"\n")
-    bootstrap.started()
+    assert bootstrap.output.feed(b"\n" + bootstrap.marker.encode() + line + b"\n")
+    bootstrap.result()
 
 
 def _answered(line: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from handout.protocol.frames import Hello, Message, Piece
 from handout.protocol.session import Session
-from handout.transport.bootstrap import Bootstrap, Started
+from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.byte_stream import Receiver, Transport
 
 __all__ = ["Agent", "Line"]
@@ -71,13 +71,13 @@ class Agent:
 
     # ---- as a launcher
 
-    async def start(self, bootstrap: Bootstrap) -> Started:
-        bootstrap.begun = self.begins
+    async def start(self, bootstrap: Bootstrap) -> StartedAgent:
+        bootstrap.command_sent = self.begins
         self.asked_to_start.set()
         await self.may_start.wait()
-        return Started("/f", "/f/s", "/f/b", "python", (3, 12, 0), {}, True, "a1")
+        return StartedAgent("/f", "/f/s", "/f/b", "python", (3, 12, 0), {}, True, "a1")
 
-    async def connect(self, started: Started, receiver: Receiver) -> Transport:
+    async def connect(self, started: StartedAgent, receiver: Receiver) -> Transport:
         self.tries += 1
         if self.hangs:
             self.hangs -= 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from handout.errors import BootstrapError
 from handout.host import boot
-from handout.transport.bootstrap import Answer, Bootstrap, Started, candidates, relay_command
+from handout.transport.bootstrap import Bootstrap, MarkedOutput, StartedAgent, candidates, relay_command
 
 HELLO = {
     "folder": "/run/h",
@@ -29,7 +29,7 @@ HELLO = {
 
 def answered(line: bytes, noise: bytes = b"") -> Bootstrap:
     bootstrap = Bootstrap("far", None, {})
-    assert bootstrap.answer.feed(noise + b"\n" + bootstrap.marker.encode() + line + b"\n")
+    assert bootstrap.output.feed(noise + b"\n" + bootstrap.marker.encode() + line + b"\n")
     return bootstrap
 
 
@@ -72,13 +72,13 @@ def test_a_path_may_begin_with_the_home_folder(tmp_path: Path) -> None:
 def test_without_a_python_the_shell_itself_answers() -> None:
     bootstrap = Bootstrap("far", "no-such-python", {})
     done = subprocess.run(["sh", "-c", bootstrap.command()], capture_output=True, check=False, timeout=20)
-    assert bootstrap.answer.feed(done.stdout)
+    assert bootstrap.output.feed(done.stdout)
     with pytest.raises(BootstrapError, match=r"'far' has no Python 3\.9.*no-such-python.*found none of them.*python="):
-        bootstrap.started(done.returncode)
+        bootstrap.result(done.returncode)
 
 
 def test_the_relay_command_survives_a_shell() -> None:
-    started = Started("/f", "/f/a.sock", "/a b/$x", sys.executable, (3, 12, 0), {}, True, "a")
+    started = StartedAgent("/f", "/f/a.sock", "/a b/$x", sys.executable, (3, 12, 0), {}, True, "a")
     command = relay_command(started, "mark").replace("import handout.host.relay as r;r.main(*", "print(sys.argv,*")
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=20)
     assert "'/a b/$x', '/f/a.sock', 'mark'" in done.stdout
@@ -86,7 +86,7 @@ def test_the_relay_command_survives_a_shell() -> None:
 
 @given(st.binary(max_size=300), st.integers(0, 400), st.integers(0, 400))
 def test_noise_split_anywhere_hides_no_answer(noise: bytes, first: int, second: int) -> None:
-    answer = Answer("handout-12ab:")
+    answer = MarkedOutput("handout-12ab:")
     data = noise + b'\nhandout-12ab:{"a": 1}\n'
     cuts = sorted({0, min(first, len(data)), min(second, len(data)), len(data)})
     done = [answer.feed(data[a:b]) for a, b in pairwise(cuts)]
@@ -96,7 +96,7 @@ def test_noise_split_anywhere_hides_no_answer(noise: bytes, first: int, second: 
 
 
 def test_much_noise_is_not_kept_and_hides_no_answer() -> None:
-    answer = Answer("handout-12ab:")
+    answer = MarkedOutput("handout-12ab:")
     for _ in range(1000):
         assert not answer.feed(b"blah " * 100)
     assert len(answer.noise) < 20_000
@@ -106,14 +106,14 @@ def test_much_noise_is_not_kept_and_hides_no_answer() -> None:
 
 
 def test_a_hello_says_where_the_agent_is() -> None:
-    started = answered(json.dumps(HELLO).encode()).started()
+    started = answered(json.dumps(HELLO).encode()).result()
     assert (started.socket, started.python, started.supervisor) == ("/run/h/agent.sock", (3, 12, 1), 7)
 
 
 @pytest.mark.parametrize("line", [b"", b"nonsense", b"7", b"[1]", b"{}", json.dumps({**HELLO, "python": 3}).encode()])
 def test_an_answer_that_no_agent_gives_is_an_error_by_name(line: bytes) -> None:
     with pytest.raises(BootstrapError, match="'far' answered") as caught:
-        answered(line).started()
+        answered(line).result()
     assert caught.value.host == "far"
     assert caught.value.remedy
 
@@ -123,15 +123,15 @@ def test_what_kept_the_agent_from_starting_is_told_with_a_remedy() -> None:
     with pytest.raises(
         BootstrapError, match=r"on host 'far': cannot write 9 bytes to /tmp\. Free some space"
     ) as caught:
-        bootstrap.started()
+        bootstrap.result()
     assert caught.value.output == "Welcome"
 
 
 def test_no_answer_shows_what_was_printed() -> None:
     bootstrap = Bootstrap("far", None, {})
-    bootstrap.answer.feed(b"This account is closed.")
+    bootstrap.output.feed(b"This account is closed.")
     with pytest.raises(BootstrapError, match=r"exit status 1.*This account is closed"):
-        bootstrap.started(1)
+        bootstrap.result(1)
 
 
 def test_the_token_travels_on_standard_input_only() -> None:

@@ -109,5 +109,5 @@ async def test_after_a_mistake_of_ours_an_agent_that_is_not_reached_is_left_to_i
         await rig.link.run()
     rig.agent.closes_always = True
     await rig.link.stop(0.1)
-    assert not rig.link.seen_out
+    assert not rig.link.agent_ended
     assert rig.agent.closed == 1

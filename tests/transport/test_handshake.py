@@ -8,7 +8,7 @@ import pytest
 
 from handout.errors import HostLostError, HostUnreachableError, WireError
 from handout.transport import handshake
-from handout.transport.bootstrap import Started
+from handout.transport.bootstrap import StartedAgent
 from handout.transport.connection import Connection
 from handout.transport.handshake import greeting, refusal, shake_hands
 from handout.transport.timings import Timings
@@ -62,7 +62,7 @@ async def test_a_host_without_an_answer_is_named(rig: Rig, monkeypatch: pytest.M
     monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.01)
     rig.agent.mute = True
     with pytest.raises(HostUnreachableError, match=r"'far' did not answer the handshake within \d+ s"):
-        await rig.link.adopt(Started("/f", "/f/s", "/f/b", "python", (3, 12, 0), {}, True, "a1"), "token", 0.1)
+        await rig.link.take_over(StartedAgent("/f", "/f/s", "/f/b", "python", (3, 12, 0), {}, True, "a1"), "token", 0.1)
 
 
 async def test_a_connection_that_ends_before_the_answer_is_unreachable() -> None:
@@ -74,8 +74,8 @@ async def test_a_connection_that_ends_before_the_answer_is_unreachable() -> None
 
 
 def test_only_who_takes_over_says_so_and_every_hello_is_a_later_one() -> None:
-    first = greeting("a1", "secret", "c", adopting=False)
-    second = greeting("a1", "secret", "c", adopting=True)
+    first = greeting("a1", "secret", "c", taking_over=False)
+    second = greeting("a1", "secret", "c", taking_over=True)
     assert first == {"token": "secret", "agent": "a1", "conversation": "c", "ticket": first["ticket"]}
     assert second == {**first, "ticket": first["ticket"] + 1, "adopt": True}
 

@@ -141,7 +141,7 @@ async def test_an_agent_is_stopped_over_another_connection_where_making_one_hang
             await asyncio.sleep(0.01)
     async with asyncio.timeout(2.5):
         await rig.link.stop()
-    assert rig.link.seen_out
+    assert rig.link.agent_ended
     assert rig.agent.heard == ["stop"]
     if running is not None:
         async with asyncio.timeout(5):
@@ -155,7 +155,7 @@ async def test_an_agent_that_is_slow_to_be_reached_is_stopped_all_the_same() -> 
     assert rig.agent.line is not None
     rig.agent.line.close()
     await rig.link.stop()
-    assert rig.link.seen_out
+    assert rig.link.agent_ended
     assert rig.agent.tries == 3
 
 
@@ -170,7 +170,7 @@ async def test_stopping_ends_a_first_handshake_that_hangs() -> None:
         await rig.link.stop()
         with pytest.raises(HostError, match="being let go"):
             await opening
-    assert rig.link.seen_out
+    assert rig.link.agent_ended
 
 
 @pytest.mark.parametrize("slow_s", [0.3, 0.7], ids=["slow", "slower"])
@@ -209,7 +209,7 @@ async def test_a_try_that_hangs_leaves_time_for_one_on_a_line_of_its_own() -> No
 async def test_an_agent_is_adopted_over_another_connection_where_making_one_hangs() -> None:
     rig = Rig(Timings())
     rig.agent.hangs = 1
-    await rig.link.adopt(await rig.agent.start(Bootstrap("far", None, {})), "token", 1.0)
+    await rig.link.take_over(await rig.agent.start(Bootstrap("far", None, {})), "token", 1.0)
     assert rig.agent.aborted == 1
     assert rig.agent.lines == 1
     await rig.link.stop()
@@ -220,7 +220,7 @@ async def test_an_agent_that_is_gone_is_not_adopted_and_told_at_once() -> None:
     rig.agent.unreachable = [HostLostError("nobody listens", gone=True)]
     async with asyncio.timeout(1):
         with pytest.raises(HostLostError, match="nobody listens"):
-            await rig.link.adopt(await rig.agent.start(Bootstrap("far", None, {})), "token", 10.0)
+            await rig.link.take_over(await rig.agent.start(Bootstrap("far", None, {})), "token", 10.0)
     assert rig.agent.tries == 1
     await rig.link.abandon()
 
@@ -229,7 +229,7 @@ async def test_an_agent_that_is_being_adopted_when_the_host_is_let_go_is_stopped
     rig = Rig(Timings())
     rig.agent.hangs = 1
     started = await rig.agent.start(Bootstrap("far", None, {}))
-    adopting = asyncio.ensure_future(rig.link.adopt(started, "token", 10.0))
+    adopting = asyncio.ensure_future(rig.link.take_over(started, "token", 10.0))
     async with asyncio.timeout(3):
         while not rig.agent.tries:
             await asyncio.sleep(0.01)

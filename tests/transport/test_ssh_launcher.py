@@ -12,7 +12,7 @@ import handout
 from handout import Cluster, Graph, Host
 from handout.errors import BootstrapError, HostLostError, HostUnreachableError
 from handout.transport import ssh_launcher
-from handout.transport.bootstrap import Bootstrap, Started
+from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.ssh_launcher import SshLauncher
 from handout.transport.timings import Timings
 from tests import work
@@ -20,7 +20,7 @@ from tests.proxy import Proxy, start_proxy
 from tests.seen import until
 from tests.sshd import OpenSsh, need_sshd, start_sshd
 
-NOWHERE = Started("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, True, "a1")
+NOWHERE = StartedAgent("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, True, "a1")
 
 
 def stay(folder: Path) -> str:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from handout.transport.threads import begin_in_daemon, ended_within, in_thread
+from handout.transport.threads import call_in_daemon_thread, ended_within, in_thread
 
 
 async def test_what_a_function_returns_or_raises_is_the_callers() -> None:
@@ -78,7 +78,7 @@ def test_a_loop_that_is_shut_down_while_a_thread_goes_on_waits_for_it_and_says_n
 
 async def test_a_call_in_a_daemon_is_waited_for_only_so_long_and_goes_on() -> None:
     go = threading.Event()
-    calling = begin_in_daemon(lambda: go.wait(20), "test")
+    calling = call_in_daemon_thread(lambda: go.wait(20), "test")
     assert not await ended_within(calling, 0.01)
     waiting = asyncio.ensure_future(ended_within(calling, 20))
     await asyncio.sleep(0)
@@ -95,4 +95,4 @@ async def test_what_a_call_in_a_daemon_raises_is_told_also_where_it_is_a_timeout
         raise TimeoutError("the disk")
 
     with pytest.raises(TimeoutError, match="the disk"):
-        await ended_within(begin_in_daemon(late, "test"), 20)
+        await ended_within(call_in_daemon_thread(late, "test"), 20)

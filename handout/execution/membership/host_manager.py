@@ -31,7 +31,7 @@ from handout.protocol.frames import ProtocolError
 from handout.resources import Capabilities, Host, Tracker, compile_capabilities
 from handout.scheduler import events as ev
 from handout.transport.launcher import Launcher
-from handout.transport.link import STOP_TIMEOUT_S, AgentLink, let_go
+from handout.transport.link import STOP_TIMEOUT_S, AgentLink, release_error
 from handout.transport.timings import Timings
 
 __all__ = ["HostManager"]
@@ -255,7 +255,7 @@ class HostManager:
             HostError: It has been.
         """
         if self._stopping:
-            raise let_go(self.host.name)
+            raise release_error(self.host.name)
 
     def _new_link(self) -> AgentLink:
         link = AgentLink(self.host.name, self.host.python, self._launcher(), self._timings, self._heard, self._suspect)
@@ -276,7 +276,7 @@ class HostManager:
         found = None
         try:
             async with asyncio.timeout(_ADOPTION_LIMIT_S):
-                await link.adopt(known.started, known.token, _ADOPTION_LIMIT_S)
+                await link.take_over(known.started, known.token, _ADOPTION_LIMIT_S)
                 answer = await adoption.found
                 self._check_wanted()
                 found, peer.shift = answer

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handout.protocol.frames import Message, Piece, ProtocolError
-from handout.transport.bootstrap import Started
+from handout.transport.bootstrap import StartedAgent
 
 __all__ = ["FoundAgent", "KnownAgent", "Takeover"]
 
@@ -18,7 +18,7 @@ class KnownAgent:
     """How to reach an agent that a controller started which was lost since."""
 
     host: str
-    started: Started
+    started: StartedAgent
     #: Proves that a connection is the controller's.
     token: str
 

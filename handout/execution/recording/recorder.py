@@ -19,15 +19,15 @@ from handout.execution.membership.takeover import FoundAgent
 from handout.execution.recording.resume import PriorRuns
 from handout.failures import may_have_run
 from handout.graph.plan import Plan
-from handout.journal import INLINE, Batch, Journal
-from handout.journal.identity import Identities
+from handout.journal import INLINE, Journal, ResultBatch
+from handout.journal.identity import TaskIdentities
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.states import Outcome
 from handout.serialization import classes_by_value
 from handout.submission.arguments import EncodedRun
 from handout.transport.bundle import agent_bundle
-from handout.transport.threads import begin_in_daemon, ended_within
+from handout.transport.threads import call_in_daemon_thread, ended_within
 from handout.transport.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class _Opened:
         #: Done once it is open, or cannot be.
         self.journal: Future[Journal] = Future()
         self.journal.set_running_or_notify_cancel()  # whoever waits for it and is cancelled does not cancel it
-        self._ended = begin_in_daemon(self._live, "handout-journal-opener")
+        self._ended = call_in_daemon_thread(self._live, "handout-journal-opener")
 
     def _live(self) -> None:
         try:
@@ -130,12 +130,12 @@ class Recorder:
         self._journal = journal = opened.journal.result()
         #: What is committed of the run.
         self._objects: frozenset[int] = frozenset()
-        self._identities = Identities(plan)
+        self._identities = TaskIdentities(plan)
         self._tasks = self._identities.tasks
         self._ids = plan.ids
         #: Tasks that must not run twice.
         self._once = frozenset(task for task, options in enumerate(plan.options) if not options.idempotent)
-        nameless = sorted(self._once & self._identities.unsure)
+        nameless = sorted(self._once & self._identities.unrecognizable)
         if nameless:
             raise JournalError(
                 f"Task {plan.ids[nameless[0]]!r} is marked idempotent=False and would not be recognized after a crash: "
@@ -174,7 +174,7 @@ class Recorder:
             within_s: Seconds that this may take; after them a thread goes on with it, with a warning.
         """
         for host, link in self._links.items():
-            if link.seen_out:
+            if link.agent_ended:
                 self._journal.forget_agent(host)
         await self._opened.close(within_s)
         # Else the run would hold itself through it, and with it the files of its results, until a garbage collection.
@@ -191,7 +191,7 @@ class Recorder:
         self._objects = frozenset(run.spec.outputs)
         facts = self.earlier.facts(run, found, data_only)
         classes = [(*token, module, name) for token, module, name in classes_by_value.own_classes()]
-        self._journal.begin(self._ids, self._tasks, len(self.earlier.done), run.number, classes)
+        self._journal.begin_run(self._ids, self._tasks, len(self.earlier.done), run.number, classes)
         return facts
 
     def watch(self, lost: Callable[[Exception], None]) -> None:
@@ -203,13 +203,13 @@ class Recorder:
         if link.started is not None:
             self._links[host] = link
             said = {**dataclasses.asdict(link.started), "digest": agent_bundle().digest}
-            self._journal.agent(host, link.token, json.dumps(said))
+            self._journal.record_agent(host, link.token, json.dumps(said))
 
     # ---- what happens ----------------------------------------------------------------------------------------
 
     def ended(self, run: RunState, command: do.AnnounceTasksEnded, attempts: Sequence[int]) -> None:
         """Tasks ended. What is here of their results is committed; the rest is when it arrives."""
-        batches: dict[tuple[str, str, bool], Batch] = {}
+        batches: dict[tuple[str, str, bool], ResultBatch] = {}
         settled: list[bytes] = []
         once, reused, made = self._once, self.earlier.reused, run.task_objects
         for task, outcome, failure in zip(command.tasks, command.outcomes, command.failures, strict=True):
@@ -221,10 +221,10 @@ class Recorder:
         for batch in batches.values():
             self._journal.commit(batch)
         if settled:
-            self._journal.settle(settled)
+            self._journal.clear_starts(settled)
 
     def _add(
-        self, batches: dict[tuple[str, str, bool], Batch], run: RunState, task: int, number: int, attempt: int
+        self, batches: dict[tuple[str, str, bool], ResultBatch], run: RunState, task: int, number: int, attempt: int
     ) -> None:
         """Add an object to those that ended with it; where its bytes are not here or many, only that its task ended."""
         here = number in self._objects and number in run.objects
@@ -237,7 +237,7 @@ class Recorder:
         source = self._source(run, number)
         batch = batches.get(source)
         if batch is None:
-            batch = batches[source] = Batch(*source)
+            batch = batches[source] = ResultBatch(*source)
         batch.tasks.append(task)
         batch.attempts.append(attempt)
         if data is None:
@@ -264,7 +264,7 @@ class Recorder:
         if segments is None:
             return
         nbytes = run.objects.size(number)
-        batch = Batch(*self._source(run, number), [run.spec.producer[number]], [attempt], [nbytes])
+        batch = ResultBatch(*self._source(run, number), [run.spec.producer[number]], [attempt], [nbytes])
         if nbytes > INLINE:
             self._journal.commit_file(batch, segments)
         else:
@@ -274,13 +274,13 @@ class Recorder:
     def failed(self, failure: Failure, task: int, attempt: int) -> None:
         """An attempt failed."""
         reason = str(failure.report.get("message") or failure.kind)
-        self._journal.failed(failure.id, failure.host or "", attempt, failure.kind, reason)
+        self._journal.record_failure(failure.id, failure.host or "", attempt, failure.kind, reason)
         if not may_have_run(failure):
             self.not_started([task], [attempt])
 
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
         """The run is over; `then` is called on the loop when all of it is committed, or with what went wrong."""
-        self._journal.end(outcome.value, self._on_loop(then))
+        self._journal.end_run(outcome.value, self._on_loop(then))
 
     # ---- starts that must not happen twice ---------------------------------------------------------------------
 
@@ -295,7 +295,7 @@ class Recorder:
             self._held.add((run.number, task, attempt))
             if task in self._once:
                 rows.append((self._tasks[task], self._ids[task], command.host, attempt))
-        self._journal.start(rows, self._on_loop(then))
+        self._journal.record_starts(rows, self._on_loop(then))
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
         """Whether an attempt still waits to be handed over; it does not any more."""
@@ -308,7 +308,7 @@ class Recorder:
     def not_started(self, tasks: Iterable[int], attempts: Iterable[int]) -> None:
         """Attempts were called off before they began."""
         pairs = zip(tasks, attempts, strict=True)
-        self._journal.call_off([(self._tasks[task], attempt) for task, attempt in pairs if task in self._once])
+        self._journal.cancel_starts([(self._tasks[task], attempt) for task, attempt in pairs if task in self._once])
 
     def _on_loop(self, then: Callable[[Any], None]) -> Callable[[Any], None]:
         def told(error: Any) -> None:

@@ -10,13 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
-from handout.journal import Committed, Journal, StoredPart
-from handout.journal.identity import Identities
+from handout.journal import CommittedTask, Journal, StoredPart
+from handout.journal.identity import TaskIdentities
 from handout.protocol import numbering
 from handout.scheduler import events as ev
 from handout.scheduler.spec import CONTROLLER
 from handout.serialization import classes_by_value
-from handout.transport.bootstrap import Started
+from handout.transport.bootstrap import StartedAgent
 from handout.transport.bundle import agent_bundle
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ class PriorRuns:
         once: Tasks that must not run twice.
     """
 
-    def __init__(self, journal: Journal, identities: Identities, once: Collection[int]) -> None:
+    def __init__(self, journal: Journal, identities: TaskIdentities, once: Collection[int]) -> None:
         self._journal = journal
         self._identities = identities
         self._tasks = identities.tasks
         self._once = once
-        self._known: Mapping[bytes, Committed] = {}
+        self._known: Mapping[bytes, CommittedTask] = {}
         self._lost: Mapping[bytes, tuple[str, int]] = {}
         self._outputs: frozenset[int] = frozenset()
         #: Tasks that an earlier run committed.
@@ -62,29 +62,29 @@ class PriorRuns:
         """Agents that a lost controller of these tasks left behind, by host, as far as they are of this version."""
         digest = agent_bundle().digest
         known = {}
-        for host, token, text in self._journal.agents():
+        for host, token, text in self._journal.left_agents():
             said = json.loads(text)
             if said.pop("digest") == digest:
                 said["python"] = tuple(said["python"])
-                known[host] = KnownAgent(host, Started(**said), token)
+                known[host] = KnownAgent(host, StartedAgent(**said), token)
         return known
 
     async def read(self, run: RunState) -> None:
         """Read the journal, without the results that nobody may need."""
         tasks = self._tasks
         self._known = await asyncio.to_thread(self._journal.committed, tasks)
-        self._lost = await asyncio.to_thread(self._journal.started, [i for i in tasks if i not in self._known])
+        self._lost = await asyncio.to_thread(self._journal.open_starts, [i for i in tasks if i not in self._known])
         # What the caller gets outlives the journal; the rest is read where a task takes it.
         outputs = [number for number in run.plan.outputs if run.spec.producer[number] >= 0]
         self._outputs = frozenset(outputs)
         pieces = [piece for number in outputs if (piece := self._piece(run, number)) is not None]
-        await asyncio.to_thread(self._journal.load, pieces, run.objects.memory_left)
+        await asyncio.to_thread(self._journal.load_parts, pieces, run.objects.memory_left)
         self._adopt_classes()
 
     def _piece(self, run: RunState, number: int) -> StoredPart | None:
         """What is committed of an object, None where nothing is."""
         committed = self._known.get(self._tasks[run.spec.producer[number]])
-        return None if committed is None else committed.pieces.get(self._identities.part_of(number))
+        return None if committed is None else committed.parts.get(self._identities.part_of(number))
 
     def facts(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
         """What is known, as events for the core; see :meth:`Recorder.begin`."""
@@ -118,7 +118,7 @@ class PriorRuns:
             for task in own:
                 run.hosts[task] = host
             events.append(ev.AttemptsFound(host, run.number, own, attempts))
-        self._journal.settle(
+        self._journal.clear_starts(
             [i for t, i in enumerate(self._tasks) if i in self._lost and not (t in unseen or t in began)]
         )
         unknown = [task for task in unseen if task not in began]
@@ -130,11 +130,11 @@ class PriorRuns:
         return events
 
     def _take(
-        self, run: RunState, task: int, found: Committed, data_only: Collection[str]
+        self, run: RunState, task: int, found: CommittedTask, data_only: Collection[str]
     ) -> Iterable[tuple[int, int, str]]:
         """Put a task's committed objects into the run; answers their numbers and sizes, and where they are now."""
         for number in run.task_objects[task]:
-            piece = found.pieces.get(self._identities.part_of(number))
+            piece = found.parts.get(self._identities.part_of(number))
             if piece is None or not run.wanted[number]:
                 continue
             if piece.data is not None:
@@ -143,9 +143,9 @@ class PriorRuns:
             elif piece.file is not None:
                 run.objects.put_file(number, piece.file, piece.nbytes)
             elif number in self._outputs:
-                run.objects.put_new(number, self._journal.read(piece))  # which puts it into a file
+                run.objects.put_new(number, self._journal.read_part(piece))  # which puts it into a file
             else:
-                run.objects.put_later(number, partial(self._journal.read, piece), piece.nbytes)
+                run.objects.put_later(number, partial(self._journal.read_part, piece), piece.nbytes)
             if piece.data_only or piece.host in data_only:
                 run.suspects[number] = piece.host
             yield number, piece.nbytes, CONTROLLER

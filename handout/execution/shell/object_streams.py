@@ -12,7 +12,7 @@ from typing import IO, Protocol
 
 from handout.protocol.frames import Buffer, ProtocolError
 from handout.protocol.session import Source
-from handout.transport.conversation import Wakeable
+from handout.transport.conversation import GrowingSource
 
 __all__ = ["BytesSource", "Fetches", "Gathered", "Relay", "Room", "Sink"]
 
@@ -156,7 +156,7 @@ class Gathered:
         self._claimed = 0
 
 
-class Relay(Wakeable):
+class Relay(GrowingSource):
     """A sink for one host's object that is another host's source, while it is still arriving.
 
     Args:
