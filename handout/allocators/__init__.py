@@ -1,12 +1,15 @@
-"""Who goes where: the protocol of allocators, what they see, and the built-in ones."""
+"""Placement as users see it: the protocol of allocators, what allocators are shown, and the built-in ones."""
 
 from __future__ import annotations
 
-from handout.allocators.builtin import first_available, load_balanced, locality
 from handout.allocators.contract import Allocator, builtin_name
 from handout.allocators.draft import Draft
-from handout.allocators.task import InputView, Task
-from handout.allocators.view import ClusterView, HostView, Link
+from handout.allocators.first_available import first_available
+from handout.allocators.host_view import HostView, Link, view_of_ledger
+from handout.allocators.load_balanced import load_balanced
+from handout.allocators.locality import locality
+from handout.allocators.task import InputView, Task, task_of_core
+from handout.allocators.view import ClusterView, view_of_core
 
 __all__ = [
     "Allocator",
@@ -20,4 +23,7 @@ __all__ = [
     "first_available",
     "load_balanced",
     "locality",
+    "task_of_core",
+    "view_of_core",
+    "view_of_ledger",
 ]

@@ -1,31 +1,55 @@
-"""What an allocator is: any async callable from a frontier and a view to placements."""
+"""The protocol of allocators: any async callable from a frontier and a view to placements."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from handout.allocators.task import Task
 from handout.allocators.view import ClusterView
 
-__all__ = ["Allocator", "builtin_name"]
+__all__ = ["Allocator", "builtin", "builtin_name"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Allocator(Protocol):
-    """Says which task goes to which host."""
+    """An async callable that says which task goes to which host.
+
+    Example:
+        >>> async def first_host(frontier, view):
+        ...     host = next(iter(view.hosts))
+        ...     return {task.id: host for task in frontier}
+    """
 
     async def __call__(self, frontier: Sequence[Task], view: ClusterView, /) -> Mapping[str, str]:
-        """Map ids of tasks to names of hosts; tasks that are left out wait.
+        """Choose hosts for tasks.
 
         Args:
-            frontier: Tasks that could run now, most urgent first.
-            view: The cluster as it is now; ``view.draft()`` does the arithmetic.
+            frontier: Tasks whose inputs all exist, most urgent first. At most ``max(256, 4 * free slots)`` of them.
+            view: The cluster at this moment. ``view.draft()`` keeps account of what the placements take.
+
+        Returns:
+            Names of hosts by task id. A task that is left out waits, and is offered again when something has changed.
+
+        Raises:
+            Exception: Any exception ends the run with an `AllocatorError` whose cause it is.
         """
         ...
 
 
+def builtin(allocator: _Function) -> _Function:
+    """Mark a function as an allocator whose rule the core applies itself, by the function's name.
+
+    The core never calls such a function. It can still be called from another allocator, for tasks that this one
+    has no opinion about.
+    """
+    allocator.builtin = allocator.__name__  # type: ignore[attr-defined]
+    return allocator
+
+
 def builtin_name(allocator: Allocator | None) -> str | None:
-    """The name under which the core runs a built-in allocator itself; None for any other one."""
+    """Return the name of the core's own rule for an allocator, or None for a custom allocator."""
     if allocator is None:
         return "locality"
     name = getattr(allocator, "builtin", None)

@@ -1,23 +1,22 @@
-"""An answer in the making: placements so far, and what they leave free."""
+"""An allocator's answer while it is being made: the placements so far, and what they leave free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
+from handout.allocators.host_view import HostView, free_ledger, offer_of
+from handout.allocators.task import Task, requirements_of
 from handout.errors import AllocatorError
 from handout.protocol.ledger import Ledger
 from handout.resources import nearest_name
-
-if TYPE_CHECKING:
-    from handout.allocators.task import Task
-    from handout.allocators.view import ClusterView
 
 __all__ = ["Draft"]
 
 
 class Draft(Mapping[str, str]):
-    """Placements by task id; return it from an allocator.
+    """Placements by task id, with an account of what they take. Make one with `ClusterView.draft`.
+
+    An allocator may return it as its answer.
 
     Example:
         >>> async def any_host(frontier, view):
@@ -28,18 +27,21 @@ class Draft(Mapping[str, str]):
         ...     return draft
     """
 
-    __slots__ = ("_ledgers", "_placed", "_shared", "_view", "ask_again_s")
+    __slots__ = ("_hosts", "_ledgers", "_placed", "_shared", "_shared_total", "ask_again_s")
 
-    def __init__(self, view: ClusterView) -> None:
-        self._view = view
+    ask_again_s: float | None
+    """Seconds after which the core asks the allocator again even if nothing happens; None: it need not."""
+
+    def __init__(self, hosts: Mapping[str, HostView], shared: Ledger, shared_total: Mapping[str, int]) -> None:
+        self._hosts = hosts
+        self._shared = shared
+        self._shared_total = shared_total
         self._placed: dict[str, str] = {}
         self._ledgers: dict[str, Ledger] = {}
-        self._shared: Ledger | None = None
-        #: When the allocator wants to be asked again though nothing has happened; None: it need not be.
-        self.ask_again_s: float | None = None
+        self.ask_again_s = None
 
     def fits(self, task: Task, host: str) -> bool:
-        """Whether the host has room for the task now, beside what has been placed.
+        """Return True if the host has room for the task now, beside the tasks placed so far.
 
         Raises:
             AllocatorError: The view has no such host.
@@ -47,9 +49,10 @@ class Draft(Mapping[str, str]):
         return self._variant(task, host) is not None
 
     def place(self, task: Task, host: str) -> None:
-        """Let the task run on the host.
+        """Place the task on the host.
 
-        Where it does not fit there now it waits there, if it is short, or comes back to the next frontier.
+        A task that does not fit there now waits on the host if it is short. Otherwise it comes back in the next
+        frontier.
 
         Raises:
             AllocatorError: The view has no such host.
@@ -58,44 +61,42 @@ class Draft(Mapping[str, str]):
         self._placed[task.id] = host
         if variant is None:
             return
-        need, shared = task.requirements[variant].needs(self._view.shared_total)
+        need, shared = requirements_of(task)[variant].needs(self._shared_total)
         self._ledger(host).claim(need)
         if shared:
-            self._shared_ledger().claim(shared)
+            self._shared.claim(shared)
 
     def ask_again(self, in_s: float) -> None:
-        """Ask for another request after a while, even if nothing happens until then."""
+        """Have the core ask again after ``in_s`` seconds, even if nothing happens until then.
+
+        Of several calls the shortest time counts. The core waits at least 0.01 s.
+        """
         if self.ask_again_s is None or in_s < self.ask_again_s:
             self.ask_again_s = max(0.0, in_s)
 
     def _variant(self, task: Task, host: str) -> int | None:
         """The first variant of the task's cost that is free on the host."""
         ledger = self._ledger(host)
-        offer, all_shared = self._view.hosts[host].offer, self._view.shared_total
-        for variant, requirement in enumerate(task.requirements):
-            need, shared = requirement.needs(all_shared)
-            if ledger.fits(need) and not requirement.lacks(offer, all_shared):
-                if not shared or self._shared_ledger().fits(shared):
+        offer = offer_of(self._hosts[host])
+        for variant, requirement in enumerate(requirements_of(task)):
+            need, shared = requirement.needs(self._shared_total)
+            if ledger.fits(need) and not requirement.lacks(offer, self._shared_total):
+                if not shared or self._shared.fits(shared):
                     return variant
         return None
 
     def _ledger(self, host: str) -> Ledger:
         ledger = self._ledgers.get(host)
         if ledger is None:
-            view = self._view.hosts.get(host)
+            view = self._hosts.get(host)
             if view is None:
-                nearest = nearest_name(host, self._view.hosts)
+                nearest = nearest_name(host, self._hosts)
                 raise AllocatorError(
                     f"the allocator asks for host {host!r}, which the view does not have.",
                     remedy=f"Did you mean {nearest!r}?" if nearest else "Take names from view.hosts.",
                 )
-            ledger = self._ledgers[host] = view.ledger()
+            ledger = self._ledgers[host] = free_ledger(view)
         return ledger
-
-    def _shared_ledger(self) -> Ledger:
-        if self._shared is None:
-            self._shared = self._view.shared_ledger()
-        return self._shared
 
     def __getitem__(self, id: str, /) -> str:
         return self._placed[id]

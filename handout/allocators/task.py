@@ -8,25 +8,32 @@ from typing import Any
 
 from handout.resources import Cost, CostLike, Requirement, as_costs, compile_cost
 
-__all__ = ["InputView", "Task"]
+__all__ = ["InputView", "Task", "requirements_of", "task_of_core"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class InputView:
-    """One input of a task: how large it is and where it lies.
+    """One input of a task: how large it is and which hosts have it.
 
     Args:
-        id: The function that makes it.
-        nbytes: Its size, None while it is still promised.
-        hosts: The hosts that have it.
+        id: Id of the task that makes it, or ``value-N`` for a value that the caller gave.
+        nbytes: Its size in bytes; None while it does not exist yet.
+        hosts: Names of the hosts that have it.
+
+    Example:
+        >>> InputView("load", nbytes=10**6, hosts={"node1"})
+        InputView('load', nbytes=1000000, hosts=['node1'])
     """
 
     __slots__ = ("hosts", "id", "nbytes")
 
     id: str
+    """Id of the task that makes it, or ``value-N`` for a value that the caller gave."""
     nbytes: int | None
+    """Its size in bytes; None while it does not exist yet."""
     hosts: frozenset[str]
+    """Names of the hosts that have it."""
 
     def __init__(self, id: str, *, nbytes: int | None = None, hosts: Iterable[str] = ()) -> None:
         self.id = id
@@ -38,19 +45,23 @@ class InputView:
 
 
 class Task:
-    """A task of the frontier. Read-only in spirit: changing it changes nothing.
+    """A task of the frontier. Changing one changes nothing in the run.
 
     Args:
-        id: The function's id.
-        cost: What it needs; a list of costs are variants, in order of preference.
-        inputs: What it takes from other functions.
-        priority: Higher goes first.
-        rank: How many tasks follow it on the longest way to an end.
-        expected_s: How long such a task takes, as far as that was seen.
-        waiting_s: For how long it has been ready.
+        id: The task's id.
+        cost: What it needs. A list of costs holds alternatives, in order of preference.
+        inputs: What it takes from other tasks.
+        priority: Tasks of a higher priority go first.
+        rank: How many tasks follow it on the longest path to an end of the graph.
+        expected_s: Seconds that calls of its function have taken, averaged; None before the first one has finished.
+        waiting_s: Seconds since its inputs exist and an allocator was first shown it.
         labels: What the graph's author attached to it.
-        not_on: Hosts where it has failed, or that just had no room for what its function makes or takes: to be avoided
-            where there are others.
+        not_on: Hosts to avoid while there are others: the task has failed there, or the host just had no room for what
+            the task's function makes or takes.
+
+    Example:
+        >>> Task("train", cost={"gpu": 1}, inputs=[InputView("load", nbytes=10**6, hosts={"node1"})])
+        <task 'train'>
     """
 
     __slots__ = (
@@ -67,15 +78,23 @@ class Task:
     )
 
     id: str
-    #: The very objects that were given; more than one: variants.
+    """The task's id."""
     cost: tuple[Cost, ...]
+    """What it needs: the very objects that were given, and alternatives where there is more than one."""
     inputs: Sequence[InputView]
+    """What it takes from other tasks."""
     priority: float
+    """Tasks of a higher priority go first."""
     rank: float
+    """How many tasks follow it on the longest path to an end of the graph."""
     expected_s: float | None
+    """Seconds that calls of its function have taken, averaged; None before the first one has finished."""
     waiting_s: float
+    """Seconds since its inputs exist and an allocator was first shown it."""
     labels: Mapping[str, Any]
+    """What the graph's author attached to it."""
     not_on: frozenset[str]
+    """Hosts to avoid while there are others."""
 
     def __init__(
         self,
@@ -101,19 +120,19 @@ class Task:
         self.not_on = frozenset(not_on)
         self._requirements: tuple[Requirement, ...] | None = None
 
-    @property
-    def requirements(self) -> tuple[Requirement, ...]:
-        """The costs, compiled."""
-        if self._requirements is None:
-            self._requirements = tuple(map(compile_cost, self.cost))
-        return self._requirements
-
-    @classmethod
-    def compiled(cls, id: str, requirements: tuple[Requirement, ...], **fields: Any) -> Task:
-        """A task whose costs have been compiled before."""
-        task = cls(id, cost=tuple(requirement.cost for requirement in requirements), **fields)
-        task._requirements = requirements
-        return task
-
     def __repr__(self) -> str:
         return f"<task {self.id!r}>"
+
+
+def requirements_of(task: Task) -> tuple[Requirement, ...]:
+    """Return a task's costs, compiled. A task that was made by hand compiles them at the first call."""
+    if task._requirements is None:
+        task._requirements = tuple(map(compile_cost, task.cost))
+    return task._requirements
+
+
+def task_of_core(id: str, requirements: tuple[Requirement, ...], **fields: Any) -> Task:
+    """Make a task whose costs were compiled before; ``fields`` are the other arguments of `Task`."""
+    task = Task(id, cost=tuple(requirement.cost for requirement in requirements), **fields)
+    task._requirements = requirements
+    return task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handout.allocators import ClusterView, HostView, InputView, Task
+from handout.allocators import ClusterView, HostView, InputView, Task, task_of_core, view_of_core, view_of_ledger
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
@@ -14,11 +14,11 @@ def cluster_view(world: World) -> ClusterView:
     """The hosts that may get work now."""
     hosts = [host for host in world.fleet.by_name.values() if host.open]
     rtt_s = {host.name: host.rtt_s for host in hosts}
-    return ClusterView.of_core(map(_host_view, hosts), world.now, world.fleet.shared, rtt_s)
+    return view_of_core(map(_host_view, hosts), world.now, world.fleet.shared, rtt_s)
 
 
 def _host_view(host: HostRecord) -> HostView:
-    return HostView.of_ledger(
+    return view_of_ledger(
         host.name,
         host.offer,
         host.ledger,
@@ -34,7 +34,7 @@ def task_view(world: World, run: Run, t: int, waiting_s: float) -> Task:
     expected_s = run.estimates.seconds[spec.fn[t]]
     names, profile = world.fleet.names, spec.profiles[spec.profile[t]]
     paused = [host.name for host in world.pausing if host.is_paused(profile, world.now)]
-    return Task.compiled(
+    return task_of_core(
         run.name_of(t),
         profile.requirements,
         inputs=[_input_view(world, run, o) for o in spec.inputs[t]],

@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from handout.allocators.host_view import offer_of
+from handout.allocators.task import requirements_of
 from handout.scheduler import Profile, RunSpec
 from handout.scheduler import events as ev
 from handout.scheduler.spec import Speculation
@@ -182,7 +184,7 @@ class Chaos(RuleBasedStateMachine):
 
     @staticmethod
     def covers(view: Any, task: Any, host: str) -> bool:
-        return any(not need.lacks(view.hosts[host].offer, view.shared_total) for need in task.requirements)
+        return any(not need.lacks(offer_of(view.hosts[host]), view._shared_total) for need in requirements_of(task))
 
     @invariant()
     def nothing_is_over_committed(self) -> None:

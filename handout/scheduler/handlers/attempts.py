@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from handout.protocol.ledger import Claim
 from handout.scheduler.handlers.replicas import bring, make_ready
-from handout.scheduler.state.hosts import HostRecord, Lingering, Need
+from handout.scheduler.state.hosts import AheadTask, HostRecord, Lingering, Need
 from handout.scheduler.state.runs import KEEP, Run
 from handout.scheduler.state.second_attempts import survive, swap
 from handout.scheduler.state.world import World
@@ -44,7 +44,7 @@ def hand(
         host.ahead_n += 1
         host.ahead_s += charge
         if not run.missing[t]:
-            host.ahead.append((run, t, attempt, world.now))
+            host.ahead.append(AheadTask(run.number, t, attempt, world.now))
     else:
         run.claims[t] = claim
     if need.variant:
@@ -71,7 +71,7 @@ def _may_be_followed(world: World, run: Run, t: int) -> None:
     host = world.fleet.at(run.host[t])
     followers = sum(len(run.consumers[o]) for o in run.objects_of(t))
     if host is not None and followers and (followers <= MAX_FOLLOWERS or len(world.fleet.by_name) == 1):
-        host.tips.append((run, t))
+        host.tips.append((run.number, t))
         world.tipped.add(host)
 
 
@@ -173,9 +173,11 @@ def promote(world: World, host: HostRecord) -> None:
     queue = host.ahead
     index = host.index
     while queue:
-        run, t, attempt, _ = queue[0]
+        number, t, attempt, _ = queue[0]
+        run = world.runs.get(number)
         if (
-            run.state[t] == State.HANDED
+            run is not None
+            and run.state[t] == State.HANDED
             and run.attempt[t] == attempt
             and run.host[t] == index
             and run.claims[t] is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handout.scheduler.state.hosts import HOME
+from handout.scheduler.state.hosts import HOME, AheadTask
 from handout.scheduler.state.runs import KEEP, OUTPUT, Run
 from handout.scheduler.state.world import World
 from handout.scheduler.states import State
@@ -45,7 +45,7 @@ def wake(world: World, run: Run, o: int, index: int) -> None:
             if not missing[c] and run.claims[c] is None:
                 host = world.fleet.at(at)
                 if host is not None:
-                    host.ahead.append((run, c, run.attempt[c], world.now))
+                    host.ahead.append(AheadTask(run.number, c, run.attempt[c], world.now))
                     world.dirty.add(host)
         elif s == _WAITING and not missing[c]:
             make_ready(world, run, c)

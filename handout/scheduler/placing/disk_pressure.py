@@ -48,9 +48,11 @@ def _take_back(world: World, host: HostRecord, profile: Profile, *, but: tuple[R
     """What waits for a claim on a host goes elsewhere, where there is an elsewhere; one of them has ended just now."""
     kept = []
     for entry in host.ahead:
-        run, t, attempt, _ = entry
+        t, attempt = entry.task, entry.attempt
+        run = world.runs.get(entry.run)
         if (
-            (run, t) != but
+            run is not None
+            and (run, t) != but
             and run.spec.profiles[run.spec.profile[t]] is profile
             and run.spec.allocator is not None
             and run.state[t] == State.HANDED

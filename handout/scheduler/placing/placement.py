@@ -238,7 +238,7 @@ def claim_on(
     world: World, lane: ReadyQueue, host: HostRecord, needs: tuple[Need, ...], t: int, slate: Candidates | None = None
 ) -> tuple[Need, Claim] | None:
     """Claim the first variant that is free on a host now, and what it takes of the shared amounts."""
-    if not may_have(world, lane, host) or (host.ahead and world.now - host.ahead[0][3] > PATIENCE_S):
+    if not may_have(world, lane, host) or (host.ahead and world.now - host.ahead[0].since_s > PATIENCE_S):
         return None
     for need in needs:
         if not need.host and host.handed >= MAX_FREE_TASKS:

@@ -8,26 +8,12 @@ other needs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from handout.scheduler.state.hosts import HostRecord, Need
+from handout.scheduler.state.runs import ReadyQueue
+from handout.scheduler.state.waiters import Waiters
+from handout.scheduler.state.world import World
 
-if TYPE_CHECKING:
-    from handout.scheduler.state.hosts import HostRecord, Need
-    from handout.scheduler.state.runs import ReadyQueue
-    from handout.scheduler.state.world import World
-
-__all__ = ["Waiters", "is_awaited", "look_anew", "note_waiting", "open_denied"]
-
-
-class Waiters:
-    """Those who wait for one host, alike ones together."""
-
-    __slots__ = ("alike", "seen")
-
-    def __init__(self) -> None:
-        #: How many of `World.waiting` have been looked at.
-        self.seen = 0
-        #: By what they lack there and by what they need: the priority of the most urgent one.
-        self.alike: dict[tuple[frozenset[str], frozenset[str]], float] = {}
+__all__ = ["is_awaited", "look_anew", "note_waiting", "open_denied"]
 
 
 def note_waiting(world: World, lane: ReadyQueue, priority: float) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from handout.scheduler.state.hosts import HostRecord
+from handout.scheduler.state.runs import ReadyQueue
 from handout.scheduler.state.timers import Wake
-
-if TYPE_CHECKING:
-    from handout.scheduler.state.hosts import HostRecord
-    from handout.scheduler.state.runs import ReadyQueue
-    from handout.scheduler.state.world import World
+from handout.scheduler.state.world import World
 
 __all__ = ["RESERVE_AFTER_S", "expire", "may_have", "note_blocked", "note_placed", "release"]
 

@@ -33,15 +33,16 @@ def hand_followers(world: World) -> None:
             continue
         held = []
         while host.tips:
-            run, t = host.tips[0]
+            number, t = host.tips[0]
+            run = world.runs.get(number)
             tip = _Tip.DONE
-            if _still_at(run, t, host) and run.spec.allocator is not None and not run.aborting:
+            if run is not None and _still_at(run, t, host) and run.spec.allocator is not None and not run.aborting:
                 tip = _hand_followers_of(world, run, t, host)
             if tip is _Tip.FULL:
                 break
             host.tips.popleft()
             if tip is _Tip.HELD:
-                held.append((run, t))  # others may be more urgent
+                held.append((number, t))  # others may be more urgent
         host.tips.extendleft(reversed(held))
         if not host.tips:
             world.tipped.discard(host)
@@ -127,24 +128,31 @@ def _recall_from(world: World, donor: HostRecord, takers: list[HostRecord]) -> N
     before = world.now - donor.target_s
     old, young = [], []
     for entry in donor.ahead:
-        run, t, attempt, handed = entry
-        if not _still_at(run, t, donor) or run.attempt[t] != attempt or run.claims[t] is not None or run.missing[t]:
+        number, t, attempt, since_s = entry
+        run = world.runs.get(number)
+        if (
+            run is None
+            or not _still_at(run, t, donor)
+            or run.attempt[t] != attempt
+            or run.claims[t] is not None
+            or run.missing[t]
+        ):
             continue
-        if handed > before:
+        if since_s > before:
             young.append(entry)
         else:
             old.append(entry)
-    movable = [entry for entry in old if _fits_any(world, entry[0], entry[1], takers)]
-    if young and not movable and any(_fits_any(world, entry[0], entry[1], takers) for entry in young):
-        world.timers.wake(max(young[0][3] + donor.target_s, world.now + donor.target_s * 0.1), Wake.RECALL)
+    movable = [entry for entry in old if _fits_any(world, world.runs[entry.run], entry.task, takers)]
+    if young and not movable and any(_fits_any(world, world.runs[entry.run], entry.task, takers) for entry in young):
+        world.timers.wake(max(young[0].since_s + donor.target_s, world.now + donor.target_s * 0.1), Wake.RECALL)
     if not movable:
         return
     spare = sum(host.slots - host.handed for host in takers)
     count = min(len(movable), max(1, -(-len(movable) * spare // (spare + donor.slots))))
-    taken = {(run.number, t) for run, t, _, _ in movable[-count:]}
-    for run, t, _, _ in movable[-count:]:
-        recall(world, run, t)
-    kept = [entry for entry in donor.ahead if (entry[0].number, entry[1]) not in taken]
+    taken = set(movable[-count:])
+    for entry in movable[-count:]:
+        recall(world, world.runs[entry.run], entry.task)
+    kept = [entry for entry in donor.ahead if entry not in taken]
     donor.ahead.clear()
     donor.ahead.extend(kept)
 

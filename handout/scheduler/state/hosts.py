@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from handout.protocol.ledger import Claim, Ledger
 from handout.resources.offer import Offer
 from handout.resources.units import PARTS
 from handout.scheduler.spec import CONTROLLER, Profile
 
-if TYPE_CHECKING:
-    from handout.scheduler.state.runs import ReadyQueue, Run
-
-__all__ = ["AHEAD_LIMIT", "CONTROLLER_INDEX", "HOME", "Fleet", "HostRecord", "Lingering", "Need", "Pause"]
+__all__ = ["AHEAD_LIMIT", "CONTROLLER_INDEX", "HOME", "AheadTask", "Fleet", "HostRecord", "Lingering", "Need", "Pause"]
 
 #: Tasks handed ahead to one host, at most.
 AHEAD_LIMIT = 1024
@@ -43,6 +40,16 @@ class Need:
         self.plain = {name: parts for name, parts in host.items() if parts and name not in self.devices}
         #: What it takes anything of.
         self.names = frozenset(name for name, parts in host.items() if parts)
+
+
+class AheadTask(NamedTuple):
+    """A task that was handed ahead and waits on its host for a claim."""
+
+    run: int
+    task: int
+    attempt: int
+    #: When it began to wait, in the core's time.
+    since_s: float
 
 
 class Lingering(NamedTuple):
@@ -114,23 +121,23 @@ class HostRecord:
         self.draining = False
         #: Whether the shell has been told that it may let a drained host go.
         self.released = False
-        #: The one lane that may have what becomes free here, or None.
-        self.reserved: ReadyQueue | None = None
+        #: The one ready queue that may have what becomes free here, or None. It is only compared by identity.
+        self.reserved: object | None = None
         #: What tasks that are believed to run have claimed.
         self.ledger = Ledger(offer.amounts, offer.devices)
         #: Tasks with its agent, ahead ones included.
         self.handed = 0
-        #: Handed ahead, inputs there, waiting for a claim: (run, task, attempt, when handed). Stale ones stay
-        #: until they come to the front.
-        self.ahead: deque[tuple[Run, int, int, float]] = deque()
+        #: Tasks that were handed ahead, have their inputs and wait for a claim. Stale entries stay until they come
+        #: to the front.
+        self.ahead: deque[AheadTask] = deque()
         #: Tasks without a claim: those in ``ahead`` and those whose inputs are still being made here.
         self.ahead_n = 0
         #: Their expected durations, summed.
         self.ahead_s = 0.0
         #: Whether it offers less than it once did: then more may be claimed than there is.
         self.shrunk = False
-        #: Handed tasks whose followers may be handed here too, first come first.
-        self.tips: deque[tuple[Run, int]] = deque()
+        #: Handed tasks, as (run, task), whose followers may be handed here too, first come first.
+        self.tips: deque[tuple[int, int]] = deque()
         #: Attempts that the core has given up and the agent has not confirmed the end of.
         self.lingering: dict[tuple[int, int, int], Lingering] = {}
         #: By profile: the variants that this host can ever cover.

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from handout.errors import InternalError
-
-if TYPE_CHECKING:
-    from handout.scheduler.state.runs import Run
+from handout.scheduler.spec import RunSpec
 
 __all__ = ["ranks_of"]
 
 
-def ranks_of(run: Run) -> tuple[list[int], list[int] | None, list[int] | None]:
-    """Rank the tasks of a run.
+def ranks_of(
+    spec: RunSpec,
+    missing: Sequence[int],
+    consumers: Sequence[Sequence[int]],
+    objects_of: Callable[[int], Sequence[int]],
+) -> tuple[list[int], list[int] | None, list[int] | None]:
+    """Rank the tasks of a run that has not begun.
 
-    Returns: Ranks by task (empty where no task has a follower); each task's place in the order; the task at
-        each place. The latter two are None where the order is that of the numbers.
+    Args:
+        spec: The run.
+        missing: By task: how many of its inputs a task of the run makes.
+        consumers: By object: the tasks that take it.
+        objects_of: Returns the objects that a task makes.
+
+    Returns:
+        Ranks by task, empty if no task has a follower; each task's place in the order; the task at each place. The
+        latter two are None if the order is that of the task numbers.
+
     Raises:
         InternalError: The graph has a cycle, which compiling it should have refused.
     """
-    spec = run.spec
     count = spec.count
-    rank = _critical_path(run) if any(run.missing) else []
+    rank = _critical_path(spec, missing, consumers, objects_of) if any(missing) else []
     if not rank and spec.priority is None:
         return rank, None, None
     priority = spec.priority or [0.0] * count
@@ -34,20 +44,25 @@ def ranks_of(run: Run) -> tuple[list[int], list[int] | None, list[int] | None]:
     return rank, order, at
 
 
-def _critical_path(run: Run) -> list[int]:
-    """The longest way, in tasks, from each task to an end."""
-    producer, inputs, consumers = run.spec.producer, run.spec.inputs, run.consumers
-    missing = list(run.missing)
+def _critical_path(
+    spec: RunSpec,
+    missing: Sequence[int],
+    consumers: Sequence[Sequence[int]],
+    objects_of: Callable[[int], Sequence[int]],
+) -> list[int]:
+    """The longest path, in tasks, from each task to an end of the graph."""
+    producer, inputs = spec.producer, spec.inputs
+    missing = list(missing)
     topological = [t for t, n in enumerate(missing) if not n]
     for t in topological:
-        for o in run.objects_of(t):
+        for o in objects_of(t):
             for c in consumers[o]:
                 missing[c] -= 1
                 if not missing[c]:
                     topological.append(c)
-    if len(topological) < run.spec.count:
-        raise InternalError(f"run {run.number} has a cycle among its tasks", remedy="Please report it.")
-    rank = [0] * run.spec.count
+    if len(topological) < spec.count:
+        raise InternalError("the graph of a run has a cycle among its tasks", remedy="Please report it.")
+    rank = [0] * spec.count
     for t in reversed(topological):
         above = rank[t] + 1
         for o in inputs[t]:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from handout.protocol.ledger import Claim
 from handout.scheduler.spec import RunSpec
 from handout.scheduler.state.estimates import Estimates
+from handout.scheduler.state.hosts import HostRecord, Need
 from handout.scheduler.state.pace import Pace
 from handout.scheduler.state.ranks import ranks_of
 from handout.scheduler.states import Outcome, State
 
-if TYPE_CHECKING:
-    from handout.protocol.ledger import Claim
-    from handout.scheduler.state.hosts import HostRecord, Need
-    from handout.scheduler.state.second_attempts import SecondAttempt
-
-__all__ = ["KEEP", "OUTPUT", "ReadyQueue", "ReadyQueueKey", "Run"]
+__all__ = ["KEEP", "OUTPUT", "ReadyQueue", "ReadyQueueKey", "Run", "SecondAttempt"]
 
 #: Flags of an object.
 OUTPUT, KEEP = 1, 2
 
 _NONE: tuple[int, ...] = ()
+
+
+class SecondAttempt(NamedTuple):
+    """What a run's columns hold of the present attempt, of the other one."""
+
+    host: int
+    attempt: int
+    claim: Claim | None
+    shared: Claim | None
+    variant: int
+    begun: bool
 
 
 class ReadyQueueKey(NamedTuple):
@@ -159,7 +167,7 @@ class Run:
         self.pace = None if spec.speculation is None else Pace(spec.profile, spec.speculation)
         self._link(count, objects)
         #: Critical path (tasks that still follow; empty where none does), each task's place, the task at each place.
-        self.rank, self.order, self.place_at = ranks_of(self)
+        self.rank, self.order, self.place_at = ranks_of(spec, self.missing, self.consumers, self.objects_of)
 
     def _task_columns(self, count: int) -> None:
         self.state = bytearray(count)

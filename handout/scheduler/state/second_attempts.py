@@ -5,24 +5,11 @@ The first to finish is the task's result, whichever it is; where one comes to an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-if TYPE_CHECKING:
-    from handout.protocol.ledger import Claim
-    from handout.scheduler.state.runs import Run
+from handout.scheduler.state.runs import Run, SecondAttempt
 
-__all__ = ["SecondAttempt", "set_aside", "survive", "swap"]
-
-
-class SecondAttempt(NamedTuple):
-    """What a run's columns hold of the present attempt, of the other one."""
-
-    host: int
-    attempt: int
-    claim: Claim | None
-    shared: Claim | None
-    variant: int
-    begun: bool
+__all__ = ["set_aside", "survive", "swap"]
 
 
 def set_aside(run: Run, t: int) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from handout.scheduler.state.hosts import Fleet, HostRecord
 from handout.scheduler.state.outbox import Outbox
+from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.timers import Timers
-
-if TYPE_CHECKING:
-    from handout.scheduler.placing.priority_guard import Waiters
-    from handout.scheduler.state.runs import ReadyQueue, Run
+from handout.scheduler.state.waiters import Waiters
 
 __all__ = ["World"]
 

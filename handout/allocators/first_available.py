@@ -1,0 +1,23 @@
+"""The built-in allocator that fills the hosts in the order of the inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from handout.allocators.contract import builtin
+from handout.allocators.ranked import place_by_rank
+from handout.allocators.task import Task
+from handout.allocators.view import ClusterView
+
+__all__ = ["first_available"]
+
+
+@builtin
+async def first_available(frontier: Sequence[Task], view: ClusterView, /) -> Mapping[str, str]:
+    """Place each task on the first host, in the order of the inventory, that has room for it.
+
+    Example:
+        >>> await handout.execute(graph, inventory=inventory, allocator=handout.first_available)
+    """
+    order = {name: number for number, name in enumerate(view.hosts)}
+    return place_by_rank(frontier, view, lambda task, host: (order[host],))

@@ -1,0 +1,47 @@
+"""What the built-in allocators share: place each task on the best host that has room for it, by a rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from handout.allocators.draft import Draft
+from handout.allocators.task import Task
+from handout.allocators.view import ClusterView
+
+__all__ = ["Load", "Rank", "place_by_rank"]
+
+#: Ranks one host for one task; the lowest tuple wins.
+Rank = Callable[[Task, str], tuple[float, ...]]
+
+
+class Load:
+    """Tasks per core of each host, including those that the draft has placed."""
+
+    def __init__(self, view: ClusterView) -> None:
+        self._tasks = {name: float(host.running) for name, host in view.hosts.items()}
+        self._cores = {name: max(1.0, float(host.total.amounts.get("cpu", 1))) for name, host in view.hosts.items()}
+
+    def of(self, host: str) -> float:
+        """Tasks per core of one host."""
+        return self._tasks[host] / self._cores[host]
+
+    def add(self, host: str) -> None:
+        """Count one more task on a host."""
+        self._tasks[host] += 1.0
+
+
+def place_by_rank(
+    frontier: Sequence[Task], view: ClusterView, rank: Rank, placed: Callable[[str], None] = lambda host: None
+) -> Draft:
+    """Place each task on the host of the lowest rank that has room for it.
+
+    Hosts in a task's ``not_on`` come last. ``placed`` is called with the host of each task that was placed.
+    """
+    draft = view.draft()
+    for task in frontier:
+        fitting = [host for host in view.hosts if draft.fits(task, host)]
+        if fitting:
+            host = min(fitting, key=lambda host: (host in task.not_on, *rank(task, host)))
+            draft.place(task, host)
+            placed(host)
+    return draft
