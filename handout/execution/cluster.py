@@ -27,6 +27,7 @@ from handout.resources import Host, Inventory, InventoryLike, as_host, as_invent
 from handout.scheduler import events as ev
 from handout.transport.launcher import Launcher
 from handout.transport.local_launcher import LocalLauncher
+from handout.transport.threads import in_thread
 from handout.transport.timings import Timings
 from handout.transport.uninterrupted import uninterrupted
 
@@ -335,19 +336,32 @@ class Cluster:
 
 
 class _Launchers:
-    """Makes launchers; asyncssh is imported only once a host is reached over SSH."""
+    """Makes the launcher of each host.
+
+    asyncssh is imported when the first host is reached over SSH, in a thread: the import takes 0.2 s of CPU time, and
+    several times that on a busy machine, for which the caller's event loop must not wait.
+    """
 
     def __init__(self) -> None:
-        self._logins: asyncio.Semaphore | None = None
+        self._make: Callable[[Host], Launcher] | None = None
+        #: Hosts start at the same time: one thread imports, and takes no more of the caller's executor.
+        self._importing = asyncio.Lock()
 
-    def __call__(self, host: Host) -> Launcher:
+    async def __call__(self, host: Host) -> Launcher:
         if host.is_local:
             return LocalLauncher()
-        from handout.transport.ssh_launcher import SshLauncher
+        async with self._importing:
+            if self._make is None:
+                self._make = await in_thread(_import_ssh_launcher)
+        return self._make(host)
 
-        if self._logins is None:
-            self._logins = SshLauncher.login_limit()
-        return SshLauncher(host, self._logins)
+
+def _import_ssh_launcher() -> Callable[[Host], Launcher]:
+    """Return what makes the launchers of hosts behind sshd; they share one limit of parallel logins."""
+    from handout.transport.ssh_launcher import SshLauncher
+
+    logins = SshLauncher.login_limit()
+    return lambda host: SshLauncher(host, logins)
 
 
 async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:

@@ -1,53 +1,80 @@
-"""Notices when the caller's event loop is blocked, and by what: hosts must not be blamed for it."""
+"""Notices when code blocks the event loop, and names that code: the hosts must not be blamed for the silence."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import sysconfig
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 __all__ = ["LoopMonitor"]
 
 logger = logging.getLogger("handout")
 
-#: Looks, and beats, in the time that is too long.
+#: Beats of the loop, and looks of the thread, within the limit.
 _BEATS = 4
 _PATHS = sysconfig.get_paths()
-#: Code that is not the caller's own.
-_NOT_THEIRS = tuple(
-    {_PATHS["stdlib"], _PATHS["purelib"], _PATHS["platlib"], str(Path(__file__).resolve().parents[1]), "<frozen"}
+_HANDOUT = str(Path(__file__).resolve().parents[1]) + os.sep
+_INSTALLED = tuple({_PATHS["purelib"] + os.sep, _PATHS["platlib"] + os.sep})
+_PYTHON = (_PATHS["stdlib"] + os.sep, "<frozen")
+#: Frames outside of these called the loop, and have nothing to do with what the loop calls. A loop in C, such as
+#: uvloop's, has no frame for its handles.
+_LOOP = (asyncio.Handle._run.__code__, asyncio.Runner.run.__code__)
+
+#: No code was seen at it.
+_UNSEEN = (
+    "although it executed nothing that could be seen: this process was stopped, or its interpreter was held by one "
+    "call of an extension module"
 )
 
 
-class LoopMonitor:
-    """Warns, once for each time, that the running loop was blocked for longer than ``limit_s``.
+class _Culprit(NamedTuple):
+    """The code that the loop's thread executed while a beat was overdue."""
 
-    The loop beats; a thread that finds a beat overdue looks where the loop's thread is.
+    #: When the loop had last beaten by then, by the monotonic clock.
+    beat_at: float
+    #: Whose code it is, with file and line, as the warning says it; ``""`` where the loop executed no callback.
+    blame: str
+    #: The caller of Handout can move the code into a thread.
+    is_callers: bool = False
+
+
+class LoopMonitor:
+    """Warns, once for each time, that code blocked the running loop for longer than ``limit_s``.
+
+    The loop beats. A thread that finds a beat overdue records the code that the loop's thread executes. The time that
+    the loop's thread was ready to run but had to wait for a processor does not count: no code of this process is to
+    blame for a busy machine.
 
     Args:
         limit_s: Seconds.
+        waited_s: Returns how many seconds the calling thread has waited for a processor so far.
     """
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float, waited_s: Callable[[], float] | None = None) -> None:
         self._limit_s = limit_s
+        self._waited_s = waited_s or _processor_wait_s
         self._period_s = limit_s / _BEATS
-        self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        #: When the loop last beat.
+        self._loop = asyncio.get_running_loop()
+        #: When the loop last beat, and how long its thread had waited for a processor by then.
         self._beat_at = time.monotonic()
-        #: Where it was found, and the beat that it had last made by then.
-        self._found = (0.0, "")
+        self._waited_at_beat_s = 0.0
+        self._culprit = _Culprit(0.0, "")
         self._timer: asyncio.TimerHandle | None = None
         self._ended = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="handout loop watch", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="handout loop monitor", daemon=True)
 
     def start(self) -> None:
         """Watch from now on; :meth:`stop` must follow."""
+        self._waited_at_beat_s = self._waited_s()
         self._beat()
         self._watcher.start()
 
@@ -59,39 +86,77 @@ class LoopMonitor:
         self._watcher.join()
 
     def _beat(self) -> None:
-        """On the loop: say so where this comes too late, once it is over and its length is known."""
-        now = time.monotonic()
-        late_s = now - self._beat_at - self._period_s
-        if late_s > self._limit_s:
-            beat_at, place = self._found
-            logger.warning(
-                "The event loop was blocked for %.3g s %s. Hosts were not heard meanwhile, and were not taken for "
-                "silent; longer than host_timeout_s, and they end what runs there. Put what blocks into a thread: "
-                "await asyncio.to_thread(...).",
-                late_s,
-                f"at {place}"
-                if beat_at == self._beat_at
-                else "where nobody could look: this process was stopped, "
-                "or its interpreter was held by one call of an extension module",
-            )
-        self._beat_at = now
+        """On the loop: warn about an overdue beat when it comes, because only then the length is known."""
+        now, waited_s = time.monotonic(), self._waited_s()
+        blocked_s = now - self._beat_at - self._period_s - (waited_s - self._waited_at_beat_s)
+        if blocked_s > self._limit_s:
+            self._warn(blocked_s)
+        self._beat_at, self._waited_at_beat_s = now, waited_s
         self._timer = self._loop.call_later(self._period_s, self._beat)
+
+    def _warn(self, blocked_s: float) -> None:
+        culprit = self._culprit if self._culprit.beat_at == self._beat_at else _Culprit(self._beat_at, "")
+        logger.warning(
+            "The event loop was blocked for %.3g s %s. Handout could not hear its hosts meanwhile, and did not take "
+            "them for silent. A host that does not hear from Handout for host_timeout_s ends the tasks that it runs.%s",
+            blocked_s,
+            f"by {culprit.blame}" if culprit.blame else _UNSEEN,
+            " Move the blocking call into a thread: await asyncio.to_thread(...)." if culprit.is_callers else "",
+        )
 
     def _watch(self) -> None:
         """In the thread: look once for each beat that is overdue."""
         while not self._ended.wait(self._period_s):
             beat_at = self._beat_at
-            if time.monotonic() - beat_at > self._limit_s / 2 and self._found[0] != beat_at:
-                self._found = (beat_at, _place(sys._current_frames().get(self._thread)))
+            if time.monotonic() - beat_at > self._limit_s / 2 and self._culprit.beat_at != beat_at:
+                self._culprit = _find_culprit(beat_at, sys._current_frames().get(self._thread))
 
 
-def _place(innermost: FrameType | None) -> str:
-    """``file:line (function)`` of the caller's own code that a thread is in; of any where none of it is."""
+def _find_culprit(beat_at: float, innermost: FrameType | None) -> _Culprit:
+    """Return the code to blame for an overdue beat, given what the loop's thread executes.
+
+    The caller's code is to blame for the libraries that it calls, and Handout for what it calls and imports itself.
+    """
+    frames = list(_frames_of_callback(innermost))
+    owners = [_owner(frame) for frame in frames]
+    for frame, owner in zip(frames, owners, strict=True):
+        if owner == "your code":
+            return _Culprit(beat_at, f"your code at {_place(frame)}", is_callers=True)
+        if owner == "Handout":
+            callers = [_place(each) for each, other in zip(frames, owners, strict=True) if other == "your code"]
+            called = f", called at {callers[0]}" if callers else ""
+            return _Culprit(beat_at, f"Handout's own code at {_place(frame)}{called}")
+    packages = [f"{owner} at {_place(frame)}" for frame, owner in zip(frames, owners, strict=True) if owner]
+    return _Culprit(beat_at, packages[0] if packages else "")
+
+
+def _frames_of_callback(innermost: FrameType | None) -> Iterator[FrameType]:
+    """Yield the frames below the event loop's own, innermost first."""
     frame = innermost
-    while frame is not None and frame.f_code.co_filename.startswith(_NOT_THEIRS):
-        # What called the loop has nothing to do with what the loop called.
-        frame = None if frame.f_code is asyncio.Handle._run.__code__ else frame.f_back
-    frame = frame or innermost
-    if frame is None:
-        return "an unknown place"
+    while frame is not None and frame.f_code not in _LOOP:
+        yield frame
+        frame = frame.f_back
+
+
+def _owner(frame: FrameType) -> str:
+    """Return whose code a frame executes; ``""`` for Python's own."""
+    file = frame.f_code.co_filename
+    if file.startswith(_HANDOUT):
+        return "Handout"
+    for folder in _INSTALLED:
+        if file.startswith(folder):
+            return f"the package {Path(file[len(folder) :]).parts[0].removesuffix('.py')}"
+    return "" if file.startswith(_PYTHON) else "your code"
+
+
+def _place(frame: FrameType) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
+
+
+def _processor_wait_s() -> float:
+    """Return the seconds that the calling thread has been ready to run without a processor; 0.0 where unknown."""
+    try:
+        with open("/proc/thread-self/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError):  # not Linux, or a kernel without this account
+        return 0.0

@@ -1,14 +1,21 @@
-"""A blocked event loop in the caller's own program: named, once, with where it was."""
+"""A blocked event loop: the warning names the code that blocked it, once, and blames no code for a busy machine."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import handout
 from handout import Cluster, Timings
 from handout.execution.loop_monitor import LoopMonitor
 
@@ -20,7 +27,7 @@ def blocking(seconds: float) -> None:
 
 
 async def beaten(watch: LoopMonitor) -> None:
-    """Until the loop has beaten, and so said what it has to say."""
+    """Wait until the loop has beaten, and so has warned of what blocked it."""
     beat_at = watch._beat_at
     async with asyncio.timeout(10):
         while watch._beat_at == beat_at:
@@ -40,7 +47,8 @@ async def test_a_blocked_loop_is_told_once_with_its_length_and_the_line_of_the_c
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("handout", logging.WARNING)
     line = blocking.__code__.co_firstlineno + 1
-    assert f"at {__file__}:{line} (blocking)" in record.getMessage()
+    assert f" s by your code at {__file__}:{line} (blocking). " in record.getMessage()
+    assert "asyncio.to_thread" in record.getMessage()
     told_s = float(record.getMessage().split("blocked for ")[1].split(" s ")[0])
     assert told_s > 2 * LIMIT_S
 
@@ -58,6 +66,170 @@ async def test_the_line_is_the_callers_own_not_that_of_a_library_that_it_called(
     assert "threading.py" not in caplog.text
 
 
+def module_at(file: Path, source: str) -> ModuleType:
+    """A module whose code says that it comes from that file."""
+    module = ModuleType(file.stem)
+    exec(compile(source, str(file), "exec"), module.__dict__)
+    return module
+
+
+async def warning_of(block: Callable[[], object], caplog: pytest.LogCaptureFixture) -> str:
+    """What is said when the loop calls that, and nothing of the caller's is between."""
+    watch = LoopMonitor(LIMIT_S)
+    watch.start()
+    await beaten(watch)
+    asyncio.get_running_loop().call_soon(block)
+    await beaten(watch)
+    watch.stop()
+    (record,) = caplog.records
+    return record.getMessage()
+
+
+IMPORTING = """
+def load():
+    import importlib.util, time
+    time.sleep(0.6)
+def call(function):
+    function()
+"""
+
+
+async def test_an_import_of_handouts_own_is_not_said_to_be_the_callers(caplog: pytest.LogCaptureFixture) -> None:
+    file = Path(handout.__file__).parent / "execution" / "played.py"
+    message = await warning_of(module_at(file, IMPORTING).load, caplog)
+    assert f" s by Handout's own code at {file}:4 (load). " in message
+    assert "your code" not in message
+    assert "to_thread" not in message
+
+
+async def test_a_module_that_the_caller_imports_from_handout_is_handouts(caplog: pytest.LogCaptureFixture) -> None:
+    file = Path(handout.__file__).parent / "execution" / "played.py"
+    module = module_at(file, IMPORTING)
+
+    def use() -> None:
+        module.load()
+
+    message = await warning_of(use, caplog)
+    assert f" s by Handout's own code at {file}:4 (load), called at {__file__}:{use.__code__.co_firstlineno + 1} (" in (
+        message
+    )
+
+
+async def test_an_allocator_of_the_callers_is_the_callers_though_handout_calls_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    module = module_at(Path(handout.__file__).parent / "execution" / "played.py", IMPORTING)
+    message = await warning_of(lambda: module.call(lambda: blocking(3 * LIMIT_S)), caplog)
+    assert f" s by your code at {__file__}:{blocking.__code__.co_firstlineno + 1} (blocking). " in message
+
+
+async def test_a_package_that_nobody_of_these_called_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    file = Path(pytest.__file__).parents[1] / "somelibrary" / "core.py"
+    message = await warning_of(module_at(file, IMPORTING).load, caplog)
+    assert f" s by the package somelibrary at {file}:4 (load). " in message
+    assert "to_thread" not in message
+
+
+async def test_time_without_a_processor_is_not_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """The same sleep stands for two machines: one that ran other processes all the while, and one that ran a part."""
+    at = 0.0
+
+    def waited_s() -> float:
+        return at
+
+    watch = LoopMonitor(LIMIT_S, waited_s)
+    watch.start()
+    await beaten(watch)
+    at = 3 * LIMIT_S
+    blocking(3 * LIMIT_S)
+    await beaten(watch)
+    assert caplog.records == []
+    at += LIMIT_S
+    blocking(4 * LIMIT_S)
+    await beaten(watch)
+    watch.stop()
+    (record,) = caplog.records
+    told_s = float(record.getMessage().split("blocked for ")[1].split(" s ")[0])
+    assert told_s > 2 * LIMIT_S
+
+
+LOOPS = """
+import asyncio, logging, os, sys, time
+from handout.execution.loop_monitor import LoopMonitor, _processor_wait_s
+
+logging.basicConfig(format="%(message)s")
+
+def starved(cpu):
+    # One that may run on one processor only, which a busy loop of higher priority has.
+    os.sched_setaffinity(0, {cpu})
+    os.nice(15)
+    until = _processor_wait_s() + 1.0
+    while _processor_wait_s() < until:
+        pass
+
+def busy(cpu):
+    until = time.thread_time() + 1.0
+    while time.thread_time() < until:
+        pass
+
+async def main():
+    watch = LoopMonitor(0.4)
+    watch.start()
+    await asyncio.sleep(0.3)
+    globals()[sys.argv[1]](int(sys.argv[2]))
+    await asyncio.sleep(0.3)
+    watch.stop()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="the system does not say what waited")
+@pytest.mark.parametrize("name", ["starved", "busy"])
+def test_a_process_that_the_machine_does_not_run_is_not_said_to_be_blocked(name: str) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    pinned = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    rival = subprocess.Popen([sys.executable, "-c", pinned])
+    try:
+        command = [sys.executable, "-c", LOOPS, name, str(cpu)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    finally:
+        rival.kill()
+        rival.wait()
+    assert ("The event loop was blocked for" in done.stderr) == (name == "busy"), done.stderr
+
+
+SLOW_IMPORT = """
+import asyncio, sys, threading, time
+import handout
+
+class Slowly:
+    # Stands for a busy machine, where the import takes long.
+    def find_spec(self, name, path=None, target=None):
+        if name == "asyncssh":
+            print("imported by", threading.current_thread().name)
+            time.sleep(1.5)
+
+async def main():
+    cluster = handout.Cluster([handout.Host("x", address="127.0.0.1", port=1)])
+    sys.meta_path.insert(0, Slowly())
+    try:
+        await cluster.open()
+    except handout.HostUnreachableError:
+        print("unreachable")
+
+asyncio.run(main())
+"""
+
+
+def test_asyncssh_is_imported_in_a_thread_of_its_own() -> None:
+    done = subprocess.run([sys.executable, "-c", SLOW_IMPORT], capture_output=True, text=True, check=True, timeout=100)
+    said = done.stdout.splitlines()
+    assert said[0].startswith("imported by asyncio_")
+    assert said[1:] == ["unreachable"]
+    assert "event loop was blocked" not in done.stderr
+
+
 async def test_a_loop_that_is_merely_busy_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
     watch = LoopMonitor(10 * LIMIT_S)
     watch.start()
@@ -70,7 +242,7 @@ async def test_a_loop_that_is_merely_busy_is_told_nothing(caplog: pytest.LogCapt
 
 async def test_its_thread_is_there_as_long_as_the_cluster() -> None:
     def threads() -> list[str]:
-        return [t.name for t in threading.enumerate() if t.name == "handout loop watch"]
+        return [t.name for t in threading.enumerate() if t.name == "handout loop monitor"]
 
     async with Cluster(timings=Timings()):
         assert len(threads()) == 1

@@ -168,7 +168,7 @@ class Watched:
         await until(lambda: _descriptors() == descriptors, 2.0)
         if not self.stays:
             assert [path.name for path in self.folder.glob("handout-*")] == []
-            assert all(thread.name != "handout loop watch" for thread in threading.enumerate())
+            assert all(thread.name != "handout loop monitor" for thread in threading.enumerate())
             # A supervisor closes its connection while it exits.
             await until(lambda: not _processes(self.folder), 5.0)
         return in_time

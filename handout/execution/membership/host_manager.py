@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -54,7 +54,7 @@ class HostManager:
     Args:
         host: The inventory's entry.
         driver: What is told when it joins or leaves.
-        launcher: Makes a way to start its agent.
+        launcher: Makes the launcher that starts the agent and connects to it.
         timings: What silence means.
         tracker: Asked what it offers, when it joins and then every ``interval_s``, or None.
         interval_s: See there.
@@ -67,7 +67,7 @@ class HostManager:
         self,
         host: Host,
         driver: Driver,
-        launcher: Callable[[], Launcher],
+        launcher: Callable[[], Awaitable[Launcher]],
         timings: Timings,
         tracker: Tracker | None,
         interval_s: float,
@@ -223,7 +223,7 @@ class HostManager:
         """Start an agent or go on with one, connect, and tell the core what the host offers."""
         found = await self._adopt()
         self._check_wanted()
-        link = self._link or self._new_link()
+        link = self._link or await self._new_link()
         try:
             started = link.started if found is not None else await link.open()
             assert started is not None
@@ -257,8 +257,10 @@ class HostManager:
         if self._stopping:
             raise release_error(self.host.name)
 
-    def _new_link(self) -> AgentLink:
-        link = AgentLink(self.host.name, self.host.python, self._launcher(), self._timings, self._heard, self._suspect)
+    async def _new_link(self) -> AgentLink:
+        launcher = await self._launcher()
+        self._check_wanted()
+        link = AgentLink(self.host.name, self.host.python, launcher, self._timings, self._heard, self._suspect)
         self._link = link
         return link
 
@@ -270,11 +272,11 @@ class HostManager:
         known, self._known = self._known, None
         if known is None:
             return None
-        link = self._new_link()
-        peer = self._peer = self._new_peer(link)
+        link, found = None, None
         adoption = self._adoption = Takeover()
-        found = None
         try:
+            link = await self._new_link()
+            peer = self._peer = self._new_peer(link)
             async with asyncio.timeout(_ADOPTION_LIMIT_S):
                 await link.take_over(known.started, known.token, _ADOPTION_LIMIT_S)
                 answer = await adoption.found
@@ -285,8 +287,9 @@ class HostManager:
         finally:
             if found is None:
                 self._link = self._peer = self._adoption = None
-                with anyio.CancelScope(shield=True):
-                    await link.abandon()
+                if link is not None:
+                    with anyio.CancelScope(shield=True):
+                        await link.abandon()
                 self._adopted(self.host.name, None)
         return found
 
