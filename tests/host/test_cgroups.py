@@ -1,4 +1,4 @@
-"""Control groups: what they hold, what they leave behind, and where they may be made."""
+"""Control groups: the limits that they hold, how they are removed, and where a run may make them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,22 @@ MB = 1 << 20
 
 @pytest.fixture
 def made() -> Iterator[ControlGroups]:
-    """Groups of this test."""
-    found = ControlGroups.for_run(f"handout-test-{os.getpid()}")
-    found.make()
-    if len(found.folders) == 0:
-        pytest.skip(
-            "no control group can be made here: that takes the superuser, or a part of the tree handed to this user"
-        )
-    yield found
-    found.remove()
-    assert not any(os.path.exists(folder) for folder in found.folders)
+    """The control groups of this test."""
+    groups = ControlGroups.for_run(f"handout-test-{os.getpid()}")
+    groups.make()
+    if len(groups.folders) == 0:
+        pytest.skip("this user may make no control group: that takes the superuser, or a delegated part of the tree")
+    yield groups
+    groups.remove()
+    assert not any(os.path.exists(folder) for folder in groups.folders)
 
 
-def in_a_fork(deed: Callable[[], int]) -> tuple[int, int]:
-    """Run something in a copy of this process; what it returned, 0 to 100, or -1, and the signal that it died of."""
+def in_a_fork(body: Callable[[], int]) -> tuple[int, int]:
+    """Run a function in a fork. Return its result from 0 to 100 and 0, or -1 and the signal that killed the fork."""
     pid = os.fork()
     if pid == 0:
         try:
-            os._exit(deed())
+            os._exit(body())
         finally:
             os._exit(101)
     status = os.waitpid(pid, 0)[1]
@@ -47,7 +45,7 @@ def in_a_fork(deed: Callable[[], int]) -> tuple[int, int]:
 
 def test_workers_fork_up_to_their_limit_and_no_further(made: ControlGroups) -> None:
     if not made.limit_processes(64):
-        pytest.skip("no controller of processes here")
+        pytest.skip("this user may use no pids controller")
 
     def enter_and_fork() -> int:
         made.join_workers()
@@ -56,33 +54,33 @@ def test_workers_fork_up_to_their_limit_and_no_further(made: ControlGroups) -> N
     assert in_a_fork(enter_and_fork) == (63, 0)
 
 
-def limit_memory(made: ControlGroups, limit: int) -> str:
+def memory_group(made: ControlGroups, limit: int) -> str:
     group = made.add_memory_group("w1", limit)
     if group is None:
-        pytest.skip("no controller of memory here")
+        pytest.skip("this user may use no memory controller")
     return group
 
 
-def test_the_kernel_kills_what_takes_more_than_its_group_may(made: ControlGroups) -> None:
+def test_the_kernel_kills_a_process_that_takes_more_than_its_group_may(made: ControlGroups) -> None:
     limit = 16 * MB
-    group = limit_memory(made, limit)
+    group = memory_group(made, limit)
 
-    def hoard() -> int:
+    def allocate() -> int:
         MemoryGroup(group, limit)
         held = bytearray(b"x" * cgroups.kernel_limit(limit))
         return len(held) % 7
 
-    assert in_a_fork(hoard) == (-1, signal.SIGKILL)
-    # A group that dies together may count one of its processes twice.
+    assert in_a_fork(allocate) == (-1, signal.SIGKILL)
+    # With memory.oom.group the kernel may count one of the group's processes twice.
     assert (kills_in(group) or 0) >= 1
     assert cgroups.killed_at_limit(group)
     cgroups.remove_empty(group)
     assert not os.path.exists(group)
 
 
-def test_a_result_that_is_written_into_memory_is_no_part_of_the_limit(made: ControlGroups) -> None:
+def test_a_result_that_is_written_into_memory_does_not_count_against_the_limit(made: ControlGroups) -> None:
     limit = 16 * MB
-    group = limit_memory(made, limit)
+    group = memory_group(made, limit)
     fd = os.memfd_create("store")
 
     def write_results() -> int:
@@ -100,7 +98,7 @@ def test_a_result_that_is_written_into_memory_is_no_part_of_the_limit(made: Cont
     os.close(fd)
 
 
-def test_what_is_still_in_a_group_is_killed_with_it(made: ControlGroups) -> None:
+def test_processes_that_are_still_in_a_group_are_killed_when_it_is_removed(made: ControlGroups) -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -121,7 +119,7 @@ def test_what_is_still_in_a_group_is_killed_with_it(made: ControlGroups) -> None
     assert not any(os.path.exists(folder) for folder in made.folders)
 
 
-def test_groups_that_tasks_made_below_theirs_go_with_them(made: ControlGroups) -> None:
+def test_groups_that_tasks_made_below_a_runs_groups_are_removed_with_them(made: ControlGroups) -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -142,7 +140,7 @@ def test_groups_that_tasks_made_below_theirs_go_with_them(made: ControlGroups) -
     assert not any(os.path.exists(folder) for folder in made.folders)
 
 
-def test_members_that_another_container_has_are_not_ours(tmp_path: Path) -> None:
+def test_members_of_another_container_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").write_text("0\n12\n")
     assert cgroups._members(str(tmp_path)) == [12]
 
@@ -175,24 +173,24 @@ def test_without_groups_nothing_is_limited_and_nothing_fails() -> None:
         ("/sys/fs/cgroup/handout-0-x/", False),
     ],
 )
-def test_only_what_can_be_a_runs_folder_is_removed_on_somebodys_word(path: str, ours: bool) -> None:
+def test_a_path_read_from_a_lock_is_removed_only_if_it_can_be_a_runs_folder(path: str, ours: bool) -> None:
     assert cgroups.is_run_folder(path, "handout-0-") is ours
 
 
 class Tree:
-    """Folders that look like the unified hierarchy."""
+    """A folder tree with the files of the unified hierarchy."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
         self._monkeypatch = monkeypatch
         monkeypatch.setattr(cgroups, "_ROOT", str(root))
-        self.add("", passed_on="cpu memory pids")
+        self.add("", enabled_below="cpu memory pids")
 
-    def add(self, path: str, passed_on: str = "", **files: str) -> None:
+    def add(self, path: str, enabled_below: str = "", **files: str) -> None:
         folder = self.root / path
         folder.mkdir(exist_ok=True)
         (folder / "cgroup.controllers").write_text("cpu memory pids\n")
-        (folder / "cgroup.subtree_control").write_text(passed_on + "\n")
+        (folder / "cgroup.subtree_control").write_text(enabled_below + "\n")
         for name, text in files.items():
             (folder / name.replace("_", ".")).write_text(text + "\n")
 
@@ -206,26 +204,26 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     return Tree(tmp_path, monkeypatch)
 
 
-def test_a_group_that_passes_its_controllers_on_has_the_runs_below_it(tree: Tree) -> None:
-    tree.add("mine", passed_on="memory pids")
+def test_a_runs_groups_lie_below_a_group_that_enables_controllers_for_its_children(tree: Tree) -> None:
+    tree.add("mine", enabled_below="memory pids")
     assert tree.bases("/") == {"pids": "", "memory": ""}
     assert tree.bases("/mine") == {"pids": "/mine", "memory": "/mine"}
 
 
-def test_a_login_has_them_beside_it(tree: Tree) -> None:
-    tree.add("slice", passed_on="pids")
+def test_a_runs_groups_lie_beside_the_group_of_a_login(tree: Tree) -> None:
+    tree.add("slice", enabled_below="pids")
     tree.add("slice/session", memory_max="max", pids_max="max", cpu_max="max 100000")
     assert tree.bases("/slice/session") == {"pids": "/slice"}
 
 
 @pytest.mark.parametrize("file", [{"memory_max": "1000000"}, {"cpu_max": "50000 100000"}, {"pids_max": "100"}])
-def test_what_is_limited_itself_does_not_escape(tree: Tree, file: dict[str, str]) -> None:
-    tree.add("slice", passed_on="memory pids")
+def test_a_run_does_not_escape_the_limits_of_its_login(tree: Tree, file: dict[str, str]) -> None:
+    tree.add("slice", enabled_below="memory pids")
     tree.add("slice/session", **file)
     assert tree.bases("/slice/session") == {}
 
 
-def test_where_nothing_is_passed_on_there_are_none(tree: Tree) -> None:
+def test_without_enabled_controllers_a_run_has_no_groups(tree: Tree) -> None:
     tree.add("slice")
     tree.add("slice/session")
     assert tree.bases("/slice/session") == {}

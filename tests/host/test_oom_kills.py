@@ -1,4 +1,4 @@
-"""Whose death a kill for lack of memory explains."""
+"""Which deaths of workers are matched with an out-of-memory kill."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from handout.host.system import oom_kills
 
 
 class Counter:
-    """What the kernel says."""
+    """The kernel's count of kills."""
 
     def __init__(self, kills: int | None) -> None:
         self.kills = kills
 
-    def __call__(self, workers: str | None) -> int | None:
+    def __call__(self, group: str | None) -> int | None:
         return self.kills
 
 
@@ -24,14 +24,14 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     return made
 
 
-def test_each_kill_explains_one_death(counter: Counter) -> None:
+def test_each_kill_matches_one_death(counter: Counter) -> None:
     kills = oom_kills.OomKills()
     assert kills.claim() is False
     counter.kills = 7
     assert [kills.claim() for _ in range(3)] == [True, True, False]
 
 
-def test_a_kill_of_long_ago_explains_nothing(counter: Counter) -> None:
+def test_an_old_kill_matches_no_death(counter: Counter) -> None:
     kills = oom_kills.OomKills()
     counter.kills = 6
     for now in (10.0, 11.0, 12.5):
@@ -39,7 +39,7 @@ def test_a_kill_of_long_ago_explains_nothing(counter: Counter) -> None:
     assert kills.claim() is False
 
 
-def test_a_kill_of_a_moment_ago_still_does_after_a_look(counter: Counter) -> None:
+def test_a_recent_kill_still_matches_after_a_refresh(counter: Counter) -> None:
     kills = oom_kills.OomKills()
     counter.kills = 6
     kills.refresh(10.0)
@@ -48,11 +48,11 @@ def test_a_kill_of_a_moment_ago_still_does_after_a_look(counter: Counter) -> Non
     assert kills.claim() is False
 
 
-def test_where_nobody_counts_nobody_knows(counter: Counter) -> None:
+def test_without_a_count_the_answer_is_unknown(counter: Counter) -> None:
     counter.kills = None
     assert oom_kills.OomKills().claim() is None
 
 
-def test_this_machine_says_something_or_nothing() -> None:
+def test_this_machine_counts_kills_or_says_that_it_does_not() -> None:
     found = oom_kills.count_kills()
     assert found is None or found >= 0

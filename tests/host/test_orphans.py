@@ -1,4 +1,4 @@
-"""What is left of runs that were killed: what is taken for it, and how it is removed."""
+"""Orphans: which folders and processes are taken for those of a killed run, and how they are removed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from handout.host.system import orphans, processes
 from handout.transport.bootstrap import Bootstrap
 from handout.transport.local_launcher import LocalLauncher
 
-pytestmark = pytest.mark.skipif(not processes.LINUX, reason="only Linux shows what a process carries")
+pytestmark = pytest.mark.skipif(
+    not processes.LINUX, reason="only Linux shows the environment and the mappings of a process"
+)
 
-#: Begins to remove what is left beside a folder, with few descriptors.
+#: Begins to remove the orphans beside a folder, with few descriptors.
 BEGIN = """
 import resource, sys
 from handout.host.system import orphans
@@ -28,20 +30,20 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 orphans.remove_in_background(sys.argv[1] + "/own", sys.argv[1] + "/stores", 0)
 """
 
-#: Locks folders, and says of how many that is written down, and how many of them are found although they are held.
+#: Locks folders. Prints how many locks are written, and how many locked folders are found as orphans.
 LOCK = """
 import os, sys
 from handout.host.system import orphans
 for folder in sys.argv[1:]:
     orphans.lock(folder)
 locked = sum(open(folder + "/.lock", "rb").read().endswith(b"\\0" + os.fsencode(folder)) for folder in sys.argv[1:])
-print(locked, "are locked,", len(orphans.find([os.path.dirname(sys.argv[1])])), "are left")
+print(locked, "are locked,", len(orphans.find([os.path.dirname(sys.argv[1])])), "are orphans")
 """
 
 
 @pytest.fixture
 def base() -> Iterator[Path]:
-    """An empty folder of which no other run knows."""
+    """An empty folder that no other run looks in."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
@@ -52,8 +54,8 @@ def named(base: Path, name: str) -> Path:
     return folder
 
 
-def left(base: Path, name: str) -> Path:
-    """A folder as a run leaves it that was killed."""
+def orphan(base: Path, name: str) -> Path:
+    """A folder as a killed run leaves it."""
     folder = named(base, name)
     subprocess.run(
         [sys.executable, "-c", f"from handout.host.system.orphans import lock; lock({str(folder)!r})"], check=True
@@ -68,21 +70,21 @@ def wait_until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def test_what_nobody_holds_is_found_once(base: Path) -> None:
-    killed = left(base, "killed")
+def test_an_orphan_is_found_once(base: Path) -> None:
+    killed = orphan(base, "killed")
     (found,) = orphans.find([str(base)])
     assert (found.folder, found.run, found.groups) == (str(killed), str(killed), [])
-    assert orphans.find([str(base)]) == []  # it is held by whoever found it
+    assert orphans.find([str(base)]) == []  # the first call holds its lock
     os.close(found.fd)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder", "empty"])
-def test_what_only_looks_like_a_lock_says_nothing_and_holds_nobody_up(base: Path, kind: str) -> None:
+def test_a_folder_with_a_false_lock_is_no_orphan_and_delays_nothing(base: Path, kind: str) -> None:
     folder, lock = named(base, "odd"), base / f"{orphans.folder_prefix()}odd" / ".lock"
     if kind == "pipe":
         os.mkfifo(lock)
     elif kind == "link":
-        other = left(base, "other")
+        other = orphan(base, "other")
         other.rename(base / "renamed")
         lock.symlink_to(base / "renamed" / ".lock")
     elif kind == "folder":
@@ -95,15 +97,15 @@ def test_what_only_looks_like_a_lock_says_nothing_and_holds_nobody_up(base: Path
     assert folder.exists()
 
 
-def test_nothing_of_another_users_is_opened(base: Path) -> None:
+def test_nothing_of_another_user_is_opened(base: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to give a folder away")
-    folder = left(base, "evil")
+    folder = orphan(base, "evil")
     os.chown(folder, 65534, 65534)
     assert orphans.find([str(base)]) == []
 
 
-def test_a_lock_is_had_also_where_somebody_looks_all_the_time(base: Path) -> None:
+def test_a_folder_is_locked_although_another_process_looks_for_orphans_all_the_time(base: Path) -> None:
     folders = [str(named(base, str(number))) for number in range(200)]
     over = threading.Event()
 
@@ -115,16 +117,16 @@ def test_a_lock_is_had_also_where_somebody_looks_all_the_time(base: Path) -> Non
     looker = threading.Thread(target=look)
     looker.start()
     try:
-        # In another process: locks are held until it ends, and nobody finds what is held.
+        # In another process, which holds the locks until it ends.
         told = subprocess.run([sys.executable, "-c", LOCK, *folders], capture_output=True, text=True, check=True)
     finally:
         over.set()
         looker.join()
-    assert told.stdout == "200 are locked, 0 are left\n"
+    assert told.stdout == "200 are locked, 0 are orphans\n"
 
 
-def test_more_is_left_than_may_be_open_and_all_of_it_goes(base: Path) -> None:
-    killed = left(base, "0")
+def test_more_orphans_than_descriptors_are_all_removed(base: Path) -> None:
+    killed = orphan(base, "0")
     said = (killed / ".lock").read_bytes()
     for number in range(1, 120):
         folder = named(base, str(number))
@@ -141,7 +143,7 @@ def test_more_is_left_than_may_be_open_and_all_of_it_goes(base: Path) -> None:
             program.wait()
 
 
-async def test_an_agent_that_a_task_of_another_run_started_does_not_carry_that_runs_mark(
+async def test_an_agent_that_a_task_of_another_run_started_does_not_carry_the_mark_of_that_run(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HANDOUT_RUN", str(base / "other"))

@@ -1,4 +1,4 @@
-"""What a host says it has."""
+"""The capabilities that a host reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_broken_tool_means_no_devices(script: str, tmp_path: Path, monkeypatch
     assert probe.gpus() == []
 
 
-def test_a_stuck_tool_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_that_does_not_end_means_no_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\nexec sleep 1000\n")
     tool.chmod(0o755)

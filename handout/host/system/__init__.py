@@ -1,1 +1,1 @@
-"""What the agent, the supervisor and the workers ask of the operating system."""
+"""What the agent, the supervisor and the workers use of the operating system: processes, limits, memory, clock."""

@@ -1,10 +1,11 @@
-"""Control groups of a run, where this user may make them: what its workers may fork, and what one of them may take.
+"""Control groups (cgroups) of a run: a limit of processes for all its workers, and a limit of memory for each worker.
 
-Other limits hold without them: a user's number of processes (not for the superuser, whom the system lets pass), and
-the agent's look at the memory of a task. A group holds them at any speed, and the kernel itself says whom it killed.
+A run has control groups only where this user may make them. Without them two weaker limits remain: RLIMIT_NPROC, which
+does not bind the superuser, and the agent's regular look at the memory of each task. A control group holds a limit
+however fast a task forks or allocates, and the kernel counts the processes that it killed.
 
-Each run has a folder for each controller, or one for both where the system has the unified hierarchy (version 2).
-Below it are ``workers``, and a group for each worker with a limit of memory. See the kernel's
+A run has one folder for each cgroup controller (version 1), or one folder for both (version 2, the unified hierarchy).
+Below it lie the group ``workers`` and one group for each worker with a memory limit. Sources: the kernel's
 admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1.
 """
 
@@ -21,7 +22,7 @@ from handout.host.system.probe import own_cgroups, read_text, read_value
 
 _ROOT = "/sys/fs/cgroup"
 _CONTROLLERS = ("pids", "memory")
-#: What a group of version 2 that limits nothing says in these files, where it has them.
+#: Content of these files in a group of version 2 that limits nothing. A missing file limits nothing either.
 _UNLIMITED = {
     "memory.max": "max",
     "memory.high": "max",
@@ -33,16 +34,18 @@ _UNLIMITED = {
     "io.max": "",
 }
 _WORKERS = "workers"
-#: Bytes above a task's limit that its group may take for what the agent does not count: tables of pages, sockets.
+#: Bytes above a task's limit that its group may use. The kernel counts page tables and socket buffers, which the agent
+#: does not count.
 _KERNEL_ROOM = 64 << 20
-_GONE_S = 1.0
+#: Seconds that `remove` keeps trying: a killed process leaves its group only when it has ended.
+_REMOVE_S = 1.0
 
 
 class ControlGroups:
-    """The groups of one run.
+    """The control groups of one run.
 
     Args:
-        folders: The run's folder of each controller that there is.
+        folders: The run's folder by controller, for each controller that this user may use.
     """
 
     def __init__(self, folders: Mapping[str, str]) -> None:
@@ -50,26 +53,26 @@ class ControlGroups:
 
     @classmethod
     def for_run(cls, name: str) -> ControlGroups:
-        """Where those of a run would be; none is there yet.
+        """Return the groups that a run may make. The call makes none of them.
 
         Args:
-            name: Of the run's own folder, which is no other run's.
+            name: Name of the run's own folder. No two runs share one.
         """
         return cls({controller: f"{base}/{name}" for controller, base in parent_groups().items()})
 
     @property
     def folders(self) -> list[str]:
-        """Whatever there is to be removed in the end."""
+        """Folders to remove when the run ends."""
         return list(dict.fromkeys(self._folders.values()))
 
     @property
     def common_group(self) -> str | None:
-        """A group that knows of everything that the kernel killed below it, where all workers are below one."""
+        """The group that all workers are below, and whose memory events count each kill; None where there is none."""
         folder = self._folders.get("memory")
         return folder if folder is not None and folder == self._folders.get("pids") else None
 
     def make(self) -> None:
-        """Make them; those that cannot be made are none from here on."""
+        """Make the groups. A group that cannot be made is left out from here on."""
         for controller, folder in list(self._folders.items()):
             try:
                 os.makedirs(f"{folder}/{_WORKERS}" if controller == "pids" else folder, exist_ok=True)
@@ -81,7 +84,7 @@ class ControlGroups:
                     remove_empty(folder)
 
     def limit_processes(self, most: int) -> bool:
-        """Say how many processes and threads the workers may have together; whether that holds."""
+        """Limit the processes and threads of all workers together. Return True if the kernel holds the limit."""
         folder = self._folders.get("pids")
         try:
             if folder is not None:
@@ -92,16 +95,21 @@ class ControlGroups:
         return False
 
     def join_workers(self) -> None:
-        """Be among the workers from here on, this process and what it starts.
+        """Move this process into the workers' group. Processes that it starts later belong to that group too.
 
         Raises:
-            OSError: The system did not let it.
+            OSError: The system refused the move.
         """
         if "pids" in self._folders:
             _enter(f"{self._folders['pids']}/{_WORKERS}")
 
     def add_memory_group(self, name: str, limit: int) -> str | None:
-        """A group for a worker whose tasks may take so many bytes of memory; None where that cannot be."""
+        """Make a group for one worker, and return its folder; None where it cannot be made.
+
+        Args:
+            name: Name of the new group.
+            limit: Bytes of memory that the worker's tasks may use.
+        """
         if "memory" not in self._folders:
             return None
         group = f"{self._folders['memory']}/{name}"
@@ -109,7 +117,7 @@ class ControlGroups:
             os.mkdir(group)
             _write(_limit_file(group), str(kernel_limit(limit)))
             if _is_unified(group):
-                # What the task started dies with it, and is not left waiting for what was killed.
+                # Processes that the task started are killed with it. Otherwise they could wait for it for ever.
                 _write(f"{group}/memory.oom.group", "1")
         except OSError:
             remove_empty(group)
@@ -117,32 +125,34 @@ class ControlGroups:
         return group
 
     def remove(self) -> None:
-        """Kill whatever is in these groups, and remove them."""
+        """Kill the processes in these groups, and remove the groups."""
         remove(self.folders)
 
 
 class MemoryGroup:
-    """The group of a worker with a limit of memory, from within.
+    """The control group of a worker with a memory limit, as the worker itself sees it. Making one enters the group.
 
     Args:
-        group: Its folder.
-        limit: Bytes that its tasks may take.
+        group: The group's folder.
+        limit: Bytes of memory that the worker's tasks may use.
     Raises:
-        OSError: It is not there any more, or this user may not enter it.
+        OSError: The group is gone, or this user may not enter it.
     """
 
     def __init__(self, group: str, limit: int) -> None:
         self._group = group
         self._limit = limit
-        #: Bytes beside the limit that have been let in.
+        #: Bytes that have been added to the limit.
         self._room = 0
         _enter(group)
 
     def make_room(self, nbytes: int = 0) -> None:
-        """Let it take more, for what is no memory of its tasks.
+        """Raise the group's limit by the bytes of files in memory, which are not memory of its tasks.
 
-        Files in memory count where they were written first. Those that are there stay beside the limit, and what is
-        about to be written: a result into the store, an argument that is a file.
+        The kernel counts a file in memory in the group that first wrote it, such as a result in the store.
+
+        Args:
+            nbytes: Bytes of files that the worker is about to write.
         """
         room = nbytes + (read_value(f"{self._group}/memory.stat", "shmem") or 0)
         if room > self._room:
@@ -154,78 +164,78 @@ class MemoryGroup:
 
     @property
     def killed_at_limit(self) -> bool:
-        """See `killed_at_limit`."""
+        """True if the kernel killed a process of this group at its limit; see `killed_at_limit`."""
         return killed_at_limit(self._group)
 
 
 def kernel_limit(limit: int) -> int:
-    """At how many bytes the kernel stops a worker whose tasks may take so many, files aside."""
+    """Return the bytes at which the kernel stops a worker whose tasks may use ``limit`` bytes, without files."""
     return limit + limit // 16 + _KERNEL_ROOM
 
 
 def killed_at_limit(group: str) -> bool:
-    """Whether the kernel killed something in a worker's group because it met its own limit.
+    """Return True if the kernel killed a process in a worker's group at that group's own limit.
 
-    Not that of a group above, or the machine's: then the host has too little, and the task may do better elsewhere.
+    A kill at the limit of a parent group or of the machine does not count: the host has too little memory, and the
+    task may succeed on another host.
     """
     if not kills_in(group):
         return False
-    # Version 2, then 1, which counts there whenever something had to give way, files that were read included.
-    met = read_value(f"{group}/memory.events", "oom")
-    return (int(read_text(f"{group}/memory.failcnt") or 0) if met is None else met) > 0
-
-
-def drop(group: str) -> None:
-    """Remove the group of a worker that is gone. Where something is still in it, it stays until the run ends."""
-    remove_empty(group)
+    times = read_value(f"{group}/memory.events", "oom")
+    if times is None:
+        # Version 1 counts each time that the group reached its limit, also where dropping cached files was enough.
+        times = int(read_text(f"{group}/memory.failcnt") or 0)
+    return times > 0
 
 
 def remove(folders: Iterable[str]) -> None:
-    """Kill whatever is in these runs' groups, and remove them; for a bounded time."""
-    until = time.monotonic() + _GONE_S
+    """Kill the processes in these runs' groups, and remove the groups. Give up after a bounded time."""
+    until = time.monotonic() + _REMOVE_S
     for folder in folders:
         while not remove_empty(folder) and time.monotonic() < until:
-            for group in _from_below(folder):
+            for group in _bottom_up(folder):
                 for pid in _members(group):
                     processes.send_signal(pid, signal.SIGKILL)
             time.sleep(0.002)
 
 
 def is_run_folder(folder: str, prefix: str) -> bool:
-    """Whether a path that was noted somewhere can be a run's folder."""
+    """Return True if a path that was read from a file can be the folder of a run's control group."""
     plain = os.path.normpath(folder) == folder
     return plain and folder.startswith(f"{_ROOT}/") and os.path.basename(folder).startswith(prefix)
 
 
 def parent_groups() -> dict[str, str]:
-    """Below which group this process may make its own, by controller."""
+    """Return by controller the group below which this process may make groups of its own."""
     own = own_cgroups()
     if "" in own and _is_unified(_ROOT):
         base = _unified_base(_ROOT + own[""].rstrip("/"))
-        return {} if base is None else {name: base for name in _CONTROLLERS if name in _passed_on(base)}
+        return {} if base is None else {name: base for name in _CONTROLLERS if name in _enabled_below(base)}
     found = {name: f"{_ROOT}/{name}{own[name].rstrip('/')}" for name in _CONTROLLERS if name in own}
     return {name: base for name, base in found.items() if os.access(base, os.W_OK)}
 
 
 def _unified_base(own: str) -> str | None:
-    """The same for version 2, where a group that has processes of its own cannot limit those below it.
+    """Return the group of version 2 below which this process may make groups; None where there is none.
 
-    So it is beside the login's group, as long as no limit is thereby escaped from.
+    A group of version 2 that holds processes cannot limit the groups below it. A run's group therefore lies beside the
+    login's group, but only where the login's group has no limit that the run would escape.
     """
-    if _passed_on(own):
+    if _enabled_below(own):
         return own
     parent = os.path.dirname(own)
-    if own != _ROOT and _passed_on(parent) and _is_unlimited(own):
+    if own != _ROOT and _enabled_below(parent) and _is_unlimited(own):
         return parent
     return None
 
 
-def _passed_on(group: str) -> set[str]:
+def _enabled_below(group: str) -> set[str]:
+    """Return the controllers that a group of version 2 enables for the groups below it."""
     return set((read_text(f"{group}/cgroup.subtree_control") or "").split()).intersection(_CONTROLLERS)
 
 
 def _is_unlimited(group: str) -> bool:
-    return all(read_text(f"{group}/{name}") in (None, said) for name, said in _UNLIMITED.items())
+    return all(read_text(f"{group}/{name}") in (None, content) for name, content in _UNLIMITED.items())
 
 
 def _is_unified(group: str) -> bool:
@@ -240,19 +250,19 @@ def _enter(group: str) -> None:
     _write(f"{group}/cgroup.procs", "0")
 
 
-def _from_below(folder: str) -> list[str]:
-    """A group with all below it, which tasks may have made too; those without any first."""
+def _bottom_up(folder: str) -> list[str]:
+    """Return a group and all groups below it, children before parents. Tasks may have made groups of their own."""
     return [path for path, _, _ in os.walk(folder, topdown=False)]
 
 
 def _members(group: str) -> list[int]:
-    """Processes in a group; those that another container has there are seen as 0, and are not ours."""
+    """Return the processes in a group. The kernel shows a process of another container as 0, which is left out."""
     return [int(pid) for pid in (read_text(f"{group}/cgroup.procs") or "").split() if pid != "0"]
 
 
 def remove_empty(folder: str) -> bool:
-    """Remove a group and those below it; False where something is in one of them."""
-    for group in _from_below(folder):
+    """Remove a group and the groups below it. Return False if a process is still in one of them."""
+    for group in _bottom_up(folder):
         try:
             os.rmdir(group)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The one clock of leases and durations: it goes on while a machine is suspended, and no one can set it."""
+"""The one clock of leases and durations: it counts suspended time, and setting the system time does not move it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import time
 if hasattr(time, "CLOCK_BOOTTIME"):
 
     def now_ns() -> int:
-        """Nanoseconds since the machine started, suspended time included."""
+        """Return nanoseconds since the machine started, suspended time included."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 else:  # pragma: no cover - macOS
 
     def now_ns() -> int:
-        """Nanoseconds of the monotonic clock."""
+        """Return nanoseconds of the monotonic clock."""
         return time.monotonic_ns()
 
 
 def now() -> float:
-    """The same in seconds."""
+    """Return `now_ns` in seconds."""
     return now_ns() / 1e9

@@ -1,4 +1,4 @@
-"""Until when user code may run on this host: a page of memory that the agent writes and the supervisor reads."""
+"""The lease: until when user code may run on this host. The agent writes it, the supervisor reads it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ _DEADLINE, _LINGER = 0, 1
 
 
 class Lease:
-    """Shared by whoever is forked after it was made. Its words are aligned, so none is seen half written.
+    """A page of memory that this process shares with the processes that it forks later.
+
+    Both values are aligned 64-bit words, so a reader never sees one half written.
 
     Args:
-        timeout_s: It ends so long after now, unless it is extended.
-        linger_s: Seconds after its end that what has been computed is still wanted.
+        timeout_s: Seconds from now until the lease ends, unless the agent extends it.
+        linger_s: Seconds after the lease's end during which finished results are kept for the controller.
     """
 
     def __init__(self, timeout_s: float, linger_s: float) -> None:
@@ -24,14 +26,14 @@ class Lease:
 
     @property
     def deadline_ns(self) -> int:
-        """When it ends, in nanoseconds of the clock."""
+        """When the lease ends, in nanoseconds of `clock.now_ns`."""
         return self._page[_DEADLINE]
 
     @property
     def linger_ns(self) -> int:
-        """Nanoseconds of the lingering."""
+        """Nanoseconds after the lease's end during which finished results are kept."""
         return self._page[_LINGER]
 
     def extend(self, deadline_s: float) -> None:
-        """Let it end then, in seconds of the clock."""
+        """Set when the lease ends, in seconds of `clock.now`."""
         self._page[_DEADLINE] = int(deadline_s * 1e9)

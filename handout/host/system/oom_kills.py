@@ -1,71 +1,77 @@
-"""Whether the kernel has killed something here for lack of memory: SIGKILL alone does not say who sent it."""
+"""Counts the kernel's out-of-memory (OOM) kills on this host: SIGKILL alone does not tell which process sent it."""
 
 from __future__ import annotations
 
 from handout.host.system.probe import cgroup_folders, read_value
 
-#: A kill is taken for the cause of a death up to this long afterwards, twice at most.
+#: Seconds between two counts. A kill counts as the cause of a death for at least one period and at most two.
 _PERIOD_S = 2.0
 
 
-def count_kills(workers: str | None = None) -> int | None:
-    """How often the kernel has killed for lack of memory.
+def count_kills(group: str | None = None) -> int | None:
+    """Return how many processes the kernel has killed for lack of memory; None if the system does not say.
 
     Args:
-        workers: The control group that all workers are below, where there is one; else it is that of this process,
-            or the whole machine.
-    Returns: None where nobody knows.
+        group: The control group that all workers are below. None: count in the group of this process, or on the whole
+            machine where that group does not count.
     """
-    for folder in [workers] if workers is not None else cgroup_folders("memory")[:1]:
-        found = kills_in(folder)
-        if found is not None:
-            return found
+    for folder in [group] if group is not None else cgroup_folders("memory")[:1]:
+        kills = kills_in(folder)
+        if kills is not None:
+            return kills
     return read_value("/proc/vmstat", "oom_kill")
 
 
 def kills_in(group: str) -> int | None:
-    """How often the kernel has killed in one control group for lack of memory, whichever limit was met."""
+    """Return how many processes the kernel has killed in a control group for lack of memory, at whichever limit.
+
+    Return None if the group does not count them.
+    """
     for name in ("memory.events", "memory.oom_control"):  # version 2, then 1
-        found = read_value(f"{group}/{name}", "oom_kill")
-        if found is not None:
-            return found
+        kills = read_value(f"{group}/{name}", "oom_kill")
+        if kills is not None:
+            return kills
     return None
 
 
 class OomKills:
-    """The kernel's kills, told from those of a while ago.
+    """The recent OOM kills that no worker's death has been matched with yet.
 
     Args:
-        workers: See `count_kills`.
+        group: See `count_kills`.
     """
 
-    def __init__(self, workers: str | None = None) -> None:
-        self._workers = workers
-        self._before = self._latest = count_kills(workers)
-        self._looked_at = 0.0
+    def __init__(self, group: str | None = None) -> None:
+        self._group = group
+        #: Kills up to this count are matched, or too old to match.
+        self._matched = self._latest = count_kills(group)
+        self._counted_at = 0.0
 
     def refresh(self, now: float) -> None:
-        """Note the count now and then: what was killed before has explained what it could.
+        """Count the kills if a period has passed; kills before the previous count become too old to match.
 
         Args:
             now: Monotonic seconds.
         """
-        if now - self._looked_at >= _PERIOD_S:
-            self._before, self._latest = self._latest, count_kills(self._workers)
-            self._looked_at = now
+        if now - self._counted_at >= _PERIOD_S:
+            self._matched, self._latest = self._latest, count_kills(self._group)
+            self._counted_at = now
 
     def reset(self) -> None:
-        """What was killed until now has explained what it could."""
-        self._before = self._latest = count_kills(self._workers)
+        """Treat all kills until now as matched."""
+        self._matched = self._latest = count_kills(self._group)
 
     def claim(self) -> bool | None:
-        """Whether a death by SIGKILL was the kernel's doing; None where nobody knows. Each kill explains one."""
-        kills = count_kills(self._workers)
-        if kills is None or self._before is None:
+        """Match one death by SIGKILL with one OOM kill.
+
+        Returns: True if there was an unmatched kill, which is matched now; None if the system counts no kills.
+        """
+        kills = count_kills(self._group)
+        if kills is None or self._matched is None:
             return None
-        if kills <= self._before:
+        if kills <= self._matched:
             return False
-        self._before += 1
+        self._matched += 1
         if self._latest is not None:
-            self._latest = max(self._latest, self._before)
+            self._latest = max(self._latest, self._matched)
         return True

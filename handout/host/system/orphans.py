@@ -1,9 +1,9 @@
-"""What is left of a run whose supervisor and agent were both killed: its folders and its processes.
+"""Removes orphans: folders and processes of a run whose supervisor and agent were both killed.
 
-Nobody who could end them was told to, so the next start on that host does. A folder is locked as long as the
-supervisor or the agent lives; where nobody holds the lock, nobody looks after what belongs to the folder. Processes
-carry the folder's name: what was started as a program in its environment, what only forked in a mapping that it
-inherited from its worker, which no closing of descriptors takes away.
+Neither of the two could clean up, so the next agent that starts on the host does. The supervisor and the agent hold a
+lock on each folder of their run, so an unlocked folder is an orphan. The processes of a run carry the name of its
+folder: a program has it in its environment, and a process that was only forked has it in the name of a memory mapping
+that it inherited from its worker. Closing descriptors does not remove such a mapping.
 """
 
 from __future__ import annotations
@@ -22,52 +22,55 @@ from typing import NamedTuple, NoReturn
 from handout.host.system import cgroups, processes, shared_page
 
 _LOCK = ".lock"
-#: A lock that is free is held by whoever looks whether it is, for a moment.
-_LOOKED_S = 0.5
+#: Seconds that `lock` retries. A process that looks for orphans holds a free lock for a moment.
+_LOCK_WAIT_S = 0.5
+#: Rounds of stopping processes until no new one is found.
 _ROUNDS = 5
-_GONE_S = 1.0
-#: Leftovers and processes that are held at a time: each takes a descriptor.
+#: Seconds to wait until killed processes have ended.
+_KILLED_S = 1.0
+#: Orphans and processes that are held at a time: each of them takes a descriptor.
 _MOST_HELD = 32
-#: How often as many processes are ended: a fork bomb may leave thousands.
+#: Batches of processes that are killed at most. A fork bomb may leave thousands of processes.
 _BATCHES = 200
-#: What is left has time, those who begin have not; what it does not manage by then, the next one may.
+#: Niceness and seconds of the process that removes orphans. Removing them may wait, while the agent that starts may
+#: not; orphans that are left after these seconds stay until the next start.
 _NICE = 10
-_REMOVED_S = 60
+_REMOVE_S = 60
 
 
 def folder_prefix() -> str:
-    """How the names of all folders of this user begin."""
+    """Return how the names of all folders of this user's runs begin."""
     return f"handout-{os.getuid()}-"
 
 
 def _boot() -> bytes:
-    """What tells this start of this machine from all others; empty where the system does not say."""
+    """Return what identifies this start of this machine; empty where the system does not tell."""
     try:
         return _read("/proc/sys/kernel/random/boot_id").strip()
     except OSError:
         return b""
 
 
-def lock(folder: str, about: str | None = None, group_folders: Iterable[str] = ()) -> None:
-    """Lock a folder as long as this process or the agent lives: so a later one can tell that it is in use.
+def lock(folder: str, run_folder: str | None = None, group_folders: Iterable[str] = ()) -> None:
+    """Lock a folder for as long as this process or a process that it forks lives, so that it is no orphan until then.
 
     Args:
-        folder: The folder.
-        about: The run's own folder, whose name its processes carry, where that is another one.
-        group_folders: Of the run's control groups.
+        folder: The folder to lock.
+        run_folder: The run's own folder, whose name its processes carry. None: `folder` is that folder.
+        group_folders: Folders of the run's control groups.
     """
     try:
         fd = os.open(f"{folder}/{_LOCK}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        until = time.monotonic() + _LOOKED_S
-        while not _locked(fd) and time.monotonic() < until:
+        until = time.monotonic() + _LOCK_WAIT_S
+        while not _try_lock(fd) and time.monotonic() < until:
             time.sleep(0.005)
-        os.write(fd, b"\0".join([_boot(), *map(os.fsencode, (about or folder, *group_folders))]))
+        os.write(fd, b"\0".join([_boot(), *map(os.fsencode, (run_folder or folder, *group_folders))]))
     except OSError:
-        # A file system without locks: what is left there stays until somebody looks.
+        # A file system without locks. If the run is killed there, its folder stays until the user removes it.
         pass
 
 
-def _locked(fd: int) -> bool:
+def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -76,46 +79,47 @@ def _locked(fd: int) -> bool:
 
 
 class Orphan(NamedTuple):
-    """A folder that nobody looks after, and what belongs to it."""
+    """A folder whose supervisor and agent are both gone, and what belongs to its run."""
 
     folder: str
-    #: Of its lock, which is held: nobody else takes it for a leftover meanwhile.
+    #: Descriptor of the folder's lock, which this process holds. No other process takes the folder as long as it does.
     fd: int
     #: The run's own folder, whose name its processes carry.
     run: str
+    #: Folders of the run's control groups.
     groups: list[str]
 
 
 def find(bases: Iterable[str], known: Collection[str] = ()) -> list[Orphan]:
-    """What is left below folders of runs whose agent was killed together with its supervisor; not all of it at once.
+    """Return up to `_MOST_HELD` orphans below some folders, and hold their locks.
 
-    Only of this machine's, and since it started: a base may be a file system that other machines share, and whose
-    locks they may not see.
+    An orphan was made by this machine since it started. Several machines may share a base's file system, and one
+    machine may not see the locks of another.
 
     Args:
-        bases: Where to look. Others may write there, too: only what is this user's is opened.
-        known: Folders that have been found already.
+        bases: Folders to look in. Other users may write there, so only files that this user owns are opened.
+        known: Folders that were found before, to be left out.
     """
     boot = _boot()
-    folders = (folder for base in bases for folder in _own(base)) if boot else ()
-    found = (_look(folder, boot) for folder in folders if folder not in known)
-    return list(islice((leftover for leftover in found if leftover is not None), _MOST_HELD))
+    folders = (folder for base in bases for folder in _own_folders(base)) if boot else ()
+    found = (_claim(folder, boot) for folder in folders if folder not in known)
+    return list(islice((orphan for orphan in found if orphan is not None), _MOST_HELD))
 
 
-def _own(base: str) -> list[str]:
-    """Folders of this user below a base that are called like a run's."""
+def _own_folders(base: str) -> list[str]:
+    """Return the folders below a base that this user owns and that are named like a run's."""
     found = []
     try:
         names = os.listdir(base)
     except OSError:
-        return []  # it cannot be read, or is not there
+        return []  # the base does not exist, or this user may not read it
     for name in names:
         folder = f"{base}/{name}"
         try:
             if name.startswith(folder_prefix()) and _is_own(os.lstat(folder), stat.S_IFDIR):
                 found.append(folder)
         except OSError:
-            pass  # gone meanwhile
+            pass  # the folder was removed in the meantime
     return found
 
 
@@ -123,18 +127,19 @@ def _is_own(status: os.stat_result, kind: int) -> bool:
     return stat.S_IFMT(status.st_mode) == kind and status.st_uid == os.getuid()
 
 
-def _look(folder: str, boot: bytes) -> Orphan | None:
-    """A folder as one that is left; None where somebody looks after it, or cannot be told."""
+def _claim(folder: str, boot: bytes) -> Orphan | None:
+    """Return a folder as an orphan whose lock this process holds; None if it is in use, or has no readable lock."""
     try:
         fd = os.open(f"{folder}/{_LOCK}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
-        if _is_own(os.fstat(fd), stat.S_IFREG) and _locked(fd):
-            said, *noted = os.read(fd, 65536).split(b"\0")
-            if said == boot and noted:
-                run, *paths = map(os.fsdecode, noted)
-                return Orphan(folder, fd, run, [path for path in paths if cgroups.is_run_folder(path, folder_prefix())])
+        if _is_own(os.fstat(fd), stat.S_IFREG) and _try_lock(fd):
+            locked_in, *paths = os.read(fd, 65536).split(b"\0")
+            if locked_in == boot and paths:
+                run, *noted = map(os.fsdecode, paths)
+                groups = [path for path in noted if cgroups.is_run_folder(path, folder_prefix())]
+                return Orphan(folder, fd, run, groups)
     except OSError:
         pass
     os.close(fd)
@@ -142,22 +147,22 @@ def _look(folder: str, boot: bytes) -> Orphan | None:
 
 
 def remove_in_background(own: str, stores: str, report_fd: int) -> None:
-    """Have a process of its own end and remove what is left of runs.
+    """Start a process that kills and removes the orphans on this host, if there are any.
 
-    Nobody waits for it: on a machine with thousands of processes it takes seconds to look through them. It may outlive
-    this process, whose run may be short, and is no child of it.
+    The caller does not wait for it: on a machine with thousands of processes, looking through them takes seconds. The
+    process is no child of the caller, and may outlive it.
 
     Args:
-        own: This run's folder: others' are beside it.
-        stores: Where the stores of runs are.
-        report_fd: A descriptor that it must not hold open.
+        own: This run's folder. The folders of other runs lie beside it.
+        stores: The folder that holds the stores of runs.
+        report_fd: A descriptor that the new process must not hold open.
     """
     bases = [os.path.dirname(own), stores]
     found = find(bases)
     if not found:
         return
     try:
-        # Now: later, what started this process may have ended, and who started that is not found any more.
+        # The ancestors are read now, because a parent may end later and cut the chain to the ones above it.
         spared = processes.ancestors(os.getpid())
         pid = os.fork()
         if pid == 0:
@@ -165,20 +170,20 @@ def remove_in_background(own: str, stores: str, report_fd: int) -> None:
             _remove_all(found, bases, spared)
         os.waitpid(pid, 0)
     except OSError:
-        pass  # there is no room for it: the next start looks again
-    for leftover in found:
-        os.close(leftover.fd)
+        pass  # the host cannot fork now: the next start looks for orphans again
+    for orphan in found:
+        os.close(orphan.fd)
 
 
 def _remove_all(found: list[Orphan], bases: Iterable[str], spared: Collection[int]) -> NoReturn:
-    """Be the process that removes what was found, and what else there is, for a bounded time."""
+    """Be the process that removes these orphans, and then further ones, for a bounded time."""
     try:
         if os.fork() == 0:
-            signal.alarm(_REMOVED_S)
+            signal.alarm(_REMOVE_S)
             os.nice(_NICE)
             known: set[str] = set()
             while found:
-                known.update(leftover.folder for leftover in found)
+                known.update(orphan.folder for orphan in found)
                 _remove(found, spared)
                 found = find(bases, known)
     except BaseException:
@@ -188,18 +193,18 @@ def _remove_all(found: list[Orphan], bases: Iterable[str], spared: Collection[in
 
 
 def _remove(found: Iterable[Orphan], spared: Collection[int]) -> None:
-    kill_processes({leftover.run for leftover in found}, spared)
-    for leftover in found:
-        cgroups.remove(leftover.groups)
+    kill_processes({orphan.run for orphan in found}, spared)
+    for orphan in found:
+        cgroups.remove(orphan.groups)
         try:
-            _remove_folder(leftover.folder)
+            _remove_folder(orphan.folder)
         except OSError:
-            traceback.print_exc()  # the others are removed all the same
-        os.close(leftover.fd)
+            traceback.print_exc()  # the other orphans are removed all the same
+        os.close(orphan.fd)
 
 
 def _remove_folder(folder: str) -> None:
-    """Remove a folder, and last what says whose it is: whoever is stopped before that leaves a leftover."""
+    """Remove a folder, and its lock last: if this process is stopped before, the rest is still found as an orphan."""
     for entry in list(os.scandir(folder)):
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path)
@@ -209,23 +214,23 @@ def _remove_folder(folder: str) -> None:
 
 
 def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> None:
-    """Kill the processes of runs that carry their marks, and what is below them, of this user; not this one.
+    """Kill this user's processes that carry the mark of one of these runs, and their descendants; not this process.
 
     Args:
-        folders: The runs' own folders. They are looked for together: to look at all processes takes its time where
-            there are thousands.
-        spared: Processes that are left out. One of them that carries a mark is a program that a task left behind, and
-            has started another run: it is left alone with all below it.
+        folders: The runs' own folders. One look through all processes serves all runs, because it takes long on a
+            machine with thousands of processes.
+        spared: Processes to leave alone. If one of them carries a mark, it is a program that a task left behind and
+            that has started another run. It is left alone together with its descendants.
     """
     for _ in range(_BATCHES):
-        if _end_some(folders, spared) < _MOST_HELD:
+        if _kill_batch(folders, spared) < _MOST_HELD:
             return
 
 
-def _end_some(folders: Collection[str], spared: Collection[int]) -> int:
-    """Do so with as many as can be held; answers how many there were.
+def _kill_batch(folders: Collection[str], spared: Collection[int]) -> int:
+    """Kill up to `_MOST_HELD` processes of these runs. Return how many there were.
 
-    They are stopped first, from round to round, until none is new: what is stopped cannot fork out of sight.
+    They are stopped first, in rounds until no new one is found: a stopped process cannot fork unseen.
     """
     held: dict[int, int] = {}
     try:
@@ -235,11 +240,11 @@ def _end_some(folders: Collection[str], spared: Collection[int]) -> int:
                 break
             held.update(fresh)
             for pid, fd in fresh.items():
-                _send(pid, fd, signal.SIGSTOP)
+                _send_signal(pid, fd, signal.SIGSTOP)
         for pid, fd in held.items():
-            _send(pid, fd, signal.SIGKILL)
-        until = time.monotonic() + _GONE_S
-        while not held.keys().isdisjoint(_carriers(folders, spared)) and time.monotonic() < until:
+            _send_signal(pid, fd, signal.SIGKILL)
+        until = time.monotonic() + _KILLED_S
+        while not held.keys().isdisjoint(_marked_trees(folders, spared)) and time.monotonic() < until:
             time.sleep(0.005)
     finally:
         for fd in held.values():
@@ -249,30 +254,30 @@ def _end_some(folders: Collection[str], spared: Collection[int]) -> int:
 
 
 def _hold(folders: Collection[str], spared: Collection[int], known: dict[int, int]) -> dict[int, int]:
-    """New processes of a run with descriptors of theirs, -1 where the system has none.
+    """Return further processes of these runs with a descriptor of each, -1 where the system has no such descriptors.
 
-    Looked at twice: once a process is held its number is not given to another one, so whoever is seen again under
-    it is the one that was meant.
+    The processes are read a second time once they are held. The kernel does not reuse the number of a held process, so
+    a number that is found again still means the same process.
     """
     found: dict[int, int] = {}
-    for pid in islice(_carriers(folders, spared) - known.keys(), _MOST_HELD - len(known)):
+    for pid in islice(_marked_trees(folders, spared) - known.keys(), _MOST_HELD - len(known)):
         try:
             found[pid] = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
         except ProcessLookupError:
             continue
         except OSError:
             found[pid] = -1
-    again = _carriers(folders, spared) if found else set()
+    again = _marked_trees(folders, spared) if found else set()
     for pid in found.keys() - again:
         if (fd := found.pop(pid)) >= 0:
             os.close(fd)
     return found
 
 
-def _carriers(folders: Collection[str], spared: Collection[int]) -> set[int]:
-    """Processes that carry the mark of one of these runs, and what is below them."""
+def _marked_trees(folders: Collection[str], spared: Collection[int]) -> set[int]:
+    """Return the processes that carry the mark of one of these runs, and their descendants."""
     marked = _marked(folders)
-    parents = processes.parents()  # after that: whoever is marked is known here, too, or has ended
+    parents = processes.parents()  # read after the marks, so that it knows each marked process that still runs
     starters = marked.intersection(spared)
     left_out = {os.getpid(), *spared, *processes.descendants(starters, parents)}
     return {*marked, *processes.descendants(marked, parents)} - left_out
@@ -293,7 +298,7 @@ def _marked(folders: Collection[str]) -> set[int]:
             maps = _read(f"/proc/{name}/maps")
         except OSError:
             continue
-        if any(mark in maps for mark in pages):
+        if any(page in maps for page in pages):
             found.add(int(name))
     return found
 
@@ -303,7 +308,7 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def _send(pid: int, fd: int, number: int) -> None:
+def _send_signal(pid: int, fd: int, number: int) -> None:
     try:
         if fd >= 0:
             signal.pidfd_send_signal(fd, number)

@@ -1,7 +1,7 @@
-"""What this host offers: processors, memory, disk and devices as the process may use them, and what it is.
+"""Reads this host's capabilities: processors, memory, disk and devices that this process may use, and their kinds.
 
-Limits of control groups and of the affinity mask count, not what the machine has. Everything is best effort:
-what cannot be found out is left out.
+Limits of control groups and of the affinity mask lower the machine's own figures. A capability that the system does not
+tell is left out.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _NVIDIA_TIMEOUT_S = 5.0
 
 
 def probe(folder: str) -> dict[str, Any]:
-    """The capabilities of this host: plain numbers, sizes in bytes, texts.
+    """Return the capabilities of this host by name: plain numbers, sizes in bytes, texts.
 
     Args:
-        folder: Where objects spill to: its file system's free space is the ``disk``.
+        folder: The folder that objects spill to. The free space of its file system is the ``disk``.
     """
     found: dict[str, Any] = {"cpu": cpu_count(), "memory": memory_limit(), "disk": _free(folder)}
     devices = gpus()
@@ -47,7 +47,7 @@ def _free(folder: str) -> int | None:
 
 
 def read_text(path: str) -> str | None:
-    """What a small file says, without the space around it; None where it cannot be read."""
+    """Return the content of a small file without surrounding space; None where it cannot be read."""
     try:
         with open(path) as file:
             return file.read().strip()
@@ -56,7 +56,7 @@ def read_text(path: str) -> str | None:
 
 
 def read_value(path: str, name: str) -> int | None:
-    """The number behind a name in a file with a name and a number on each line; None where there is none."""
+    """Return the number that follows a name in a file of ``name number`` lines; None where there is none."""
     for line in (read_text(path) or "").splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.isdigit():
@@ -65,7 +65,7 @@ def read_value(path: str, name: str) -> int | None:
 
 
 def own_cgroups() -> dict[str, str]:
-    """The control group of this process by controller; the unified hierarchy is ``""``."""
+    """Return the control group of this process by controller. The key of the unified hierarchy is ``""``."""
     groups: dict[str, str] = {}
     for line in (read_text("/proc/self/cgroup") or "").splitlines():
         parts = line.split(":", 2)
@@ -76,7 +76,7 @@ def own_cgroups() -> dict[str, str]:
 
 
 def cgroup_folders(controller: str) -> list[str]:
-    """Folders of this process's group and of those above it, for one controller; version 1, then 2."""
+    """Return the folders of this process's group and of the groups above it, for one controller; version 1, then 2."""
     groups = own_cgroups()
     folders: list[str] = []
     for key, base in ((controller, f"/sys/fs/cgroup/{controller}"), ("", "/sys/fs/cgroup")):
@@ -92,7 +92,7 @@ def cgroup_folders(controller: str) -> list[str]:
 
 
 def cpu_count() -> int:
-    """Processors that this process may use: affinity, and the quota of its control group rounded up."""
+    """Return the processors that this process may use: by its affinity mask, and by its group's quota rounded up."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:  # pragma: no cover - macOS
@@ -105,6 +105,7 @@ def cpu_count() -> int:
 
 
 def _quota(folder: str) -> float | None:
+    """Return the processors that a control group may use; None where it sets no quota."""
     both = (read_text(f"{folder}/cpu.max") or "").split()
     if len(both) != 2:
         both = [read_text(f"{folder}/cpu.cfs_quota_us") or "", read_text(f"{folder}/cpu.cfs_period_us") or ""]
@@ -116,7 +117,7 @@ def _quota(folder: str) -> float | None:
 
 
 def memory_limit() -> int | None:
-    """Bytes of memory that this process may use: the machine's, or the limit of its control group."""
+    """Return the bytes of memory that this process may use: the machine's, or a lower limit of its control group."""
     try:
         total: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -130,7 +131,10 @@ def memory_limit() -> int | None:
 
 
 def gpus() -> list[tuple[str, int]]:
-    """Name and memory in bytes of each device, as ``nvidia-smi`` says; none where it is absent or stuck."""
+    """Return name and memory in bytes of each GPU that ``nvidia-smi`` lists.
+
+    Return an empty list where the tool is absent, fails, or does not end within 5 seconds.
+    """
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -150,7 +154,7 @@ def gpus() -> list[tuple[str, int]]:
 
 
 def parse_gpus(text: str) -> list[tuple[str, int]]:
-    """Read ``name, MiB`` lines; lines that say anything else are passed over."""
+    """Read ``name, MiB`` lines, and skip all other lines."""
     devices: list[tuple[str, int]] = []
     for line in text.splitlines():
         name, _, memory = line.rpartition(",")
@@ -160,7 +164,7 @@ def parse_gpus(text: str) -> list[tuple[str, int]]:
 
 
 def container() -> str | None:
-    """The kind of container that this is, where it says so."""
+    """Return the kind of container that this process runs in; None where nothing shows one."""
     if os.path.exists("/.dockerenv"):
         return "docker"
     if os.path.exists("/run/.containerenv"):
@@ -169,23 +173,8 @@ def container() -> str | None:
 
 
 def processes_outlive_login() -> bool:
-    """Whether processes outlive the login here: systemd may be told to kill them with it."""
-    if os.getuid() == 0:
-        return True
-    killing = False
-    folders = ["/usr/lib/systemd", "/etc/systemd", "/run/systemd"]
-    for folder in folders:
-        paths = [f"{folder}/logind.conf"]
-        try:
-            paths += sorted(f"{folder}/logind.conf.d/{n}" for n in os.listdir(f"{folder}/logind.conf.d"))
-        except OSError:
-            pass
-        for path in paths:
-            for line in (read_text(path) or "").splitlines():
-                key, _, value = line.partition("=")
-                if key.strip() == "KillUserProcesses":
-                    killing = value.strip().lower() in ("yes", "true", "1", "on")
-    if not killing:
+    """Return False if systemd kills this user's processes when the login that started them ends."""
+    if os.getuid() == 0 or not _logind_kills():
         return True
     try:
         import pwd
@@ -194,3 +183,19 @@ def processes_outlive_login() -> bool:
     except KeyError:
         return False
     return os.path.exists(f"/var/lib/systemd/linger/{name}")
+
+
+def _logind_kills() -> bool:
+    """Return the last ``KillUserProcesses`` of systemd's login settings; see logind.conf(5)."""
+    kills = False
+    for folder in ("/usr/lib/systemd", "/etc/systemd", "/run/systemd"):
+        paths = [f"{folder}/logind.conf"]
+        try:
+            paths += sorted(f"{folder}/logind.conf.d/{name}" for name in os.listdir(f"{folder}/logind.conf.d"))
+        except OSError:
+            pass
+        for line in (line for path in paths for line in (read_text(path) or "").splitlines()):
+            key, _, value = line.partition("=")
+            if key.strip() == "KillUserProcesses":
+                kills = value.strip().lower() in ("yes", "true", "1", "on")
+    return kills

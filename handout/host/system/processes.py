@@ -1,6 +1,6 @@
-"""What the operating system knows about processes: trees, their memory, and how to end one for good.
+"""Processes of this host: their trees, their memory, their limits, and how to kill a tree completely.
 
-Linux is read through /proc. Elsewhere ``ps`` answers the same questions, and what it cannot know is left out.
+On Linux the functions read /proc. On other systems they ask ``ps`` for parents, and treat memory as unknown.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-#: A flag of a process, from the kernel's sched.h.
+#: The flag of a process that has begun to end, from the kernel's sched.h.
 _PF_EXITING = 0x4
-#: How the names of mappings begin that are shared memory (anonymous, System V, memfd, POSIX), and of those that lie in
-#: stores of this user.
+#: How the names of shared memory mappings begin (anonymous, System V, memfd, POSIX), and how those of objects in this
+#: user's stores begin.
 _SHARED_MEMORY = (b"/dev/zero", b"/SYSV", b"/memfd:", b"/dev/shm/")
 _STORES = b"/dev/shm/handout-%d-" % os.getuid()
-#: Bytes of shared memory that are not looked at closely: that takes milliseconds, and the pages that the house itself
-#: shares with a worker are no more.
+#: Up to these bytes, a tree's shared memory is not measured closely. That would take milliseconds, and the pages that
+#: Handout itself shares with a worker stay below.
 _NEGLIGIBLE = 1 << 20
-#: From -1000 to 1000: what the kernel adds when it looks for someone to kill.
+#: What the kernel adds, from -1000 to 1000, when it rates a process for an out-of-memory kill.
 _OOM_SCORE = 500
 
 
@@ -38,18 +39,21 @@ def _prctl(option: int, value: int) -> bool:
 
 
 def become_subreaper() -> bool:
-    """Adopt descendants whose parents die, however often they forked; False where the system cannot."""
+    """Become the parent of each descendant whose own parent ends. Return False where the system cannot do that."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when the parent dies; ends at once where it already has."""
+    """Have the kernel kill this process when its parent ends. Exit at once if the parent has ended already."""
     if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) and os.getppid() != parent:
         os._exit(1)
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and has not begun to end: its descriptors are closed before that can be seen."""
+    """Return True if a process exists and has not begun to end.
+
+    A process that ends sets its flag before the kernel closes its descriptors.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
@@ -60,7 +64,7 @@ def is_running(pid: int) -> bool:
 
 
 def parents() -> dict[int, int]:
-    """The parent of every process that can be seen; zombies are there until they are waited for."""
+    """Return the parent of every process that this user can see, zombies included."""
     if not LINUX:
         return _parents_by_ps()
     found: dict[int, int] = {}
@@ -72,7 +76,7 @@ def parents() -> dict[int, int]:
                 stat = file.read()
         except OSError:
             continue
-        # The command stands in parentheses and may contain anything: count from the last one.
+        # The command stands in parentheses and may contain some itself, so the fields start after the last one.
         found[int(name)] = int(stat[stat.rfind(b")") + 2 :].split()[1])
     return found
 
@@ -87,7 +91,7 @@ def _parents_by_ps() -> dict[int, int]:
 
 
 def children(pid: int) -> list[int]:
-    """The direct children of one process, zombies included."""
+    """Return the direct children of one process, zombies included."""
     try:
         found: list[int] = []
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -99,11 +103,11 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(roots: Iterable[int], known: Mapping[int, int] | None = None) -> list[int]:
-    """Everything below the roots, without them; parents before their children.
+    """Return all descendants of some processes, without these; parents before their children.
 
     Args:
-        roots: Where to begin.
-        known: The parent of every process, as :func:`parents` says; None: ask it.
+        roots: The processes.
+        known: The parent of every process, as `parents` returns it. None: call `parents`.
     """
     below: dict[int, list[int]] = {}
     for child, parent in (parents() if known is None else known).items():
@@ -121,7 +125,7 @@ def descendants(roots: Iterable[int], known: Mapping[int, int] | None = None) ->
 
 
 def ancestors(pid: int) -> list[int]:
-    """A process and those above it, from below."""
+    """Return a process and its ancestors, beginning with the process."""
     known = parents()
     found: list[int] = []
     while pid and pid not in found:
@@ -131,9 +135,9 @@ def ancestors(pid: int) -> list[int]:
 
 
 def send_signal(pid: int, number: int) -> bool:
-    """Signal a process; False where it is gone or not ours."""
+    """Send a signal to a process. Return False if the process is gone, or this user may not signal it."""
     if pid <= 0:
-        return False  # that would be whole groups of processes
+        return False  # the system takes such a number for a whole group of processes
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -142,7 +146,7 @@ def send_signal(pid: int, number: int) -> bool:
 
 
 def send_group_signal(group: int, number: int) -> None:
-    """Signal a process group, where there still is one."""
+    """Send a signal to a process group, if it still exists."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
@@ -150,10 +154,10 @@ def send_group_signal(group: int, number: int) -> None:
 
 
 def kill_trees(roots: Sequence[int]) -> None:
-    """Send SIGKILL to processes and everything below them.
+    """Send SIGKILL to processes and all their descendants.
 
-    The trees are stopped first, from the top: what is stopped cannot fork out of sight while it is counted. All at
-    once: to look for what is below one takes as long as to look for what is below all.
+    The trees are stopped first, from the top: a stopped process cannot fork unseen while the tree is read. All trees
+    are read at once, because finding the descendants of one process takes as long as finding those of all.
     """
     stopped: set[int] = set()
     for _ in range(5):
@@ -169,23 +173,28 @@ def kill_trees(roots: Sequence[int]) -> None:
         send_signal(pid, signal.SIGKILL)
 
 
-def _memory(pid: int) -> tuple[int, int]:
-    """Bytes of anonymous pages of a process, swapped ones too, and of its shared memory; 0 where unknown.
+class _ProcessMemory(NamedTuple):
+    """Bytes of a process in memory; 0 where unknown. Pages that a fork shares with its parent count at both."""
 
-    Pages that a fork shares with its parent are counted at both.
-    """
-    found = _sizes(f"/proc/{pid}/status", (b"RssAnon:", b"VmSwap:", b"RssShmem:"))
-    return found.get(b"RssAnon:", 0) + found.get(b"VmSwap:", 0), found.get(b"RssShmem:", 0)
+    #: Anonymous pages, swapped ones included.
+    anonymous: int
+    #: Resident shared memory.
+    shared: int
+
+
+def _memory(pid: int) -> _ProcessMemory:
+    sizes = _sizes(f"/proc/{pid}/status", (b"RssAnon:", b"VmSwap:", b"RssShmem:"))
+    return _ProcessMemory(sizes.get(b"RssAnon:", 0) + sizes.get(b"VmSwap:", 0), sizes.get(b"RssShmem:", 0))
 
 
 def _proportional_memory(pid: int) -> int:
-    """The first of these, with each shared page divided by those who share it: walks the page tables."""
-    found = _sizes(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"SwapPss:"))
-    return sum(found.values()) if found else _memory(pid)[0]
+    """Return the anonymous bytes of a process, each shared page divided by its sharers. Walks the page tables."""
+    sizes = _sizes(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"SwapPss:"))
+    return sum(sizes.values()) if sizes else _memory(pid).anonymous
 
 
 def _sizes(path: str, names: tuple[bytes, ...]) -> dict[bytes, int]:
-    """Bytes in the lines that begin with these names, which say kB; without those that are not there."""
+    """Return bytes by name, for the lines of a file that begin with one of these names and give a number in kB."""
     try:
         with open(path, "rb") as file:
             lines = [line.split() for line in file if line.startswith(names)]
@@ -194,40 +203,65 @@ def _sizes(path: str, names: tuple[bytes, ...]) -> dict[bytes, int]:
         return {}
 
 
-def _shared_mappings(pid: int, file: str) -> list[tuple[bytes, int, int, int]]:
-    """Where a process has shared memory mapped that is no object of a store: which, from where to where in it.
+class _SharedMapping(NamedTuple):
+    """A part of shared memory that a process has mapped."""
 
-    From ``smaps``, which walks the page tables, also how many bytes of it are there, each page divided by those who
-    share it; from ``maps`` 0.
+    #: The shared memory: device and inode.
+    memory: bytes
+    #: Where the mapped part begins and ends in it, in bytes.
+    begin: int
+    end: int
+    #: Bytes of the part that are resident, each page divided by the processes that share it.
+    resident: int
+
+
+def _shared_mappings(pid: int, file: str) -> list[_SharedMapping]:
+    """Return the shared memory that a process has mapped, except objects of a store.
+
+    Args:
+        pid: The process.
+        file: ``maps``, which is quick and leaves ``resident`` 0, or ``smaps``, which walks the page tables.
     """
-    found: list[tuple[bytes, int, int, int]] = []
+    found: list[_SharedMapping] = []
     pss = 0
     counts = False
     try:
         with open(f"/proc/{pid}/{file}", "rb") as stream:
             for line in stream:
                 if line[:1] in b"0123456789abcdef":
-                    span, _, offset, device, inode, *path = line.split(None, 5)
-                    counts = bool(path) and path[0].startswith(_SHARED_MEMORY) and not path[0].startswith(_STORES)
-                    if counts:
-                        begin, _, end = span.partition(b"-")
-                        first = int(offset, 16)
-                        found.append((device + b":" + inode, first, first + int(end, 16) - int(begin, 16), 0))
+                    mapping = _read_mapping(line)
+                    counts = mapping is not None
+                    if mapping is not None:
+                        found.append(mapping)
                 elif counts and line.startswith(b"Pss:"):
                     pss = int(line.split()[1])
                 elif counts and line.startswith(b"Anonymous:"):
-                    # Copies of what was written to count as what they are.
-                    found[-1] = *found[-1][:3], max(pss - int(line.split()[1]), 0) * 1024
+                    # The tree's anonymous memory contains the private copies of pages that were written to.
+                    found[-1] = found[-1]._replace(resident=max(pss - int(line.split()[1]), 0) * 1024)
     except (OSError, ValueError, IndexError):
         pass
     return found
 
 
-def tree_memory(root: int, limit: int) -> int:
-    """Memory of a process and what is below it, in bytes: anonymous, and shared except for objects of a store.
+def _read_mapping(line: bytes) -> _SharedMapping | None:
+    """Read the first line of a mapping; None where it is no shared memory, or an object of a store."""
+    span, _, offset, device, inode, *path = line.split(None, 5)
+    if not path or not path[0].startswith(_SHARED_MEMORY) or path[0].startswith(_STORES):
+        return None
+    low, _, high = span.partition(b"-")
+    begin = int(offset, 16)
+    return _SharedMapping(device + b":" + inode, begin, begin + int(high, 16) - int(low, 16), 0)
 
-    What decides is the cheapest that can: pages that forks share count once, and mappings are told from each other,
-    where the tree could be over ``limit``.
+
+def tree_memory(root: int, limit: int) -> int:
+    """Return bytes of memory of a process and its descendants: anonymous, and shared except for objects of a store.
+
+    The measurement is the cheapest one that shows whether the tree is over ``limit``. Pages that forks share are
+    counted once, and shared mappings are told apart, only where the tree could be over it.
+
+    Args:
+        root: The process.
+        limit: Bytes. A result above it is exact, except for pages that begin to be shared during the measurement.
     """
     pids = [root]
     for pid in pids:
@@ -235,36 +269,45 @@ def tree_memory(root: int, limit: int) -> int:
         if len(pids) > 4096:
             break
     sizes = {pid: _memory(pid) for pid in pids}
-    used = sum(anonymous for anonymous, _ in sizes.values())
-    resident = sum(shared for _, shared in sizes.values())
-    if used + resident <= limit:
-        # Objects of the store may be among it; nobody is blamed for them yet.
-        return used
-    sharing = [pid for pid, (_, shared) in sizes.items() if shared]
-    rooms: dict[bytes, tuple[int, int]] = {}
-    for which, first, last, _ in (each for pid in sharing for each in _shared_mappings(pid, "maps")):
-        begin, end = rooms.get(which, (first, last))
-        rooms[which] = min(begin, first), max(end, last)
-    room = min(sum(end - begin for begin, end in rooms.values()), resident)
-    if used + room <= limit:
-        return used + room
-    own = 0
-    if room > _NEGLIGIBLE:
-        parts = dict.fromkeys(rooms, 0)
-        for which, _, _, size in (each for pid in sharing for each in _shared_mappings(pid, "smaps")):
-            parts[which] = parts.get(which, 0) + size
-        # One after the other is looked at, and forks that come to share a page meanwhile make the sum too large.
-        own = sum(min(parts[which], end - begin) for which, (begin, end) in rooms.items())
-    return own + sum(_proportional_memory(pid) for pid in pids)
+    anonymous = sum(size.anonymous for size in sizes.values())
+    resident = sum(size.shared for size in sizes.values())
+    if anonymous + resident <= limit:
+        # The shared bytes may be objects of the store, which no task is charged for.
+        return anonymous
+    sharing = [pid for pid, size in sizes.items() if size.shared]
+    lengths = _mapped_lengths(sharing)
+    most = min(sum(lengths.values()), resident)
+    if anonymous + most <= limit:
+        return anonymous + most
+    shared = _resident_shared(sharing, lengths) if most > _NEGLIGIBLE else 0
+    return shared + sum(_proportional_memory(pid) for pid in pids)
+
+
+def _mapped_lengths(pids: Iterable[int]) -> dict[bytes, int]:
+    """Return by shared memory the bytes from the first to the last one that these processes have mapped."""
+    spans: dict[bytes, tuple[int, int]] = {}
+    for mapping in (mapping for pid in pids for mapping in _shared_mappings(pid, "maps")):
+        begin, end = spans.get(mapping.memory, (mapping.begin, mapping.end))
+        spans[mapping.memory] = min(begin, mapping.begin), max(end, mapping.end)
+    return {memory: end - begin for memory, (begin, end) in spans.items()}
+
+
+def _resident_shared(pids: Iterable[int], lengths: Mapping[bytes, int]) -> int:
+    """Return the resident bytes of shared memory of these processes, each page counted once."""
+    parts = dict.fromkeys(lengths, 0)
+    for mapping in (mapping for pid in pids for mapping in _shared_mappings(pid, "smaps")):
+        parts[mapping.memory] = parts.get(mapping.memory, 0) + mapping.resident
+    # The processes are read one after the other. A fork that begins to share a page meanwhile makes the sum too large.
+    return sum(min(parts[memory], length) for memory, length in lengths.items())
 
 
 def peak_memory() -> int:
-    """Bytes that this process has had in memory at most, shared ones included."""
+    """Return the most bytes that this process has had in memory, shared memory included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if LINUX else 1)
 
 
 def raise_oom_score() -> None:
-    """Have the kernel, where it lacks memory, take this process and what it starts before others of this user."""
+    """Have the kernel kill this process, and those that it starts, before this user's others when memory runs out."""
     try:
         with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
             if int(file.read()) < _OOM_SCORE:
@@ -274,7 +317,7 @@ def raise_oom_score() -> None:
 
 
 def limit_processes(count: int) -> None:
-    """Let this process and what it starts fork no more once this user has so many processes and threads here."""
+    """Forbid this process, and those that it starts, to fork while this user has ``count`` processes and threads."""
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
         if soft == resource.RLIM_INFINITY or soft > count:
@@ -284,7 +327,7 @@ def limit_processes(count: int) -> None:
 
 
 def count_user_threads() -> int:
-    """How many threads of this user there are; only those whose process can be seen."""
+    """Return how many threads this user's visible processes have."""
     found, user = 0, os.getuid()
     for name in os.listdir("/proc") if LINUX else ():
         try:

@@ -1,8 +1,8 @@
-"""The page of memory that a worker shares with the agent: what runs, since when, and what must not start.
+"""The page of memory that a worker shares with the agent: the running task, its start, and the recalled tasks.
 
-Aligned 64-bit words, each written whole by one side. A worker announces a task's number *before* it looks
-whether that number has been revoked; the agent revokes *before* it looks what was announced, a moment later
-(:data:`SETTLE_S`). So either the worker sees that its task was revoked, or the agent sees that it has started.
+The page holds aligned 64-bit words, and each word is written as a whole by one side. A worker announces a task's number
+*before* it reads whether the agent has recalled that number. The agent recalls numbers *before* it reads which number
+is announced, and reads `SETTLE_S` later. So either the worker sees the recall, or the agent sees that the task started.
 """
 
 from __future__ import annotations
@@ -12,34 +12,35 @@ import os
 import signal
 import tempfile
 
-#: Number of the task that was started last, or was looked at; when that was, in nanoseconds. Never goes back.
+#: Number of the task that the worker announced last, and nanoseconds of `clock.now_ns` at that moment. The number never
+#: decreases.
 ANNOUNCED, STARTED = 0, 1
-#: Numbers from the first to the second, both included, must not start.
+#: The worker must not start tasks with numbers from the first word to the second, both included.
 RECALLED_FROM, RECALLED_TO = 2, 3
-#: Where large results are to be written: 0 in memory, 1 on disk.
+#: Where the worker writes large results: 0 in memory, 1 on disk.
 SPILL = 4
-#: 1 while the worker waits for something to do.
+#: 1 while the worker waits for a task.
 IDLE = 5
 
-#: Signals to a worker: write down where every thread is; send what results are held back.
+#: Signals to a worker: print the stack of every thread; send the results that it holds back.
 _FIRST = getattr(signal, "SIGRTMIN", None)
 SAMPLE_SIGNAL: int = _FIRST + 6 if _FIRST is not None else signal.SIGUSR1
 FLUSH_SIGNAL: int = _FIRST + 5 if _FIRST is not None else signal.SIGUSR2
 
 #: No task has this number.
 NEVER = (1 << 63) - 1
-#: How long the agent waits before it believes what it reads after a revocation. A store becomes visible to
-#: other processors within microseconds.
+#: Seconds between the agent's recall and its read of the announced number. A store becomes visible to other processors
+#: within microseconds.
 SETTLE_S = 0.001
 
 
 def page_name(folder: str) -> str:
-    """What the pages of a run are called: by it, whoever has one mapped is known as one of its processes."""
+    """Return the name of the pages of the run with this folder. A process that maps one belongs to the run."""
     return f"handout-page-{os.path.basename(folder)[:200]}"
 
 
 def create(folder: str) -> tuple[int, memoryview]:
-    """A new page: a descriptor to hand to the worker, and this side's view."""
+    """Make a page. Return a descriptor to pass to the worker, and the agent's view of the page."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create(page_name(folder), os.MFD_CLOEXEC)
     else:  # pragma: no cover - macOS
@@ -52,5 +53,5 @@ def create(folder: str) -> tuple[int, memoryview]:
 
 
 def attach(fd: int) -> memoryview:
-    """The page behind a descriptor."""
+    """Return a view of the page that a descriptor stands for."""
     return memoryview(mmap.mmap(fd, mmap.PAGESIZE)).cast("Q")

@@ -1,16 +1,16 @@
-"""What is the same for every socket of this folder."""
+"""Options that every socket of a host's processes gets."""
 
 from __future__ import annotations
 
 import socket
 
-_BUFFER = 1 << 20
+_BUFFER_BYTES = 1 << 20
 
 
 def enlarge_buffers(end: socket.socket) -> None:
-    """Ask for buffers that hold a batch, where the system gives them."""
+    """Ask the system for socket buffers that hold a whole batch. A refusal costs speed only, and is ignored."""
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         try:
-            end.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+            end.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
         except OSError:
             pass
