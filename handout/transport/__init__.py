@@ -1,1 +1,1 @@
-"""Hosts as this side reaches them: how an agent is started there, and the conversation with it."""
+"""How the controller reaches a host: it starts an agent there, connects to it, and talks with it."""

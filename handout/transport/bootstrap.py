@@ -1,6 +1,6 @@
-"""From "a shell on the host" to "an agent that said hello": the command, what it is fed, what it answers.
+"""Start an agent from a shell: the command line, its standard input, and the line that the host answers.
 
-Pure text in and out; launchers move the bytes.
+This module handles text only. The launchers move the bytes.
 """
 
 from __future__ import annotations
@@ -19,24 +19,30 @@ __all__ = ["OLDEST_PYTHON", "Bootstrap", "MarkedOutput", "StartedAgent", "relay_
 T = TypeVar("T")
 
 OLDEST_PYTHON = (3, 9)
+#: Newest minor version of Python 3 that is looked for by name.
 _NEWEST_MINOR = 15
-#: Noise of a login shell that is kept for the error message.
+#: Bytes of a login shell's output that an error message may quote.
 _NOISE_KEPT = 4096
-#: Bytes of an agent's hello, or of what kept it from saying one.
-_MAX_ANSWER = 64 << 10
-#: Exits with 93 where Python is too old, before it reads any input; else runs the source that comes first.
+#: Bytes of the marked line: an agent's hello, or the error that kept the agent from starting.
+_MAX_LINE = 64 << 10
+#: Exits with status 93 before it reads any input if Python is too old. Otherwise it runs the source that comes first.
 _STAGE_0 = "import sys;sys.version_info<(3,9) and sys.exit(93);r=sys.stdin.buffer.read;exec(r(int(r(8))))"
 
+#: Remedies by the kind of error that `handout.host.boot` reports. HOST is replaced by the host's name.
 _REMEDIES = {
-    "python": "Install Python 3.9 or newer there, or name one with Host(..., python=...).",
-    "space": "Free some space there, or point HANDOUT_TMPDIR at a folder with room.",
-    "start": "Try `ssh HOST python3 -c 'import asyncio'` to see whether its Python works.",
-    "input": "Check that the connection is stable.",
+    "python": "Install Python 3.9 or newer on the host, or name one with Host(..., python=...).",
+    "space": "Free some space on the host, or set HANDOUT_TMPDIR to a folder with room.",
+    "start": "Run `ssh HOST python3 -c 'import asyncio'` to check that Python works on the host.",
+    "input": "Check that the connection to the host is stable.",
 }
 
 
 def candidates(python: str | None) -> list[str]:
-    """Interpreters to try on a host, in order: the named one, or the controller's version, then the newest."""
+    """Return the interpreters to try on a host, in order.
+
+    Args:
+        python: The only one to try. None: the controller's own version first, then all versions, newest first.
+    """
     if python is not None:
         return [python]
     minors = range(_NEWEST_MINOR, OLDEST_PYTHON[1] - 1, -1)
@@ -46,7 +52,7 @@ def candidates(python: str | None) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class StartedAgent:
-    """An agent that runs, as its hello describes it."""
+    """A running agent, as its hello describes it. The journal records these fields by name."""
 
     folder: str
     socket: str
@@ -56,64 +62,65 @@ class StartedAgent:
     probed: dict[str, Any]
     lingers: bool
     agent: str
-    #: Process of the supervisor there.
+    #: Process number of the supervisor on the host.
     supervisor: int = 0
 
 
 @dataclass(slots=True)
 class MarkedOutput:
-    """Collects a bootstrap's standard output until the answer is there, and keeps the noise before it."""
+    """The output of a command on a host: noise of the login shell, then one line that begins with a marker."""
 
     marker: str
+    #: Output before the marked line.
     noise: bytes = b""
+    #: The marked line without its marker; None until it is complete.
     line: bytes | None = None
 
     def feed(self, data: bytes) -> bool:
-        """Take output; True once the answer is whole."""
+        """Take output; return True once the marked line is complete."""
         self.noise += data
         start = self.noise.find(b"\n" + self.marker.encode())
-        if start >= 0:
-            end = self.noise.find(b"\n", start + 1)
-            if end >= 0:
-                self.line = self.noise[start + 1 + len(self.marker) : end]
-                self.noise = self.noise[:start]
-                return True
-            if len(self.noise) - start > _MAX_ANSWER:
-                # No agent says so much: whoever does is not read to the end.
-                self.line = self.noise[start + 1 + len(self.marker) :]
-                self.noise = self.noise[:start]
-                return True
-        elif len(self.noise) > 2 * _NOISE_KEPT:
-            self.noise = self.noise[-_NOISE_KEPT:]
-        return False
+        if start < 0:
+            if len(self.noise) > 2 * _NOISE_KEPT:
+                self.noise = self.noise[-_NOISE_KEPT:]
+            return False
+        end = self.noise.find(b"\n", start + 1)
+        if end < 0:
+            if len(self.noise) - start <= _MAX_LINE:
+                return False
+            end = len(self.noise)  # no agent sends so long a line: it is taken as it is and refused later
+        self.line = self.noise[start + 1 + len(self.marker) : end]
+        self.noise = self.noise[:start]
+        return True
 
     def printed(self) -> str:
-        """What came that was not the answer, for an error message."""
+        """Return the output without the marked line, for an error message."""
         return self.noise[-_NOISE_KEPT:].decode("utf-8", "replace").strip()
 
 
 class Bootstrap:
-    """One attempt to start an agent.
+    """One start of an agent.
 
     Args:
         host: The host's name, for messages.
-        python: The interpreter to use there, or None to look for one.
+        python: The interpreter to use on the host, or None to look for one.
         settings: What the supervisor and the agent are told.
     """
 
     def __init__(self, host: str, python: str | None, settings: dict[str, Any]) -> None:
         self.host = host
         self.python = python
-        #: Proves to the agent that a connection is the controller's. Travels on standard input only.
+        #: Proves to the agent that a connection is the controller's. It travels on standard input only, because every
+        #: user of the host can read command lines.
         self.token = secrets.token_hex(32)
         self.marker = f"handout-{secrets.token_hex(8)}:"
         self.output = MarkedOutput(self.marker)
-        #: Set by the launcher once the host has been told to start an agent: from then on there may be one.
+        #: Set by the launcher when it tells the host to start an agent. From then on an agent may run on the host.
         self.command_sent = False
         self._settings = settings
 
     def command(self) -> str:
-        """The command line for any login shell: ``sh`` looks for a Python that serves and hands over to it."""
+        """Return the command line for any login shell: ``sh`` looks for a usable Python and runs it."""
         names = " ".join(_quote(name) for name in candidates(self.python))
         script = (
             f'for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; "$p" -c "{_STAGE_0}"; s=$?; '
@@ -124,11 +131,11 @@ class Bootstrap:
         return f"exec sh -c '{script}'"
 
     def argv(self) -> list[str]:
-        """The same for this machine, without a shell."""
+        """Return the command for the controller's own machine, which needs no shell."""
         return [self.python or sys.executable, "-c", _STAGE_0]
 
     def stdin(self) -> bytes:
-        """Everything that the bootstrap reads."""
+        """Return everything that the command reads on its standard input."""
         source, bundle = boot_source(), agent_bundle()
         preface = {
             "marker": self.marker,
@@ -140,30 +147,19 @@ class Bootstrap:
         return b"%08d" % len(main) + main + json.dumps(preface).encode() + b"\n" + bundle.data
 
     def result(self, exit_status: int | None = None) -> StartedAgent:
-        """What the answer says.
+        """Return the agent that the command's output announces.
+
+        Args:
+            exit_status: The command's, for the error message if there is no answer.
 
         Raises:
-            BootstrapError: It is an error, or it never came.
+            BootstrapError: The output has no answer, or the answer is an error.
         """
         line = self.output.line
         if line is None:
-            printed = self.output.printed()
-            raise BootstrapError(
-                f"Host {self.host!r} ran the start command (exit status {exit_status}) but no agent answered; "
-                f"it printed: {printed[-1000:] or 'nothing'}.",
-                remedy="A login shell that starts another program, or ends early, keeps agents from starting.",
-                host=self.host,
-                output=printed,
-            )
+            raise self._no_answer(exit_status)
         if line.startswith(b"no-python"):
-            old = line[len(b"no-python") :].decode("utf-8", "replace").split()
-            tried = ", ".join(candidates(self.python))
-            found = f"found only older ones ({', '.join(old)})" if old else "found none of them"
-            raise BootstrapError(
-                f"Host {self.host!r} has no Python 3.9 or newer: tried {tried}; {found}.",
-                remedy=_REMEDIES["python"],
-                host=self.host,
-            )
+            raise self._no_python(line)
         try:
             report = json.loads(line)
             if "error" not in report:
@@ -171,8 +167,8 @@ class Bootstrap:
             kind, message = str(report["error"]), str(report.get("message", ""))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             raise BootstrapError(
-                f"Host {self.host!r} answered what no agent says: {line[:200].decode('utf-8', 'replace')!r}.",
-                remedy="Something on the host rewrites what programs print: look at its login shell.",
+                f"Host {self.host!r} answered, but not as an agent does: {line[:200].decode('utf-8', 'replace')!r}.",
+                remedy="Check the login shell on the host: something there changes what programs print.",
                 host=self.host,
                 output=self.output.printed(),
             ) from None
@@ -183,9 +179,34 @@ class Bootstrap:
             output=self.output.printed(),
         )
 
+    def _no_answer(self, exit_status: int | None) -> BootstrapError:
+        printed = self.output.printed()
+        return BootstrapError(
+            f"Host {self.host!r} ran the start command (exit status {exit_status}) but no agent answered; "
+            f"it printed: {printed[-1000:] or 'nothing'}.",
+            remedy="Check the login shell on the host: an agent cannot start from one that runs another program "
+            "or exits early.",
+            host=self.host,
+            output=printed,
+        )
+
+    def _no_python(self, line: bytes) -> BootstrapError:
+        old = line[len(b"no-python") :].decode("utf-8", "replace").split()
+        tried = ", ".join(candidates(self.python))
+        found = f"found only older ones ({', '.join(old)})" if old else "found none of them"
+        return BootstrapError(
+            f"Host {self.host!r} has no Python 3.9 or newer: tried {tried}; {found}.",
+            remedy=_REMEDIES["python"],
+            host=self.host,
+        )
+
 
 def _started(report: dict[str, Any]) -> StartedAgent:
-    """What a hello says; raises KeyError, TypeError or ValueError where it is none."""
+    """Read an agent's hello.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is not a hello.
+    """
     folder = _of_type(report["folder"], str)
     major, minor, micro = (_of_type(number, int) for number in report["python"])
     probed = _of_type(report.get("probed", {}), dict)
@@ -209,14 +230,14 @@ def _of_type(value: Any, kind: type[T]) -> T:
 
 
 def relay_command(started: StartedAgent, marker: str) -> str:
-    """The command line of the byte pump that stands in for a forwarded socket."""
+    """Return the command line of the relay, which copies bytes where the server forbids socket forwarding."""
     code = "import sys;sys.path.insert(0,sys.argv[1]);import handout.host.relay as r;r.main(*sys.argv[2:])"
     words = [started.executable, "-c", code, started.bundle, started.socket, marker]
     return "exec " + " ".join(_quote(word) for word in words)
 
 
 def _quote(word: str) -> str:
-    """Quote with double quotes, in which ``$HOME`` is found."""
+    """Quote with double quotes, because ``$HOME`` is expanded in them."""
     home = word.startswith("~/")
     for character in '\\"$`':
         word = word.replace(character, "\\" + character)

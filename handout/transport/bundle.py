@@ -1,4 +1,4 @@
-"""The zip that makes a host's Python an agent: the folders that travel, a stub for ``handout``, and dill."""
+"""The zip that the controller sends to a host: the folders that travel, a stub for ``handout``, and dill."""
 
 from __future__ import annotations
 
@@ -18,92 +18,96 @@ import dill
 
 from handout.errors import InternalError
 
-__all__ = ["Bundle", "agent_bundle", "boot_source"]
+__all__ = ["TRAVELS", "Bundle", "agent_bundle", "boot_source"]
 
-#: One fixed time for all entries, so that the same sources always give the same digest.
+#: The folders of the package that travel to hosts. No other folder does.
+TRAVELS = ("protocol", "serialization", "host")
+#: The time of all entries. With the files' own times, equal sources would give different zips.
 _EPOCH = (2020, 1, 1, 0, 0, 0)
+
+_making = threading.Lock()
 
 
 class Bundle(NamedTuple):
-    """A zip and what identifies it."""
+    """A zip and the digest of its sources."""
 
     data: bytes
     digest: str
 
 
-_making = threading.Lock()
+def agent_bundle() -> Bundle:
+    """Return the bundle of this installation: the same bytes for every host. The first call makes it, in any thread."""
+    with _making:
+        return _agent_bundle()
 
 
-#: The folders of the package that travel to hosts; nothing else of it does.
-TRAVELS = ("protocol", "serialization", "host")
+@cache
+def boot_source() -> bytes:
+    """Return the source that a host executes first."""
+    return (_package_folder() / "host" / "boot.py").read_bytes()
+
+
+def travelling_sources() -> list[Path]:
+    """Return the source files that the bundle ships, sorted by path."""
+    root = _package_folder()
+    return sorted(path for folder in TRAVELS for path in (root / folder).rglob("*.py"))
 
 
 def _package_folder() -> Path:
     return Path(__file__).parents[1]
 
 
-def travelling_sources() -> list[Path]:
-    """The source files that the bundle ships, sorted by path."""
-    root = _package_folder()
-    return sorted(path for folder in TRAVELS for path in (root / folder).rglob("*.py"))
-
-
 @cache
-def boot_source() -> bytes:
-    """The source that a host executes first."""
-    return (_package_folder() / "host" / "boot.py").read_bytes()
+def _agent_bundle() -> Bundle:
+    entries = _entries()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, data in entries.items():
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+    # The digest leaves the bytecode out: marshal writes other bytes in each process, depending on what else refers to
+    # a constant.
+    digest = hashlib.sha256(importlib.util.MAGIC_NUMBER)
+    for name, data in entries.items():
+        if name.endswith(".py"):
+            digest.update(f"{name} {len(data)}\n".encode())
+            digest.update(data)
+    return Bundle(out.getvalue(), digest.hexdigest()[:16])
 
 
-def _named(code: CodeType, name: str) -> CodeType:
-    """The same code, as if it came from ``name``: where this installation lies is nobody's business."""
-    consts = tuple(_named(const, name) if isinstance(const, CodeType) else const for const in code.co_consts)
-    return code.replace(co_filename=name, co_consts=consts)
+def _entries() -> dict[str, bytes]:
+    """Return the bundle's files by name."""
+    entries: dict[str, bytes] = {}
+    top = _package_folder().parent
+    for path in travelling_sources():
+        name = path.relative_to(top).as_posix()
+        entries[name] = path.read_bytes()
+        entries[f"{name}c"] = _compiled(path, name)
+    entries["handout/__init__.py"] = entries["handout/host/user_stub.py"]
+    root = Path(str(dill.__file__)).parent
+    for path in sorted(root.rglob("*.py")):
+        inside = path.relative_to(root)
+        if "tests" not in inside.parts:
+            entries[f"dill/{inside.as_posix()}"] = path.read_bytes()
+    return entries
 
 
 def _compiled(path: Path, name: str) -> bytes:
-    """A module's bytecode for this Python: a host of the same version saves compiling it.
+    """Return a module's bytecode, which saves a host with the controller's version of Python from compiling it.
 
-    Others find another magic number in it and take the source. It is of the unchecked hash-based kind, which is
-    valid whatever the times in an archive say.
+    Another version sees another magic number in it and compiles the source. The bytecode is of the unchecked
+    hash-based kind (PEP 552), because Python then ignores the times in the archive.
     """
     loader = importlib.machinery.SourceFileLoader(name.removesuffix(".py").replace("/", "."), str(path))
     code = loader.get_code(loader.name)
     if code is None:
         raise InternalError(f"{path} has no code.")
-    code = _named(code, name)
+    code = _renamed(code, name)
     return importlib.util.MAGIC_NUMBER + (0b01).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
 
 
-def agent_bundle() -> Bundle:
-    """The bundle of this installation; the same bytes for every host. Made once, by whichever thread comes first."""
-    with _making:
-        return _agent_bundle()
-
-
-@cache
-def _agent_bundle() -> Bundle:
-    entries: dict[str, bytes] = {}
-    top = _package_folder().parent
-    for path in travelling_sources():
-        name_ = path.relative_to(top).as_posix()
-        entries[name_] = path.read_bytes()
-        entries[f"{name_}c"] = _compiled(path, name_)
-    entries["handout/__init__.py"] = entries["handout/host/user_stub.py"]
-    root = Path(str(dill.__file__)).parent
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root)
-        if "tests" not in name.parts:
-            entries[f"dill/{name.as_posix()}"] = path.read_bytes()
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for name_, data in entries.items():
-            info = zipfile.ZipInfo(name_, _EPOCH)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, data)
-    # Of the sources alone: marshal's bytes differ from process to process, by what else refers to a constant.
-    digest = hashlib.sha256(importlib.util.MAGIC_NUMBER)
-    for name_, data in entries.items():
-        if name_.endswith(".py"):
-            digest.update(f"{name_} {len(data)}\n".encode())
-            digest.update(data)
-    return Bundle(out.getvalue(), digest.hexdigest()[:16])
+def _renamed(code: CodeType, name: str) -> CodeType:
+    """Return the code as if it came from ``name``, so that no path of the controller's machine reaches a host."""
+    consts = tuple(_renamed(const, name) if isinstance(const, CodeType) else const for const in code.co_consts)
+    return code.replace(co_filename=name, co_consts=consts)

@@ -1,4 +1,4 @@
-"""What a link writes to and hears from: one ordered byte stream, wherever it runs."""
+"""The two sides of a byte stream to an agent: a launcher provides one, a connection uses the other."""
 
 from __future__ import annotations
 
@@ -10,32 +10,36 @@ __all__ = ["Receiver", "Transport"]
 
 
 class Transport(Protocol):
-    """The writing side of a connection to an agent."""
+    """The writing side of a byte stream to an agent."""
 
     def write(self, data: Buffer) -> None:
-        """Queue bytes; after ``Receiver.paused`` only control should follow."""
+        """Queue bytes. After ``Receiver.paused`` the caller should write control messages only."""
         ...
 
     def close(self) -> None:
-        """Close; ``Receiver.lost`` follows once the other side has agreed, or the line is known to be lost."""
+        """Close the stream. ``Receiver.lost`` follows once the agent has closed its side, or the line is lost."""
         ...
 
 
 class Receiver(Protocol):
-    """The reading side: what a transport calls, always on the event loop."""
+    """The reading side. The transport calls these methods on the event loop."""
 
     def received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Take bytes that came from the agent."""
         ...
 
     def paused(self) -> None:
-        """The transport's buffer is full."""
+        """Stop writing: the transport's buffer is full."""
         ...
 
     def resumed(self) -> None:
-        """The transport's buffer has room again."""
+        """Write again: the transport's buffer has room."""
         ...
 
     def lost(self, error: Exception | None) -> None:
-        """The connection ended; called once."""
+        """Note that the stream ended; called once.
+
+        Args:
+            error: Why it ended; None if the agent closed it in order.
+        """
         ...

@@ -1,6 +1,6 @@
-"""One connection to an agent, from its first byte to its end; another one is made after it.
+"""One connection to an agent, from its first byte to its end.
 
-It knows how bytes are written and whether they may be, and nothing of what they say.
+A connection writes bytes and knows when the transport is full. It does not know what the bytes mean.
 """
 
 from __future__ import annotations
@@ -14,59 +14,59 @@ from handout.transport.byte_stream import Transport
 
 __all__ = ["Connection", "ConnectionListener"]
 
-#: Bytes of one write: larger buffers cost more to allocate than to fill.
+#: Bytes of one write: allocating larger buffers costs more than filling them.
 _WRITE = 64 << 10
 
 
 class ConnectionListener(Protocol):
-    """Who is told what happens on a connection; also on one that is not the current one any more."""
+    """Hears what happens on a connection, also on one that a newer connection has replaced."""
 
     def received(self, connection: Connection, data: bytes) -> None:
-        """Bytes came."""
+        """Take bytes that came."""
         ...
 
     def resumed(self) -> None:
-        """There is room again for what is to be written."""
+        """Write again: the connection has room."""
         ...
 
     def lost(self, connection: Connection) -> None:
-        """It ended; called once."""
+        """Note that the connection ended; called once."""
         ...
 
 
 class Connection:
-    """A receiver of one transport's news, and the way to write to it.
+    """The receiver of one transport, and the way to write to it.
 
     Args:
-        listener: What it is passed on to.
+        listener: Hears what happens on the connection.
     """
 
     def __init__(self, listener: ConnectionListener) -> None:
         self._listener = listener
-        #: Set by whoever opens it, once it is open: a receiver is there before its transport.
+        #: Set by the link once the transport is open: a launcher needs the receiver before it has a transport.
         self.transport: Transport | None = None
-        #: Whether nothing more should be written now.
+        #: True while the transport's buffer is full.
         self.is_paused = False
-        #: What the agent answers to the hello; ConnectionResetError where the connection ends before.
+        #: The agent's answer to the hello; ConnectionResetError if the connection ends before it.
         self.hello: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.closed = asyncio.Event()
-        #: Why it was closed; None where the other side closed it in order.
+        #: Why the connection ended; None if the agent closed it in order.
         self.error: Exception | None = None
 
     def write(self, segments: Sequence[Buffer]) -> None:
         """Queue bytes.
 
         Raises:
-            OSError: It is closed.
+            OSError: The connection is closed.
         """
         assert self.transport is not None
-        for data in _pieces(segments):
+        for data in _writes(segments):
             self.transport.write(data)
 
     def close(self) -> None:
-        """Close it at once; that is its end, though the other side may not have heard of it."""
-        # Said here: over a dead line the transport waits for an answer, and says nothing.
-        self.lost(ConnectionAbortedError("closed from here"))
+        """End the connection at once, even if the agent does not hear of it."""
+        # The connection notes its end itself: over a dead line the transport waits for an answer and reports nothing.
+        self.lost(ConnectionAbortedError("the controller closed the connection"))
         if self.transport is not None:
             self.transport.close()
 
@@ -86,19 +86,19 @@ class Connection:
         self._listener.resumed()
 
     def lost(self, error: Exception | None) -> None:
-        """See :class:`~handout.transport.byte_stream.Receiver`; the first end counts, whoever noticed it."""
+        """See :class:`~handout.transport.byte_stream.Receiver`; of several calls, the first one counts."""
         if self.closed.is_set():
             return
         self.error = error
         self.closed.set()
         if not self.hello.done():
             self.hello.set_exception(ConnectionResetError(str(error or "closed")))
-            self.hello.exception()  # where nobody waits for it, nobody is to be warned
+            self.hello.exception()  # read here: asyncio would log a future whose exception is never read
         self._listener.lost(self)
 
 
-def _pieces(segments: Sequence[Buffer]) -> Iterator[Buffer]:
-    """Segments as writes of a middling size: small ones joined, large ones cut, without copying them as a whole."""
+def _writes(segments: Sequence[Buffer]) -> Iterator[Buffer]:
+    """Join small segments and cut large ones into writes of `_WRITE` bytes; only joined bytes are copied."""
     small: list[Buffer] = []
     size = 0
     for segment in segments:

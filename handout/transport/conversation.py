@@ -1,8 +1,8 @@
-"""What is said with one host's agent, across the connections that carry it.
+"""The conversation with one host's agent, which outlives the connections that carry it.
 
-Messages and bulk are delivered once and in order, whatever happens to a connection; what is damaged on the way is
-said again. What they mean is its owner's business. Who makes the connections, and when silence has lasted too long,
-is the link's.
+The conversation delivers messages and bulk data once and in order, whatever happens to a connection. Bytes that were
+damaged on the way are sent again. The conversation's owner knows what the messages mean. The link makes the
+connections and decides when silence has lasted too long.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ __all__ = ["Conversation", "FrameHandler", "GrowingSource"]
 
 logger = logging.getLogger("handout.link")
 
-#: Bulk handed to a connection in one go; the loop serves others in between.
+#: Bytes of bulk data that one flush gives to a connection; the loop runs other callbacks in between.
 _SLICE = 256 << 10
-#: Connections in a row that may bring something bad and nothing new.
+#: Connections in a row that may bring bad bytes and nothing new.
 _MAX_GARBLED = 20
 
 FrameHandler = Callable[[Sequence[Message | Piece]], None]
 
 
 class Conversation:
-    """The conversation with one agent, from here.
+    """The controller's side of the conversation with one agent.
 
     Args:
         host: The host's name.
-        heartbeat_s: Who has nothing to say lets itself be heard this often.
+        heartbeat_s: Seconds between heartbeats on an idle connection.
         handler: Called with every batch of messages and pieces, in order, each once.
-        on_suspect: Called with True when silence is suspected to last, with False when the agent is heard again.
-        on_broken: Called when the connection broke, or all of the conversation: see `connection` and `error`.
+        on_suspect: Called with True when the link suspects that silence will last, with False when the agent is heard
+            again.
+        on_broken: Called when the connection or the whole conversation broke: see `connection` and `error`.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class Conversation:
         on_suspect: Callable[[bool], None],
         on_broken: Callable[[], None],
     ) -> None:
-        #: The connection that counts: what another one brings is not heard.
+        #: The current connection. Bytes of any other connection are ignored.
         self.connection: Connection | None = None
-        #: Why the conversation cannot go on, over no connection; None while it can.
+        #: Why the conversation cannot go on over any connection; None while it can.
         self.error: Exception | None = None
         #: Seconds of the last handshake's round trip.
         self.rtt_s = 0.0
@@ -64,16 +65,16 @@ class Conversation:
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._session = Session(heartbeat_s=heartbeat_s, now=self._loop.time())
-        #: By it the agent knows this conversation from that of a controller which took over, or was taken over from.
+        #: Tells the agent this conversation from the one of a controller before or after a takeover.
         self._name = secrets.token_hex(8)
         self._streams = itertools.count(1)
         self._flush_due = False
         self._suspected = False
-        #: A handshake came to an end, good or bad: who answers here knows how to talk.
+        #: True once a handshake came to its end, good or bad: the program on the host speaks the protocol.
         self._met = False
-        #: Messages and pieces that were handed on; how many of them when something bad came last.
+        #: Messages and pieces that the handler got, now and when bad bytes came last.
         self._handled = self._handled_when_garbled = 0
-        #: How often in a row something bad came, with nothing new between.
+        #: How often in a row bad bytes came, with nothing new in between.
         self._garbled = 0
 
     @property
@@ -83,26 +84,26 @@ class Conversation:
 
     @property
     def unacknowledged(self) -> int:
-        """Messages that the agent has not confirmed."""
+        """Number of messages that the agent has not confirmed."""
         return self._session.unacknowledged
 
     # ---- connections ---------------------------------------------------------------------------------------
 
     async def attach(self, connection: Connection, agent: str, token: str, *, taking_over: bool) -> None:
-        """Go on over a new connection, where the agent that is meant answers on it.
+        """Go on over a new connection, if the right agent answers on it.
 
         Args:
-            connection: Open; it takes the place of the one before.
-            agent: What the agent calls itself.
-            token: What proves to it that this is the controller.
-            adopting: Whether it is to be told that another controller goes on.
+            connection: An open connection, which replaces the one before.
+            agent: The agent's name.
+            token: Proves to the agent that this is the controller.
+            taking_over: True to tell the agent that this controller takes over from another one.
 
         Raises:
-            HostLostError: It is gone: another one answered, or it refuses.
-            TimeoutError: Nobody answered in time.
+            HostLostError: The agent is gone: another agent answered, or the agent refuses.
+            TimeoutError: No answer came in time.
             HostUnreachableError: The connection ended.
-            WireError: What came was no answer.
-            InternalError: What came was handled wrongly.
+            WireError: The bytes that came are not an answer.
+            InternalError: The controller failed to handle the bytes that came.
         """
         self.connection = connection
         asked_at = self._loop.time()
@@ -113,7 +114,7 @@ class Conversation:
         except (HostUnreachableError, TimeoutError):
             self.drop()
             if self.error is not None:
-                raise self.error from None  # that is why it was closed
+                raise self.error from None  # the connection was closed because of it
             raise
         except BaseException:
             self.drop()
@@ -128,19 +129,19 @@ class Conversation:
         self.flush()
 
     def drop(self) -> None:
-        """Let the connection go, where there is one; what is unacknowledged waits for the next."""
+        """Close the connection, if there is one. Unacknowledged messages wait for the next connection."""
         connection, self.connection = self.connection, None
         self._session.detach()
         if connection is not None:
             connection.close()
 
     def close(self) -> None:
-        """Nothing more is said, nor heard."""
+        """End the conversation: send and receive nothing more."""
         self.drop()
         self._session.close()
 
     def suspect(self) -> None:
-        """Take the silence for one that may last, until the agent is heard again."""
+        """Report that the agent is silent, until it is heard again."""
         if not self._suspected:
             self._suspected = True
             self._on_suspect(True)
@@ -153,12 +154,12 @@ class Conversation:
     # ---- sending -------------------------------------------------------------------------------------------
 
     def send(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
-        """Send a control message; it is delivered once, in order, whatever happens to the connection."""
+        """Send a control message. It is delivered once and in order, whatever happens to the connection."""
         self._session.send(fields, payload)
         self._flush_soon()
 
     def send_object(self, key: int, source: Source) -> int:
-        """Stream an object into the agent's store; answers with what :meth:`stop_object` takes."""
+        """Stream an object into the agent's store; return the stream's number, which :meth:`stop_object` takes."""
         stream = next(self._streams)
         self._session.send({"m": "stream", "stream": stream, "key": key, "size": source.size})
         self._session.send_stream(stream, source)
@@ -168,7 +169,7 @@ class Conversation:
         return stream
 
     def stop_object(self, stream: int) -> None:
-        """Send no more of an object: the rest of it will not come."""
+        """Stop a stream before its end, because the rest of the object will not come."""
         self._session.stop_stream(stream)
         self.send({"m": "stop_stream", "stream": stream})
 
@@ -177,13 +178,13 @@ class Conversation:
         self._flush_soon()
 
     def _flush_soon(self) -> None:
-        """Write when the loop goes idle, so that what is sent in one go travels in one write."""
+        """Flush in the loop's next turn, so that messages of one turn travel in one write."""
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what there is to write, a beat where one is due; the rest of much bulk soon."""
+        """Write the output that waits, with a heartbeat if one is due. Write the rest of much bulk data soon."""
         self._flush_due = False
         connection = self.connection
         if connection is None or connection.is_paused:
@@ -201,7 +202,7 @@ class Conversation:
     # ---- as a connection's listener ----------------------------------------------------------------------------
 
     def received(self, connection: Connection, data: bytes) -> None:
-        """See :class:`~handout.transport.connection.Listener`."""
+        """See :class:`~handout.transport.connection.ConnectionListener`."""
         if connection is not self.connection:
             return
         fresh: list[Message | Piece] = []
@@ -215,14 +216,11 @@ class Conversation:
                 self._handled += len(fresh)
                 self._handler(fresh)
         except ProtocolError as error:
-            self._fail(self._nonsense(error))
+            self._fail(self._broken_protocol(error))
             return
         except Exception as error:
-            # What came with it is lost, so this conversation cannot go on; nor may that go unnoticed.
-            said = f"{type(error).__name__}: {exceptions.message(error)}"
-            broken = InternalError(f"What host {self._host!r} sent was handled wrongly: {said}.")
-            broken.__cause__ = error
-            self._fail(broken)
+            # The rest of the batch is lost with it, so the conversation cannot go on.
+            self._fail(self._not_handled(error))
             return
         if garbled is not None:
             self._on_garbled(connection, garbled)
@@ -233,11 +231,11 @@ class Conversation:
             self._flush_soon()
 
     def resumed(self) -> None:
-        """See :class:`~handout.transport.connection.Listener`."""
+        """See :class:`~handout.transport.connection.ConnectionListener`."""
         self._flush_soon()
 
     def lost(self, connection: Connection) -> None:
-        """See :class:`~handout.transport.connection.Listener`."""
+        """See :class:`~handout.transport.connection.ConnectionListener`."""
         if connection is self.connection:
             self.connection = None
             self._session.detach()
@@ -246,10 +244,10 @@ class Conversation:
     # ---- receiving -----------------------------------------------------------------------------------------
 
     def _take_in(self, connection: Connection, data: bytes, fresh: list[Message | Piece]) -> None:
-        """Read what came; ``fresh`` gets what is new, also what came before something bad.
+        """Read bytes that came, and add the new messages and pieces to ``fresh``, also those before bad bytes.
 
         Raises:
-            ProtocolError: Something is bad.
+            ProtocolError: Some bytes are bad.
         """
         now = self._loop.time()
         for frame in self._session.receive(data, now):
@@ -262,29 +260,33 @@ class Conversation:
                 connection.hello.set_result(frame.fields)
 
     def _on_garbled(self, connection: Connection, error: ProtocolError) -> None:
-        """Make the connection again: what was damaged on the way is sent anew; who never gets it right is left."""
+        """Replace the connection, over which damaged bytes are sent again. Give up if bad bytes keep coming."""
         self._garbled = self._garbled + 1 if self._handled == self._handled_when_garbled else 1
         self._handled_when_garbled = self._handled
         if not self._met or self._garbled > _MAX_GARBLED:
-            self._fail(self._nonsense(error))
+            self._fail(self._broken_protocol(error))
             return
-        logger.warning("Host %s sent what is not allowed, the connection is made again: %s.", self._host, error)
+        logger.warning("The agent on host %s broke the protocol, so the controller reconnects: %s.", self._host, error)
         connection.lost(error)
         connection.close()
 
-    def _nonsense(self, error: ProtocolError) -> WireError:
-        return WireError(
-            f"The agent on host {self._host!r} sent what is not allowed: {error}.",
-            remedy="Check that nothing on the way changes what is sent; else please report it.",
+    def give_up(self, reason: str) -> None:
+        """End the conversation, because the owner cannot make sense of a message from the agent."""
+        self._fail(
+            WireError(f"The agent on host {self._host!r} broke the protocol: {reason}.", remedy="Please report it.")
         )
 
-    def give_up(self, reason: str) -> None:
-        """What the agent said makes no sense to its owner: the conversation cannot go on."""
-        self._fail(
-            WireError(
-                f"The agent on host {self._host!r} sent what is not allowed: {reason}.", remedy="Please report it."
-            )
+    def _broken_protocol(self, error: ProtocolError) -> WireError:
+        return WireError(
+            f"The agent on host {self._host!r} broke the protocol: {error}.",
+            remedy="Check that nothing between the controller and the host changes bytes; otherwise please report it.",
         )
+
+    def _not_handled(self, error: Exception) -> InternalError:
+        said = f"{type(error).__name__}: {exceptions.message(error)}"
+        failure = InternalError(f"The controller could not handle what the agent on host {self._host!r} sent: {said}.")
+        failure.__cause__ = error
+        return failure
 
     def _fail(self, error: Exception) -> None:
         self.error = error
@@ -296,5 +298,5 @@ class GrowingSource(Source):
     """A source whose bytes are still arriving."""
 
     def __init__(self) -> None:
-        #: Set by the conversation that sends it: to be called when more is there.
+        #: Set by the conversation that sends the source; the owner calls it when more bytes have arrived.
         self.on_more: Callable[[], None] = lambda: None

@@ -1,4 +1,4 @@
-"""The first words on a connection: which agent is meant, and whether it is that one who answers."""
+"""The first exchange on a connection: the controller names an agent, and checks that this agent answers."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from handout.transport.connection import Connection
 __all__ = ["HANDSHAKE_TIMEOUT_S", "greeting", "refusal", "shake_hands"]
 
 HANDSHAKE_TIMEOUT_S = 10.0
-#: Counts all connections from here: an agent does not hear one that was slow on the way and comes after a later one.
+#: Numbers all connections of this process. An agent refuses a connection with a lower number than the one that it has,
+#: because it was made earlier and arrived late.
 _connection_numbers = itertools.count(1)
 
 
 def greeting(agent: str, token: str, conversation: str, *, taking_over: bool) -> dict[str, Any]:
-    """What a hello says, but for how far the conversation got.
+    """Return the fields of a hello, without the session's state.
 
     Args:
-        agent: What the agent that is meant calls itself.
-        token: What proves to it that this is the controller.
-        conversation: What the conversation is called that is to go on.
-        adopting: Whether it takes the place of another controller's.
+        agent: The name of the agent that is meant.
+        token: Proves to the agent that this is the controller.
+        conversation: The name of the conversation that goes on.
+        taking_over: True if the conversation replaces one of another controller.
     """
     fields = {"token": token, "agent": agent, "conversation": conversation, "ticket": next(_connection_numbers)}
     return {**fields, "adopt": True} if taking_over else fields
 
 
 async def shake_hands(connection: Connection, hello: bytes, host: str) -> dict[str, Any]:
-    """Say hello; answers with what is answered.
+    """Send a hello and return the fields of the agent's hello.
 
     Raises:
-        TimeoutError: No answer came.
+        TimeoutError: No hello came within `HANDSHAKE_TIMEOUT_S`.
         HostUnreachableError: The connection ended.
     """
     try:
-        # It may be closed already: then writing says so, or the hello never comes.
+        # On a connection that is closed already, either the write or the wait raises.
         connection.write([hello])
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             return await connection.hello
@@ -45,17 +46,19 @@ async def shake_hands(connection: Connection, hello: bytes, host: str) -> dict[s
         raise
     except OSError as error:
         raise HostUnreachableError(
-            f"Host {host!r} closed the connection: {error}.", remedy="Check the line to it.", host=host
+            f"Host {host!r} closed the connection: {error}.",
+            remedy="Check the network between the controller and the host.",
+            host=host,
         ) from None
 
 
 def refusal(answer: dict[str, Any], agent: str, host: str) -> HostLostError | None:
-    """Why the agent that is meant is gone, if it is, by what was answered."""
+    """Return the error for an answer that shows that the agent is gone; None if the right agent answered."""
     if "error" not in answer and answer.get("agent") == agent:
         return None
     return HostLostError(
-        f"The agent on host {host!r} is gone: {answer.get('error', 'another one answered')}.",
-        remedy="Its tasks run elsewhere; another agent is started there.",
+        f"The agent on host {host!r} is gone: {answer.get('error', 'another agent answered')}.",
+        remedy="The controller runs its tasks on other hosts and starts another agent.",
         host=host,
         gone=True,
     )

@@ -1,4 +1,4 @@
-"""How an agent comes to be on a host and is reached there: the one seam between hosts and everything else."""
+"""What a launcher does: it starts an agent on a host and connects to it. A new kind of host needs a new launcher."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ __all__ = ["Launcher"]
 
 
 class Launcher(Protocol):
-    """Starts an agent on one host and connects to it; every call is bounded in time."""
+    """Starts an agent on one host and connects to it. Every call is bounded in time."""
 
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """Start an agent.
 
         Raises:
-            HostError: With what was tried and the remedy.
+            HostError: It did not start; the error says what was tried and the remedy.
         """
         ...
 
     async def connect(self, started: StartedAgent, receiver: Receiver) -> Transport:
-        """Open a byte stream to an agent that runs, on a new connection where the last one is gone.
+        """Open a byte stream to a running agent. If the connection to the host is gone, make a new one first.
 
         Raises:
-            HostError: It cannot be reached now; trying again later may help.
+            HostLostError: The agent is gone.
+            HostError: The host cannot be reached now; a later try may succeed.
         """
         ...
 
     def abort(self) -> None:
-        """Drop the connection at once, because nothing comes over it any more; the next one is made anew."""
+        """Drop the connection to the host at once, because nothing comes over it. The next call makes a new one."""
         ...
 
     async def aclose(self) -> None:
-        """Close what :meth:`start` and :meth:`connect` opened; the agent itself is stopped over its link."""
+        """Close what :meth:`start` and :meth:`connect` opened. The link stops the agent itself before."""
         ...

@@ -1,7 +1,7 @@
-"""The link to one host's agent: started or adopted, connected again whenever the line drops, and ended.
+"""The link to one host's agent: it starts or takes over the agent, reconnects when the line drops, and ends the agent.
 
-A link says when the host is to be taken for lost: when nothing was heard for ``host_timeout_s``. What is said over it,
-and what its connections do not lose, is the conversation's.
+The link decides when a host is lost: nothing was heard for ``host_timeout_s``. The conversation carries the messages,
+and keeps those that a connection loses.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ __all__ = ["STOP_TIMEOUT_S", "AgentLink", "release_error"]
 
 logger = logging.getLogger("handout.link")
 
-#: An agent's end is waited for this long; closing a cluster as a whole may take 5 s.
+#: Ending an agent may take this long; closing a whole cluster may take 5 s.
 STOP_TIMEOUT_S = 4.0
 _STOP_PAUSE_S = 0.05
-#: A stop that is not acknowledged after so long is sent again, over another connection.
+#: A stop that is not acknowledged after this long is sent again, over another connection.
 _STOP_SILENCE_S = 1.0
-#: A host may take so many times as long to be reached as it took at first.
+#: Connecting to a host may take this many times as long as its first start did.
 _SLOWER = 3
 
 
 class AgentLink:
-    """One host's agent, from here.
+    """The controller's end of the link to one host's agent.
 
     Args:
         host: The host's name.
-        python: The interpreter to use there, or None.
-        launcher: How it is started and reached.
-        timings: What silence means.
+        python: The interpreter to use on the host, or None.
+        launcher: Starts the agent and connects to it.
+        timings: How long silence may last.
         handler: Called with every batch of messages and pieces, in order, each once.
         on_suspect: Called with True when the host falls silent, with False when it is heard again.
     """
@@ -54,9 +54,9 @@ class AgentLink:
     ) -> None:
         self.host = host
         self.started: StartedAgent | None = None
-        #: Whether the agent is known to have ended, because it was told to.
+        #: True once the agent is known to have ended because the link stopped it.
         self.agent_ended = False
-        #: Seconds that the first login took, with what came with it.
+        #: Seconds that the first start or connection took.
         self._start_s = 0.0
         self._launcher = launcher
         self._timings = timings
@@ -69,20 +69,20 @@ class AgentLink:
         self._bootstrap = Bootstrap(host, python, settings)
         self._loop = asyncio.get_running_loop()
         self._wakeup = asyncio.Event()
-        #: What is said with the agent; it outlives the connections, which only this makes.
+        #: It outlives the connections, which only the link makes.
         self.conversation = Conversation(host, timings.heartbeat_s, handler, on_suspect, self._wakeup.set)
         self._stopping = False
-        #: One handshake at a time: the one that goes on and the one that ends it may both want a connection.
+        #: Lets one handshake run at a time: `run` and `stop` may both want a connection.
         self._attaching = asyncio.Lock()
-        #: The limit of the try that is being made to go on: `stop` has no use for what comes of it.
+        #: The time limit of the current try of `run` to connect. `stop` ends such a try, because it has no use for it.
         self._trying: asyncio.Timeout | None = None
-        #: The last try to connect hung.
+        #: True if the last try to connect hung.
         self._hung = False
         self._starting: asyncio.Future[StartedAgent] | None = None
-        #: The agent has not been told yet that another controller goes on.
+        #: True until the agent has been told that this controller takes over.
         self._taking_over = False
         self._ending: asyncio.Future[None] | None = None
-        #: Nothing came over the connection for so long that the next one is made from scratch.
+        #: True if the connection was silent for so long that the launcher must make a new one from scratch.
         self._silent = False
 
     # ---- beginning -----------------------------------------------------------------------------------------
@@ -91,60 +91,59 @@ class AgentLink:
         """Start the agent and connect to it.
 
         Raises:
-            HostError: With what was tried and the remedy.
+            HostError: The start failed; the error says what was tried and the remedy.
         """
         begun_at = self._loop.time()
         self._starting = asyncio.ensure_future(self._launcher.start(self._bootstrap))
         try:
-            # Shielded: an agent that the host is starting already can only be ended once it is there.
+            # Shielded: an agent that the host is already starting can be ended only once it runs.
             started = await asyncio.shield(self._starting)
             self.started = started
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._stopping and task is not None and not task.cancelling():
-                # `stop` has called off the start; nobody has cancelled whoever waits for it here.
+                # `stop` has cancelled the start; the task that waits for it was not cancelled.
                 raise release_error(self.host) from None
             if not self._bootstrap.command_sent:
                 self._starting.cancel()
             raise
         self._start_s = self._loop.time() - begun_at
-        await self._meet(self._timings.host_timeout_s)
+        await self._connect_first(self._timings.host_timeout_s)
         return started
 
-    async def _meet(self, within_s: float) -> None:
-        """Be connected for the first time."""
+    async def take_over(self, started: StartedAgent, token: str, within_s: float) -> None:
+        """Go on with an agent that a lost controller started.
+
+        Args:
+            started: The agent.
+            token: Proves to the agent that it may listen to this controller.
+            within_s: Seconds in which the link tries to connect.
+
+        Raises:
+            HostError: The agent is gone or cannot be reached.
+        """
+        self._bootstrap.token, self.started, self._taking_over = token, started, True
+        await self._connect_first(within_s)
+
+    async def _connect_first(self, within_s: float) -> None:
         error = await self._attach_by(self._loop.time() + within_s, HostUnreachableError)
         if self._stopping:
             raise release_error(self.host)
         if error is not None:
             raise error
 
-    async def take_over(self, started: StartedAgent, token: str, within_s: float) -> None:
-        """Go on with an agent that another controller started, and was lost.
-
-        Args:
-            started: Where it is.
-            token: What proves to it that this is a controller it may hear.
-            within_s: Seconds in which tries are made.
-
-        Raises:
-            HostError: It is gone, or cannot be reached.
-        """
-        self._bootstrap.token, self.started, self._taking_over = token, started, True
-        await self._meet(within_s)
-
     @property
     def token(self) -> str:
-        """What proves to the agent that a connection is the controller's."""
+        """Proves to the agent that a connection is the controller's."""
         return self._bootstrap.token
 
     async def run(self) -> None:
-        """Keep the conversation going until the host is lost; returns once the link is being stopped.
+        """Keep the conversation going until the host is lost. Return once `stop` was called.
 
         Raises:
             HostLostError: Nothing was heard for ``host_timeout_s``, or the agent is gone.
-            WireError: The agent spoke nonsense.
-            InternalError: What it said was handled wrongly.
+            WireError: The agent broke the protocol.
+            InternalError: The controller failed to handle a message.
         """
         tick_s = self._timings.heartbeat_s / 2
         while True:
@@ -163,36 +162,38 @@ class AgentLink:
                 await self._reattach()
                 continue
             if self._loop.time() - due > tick_s:
-                continue  # this loop was blocked: what the host sent meanwhile has not been read yet
+                continue  # the controller's loop was blocked, and has not yet read what the host sent meanwhile
             self._judge_silence()
             self.conversation.flush()
 
+    # ---- ending --------------------------------------------------------------------------------------------
+
     async def stop(self, within_s: float = STOP_TIMEOUT_S) -> None:
-        """Tell the agent to end, and wait until it has: no process of it is left then. May be repeated.
+        """Tell the agent to end, and wait until it has ended with all its processes. May be called again.
 
         Args:
-            within_s: Seconds that this may take; after them the agent is left to its lease, with a warning.
+            within_s: Seconds after which the link logs a warning and leaves the agent to its lease.
         """
         self._stopping = True
         if self._trying is not None and not self._trying.expired():
-            self._trying.reschedule(self._loop.time())  # it may hang, and nobody else connects meanwhile
+            self._trying.reschedule(self._loop.time())  # the try may hang, and holds the lock meanwhile
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end(self._loop.time() + within_s))
         await asyncio.shield(self._ending)
 
     async def _end(self, deadline: float) -> None:
-        """Deliver the stop, over a new connection where the last one is gone, and see the agent out."""
+        """Deliver the stop, over a new connection if the last one is gone, and wait until the agent has ended."""
         try:
             async with asyncio.timeout_at(deadline):
-                await self._meet_who_is_coming()
+                await self._await_start()
                 if self.started is not None:
                     self.conversation.send({"m": "stop"})
-                    while not await self._see_out(deadline):
+                    while not await self._has_ended(deadline):
                         pass
                     self.agent_ended = True
         except TimeoutError:
             logger.warning("The agent on %s %s.", self.host, self._how_it_is_left())
-            self._launcher.abort()  # closing in order would wait for an answer, too
+            self._launcher.abort()  # an orderly close would wait for an answer
         starting = self._starting
         if starting is not None and not starting.done():
             starting.cancel()
@@ -202,13 +203,13 @@ class AgentLink:
 
     def _how_it_is_left(self) -> str:
         if self.started is None:
-            return "was still being started when it was to end; it ends when it finds that nobody waits for it"
+            return "was still being started when the controller stopped it; it ends when its start finds no reader"
         silent_s = self._loop.time() - self.conversation.last_heard
         where = "not connected" if self.conversation.connection is None else "connected"
         return f"did not confirm that it ended; its lease will end it ({where}, last heard {silent_s:.1f} s ago)"
 
-    async def _meet_who_is_coming(self) -> None:
-        """Wait for an agent that was on its way when this began to stop: else it would wait for its lease to end."""
+    async def _await_start(self) -> None:
+        """Wait for an agent that the host is starting; otherwise it would run until the end of its lease."""
         starting = self._starting
         if starting is None or not (starting.done() or self._bootstrap.command_sent):
             return
@@ -216,47 +217,52 @@ class AgentLink:
         if not starting.cancelled() and starting.exception() is None:
             self.started = starting.result()
 
-    async def _see_out(self, deadline: float) -> bool:
-        """Whether the agent is known to have ended: it closed its connection, or nobody is there any more.
+    async def _has_ended(self, deadline: float) -> bool:
+        """Wait a while for the agent's end; return True if it closed its connection, or nothing listens on its socket.
 
         Args:
-            deadline: When it is left to its lease: a try that hangs must leave time for another one.
+            deadline: When the agent is left to its lease. A try to connect that hangs leaves time for another one.
         """
         connection = self.conversation.connection
         if connection is None:
-            try:
-                limit_s = min(self._patience_s, (deadline - self._loop.time()) / 2)
-                async with asyncio.timeout(None if self._hung else limit_s):
-                    await self._attach()
-            except HostLostError:
-                return True
-            except TimeoutError:
-                self._give_up_line()
-            except HandoutError as error:  # also one of ours, which had ended the conversation before
-                logger.info("The agent on %s cannot be reached to end it: %s", self.host, error)
-                await asyncio.sleep(_STOP_PAUSE_S)
-            return False
+            return await self._is_gone(deadline)
         self.conversation.flush()
         silent_s = self._loop.time() - self.conversation.last_heard
+        # An agent that has already missed a heartbeat is not waited for.
+        limit_s = _STOP_SILENCE_S if silent_s < 1.5 * self._timings.heartbeat_s else 0
         try:
-            # Who has missed a beat already is not waited for.
-            async with asyncio.timeout(_STOP_SILENCE_S if silent_s < 1.5 * self._timings.heartbeat_s else 0):
+            async with asyncio.timeout(limit_s):
                 await connection.closed.wait()
         except TimeoutError:
             if self.conversation.unacknowledged:
-                # The stop has not arrived: this line may be dead where another one is not.
+                # The stop has not arrived: this connection may be dead although the host can be reached.
                 self._launcher.abort()
                 self.conversation.drop()
             return False
         return connection.error is None
 
+    async def _is_gone(self, deadline: float) -> bool:
+        """Try to connect to the agent; return True if that shows that it is gone."""
+        try:
+            limit_s = min(self._patience_s, (deadline - self._loop.time()) / 2)
+            async with asyncio.timeout(None if self._hung else limit_s):
+                await self._attach()
+        except HostLostError:
+            return True
+        except TimeoutError:
+            self._abort_hung()
+        except HandoutError as error:  # also an InternalError that had ended the conversation before
+            logger.info("The controller cannot reach the agent on %s to end it: %s", self.host, error)
+            await asyncio.sleep(_STOP_PAUSE_S)
+        return False
+
     async def abandon(self) -> None:
-        """Let go of a host that is lost; where its agent is being ended, that goes on until it has."""
+        """Release a host that is lost. If `stop` is already ending its agent, wait for that."""
         if self._ending is not None:
             await self.stop()
             return
         self._stopping = True
-        self._launcher.abort()  # closing in order would wait for an answer of a host that is silent
+        self._launcher.abort()  # an orderly close would wait for an answer of a silent host
         self.conversation.close()
         await self._launcher.aclose()
 
@@ -272,24 +278,29 @@ class AgentLink:
             self.conversation.suspect()
 
     async def _reattach(self) -> None:
-        """Make the connection again, until the lease is over."""
+        """Connect again, trying until the lease is over."""
         if self._silent:
-            # What forgot this line on the way (a router, a host that was moved) will not remember it.
+            # The line may be dead without an error (a router forgot it, the host has moved), so it is not used again.
             self._silent = False
             self._launcher.abort()
         error = await self._attach_by(self.conversation.last_heard + self._timings.host_timeout_s, HostError)
         if error is not None:
             raise HostLostError(
                 f"Host {self.host!r} was silent for {self._timings.host_timeout_s:g} s: {str(error).rstrip('.')}.",
-                remedy="Its tasks run elsewhere; it is used again when it comes back.",
+                remedy="The controller runs its tasks on other hosts, and uses the host again when it answers.",
                 host=self.host,
             )
 
     async def _attach_by(self, deadline: float, retry_on: type[HostError]) -> HostError | None:
-        """Be connected by then, trying again after errors of this class; answers why not. Gives in to `stop`.
+        """Connect by a deadline; return the last error if that fails, None if it succeeds or `stop` is called.
+
+        Args:
+            deadline: By the loop's clock.
+            retry_on: Errors of this class lead to another try.
 
         Raises:
             HostLostError: The agent is gone: no connection mends that.
+            HostError: Another class of error than `retry_on`.
         """
         pause_s = self._timings.heartbeat_s / 40
         error: HostError | None = None
@@ -305,41 +316,45 @@ class AgentLink:
             except retry_on as met:
                 error = met
             except TimeoutError:
-                if not self._stopping or self._loop.time() - tried_at > self._patience_s:
-                    self._give_up_line()
-                # What was said before says more, if anything was.
-                error = error or HostUnreachableError(
-                    f"Connecting to host {self.host!r} took too long.", host=self.host
-                )
+                took_s = self._loop.time() - tried_at
+                if not self._stopping or took_s > self._patience_s:
+                    self._abort_hung()
+                if error is None:  # an earlier error tells more
+                    error = HostUnreachableError(
+                        f"Connecting to host {self.host!r} took over {took_s:.1f} s.", host=self.host
+                    )
             finally:
                 self._trying = None
             if self._stopping:
                 return None
             await asyncio.sleep(min(pause_s, max(deadline - self._loop.time(), 0)))
             pause_s = min(pause_s * 2, self._timings.heartbeat_s)
-        return None if self._stopping else error or HostUnreachableError("The connection dropped.", host=self.host)
+        if self._stopping:
+            return None
+        return error or HostUnreachableError(f"The connection to host {self.host!r} dropped.", host=self.host)
 
     def _limit_s(self, left_s: float) -> float:
-        """How long a try to connect may take of the time that is left.
+        """Return how many of the seconds left a try to connect may take.
 
-        One that hangs must leave time for another one, one that is only slow must get through. So the first one leaves
-        what the host may need (at least a quarter of the time) but gets no less itself, and the one after it gets all.
+        A try that hangs must leave time for another one, and a try that is only slow must succeed. So the first try
+        leaves the time that the host may need (at least a quarter of what is left) but gets no less than that itself,
+        and the try after one that hung gets all.
         """
         need_s = _SLOWER * self._start_s
         return left_s if self._hung else min(left_s, max(need_s, min(0.75 * left_s, left_s - need_s)))
 
     @property
     def _patience_s(self) -> float:
-        """A try to reach an agent that is to end is taken for one that hangs after so long."""
+        """Seconds after which a try to reach an agent that is to end counts as hanging."""
         return max(_STOP_SILENCE_S, self._start_s)
 
-    def _give_up_line(self) -> None:
-        """What hangs on this one would hang again."""
+    def _abort_hung(self) -> None:
+        """Drop the line on which a try hung: another try on it would hang again."""
         self._hung = True
         self._launcher.abort()
 
     async def _attach(self) -> None:
-        """Be connected: one connection and one handshake, unless somebody else has seen to it meanwhile."""
+        """Make one connection with one handshake, unless `run` or `stop` has made it meanwhile."""
         async with self._attaching:
             if self.conversation.connection is None:
                 await self._connect()
@@ -352,15 +367,19 @@ class AgentLink:
         try:
             await self.conversation.attach(connection, self.started.agent, self.token, taking_over=self._taking_over)
         except TimeoutError:
-            self._launcher.abort()  # what hangs on this line would hang again
+            self._launcher.abort()  # another try on this line would hang again
             raise HostUnreachableError(
                 f"The agent on host {self.host!r} did not answer the handshake within {HANDSHAKE_TIMEOUT_S:g} s.",
-                remedy="Check the line to it, and whether the host is out of memory or stopped.",
+                remedy="Check the network to the host, and whether the host is out of memory or stopped.",
                 host=self.host,
             ) from None
         self._taking_over = False
 
 
 def release_error(host: str) -> HostError:
-    """Why a host is not there for whoever waits for it while it is being ended from here."""
-    return HostError(f"Host {host!r} is being let go.", remedy="Add it again to use it.", host=host)
+    """Return the error for callers that wait for a host while the cluster releases it."""
+    return HostError(
+        f"Host {host!r} is being released: the cluster stops its agent.",
+        remedy="Add the host again to use it.",
+        host=host,
+    )

@@ -1,4 +1,4 @@
-"""The launcher for this machine: the very same agent, without SSH."""
+"""The launcher for the controller's own machine: the same agent as on other hosts, without SSH."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from handout.transport.uninterrupted import uninterrupted
 __all__ = ["LocalLauncher"]
 
 _START_TIMEOUT_S = 40.0
-_ENDED_S = 0.5
+#: A bootstrap process is given this long to end after each of SIGTERM and SIGKILL.
+_END_TIMEOUT_S = 0.5
 
 
 class LocalLauncher:
-    """Starts agents on this machine and reaches them over their Unix sockets."""
+    """Starts agents on this machine and connects to their Unix sockets."""
 
     def __init__(self) -> None:
-        #: Those that are open.
+        #: The open ones.
         self._transports: set[asyncio.BaseTransport] = set()
 
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """See :class:`~handout.transport.launcher.Launcher`."""
-        # The first one makes the bundle: in a thread, the loop has others to serve.
+        # The first call makes the bundle, which would block the loop.
         stdin = await in_thread(bootstrap.stdin)
         try:
-            process = await _begun(bootstrap)
+            process = await _start_process(bootstrap)
         except OSError as error:
             raise BootstrapError(
                 f"Python {bootstrap.python!r} cannot be started: {error.strerror}.",
@@ -45,7 +46,9 @@ class LocalLauncher:
                 out, err = await process.communicate(stdin)
         except TimeoutError:
             raise BootstrapError(
-                f"No agent answered within {_START_TIMEOUT_S:.0f} s on this machine.", host=bootstrap.host
+                f"No agent answered within {_START_TIMEOUT_S:.0f} s on this machine.",
+                remedy="Check whether this machine is overloaded.",
+                host=bootstrap.host,
             ) from None
         finally:
             if process.returncode is None:
@@ -74,40 +77,46 @@ class LocalLauncher:
     async def aclose(self) -> None:
         """See :class:`~handout.transport.launcher.Launcher`."""
         self.abort()
-        await asyncio.sleep(0)  # for the transports to say that they are closed
+        await asyncio.sleep(0)  # lets the transports report that they are closed
 
 
-async def _begun(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
-    """The bootstrap's process, in a session of its own: Ctrl-C is for this one, and what a wrapper starts is below it.
+async def _start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
+    """Start the bootstrap's process in a session of its own.
+
+    So Ctrl-C reaches the controller only, and one signal to the session also reaches what a wrapper of the interpreter
+    has started.
 
     Raises:
-        OSError: It cannot be started.
+        OSError: The process cannot be started.
     """
     pipe = subprocess.PIPE
-    beginning = asyncio.ensure_future(
+    starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(*bootstrap.argv(), stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
     )
     try:
-        return await asyncio.shield(beginning)
+        return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # Cancelled itself, asyncio would end the process alone, and might wait for ever for what that has started.
-        await uninterrupted(_end_begun(beginning))
+        # If asyncio itself were cancelled, it would end this process only, and could wait for ever for its children.
+        await uninterrupted(_end_started(starting))
         raise
 
 
-async def _end_begun(beginning: asyncio.Future[asyncio.subprocess.Process]) -> None:
+async def _end_started(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
     try:
-        await _end(await beginning)
+        await _end(await starting)
     except OSError:
-        pass  # it was not even started
+        pass  # the process was never started
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End a bootstrap, in order where it can. Bounded: what has left its session may hold its output open for long."""
+    """End a bootstrap's session, with SIGTERM if that suffices.
+
+    The wait is bounded, because a process that has left the session may hold the output open for long.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
-            async with asyncio.timeout(_ENDED_S):
+            async with asyncio.timeout(_END_TIMEOUT_S):
                 await process.wait()
                 return
         except ProcessLookupError:
@@ -117,7 +126,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 class _Socket(asyncio.Protocol):
-    """An agent's socket, as its receiver hears it; among the open ones while it is open."""
+    """Passes an agent's socket on to a receiver, and is in the set of open transports while it is open."""
 
     def __init__(self, receiver: Receiver, transports: set[asyncio.BaseTransport]) -> None:
         self._receiver = receiver

@@ -1,8 +1,8 @@
-"""The launcher for hosts behind sshd: one asyncssh connection a host, as the user's own configuration says.
+"""The launcher for hosts behind sshd: one asyncssh connection to each host, by the user's own SSH configuration.
 
-Host keys are checked, ``~/.ssh/config``, agent, keys and jump hosts are used, because nothing here turns them off.
-The agent's socket is reached through forwarding, which opens no port and counts as no session; where a server
-forbids that, a byte pump runs in the one session it allows.
+asyncssh checks host keys and uses ``~/.ssh/config``, ssh-agent, keys and jump hosts by default. The launcher turns none
+of these off. It reaches the agent's socket through forwarding, which opens no port and counts as no session. If the
+server forbids forwarding, a relay on the host copies the bytes in the one session that the server allows.
 """
 
 from __future__ import annotations
@@ -34,21 +34,23 @@ __all__ = ["SshLauncher"]
 
 _CONNECT_TIMEOUT_S = 15.0
 _START_TIMEOUT_S = 45.0
-#: OpenSSH begins to refuse unauthenticated connections at 10 (``MaxStartups 10:30:100``).
+#: OpenSSH begins to refuse unauthenticated connections at 10 (sshd_config(5): ``MaxStartups 10:30:100``).
 _PARALLEL_LOGINS = 8
+#: Tries to log in, and the pause after the first one, which doubles after each.
 _TRIES = 6
 _FIRST_PAUSE_S = 0.2
-#: Fast where the processor has AES instructions; asyncssh's own first choice costs half the throughput.
+#: Fast on processors with AES instructions; with asyncssh's own first choice the throughput is half.
 _CIPHERS = "^aes128-gcm@openssh.com"
+#: Bytes that a channel may receive before the controller confirms them.
 _WINDOW = 16 << 20
-#: Under the size from which glibc maps and unmaps memory for each packet.
+#: Bytes of a packet. From 128 KiB on, glibc maps and unmaps memory for each packet.
 _PACKET = 64 << 10
-#: asyncssh copies what is left of a read for every packet that it takes from it: of asyncio's own 256 KiB, several
-#: times over. Reads of this size brought half as much again from a host.
+#: Bytes of one read from a connection. For every packet in a read, asyncssh copies the rest of the read. Measured:
+#: with 64 KiB, a host delivers half as much again as with asyncio's own 256 KiB.
 _READ = 64 << 10
 _WRITE_BUFFER_HIGH = 512 << 10
 _WRITE_BUFFER_LOW = 128 << 10
-#: What `Host(ssh=...)` may hold: the arguments of `asyncssh.connect`.
+#: Keys that `Host(ssh=...)` may have: the arguments of `asyncssh.connect`.
 _SSH_OPTIONS = frozenset(
     name
     for callable_ in (asyncssh.connect, asyncssh.SSHClientConnectionOptions.prepare)
@@ -60,26 +62,27 @@ class SshLauncher:
     """Starts an agent on one host over SSH.
 
     Args:
-        host: The inventory's entry.
-        logins: Shared by all hosts of a cluster: how many may be logging in at once.
+        host: The host, as the inventory describes it.
+        logins: Limits how many hosts of a cluster are logged in to at once.
     """
 
     def __init__(self, host: Host, logins: asyncio.Semaphore | None = None) -> None:
         self._host = host
         self._logins = logins or asyncio.Semaphore(_PARALLEL_LOGINS)
         self._connection: asyncssh.SSHClientConnection | None = None
-        #: Whether the server forwards sockets; None until it was tried.
+        #: True if the server forwards sockets; None until it was tried.
         self._forwards: bool | None = None
-        self._fresh = False
+        #: True if the connection has had a session, and no channel to the agent since then.
+        self._had_session = False
 
     @staticmethod
     def login_limit() -> asyncio.Semaphore:
-        """A limit for the hosts of one cluster to share."""
+        """Return a limit on logins for the hosts of one cluster to share."""
         return asyncio.Semaphore(_PARALLEL_LOGINS)
 
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """See :class:`~handout.transport.launcher.Launcher`."""
-        # Making the bundle takes as long as logging in: at the same time, in a thread.
+        # Making the bundle takes as long as logging in, so a thread makes it at the same time.
         making = asyncio.ensure_future(in_thread(bootstrap.stdin))
         try:
             connection = await self._connected()
@@ -95,32 +98,32 @@ class SshLauncher:
             raise BootstrapError(
                 f"No agent answered on host {self._host.name!r} within {_START_TIMEOUT_S:.0f} s; "
                 f"the login shell printed: {bootstrap.output.printed() or 'nothing'}.",
-                remedy=f"Check that `{self._by_hand()} true` ends by itself.",
+                remedy=f"Check that `{self._login_command()} true` ends by itself.",
                 host=self._host.name,
                 output=bootstrap.output.printed(),
             ) from None
         except (asyncssh.Error, OSError) as error:
             refused = isinstance(error, asyncssh.ChannelOpenError) and not connection.is_closed()
-            why = "it allows no session; see MaxSessions in its sshd_config" if refused else ""
+            why = "the server allows no session; see MaxSessions in its sshd_config" if refused else ""
             raise self._unreachable(error, why) from error
-        self._fresh = True
+        self._had_session = True
         return bootstrap.result(status)
 
     async def _bootstrap(self, connection: asyncssh.SSHClientConnection, bootstrap: Bootstrap) -> int | None:
-        """Run the bootstrap's command, feed it, and read until its answer."""
+        """Run the bootstrap's command, write its standard input, and read until the marked line; return its status."""
         process = await connection.create_process(bootstrap.command(), encoding=None, stderr=asyncssh.DEVNULL)
         bootstrap.command_sent = True
-        # Not `async with`: that waits for the host to agree, and a host that fell silent never does.
+        # `async with` would wait until the host confirms the close, which a silent host never does.
         try:
             try:
                 process.stdin.write(bootstrap.stdin())
                 process.stdin.write_eof()
             except (BrokenPipeError, ConnectionError):
-                pass  # it ended before it read its input: what it printed says why
+                pass  # the command ended before it read its input: its output says why
             while data := await process.stdout.read(1 << 16):
                 if bootstrap.output.feed(data):
                     break
-            # A server may allow no second session beside this one.
+            # The next session must wait for this one's end: a server may allow one session at a time.
             await process.wait_closed()
         finally:
             process.close()
@@ -133,42 +136,51 @@ class SshLauncher:
         connection = await self._connected()
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                if not self._fresh:
-                    # sshd leaves Nagle's algorithm on until the connection has had a session, which then can
-                    # stall every small exchange by 40 ms. A start was one; a reconnection has one on purpose.
+                if not self._had_session:
+                    # sshd leaves Nagle's algorithm on until the connection has had a session. Without one, every small
+                    # exchange can stall by 40 ms. The start was a session; a reconnection makes one on purpose.
                     await connection.run("exec true", stdin=asyncssh.DEVNULL)
-                self._fresh = False
-                if self._forwards is not False:
-                    try:
-                        channel, _ = await connection.create_unix_connection(
-                            lambda: _Channel(receiver), started.socket, window=_WINDOW, max_pktsize=_PACKET
-                        )
-                    except asyncssh.ChannelOpenError as error:
-                        if connection.is_closed():
-                            raise  # asyncssh says it this way, too, when the connection is lost meanwhile
-                        # OpenSSH says the same where it forbids forwarding and where nobody listens.
-                        if self._forwards:
-                            raise self._gone() from error
-                        self._forwards = False
-                    else:
-                        self._forwards = True
-                        return _bounded(channel)
-                return await self._relay(connection, started, receiver)
+                self._had_session = False
+                transport = await self._forward(connection, started, receiver)
+                if transport is None:
+                    transport = await self._relay(connection, started, receiver)
+                return transport
         except TimeoutError:
-            self.abort()  # the line may be dead, and nothing says so: the next try is to have one of its own
+            self.abort()  # the line may be dead without an error, so the next try needs a new connection
             raise self._unreachable(TimeoutError("timed out")) from None
         except (asyncssh.Error, OSError) as error:
             raise self._unreachable(error) from error
 
+    async def _forward(
+        self, connection: asyncssh.SSHClientConnection, started: StartedAgent, receiver: Receiver
+    ) -> Transport | None:
+        """Reach the agent through a forwarded socket; return None if the server forbids forwarding."""
+        if self._forwards is False:
+            return None
+        try:
+            channel, _ = await connection.create_unix_connection(
+                lambda: _Channel(receiver), started.socket, window=_WINDOW, max_pktsize=_PACKET
+            )
+        except asyncssh.ChannelOpenError as error:
+            if connection.is_closed():
+                raise  # asyncssh raises the same error if the connection is lost meanwhile
+            # OpenSSH gives the same reason if it forbids forwarding and if nothing listens on the socket.
+            if self._forwards:
+                raise self._gone() from error
+            self._forwards = False
+            return None
+        self._forwards = True
+        return _bounded(channel)
+
     async def _relay(
         self, connection: asyncssh.SSHClientConnection, started: StartedAgent, receiver: Receiver
     ) -> Transport:
-        """Reach the agent through a byte pump in a session."""
-        answer = MarkedOutput(f"handout-{secrets.token_hex(8)}:")
+        """Reach the agent through a relay that runs in a session."""
+        output = MarkedOutput(f"handout-{secrets.token_hex(8)}:")
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel, _ = await connection.create_session(
-            lambda: _RelaySession(receiver, answer, ready),
-            relay_command(started, answer.marker),
+            lambda: _RelaySession(receiver, output, ready),
+            relay_command(started, output.marker),
             encoding=None,
             window=_WINDOW,
             max_pktsize=_PACKET,
@@ -188,7 +200,7 @@ class SshLauncher:
         name = self._host.name
         return HostLostError(
             f"The agent on host {name!r} is gone.",
-            remedy="If it was not killed by hand, look for an out-of-memory kill in the host's system log.",
+            remedy="Look for an out-of-memory kill in the host's system log, unless the agent was killed by hand.",
             host=name,
             gone=True,
         )
@@ -211,7 +223,7 @@ class SshLauncher:
                 connection.abort()
 
     async def _connected(self) -> asyncssh.SSHClientConnection:
-        """The host's connection, made anew where it is gone. Refusals under load are tried again, with pauses."""
+        """Return the connection to the host; make a new one if it is gone, with pauses while sshd is overloaded."""
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         self._connection = None
@@ -221,13 +233,13 @@ class SshLauncher:
                 async with self._logins:
                     async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                         self._connection = await asyncssh.connect(**self._options())
-                _read_little_by_little(self._connection)
-                self._fresh = False
+                _bound_reads(self._connection)
+                self._had_session = False
                 return self._connection
             except TimeoutError as error:
                 raise self._unreachable(TimeoutError(f"no answer within {_CONNECT_TIMEOUT_S:.0f} s")) from error
             except (asyncssh.ConnectionLost, ConnectionResetError) as error:
-                # sshd drops connections beyond MaxStartups without a word: it may take this one in a moment.
+                # sshd drops connections beyond MaxStartups without an answer, and may accept a later one.
                 if attempt == _TRIES:
                     raise self._unreachable(
                         error,
@@ -246,25 +258,27 @@ class SshLauncher:
         return options
 
     def _refused(self, error: Exception) -> HostError:
-        """The named error for what asyncssh raised while connecting."""
+        """Return the error of Handout's own for what asyncssh raised while connecting."""
         name, where = self._host.name, self._host.address or self._host.name
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
             return HostKeyError(
                 f"Host {name!r} showed a host key that is not on record for it: {error.reason}.",
-                remedy=f"Compare it by hand, then run `ssh-keyscan -p {self._host.port} {where} >> ~/.ssh/known_hosts`"
-                f", or `ssh-keygen -R {_known_as(where, self._host.port)}` first where the old key is out of date.",
+                remedy=f"Compare the key by hand. If the old one is out of date, run `ssh-keygen -R "
+                f"{_known_as(where, self._host.port)}`. Then run `ssh-keyscan -p {self._host.port} {where} >> "
+                "~/.ssh/known_hosts`.",
                 host=name,
             )
         if isinstance(error, asyncssh.PermissionDenied):
             user = self._host.username or "your user"
             return AuthenticationError(
                 f"Host {name!r} refused {user}: {error.reason}.",
-                remedy=f"Check that `{self._by_hand()}` logs in without asking, and that ssh-agent holds the key.",
+                remedy=f"Check that `{self._login_command()}` logs in without a question, and that ssh-agent holds "
+                "the key.",
                 host=name,
                 username=self._host.username or "",
             )
         if isinstance(error, OSError) and error.filename is not None and not isinstance(error, ConnectionError):
-            # A file of keys of this machine; nothing was sent to the host yet.
+            # It is a file of keys on the controller's machine; nothing was sent to the host yet.
             return InventoryError(
                 f"Host {name!r}: {str(error.filename)!r} cannot be read: {error.strerror}.",
                 remedy="Check the paths in Host(..., ssh=...) and in ~/.ssh/config.",
@@ -272,8 +286,8 @@ class SshLauncher:
             )
         return self._unreachable(error)
 
-    def _by_hand(self) -> str:
-        """What somebody would type to log in there."""
+    def _login_command(self) -> str:
+        """Return the command that logs in to the host by hand, for a remedy."""
         host = self._host
         port = "" if host.port == 22 else f"-p {host.port} "
         user = "" if host.username is None else f"{host.username}@"
@@ -285,21 +299,21 @@ class SshLauncher:
         return HostUnreachableError(
             f"Host {self._host.name!r} ({where}, port {self._host.port}) cannot be reached: "
             f"{reason}{f' ({why})' if why else ''}.",
-            remedy=f"Check that `{self._by_hand()}` works from this machine.",
+            remedy=f"Check that `{self._login_command()}` works from this machine.",
             host=self._host.name,
         )
 
 
 def _known_as(where: str, port: int) -> str:
-    """What ``known_hosts`` calls a server."""
+    """Return the name of a server in ``known_hosts``."""
     return where if port == 22 else f"'[{where}]:{port}'"
 
 
-def _read_little_by_little(connection: asyncssh.SSHClientConnection) -> None:
-    """Bound what the event loop reads from the connection in one go, where it lets that be chosen.
+def _bound_reads(connection: asyncssh.SSHClientConnection) -> None:
+    """Bound the size of one read from the connection.
 
-    Neither asyncssh nor asyncio has a public setting for it; a transport without one (another event loop's, a jump
-    host's channel) is left as it is.
+    Neither asyncssh nor asyncio has a public setting for it. A transport without the private one (of another event
+    loop, or the channel of a jump host) keeps its own size.
     """
     transport: Any = getattr(connection, "_transport", None)
     if hasattr(transport, "max_size"):
@@ -313,7 +327,7 @@ def _bounded(channel: Any) -> Transport:
 
 
 class _Channel(asyncssh.SSHUNIXSession[bytes]):
-    """A forwarded socket, as its receiver hears it."""
+    """Passes a forwarded socket on to a receiver."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -335,22 +349,22 @@ class _Channel(asyncssh.SSHUNIXSession[bytes]):
 
 
 class _RelaySession(asyncssh.SSHClientSession[bytes]):
-    """A byte pump's standard input and output, once it has said that it is connected."""
+    """Passes a relay's standard input and output on to a receiver, once the relay has reported that it is connected."""
 
-    def __init__(self, receiver: Receiver, answer: MarkedOutput, ready: asyncio.Future[None]) -> None:
+    def __init__(self, receiver: Receiver, output: MarkedOutput, ready: asyncio.Future[None]) -> None:
         self._receiver = receiver
-        self._answer = answer
+        self._output = output
         self._ready = ready
         self._connected = False
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         if datatype is not None:
-            return  # standard error: a login shell's noise
+            return  # standard error of the login shell
         if self._connected:
             self._receiver.received(data)
             return
-        # The agent speaks only after it was spoken to: nothing of it can stand behind the marker yet.
-        if self._answer.feed(data):
+        # The agent sends nothing before a hello, so none of its bytes can follow the marked line yet.
+        if self._output.feed(data):
             self._connected = True
             if not self._ready.done():
                 self._ready.set_result(None)
@@ -363,6 +377,6 @@ class _RelaySession(asyncssh.SSHClientSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._ready.done():
-            self._ready.set_exception(ConnectionResetError(f"the relay ended: {self._answer.printed()[-300:]}"))
+            self._ready.set_exception(ConnectionResetError(f"the relay ended: {self._output.printed()[-300:]}"))
         elif self._connected:
             self._receiver.lost(exc)

@@ -1,4 +1,4 @@
-"""Calling what blocks in a thread: so that it has ended when the caller has, or so that nobody has to wait for it."""
+"""Call blocking functions in threads: one way waits for the thread to end, one way never has to."""
 
 from __future__ import annotations
 
@@ -16,51 +16,53 @@ T = TypeVar("T")
 
 
 async def in_thread(function: Callable[[], T]) -> T:
-    """Call a function in a thread; cancelled, even again, this raises once the function is not running any more.
+    """Call a function in a thread. If cancelled, even repeatedly, raise only after the function has ended.
 
-    A function that still waits for a thread then is not called: the caller's own work may have them all.
+    If the cancellation comes while the function still waits for a free thread, the function is not called: the
+    caller's own work may occupy all threads for long.
 
     Args:
-        function: Bounded in time by itself.
+        function: Must be bounded in time.
+
     Raises:
-        CancelledError: This was cancelled meanwhile.
-        Exception: What the function raised.
+        CancelledError: The caller was cancelled.
+        Exception: The function raised it.
     """
-    begun, called_off = threading.Event(), threading.Event()
+    begun, cancelled = threading.Event(), threading.Event()
 
     def call() -> T | None:
         begun.set()
-        # Either it is seen here that nobody wants it any more, or it is seen there that this has begun.
-        return None if called_off.is_set() else function()
+        # This order cannot miss: either the thread sees `cancelled`, or the caller sees `begun`.
+        return None if cancelled.is_set() else function()
 
     calling = asyncio.get_running_loop().run_in_executor(None, call)
     try:
         await asyncio.wait({calling})
     except asyncio.CancelledError:
-        called_off.set()
+        cancelled.set()
         if not begun.is_set():
             calling.cancel()
         try:
             await uninterrupted(asyncio.wait({calling}))
         finally:
-            # It is not done where the loop is shutting down: then that waits for the threads.
+            # The call is not done if the loop is shutting down; asyncio then waits for the threads.
             if calling.done() and not calling.cancelled():
-                calling.exception()  # it was looked at: the cancellation matters more
+                calling.exception()  # read, so that asyncio does not log it: the cancellation is raised instead
         raise
-    return calling.result()  # type: ignore[return-value]  # it was called: nobody had called it off
+    return calling.result()  # type: ignore[return-value]  # None only if cancelled, which raises above
 
 
 def call_in_daemon_thread(function: Callable[[], T], name: str) -> Future[T]:
-    """Begin to call a function in a thread of its own, which does not keep the program from ending.
+    """Call a function in a daemon thread of its own, which does not keep the program from ending.
 
-    For what may never return, as on a disk that does not answer. Nothing calls it off; what it returned or raised is in
-    the future, also where the loop has ended meanwhile.
+    For functions that may never return, such as a read from a disk that does not answer. The call cannot be cancelled.
+    Its result or exception is in the future, even if the loop has ended before it.
 
     Raises:
         RuntimeError: The system has no thread left.
     """
     future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # whoever waits for it and is cancelled does not cancel it
+    future.set_running_or_notify_cancel()  # otherwise a cancelled waiter would cancel the future
 
     def call() -> None:
         try:
@@ -73,10 +75,10 @@ def call_in_daemon_thread(function: Callable[[], T], name: str) -> Future[T]:
 
 
 async def ended_within(future: Future[T], within_s: float) -> bool:
-    """Whether a call has ended, after that many seconds at most.
+    """Wait for a call; return True if it ended, False if it still runs after ``within_s`` seconds.
 
     Raises:
-        Exception: What it raised.
+        Exception: The function raised it.
     """
     try:
         async with asyncio.timeout(within_s):

@@ -1,4 +1,4 @@
-"""What silence means: the lease between controller and hosts, and how soon each step towards its end is taken."""
+"""How long silence between the controller and a host may last: the lease, and the steps on the way to its end."""
 
 from __future__ import annotations
 
@@ -9,31 +9,36 @@ from handout.errors import HandoutError
 
 __all__ = ["Timings"]
 
-#: What the clocks and timers of all systems can count.
+#: The clocks and timers of all systems can count this far.
 _LONGEST_S = 100 * 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """What silence means, all in seconds: ``Timings(host_timeout_s=3600)`` lets running tasks outlive a long cut.
+    """How long silence may last, and what follows from it. All values are seconds.
+
+    Example: ``Timings(host_timeout_s=3600)`` lets running tasks outlive an hour without a connection.
 
     Args:
-        heartbeat_s: Who has nothing to say lets itself be heard this often.
-        suspect_s: No new work goes to a host that was silent for this long.
-        reconnect_s: A connection that was silent for this long is made again, from scratch.
-        host_timeout_s: The lease. Who has not heard from the other side for this long lets go: a host kills user
-            code, the controller gives the host up.
-        grace_s: How much later than that the controller runs elsewhere what was there.
-        linger_s: How long an agent keeps finished results beyond its lease; then it and its files are gone.
-        restart_s: Pause before a host that was lost is started again; doubled for each further try.
-        unstable_s: Three losses within this time put a host into quarantine; one that stayed for longer has a clean
-            record.
-        quarantine_s: How long it is left alone then; doubled for each further loss.
-        kill_after_s: Code that is over its time is asked to end (SIGTERM), and so much later killed.
-        blocked_s: An event loop of the caller's that was blocked for longer than this is worth a warning.
+        heartbeat_s: Time between heartbeats on an idle connection, in both directions.
+        suspect_s: A host that was silent for this long gets no new work.
+        reconnect_s: After this much silence the controller replaces the connection by a new one.
+        host_timeout_s: The lease. After this much silence the host kills user code, and the controller takes the host
+            for lost.
+        grace_s: The controller waits this much longer before it runs a lost host's tasks on other hosts, so that
+            the host has killed them by then.
+        linger_s: An agent keeps finished results for this long after its lease; then it ends and removes its files.
+        restart_s: Pause before the controller starts an agent again on a host that was lost; doubled for each further
+            try.
+        unstable_s: A host that is lost three times within this time is put into quarantine. A host that stays
+            connected for longer starts with a clean record.
+        quarantine_s: The controller leaves a host in quarantine alone for this long; doubled for each further loss.
+        kill_after_s: Code that exceeds its time limit gets SIGTERM, and this much later SIGKILL.
+        blocked_s: The controller logs a warning if the caller's event loop was blocked for longer than this.
 
     Raises:
-        HandoutError: A value is no number above 0, or a step would come before the one that precedes it.
+        HandoutError: A value is not a number above 0, or ``heartbeat_s``, ``suspect_s``, ``reconnect_s`` and
+            ``host_timeout_s`` do not increase in this order.
     """
 
     heartbeat_s: float = 2.0
@@ -52,15 +57,21 @@ class Timings:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST_S:
-                raise HandoutError(f"{field.name}={value!r} is no number of seconds above 0, and of at most 100 years.")
+                raise HandoutError(
+                    f"{field.name}={value!r} is not a number of seconds above 0 and up to 100 years.",
+                    remedy="Give seconds as a number, such as 15.0.",
+                )
         order = ("heartbeat_s", "suspect_s", "reconnect_s", "host_timeout_s")
         for earlier, later in itertools.pairwise(order):
             if getattr(self, earlier) >= getattr(self, later):
                 raise HandoutError(
                     f"{earlier}={getattr(self, earlier):g} is not below {later}={getattr(self, later):g}.",
-                    remedy="Set the others, too; Timings().scaled(factor) keeps their proportions.",
+                    remedy="Set the others too; Timings().scaled(factor) keeps their proportions.",
                 )
 
     def scaled(self, factor: float) -> Timings:
-        """All of them times ``factor``: shorter for a line that is never silent, or for tests."""
+        """Return these timings with every value multiplied by ``factor``.
+
+        Example: ``Timings().scaled(0.1)`` finds lost hosts ten times sooner, on a network without pauses or in tests.
+        """
         return Timings(**{field.name: getattr(self, field.name) * factor for field in fields(self)})

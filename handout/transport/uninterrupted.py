@@ -1,4 +1,4 @@
-"""Cleaning up where the task around is cancelled, even twice: no process may stay behind on a host."""
+"""Finish a clean-up although the task around it is cancelled: no process may be left on a host."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ T = TypeVar("T")
 
 
 async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await something to its end; a cancellation that comes meanwhile is raised then.
+    """Await a coroutine to its end, and raise a cancellation that came meanwhile only then.
 
-    It must be bounded in time by itself.
+    Args:
+        coroutine: Must be bounded in time.
 
     Raises:
         CancelledError: The task around was cancelled meanwhile.
     """
     task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
-    # The scope is for anyio, which would cancel every await in here again and again; asyncio does it once each time.
+    # Within a cancelled scope anyio cancels every await again and again; the shield stops that. asyncio cancels once.
     with anyio.CancelScope(shield=True):
         while not task.done():
             try:
@@ -33,5 +34,5 @@ async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
     if cancelled is None:
         return task.result()
     if not task.cancelled():
-        task.exception()  # it was looked at: the cancellation matters more
+        task.exception()  # read, so that asyncio does not log it: the cancellation is raised instead
     raise cancelled

@@ -138,7 +138,7 @@ async def test_closing_ends_a_drain_and_an_adding(tmp_path: Path) -> None:
         await until(lambda: "third" in cluster.inventory)
         await cluster.close()
         for waiting in (draining, adding):
-            with pytest.raises(handout.HandoutError, match=r"closed|let go"):
+            with pytest.raises(handout.HandoutError, match=r"closed|released"):
                 await waiting
         with pytest.raises(handout.HandoutError, match="closed"):
             await execution.results()

@@ -197,7 +197,7 @@ def test_an_answer_without_an_end_is_not_read_on() -> None:
         if bootstrap.output.feed(b"x" * 4096):
             break
     assert len(bootstrap.output.noise) < 1 << 17
-    with pytest.raises(BootstrapError, match="what no agent says"):
+    with pytest.raises(BootstrapError, match="not as an agent does"):
         bootstrap.result()
 
 

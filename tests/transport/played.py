@@ -15,7 +15,7 @@ __all__ = ["Agent", "Line"]
 
 
 class Line:
-    """One connection as the agent has it, and the transport that the link writes to."""
+    """One connection: the agent's end, and the transport that the link writes to."""
 
     def __init__(self, agent: Agent, receiver: Receiver) -> None:
         self.agent = agent
@@ -38,26 +38,26 @@ class Line:
 
 
 class Agent:
-    """The other side, and the launcher that reaches it."""
+    """The agent, and the launcher that reaches it."""
 
     def __init__(self) -> None:
         self.session = Session(heartbeat_s=1.0, now=0.0)
         self.line: Line | None = None
-        #: Connections that were asked for, and those that were opened.
+        #: Number of connections that the link asked for, and of those that were opened.
         self.tries = self.lines = 0
         self.identity = "a1"
-        #: What it says instead of its hello.
+        #: Bytes that it sends instead of its hello.
         self.answer: bytes | None = None
         #: An error in its hello.
         self.refusal: str | None = None
         self.mute = False
-        #: Whether its hello is followed by what is no frame.
+        #: True to send bytes that are no frame after the hello.
         self.garbles = False
         #: Raised by the next connections, in turn.
         self.unreachable: list[Exception] = []
-        #: How many of the next connections are never opened, and how long it takes to open one.
+        #: Number of the next connections that never open, and seconds that the others take to open.
         self.hangs, self.slow_s = 0, 0.0
-        #: Whether the next connection is closed before anything was said, or every one is.
+        #: True to close the next connection, or every one, before the hello.
         self.closed_at_once = self.closes_always = False
         self.heard: list[str] = []
         self.bulk = bytearray()

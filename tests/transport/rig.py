@@ -1,4 +1,4 @@
-"""A link to an agent that the test plays, and the ends of a connection that has no agent."""
+"""A link to an agent that the test plays, and both ends of a connection without an agent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUICK = Timings().scaled(0.02)
 
 
 class Rig:
-    """A link to a played agent."""
+    """A link to an agent that the test plays."""
 
     def __init__(self, timings: Timings = QUICK) -> None:
         self.agent = Agent()
@@ -36,7 +36,7 @@ class Rig:
 
 
 class Heard:
-    """A connection's listener that remembers what it was told."""
+    """A connection's listener that records its calls."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -52,7 +52,7 @@ class Heard:
 
 
 class Wire:
-    """A transport that keeps what is written to it."""
+    """A transport that records the bytes written to it."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []

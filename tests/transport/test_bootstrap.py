@@ -1,4 +1,4 @@
-"""What a host's shell is told, and what its answers mean: text only, and the shell that is here."""
+"""The command for a host's shell and its answers, as text and in the shell of this machine."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_the_token_travels_on_standard_input_only() -> None:
 
 
 def test_no_room_anywhere_is_an_error_that_names_the_places() -> None:
-    """No file system has an exabyte: every usual place is asked, and none will do."""
+    """No file system has an exabyte, so `make_folder` tries every usual place and finds none."""
     with pytest.raises(boot.BootError, match=r"/tmp: \d+ bytes free") as caught:
         boot.make_folder(1 << 60)
     assert caught.value.kind == "space"

@@ -25,7 +25,7 @@ def test_it_holds_the_agent_the_stand_in_and_dill() -> None:
 
 
 def test_it_holds_the_folders_that_travel_and_nothing_else() -> None:
-    """Counted from the folders themselves: a file that is added to another room does not reach a host."""
+    """Counted from the folders themselves: a file that is added to another folder does not reach a host."""
     root = Path(handout.__file__).parent
     sources = {
         path.relative_to(root.parent).as_posix()
@@ -40,7 +40,7 @@ def test_it_holds_the_folders_that_travel_and_nothing_else() -> None:
 
 
 def test_it_is_made_once_and_has_one_digest_in_every_process() -> None:
-    """Its bytecode has not: marshal looks at what else refers to a constant. Agents are found again by the digest."""
+    """The bytecode differs: marshal depends on what else refers to a constant. Takeovers compare the digest."""
     bundle = agent_bundle()
     assert agent_bundle() is bundle
     program = "from handout.transport.bundle import agent_bundle; print(agent_bundle().digest)"

@@ -1,4 +1,4 @@
-"""One connection: how bytes are cut into writes, and that its end is told once."""
+"""One connection: it cuts bytes into writes, and reports its end once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_an_end_after_the_answer_leaves_the_answer() -> None:
     assert await connection.hello == {"agent": "a1"}
 
 
-async def test_what_fills_up_is_written_to_again_once_there_is_room() -> None:
+async def test_a_full_connection_is_written_to_again_once_it_has_room() -> None:
     heard = Heard()
     connection = Connection(heard)
     connection.paused()
@@ -51,11 +51,11 @@ async def test_what_fills_up_is_written_to_again_once_there_is_room() -> None:
     assert heard.said == ["resumed"]
 
 
-async def test_one_that_never_opened_can_be_closed() -> None:
+async def test_a_connection_that_never_opened_can_be_closed() -> None:
     Connection(Heard()).close()
 
 
-async def test_one_that_is_closed_is_lost_at_once_also_where_the_other_side_never_says_so() -> None:
+async def test_a_closed_connection_is_lost_at_once_also_if_the_agent_never_confirms_it() -> None:
     heard = Heard()
     connection = Connection(heard)
     connection.transport = Wire()
@@ -63,4 +63,4 @@ async def test_one_that_is_closed_is_lost_at_once_also_where_the_other_side_neve
     connection.close()
     assert connection.closed.is_set()
     assert heard.said == ["lost"]
-    assert connection.error is not None  # the other side has not closed it in order
+    assert connection.error is not None  # the agent has not closed it in order

@@ -1,4 +1,4 @@
-"""What is said with an agent that the test plays, over connections that drop or garble it."""
+"""The conversation with an agent that the test plays, over connections that drop or garble bytes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_nonsense_over_every_connection_ends_the_conversation_with_a_wire_
     assert 2 < rig.agent.lines < 30
 
 
-async def test_a_mistake_of_ours_ends_the_conversation_instead_of_losing_messages(rig: Rig) -> None:
+async def test_a_mistake_of_the_controllers_ends_the_conversation_instead_of_losing_messages(rig: Rig) -> None:
     def wrong(frame: Message | Piece) -> None:
         raise RuntimeError("a bug")
 
@@ -96,8 +96,8 @@ async def test_bulk_resumes_where_the_line_dropped(rig: Rig) -> None:
     serving.cancel()
 
 
-async def test_after_a_mistake_of_ours_an_agent_that_is_not_reached_is_left_to_its_lease(rig: Rig) -> None:
-    """Letting go of it must not raise that mistake again, and must close what was opened."""
+async def test_after_a_mistake_of_the_controllers_an_agent_that_is_not_reached_is_left_to_its_lease(rig: Rig) -> None:
+    """`stop` must not raise that mistake again, and must close what was opened."""
 
     def wrong(frame: Message | Piece) -> None:
         raise RuntimeError("a bug")

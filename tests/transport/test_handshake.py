@@ -1,4 +1,4 @@
-"""Who answers on a new connection, and what if it is not the agent that was meant."""
+"""The handshake on a new connection, and what follows if it is not the right agent that answers."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ async def test_a_refused_handshake_means_that_the_agent_is_gone(rig: Rig) -> Non
 
 async def test_another_agent_in_its_place_means_that_it_is_gone(rig: Rig) -> None:
     rig.agent.identity = "a2"
-    with pytest.raises(HostLostError, match="another one answered"):
+    with pytest.raises(HostLostError, match="another agent answered"):
         await rig.link.open()
 
 
 async def test_nonsense_instead_of_a_hello_is_a_wire_error(rig: Rig) -> None:
     rig.agent.answer = b"SSH-2.0-OpenSSH_9.2 this is no agent"
-    with pytest.raises(WireError, match=r"'far' sent what is not allowed.*SSH-2\.0"):
+    with pytest.raises(WireError, match=r"'far' broke the protocol.*SSH-2\.0"):
         await rig.link.open()
 
 
-async def test_an_agent_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_for_an_agent_that_does_not_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.01)
     connection, wire = Connection(Heard()), Wire()
     connection.transport = wire
@@ -73,7 +73,7 @@ async def test_a_connection_that_ends_before_the_answer_is_unreachable() -> None
         await shake_hands(connection, b"hello", "far")
 
 
-def test_only_who_takes_over_says_so_and_every_hello_is_a_later_one() -> None:
+def test_a_hello_says_if_it_takes_over_and_has_a_higher_number_than_the_last() -> None:
     first = greeting("a1", "secret", "c", taking_over=False)
     second = greeting("a1", "secret", "c", taking_over=True)
     assert first == {"token": "secret", "agent": "a1", "conversation": "c", "ticket": first["ticket"]}

@@ -1,4 +1,4 @@
-"""Agents that are left while they are being started: they end by themselves, and soon."""
+"""Agents that the controller leaves while they are being started end by themselves, and soon."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_a_start_that_hangs_in_a_wrapper_of_the_interpreter_is_left_at_onc
     begun = time.monotonic()
     await link.stop(0.0)
     assert time.monotonic() - begun < 2.0
-    with pytest.raises(HostError, match="let go"):
+    with pytest.raises(HostError, match="is being released"):
         await opening
 
 
@@ -76,7 +76,7 @@ def test_an_agent_whose_answer_is_lost_ends_by_itself(ledger: Ledger) -> None:
     assert told.returncode == 0
 
 
-def test_an_agent_that_nobody_waits_for_from_the_start_ends_by_itself(ledger: Ledger) -> None:
+def test_an_agent_whose_answer_has_no_reader_ends_by_itself(ledger: Ledger) -> None:
     bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
     reading, writing = os.pipe()
     os.close(reading)
@@ -115,7 +115,7 @@ def test_where_no_answer_can_be_given_no_agent_is_started(ledger: Ledger) -> Non
 
 @contextmanager
 def _begun(bootstrap: Bootstrap) -> Iterator[subprocess.Popen[bytes]]:
-    """A bootstrap that has all that it reads."""
+    """Start a bootstrap and write all of its standard input."""
     pipe = subprocess.PIPE
     with subprocess.Popen(bootstrap.argv(), stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None
@@ -130,13 +130,13 @@ async def _children(pid: int, count: int) -> list[int]:
 
 
 async def _leave(launcher: Launcher, place: Place) -> None:
-    """End a link once its agent's folder is there, and wait for nothing."""
+    """Stop a link as soon as its agent's folder exists, without waiting for the agent."""
     link = AgentLink("far", None, launcher, Timings(host_timeout_s=_HOUR_S), _ignore, _ignore)
     before = set(place.folders())
     opening = asyncio.ensure_future(link.open())
     await until(lambda: set(place.folders()) - before)
     await link.stop(0.0)
-    with pytest.raises(HostError, match="let go"):
+    with pytest.raises(HostError, match="is being released"):
         await opening
 
 

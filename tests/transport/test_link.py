@@ -1,4 +1,4 @@
-"""A link and an agent that the test plays, in memory: started, reached, silent, gone, ended."""
+"""A link to an agent that the test plays in memory: started, reached, silent, gone, ended."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ async def test_a_first_handshake_that_never_succeeds_is_given_up_in_the_time_of_
 
 
 @pytest.mark.parametrize("kind", [AuthenticationError, HostKeyError, BootstrapError, HostError])
-async def test_what_another_try_cannot_mend_ends_the_first_handshake_at_once(rig: Rig, kind: type[HostError]) -> None:
+async def test_an_error_that_another_try_cannot_mend_ends_the_first_handshake_at_once(
+    rig: Rig, kind: type[HostError]
+) -> None:
     rig.agent.unreachable = [kind("it is so")]
     with pytest.raises(kind, match="it is so"):
         await rig.link.open()
@@ -49,7 +51,7 @@ async def test_stopping_ends_attempts_at_the_first_handshake(rig: Rig) -> None:
         while len(rig.agent.unreachable) > 9_999:
             await asyncio.sleep(0)
     await rig.link.stop(0.1)
-    with pytest.raises(HostError, match="let go"):
+    with pytest.raises(HostError, match="is being released"):
         await opening
 
 
@@ -123,12 +125,12 @@ async def test_a_host_that_is_still_being_logged_in_to_is_not_waited_for(rig: Ri
     await rig.agent.asked_to_start.wait()
     async with asyncio.timeout(1):
         await rig.link.stop()
-    with pytest.raises(HostError, match="is being let go"):
+    with pytest.raises(HostError, match="is being released"):
         await opening
     assert rig.agent.lines == 0
 
 
-@pytest.mark.parametrize("serving", [False, True], ids=["its own try", "the try of who serves the link"])
+@pytest.mark.parametrize("serving", [False, True], ids=["a try of stop", "a try of run"])
 async def test_an_agent_is_stopped_over_another_connection_where_making_one_hangs(serving: bool) -> None:
     rig = Rig(Timings())
     await rig.link.open()
@@ -168,14 +170,14 @@ async def test_stopping_ends_a_first_handshake_that_hangs() -> None:
             await asyncio.sleep(0.01)
     async with asyncio.timeout(2.5):
         await rig.link.stop()
-        with pytest.raises(HostError, match="being let go"):
+        with pytest.raises(HostError, match="is being released"):
             await opening
     assert rig.link.agent_ended
 
 
 @pytest.mark.parametrize("slow_s", [0.3, 0.7], ids=["slow", "slower"])
 async def test_a_silent_line_to_a_host_that_has_become_slow_is_made_again_at_the_first_try(slow_s: float) -> None:
-    rig = Rig(Timings().scaled(0.2))  # of a lease of 3 s, 1.2 s are left when it begins
+    rig = Rig(Timings().scaled(0.2))  # the lease is 3 s, and 1.2 s are left when the reconnection begins
     await rig.link.open()
     await _until_made_again_at_the_first_try(rig, slow_s)
 
@@ -206,7 +208,7 @@ async def test_a_try_that_hangs_leaves_time_for_one_on_a_line_of_its_own() -> No
     await running
 
 
-async def test_an_agent_is_adopted_over_another_connection_where_making_one_hangs() -> None:
+async def test_an_agent_is_taken_over_over_another_connection_where_making_one_hangs() -> None:
     rig = Rig(Timings())
     rig.agent.hangs = 1
     await rig.link.take_over(await rig.agent.start(Bootstrap("far", None, {})), "token", 1.0)
@@ -215,32 +217,32 @@ async def test_an_agent_is_adopted_over_another_connection_where_making_one_hang
     await rig.link.stop()
 
 
-async def test_an_agent_that_is_gone_is_not_adopted_and_told_at_once() -> None:
+async def test_taking_over_an_agent_that_is_gone_fails_at_once() -> None:
     rig = Rig(Timings())
-    rig.agent.unreachable = [HostLostError("nobody listens", gone=True)]
+    rig.agent.unreachable = [HostLostError("nothing listens", gone=True)]
     async with asyncio.timeout(1):
-        with pytest.raises(HostLostError, match="nobody listens"):
+        with pytest.raises(HostLostError, match="nothing listens"):
             await rig.link.take_over(await rig.agent.start(Bootstrap("far", None, {})), "token", 10.0)
     assert rig.agent.tries == 1
     await rig.link.abandon()
 
 
-async def test_an_agent_that_is_being_adopted_when_the_host_is_let_go_is_stopped() -> None:
+async def test_an_agent_that_is_being_taken_over_when_the_host_is_released_is_stopped() -> None:
     rig = Rig(Timings())
     rig.agent.hangs = 1
     started = await rig.agent.start(Bootstrap("far", None, {}))
-    adopting = asyncio.ensure_future(rig.link.take_over(started, "token", 10.0))
+    taking_over = asyncio.ensure_future(rig.link.take_over(started, "token", 10.0))
     async with asyncio.timeout(3):
         while not rig.agent.tries:
             await asyncio.sleep(0.01)
         await rig.link.stop()
-        with pytest.raises(HostError, match="being let go"):
-            await adopting
+        with pytest.raises(HostError, match="is being released"):
+            await taking_over
     assert rig.agent.heard == ["stop"]
 
 
 async def _until_made_again_at_the_first_try(rig: Rig, slow_s: float) -> None:
-    """Let a link's connection fall silent and its host take so long from then on; then end it."""
+    """Let a connection fall silent and its host answer `slow_s` late; wait for another connection, and stop the link."""
     running = asyncio.ensure_future(rig.link.run())
     rig.agent.mute, rig.agent.slow_s = True, slow_s
     async with asyncio.timeout(10):

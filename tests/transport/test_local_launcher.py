@@ -1,4 +1,4 @@
-"""The launcher for this machine: what it keeps of connections."""
+"""The launcher for this machine keeps open connections only."""
 
 from __future__ import annotations
 

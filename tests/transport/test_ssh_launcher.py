@@ -1,4 +1,4 @@
-"""The SSH launcher on lines that fall silent or drop at a bad moment, over a real sshd."""
+"""The SSH launcher over a real sshd, on connections that fall silent or drop at a bad moment."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NOWHERE = StartedAgent("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, 
 
 
 def stay(folder: Path) -> str:
-    """What a shell is told that does nothing more, until the test says that it is over: no line that goes ends it."""
+    """Return a shell command that runs until the test ends it, also if the connection drops before."""
     return f"until test -e {folder}/over; do sleep 0.1; done"
 
 
 class Deaf:
-    """A receiver of which nothing is expected."""
+    """A receiver that ignores everything."""
 
     def received(self, data: bytes) -> None: ...
     def paused(self) -> None: ...
@@ -82,7 +82,7 @@ async def test_a_line_that_drops_while_the_agent_is_reached_does_not_mean_that_i
         launcher = SshLauncher(behind(sshd, proxy))
         connection = await launcher._connected()
         await connection.run("exec true")
-        launcher._fresh = launcher._forwards = True
+        launcher._had_session = launcher._forwards = True
         proxy.stall()
         reaching = asyncio.ensure_future(launcher.connect(NOWHERE, Deaf()))
         await asyncio.sleep(0)
@@ -93,7 +93,7 @@ async def test_a_line_that_drops_while_the_agent_is_reached_does_not_mean_that_i
         await launcher.aclose()
 
 
-async def test_where_nobody_listens_any_more_the_agent_is_gone(sshd: OpenSsh) -> None:
+async def test_if_nothing_listens_on_its_socket_the_agent_is_gone(sshd: OpenSsh) -> None:
     launcher = SshLauncher(sshd.host("far", {"cpu": 1}))
     try:
         with pytest.raises(HostLostError, match="'far' is gone") as caught:
@@ -103,7 +103,7 @@ async def test_where_nobody_listens_any_more_the_agent_is_gone(sshd: OpenSsh) ->
         await launcher.aclose()
 
 
-async def test_a_line_that_the_way_has_forgotten_is_made_anew_within_the_lease(sshd: OpenSsh, tmp_path: Path) -> None:
+async def test_a_connection_that_a_router_forgot_is_replaced_within_the_lease(sshd: OpenSsh, tmp_path: Path) -> None:
     graph = Graph()
     out = graph.add(work.wait_for_file, str(tmp_path / "go"))
     async with start_proxy(sshd.port) as proxy:

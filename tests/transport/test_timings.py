@@ -1,4 +1,4 @@
-"""What silence means: which values make sense."""
+"""The values that `Timings` accepts."""
 
 from __future__ import annotations
 
