@@ -81,7 +81,7 @@ class Killer:
         """Kill so many, chosen by chance among those that may die now; fewer where there are fewer."""
         if count <= 0:
             return
-        supervisors = [supervisor(self._cluster, name) for name in self._cluster.driver.peers]
+        supervisors = [supervisor(self._cluster, name) for name in self._cluster._runtime.driver.peers]
         workers = [worker for each in supervisors if each is not None for worker in children(each)[1:]]
         self._chance.shuffle(workers)
         for pid in workers:
@@ -124,14 +124,14 @@ class Killer:
 
     def _doomed(self) -> set[str]:
         """Tasks that fail, by design, when their worker dies once more."""
-        run = self._cluster.driver.core.world.runs.get(self._execution._active.number)
+        run = self._cluster._runtime.driver.core.world.runs.get(self._execution._active.number)
         if run is None:
             return set()
         return {run.name_of(t) for t, deaths in run.deaths.items() if deaths >= MAX_DEATHS - 1 and not run.ended(t)}
 
     def _kill_agent(self) -> None:
         """Kill the agent of a host that has been hit least."""
-        names = list(self._cluster.driver.peers)
+        names = list(self._cluster._runtime.driver.peers)
         if len(names) <= len(self._cluster.inventory) * _LEAST_HOSTS:
             return
         self._chance.shuffle(names)
@@ -154,9 +154,9 @@ async def soak(
         work = await asyncio.to_thread(build, _made(folder / "runs"), tasks, 0.004, seed=1)
         figures |= await _run(cluster, work, folder / "runs", mark, workers, agents)
         began = time.monotonic()
-        await until(lambda: len(cluster.driver.peers) == len(inventory), _REJOIN_S)
+        await until(lambda: len(cluster._runtime.driver.peers) == len(inventory), _REJOIN_S)
         figures["all_hosts_back_after_s"] = round(time.monotonic() - began, 1)
-        figures["hosts_at_end"] = len(cluster.driver.peers)
+        figures["hosts_at_end"] = len(cluster._runtime.driver.peers)
         gc.collect()
         figures["held"]["end"] = asdict(held()) | agents_held(cluster)
     gc.collect()

@@ -52,7 +52,7 @@ def children(pid: int) -> list[int]:
 
 def supervisor(cluster: Cluster, host: str) -> int | None:
     """Of the agent that a host has now; None: the host is away."""
-    peer = cluster.driver.peers.get(host)
+    peer = cluster._runtime.driver.peers.get(host)
     started = None if peer is None else peer.link.started
     return None if started is None else started.supervisor
 
@@ -89,7 +89,7 @@ def held(pid: int | None = None) -> Held:
 def agents_held(cluster: Cluster) -> dict[str, float]:
     """The most that any agent, and any supervisor, holds at the moment: megabytes and descriptors."""
     most = {"agent_rss_mb": 0.0, "agent_descriptors": 0, "supervisor_rss_mb": 0.0, "supervisor_descriptors": 0}
-    for host in cluster.driver.peers:
+    for host in cluster._runtime.driver.peers:
         keeper = supervisor(cluster, host)
         for kind, pid in (("supervisor", keeper), ("agent", next(iter(children(keeper or -1)), None))):
             if pid is None:

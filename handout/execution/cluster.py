@@ -1,63 +1,52 @@
-"""`Cluster`: hosts that stay connected, with warm agents, for as many graphs as come along."""
+"""`Cluster`: hosts that stay connected, with warm agents, for many graphs."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import logging
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
-from typing import Any, Literal, Self, TypeVar, Unpack
-
-import anyio
+from collections.abc import Mapping
+from typing import Self, Unpack
 
 from handout.allocators import Allocator, ClusterView
-from handout.errors import HandoutError, HostError, InventoryError
+from handout.errors import HandoutError
+from handout.execution.cluster_runtime import CLOSE_TIMEOUT_S, ClusterRuntime, Require
 from handout.execution.execution import Execution
-from handout.execution.loop_monitor import LoopMonitor
-from handout.execution.membership.agent_proxy import AgentProxy
-from handout.execution.membership.host_manager import HostManager
-from handout.execution.membership.members import Members
-from handout.execution.membership.takeover import FoundAgent, KnownAgent
 from handout.execution.options import RunOptions
 from handout.execution.results import Results
-from handout.execution.shell.driver import Driver
-from handout.graph import Graph
-from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
-from handout.scheduler import events as ev
-from handout.transport.launcher import Launcher
-from handout.transport.local_launcher import LocalLauncher
-from handout.transport.threads import in_thread
+from handout.graph import Runnable, as_graph
+from handout.resources import Host, Inventory, InventoryLike
 from handout.transport.timings import Timings
-from handout.transport.uninterrupted import uninterrupted
 
 __all__ = ["Cluster", "Require"]
 
-T = TypeVar("T")
-
-Require = Literal["any", "all"] | int
-
-logger = logging.getLogger("handout")
-
-#: Of it the hosts get what is not kept for the rest, below.
-_CLOSE_TIMEOUT_S = 5.0
-#: For letting go of what has ended, and for what was not over by then and was cancelled: code of the user's may
-#: refuse even that.
-_LET_GO_S, _CANCEL_TIMEOUT_S = 0.25, 0.25
-
 
 class Cluster:
-    """Hosts that stay connected, with warm agents and workers, for many graphs, also at the same time.
+    """Hosts that stay connected, with warm agents and workers, for many graphs, also for several at the same time.
 
-    Use it as ``async with Cluster(...) as cluster``, or with :meth:`open` and :meth:`close` in a notebook.
+    Use a cluster as ``async with Cluster(...) as cluster``. In a notebook, await `open` and `close` instead. A cluster
+    belongs to the event loop that opened it.
 
     Args:
-        inventory: The hosts: an `Inventory`, a list of hosts or of ``"user@host:port"``, the path of a TOML
-            file, or None for this machine alone.
-        allocator: Who goes where, for graphs that name none of their own; None for the built-in `locality`.
-        require: How many hosts must be reached: ``"any"`` is content with one, ``"all"`` makes one that cannot
-            be reached fatal, a number asks for that many.
-        timings: What silence means: how soon a host is lost, and what it keeps; None for the defaults.
+        inventory: The hosts: an `Inventory`, a list of hosts or of texts such as ``"user@host:port"``, the path of a
+            TOML file, or None for this machine alone.
+        allocator: The allocator for graphs that are started without one. None takes the built-in `locality`.
+        require: How many hosts must be reached before `open` returns: ``"any"`` for one, ``"all"`` for every host of
+            the inventory, or a number.
+        timings: How long hosts may be silent, and how long they keep what they have. None takes the defaults of
+            `Timings`.
+
+    Raises:
+        InventoryError: The inventory cannot be read, or ``require`` asks for more hosts than it has.
+        HandoutError: ``timings`` is not a `Timings`.
+
+    Example:
+        ```python
+        async def main() -> None:
+            async with handout.Cluster() as cluster:
+                for number in range(3):
+                    graph = handout.Graph()
+                    power = graph.add(pow, 2, number)
+                    results = await cluster.execute(graph)
+                    print(results[power])
+        ```
     """
 
     def __init__(
@@ -68,56 +57,28 @@ class Cluster:
         require: Require = "any",
         timings: Timings | None = None,
     ) -> None:
-        self.inventory: Inventory = as_inventory(inventory)
-        self.allocator = allocator
-        self.required: int = _required(require, len(self.inventory))
-        if timings is not None and not isinstance(timings, Timings):
-            raise HandoutError(f"timings={timings!r} are no Timings.", remedy="Give Timings(host_timeout_s=...).")
-        self._timings = timings or Timings()
-        self._runs = itertools.count(1)
-        self._driver: Driver | None = None
-        self._serving: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
-        #: What agents get for ending, when it is closed.
-        self._stop_s = 0.0
-        #: By host: None where it joined, else why it did not.
-        self._settled: dict[str, HandoutError | None] = {}
-        self._settling = asyncio.Event()
-        self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
-        self._members: Members | None = None
-        #: Agents of an earlier controller, and by host what they have; None where one could not be had.
-        self._known: Mapping[str, KnownAgent] = {}
-        self._found: dict[str, tuple[AgentProxy, FoundAgent] | None] = {}
-
-    # ---- life ------------------------------------------------------------------------------------------------
+        self._runtime = ClusterRuntime(inventory, allocator=allocator, require=require, timings=timings)
 
     async def open(self) -> Self:
-        """Connect: returns once as many hosts as required are there; the others may join later.
+        """Connect to the hosts, and return as soon as ``require`` of them are usable. The rest may join later.
+
+        Returns:
+            The cluster itself.
 
         Raises:
-            HostError: Too few can be reached; names each and why.
+            HostError: Fewer hosts than required can be reached. The message names each host and its reason.
         """
-        self.begin()
-        try:
-            await self.wait_until_usable()
-        except BaseException:
-            await self.close()
-            raise
+        await self._runtime.open()
         return self
 
-    async def close(self, *, within_s: float = _CLOSE_TIMEOUT_S) -> None:
-        """End all agents and connections. Runs under way end with an error. May be repeated.
+    async def close(self, *, within_s: float = CLOSE_TIMEOUT_S) -> None:
+        """End all agents and connections. Runs that have not ended end with an error. A second call does nothing.
 
         Args:
-            within_s: Seconds that this may take. A host that has not answered by then is left to itself, with a
-                warning: it ends what runs there when its lease is over.
+            within_s: Seconds that closing may take. The controller gives up on a host that has not answered by then,
+                and logs a warning. The supervisor of that host ends what runs there when its lease is over.
         """
-        serving, driver, self._serving = self._serving, self._driver, None
-        if serving is None or driver is None:
-            return
-        self._stop_s = max(0.0, within_s - _LET_GO_S - _CANCEL_TIMEOUT_S)
-        self._closing.set()
-        await uninterrupted(_end(serving, driver, self._stop_s + _LET_GO_S))
+        await self._runtime.close(within_s=within_s)
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -125,293 +86,85 @@ class Cluster:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    def begin(self, known: Mapping[str, KnownAgent] | None = None) -> None:
-        """Start connecting, without waiting; :meth:`close` must follow.
+    def start(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Execution:
+        """Make an execution of a graph: ``async with cluster.start(graph) as execution``.
 
         Args:
-            known: Agents of an earlier controller by host, to go on with where they are there; their messages are
-                held back until :meth:`release`.
-        """
-        if self._serving is not None:
-            raise HostError("This cluster is open already.")
-        self._closing = asyncio.Event()
-        self._settled.clear()
-        self._known = {name: agent for name, agent in (known or {}).items() if name in self.inventory}
-        self._found.clear()
-        self._driver = Driver(lambda coroutine: self._spawn(coroutine))
-        shared = self.inventory.shared_amounts
-        self._driver.classes.share(frozenset(shared))
-        self._driver.post(ev.SharedChanged(shared))
-        for name, host in self.inventory.items():
-            # Before any run can be submitted: it is to wait for them.
-            self._driver.post(ev.HostExpected(name, host.price_per_hour))
-        self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
+            graph: A graph, or a list of `function` entries.
+            **run: The options of the run, see `RunOptions`.
 
-    async def wait_until_adopted(self) -> None:
-        """Wait until every known agent has been asked what it has. Bounded in time."""
-        while len(self._found) < len(self._known) and self._serving is not None and not self._serving.done():
-            self._settling.clear()
-            await self._settling.wait()
-
-    def adopted(self) -> Mapping[str, FoundAgent]:
-        """What agents of an earlier controller have, as far as they are still there."""
-        peers = self.driver.peers
-        return {name: each[1] for name, each in self._found.items() if each is not None and peers.get(name) is each[0]}
-
-    def release(self, run: int) -> None:
-        """The run is there that adopted agents' messages are about."""
-        if self._members is not None:
-            self._members.release(run)
-
-    def _on_adopted(self, name: str, found: FoundAgent | None) -> None:
-        self._found[name] = None if found is None else (self.driver.peers[name], found)
-        self._settling.set()
-
-    async def wait_until_usable(self) -> None:
-        """Wait until as many hosts as required have joined.
+        Returns:
+            The execution. The run begins when its block is entered.
 
         Raises:
-            HostError: So many cannot be reached any more.
+            HandoutError: An option does not exist, or has a value that it cannot have.
         """
-        total = len(self.inventory)
-        while True:
-            joined = sum(1 for error in self._settled.values() if error is None)
-            failed = [error for error in self._settled.values() if error is not None]
-            if joined >= self.required:
-                return
-            if total - len(failed) < self.required:
-                raise _too_few(failed, self.required, total)
-            if self._serving is None or self._serving.done():
-                broken = None if self._driver is None else self._driver.broken
-                raise broken or HandoutError("The cluster was closed while it was being opened.")
-            self._settling.clear()
-            await self._settling.wait()
+        return Execution(self._runtime, as_graph(graph), run)
 
-    async def _serve(self, driver: Driver, closing: asyncio.Event) -> None:
-        """Everything that runs for this cluster, in one task group, until it is closed."""
-        launch = _Launchers()
-        watch = LoopMonitor(self._timings.blocked_s)
-        watch.start()
-        inventory = self.inventory
-        known = dict(self._known)
-        members: Members | None = None
+    async def execute(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Results:
+        """Run a graph and return its results.
 
-        def make(host: Host, settled: Callable[[str, HandoutError | None], None]) -> HostManager:
-            launcher = partial(launch, host)
-            return HostManager(
-                host,
-                driver,
-                launcher,
-                self._timings,
-                inventory.tracker,
-                inventory.interval_s,
-                settled,
-                known.pop(host.name, None),
-                self._on_adopted,
-            )
+        Args:
+            graph: A graph, or a list of `function` entries.
+            **run: The options of the run, see `RunOptions`.
 
-        try:
-            async with anyio.create_task_group() as group:
-                self._spawn = lambda coroutine: group.start_soon(_awaited, coroutine)
-                members = self._members = Members(driver, group, make, self._on_settled, self._forget)
-                for host in inventory.values():
-                    members.keep(host)
-                await closing.wait()
-                await members.close(self._stop_s)
-                group.cancel_scope.cancel()
-        except Exception as error:
-            driver.break_down(error)
-            raise
-        finally:
-            watch.stop()
-            driver.close()
-            if members is not None:
-                members.end()
-            if self._driver is driver:
-                self._spawn, self._members = _refuse, None
-                self._settling.set()
+        Returns:
+            The results, as bytes on this machine.
 
-    def _on_settled(self, name: str, error: HandoutError | None) -> None:
-        self._settled[name] = error
-        self._settling.set()
-
-    # ---- use -------------------------------------------------------------------------------------------------
-
-    def start(self, graph: Graph, /, **run: Unpack[RunOptions]) -> Execution:
-        """Run a graph and watch it: ``async with cluster.start(graph) as execution``."""
-        return Execution(self, graph, run)
-
-    async def execute(self, graph: Graph, /, **run: Unpack[RunOptions]) -> Results:
-        """Run a graph and return its results; see :func:`handout.execute`."""
+        Raises:
+            GraphError: The graph is wrong. Nothing was run.
+            PlacementError: No host can ever run a function.
+            HostError: The cluster is not open, or all hosts were lost.
+            Exception: The exception of the first function that failed.
+        """
         async with self.start(graph, **run) as execution:
             return await execution.results()
 
     async def add(self, host: Host | str, /) -> None:
-        """Use one more host from now on, also for the runs that are under way.
+        """Add a host, also for runs that have begun, and return as soon as it is usable.
 
-        Returns when it is usable. A host that cannot be used, or whose adding is cancelled, is not in the cluster.
+        A host that cannot be used does not stay in the cluster. The same holds if the call is cancelled.
 
         Args:
-            host: A `Host`, or text such as ``"user@host:2222"``.
+            host: A `Host`, or a text such as ``"user@host:2222"``.
+
         Raises:
-            InventoryError: It is none, or there is one of that name.
-            HostError: It cannot be reached, or no agent can be started there.
+            InventoryError: The argument describes no host, or the cluster has a host of that name.
+            HostError: The host cannot be reached, or no agent can be started there.
         """
-        members = await self._open_members()
-        host = as_host(host)
-        if host.name in self.inventory:
-            raise InventoryError(
-                f"there is a host {host.name!r} in this cluster already.",
-                remedy="Give the new one a name of its own: Host('other', address=...); or drain the old one first.",
-                host=host.name,
-                key="name",
-            )
-        self.inventory = self.inventory.with_hosts([*self.inventory.values(), host])
-        await members.add(host)
+        await self._runtime.add(host)
 
     async def drain(self, name: str, /) -> None:
-        """Let a host go without harm to any run: returns when its agent has ended.
+        """Remove a host without harm to any run, and return as soon as its agent has ended.
 
-        It gets no new work from now on. What runs there may finish, for as long as that takes; results that are still
-        needed are brought to the controller, and those that cannot be are made again elsewhere. A cancelled call only
-        stops waiting: the host goes all the same, and a further call waits for that.
+        The host gets no new tasks. Tasks that run there may finish, however long that takes. The controller fetches
+        those of its results that are still needed; results that cannot be fetched are made again on another host.
+        A call that is cancelled only stops waiting: the host is still removed, and a further call waits for that.
 
-        Raises:
-            InventoryError: There is no such host; names the nearest one.
-            PlacementError: A task that has not ended could run nowhere else: the host stays, as it was.
-        """
-        members = await self._open_members()
-        await members.drain(name)
-
-    async def _open_members(self) -> Members:
-        """Who is in this cluster, which is open, even if only just.
+        Args:
+            name: The name of the host.
 
         Raises:
-            HostError: It is not.
+            InventoryError: The cluster has no such host. The message names the nearest name.
+            PlacementError: A task that has not ended can run on no other host. The host stays in the cluster.
         """
-        driver = self.driver
-        if self._members is None:
-            await asyncio.sleep(0)
-        if self._members is None or self._closing.is_set():
-            raise driver.broken or HostError("This cluster is being closed.")
-        return self._members
-
-    def _forget(self, name: str) -> None:
-        """A host is in this cluster no more."""
-        self.inventory = self.inventory.with_hosts(host for host in self.inventory.values() if host.name != name)
-        self.required = min(self.required, len(self.inventory))
-        self._settled.pop(name, None)
-        self._settling.set()
+        await self._runtime.drain(name)
 
     @property
-    def driver(self) -> Driver:
-        """What performs the runs.
-
-        Raises:
-            HostError: The cluster is not open.
-            HandoutError: It was opened in another event loop than the one that runs here.
-        """
-        if self._driver is None or self._serving is None:
-            raise HostError("This cluster is not open.", remedy="Use `async with Cluster(...)`, or await open().")
-        if asyncio._get_running_loop() not in (None, self._serving.get_loop()):
-            raise HandoutError(
-                "This cluster was opened in another event loop, and serves that one alone.",
-                remedy="Use it in the loop that opened it, or open one for this loop.",
-            )
-        return self._driver
+    def inventory(self) -> Inventory:
+        """The hosts of the cluster, with those that were added and without those that were drained."""
+        return self._runtime.inventory
 
     @property
     def view(self) -> ClusterView:
-        """The hosts that are there, with what they offer and what of it is free."""
-        return self.driver.core.view
+        """The hosts that are usable now, with their capabilities and what of these is free.
+
+        Raises:
+            HostError: The cluster is not open.
+        """
+        return self._runtime.driver.core.view
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """Hosts that could not be reached, and why."""
-        return {name: error for name, error in self._settled.items() if error is not None}
-
-    def next_run(self) -> int:
-        """A number for a run."""
-        return next(self._runs)
-
-
-class _Launchers:
-    """Makes the launcher of each host.
-
-    asyncssh is imported when the first host is reached over SSH, in a thread: the import takes 0.2 s of CPU time, and
-    several times that on a busy machine, for which the caller's event loop must not wait.
-    """
-
-    def __init__(self) -> None:
-        self._make: Callable[[Host], Launcher] | None = None
-        #: Hosts start at the same time: one thread imports, and takes no more of the caller's executor.
-        self._importing = asyncio.Lock()
-
-    async def __call__(self, host: Host) -> Launcher:
-        if host.is_local:
-            return LocalLauncher()
-        async with self._importing:
-            if self._make is None:
-                self._make = await in_thread(_import_ssh_launcher)
-        return self._make(host)
-
-
-def _import_ssh_launcher() -> Callable[[Host], Launcher]:
-    """Return what makes the launchers of hosts behind sshd; they share one limit of parallel logins."""
-    from handout.transport.ssh_launcher import SshLauncher
-
-    logins = SshLauncher.login_limit()
-    return lambda host: SshLauncher(host, logins)
-
-
-async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:
-    """Wait until a cluster that is closing has ended; after that many seconds it is cancelled."""
-    _, pending = await asyncio.wait({serving}, timeout=within_s)
-    if pending:
-        serving.cancel()
-        _, pending = await asyncio.wait({serving}, timeout=_CANCEL_TIMEOUT_S)
-    driver.close()
-    if pending:
-        logger.warning("An allocator or a tracker goes on although it was cancelled; the cluster does not wait for it.")
-    elif driver.broken is not None:
-        raise driver.broken
-
-
-def _required(require: Any, hosts: int) -> int:
-    """How many of so many hosts must be reached.
-
-    Raises:
-        InventoryError: There are not so many, or it is no number.
-    """
-    if require == "all":
-        return hosts
-    required: Any = 1 if require == "any" else require
-    if not isinstance(required, int) or isinstance(required, bool) or required < 0:
-        raise InventoryError(f"require={require!r} is no number of hosts.", remedy="Give 'any', 'all' or a number.")
-    if required > hosts:
-        raise InventoryError(
-            f"require={require!r} asks for {required} hosts, the inventory has {hosts}.",
-            remedy="Add hosts, or require fewer.",
-        )
-    return int(required)
-
-
-async def _awaited(coroutine: Coroutine[Any, Any, None]) -> None:
-    await coroutine
-
-
-def _refuse(coroutine: Coroutine[Any, Any, None]) -> object:
-    coroutine.close()
-    return None
-
-
-def _too_few(failed: list[HandoutError], required: int, total: int) -> HandoutError:
-    """One error for the hosts that cannot be had: the only one's own, else one that names all."""
-    if total == 1:
-        return failed[0]
-    error = HostError(
-        f"{len(failed)} of {total} hosts cannot be used, {required} required: " + "; ".join(map(str, failed)),
-        host=", ".join(getattr(each, "host", "") for each in failed),
-    )
-    error.__cause__ = failed[0]
-    return error
+        """The hosts that could not be reached, by name, each with the reason."""
+        return self._runtime.unavailable

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import chain, islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 import anyio
 
 from handout.errors import GraphError, HandoutError, RunTimeoutError
 from handout.events import RunEvent
+from handout.execution.cluster_runtime import ClusterRuntime
 from handout.execution.event_streams import Ended, watch_ends, watch_events, watch_log
 from handout.execution.options import RunOptions, check_run_options
 from handout.execution.recording.recorder import Recorder
@@ -26,9 +27,6 @@ from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.states import Outcome, State
 from handout.transport.uninterrupted import uninterrupted
-
-if TYPE_CHECKING:
-    from handout.execution.cluster import Cluster
 
 __all__ = ["Execution"]
 
@@ -48,7 +46,9 @@ class Execution:
     Leaving the block cancels what still runs, on the hosts too, within a few seconds.
     """
 
-    def __init__(self, cluster: Cluster, graph: Graph, options: RunOptions, *, owns_cluster: bool = False) -> None:
+    def __init__(
+        self, cluster: ClusterRuntime, graph: Graph, options: RunOptions, *, owns_cluster: bool = False
+    ) -> None:
         check_run_options(options)
         self._cluster = cluster
         self._graph = graph

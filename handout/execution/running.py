@@ -7,7 +7,7 @@ import logging
 from typing import Unpack, cast
 
 from handout.errors import HandoutError
-from handout.execution.cluster import Cluster
+from handout.execution.cluster_runtime import ClusterRuntime
 from handout.execution.execution import Execution
 from handout.execution.interrupt import run_until_interrupted
 from handout.execution.options import ClusterOptions, RunOptions
@@ -26,7 +26,7 @@ def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
         graph: A graph, or a list of :func:`function` entries.
         **run: See :class:`ClusterOptions`: ``inventory``, ``allocator``, ``outputs``, ``retries``, ...
     """
-    cluster = Cluster(
+    cluster = ClusterRuntime(
         run.get("inventory"),
         allocator=run.get("allocator"),
         require=run.get("require", "any"),

@@ -91,7 +91,7 @@ class TestOnOneCluster:
             assert (await execution.results())[out] == 5
 
     async def test_runs_leave_nothing_behind_in_the_shell(self, cluster: Cluster) -> None:
-        driver = cluster.driver
+        driver = cluster._runtime.driver
         await cluster.execute(one())
         sizes = len(driver.runs), len(driver.classes._by_profile)
         for _ in range(3):
@@ -184,7 +184,7 @@ async def test_what_breaks_inside_ends_every_run_by_name(tmp_path: Path) -> None
     await cluster.open()
     with pytest.raises(handout.InternalError, match="RuntimeError: a bug"):  # noqa: PT012 - from the run, then from the cluster
         async with cluster.start(stuck(tmp_path / "pid")) as execution:
-            cluster.driver.break_down(ExceptionGroup("", [RuntimeError("a bug")]))
+            cluster._runtime.driver.break_down(ExceptionGroup("", [RuntimeError("a bug")]))
             with pytest.raises(handout.InternalError, match=r"RuntimeError: a bug.*report"):
                 await execution.results()
             with pytest.raises(handout.InternalError, match="a bug"):

@@ -42,13 +42,13 @@ async def told(execution: Any, kind: type[RunEvent]) -> list[RunEvent]:
 def note_posts(cluster: Cluster) -> list[object]:
     """What the core is told from here on."""
     posted: list[object] = []
-    post = cluster.driver.post
+    post = cluster._runtime.driver.post
 
     def note(*events: Event) -> None:
         posted.extend(events)
         post(*events)
 
-    cluster.driver.post = note  # type: ignore[method-assign]
+    cluster._runtime.driver.post = note  # type: ignore[method-assign]
     return posted
 
 
@@ -72,7 +72,7 @@ async def test_row_04_a_black_hole_is_suspected_then_lost_and_its_tasks_run_else
             far.line.drop()
             dark = time.monotonic()
             (tmp_path / "go").touch()
-            await until(lambda: cluster.driver.core.world.fleet.by_name["far"].suspected)
+            await until(lambda: cluster._runtime.driver.core.world.fleet.by_name["far"].suspected)
             assert time.monotonic() - dark < 1.2
             victim = int((tmp_path / "far").read_text())
             assert not gone(victim)  # suspected is not lost
@@ -84,7 +84,7 @@ async def test_row_04_a_black_hole_is_suspected_then_lost_and_its_tasks_run_else
             moved = time.monotonic() - dark
             assert not far.user_code(agent)
             far.line.heal()  # what had ended there in time comes too late
-            await until(lambda: "far" in cluster.driver.peers)
+            await until(lambda: "far" in cluster._runtime.driver.peers)
         assert await outcomes == ["done"]
     assert results[stuck] == results[late] == "near"
     assert runs(tmp_path / "runs") == runs(tmp_path / "late") == ["far", "near"]
@@ -164,7 +164,7 @@ async def test_row_28_a_blocked_loop_of_the_caller_is_named_and_no_host_is_blame
             await asyncio.sleep(0)
             for _ in range(30):  # a lease and a half, in which a host that was blamed would be lost
                 await asyncio.sleep(0.05)
-                assert len(cluster.driver.peers) == 2
+                assert len(cluster._runtime.driver.peers) == 2
             (tmp_path / "go").touch()
             results = await execution.results()
         assert await left == []

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import handout
-from handout import Cluster, Graph, Timings
+from handout import Graph, Timings
 from handout.errors import OutcomeUnknownError
+from handout.execution.cluster_runtime import ClusterRuntime
 from handout.journal import read
 from tests.awaits import Site, watch_awaits
 from tests.journal import tasks
@@ -156,9 +157,9 @@ async def test_an_agent_that_is_lost_before_the_run_is_there_has_nothing_any_mor
 ) -> None:
     """It was asked what it goes on with, and was gone, and started anew, while others were still being asked."""
     await start_and_kill(tmp_path, inventory)
-    waited = Cluster.wait_until_adopted
+    waited = ClusterRuntime.wait_until_adopted
 
-    async def until_another_one_is_there(cluster: Cluster) -> None:
+    async def until_another_one_is_there(cluster: ClusterRuntime) -> None:
         await waited(cluster)
         peers = cluster.driver.peers
         lost = peers["here"]
@@ -167,7 +168,7 @@ async def test_an_agent_that_is_lost_before_the_run_is_there_has_nothing_any_mor
             while peers.get("here") in (lost, None):
                 await asyncio.sleep(0.005)
 
-    monkeypatch.setattr(Cluster, "wait_until_adopted", until_another_one_is_there)
+    monkeypatch.setattr(ClusterRuntime, "wait_until_adopted", until_another_one_is_there)
     for name in ("first.go", "once.go"):
         (tmp_path / name).touch()
     async with asyncio.timeout(30):

@@ -1,0 +1,357 @@
+"""The running part of a `Cluster`: its driver, its host managers, and the task group that holds them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import anyio
+
+from handout.allocators import Allocator
+from handout.errors import HandoutError, HostError, InventoryError
+from handout.execution.loop_monitor import LoopMonitor
+from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.membership.host_manager import HostManager
+from handout.execution.membership.members import Members
+from handout.execution.membership.takeover import FoundAgent, KnownAgent
+from handout.execution.shell.driver import Driver
+from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
+from handout.scheduler import events as ev
+from handout.transport.launcher import Launcher
+from handout.transport.local_launcher import LocalLauncher
+from handout.transport.threads import in_thread
+from handout.transport.timings import Timings
+from handout.transport.uninterrupted import uninterrupted
+
+__all__ = ["CLOSE_TIMEOUT_S", "ClusterRuntime", "Require"]
+
+Require = Literal["any", "all"] | int
+
+logger = logging.getLogger("handout")
+
+#: Seconds that closing may take. The hosts get what the two constants below leave.
+CLOSE_TIMEOUT_S = 5.0
+#: Seconds after the last agent has ended until the task group is cancelled.
+_LET_GO_S = 0.25
+#: Seconds that a cancelled task group gets. An allocator or a tracker of the user may refuse to be cancelled.
+_CANCEL_TIMEOUT_S = 0.25
+
+
+class ClusterRuntime:
+    """What serves a `Cluster` and its executions; the arguments are those of `Cluster`."""
+
+    def __init__(
+        self,
+        inventory: InventoryLike = None,
+        *,
+        allocator: Allocator | None = None,
+        require: Require = "any",
+        timings: Timings | None = None,
+    ) -> None:
+        self.inventory: Inventory = as_inventory(inventory)
+        self.allocator = allocator
+        self.required: int = _required(require, len(self.inventory))
+        if timings is not None and not isinstance(timings, Timings):
+            raise HandoutError(f"timings={timings!r} is not a Timings.", remedy="Give Timings(host_timeout_s=...).")
+        self._timings = timings or Timings()
+        self._runs = itertools.count(1)
+        self._driver: Driver | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        #: Seconds that agents get to end when the cluster is closed.
+        self._stop_s = 0.0
+        #: By host: None if it joined, else the reason why it did not.
+        self._settled: dict[str, HandoutError | None] = {}
+        self._settling = asyncio.Event()
+        self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
+        self._members: Members | None = None
+        #: By host: the agent of an earlier controller, from the journal.
+        self._known: Mapping[str, KnownAgent] = {}
+        #: By host: what such an agent says that it has; None if it could not be taken over.
+        self._found: dict[str, tuple[AgentProxy, FoundAgent] | None] = {}
+
+    # ---- life ------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Begin, and wait until as many hosts as required are usable; see `Cluster.open`."""
+        self.begin()
+        try:
+            await self.wait_until_usable()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self, *, within_s: float = CLOSE_TIMEOUT_S) -> None:
+        """End all agents and connections; see `Cluster.close`."""
+        serving, driver, self._serving = self._serving, self._driver, None
+        if serving is None or driver is None:
+            return
+        self._stop_s = max(0.0, within_s - _LET_GO_S - _CANCEL_TIMEOUT_S)
+        self._closing.set()
+        await uninterrupted(_end(serving, driver, self._stop_s + _LET_GO_S))
+
+    def begin(self, known: Mapping[str, KnownAgent] | None = None) -> None:
+        """Start to connect, without waiting. `close` must follow.
+
+        Args:
+            known: By host, agents of an earlier controller, to be taken over where they still run. Their messages are
+                held back until `release`.
+
+        Raises:
+            HostError: The cluster is open.
+        """
+        if self._serving is not None:
+            raise HostError("This cluster is open already.")
+        self._closing = asyncio.Event()
+        self._settled.clear()
+        self._known = {name: agent for name, agent in (known or {}).items() if name in self.inventory}
+        self._found.clear()
+        self._driver = Driver(lambda coroutine: self._spawn(coroutine))
+        shared = self.inventory.shared_amounts
+        self._driver.classes.share(frozenset(shared))
+        self._driver.post(ev.SharedChanged(shared))
+        for name, host in self.inventory.items():
+            # Posted before any run can be submitted, so that runs wait for these hosts.
+            self._driver.post(ev.HostExpected(name, host.price_per_hour))
+        self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
+
+    async def wait_until_adopted(self) -> None:
+        """Wait until every known agent has said what it has, or is given up. Host managers bound the time of each."""
+        while len(self._found) < len(self._known) and self._serving is not None and not self._serving.done():
+            self._settling.clear()
+            await self._settling.wait()
+
+    def adopted(self) -> Mapping[str, FoundAgent]:
+        """Return what agents of an earlier controller have, for those that are still connected."""
+        peers = self.driver.peers
+        return {name: each[1] for name, each in self._found.items() if each is not None and peers.get(name) is each[0]}
+
+    def release(self, run: int) -> None:
+        """Deliver the messages of adopted agents that were held back: the core knows their run now."""
+        if self._members is not None:
+            self._members.release(run)
+
+    def _on_adopted(self, name: str, found: FoundAgent | None) -> None:
+        self._found[name] = None if found is None else (self.driver.peers[name], found)
+        self._settling.set()
+
+    async def wait_until_usable(self) -> None:
+        """Wait until as many hosts as required have joined.
+
+        Raises:
+            HostError: So many can no longer be reached.
+        """
+        total = len(self.inventory)
+        while True:
+            joined = sum(1 for error in self._settled.values() if error is None)
+            failed = [error for error in self._settled.values() if error is not None]
+            if joined >= self.required:
+                return
+            if total - len(failed) < self.required:
+                raise _too_few(failed, self.required, total)
+            if self._serving is None or self._serving.done():
+                broken = None if self._driver is None else self._driver.broken
+                raise broken or HandoutError("The cluster was closed while it was being opened.")
+            self._settling.clear()
+            await self._settling.wait()
+
+    async def _serve(self, driver: Driver, closing: asyncio.Event) -> None:
+        """Run the host managers and all that the driver spawns in one task group, until the cluster is closed."""
+        launch = _Launchers()
+        watch = LoopMonitor(self._timings.blocked_s)
+        watch.start()
+        inventory = self.inventory
+        known = dict(self._known)
+        members: Members | None = None
+
+        def make(host: Host, settled: Callable[[str, HandoutError | None], None]) -> HostManager:
+            launcher = partial(launch, host)
+            return HostManager(
+                host,
+                driver,
+                launcher,
+                self._timings,
+                inventory.tracker,
+                inventory.interval_s,
+                settled,
+                known.pop(host.name, None),
+                self._on_adopted,
+            )
+
+        try:
+            async with anyio.create_task_group() as group:
+                self._spawn = lambda coroutine: group.start_soon(_awaited, coroutine)
+                members = self._members = Members(driver, group, make, self._on_settled, self._forget)
+                for host in inventory.values():
+                    members.keep(host)
+                await closing.wait()
+                await members.close(self._stop_s)
+                group.cancel_scope.cancel()
+        except Exception as error:
+            driver.break_down(error)
+            raise
+        finally:
+            watch.stop()
+            driver.close()
+            if members is not None:
+                members.end()
+            if self._driver is driver:
+                self._spawn, self._members = _refuse, None
+                self._settling.set()
+
+    def _on_settled(self, name: str, error: HandoutError | None) -> None:
+        self._settled[name] = error
+        self._settling.set()
+
+    # ---- membership ------------------------------------------------------------------------------------------
+
+    async def add(self, host: Host | str, /) -> None:
+        """Add a host; see `Cluster.add`."""
+        members = await self._open_members()
+        host = as_host(host)
+        if host.name in self.inventory:
+            raise InventoryError(
+                f"this cluster already has a host {host.name!r}.",
+                remedy="Give the new one a name of its own: Host('other', address=...); or drain the old one first.",
+                host=host.name,
+                key="name",
+            )
+        self.inventory = self.inventory.with_hosts([*self.inventory.values(), host])
+        await members.add(host)
+
+    async def drain(self, name: str, /) -> None:
+        """Remove a host without harm to any run; see `Cluster.drain`."""
+        members = await self._open_members()
+        await members.drain(name)
+
+    async def _open_members(self) -> Members:
+        """Return the members of this cluster. A cluster that was begun in this turn of the loop gets one turn to start.
+
+        Raises:
+            HostError: The cluster is not open, or is being closed.
+        """
+        driver = self.driver
+        if self._members is None:
+            await asyncio.sleep(0)
+        if self._members is None or self._closing.is_set():
+            raise driver.broken or HostError("This cluster is being closed.")
+        return self._members
+
+    def _forget(self, name: str) -> None:
+        """Remove a host from the inventory, after it was drained or could not be added."""
+        self.inventory = self.inventory.with_hosts(host for host in self.inventory.values() if host.name != name)
+        self.required = min(self.required, len(self.inventory))
+        self._settled.pop(name, None)
+        self._settling.set()
+
+    @property
+    def driver(self) -> Driver:
+        """The driver, which performs the runs.
+
+        Raises:
+            HostError: The cluster is not open.
+            HandoutError: Another event loop than the running one opened the cluster.
+        """
+        if self._driver is None or self._serving is None:
+            raise HostError("This cluster is not open.", remedy="Use `async with Cluster(...)`, or await open().")
+        if asyncio._get_running_loop() not in (None, self._serving.get_loop()):
+            raise HandoutError(
+                "This cluster was opened in another event loop, and serves that one alone.",
+                remedy="Use it in the loop that opened it, or open one for this loop.",
+            )
+        return self._driver
+
+    @property
+    def unavailable(self) -> Mapping[str, HandoutError]:
+        """The hosts that could not be reached, by name, each with the reason."""
+        return {name: error for name, error in self._settled.items() if error is not None}
+
+    def next_run(self) -> int:
+        """Return a number for a run, which no earlier run of this cluster has."""
+        return next(self._runs)
+
+
+class _Launchers:
+    """Makes the launcher of each host.
+
+    asyncssh is imported when the first host is reached over SSH, in a thread: the import takes 0.2 s of CPU time, and
+    several times that on a busy machine, for which the caller's event loop must not wait.
+    """
+
+    def __init__(self) -> None:
+        self._make: Callable[[Host], Launcher] | None = None
+        #: Hosts start at the same time: one thread imports, and takes no more of the caller's executor.
+        self._importing = asyncio.Lock()
+
+    async def __call__(self, host: Host) -> Launcher:
+        if host.is_local:
+            return LocalLauncher()
+        async with self._importing:
+            if self._make is None:
+                self._make = await in_thread(_import_ssh_launcher)
+        return self._make(host)
+
+
+def _import_ssh_launcher() -> Callable[[Host], Launcher]:
+    """Return what makes the launchers of hosts behind sshd; they share one limit of parallel logins."""
+    from handout.transport.ssh_launcher import SshLauncher
+
+    logins = SshLauncher.login_limit()
+    return lambda host: SshLauncher(host, logins)
+
+
+async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:
+    """Wait until a closing cluster has ended. Cancel it after ``within_s`` seconds."""
+    _, pending = await asyncio.wait({serving}, timeout=within_s)
+    if pending:
+        serving.cancel()
+        _, pending = await asyncio.wait({serving}, timeout=_CANCEL_TIMEOUT_S)
+    driver.close()
+    if pending:
+        logger.warning("An allocator or a tracker was cancelled and still runs; the cluster does not wait for it.")
+    elif driver.broken is not None:
+        raise driver.broken
+
+
+def _required(require: Any, hosts: int) -> int:
+    """Return how many of ``hosts`` hosts must be reached.
+
+    Raises:
+        InventoryError: ``require`` is more than that, or is neither a number nor a known word.
+    """
+    if require == "all":
+        return hosts
+    required: Any = 1 if require == "any" else require
+    if not isinstance(required, int) or isinstance(required, bool) or required < 0:
+        raise InventoryError(f"require={require!r} is not a number of hosts.", remedy="Give 'any', 'all' or a number.")
+    if required > hosts:
+        raise InventoryError(
+            f"require={require!r} asks for {required} hosts, the inventory has {hosts}.",
+            remedy="Add hosts, or require fewer.",
+        )
+    return int(required)
+
+
+async def _awaited(coroutine: Coroutine[Any, Any, None]) -> None:
+    await coroutine
+
+
+def _refuse(coroutine: Coroutine[Any, Any, None]) -> object:
+    coroutine.close()
+    return None
+
+
+def _too_few(failed: list[HandoutError], required: int, total: int) -> HandoutError:
+    """Return one error for the hosts that cannot be used: that of the only host, else one that names all."""
+    if total == 1:
+        return failed[0]
+    error = HostError(
+        f"{len(failed)} of {total} hosts cannot be used, {required} required: " + "; ".join(map(str, failed)),
+        host=", ".join(getattr(each, "host", "") for each in failed),
+    )
+    error.__cause__ = failed[0]
+    return error
