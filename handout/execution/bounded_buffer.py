@@ -1,4 +1,4 @@
-"""The newest of what came, up to a bound: memory must not grow with what tasks print, or with what readers miss."""
+"""A bounded queue, so that memory does not grow with the output of tasks or with the backlog of readers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class BoundedBuffer(Generic[T]):
     """A queue that drops its oldest items when it is full, and counts them.
 
     Args:
-        most: What the sizes of all items may add up to.
-        size: The size of one; by default each counts as one.
+        most: The largest sum of the sizes of all items.
+        size: Returns the size of an item. By default each item counts as one.
     """
 
     __slots__ = ("_most", "_size", "dropped", "items", "total")
@@ -27,14 +27,14 @@ class BoundedBuffer(Generic[T]):
         #: Oldest first.
         self.items: deque[T] = deque()
         self.total = 0
-        #: Items that had to go since this was last set to 0.
+        #: How many items were dropped since the owner last set this to 0.
         self.dropped = 0
 
     def __bool__(self) -> bool:
         return bool(self.items or self.dropped)
 
     def extend(self, items: Iterable[T]) -> None:
-        """Take items in; the oldest make room."""
+        """Append items. Drop the oldest ones beyond the bound."""
         for item in items:
             self.items.append(item)
             self.total += self._size(item)
@@ -43,7 +43,7 @@ class BoundedBuffer(Generic[T]):
             self.dropped += 1
 
     def take(self) -> T:
-        """The oldest item, which is kept no more."""
+        """Remove and return the oldest item."""
         item = self.items.popleft()
         self.total -= self._size(item)
         return item

@@ -1,4 +1,4 @@
-"""`evaluate`: a graph in this process, without workers, for tests."""
+"""`evaluate`: runs a graph in this process, without workers, for tests."""
 
 from __future__ import annotations
 
@@ -24,19 +24,31 @@ __all__ = ["evaluate"]
 
 
 def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = None) -> Results:
-    """Run a graph in this process and thread: no worker, no copy, no cost; breakpoints and coverage work.
+    """Run a graph in this process and thread, for tests. Breakpoints and coverage work.
 
-    Functions are called producers first, each once, with the very objects that others returned. Coroutine functions
-    run one after the other.
+    Each function is called once, after its producers. It takes the objects that these returned, without a copy.
+    Costs are ignored. Coroutine functions run one after the other.
 
     Args:
         graph: A graph, or a list of `function` entries.
-        outputs: What is wanted; every function that no other one takes, when None.
-        given: Values that replace outputs: stubs in a test.
+        outputs: The outputs that are wanted. None takes every function whose result no other function takes.
+        given: Values that replace outputs, by output or id, such as stubs of a test.
+
+    Returns:
+        The results.
 
     Raises:
-        GraphError: The graph is wrong; nothing was called.
-        Exception: What a function raised, with its id as a note.
+        GraphError: The graph is wrong. No function was called.
+        Exception: The exception that a function raised, with its id as a note.
+
+    Example:
+        ```python
+        graph = handout.Graph()
+        text = graph.add(input, "How long? ")
+        length = graph.add(len, text)
+        results = handout.evaluate(graph, given={text: "seven"})
+        assert results[length] == 5
+        ```
     """
     plan = as_graph(graph).compile(outputs=outputs, given=given)
     for extra in plan.extras:
@@ -51,14 +63,14 @@ def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = 
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    # Results may be files in there.
+    # Results may be files in the scratch folder, so it is removed with them.
     weakref.finalize(run, shutil.rmtree, scratch, ignore_errors=True)
     return Results(cast("RunState", run))
 
 
 @dataclass(eq=False)
 class _Evaluated:
-    """What `Results` looks at of a run; everything was done, here, at once."""
+    """What `Results` reads of a run. All of its functions are done."""
 
     plan: Plan
     values: dict[int, Any]

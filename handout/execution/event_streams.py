@@ -1,6 +1,6 @@
-"""What a run tells whoever reads along: what happens, what a task prints, which functions have ended.
+"""The async iterators of an execution: its events, the output of a task, and which functions have ended.
 
-Readers only look: nothing here asks a host for anything, nor decides when the run ends.
+They only read the state of the run. They ask no host for anything and do not change when the run ends.
 """
 
 from __future__ import annotations
@@ -21,24 +21,38 @@ __all__ = ["Ended", "watch_ends", "watch_events", "watch_log"]
 
 R = TypeVar("R")
 
-#: Events that a slow reader may be behind.
+#: How many events a slow reader may be behind before the oldest are dropped.
 _MAX_EVENTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Ended(Generic[R]):
-    """An output whose function has ended."""
+    """An output whose function has ended, as `Execution.ended` yields it.
+
+    Example:
+        ```python
+        async def show(execution: handout.Execution, outputs: list[handout.Output[int]]) -> None:
+            async for ended in execution.ended(outputs):
+                print(ended.at_s, ended.id, ended.failure or await ended.result())
+        ```
+    """
 
     at_s: float
+    """Seconds from the start of the run until the function had ended."""
     id: str
+    """The id of the output's function, with the element if the output is one: ``train['weights']``."""
     failure: Failure | None
+    """Why the function has no result, or None if it has one."""
     _fetch: Callable[[], Any]
 
     async def result(self) -> R:
-        """The result.
+        """Fetch the result.
+
+        Returns:
+            The value of the output.
 
         Raises:
-            Exception: What the function raised.
+            Exception: The exception that the function raised.
         """
         result: R = await self._fetch()
         return result
@@ -47,15 +61,15 @@ class Ended(Generic[R]):
 def watch_ends(
     run: RunState, outputs: Iterable[Output[R]], fetch: Callable[[Output[R]], Awaitable[R]]
 ) -> AsyncIterator[Ended[R]]:
-    """The given outputs, each once, in the order in which their functions end from now on.
+    """Yield the given outputs, each once, in the order in which their functions end from now on.
 
     Args:
-        run: Submitted.
-        outputs: Of its graph.
-        fetch: How a result is had.
+        run: A submitted run.
+        outputs: Outputs of its graph.
+        fetch: Returns the value of an output.
 
     Raises:
-        GraphError: One of them is no output of this run.
+        GraphError: One of them is not an output of this run.
     """
     ready: deque[tuple[float, Output[R]]] = deque()
     wake = asyncio.Event()
@@ -89,7 +103,7 @@ def watch_ends(
 
 
 async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
-    """What happens from now on, until the run has ended."""
+    """Yield the events of a run from now on, until it has ended."""
     seen: BoundedBuffer[RunEvent] = BoundedBuffer(_MAX_EVENTS)
     wake = asyncio.Event()
 
@@ -117,7 +131,7 @@ async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
 
 
 async def watch_log(run: RunState, task: int) -> AsyncIterator[str]:
-    """What a task prints: what is kept of it first, then line by line until it has ended."""
+    """Yield the lines that a task prints: first those that are kept, then new ones until the task has ended."""
     wake = asyncio.Event()
     reader = run.logs.follow(task, wake.set)
     if run.outcomes[task] is None and not run.ended.is_set():

@@ -32,18 +32,36 @@ __all__ = ["Execution"]
 
 R = TypeVar("R")
 
-#: Bound on leaving the block. What is cancelled has ended, or been killed, after 2.5 s and a moment.
+#: Seconds that leaving the block may take. Cancelled tasks have ended or been killed after about 2.5 s.
 _LEAVE_TIMEOUT_S = 5.0
-#: Of it, for ending the hosts of a cluster of its own.
+#: Seconds of these that are kept for ending the agents of a cluster that belongs to the execution.
 _CLOSE_S = 2.0
-#: Tasks that an error names of those that have not ended.
+#: How many unfinished tasks an error names.
 _NAMED = 3
 
 
 class Execution:
-    """One run of one graph: ``async with handout.start(graph, ...) as execution``.
+    """One run of one graph, made by `start` or `Cluster.start`: ``async with handout.start(graph) as execution``.
 
-    Leaving the block cancels what still runs, on the hosts too, within a few seconds.
+    The run begins when the block is entered. Leaving the block cancels the tasks that have not ended, also on the
+    hosts, and takes at most 5 seconds.
+
+    Raises:
+        GraphError: When the block is entered: the graph is wrong. Nothing was run.
+        PlacementError: When the block is entered: no host of the inventory covers the cost of a function.
+        HostError: When the block is entered: fewer hosts can be reached than ``require`` asks for.
+        JournalError: When the block is entered: the journal cannot be opened or read.
+        HandoutError: When the block is entered a second time.
+
+    Example:
+        ```python
+        async def main() -> None:
+            graph = handout.Graph()
+            powers = graph.map(pow, [2, 3, 4], [10, 10, 10])
+            async with handout.start(graph) as execution:
+                async for ended in execution.ended(powers):
+                    print(ended.id, await ended.result())
+        ```
     """
 
     def __init__(
@@ -54,7 +72,7 @@ class Execution:
         self._graph = graph
         self._options = options
         self._entered = False
-        #: Of the cluster when the run began: it may be closed, and opened anew, before the run is left.
+        #: The cluster's driver when the run began. The cluster may be closed and opened anew before the run is left.
         self._driver: Driver | None = None
         self._owns_cluster = owns_cluster
         self._run: RunState | None = None
@@ -102,31 +120,31 @@ class Execution:
         await self._leave()
 
     async def _begin(self, run: RunState) -> None:
-        """Submit the run, with what is known of earlier ones where it has a journal."""
+        """Submit the run. A run with a journal first reads what earlier runs have committed."""
         recorder = run.recorder = self._recorder
         if recorder is None:
             self._submit(run, [])
             return
         await recorder.earlier.read(run)
         await self._cluster.wait_until_adopted()
-        # What agents have is asked for last: who was lost in the meantime has nothing any more.
+        # Adopted agents are asked last, because an agent that was lost in the meantime no longer has anything.
         hosts = self._cluster.inventory.values()
         facts = recorder.begin(run, self._cluster.adopted(), {host.name for host in hosts if host.trust != "full"})
         if self._owns_cluster:
-            # Agents are recorded only where they end with this run: those of a cluster serve others, too.
+            # Agents of a shared cluster are not recorded: they serve other runs and do not end with this one.
             self._cluster.driver.recorder = recorder
         self._submit(run, facts)
-        # Once the core knows the run: what it was told of comes before what is said of it.
+        # Messages of adopted agents are delivered in the next turn, after the core has handled the submission.
         asyncio.get_running_loop().call_soon(self._cluster.release, run.number)
 
     def _prepare(self, plan: Plan) -> RunState:
         number = self._cluster.next_run()
-        if self._recorder is not None and self._owns_cluster:  # agents of a shared one serve other runs, too
+        if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
             number = self._recorder.earlier.number_after(number)
         return make_run(plan, self._options, number, self._cluster.allocator)
 
     async def _until_enough(self, run: RunState) -> None:
-        """Who asks for several hosts wants the first tasks to see them all."""
+        """Wait for the required hosts before the run is submitted, so that its first tasks are spread over them."""
         limit_s = run.policy.timeout_s
         try:
             async with asyncio.timeout(limit_s):
@@ -135,7 +153,7 @@ class Execution:
             raise _too_long(limit_s or 0.0, run, "no task had begun") from None
 
     async def _until_usable(self, run: RunState) -> None:
-        """Wait for hosts, unless something ends the run before: it may have only so much time."""
+        """Wait for the required hosts, or until the run has ended, which its ``timeout_s`` may cause."""
         usable = asyncio.ensure_future(self._cluster.wait_until_usable())
         ended = asyncio.ensure_future(run.ended.wait())
         try:
@@ -147,7 +165,7 @@ class Execution:
             ended.cancel()
 
     def _submit(self, run: RunState, facts: Sequence[ev.Event]) -> None:
-        """Hand the run to the driver, with what is known of earlier ones; from here on it has to be ended."""
+        """Hand the run to the driver, with facts about earlier runs. From here on the run must be ended."""
         driver = self._driver = self._cluster.driver
         limit_s = run.policy.timeout_s
         if limit_s is not None:
@@ -162,7 +180,7 @@ class Execution:
             self._post(ev.CancelRequested(run.number))
 
     def _unfinished(self, run: RunState) -> str:
-        """Where some of the tasks are that have not ended; those that run come first, then those that hosts have."""
+        """Describe a few unfinished tasks: first those that run, then those that were handed to a host, then others."""
         driver = self._driver
         known = None if driver is None else driver.core.world.runs.get(run.number)
         if driver is None or known is None:
@@ -175,7 +193,7 @@ class Execution:
         return "; ".join([*said, f"and {more} more"] if more > 0 else said)
 
     async def _leave(self) -> None:
-        """Cancel what still runs, wait until it has ended, and let go. Bounded, also where this is cancelled."""
+        """Cancel the tasks that run, wait until they have ended, and close, also if the caller is cancelled."""
         await uninterrupted(self._let_go())
 
     async def _let_go(self) -> None:
@@ -195,7 +213,7 @@ class Execution:
             await self._cluster.close(within_s=deadline - loop.time())
         if self._recorder is not None:
             if run is not None:
-                # What only the journal wanted; some of it is nowhere else.
+                # These objects were fetched for the journal alone. The caller's results stay.
                 run.objects.drop(set(run.spec.outputs).difference(run.plan.outputs))
             await self._recorder.close(max(_CLOSE_S, deadline - loop.time()))
 
@@ -212,14 +230,18 @@ class Execution:
     # ---- results ---------------------------------------------------------------------------------------------
 
     async def results(self) -> Results:
-        """Wait until the run has ended, and return what it made.
+        """Wait until the run has ended, and return its results.
+
+        Returns:
+            The results. They stay usable after the block was left.
 
         Raises:
-            Exception: The first failure's own exception, with task, host, attempt and remote traceback as notes
-                and the other failures named (unless ``on_failure="continue"``).
+            Exception: The exception of the first function that failed, unless ``on_failure="continue"``. Its notes
+                give task, host, attempt and remote traceback, and name the other tasks that failed.
             PlacementError: No host can ever run a task.
             RunTimeoutError: The run was over its ``timeout_s``.
-            HostError: No host was left.
+            HostError: All hosts were lost.
+            JournalError: The journal cannot be written any more.
         """
         run = self._active
         await run.ended.wait()
@@ -232,7 +254,7 @@ class Execution:
         return self._results
 
     def _explained(self, error: Exception) -> Exception:
-        """A run's error, with the hosts that could not be reached as notes."""
+        """Add a note to a run's error for each host that could not be reached."""
         notes = getattr(error, "__notes__", ())
         for host, reason in self._cluster.unavailable.items():
             note = f"Host {host!r} could not be used: {reason}"
@@ -245,11 +267,17 @@ class Execution:
     @overload
     async def result(self, output: str, /) -> Any: ...
     async def result(self, output: Output[Any] | str, /) -> Any:
-        """Wait for one output and return it, while the rest of the run goes on.
+        """Wait for one output and return its value, while the rest of the run goes on.
+
+        Args:
+            output: An output of the graph, or the id of a function.
+
+        Returns:
+            The value.
 
         Raises:
-            Exception: What its function raised, or what ended the run.
-            GraphError: It is no output of this run.
+            Exception: The exception that its function raised, or the error that ended the run.
+            GraphError: The graph has no such output.
         """
         run = self._active
         number, path = run.plan.locate(output)
@@ -269,7 +297,7 @@ class Execution:
         return value_of(run, number, path, output)
 
     def _is_gone(self, number: int) -> bool:
-        """Whether an object was made, and dropped since, because nobody had asked for it."""
+        """Return True if an object was made and has been dropped since, because no task or caller needed it."""
         run = self._active
         producer = run.spec.producer[number]
         made = producer >= 0 and run.outcomes[producer] is Outcome.DONE
@@ -284,34 +312,66 @@ class Execution:
         return run.spec.producer[number] in run.failures
 
     def _want(self, number: int) -> None:
-        """Ask for an object that was not among the outputs."""
+        """Ask the core to bring an object that is not among the run's outputs."""
         run = self._active
         if number not in run.spec.outputs and not run.ended.is_set():
             self._post(ev.OutputsWanted(run.number, [number]))
 
     def ended(self, outputs: Iterable[Output[R]], /) -> AsyncIterator[Ended[R]]:
-        """The given outputs, each once, in the order in which their functions end."""
+        """Yield the given outputs, each once, in the order in which their functions end.
+
+        Args:
+            outputs: Outputs of the graph.
+
+        Returns:
+            An async iterator of `Ended`. Outputs whose functions have ended before come first.
+
+        Raises:
+            GraphError: One of them is not an output of this graph.
+        """
         return watch_ends(self._active, outputs, self.result)
 
     # ---- watching --------------------------------------------------------------------------------------------
 
     def events(self) -> AsyncIterator[RunEvent]:
-        """What happens from now on, until the run has ended; see :mod:`handout.events`.
+        """Yield what happens from now on, until the run has ended.
 
-        Who is slower than the run by more than some 100,000 events misses the oldest, and is told by an `EventsMissed`.
+        Returns:
+            An async iterator of `Event`; the kinds are its subclasses. A reader that is more than 100,000 events behind
+            loses the oldest ones, and gets an `EventsMissed` with their number in their place.
         """
         return watch_events(self._active)
 
     def logs(self, id: str | Output[Any], /) -> AsyncIterator[str]:
-        """What a task prints: what is kept of it first, then line by line until it has ended, well or by a death.
+        """Yield the lines that a task prints: first those that are kept, then new ones until the task has ended.
 
-        Of each task the last 256 KiB are kept, of a run 32 MiB; who reads slower than a task prints is up to 1 MiB
-        behind. The oldest lines go first; where some are missing, a line ``[n lines dropped]`` says so.
+        The controller keeps the last 256 KiB of each task and 32 MiB of a run. A reader can be up to 1 MiB behind. The
+        oldest lines are dropped first, and a line ``[n lines dropped]`` stands in their place.
+
+        Args:
+            id: The id of a function, or its output.
+
+        Returns:
+            An async iterator of lines.
+
+        Raises:
+            GraphError: The graph has no such function, or the output is a plain value.
         """
         return watch_log(self._active, self._task_of(id))
 
     def explain(self, id: str | Output[Any], /) -> Explanation:
-        """Where a task is and why it does not run, as data."""
+        """Return where a task is, and why it does not run.
+
+        Args:
+            id: The id of a function, or its output.
+
+        Returns:
+            An `Explanation`: state, attempt, host, and a reason as a sentence.
+
+        Raises:
+            GraphError: The graph has no such function, or the output is a plain value.
+            HandoutError: The block was left.
+        """
         run, driver, task = self._active, self._driver, self._task_of(id)
         if driver is None or run.number not in driver.runs:
             raise HandoutError("This execution is over.", remedy="Ask before its block is left.")
@@ -321,22 +381,26 @@ class Execution:
         return explain(driver.core.world, run.number, task)
 
     def _task_of(self, id: str | Output[Any]) -> int:
-        """The task behind an output or an id.
+        """Return the number of the task behind an output or an id.
 
         Raises:
-            GraphError: There is none: it names a value.
+            GraphError: The graph has no such output, or it is a plain value.
         """
         run = self._active
         task = run.spec.producer[run.plan.locate(id)[0]]
         if task < 0:
             name = id if isinstance(id, str) else id.id
-            raise GraphError(f"{name!r} is a value in this run: no function makes it.", remedy="Name a function.")
+            raise GraphError(f"{name!r} is a value in this run. No function makes it.", remedy="Name a function.")
         return task
 
     async def cancel(self, *outputs: Output[Any] | str) -> None:
-        """End these functions, and what depends on them; without arguments the whole run.
+        """Cancel functions and those that depend on them, or the whole run. Return once they have ended on the hosts.
 
-        Returns once they have ended, on the hosts too.
+        Args:
+            *outputs: Outputs, or ids of functions. Without any, the whole run is cancelled.
+
+        Raises:
+            GraphError: The graph has no such output.
         """
         run = self._active
         if not outputs:

@@ -1,4 +1,4 @@
-"""Running a plan in this process and thread: no worker, no copy, breakpoints and coverage work."""
+"""Runs a plan in this process and thread, for `evaluate`."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from handout.serialization import exceptions
 
 __all__ = ["HERE", "evaluate_plan"]
 
-#: What functions are told as the name of their host.
+#: The host name that functions see in `handout.current()`.
 HERE = "local"
 
 
 def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
-    """Call every function of a plan, producers first, each once.
+    """Call every function of a plan once, after its producers.
 
     Args:
-        plan: The validated graph.
-        scratch: A folder for the tasks' scratch folders, which the caller removes.
+        plan: The plan.
+        scratch: A folder for the scratch folders of the tasks. The caller removes it.
 
     Returns:
-        The values of all objects by number.
+        The values of all objects, by object number.
 
     Raises:
-        Exception: What a function raised, with the task as a note.
+        Exception: The exception that a function raised, with the id of the task as a note.
     """
     values: dict[int, Any] = {}
     picks: dict[int, list[int]] = {}
@@ -64,7 +64,10 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
 
 
 def _as_failure(id: str, error: BaseException) -> BaseException:
-    """The exception itself, unless it would be mistaken for the caller's own."""
+    """Return the exception, or another one in its place where the caller would mistake it for its own.
+
+    `SystemExit` would end the caller's program, `CancelledError` and `StopIteration` would be taken for control flow.
+    """
     failure: BaseException = error
     where: dict[str, Any] = {"id": id, "host": HERE, "attempt": 1}
     if isinstance(error, SystemExit):
@@ -77,7 +80,7 @@ def _as_failure(id: str, error: BaseException) -> BaseException:
 
 
 class _Loop:
-    """Runs coroutines to their end: here, or in a thread where a loop is running here already."""
+    """Runs coroutines to their end: in this thread, or in another one if this thread has a running loop."""
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
@@ -106,7 +109,7 @@ def _in_a_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
     def work() -> None:
         try:
             outcome.append((context.run(asyncio.run, coroutine), None))
-        except BaseException as error:  # carried over to the thread that waits, whatever it is
+        except BaseException as error:  # raised again in the thread that waits
             outcome.append((None, error))
 
     thread = threading.Thread(target=work, name="handout-evaluate")
@@ -119,7 +122,7 @@ def _in_a_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 class _InProcessCall:
-    """One task's call, its arguments filled in."""
+    """The call of one task, with the values of its inputs in place of the placeholders."""
 
     def __init__(self, plan: Plan, task: int, values: dict[int, Any], loop: _Loop) -> None:
         self._plan = plan
@@ -127,9 +130,9 @@ class _InProcessCall:
         self._values = values
         self._loop = loop
         self._slot_of = plan.slot_of(task)
-        #: Results of inline functions, each called once.
+        #: By id() of its placeholder: the result of an inline function, which is called once.
         self._inlined: dict[int, Any] = {}
-        #: Containers that were rebuilt, by identity, so that shared ones stay shared.
+        #: By id() of the original: a rebuilt container, so that a container that occurs twice stays one object.
         self._rebuilt: dict[int, Any] = {}
 
     def run(self) -> Any:
@@ -141,7 +144,7 @@ class _InProcessCall:
         return self._loop.run(result) if inspect.iscoroutine(result) else result
 
     def _fill(self, value: Any) -> Any:
-        """The value with everything that stands for another one replaced; the very same where there is nothing."""
+        """Return the value with all placeholders replaced. A value without placeholders is returned as it is."""
         if isinstance(value, Input):
             return self._value_of(self._slot_of(value))
         if not isinstance(value, list | tuple | dict) or not value:
@@ -156,7 +159,7 @@ class _InProcessCall:
         items = [(self._fill(key), self._fill(each)) for key, each in value.items()]
         if all(a is c and b is d for (a, b), (c, d) in zip(items, value.items(), strict=True)):
             return value
-        filled = copy.copy(value)  # keeps a subclass and what it knows, such as a default factory
+        filled = copy.copy(value)  # keeps a subclass and its state, such as a default factory
         filled.clear()
         filled.update(items)
         return filled

@@ -1,4 +1,4 @@
-"""Ctrl-C for programs that have no loop of their own: once it ends a run in order, twice at once."""
+"""Ctrl-C in `handout.run`: the first one ends the run in order, the second one ends the program at once."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["run_until_interrupted"]
 
 T = TypeVar("T")
 
-#: Ctrl-C within this time after the second one says nothing new.
+#: Seconds after the second Ctrl-C in which further ones are ignored. One key press may send several signals.
 _PATIENCE_S = 0.5
 
 
 def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """`asyncio.run`, which a second Ctrl-C ends whatever is still being waited for.
+    """Do what `asyncio.run` does, and return at once at a second Ctrl-C.
 
-    `asyncio.run` raises the second KeyboardInterrupt wherever the loop is just then, and waits for all tasks after
-    that: a future that was torn in the middle keeps it waiting for good. Here the loop stops between two callbacks, and
-    is left as it is.
+    `asyncio.run` raises the second KeyboardInterrupt inside whatever callback the loop runs, and then waits for all
+    tasks: a future that was interrupted in the middle keeps it waiting for ever. Here the loop stops between two
+    callbacks, and its tasks are abandoned.
 
     Raises:
-        KeyboardInterrupt: See above.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     if threading.current_thread() is not threading.main_thread() or (
         signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     ):
-        return asyncio.run(main())  # who has a handler of their own decides what it means
+        return asyncio.run(main())  # a handler of the program decides what Ctrl-C means
     runner = asyncio.Runner()
     loop = runner.get_loop()
     interrupts, stopping_since = 0, 0.0
@@ -46,7 +46,7 @@ def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
             stopping_since = time.monotonic()
             loop.call_soon_threadsafe(loop.stop)
         elif time.monotonic() - stopping_since > _PATIENCE_S:
-            signal.default_int_handler(number, frame)  # there is code that keeps the loop from coming to it
+            signal.default_int_handler(number, frame)  # a callback that does not return keeps the loop from stopping
 
     async def noted() -> T:
         nonlocal running
@@ -73,7 +73,7 @@ def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def _abandon(loop: asyncio.AbstractEventLoop) -> None:
-    """Leave a loop as it is: what its tasks wait for may never come."""
-    loop.set_exception_handler(lambda _, context: None)  # tasks that are not awaited any more
+    """Close a loop without waiting for its tasks, which may wait for something that never comes."""
+    loop.set_exception_handler(lambda _, context: None)  # no reports of tasks that were destroyed while pending
     asyncio.set_event_loop(None)
     loop.close()

@@ -1,4 +1,4 @@
-"""`Results`: what a run made, by output and by id."""
+"""`Results`: the values that a run brought back, by output and by id."""
 
 from __future__ import annotations
 
@@ -21,9 +21,28 @@ R = TypeVar("R")
 
 
 class Results(Mapping[str, Any]):
-    """What a run made. Keys are outputs, lists of outputs, and ids; iterating gives the ids.
+    """The values that a run brought back. A mapping whose keys are outputs, lists of outputs, and ids.
 
-    Results stay bytes until they are asked for; what was asked for is kept.
+    Iterating gives ids. A value is unpickled when it is asked for the first time, and is kept from then on. Values
+    that were never asked for are never unpickled.
+
+    Raises:
+        Exception: For a key whose function failed: the exception that it raised.
+        DependencyError: For a key whose function was skipped because another one failed.
+        TaskCancelledError: For a key whose function was cancelled.
+        TrustError: For a value of a host with ``trust="data"`` that is more than data.
+        KeyError: For an output that was not brought back; name it in ``outputs=[...]``.
+        GraphError: For a key that is not in the graph.
+
+    Example:
+        ```python
+        graph = handout.Graph()
+        quotient = graph.add(divmod, 17, 5, id="division")
+        results = await handout.execute(graph)
+        assert results[quotient] == results["division"] == (3, 2)
+        assert results[quotient[1]] == 2
+        assert results.allocations[quotient] == "local"
+        ```
     """
 
     def __init__(self, run: RunState) -> None:
@@ -42,7 +61,7 @@ class Results(Mapping[str, Any]):
         return value_of(self._run, number, path, key)
 
     def get(self, key: Any, default: Any = None, /) -> Any:
-        """What a key stands for; ``default`` where there is no such result."""
+        """Return the value for a key, or ``default`` if the run brought back no such value."""
         if key in self:
             return self[key]
         return default
@@ -68,19 +87,23 @@ class Results(Mapping[str, Any]):
 
     @property
     def failures(self) -> Mapping[str, Failure]:
-        """Why functions failed, were skipped or cancelled, by id."""
+        """Why functions failed, were skipped or were cancelled, by id."""
         return {self._run.plan.ids[task]: failure for task, failure in self._run.failures.items()}
 
     @property
     def allocations(self) -> Mapping[str | Output[Any], str]:
-        """The host that ran each function to its end, good or bad, by id and by output; without all others."""
+        """The name of the host that ran each function to its end, by id and by output.
+
+        A function that was skipped or cancelled has no entry.
+        """
         return Allocations(self._run)
 
     def raise_failures(self) -> None:
-        """Raise the first failure's own exception, with the other failures named; nothing where none failed.
+        """Raise the exception of the first function that failed, if one failed. Its notes name the others.
 
         Raises:
-            Exception: See above.
+            Exception: The exception that the function raised.
+            TaskCancelledError: No function failed, and some were cancelled.
         """
         run = self._run
         if not run.failed_order:
@@ -94,14 +117,14 @@ class Results(Mapping[str, Any]):
         if others:
             named = ", ".join(f"{each.id!r} ({each.kind})" for each in others[:10])
             more = f" and {len(others) - 10} more" if len(others) > 10 else ""
-            note = f"Other tasks failed, too: {named}{more}."
+            note = f"Other tasks failed too: {named}{more}."
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
         raise error
 
 
 class Allocations(Mapping[Any, str]):
-    """Hosts by id; outputs serve as keys, too."""
+    """Host names by id. Outputs are keys too."""
 
     def __init__(self, run: RunState) -> None:
         self._run = run
@@ -117,7 +140,7 @@ class Allocations(Mapping[Any, str]):
         return run.hosts[task]
 
     def _ran(self, task: int) -> bool:
-        """Whether it ended by itself: being handed over to a host is not running there."""
+        """Return True if the task ended by itself. A task that was only handed to a host did not run there."""
         return bool(self._run.hosts[task]) and self._run.outcomes[task] in (Outcome.DONE, Outcome.FAILED)
 
     def __iter__(self) -> Iterator[str]:
@@ -128,11 +151,11 @@ class Allocations(Mapping[Any, str]):
 
 
 def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
-    """The value of an object, or of an element of it.
+    """Return the value of an object, or of an element of it.
 
     Raises:
-        Exception: What its function raised, or what ended the run.
-        KeyError: It was not brought back.
+        Exception: The exception that its function raised, or the error that ended the run.
+        KeyError: The object was not brought back.
     """
     if number in run.objects:
         if number not in run.values:
@@ -141,7 +164,7 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
         return calls.apply_path(value, path) if path else value
     failure = run.failures.get(run.spec.producer[number])
     if failure is not None and failure.kind == "cancelled" and run.error is not None:
-        raise run.error  # what ended the run says more than that this was cancelled with it
+        raise run.error  # it says more than that this task was cancelled with the run
     if failure is not None:
         if failure.kind == "skipped" and failure.caused_by is not None:
             _chain(run, failure)
@@ -149,14 +172,14 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
     if run.error is not None:
         raise run.error
     name = key if isinstance(key, str) else getattr(key, "id", key)
-    raise KeyError(f"{name!r} was not brought back: name it in outputs=[...] of the run")
+    raise KeyError(f"{name!r} was not brought back. Name it in outputs=[...] of the run.")
 
 
 def _load(run: RunState, number: int) -> Any:
-    """Unpickle a result, as data alone where it came from a host that is trusted with no more.
+    """Unpickle a result. Only data is accepted if its bytes passed through a host with ``trust="data"``.
 
     Raises:
-        TrustError: It came from such a host and is something else.
+        TrustError: Such a result is more than data.
     """
     host = run.suspects.get(number)
     if host is None:
@@ -172,7 +195,7 @@ def _load(run: RunState, number: int) -> Any:
 
 
 def _chain(run: RunState, failure: Failure) -> None:
-    """Give a skipped task's error the failure at its root as cause."""
+    """Set the failure that caused a skip as the cause of the skipped task's error."""
     error = failure.exception
     root = next((f for f in run.failures.values() if f.id == failure.caused_by), None)
     if isinstance(error, DependencyError) and root is not None and error.__cause__ is None:

@@ -20,11 +20,30 @@ logger = logging.getLogger("handout")
 
 
 def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
-    """Run a graph and watch it: ``async with handout.start(graph, ...) as execution``.
+    """Make an execution of a graph on a cluster of its own: ``async with handout.start(graph, ...) as execution``.
 
     Args:
-        graph: A graph, or a list of :func:`function` entries.
-        **run: See :class:`ClusterOptions`: ``inventory``, ``allocator``, ``outputs``, ``retries``, ...
+        graph: A graph, or a list of `function` entries.
+        **run: The hosts and the options of the run, see `ClusterOptions` and `RunOptions`.
+
+    Returns:
+        The execution. The cluster is opened and the run begins when its block is entered.
+
+    Raises:
+        InventoryError: The inventory cannot be read, or has fewer hosts than ``require`` asks for.
+        HandoutError: An option does not exist, or has a value that it cannot have.
+
+    Example:
+        ```python
+        async def main() -> None:
+            graph = handout.Graph()
+            power = graph.add(pow, 2, 10)
+            async with handout.start(graph, timeout_s=60) as execution:
+                async for event in execution.events():
+                    print(event)
+                results = await execution.results()
+            print(results[power])
+        ```
     """
     cluster = ClusterRuntime(
         run.get("inventory"),
@@ -40,30 +59,62 @@ async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     """Run a graph on the hosts of an inventory, and return its results.
 
     Args:
-        graph: A graph, or a list of :func:`function` entries.
-        **run: See :class:`ClusterOptions`: ``inventory``, ``allocator``, ``outputs``, ``retries``, ...
-    Returns: The results; outputs are with the caller, nothing is left on the hosts.
+        graph: A graph, or a list of `function` entries.
+        **run: The hosts and the options of the run, see `ClusterOptions` and `RunOptions`.
+
+    Returns:
+        The results, as bytes on this machine. Nothing is left on the hosts.
+
     Raises:
-        GraphError: The graph is wrong; nothing was run.
+        GraphError: The graph is wrong. Nothing was run.
+        InventoryError: The inventory cannot be read, or has fewer hosts than ``require`` asks for.
         PlacementError: No host can ever run a function.
-        HostError: Too few hosts can be reached.
-        Exception: The first failing function's own exception.
+        HostError: Fewer hosts can be reached than ``require`` asks for, or all were lost.
+        RunTimeoutError: The run was over its ``timeout_s``.
+        JournalError: The journal cannot be used.
+        HandoutError: An option does not exist, or has a value that it cannot have.
+        Exception: The exception of the first function that failed.
+
+    Example:
+        ```python
+        graph = handout.Graph()
+        power = graph.add(pow, 2, 10)
+        results = await handout.execute(graph)
+        assert results[power] == 1024
+        ```
     """
     async with start(graph, **run) as execution:
         return await execution.results()
 
 
 def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
-    """:func:`execute` for code that is not async.
+    """Run a graph as `execute` does, from code that is not async.
 
-    Ctrl-C ends what runs on the hosts, says how far the run had come, and raises `KeyboardInterrupt`; a second one ends
-    the program at once, and the hosts end what runs there when their leases are over.
+    Ctrl-C ends the tasks on the hosts, logs how far the run had come, and raises `KeyboardInterrupt`. A second Ctrl-C
+    ends the program at once. The supervisors on the hosts then end the tasks when their leases are over.
+
+    Args:
+        graph: A graph, or a list of `function` entries.
+        **run: The hosts and the options of the run, see `ClusterOptions` and `RunOptions`.
+
+    Returns:
+        The results, as for `execute`.
 
     Raises:
-        HandoutError: A loop is running already: await :func:`execute` there.
+        HandoutError: An event loop is running in this thread. Await `execute` there.
+        KeyboardInterrupt: Ctrl-C was pressed.
+        Exception: All that `execute` raises.
+
+    Example:
+        ```python
+        if __name__ == "__main__":
+            graph = handout.Graph()
+            power = graph.add(pow, 2, 10)
+            print(handout.run(graph)[power])
+        ```
     """
     if asyncio._get_running_loop() is not None:
-        raise HandoutError("An event loop is running here already.", remedy="Use `await handout.execute(...)` instead.")
+        raise HandoutError("An event loop runs in this thread.", remedy="Use `await handout.execute(...)` instead.")
     return run_until_interrupted(lambda: _until_interrupted(start(graph, **run)))
 
 
@@ -72,8 +123,10 @@ async def _until_interrupted(execution: Execution) -> Results:
         try:
             return await execution.results()
         except asyncio.CancelledError:
-            # Nobody but Ctrl-C cancels it.
+            # Only Ctrl-C cancels this task.
             logger.warning(
-                "Interrupted: %r. Ending what runs on the hosts; Ctrl-C again leaves that to them.", execution
+                "Interrupted: %r. Its tasks are being ended. A second Ctrl-C ends this program at once, and leaves "
+                "the tasks to the hosts, which end them a little later.",
+                execution,
             )
             raise

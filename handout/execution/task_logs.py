@@ -1,4 +1,4 @@
-"""What the tasks of a run have printed: the last of it is kept, and those who follow a task hear the rest."""
+"""The output of a run's tasks: the last lines are kept, and readers of a task get new lines as they come."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from handout.execution.bounded_buffer import BoundedBuffer
 
 __all__ = ["LogReader", "RunLogs"]
 
-#: Bytes of memory that the kept output of one task, of a whole run, and of one reader's backlog may take.
+#: Bytes of memory for the kept output of one task.
 MAX_TASK = 256 << 10
+#: Bytes of memory for the kept output of a whole run.
 MAX_RUN = 32 << 20
+#: Bytes of memory for the lines that one reader has not taken yet.
 MAX_READER = 1 << 20
-#: What keeping anything of a task costs by itself.
+#: Bytes of memory for a task's entry, without its lines.
 _OVERHEAD = 1 << 10
 
 
 class LogReader:
-    """One who follows the output of a task.
+    """The lines of one task that one reader has not taken yet.
 
     Args:
-        wake: Called when there is more.
+        wake: Called when lines have come.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -30,13 +32,13 @@ class LogReader:
         self._wake = wake
 
     def hear(self, lines: Sequence[str], dropped: int = 0) -> None:
-        """More was printed; who is slow loses the oldest of it."""
+        """Add lines. The oldest ones are dropped beyond `MAX_READER` bytes."""
         self._lines.dropped += dropped
         self._lines.extend(lines)
         self._wake()
 
     def take(self) -> Iterator[str]:
-        """What has come and was not taken; where lines are missing, a line says how many."""
+        """Yield the lines that were not taken yet. A line ``[n lines dropped]`` stands in place of dropped ones."""
         lines = self._lines
         while lines:
             if lines.dropped:
@@ -50,16 +52,16 @@ class RunLogs:
     """The output of all tasks of one run."""
 
     def __init__(self) -> None:
-        #: By task; the one that printed last stands last.
+        #: By task, in the order of the last line of each.
         self._kept: OrderedDict[int, BoundedBuffer[str]] = OrderedDict()
-        #: Lines of those of which nothing is kept any more.
+        #: By task without kept lines: how many lines were dropped.
         self._forgotten: dict[int, int] = {}
         self._readers: dict[int, list[LogReader]] = {}
         #: Bytes kept for all tasks together.
         self.total = 0
 
     def add(self, task: int, lines: Sequence[str]) -> None:
-        """A task has printed. Beyond the bound of the run, what the one printed that was silent for longest goes."""
+        """Add lines of a task. Beyond `MAX_RUN` bytes, drop the lines of the tasks that printed longest ago."""
         kept = self._kept.get(task)
         if kept is None:
             kept = self._kept[task] = BoundedBuffer(MAX_TASK, sys.getsizeof)
@@ -80,7 +82,7 @@ class RunLogs:
         self._forgotten[task] = kept.dropped + len(kept.items)
 
     def follow(self, task: int, wake: Callable[[], None]) -> LogReader:
-        """A reader of a task's output, from the oldest line that is kept; `unfollow` must come after."""
+        """Return a reader that begins with the oldest kept line of a task. `unfollow` must be called in the end."""
         reader = LogReader(wake)
         kept = self._kept.get(task)
         if kept is not None:
@@ -91,7 +93,7 @@ class RunLogs:
         return reader
 
     def unfollow(self, task: int, reader: LogReader) -> None:
-        """The reader has had enough."""
+        """Remove a reader."""
         self._readers[task].remove(reader)
         if not self._readers[task]:
             del self._readers[task]

@@ -1,4 +1,4 @@
-"""`trust`: which of the caller's classes may be made of what a host with ``trust="data"`` sends."""
+"""`trust`: registers classes whose objects are accepted from hosts with ``trust="data"``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,29 @@ C = TypeVar("C", bound=type)
 
 
 def trust(cls: C, /) -> C:
-    """Accept objects of this class from hosts with ``trust="data"``. Serves as a decorator; gives the class back.
+    """Register a class whose objects are accepted from hosts with ``trust="data"``. It can serve as a decorator.
 
-    The fields of such an object are what the host says they are: they are set on a bare object, and neither
-    ``__init__`` nor ``__post_init__`` has looked at them. A ``__setstate__`` of its own does run.
+    The host chooses the values of the fields. They are set on an empty object: neither ``__init__`` nor
+    ``__post_init__`` checks them. A ``__setstate__`` of the class does run.
 
     Args:
-        cls: A dataclass or an ``Enum``. Classes derived from it must be registered on their own.
+        cls: A dataclass or an ``Enum``. Classes derived from it must be registered too.
+
+    Returns:
+        The class.
+
     Raises:
-        TypeError: It is neither.
+        TypeError: The class is neither a dataclass nor an ``Enum``.
+
+    Example:
+        ```python
+        from dataclasses import dataclass
+
+        @handout.trust
+        @dataclass
+        class Point:
+            x: float
+            y: float
+        ```
     """
     return reader.register(cls)

@@ -1,4 +1,4 @@
-"""What a function may ask about its own run: ``handout.current()``."""
+"""``handout.current()``: what a function can ask about the task that runs it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ __all__ = ["Current", "current", "publish"]
 
 
 class Current:
-    """The task that is running here.
+    """The task that is running, as `current` returns it.
 
     Attributes:
-        id: Of the function in its graph.
-        host: The name of the host, as in the inventory.
-        attempt: 1 for the first try.
-        variant: Which of its costs was chosen; 0 for the first.
+        id: The id of the function in its graph.
+        host: The name of the host in the inventory.
+        attempt: The number of the attempt, from 1.
+        variant: The position of the variant of the cost that was chosen, from 0.
+
+    Example:
+        ```python
+        def train(data: list[float]) -> float:
+            running = handout.current()
+            print(f"{running.id} on {running.host}, attempt {running.attempt}")
+            return sum(data)
+        ```
     """
 
     __slots__ = ("_made", "_scratch", "attempt", "host", "id", "variant")
@@ -34,14 +42,14 @@ class Current:
 
     @property
     def scratch(self) -> str:
-        """A folder of its own, made when it is first asked for and removed when the task has ended."""
+        """The path of a folder for this attempt alone. It is made at the first access and removed after the attempt."""
         if not self._made:
             os.makedirs(self._scratch, mode=0o700, exist_ok=True)
             self._made = True
         return self._scratch
 
     def clean(self) -> None:
-        """Remove the scratch folder, if anybody asked for it."""
+        """Remove the scratch folder if it was made."""
         if self._made:
             self._made = False
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -51,16 +59,16 @@ class Current:
 
 
 _current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("handout.current", default=None)
-#: For threads that user code starts: a new thread has an empty context.
+#: The task of threads that user code starts: a new thread has an empty context.
 _of_process: Current | None = None
 
 
 def publish(running: Current | None, *, context_only: bool = False) -> None:
-    """Say which task runs from here on.
+    """Set the task that `current` returns from here on.
 
     Args:
-        running: The task, or None when it has ended.
-        context_only: Others run in this process at the same time: only this context's own code is told.
+        running: The task, or None after it has ended.
+        context_only: Set it for this context alone, because other tasks run in this process at the same time.
     """
     global _of_process
     _current.set(running)
@@ -68,14 +76,27 @@ def publish(running: Current | None, *, context_only: bool = False) -> None:
 
 
 def current() -> Current:
-    """The task that is running: id, host, attempt, variant and scratch folder.
+    """Return the task that is running: its id, host, attempt, variant and scratch folder.
+
+    It works in the function that a worker calls, in all that this calls, in threads that it starts, and in `evaluate`.
+
+    Returns:
+        The task.
 
     Raises:
         RuntimeError: No task is running here.
+
+    Example:
+        ```python
+        def train(data: list[float]) -> str:
+            with open(handout.current().scratch + "/model.bin", "wb") as file:
+                file.write(bytes(8))
+            return handout.current().host
+        ```
     """
     running = _current.get() or _of_process
     if running is None:
-        raise RuntimeError("handout.current() is for functions while Handout runs them; no task is running here.")
+        raise RuntimeError("No task is running here. handout.current() works only inside a function that Handout runs.")
     return running
 
 
@@ -86,5 +107,5 @@ def _scratch_of_running() -> str | None:
 
 set_task_folder(_scratch_of_running)
 
-# One name on both ends, whichever of the two packages called handout is there.
+# On a host, `handout` is the stub in user_stub.py. Pickled by this name, the function is found on both ends.
 current.__module__ = "handout"

@@ -1,4 +1,4 @@
-"""``handout.File``: a file that travels by content."""
+"""``handout.File``: a file as an argument or a result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from handout.serialization.temp_folder import TempFolder
 __all__ = ["File"]
 
 _numbers = itertools.count(1)
-#: Where a process that runs no task (the caller's) keeps the files that it received: until it ends.
+#: The folder for received files in a process that runs no task, such as the caller's. It goes when the process ends.
 _received = TempFolder("handout-files-")
 
 
@@ -25,27 +25,41 @@ _task_folder: Callable[[], str | None] = _no_task
 
 
 def set_task_folder(task_folder: Callable[[], str | None]) -> None:
-    """Write the files that arrive from now on below a task's folder.
+    """Write the files that arrive from now on into the scratch folder of the task that is running.
 
     Args:
-        task_folder: Returns the scratch folder of the task that is running, None where no task runs.
+        task_folder: Returns that folder, or None while no task runs.
     """
     global _task_folder
     _task_folder = task_folder
 
 
 class File:
-    """A file as an argument or a result: its content travels, and it is a path on the host.
+    """A file as an argument or a result. Its content travels, and it is a path wherever it arrives.
 
-    Nothing is opened here: a missing file is noticed when its content is needed.
+    A file that arrives on a host lies in the scratch folder of the task, and goes with it. One that arrives as a result
+    lies in a temporary folder until the program ends. A `File` is accepted wherever a path is, as by ``open``.
 
     Args:
-        path: Where it lies in this process.
+        path: The path of the file in this process. The file is opened when it travels, not before, so a missing file
+            is noticed then.
+
+    Attributes:
+        path: The path of the file in this process.
+
+    Example:
+        ```python
+        def count(file: handout.File) -> int:
+            with open(file) as lines:
+                return sum(1 for _ in lines)
+
+        graph = handout.Graph()
+        lines = graph.add(count, handout.File("data.csv"))
+        ```
     """
 
     __slots__ = ("path",)
 
-    #: Where the content lies in the process that asks.
     path: str
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -55,12 +69,21 @@ class File:
         return self.path
 
     def read_text(self) -> str:
-        """The whole content as UTF-8 text."""
+        """Return the whole content, decoded as UTF-8.
+
+        Raises:
+            OSError: The file cannot be read.
+            UnicodeDecodeError: The content is not UTF-8.
+        """
         with open(self.path, encoding="utf-8") as stream:
             return stream.read()
 
     def read_bytes(self) -> bytes:
-        """The whole content."""
+        """Return the whole content.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         with open(self.path, "rb") as stream:
             return stream.read()
 
@@ -77,25 +100,25 @@ class File:
         return _receive, (os.path.basename(self.path), *_content(self.path))
 
 
-# User modules import it from the package, and so do those hosts that know it only by the stand-in there:
-# pickled by this name it is found on both sides.
+# User modules import the class from `handout`, which is the stub in user_stub.py on a host. Pickled by this name, the
+# class is found on both ends.
 File.__module__ = "handout"
 
 
 def _content(path: str) -> tuple[int, Any]:
-    """Permissions and content: mapped and not read, so that a large file is never in memory as a whole."""
+    """Return the permissions and the content, which is mapped: a large file is never in memory as a whole."""
     import mmap
 
     with open(path, "rb") as stream:
         status = os.fstat(stream.fileno())
         if status.st_size == 0:
-            return status.st_mode & 0o777, stream.read()  # what has no size may have content: /proc
+            return status.st_mode & 0o777, stream.read()  # files in /proc have content although their size is 0
         mapped = mmap.mmap(stream.fileno(), status.st_size, access=mmap.ACCESS_READ)
     return status.st_mode & 0o777, pickle.PickleBuffer(mapped)
 
 
 def _receive(name: str, mode: int, content: Any) -> File:
-    """Write what arrived into a folder of its own, below the task's scratch folder if one is running."""
+    """Write the content into a new folder below the task's scratch folder, or below that of the process."""
     parent = _task_folder() or _received.path
     folder = os.path.join(parent, f"file-{next(_numbers)}")
     os.makedirs(folder)
