@@ -55,6 +55,7 @@ def docs(session: nox.Session) -> None:
     """Build the documentation, strictly: a broken reference is an error. ``-- serve`` to read it live."""
     _install(session, "-e", ".[docs]")
     session.run("python", "tools/draw_states.py", "--check")
+    session.run("python", "tools/draw_protocol.py", "--check")
     session.run(
         "python",
         "-m",

@@ -77,9 +77,10 @@ def test_the_inventories_of_the_documentation_can_be_read(page: str, tmp_path: P
         assert "gpu1" in handout.Inventory.load(tmp_path / "hosts.toml")
 
 
-def test_the_state_diagram_is_drawn_from_the_present_table() -> None:
+@pytest.mark.parametrize("tool", ["draw_states.py", "draw_protocol.py"])
+def test_what_is_drawn_in_the_documentation_is_up_to_date(tool: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "draw_states.py", "--check"],
+        [sys.executable, ROOT / "tools" / tool, "--check"],
         capture_output=True,
         text=True,
         check=False,

@@ -8,9 +8,7 @@ killed. It knows nothing of tasks.
 It ends everything when the agent's socket closes, and kills the workers when the lease ends, which it reads
 from a page that the agent writes: a stopped agent cannot keep user code alive.
 
-Messages are JSON lines on a socket. From the agent: ``spawn {id, fds}`` with the descriptors beside it,
-``kill {id, grace_s}``, ``signal {id, number}``, ``stop {}``. To the agent: ``started {id, pid}``, ``gone {id, ...}``
-once the worker and all that it left are gone, ``lapsed {}``.
+Messages to and from the agent are JSON lines on a socket; `handout.protocol.messages` declares them.
 """
 
 from __future__ import annotations
@@ -33,6 +31,8 @@ from handout.host.system import orphans, processes
 from handout.host.system.cgroups import ControlGroups
 from handout.host.system.clock import now_ns
 from handout.host.system.lease import Lease
+from handout.protocol import codec, messages
+from handout.protocol.messages import AnyMessage
 
 #: How long after the lingering the agent itself has to end.
 _AGENT_GRACE_NS = 2_000_000_000
@@ -75,7 +75,7 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._pids: dict[int, Child] = {}
         #: Reaped, and not yet reported: (report, monotonic time at which it goes out whatever is left).
-        self._ended: list[tuple[dict[str, Any], float]] = []
+        self._ended: list[tuple[messages.WorkerGone, float]] = []
         self._held = b""
         self._fds: list[int] = []
         self._outgoing = b""
@@ -153,7 +153,8 @@ class Supervisor:
             return False
         *lines, self._held = (self._held + data).split(b"\n")
         for line in lines:
-            self._obey(json.loads(line))
+            name, message = codec.decode_line(messages.TO_SUPERVISOR, line)
+            _HANDLERS[name](self, message)  # type: ignore[literal-required]
         return True
 
     def _take_last_descriptors(self) -> None:
@@ -167,33 +168,33 @@ class Supervisor:
             if not data:
                 return
 
-    def _obey(self, message: dict[str, Any]) -> None:
-        op = message["op"]
-        if op == "spawn":
-            count = message["fds"]
-            fds, self._fds[:count] = self._fds[:count], []
-            self._spawn(message["id"], fds)
-            return
-        if op == "stop":
-            # Descriptors beside it stay open until this process ends.
-            self._stopping = True
-            return
-        child = self._children.get(message["id"])
+    def _spawn_with(self, message: messages.Spawn) -> None:
+        fds, self._fds[: message.fds] = self._fds[: message.fds], []
+        self._spawn(message.worker, fds)
+
+    def _end(self, message: messages.ShutDown) -> None:
+        # Descriptors beside the message stay open until this process ends.
+        self._stopping = True
+
+    def _send_signal(self, message: messages.SendSignal) -> None:
+        child = self._children.get(message.worker)
+        if child is not None:
+            processes.send_signal(child.pid, message.number)
+            child.signalled_at = time.monotonic()
+
+    def _kill(self, message: messages.Kill) -> None:
+        child = self._children.get(message.worker)
         if child is None:
             return
-        if op == "signal":
-            processes.send_signal(child.pid, message["number"])
-            child.signalled_at = time.monotonic()
-        elif op == "kill":
-            # Of signals that wait a process takes SIGTERM first, and would not say any more where it is.
-            time.sleep(max(0.0, child.signalled_at + _SIGNAL_S - time.monotonic()))
-            at = time.monotonic() + message["grace_s"]
-            if message["grace_s"] > 0:
-                processes.send_group_signal(child.pid, signal.SIGTERM)
-            child.kill_at = at if child.kill_at is None else min(at, child.kill_at)
+        # A process handles SIGTERM before other signals that wait, and would then not write down its stack any more.
+        time.sleep(max(0.0, child.signalled_at + _SIGNAL_S - time.monotonic()))
+        at = time.monotonic() + message.grace_s
+        if message.grace_s > 0:
+            processes.send_group_signal(child.pid, signal.SIGTERM)
+        child.kill_at = at if child.kill_at is None else min(at, child.kill_at)
 
-    def _send(self, op: str, **fields: Any) -> None:
-        self._outgoing += json.dumps({"op": op, **fields}).encode() + b"\n"
+    def _send(self, message: AnyMessage) -> None:
+        self._outgoing += codec.encode_line(message)
         self._flush()
 
     def _flush(self) -> None:
@@ -215,7 +216,7 @@ class Supervisor:
         except OSError as error:
             for fd in fds:
                 os.close(fd)
-            self._send("gone", id=number, error=f"fork: {error.strerror}")
+            self._send(messages.WorkerGone(number, error=f"fork: {error.strerror}"))
             return
         if pid == 0:
             become_worker(parent, fds, self._groups, self._most_processes)
@@ -223,7 +224,7 @@ class Supervisor:
             os.close(fd)
         child = Child(number, pid)
         self._children[number] = self._pids[pid] = child
-        self._send("started", id=number, pid=pid)
+        self._send(messages.Forked(number, pid))
 
     def _reap(self) -> bool:
         """Wait for whatever has ended; False where that was the agent."""
@@ -240,7 +241,7 @@ class Supervisor:
             if child is not None:
                 del self._children[child.number]
                 rss = usage.ru_maxrss * (1024 if processes.LINUX else 1)
-                report = {"id": child.number, "pid": pid, "status": status, "rss": rss, "lapsed": child.lapsed}
+                report = messages.WorkerGone(child.number, status, rss, child.lapsed)
                 self._ended.append((report, time.monotonic() + _STRAY_S))
 
     def _strays(self) -> list[int]:
@@ -259,12 +260,12 @@ class Supervisor:
         if strays:
             processes.kill_trees(strays)
             self._reap()
-        left: list[tuple[dict[str, Any], float]] = []
+        left: list[tuple[messages.WorkerGone, float]] = []
         for report, until in self._ended:
             if strays and now < until:
                 left.append((report, until))
             else:
-                self._send("gone", **report)
+                self._send(report)
         self._ended = left
 
     def _enforce_lease(self) -> None:
@@ -281,7 +282,7 @@ class Supervisor:
                 child.kill_at = 0.0
         if not self._lapsed:
             self._lapsed = True
-            self._send("lapsed")
+            self._send(messages.LeaseLapsed())
         if late > linger + _AGENT_GRACE_NS:
             self._stopping = True
 
@@ -298,6 +299,14 @@ class Supervisor:
             except ChildProcessError:
                 return
             time.sleep(_SWEEP_S)
+
+
+_HANDLERS: messages.ToSupervisor = {
+    "spawn": Supervisor._spawn_with,
+    "kill": Supervisor._kill,
+    "send_signal": Supervisor._send_signal,
+    "shut_down": Supervisor._end,
+}
 
 
 def _limit_processes(groups: ControlGroups) -> int | None:
@@ -344,9 +353,9 @@ def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int 
         os.closerange(max(high) + 1, max(high) + 64)
         os.close(out)
         os.close(err)
-        from handout.host.worker import worker
+        from handout.host.worker import main
 
-        worker.run(link, page)
+        main.run(link, page)
     except BaseException:
         try:
             os.write(2, traceback.format_exc().encode("utf-8", "replace"))
@@ -457,7 +466,7 @@ def _silence(fd: int) -> None:
 
 def _preload() -> None:
     """Import what every worker needs, once, before the first one is forked."""
-    from handout.host.worker import worker  # noqa: F401
+    from handout.host.worker import main  # noqa: F401
 
     gc.collect()
     gc.freeze()
@@ -465,10 +474,10 @@ def _preload() -> None:
 
 def _warm() -> None:
     """Import what some tasks need; a failure shows again, with its cause, where one does."""
-    from handout.host.worker import worker
+    from handout.host.worker import main
 
     try:
-        worker.preload()
+        main.preload()
     except ImportError:
         traceback.print_exc(file=sys.stderr)
     gc.collect()

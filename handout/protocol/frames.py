@@ -57,7 +57,7 @@ class Hello(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A control message: ``fields["m"]`` names it."""
+    """A message, whose header `handout.protocol.codec` reads."""
 
     number: int
     fields: dict[str, Any]

@@ -1,15 +1,18 @@
-"""Tickets and keys: how attempts and objects are called on the wire, where numbers of different runs meet.
+"""Attempt ids and object keys: how attempts and objects of different runs are called on the links.
 
-A ticket holds run, task and attempt, a key run and object; agents compare them and look no further. An attempt's
-number travels whole, whatever it is: one that came again would let an old answer pass for a new one. Its upper bits are
-on top, where the first few thousand have none, so that tickets are short.
+An attempt id holds the numbers of a run, a task and an attempt; a key holds the numbers of a run and an object. Agents
+compare ids and keys, and read nothing from them.
+
+All bits of an attempt number are in its id. If the number could wrap, a late answer of an old attempt would pass for
+the answer of a new one. The upper bits of the number lie at the top of the id: the first 4,096 attempts have none, so
+that most ids are short.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["base", "by_run", "key_parts", "of_run", "parts", "ticket"]
+__all__ = ["FIRST_KEY", "attempt_id", "base", "by_run", "key_parts", "of_run", "parts"]
 
 _RUN_SHIFT = 44
 _TASK_SHIFT = 12
@@ -20,48 +23,51 @@ _TASK = (1 << _RUN_SHIFT - _TASK_SHIFT) - 1
 _RUN = (1 << _TOP_SHIFT - _RUN_SHIFT) - 1
 _OBJECT = (1 << _RUN_SHIFT) - 1
 
+#: Runs are numbered from 1, so no object of a run has a key below this. Source bundles have.
+FIRST_KEY = 1 << _RUN_SHIFT
+
 
 def base(run: int) -> int:
-    """A run's keys are this, with an object's number in the lower bits."""
+    """Return what the keys of a run have in common; the lower bits are the object's number."""
     return run << _RUN_SHIFT
 
 
-def ticket(run: int, task: int, attempt: int) -> int:
-    """What an attempt is called."""
+def attempt_id(run: int, task: int, attempt: int) -> int:
+    """Return the id of an attempt."""
     return attempt >> _TASK_SHIFT << _TOP_SHIFT | run << _RUN_SHIFT | task << _TASK_SHIFT | attempt & _ATTEMPT
 
 
-def parts(ticket: int) -> tuple[int, int, int]:
-    """Run, task and attempt of a ticket.
+def parts(attempt_id: int) -> tuple[int, int, int]:
+    """Return the run, task and attempt numbers of an attempt id.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The number is no attempt id.
     """
-    top = ticket >> _TOP_SHIFT
+    top = attempt_id >> _TOP_SHIFT
     if top:
-        if ticket >> _BITS:
-            raise ValueError("no ticket has so many bits")
+        if attempt_id >> _BITS:
+            raise ValueError("an attempt id has at most 128 bits")
         top <<= _TASK_SHIFT
-    return ticket >> _RUN_SHIFT & _RUN, ticket >> _TASK_SHIFT & _TASK, top | ticket & _ATTEMPT
+    return attempt_id >> _RUN_SHIFT & _RUN, attempt_id >> _TASK_SHIFT & _TASK, top | attempt_id & _ATTEMPT
 
 
 def key_parts(key: int) -> tuple[int, int]:
-    """Run and object of a key."""
+    """Return the run and object numbers of a key."""
     return key >> _RUN_SHIFT, key & _OBJECT
 
 
-def of_run(tickets: Iterable[int], run: int) -> tuple[list[int], list[int]]:
-    """Tasks and attempts of the tickets of one run."""
-    for number, tasks, attempts in by_run(tickets):
+def of_run(attempt_ids: Iterable[int], run: int) -> tuple[list[int], list[int]]:
+    """Return the task and attempt numbers of those attempts that belong to one run."""
+    for number, tasks, attempts in by_run(attempt_ids):
         if number == run:
             return tasks, attempts
     return [], []
 
 
-def by_run(tickets: Iterable[int]) -> list[tuple[int, list[int], list[int]]]:
-    """Tickets sorted into (run, tasks, attempts)."""
+def by_run(attempt_ids: Iterable[int]) -> list[tuple[int, list[int], list[int]]]:
+    """Return the attempts sorted by run: run number, task numbers, attempt numbers."""
     runs: dict[int, tuple[list[int], list[int]]] = {}
-    for each in tickets:
+    for each in attempt_ids:
         number, task, attempt = parts(each)
         tasks, attempts = runs.setdefault(number, ([], []))
         tasks.append(task)

@@ -12,10 +12,11 @@ import itertools
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from handout.errors import HostUnreachableError, InternalError, WireError
+from handout.protocol import codec, messages
 from handout.protocol.frames import Buffer, Hello, Message, Piece, ProtocolError
+from handout.protocol.messages import AnyMessage
 from handout.protocol.session import Session, Source
 from handout.serialization import exceptions
 from handout.transport.connection import Connection
@@ -120,7 +121,11 @@ class Conversation:
             self.drop()
             raise
         self._met = True
-        gone = refusal(answer, agent, self._host)
+        gone: Exception | None
+        try:
+            gone = refusal(answer, agent, self._host)
+        except ProtocolError as error:
+            gone = self._broken_protocol(error)
         if gone is not None:
             self.drop()
             raise gone
@@ -153,15 +158,15 @@ class Conversation:
 
     # ---- sending -------------------------------------------------------------------------------------------
 
-    def send(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
-        """Send a control message. It is delivered once and in order, whatever happens to the connection."""
-        self._session.send(fields, payload)
+    def send(self, message: AnyMessage, payload: Sequence[Buffer] = ()) -> None:
+        """Send a message. It is delivered once and in order, whatever happens to the connection."""
+        self._session.send(codec.encode(message), payload)
         self._flush_soon()
 
     def send_object(self, key: int, source: Source) -> int:
         """Stream an object into the agent's store; return the stream's number, which :meth:`stop_object` takes."""
         stream = next(self._streams)
-        self._session.send({"m": "stream", "stream": stream, "key": key, "size": source.size})
+        self._session.send(codec.encode(messages.StreamObject(stream, key, source.size)))
         self._session.send_stream(stream, source)
         if isinstance(source, GrowingSource):
             source.on_more = lambda: self._wake(stream)
@@ -171,7 +176,7 @@ class Conversation:
     def stop_object(self, stream: int) -> None:
         """Stop a stream before its end, because the rest of the object will not come."""
         self._session.stop_stream(stream)
-        self.send({"m": "stop_stream", "stream": stream})
+        self.send(messages.StopStream(stream))
 
     def _wake(self, stream: int) -> None:
         self._session.wake(stream)

@@ -7,6 +7,7 @@ import itertools
 from typing import Any
 
 from handout.errors import HostLostError, HostUnreachableError
+from handout.protocol import codec, messages
 from handout.transport.connection import Connection
 
 __all__ = ["HANDSHAKE_TIMEOUT_S", "greeting", "refusal", "shake_hands"]
@@ -26,8 +27,7 @@ def greeting(agent: str, token: str, conversation: str, *, taking_over: bool) ->
         conversation: The name of the conversation that goes on.
         taking_over: True if the conversation replaces one of another controller.
     """
-    fields = {"token": token, "agent": agent, "conversation": conversation, "ticket": next(_connection_numbers)}
-    return {**fields, "adopt": True} if taking_over else fields
+    return codec.encode_hello(messages.Greeting(token, agent, conversation, next(_connection_numbers), taking_over))
 
 
 async def shake_hands(connection: Connection, hello: bytes, host: str) -> dict[str, Any]:
@@ -53,11 +53,16 @@ async def shake_hands(connection: Connection, hello: bytes, host: str) -> dict[s
 
 
 def refusal(answer: dict[str, Any], agent: str, host: str) -> HostLostError | None:
-    """Return the error for an answer that shows that the agent is gone; None if the right agent answered."""
-    if "error" not in answer and answer.get("agent") == agent:
+    """Return the error of an answer that does not come from the agent that is meant, or that refuses; else None.
+
+    Raises:
+        ProtocolError: The answer is no hello of an agent.
+    """
+    welcome = codec.decode_hello(messages.Welcome, answer)
+    if not welcome.error and welcome.agent == agent:
         return None
     return HostLostError(
-        f"The agent on host {host!r} is gone: {answer.get('error', 'another agent answered')}.",
+        f"The agent on host {host!r} is gone: {welcome.error or 'another agent answered'}.",
         remedy="The controller runs its tasks on other hosts and starts another agent.",
         host=host,
         gone=True,

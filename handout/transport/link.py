@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 from handout.errors import HandoutError, HostError, HostLostError, HostUnreachableError
+from handout.protocol import messages
 from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.connection import Connection
 from handout.transport.conversation import Conversation, FrameHandler
@@ -187,7 +188,7 @@ class AgentLink:
             async with asyncio.timeout_at(deadline):
                 await self._await_start()
                 if self.started is not None:
-                    self.conversation.send({"m": "stop"})
+                    self.conversation.send(messages.Stop())
                     while not await self._has_ended(deadline):
                         pass
                     self.agent_ended = True

@@ -40,7 +40,8 @@ def left(journal: Any, once: bool, **held: int) -> list[ev.Event]:
     earlier._lost = {b"t": ("b", 2)}
     run: Any = SimpleNamespace(number=1, task_objects=[(0,)], wanted=[True], hosts=[""])
     found: Any = {
-        host: SimpleNamespace(tickets=[numbering.ticket(1, 0, attempt)], objects=()) for host, attempt in held.items()
+        host: SimpleNamespace(attempt_ids=[numbering.attempt_id(1, 0, attempt)], objects=())
+        for host, attempt in held.items()
     }
     return earlier.facts(run, found, ())
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from handout.host.system.clock import now
+from handout.protocol import codec, messages
 from handout.protocol.frames import Hello, Message, Piece
 from handout.protocol.ledger import PARTS
+from handout.protocol.messages import AnyMessage
 from handout.protocol.session import Session, Source
 from handout.serialization import calls as calls_
 from handout.serialization import pickling
@@ -96,37 +98,36 @@ class Rig:
         self.results: dict[int, bytes] = {}
         self.session = Session(heartbeat_s={**defaults, **settings}["heartbeat_s"], now=now())
         self.socket: socket.socket | None = None
-        self.ticket = 0
+        self.connections = 0
         self.conversation = secrets.token_hex(8)
         self._fn = 0
         self._outs: dict[int, list[int]] = {}
         self._stream = 100
         self.connect()
-        self.send({"m": "limits", "amounts": {"cpu": cpu * PARTS, "memory": 10**15}, "devices": []})
+        self.send(messages.Limits({"cpu": cpu * PARTS, "memory": 10**15}, []))
 
     # ---- the link ------------------------------------------------------------------------------------------
 
     def connect(self, **hello: Any) -> None:
         self.disconnect()
-        self.ticket += 1
+        self.connections += 1
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(self.hello["socket"])
         self.session.open(now())
-        said = {"token": self.token.hex(), "agent": self.hello["agent"], "ticket": self.ticket,
-                "conversation": self.conversation, **hello}  # fmt: skip
-        self.socket.sendall(self.session.hello(said, now()))
+        greeting = messages.Greeting(self.token.hex(), self.hello["agent"], self.conversation, self.connections)
+        self.socket.sendall(self.session.hello({**codec.encode_hello(greeting), **hello}, now()))
         self.socket.setblocking(False)
         self.wait(lambda: self.session.attached or self.socket is None)
 
-    def adopt(self) -> dict[str, Any]:
-        """Go on as another controller, with what the agent says that it found."""
+    def take_over(self) -> dict[str, Any]:
+        """Go on as another controller; return what the agent holds."""
         self.disconnect()
         self.session = Session(heartbeat_s=self.session.heartbeat_s, now=now())
-        self.conversation, self.ticket = secrets.token_hex(8), 0
+        self.conversation, self.connections = secrets.token_hex(8), 0
         self.messages.clear()
         self.ended.clear()
-        self.connect(adopt=True)
-        return dict(self.wait(lambda: self.heard("found"))[0])
+        self.connect(takeover=True)
+        return dict(self.wait(lambda: self.heard("holdings"))[0])
 
     def disconnect(self) -> None:
         if self.socket is not None:
@@ -134,8 +135,8 @@ class Rig:
             self.socket = None
             self.session.detach()
 
-    def send(self, fields: dict[str, Any], payload: Sequence[Any] = ()) -> None:
-        self.session.send(fields, payload)
+    def send(self, message: AnyMessage, payload: Sequence[Any] = ()) -> None:
+        self.session.send(codec.encode(message), payload)
         self.pump(0)
 
     def pump(self, timeout_s: float = 0.05) -> None:
@@ -175,28 +176,30 @@ class Rig:
             if frame.last:
                 self.finished.add(frame.stream)
         else:
-            frame = frame._replace(payload=bytes(frame.payload))
+            name, message = codec.decode(messages.TO_CONTROLLER, frame.fields)
+            fields = {"name": name, **dict(zip(message._fields, message, strict=True))}  # type: ignore[attr-defined]
+            frame = frame._replace(fields=fields, payload=bytes(frame.payload))
             self.messages.append(frame)
             self._note(frame)
 
     def _note(self, message: Message) -> None:
         fields = message.fields
-        if fields["m"] == "done":
+        if fields["name"] == "finished":
             position = 0
-            for ticket, inline in zip(fields["ticket"], fields["inline"], strict=True):
-                assert ticket not in self.ended, "a task ended twice"
-                self.ended[ticket] = message
-                for key, size in zip(self._outs[ticket], inline, strict=True):
+            for attempt_id, inline in zip(fields["attempt_ids"], fields["inline_sizes"], strict=True):
+                assert attempt_id not in self.ended, "a task ended twice"
+                self.ended[attempt_id] = message
+                for key, size in zip(self._outs[attempt_id], inline, strict=True):
                     if size >= 0:
                         self.results[key] = message.payload[position : position + size]
                         position += size
-        elif fields["m"] == "failed":
-            assert fields["ticket"] not in self.ended, "a task ended twice"
-            self.ended[fields["ticket"]] = message
-        elif fields["m"] == "returned":
-            for ticket in fields["ticket"]:
-                assert ticket not in self.ended, "a task ended twice"
-                self.ended[ticket] = message
+        elif fields["name"] == "failed":
+            assert fields["attempt_id"] not in self.ended, "a task ended twice"
+            self.ended[fields["attempt_id"]] = message
+        elif fields["name"] == "recalled":
+            for attempt_id in fields["attempt_ids"]:
+                assert attempt_id not in self.ended, "a task ended twice"
+                self.ended[attempt_id] = message
 
     def wait(self, condition: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> Any:
         """Pump until the condition holds."""
@@ -207,20 +210,18 @@ class Rig:
         return value
 
     def heard(self, name: str) -> list[dict[str, Any]]:
-        return [m.fields for m in self.messages if m.fields["m"] == name]
+        return [m.fields for m in self.messages if m.fields["name"] == name]
 
     # ---- tasks ---------------------------------------------------------------------------------------------
 
     def function(self, fn: Callable[..., Any]) -> int:
         self._fn += 1
         blob = b"".join(bytes(s) for s in pickling.dumps(fn))
-        self.send({"m": "functions", "fn": [self._fn], "len": [len(blob)]}, [blob])
+        self.send(messages.Functions([self._fn], [len(blob)]), [blob])
         return self._fn
 
     def task_class(self, number: int = 1, **fields: Any) -> int:
-        entry = {"class": number, "need": {"cpu": PARTS}, "threads": 1, "shared_loop": False, "timeout_s": None,
-                 "memory_limit": None, "solo": False, "code": None, "coroutine": False, **fields}  # fmt: skip
-        self.send({"m": "classes", "classes": [entry]})
+        self.send(messages.NewTaskClass(**{"number": number, "need": {"cpu": PARTS}, **fields}))
         return number
 
     def call(self, *args: Any, inputs: int = 0) -> bytes:
@@ -231,7 +232,7 @@ class Rig:
 
     def submit(
         self,
-        tickets: Sequence[int],
+        attempt_ids: Sequence[int],
         fn: int,
         calls: Sequence[bytes] | bytes,
         *,
@@ -239,40 +240,49 @@ class Rig:
         inputs: Sequence[Sequence[int]] | None = None,
         out: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        count = len(tickets)
+        count = len(attempt_ids)
         blobs = [calls] * count if isinstance(calls, bytes) else list(calls)
-        outs = [list(o) for o in out] if out is not None else [[t] for t in tickets]
-        self._outs.update(zip(tickets, outs, strict=True))
-        fields = {"m": "tasks", "ticket": list(tickets), "fn": fn, "class": cls, "len": [len(b) for b in blobs],
-                  "inputs": [list(i) for i in inputs] if inputs else [[]] * count, "out": outs, "keep": 1,
-                  "id": [f"t{t}" for t in tickets], "attempt": 1, "variant": 0}  # fmt: skip
-        self.send(fields, blobs)
+        outs = [list(o) for o in out] if out is not None else [[t] for t in attempt_ids]
+        self._outs.update(zip(attempt_ids, outs, strict=True))
+        message = messages.Tasks(
+            list(attempt_ids),
+            [fn] * count,
+            [cls] * count,
+            [len(b) for b in blobs],
+            [list(i) for i in inputs] if inputs else [[]] * count,
+            outs,
+            [1] * count,
+            [f"t{t}" for t in attempt_ids],
+            [1] * count,
+            [0] * count,
+        )
+        self.send(message, blobs)
 
-    def run(self, fn: Callable[..., Any], *args: Any, ticket: int = 1, **options: Any) -> Message:
+    def run(self, fn: Callable[..., Any], *args: Any, attempt_id: int = 1, **options: Any) -> Message:
         """One task from its function to its end."""
-        self.submit([ticket], self.function(fn), self.call(*args), **options)
-        return self.wait_for(ticket)
+        self.submit([attempt_id], self.function(fn), self.call(*args), **options)
+        return self.wait_for(attempt_id)
 
-    def wait_for(self, *tickets: int, timeout_s: float = TIMEOUT_S) -> Message:
-        self.wait(lambda: all(t in self.ended for t in tickets), timeout_s)
-        return self.ended[tickets[-1]]
+    def wait_for(self, *attempt_ids: int, timeout_s: float = TIMEOUT_S) -> Message:
+        self.wait(lambda: all(t in self.ended for t in attempt_ids), timeout_s)
+        return self.ended[attempt_ids[-1]]
 
     def result(self, key: int) -> Any:
         return pickling.loads(self.results[key])
 
     def send_stream(self, key: int, data: bytes) -> None:
         self._stream += 1
-        self.send({"m": "stream", "stream": self._stream, "key": key, "size": len(data)})
+        self.send(messages.StreamObject(self._stream, key, len(data)))
         self.session.send_stream(self._stream, Bytes(data))
 
     def send_object(self, key: int, data: bytes) -> None:
         self.send_stream(key, data)
-        self.wait(lambda: any(key in m["key"] for m in self.heard("stored")))
+        self.wait(lambda: any(key in m["keys"] for m in self.heard("stored")))
 
     def fetch(self, key: int) -> bytes:
-        known = len(self.heard("stream"))
-        self.send({"m": "fetch", "key": key, "stream": 0})
-        announced = self.wait(lambda: self.heard("stream")[known:])[0]
+        known = len(self.heard("stream_object"))
+        self.send(messages.Fetch(key))
+        announced = self.wait(lambda: self.heard("stream_object")[known:])[0]
         assert announced["key"] == key
         self.wait(lambda: announced["stream"] in self.finished)
         data = bytes(self.streams[announced["stream"]])
@@ -312,7 +322,7 @@ class Rig:
         """Stop the agent, and see that nothing is left."""
         try:
             if self.process.poll() is None and self.socket is not None:
-                self.send({"m": "stop"})
+                self.send(messages.Stop())
                 self.wait(lambda: self.socket is None, 10)
             self.disconnect()
             self.process.wait(10)

@@ -12,7 +12,7 @@ def test_a_function_runs_and_its_result_comes_back(rig: Rig) -> None:
 
 def test_an_exception_comes_back_with_its_traceback(rig: Rig) -> None:
     failed = rig.run(lambda: 1 / 0).fields
-    assert (failed["m"], failed["kind"], failed["type"]) == ("failed", "raised", "ZeroDivisionError")
+    assert (failed["name"], failed["kind"], failed["type"]) == ("failed", "raised", "ZeroDivisionError")
     assert "1 / 0" in failed["text"]
 
 

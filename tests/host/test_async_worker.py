@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from handout.protocol import messages
 from handout.protocol.ledger import PARTS
 from tests.host.rig import Rig
 
 
 @pytest.fixture
 def loop_class(rig: Rig) -> int:
-    return rig.task_class(2, need={}, shared_loop=True, coroutine=True)
+    return rig.task_class(2, need={}, shared_loop=True)
 
 
 def test_a_coroutine_function_runs(rig: Rig) -> None:
@@ -51,7 +52,7 @@ def test_they_still_hold_what_they_need(rig: Rig, tmp_path: Path) -> None:
         return running
 
     rig.task_class(3, need={"seat": PARTS}, shared_loop=True)
-    rig.send({"m": "limits", "amounts": {"cpu": PARTS, "seat": 3 * PARTS}, "devices": []})
+    rig.send(messages.Limits({"cpu": PARTS, "seat": 3 * PARTS}, []))
     rig.submit(range(1, 21), rig.function(count), [rig.call(str(tmp_path), x) for x in range(20)], cls=3)
     rig.wait_for(*range(1, 21))
     assert max(rig.result(x) for x in range(1, 21)) <= 3
@@ -72,7 +73,7 @@ def test_a_cancelled_one_ends_and_its_siblings_go_on(rig: Rig, loop_class: int, 
     marks = [tmp_path / "a", tmp_path / "b"]
     rig.submit([1, 2], fn, [rig.call(str(go), str(mark)) for mark in marks], cls=loop_class)
     rig.wait(lambda: all(mark.exists() for mark in marks))
-    rig.send({"m": "cancel", "ticket": [1], "grace_s": 5.0})
+    rig.send(messages.Cancel([1], 5.0))
     assert rig.wait_for(1).fields["kind"] == "cancelled"
     assert (tmp_path / "a.cancelled").exists()
     go.touch()
@@ -102,7 +103,7 @@ def test_one_that_will_not_be_cancelled_dies_and_its_siblings_start_anew(
     rig.submit([1], rig.function(stubborn), rig.call(str(marks[0])), cls=loop_class)
     rig.submit([2], rig.function(sibling), rig.call(str(marks[1])), cls=loop_class)
     rig.wait(lambda: all(mark.exists() for mark in marks))
-    rig.send({"m": "cancel", "ticket": [1], "grace_s": 0.1})
+    rig.send(messages.Cancel([1], 0.1))
     assert rig.wait_for(1).fields["kind"] == "cancelled"
     rig.wait_for(2)
     assert rig.result(2) == 7
@@ -152,7 +153,7 @@ def test_a_cancelled_coroutine_alone_in_its_worker_gets_to_clean_up(rig: Rig, tm
     mark = tmp_path / "a"
     rig.submit([1], rig.function(wait), rig.call(str(mark)))
     rig.wait(mark.exists)
-    rig.send({"m": "cancel", "ticket": [1], "grace_s": 5.0})
+    rig.send(messages.Cancel([1], 5.0))
     started = time.monotonic()
     assert rig.wait_for(1).fields["kind"] == "cancelled"
     assert time.monotonic() - started < 4
@@ -173,5 +174,5 @@ def test_each_knows_who_it_is_and_what_it_prints_is_told_apart(rig: Rig, loop_cl
     assert [rig.result(x) for x in range(1, 21)] == [f"t{x}" for x in range(1, 21)]
     rig.wait(lambda: len(rig.heard("log")) >= 20)
     for message in rig.messages:
-        if message.fields["m"] == "log":
-            assert set(bytes(message.payload).decode().split()) == {f"t{message.fields['ticket']}"}
+        if message.fields["name"] == "log":
+            assert set(bytes(message.payload).decode().split()) == {f"t{message.fields['attempt_id']}"}

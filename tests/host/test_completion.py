@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from handout.protocol import messages
 from handout.protocol.ledger import PARTS
 from handout.serialization import exceptions
 from tests.host.rig import Rig
@@ -21,7 +22,7 @@ def test_a_segfault_names_the_signal_and_where_it_was(rig: Rig) -> None:
     assert (failed["kind"], failed["signal"]) == ("died", signal.SIGSEGV)
     assert any("Segmentation fault" in line for line in failed["stderr"])
     assert failed["maxrss"] > 1 << 20
-    rig.run(lambda: 5, ticket=2)
+    rig.run(lambda: 5, attempt_id=2)
     assert rig.result(2) == 5
 
 
@@ -62,7 +63,6 @@ def test_an_exception_travels_with_its_cause(rig: Rig) -> None:
     error = exceptions.load_exception(message.payload, lambda *words: RuntimeError(*words))
     assert isinstance(error, ValueError)
     assert isinstance(error.__cause__, KeyError)
-    assert message.fields["len"] == len(message.payload)
 
 
 def test_the_last_lines_of_stderr_come_with_a_failure(rig: Rig) -> None:
@@ -80,7 +80,7 @@ def test_tasks_queued_behind_one_that_dies_run_elsewhere(rig: Rig) -> None:
     rig.submit(range(1, 1001), fn, [rig.call(i) for i in range(1, 1001)])
     rig.wait_for(*range(1, 1001))
     failed = rig.heard("failed")
-    assert [(f["ticket"], f["kind"], f["exit"]) for f in failed] == [(500, "died", 9)]
+    assert [(f["attempt_id"], f["kind"], f["exit"]) for f in failed] == [(500, "died", 9)]
     assert rig.result(1000) == 1000
 
 
@@ -90,7 +90,7 @@ def test_followers_of_a_failure_are_given_back(rig: Rig) -> None:
     rig.submit([2, 3], inc, rig.call(inputs=1), inputs=[[1], [2]])
     rig.wait_for(1, 2, 3)
     assert rig.ended[1].fields["kind"] == "raised"
-    assert sorted(t for m in rig.heard("returned") for t in m["ticket"]) == [2, 3]
+    assert sorted(t for m in rig.heard("recalled") for t in m["attempt_ids"]) == [2, 3]
 
 
 def test_followers_that_are_queued_on_the_worker_already_are_given_back(rig: Rig) -> None:
@@ -100,8 +100,8 @@ def test_followers_that_are_queued_on_the_worker_already_are_given_back(rig: Rig
     rig.wait_for(1)
     rig.submit(range(2, 301), inc, rig.call(inputs=1), inputs=[[k] for k in range(1, 300)])
     rig.wait_for(*range(2, 301))
-    returned = {t for m in rig.heard("returned") for t in m["ticket"]}
-    failed = [f["ticket"] for f in rig.heard("failed")]
+    returned = {t for m in rig.heard("recalled") for t in m["attempt_ids"]}
+    failed = [f["attempt_id"] for f in rig.heard("failed")]
     assert failed == [152]
     assert returned == set(range(153, 301))
 
@@ -152,7 +152,7 @@ def test_a_task_that_writes_to_every_descriptor_harms_itself_only(rig: Rig) -> N
 
 def test_a_function_that_cannot_be_loaded_is_an_input_failure(rig: Rig) -> None:
     blob = b"cno_such_module\nfn\n."
-    rig.send({"m": "functions", "fn": [77], "len": [len(blob)]}, [blob])
+    rig.send(messages.Functions([77], [len(blob)]), [blob])
     rig.submit([1], 77, rig.call())
     failed = rig.wait_for(1).fields
     assert failed["kind"] == "input"
@@ -171,5 +171,5 @@ def test_an_exception_larger_than_a_message_leaves_its_type_and_text(rig: Rig) -
         raise error
 
     ended = rig.run(fail)
-    assert (ended.fields["kind"], ended.fields["type"], ended.fields["len"]) == ("raised", "ValueError", 0)
+    assert (ended.fields["kind"], ended.fields["type"], ended.payload) == ("raised", "ValueError", b"")
     assert "too much" in ended.fields["message"]

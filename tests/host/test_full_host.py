@@ -46,11 +46,11 @@ def rig(small_disk: str) -> Iterator[Rig]:
 def test_a_result_without_room_says_what_it_needed(rig: Rig) -> None:
     failed = rig.run(lambda: bytearray(20 << 20)).fields
     assert failed["kind"] == "disk"
-    assert "argument" not in failed
+    assert failed["argument"] is False
     assert failed["need"] > 20 << 20
     assert failed["free"] < 8 << 20
     assert failed["path"].startswith(rig.folder)
-    rig.run(lambda: bytearray(2 << 20), ticket=2)
+    rig.run(lambda: bytearray(2 << 20), attempt_id=2)
     assert pickling.loads(rig.fetch(2)) == bytearray(2 << 20)
     assert len([p for p in Path(rig.folder, "objects").iterdir() if p.is_file()]) == 1
 
@@ -63,5 +63,5 @@ def test_an_argument_without_room_fails_what_waits_for_it(rig: Rig) -> None:
     assert rig.wait_for(1).fields["argument"] is True
     rig.submit([2], fn, rig.call(inputs=1), inputs=[[50]])
     assert rig.wait_for(2).fields["kind"] == "disk"
-    rig.run(lambda: "alive", ticket=3)
+    rig.run(lambda: "alive", attempt_id=3)
     assert rig.result(3) == "alive"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from handout.protocol import frames
+from handout.protocol import frames, messages
 from tests.host.rig import Rig, alive
 
 SHORT = {"host_timeout_s": 0.6, "heartbeat_s": 0.1, "linger_s": 0.6}
@@ -66,16 +66,16 @@ def test_after_a_lapse_finished_results_are_there_and_running_tasks_are_reported
     make_rig: Callable[..., Rig], tmp_path: Path
 ) -> None:
     rig = make_rig(**{**SHORT, "linger_s": 20.0})
-    rig.run(lambda: bytearray(1 << 20), ticket=5)
+    rig.run(lambda: bytearray(1 << 20), attempt_id=5)
     rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
     rig.submit([2], rig.function(lambda x: x), rig.call(inputs=1), inputs=[[777]])
     wait_without_a_word(gone(pid_in(rig, tmp_path / "pid")))
     rig.connect()
     rig.wait_for(1, 2)
     assert rig.ended[1].fields["kind"] == "host"
-    assert rig.heard("returned")[0]["ticket"] == [2]
+    assert rig.heard("recalled")[0]["attempt_ids"] == [2]
     assert len(rig.fetch(5)) > 1 << 20
-    rig.run(lambda: "again", ticket=6)
+    rig.run(lambda: "again", attempt_id=6)
     assert rig.result(6) == "again"
 
 
@@ -127,7 +127,7 @@ def test_a_grace_that_runs_ends_with_the_lease_though_the_agent_is_stopped(
     agent, note = rig.agent_pid(), tmp_path / "pid"
     rig.submit([1], rig.function(ignore), rig.call(str(note)))
     pid = pid_in(rig, note)
-    rig.send({"m": "cancel", "ticket": [1], "grace_s": 60.0})
+    rig.send(messages.Cancel([1], 60.0))
     rig.wait((tmp_path / "pid.asked").exists)
     os.kill(agent, signal.SIGSTOP)
     wait_without_a_word(gone(pid), 2.0)
@@ -271,7 +271,7 @@ def test_a_program_that_a_task_left_behind_may_start_runs_of_its_own() -> None:
 def test_stopping_while_tasks_run_leaves_nothing(rig: Rig, tmp_path: Path) -> None:
     rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
     pid = pid_in(rig, tmp_path / "pid")
-    rig.send({"m": "stop"})
+    rig.send(messages.Stop())
     rig.wait(lambda: rig.socket is None)
     assert not alive(pid)
 
@@ -311,11 +311,20 @@ def test_a_later_connection_replaces_an_earlier_one_and_never_the_other_way(rig:
     with socket.socket(socket.AF_UNIX) as late:
         late.settimeout(5)
         late.connect(rig.hello["socket"])
-        late.sendall(frames.encode_hello({"token": rig.token.hex(), "agent": rig.hello["agent"], "ticket": 1}))
+        late.sendall(
+            frames.encode_hello(
+                {
+                    "token": rig.token.hex(),
+                    "agent": rig.hello["agent"],
+                    "conversation": rig.conversation,
+                    "connection": 1,
+                }
+            )
+        )
         frame = next(frames.Decoder().feed(late.recv(1000)))
         assert isinstance(frame, frames.Hello)
         assert "error" in frame.fields
-    rig.run(lambda: 2, ticket=2)
+    rig.run(lambda: 2, attempt_id=2)
 
 
 def test_an_agent_without_descriptors_waits_for_one_and_does_not_spin(rig: Rig) -> None:
@@ -347,7 +356,7 @@ def test_an_agent_without_descriptors_waits_for_one_and_does_not_spin(rig: Rig) 
 
 def test_a_message_that_makes_no_sense_ends_the_agent(rig: Rig) -> None:
     """It would not be sent again: whoever waits for what it asked for must hear that this host is lost."""
-    rig.send({"m": "tasks", "ticket": [1]})
+    rig.session.send({"m": "tasks", "attempt_ids": [1]})
     rig.wait(lambda: rig.socket is None)
     rig.process.wait(10)
 

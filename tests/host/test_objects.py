@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from handout.protocol import messages
 from handout.serialization import calls, pickling
 from tests.host.rig import Rig
 
@@ -18,8 +19,8 @@ def blob_of(value: object) -> bytes:
 
 def test_a_large_result_stays_and_is_fetched(rig: Rig) -> None:
     done = rig.run(lambda: bytearray(b"x" * BIG)).fields
-    assert done["inline"] == [[-1]]
-    assert done["size"][0][0] > BIG
+    assert done["inline_sizes"] == [[-1]]
+    assert done["sizes"][0][0] > BIG
     assert pickling.loads(rig.fetch(1)) == bytearray(b"x" * BIG)
 
 
@@ -55,7 +56,7 @@ def test_an_object_arrives_as_a_stream_and_wakes_the_task_that_waits_for_it(rig:
 
 def test_small_objects_come_in_messages(rig: Rig) -> None:
     data = blob_of([1, 2, 3])
-    rig.send({"m": "objects", "key": [50], "len": [len(data)]}, [data])
+    rig.send(messages.Objects([50], [len(data)]), [data])
     rig.submit([1], rig.function(sum), rig.call(inputs=1), inputs=[[50]])
     rig.wait_for(1)
     assert rig.result(1) == 6
@@ -78,15 +79,15 @@ def test_picks_are_objects_of_their_own(rig: Rig) -> None:
     blob = b"".join(calls.dumps_call((), {}, [(("item", "small"),), (("item", "large"),)], lambda _: None))  # type: ignore[arg-type]
     rig.submit([1], rig.function(make), blob, out=[[-1, 101, 102]])
     done = rig.wait_for(1).fields
-    assert done["size"][0][0] == -1
+    assert done["sizes"][0][0] == -1
     assert rig.result(101) == 1
     assert len(pickling.loads(rig.fetch(102))) == BIG
 
 
 def test_a_dropped_object_is_gone(rig: Rig) -> None:
     rig.run(lambda: bytes(BIG))
-    rig.send({"m": "drop", "key": [1]})
-    rig.send({"m": "fetch", "key": 1, "stream": 0})
+    rig.send(messages.Drop([1]))
+    rig.send(messages.Fetch(1))
     rig.wait(lambda: rig.heard("missing"))
     assert [f["key"] for f in rig.heard("missing")] == [1]
 

@@ -8,15 +8,16 @@ import sys
 import time
 from collections import defaultdict
 
+from handout.protocol import messages
 from tests.host.rig import Rig
 
 
 def printed(rig: Rig) -> dict[tuple[int, int], str]:
-    """Everything that was forwarded, by ticket and stream."""
+    """Everything that was forwarded, by attempt_id and stream."""
     texts: dict[tuple[int, int], str] = defaultdict(str)
     for message in rig.messages:
-        if message.fields["m"] == "log":
-            texts[message.fields["ticket"], message.fields["fd"]] += bytes(message.payload).decode()
+        if message.fields["name"] == "log":
+            texts[message.fields["attempt_id"], message.fields["fd"]] += bytes(message.payload).decode()
     return dict(texts)
 
 
@@ -59,7 +60,7 @@ def test_output_is_forwarded_while_the_task_runs(rig: Rig) -> None:
     rig.submit([1], rig.function(speak), rig.call())
     rig.wait(lambda: printed(rig))
     assert printed(rig) == {(1, 1): "now\n"}
-    rig.send({"m": "cancel", "ticket": [1], "grace_s": 0})
+    rig.send(messages.Cancel([1], 0))
 
 
 def test_a_flood_is_cut_at_its_beginning_and_counted(rig: Rig) -> None:
@@ -71,7 +72,7 @@ def test_a_flood_is_cut_at_its_beginning_and_counted(rig: Rig) -> None:
 
     rig.run(flood)
     rig.wait(lambda: printed(rig).get((1, 1), "").endswith("the end\n"))
-    logs = [m for m in rig.messages if m.fields["m"] == "log"]
+    logs = [m for m in rig.messages if m.fields["name"] == "log"]
     lines = printed(rig)[1, 1].count("\n")
     assert sum(m.fields["dropped"] for m in logs) + lines >= 1_000_001
     assert sum(len(m.payload) for m in logs) < 10 << 20
@@ -83,6 +84,6 @@ def test_a_task_that_closes_its_streams_harms_nobody(rig: Rig) -> None:
         sys.stderr = None
 
     rig.run(close)
-    rig.run(lambda: print("heard"), ticket=2)
+    rig.run(lambda: print("heard"), attempt_id=2)
     rig.wait(lambda: printed(rig))
     assert printed(rig) == {(2, 1): "heard\n"}

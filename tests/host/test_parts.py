@@ -25,10 +25,12 @@ from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import shared_page
 from handout.host.system.cgroups import ControlGroups
 from handout.host.system.oom_kills import OomKills
-from handout.host.worker.objects import INLINE, WorkerObjects
+from handout.host.worker.objects import WorkerObjects
 from handout.host.worker.worker import Worker
+from handout.protocol import messages
 from handout.protocol.frames import MAX_PAYLOAD, Piece
 from handout.protocol.ledger import Ledger
+from handout.protocol.messages import INLINE
 from handout.serialization import diagnosis
 
 
@@ -46,10 +48,10 @@ class Wire:
     """Stands for the link: keeps what is sent."""
 
     def __init__(self) -> None:
-        self.calm: list[tuple[dict[str, Any], int]] = []
+        self.calm: list[tuple[Any, int]] = []
 
-    def send_calmly(self, fields: dict[str, Any], payload: list[bytes]) -> None:
-        self.calm.append((fields, sum(map(len, payload))))
+    def send_calmly(self, message: Any, payload: list[bytes]) -> None:
+        self.calm.append((message, sum(map(len, payload))))
 
 
 def new_page() -> memoryview:
@@ -59,7 +61,7 @@ def new_page() -> memoryview:
 
 
 @pytest.fixture
-def hand() -> WorkerHandle:
+def handle() -> WorkerHandle:
     return WorkerHandle(1, cast(socket.socket, Nothing()), new_page(), b"")
 
 
@@ -78,56 +80,56 @@ def transfers(store: ObjectStore, stored: list[int]) -> Transfers:
     return Transfers(store, stored.append, lambda key, error: None)
 
 
-def make_outcomes(backlog: TaskQueue) -> tuple[completion.Completion, Nothing]:
+def make_completion(queue: TaskQueue) -> tuple[completion.Completion, Nothing]:
     dispatcher = Nothing()
-    parts = cast(ResultSender, Nothing()), backlog, cast(ObjectStore, Nothing()), cast(Dispatcher, dispatcher)
+    parts = cast(ResultSender, Nothing()), queue, cast(ObjectStore, Nothing()), cast(Dispatcher, dispatcher)
     return completion.Completion(*parts, cast(WorkerPool, Nothing()), OomKills()), dispatcher
 
 
-def test_what_was_revoked_stays_so_until_the_worker_has_passed_it(hand: WorkerHandle) -> None:
-    """The worker runs 4; 8 to 10 go back, then 12 does: 8 to 10 are still in the worker's hands."""
+def test_what_was_recalled_stays_so_until_the_worker_has_passed_it(handle: WorkerHandle) -> None:
+    """The worker runs 4; 8 to 10 are recalled, then 12: the worker has not passed 8 to 10 yet."""
 
     async def main() -> None:
-        revoke = make_outcomes(TaskQueue(lambda key: False))[0]
-        hand.page[shared_page.ANNOUNCED], hand.next_number = 4, 11
-        revoke.revoke(hand, 8)
-        revoke._settle(hand)
-        hand.next_number = 13
-        revoke.revoke(hand, 12)
-        assert (hand.page[shared_page.RECALLED_FROM], hand.page[shared_page.RECALLED_TO]) == (8, 12)
-        revoke._settle(hand)
-        hand.page[shared_page.ANNOUNCED], hand.next_number = 12, 20
-        revoke.revoke(hand, 15)
-        assert hand.page[shared_page.RECALLED_FROM] == 15
+        completed = make_completion(TaskQueue(lambda key: False))[0]
+        handle.page[shared_page.ANNOUNCED], handle.next_number = 4, 11
+        completed.recall_from(handle, 8)
+        completed._settle(handle)
+        handle.next_number = 13
+        completed.recall_from(handle, 12)
+        assert (handle.page[shared_page.RECALLED_FROM], handle.page[shared_page.RECALLED_TO]) == (8, 12)
+        completed._settle(handle)
+        handle.page[shared_page.ANNOUNCED], handle.next_number = 12, 20
+        completed.recall_from(handle, 15)
+        assert handle.page[shared_page.RECALLED_FROM] == 15
 
     asyncio.run(main())
 
 
-def test_what_was_queued_on_a_worker_that_cannot_be_killed_starts_elsewhere(hand: WorkerHandle) -> None:
+def test_what_was_queued_on_a_worker_that_cannot_be_killed_starts_elsewhere(handle: WorkerHandle) -> None:
     async def main() -> None:
-        backlog = TaskQueue(lambda key: False)
-        cls = TaskClassQueue({"class": 1, "need": {}})
+        queue = TaskQueue(lambda key: False)
+        cls = TaskClassQueue(messages.NewTaskClass(1, {}))
         task = QueuedTask(1, 1, cls, b"", [], [1], 1, "t", 1, 0)
-        task.state, task.hand, hand.queued = QUEUED, hand, {1: task}
-        end, dispatcher = make_outcomes(backlog)
-        end._give_up(hand)
+        task.state, task.worker, handle.queued = QUEUED, handle, {1: task}
+        end, dispatcher = make_completion(queue)
+        end._give_up(handle)
         assert task.state == READY
         assert "schedule" in dispatcher.calls
 
     asyncio.run(main())
 
 
-def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(hand: WorkerHandle) -> None:
+def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(handle: WorkerHandle) -> None:
     """The controller said hello in that very moment: on this side the lease has never ended."""
 
     async def main() -> None:
-        task = QueuedTask(1, 1, TaskClassQueue({"class": 1, "need": {}}), b"", [], [1], 1, "t", 1, 0)
-        task.state, task.hand, hand.queued = QUEUED, hand, {1: task}
-        hand.page[shared_page.ANNOUNCED] = 1
-        end, _ = make_outcomes(TaskQueue(lambda key: False))
+        task = QueuedTask(1, 1, TaskClassQueue(messages.NewTaskClass(1, {})), b"", [], [1], 1, "t", 1, 0)
+        task.state, task.worker, handle.queued = QUEUED, handle, {1: task}
+        handle.page[shared_page.ANNOUNCED] = 1
+        end, _ = make_completion(TaskQueue(lambda key: False))
         failed: list[str] = []
         end._fail = lambda task, kind, payload=(), **fields: failed.append(kind)  # type: ignore[method-assign]
-        end.bury(hand, {"id": 1, "pid": 2, "status": 9, "rss": 0, "lapsed": True})
+        end.bury(handle, messages.WorkerGone(1, 9, 0, True))
         assert failed == ["host"]
 
     asyncio.run(main())
@@ -139,14 +141,14 @@ def test_no_message_is_over_the_limit_when_many_that_printed_end_at_once() -> No
         logs = Logs(lambda *_: None, lambda: open_)
         answers = ResultSender(cast(ControllerLink, wire), logs)
         data = memoryview(bytes(INLINE))
-        for ticket in range(MAX_PAYLOAD // INLINE + 10):
-            logs.add(ticket, 1, b"x\n")
-            answers.done(ticket, 1, [INLINE], [INLINE], data)
+        for attempt_id in range(MAX_PAYLOAD // INLINE + 10):
+            logs.add(attempt_id, 1, b"x\n")
+            answers.done(attempt_id, 1, [INLINE], [INLINE], data)
         open_ = True
         answers.emit_loud()
         assert max(size for _, size in wire.calm) < MAX_PAYLOAD // 4
-        tickets = [t for fields, _ in wire.calm for t in fields["ticket"]]
-        assert tickets == list(range(MAX_PAYLOAD // INLINE + 10))
+        attempt_ids = [t for message, _ in wire.calm for t in message.attempt_ids]
+        assert attempt_ids == list(range(MAX_PAYLOAD // INLINE + 10))
 
     asyncio.run(main())
 
@@ -185,7 +187,7 @@ def test_results_of_one_task_ride_along_as_far_as_a_message_has_room(worker: Wor
 def test_an_object_given_up_on_its_way_leaves_nothing(
     transfers: Transfers, store: ObjectStore, stored: list[int], tmp_path: Path, how: str, size: int
 ) -> None:
-    transfers.announce({"stream": 1, "key": 7, "size": size})
+    transfers.announce(messages.StreamObject(1, 7, size))
     transfers.receive(Piece(1, 0, b"abc", 0, False))
     if how == "drop":
         transfers.drop([7, 8])
@@ -198,9 +200,9 @@ def test_an_object_given_up_on_its_way_leaves_nothing(
 def test_the_store_takes_an_object_that_comes_again(
     transfers: Transfers, store: ObjectStore, stored: list[int]
 ) -> None:
-    transfers.announce({"stream": 1, "key": 7, "size": 10})
+    transfers.announce(messages.StreamObject(1, 7, 10))
     transfers.drop([7])
-    transfers.announce({"stream": 2, "key": 7, "size": 10})
+    transfers.announce(messages.StreamObject(2, 7, 10))
     transfers.receive(Piece(2, 0, bytes(10), 0, True))
     assert stored == [7]
     assert store.size(7) == 10
@@ -215,12 +217,12 @@ def test_on_a_full_disk_small_inputs_go_along_with_their_task(
         raise OSError(errno.ENOSPC, "full")
 
     async def main() -> None:
-        backlog = TaskQueue(store.__contains__)
-        dispatcher = Dispatcher(backlog, Ledger({}), store, cast(WorkerPool, Nothing()), {})
+        queue = TaskQueue(store.__contains__)
+        dispatcher = Dispatcher(queue, Ledger({}), store, cast(WorkerPool, Nothing()), {})
         keys = list(range(200))
         for key in keys:
             store.put(key, bytes(INLINE))
-        task = QueuedTask(1, 1, TaskClassQueue({"class": 1, "need": {}}), b"", keys, [], 1, "t", 1, 0)
+        task = QueuedTask(1, 1, TaskClassQueue(messages.NewTaskClass(1, {})), b"", keys, [], 1, "t", 1, 0)
         monkeypatch.setattr("handout.host.agent.object_store.os.write", refuse)
         assert dispatcher._inputs([task])[0] == keys
         with pytest.raises(StoreFullError):
@@ -245,9 +247,9 @@ def test_descriptors_that_cannot_be_sent_now_are_sent_later(
         monkeypatch.setattr(socket, "send_fds", send_fds)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            crew = WorkerPool(ours, cast(Any, Nothing()), {}, str(tmp_path), ControlGroups({}))
-            crew.prepare(1)
-            crew.kill(crew.hands[1], 0.0)
+            pool = WorkerPool(ours, cast(Any, Nothing()), {}, str(tmp_path), ControlGroups({}))
+            pool.prepare(1)
+            pool.kill(pool.workers[1], 0.0)
             async with asyncio.timeout(5):
                 while refused:
                     await asyncio.sleep(0.01)
@@ -257,9 +259,9 @@ def test_descriptors_that_cannot_be_sent_now_are_sent_later(
             for fd in fds:
                 os.close(fd)
             said += theirs.recv(65536)
-            assert [json.loads(line)["op"] for line in said.splitlines()] == ["spawn", "kill"]
+            assert [json.loads(line)["m"] for line in said.splitlines()] == ["spawn", "kill"]
             assert len(fds) == 4
-            crew._end(crew.hands[1], {})
+            pool._end(pool.workers[1], messages.WorkerGone(1))
 
     asyncio.run(main())
 
@@ -270,11 +272,11 @@ def test_a_supervisor_that_is_gone_is_not_written_to_again(tmp_path: Path) -> No
         listener = Nothing()
         with ours:
             theirs.close()
-            crew = WorkerPool(ours, cast(Any, listener), {}, str(tmp_path), ControlGroups({}))
-            crew.prepare(1)
+            pool = WorkerPool(ours, cast(Any, listener), {}, str(tmp_path), ControlGroups({}))
+            pool.prepare(1)
             await asyncio.sleep(0.01)
             assert listener.calls == ["on_orphaned"]
-            assert not crew._unsent
-            crew._end(crew.hands[1], {})
+            assert not pool._unsent
+            pool._end(pool.workers[1], messages.WorkerGone(1))
 
     asyncio.run(main())

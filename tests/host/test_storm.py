@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from handout.protocol import messages
 from handout.protocol.ledger import PARTS
 from tests.host.rig import Rig
 
@@ -61,7 +62,7 @@ class Storm:
         self.blobs = [rig.call(inputs=n) for n in range(4)]
         rig.task_class(2, need={"cpu": 2 * PARTS})
         rig.task_class(3, need={}, shared_loop=True)
-        rig.task_class(4, solo=True)
+        rig.task_class(4, alone=True)
         rig.task_class(5, timeout_s=0.1)
 
     def live(self) -> list[int]:
@@ -73,9 +74,9 @@ class Storm:
         if luck < 0.5 and len(self.inputs) - len(self.rig.ended) < 2000:
             self.submit()
         elif luck < 0.55:
-            self.rig.send({"m": "cancel", "ticket": self.some(), "grace_s": self.random.choice([0, 0.05])})
+            self.rig.send(messages.Cancel(self.some(), self.random.choice([0, 0.05])))
         elif luck < 0.6:
-            self.rig.send({"m": "take_back", "ticket": self.some()})
+            self.rig.send(messages.Recall(self.some()))
         elif luck < 0.62:
             self.kill_a_worker()
         elif luck < 0.64:
@@ -92,15 +93,16 @@ class Storm:
         cls = self.random.choice([1, 1, 1, 1, 1, 2, 3, 4, 5])
         first = len(self.inputs) + 1
         # Each of class 5 takes its whole time to be killed.
-        tickets = range(first, first + (3 if cls == 5 else self.random.choice([1, 5, 50, 200])))
+        attempt_ids = range(first, first + (3 if cls == 5 else self.random.choice([1, 5, 50, 200])))
         width = self.random.choice([0, 0, 1, 1, 2, 3])
         reach = self.random.choice([1, 2, 20, 200])
         chosen = [
-            sorted({self.random.randrange(max(1, t - reach), t) for _ in range(width if t > 1 else 0)}) for t in tickets
+            sorted({self.random.randrange(max(1, t - reach), t) for _ in range(width if t > 1 else 0)})
+            for t in attempt_ids
         ]
-        self.inputs.update(zip(tickets, chosen, strict=True))
+        self.inputs.update(zip(attempt_ids, chosen, strict=True))
         blobs = [self.blobs[len(inputs)] for inputs in chosen]
-        self.rig.submit(tickets, self.functions[cls], blobs, cls=cls, inputs=chosen)
+        self.rig.submit(attempt_ids, self.functions[cls], blobs, cls=cls, inputs=chosen)
 
     def kill_a_worker(self) -> None:
         workers = [p for p in self.rig.processes() if p not in (self.rig.pid, self.rig.agent_pid())]
@@ -111,11 +113,11 @@ class Storm:
                 pass
 
     def limit(self, cpu: int) -> None:
-        self.rig.send({"m": "limits", "amounts": {"cpu": cpu * PARTS}, "devices": []})
+        self.rig.send(messages.Limits({"cpu": cpu * PARTS}, []))
 
-    def lacks_an_input(self, ticket: int) -> bool:
+    def lacks_an_input(self, attempt_id: int) -> bool:
         ended = self.rig.ended
-        return any(i not in ended or ended[i].fields["m"] != "done" for i in self.inputs[ticket])
+        return any(i not in ended or ended[i].fields["name"] != "finished" for i in self.inputs[attempt_id])
 
 
 @pytest.mark.slow
@@ -127,8 +129,8 @@ def test_every_task_ends_once_and_nothing_is_left_of_it(rig: Rig, seed: int) -> 
     storm.limit(3)
     # What still waits when nothing runs any more waits for inputs that nobody here makes.
     rig.wait(lambda: all(storm.lacks_an_input(t) for t in storm.inputs if t not in rig.ended), 60)
-    rig.send({"m": "cancel", "ticket": [t for t in storm.inputs if t not in rig.ended], "grace_s": 0})
+    rig.send(messages.Cancel([t for t in storm.inputs if t not in rig.ended], 0))
     rig.wait_for(*storm.inputs)
     rig.task_class(9, need={"cpu": 3 * PARTS})
-    rig.run(lambda: "whole", ticket=10**9, cls=9)
+    rig.run(lambda: "whole", attempt_id=10**9, cls=9)
     assert rig.result(10**9) == "whole"

@@ -48,8 +48,8 @@ def test_the_ends_of_tasks_whose_output_waits_are_found(rig: Rig, tmp_path: Path
         Path(f"{folder}/{number}").touch()
         return number
 
-    tickets = [FIRST + i for i in range(30)]
-    rig.submit(tickets, rig.function(shout), [rig.call(str(tmp_path), i) for i in range(30)])
+    attempt_ids = [FIRST + i for i in range(30)]
+    rig.submit(attempt_ids, rig.function(shout), [rig.call(str(tmp_path), i) for i in range(30)])
     rig.wait(lambda: rig.heard("started"))
     rig.disconnect()
     (tmp_path / "go").touch()
@@ -57,42 +57,44 @@ def test_the_ends_of_tasks_whose_output_waits_are_found(rig: Rig, tmp_path: Path
     while len(list(tmp_path.iterdir())) < 31 and time.monotonic() < until:
         time.sleep(0.01)
     time.sleep(0.3)  # the last of them are on their way to the agent, which nobody can ask
-    found = set(rig.adopt()["ticket"])
-    rig.wait_for(*tickets)
-    assert found.issuperset(tickets)
+    found = set(rig.take_over()["attempt_ids"])
+    rig.wait_for(*attempt_ids)
+    assert found.issuperset(attempt_ids)
 
 
 def test_the_earlier_controller_is_not_heard_any_more(rig: Rig) -> None:
     for _ in range(4):
         rig.connect()
     rig.run(lambda: 0)
-    before, ticket = rig.conversation, rig.ticket
-    rig.adopt()
-    assert refusal(rig, conversation=before, ticket=ticket + 1) == "another controller has taken over"
-    assert refusal(rig, conversation=before, ticket=ticket + 2, adopt=True) == "another controller has taken over"
-    assert refusal(rig, conversation="a third one", ticket=1) == "another controller has taken over"
-    rig.run(lambda: 7, ticket=8)
+    before, number = rig.conversation, rig.connections
+    rig.take_over()
+    assert refusal(rig, conversation=before, connection=number + 1) == "another controller has taken over"
+    assert (
+        refusal(rig, conversation=before, connection=number + 2, takeover=True) == "another controller has taken over"
+    )
+    assert refusal(rig, conversation="a third one", connection=1) == "another controller has taken over"
+    rig.run(lambda: 7, attempt_id=8)
     assert rig.result(8) == 7
 
 
 def test_an_adoption_that_comes_late_changes_nothing(rig: Rig) -> None:
-    rig.adopt()
+    rig.take_over()
     rig.task_class()
     rig.run(lambda: 1)
-    assert refusal(rig, conversation=rig.conversation, ticket=1, adopt=True) == "an earlier connection"
-    rig.run(lambda: 2, ticket=2)
+    assert refusal(rig, conversation=rig.conversation, connection=1, takeover=True) == "an earlier connection"
+    rig.run(lambda: 2, attempt_id=2)
     assert rig.socket is not None
 
 
 def test_an_adoption_whose_answer_was_lost_is_asked_for_again(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
     rig.disconnect()
-    with caller(rig, conversation="lost", ticket=1, adopt=True) as peer:
+    with caller(rig, conversation="lost", connection=1, takeover=True) as peer:
         assert peer.recv(10_000)
     rig.session = Session(heartbeat_s=2.0, now=now())
-    rig.conversation, rig.ticket = "lost", 1
-    rig.connect(adopt=True)
-    rig.wait(lambda: rig.heard("found"))
+    rig.conversation, rig.connections = "lost", 1
+    rig.connect(takeover=True)
+    rig.wait(lambda: rig.heard("holdings"))
     rig.task_class()
     rig.run(lambda: 1)
-    assert len(rig.heard("found")) == 1
+    assert len(rig.heard("holdings")) == 1

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from handout.protocol import messages
 from handout.protocol.ledger import PARTS
 from tests.host.rig import Rig
 
@@ -33,7 +34,7 @@ def test_never_more_than_the_ledger_grants(rig: Rig, tmp_path: Path) -> None:
         return running
 
     rig.task_class(2, need={"cpu": PARTS, "memory": 10})
-    rig.send({"m": "limits", "amounts": {"cpu": 4 * PARTS, "memory": 20}, "devices": []})
+    rig.send(messages.Limits({"cpu": 4 * PARTS, "memory": 20}, []))
     rig.submit(range(1, 31), rig.function(count), [rig.call(str(tmp_path), x) for x in range(30)], cls=2)
     rig.wait_for(*range(1, 31))
     assert max(rig.result(x) for x in range(1, 31)) == 2
@@ -69,7 +70,7 @@ def test_more_room_starts_more(rig: Rig, tmp_path: Path) -> None:
     marks = [tmp_path / str(i) for i in range(4)]
     rig.submit(range(1, 5), wait, [rig.call(str(m), str(go)) for m in marks])
     rig.wait(lambda: sum(m.exists() for m in marks) == 2)
-    rig.send({"m": "limits", "amounts": {"cpu": 4 * PARTS}, "devices": []})
+    rig.send(messages.Limits({"cpu": 4 * PARTS}, []))
     rig.wait(lambda: all(m.exists() for m in marks))
     go.touch()
     rig.wait_for(*range(1, 5))
@@ -80,9 +81,9 @@ def test_tasks_that_have_not_started_are_given_back(rig: Rig, tmp_path: Path) ->
     marks = [tmp_path / str(i) for i in range(6)]
     rig.submit(range(1, 7), wait, [rig.call(str(m), str(go)) for m in marks])
     rig.wait(lambda: marks[0].exists() and marks[1].exists())
-    rig.send({"m": "take_back", "ticket": [1, 3, 4, 99]})
+    rig.send(messages.Recall([1, 3, 4, 99]))
     rig.wait_for(3, 4)
-    assert [m["ticket"] for m in rig.heard("returned")] == [[3, 4]]
+    assert [m["attempt_ids"] for m in rig.heard("recalled")] == [[3, 4]]
     go.touch()
     rig.wait_for(1, 2, 5, 6)
     assert not marks[2].exists()
@@ -94,7 +95,7 @@ def test_cancelled_tasks_end_wherever_they_are(rig: Rig, tmp_path: Path) -> None
     rig.submit([1, 2, 3], wait, [rig.call(str(tmp_path / str(i)), str(go)) for i in range(3)])
     rig.submit([4], rig.function(lambda x: x), rig.call(inputs=1), inputs=[[777]])
     rig.wait(lambda: (tmp_path / "1").exists())
-    rig.send({"m": "cancel", "ticket": [1, 3, 4], "grace_s": 0})
+    rig.send(messages.Cancel([1, 3, 4], 0))
     rig.wait_for(1, 3, 4)
     assert [rig.ended[t].fields["kind"] for t in (1, 3, 4)] == ["cancelled"] * 3
     go.touch()
@@ -106,18 +107,18 @@ def test_cancelling_one_of_a_batch_leaves_the_others(rig: Rig) -> None:
     fn = rig.function(lambda x: x)
     for first in range(1, 2000, 500):
         rig.submit(range(first, first + 500), fn, [rig.call(x) for x in range(500)])
-        rig.send({"m": "cancel", "ticket": list(range(first, first + 500, 7)), "grace_s": 1.0})
+        rig.send(messages.Cancel(list(range(first, first + 500, 7)), 1.0))
     rig.wait_for(*range(1, 2001))
     kinds = {m.fields.get("kind", "done") for m in rig.ended.values()}
     assert kinds <= {"done", "cancelled"}
-    assert all(m.fields["ticket"] in range(1, 2001) for m in rig.ended.values() if m.fields["m"] == "failed")
+    assert all(m.fields["attempt_id"] in range(1, 2001) for m in rig.ended.values() if m.fields["name"] == "failed")
 
 
 def test_cancelling_and_taking_back_what_has_ended_is_nothing(rig: Rig) -> None:
     rig.run(lambda: 1)
-    rig.send({"m": "cancel", "ticket": [1], "grace_s": 1.0})
-    rig.send({"m": "take_back", "ticket": [1]})
-    rig.run(lambda: 2, ticket=2)
+    rig.send(messages.Cancel([1], 1.0))
+    rig.send(messages.Recall([1]))
+    rig.run(lambda: 2, attempt_id=2)
     assert rig.result(2) == 2
 
 
@@ -133,13 +134,13 @@ def test_what_is_queued_behind_a_task_that_takes_long_goes_elsewhere(rig: Rig, t
     rig.submit(range(1, 601), rig.function(mostly_short), [rig.call(x) for x in range(1, 601)])
     rig.wait_for(*(x for x in range(1, 601) if x != 300))
     assert 300 not in rig.ended
-    rig.wait(lambda: any(300 in m["ticket"] for m in rig.heard("started")))
+    rig.wait(lambda: any(300 in m["attempt_ids"] for m in rig.heard("started")))
     Path(go).touch()
     rig.wait_for(300)
 
 
 def test_solo_tasks_never_wait_behind_another(rig: Rig) -> None:
-    rig.task_class(2, solo=True)
+    rig.task_class(2, alone=True)
     rig.submit(range(1, 101), rig.function(lambda x: x), [rig.call(x) for x in range(1, 101)], cls=2)
     rig.wait_for(*range(1, 101))
     assert all(rig.result(x) == x for x in range(1, 101))
@@ -164,7 +165,7 @@ def test_each_task_gets_devices_of_its_own_and_its_worker_ends_with_them(rig: Ri
         return mine, os.getpid()
 
     rig.task_class(2, need={"gpu": PARTS})
-    rig.send({"m": "limits", "amounts": {"cpu": 2 * PARTS}, "devices": [10**12, 10**12]})
+    rig.send(messages.Limits({"cpu": 2 * PARTS}, [10**12, 10**12]))
     rig.submit(range(1, 9), rig.function(devices), rig.call(str(tmp_path)), cls=2)
     rig.wait_for(*range(1, 9))
     seen = [rig.result(x) for x in range(1, 9)]
@@ -173,14 +174,14 @@ def test_each_task_gets_devices_of_its_own_and_its_worker_ends_with_them(rig: Ri
 
 
 def test_a_command_runs_and_is_bounded(rig: Rig) -> None:
-    rig.send({"m": "run", "id": 1, "argv": ["echo", "hello"], "timeout_s": 10})
-    rig.send({"m": "run", "id": 2, "argv": ["sh", "-c", "sleep 1000 & sleep 1000"], "timeout_s": 0.1})
-    rig.send({"m": "run", "id": 3, "argv": ["no-such-program"], "timeout_s": 10})
-    rig.wait(lambda: len(rig.heard("ran")) == 3)
-    answers = {m.fields["id"]: m for m in rig.messages if m.fields["m"] == "ran"}
-    assert (answers[1].fields["rc"], answers[1].payload) == (0, b"hello\n")
-    assert answers[2].fields["rc"] != 0
-    assert answers[3].fields["rc"] == 127
+    rig.send(messages.RunProgram(1, ["echo", "hello"], 10))
+    rig.send(messages.RunProgram(2, ["sh", "-c", "sleep 1000 & sleep 1000"], 0.1))
+    rig.send(messages.RunProgram(3, ["no-such-program"], 10))
+    rig.wait(lambda: len(rig.heard("program_ended")) == 3)
+    answers = {m.fields["id"]: m for m in rig.messages if m.fields["name"] == "program_ended"}
+    assert (answers[1].fields["status"], answers[1].payload) == (0, b"hello\n")
+    assert answers[2].fields["status"] != 0
+    assert answers[3].fields["status"] == 127
 
 
 def test_what_is_held_before_a_task_whose_argument_takes_long_to_make_is_told(rig: Rig, tmp_path: Path) -> None:

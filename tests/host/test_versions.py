@@ -22,5 +22,5 @@ def test_an_agent_runs_tasks(minor: int, make_rig: Callable[..., Rig]) -> None:
     rig.submit([301], rig.function(len), rig.call(inputs=1), inputs=[[300]])
     rig.wait_for(301)
     assert rig.result(301) == 1 << 20
-    failed = rig.run(int, "x", ticket=302).fields
+    failed = rig.run(int, "x", attempt_id=302).fields
     assert (failed["kind"], failed["type"]) == ("raised", "ValueError")

@@ -16,7 +16,7 @@ from handout.protocol.frames import Beat, Decoder, Hello, Message, Piece, Protoc
 def _stream() -> bytes:
     parts = [
         wire.encode_hello({"token": "x"}),
-        *wire.encode_message(1, {"m": "tasks", "ticket": [1, 2]}, [b"abc", b"d" * 1000]),
+        *wire.encode_message(1, {"m": "tasks", "attempt_ids": [1, 2]}, [b"abc", b"d" * 1000]),
         *wire.encode_chunk(7, 0, b"z" * 700, 65536, False),
         wire.encode_beat(Beat(1, 700, 20)),
         *wire.encode_message(2, {"m": "drop", "key": []}),
@@ -49,7 +49,7 @@ WHOLE = _joined(list(Decoder().feed(_stream())))
 
 def test_a_stream_of_every_kind_of_frame_comes_back() -> None:
     assert [type(f) for f in WHOLE] == [Hello, Message, Piece, Beat, Message, Piece]
-    assert WHOLE[1] == Message(1, {"m": "tasks", "ticket": [1, 2]}, b"abc" + b"d" * 1000)
+    assert WHOLE[1] == Message(1, {"m": "tasks", "attempt_ids": [1, 2]}, b"abc" + b"d" * 1000)
     assert WHOLE[2] == Piece(7, 0, b"z" * 700, 65536, False)
     assert WHOLE[5] == Piece(7, 700, b"", 65536, True)
 

@@ -38,9 +38,9 @@ def _joined(parts: list[wire.Buffer]) -> bytes:
 def _corpus() -> list[bytes]:
     state = {"number": 0, "streams": {"7": 512}}
     frames = [
-        wire.encode_hello({"token": "ab" * 32, "agent": "a1", "ticket": 3, "state": state}),
-        _joined(wire.encode_message(1, {"m": "tasks", "ticket": [1, 2], "id": ["a", "b"]}, [b"abc", b"d" * 40])),
-        _joined(wire.encode_message(2, {"m": "done", "ticket": [1], "us": [7], "size": [[3]], "inline": [[3]]}, [b"xyz"])),
+        wire.encode_hello({"token": "ab" * 32, "agent": "a1", "connection": 3, "state": state}),
+        _joined(wire.encode_message(1, {"m": "tasks", "attempt_ids": [1, 2], "names": ["a", "b"]}, [b"abc", b"d" * 40])),
+        _joined(wire.encode_message(2, {"m": "finished", "attempt_ids": [1], "elapsed_us": [7], "sizes": [[3]], "inline_sizes": [[3]]}, [b"xyz"])),
         _joined(wire.encode_message(3, {"m": "drop", "key": []})),
         _joined(wire.encode_chunk(7, 0, b"z" * 60, 65536, False)),
         _joined(wire.encode_chunk(7, 60, b"", 65536, True)),
@@ -157,7 +157,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["1", "7", "x"]), inner, max_size=3),
     max_leaves=5,
 )
-NAMES = st.sampled_from(["number", "streams", "state", "token", "agent", "ticket", "m"])
+NAMES = st.sampled_from(["number", "streams", "state", "token", "agent", "connection", "m"])
 
 
 @given(st.dictionaries(NAMES, JSON | st.dictionaries(NAMES, JSON)))

@@ -21,13 +21,13 @@ NUMBERS = st.tuples(st.integers(0, 1 << 30), st.integers(0, (1 << 32) - 1), st.i
 def test_a_ticket_says_which_attempt_of_what_it_is_and_no_two_are_alike(
     one: tuple[int, int, int], other: tuple[int, int, int]
 ) -> None:
-    assert numbering.parts(numbering.ticket(*one)) == one
-    assert (numbering.ticket(*one) == numbering.ticket(*other)) == (one == other)
+    assert numbering.parts(numbering.attempt_id(*one)) == one
+    assert (numbering.attempt_id(*one) == numbering.attempt_id(*other)) == (one == other)
 
 
 def test_the_4096th_attempt_is_not_taken_for_an_earlier_one() -> None:
     numbers = [n for k in range(3) for n in range(4096 * k, 4096 * k + 5)]
-    assert numbering.by_run(numbering.ticket(1, 2, n) for n in numbers) == [(1, [2] * len(numbers), numbers)]
+    assert numbering.by_run(numbering.attempt_id(1, 2, n) for n in numbers) == [(1, [2] * len(numbers), numbers)]
 
 
 @pytest.mark.parametrize("number", [-1, 1 << 128])

@@ -113,7 +113,7 @@ class Agent:
             elif isinstance(frame, Message):
                 self.heard.append(frame.fields["m"])
                 if frame.fields["m"] == "objects":
-                    self.objects.update(zip(frame.fields["key"], frame.fields["len"], strict=True))
+                    self.objects.update(zip(frame.fields["keys"], frame.fields["sizes"], strict=True))
                 if frame.fields["m"] == "stop":
                     line.close()
             elif isinstance(frame, Piece):

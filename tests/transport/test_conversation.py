@@ -8,6 +8,7 @@ import pytest
 
 from handout.errors import HostError, InternalError, WireError
 from handout.execution.shell.object_streams import BytesSource
+from handout.protocol import messages
 from handout.protocol.frames import Message, Piece
 from tests.transport.rig import Rig
 
@@ -15,12 +16,12 @@ from tests.transport.rig import Rig
 async def test_messages_pass_both_ways_and_stopping_is_confirmed(rig: Rig) -> None:
     started = await rig.link.open()
     assert started.agent == "a1"
-    rig.link.conversation.send({"m": "one"})
+    rig.link.conversation.send(messages.Fetch(1))
     rig.agent.send("two")
     await rig.agent.until(lambda: bool(rig.agent.heard and rig.heard))
     serving = asyncio.ensure_future(rig.link.run())
     await rig.link.stop()
-    assert rig.agent.heard == ["one", "stop"]
+    assert rig.agent.heard == ["fetch", "stop"]
     assert rig.heard == ["two"]
     assert rig.agent.closed == 1
     serving.cancel()
@@ -36,8 +37,8 @@ async def test_nonsense_later_is_answered_with_another_connection_and_loses_noth
     line.say(good + b"\0" * 40)
     await rig.agent.until(lambda: rig.agent.lines == 2)
     rig.agent.send("after")
-    rig.link.conversation.send({"m": "heard"})
-    await rig.agent.until(lambda: rig.agent.heard == ["heard"])
+    rig.link.conversation.send(messages.Fetch(1))
+    await rig.agent.until(lambda: rig.agent.heard == ["fetch"])
     assert rig.heard == ["before", "after"]
     assert not serving.done()
     await rig.link.stop()
@@ -68,16 +69,16 @@ async def test_a_mistake_of_the_controllers_ends_the_conversation_instead_of_los
 async def test_a_dropped_line_is_made_again_and_nothing_is_lost_or_repeated(rig: Rig) -> None:
     await rig.link.open()
     serving = asyncio.ensure_future(rig.link.run())
-    rig.link.conversation.send({"m": "one"})
-    await rig.agent.until(lambda: rig.agent.heard == ["one"])
+    rig.link.conversation.send(messages.Fetch(1))
+    await rig.agent.until(lambda: rig.agent.heard == ["fetch"])
     rig.agent.unreachable = [HostError("not now"), HostError("not yet")]
     rig.agent.closed_at_once = True
     assert rig.agent.line is not None
     rig.agent.line.close()
-    rig.link.conversation.send({"m": "two"})
+    rig.link.conversation.send(messages.Drop([1]))
     rig.agent.session.send({"m": "three"})
     await rig.agent.until(lambda: len(rig.agent.heard) > 1 and bool(rig.heard))
-    assert rig.agent.heard == ["one", "two"]
+    assert rig.agent.heard == ["fetch", "drop"]
     assert rig.heard == ["three"]
     assert rig.agent.lines == 3
     serving.cancel()

@@ -76,8 +76,8 @@ async def test_a_connection_that_ends_before_the_answer_is_unreachable() -> None
 def test_a_hello_says_if_it_takes_over_and_has_a_higher_number_than_the_last() -> None:
     first = greeting("a1", "secret", "c", taking_over=False)
     second = greeting("a1", "secret", "c", taking_over=True)
-    assert first == {"token": "secret", "agent": "a1", "conversation": "c", "ticket": first["ticket"]}
-    assert second == {**first, "ticket": first["ticket"] + 1, "adopt": True}
+    assert first == {"token": "secret", "agent": "a1", "conversation": "c", "connection": first["connection"]}
+    assert second == {**first, "connection": first["connection"] + 1, "takeover": True}
 
 
 def test_the_agent_that_was_meant_is_not_gone() -> None:

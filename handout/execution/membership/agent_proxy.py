@@ -1,57 +1,56 @@
-"""One host as the shell talks to it: what its agent has been sent already, and the messages that send more."""
+"""The agent of one host, as the controller has it: what it has been sent already, and the messages that send more."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from handout.execution.membership.takeover import FoundAgent
 from handout.execution.shell.object_streams import BytesSource, Fetches, Sink
 from handout.execution.shell.run_state import RunState
-from handout.protocol import numbering
+from handout.protocol import messages, numbering
 from handout.protocol.frames import MAX_PAYLOAD, Buffer
+from handout.protocol.messages import INLINE, NewTaskClass
 from handout.scheduler.commands import CancelTasks, RecallTasks, StartTasks
 from handout.transport.link import AgentLink
 
 __all__ = ["AgentProxy"]
 
-#: Objects up to this size travel in control messages; larger ones as streams behind them.
-INLINE = 64 << 10
-#: Payload of one control message; more is split, so that no message is near the frame limit.
+#: Bytes of the payload of one message. A larger one is split, so that no message comes near the frame limit.
 _BATCH_BYTES = MAX_PAYLOAD // 16
 
 
 class AgentProxy:
-    """A host that joined. Everything sent is delivered once and in order.
+    """A host that joined. All messages are delivered once and in order.
 
     Args:
         name: The host's name.
-        link: To its agent.
-        trusted: Whether what it sends may be unpickled; else it is read as data.
+        link: The link to its agent.
+        trusted: True where the host's objects may be unpickled; else they are read with the restricted reader.
     """
 
     def __init__(self, name: str, link: AgentLink, *, trusted: bool = True) -> None:
         self.name = name
         self.trusted = trusted
         self.link = link
-        #: For everything that is said; the link is for what becomes of the agent.
+        #: Carries all messages. The link itself tells what becomes of the agent.
         self.conversation = link.conversation
         self.fetches = Fetches()
-        #: Whether it has been said in the log that it has no room.
+        #: True once the log has told that the host has no room.
         self.was_full = False
         self._functions: set[int] = set()
         self._classes: set[int] = set()
         self._bundles: set[int] = set()
         self._commands = 0
-        #: Added to every number of a function, a class or a bundle: what an earlier controller used is not used again.
+        #: Added to each number of a function, a task class or a bundle, so that no number of an earlier controller is
+        #: used again.
         self.shift = 0
-        #: Answers to `run_program` that are awaited.
+        #: By number of a `RunProgram` without an answer: what to call with it.
         self.programs: dict[int, Callable[[int, bytes], None]] = {}
 
     # ---- tasks ---------------------------------------------------------------------------------------------
 
     def start_tasks(self, run: RunState, command: StartTasks, class_of: Callable[[int, int], int]) -> None:
-        """Hand tasks over, and before them whatever of code the agent has not got yet."""
+        """Hand tasks over, behind the functions that the agent does not have yet."""
         calls = run.encoded.calls
         for first, end in _batches([len(calls[task]) for task in command.tasks]):
             self._start_slice(run, command, class_of, first, end)
@@ -68,20 +67,19 @@ class AgentProxy:
         classes = [class_of(profile[t], v) + shift for t, v in zip(tasks, variants, strict=True)]
         blobs = [encoded.calls[t] for t in tasks]
         self._send_functions(run, tasks)
-        fields: dict[str, Any] = {
-            "m": "tasks",
-            "ticket": [numbering.ticket(run.number, t, a) for t, a in zip(tasks, attempts, strict=True)],
-            "fn": functions,
-            "class": classes,
-            "len": [len(blob) for blob in blobs],
-            "inputs": [[base | o for o in encoded.inputs[t]] for t in tasks],
-            "out": [[base | o if wanted[o] else -1 for o in made[t]] for t in tasks],
-            "keep": [int(k) for k in keep],
-            "id": [ids[t] for t in tasks],
-            "attempt": attempts,
-            "variant": variants,
-        }
-        self.conversation.send(fields, blobs)
+        message = messages.Tasks(
+            [numbering.attempt_id(run.number, t, a) for t, a in zip(tasks, attempts, strict=True)],
+            functions,
+            classes,
+            [len(blob) for blob in blobs],
+            [[base | o for o in encoded.inputs[t]] for t in tasks],
+            [[base | o if wanted[o] else -1 for o in made[t]] for t in tasks],
+            [int(k) for k in keep],
+            [ids[t] for t in tasks],
+            attempts,
+            variants,
+        )
+        self.conversation.send(message, blobs)
 
     def _send_functions(self, run: RunState, tasks: Sequence[int]) -> None:
         encoded = run.encoded
@@ -93,93 +91,92 @@ class AgentProxy:
                 fresh.append(function)
         for first, end in _batches([len(f.blob) for f in fresh]):
             part = fresh[first:end]
-            fields = {"m": "functions", "fn": [f.number + self.shift for f in part], "len": [len(f.blob) for f in part]}
-            self.conversation.send(fields, [f.blob for f in part])
+            message = messages.Functions([f.number + self.shift for f in part], [len(f.blob) for f in part])
+            self.conversation.send(message, [f.blob for f in part])
 
     def needs_class(self, number: int) -> bool:
-        """Whether the agent has yet to hear of a class; it is taken to have heard of it from now on."""
+        """Return True if the agent does not have a task class; it is taken to have it from now on."""
         if number in self._classes:
             return False
         self._classes.add(number)
         return True
 
-    def send_class(self, fields: dict[str, Any]) -> None:
-        """What tasks of one class need and how they are run."""
-        code = fields["code"]
-        moved = {"class": fields["class"] + self.shift, "code": None if code is None else code + self.shift}
-        self.conversation.send({"m": "classes", "classes": [{**fields, **moved}]})
+    def send_class(self, message: NewTaskClass) -> None:
+        """Send a task class."""
+        bundle = None if message.bundle is None else message.bundle + self.shift
+        self.conversation.send(message._replace(number=message.number + self.shift, bundle=bundle))
 
     def send_bundle(self, key: int, data: bytes) -> None:
-        """The sources of the user's own modules, once."""
+        """Send a source bundle, unless the agent has it."""
         if key not in self._bundles:
             self._bundles.add(key)
             self.put(key + self.shift, [data], len(data))
 
     def cancel(self, command: CancelTasks, grace_s: float) -> None:
-        """End attempts, started or not."""
-        self.conversation.send({"m": "cancel", "ticket": _tickets(command), "grace_s": grace_s})
+        """End attempts, whether they have started or not."""
+        self.conversation.send(messages.Cancel(_attempt_ids(command), grace_s))
 
-    def take_back(self, command: RecallTasks) -> None:
-        """Ask for attempts that have not started."""
-        self.conversation.send({"m": "take_back", "ticket": _tickets(command)})
+    def recall(self, command: RecallTasks) -> None:
+        """Recall attempts, as far as they have not started."""
+        self.conversation.send(messages.Recall(_attempt_ids(command)))
 
     # ---- objects -------------------------------------------------------------------------------------------
 
     def put(self, key: int, segments: Sequence[Buffer], nbytes: int) -> bool:
-        """Bring an object there; True where it went along at once, False where `stored` will tell."""
+        """Send an object; return True if it is in the store before the next message, False if `Stored` will tell."""
         if nbytes <= INLINE:
-            self.conversation.send({"m": "objects", "key": [key], "len": [nbytes]}, segments)
+            self.conversation.send(messages.Objects([key], [nbytes]), segments)
             return True
         self.conversation.send_object(key, BytesSource(list(segments)))
         return False
 
     def put_many(self, keys: list[int], blobs: list[bytes]) -> None:
-        """Bring several small objects there, in as few messages as frames may be large."""
+        """Send small objects, in as few messages as possible."""
         sizes = [len(b) for b in blobs]
         for first, end in _batches(sizes):
-            self.conversation.send({"m": "objects", "key": keys[first:end], "len": sizes[first:end]}, blobs[first:end])
+            self.conversation.send(messages.Objects(keys[first:end], sizes[first:end]), blobs[first:end])
 
     def distrust(self, keys: list[int]) -> None:
-        """Objects that are about to come must be read as data there, too."""
+        """Have workers read objects that are about to come with the restricted reader."""
         from handout.serialization.untrusted import reader
 
-        self.conversation.send({"m": "distrust", "key": keys, "types": reader.registered()})
+        self.conversation.send(messages.Distrust(keys, reader.registered()))
 
     def fetch(self, key: int, sink: Sink) -> None:
-        """Ask for an object."""
+        """Ask for an object, whose bytes go to a sink."""
         self.fetches.expect(key, sink)
-        self.conversation.send({"m": "fetch", "key": key, "stream": 0})
+        self.conversation.send(messages.Fetch(key))
 
     def drop(self, run: int, objects: Sequence[int]) -> None:
-        """Nothing needs these there any more."""
+        """Have objects of a run deleted."""
         base = numbering.base(run)
-        self.conversation.send({"m": "drop", "key": [base | o for o in objects]})
+        self.conversation.send(messages.Drop([base | o for o in objects]))
 
     def disown(self, found: FoundAgent, run: int) -> None:
-        """End what an adopted agent has of other runs than this one, and drop their objects."""
-        foreign = [ticket for ticket in found.tickets if numbering.parts(ticket)[0] != run]
+        """End the attempts of all other runs on an agent that was taken over, and delete their objects."""
+        foreign = [attempt_id for attempt_id in found.attempt_ids if numbering.parts(attempt_id)[0] != run]
         if foreign:
-            self.conversation.send({"m": "cancel", "ticket": foreign, "grace_s": 0.0})
+            self.conversation.send(messages.Cancel(foreign, 0.0))
         keys = [key for key, _ in found.objects if numbering.key_parts(key)[0] != run]
         if keys:
-            self.conversation.send({"m": "drop", "key": keys})
+            self.conversation.send(messages.Drop(keys))
 
     # ---- the host itself -----------------------------------------------------------------------------------
 
     def limits(self, amounts: dict[str, int], devices: Sequence[int]) -> None:
-        """What the agent may give to tasks at once."""
-        self.conversation.send({"m": "limits", "amounts": amounts, "devices": list(devices)})
+        """Set what the agent's ledger may grant to tasks."""
+        self.conversation.send(messages.Limits(amounts, list(devices)))
 
     def run_program(self, argv: Sequence[str], timeout_s: float, answer: Callable[[int, bytes], None]) -> int:
-        """Run a program there outside all tasks; ``answer`` gets its exit status and output."""
+        """Run a program on the host, outside all tasks; ``answer`` gets its exit status and output."""
         self._commands += 1
         self.programs[self._commands] = answer
-        self.conversation.send({"m": "run", "id": self._commands, "argv": list(argv), "timeout_s": timeout_s})
+        self.conversation.send(messages.RunProgram(self._commands, list(argv), timeout_s))
         return self._commands
 
 
 def _batches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Cuts a column so that no part is much over `_BATCH_BYTES`: first and end of each."""
+    """Yield the first row and the end of parts whose sizes are not much above `_BATCH_BYTES` together."""
     size, first = 0, 0
     for i, each in enumerate(sizes, 1):
         size += each
@@ -188,5 +185,5 @@ def _batches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
             size, first = 0, i
 
 
-def _tickets(command: CancelTasks | RecallTasks) -> list[int]:
-    return [numbering.ticket(command.run, t, a) for t, a in zip(command.tasks, command.attempts, strict=True)]
+def _attempt_ids(command: CancelTasks | RecallTasks) -> list[int]:
+    return [numbering.attempt_id(command.run, t, a) for t, a in zip(command.tasks, command.attempts, strict=True)]

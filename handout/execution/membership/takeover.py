@@ -1,13 +1,13 @@
-"""Agents that an earlier controller started, and what they go on with."""
+"""Agents that an earlier controller started, and that this one takes over."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from handout.protocol.frames import Message, Piece, ProtocolError
+from handout.protocol import codec, messages
+from handout.protocol.frames import Message, Piece
 from handout.transport.bootstrap import StartedAgent
 
 __all__ = ["FoundAgent", "KnownAgent", "Takeover"]
@@ -15,7 +15,7 @@ __all__ = ["FoundAgent", "KnownAgent", "Takeover"]
 
 @dataclass(frozen=True, slots=True)
 class KnownAgent:
-    """How to reach an agent that a controller started which was lost since."""
+    """How to reach an agent that an earlier controller started."""
 
     host: str
     started: StartedAgent
@@ -25,48 +25,40 @@ class KnownAgent:
 
 @dataclass(frozen=True, slots=True)
 class FoundAgent:
-    """What an agent has of earlier runs."""
+    """What an agent holds of earlier runs; see `Holdings`."""
 
-    #: Attempts that it goes on with, or whose ends nobody has heard of.
-    tickets: Sequence[int]
-    #: Objects: key and size.
+    #: Ids of the attempts that it goes on with, or whose ends no controller has confirmed.
+    attempt_ids: Sequence[int]
+    #: Its objects: key and size in bytes.
     objects: Sequence[tuple[int, int]]
 
 
 class Takeover:
-    """What an adopted agent says, held back until the run is there that it is about."""
+    """Holds back the messages of an agent that was taken over, until the run that they are about has been submitted."""
 
     def __init__(self) -> None:
         self.found: asyncio.Future[tuple[FoundAgent, int]] = asyncio.get_running_loop().create_future()
         self._held: list[Message | Piece] = []
 
     def hear(self, frames: Sequence[Message | Piece]) -> list[Message | Piece]:
-        """Take messages; the first says what the agent has. Answers those that are not about runs.
+        """Hold frames back; return those that are not about runs. The first message tells what the agent holds.
 
         Raises:
-            ProtocolError: It does not say so.
+            ProtocolError: A message is not what an agent may send.
         """
         now: list[Message | Piece] = []
         for frame in frames:
-            name = frame.fields.get("m") if isinstance(frame, Message) else None
-            if name == "found" and not self.found.done():
-                assert isinstance(frame, Message)
-                self.found.set_result(_read(frame.fields))
-            elif name == "ran":
+            message = codec.decode(messages.TO_CONTROLLER, frame.fields)[1] if isinstance(frame, Message) else None
+            if isinstance(message, messages.Holdings) and not self.found.done():
+                objects = list(zip(message.keys, message.sizes, strict=True))
+                self.found.set_result((FoundAgent(message.attempt_ids, objects), message.shift))
+            elif isinstance(message, messages.ProgramEnded):
                 now.append(frame)
             else:
                 self._held.append(frame)
         return now
 
     def release(self) -> list[Message | Piece]:
-        """What was said since."""
+        """Return the frames that were held back."""
         held, self._held = self._held, []
         return held
-
-
-def _read(fields: Mapping[str, Any]) -> tuple[FoundAgent, int]:
-    try:
-        objects = [(int(key), int(size)) for key, size in zip(fields["key"], fields["size"], strict=True)]
-        return FoundAgent([int(ticket) for ticket in fields["ticket"]], objects), int(fields["shift"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolError(f"message 'found' is not as it should be: {error!r}") from error

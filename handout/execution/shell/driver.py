@@ -82,7 +82,7 @@ class Driver:
             do.FetchObjects: traffic.fetch,
             do.DropObjects: traffic.drop,
             do.CancelTasks: self._cancel_tasks,
-            do.RecallTasks: self._take_back,
+            do.RecallTasks: self._recall_tasks,
             do.AskAllocator: self._ask_allocator,
             do.AnnouncePause: self._announce_pause,
             do.AnnounceSecond: self._announce_second,
@@ -283,11 +283,11 @@ class Driver:
             (run.spec.profile[t], v) for t, v in zip(command.tasks, command.variants, strict=True)
         }:
             entry = self.classes.entry(run, profile, variant)
-            if peer.needs_class(entry.number):
+            if peer.needs_class(entry.message.number):
                 if entry.bundle is not None:
                     peer.send_bundle(*entry.bundle)
-                peer.send_class(entry.fields)
-        peer.start_tasks(run, command, lambda p, v: self.classes.entry(run, p, v).number)
+                peer.send_class(entry.message)
+        peer.start_tasks(run, command, lambda p, v: self.classes.entry(run, p, v).message.number)
         for task in command.tasks:
             run.hosts[task] = command.host
         if run.watchers:
@@ -301,11 +301,11 @@ class Driver:
         if peer is not None:
             peer.cancel(command, _CANCEL_GRACE_S)
 
-    def _take_back(self, command: do.RecallTasks) -> None:
+    def _recall_tasks(self, command: do.RecallTasks) -> None:
         peer = self.peers.get(command.host)
         self._call_off(command)
         if peer is not None:
-            peer.take_back(command)
+            peer.recall(command)
 
     def _call_off(self, command: do.CancelTasks | do.RecallTasks) -> None:
         """Attempts that were not handed over yet, because their start is being recorded, are back at once."""

@@ -1,10 +1,10 @@
-"""What agents say, as events for the core and news for whoever watches a run."""
+"""Turns the messages of agents into events for the core, and into events for the watchers of a run."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from handout.events import TaskStarted
@@ -13,8 +13,8 @@ from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_state import RunState
 from handout.failures import Failure, from_report, may_have_run
-from handout.protocol import numbering
-from handout.protocol.frames import Buffer, Message, Piece, ProtocolError
+from handout.protocol import codec, messages, numbering
+from handout.protocol.frames import Message, Piece, ProtocolError
 from handout.scheduler import events as ev
 from handout.scheduler.handlers.attempt_reports import may_repeat
 from handout.serialization import exceptions
@@ -25,53 +25,52 @@ logger = logging.getLogger("handout")
 
 
 class InboundMessages:
-    """Understands the messages of one cluster's agents.
+    """Handles the messages of one cluster's agents.
 
     Args:
-        driver: What is told.
+        driver: Takes the events.
     """
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._loop = asyncio.get_running_loop()
-        self._hear: dict[str, Callable[[AgentProxy, dict[str, Any], Buffer], None]] = {
-            "done": self._on_done,
+        self._handlers: messages.ToController = {
+            "finished": self._on_finished,
             "failed": self._on_failed,
-            "returned": self._on_returned,
+            "recalled": self._on_recalled,
             "started": self._on_started,
             "stored": self._on_stored,
-            "stream": lambda peer, f, _: peer.fetches.announced(f["key"], f["stream"], f["size"]),
-            "missing": lambda peer, f, _: peer.fetches.missing(f["key"]),
+            "stream_object": self._on_stream_object,
+            "missing": lambda peer, message, _: peer.fetches.missing(message.key),
             "log": self._on_log,
-            "ran": self._on_ran,
-            "found": lambda peer, f, _: None,
+            "program_ended": self._on_program_ended,
+            "holdings": lambda peer, message, _: None,  # `Takeover` has handled it
         }
 
     def heard(self, peer: AgentProxy, frames: Iterable[Message | Piece]) -> None:
-        """Messages of one agent, in order.
+        """Handle frames of one agent, in order.
 
         Raises:
-            ProtocolError: One of them is not what an agent may say.
+            ProtocolError: A message is not what an agent may send.
         """
         for frame in frames:
             if isinstance(frame, Piece):
                 peer.fetches.piece(frame.stream, frame.data, frame.last)
                 continue
+            name, message = codec.decode(messages.TO_CONTROLLER, frame.fields)
             try:
-                self._hear[frame.fields["m"]](peer, frame.fields, frame.payload)
+                self._handlers[name](peer, message, memoryview(frame.payload))  # type: ignore[literal-required]
+            except ProtocolError:
+                raise
             except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-                name = frame.fields.get("m")
                 logger.debug("bad message", exc_info=True)
                 raise ProtocolError(f"message {name!r} is not as it should be: {error!r}") from error
 
-    def _on_done(self, peer: AgentProxy, fields: Mapping[str, Any], payload: Buffer) -> None:
-        view = memoryview(payload)
+    def _on_finished(self, peer: AgentProxy, message: messages.Finished, view: memoryview) -> None:
         position = 0
         batch: _Batch | None = None
-        for ticket, micros, sizes, lengths in zip(
-            fields["ticket"], fields["us"], fields["size"], fields["inline"], strict=True
-        ):
-            number, task, attempt = numbering.parts(ticket)
+        for attempt_id, micros, sizes, lengths in zip(*message, strict=True):
+            number, task, attempt = numbering.parts(attempt_id)
             if batch is None or batch.run.number != number:
                 if batch is not None:
                     self._driver.post(batch.event(peer.name))
@@ -111,15 +110,15 @@ class InboundMessages:
         if batch is not None:
             self._driver.post(batch.event(peer.name))
 
-    def _on_failed(self, peer: AgentProxy, fields: dict[str, Any], payload: Buffer) -> None:
-        number, task, attempt = numbering.parts(fields["ticket"])
+    def _on_failed(self, peer: AgentProxy, message: messages.Failed, payload: memoryview) -> None:
+        number, task, attempt = numbering.parts(message.attempt_id)
         run = self._driver.runs.get(number)
         if run is None:
-            self._driver.post(ev.TasksRecalled(peer.name, number, [task], [attempt]))  # see `_on_done`
+            self._driver.post(ev.TasksRecalled(peer.name, number, [task], [attempt]))  # see `_on_finished`
             return
-        # An exception may be any class: of hosts that are trusted with data, only its text is taken.
+        # Unpickling an exception may run any code, so of hosts with trust="data" only its text is used.
         pickled = bytes(payload) if peer.trusted else b""
-        failure = from_report(run.plan.ids[task], peer.name, attempt, _facts(fields), pickled)
+        failure = from_report(run.plan.ids[task], peer.name, attempt, _facts(message), pickled)
         profile = run.spec.profiles[run.spec.profile[task]]
         retries = profile.retries if may_repeat(profile, failure.kind) else 0
         run.trails.setdefault(task, AttemptHistory(failure)).note(failure, retries)
@@ -135,9 +134,10 @@ class InboundMessages:
         self._driver.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure, need, called))
 
     def _is_retryable(self, run: RunState, task: int, failure: Failure) -> bool:
-        """What the user's ``retry_on`` says of it; only then is the exception loaded before it is asked for.
+        """Return True if another attempt may help, according to the user's ``retry_on``.
 
-        What a function returns will be of the same kind next time: that is not worth another try.
+        The exception is unpickled here only where ``retry_on`` needs it. A result that cannot be pickled, or is too
+        large, is not retried: the next attempt would return one of the same kind.
         """
         if failure.kind in ("unserializable", "too_large"):
             return False
@@ -154,15 +154,15 @@ class InboundMessages:
             failure.exception.add_note(f"retry_on raised {said}; so it was not retried.")
             return False
 
-    def _on_returned(self, peer: AgentProxy, fields: Mapping[str, Any], _: Buffer) -> None:
-        for number, tasks, attempts in numbering.by_run(fields["ticket"]):
+    def _on_recalled(self, peer: AgentProxy, message: messages.Recalled, _: memoryview) -> None:
+        for number, tasks, attempts in numbering.by_run(message.attempt_ids):
             run = self._driver.runs.get(number)
             if run is not None and run.recorder is not None:
                 run.recorder.not_started(tasks, attempts)
             self._driver.post(ev.TasksRecalled(peer.name, number, tasks, attempts))
 
-    def _on_started(self, peer: AgentProxy, fields: Mapping[str, Any], _: Buffer) -> None:
-        for number, tasks, attempts in numbering.by_run(fields["ticket"]):
+    def _on_started(self, peer: AgentProxy, message: messages.Started, _: memoryview) -> None:
+        for number, tasks, attempts in numbering.by_run(message.attempt_ids):
             run = self._driver.runs.get(number)
             if run is None:
                 continue
@@ -171,36 +171,39 @@ class InboundMessages:
                 at_s, ids = self._driver.now - run.started_at, run.plan.ids
                 run.tell([TaskStarted(at_s, ids[t], peer.name, a) for t, a in zip(tasks, attempts, strict=True)])
 
-    def _on_stored(self, peer: AgentProxy, fields: Mapping[str, Any], _: Buffer) -> None:
-        for key, nbytes in zip(fields["key"], fields["size"], strict=True):
+    def _on_stream_object(self, peer: AgentProxy, message: messages.StreamObject, _: memoryview) -> None:
+        peer.fetches.announced(message.key, message.stream, message.size)
+
+    def _on_stored(self, peer: AgentProxy, message: messages.Stored, _: memoryview) -> None:
+        for key, nbytes in zip(message.keys, message.sizes, strict=True):
             number, made = numbering.key_parts(key)
             if number in self._driver.runs:
                 self._driver.post(ev.ObjectsStored(peer.name, number, [made], [nbytes]))
 
-    def _on_log(self, peer: AgentProxy, fields: Mapping[str, Any], payload: Buffer) -> None:
-        number, task, _ = numbering.parts(fields["ticket"])
+    def _on_log(self, peer: AgentProxy, message: messages.Log, payload: memoryview) -> None:
+        number, task, _ = numbering.parts(message.attempt_id)
         run = self._driver.runs.get(number)
         if run is None:
             return
         lines = bytes(payload).decode("utf-8", "replace").splitlines()
-        if fields.get("dropped"):
-            lines.insert(0, f"[{fields['dropped']} lines dropped]")
+        if message.dropped:
+            lines.insert(0, f"[{message.dropped} lines dropped]")
         run.logs.add(task, lines)
 
-    def _on_ran(self, peer: AgentProxy, fields: Mapping[str, Any], payload: Buffer) -> None:
-        answer = peer.programs.pop(fields["id"], None)
+    def _on_program_ended(self, peer: AgentProxy, message: messages.ProgramEnded, payload: memoryview) -> None:
+        answer = peer.programs.pop(message.id, None)
         if answer is not None:
-            answer(int(fields["rc"]), bytes(payload))
+            answer(message.status, bytes(payload))
 
 
 class _Batch:
-    """The tasks of one run that one message says have finished."""
+    """The finished tasks of one run in one message."""
 
     __slots__ = ("attempts", "current", "durations_s", "held", "run", "sizes", "tasks")
 
     def __init__(self, run: RunState, current: Sequence[int]) -> None:
         self.run = run
-        #: By task: the attempt whose answer counts.
+        #: By task: the attempt whose result counts.
         self.current = current
         self.tasks: list[int] = []
         self.attempts: list[int] = []
@@ -214,25 +217,21 @@ class _Batch:
         )
 
 
-_NUMBERS = frozenset({"elapsed_s", "maxrss", "limit_s", "limit", "peak", "need", "free", "signal", "deaths"})
+#: No measurement is as large; a larger number could not become a float.
 _MAX_NUMBER = 1 << 80
-_TEXTS = frozenset({"kind", "type", "message", "text", "path", "culprit"})
 
 
-def _facts(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A ``failed`` message's facts, without what only the wire needs.
+def _facts(message: messages.Failed) -> dict[str, Any]:
+    """Return the facts of a failure, as far as they are known.
 
     Raises:
-        ValueError: One of them is not of the kind that the error which is made of it needs.
+        ValueError: A number is too large, or a line is no text.
     """
-    facts = {k: v for k, v in fields.items() if k not in ("m", "ticket", "len")}
+    defaults = message._field_defaults
+    facts = {k: v for k, v in message._asdict().items() if k != "attempt_id" and v != defaults.get(k)}
     for name, value in facts.items():
-        if value is None:
-            continue
-        if (name in _NUMBERS and not (isinstance(value, int | float) and abs(value) < _MAX_NUMBER)) or (
-            name in _TEXTS and not isinstance(value, str)
-        ):
+        if isinstance(value, int | float) and abs(value) >= _MAX_NUMBER:
             raise ValueError(f"{name} is {str(value)[:50]!r}")
-    if not all(isinstance(line, str) for line in facts.get("stderr") or ()):
-        raise ValueError("stderr is no list of lines")
+        if isinstance(value, list) and not all(isinstance(line, str) for line in value):
+            raise ValueError(f"{name} is no list of lines")
     return facts

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
-from handout.execution.membership.agent_proxy import INLINE, AgentProxy
+from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.object_streams import Gathered, Relay
 from handout.execution.shell.run_state import RunState
 from handout.protocol.frames import Buffer
+from handout.protocol.messages import INLINE
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.spec import CONTROLLER

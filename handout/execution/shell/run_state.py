@@ -110,7 +110,7 @@ class RunState:
 
     @property
     def base(self) -> int:
-        """Added to a number of this run, gives a ticket's or a key's upper bits."""
+        """Added to a number of this run, gives a attempt_id's or a key's upper bits."""
         return numbering.base(self.number)
 
     @cached_property

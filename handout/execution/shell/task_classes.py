@@ -1,4 +1,4 @@
-"""Classes of tasks: what an agent must know of a task beside its call, said once for all tasks alike."""
+"""Task classes: what agents must know of a task beside its call, sent once for all tasks that have it in common."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from handout.protocol.messages import NewTaskClass
 from handout.resources import PARTS
 
 if TYPE_CHECKING:
@@ -16,16 +17,15 @@ __all__ = ["TaskClass", "TaskClassTable"]
 
 @dataclass(frozen=True, slots=True)
 class TaskClass:
-    """One class, under the number that all agents know it by."""
+    """One task class."""
 
-    number: int
-    fields: dict[str, Any]
-    #: Key and bytes of the sources that its workers import from, or None.
+    message: NewTaskClass
+    #: Key and bytes of the source bundle that its workers import from, or None.
     bundle: tuple[int, bytes] | None
 
 
 class TaskClassTable:
-    """The classes of a cluster, shared by its runs."""
+    """The task classes of a cluster, which its runs share."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], TaskClass] = {}
@@ -33,16 +33,16 @@ class TaskClassTable:
         self._shared: frozenset[str] = frozenset()
 
     def share(self, names: frozenset[str]) -> None:
-        """Names of amounts that the inventory shares: agents do not account for these."""
+        """Set the names of amounts that hosts share: agents do not account for these."""
         self._shared = names
 
     def forget(self, run: int) -> None:
-        """A run is over."""
+        """Drop what is known of a run."""
         for key in [key for key in self._by_profile if key[0] == run]:
             del self._by_profile[key]
 
     def entry(self, run: RunState, profile: int, variant: int) -> TaskClass:
-        """The class of a run's tasks of one profile, in one variant of its cost."""
+        """Return the task class of a run's tasks of one profile, in one variant of its cost."""
         key = (run.number, profile, variant)
         found = self._by_profile.get(key)
         if found is None:
@@ -61,18 +61,17 @@ class TaskClassTable:
         known = self._known.get(key)
         if known is None:
             number = len(self._known)
-            fields = {
-                "class": number,
-                "need": dict(need),
-                "threads": max(1, math.ceil(cpu / PARTS)),
-                "coroutine": traits.coroutine,
-                # What one of many in a process takes cannot be told.
-                "shared_loop": traits.coroutine and not cpu and limit is None,
-                "timeout_s": traits.timeout_s,
-                "memory_limit": limit,
-                "max_result_bytes": traits.max_result_bytes,
-                "solo": not traits.idempotent,
-                "code": bundle.key if bundle else None,
-            }
-            known = self._known[key] = TaskClass(number, fields, (bundle.key, bundle.data) if bundle else None)
+            message = NewTaskClass(
+                number,
+                dict(need),
+                threads=max(1, math.ceil(cpu / PARTS)),
+                # The memory of one of many tasks in a process cannot be measured.
+                shared_loop=traits.coroutine and not cpu and limit is None,
+                timeout_s=traits.timeout_s,
+                memory_limit=limit,
+                max_result_bytes=traits.max_result_bytes,
+                alone=not traits.idempotent,
+                bundle=bundle.key if bundle else None,
+            )
+            known = self._known[key] = TaskClass(message, (bundle.key, bundle.data) if bundle else None)
         return known

@@ -1,8 +1,9 @@
-"""The process on a host that talks to the controller: takes tasks and objects in, and tells what became of them.
+"""The process on a host that talks to the controller: it takes tasks and objects in, and tells how the tasks ended.
 
-It is standard library only and never unpickles: it moves opaque bytes. Here is how its parts hang together; what
-they do is theirs: `link` (conversation, lease), `tasks` (what waits for what), `dispatch` (what starts), `crew`
-(workers), `store` and `transfers` (objects), `capture` (output), `watch` (what takes too long).
+The agent uses the standard library only and never unpickles anything: it moves opaque bytes. This module connects its
+parts: `link` (conversation and lease), `task_queue` (which task waits for which object), `dispatcher` (which task
+starts), `worker_pool`, `object_store` and `transfers` (objects), `completion` and `result_sender` (how tasks end),
+`output_capture` (what tasks print), `limits_monitor` (time and memory limits).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from handout.host.agent import host_commands
+from handout.host.agent import programs
 from handout.host.agent.completion import Completion
 from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.limits_monitor import LimitsMonitor
@@ -36,30 +37,29 @@ from handout.host.system.clock import now
 from handout.host.system.lease import Lease
 from handout.host.system.oom_kills import OomKills
 from handout.host.system.probe import probe, processes_outlive_login
-from handout.protocol import frames
+from handout.protocol import codec, frames, messages
 from handout.protocol.ledger import PARTS, Ledger
+from handout.protocol.numbering import FIRST_KEY
 
-#: Output of tasks waits here, not in the session, beyond this.
+#: Bytes of output that may wait in the session. Above it, output waits in `Logs`, which drops the oldest lines.
 _CALM_BYTES = 256 << 10
 _LOG_INTERVAL_S = 0.05
 _BLANK_WORKERS = 4
-#: Keys of objects hold the number of their run above this; sources of modules have keys below.
-_FIRST_KEY = 1 << 44
-#: What another controller is told of that the one before had not confirmed.
-_TOLD_AGAIN = frozenset({"done", "failed", "returned", "started", "log"})
+#: Messages that another controller is sent again, where the controller before it had not confirmed them.
+_SENT_AGAIN = (messages.Finished, messages.Failed, messages.Recalled, messages.Started, messages.Log)
 
 
 class Agent:
-    """All of it.
+    """The agent: owns its parts, and passes on what the controller, the workers and the supervisor tell.
 
     Args:
-        folder: Private folder of this run.
+        folder: Private folder of this agent.
         store: Folder for objects in memory, or None.
         groups: Control groups of the workers.
         settings: See `supervisor.run`.
-        token: What the controller's connections say.
+        token: Proves that a connection is the controller's.
         supervisor: Socket to the supervisor.
-        lease: Read by the supervisor.
+        lease: Memory in which the agent tells the supervisor when the lease ends.
     """
 
     def __init__(
@@ -84,18 +84,14 @@ class Agent:
         self.identity = os.urandom(8).hex()
         self.probed = probe(folder)
         self.functions: dict[int, bytes] = {}
-        #: Objects that found no room.
+        #: Objects for which the store had no room.
         self._refused: dict[int, StoreFullError] = {}
         self.store = ObjectStore(store, f"{folder}/objects", settings.get("store_limit"))
-        self.backlog = TaskQueue(self.store.__contains__)
+        self.queue = TaskQueue(self.store.__contains__)
         self.ledger = Ledger(*_amounts(self.probed))
-        setup = {
-            "host": settings.get("host", ""),
-            "folders": self.store.folders,
-            "scratch": f"{folder}/scratch",
-        }
-        self.crew = WorkerPool(supervisor, self, setup, folder, groups)
-        self.dispatcher = Dispatcher(self.backlog, self.ledger, self.store, self.crew, self.functions)
+        set_up = messages.SetUp(settings.get("host", ""), self.store.folders, f"{folder}/scratch", {}, "", "")
+        self.pool = WorkerPool(supervisor, self, set_up, folder, groups)
+        self.dispatcher = Dispatcher(self.queue, self.ledger, self.store, self.pool, self.functions)
         self.transfers = Transfers(self.store, self._on_stored, self._on_refused)
         self.link = ControllerLink(
             f"{folder}/agent.sock",
@@ -106,21 +102,21 @@ class Agent:
             self.transfers.receive,
             self._on_heard,
             self._is_over,
-            self._on_adopted,
+            self._on_takeover,
         )
         self.transfers.use(self.link)
         self.logs = Logs(self._send_log, lambda: self.link.session.calm_bytes < _CALM_BYTES)
-        self.answers = ResultSender(self.link, self.logs)
-        self.outcomes = Completion(
-            self.answers, self.backlog, self.store, self.dispatcher, self.crew, OomKills(groups.common_group)
+        self.sender = ResultSender(self.link, self.logs)
+        self.completion = Completion(
+            self.sender, self.queue, self.store, self.dispatcher, self.pool, OomKills(groups.common_group)
         )
-        self.outcomes.kill_after_s = settings.get("kill_after_s", 5.0)
-        self.watch = LimitsMonitor(self.crew, self.outcomes, self.answers)
-        self.dispatcher.on_busy = self.watch.start
+        self.completion.kill_after_s = settings.get("kill_after_s", 5.0)
+        self.limits_monitor = LimitsMonitor(self.pool, self.completion, self.sender)
+        self.dispatcher.on_busy = self.limits_monitor.start
         self._flushing_logs = False
         self._heartbeat_s = heartbeat_s
         self._lapsed = False
-        self._watch_store()
+        self._update_spilling()
         self._loop.set_exception_handler(self._on_stray_error)
         self._tick()
 
@@ -144,54 +140,52 @@ class Agent:
             self.dispatcher.schedule()
 
     def _tick(self) -> None:
-        """Look at the clock: beats, and the ends of the lease and of the lingering."""
-        # Who was never spoken to has nothing that anybody could come back for.
+        """Send a heartbeat where one is due; end the tasks when the lease has ended, the agent after the lingering."""
+        # An agent that no controller has greeted holds nothing that a controller could come back for.
         if now() > self._deadline + (self._linger_s if self.link.was_greeted else 0.0):
-            # Were the supervisor stopped, it would stay for ever, and the run's folders with it.
+            # A supervisor that was stopped (SIGSTOP) would stay for ever, and the agent's folders with it.
             processes.send_signal(os.getppid(), signal.SIGCONT)
             self.stopped.set()
             return
         self._is_over()
-        self.outcomes.oom_kills.refresh(now())
+        self.completion.oom_kills.refresh(now())
         self.link.flush()
         self._loop.call_later(min(self._heartbeat_s, self._timeout_s / 4) / 2, self._tick)
 
     def on_lapse(self) -> None:
-        """The lease has ended: running code dies, what has not started goes back, results stay."""
+        """End the running tasks and recall the others, if the lease has ended. Results stay in the store."""
         if self._lapsed or now() <= self._deadline:
             return
         self._lapsed = self.dispatcher.paused = True
         self.link.disconnect()
-        self.outcomes.lapse()
+        self.completion.lapse()
 
-    def _on_adopted(self, left: list[tuple[dict[str, Any], Sequence[frames.Buffer]]]) -> None:
-        """Another controller goes on where the one before was lost: tell it what is here, and what that one missed."""
+    def _on_takeover(self, unconfirmed: list[tuple[dict[str, Any], Sequence[frames.Buffer]]]) -> None:
+        """Tell a controller that took over what the agent holds, and send again what its predecessor had not confirmed.
+
+        Args:
+            unconfirmed: Headers and payloads of the messages that the earlier controller had not confirmed.
+        """
         self.transfers.close()
         self._refused.clear()
-        left = [(fields, payload) for fields, payload in left if fields["m"] in _TOLD_AGAIN]
-        tickets = dict.fromkeys([*self.backlog.tasks, *self.answers.waiting()])
-        for fields, _ in left:
-            if fields["m"] in ("done", "failed", "returned"):
-                said = fields["ticket"]
-                tickets.update(dict.fromkeys(said if isinstance(said, list) else [said]))
+        decoded = [(codec.decode(messages.TO_CONTROLLER, header)[1], payload) for header, payload in unconfirmed]
+        again = [(message, payload) for message, payload in decoded if isinstance(message, _SENT_AGAIN)]
+        attempt_ids = dict.fromkeys([*self.queue.tasks, *self.sender.waiting()])
+        for message, _ in again:
+            if isinstance(message, messages.Failed):
+                attempt_ids[message.attempt_id] = None
+            elif isinstance(message, (messages.Finished, messages.Recalled)):
+                attempt_ids.update(dict.fromkeys(message.attempt_ids))
         keys = self.store.keys
-        objects = [key for key in keys if key >= _FIRST_KEY]
-        numbers = [*self.functions, *self.backlog.classes, *(key for key in keys if key < _FIRST_KEY)]
-        self.link.send(
-            {
-                "m": "found",
-                "ticket": list(tickets),
-                "key": objects,
-                "size": [self.store.size(key) for key in objects],
-                # What the other controller numbers from 1 is numbered from here on.
-                "shift": max(numbers, default=0),
-            }
-        )
-        for fields, payload in left:
-            self.link.send(fields, payload)
+        objects = [key for key in keys if key >= FIRST_KEY]
+        numbers = [*self.functions, *self.queue.classes, *(key for key in keys if key < FIRST_KEY)]
+        sizes = [self.store.size(key) for key in objects]
+        self.link.send(messages.Holdings(list(attempt_ids), objects, sizes, max(numbers, default=0)))
+        for message, payload in again:
+            self.link.send(message, payload)
 
     def _break_down(self) -> None:
-        """Something happened that must not: end, so that the controller turns to other hosts."""
+        """End the agent after an internal error, so that the controller turns to other hosts."""
         traceback.print_exc()
         self.stopped.set()
 
@@ -200,8 +194,8 @@ class Agent:
         self.stopped.set()
 
     def on_orphaned(self) -> None:
-        """The supervisor was killed: nobody else cleans up now."""
-        processes.kill_trees([hand.pid for hand in self.crew.hands.values() if hand.pid])
+        """Clean up in place of the supervisor, which was killed, and end."""
+        processes.kill_trees([worker.pid for worker in self.pool.workers.values() if worker.pid])
         orphans.kill_processes([self._folder])
         self._groups.remove()
         for folder in (self._folder, self._memory_folder):
@@ -211,110 +205,102 @@ class Agent:
 
     # ---- the controller's messages -------------------------------------------------------------------------
 
-    def _on_message(self, message: frames.Message) -> None:
+    def _on_message(self, frame: frames.Message) -> None:
         try:
-            handler = _HANDLERS[message.fields["m"]]
-            handler(self, message.fields, memoryview(message.payload))
+            name, message = codec.decode(messages.TO_AGENT, frame.fields)
+            _HANDLERS[name](self, message, memoryview(frame.payload))  # type: ignore[literal-required]
         except Exception:
-            # It will not be sent again, and what it asked for would be waited for in vain.
+            # The controller does not send the message again, so it would wait in vain for what the message asked for.
             self._break_down()
 
-    def _functions(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        position = 0
-        for number, size in zip(fields["fn"], fields["len"]):
-            self.functions[number] = bytes(payload[position : position + size])
-            position += size
+    def _functions(self, message: messages.Functions, payload: memoryview) -> None:
+        for number, blob in zip(message.numbers, codec.parts(payload, message.sizes)):
+            self.functions[number] = bytes(blob)
 
-    def _classes(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        for entry in fields["classes"]:
-            self.backlog.classes[entry["class"]] = TaskClassQueue(entry)
+    def _new_task_class(self, message: messages.NewTaskClass, payload: memoryview) -> None:
+        self.queue.classes[message.number] = TaskClassQueue(message)
 
-    def _objects(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        position = 0
-        for key, size in zip(fields["key"], fields["len"]):
+    def _objects(self, message: messages.Objects, payload: memoryview) -> None:
+        for key, data in zip(message.keys, codec.parts(payload, message.sizes)):
             try:
-                self.store.put(key, payload[position : position + size])
-                self.backlog.arrived(key)
+                self.store.put(key, data)
+                self.queue.arrived(key)
             except StoreFullError as error:
                 self._on_refused(key, error)
-            position += size
         self.dispatcher.schedule()
-        self._watch_store()
+        self._update_spilling()
 
-    def _tasks(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        count = len(fields["ticket"])
-        names = ("fn", "class", "len", "inputs", "out", "keep", "id", "attempt", "variant")
-        columns = [_column(fields, name, count) for name in names]
-        classes, add = self.backlog.classes, self.backlog.add
-        data = bytes(payload)
-        position = 0
-        for ticket, fn, cls, size, inputs, out, keep, id_, attempt, variant in zip(fields["ticket"], *columns):
-            end = position + size
-            add(QueuedTask(ticket, fn, classes[cls], data[position:end], inputs, out, keep, id_, attempt, variant))
-            position = end
-        for key in self._refused.keys() & self.backlog.waiting.keys():
-            self.outcomes.starve(key, self._refused[key])
+    def _tasks(self, message: messages.Tasks, payload: memoryview) -> None:
+        classes, add = self.queue.classes, self.queue.add
+        ids, functions, class_numbers, sizes, *columns = message
+        calls = codec.parts(payload, sizes)
+        for attempt_id, fn, cls, call, inputs, out, keep, id_, attempt, variant in zip(
+            ids, functions, class_numbers, calls, *columns
+        ):
+            add(QueuedTask(attempt_id, fn, classes[cls], bytes(call), inputs, out, keep, id_, attempt, variant))
+        for key in self._refused.keys() & self.queue.waiting.keys():
+            self.completion.starve(key, self._refused[key])
         if self._lapsed:
-            self.outcomes.lapse()
+            self.completion.lapse()
         self.dispatcher.schedule()
 
-    def _stream(self, fields: dict[str, Any], payload: memoryview) -> None:
-        self.transfers.announce(fields)
+    def _stream_object(self, message: messages.StreamObject, payload: memoryview) -> None:
+        self.transfers.announce(message)
 
-    def _fetch(self, fields: dict[str, Any], payload: memoryview) -> None:
-        self.transfers.fetch(fields)
+    def _stop_stream(self, message: messages.StopStream, payload: memoryview) -> None:
+        self.transfers.stop(message.stream)
 
-    def _stop_stream(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        self.transfers.stop(fields["stream"])
+    def _fetch(self, message: messages.Fetch, payload: memoryview) -> None:
+        self.transfers.fetch(message.key)
 
-    def _drop(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        self.transfers.drop(fields["key"])
-        for key in fields["key"]:
+    def _drop(self, message: messages.Drop, payload: memoryview) -> None:
+        self.transfers.drop(message.keys)
+        for key in message.keys:
             self.store.drop(key)
             self._refused.pop(key, None)
-        self.dispatcher.suspects.difference_update(fields["key"])
-        self._watch_store()
+        self.dispatcher.distrusted.difference_update(message.keys)
+        self._update_spilling()
 
-    def _distrust(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        self.dispatcher.distrust((key for key in fields["key"] if key not in self.store), fields["types"])
+    def _distrust(self, message: messages.Distrust, payload: memoryview) -> None:
+        self.dispatcher.distrust((key for key in message.keys if key not in self.store), message.types)
 
-    def _cancel(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        self.outcomes.cancel(fields["ticket"], fields.get("grace_s", 5.0))
+    def _cancel(self, message: messages.Cancel, payload: memoryview) -> None:
+        self.completion.cancel(message.attempt_ids, message.grace_s)
 
-    def _take_back(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        self.outcomes.take_back(fields["ticket"])
+    def _recall(self, message: messages.Recall, payload: memoryview) -> None:
+        self.completion.recall(message.attempt_ids)
 
-    def _limits(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        self.ledger.resize(fields["amounts"], fields.get("devices", ()))
+    def _limits(self, message: messages.Limits, payload: memoryview) -> None:
+        self.ledger.resize(message.amounts, message.devices)
         self.dispatcher.schedule()
 
-    def _run(self, fields: Mapping[str, Any], payload: memoryview) -> None:
-        host_commands.start(fields["id"], fields["argv"], fields.get("timeout_s", 10.0), self.link)
+    def _run_program(self, message: messages.RunProgram, payload: memoryview) -> None:
+        programs.start(message, self.link)
 
-    def _stop(self, fields: Mapping[str, Any], payload: memoryview) -> None:
+    def _stop(self, message: messages.Stop, payload: memoryview) -> None:
         self.stopped.set()
 
-    # ---- what workers say ----------------------------------------------------------------------------------
+    # ---- as the worker pool's listener ---------------------------------------------------------------------
 
-    def on_report(self, hand: WorkerHandle, message: frames.Message) -> None:
-        """See `crew.Listener`."""
-        self.outcomes.take_in(hand, message)
-        self._watch_store()
+    def on_report(self, worker: WorkerHandle, frame: frames.Message) -> None:
+        """See `PoolListener`."""
+        self.completion.take_in(worker, frame)
+        self._update_spilling()
 
-    def on_output(self, hand: WorkerHandle, fd: int, number: int, data: bytes) -> None:
-        """See `crew.Listener`."""
-        task = hand.queued.get(number)
-        if task is None and hand.queued:
-            # Before its first task a worker speaks for whichever that will be.
-            task = next(iter(hand.queued.values()))
+    def on_output(self, worker: WorkerHandle, fd: int, number: int, data: bytes) -> None:
+        """See `PoolListener`."""
+        task = worker.queued.get(number)
+        if task is None and worker.queued:
+            # The worker has not started a task yet: the output belongs to the first one, for which it is warming up.
+            task = next(iter(worker.queued.values()))
         if task is not None:
-            self.logs.add(task.ticket, fd, data)
+            self.logs.add(task.attempt_id, fd, data)
             self._flush_logs_soon()
 
-    def on_gone(self, hand: WorkerHandle, report: Mapping[str, Any]) -> None:
-        """See `crew.Listener`."""
-        self.store.clean_up_after(hand.suffix)
-        self.outcomes.bury(hand, report)
+    def on_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
+        """See `PoolListener`."""
+        self.store.clean_up_after(worker.suffix)
+        self.completion.bury(worker, report)
 
     def _flush_logs_soon(self) -> None:
         if not self._flushing_logs:
@@ -324,63 +310,55 @@ class Agent:
     def _flush_logs(self) -> None:
         self._flushing_logs = False
         self.logs.flush(now())
-        self.answers.emit_loud()
+        self.sender.emit_loud()
         if self.logs.waiting:
             self._flush_logs_soon()
 
-    def _send_log(self, ticket: int, fd: int, dropped: int, data: bytes) -> None:
-        self.link.send_calmly({"m": "log", "ticket": ticket, "fd": fd, "dropped": dropped}, [data])
+    def _send_log(self, attempt_id: int, fd: int, dropped: int, data: bytes) -> None:
+        self.link.send_calmly(messages.Log(attempt_id, fd, dropped), [data])
 
     # ---- objects -------------------------------------------------------------------------------------------
 
     def _on_stored(self, key: int) -> None:
-        self.link.send({"m": "stored", "key": [key], "size": [self.store.size(key)]})
-        if self.backlog.arrived(key):
+        self.link.send(messages.Stored([key], [self.store.size(key)]))
+        if self.queue.arrived(key):
             self.dispatcher.schedule()
-        self._watch_store()
+        self._update_spilling()
 
     def _on_refused(self, key: int, error: StoreFullError) -> None:
-        """An object found no room: whatever waits for it, now or later, fails with that."""
+        """Fail the tasks that wait for an object for which the store has no room, now and later."""
         self._refused[key] = error
-        self.outcomes.starve(key, error)
+        self.completion.starve(key, error)
 
-    def _watch_store(self) -> None:
-        """Tell workers where large results go from here on."""
+    def _update_spilling(self) -> None:
+        """Tell workers which folder of the store large results go to from now on."""
         spilling = self.store.spilling
-        if spilling != self.crew.spill:
-            self.crew.spill = spilling
-            for hand in self.crew.hands.values():
-                hand.page[shared_page.SPILL] = int(spilling)
-
-
-def _column(fields: Mapping[str, Any], name: str, count: int) -> list[Any]:
-    """A column: a list, or one value for all. Of columns whose values are lists, an empty one is for all too."""
-    value = fields[name]
-    if not isinstance(value, list) or (not value and count):
-        return [value] * count
-    return value
+        if spilling != self.pool.spill:
+            self.pool.spill = spilling
+            for worker in self.pool.workers.values():
+                worker.page[shared_page.SPILL] = int(spilling)
 
 
 def _amounts(probed: Mapping[str, Any]) -> Any:
-    """What a ledger starts with, until the controller says what counts."""
+    """Return the ledger's first amounts and devices; the controller's first `Limits` replaces them."""
     amounts = {name: int(probed[name]) * PARTS for name in ("cpu", "memory", "disk") if name in probed}
     return amounts, [probed.get("gpu_memory", 0) * PARTS] * probed.get("gpu", 0)
 
 
-_HANDLERS: dict[Any, Any] = {
+_HANDLERS: messages.ToAgent = {
     "functions": Agent._functions,
-    "classes": Agent._classes,
+    "new_task_class": Agent._new_task_class,
     "objects": Agent._objects,
     "tasks": Agent._tasks,
-    "stream": Agent._stream,
+    "stream_object": Agent._stream_object,
     "stop_stream": Agent._stop_stream,
     "fetch": Agent._fetch,
     "drop": Agent._drop,
     "distrust": Agent._distrust,
     "cancel": Agent._cancel,
-    "take_back": Agent._take_back,
+    "recall": Agent._recall,
     "limits": Agent._limits,
-    "run": Agent._run,
+    "run_program": Agent._run_program,
     "stop": Agent._stop,
 }
 
@@ -407,13 +385,13 @@ async def _serve(
     }
     os.write(report_fd, json.dumps(hello).encode() + b"\n")
     os.close(report_fd)
-    agent.crew.prepare(min(agent.probed["cpu"], _BLANK_WORKERS))
+    agent.pool.prepare(min(agent.probed["cpu"], _BLANK_WORKERS))
     await agent.stopped.wait()
-    # Who asked for this knows then that the line carried it, and waits for its end.
+    # The acknowledgement tells the controller that its message arrived; then it waits for the connection's end.
     agent.link.session.acknowledge()
     agent.link.flush()
-    # The connection closes when the supervisor ends: then nothing of this host's processes is left.
-    agent.crew.hand_over(agent.link.close())
+    # The connection closes when the supervisor ends: by then no process of this agent is left on the host.
+    agent.pool.shut_down(agent.link.close())
 
 
 def run(
@@ -426,7 +404,7 @@ def run(
     supervisor: socket.socket,
     lease: Lease,
 ) -> None:
-    """Be the agent until it is told to stop, or the lingering ends; the supervisor ends what is left."""
+    """Run the agent until the controller stops it or the lingering ends. The supervisor then ends what is left."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         # Three descriptors a worker.

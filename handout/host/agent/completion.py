@@ -1,7 +1,6 @@
-"""How tasks end on this host: by themselves, by being called back, or with the worker that they ran on.
+"""How tasks end on this host: by themselves, by cancellation or recall, or with the worker that they ran on.
 
-Every task that was taken in leaves through exactly one of three ways: its result is answered, ``_fail``,
-``_return``.
+Every task of the queue leaves it in exactly one of three ways: its result is sent, `_fail`, or `_give_back`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -21,17 +20,18 @@ from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import cgroups, shared_page
 from handout.host.system.clock import now_ns
 from handout.host.system.oom_kills import OomKills, kills_in
-from handout.protocol import frames
+from handout.protocol import codec, frames, messages
 from handout.protocol.ledger import PARTS
 
-#: A worker writes down where it is before it is killed for its time.
+#: Seconds that a worker gets to write down its stack before it is killed for a limit.
 _SAMPLE_S = 0.05
-#: A worker that lacks the inputs that it was sent is asked again so often.
+#: A task whose worker lacked its inputs is queued again, at most this many times.
 _MAX_MISSES = 3
+#: After this many refused forks in a row, with no worker left, tasks fail.
 _MAX_SPAWN_FAILURES = 50
-#: A process that has been sent SIGKILL is not waited for longer than this.
+#: Seconds after SIGKILL when the agent stops waiting for a worker's end.
 _UNKILLABLE_S = 5.0
-#: Kinds of failure that are decided here, with what is said of them.
+#: The kinds of failure that the agent itself decides, with their messages.
 _REASONS = {
     "cancelled": "the task was cancelled",
     "timeout": "the task ran over its time and was killed",
@@ -41,133 +41,146 @@ _REASONS = {
 
 
 class Completion:
-    """Takes in what workers say, and tells the controller."""
+    """Handles the reports of workers, and decides how each task ends.
+
+    Args:
+        sender: Tells the controller.
+        queue: The tasks.
+        store: Takes the objects of results.
+        dispatcher: Starts the tasks that can start now.
+        pool: The workers.
+        oom_kills: Tells whether the kernel killed a process for lack of memory.
+    """
 
     def __init__(
         self,
-        answers: ResultSender,
-        backlog: TaskQueue,
+        sender: ResultSender,
+        queue: TaskQueue,
         store: ObjectStore,
         dispatcher: Dispatcher,
-        crew: WorkerPool,
+        pool: WorkerPool,
         oom_kills: OomKills,
     ) -> None:
-        self._answers = answers
-        self._backlog = backlog
+        self._sender = sender
+        self._queue = queue
         self._store = store
         self._dispatcher = dispatcher
-        self._crew = crew
+        self._pool = pool
         self._loop = asyncio.get_running_loop()
         self.oom_kills = oom_kills
-        #: What is ended for its time gets this long between SIGTERM and SIGKILL.
+        #: Seconds between SIGTERM and SIGKILL for a task that exceeds its timeout.
         self.kill_after_s = 5.0
         self._spawn_failures = 0
+        self._handlers: messages.FromWorker = {
+            "batch_report": self._take_batch,
+            "task_failure": self._take_failure,
+        }
 
     # ---- the three ways out --------------------------------------------------------------------------------
 
-    def _return(self, task: QueuedTask) -> None:
+    def _give_back(self, task: QueuedTask) -> None:
+        """Give a task that did not start back to the controller."""
         if task.state == ENDED:
             return
-        self._backlog.end(task)
-        self._answers.returned(task.ticket)
+        self._queue.end(task)
+        self._sender.recalled(task.attempt_id)
 
-    def _fail(self, task: QueuedTask, kind: str, payload: Sequence[frames.Buffer] = (), **fields: Any) -> None:
+    def _fail(self, task: QueuedTask, kind: str, payload: Sequence[frames.Buffer] = (), **facts: Any) -> None:
+        """End a task with a failure; ``facts`` are fields of `Failed`."""
         if task.state == ENDED:
-            # It followed one that failed a moment ago.
+            # It was given back a moment ago, with the task that it follows.
             return
-        followers = self._backlog.followers(task)
-        self._backlog.end(task)
-        report = {
-            "kind": kind,
-            "type": "",
-            "message": _REASONS.get(kind, ""),
-            "text": "",
-            "exit": None,
-            "signal": None,
-            "maxrss": None,
-            "elapsed_s": (now_ns() - task.started) / 1e9 if task.started else 0.0,
-            **fields,
-        }
+        followers = self._queue.followers(task)
+        self._queue.end(task)
+        facts["message"] = facts.get("message") or _REASONS.get(kind, "")
+        facts.setdefault("elapsed_s", (now_ns() - task.started) / 1e9 if task.started else 0.0)
         if kind == "timeout":
-            report["limit_s"] = task.cls.timeout_s
+            facts["limit_s"] = task.cls.timeout_s
         elif kind == "memory":
-            limit = task.cls.memory_limit or 0
-            # Where the kernel stopped it, it had that much, and wanted more.
-            at = cgroups.kernel_limit(limit) if task.hand.killed_at_limit else 0
-            report["limit"], report["peak"] = limit, max(task.peak, at)
-            report["maxrss"] = max(report["maxrss"] or 0, report["peak"])
-        self._answers.failed(task.ticket, report, payload)
+            facts.update(self._memory_facts(task, facts.get("maxrss") or 0))
+        self._sender.failed(messages.Failed(task.attempt_id, kind, **facts), payload)
         for follower in followers:
             self._doom(follower)
 
+    def _memory_facts(self, task: QueuedTask, maxrss: int) -> dict[str, int]:
+        limit = task.cls.memory_limit or 0
+        # A process that the kernel stopped at its limit had that much memory, and wanted more.
+        at_least = cgroups.kernel_limit(limit) if task.worker.killed_at_limit else 0
+        peak = max(task.peak, at_least)
+        return {"limit": limit, "peak": peak, "maxrss": max(maxrss, peak)}
+
     def _doom(self, task: QueuedTask) -> None:
-        """What a task follows has failed here: the controller decides anew."""
+        """Give a task back to the controller, because a task whose result it needs has failed here."""
         if task.state == QUEUED:
             task.doomed = True
         elif task.state != ENDED:
-            self._return(task)
+            self._give_back(task)
 
-    # ---- what workers say ----------------------------------------------------------------------------------
+    # ---- reports of workers --------------------------------------------------------------------------------
 
-    def take_in(self, hand: WorkerHandle, message: frames.Message) -> None:
-        """A worker's report."""
-        fields = message.fields
-        payload = memoryview(message.payload)
-        if fields["m"] == "failed":
-            self._take_failure(hand, fields, payload)
-        else:
-            self._take_results(hand, fields, payload)
-            back = [hand.queued.pop(number, None) for number in fields.get("skipped", ())]
-            self._let_go(hand, back)
-            self._miss(hand, [hand.queued.pop(number, None) for number in fields.get("missing", ())])
-        if fields.get("bye"):
-            hand.leaving = hand.leaving_well = True
-        if not hand.queued:
-            self._dispatcher.release(hand)
+    def take_in(self, worker: WorkerHandle, frame: frames.Message) -> None:
+        """Handle a worker's message.
+
+        Raises:
+            ProtocolError: It is not a message of a worker. Other exceptions mean the same: see `WorkerPool`.
+        """
+        name, message = codec.decode(messages.FROM_WORKER, frame.fields)
+        self._handlers[name](worker, message, memoryview(frame.payload))  # type: ignore[literal-required]
+        if not worker.queued:
+            self._dispatcher.release(worker)
         self._dispatcher.schedule()
 
-    def _take_results(self, hand: WorkerHandle, fields: dict[str, Any], payload: memoryview) -> None:
+    def _take_batch(self, worker: WorkerHandle, report: messages.BatchReport, payload: memoryview) -> None:
+        self._take_results(worker, report, payload)
+        self._put_back(worker, [worker.queued.pop(number, None) for number in report.skipped])
+        self._miss(worker, [worker.queued.pop(number, None) for number in report.lacking])
+        if report.leaving:
+            worker.leaving = worker.leaving_well = True
+
+    def _take_results(self, worker: WorkerHandle, report: messages.BatchReport, payload: memoryview) -> None:
         position = 0
-        durations, backlog = self._dispatcher.durations, self._backlog
-        # Where nothing is said of it, all results ride along.
-        inlines, wheres = fields.get("inline", fields["size"]), fields.get("where", repeat(()))
-        for number, us, sizes, inline, where in zip(fields["s"], fields["us"], fields["size"], inlines, wheres):
+        durations, queue = self._dispatcher.durations, self._queue
+        inline_sizes = report.sizes if report.inline_sizes is None else report.inline_sizes
+        all_folders = repeat(()) if report.folders is None else report.folders
+        for number, us, sizes, inline, folders in zip(
+            report.numbers, report.elapsed_us, report.sizes, inline_sizes, all_folders
+        ):
             end = position + sum([size for size in inline if size > 0])
             data, position = payload[position:end], end
-            task = hand.queued.pop(number, None)
+            task = worker.queued.pop(number, None)
             if task is None:
                 continue
-            self._dispatcher.forget(hand, task)
+            self._dispatcher.forget(worker, task)
             if task.fate == "timeout":
-                # It swallowed its cancellation.
+                # The task suppressed its cancellation.
                 self._fail(task, "timeout")
                 continue
             durations.add(task.fn, us)
-            if not self._keep(hand, task, sizes, inline, where, data):
+            if not self._keep(worker, task, sizes, inline, folders, data):
                 continue
-            backlog.end(task)
+            queue.end(task)
             for key in task.out:
-                if key in backlog.waiting:
-                    backlog.arrived(key)
-            self._answers.done(task.ticket, us, sizes, inline, data)
+                if key in queue.waiting:
+                    queue.arrived(key)
+            self._sender.done(task.attempt_id, us, sizes, inline, data)
 
     def _keep(
         self,
-        hand: WorkerHandle,
+        worker: WorkerHandle,
         task: QueuedTask,
         sizes: Sequence[int],
         inline: Sequence[int],
-        where: Sequence[int],
+        folders: Sequence[int],
         data: memoryview,
     ) -> bool:
-        """Put a task's objects into the store; False where the task failed for want of room."""
+        """Put a task's objects into the store; return False if the task failed, for lack of room or of a file."""
         position = 0
-        waiting = self._backlog.waiting
+        waiting = self._queue.waiting
         for index, (key, size, inlined) in enumerate(zip(task.out, sizes, inline)):
             if key == -1:
                 continue
             if inlined < 0:
-                if not self._store.adopt(key, size, where[index], hand.suffix):
+                if not self._store.take_file(key, size, folders[index], worker.suffix):
                     self._fail(task, "host", message="a result's file vanished from the store")
                     return False
                 continue
@@ -180,217 +193,227 @@ class Completion:
             position += inlined
         return True
 
-    def _take_failure(self, hand: WorkerHandle, fields: dict[str, Any], payload: memoryview) -> None:
-        task = hand.queued.pop(fields["s"], None)
+    def _take_failure(self, worker: WorkerHandle, failure: messages.TaskFailure, payload: memoryview) -> None:
+        task = worker.queued.pop(failure.number, None)
         if task is None:
             return
-        self._dispatcher.forget(hand, task)
-        kind = fields["kind"]
+        self._dispatcher.forget(worker, task)
+        kind = failure.kind
         if task.fate in _REASONS and kind in ("cancelled", "raised"):
             kind = task.fate
-        said = {k: v for k, v in fields.items() if k not in ("m", "s", "us", "kind")}
-        said["elapsed_s"] = fields["us"] / 1e6
-        self._fail(task, kind, [payload] if len(payload) else [], **said)
+        facts = failure._asdict()
+        for name in ("number", "elapsed_us", "kind"):
+            del facts[name]
+        self._fail(task, kind, [payload] if len(payload) else [], elapsed_s=failure.elapsed_us / 1e6, **facts)
 
-    def _let_go(self, hand: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
-        """A worker gave tasks back unstarted."""
-        back: list[QueuedTask] = []
+    def _put_back(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
+        """Take back tasks that a worker did not start."""
+        unharmed: list[QueuedTask] = []
         for task in tasks:
             if task is None:
                 continue
-            self._dispatcher.forget(hand, task)
-            if task.fate == "returned":
-                self._return(task)
+            self._dispatcher.forget(worker, task)
+            if task.fate == "recalled":
+                self._give_back(task)
             elif task.fate is not None:
                 self._fail(task, task.fate)
             else:
-                back.append(task)
-        for task in self._backlog.put_back(back):
-            self._return(task)
+                unharmed.append(task)
+        for task in self._queue.put_back(unharmed):
+            self._give_back(task)
 
-    def _miss(self, hand: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
-        """A worker lacked inputs: what it was to make itself came to nothing, or it forgot it."""
+    def _miss(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
+        """Take back tasks whose inputs a worker lacked: the task that makes them failed, or the worker dropped them."""
         for task in tasks:
             if task is None:
                 continue
             task.misses += 1
             if task.misses > _MAX_MISSES and not task.missing and not task.doomed:
-                self._dispatcher.forget(hand, task)
+                self._dispatcher.forget(worker, task)
                 self._fail(task, "input", message="an input could not be read from the store")
             else:
-                self._let_go(hand, [task])
+                self._put_back(worker, [task])
 
     def starve(self, key: int, error: StoreFullError) -> None:
-        """An object will not come: there is no room for it, and what waits for it is not called."""
-        said: dict[str, Any] = {"message": str(error), "path": error.path, "need": error.need, "free": error.free}
-        for task in list(self._backlog.waiting.get(key, {}).values()):
+        """Fail the tasks that wait for an object for which the store has no room. Their functions are not called."""
+        facts: dict[str, Any] = {"message": str(error), "path": error.path, "need": error.need, "free": error.free}
+        for task in list(self._queue.waiting.get(key, {}).values()):
             if task.state != ENDED:
-                self._fail(task, "disk", **said, argument=True)
+                self._fail(task, "disk", **facts, argument=True)
 
-    # ---- calling back --------------------------------------------------------------------------------------
+    # ---- cancellation and recall ---------------------------------------------------------------------------
 
-    def cancel(self, tickets: Sequence[int], grace_s: float) -> None:
-        """End tasks: what has not started does not, what runs is killed."""
-        for task in self._call_back(tickets, "cancelled"):
+    def cancel(self, attempt_ids: Sequence[int], grace_s: float) -> None:
+        """Fail attempts with ``cancelled``; those that run are ended first, within the grace."""
+        for task in self._mark(attempt_ids, "cancelled"):
             self._fail(task, "cancelled")
         self._dispatcher.grace_s = grace_s
         self._dispatcher.schedule()
 
-    def take_back(self, tickets: Sequence[int]) -> None:
-        """Give back tasks that have not started; the others run on."""
-        for task in self._call_back(tickets, "returned"):
-            self._return(task)
+    def recall(self, attempt_ids: Sequence[int]) -> None:
+        """Give attempts that have not started back to the controller; the others go on."""
+        for task in self._mark(attempt_ids, "recalled"):
+            self._give_back(task)
         self._dispatcher.schedule()
 
-    def _call_back(self, tickets: Sequence[int], fate: str) -> list[QueuedTask]:
-        """Give tasks that are on workers a fate, and revoke them; the others are the answer."""
+    def _mark(self, attempt_ids: Sequence[int], fate: str) -> list[QueuedTask]:
+        """Give attempts that are queued on workers a fate, and recall them from there.
+
+        Returns: The attempts that are on no worker.
+        """
         here: list[QueuedTask] = []
         first: dict[WorkerHandle, int] = {}
-        for ticket in tickets:
-            task = self._backlog.tasks.get(ticket)
+        for attempt_id in attempt_ids:
+            task = self._queue.tasks.get(attempt_id)
             if task is None:
                 continue
             if task.state != QUEUED:
                 here.append(task)
             elif task.fate is None or fate == "cancelled":
                 task.fate = fate
-                first[task.hand] = min(task.seq, first.get(task.hand, task.seq))
-        for hand, number in first.items():
-            self.revoke(hand, number)
+                first[task.worker] = min(task.seq, first.get(task.worker, task.seq))
+        for worker, number in first.items():
+            self.recall_from(worker, number)
         return here
 
-    def revoke(self, hand: WorkerHandle, first: int) -> None:
-        """Keep a worker from starting what is queued on it from a number on; see `page`."""
-        if hand.revoked_from is None:
-            self._loop.call_later(shared_page.SETTLE_S, self._settle, hand)
-            hand.revoked_from = first
-        if hand.page[shared_page.ANNOUNCED] < hand.page[shared_page.RECALLED_TO]:
-            # It has not come to what was revoked before: that must not start either.
-            first = min(first, hand.page[shared_page.RECALLED_FROM])
-        hand.revoked_from = min(first, hand.revoked_from)
-        hand.page[shared_page.RECALLED_TO] = hand.next_number - 1
-        hand.page[shared_page.RECALLED_FROM] = hand.revoked_from
+    def recall_from(self, worker: WorkerHandle, first: int) -> None:
+        """Keep a worker from starting those of its tasks whose numbers are at least ``first``; see `shared_page`."""
+        if worker.recalled_from is None:
+            self._loop.call_later(shared_page.SETTLE_S, self._settle, worker)
+            worker.recalled_from = first
+        if worker.page[shared_page.ANNOUNCED] < worker.page[shared_page.RECALLED_TO]:
+            # The worker has not reached the tasks of an earlier recall yet. These must not start either.
+            first = min(first, worker.page[shared_page.RECALLED_FROM])
+        worker.recalled_from = min(first, worker.recalled_from)
+        worker.page[shared_page.RECALLED_TO] = worker.next_number - 1
+        worker.page[shared_page.RECALLED_FROM] = worker.recalled_from
 
-    def _settle(self, hand: WorkerHandle) -> None:
-        """What a worker had not announced by now, it never will."""
-        first, hand.revoked_from = hand.revoked_from, None
-        if hand.gone or first is None:
+    def _settle(self, worker: WorkerHandle) -> None:
+        """Take back the recalled tasks that the worker has not announced: by now it has seen the recall."""
+        first, worker.recalled_from = worker.recalled_from, None
+        if worker.gone or first is None:
             return
-        announced, last = hand.page[shared_page.ANNOUNCED], hand.page[shared_page.RECALLED_TO]
-        numbers = [n for n in hand.queued if first <= n <= last and n > announced]
-        self._let_go(hand, [hand.queued.pop(n) for n in numbers])
-        doomed = [t for t in hand.queued.values() if t.fate == "cancelled" and not t.dying]
-        for task in hand.queued.values():
-            if task.fate == "returned":
+        announced, last = worker.page[shared_page.ANNOUNCED], worker.page[shared_page.RECALLED_TO]
+        numbers = [n for n in worker.queued if first <= n <= last and n > announced]
+        self._put_back(worker, [worker.queued.pop(n) for n in numbers])
+        doomed = [t for t in worker.queued.values() if t.fate == "cancelled" and not t.dying]
+        for task in worker.queued.values():
+            if task.fate == "recalled":
                 task.fate = None
         if doomed:
-            self._end(hand, doomed, self._dispatcher.grace_s)
-        if not hand.queued:
-            self._dispatcher.release(hand)
+            self._end(worker, doomed, self._dispatcher.grace_s)
+        if not worker.queued:
+            self._dispatcher.release(worker)
         self._dispatcher.schedule()
 
-    def _end(self, hand: WorkerHandle, tasks: Sequence[QueuedTask], grace_s: float) -> None:
-        """End tasks that run: coroutines of a shared loop one by one, anything else with its worker."""
+    def _end(self, worker: WorkerHandle, tasks: Sequence[QueuedTask], grace_s: float) -> None:
+        """End tasks that run: coroutines of a shared loop by cancellation, other tasks with their worker."""
         for task in tasks:
             task.dying = True
-            if not hand.shared:
-                task.started = hand.page[shared_page.STARTED]
-        if hand.shared:
-            self._dispatcher.cancel_coroutines(hand, tasks)
-            self._loop.call_later(grace_s, self._end_stubborn, hand, list(tasks))
-        elif not hand.killed:
-            # What is queued behind goes elsewhere.
-            self.revoke(hand, hand.page[shared_page.ANNOUNCED] + 1)
-            self._kill(hand, grace_s)
+            if not worker.shared:
+                task.started = worker.page[shared_page.STARTED]
+        if worker.shared:
+            self._dispatcher.cancel_coroutines(worker, tasks)
+            self._loop.call_later(grace_s, self._end_stubborn, worker, list(tasks))
+        elif not worker.killed:
+            # The tasks queued behind start on another worker.
+            self.recall_from(worker, worker.page[shared_page.ANNOUNCED] + 1)
+            self._kill(worker, grace_s)
 
-    def _end_stubborn(self, hand: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
-        """Coroutines that did not end when they were cancelled end with their worker; siblings start anew."""
-        if any(hand.queued.get(task.seq) is task for task in tasks) and not hand.gone:
-            self._kill(hand, 0.0)
+    def _end_stubborn(self, worker: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
+        """Kill the worker of coroutines that did not end when they were cancelled. Its other tasks start anew."""
+        if any(worker.queued.get(task.seq) is task for task in tasks) and not worker.gone:
+            self._kill(worker, 0.0)
 
-    def _kill(self, hand: WorkerHandle, grace_s: float) -> None:
-        hand.killed = True
-        self._crew.kill(hand, grace_s)
-        self._loop.call_later(grace_s + _UNKILLABLE_S, self._give_up, hand)
+    def _kill(self, worker: WorkerHandle, grace_s: float) -> None:
+        worker.killed = True
+        self._pool.kill(worker, grace_s)
+        self._loop.call_later(grace_s + _UNKILLABLE_S, self._give_up, worker)
 
-    def _give_up(self, hand: WorkerHandle) -> None:
-        """A worker cannot be killed, by what the system does for it: its tasks end, its claim stays."""
-        tasks, hand.queued = list(hand.queued.values()), {}
-        self._let_go(hand, tasks)
+    def _give_up(self, worker: WorkerHandle) -> None:
+        """Take back the tasks of a worker that the system does not end, in spite of SIGKILL. Its claim stays."""
+        tasks, worker.queued = list(worker.queued.values()), {}
+        self._put_back(worker, tasks)
         self._dispatcher.schedule()
 
-    def end_running(self, hand: WorkerHandle, task: QueuedTask, kind: str) -> None:
-        """Kill a task that is over its limits, with its worker."""
-        if task.fate is not None and task.fate != "returned":
+    def end_running(self, worker: WorkerHandle, task: QueuedTask, kind: str) -> None:
+        """End a task that exceeds a limit, with its worker; ``kind`` is that of its failure."""
+        if task.fate is not None and task.fate != "recalled":
             return
         task.fate = kind
-        if hand.shared:
-            self._end(hand, [task], self.kill_after_s)
+        if worker.shared:
+            self._end(worker, [task], self.kill_after_s)
             return
-        task.started = hand.page[shared_page.STARTED]
-        task.dying = hand.leaving = True
-        self.revoke(hand, task.seq + 1)
-        self._crew.signal(hand, shared_page.SAMPLE_SIGNAL)
-        # Who takes too much memory gets no time to take more.
-        self._loop.call_later(_SAMPLE_S, self._kill, hand, 0.0 if kind == "memory" else self.kill_after_s)
+        task.started = worker.page[shared_page.STARTED]
+        task.dying = worker.leaving = True
+        self.recall_from(worker, task.seq + 1)
+        self._pool.signal(worker, shared_page.SAMPLE_SIGNAL)
+        # A task that exceeds its memory limit is killed with SIGKILL at once: a grace would let it take more.
+        self._loop.call_later(_SAMPLE_S, self._kill, worker, 0.0 if kind == "memory" else self.kill_after_s)
 
     def lapse(self) -> None:
-        """The lease has ended: nothing stays that is not finished."""
-        for task in list(self._backlog.tasks.values()):
+        """End all tasks because the lease has ended: those that run fail, the others go back to the controller."""
+        for task in list(self._queue.tasks.values()):
             if task.state == QUEUED:
                 task.fate = task.fate or "host"
             elif task.state != ENDED:
-                self._return(task)
-        for hand in self._crew.hands.values():
-            if hand.queued:
-                running = hand.running
-                if running is not None and not hand.shared:
-                    running.started = hand.page[shared_page.STARTED]
-                self.revoke(hand, 0)
-                self._kill(hand, 0.0)
+                self._give_back(task)
+        for worker in self._pool.workers.values():
+            if worker.queued:
+                running = worker.running
+                if running is not None and not worker.shared:
+                    running.started = worker.page[shared_page.STARTED]
+                self.recall_from(worker, 0)
+                self._kill(worker, 0.0)
 
-    def bury(self, hand: WorkerHandle, report: Mapping[str, Any]) -> None:
-        """A worker is gone: whose fault it was, and what happens to the others that were queued on it."""
-        queued = list(hand.queued.values())
-        if "error" in report:
-            self._dispatcher.hold()
-            self._spawn_failures += 1
-            if self._spawn_failures > _MAX_SPAWN_FAILURES and len(self._crew.hands) == 0:
-                for task in queued:
-                    task.fate = task.fate or "host"
+    def bury(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
+        """Decide how the tasks of a worker that has ended go on, and which of them ended it."""
+        queued = list(worker.queued.values())
+        if report.error:
+            self._count_spawn_failure(queued)
         else:
             self._spawn_failures = 0
-        if report.get("lapsed"):
-            # The lease ended, and began anew before this side had looked: the supervisor was right, and no task did it.
-            hand.killed = True
+        if report.lapsed:
+            # The lease ended and was renewed before the agent noticed. The supervisor was right; no task did it.
+            worker.killed = True
             for task in queued:
                 task.fate = task.fate or "host"
         culprit: QueuedTask | None = None
-        if queued and not hand.killed and not hand.leaving_well and "error" not in report:
-            culprit = self._culprit(hand, queued)
-        hand.queued.clear()
+        if queued and not worker.killed and not worker.leaving_well and not report.error:
+            culprit = self._culprit(worker, queued)
+        worker.queued.clear()
         if culprit is not None and culprit.fate is None:
             queued.remove(culprit)
-            self._dispatcher.forget(hand, culprit)
-            if not hand.shared:
-                culprit.started = hand.page[shared_page.STARTED]
-            if hand.killed_at_limit:
-                self.oom_kills.reset()
-                self._fail(culprit, "memory", maxrss=report.get("rss"))
-            else:
-                declared = culprit.cls.need.get("memory", 0) // PARTS
-                self._fail(culprit, "died", declared=declared, **self._cause_of_death(hand, report))
+            self._dispatcher.forget(worker, culprit)
+            self._fail_culprit(worker, culprit, report)
         for task in queued:
             task.dying = False
-            self._let_go(hand, [task])
-        self._dispatcher.release(hand)
+            self._put_back(worker, [task])
+        self._dispatcher.release(worker)
         self._dispatcher.schedule()
 
-    def _culprit(self, hand: WorkerHandle, queued: Sequence[QueuedTask]) -> QueuedTask | None:
-        """Whose death it was; None where several could have caused it: these run alone from here on."""
-        announced = hand.page[shared_page.ANNOUNCED]
-        if not hand.shared:
-            return hand.queued.get(announced, queued[0])
+    def _count_spawn_failure(self, queued: Sequence[QueuedTask]) -> None:
+        self._dispatcher.hold()
+        self._spawn_failures += 1
+        if self._spawn_failures > _MAX_SPAWN_FAILURES and len(self._pool.workers) == 0:
+            for task in queued:
+                task.fate = task.fate or "host"
+
+    def _fail_culprit(self, worker: WorkerHandle, culprit: QueuedTask, report: messages.WorkerGone) -> None:
+        if not worker.shared:
+            culprit.started = worker.page[shared_page.STARTED]
+        if worker.killed_at_limit:
+            self.oom_kills.reset()
+            self._fail(culprit, "memory", maxrss=report.rss)
+        else:
+            declared = culprit.cls.need.get("memory", 0) // PARTS
+            self._fail(culprit, "died", declared=declared, **self._cause_of_death(worker, report))
+
+    def _culprit(self, worker: WorkerHandle, queued: Sequence[QueuedTask]) -> QueuedTask | None:
+        """Return the task that ended the worker; None where several could have: these run alone from now on."""
+        announced = worker.page[shared_page.ANNOUNCED]
+        if not worker.shared:
+            return worker.queued.get(announced, queued[0])
         suspects = [task for task in queued if task.seq <= announced]
         if len(suspects) == 1:
             return suspects[0]
@@ -398,29 +421,30 @@ class Completion:
             task.solo = True
         return None
 
-    def _cause_of_death(self, hand: WorkerHandle, report: Mapping[str, Any]) -> dict[str, Any]:
-        status = report["status"]
-        fields: dict[str, Any] = {"maxrss": report.get("rss")}
-        if hand.cut:
-            fields["cut"] = True
-            fields["message"] = "the task closed descriptors that are not its own, or replaced its process"
-            return fields
+    def _cause_of_death(self, worker: WorkerHandle, report: messages.WorkerGone) -> dict[str, Any]:
+        """Return the facts of a ``died`` failure."""
+        status = report.status
+        facts: dict[str, Any] = {"maxrss": report.rss}
+        if worker.cut:
+            facts["cut"] = True
+            facts["message"] = "the task closed descriptors that are not its own, or replaced its process"
+            return facts
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
-            fields["signal"] = number
-            fields["message"] = f"the worker was killed by signal {number} ({_signal_name(number)})"
+            facts["signal"] = number
+            facts["message"] = f"the worker was killed by signal {number} ({_signal_name(number)})"
         else:
-            fields["exit"] = os.WEXITSTATUS(status)
-            fields["message"] = f"the worker exited with status {fields['exit']} while the task ran"
-        if fields.get("signal") == signal.SIGKILL:
-            fields["oom"] = self._was_killed_for_memory(hand)
-            if fields["oom"]:
-                fields["message"] += " by the kernel, for lack of memory"
-        return fields
+            facts["exit"] = os.WEXITSTATUS(status)
+            facts["message"] = f"the worker exited with status {facts['exit']} while the task ran"
+        if facts.get("signal") == signal.SIGKILL:
+            facts["oom"] = self._was_killed_for_memory(worker)
+            if facts["oom"]:
+                facts["message"] += " by the kernel, for lack of memory"
+        return facts
 
-    def _was_killed_for_memory(self, hand: WorkerHandle) -> bool | None:
-        """Whether the kernel killed a worker because the host lacked memory; None where nobody knows."""
-        if hand.group is None or not kills_in(hand.group):
+    def _was_killed_for_memory(self, worker: WorkerHandle) -> bool | None:
+        """Return True if the kernel killed a worker for lack of memory, None where the agent cannot tell."""
+        if worker.group is None or not kills_in(worker.group):
             return self.oom_kills.claim()
         self.oom_kills.reset()
         return True

@@ -1,8 +1,8 @@
-"""Which task starts when, and on which worker: the authority over what this host's ledger grants.
+"""Decides which task starts when and on which worker; the only part that claims amounts of this host's ledger.
 
-First come, first served, except that what does not fit is passed by what does. Tasks of functions known to be
-short are sent to a worker in batches, and tasks that wait only for results of tasks queued on a worker follow
-them there: asking back for each would take longer than running it.
+Tasks start in the order in which they arrived, except that a task that fits passes one that does not. Tasks of
+functions that are known to be short are sent to a worker in batches. Tasks that wait only for results of tasks queued
+on a worker are queued behind them: a round trip for each would take longer than the task.
 """
 
 from __future__ import annotations
@@ -18,36 +18,44 @@ from handout.host.agent.task_queue import QUEUED, WAITING, QueuedTask, TaskClass
 from handout.host.agent.worker_pool import THREAD_VARIABLES, WorkerHandle, WorkerKey, WorkerPool
 from handout.host.system import processes
 from handout.host.system.clock import now, now_ns
-from handout.protocol import frames
+from handout.protocol import messages
+from handout.protocol.frames import Buffer
 from handout.protocol.ledger import Ledger
 
-#: Tasks queued on one worker at most, and the time that they are expected to take together.
+#: Tasks queued on one worker, at most.
 BATCH = 128
+#: Microseconds that the tasks queued on one worker are expected to take together, at most.
 BATCH_US = 2000.0
+#: Bytes of pickled calls in one batch, at most.
 _BATCH_BYTES = 1 << 20
-#: Small objects beyond this go to a worker as files, not in the message.
+#: Bytes of small inputs in one batch. The inputs beyond it become files.
 _SENT_BYTES = 8 << 20
-#: A worker is sent more once it has less than this left.
+#: A worker is sent more tasks once it has at most this many left.
 _LOW = 64
-#: Coroutines in one loop at most.
+#: Coroutines in one shared loop, at most.
 MAX_CONCURRENT = 1000
-#: What has found no room for this long lets nothing pass any more.
+#: Seconds after which a task class that finds no room lets no other task class pass it.
 _RESERVE_S = 30.0
+#: Seconds before the next fork, after the system refused one.
 _SPAWN_RETRY_S = 0.2
 
 
 class Durations:
-    """How long functions take, from how long they took."""
+    """Expected durations of functions, from the durations of their tasks."""
 
     def __init__(self) -> None:
         self._us: dict[int, float] = {}
 
     def get(self, fn: int) -> float | None:
-        """Microseconds to expect, None for a function that has not ended yet."""
+        """Return the microseconds that a task is expected to take; None before the function's first task has ended."""
         return self._us.get(fn)
 
     def add(self, fn: int, us: int) -> None:
-        """A task of the function took that long. A first run is often slow: imports; so it comes down fast."""
+        """Record the duration of a task.
+
+        A shorter duration counts more than a longer one, because the first task of a function often takes long: it
+        imports modules.
+        """
         old = self._us.get(fn)
         if old is None:
             self._us[fn] = us
@@ -56,52 +64,53 @@ class Durations:
 
 
 class Dispatcher:
-    """Matches tasks with room and workers.
+    """Matches tasks with room in the ledger and with workers.
 
     Args:
-        backlog: The tasks.
-        ledger: What this host has.
-        store: Where inputs are.
-        crew: The workers.
-        functions: Bytes of functions, by number.
+        queue: The tasks.
+        ledger: What this host has, and what of it is free.
+        store: The store that has the inputs.
+        pool: The workers.
+        functions: Pickled functions, by number.
     """
 
     def __init__(
-        self, backlog: TaskQueue, ledger: Ledger, store: ObjectStore, crew: WorkerPool, functions: Mapping[int, bytes]
+        self, queue: TaskQueue, ledger: Ledger, store: ObjectStore, pool: WorkerPool, functions: Mapping[int, bytes]
     ) -> None:
-        self._backlog = backlog
+        self._queue = queue
         self._ledger = ledger
         self._store = store
-        self._crew = crew
+        self._pool = pool
         self._functions = functions
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self.durations = Durations()
-        #: Nothing starts while the lease has ended.
+        #: True while the lease has ended: no task starts.
         self.paused = False
-        #: Called when a worker was given something to do.
+        #: Called when a worker was sent tasks.
         self.on_busy: Callable[[], None] = lambda: None
-        #: Processes at most, whatever the ledger grants to tasks that need nothing.
+        #: Workers, at most: the ledger grants any number of tasks that need nothing.
         self.max_workers = 64 + 2 * (os.cpu_count() or 1)
-        #: How long what is cancelled may take to end by itself.
+        #: Seconds that a cancelled task gets to end by itself.
         self.grace_s = 5.0
-        #: Not before this is a worker forked again: the system refused.
+        #: No worker is forked before this time, because the system refused one.
         self._hold_until = 0.0
-        #: The worker whose loop takes the next coroutine, by key.
+        #: By worker key: the worker whose shared loop takes the next coroutine.
         self._loops: dict[WorkerKey, WorkerHandle] = {}
-        #: Objects that must be read as data, and the names of classes that count as such.
-        self.suspects: set[int] = set()
-        self._data_types: list[Any] = []
+        #: Keys of objects that workers must read with the restricted reader.
+        self.distrusted: set[int] = set()
+        #: The classes that the restricted reader accepts beside its own.
+        self._types: Sequence[Any] = ()
         self._visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
 
     def schedule(self) -> None:
-        """Look for work once what has come in by now is taken in."""
+        """Start tasks in the next turn of the loop, after the messages that have arrived by then."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._pump)
 
     def hold(self) -> None:
-        """The system refuses new processes: wait a little."""
+        """Fork no worker for a moment, because the system refuses new processes."""
         self._hold_until = now() + _SPAWN_RETRY_S
         self._loop.call_later(_SPAWN_RETRY_S, self.schedule)
 
@@ -110,7 +119,7 @@ class Dispatcher:
         if self.paused:
             return
         blocked = False
-        for _, cls in self._backlog.heads():
+        for _, cls in self._queue.heads():
             if cls.shared_loop:
                 self._fill_shared(cls)
             else:
@@ -128,202 +137,206 @@ class Dispatcher:
     # ---- one task at a time --------------------------------------------------------------------------------
 
     def _fill(self, cls: TaskClassQueue, blocked: bool) -> None:
-        """Start what can be started of one class.
+        """Start those tasks of one task class for which there is room.
 
         Args:
-            cls: The class.
-            blocked: Something that came earlier waits for room: what is taken up is given back in its favour.
+            cls: The task class.
+            blocked: True where an earlier task waits for room. Workers of this class then get no further tasks, so that
+                they release their claims in its favour.
         """
         head = cls.head
         while head is not None:
-            hand = self._engage(cls)
-            if hand is None:
+            worker = self._engage(cls)
+            if worker is None:
                 break
-            share = max(4, len(cls.ready) // max(1, len(cls.hands)))
-            self._push(hand, share)
+            share = max(4, len(cls.ready) // max(1, len(cls.workers)))
+            self._push(worker, share)
             head = cls.head
-        if head is None or blocked or cls.solo:
+        if head is None or blocked or cls.alone:
             return
-        for hand in cls.hands:
-            if hand.leaving or hand.stuck in hand.queued:
+        for worker in cls.workers:
+            if worker.leaving or worker.stuck in worker.queued:
                 continue
-            if len(hand.queued) <= _LOW and hand.load_us < BATCH_US / 2:
-                self._push(hand, BATCH)
+            if len(worker.queued) <= _LOW and worker.load_us < BATCH_US / 2:
+                self._push(worker, BATCH)
 
     def _engage(self, cls: TaskClassQueue) -> WorkerHandle | None:
-        """A worker with a claim for a class, where there is room for one more."""
-        if len(self._crew.hands) >= self.max_workers and not self._crew.has_idle:
+        """Return a worker with a claim for a task class; None where there is no room for one more."""
+        if len(self._pool.workers) >= self.max_workers and not self._pool.has_idle:
             return None
         if self._hold_until > now():
             return None
         claim = self._ledger.claim(cls.need)
         if claim is None:
             return None
-        key = WorkerKey(cls.code, claim.devices, cls.threads, False, cls.memory_limit, cls.max_result_bytes)
-        hand = self._acquire(key, cls)
-        if hand is None:
+        key = WorkerKey(cls.bundle, claim.devices, cls.threads, False, cls.memory_limit, cls.max_result_bytes)
+        worker = self._acquire(key, cls)
+        if worker is None:
             self._ledger.release(claim)
             return None
-        hand.claim, hand.cls = claim, cls
-        cls.hands.append(hand)
-        return hand
+        worker.claim, worker.cls = claim, cls
+        cls.workers.append(worker)
+        return worker
 
     def _acquire(self, key: WorkerKey, cls: TaskClassQueue) -> WorkerHandle | None:
         try:
-            return self._crew.acquire(key, self._environment, self._code_path(cls))
+            return self._pool.acquire(key, self._environment, self._bundle_path(cls))
         except OSError:
-            # Too many open files, or no memory: what ends makes room.
+            # Too many open files, or no memory: workers that end make room.
             traceback.print_exc()
             self.hold()
             return None
 
     def _environment(self, key: WorkerKey) -> dict[str, str]:
         environment = {v: str(key.threads) for v in THREAD_VARIABLES if v not in os.environ}
-        # Where the host itself shows only some devices, ours are counted among those.
+        # Where the agent's own environment shows only some devices, the ledger's devices are counted among those.
         visible = self._visible
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[d] if d < len(visible) else str(d) for d in key.devices)
         return environment
 
-    def _code_path(self, cls: TaskClassQueue) -> str | None:
-        return self._store.path(cls.code) if cls.code is not None else None
+    def _bundle_path(self, cls: TaskClassQueue) -> str | None:
+        return self._store.path(cls.bundle) if cls.bundle is not None else None
 
-    def forget(self, hand: WorkerHandle, task: QueuedTask) -> None:
-        """A task is not queued on its worker any more."""
-        hand.load_us -= task.est_us
+    def forget(self, worker: WorkerHandle, task: QueuedTask) -> None:
+        """Record that a task is not queued on its worker any more."""
+        worker.load_us -= task.est_us
         if task.claim is not None:
             self._ledger.release(task.claim)
             task.claim = None
 
-    def release(self, hand: WorkerHandle) -> None:
-        """A worker has nothing queued any more, or is gone: what it holds is free again."""
-        if hand.shared:
-            assert hand.key is not None
-            if self._loops.get(hand.key) is hand:
-                del self._loops[hand.key]
-            self._crew.release(hand)
-        if hand.cls is None:
+    def release(self, worker: WorkerHandle) -> None:
+        """Free the claim of a worker on which no task is queued any more, or that is gone."""
+        if worker.shared:
+            assert worker.key is not None
+            if self._loops.get(worker.key) is worker:
+                del self._loops[worker.key]
+            self._pool.release(worker)
+        if worker.cls is None:
             return
-        if hand.claim is not None and not hand.gone and (hand.claim.devices or self._is_bloated(hand, hand.cls)):
-            # The device, or the memory, is free once the process has ended.
-            if not hand.leaving:
-                self._crew.dismiss(hand)
+        claim = worker.claim
+        if claim is not None and not worker.gone and (claim.devices or self._is_bloated(worker, worker.cls)):
+            # The device or the memory is free only once the process has ended.
+            if not worker.leaving:
+                self._pool.dismiss(worker)
             return
-        if hand.claim is not None:
-            self._ledger.release(hand.claim)
-            hand.claim = None
-        hand.cls.hands.remove(hand)
-        hand.cls = None
-        hand.load_us = 0.0
-        self._crew.release(hand)
+        if worker.claim is not None:
+            self._ledger.release(worker.claim)
+            worker.claim = None
+        worker.cls.workers.remove(worker)
+        worker.cls = None
+        worker.load_us = 0.0
+        self._pool.release(worker)
 
-    def _is_bloated(self, hand: WorkerHandle, cls: TaskClassQueue) -> bool:
-        """Whether a worker's tasks left so much behind that the next one could fall over its limit for them."""
+    def _is_bloated(self, worker: WorkerHandle, cls: TaskClassQueue) -> bool:
+        """Return True if earlier tasks left so much memory behind that the next one could exceed its limit for it."""
         limit = cls.memory_limit
-        return limit is not None and hand.pid > 0 and processes.tree_memory(hand.pid, limit // 2) > limit // 2
+        return limit is not None and worker.pid > 0 and processes.tree_memory(worker.pid, limit // 2) > limit // 2
 
-    def _push(self, hand: WorkerHandle, limit: int) -> None:
-        """Send a worker what it has room for."""
-        cls = hand.cls
+    def _push(self, worker: WorkerHandle, limit: int) -> None:
+        """Send a worker as many tasks as it has room for, at most ``limit``."""
+        cls = worker.cls
         assert cls is not None
         batch: list[QueuedTask] = []
         nbytes = 0
-        limit = min(limit, BATCH - len(hand.queued))
+        limit = min(limit, BATCH - len(worker.queued))
         get = self.durations.get
         while len(batch) < limit:
             task = cls.head
             if task is None:
                 break
             est = get(task.fn)
-            if (batch or hand.queued) and (
-                est is None or cls.solo or task.solo or hand.load_us + est > BATCH_US or nbytes > _BATCH_BYTES
+            if (batch or worker.queued) and (
+                est is None or cls.alone or task.solo or worker.load_us + est > BATCH_US or nbytes > _BATCH_BYTES
             ):
                 break
             cls.ready.popleft()
-            self._queue(hand, task, est)
+            self._enqueue(worker, task, est)
             batch.append(task)
             nbytes += len(task.blob)
             if task.solo:
                 break
-        if not cls.solo and self._backlog.waiting:
-            self._add_followers(hand, batch)
+        if not cls.alone and self._queue.waiting:
+            self._add_followers(worker, batch)
         if batch:
-            self._send(hand, batch)
+            self._send(worker, batch)
             self.on_busy()
 
-    def _queue(self, hand: WorkerHandle, task: QueuedTask, est: float | None) -> None:
+    def _enqueue(self, worker: WorkerHandle, task: QueuedTask, est: float | None) -> None:
         task.state = QUEUED
-        task.hand = hand
-        task.seq = hand.next_number
+        task.worker = worker
+        task.seq = worker.next_number
         task.est_us = est if est is not None else BATCH_US
-        hand.next_number += 1
-        hand.load_us += task.est_us
-        hand.queued[task.seq] = task
+        worker.next_number += 1
+        worker.load_us += task.est_us
+        worker.queued[task.seq] = task
 
-    def _add_followers(self, hand: WorkerHandle, batch: list[QueuedTask]) -> None:
-        """Queue tasks behind those whose results they wait for, if all of these are made on this worker."""
-        waiting = self._backlog.waiting
-        nobody: dict[int, QueuedTask] = {}
-        sources = [*hand.queued.values()]
+    def _add_followers(self, worker: WorkerHandle, batch: list[QueuedTask]) -> None:
+        """Queue tasks behind those whose results they wait for, where this worker makes all of these results."""
+        waiting = self._queue.waiting
+        none: dict[int, QueuedTask] = {}
+        sources = [*worker.queued.values()]
         for task in sources:
-            if len(hand.queued) >= BATCH or hand.load_us > BATCH_US:
+            if len(worker.queued) >= BATCH or worker.load_us > BATCH_US:
                 return
             for key in task.out:
-                for follower in list(waiting.get(key, nobody).values()):
+                for follower in list(waiting.get(key, none).values()):
                     est = self.durations.get(follower.fn)
-                    if est is None or not self._may_follow(follower, hand):
+                    if est is None or not self._may_follow(follower, worker):
                         continue
-                    if len(hand.queued) >= BATCH or hand.load_us + est > BATCH_US:
+                    if len(worker.queued) >= BATCH or worker.load_us + est > BATCH_US:
                         return
-                    self._queue(hand, follower, est)
+                    self._enqueue(worker, follower, est)
                     batch.append(follower)
                     sources.append(follower)
 
-    def _may_follow(self, task: QueuedTask, hand: WorkerHandle) -> bool:
-        if task.state != WAITING or task.cls is not hand.cls or task.solo or task.doomed:
+    def _may_follow(self, task: QueuedTask, worker: WorkerHandle) -> bool:
+        if task.state != WAITING or task.cls is not worker.cls or task.solo or task.doomed:
             return False
-        producing = self._backlog.producing
+        producing = self._queue.producing
         for key in task.inputs:
             if key not in self._store:
                 producer = producing.get(key)
-                if producer is None or producer.hand is not hand:
+                if producer is None or producer.worker is not worker:
                     return False
         return True
 
-    def _send(self, hand: WorkerHandle, batch: Sequence[QueuedTask]) -> None:
+    def _send(self, worker: WorkerHandle, batch: Sequence[QueuedTask]) -> None:
         functions: list[int] = []
         for task in batch:
-            if task.fn not in hand.functions:
-                hand.functions.add(task.fn)
+            if task.fn not in worker.functions:
+                worker.functions.add(task.fn)
                 functions.append(task.fn)
         blobs = [self._functions[fn] for fn in functions]
         keys, data = self._inputs(batch)
-        fields: dict[str, Any] = {"m": "run", "s": batch[0].seq, "n": len(batch)}
-        if functions:
-            fields["fns"], fields["fn_len"] = functions, [len(b) for b in blobs]
-        if keys:
-            fields["keys"], fields["key_len"] = keys, [len(d) for d in data]
-        if self.suspects:
-            suspects = self.suspects.intersection(key for task in batch for key in task.inputs)
-            if suspects:
-                fields["suspects"], fields["types"] = list(suspects), self._data_types
-        fields["fn"] = _column([t.fn for t in batch])
-        fields["len"] = _column([len(t.blob) for t in batch])
-        inputs = [t.inputs for t in batch]
-        fields["in"] = inputs if any(inputs) else 0
-        fields["out"] = [t.out for t in batch]
-        fields["id"] = _column([t.id for t in batch])
-        fields["attempt"] = _column([t.attempt for t in batch])
-        fields["variant"] = _column([t.variant for t in batch])
-        self._crew.send(hand, frames.encode_message(0, fields, [*blobs, *data, *(t.blob for t in batch)]))
+        distrusted: Sequence[int] = ()
+        if self.distrusted:
+            distrusted = list(self.distrusted.intersection(key for task in batch for key in task.inputs))
+        message = messages.Batch(
+            batch[0].seq,
+            [t.out for t in batch],
+            [t.fn for t in batch],
+            [len(t.blob) for t in batch],
+            [t.inputs for t in batch],
+            [t.id for t in batch],
+            [t.attempt for t in batch],
+            [t.variant for t in batch],
+            functions,
+            [len(b) for b in blobs],
+            keys,
+            [len(d) for d in data],
+            distrusted,
+            self._types if distrusted else (),
+        )
+        self._pool.send(worker, message, [*blobs, *data, *(t.blob for t in batch)])
 
-    def distrust(self, keys: Iterable[int], types: list[Any]) -> None:
-        """Objects that had been on a host of which only data is taken come now."""
-        self.suspects.update(keys)
-        self._data_types = types
+    def distrust(self, keys: Iterable[int], types: Sequence[Any]) -> None:
+        """Have workers read objects with the restricted reader: they passed through a host with trust="data"."""
+        self.distrusted.update(keys)
+        self._types = types
 
-    def _inputs(self, batch: Sequence[QueuedTask]) -> tuple[list[int], list[frames.Buffer]]:
-        """Small objects that go along with the tasks."""
-        keys: dict[int, frames.Buffer] = {}
+    def _inputs(self, batch: Sequence[QueuedTask]) -> tuple[list[int], list[Buffer]]:
+        """Return the keys and the bytes of the small inputs that go along with a batch."""
+        keys: dict[int, Buffer] = {}
         nbytes = 0
         for task in batch:
             for key in task.inputs:
@@ -346,39 +359,33 @@ class Dispatcher:
     # ---- many coroutines in one worker ---------------------------------------------------------------------
 
     def _fill_shared(self, cls: TaskClassQueue) -> None:
-        key = WorkerKey(cls.code, (), cls.threads, True, None, cls.max_result_bytes)
+        key = WorkerKey(cls.bundle, (), cls.threads, True, None, cls.max_result_bytes)
         batches: dict[WorkerHandle, list[QueuedTask]] = {}
         task = cls.head
         while task is not None and self._hold_until <= now():
-            hand = self._loops.get(key)
-            if hand is not None and not hand.leaving and not task.solo and len(hand.queued) >= MAX_CONCURRENT:
+            worker = self._loops.get(key)
+            if worker is not None and not worker.leaving and not task.solo and len(worker.queued) >= MAX_CONCURRENT:
                 break
             claim = self._ledger.claim(cls.need)
             if claim is None:
                 break
-            if hand is None or hand.leaving or task.solo:
-                hand = self._acquire(key, cls)
-                if hand is None:
+            if worker is None or worker.leaving or task.solo:
+                worker = self._acquire(key, cls)
+                if worker is None:
                     self._ledger.release(claim)
                     break
                 if not task.solo:
-                    self._loops[key] = hand
+                    self._loops[key] = worker
             cls.ready.popleft()
-            self._queue(hand, task, 0.0)
+            self._enqueue(worker, task, 0.0)
             task.claim, task.started = claim, now_ns()
-            batches.setdefault(hand, []).append(task)
+            batches.setdefault(worker, []).append(task)
             task = cls.head
-        for hand, batch in batches.items():
+        for worker, batch in batches.items():
             for at in range(0, len(batch), BATCH):
-                self._send(hand, batch[at : at + BATCH])
+                self._send(worker, batch[at : at + BATCH])
             self.on_busy()
 
-    def cancel_coroutines(self, hand: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
-        """Have a shared loop cancel some of its tasks."""
-        self._crew.send(hand, frames.encode_message(0, {"m": "cancel", "s": [t.seq for t in tasks]}))
-
-
-def _column(values: list[Any]) -> Any:
-    """A column, or its one value where all are the same."""
-    first = values[0]
-    return first if values.count(first) == len(values) else values
+    def cancel_coroutines(self, worker: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
+        """Have a worker cancel tasks of its shared loop."""
+        self._pool.send(worker, messages.CancelCoroutines([t.seq for t in tasks]))

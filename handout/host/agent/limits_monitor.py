@@ -1,4 +1,8 @@
-"""Looks at running tasks now and then: what runs longer than a moment, than its time, or beyond its memory."""
+"""Looks at running tasks from time to time, and ends those that exceed their timeout or their memory limit.
+
+It also tells the controller which tasks have been running for a while, and frees tasks that are queued behind a task
+that takes longer than expected.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +17,40 @@ from handout.host.system.clock import now_ns
 
 _FAST_S = 0.02
 _SLOW_S = 0.1
-#: Bytes a second that a task may take up, as a guess: so long before it could be over its limit it is looked at again.
+#: Bytes a second by which a task's memory may grow, as a guess: its memory is measured again before it could exceed the
+#: limit at this rate.
 _GROWTH = 2 << 30
 _LEAST_S = 0.01
-#: Looking at the memory of a large tree takes time, which is at most this part of the agent's.
+#: The part of the agent's time that measuring the memory of process trees may take, at most.
 _LOOK_SHARE = 0.05
-#: What is queued behind a task that takes longer than this goes elsewhere.
+#: Nanoseconds after which the tasks queued behind a running task start on another worker.
 _RESCUE_NS = 20_000_000
-#: The controller hears of tasks that run longer than this.
+#: Nanoseconds after which the controller is told that a task runs.
 _TELL_NS = 50_000_000
 
 
 class LimitsMonitor:
-    """A timer that runs while there is something to watch."""
+    """Looks at the running tasks by a timer, which runs only while a task needs it.
 
-    def __init__(self, crew: WorkerPool, outcomes: Completion, answers: ResultSender) -> None:
-        self._crew = crew
-        self._outcomes = outcomes
-        self._answers = answers
+    Args:
+        pool: The workers.
+        completion: Ends tasks that exceed a limit.
+        sender: Tells the controller which tasks run.
+    """
+
+    def __init__(self, pool: WorkerPool, completion: Completion, sender: ResultSender) -> None:
+        self._pool = pool
+        self._completion = completion
+        self._sender = sender
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Something was started: look soon."""
+        """Look soon, because a task was started."""
         self._look_in(_FAST_S)
 
     def _look_in(self, delay_s: float) -> None:
-        """Look after that time, or earlier where that was said before."""
+        """Look after that time, unless an earlier look is due."""
         when = self._loop.time() + delay_s
         if self._timer is not None:
             if self._timer.when() <= when:
@@ -53,28 +64,28 @@ class LimitsMonitor:
         at = now_ns()
         fresh: list[QueuedTask] = []
         watching = fast = False
-        for hand in list(self._crew.hands.values()):
-            if not hand.queued:
+        for worker in list(self._pool.workers.values()):
+            if not worker.queued:
                 continue
-            if hand.shared:
-                watching |= self._look_at_coroutines(hand, at, fresh)
+            if worker.shared:
+                watching |= self._look_at_coroutines(worker, at, fresh)
                 continue
-            task = hand.running
-            if task is None or hand.killed:
+            task = worker.running
+            if task is None or worker.killed:
                 fast = True
                 continue
-            elapsed = at - hand.page[shared_page.STARTED]
-            if len(hand.queued) > 1:
+            elapsed = at - worker.page[shared_page.STARTED]
+            if len(worker.queued) > 1:
                 fast = True
-                if elapsed > _RESCUE_NS and hand.stuck != task.seq:
-                    self._rescue(hand, task)
+                if elapsed > _RESCUE_NS and worker.stuck != task.seq:
+                    self._rescue(worker, task)
             if not task.told:
                 fast = True
                 if elapsed > _TELL_NS:
                     fresh.append(task)
-            watching |= self._check_limits(hand, task, elapsed)
+            watching |= self._check_limits(worker, task, elapsed)
         if fresh:
-            self._answers.started([task.ticket for task in fresh])
+            self._sender.started([task.attempt_id for task in fresh])
             for task in fresh:
                 task.told = True
         if fast:
@@ -82,45 +93,45 @@ class LimitsMonitor:
         elif watching:
             self._look_in(_SLOW_S)
 
-    def _rescue(self, hand: WorkerHandle, task: QueuedTask) -> None:
-        """A task that was thought to be short is not: free what is queued behind, and what is held before it."""
-        hand.stuck = task.seq
-        self._outcomes.revoke(hand, task.seq + 1)
-        if next(iter(hand.queued)) < task.seq:
-            self._crew.signal(hand, shared_page.FLUSH_SIGNAL)
+    def _rescue(self, worker: WorkerHandle, task: QueuedTask) -> None:
+        """Recall the tasks behind a task that takes longer than expected, and have the results before it sent."""
+        worker.stuck = task.seq
+        self._completion.recall_from(worker, task.seq + 1)
+        if next(iter(worker.queued)) < task.seq:
+            self._pool.signal(worker, shared_page.FLUSH_SIGNAL)
 
-    def _look_at_coroutines(self, hand: WorkerHandle, at: int, fresh: list[QueuedTask]) -> bool:
-        """The same for many tasks of one worker; whether they have to be looked at again."""
+    def _look_at_coroutines(self, worker: WorkerHandle, at: int, fresh: list[QueuedTask]) -> bool:
+        """Look at all tasks of a shared loop; return True if they must be looked at again."""
         limited = False
-        for task in list(hand.queued.values()):
+        for task in list(worker.queued.values()):
             elapsed = at - task.started
             if not task.told and elapsed > _TELL_NS:
                 fresh.append(task)
             timeout_s = task.cls.timeout_s
             if timeout_s is not None and elapsed > timeout_s * 1e9:
-                self._outcomes.end_running(hand, task, "timeout")
+                self._completion.end_running(worker, task, "timeout")
             limited |= timeout_s is not None or not task.told
         return limited
 
-    def _check_limits(self, hand: WorkerHandle, task: QueuedTask, elapsed: int) -> bool:
-        """End a task that is over its time or memory; whether it has to be looked at again."""
+    def _check_limits(self, worker: WorkerHandle, task: QueuedTask, elapsed: int) -> bool:
+        """End a task that exceeds its time or memory; return True if it must be looked at again."""
         cls = task.cls
         if cls.timeout_s is not None and elapsed > cls.timeout_s * 1e9:
-            self._outcomes.end_running(hand, task, "timeout")
+            self._completion.end_running(worker, task, "timeout")
         elif cls.memory_limit is not None:
-            self._check_memory(hand, task, cls.memory_limit)
+            self._check_memory(worker, task, cls.memory_limit)
         return cls.timeout_s is not None or cls.memory_limit is not None
 
-    def _check_memory(self, hand: WorkerHandle, task: QueuedTask, limit: int) -> None:
-        """End a task that is over its memory, or look again before it can be."""
+    def _check_memory(self, worker: WorkerHandle, task: QueuedTask, limit: int) -> None:
+        """End a task that exceeds its memory limit, or look again before it can exceed it."""
         began = self._loop.time()
-        if not hand.pid or began + _LEAST_S / 2 < task.look_at:
+        if not worker.pid or began + _LEAST_S / 2 < task.look_at:
             return
-        used = processes.tree_memory(hand.pid, limit)
+        used = processes.tree_memory(worker.pid, limit)
         task.peak = max(task.peak, used)
-        # The kernel may have taken what the task had started; the task may wait for that for ever.
-        if used > limit or hand.killed_at_limit:
-            self._outcomes.end_running(hand, task, "memory")
+        # The kernel may have killed a process that the task started, for which the task may wait for ever.
+        if used > limit or worker.killed_at_limit:
+            self._completion.end_running(worker, task, "memory")
             return
         ended = self._loop.time()
         delay_s = max(min((limit - used) / _GROWTH, _SLOW_S), _LEAST_S, (ended - began) / _LOOK_SHARE)

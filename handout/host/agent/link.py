@@ -1,8 +1,8 @@
-"""The agent's end of the link: a Unix socket, the one connection on it that counts, and the lease.
+"""The agent's end of the link to the controller: a Unix socket, and the one connection on it that counts.
 
-A connection counts once its hello carries the token; a later one replaces an earlier one. What the conversation
-remembers across connections is the session's business. Another controller that goes on begins another conversation,
-under a name of its own; from then on nobody is heard who speaks in an earlier one, or who is late.
+A connection counts once its hello carries the token; a later connection replaces an earlier one. `Session` holds what
+outlives a connection. A controller that takes over from another one begins a conversation under a name of its own; from
+then on the agent refuses connections of earlier conversations, and connections that were delayed on the way.
 """
 
 from __future__ import annotations
@@ -17,30 +17,34 @@ from typing import Any, Callable
 
 from handout.host.system.clock import now
 from handout.host.system.sockets import enlarge_buffers
+from handout.protocol import codec, messages
 from handout.protocol import frames as wire
+from handout.protocol.messages import AnyMessage
 from handout.protocol.session import Session
 
 _RECEIVE = 512 << 10
 _HELLO_TIMEOUT_S = 10.0
 _ACCEPT_PAUSE_S = 0.25
-#: Connections that have not said hello, at most; the system's own limit of segments of one write.
+#: Connections that have not been authenticated yet, at most.
 _MAX_STRANGERS = 16
+#: Segments that one `sendmsg` takes, below the system's own limit of 1,024.
 _SEGMENTS = 512
 
 
 class ControllerLink:
-    """Listens in a folder and keeps the conversation with the controller going.
+    """Listens on a socket and carries the conversation with the controller.
 
     Args:
-        path: Of the socket.
-        token: What a hello must carry.
-        identity: What this agent calls itself; a hello for another one is refused.
-        heartbeat_s: Seconds between beats where there is nothing else to say.
-        on_message: Hears every message, once and in order; its payload is gone when that returns.
-        on_piece: Hears every piece of an incoming stream; likewise.
-        on_heard: Called after anything was heard: the lease may have moved.
-        is_over: Whether the lease has ended; what was on the way by then is not listened to.
-        on_adopted: Called when another controller has taken over, with what the one before had not confirmed.
+        path: Path of the socket.
+        token: The token that a hello must carry.
+        identity: The agent's identity; a hello for another agent is refused.
+        heartbeat_s: Seconds between heartbeats on an idle connection.
+        on_message: Called with every message, once and in order. The payload is valid until the call returns.
+        on_piece: Called with every piece of an incoming stream, likewise.
+        on_heard: Called after anything was received: the end of the lease may have moved.
+        is_over: Returns True when the lease has ended. Bytes that wait in the socket then are too old to be read.
+        on_takeover: Called when another controller has taken over, with the headers and payloads of the messages that
+            the controller before it had not confirmed.
     """
 
     def __init__(
@@ -53,28 +57,29 @@ class ControllerLink:
         on_piece: Callable[[wire.Piece], None],
         on_heard: Callable[[], None],
         is_over: Callable[[], bool],
-        on_adopted: Callable[[list[tuple[dict[str, Any], Sequence[wire.Buffer]]]], None],
+        on_takeover: Callable[[list[tuple[dict[str, Any], Sequence[wire.Buffer]]]], None],
     ) -> None:
         self.session = Session(heartbeat_s=heartbeat_s, now=now())
         self._token = token.hex()
         self._identity = identity
-        #: Connections are counted by the controller: one that was slow on the way does not replace a later one.
-        self._ticket = 0
-        #: The conversation that goes on, by the name that its controller chose, and those that others have ended.
+        #: The number of the last connection: one that was slow on the way does not replace a later one.
+        self._connection = 0
+        #: The conversation that goes on, by the name that its controller chose.
         self._conversation: str | None = None
+        #: The conversations that takeovers have ended.
         self._left: set[str] = set()
         self._on_message = on_message
         self._on_piece = on_piece
         self._on_heard = on_heard
         self._is_over = is_over
-        self._on_adopted = on_adopted
+        self._on_takeover = on_takeover
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
-        #: What they have said so far, and in how many bytes.
+        #: Connections that are not authenticated yet: the decoder of what they sent, and its bytes.
         self._strangers: dict[socket.socket, tuple[wire.Decoder, int]] = {}
         self._unsent: deque[memoryview] = deque()
         self._scheduled = False
-        #: What was received last; who wants to keep any of it copies it.
+        #: What was received last. A listener that keeps any of it copies it.
         self._buffer = memoryview(bytearray(_RECEIVE))
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
@@ -85,12 +90,12 @@ class ControllerLink:
 
     @property
     def connected(self) -> bool:
-        """Whether a connection counts now."""
+        """True while a connection counts."""
         return self._peer is not None
 
     @property
     def was_greeted(self) -> bool:
-        """Whether a controller has ever said hello."""
+        """True once a controller has sent a hello."""
         return self._conversation is not None
 
     # ---- connections ---------------------------------------------------------------------------------------
@@ -105,7 +110,8 @@ class ControllerLink:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError:
-            # No descriptor, or no memory, is left for it. Who waits goes on waiting: to look again at once is to spin.
+            # No descriptor or no memory is left for the connection, and the socket stays readable: without a pause the
+            # loop would spin.
             self._loop.remove_reader(self._listener.fileno())
             self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
             return
@@ -127,7 +133,7 @@ class ControllerLink:
         decoder, received = self._strangers[peer]
         data = b""
         try:
-            # A hello is small; what could follow it is left in the socket.
+            # A hello is small. Bytes that follow it stay in the socket.
             data = peer.recv(4096)
             frames = list(decoder.feed(data)) if data else None
         except BlockingIOError:
@@ -156,52 +162,76 @@ class ControllerLink:
         self._welcome(peer, decoder, received, hello)
 
     def _welcome(self, peer: socket.socket, decoder: wire.Decoder, received: int, hello: wire.Hello) -> None:
-        said = hello.fields
-        name, ticket = said.get("conversation", ""), said.get("ticket", self._ticket + 1)
-        others = self._conversation is not None and name != self._conversation
-        refusal = None
-        if said.get("agent", self._identity) != self._identity:
-            refusal = "another agent was meant"
-        elif not isinstance(name, str) or name in self._left or (others and said.get("adopt") is not True):
-            refusal = "another controller has taken over"
-        elif not isinstance(ticket, int) or (ticket <= self._ticket and not others):
-            refusal = "an earlier connection"
-        if refusal is not None:
-            try:
-                peer.send(wire.encode_hello({"agent": self._identity, "error": refusal}))
-            except OSError:
-                pass
-            peer.close()
+        """Make an authenticated connection the one that counts, or refuse it."""
+        try:
+            greeting = codec.decode_hello(messages.Greeting, hello.fields)
+        except wire.ProtocolError as error:
+            self._refuse(peer, str(error))
             return
-        self._ticket = ticket
+        refusal = self._reason_against(greeting)
+        if refusal:
+            self._refuse(peer, refusal)
+            return
+        self._connection = greeting.connection
         self.disconnect()
-        left = None
-        if name != self._conversation:
-            if self._conversation is not None:
-                self._left.add(self._conversation)
-            self._conversation = name
-            if said.get("adopt") is True:
-                left = self.session.leave_behind()
-                self.session = Session(heartbeat_s=self.session.heartbeat_s, now=now())
+        unconfirmed = self._begin_conversation(greeting)
         session = self.session
         session.open(now(), decoder, received)
         self._peer = peer
         self._loop.add_reader(peer.fileno(), self._on_readable)
-        self._unsent.append(memoryview(session.hello({"agent": self._identity}, now())))
+        welcome = codec.encode_hello(messages.Welcome(self._identity))
+        self._unsent.append(memoryview(session.hello(welcome, now())))
         try:
             session.attach(hello.fields.get("state"), now())
         except wire.ProtocolError:
             self.disconnect()
             return
-        # Who says hello is there: a lease that had ended begins anew.
+        # The controller is there: a lease that had ended begins anew.
         session.last_mutual = now()
         self._on_heard()
-        if left is not None:
-            self._on_adopted(left)
+        if unconfirmed is not None:
+            self._on_takeover(unconfirmed)
         self.flush()
 
+    def _reason_against(self, greeting: messages.Greeting) -> str:
+        """Return why a connection is refused, or an empty string."""
+        name = greeting.conversation
+        is_new = self._conversation is not None and name != self._conversation
+        if greeting.agent != self._identity:
+            return "another agent was meant"
+        if name in self._left or (is_new and not greeting.takeover):
+            return "another controller has taken over"
+        if greeting.connection <= self._connection and not is_new:
+            return "an earlier connection"
+        return ""
+
+    def _refuse(self, peer: socket.socket, reason: str) -> None:
+        try:
+            peer.send(wire.encode_hello(codec.encode_hello(messages.Welcome(self._identity, reason))))
+        except OSError:
+            pass  # the controller notices that the connection is closed
+        peer.close()
+
+    def _begin_conversation(
+        self, greeting: messages.Greeting
+    ) -> list[tuple[dict[str, Any], Sequence[wire.Buffer]]] | None:
+        """Leave the conversation before, if the greeting names another one.
+
+        Returns: What the controller before had not confirmed; None where no controller takes over.
+        """
+        if greeting.conversation == self._conversation:
+            return None
+        if self._conversation is not None:
+            self._left.add(self._conversation)
+        self._conversation = greeting.conversation
+        if not greeting.takeover:
+            return None
+        unconfirmed = self.session.leave_behind()
+        self.session = Session(heartbeat_s=self.session.heartbeat_s, now=now())
+        return unconfirmed
+
     def disconnect(self) -> None:
-        """Let the connection go, where there is one; the conversation goes on with the next."""
+        """Close the connection, if there is one. The conversation goes on over the next connection."""
         peer, self._peer = self._peer, None
         if peer is None:
             return
@@ -218,7 +248,7 @@ class ControllerLink:
         if peer is None:
             return
         if self._is_over():
-            # This side was stopped for so long that what waits here is old: the other side must say hello anew.
+            # The agent was stopped for so long that the bytes in the socket are old: the controller must connect anew.
             self.disconnect()
             return
         try:
@@ -242,24 +272,24 @@ class ControllerLink:
         self._on_heard()
         self.schedule()
 
-    def send(self, fields: dict[str, Any], payload: Sequence[wire.Buffer] = ()) -> None:
-        """Send a message, together with whatever else is sent until the loop is idle."""
-        self.session.send(fields, payload)
+    def send(self, message: AnyMessage, payload: Sequence[wire.Buffer] = ()) -> None:
+        """Send a message. All that is sent in one turn of the loop travels in one write."""
+        self.session.send(codec.encode(message), payload)
         self.schedule()
 
-    def send_calmly(self, fields: dict[str, Any], payload: Sequence[wire.Buffer] = ()) -> None:
-        """Send a message that waits its turn among the bulk."""
-        self.session.send_calmly(fields, payload)
+    def send_calmly(self, message: AnyMessage, payload: Sequence[wire.Buffer] = ()) -> None:
+        """Send a message that waits its turn among the streams."""
+        self.session.send_calmly(codec.encode(message), payload)
         self.schedule()
 
     def schedule(self) -> None:
-        """Write what there is to write, soon."""
+        """Write what waits to be sent, in the next turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write as much as goes now."""
+        """Write as much as the connection takes now."""
         self._scheduled = False
         peer = self._peer
         if peer is None:
@@ -289,9 +319,9 @@ class ControllerLink:
                 self._unsent.popleft()
 
     def close(self) -> int:
-        """Stop listening and let go.
+        """Stop listening and end the conversation.
 
-        Returns: The connection's descriptor, still open, or -1: who closes it says that this side has ended.
+        Returns: The connection's descriptor, still open, or -1. Its end tells the controller that the agent has ended.
         """
         peer, self._peer = self._peer, None
         if peer is not None:

@@ -1,7 +1,7 @@
-"""The objects of a host, as opaque bytes: small ones in memory, large ones as files that workers map.
+"""The objects of a host, as opaque bytes: small ones in the agent's memory, large ones as files that workers map.
 
-Files lie in memory (``/dev/shm``) as long as they fit into the limit, then on disk. The store never looks into
-an object.
+Files lie in memory (``/dev/shm``) as long as they fit into the limit, then on disk. The store never reads what an
+object holds.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import os
 import shutil
 from typing import NamedTuple, Union
 
-from handout.host.worker.objects import INLINE, name
+from handout.host.worker.objects import name
+from handout.protocol.messages import INLINE
 from handout.protocol.session import Source
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-#: Bytes of small objects kept in the agent's own memory; beyond it they become files too.
+#: Bytes of small objects in the agent's own memory. Beyond it, small objects become files as well.
 _SMALL_LIMIT = 128 << 20
-#: Part of the free room in ``/dev/shm`` that the store takes.
+#: The store's part of the free room in ``/dev/shm``.
 _SHARE = 0.5
 _COPY = 1 << 20
 MEMORY, DISK = 0, 1
 
 
 class StoreFullError(Exception):
-    """No room for an object, neither in memory nor on disk."""
+    """There is no room for an object, neither in memory nor on disk."""
 
     def __init__(self, path: str, need: int, free: int) -> None:
         super().__init__(f"no room for an object of {need} bytes in {path} ({free} bytes free)")
@@ -41,12 +42,12 @@ class Entry(NamedTuple):
 
 
 class ObjectStore:
-    """What this host holds.
+    """The objects of this host.
 
     Args:
-        memory_folder: For files in memory, or None where there is no such place.
-        disk_folder: For files on disk.
-        limit: Bytes of files in memory; half of what is free there when left out.
+        memory_folder: Folder for files in memory, or None where the host has no such place.
+        disk_folder: Folder for files on disk.
+        limit: Bytes of files in memory; by default half of the room that is free there.
     """
 
     def __init__(self, memory_folder: str | None, disk_folder: str, limit: int | None = None) -> None:
@@ -68,24 +69,24 @@ class ObjectStore:
 
     @property
     def keys(self) -> list[int]:
-        """All objects."""
+        """The keys of all objects."""
         return list(self._entries)
 
     @property
     def spilling(self) -> bool:
-        """Whether new files go to disk."""
+        """True where new files go to disk."""
         return self.file_bytes >= self._limit
 
     def size(self, key: int) -> int:
-        """Bytes of an object."""
+        """Return the bytes of an object, as a count."""
         return self._entries[key].size
 
     def small(self, key: int) -> bytes | None:
-        """The bytes of an object that lives in memory; None where it is a file."""
+        """Return the bytes of an object in the agent's memory; None where the object is a file."""
         return self._entries[key].data
 
     def path(self, key: int) -> str | None:
-        """The file of an object; a small one becomes a file for it. None where it is not here.
+        """Return the path of an object's file, after making a small object a file; None where the store lacks it.
 
         Raises:
             StoreFullError: There is no room for the file.
@@ -96,7 +97,7 @@ class ObjectStore:
         if entry.data is not None:
             incoming = Incoming(self, key, entry.size, small=False)
             incoming.write(entry.data)
-            # It is there for as long as its file is not.
+            # The entry goes only now: should the file not be written, the object stays in memory.
             del self._entries[key]
             self.small_bytes -= entry.size
             incoming.finish()
@@ -104,7 +105,7 @@ class ObjectStore:
         return f"{self.folders[entry.where]}/{name(key)}"
 
     def put(self, key: int, data: Buffer) -> None:
-        """Keep a small object; the bytes are copied.
+        """Add a small object; its bytes are copied.
 
         Raises:
             StoreFullError: There is no room.
@@ -120,14 +121,14 @@ class ObjectStore:
         self.small_bytes += size
         self._entries[key] = Entry(size, bytes(data), MEMORY)
 
-    def adopt(self, key: int, size: int, where: int, suffix: str) -> bool:
-        """Take in a file that a worker wrote; False where it is not what was said."""
+    def take_file(self, key: int, size: int, where: int, suffix: str) -> bool:
+        """Add a file that a worker wrote; return False if it is not there or has another size."""
         path = f"{self.folders[where]}/{name(key)}"
         try:
             if os.stat(path + suffix).st_size != size:
                 return False
             if key in self._entries:
-                # Made twice: the first one stays, it may be mapped.
+                # The object was made twice. The first file stays, because workers may have it mapped.
                 os.unlink(path + suffix)
                 return True
             os.rename(path + suffix, path)
@@ -142,7 +143,7 @@ class ObjectStore:
             self.file_bytes += size
 
     def drop(self, key: int) -> None:
-        """Forget an object; who has it mapped keeps it."""
+        """Delete an object; a worker that has its file mapped keeps the bytes."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return
@@ -154,10 +155,10 @@ class ObjectStore:
         _remove(f"{self.folders[entry.where]}/{name(key)}")
 
     def open(self, key: int) -> Outgoing:
-        """An object as the source of a stream; it survives being dropped meanwhile.
+        """Return an object as the source of a stream. The source stays readable when the object is dropped.
 
         Raises:
-            KeyError: It is not here.
+            KeyError: The store does not have the object.
         """
         entry = self._entries[key]
         if entry.data is not None:
@@ -182,7 +183,7 @@ class ObjectStore:
 
 
 class Outgoing(Source):
-    """An object's bytes on their way out."""
+    """The bytes of an object, as the source of a stream."""
 
     def __init__(self, size: int, *, data: bytes | None = None, fd: int = -1) -> None:
         self.size = size
@@ -190,13 +191,13 @@ class Outgoing(Source):
         self._fd = fd
 
     def read(self, offset: int, size: int) -> Buffer:
-        """Bytes from ``offset``."""
+        """Return at most ``size`` bytes from ``offset``."""
         if self._data is not None:
             return memoryview(self._data)[offset : offset + size]
         return os.pread(self._fd, size, offset)
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -231,7 +232,7 @@ class Incoming:
         return StoreFullError(folder, self.size, stat.f_bavail * stat.f_frsize)
 
     def write(self, data: Buffer) -> None:
-        """Take the next piece.
+        """Write the next piece.
 
         Raises:
             StoreFullError: There is no room; the object was given up.
@@ -269,7 +270,7 @@ class Incoming:
             _remove(path)
 
     def finish(self) -> None:
-        """It is whole: it is in the store from here on."""
+        """Add the object to the store: all its pieces have arrived."""
         store = self._store
         if self._small is not None:
             store.put(self.key, self._small)
@@ -283,7 +284,7 @@ class Incoming:
         store._add_file(self.key, self.size, self._where)
 
     def give_up(self) -> None:
-        """It will not be whole."""
+        """Remove what has arrived: the rest will not come."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

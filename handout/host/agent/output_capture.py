@@ -1,7 +1,7 @@
-"""Output of tasks on the agent's side: which task wrote it, the last of it, and how much of it goes on.
+"""Output of tasks, on the agent's side: finds which task wrote it, limits it, and remembers its end for failures.
 
-A task may print without end: at most :data:`KEPT` bytes wait for the link, the oldest lines go first and are
-counted, and the pipe is always read, so that no task waits for a slow line.
+A task may print without end. The agent always reads the pipe, so that no task waits for a slow link. At most `KEPT`
+bytes wait to be sent; beyond it, the oldest lines are dropped and counted.
 """
 
 from __future__ import annotations
@@ -12,60 +12,66 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
-#: A mark in a pipe: a secret of the worker's, then the number of a task (its low half first) and how many of the next
-#: bytes are its.
+#: A mark in a pipe: the worker's nonce, then the number of a task (its low half first), and how many of the next bytes
+#: that task wrote.
 _MARK = struct.Struct("<QQI")
 _HALF = 64
 NONCE_SIZE = 16
 MARK_SIZE = NONCE_SIZE + _MARK.size
 
-#: Bytes of one stream of a task that wait to be forwarded.
+#: Bytes of one stream of a task that wait to be sent, at most.
 KEPT = 64 << 10
-#: Bytes of a task's stderr remembered for its failure, and how many lines of it are told.
+#: Bytes of a task's standard error that are remembered for its failure.
 _TAIL = 16 << 10
+#: Lines of its standard error that a failure has, at most.
 TAIL_LINES = 20
-#: Lines that are told of where it was, when it crashed or was ended.
+#: Lines of its stack that the failure of a crashed or killed task has, at most.
 _STACK_LINES = 40
-#: How faulthandler begins what it writes of a thread.
+#: The line with which faulthandler begins the stack of a thread.
 _THREAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):$")
 _OURS = ('  File "handout/host/', '  File "handout/serialization/')
-#: Bytes a second that one stream of a task may forward, and seconds between its messages.
+#: Bytes a second of one stream of a task that are sent, at most.
 _RATE = 256 << 10
+#: Seconds between the messages of one stream of a task, at least.
 _INTERVAL_S = 0.05
-#: An unfinished line waits for its end, up to this length.
+#: Bytes of an unfinished line that waits for its end, at most.
 _LONG_LINE = 8 << 10
 _READ = 256 << 10
 
 
 def new_nonce() -> bytes:
-    """What marks of one worker begin with: a NUL, which text has no use for, and none after it."""
+    """Return a new nonce, with which the marks of one worker begin: a NUL, which text does not have, then no NUL."""
     return b"\0" + bytes(byte or 1 for byte in os.urandom(NONCE_SIZE - 1))
 
 
 def mark(nonce: bytes, number: int, size: int) -> bytes:
-    """What comes before bytes that a task wrote."""
+    """Return the mark that stands before bytes that a task wrote."""
     return nonce + _MARK.pack(number & (1 << _HALF) - 1, number >> _HALF, size)
 
 
 class Pipe:
-    """One standard stream of one worker, cut by its marks.
+    """One standard stream of one worker, which the marks in it divide among tasks.
 
-    What lies outside of all marks was written past Python's streams: it goes to the task that runs.
+    Bytes without a mark were written past Python's streams, and belong to the task that runs.
+
+    Args:
+        fd: The reading end.
+        nonce: The beginning of the worker's marks.
+        running: Returns the number of the task that runs now; 0 where several do.
     """
 
     def __init__(self, fd: int, nonce: bytes, running: Callable[[], int]) -> None:
         self.fd = fd
         self._nonce = nonce
-        #: Number of the task that runs now.
         self._running = running
-        #: The task that the next bytes are marked as, and how many these are.
+        #: The task of the last mark, and how many of the next bytes are its.
         self._owner = 0
         self._left = 0
         self._held = b""
         os.set_blocking(fd, False)
 
     def read(self) -> list[tuple[int, bytes]] | None:
-        """What is there, as (task, bytes); empty where nothing is, None at the end of the stream."""
+        """Return what has been written, as (task, bytes); empty where nothing has, None at the end of the stream."""
         running = self._running()
         try:
             data = os.read(self.fd, _READ)
@@ -90,7 +96,7 @@ class Pipe:
             at = data.find(self._nonce, start)
             raw = at if at >= 0 else self._incomplete(data, start)
             if raw > start:
-                # What runs in a shared loop is not known: it goes to who wrote last.
+                # Which task of a shared loop wrote it is not known: it goes to the one of the last mark.
                 yield running or self._owner, data[start:raw]
             if raw == end:
                 return
@@ -102,23 +108,23 @@ class Pipe:
             start = raw + MARK_SIZE
 
     def _incomplete(self, data: bytes, start: int) -> int:
-        """Where a mark begins that is not all there yet, or the end."""
+        """Return where a mark begins whose end has not arrived yet, else the end of the data."""
         at = data.rfind(b"\0", max(start, len(data) - NONCE_SIZE + 1))
         if at >= 0 and self._nonce.startswith(data[at:]):
             return at
         return len(data)
 
     def close(self) -> None:
-        """Let the stream go."""
+        """Close the stream."""
         os.close(self.fd)
 
 
 def split_stack(lines: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell what a task wrote from what faulthandler wrote of its threads, the one that ran first.
+    """Separate what a task wrote from the stacks that faulthandler wrote, of which the current thread's comes first.
 
-    The frames of the worker itself, below the task's, are left out.
+    Frames of the worker itself, below those of the task, are left out.
     """
-    said: list[str] = []
+    written: list[str] = []
     current: list[str] = []
     others: list[str] = []
     block: list[str] | None = None
@@ -134,28 +140,28 @@ def split_stack(lines: Sequence[str]) -> tuple[list[str], list[str]]:
                 block.append(line)
         elif line or block is None:
             block = None
-            said.append(line)
-    while said and not said[-1].strip():
-        said.pop()
-    return said, current + others
+            written.append(line)
+    while written and not written[-1].strip():
+        written.pop()
+    return written, current + others
 
 
 class Stream:
-    """One stream of one task on its way to the controller."""
+    """The output of one task, on one of its two streams, that has not been sent yet."""
 
-    __slots__ = ("dropped", "due", "fd", "tail", "text", "ticket")
+    __slots__ = ("attempt_id", "dropped", "due", "fd", "tail", "text")
 
-    def __init__(self, ticket: int, fd: int) -> None:
-        self.ticket = ticket
+    def __init__(self, attempt_id: int, fd: int) -> None:
+        self.attempt_id = attempt_id
         self.fd = fd
         self.text = bytearray()
         self.tail = bytearray()
         self.dropped = 0
-        #: When the next message may leave.
+        #: When the next message may be sent, in seconds of the monotonic clock.
         self.due = 0.0
 
     def add(self, data: bytes) -> None:
-        """Take output; the oldest lines make room."""
+        """Add output; drop the oldest lines where there is too much."""
         self.text += data
         if self.fd == 2:
             self.tail += data[-_TAIL:]
@@ -163,7 +169,7 @@ class Stream:
         self.cut(KEPT)
 
     def cut(self, nbytes: int) -> None:
-        """Let the oldest lines go until no more than this is left."""
+        """Drop the oldest lines until at most so many bytes are left."""
         excess = len(self.text) - nbytes
         if excess > 0:
             end = self.text.find(b"\n", excess) + 1 or len(self.text)
@@ -171,11 +177,11 @@ class Stream:
             del self.text[:end]
 
     def take(self, now: float, whole: bool) -> bytes | None:
-        """The lines to send now, if any.
+        """Return the lines to send now, or None.
 
         Args:
-            now: Monotonic seconds.
-            whole: The task has ended: everything, unfinished lines too.
+            now: Seconds of the monotonic clock.
+            whole: True where the task has ended: everything is sent, unfinished lines too.
         """
         if not whole and now < self.due:
             return None
@@ -188,17 +194,17 @@ class Stream:
         return data
 
     def last_lines(self) -> tuple[list[str], list[str]]:
-        """The last lines that the task wrote, and where it was if that was written there, innermost first."""
-        said, stack = split_stack(self.tail.decode("utf-8", "replace").splitlines())
-        return said[-TAIL_LINES:], stack[:_STACK_LINES]
+        """Return the last lines that the task wrote, and its stack, innermost frame first, if faulthandler wrote it."""
+        written, stack = split_stack(self.tail.decode("utf-8", "replace").splitlines())
+        return written[-TAIL_LINES:], stack[:_STACK_LINES]
 
 
 class Logs:
-    """The output of all tasks of this host that has not left yet.
+    """The output of all tasks of this host that has not been sent yet.
 
     Args:
-        send: Takes (ticket, fd, lines dropped, bytes).
-        room: Whether the link can take more output now.
+        send: Called with attempt id, descriptor (1 or 2), count of dropped lines, and bytes.
+        room: Returns True where the session has room for more output.
     """
 
     def __init__(self, send: Callable[[int, int, int, bytes], None], room: Callable[[], bool]) -> None:
@@ -208,46 +214,46 @@ class Logs:
 
     @property
     def waiting(self) -> bool:
-        """Whether :meth:`flush` has anything to do, now or later."""
+        """True where `flush` has output to send, now or later."""
         return bool(self._streams)
 
-    def has(self, ticket: int) -> bool:
-        """Whether a task has printed anything."""
-        return (ticket, 1) in self._streams or (ticket, 2) in self._streams
+    def has(self, attempt_id: int) -> bool:
+        """Return True if a task has printed output that has not been sent."""
+        return (attempt_id, 1) in self._streams or (attempt_id, 2) in self._streams
 
-    def add(self, ticket: int, fd: int, data: bytes) -> None:
-        """Take what a task wrote."""
-        stream = self._streams.get((ticket, fd))
+    def add(self, attempt_id: int, fd: int, data: bytes) -> None:
+        """Add what a task wrote."""
+        stream = self._streams.get((attempt_id, fd))
         if stream is None:
-            stream = self._streams[ticket, fd] = Stream(ticket, fd)
+            stream = self._streams[attempt_id, fd] = Stream(attempt_id, fd)
         stream.add(data)
 
-    def tail(self, ticket: int) -> tuple[list[str], list[str]]:
-        """The last lines of a task's stderr, and where it was if that was written there."""
-        stream = self._streams.get((ticket, 2))
+    def tail(self, attempt_id: int) -> tuple[list[str], list[str]]:
+        """Return the last lines of a task's standard error, and its stack where faulthandler wrote it."""
+        stream = self._streams.get((attempt_id, 2))
         return stream.last_lines() if stream is not None else ([], [])
 
-    def shorten(self, ticket: int, nbytes: int) -> None:
-        """Keep only the last of what a task printed: many wait to be sent."""
+    def shorten(self, attempt_id: int, nbytes: int) -> None:
+        """Keep only the last bytes of what a task printed, because the output of many tasks waits to be sent."""
         for fd in (1, 2):
-            stream = self._streams.get((ticket, fd))
+            stream = self._streams.get((attempt_id, fd))
             if stream is not None:
                 stream.cut(nbytes)
 
-    def discard(self, ticket: int) -> None:
-        """The task did not run: forget what was printed in its name."""
+    def discard(self, attempt_id: int) -> None:
+        """Drop the output of a task that did not run."""
         for fd in (1, 2):
-            self._streams.pop((ticket, fd), None)
+            self._streams.pop((attempt_id, fd), None)
 
-    def end(self, ticket: int, now: float) -> None:
-        """The task has ended: what it printed leaves, all of it."""
+    def end(self, attempt_id: int, now: float) -> None:
+        """Send all output of a task that has ended."""
         for fd in (1, 2):
-            stream = self._streams.pop((ticket, fd), None)
+            stream = self._streams.pop((attempt_id, fd), None)
             if stream is not None:
                 self._emit(stream, now, True)
 
     def flush(self, now: float) -> None:
-        """Send what running tasks have printed, as far as it is due and there is room."""
+        """Send output of running tasks that is due, as long as the session has room."""
         for stream in self._streams.values():
             if (stream.text or stream.dropped) and self.room():
                 self._emit(stream, now, False)
@@ -255,5 +261,5 @@ class Logs:
     def _emit(self, stream: Stream, now: float, whole: bool) -> None:
         data = stream.take(now, whole)
         if data is not None and (data or stream.dropped):
-            self._send(stream.ticket, stream.fd, stream.dropped, data)
+            self._send(stream.attempt_id, stream.fd, stream.dropped, data)
             stream.dropped = 0

@@ -1,7 +1,7 @@
-"""What the controller hears of tasks: gathered while the loop is busy, and sent together.
+"""Tells the controller how tasks ended. Results are gathered within a turn of the loop and sent together.
 
-The end of a task that has printed leaves behind its output, and waits with it among the bulk; everything else
-leaves at once.
+The end of a task that has printed is sent behind its output, and waits with it among the streams. Every other message
+is sent at once.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from handout.host.agent.link import ControllerLink
 from handout.host.agent.output_capture import Logs
 from handout.host.system.clock import now
-from handout.protocol import frames
+from handout.protocol import frames, messages
 
-#: Bytes of results that are gathered at most.
+#: Bytes of results in one message, at most.
 _PAYLOAD = 8 << 20
-#: Tasks that printed and wait to be reported; beyond it, what each of them printed is cut to the last bytes.
+#: Tasks that have printed and wait to be reported. Above it, the output of each is cut to its last `_SHORT_LOG` bytes.
 _MANY_LOUD = 256
 _SHORT_LOG = 1 << 10
 
 
-class Done:
-    """Results that leave together, in columns."""
+class GatheredResults:
+    """Results that are sent together, in columns."""
 
     def __init__(self) -> None:
-        self.tickets: list[int] = []
+        self.attempt_ids: list[int] = []
         self.nbytes = 0
         self._us: list[int] = []
         self._sizes: list[Sequence[int]] = []
@@ -36,14 +36,14 @@ class Done:
 
     def add(
         self,
-        ticket: int,
+        attempt_id: int,
         us: int,
         sizes: Sequence[int],
         inline: Sequence[int],
         payload: Iterable[frames.Buffer],
     ) -> None:
-        """One task's."""
-        self.tickets.append(ticket)
+        """Add the result of one attempt."""
+        self.attempt_ids.append(attempt_id)
         self._us.append(us)
         self._sizes.append(sizes)
         self._inline.append(inline)
@@ -52,86 +52,78 @@ class Done:
                 self._payload.append(data)
                 self.nbytes += len(data)
 
-    def message(self) -> tuple[dict[str, Any], list[frames.Buffer]]:
-        """What to send."""
-        fields = {"m": "done", "ticket": self.tickets, "us": self._us, "size": self._sizes, "inline": self._inline}
-        # One piece: what is written piece by piece costs more than copying it.
-        return fields, [b"".join(self._payload)]
+    def message(self) -> tuple[messages.Finished, list[frames.Buffer]]:
+        """Return the message and its payload."""
+        # One piece: writing many small pieces costs more than copying them.
+        return messages.Finished(self.attempt_ids, self._us, self._sizes, self._inline), [b"".join(self._payload)]
 
 
 class Loud(NamedTuple):
-    """The end of a task that has printed: its result's columns, or its failure."""
+    """The end of an attempt that has printed: its result's columns, or its failure."""
 
-    ticket: int
+    attempt_id: int
     result: tuple[int, Sequence[int], Sequence[int]] | None
-    failure: dict[str, Any]
+    failure: messages.Failed | None
     payload: list[frames.Buffer]
 
 
 class ResultSender:
-    """Tells the controller how tasks ended, each once.
+    """Tells the controller how attempts ended, each once.
 
     Args:
-        link: To the controller.
-        logs: What tasks have printed.
+        link: The link to the controller.
+        logs: The output of tasks that has not been sent yet.
     """
 
     def __init__(self, link: ControllerLink, logs: Logs) -> None:
         self._link = link
         self._logs = logs
         self._loop = asyncio.get_running_loop()
-        self._done = Done()
-        #: Ends of tasks that have printed.
+        self._done = GatheredResults()
+        #: Ends of attempts that have printed.
         self._loud: deque[Loud] = deque()
-        self._returned: list[int] = []
+        self._recalled: list[int] = []
         self._scheduled = False
 
-    def done(self, ticket: int, us: int, sizes: Sequence[int], inline: Sequence[int], data: memoryview) -> None:
-        """A task returned; ``data`` is those of its objects that go along."""
-        if self._logs.has(ticket):
-            # A copy: the data is part of what was received, and this may wait.
-            self._end_loudly(Loud(ticket, (us, sizes, inline), {}, [bytes(data)]))
+    def done(self, attempt_id: int, us: int, sizes: Sequence[int], inline: Sequence[int], data: memoryview) -> None:
+        """Tell that an attempt returned a result; ``data`` holds its inline objects."""
+        if self._logs.has(attempt_id):
+            # A copy: the data lies in the receive buffer, and this message may wait.
+            self._end_loudly(Loud(attempt_id, (us, sizes, inline), None, [bytes(data)]))
             return
-        self._done.add(ticket, us, sizes, inline, [data])
+        self._done.add(attempt_id, us, sizes, inline, [data])
         if self._done.nbytes > _PAYLOAD:
             self._emit()
         self._emit_soon()
 
-    def failed(self, ticket: int, report: dict[str, Any], payload: Sequence[frames.Buffer]) -> None:
-        """A task failed; ``payload`` is its exception."""
-        stderr, stack = self._logs.tail(ticket)
-        fields = {
-            "m": "failed",
-            "ticket": ticket,
-            "stderr": stderr,
-            "stack": stack,
-            **report,
-            "len": sum(len(p) for p in payload),
-        }
-        if self._logs.has(ticket):
-            self._end_loudly(Loud(ticket, None, fields, [bytes(p) for p in payload]))
+    def failed(self, failure: messages.Failed, payload: Sequence[frames.Buffer]) -> None:
+        """Tell that an attempt failed; ``payload`` is its pickled exception."""
+        stderr, stack = self._logs.tail(failure.attempt_id)
+        failure = failure._replace(stderr=stderr, stack=stack)
+        if self._logs.has(failure.attempt_id):
+            self._end_loudly(Loud(failure.attempt_id, None, failure, [bytes(p) for p in payload]))
             return
-        # What ended before goes out before.
+        # Attempts that ended before are told before.
         self._emit()
-        self._link.send(fields, payload)
+        self._link.send(failure, payload)
 
-    def returned(self, ticket: int) -> None:
-        """A task goes back unstarted."""
-        self._logs.discard(ticket)
-        self._returned.append(ticket)
+    def recalled(self, attempt_id: int) -> None:
+        """Tell that an attempt goes back unstarted."""
+        self._logs.discard(attempt_id)
+        self._recalled.append(attempt_id)
         self._emit_soon()
 
-    def started(self, tickets: Sequence[int]) -> None:
-        """Tasks run, and have been for a while."""
-        self._link.send({"m": "started", "ticket": tickets})
+    def started(self, attempt_ids: Sequence[int]) -> None:
+        """Tell that attempts have been running for a while."""
+        self._link.send(messages.Started(attempt_ids))
 
     def waiting(self) -> list[int]:
-        """Tasks whose ends have not been handed to the link."""
-        return [*self._done.tickets, *self._returned, *(end.ticket for end in self._loud)]
+        """Return the attempts whose ends have not been given to the link yet."""
+        return [*self._done.attempt_ids, *self._recalled, *(end.attempt_id for end in self._loud)]
 
     def _end_loudly(self, end: Loud) -> None:
         if len(self._loud) > _MANY_LOUD:
-            self._logs.shorten(end.ticket, _SHORT_LOG)
+            self._logs.shorten(end.attempt_id, _SHORT_LOG)
         self._loud.append(end)
         self._emit_soon()
 
@@ -142,28 +134,28 @@ class ResultSender:
 
     def _emit(self) -> None:
         self._scheduled = False
-        if self._done.tickets:
+        if self._done.attempt_ids:
             self._link.send(*self._done.message())
-            self._done = Done()
-        if self._returned:
-            self._link.send({"m": "returned", "ticket": self._returned})
-            self._returned = []
+            self._done = GatheredResults()
+        if self._recalled:
+            self._link.send(messages.Recalled(self._recalled))
+            self._recalled = []
         self.emit_loud()
 
     def emit_loud(self) -> None:
-        """Send the ends of tasks that have printed, each after its output, as far as there is room."""
-        done = Done()
+        """Send the ends of attempts that have printed, each behind its output, as long as the session has room."""
+        done = GatheredResults()
         while self._loud and self._logs.room():
             end = self._loud.popleft()
-            self._logs.end(end.ticket, now())
+            self._logs.end(end.attempt_id, now())
             if end.result is not None:
-                done.add(end.ticket, *end.result, end.payload)
+                done.add(end.attempt_id, *end.result, end.payload)
                 if done.nbytes <= _PAYLOAD:
                     continue
-            if done.tickets:
+            if done.attempt_ids:
                 self._link.send_calmly(*done.message())
-                done = Done()
-            if end.result is None:
+                done = GatheredResults()
+            if end.failure is not None:
                 self._link.send_calmly(end.failure, end.payload)
-        if done.tickets:
+        if done.attempt_ids:
             self._link.send_calmly(*done.message())

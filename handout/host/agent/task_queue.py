@@ -1,57 +1,59 @@
-"""The tasks that a host has been handed and has not ended: which wait for inputs, which may start, in what order."""
+"""The attempts that the agent has and that have not ended: which wait for inputs, which may start, in what order."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable
 
 from handout.protocol.frames import Buffer
+from handout.protocol.messages import NewTaskClass
 
 WAITING, READY, QUEUED, ENDED = range(4)
-_NOBODY: dict[int, QueuedTask] = {}
+_NONE: Mapping[int, QueuedTask] = {}
 
 
 class TaskClassQueue:
-    """What tasks have in common: what they need, and how they are run."""
+    """A task class on this host: what its tasks have in common, and those of them that may start.
+
+    The attributes up to ``bundle`` are those of `NewTaskClass`.
+    """
 
     __slots__ = (
+        "alone",
         "blocked_since",
-        "code",
-        "hands",
+        "bundle",
         "max_result_bytes",
         "memory_limit",
         "need",
         "number",
         "ready",
         "shared_loop",
-        "solo",
         "threads",
         "timeout_s",
+        "workers",
     )
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        self.number: int = fields["class"]
-        self.need: dict[str, int] = fields["need"]
-        self.threads: int = fields.get("threads", 1)
-        self.shared_loop: bool = fields.get("shared_loop", False)
-        self.timeout_s: float | None = fields.get("timeout_s")
-        self.memory_limit: int | None = fields.get("memory_limit")
-        self.max_result_bytes: int | None = fields.get("max_result_bytes")
-        #: Never queued behind another task.
-        self.solo: bool = fields.get("solo", False)
-        #: The object that holds the source bundle.
-        self.code: int | None = fields.get("code")
-        #: Tasks that may start, in order of arrival; those that are not READY any more are passed over.
+    def __init__(self, message: NewTaskClass) -> None:
+        self.number = message.number
+        self.need = message.need
+        self.threads = message.threads
+        self.shared_loop = message.shared_loop
+        self.timeout_s = message.timeout_s
+        self.memory_limit = message.memory_limit
+        self.max_result_bytes = message.max_result_bytes
+        self.alone = message.alone
+        self.bundle = message.bundle
+        #: Tasks that may start, in order of arrival. A task that is not READY any more is removed when it comes first.
         self.ready: deque[QueuedTask] = deque()
-        #: Workers that hold a claim for this class.
-        self.hands: list[Any] = []
-        #: Since when its first task has found no room.
+        #: Workers that hold a claim for this task class.
+        self.workers: list[Any] = []
+        #: When its first task first found no room, in seconds of the monotonic clock; None where it has room.
         self.blocked_since: float | None = None
 
     @property
     def head(self) -> QueuedTask | None:
-        """The task that is to start next."""
+        """The task that starts next, or None."""
         ready = self.ready
         while ready and ready[0].state != READY:
             ready.popleft()
@@ -59,10 +61,14 @@ class TaskClassQueue:
 
 
 class QueuedTask:
-    """One attempt of a task on this host."""
+    """One attempt of a task on this host.
+
+    The attributes up to ``variant`` are the columns of `Tasks`.
+    """
 
     __slots__ = (
         "attempt",
+        "attempt_id",
         "blob",
         "claim",
         "cls",
@@ -71,7 +77,6 @@ class QueuedTask:
         "est_us",
         "fate",
         "fn",
-        "hand",
         "id",
         "inputs",
         "keep",
@@ -85,25 +90,25 @@ class QueuedTask:
         "solo",
         "started",
         "state",
-        "ticket",
         "told",
         "variant",
+        "worker",
     )
 
     def __init__(
         self,
-        ticket: int,
+        attempt_id: int,
         fn: int,
         cls: TaskClassQueue,
         blob: Buffer,
-        inputs: list[int],
-        out: list[int],
+        inputs: Sequence[int],
+        out: Sequence[int],
         keep: int,
         id: str,
         attempt: int,
         variant: int,
     ) -> None:
-        self.ticket = ticket
+        self.attempt_id = attempt_id
         self.fn = fn
         self.cls = cls
         self.blob = blob
@@ -113,85 +118,89 @@ class QueuedTask:
         self.id = id
         self.attempt = attempt
         self.variant = variant
-        #: Inputs that are not in the store.
+        #: How many inputs are not in the store.
         self.missing = 0
         self.state = WAITING
         self.order = 0
-        #: The worker that it is queued on, its number there, and the time that it is expected to take.
-        self.hand: Any = None
+        #: The worker that the task is queued on, and its number there.
+        self.worker: Any = None
         self.seq = 0
+        #: Microseconds that the task is expected to take.
         self.est_us = 0.0
-        #: Why it will not end by itself: the kind of its failure, "returned", or None.
+        #: How the agent ends the task: the kind of its failure, "recalled", or None.
         self.fate: str | None = None
-        #: It runs, and has been told to end.
+        #: True where the task runs and is being ended.
         self.dying = False
-        #: What it follows has failed here: it goes back as soon as its worker lets go of it.
+        #: True where a task whose result this one needs has failed on this host. The task goes back to the controller
+        #: as soon as its worker reports it.
         self.doomed = False
-        #: It was among several when a worker died: it runs alone.
+        #: True where a worker died while several tasks ran on it, this one among them: it runs alone from now on.
         self.solo = False
-        #: How often a worker lacked inputs that it was sent; the most memory that was seen.
+        #: How often a worker lacked inputs of the task.
         self.misses = 0
+        #: The most memory that was seen, in bytes.
         self.peak = 0
-        #: When its memory is looked at again: seconds of the loop's clock.
+        #: When its memory is measured next, in seconds of the loop's clock.
         self.look_at = 0.0
-        #: The controller knows that it runs.
+        #: True once the controller has been told that the task runs.
         self.told = False
-        #: When it was seen to start, for tasks of a shared loop.
+        #: When the task was seen to start, in nanoseconds of the monotonic clock; 0 where it was not. Tasks of a shared
+        #: loop have it from their start, others only once they are ended.
         self.started = 0
-        #: What it holds of the ledger, for tasks of a shared loop.
+        #: What the task holds of the ledger, for tasks of a shared loop; for others, the worker holds it.
         self.claim: Any = None
 
 
-def _wants(task: QueuedTask) -> list[int]:
-    """What must be here before a task starts: its inputs, and the sources that it is made of."""
-    return task.inputs if task.cls.code is None else [*task.inputs, task.cls.code]
+def _required(task: QueuedTask) -> Sequence[int]:
+    """Return the keys of what must be in the store before a task starts: its inputs and its source bundle."""
+    return task.inputs if task.cls.bundle is None else [*task.inputs, task.cls.bundle]
 
 
 class TaskQueue:
-    """All tasks here, by what they wait for.
+    """All attempts on this host, by what they wait for.
 
     Args:
-        has: Whether the store has an object.
+        has: Returns True where the store has an object.
     """
 
     def __init__(self, has: Callable[[int], bool]) -> None:
         self._has = has
         self.tasks: dict[int, QueuedTask] = {}
         self.classes: dict[int, TaskClassQueue] = {}
-        #: Object -> tasks that lack it, by ticket.
+        #: By key of an object: the tasks that lack it, by attempt id.
         self.waiting: dict[int, dict[int, QueuedTask]] = {}
-        #: Object -> the task here that makes it.
+        #: By key of an object: the task here that makes it.
         self.producing: dict[int, QueuedTask] = {}
-        #: Classes that may have tasks to start.
+        #: Task classes that may have tasks to start, by number.
         self._active: dict[int, TaskClassQueue] = {}
         self._order = 0
 
     def add(self, task: QueuedTask) -> None:
-        """Take a task in."""
+        """Add a task."""
         self._order += 1
         task.order = self._order
-        self.tasks[task.ticket] = task
+        self.tasks[task.attempt_id] = task
         for key in task.out:
             if key != -1:
                 self.producing[key] = task
         has = self._has
-        for key in _wants(task):
+        for key in _required(task):
             if not has(key):
                 task.missing += 1
-                self.waiting.setdefault(key, {})[task.ticket] = task
+                self.waiting.setdefault(key, {})[task.attempt_id] = task
         if not task.missing:
             self.make_ready(task)
 
     def make_ready(self, task: QueuedTask) -> None:
-        """Let a task start when there is room."""
+        """Let a task start when the ledger has room."""
         task.state = READY
         task.cls.ready.append(task)
         self._active[task.cls.number] = task.cls
 
     def arrived(self, key: int) -> bool:
-        """An object is in the store; True where a task may start because of it."""
+        """Record that an object is in the store; return True if a task may start because of it."""
         woken = False
-        for task in self.waiting.pop(key, _NOBODY).values():
+        for task in self.waiting.pop(key, _NONE).values():
             task.missing -= 1
             if not task.missing and task.state == WAITING:
                 self.make_ready(task)
@@ -199,13 +208,13 @@ class TaskQueue:
         return woken
 
     def put_back(self, tasks: Iterable[QueuedTask]) -> list[QueuedTask]:
-        """Tasks come back from a worker unstarted: they go first, or wait again.
+        """Take tasks back from a worker that did not start them: they start first, or wait for inputs again.
 
-        Returns: Those that cannot: what they follow has failed here.
+        Returns: Tasks that cannot start here, because a task whose result they need has failed here.
         """
         refused: list[QueuedTask] = []
         for task in sorted(tasks, key=lambda t: t.order, reverse=True):
-            task.hand = None
+            task.worker = None
             if task.doomed:
                 refused.append(task)
             elif task.missing:
@@ -217,34 +226,34 @@ class TaskQueue:
         return refused
 
     def end(self, task: QueuedTask) -> None:
-        """A task has ended, whichever way."""
+        """Remove a task that has ended."""
         task.state = ENDED
-        self.tasks.pop(task.ticket, None)
+        self.tasks.pop(task.attempt_id, None)
         for key in task.out:
             if key != -1 and self.producing.get(key) is task:
                 del self.producing[key]
         if task.missing:
-            for key in _wants(task):
+            for key in _required(task):
                 waiters = self.waiting.get(key)
-                if waiters is not None and waiters.pop(task.ticket, None) is not None and not waiters:
+                if waiters is not None and waiters.pop(task.attempt_id, None) is not None and not waiters:
                     del self.waiting[key]
 
     def followers(self, task: QueuedTask) -> list[QueuedTask]:
-        """Tasks that wait here for what this one makes, and those that wait for them in turn."""
+        """Return the tasks that wait here for the result of a task, directly or through other tasks."""
         found: list[QueuedTask] = []
-        seen = {task.ticket}
+        seen = {task.attempt_id}
         todo = [task]
         while todo:
             for key in todo.pop().out:
-                for follower in self.waiting.get(key, _NOBODY).values():
-                    if follower.ticket not in seen:
-                        seen.add(follower.ticket)
+                for follower in self.waiting.get(key, _NONE).values():
+                    if follower.attempt_id not in seen:
+                        seen.add(follower.attempt_id)
                         found.append(follower)
                         todo.append(follower)
         return found
 
     def heads(self) -> list[tuple[int, TaskClassQueue]]:
-        """Classes that have a task to start, with the order of their first, first come first."""
+        """Return the task classes that have a task to start, each with the order of its first task, in that order."""
         found: list[tuple[int, TaskClassQueue]] = []
         for cls in list(self._active.values()):
             head = cls.head

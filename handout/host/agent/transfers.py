@@ -1,22 +1,22 @@
-"""Objects on their way to and from this host, as bulk streams of the link."""
+"""Objects that arrive at the store, or leave it, as streams of the link."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Callable
+from typing import Callable
 
 from handout.host.agent.link import ControllerLink
 from handout.host.agent.object_store import Incoming, ObjectStore, StoreFullError
-from handout.protocol import frames
+from handout.protocol import frames, messages
 
 
 class Transfers:
     """Streams in and out of the store.
 
     Args:
-        store: Where objects are.
-        on_stored: Called with the key of an object that has arrived whole.
-        on_refused: Called with the key of an object that found no room.
+        store: The store of this host.
+        on_stored: Called with the key of an object all of which has arrived.
+        on_refused: Called with the key of an object for which the store has no room.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class Transfers:
         self._last_stream = 0
 
     def use(self, link: ControllerLink) -> None:
-        """Send over this link."""
+        """Set the link that objects are sent over."""
         self._link = link
 
-    def announce(self, fields: dict[str, Any]) -> None:
-        """A stream is about to arrive."""
-        stream, key, size = fields["stream"], fields["key"], fields["size"]
+    def announce(self, message: messages.StreamObject) -> None:
+        """Prepare for the pieces of a stream."""
+        stream, key, size = message
         try:
             if key in self._store:
                 self._incoming[stream] = None
@@ -49,12 +49,12 @@ class Transfers:
             self._refuse(stream, key, error)
 
     def _refuse(self, stream: int, key: int, error: StoreFullError) -> None:
-        # The bytes are on their way already: they are let through, to nowhere.
+        # The bytes are on their way already: they are received and dropped.
         self._incoming[stream] = None
         self._on_refused(key, error)
 
     def receive(self, piece: frames.Piece) -> None:
-        """A piece of a stream came."""
+        """Write a piece of a stream to its object."""
         incoming = self._incoming.get(piece.stream)
         if incoming is not None:
             try:
@@ -71,37 +71,36 @@ class Transfers:
             self._on_stored(known.key)
 
     def stop(self, stream: int) -> None:
-        """The rest of a stream will not come."""
+        """Give up an object: the rest of its stream will not come."""
         incoming = self._incoming.pop(stream, None)
         if incoming is not None:
             incoming.give_up()
 
     def drop(self, keys: Iterable[int]) -> None:
-        """Nobody needs these any more: what is still to come of them is let through, to nowhere."""
+        """Give up objects that no task needs any more: the rest of their streams is received and dropped."""
         gone = set(keys)
         for stream, incoming in self._incoming.items():
             if incoming is not None and incoming.key in gone:
                 incoming.give_up()
                 self._incoming[stream] = None
 
-    def fetch(self, fields: dict[str, Any]) -> None:
-        """The controller wants an object."""
-        # Streams out of here are numbered here.
-        key, self._last_stream = fields["key"], self._last_stream + 1
-        stream = self._last_stream
+    def fetch(self, key: int) -> None:
+        """Stream an object to the controller, or tell it that the object is missing."""
         link = self._link
         assert link is not None
         try:
             source = self._store.open(key)
         except KeyError:
-            link.send({"m": "missing", "key": key, "stream": stream})
+            link.send(messages.Missing(key))
             return
-        link.send({"m": "stream", "stream": stream, "key": key, "size": source.size})
-        link.session.send_stream(stream, source)
+        # Each side numbers the streams that it sends.
+        self._last_stream += 1
+        link.send(messages.StreamObject(self._last_stream, key, source.size))
+        link.session.send_stream(self._last_stream, source)
         link.schedule()
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Give up all objects that have not arrived."""
         for incoming in self._incoming.values():
             if incoming is not None:
                 incoming.give_up()

@@ -1,18 +1,18 @@
-"""The workers of a host, from the agent's side, and the line to the supervisor that forks and ends them.
+"""The workers of a host, as the agent has them, and the socket to the supervisor, which forks and ends them.
 
-A worker is warm for one key, which is fixed before its first import. Blank ones are kept ready.
+A worker serves one `WorkerKey`, which is fixed before its first import. Blank workers, which have no key yet, are kept
+ready.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import os
 import socket
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple, Protocol
 
 from handout.host.agent.output_capture import Pipe, new_nonce
@@ -20,9 +20,10 @@ from handout.host.agent.task_queue import QueuedTask, TaskClassQueue
 from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.cgroups import ControlGroups
 from handout.host.system.sockets import enlarge_buffers
-from handout.protocol import frames
+from handout.protocol import codec, frames, messages
+from handout.protocol.messages import AnyMessage
 
-#: Environment variables that say how many threads libraries start.
+#: Environment variables by which numerical libraries limit their threads.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -31,45 +32,48 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 _RECEIVE = 256 << 10
-#: What the system says that lacks room for a message or its descriptors now, and may have it later.
+#: Errors of a system that has no room for a message or its descriptors now, and may have it later.
 _NOT_NOW = {errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 _PAUSE_S = 0.05
 
 
 class WorkerKey(NamedTuple):
-    """What a worker is warm for."""
+    """What a worker is set up for; tasks with another key need another worker."""
 
-    code: int | None
+    #: Key of the source bundle.
+    bundle: int | None
+    #: Indices of the GPUs that tasks see.
     devices: tuple[int, ...]
     threads: int
-    shared: bool
-    #: Bytes that each of its tasks may take, where that is enforced.
+    #: True where tasks are coroutines that run beside each other.
+    shared_loop: bool
+    #: Bytes of memory above which a task is killed.
     memory_limit: int | None = None
     #: Bytes that each object of a result may have.
     max_result_bytes: int | None = None
 
 
 class PoolListener(Protocol):
-    """Who hears of workers."""
+    """Is called when something happens to a worker."""
 
-    def on_report(self, hand: WorkerHandle, message: frames.Message) -> None:
+    def on_report(self, worker: WorkerHandle, frame: frames.Message) -> None:
         """A worker sent a message."""
 
-    def on_output(self, hand: WorkerHandle, fd: int, number: int, data: bytes) -> None:
+    def on_output(self, worker: WorkerHandle, fd: int, number: int, data: bytes) -> None:
         """A task of a worker printed."""
 
-    def on_gone(self, hand: WorkerHandle, report: Mapping[str, Any]) -> None:
-        """A worker is gone, and all that it left; what it had to say has been said."""
+    def on_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
+        """A worker and all processes that it left have ended; its messages and its output have been handled."""
 
     def on_lapse(self) -> None:
         """The supervisor saw the lease end."""
 
     def on_orphaned(self) -> None:
-        """The supervisor is gone."""
+        """The supervisor has ended."""
 
 
 class WorkerHandle:
-    """One worker: its link, its page, its output, and the tasks that are queued on it."""
+    """One worker: its link, its shared page, its output, and the tasks that are queued on it."""
 
     def __init__(self, number: int, link: socket.socket, page: memoryview, nonce: bytes) -> None:
         self.number = number
@@ -83,48 +87,50 @@ class WorkerHandle:
         self.pipes: list[tuple[int, Pipe]] = []
         self.decoder = frames.Decoder()
         self.unsent: deque[memoryview] = deque()
-        #: What it holds of the ledger, and for which class.
+        #: What the worker holds of the ledger, and for which task class.
         self.claim: Any = None
         self.cls: TaskClassQueue | None = None
-        #: Tasks sent and not reported, by number, in order; the time that they are expected to take.
+        #: Tasks sent and not reported, by number, in order; the microseconds that they are expected to take.
         self.queued: dict[int, QueuedTask] = {}
         self.load_us = 0.0
         self.next_number = 1
+        #: Numbers of the functions that the worker was sent.
         self.functions: set[int] = set()
-        #: It takes no more tasks.
+        #: True where the worker takes no more tasks.
         self.leaving = False
-        #: Its link was closed, or spoken on, by what ran in it.
+        #: True where code in the worker closed its link, or wrote to it.
         self.cut = False
-        #: It is among those that wait for something to do.
+        #: True while the worker is one of the pool's idle workers.
         self.idle = False
-        #: Tasks from this number on are being revoked.
-        self.revoked_from: int | None = None
-        #: Number of a task that takes longer than was thought: nothing is queued behind it.
+        #: Tasks from this number on are being recalled.
+        self.recalled_from: int | None = None
+        #: Number of a task that takes longer than expected: no task is queued behind it.
         self.stuck = 0
-        #: It was told to die: tasks without a fate of their own go back unharmed.
+        #: True where the agent kills the worker: tasks without a fate of their own start elsewhere.
         self.killed = False
+        #: True once the worker has ended.
         self.gone = False
-        #: It said goodbye: what is still queued on it was never looked at.
+        #: True where the worker reported that it ends: it has not started the tasks that are still queued on it.
         self.leaving_well = False
 
     @property
     def shared(self) -> bool:
-        """Whether it runs many coroutines at once."""
-        return self.key is not None and self.key.shared
+        """True where tasks are coroutines that run beside each other."""
+        return self.key is not None and self.key.shared_loop
 
     @property
     def killed_at_limit(self) -> bool:
-        """Whether the kernel killed something of it at its limit of memory: its last task, or what that had started."""
+        """True where the kernel killed the last task, or a process of it, at the worker's memory limit."""
         return self.group is not None and cgroups.killed_at_limit(self.group)
 
     @property
     def suffix(self) -> str:
-        """Ends the names of files that it writes."""
+        """The end of the names of files that the worker writes."""
         return f".w{self.number}"
 
     @property
     def running(self) -> QueuedTask | None:
-        """The task that it runs, as far as can be seen: the report of its end may be on the way."""
+        """The task that runs, according to the shared page; the report of its end may be on the way."""
         if self.page[shared_page.IDLE]:
             return None
         return self.queued.get(self.page[shared_page.ANNOUNCED])
@@ -135,44 +141,49 @@ class WorkerPool:
 
     Args:
         supervisor: Socket to the supervisor.
-        listener: Hears what happens.
-        setup: What every worker is told: ``host``, ``folders``, ``scratch``.
-        folder: Where pages live on systems without anonymous files.
-        groups: Control groups, for workers with a limit of memory.
+        listener: Is called when something happens to a worker.
+        set_up: What all workers are told; the rest is filled in for each.
+        folder: Folder for shared pages, on systems without anonymous files.
+        groups: Control groups, for workers with a memory limit.
     """
 
     def __init__(
         self,
         supervisor: socket.socket,
         listener: PoolListener,
-        setup: dict[str, Any],
+        set_up: messages.SetUp,
         folder: str,
         groups: ControlGroups,
     ) -> None:
         self._supervisor = supervisor
         self._listener = listener
-        self._setup = setup
+        self._set_up = set_up
         self._folder = folder
         self._groups = groups
         self._loop = asyncio.get_running_loop()
-        self.hands: dict[int, WorkerHandle] = {}
+        self.workers: dict[int, WorkerHandle] = {}
         self._idle: dict[WorkerKey | None, list[WorkerHandle]] = {}
         self._idle_count = 0
         self._next = 1
         self._held = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._try_again: asyncio.TimerHandle | None = None
-        #: Idle workers kept; more of them than this end.
+        #: Idle workers, at most: beyond it, the worker whose key was used longest ago ends.
         self.keep = max(4, 2 * (os.cpu_count() or 1))
+        #: True where workers write large results to disk.
         self.spill = False
+        self._handlers: messages.FromSupervisor = {
+            "forked": self._on_forked,
+            "worker_gone": self._on_worker_gone,
+            "lease_lapsed": lambda _, message: listener.on_lapse(),
+        }
         supervisor.setblocking(False)
         self._loop.add_reader(supervisor.fileno(), self._on_supervisor)
 
     # ---- the supervisor ------------------------------------------------------------------------------------
 
-    def _tell(self, op: str, fds: Sequence[int] = (), **fields: Any) -> None:
-        line = json.dumps({"op": op, "fds": len(fds), **fields}).encode() + b"\n"
-        self._unsent.append((line, list(fds)))
+    def _tell(self, message: AnyMessage, fds: Sequence[int] = ()) -> None:
+        self._unsent.append((codec.encode_line(message), list(fds)))
         self._flush()
 
     def _flush(self) -> None:
@@ -185,11 +196,12 @@ class WorkerPool:
                 return
             except OSError as error:
                 if error.errno in _NOT_NOW:
-                    # Nothing says when there is room; and nobody would report the end of a worker that never was.
+                    # The system does not tell when there is room again. The message must not be dropped: a worker that
+                    # was never forked would never be reported as gone.
                     self._loop.remove_writer(self._supervisor.fileno())
                     self._try_again = self._try_again or self._loop.call_later(_PAUSE_S, self._flush_again)
                     return
-                # Its end is noticed by the reader.
+                # The supervisor has ended; the reader notices that.
                 sent = len(line)
             for fd in fds:
                 os.close(fd)
@@ -216,106 +228,106 @@ class WorkerPool:
             return
         *lines, self._held = (self._held + data).split(b"\n")
         for line in lines:
-            message = json.loads(line)
-            if message["op"] == "lapsed":
-                self._listener.on_lapse()
-                continue
-            hand = self.hands.get(message["id"])
-            if hand is None:
-                continue
-            if message["op"] == "started":
-                hand.pid = message["pid"]
-            elif message["op"] == "gone":
-                self._end(hand, message)
+            name, message = codec.decode_line(messages.FROM_SUPERVISOR, line)
+            self._handlers[name](None, message)  # type: ignore[literal-required]
 
-    def hand_over(self, fd: int) -> None:
-        """Give the supervisor a descriptor to hold until it ends, and tell it to."""
-        self._tell("stop", [fd] if fd >= 0 else [])
+    def _on_forked(self, _: None, message: messages.Forked) -> None:
+        worker = self.workers.get(message.worker)
+        if worker is not None:
+            worker.pid = message.pid
+
+    def _on_worker_gone(self, _: None, message: messages.WorkerGone) -> None:
+        worker = self.workers.get(message.worker)
+        if worker is not None:
+            self._end(worker, message)
+
+    def shut_down(self, fd: int) -> None:
+        """Have the supervisor end everything, and hold a descriptor open until then."""
+        fds = [fd] if fd >= 0 else []
+        self._tell(messages.ShutDown(len(fds)), fds)
 
     # ---- coming and going ----------------------------------------------------------------------------------
 
     @property
     def has_idle(self) -> bool:
-        """Whether a worker is there that does nothing."""
+        """True where a worker is idle."""
         return self._idle_count > 0
 
     def prepare(self, count: int) -> None:
-        """Have blank workers ready."""
+        """Fork blank workers, so that they are ready."""
         for _ in range(count):
             self._make_idle(self._spawn())
 
     def acquire(
-        self, key: WorkerKey, environment: Callable[[WorkerKey], dict[str, str]], code: str | None
+        self, key: WorkerKey, environment: Callable[[WorkerKey], dict[str, str]], bundle_path: str | None
     ) -> WorkerHandle:
-        """An idle worker that is warm for a key, or a blank one, or a new one."""
+        """Return an idle worker of a key, else a blank one, else a new one."""
         for wanted in (key, None):
             idle = self._idle.get(wanted)
             if idle:
-                hand = idle.pop()
-                hand.idle = False
+                worker = idle.pop()
+                worker.idle = False
                 self._idle_count -= 1
                 break
         else:
-            hand = self._spawn()
-        if hand.key is None:
-            hand.key = key
+            worker = self._spawn()
+        if worker.key is None:
+            worker.key = key
             if key.memory_limit is not None:
-                hand.group = self._groups.add_memory_group(f"w{hand.number}", key.memory_limit)
-            fields = {
-                "m": "setup",
-                **self._setup,
-                "env": environment(key),
-                "nonce": hand.nonce.hex(),
-                "suffix": hand.suffix,
-                "code": code,
-                "shared": key.shared,
-                "max_result_bytes": key.max_result_bytes,
-                "memory_limit": key.memory_limit,
-                "group": hand.group,
-            }
-            self.send(hand, frames.encode_message(0, fields))
-        return hand
+                worker.group = self._groups.add_memory_group(f"w{worker.number}", key.memory_limit)
+            message = self._set_up._replace(
+                env=environment(key),
+                nonce=worker.nonce.hex(),
+                suffix=worker.suffix,
+                bundle_path=bundle_path,
+                shared_loop=key.shared_loop,
+                max_result_bytes=key.max_result_bytes,
+                memory_limit=key.memory_limit,
+                group=worker.group,
+            )
+            self.send(worker, message)
+        return worker
 
-    def release(self, hand: WorkerHandle) -> None:
-        """A worker has nothing to do any more."""
-        if not hand.leaving and not hand.gone and not hand.idle:
-            self._make_idle(hand)
+    def release(self, worker: WorkerHandle) -> None:
+        """Make a worker idle that has no tasks any more."""
+        if not worker.leaving and not worker.gone and not worker.idle:
+            self._make_idle(worker)
 
-    def _make_idle(self, hand: WorkerHandle) -> None:
-        hand.idle = True
-        self._idle.setdefault(hand.key, []).append(hand)
+    def _make_idle(self, worker: WorkerHandle) -> None:
+        worker.idle = True
+        self._idle.setdefault(worker.key, []).append(worker)
         self._idle_count += 1
         if self._idle_count > self.keep:
-            # The key that was used longest ago stands first.
+            # The dictionary is in the order of use: the key that was used longest ago comes first.
             for key, idle in self._idle.items():
-                if idle and key != hand.key:
+                if idle and key != worker.key:
                     self._idle_count -= 1
                     oldest = idle.pop(0)
                     oldest.idle = False
                     self.dismiss(oldest)
                     break
-        if hand.key in self._idle and len(self._idle) > 1:
-            self._idle[hand.key] = self._idle.pop(hand.key)
+        if worker.key in self._idle and len(self._idle) > 1:
+            self._idle[worker.key] = self._idle.pop(worker.key)
 
-    def dismiss(self, hand: WorkerHandle) -> None:
-        """Let a worker end by itself, and see to it that it does."""
-        hand.leaving = True
+    def dismiss(self, worker: WorkerHandle) -> None:
+        """Let a worker end by itself; kill it after a second."""
+        worker.leaving = True
         try:
-            hand.link.shutdown(socket.SHUT_WR)
+            worker.link.shutdown(socket.SHUT_WR)
         except OSError:
             pass
-        self._loop.call_later(1.0, self.kill, hand, 0.0)
+        self._loop.call_later(1.0, self.kill, worker, 0.0)
 
-    def kill(self, hand: WorkerHandle, grace_s: float) -> None:
-        """End a worker and everything below it: SIGTERM, and SIGKILL after the grace."""
-        if not hand.gone:
-            hand.leaving = True
-            self._tell("kill", id=hand.number, grace_s=grace_s)
+    def kill(self, worker: WorkerHandle, grace_s: float) -> None:
+        """End a worker and all processes that it started: SIGTERM, and SIGKILL after the grace, in seconds."""
+        if not worker.gone:
+            worker.leaving = True
+            self._tell(messages.Kill(worker.number, grace_s))
 
-    def signal(self, hand: WorkerHandle, number: int) -> None:
+    def signal(self, worker: WorkerHandle, number: int) -> None:
         """Send a signal to the worker's process alone."""
-        if not hand.gone:
-            self._tell("signal", id=hand.number, number=number)
+        if not worker.gone:
+            self._tell(messages.SendSignal(worker.number, number))
 
     def _spawn(self) -> WorkerHandle:
         number = self._next
@@ -326,116 +338,116 @@ class WorkerPool:
         enlarge_buffers(theirs)
         page_fd, page = shared_page.create(self._folder)
         page[shared_page.SPILL] = int(self.spill)
-        hand = WorkerHandle(number, ours, page, new_nonce())
+        worker = WorkerHandle(number, ours, page, new_nonce())
         ends = [theirs.detach()]
         for fd in (1, 2):
             reading, writing = os.pipe()
             ends.append(writing)
-            pipe = Pipe(reading, hand.nonce, lambda: 0 if hand.shared else page[shared_page.ANNOUNCED])
-            hand.pipes.append((fd, pipe))
-            self._loop.add_reader(reading, self._on_pipe, hand, fd, pipe)
-        self.hands[number] = hand
-        self._loop.add_reader(ours.fileno(), self._on_link, hand)
-        self._tell("spawn", [*ends, page_fd], id=number)
-        return hand
+            pipe = Pipe(reading, worker.nonce, lambda: 0 if worker.shared else page[shared_page.ANNOUNCED])
+            worker.pipes.append((fd, pipe))
+            self._loop.add_reader(reading, self._on_pipe, worker, fd, pipe)
+        self.workers[number] = worker
+        self._loop.add_reader(ours.fileno(), self._on_link, worker)
+        fds = [*ends, page_fd]
+        self._tell(messages.Spawn(number, len(fds)), fds)
+        return worker
 
-    def _end(self, hand: WorkerHandle, report: Mapping[str, Any]) -> None:
-        # What it sent before it ended is still in the link and in the pipes.
-        while not hand.gone and self._on_link(hand):
+    def _end(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
+        # The last messages and output of the worker are still in its link and its pipes.
+        while not worker.gone and self._on_link(worker):
             pass
-        hand.gone = hand.leaving = True
-        self.drain(hand)
-        for _, pipe in hand.pipes:
+        worker.gone = worker.leaving = True
+        self.drain(worker)
+        for _, pipe in worker.pipes:
             self._loop.remove_reader(pipe.fd)
             pipe.close()
-        hand.pipes.clear()
-        self._loop.remove_writer(hand.link.fileno())
-        self._loop.remove_reader(hand.link.fileno())
-        hand.link.close()
-        del self.hands[hand.number]
-        if hand.idle:
-            hand.idle = False
-            self._idle[hand.key].remove(hand)
+        worker.pipes.clear()
+        self._loop.remove_writer(worker.link.fileno())
+        self._loop.remove_reader(worker.link.fileno())
+        worker.link.close()
+        del self.workers[worker.number]
+        if worker.idle:
+            worker.idle = False
+            self._idle[worker.key].remove(worker)
             self._idle_count -= 1
-        self._listener.on_gone(hand, report)
-        if hand.group is not None:
-            cgroups.remove_empty(hand.group)
+        self._listener.on_gone(worker, report)
+        if worker.group is not None:
+            cgroups.remove_empty(worker.group)
 
     # ---- talking -------------------------------------------------------------------------------------------
 
-    def send(self, hand: WorkerHandle, segments: Sequence[frames.Buffer]) -> None:
-        """Send a frame to a worker."""
-        data = b"".join(segments)
-        if hand.unsent:
-            hand.unsent.append(memoryview(data))
+    def send(self, worker: WorkerHandle, message: AnyMessage, payload: Sequence[frames.Buffer] = ()) -> None:
+        """Send a message to a worker."""
+        data = b"".join(frames.encode_message(0, codec.encode(message), payload))
+        if worker.unsent:
+            worker.unsent.append(memoryview(data))
             return
         try:
-            sent = hand.link.send(data)
+            sent = worker.link.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            # It is ending; the supervisor will say so.
+            # The worker is ending; the supervisor will tell.
             return
         if sent < len(data):
-            hand.unsent.append(memoryview(data)[sent:])
-            self._loop.add_writer(hand.link.fileno(), self._on_writable, hand)
+            worker.unsent.append(memoryview(data)[sent:])
+            self._loop.add_writer(worker.link.fileno(), self._on_writable, worker)
 
-    def _on_writable(self, hand: WorkerHandle) -> None:
-        while hand.unsent:
+    def _on_writable(self, worker: WorkerHandle) -> None:
+        while worker.unsent:
             try:
-                sent = hand.link.send(hand.unsent[0])
+                sent = worker.link.send(worker.unsent[0])
             except BlockingIOError:
                 return
             except OSError:
-                hand.unsent.clear()
+                worker.unsent.clear()
                 break
-            if sent < len(hand.unsent[0]):
-                hand.unsent[0] = hand.unsent[0][sent:]
+            if sent < len(worker.unsent[0]):
+                worker.unsent[0] = worker.unsent[0][sent:]
                 return
-            hand.unsent.popleft()
-        self._loop.remove_writer(hand.link.fileno())
+            worker.unsent.popleft()
+        self._loop.remove_writer(worker.link.fileno())
 
-    def _on_link(self, hand: WorkerHandle) -> bool:
-        """Read what a worker sent; False where there is nothing more."""
+    def _on_link(self, worker: WorkerHandle) -> bool:
+        """Handle what a worker sent; return False if its link has no more."""
         try:
-            data = hand.link.recv(_RECEIVE)
+            data = worker.link.recv(_RECEIVE)
         except BlockingIOError:
             return False
         except OSError:
             data = b""
         if not data:
-            self._loop.remove_reader(hand.link.fileno())
-            if not hand.leaving:
-                # Where it lives on, user code closed it.
-                hand.cut = processes.is_running(hand.pid)
-                self.kill(hand, 0.0)
+            self._loop.remove_reader(worker.link.fileno())
+            if not worker.leaving:
+                # If the process goes on, user code closed the link.
+                worker.cut = processes.is_running(worker.pid)
+                self.kill(worker, 0.0)
             return False
         try:
-            messages = [m for m in hand.decoder.feed(data) if type(m) is frames.Message]
-            for message in messages:
-                self.drain(hand)
-                self._listener.on_report(hand, message)
+            for frame in [f for f in worker.decoder.feed(data) if type(f) is frames.Message]:
+                self.drain(worker)
+                self._listener.on_report(worker, frame)
         except (frames.ProtocolError, KeyError, TypeError, ValueError, IndexError):
-            # Something in there wrote to a descriptor that is not its own: no word of it counts any more.
+            # Code in the worker wrote to a descriptor that is not its own: no message of the worker counts any more.
             traceback.print_exc()
-            self._loop.remove_reader(hand.link.fileno())
-            hand.cut = True
-            self.kill(hand, 0.0)
+            self._loop.remove_reader(worker.link.fileno())
+            worker.cut = True
+            self.kill(worker, 0.0)
             return False
         return True
 
-    def drain(self, hand: WorkerHandle) -> None:
-        """Take in what a worker has printed so far."""
-        for fd, pipe in hand.pipes:
+    def drain(self, worker: WorkerHandle) -> None:
+        """Handle what a worker has printed so far."""
+        for fd, pipe in worker.pipes:
             for _ in range(64):
-                if not self._on_pipe(hand, fd, pipe):
+                if not self._on_pipe(worker, fd, pipe):
                     break
 
-    def _on_pipe(self, hand: WorkerHandle, fd: int, pipe: Pipe) -> bool:
+    def _on_pipe(self, worker: WorkerHandle, fd: int, pipe: Pipe) -> bool:
         pieces = pipe.read()
         if pieces is None:
             self._loop.remove_reader(pipe.fd)
             return False
         for number, data in pieces:
-            self._listener.on_output(hand, fd, number, data)
+            self._listener.on_output(worker, fd, number, data)
         return bool(pieces)

@@ -27,7 +27,7 @@ _FIRST = getattr(signal, "SIGRTMIN", None)
 SAMPLE_SIGNAL: int = _FIRST + 6 if _FIRST is not None else signal.SIGUSR1
 FLUSH_SIGNAL: int = _FIRST + 5 if _FIRST is not None else signal.SIGUSR2
 
-#: No task has this number.
+#: A number that no task has.
 NEVER = (1 << 63) - 1
 #: Seconds between the agent's recall and its read of the announced number. A store becomes visible to other processors
 #: within microseconds.

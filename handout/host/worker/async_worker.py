@@ -1,4 +1,4 @@
-"""Many coroutines in one worker: functions that wait more than they compute share its loop."""
+"""Runs the coroutines of one worker beside each other, in one event loop."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from handout.host.current import publish
 from handout.host.system import shared_page
 from handout.host.system.clock import now_ns
 from handout.host.worker.objects import MissingInputError
-from handout.host.worker.worker import Order, Worker, writing
+from handout.host.worker.worker import Worker, WorkerTask, writing
 
 
-class Loop:
-    """Runs what a worker is sent, all of it at once.
+class SharedLoop:
+    """Runs the tasks of a worker beside each other.
 
     Args:
-        worker: Owns the link, the functions and the objects.
+        worker: Has the link, the functions and the objects.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -28,12 +28,12 @@ class Loop:
         self._flushing = False
 
     async def serve(self) -> NoReturn:
-        """Run until the agent closes the link."""
+        """Run tasks until the agent closes the link."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._worker.link.fileno(), self._read)
         self._start_all()
         await loop.create_future()
-        raise AssertionError("nobody resolves that future")
+        raise AssertionError("that future is never resolved")
 
     def _read(self) -> None:
         try:
@@ -53,8 +53,8 @@ class Loop:
         worker = self._worker
         page = worker.page
         while worker.queue:
-            order = worker.queue.popleft()
-            number = order[0]
+            queued = worker.queue.popleft()
+            number = queued.number
             page[shared_page.STARTED] = now_ns()
             page[shared_page.ANNOUNCED] = number
             page[shared_page.IDLE] = 0
@@ -62,32 +62,31 @@ class Loop:
                 worker.report.skipped(number)
                 self._flush_soon()
                 continue
-            task = asyncio.get_running_loop().create_task(self._run(order))
+            task = asyncio.get_running_loop().create_task(self._run(queued))
             self._tasks[number] = task
             task.add_done_callback(lambda _, number=number: self._forget(number))  # type: ignore[misc]
 
-    async def _run(self, order: Order) -> None:
-        worker, number = self._worker, order[0]
-        current = worker.current(order)
+    async def _run(self, queued: WorkerTask) -> None:
+        worker, number = self._worker, queued.number
+        current = worker.current(queued)
         writing.set(number)
         publish(current, context_only=True)
         started = now_ns()
         try:
-            fn, args, kwargs, paths = worker.prepare(order)
+            fn, args, kwargs, paths = worker.prepare(queued)
             value: Any = fn(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
-            columns = worker.encode(value, paths, order[4])
+            result = worker.encode(value, paths, queued.outputs)
         except MissingInputError:
-            worker.report.missing(number)
+            worker.report.lacking(number)
         except BaseException as error:
-            fields, payload = worker.failure(error, number in worker.cancelled)
+            failure, payload = worker.failure(number, error, number in worker.cancelled)
             worker.streams.flush()
-            us = (now_ns() - started) // 1000
-            worker.report.failed({"s": number, "us": us, **fields}, payload)
+            worker.report.failed(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
         else:
             worker.streams.flush()
-            worker.report.done(number, (now_ns() - started) // 1000, *columns)
+            worker.report.done(number, (now_ns() - started) // 1000, result)
         current.clean()
         self._flush_soon()
 
@@ -96,7 +95,7 @@ class Loop:
         worker = self._worker
         worker.cancelled.discard(number)
         if not self._tasks:
-            # Only now can nothing that is left belong to somebody.
+            # Only while no task runs do the processes that are left belong to none.
             worker.page[shared_page.IDLE] = 1
             worker.end_children()
             if worker.retiring:

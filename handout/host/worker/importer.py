@@ -1,8 +1,8 @@
-"""Imports the user's own modules from the bundle of sources that the controller sent.
+"""Imports the user's own modules from the source bundle that the controller sent.
 
-The bundle is a zip: ``modules.json`` says for each module where its source is in the zip and where it lay on
-the controller. Sources and not bytecode, so that they run on another version of Python; under their original
-paths, so that a traceback reads as if the function had failed at home (the lines come from the bundle).
+The bundle is a zip file. Its ``modules.json`` tells for each module where its source is in the zip, and where it lay on
+the controller. It holds sources and not bytecode, so that they run on another version of Python. Modules keep their
+original paths, so that a traceback reads as on the controller; its lines come from the bundle.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ INDEX = "modules.json"
 
 
 class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Finds and loads the modules of one bundle.
+    """Finds and loads the modules of one source bundle.
 
     Args:
-        archive: The zip.
+        archive: The zip file.
     """
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         index: dict[str, Any] = json.loads(archive.read(INDEX))
-        #: By module: where its source is in the zip, where it was at home, whether it is a package.
+        #: By module: its source's name in the zip, its path on the controller, and True for a package.
         self._modules: dict[str, tuple[str, str, bool]] = {k: tuple(v) for k, v in index["modules"].items()}
-        #: Folders without an ``__init__.py``, with where they were at home.
+        #: Paths on the controller of packages without an ``__init__.py``.
         self._namespaces: dict[str, list[str]] = index["namespaces"]
-        #: Extension modules of the project: never sent.
+        #: Extension modules of the project, which are never sent.
         self._extensions: frozenset[str] = frozenset(index["extensions"])
 
     def find_spec(
@@ -68,7 +68,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self._modules[fullname][2]
 
     def get_source(self, fullname: str) -> str:
-        """The source: `linecache` asks for it to show lines in a traceback."""
+        """Return the source; `linecache` calls this to show lines in a traceback."""
         return importlib.util.decode_source(self._archive.read(self._modules[fullname][0]))
 
     def get_code(self, fullname: str) -> CodeType:
@@ -77,7 +77,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self.source_to_code(self._archive.read(member), origin)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module; an import that fails in it says where it stands."""
+        """Run the module. A module that it cannot import is named with the file and line of the import."""
         try:
             exec(self.get_code(module.__name__), module.__dict__)
         except ModuleNotFoundError as error:
@@ -85,7 +85,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
             raise
 
     def _explain(self, error: ModuleNotFoundError, file: str) -> None:
-        """Add the module, the file and the line that wanted it; the innermost one only."""
+        """Add to the error which file and line imported the missing module; the innermost import counts."""
         if getattr(error, "wanted_by", None) is not None:
             return
         line = _line_in(error.__traceback__, file)
@@ -110,14 +110,14 @@ def _line_in(trace: TracebackType | None, file: str) -> int:
 
 
 def install(bundle: str | bytes | memoryview) -> BundleFinder:
-    """Import from a bundle from now on, before anything that is installed here.
+    """Import from a bundle from now on, before modules that are installed on this host.
 
     Args:
-        bundle: The zip, or the path of one.
+        bundle: The zip file, as a path or as bytes.
     """
     archive = zipfile.ZipFile(bundle if isinstance(bundle, str) else io.BytesIO(bundle))
     finder = BundleFinder(archive)
-    # Behind what is built in or frozen, before sys.path: another version of the project may lie there.
+    # Behind built-in and frozen modules, and before sys.path, which may have another version of the project.
     places = [i for i, known in enumerate(sys.meta_path) if known is importlib.machinery.PathFinder]
     sys.meta_path.insert(places[0] if places else len(sys.meta_path), finder)
     return finder

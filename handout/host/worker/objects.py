@@ -1,4 +1,4 @@
-"""Objects as a worker sees them: the store's folders, and the results that it has just made itself."""
+"""Objects on a worker's side: the store's folders, and the results that the worker has made last."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ from typing import Any, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-#: An object up to this size rides in messages and lives in memory; a larger one is a file.
-INLINE = 65536
-#: Results of its own that a worker remembers for tasks queued behind the ones that made them.
+#: Results that a worker remembers, for the tasks queued behind those that made them, and their bytes.
 _RECENT_COUNT = 512
 _RECENT_BYTES = 8 << 20
 _WRITEV = 64
 
 
 def name(key: int) -> str:
-    """The file name of an object."""
+    """Return the file name of an object."""
     return f"{key:x}"
 
 
 class MissingInputError(Exception):
-    """An input is neither here nor in the store: the agent knows better."""
+    """An input is neither remembered nor in the store. The agent queues the task again, or fails it."""
 
 
 class OversizedResultError(Exception):
-    """A result has more bytes than it may."""
+    """An object of a result exceeds ``max_result_bytes``."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(f"the result has {size} bytes, of {limit} that it may have")
@@ -37,7 +35,7 @@ class OversizedResultError(Exception):
 
 
 class DiskFullError(Exception):
-    """A result found no room in the store."""
+    """The store has no room for a result."""
 
     def __init__(self, path: str, need: int, free: int) -> None:
         super().__init__(f"no room for a result of {need} bytes in {path} ({free} bytes free)")
@@ -49,7 +47,7 @@ class WorkerObjects:
 
     Args:
         folders: The store's folders: in memory, on disk. Both may be the same.
-        suffix: Ends the names of files that this worker writes; the agent renames them when it hears of them.
+        suffix: The end of the names of files that this worker writes, until the agent renames them.
     """
 
     def __init__(self, folders: Sequence[str], suffix: str) -> None:
@@ -59,14 +57,14 @@ class WorkerObjects:
         self._recent_bytes = 0
 
     def remember(self, key: int, data: Buffer) -> None:
-        """Keep a small result for followers."""
+        """Keep a small result for tasks that are queued behind."""
         self._recent_bytes += len(data) - len(self._recent.pop(key, b""))
         self._recent[key] = data
         while self._recent_bytes > _RECENT_BYTES or len(self._recent) > _RECENT_COUNT:
             self._recent_bytes -= len(self._recent.popitem(last=False)[1])
 
     def forget(self, keys: Iterable[int]) -> None:
-        """Remove results that were written and will not be reported."""
+        """Remove results that will not be reported."""
         for key in keys:
             if key != -1:
                 self._recent_bytes -= len(self._recent.pop(key, b""))
@@ -74,14 +72,14 @@ class WorkerObjects:
                     _remove(f"{folder}/{name(key)}{self._suffix}")
 
     def get(self, key: int, sent: dict[int, Buffer]) -> Buffer:
-        """An input's bytes; those of a file are mapped privately, so that writing to them stays here.
+        """Return the bytes of an input. A file is mapped privately: writing to the bytes does not change the file.
 
         Args:
-            key: The object.
-            sent: Those that came with the task.
+            key: Key of the object.
+            sent: The objects that came with the batch.
 
         Raises:
-            MissingInputError: It is nowhere.
+            MissingInputError: The input is neither among these, nor remembered, nor in the store.
         """
         data = sent.get(key)
         if data is None:
@@ -94,7 +92,7 @@ class WorkerObjects:
 
     def _map(self, key: int) -> Buffer | None:
         base = name(key)
-        # Twice: the agent may be renaming it, or moving it to disk.
+        # Each name is tried twice: the agent may be renaming the file, or moving it to disk.
         for file in (base, base + self._suffix) * 2:
             for folder in self._folders:
                 try:
@@ -109,11 +107,16 @@ class WorkerObjects:
         return None
 
     def write(self, key: int, segments: list[Any], spill: bool) -> int:
-        """Write a large result straight from its own memory into the store.
+        """Write a large result into the store, without a copy in memory.
 
-        Returns: Which folder it went to.
+        Args:
+            key: Key of the object.
+            segments: Its bytes.
+            spill: True where the file must lie on disk.
+
+        Returns: The folder of the file: 0 in memory, 1 on disk.
         Raises:
-            DiskFullError: Neither has room.
+            DiskFullError: No folder has room.
         """
         size = sum(memoryview(s).nbytes for s in segments)
         for where in (0, 1) if not spill else (1,):

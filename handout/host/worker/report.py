@@ -1,20 +1,34 @@
-"""What a worker has to tell the agent: outcomes gathered into columns, sent together."""
+"""A worker's reports to the agent: results are gathered in columns and sent together."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from handout.protocol import frames
+from handout.protocol import codec, frames, messages
+from handout.protocol.messages import AnyMessage
 
-#: Outcomes that wait at most; bytes of theirs that do.
+#: Results that are gathered, at most, and their bytes.
 _MAX_COUNT = 64
 _MAX_BYTES = 256 << 10
 
 
+class EncodedResult(NamedTuple):
+    """The objects of one result; see `BatchReport`."""
+
+    sizes: list[int]
+    inline_sizes: list[int]
+    folders: list[int]
+    payload: list[Any]
+
+
 class WorkerReport:
-    """Outcomes that have not been sent yet."""
+    """What became of tasks, as far as the agent has not been told yet.
+
+    Args:
+        link: Socket to the agent.
+    """
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
@@ -22,78 +36,73 @@ class WorkerReport:
         self._us: list[int] = []
         self._sizes: list[Any] = []
         self._inline: list[Any] = []
-        self._where: list[Any] = []
+        self._folders: list[Any] = []
         self._payload: list[frames.Buffer] = []
-        #: Whether some result does not ride along: then it is said which, and where they are.
+        #: True where some object is not in the payload: then the report tells which, and which folder it is in.
         self._large = False
         self._bytes = 0
         self._skipped: list[int] = []
-        self._missing: list[int] = []
+        self._lacking: list[int] = []
 
     @property
     def pending(self) -> bool:
-        """Whether there is anything to send."""
-        return bool(self._numbers or self._skipped or self._missing)
+        """True where the report is not empty."""
+        return bool(self._numbers or self._skipped or self._lacking)
 
     @property
     def full(self) -> bool:
-        """Whether it is time to send."""
+        """True where the report is large enough to be sent."""
         return len(self._numbers) >= _MAX_COUNT or self._bytes > _MAX_BYTES
 
-    def done(
-        self,
-        number: int,
-        us: int,
-        sizes: Sequence[int],
-        inline: Sequence[int],
-        where: Sequence[int],
-        payload: Sequence[frames.Buffer],
-    ) -> None:
-        """A task returned; columns are one entry an object."""
+    def done(self, number: int, us: int, result: EncodedResult) -> None:
+        """Add a task that returned a result, after so many microseconds."""
+        sizes, inline_sizes, folders, payload = result
         self._numbers.append(number)
         self._us.append(us)
         self._sizes.append(sizes)
-        self._inline.append(inline)
-        self._where.append(where)
+        self._inline.append(inline_sizes)
+        self._folders.append(folders)
         self._large |= len(payload) < len(sizes)
         for data in payload:
             self._payload.append(data)
             self._bytes += len(data)
 
     def skipped(self, number: int) -> None:
-        """A task was revoked before it started."""
+        """Add a task that was recalled before it started."""
         self._skipped.append(number)
 
-    def missing(self, number: int) -> None:
-        """A task's inputs are not here: what it follows failed, or was forgotten."""
-        self._missing.append(number)
+    def lacking(self, number: int) -> None:
+        """Add a task whose inputs are not on this host: the task that makes them failed, or they were dropped."""
+        self._lacking.append(number)
 
-    def failed(self, fields: dict[str, Any], payload: Sequence[frames.Buffer]) -> None:
-        """A task failed; sent at once, after what came before it."""
+    def failed(self, failure: messages.TaskFailure, payload: Sequence[frames.Buffer]) -> None:
+        """Send the failure of a task at once, after the report of the tasks before it."""
         self.flush()
-        self._send({"m": "failed", **fields}, payload)
+        self._send(failure, payload)
 
-    def flush(self, bye: bool = False) -> None:
-        """Send what there is.
+    def flush(self, leaving: bool = False) -> None:
+        """Send the report, unless it is empty.
 
         Args:
-            bye: The worker takes no more tasks, and ends.
+            leaving: True where the worker takes no more tasks and ends.
         """
-        if not (self.pending or bye):
+        if not (self.pending or leaving):
             return
-        fields: dict[str, Any] = {"m": "done", "s": self._numbers, "us": self._us, "size": self._sizes}
-        if self._large:
-            fields["inline"], fields["where"] = self._inline, self._where
-        if self._skipped:
-            fields["skipped"] = self._skipped
-        if self._missing:
-            fields["missing"] = self._missing
-        if bye:
-            fields["bye"] = 1
+        large = self._large
+        report = messages.BatchReport(
+            self._numbers,
+            self._us,
+            self._sizes,
+            self._inline if large else None,
+            self._folders if large else None,
+            self._skipped,
+            self._lacking,
+            leaving,
+        )
         payload = self._payload
-        self._numbers, self._us, self._sizes, self._inline, self._where = [], [], [], [], []
-        self._payload, self._bytes, self._skipped, self._missing, self._large = [], 0, [], [], False
-        self._send(fields, payload)
+        self._numbers, self._us, self._sizes, self._inline, self._folders = [], [], [], [], []
+        self._payload, self._bytes, self._skipped, self._lacking, self._large = [], 0, [], [], False
+        self._send(report, payload)
 
-    def _send(self, fields: dict[str, Any], payload: Sequence[frames.Buffer]) -> None:
-        self._link.sendall(b"".join(frames.encode_message(0, fields, payload)))
+    def _send(self, message: AnyMessage, payload: Sequence[frames.Buffer]) -> None:
+        self._link.sendall(b"".join(frames.encode_message(0, codec.encode(message), payload)))

@@ -1,7 +1,7 @@
-"""A worker's standard streams: pipes to the agent, with marks that say which task wrote what follows.
+"""A worker's standard streams: pipes to the agent, with marks that tell which task wrote the bytes behind them.
 
-Silent tasks cost nothing. What goes past Python's streams (C code, subprocesses) carries no mark: the agent then
-goes by what was running.
+Output that bypasses Python's streams (of C code, of subprocesses) has no mark: the agent takes it for the output of the
+task that runs. A task that writes nothing costs nothing.
 """
 
 from __future__ import annotations
@@ -15,36 +15,41 @@ from handout.host.agent.output_capture import mark
 
 
 class Marked(io.RawIOBase):
-    """Raw writes to a pipe, each behind a mark that says whose it is and how long."""
+    """Writes to a pipe, each behind a mark that tells the task and the size.
+
+    Args:
+        fd: The pipe.
+        nonce: The beginning of the marks.
+        owner: Returns the number of the task that writes.
+    """
 
     def __init__(self, fd: int, nonce: bytes, owner: Callable[[], int]) -> None:
         super().__init__()
         self._fd = fd
         self._nonce = nonce
-        #: Gives the number of the task that is writing.
         self._owner = owner
 
     def writable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def fileno(self) -> int:
-        """The pipe, for those who write to it themselves."""
+        """Return the pipe, for code that writes to it itself."""
         return self._fd
 
     def isatty(self) -> bool:
-        """It is a pipe."""
+        """Return False: it is a pipe."""
         return False
 
     def write(self, data: Any) -> int:
-        """Write all of it."""
+        """Write all of the data; return its size in bytes."""
         view = memoryview(data).cast("B")
         size = len(view)
         head = mark(self._nonce, self._owner(), size)
-        # Together: a line with its mark is written whole, or a copy of this process could come between.
+        # In one call, so that the output of a fork of this process cannot come between the mark and its line.
         done = os.writev(self._fd, [head, view])
         if done < len(head) + size:
-            # A signal came between.
+            # A signal interrupted the write.
             rest = memoryview(head + bytes(view))[done:]
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
@@ -52,7 +57,12 @@ class Marked(io.RawIOBase):
 
 
 class Streams:
-    """What ``sys.stdout`` and ``sys.stderr`` of a worker are."""
+    """Replaces ``sys.stdout`` and ``sys.stderr`` of a worker, and restores them after each task.
+
+    Args:
+        nonce: The beginning of the marks.
+        owner: Returns the number of the task that writes.
+    """
 
     def __init__(self, nonce: bytes, owner: Callable[[], int]) -> None:
         self._nonce = nonce
@@ -70,7 +80,7 @@ class Streams:
         sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
 
     def flush(self) -> None:
-        """Write out what a task left in them, and undo what it did to them."""
+        """Write what a task left in the buffers, and restore streams that it replaced or closed."""
         out, err = sys.stdout, sys.stderr
         try:
             out.flush()

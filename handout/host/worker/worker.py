@@ -1,15 +1,14 @@
-"""The process that runs user code: one task at a time, in the order that the agent sent them.
+"""The process that runs user code: one task at a time, in the order in which the agent sent them.
 
-It trusts nothing to the agent's answer while it works: it takes a batch, announces each task on the shared page,
-runs it, and tells the outcomes together. It is a subreaper, so a look at its children proves that a task left
-nothing behind. It never decides what to run; see the agent for that.
+A worker receives a batch, announces each task on the shared page, runs it, and reports the results together. It waits
+for no answer of the agent within a batch. It is a subreaper, so that its children show whether a task left processes
+behind. The agent decides which tasks run; the worker only skips those that are recalled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import faulthandler
 import fcntl
 import inspect
 import os
@@ -19,79 +18,95 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import count, repeat
 from types import TracebackType
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, NamedTuple, NoReturn
 
 from handout.host.current import Current, publish
 from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.clock import now_ns
 from handout.host.worker import importer
-from handout.host.worker.objects import INLINE, DiskFullError, MissingInputError, OversizedResultError, WorkerObjects
-from handout.host.worker.report import WorkerReport
+from handout.host.worker.objects import DiskFullError, MissingInputError, OversizedResultError, WorkerObjects
+from handout.host.worker.report import EncodedResult, WorkerReport
 from handout.host.worker.stdio import Streams
-from handout.protocol import frames
+from handout.protocol import codec, frames, messages
+from handout.protocol.messages import INLINE
 from handout.serialization import calls, diagnosis, exceptions, pickling
 
-#: A function that took longer than this, or is new, starts only after what is pending has been sent.
+#: Microseconds of a function's last task above which its next task starts only after the pending report was sent.
 _SHORT_US = 200
+#: Characters of an exception's text, and of its traceback, that are sent at most.
 _MAX_MESSAGE = 10_000
-_HIGH_FD = 512
 _MAX_TEXT = 64 << 10
-#: An exception larger than this does not travel: its type, message and traceback do. No message is over the limit.
+#: The lowest descriptor for the worker's own files, away from the small numbers that user code may guess.
+_HIGH_FD = 512
+#: Bytes of a pickled exception that is sent, at most. Of a larger one, only type, message and traceback are sent.
 _MAX_EXCEPTION = frames.MAX_PAYLOAD // 4
-#: Small results of one task that ride along, in bytes together; the others become files.
+#: Bytes of the inline objects of one task, at most; its other objects become files.
 _MAX_INLINE = 4 << 20
 _REAP_S = 2.0
 
-#: The task whose coroutine writes, where many share a loop.
+#: The number of the task whose coroutine writes, in a shared loop.
 writing: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing", default=0)
 
-#: (number, function, call, inputs, outputs, objects sent along, id, attempt, variant)
-Order = tuple[int, int, frames.Buffer, Any, list[int], dict[int, frames.Buffer], str, int, int]
 
+class WorkerTask(NamedTuple):
+    """A task of a batch; see `Batch`."""
 
-def preload() -> None:
-    """Import what every worker needs; for the supervisor, before it forks."""
-    pickling.preload()
+    number: int
+    fn: int
+    call: frames.Buffer
+    inputs: Sequence[int]
+    outputs: Sequence[int]
+    #: Small inputs that came with the batch, by key.
+    sent: dict[int, frames.Buffer]
+    name: str
+    attempt: int
+    variant: int
 
 
 class Worker:
-    """The loop of the process; see the module."""
+    """Runs tasks one after another, and does for a task what a shared loop needs as well.
+
+    Args:
+        link: Socket to the agent.
+        page: The shared page.
+    """
 
     def __init__(self, link: socket.socket, page: memoryview) -> None:
         self.link = link
         self.page = page
         self.report = WorkerReport(link)
-        self.queue: deque[Order] = deque()
+        self.queue: deque[WorkerTask] = deque()
         self._decoder = frames.Decoder()
-        #: Where tasks start, and with which signals blocked, whatever those before them did.
+        #: The working directory and the blocked signals that every task starts with, whatever the task before it did.
         self._folder = _open_high(".")
         self._signals = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._blobs: dict[int, bytes] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         self._last_us: dict[int, int] = {}
         self._pid = os.getpid()
-        #: This is a copy that user code made.
+        #: True in a fork that user code made.
         self.forked = False
         self._retiring = False
         #: Bytes that each object of a result may have.
         self._max_result = sys.maxsize
-        #: Its control group, where its tasks have a limit of memory.
+        #: The worker's control group, where its tasks have a memory limit.
         self._limited: cgroups.MemoryGroup | None = None
         self._in_user_code = False
         self._cancelled = False
         self._orphans = _can_wait_id()
-        #: Many coroutines at once, in one loop; those of them that are to be cancelled.
-        self.shared = False
+        #: True where tasks are coroutines that run beside each other.
+        self.shared_loop = False
+        #: Numbers of the tasks of a shared loop that are being cancelled.
         self.cancelled: set[int] = set()
-        #: Inputs that must be read as data: a host of which no more is taken had them in hand.
-        self._suspects: set[int] = set()
+        #: Keys of inputs that must be read with the restricted reader.
+        self._distrusted: set[int] = set()
 
     # ---- messages ------------------------------------------------------------------------------------------
 
     def read(self, flags: int = 0) -> None:
-        """Wait for messages and take them in; ends the process where the agent has closed."""
+        """Wait for messages and handle them; end the process if the agent has closed the link."""
         data = self.link.recv(256 << 10, flags)
         if not data:
             os._exit(0)
@@ -99,54 +114,55 @@ class Worker:
             if type(frame) is frames.Message:
                 self._take_in(frame)
 
-    def _take_in(self, message: frames.Message) -> None:
-        fields = message.fields
-        if fields["m"] == "run":
-            self._enqueue(fields, memoryview(message.payload))
-        elif fields["m"] == "setup":
-            self._set_up(fields)
-        elif fields["m"] == "cancel":
-            self.cancelled.update(fields["s"])
+    def _take_in(self, frame: frames.Message) -> None:
+        name, message = codec.decode(messages.TO_WORKER, frame.fields)
+        _HANDLERS[name](self, message, memoryview(frame.payload))  # type: ignore[literal-required]
 
-    def _set_up(self, fields: dict[str, Any]) -> None:
-        for name, value in fields["env"].items():
-            os.environ[name] = value
-        self.host = fields["host"]
-        self.shared = bool(fields.get("shared"))
-        self._max_result = fields.get("max_result_bytes") or sys.maxsize
-        if fields.get("group"):
+    def _set_up(self, message: messages.SetUp, payload: memoryview) -> None:
+        os.environ.update(message.env)
+        self.host = message.host
+        self.shared_loop = message.shared_loop
+        self._max_result = message.max_result_bytes or sys.maxsize
+        if message.group is not None and message.memory_limit is not None:
             try:
-                self._limited = cgroups.MemoryGroup(fields["group"], fields["memory_limit"])
+                self._limited = cgroups.MemoryGroup(message.group, message.memory_limit)
             except OSError:
-                # The agent looks at its memory in any case.
-                pass
-        self.scratch = fields["scratch"]
-        self.objects = WorkerObjects(fields["folders"], fields["suffix"])
-        owner = writing.get if self.shared else lambda: self.page[shared_page.ANNOUNCED]
-        self.streams = Streams(bytes.fromhex(fields["nonce"]), owner)
-        self._code = fields.get("code")
+                pass  # the agent measures the worker's memory in any case
+        self.scratch = message.scratch
+        self.objects = WorkerObjects(message.folders, message.suffix)
+        owner = writing.get if self.shared_loop else lambda: self.page[shared_page.ANNOUNCED]
+        self.streams = Streams(bytes.fromhex(message.nonce), owner)
+        self._bundle_path = message.bundle_path
 
-    def _enqueue(self, fields: dict[str, Any], payload: memoryview) -> None:
-        position = 0
-        for number, size in zip(fields.get("fns", ()), fields.get("fn_len", ())):
-            self._blobs[number] = bytes(payload[position : position + size])
-            position += size
-        sent: dict[int, frames.Buffer] = {}
-        for key, size in zip(fields.get("keys", ()), fields.get("key_len", ())):
-            sent[key] = payload[position : position + size]
-            position += size
-        if "suspects" in fields:
-            from handout.serialization.untrusted import reader
+    def _enqueue(self, batch: messages.Batch, payload: memoryview) -> None:
+        pieces = codec.parts(payload, [*batch.new_function_sizes, *batch.object_sizes, *batch.call_sizes])
+        for number in batch.new_functions:
+            self._blobs[number] = bytes(next(pieces))
+        sent: dict[int, frames.Buffer] = {key: next(pieces) for key in batch.objects}
+        if batch.distrusted:
+            from handout.serialization.untrusted import reader  # few workers need it
 
-            self._suspects.update(fields["suspects"])
-            reader.allow(fields["types"])
-        columns = [_column(fields[name]) for name in ("fn", "len", "in", "out", "id", "attempt", "variant")]
-        first: int = fields["s"]
-        numbers = range(first, first + fields["n"])
-        for number, fn, size, inputs, out, id_, attempt, variant in zip(numbers, *columns):
-            end = position + size
-            self.queue.append((number, fn, payload[position:end], inputs, out, sent, id_, attempt, variant))
-            position = end
+            self._distrusted.update(batch.distrusted)
+            reader.allow(batch.types)
+        self.queue.extend(
+            map(
+                WorkerTask._make,
+                zip(
+                    count(batch.first_number),
+                    batch.functions,
+                    pieces,
+                    batch.inputs,
+                    batch.outputs,
+                    repeat(sent),
+                    batch.names,
+                    batch.attempt_numbers,
+                    batch.variants,
+                ),
+            )
+        )
+
+    def _cancel_coroutines(self, message: messages.CancelCoroutines, payload: memoryview) -> None:
+        self.cancelled.update(message.numbers)
 
     # ---- running -------------------------------------------------------------------------------------------
 
@@ -162,75 +178,81 @@ class Worker:
                 self.read()
                 page[shared_page.IDLE] = 0
                 continue
-            if report.pending and (report.full or self._last_us.get(queue[0][1], _SHORT_US) >= _SHORT_US):
+            if report.pending and (report.full or self._last_us.get(queue[0].fn, _SHORT_US) >= _SHORT_US):
                 report.flush()
             self._run(queue.popleft())
 
-    def _run(self, order: Order) -> None:
-        number = order[0]
+    def _run(self, task: WorkerTask) -> None:
+        number = task.number
         page = self.page
         started = now_ns()
         page[shared_page.STARTED] = started
         page[shared_page.ANNOUNCED] = number
-        # Announced first, then looked: see page.
+        # Read only after the announcement: see `shared_page`.
         if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or self._retiring:
             self.report.skipped(number)
             return
-        current = self.current(order)
+        current = self.current(task)
         publish(current)
         if self._limited is not None:
             self._limited.make_room()
         try:
-            # So are loading the arguments (inline functions, what classes do) and writing the result.
+            # Loading the arguments (inline functions, classes) and pickling the result run user code, too.
             self._in_user_code = True
-            fn, args, kwargs, paths = self.prepare(order)
+            fn, args, kwargs, paths = self.prepare(task)
             value = fn(*args, **kwargs)
             if inspect.iscoroutine(value):
                 value = self._await(value)
-            columns = self.encode(value, paths, order[4])
+            result = self.encode(value, paths, task.outputs)
             self._in_user_code = False
         except MissingInputError:
             self._in_user_code = False
-            self.report.missing(number)
+            self.report.lacking(number)
             return
         except BaseException as error:
             self._in_user_code = False
-            self._guard()
-            outcome = self.failure(error, self._cancelled)
-            self._tidy(current)
-            # It may be the process that is in a bad way, not the task: out of descriptors, memory, room.
-            if isinstance(error, (OSError, MemoryError, pickling.LoadError)):
-                self._retiring = True
-            if self._was_starved():
-                self._report_starved(number, started)
-                return
-            fields = {"s": number, "us": (now_ns() - started) // 1000, **outcome[0]}
-            self.report.failed(fields, outcome[1])
+            self._end_failed(task, current, started, error)
             return
         self._guard()
-        # The next task does not find the memory of this one taken.
+        # Freed now, so that the next task does not find this memory taken.
         del value, args, kwargs
         self._tidy(current)
-        if self._was_starved():
-            self.objects.forget(order[4])
+        if self._was_killed_at_limit():
+            self.objects.forget(task.outputs)
             self._report_starved(number, started)
             return
         us = (now_ns() - started) // 1000
-        self._last_us[order[1]] = us
-        self.report.done(number, us, *columns)
+        self._last_us[task.fn] = us
+        self.report.done(number, us, result)
 
-    def _was_starved(self) -> bool:
-        """Whether the kernel killed something that this worker's task had started, at its limit of memory."""
+    def _end_failed(self, task: WorkerTask, current: Current, started: int, error: BaseException) -> None:
+        """Report a task that raised an exception, and clean up after it."""
+        self._guard()
+        failure, payload = self.failure(task.number, error, self._cancelled)
+        self._tidy(current)
+        # The cause may be the process and not the task: it may lack descriptors, memory or room.
+        if isinstance(error, (OSError, MemoryError, pickling.LoadError)):
+            self._retiring = True
+        if self._was_killed_at_limit():
+            self._report_starved(task.number, started)
+            return
+        self.report.failed(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
+
+    def _was_killed_at_limit(self) -> bool:
+        """Return True if the kernel killed a process that this worker's task had started, at the memory limit."""
         return self._limited is not None and self._limited.killed_at_limit
 
     def _report_starved(self, number: int, started: int) -> None:
-        """Whatever a task made of it that the kernel killed what it had started: it took too much. It was the last."""
+        """Report that a task exceeded its memory limit, and run no more tasks.
+
+        This holds also where the task itself went on after the kernel had killed a process that it started.
+        """
         self._retiring = True
         us = (now_ns() - started) // 1000
-        self.report.failed({"s": number, "us": us, "kind": "memory", "maxrss": processes.peak_memory()}, [])
+        self.report.failed(messages.TaskFailure(number, us, "memory", maxrss=processes.peak_memory()), [])
 
     def flush_held(self, *_: Any) -> None:
-        """Handle the agent's signal: a task runs for long, and results of those before it are still here."""
+        """Send the pending report: the agent's signal tells that a task takes long, and results wait behind it."""
         if self._in_user_code and not self.forked:
             try:
                 self.report.flush()
@@ -238,27 +260,28 @@ class Worker:
                 pass
 
     def _guard(self) -> None:
-        """A task may have forked and come back twice: the copy ends here."""
+        """End the process if it is a fork that user code made, and that returned from the task as well."""
         if self.forked:
             os._exit(0)
 
-    def current(self, order: Order) -> Current:
-        """What a task may ask about itself."""
-        return Current(order[6], self.host, order[7], order[8], f"{self.scratch}/{self._pid}-{order[0]}")
+    def current(self, task: WorkerTask) -> Current:
+        """Return what a task gets from `handout.current`."""
+        scratch = f"{self.scratch}/{self._pid}-{task.number}"
+        return Current(task.name, self.host, task.attempt, task.variant, scratch)
 
-    def prepare(self, order: Order) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]:
-        """The function, its arguments, and the paths of what is wanted of its result.
+    def prepare(self, task: WorkerTask) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]:
+        """Return a task's function, its arguments, and the paths of those elements of its result that are wanted.
 
         Raises:
-            MissingInputError: An input is not here.
-            LoadError: The bytes could not become values.
+            MissingInputError: An input is not on this host.
+            LoadError: The bytes could not be unpickled.
         """
-        inputs, sent = order[3], order[5]
-        fn = self._functions.get(order[1])
+        inputs, sent = task.inputs, task.sent
+        fn = self._functions.get(task.fn)
         if fn is None:
-            fn = self._load_function(order[1])
+            fn = self._load_function(task.fn)
         try:
-            args, kwargs, paths = calls.load_call(order[2], lambda index: self._load_input(inputs[index], sent))
+            args, kwargs, paths = calls.load_call(task.call, lambda index: self._load_input(inputs[index], sent))
         except pickling.LoadError as error:
             if isinstance(error.__cause__, MissingInputError):
                 raise error.__cause__ from None
@@ -269,17 +292,17 @@ class Worker:
         data = self.objects.get(key, sent)
         if self._limited is not None and len(data) > INLINE:
             self._limited.make_room(len(data))
-        if key in self._suspects:
-            from handout.serialization.untrusted import reader  # few workers ever need it
+        if key in self._distrusted:
+            from handout.serialization.untrusted import reader  # few workers need it
 
             return reader.loads(data)
         return pickling.loads(data)
 
     def _load_function(self, number: int) -> Callable[..., Any]:
-        if self._code is not None:
-            # Here and not at the setup: what goes wrong is this task's failure.
-            importer.install(self._code)
-            self._code = None
+        if self._bundle_path is not None:
+            # Not when the worker is set up: an error here becomes the task's failure.
+            importer.install(self._bundle_path)
+            self._bundle_path = None
         try:
             fn: Callable[..., Any] = pickling.loads(self._blobs[number])
         except pickling.LoadError:
@@ -292,7 +315,7 @@ class Worker:
         return fn
 
     def _await(self, coroutine: Any) -> Any:
-        """Run a coroutine in a loop of its own; SIGTERM cancels it."""
+        """Run a coroutine in a loop of its own, which SIGTERM cancels; return its result."""
 
         async def main() -> Any:
             loop = asyncio.get_running_loop()
@@ -310,28 +333,34 @@ class Worker:
 
         return asyncio.run(main())
 
-    # ---- outcomes ------------------------------------------------------------------------------------------
+    # ---- results and failures ------------------------------------------------------------------------------
 
-    def encode(self, value: Any, paths: Sequence[calls.Path], out: list[int]) -> tuple[Any, Any, Any, list[Any]]:
-        """The objects of a result, as the report's columns."""
+    def encode(self, value: Any, paths: Sequence[calls.Path], outputs: Sequence[int]) -> EncodedResult:
+        """Return the objects of a result.
+
+        Args:
+            value: What the function returned.
+            paths: Of each output but the first: its path in the value.
+            outputs: Keys of the objects; -1 for one that is not wanted.
+        """
         try:
-            return self._encode(value, paths, out)
+            return self._encode(value, paths, outputs)
         except BaseException:
-            # Nobody hears of those that could be written.
-            self.objects.forget(out)
+            # Files of the result may have been written, which will not be reported.
+            self.objects.forget(outputs)
             raise
 
-    def _encode(self, value: Any, paths: Sequence[calls.Path], out: list[int]) -> tuple[Any, Any, Any, list[Any]]:
+    def _encode(self, value: Any, paths: Sequence[calls.Path], outputs: Sequence[int]) -> EncodedResult:
         sizes: list[int] = []
         inline: list[int] = []
-        where: list[int] = []
+        folders: list[int] = []
         payload: list[frames.Buffer] = []
         room = _MAX_INLINE
-        for index, key in enumerate(out):
+        for index, key in enumerate(outputs):
             if key == -1:
                 sizes.append(-1)
                 inline.append(-1)
-                where.append(0)
+                folders.append(0)
                 continue
             part = value if index == 0 else calls.apply_path(value, paths[index - 1])
             segments = diagnosis.dumps_or_diagnose(part, "result")
@@ -345,57 +374,53 @@ class Worker:
                 payload.append(data)
                 self.objects.remember(key, data)
                 inline.append(size)
-                where.append(0)
+                folders.append(0)
             else:
                 inline.append(-1)
                 if self._limited is not None:
                     self._limited.make_room(size)
-                where.append(self.objects.write(key, segments, bool(self.page[shared_page.SPILL])))
-        return sizes, inline, where, payload
+                folders.append(self.objects.write(key, segments, bool(self.page[shared_page.SPILL])))
+        return EncodedResult(sizes, inline, folders, payload)
 
-    def failure(self, error: BaseException, cancelled: bool) -> tuple[dict[str, Any], list[frames.Buffer]]:
-        """What is said of a failure, and the exception's bytes."""
-        kind = "raised"
-        extra: dict[str, Any] = {}
-        blob = None
-        if isinstance(error, diagnosis.CannotPickleError):
-            kind, extra = "unserializable", {"path": error.path, "culprit": error.type}
-        elif isinstance(error, pickling.LoadError):
-            kind = "input"
-        elif isinstance(error, DiskFullError):
-            kind, extra = "disk", {"path": error.path, "need": error.need, "free": error.free}
-        elif isinstance(error, OversizedResultError):
-            kind, extra = "too_large", {"size": error.size, "limit": error.limit}
-        elif isinstance(error, SystemExit):
-            code = error.code
-            kind, extra = "exited", {"exit": code if code is None or isinstance(code, int) else str(code)}
-        elif isinstance(error, asyncio.CancelledError) and cancelled:
-            kind = "cancelled"
-        # The first frames are this file's.
+    def failure(
+        self, number: int, error: BaseException, cancelled: bool
+    ) -> tuple[messages.TaskFailure, list[frames.Buffer]]:
+        """Return the report of a failure, without its duration, and the pickled exception.
+
+        Args:
+            number: The task's number.
+            error: What its function raised, or what kept it from being called or its result from being sent.
+            cancelled: True where the agent cancelled the task.
+        """
+        kind, facts = _kind_of(error, cancelled)
+        # The first frames of the traceback are the worker's own.
         trace = error.__traceback__
         while trace is not None and _is_own_frame(trace):
             trace = trace.tb_next
         error = error.with_traceback(trace)
+        blob = None
         if kind in ("raised", "input"):
             blob, text = exceptions.dump_exception(error)
             if blob is not None and len(blob) > _MAX_EXCEPTION:
                 blob = None
         elif kind in ("unserializable", "too_large") and _is_ours(error.__cause__ or error):
-            text = ""  # the message says all
+            text = ""  # the message says everything
         else:
             text = exceptions.traceback_text(error)
-        fields: dict[str, Any] = {
-            "kind": kind,
-            "type": exceptions.type_name(error),
-            "message": exceptions.message(error)[:_MAX_MESSAGE],
-            "text": text[-_MAX_TEXT:],
-            "maxrss": processes.peak_memory(),
-            **extra,
-        }
-        return fields, [blob] if blob is not None else []
+        failure = messages.TaskFailure(
+            number,
+            0,
+            kind,
+            exceptions.type_name(error),
+            exceptions.message(error)[:_MAX_MESSAGE],
+            text[-_MAX_TEXT:],
+            processes.peak_memory(),
+            **facts,
+        )
+        return failure, [blob] if blob is not None else []
 
     def _tidy(self, current: Current) -> None:
-        """End what a task left: output, processes, files."""
+        """Flush the output of a task, end the processes that it left, and remove its files."""
         self.streams.flush()
         current.clean()
         self.end_children()
@@ -404,11 +429,11 @@ class Worker:
                 os.fchdir(self._folder)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._signals)
         except OSError:
-            # It closed what was not its own.
+            # The task closed descriptors that are not its own.
             self._retiring = True
 
     def end_children(self) -> None:
-        """Kill what a task left running. A worker that had to does not trust itself any further."""
+        """Kill the processes that a task left. A worker that had to do so runs no more tasks."""
         if self._orphans:
             try:
                 os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -429,17 +454,35 @@ class Worker:
 
     @property
     def retiring(self) -> bool:
-        """Whether it ends as soon as it can."""
+        """True where the worker ends as soon as it can."""
         return self._retiring
 
     def retire(self) -> NoReturn:
-        """Say goodbye and end."""
-        self.report.flush(bye=True)
+        """Send the last report and end."""
+        self.report.flush(leaving=True)
         os._exit(0)
 
 
+def _kind_of(error: BaseException, cancelled: bool) -> tuple[str, dict[str, Any]]:
+    """Return the kind of a failure, and the facts that only this kind has."""
+    if isinstance(error, diagnosis.CannotPickleError):
+        return "unserializable", {"path": error.path, "culprit": error.type}
+    if isinstance(error, pickling.LoadError):
+        return "input", {}
+    if isinstance(error, DiskFullError):
+        return "disk", {"path": error.path, "need": error.need, "free": error.free}
+    if isinstance(error, OversizedResultError):
+        return "too_large", {"size": error.size, "limit": error.limit}
+    if isinstance(error, SystemExit):
+        code = error.code
+        return "exited", {"exit": code if code is None or isinstance(code, int) else str(code)}
+    if isinstance(error, asyncio.CancelledError) and cancelled:
+        return "cancelled", {}
+    return "raised", {}
+
+
 def _open_high(path: str) -> int:
-    """A descriptor of a folder, out of the way of the small numbers that user code may guess; -1: there is none."""
+    """Open a folder with a descriptor above the numbers that user code may guess; return -1 if it cannot be opened."""
     try:
         low = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -453,7 +496,7 @@ def _open_high(path: str) -> int:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether an exception was raised by this package's own code, or by what that called in C."""
+    """Return True if an exception was raised by Handout's own code, or by C code that it called."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -470,37 +513,8 @@ def _can_wait_id() -> bool:
     return hasattr(os, "waitid")
 
 
-def _column(value: Any) -> Any:
-    return value if isinstance(value, list) else repeat(value)
-
-
-def run(link_fd: int, page_fd: int) -> NoReturn:
-    """Be a worker on these descriptors."""
-    link = socket.socket(fileno=link_fd)
-    page = shared_page.attach(page_fd)
-    os.close(page_fd)
-    faulthandler.enable(file=2, all_threads=True)
-    faulthandler.register(shared_page.SAMPLE_SIGNAL, file=2, all_threads=True, chain=False)
-    worker = Worker(link, page)
-
-    def leave_the_link() -> None:
-        # A task's own forks must not hold, or speak on, what is the worker's.
-        if not worker.forked:
-            worker.forked = True
-            try:
-                os.close(link_fd)
-            except OSError:
-                pass
-
-    os.register_at_fork(after_in_child=leave_the_link)
-    signal.signal(shared_page.FLUSH_SIGNAL, worker.flush_held)
-    sys.argv = [""]
-    try:
-        worker.read()
-        if worker.shared:
-            from handout.host.worker.async_worker import Loop
-
-            asyncio.run(Loop(worker).serve())
-        worker.serve()
-    except (ConnectionError, BrokenPipeError):
-        os._exit(0)
+_HANDLERS: messages.ToWorker = {
+    "set_up": Worker._set_up,
+    "batch": Worker._enqueue,
+    "cancel_coroutines": Worker._cancel_coroutines,
+}

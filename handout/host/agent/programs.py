@@ -1,4 +1,4 @@
-"""Commands that the controller runs on this host: how trackers ask it things."""
+"""Programs that the controller runs on this host outside all tasks, for trackers that ask a host what it offers."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import subprocess
 from typing import Any
 
 from handout.host.agent.link import ControllerLink
+from handout.protocol import messages
 
 _MAX_OUTPUT = 1 << 20
 _KILL_S = 1.0
-#: Keeps tasks referred to while they run.
+#: Keeps a reference to the tasks while they run: the loop holds weak ones only.
 _running: set[Any] = set()
 
 
-def start(number: Any, argv: list[str], timeout_s: float, link: ControllerLink) -> None:
-    """Run a command, and answer with ``ran``."""
-    task = asyncio.get_running_loop().create_task(_run(number, argv, timeout_s, link))
+def start(request: messages.RunProgram, link: ControllerLink) -> None:
+    """Start a program; `ProgramEnded` is sent when it has ended."""
+    task = asyncio.get_running_loop().create_task(_run(request, link))
     _running.add(task)
     task.add_done_callback(_running.discard)
 
 
-async def _run(number: Any, argv: list[str], timeout_s: float, link: ControllerLink) -> None:
+async def _run(request: messages.RunProgram, link: ControllerLink) -> None:
     status, output = 127, b""
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv,
+            *request.argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -52,18 +53,18 @@ async def _run(number: Any, argv: list[str], timeout_s: float, link: ControllerL
             await process.wait()
 
         try:
-            await asyncio.wait_for(collect(), timeout_s)
+            await asyncio.wait_for(collect(), request.timeout_s)
         except asyncio.TimeoutError:
             parts.append(b"\n(timed out)")
         finally:
             await _end(process)
         status = process.returncode if process.returncode is not None else -signal.SIGKILL
         output = b"".join(parts)
-    link.send({"m": "ran", "id": number, "rc": status, "len": len(output)}, [output])
+    link.send(messages.ProgramEnded(request.id, status), [output])
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill what is left of a command, also what it left behind in its group."""
+    """Kill a program and all other processes of its process group."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

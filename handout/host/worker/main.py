@@ -1,0 +1,58 @@
+"""Where a forked copy of the supervisor becomes a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from handout.host.system import shared_page
+from handout.host.worker.async_worker import SharedLoop
+from handout.host.worker.worker import Worker
+from handout.serialization import pickling
+
+__all__ = ["preload", "run"]
+
+
+def preload() -> None:
+    """Import the modules that few tasks need, in the supervisor, so that its forks have them."""
+    pickling.preload()
+
+
+def run(link_fd: int, page_fd: int) -> NoReturn:
+    """Run tasks until the agent closes the link.
+
+    Args:
+        link_fd: Socket to the agent.
+        page_fd: The shared page.
+    """
+    link = socket.socket(fileno=link_fd)
+    page = shared_page.attach(page_fd)
+    os.close(page_fd)
+    faulthandler.enable(file=2, all_threads=True)
+    faulthandler.register(shared_page.SAMPLE_SIGNAL, file=2, all_threads=True, chain=False)
+    worker = Worker(link, page)
+
+    def leave_the_link() -> None:
+        # A fork that a task makes must not hold the worker's link open, nor write to it.
+        if not worker.forked:
+            worker.forked = True
+            try:
+                os.close(link_fd)
+            except OSError:
+                pass
+
+    os.register_at_fork(after_in_child=leave_the_link)
+    signal.signal(shared_page.FLUSH_SIGNAL, worker.flush_held)
+    sys.argv = [""]
+    try:
+        worker.read()
+        if worker.shared_loop:
+            asyncio.run(SharedLoop(worker).serve())
+        worker.serve()
+    except (ConnectionError, BrokenPipeError):
+        os._exit(0)

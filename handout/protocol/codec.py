@@ -1,0 +1,204 @@
+"""How messages become the JSON header of a frame, and how a header becomes a message again.
+
+A header is an object: the message's name under ``"m"``, and its fields by name. A field that has its default value is
+left out. The first column of a message is always whole; another one whose entries are all equal is sent as one entry.
+
+What a message says is declared in `handout.protocol.messages`; nothing outside this module depends on its encoding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from handout.protocol import messages
+from handout.protocol.frames import ProtocolError
+from handout.protocol.messages import AnyMessage
+
+__all__ = ["decode", "decode_hello", "decode_line", "encode", "encode_hello", "encode_line", "name_of", "parts"]
+
+Kind = TypeVar("Kind", bound=AnyMessage)
+
+_NAME = "m"
+_REQUIRED = object()
+#: By the name of a field's type: what JSON may hold there. A missing name stands for any value.
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool, int),
+    "Column": (list, tuple),
+    "Sequence": (list, tuple),
+    "Mapping": (dict,),
+    "None": (type(None),),
+}
+
+
+class _Field(NamedTuple):
+    name: str
+    default: Any
+    is_column: bool
+    #: The types of JSON values that are allowed.
+    types: tuple[type, ...]
+
+
+class _Form(NamedTuple):
+    """How one message is encoded."""
+
+    name: str
+    fields: tuple[_Field, ...]
+    #: Names of the columns; the first one is whole, so its length is the number of rows.
+    columns: tuple[str, ...]
+
+
+def _form(name: str, kind: type[Any]) -> _Form:
+    fields: list[_Field] = []
+    columns: list[str] = []
+    for field, annotation in kind.__annotations__.items():
+        # A string in some versions of Python, and a reference that holds it in others.
+        text = str(getattr(annotation, "__forward_arg__", annotation))
+        names = [part.partition("[")[0].strip() for part in _alternatives(text)]
+        types = tuple(t for each in names for t in _JSON_TYPES.get(each, (object,)))
+        is_column = "Column" in names
+        fields.append(_Field(field, kind._field_defaults.get(field, _REQUIRED), is_column and bool(columns), types))
+        if is_column:
+            columns.append(field)
+    return _Form(name, tuple(fields), tuple(columns))
+
+
+def _alternatives(annotation: str) -> list[str]:
+    """Split a union at its outermost bars."""
+    depth, parts = 0, [""]
+    for character in annotation:
+        depth += (character == "[") - (character == "]")
+        if character == "|" and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+_DIRECTIONS: tuple[Mapping[str, type[Any]], ...] = (
+    messages.TO_AGENT,
+    messages.TO_CONTROLLER,
+    messages.TO_WORKER,
+    messages.FROM_WORKER,
+    messages.TO_SUPERVISOR,
+    messages.FROM_SUPERVISOR,
+)
+_HELLOS: tuple[type[Any], ...] = (messages.Greeting, messages.Welcome, messages.Progress)
+_FORMS: dict[type[Any], _Form] = {
+    **{kind: _form(name, kind) for direction in _DIRECTIONS for name, kind in direction.items()},
+    **{kind: _form("", kind) for kind in _HELLOS},
+}
+
+
+def name_of(kind: type[AnyMessage]) -> str:
+    """Return the name of a message on its link."""
+    return _FORMS[kind].name
+
+
+def encode(message: AnyMessage) -> dict[str, Any]:
+    """Return the header of a message."""
+    form = _FORMS[type(message)]
+    return _put({_NAME: form.name}, form, message)
+
+
+def encode_hello(hello: AnyMessage) -> dict[str, Any]:
+    """Return the header of a hello."""
+    return _put({}, _FORMS[type(hello)], hello)
+
+
+def _put(header: dict[str, Any], form: _Form, message: AnyMessage) -> dict[str, Any]:
+    for (name, default, may_shrink, _), value in zip(form.fields, message):
+        if value == default:
+            continue
+        if may_shrink and len(value) > 1 and value[0] == value[-1] and value.count(value[0]) == len(value):
+            header[name] = value[:1]
+        else:
+            header[name] = value
+    return header
+
+
+def decode(direction: Mapping[str, type[AnyMessage]], header: Mapping[str, Any]) -> tuple[str, AnyMessage]:
+    """Return the name and the message of a header.
+
+    Args:
+        direction: The messages that may come from the sender, by name.
+        header: The fields of a frame.
+
+    Raises:
+        ProtocolError: The direction has no such message, or its fields are not those that are declared.
+    """
+    name = header.get(_NAME)
+    kind = direction.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ProtocolError(f"there is no message {name!r}")
+    assert isinstance(name, str)
+    return name, _read(kind, header, {_NAME})
+
+
+def decode_hello(kind: type[Kind], header: Mapping[str, Any]) -> Kind:
+    """Return the hello of a header; fields that are not declared are ignored.
+
+    Raises:
+        ProtocolError: Its fields are not those that are declared.
+    """
+    return _read(kind, header, set(header))
+
+
+def _read(kind: type[Kind], header: Mapping[str, Any], ignored: set[str]) -> Kind:
+    form = _FORMS[kind]
+    values: dict[str, Any] = {}
+    for name, default, _, types in form.fields:
+        value = header.get(name, default)
+        if value is default:
+            if default is _REQUIRED:
+                raise ProtocolError(f"message {form.name!r} has no field {name!r}")
+        elif not isinstance(value, types):
+            raise ProtocolError(f"message {form.name!r} has {str(value)[:50]!r} as its field {name!r}")
+        values[name] = value
+    if not ignored.issuperset(header) and (unknown := set(header) - values.keys() - ignored):
+        raise ProtocolError(f"message {form.name!r} has no field {min(unknown)!r}")
+    if len(form.columns) > 1:
+        _expand(form, values)
+    return kind(**values)
+
+
+def _expand(form: _Form, values: dict[str, Any]) -> None:
+    """Bring all columns to the length of the first."""
+    first, *others = form.columns
+    count = len(values[first])
+    for name in others:
+        column = values[name]
+        if column is None or len(column) == count:
+            continue
+        if len(column) != 1:
+            raise ProtocolError(f"message {form.name!r} has {len(column)} rows in {name!r}, and {count} in {first!r}")
+        values[name] = column * count
+
+
+def encode_line(message: AnyMessage) -> bytes:
+    """Return a message of the supervisor's socket as a line."""
+    return json.dumps(encode(message)).encode() + b"\n"
+
+
+def decode_line(direction: Mapping[str, type[AnyMessage]], line: bytes) -> tuple[str, Any]:
+    """Return the name and the message of a line of the supervisor's socket."""
+    return decode(direction, json.loads(line))
+
+
+def parts(payload: memoryview, sizes: Sequence[int]) -> Iterator[memoryview]:
+    """Cut a payload into parts of these sizes, one after another.
+
+    Raises:
+        ProtocolError: The payload is shorter than that.
+    """
+    position = 0
+    for size in sizes:
+        end = position + size
+        if size < 0 or end > len(payload):
+            raise ProtocolError(f"a part of {size} bytes, where {len(payload) - position} are left")
+        yield payload[position:end]
+        position = end

@@ -1,0 +1,128 @@
+"""Draws the messages of ``handout/protocol/messages.py`` into ``docs/protocol.md``.
+
+``python tools/draw_protocol.py`` writes the page; with ``--check`` it fails where the page is not up to date.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from handout.protocol import frames, messages
+
+PAGE = Path(__file__).parent.parent / "docs" / "protocol.md"
+BEGIN, END = "<!-- messages: begin -->\n", "<!-- messages: end -->\n"
+
+DIRECTIONS: dict[str, type] = {
+    "Controller to agent": messages.ToAgent,
+    "Agent to controller": messages.ToController,
+    "Agent to worker": messages.ToWorker,
+    "Worker to agent": messages.FromWorker,
+    "Agent to supervisor": messages.ToSupervisor,
+    "Supervisor to agent": messages.FromSupervisor,
+}
+HELLOS = (messages.Greeting, messages.Welcome, messages.Progress)
+
+#: Class by name, as parsed: runtime classes do not keep the texts below their fields.
+PARSED = {node.name: node for node in ast.parse(inspect.getsource(messages)).body if isinstance(node, ast.ClassDef)}
+
+
+def marked(text: str) -> str:
+    """Turn the docstring marks for code into those of Markdown, and links to messages into links of the page."""
+    text = re.sub(r"``(.+?)``", r"`\1`", " ".join(text.split()))
+    return re.sub(r"(?<!`)`([A-Z]\w+)`", lambda m: f"[`{m[1]}`](#{m[1].lower()})" if m[1] in PARSED else m[0], text)
+
+
+def paragraphs(text: str) -> Iterator[str]:
+    """Yield the paragraphs of a docstring."""
+    yield from (marked(part) for part in inspect.cleandoc(text).split("\n\n"))
+
+
+def fields(name: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the fields of a message: name, type, default, meaning."""
+    body = PARSED[name].body
+    for statement, below in zip(body, [*body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            if not (isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)):
+                raise SystemExit(f"{name}.{statement.target.id} has no text below it")
+            default = "" if statement.value is None else f"`{ast.unparse(statement.value)}`"
+            kind = ast.unparse(statement.annotation).replace("|", "\\|")
+            yield statement.target.id, kind, default, marked(str(below.value.value))
+
+
+def message(title: str, name: str) -> Iterator[str]:
+    """Draw one message."""
+    yield f"### {name}"
+    yield ""
+    if title:
+        yield f"Name on the link: `{title}`."
+        yield ""
+    for paragraph in paragraphs(ast.get_docstring(PARSED[name]) or ""):
+        yield paragraph
+        yield ""
+    rows = list(fields(name))
+    if rows:
+        yield "| field | type | default | meaning |"
+        yield "|---|---|---|---|"
+        yield from (f"| `{field}` | `{kind}` | {default} | {text} |" for field, kind, default, text in rows)
+        yield ""
+
+
+def limits() -> Iterator[str]:
+    """Draw the size limits of frames."""
+    yield "| limit | bytes |"
+    yield "|---|---|"
+    yield f"| header of a message | {frames.MAX_HEADER:,} |"
+    yield f"| payload of a message or a chunk | {frames.MAX_PAYLOAD:,} |"
+    yield f"| header of a hello | {frames.MAX_HELLO:,} |"
+    yield f"| object in the payload of a message; a larger one is a stream or a file | {messages.INLINE:,} |"
+    yield ""
+
+
+def drawing() -> Iterator[str]:
+    """Draw all messages, by direction."""
+    yield "## Size limits"
+    yield ""
+    yield from limits()
+    yield "## Hellos"
+    yield ""
+    for hello in HELLOS:
+        yield from message("", hello.__name__)
+    shown: set[str] = set()
+    for title, table in DIRECTIONS.items():
+        yield f"## {title}"
+        yield ""
+        for name, kind in messages._by_name(table).items():
+            if kind.__name__ in shown:
+                yield f"Also [`{kind.__name__}`](#{kind.__name__.lower()}), as `{name}`."
+                yield ""
+            else:
+                shown.add(kind.__name__)
+                yield from message(name, kind.__name__)
+
+
+def drawn(page: str) -> str:
+    """Return the page with a fresh drawing between its markers."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{PAGE} has lost its markers {BEGIN.strip()} and {END.strip()}")
+    return "\n".join([before + begin, *drawing()]) + end + after
+
+
+def main() -> None:
+    """Write the page, or with ``--check`` fail when that would change it."""
+    page = PAGE.read_text(encoding="utf-8")
+    fresh = drawn(page)
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(fresh, encoding="utf-8")
+    elif page != fresh:
+        raise SystemExit("docs/protocol.md is older than handout/protocol/messages.py: python tools/draw_protocol.py")
+
+
+if __name__ == "__main__":
+    main()
