@@ -19,6 +19,7 @@ from benchmarks.soak.work import Work, build, count_runs, running
 from handout import Cluster, Execution, Inventory
 from handout.events import HostLeft, TaskEnded
 from handout.scheduler.handlers.attempt_reports import MAX_DEATHS
+from handout.scheduler.state.runs import FailureCount
 
 #: All kills are done by the time that this share of the tasks has ended.
 _DONE_BY = 0.95
@@ -127,7 +128,11 @@ class Killer:
         run = self._cluster._runtime.driver.core.world.runs.get(self._execution._active.number)
         if run is None:
             return set()
-        return {run.name_of(t) for t, deaths in run.deaths.items() if deaths >= MAX_DEATHS - 1 and not run.ended(t)}
+        return {
+            run.name_of(t)
+            for (kind, t), count in run.failures.items()
+            if kind is FailureCount.WORKER_DIED and count >= MAX_DEATHS - 1 and not run.ended(t)
+        }
 
     def _kill_agent(self) -> None:
         """Kill the agent of a host that has been hit least."""

@@ -186,8 +186,10 @@ class Execution:
         if driver is None or known is None:
             return "no task had begun"
         order = (State.HANDED, State.BACKOFF, State.READY, State.WAITING)
-        others = (t for state in order for t, each in enumerate(known.state) if each == state and t not in known.begun)
-        tasks = islice(chain(sorted(known.begun), others), _NAMED)
+        others = (
+            t for state in order for t, each in enumerate(known.state) if each == state and t not in known.started
+        )
+        tasks = islice(chain(sorted(known.started), others), _NAMED)
         said = [f"{run.plan.ids[t]!r}: {driver.core.explain(run.number, t).reason}" for t in tasks]
         more = run.outcomes.count(None) - len(said)
         return "; ".join([*said, f"and {more} more"] if more > 0 else said)

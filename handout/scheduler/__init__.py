@@ -1,6 +1,6 @@
 """The pure core: events in, commands out.
 
-Knows no asyncio, clock, I/O, logging, configuration or randomness.
+It imports no asyncio, clock, I/O, logging, configuration or randomness.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is to be done: the core's output. Imperative, frozen, in columns.
+"""What the shell is to do: the core's output, in columns.
 
-The shell performs each and feeds back what happened; it decides nothing.
+The shell performs each command and feeds back what happened. It decides nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from handout.scheduler.states import Outcome
 __all__ = [
     "AnnouncePause",
     "AnnounceRunEnded",
-    "AnnounceSecond",
+    "AnnounceSecondAttempt",
     "AnnounceTasksEnded",
     "AskAllocator",
     "CancelTasks",
@@ -31,21 +31,21 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StartTasks:
-    """Hand tasks to a host's agent, which starts each as soon as inputs and resources are there."""
+    """Hand tasks to a host's agent, which starts each as soon as its inputs and resources are there."""
 
     host: str
     run: int
     tasks: list[int]
     attempts: list[int]
-    #: By task: handed over beyond what is free there now.
+    #: By task: True if it is handed ahead, beyond what is free there now.
     ahead: list[bool]
-    #: By task: which variant of its cost was granted.
+    #: By task: the variant of its cost that it is granted.
     variants: list[int]
-    #: By task: whether the host must store its result even when the controller gets a small one inline.
+    #: By task: True if the host must store its result even if the controller gets a small one with the report.
     keep: list[bool]
 
     def only(self, places: Sequence[int]) -> StartTasks:
-        """The same for the tasks at these places of its columns."""
+        """Return the same command for the tasks at these places of its columns."""
         if len(places) == len(self.tasks):
             return self
         return StartTasks(
@@ -61,7 +61,7 @@ class StartTasks:
 
 @dataclass(frozen=True, slots=True)
 class CopyObjects:
-    """Bring objects to a host; a source is the controller or a host (the controller relays)."""
+    """Copy objects to a host. A source is the controller or a host, from which the controller relays."""
 
     host: str
     run: int
@@ -71,7 +71,7 @@ class CopyObjects:
 
 @dataclass(frozen=True, slots=True)
 class FetchObjects:
-    """Bring objects to the controller."""
+    """Copy objects from hosts to the controller."""
 
     run: int
     objects: list[int]
@@ -80,7 +80,7 @@ class FetchObjects:
 
 @dataclass(frozen=True, slots=True)
 class DropObjects:
-    """Nothing needs these there any more; ``host`` may be the controller."""
+    """Drop objects that nothing needs there any more. ``host`` may be the controller."""
 
     host: str
     run: int
@@ -89,7 +89,7 @@ class DropObjects:
 
 @dataclass(frozen=True, slots=True)
 class CancelTasks:
-    """End these attempts; each is answered by a failure, a return or a result."""
+    """End attempts. The agent answers each with a failure, a recall or a result."""
 
     host: str
     run: int
@@ -99,7 +99,7 @@ class CancelTasks:
 
 @dataclass(frozen=True, slots=True)
 class RecallTasks:
-    """Return those of these that have not started; the others run on."""
+    """Recall the attempts that have not started. The others run on."""
 
     host: str
     run: int
@@ -109,7 +109,7 @@ class RecallTasks:
 
 @dataclass(frozen=True, slots=True)
 class AskAllocator:
-    """Await a custom allocator and feed back its answer, or its failure, under the same request number."""
+    """Call a custom allocator and feed back its answer, or its failure, under the same request number."""
 
     run: int
     request: int
@@ -121,66 +121,66 @@ class AskAllocator:
 
 @dataclass(frozen=True, slots=True)
 class AnnouncePause:
-    """A host had no room for what a task makes or takes: tasks of its function prefer other hosts for a while."""
+    """A host had no room for what a task makes or takes, so tasks of its function avoid the host for a while."""
 
     run: int
     task: int
     host: str
     pause_s: float
-    #: Bytes that found no room, 0 where not known.
+    #: Bytes that found no room, 0 if not known.
     need: int
 
 
 @dataclass(frozen=True, slots=True)
-class AnnounceSecond:
-    """A task that is slow is attempted a second time, beside the first; its `StartTasks` goes out, too."""
+class AnnounceSecondAttempt:
+    """A slow task is attempted a second time, beside the first attempt. Its `StartTasks` is among the commands, too."""
 
     run: int
     task: int
     host: str
     attempt: int
-    #: Where the first attempt goes on.
+    #: The host where the first attempt goes on.
     beside: str
-    #: For how long it has run, and what its peers would have needed at most.
+    #: Seconds that the first attempt has run, and seconds after which tasks of its profile are slow.
     running_s: float
     limit_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceTasksEnded:
-    """Each task of a run is in exactly one of these, once."""
+    """Tasks have ended. Each task of a run is announced exactly once."""
 
     run: int
     tasks: list[int]
     outcomes: list[Outcome]
-    #: Where the last attempt was, "" where there was none.
+    #: The host of the last attempt, "" if there was none.
     hosts: list[str]
-    #: For FAILED what the failing event carried, or the core's own error; else None.
+    #: For FAILED the failure that the event carried, or the core's own error; else None.
     failures: list[object]
-    #: For SKIPPED the task at the root; else -1.
+    #: For SKIPPED and CANCELLED dependents the task whose end is the cause; else -1.
     causes: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceRunEnded:
-    """All tasks have ended and the outputs that exist are with the controller."""
+    """All tasks of a run have ended, and the outputs that exist are with the controller."""
 
     run: int
     outcome: Outcome
-    #: What ended the run as a whole (placement, allocator, a lost result); None where only tasks failed.
+    #: What ended the run as a whole (placement, allocator, a lost result); None if only tasks failed.
     error: Exception | None
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseHost:
-    """A host that was to be drained has nothing left that a run needs, or is gone: it can be let go."""
+    """Let a drained host go: it has nothing left that a run needs, or is lost."""
 
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class RefuseDrain:
-    """A host cannot be drained, because some task could run nowhere then; it stays as it was."""
+    """Report that a host is not drained, because without it some task could not run anywhere."""
 
     host: str
     error: Exception
@@ -195,7 +195,7 @@ Command = (
     | RecallTasks
     | AskAllocator
     | AnnouncePause
-    | AnnounceSecond
+    | AnnounceSecondAttempt
     | AnnounceTasksEnded
     | AnnounceRunEnded
     | ReleaseHost

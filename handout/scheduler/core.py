@@ -1,4 +1,4 @@
-"""The core: events in, commands out. No clock, no I/O, no randomness: what it decides follows from what it was told."""
+"""The core: events in, commands out. It has no clock, no I/O and no randomness: its decisions follow from its input."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from handout.scheduler.commands import Command
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.handlers import attempt_reports, custom_allocators, membership, recovery, resume
 from handout.scheduler.handlers.cancellation import abort, abort_due, cancel, end_runs
-from handout.scheduler.handlers.replicas import want
+from handout.scheduler.handlers.replicas import want_output
 from handout.scheduler.placing.disk_pressure import count_freed, pause_over
-from handout.scheduler.placing.feasibility import check_satisfiable
+from handout.scheduler.placing.feasibility import end_infeasible_runs
 from handout.scheduler.placing.placement import place
 from handout.scheduler.placing.reservations import expire
-from handout.scheduler.placing.run_ahead import hand_followers, recall_for_idle
+from handout.scheduler.placing.run_ahead import hand_over_followers, recall_for_idle
 from handout.scheduler.placing.speculation import speculate
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
@@ -43,7 +43,7 @@ def _outputs_wanted(world: World, event: ev.OutputsWanted) -> None:
         world.stale += 1
         return
     for o in event.objects:
-        want(world, run, o)
+        want_output(world, run, o)
 
 
 _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
@@ -54,7 +54,7 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.AttemptsUnknown: resume.attempts_unknown,
     ev.HostExpected: membership.host_expected,
     ev.HostDelayed: membership.host_delayed,
-    ev.HostConnected: membership.host_joined,
+    ev.HostConnected: membership.host_connected,
     ev.HostLost: membership.host_lost,
     ev.HostSuspected: membership.host_suspected,
     ev.HostRecovered: membership.host_recovered,
@@ -63,7 +63,7 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.SharedChanged: membership.shared_changed,
     ev.TasksStarted: attempt_reports.tasks_started,
     ev.TasksFinished: attempt_reports.tasks_finished,
-    ev.TasksRecalled: attempt_reports.tasks_returned,
+    ev.TasksRecalled: attempt_reports.tasks_recalled,
     ev.TaskFailed: attempt_reports.task_failed,
     ev.ObjectsStored: recovery.objects_stored,
     ev.CopyFailed: recovery.copy_failed,
@@ -74,8 +74,8 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
 }
 
 
-def _look_again(world: World, timer: Timer) -> None:
-    """What is to be done is found out when tasks are placed."""
+def _nothing_else(world: World, timer: Timer) -> None:
+    """Do nothing: the core was called, and finds out what to do when it places tasks."""
 
 
 _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
@@ -83,9 +83,9 @@ _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
     Wake.ABORT: abort_due,
     Wake.ASK_AGAIN: custom_allocators.ask_again,
     Wake.ANSWER_DUE: custom_allocators.answer_due,
-    Wake.RECALL: _look_again,
-    Wake.RESERVE: _look_again,
-    Wake.SPECULATE: _look_again,
+    Wake.RECALL: _nothing_else,
+    Wake.RESERVE: _nothing_else,
+    Wake.SPECULATE: _nothing_else,
     Wake.SHORTAGE: membership.shortage_over,
     Wake.PAUSE: pause_over,
 }
@@ -94,7 +94,8 @@ _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
 class Core:
     """Decides for one cluster and all runs on it.
 
-    Feed it what happened, perform what it says, and call it again at `next_deadline` if nothing happens before.
+    The shell feeds it events, performs its commands in order, and calls it again at `next_deadline` if nothing happens
+    before that.
     """
 
     __slots__ = ("_world",)
@@ -103,14 +104,18 @@ class Core:
         self._world = World()
 
     def handle(self, events: Sequence[ev.Event], now: float) -> list[Command]:
-        """Take in what happened and say what is to be done.
+        """Take in events and return what is to be done.
 
         Args:
             events: In the order in which they happened, host by host.
             now: Seconds on any clock that does not go back.
-        Returns: Commands, to be performed in this order.
+
+        Returns:
+            Commands, to be performed in this order.
+
         Raises:
-            InternalError: An event is of no known kind.
+            InternalError: An event is of no known kind, or the core made an illegal move. The core must not be used
+                any more then.
         """
         world = self._world
         world.now = max(world.now, now)
@@ -120,28 +125,31 @@ class Core:
             handler = _HANDLERS.get(type(event))
             if handler is None:
                 raise InternalError(f"{event!r} is no event that the core knows")
-            handler(world, event)
-        check_satisfiable(world)
+            try:
+                handler(world, event)
+            except InternalError as error:
+                raise InternalError(f"{error.problem} {_story(event)}", remedy=error.remedy) from error
+        end_infeasible_runs(world)
         expire(world)
         count_freed(world)
         custom_allocators.note_room(world)
         place(world)
         speculate(world)
-        hand_followers(world)
+        hand_over_followers(world)
         recall_for_idle(world)
-        custom_allocators.ask(world)
+        custom_allocators.ask_allocators(world)
         membership.release_drained(world)
         end_runs(world)
         return world.out.flush()
 
     @property
     def next_deadline(self) -> float | None:
-        """When to call `handle` again even if nothing happens; None: there is no need to."""
+        """When to call `handle` again even if nothing happens, on the clock of ``now``; None: there is no need to."""
         return self._world.timers.next_s
 
     @property
     def stale(self) -> int:
-        """Events, or tasks and objects in them, that were ignored because the world had moved on."""
+        """Number of events, or of tasks and objects in them, that were ignored because they came too late to count."""
         return self._world.stale
 
     @property
@@ -151,35 +159,45 @@ class Core:
 
     @property
     def world(self) -> World:
-        """The state, for `invariants` and tests; not to be changed."""
+        """The state, for checks and tests to read."""
         return self._world
 
     def attempts(self, run: int) -> Sequence[int]:
-        """By task: the number of its present attempt; see `is_live`. Not to be changed."""
+        """Return the number of the present attempt by task, to be read only; see `is_live`."""
         known = self._world.runs.get(run)
         return () if known is None else known.attempt
 
     def is_live(self, run: int, task: int, host: str, attempt: int) -> bool:
-        """Whether this is one of the attempts of a task whose answer counts: there may be two."""
+        """Return True if reports about this attempt count. A task may have two such attempts."""
         known = self._world.runs.get(run)
         if known is None:
             return False
         live = [(known.host[task], known.attempt[task])]
-        if (twin := known.twins.get(task)) is not None:
-            live.append((twin.host, twin.attempt))
+        if (other := known.second_attempts.get(task)) is not None:
+            live.append((other.host, other.attempt))
         return any(self._world.fleet.names[index] == host and number == attempt for index, number in live)
 
     def explain(self, run: int, task: int) -> Explanation:
-        """Where a task is and, if it does not run, why."""
+        """Return where a task is and, if it does not run, why.
+
+        Raises:
+            InternalError: There is no such run or task.
+        """
         return explain(self._world, run, task)
 
     def locate(self, run: int, object_: int) -> tuple[str, ...]:
-        """The hosts that have an object; the controller, ``""``, comes first where it does."""
+        """Return the names of the hosts that have an object. The controller, ``""``, comes first if it has it."""
         known = self._world.runs.get(run)
         names = self._world.fleet.names
-        return () if known is None else tuple(names[index] for index in known.where[object_])
+        return () if known is None else tuple(names[index] for index in known.objects.replicas[object_])
 
     def counts(self, run: int) -> dict[State, int]:
-        """How many tasks of a run are in each state."""
+        """Return how many tasks of a run are in each state."""
         known = self._world.runs.get(run)
         return {} if known is None else {state: known.state.count(state) for state in State}
+
+
+def _story(event: ev.Event) -> str:
+    """Return a sentence that tells which event the core handled when something went wrong."""
+    facts = [f"{name} {value!r}" for name in ("host", "run") if (value := getattr(event, name, None)) is not None]
+    return f"The core was handling {type(event).__name__}{' of ' if facts else ''}{' and '.join(facts)}."

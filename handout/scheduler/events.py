@@ -1,7 +1,7 @@
-"""What happened: the core's input. Past tense, frozen; frequent ones carry columns for a whole batch.
+"""What happened: the core's input. Frequent events carry columns for a whole batch.
 
 ``host`` is a host's name, ``run`` a run's number, ``tasks`` and ``objects`` are numbers within that run.
-Events about a task carry the attempt that they are about: what is stale is ignored and counted.
+Events about a task carry the attempt that they are about. Events that come too late to count are ignored and counted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FailureKind = Literal[
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunSubmitted:
-    """A graph is to be run."""
+    """The caller wants a graph run."""
 
     run: int
     spec: RunSpec
@@ -57,11 +57,11 @@ class RunSubmitted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResultsCommitted:
-    """An earlier run of the same tasks saw these to their ends. Comes right after `RunSubmitted`."""
+    """An earlier run of the same tasks committed these. Comes right after `RunSubmitted`."""
 
     run: int
     tasks: Sequence[int]
-    #: Those of their objects that are left, one entry a replica, with their hosts (the controller is "").
+    #: Their objects that are left, one entry for each replica, with sizes and hosts (the controller is "").
     objects: Sequence[int]
     nbytes: Sequence[int]
     hosts: Sequence[str]
@@ -69,7 +69,7 @@ class ResultsCommitted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttemptsFound:
-    """A host has these attempts of an earlier run of the same tasks: they go on. Its `HostConnected` came before."""
+    """A host goes on with attempts of an earlier run of the same tasks. Its `HostConnected` came before."""
 
     host: str
     run: int
@@ -79,25 +79,25 @@ class AttemptsFound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttemptsUnknown:
-    """An earlier run handed over these tasks, which must not run twice, and did not live to see how they ended."""
+    """An earlier run handed over tasks that must not run twice, and ended before it saw how they ended."""
 
     run: int
     tasks: Sequence[int]
-    #: Where they were, and in which attempt.
+    #: By task: the host that it was on, and the attempt.
     hosts: Sequence[str]
     attempts: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class RunClosed:
-    """The shell is done with a run: everything about it may be forgotten."""
+    """The shell is done with a run, so the core may forget all that concerns it."""
 
     run: int
 
 
 @dataclass(frozen=True, slots=True)
 class HostExpected:
-    """A host is being reached: tasks that only it could run may wait for it."""
+    """The shell is connecting to a host. Tasks that only this host could run wait for it."""
 
     host: str
     price_per_hour: float = 0.0
@@ -105,7 +105,7 @@ class HostExpected:
 
 @dataclass(frozen=True, slots=True)
 class HostDelayed:
-    """A host that is expected is left alone for now: ``reason`` says why, and for how long."""
+    """The shell does not connect to an expected host for now; ``reason`` says why, and for how long."""
 
     host: str
     reason: str
@@ -113,11 +113,11 @@ class HostDelayed:
 
 @dataclass(frozen=True, slots=True)
 class HostConnected:
-    """A host's agent is ready. A later ``epoch`` replaces an earlier one, whose work is lost."""
+    """A host's agent is ready. A higher ``epoch`` replaces a lower one, whose work is lost."""
 
     host: str
     offer: Offer
-    #: Version of the Python there; the first two numbers count.
+    #: Version of the host's Python; the core reads the first two numbers.
     python: str
     rtt_s: float
     epoch: int = 0
@@ -126,7 +126,7 @@ class HostConnected:
 
 @dataclass(frozen=True, slots=True)
 class HostLost:
-    """A host is gone, or (when it had only been expected) will not come."""
+    """A host is lost, or, if it was only expected, will not come."""
 
     host: str
     reason: str = ""
@@ -134,28 +134,28 @@ class HostLost:
 
 @dataclass(frozen=True, slots=True)
 class HostSuspected:
-    """Silent for a while: it gets no new work until it is heard again."""
+    """A host has been silent for a while. It gets no new work until it is heard again."""
 
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class HostRecovered:
-    """Heard again."""
+    """A suspected host is heard again."""
 
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class HostDrained:
-    """The user wants it emptied: no new work, what runs may finish. Answered by `ReleaseHost` or `RefuseDrain`."""
+    """The caller wants a host to get no new work and to finish what runs. Answers: `ReleaseHost`, `RefuseDrain`."""
 
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class CapabilitiesChanged:
-    """A host offers something else now; nothing that runs is ended."""
+    """A host offers something else now. Running tasks go on."""
 
     host: str
     offer: Offer
@@ -163,14 +163,14 @@ class CapabilitiesChanged:
 
 @dataclass(frozen=True, slots=True)
 class SharedChanged:
-    """What the inventory shares, by name, in parts."""
+    """The inventory shares other amounts; by name, in parts."""
 
     amounts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class TasksStarted:
-    """These run now: they cannot be taken back any more."""
+    """Tasks run now, so they cannot be recalled any more."""
 
     host: str
     run: int
@@ -180,22 +180,22 @@ class TasksStarted:
 
 @dataclass(frozen=True, slots=True)
 class TasksFinished:
-    """These returned a result."""
+    """Tasks returned results."""
 
     host: str
     run: int
     tasks: Sequence[int]
     attempts: Sequence[int]
     durations_s: Sequence[float]
-    #: By task: bytes of each of its objects, whole first, then its elements in number order; -1: not stored.
+    #: By task: bytes of each of its objects, the whole result first, then its elements by number; -1: not stored.
     sizes: Sequence[Sequence[int]]
-    #: By task: whether the controller got the bytes along with the message.
+    #: By task: True if the controller got the bytes with the report.
     held: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
 class TasksRecalled:
-    """Not started, given back by the agent."""
+    """The agent returned tasks that had not started."""
 
     host: str
     run: int
@@ -205,26 +205,26 @@ class TasksRecalled:
 
 @dataclass(frozen=True, slots=True)
 class TaskFailed:
-    """An attempt failed."""
+    """An attempt of a task failed."""
 
     host: str
     run: int
     task: int
     attempt: int
     kind: FailureKind
-    #: Whether the task's policy allows another try (used for what its own code did).
+    #: True if the task's options allow another attempt after a failure of its own code.
     retryable: bool
-    #: Whatever the shell wants back when the task ends.
+    #: What the shell wants back with `AnnounceTasksEnded`.
     failure: object
-    #: For `disk`: bytes that found no room, 0 where not known.
+    #: For ``disk``: bytes that found no room, 0 if not known.
     need: int = 0
-    #: Whether its code may have run; not so where it was an argument that found no room.
+    #: True if its code may have run. It has not if it was an argument that found no room.
     called: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectsStored:
-    """Copies arrived; ``host`` may be the controller."""
+    """Copies of objects arrived. ``host`` may be the controller."""
 
     host: str
     run: int
@@ -234,7 +234,7 @@ class ObjectsStored:
 
 @dataclass(frozen=True, slots=True)
 class CopyFailed:
-    """A copy did not arrive. ``missing``: because the source does not have the object."""
+    """A copy of an object did not arrive; ``missing``: because the source does not have the object."""
 
     host: str
     run: int
@@ -245,7 +245,7 @@ class CopyFailed:
 
 @dataclass(frozen=True, slots=True)
 class PlacementsProposed:
-    """A custom allocator answered. Keys are task numbers or the ids that the frontier showed."""
+    """A custom allocator answered. Keys are task numbers, or the ids that the frontier showed."""
 
     run: int
     request: int
@@ -264,7 +264,7 @@ class AllocatorFailed:
 
 @dataclass(frozen=True, slots=True)
 class OutputsWanted:
-    """The caller asks for objects that were not among the outputs; what is gone already stays gone."""
+    """The caller wants objects that were not among the outputs. Objects that are gone stay gone."""
 
     run: int
     objects: Sequence[int]
@@ -272,7 +272,7 @@ class OutputsWanted:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """The caller wants these tasks, and what depends on them, ended; None: the whole run."""
+    """The caller wants tasks and what depends on them cancelled; ``tasks`` None: the whole run."""
 
     run: int
     tasks: Sequence[int] | None = None

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from handout.errors import InternalError
-from handout.resources import explain_lacks
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
@@ -17,20 +16,30 @@ __all__ = ["Explanation", "explain"]
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where one task is, and what it waits for."""
+    """Where one task is, and what it waits for.
+
+    Example:
+        >>> print(execution.explain("train"))
+        task 'train' is ready: no host has room for it
+          node1: is busy with 4 tasks
+    """
 
     task: int
+    """The task's number in its run."""
     id: str
+    """The task's id."""
     state: State
+    """Where it is."""
     attempt: int
-    #: The host that has it or had it last, "" for none.
+    """How many times it was handed over."""
     host: str
-    #: One sentence.
+    """The host that has it or had it last, "" for none."""
     reason: str
-    #: Ids of the tasks whose results are missing.
+    """Why it is there, as one clause."""
     waits_for: tuple[str, ...] = ()
-    #: For a ready task: why each host does not take it.
+    """Ids of the tasks whose results it misses."""
     hosts: Mapping[str, str] = field(default_factory=dict)
+    """For a ready task: by host, why the host does not take it."""
 
     def __str__(self) -> str:
         lines = [f"task {self.id!r} is {self.state.name.lower()}: {self.reason}"]
@@ -39,7 +48,7 @@ class Explanation:
 
 
 def explain(world: World, number: int, t: int) -> Explanation:
-    """Say where a task is and why it does not run.
+    """Return where a task is and why it does not run.
 
     Raises:
         InternalError: There is no such run or task.
@@ -69,8 +78,8 @@ def explain(world: World, number: int, t: int) -> Explanation:
 
 
 def _waits_for(run: Run, t: int) -> tuple[str, ...]:
-    producer = run.spec.producer
-    return tuple(run.name_of(producer[o]) for o in run.spec.inputs[t] if not run.where[o] and producer[o] >= 0)
+    producer, replicas = run.spec.producer, run.objects.replicas
+    return tuple(run.name_of(producer[o]) for o in run.spec.inputs[t] if not replicas[o] and producer[o] >= 0)
 
 
 def _results_of(ids: tuple[str, ...]) -> str:
@@ -84,45 +93,38 @@ def _why_ready(world: World, run: Run, t: int) -> str:
         return "the run is being ended"
     if limit is not None and run.active >= limit:
         return f"max_concurrency={limit} of the run is reached"
-    if not any(fleet.needs(host, profile) for host in fleet.by_name.values()):
+    if not any(fleet.feasible(host, profile) for host in fleet.by_name.values()):
         coming = ", ".join(f"{name} ({why})" if why else name for name, why in sorted(fleet.expected.items()))
-        none = "no host that can run it is there" if fleet.by_name else "no host is there"
+        none = "no connected host can run it" if fleet.by_name else "no host is connected"
         return f"{none}; expected: {coming}" if coming else none
     if run.spec.allocator is None:
-        return "its allocator is being asked" if run.request >= 0 else "its allocator has left it out"
+        return "its allocator is being asked" if run.requests.number >= 0 else "its allocator has left it out"
     return "no host has room for it"
 
 
 def _why_not(world: World, run: Run, t: int, host: HostRecord) -> str:
-    spec = run.spec
-    profile = spec.profiles[spec.profile[t]]
-    key = run.lane_of(t).key
-    if profile.host not in (None, host.name):
-        return f"it is pinned to {profile.host!r}"
+    profile = run.spec.profiles[run.spec.profile[t]]
+    key = run.queue_of(t).key
     if key.pin and key.pin != host.index:
         return f"its group is on {world.fleet.names[key.pin]!r}"
-    if profile.python not in (None, host.python):
-        return f"has Python {host.python}, it needs {profile.python}"
-    needs = world.fleet.needs(host, profile)
-    if not needs:
-        return explain_lacks(profile.requirements, {host.name: host.offer}, world.fleet.shared_amounts).get(
-            host.name, ""
-        )
+    if why := world.fleet.why_infeasible(host, profile):
+        return why
     if host.draining:
         return "is being drained"
     if host.suspected:
         return "is silent"
-    if host.reserved is not None and host.reserved is not run.lane[t]:
+    if host.reserved is not None and host.reserved is not run.queue[t]:
         return "is kept free for a task that was passed over for long"
     if host.is_paused(profile, world.now):
         left_s = host.pauses[profile].until - world.now
         return f"had no room for what its function makes or takes, and is passed over for {left_s:.0f} s more"
     if host.index in key.avoid:
         return "it has failed there"
-    if not any(host.ledger.fits(need.host) for need in needs):
+    demands = world.fleet.feasible(host, profile)
+    if not any(host.ledger.fits(demand.host) for demand in demands):
         return f"is busy with {host.handed} tasks"
-    if not any(world.fleet.shared.fits(need.shared) for need in needs):
-        return "what the inventory shares is all in use"
+    if not any(world.fleet.shared.fits(demand.shared) for demand in demands):
+        return "all shared amounts that it needs are in use"
     return "has room"
 
 
@@ -130,16 +132,16 @@ def _where_handed(world: World, run: Run, t: int) -> str:
     name = world.fleet.names[run.host[t]]
     if t in run.cancelling:
         return f"is being cancelled on {name!r}"
-    if t in run.twins:
-        first = world.fleet.names[run.twins[t].host]
+    if (other := run.second_attempts.get(t)) is not None:
+        first = world.fleet.names[other.host]
         return (
             f"runs on {first!r}, far longer than its peers, and a second time on {name!r}: the first to finish counts"
         )
-    if t in run.begun:
+    if t in run.started:
         return f"runs on {name!r}"
     if run.missing[t]:
         return f"is with {name!r}, where its inputs are being made"
-    coming = sum(1 for o in run.spec.inputs[t] if (o, run.host[t]) in run.flying)
+    coming = sum(1 for o in run.spec.inputs[t] if (o, run.host[t]) in run.objects.copying)
     if coming:
-        return f"is with {name!r}, where {coming} of its inputs are on their way to"
+        return f"is with {name!r}, to which {coming} of its inputs are being copied"
     return f"is queued on {name!r}" if run.claims[t] is None else f"is with {name!r}"

@@ -1,7 +1,7 @@
-"""What must be true of the core's state after every call; tests check it after every event.
+"""What must be true of the core's state after every call: what the methods of `scheduler.state` promise together.
 
-Slow on purpose: everything is counted anew. But it is done after every event of thousands of simulations, so that
-loops over tasks and objects do no more than they must.
+Tests check it after every event. Everything is counted anew, which is slow. Because it is done after every event of
+thousands of simulations, the loops over tasks and objects do no more than they must.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from handout.errors import InternalError
 from handout.protocol.ledger import Claim
 from handout.scheduler.state.hosts import HostRecord
-from handout.scheduler.state.runs import KEEP, OUTPUT, Run
+from handout.scheduler.state.object_table import KEEP, OUTPUT
+from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
 from handout.scheduler.states import State
 
@@ -22,17 +23,17 @@ _WAITING, _READY, _HANDED, _DONE = (int(s) for s in (State.WAITING, State.READY,
 
 
 def check(world: World) -> None:
-    """Raise if anything does not add up.
+    """Check all rules.
 
     Raises:
-        InternalError: Says all that is wrong.
+        InternalError: Some rule is broken; the message names each.
     """
     if problems := list(broken(world)):
         raise InternalError("the core broke its own rules: " + "; ".join(problems), remedy="Please report it.")
 
 
 def broken(world: World) -> Iterator[str]:
-    """Each rule that is broken, in words."""
+    """Return a clause for each rule that is broken."""
     for run in world.runs.values():
         for problem in (*_columns(run), *_tasks(world, run), *_objects(world, run), *_whole(run)):
             yield f"run {run.number}: {problem}"
@@ -40,11 +41,11 @@ def broken(world: World) -> Iterator[str]:
         yield f"host {host.name!r}: {problem}"
     yield from _shared(world)
     if world.dirty or world.freed or world.ending:
-        yield "something was left to be seen to"
+        yield "some hosts or runs are still marked for a decision"
 
 
 def stuck(world: World) -> list[int]:
-    """Runs that nothing that is under way can bring to an end."""
+    """Return the runs that nothing which is under way can bring to an end."""
     fleet = world.fleet
     if (
         world.timers.next_s is not None
@@ -54,24 +55,26 @@ def stuck(world: World) -> list[int]:
         return []
     if any(host.handed or host.lingering for host in fleet.by_name.values()):
         return []
-    return [run.number for run in world.runs.values() if not (run.over or run.flying or run.request >= 0)]
+    return [
+        run.number for run in world.runs.values() if not (run.over or run.objects.copying or run.requests.number >= 0)
+    ]
 
 
 def _columns(run: Run) -> Iterator[str]:
-    where, inputs, state = run.where, run.spec.inputs, run.state
-    uses = [0] * len(where)
+    replicas, inputs, state = run.objects.replicas, run.spec.inputs, run.state
+    uses = [0] * len(replicas)
     for t, ins in enumerate(inputs):
         if state[t] >= _DONE:
             continue
         missing = 0
         for o in ins:
             uses[o] += 1
-            if not where[o]:
+            if not replicas[o]:
                 missing += 1
         if missing != run.missing[t]:
             yield f"task {t} misses {missing} inputs, not {run.missing[t]}"
-    if uses != run.uses:
-        yield f"objects have {uses} users, not {run.uses}"
+    if uses != run.objects.uses:
+        yield f"objects have {uses} users, not {run.objects.uses}"
 
 
 def _tasks(world: World, run: Run) -> Iterator[str]:
@@ -86,61 +89,61 @@ def _tasks(world: World, run: Run) -> Iterator[str]:
             if not reported[t]:
                 yield f"task {t} is {State(state).name} and was not reported"
         elif state == _READY:
-            lane = run.lane_of(t)
+            queue = run.queue_of(t)
             place = t if run.order is None else run.order[t]
-            if run.missing[t] or run.lane[t] is not lane or place not in lane.heap:
-                yield f"task {t} is ready, misses {run.missing[t]} inputs, and is not in its lane"
-            if run.lanes.get(lane.key) is not lane:
-                yield f"task {t} is in a lane that was forgotten"
+            if run.missing[t] or run.queue[t] is not queue or place not in queue.heap:
+                yield f"task {t} is ready, misses {run.missing[t]} inputs, and is not in its queue"
+            if run.queues.get(queue.key) is not queue:
+                yield f"task {t} is in a queue that was forgotten"
         elif state == _WAITING:
             if not run.missing[t]:
                 yield f"task {t} waits for nothing"
             for o in run.spec.inputs[t]:
-                if not run.where[o] and ((producer := run.spec.producer[o]) < 0 or run.ended(producer)):
-                    yield f"task {t} waits for object {o}, which nobody makes"
-    for t in (*run.shared, *run.recalled, *run.twins):
+                if not run.objects.replicas[o] and ((producer := run.spec.producer[o]) < 0 or run.ended(producer)):
+                    yield f"task {t} waits for object {o}, which no task makes"
+    for t in (*run.shared, *run.recalled, *run.second_attempts):
         if run.state[t] != _HANDED:
             yield f"task {t} is {State(run.state[t]).name} and has claimed shared amounts, or has a second attempt"
 
 
 def _handed(world: World, run: Run, t: int) -> Iterator[str]:
     index = run.host[t]
-    twin = run.twins.get(t)
-    if twin is not None:
-        if world.fleet.at(twin.host) is None or twin.host == index or twin.attempt == run.attempt[t]:
-            yield f"task {t} is attempted as {twin} beside attempt {run.attempt[t]} on host {index}"
+    other = run.second_attempts.get(t)
+    if other is not None:
+        if world.fleet.at(other.host) is None or other.host == index or other.attempt == run.attempt[t]:
+            yield f"task {t} is attempted as {other} beside attempt {run.attempt[t]} on host {index}"
         if not run.spec.profiles[run.spec.profile[t]].idempotent:
             yield f"task {t} must not run twice and is attempted twice"
     if world.fleet.at(index) is None:
         yield f"task {t} is handed to lost host {world.fleet.names[index]!r}"
     for o in run.spec.inputs[t]:
-        if index in run.where[o] or (o, index) in run.flying:
+        if index in run.objects.replicas[o] or (o, index) in run.objects.copying:
             continue
-        if run.where[o]:
-            yield f"task {t} waits on {world.fleet.names[index]!r} for object {o}, which nobody brings"
+        if run.objects.replicas[o]:
+            yield f"task {t} waits on {world.fleet.names[index]!r} for object {o}, which is not being copied"
         elif run.ended(run.spec.producer[o]) and t not in run.cancelling and not run.aborting:
-            yield f"task {t} waits on {world.fleet.names[index]!r} for object {o}, which nobody makes"
+            yield f"task {t} waits on {world.fleet.names[index]!r} for object {o}, which no task makes"
 
 
 def _objects(world: World, run: Run) -> Iterator[str]:
-    at, uses, flags, producer = world.fleet.at, run.uses, run.flags, run.spec.producer
-    for o, where in enumerate(run.where):
-        if where:
+    at, uses, flags, producer = world.fleet.at, run.objects.uses, run.objects.flags, run.spec.producer
+    for o, replicas in enumerate(run.objects.replicas):
+        if replicas:
             before = -1
-            for i in where:
+            for i in replicas:
                 if i <= before or (i and at(i) is None):
-                    yield f"object {o} is on {where}"
+                    yield f"object {o} is on {replicas}"
                 before = i
             if not uses[o] and not flags[o] and producer[o] >= 0:
-                yield f"object {o} is on {where} and nobody needs it"
-        if flags[o] & KEEP and run.reported[run.spec.producer[o]] and not where and not run.over:
+                yield f"object {o} is on {replicas} and no task needs it"
+        if flags[o] & KEEP and run.reported[run.spec.producer[o]] and not replicas and not run.over:
             if run.spec.producer[o] >= 0 and run.state[run.spec.producer[o]] == State.DONE and not run.aborting:
                 yield f"object {o} is to be kept and is gone"
-    for (o, target), source in run.flying.items():
+    for (o, target), source in run.objects.copying.items():
         if (target and world.fleet.at(target) is None) or (source and world.fleet.at(source) is None):
             yield f"object {o} is being copied between lost hosts"
-        if target in run.where[o]:
-            yield f"object {o} is being copied to where it is"
+        if target in run.objects.replicas[o]:
+            yield f"object {o} is being copied to a host that has it"
 
 
 def _whole(run: Run) -> Iterator[str]:
@@ -150,12 +153,12 @@ def _whole(run: Run) -> Iterator[str]:
         yield f"{unended} tasks have not ended, not {run.unended}"
     if handed != run.active:
         yield f"{handed} tasks are handed, not {run.active}"
-    awaited, producer, where = 0, run.spec.producer, run.where
-    for o, flags in enumerate(run.flags):
-        if flags & OUTPUT and producer[o] >= 0 and 0 not in where[o]:
+    awaited, producer, replicas = 0, run.spec.producer, run.objects.replicas
+    for o, flags in enumerate(run.objects.flags):
+        if flags & OUTPUT and producer[o] >= 0 and 0 not in replicas[o]:
             awaited += 1
-    if awaited != run.awaited:
-        yield f"{awaited} outputs are awaited, not {run.awaited}"
+    if awaited != run.objects.awaited:
+        yield f"{awaited} outputs are awaited, not {run.objects.awaited}"
     if run.over and unended:
         yield "it is over and tasks have not ended"
     if not run.over and not unended and (not awaited or run.aborting):
@@ -168,7 +171,7 @@ def _whole(run: Run) -> Iterator[str]:
 
 
 class _Sum:
-    """What the runs have of one host, counted anew."""
+    """What the runs hold of one host, counted anew."""
 
     __slots__ = ("ahead", "claims", "handed", "used")
 
@@ -192,10 +195,10 @@ def _hosts(world: World) -> Iterator[tuple[HostRecord, str]]:
                 counted.handed += 1
                 counted.ahead += run.claims[t] is None
                 counted.claim(run.claims[t])
-        for twin in run.twins.values():
-            if twin.claim is not None and (counted := sums.get(twin.host)) is not None:
+        for other in run.second_attempts.values():
+            if other.claim is not None and (counted := sums.get(other.host)) is not None:
                 counted.handed += 1
-                counted.claim(twin.claim)
+                counted.claim(other.claim)
     for host in world.fleet.by_name.values():
         counted = sums[host.index]
         for left in host.lingering.values():
@@ -224,10 +227,10 @@ def _shared(world: World) -> Iterator[str]:
     for run in world.runs.values():
         for claim in run.shared.values():
             counted.claim(claim)
-        for twin in run.twins.values():
-            counted.claim(twin.shared)
+        for other in run.second_attempts.values():
+            counted.claim(other.shared)
     for host in world.fleet.by_name.values():
         for left in host.lingering.values():
             counted.claim(left.shared)
     if counted.used != world.fleet.shared.used:
-        yield f"{counted.used} of what is shared is claimed, not {world.fleet.shared.used}"
+        yield f"{counted.used} of the shared amounts is claimed, not {world.fleet.shared.used}"

@@ -1,6 +1,6 @@
-"""What can become of a task: the states and every legal move between them, as data.
+"""The states of a task and every legal move between them, as data.
 
-The documentation's diagrams are drawn from `TRANSITIONS`; the core raises on a move that is not in it.
+`Run.move` raises on a move that `TRANSITIONS` does not have. The diagram in the documentation is drawn from it.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, IntEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["ENDED", "LEGAL", "TRANSITIONS", "Outcome", "State"]
+__all__ = ["EFFECTS", "ENDED", "TRANSITIONS", "Effect", "Outcome", "State"]
 
 
 class State(IntEnum):
-    """Where a task is. The numbers are what a run's state column holds."""
+    """Where a task is. A run's state column holds the numbers."""
 
     #: Some input does not exist yet.
     WAITING = 0
-    #: All inputs exist; in the frontier.
+    #: All inputs exist; the task is in the frontier.
     READY = 1
     #: With an agent: running, queued there, or waiting there for inputs that are being made or copied.
     HANDED = 2
@@ -26,7 +26,7 @@ class State(IntEnum):
     BACKOFF = 3
     DONE = 4
     FAILED = 5
-    #: Never ran, because something that it needs failed.
+    #: Never ran, because a task that it needs failed.
     SKIPPED = 6
     CANCELLED = 7
 
@@ -43,12 +43,15 @@ class Outcome(Enum):
 _W, _R, _H, _B = State.WAITING, State.READY, State.HANDED, State.BACKOFF
 _D, _F, _S, _C = State.DONE, State.FAILED, State.SKIPPED, State.CANCELLED
 
-#: From each state to those that may follow, with what brings it about.
+_DONE_BEFORE = "an earlier run had finished it, or the result that it was repeated for is not needed any more"
+
+#: From each state to those that may follow, each with its cause.
 TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
     {
         _W: {
             _R: "the last input exists",
             _H: "handed over with the tasks that make its inputs",
+            _D: _DONE_BEFORE,
             _S: "an input's producer failed",
             _C: "cancelled",
             _F: "must be repeated, and is not safe to repeat",
@@ -56,17 +59,18 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
         _R: {
             _H: "placed",
             _W: "an input was lost",
+            _D: _DONE_BEFORE,
             _S: "an input's producer failed",
             _C: "cancelled",
             _F: "must be repeated, and is not safe to repeat",
         },
         _H: {
-            _H: "attempted a second time beside the first, or one of the two is over",
+            _H: "attempted a second time beside the first attempt",
             _D: "finished",
             _F: "failed for good",
             _B: "failed, to be retried after a pause",
-            _R: "returned, or the attempt was lost",
-            _W: "returned or lost, and an input is missing",
+            _R: "recalled, or the attempt was lost",
+            _W: "recalled or lost, and an input is missing",
             _S: "an input's producer failed",
             _C: "cancelled",
         },
@@ -86,8 +90,22 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
     }
 )
 
-#: States that a task does not leave, but for DONE when its result is lost.
+#: States that a task does not leave, except DONE if its result is lost.
 ENDED: Final = frozenset({_D, _F, _S, _C})
 
-#: ``LEGAL[old << 3 | new]``: the same table, for the hot path.
-LEGAL: Final = bytes(new in TRANSITIONS[State(old)] for old in State for new in State)
+
+class Effect(NamedTuple):
+    """What a move changes of a run's counts."""
+
+    active: int
+    unended: int
+
+
+def _effect(old: State, new: State) -> Effect | None:
+    if new not in TRANSITIONS[old]:
+        return None
+    return Effect((new is _H) - (old is _H), (old in ENDED) - (new in ENDED))
+
+
+#: ``EFFECTS[old << 3 | new]``: the same table for the hot path; None for a move that is not legal.
+EFFECTS: Final = tuple(_effect(old, new) for old in State for new in State)

@@ -1,4 +1,4 @@
-"""Pictures of the core's state for allocators: the cluster, and the tasks of a frontier."""
+"""What custom allocators are shown of the core's state: the cluster, and the tasks of a frontier."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["cluster_view", "task_view"]
 
 
 def cluster_view(world: World) -> ClusterView:
-    """The hosts that may get work now."""
+    """Return a view of the hosts that may get work now."""
     hosts = [host for host in world.fleet.by_name.values() if host.open]
     rtt_s = {host.name: host.rtt_s for host in hosts}
     return view_of_core(map(_host_view, hosts), world.now, world.fleet.shared, rtt_s)
@@ -29,9 +29,9 @@ def _host_view(host: HostRecord) -> HostView:
 
 
 def task_view(world: World, run: Run, t: int, waiting_s: float) -> Task:
-    """One ready task."""
+    """Return a view of one ready task."""
     spec = run.spec
-    expected_s = run.estimates.seconds[spec.fn[t]]
+    expected_s = run.durations.expected_s[spec.fn[t]]
     names, profile = world.fleet.names, spec.profiles[spec.profile[t]]
     paused = [host.name for host in world.pausing if host.is_paused(profile, world.now)]
     return task_of_core(
@@ -48,7 +48,7 @@ def task_view(world: World, run: Run, t: int, waiting_s: float) -> Task:
 
 
 def _input_view(world: World, run: Run, o: int) -> InputView:
-    producer = run.spec.producer[o]
+    producer, replicas, nbytes = run.spec.producer[o], run.objects.replicas[o], run.objects.nbytes[o]
     name = run.name_of(producer) if producer >= 0 else f"value-{o}"
-    nbytes = run.nbytes[o] if run.where[o] and run.nbytes[o] >= 0 else None
-    return InputView(name, nbytes=nbytes, hosts=[world.fleet.names[index] for index in run.where[o] if index])
+    hosts = [world.fleet.names[index] for index in replicas if index]
+    return InputView(name, nbytes=nbytes if replicas and nbytes >= 0 else None, hosts=hosts)

@@ -152,7 +152,7 @@ def _uncaused(controller: Controller) -> Iterator[str]:
             continue
         if run.aborting and not _has_timer(world, Wake.ABORT, run.number):
             yield f"run {run.number} is being ended without a deadline"
-        if run.request >= 0 and not _has_timer(world, Wake.ANSWER_DUE, run.number):
+        if run.requests.number >= 0 and not _has_timer(world, Wake.ANSWER_DUE, run.number):
             yield f"the allocator of run {run.number} is asked without a deadline"
         for t in range(run.spec.count):
             state = run.state[t]
@@ -182,19 +182,17 @@ def _idle(world: World, run: Run, t: int) -> str:
         or (spec.max_concurrency is not None and run.active >= spec.max_concurrency)
     ):
         return ""
-    if world.reservations or world.shared_lane is not None:
+    if world.reservations or world.shared_reservation is not None:
         return ""
     profile = spec.profiles[spec.profile[t]]
-    key = run.lane_of(t).key
+    key = run.queue_of(t).key
     hosts = [host for host in world.fleet.by_name.values() if host.open and not (key.pin and key.pin != host.index)]
-    able = [
-        host for host in hosts if all(world.fleet.needs(host, spec.profiles[p]) for p in (key.profile, *key.together))
-    ]
-    roles = [spec.profiles[p] for p in (key.profile, *key.together)]
+    roles = [spec.profiles[p] for p in (key.profile, *key.group_profiles)]
+    able = [host for host in hosts if all(world.fleet.feasible(host, role) for role in roles)]
     able = [host for host in able if not any(host.is_paused(role, world.now) for role in roles)] or able
     for host in [host for host in able if host.index not in key.avoid] or able:
         if not host.ahead and any(
-            _fits(world, host, need.host, need.shared) for need in world.fleet.needs(host, profile)
+            _fits(world, host, demand.host, demand.shared) for demand in world.fleet.feasible(host, profile)
         ):
             return f"host {host.name!r} has room for it"
     return ""
@@ -216,8 +214,8 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
             if run.state[t] == State.HANDED and run.host[t] == record.index:
                 if (run.number, t, run.attempt[t]) not in here:
                     yield f"task {t} of run {run.number} is with {host.name!r}, which does not know it"
-        for t, twin in run.twins.items():
-            if twin.host == record.index and (run.number, t, twin.attempt) not in here:
+        for t, other in run.second_attempts.items():
+            if other.host == record.index and (run.number, t, other.attempt) not in here:
                 yield f"task {t} of run {run.number} is with {host.name!r}, too, which does not know it"
     for ticket in record.lingering:
         if ticket not in here:
@@ -227,7 +225,7 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
     for ticket, task in host.queue.items():
         flying = controller.core.world.runs.get(ticket[0])
         for key in task.inputs:
-            under_way = flying is not None and (key[1], record.index) in flying.flying
+            under_way = flying is not None and (key[1], record.index) in flying.objects.copying
             if key not in host.store and key not in coming and key not in made and not under_way:
                 yield f"{ticket} waits on {host.name!r} for object {key[1]}, which nobody brings"
 
@@ -267,8 +265,8 @@ def at_the_end(controller: Controller, agents: Sequence[SimulatedHost]) -> None:
 
 def _left_here(controller: Controller) -> Iterator[str]:
     world = controller.core.world
-    if world.runs or world.reservations or world.shared_lane is not None:
-        yield f"the core has runs {list(world.runs)}, reservations {world.reservations}, {world.shared_lane}"
+    if world.runs or world.reservations or world.shared_reservation is not None:
+        yield f"the core has runs {list(world.runs)}, reservations {world.reservations}, {world.shared_reservation}"
     if world.fleet.shared.used:
         yield f"{world.fleet.shared.used} of what is shared is claimed"
     if controller.home:

@@ -96,7 +96,7 @@ class Cluster:
                         assert (command.run, o) in self.home, f"output {o} has not come"
             case cmd.AskAllocator():
                 self.asked.append(command)
-            case cmd.AnnounceSecond():
+            case cmd.AnnounceSecondAttempt():
                 self.seconds += 1
             case cmd.AnnouncePause():
                 self.pauses += 1

@@ -203,7 +203,7 @@ class Scene:
                 return [("ask", command.request, *(task.id for task in command.frontier))]
             case cmd.AnnounceRunEnded():
                 return [("over", command.outcome.value)]
-            case cmd.AnnouncePause() | cmd.AnnounceSecond():
+            case cmd.AnnouncePause() | cmd.AnnounceSecondAttempt():
                 return []
             case cmd.RefuseDrain():
                 return [("refuse", command.host)]

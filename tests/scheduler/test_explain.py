@@ -46,7 +46,7 @@ def test_a_handed_task_says_what_it_waits_for_there() -> None:
     scene = Scene("h1", "h2")
     scene.submit(graph("a -> b -> c", profiles={"a": profile(host="h1"), "b": profile(host="h2")}))
     scene.finish("h1", "a", held=False, size=10**8)
-    assert "1 of its inputs are on their way" in scene.core.explain(1, 1).reason
+    assert "1 of its inputs are being copied" in scene.core.explain(1, 1).reason
     assert "where its inputs are being made" in scene.core.explain(1, 2).reason
     scene.tell(ev.TasksStarted("h2", 1, [1], [1]))
     assert scene.core.explain(1, 1).reason == "runs on 'h2'"
@@ -82,7 +82,7 @@ def test_a_host_that_is_left_alone_is_told_with_why_until_it_is_tried_again() ->
     scene.tell(ev.HostExpected("h2"), ev.HostDelayed("h2", "in quarantine for 10 s"))
     assert scene.submit(graph("a", profiles={"a": profile(host="h2")})) == []
     told = scene.core.explain(1, 0)
-    assert told.reason == "no host that can run it is there; expected: h2 (in quarantine for 10 s)"
+    assert told.reason == "no connected host can run it; expected: h2 (in quarantine for 10 s)"
     assert told.hosts["h2"] == "in quarantine for 10 s"
     scene.tell(ev.HostDelayed("h2", ""))
     assert scene.core.explain(1, 0).hosts["h2"] == "is being reached"

@@ -58,7 +58,7 @@ def test_without_any_host_a_run_ends_at_once() -> None:
 def test_a_pin_to_an_unknown_host_names_those_that_are() -> None:
     scene = Scene("h1", "h2")
     scene.submit(graph("a", profiles={"a": profile(host="h3")}))
-    assert "'h3', which is not there" in str(placement_error(scene))
+    assert "'h3', which is not connected" in str(placement_error(scene))
     assert "'h1', 'h2'" in str(placement_error(scene))
 
 

@@ -98,7 +98,7 @@ def test_a_replica_that_is_missing_is_brought_again_to_who_waits_for_it_there() 
     scene.finish("h1", "a", held=False)
     scene.store("h2", "a")
     scene.tell(ev.OutputsWanted(1, [scene.number(1, "a")]))
-    source = scene.core.world.runs[1].flying[0, 0]
+    source = scene.core.world.runs[1].objects.copying[0, 0]
     name = scene.core.world.fleet.names[source]
     said = scene.said(scene.tell(ev.CopyFailed("", 1, 0, name)))
     other = {"h1": "h2", "h2": "h1"}[name]
@@ -223,7 +223,7 @@ def test_who_never_gets_its_input_is_told_where_it_was_tried(pinned: str | None,
     scene.finish("h1", "a", held=False, size=10**8)
     ended: list[cmd.AnnounceTasksEnded] = []
     for _ in range(9):
-        [(o, index)] = scene.core.world.runs[1].flying
+        [(o, index)] = scene.core.world.runs[1].objects.copying
         to = scene.core.world.fleet.names[index]
         commands = scene.tell(ev.CopyFailed(to, 1, o, "h1", missing=False))
         ended += [command for command in commands if isinstance(command, cmd.AnnounceTasksEnded)]

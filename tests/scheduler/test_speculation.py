@@ -8,7 +8,7 @@ from handout.scheduler import RunSpec, State
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 from handout.scheduler.spec import Speculation
-from handout.scheduler.state.pace import Pace
+from handout.scheduler.state.durations import Durations
 from tests.scheduler.rig import Said, Scene, graph, profile
 
 RULE = Speculation(peers=2, factor=3.0, least_s=0.25)
@@ -61,8 +61,8 @@ def test_a_second_attempt_is_started_at_three_times_the_peers_95th_percentile_by
     assert scene.said(scene.tell(at=2.9)) == []
     commands = scene.tell(at=3.0)
     assert scene.said([c for c in commands if isinstance(c, cmd.StartTasks)]) == [("start", "h2", "slow")]
-    (told,) = [c for c in commands if isinstance(c, cmd.AnnounceSecond)]
-    assert told == cmd.AnnounceSecond(1, 2, "h2", 2, "h1", running_s=3.0, limit_s=3.0)
+    (told,) = [c for c in commands if isinstance(c, cmd.AnnounceSecondAttempt)]
+    assert told == cmd.AnnounceSecondAttempt(1, 2, "h2", 2, "h1", running_s=3.0, limit_s=3.0)
     assert scene.state("slow") is State.HANDED
     assert "runs on 'h1', far longer than its peers, and a second time on 'h2'" in scene.core.explain(1, 2).reason
 
@@ -73,7 +73,7 @@ def test_peers_that_end_later_make_a_task_slow_as_soon_as_there_are_enough() -> 
     began(scene, "h1", "slow")
     scene.now = 50.0
     scene.finish("h1", "p1", took_s=1.0)
-    assert scene.core.world.runs[1].twins == {}
+    assert scene.core.world.runs[1].second_attempts == {}
     assert ("start", "h2", "slow") in scene.finish("h1", "p2", took_s=1.0)
 
 
@@ -210,15 +210,15 @@ def test_a_copy_of_the_winners_result_is_not_hit_by_the_end_of_the_loser() -> No
 
 
 def test_a_limit_follows_the_latest_durations() -> None:
-    pace = Pace([0] * 400, Speculation())
+    durations = Durations(graph("a", speculation=Speculation()), {})
     for _ in range(9):
-        pace.ended(0, 2.0, 0.0)
-    assert pace.limit_s(0) == float("inf")
-    pace.ended(0, 2.0, 0.0)
-    assert pace.limit_s(0) == 6.0
+        durations.learn(0, 2.0)
+    assert durations.limit_s(0) == float("inf")
+    durations.learn(0, 2.0)
+    assert durations.limit_s(0) == 6.0
     for _ in range(300):
-        pace.ended(0, 0.001, 0.0)
-    assert pace.limit_s(0) == 0.25
+        durations.learn(0, 0.001)
+    assert durations.limit_s(0) == 0.25
 
 
 def test_a_wide_run_costs_one_timer() -> None:

@@ -14,7 +14,7 @@ from handout.protocol.ledger import Claim, Ledger
 from handout.scheduler import core
 from handout.scheduler import events as ev
 from handout.scheduler.handlers import attempt_reports, attempts, recovery
-from handout.scheduler.state.hosts import Fleet
+from handout.scheduler.state.fleet import Fleet
 from handout.scheduler.states import State
 from handout.sim import SimulationError, simulate
 
@@ -36,10 +36,10 @@ def _ignore(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
 def reports_count_for_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said of an attempt is taken for what is said of the present one."""
 
-    def current(run: Any, host: Any, t: int, attempt: int) -> bool:
+    def is_present(run: Any, host: Any, t: int, attempt: int) -> bool:
         return run.state[t] == State.HANDED and run.host[t] == host.index
 
-    monkeypatch.setattr(attempt_reports, "_current", current)
+    monkeypatch.setattr(attempt_reports, "_is_present", is_present)
 
 
 @_listed
@@ -89,9 +89,9 @@ def found_attempts_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 @_listed
 def attempts_that_were_given_up_give_back_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though they may still run."""
-    real = attempts.unhand
+    real = attempts.end_attempt
 
-    def unhand(world: Any, run: Any, t: int, *, linger: bool = False) -> Any:
+    def end_attempt(world: Any, run: Any, t: int, *, linger: bool = False) -> Any:
         host = real(world, run, t, linger=linger)
         if linger and host is not None:
             token = (run.number, t, run.attempt[t])
@@ -100,7 +100,7 @@ def attempts_that_were_given_up_give_back_what_they_share(monkeypatch: pytest.Mo
             host.lingering[token] = left._replace(shared=None)
         return host
 
-    monkeypatch.setattr(attempts, "unhand", unhand)
+    monkeypatch.setattr(attempts, "end_attempt", end_attempt)
 
 
 @_listed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from handout.failures import Failure
-from handout.scheduler.handlers.attempt_reports import MAX_DEATHS, MAX_TROUBLES, TROUBLES
+from handout.scheduler.handlers.attempt_reports import ENVIRONMENT_KINDS, MAX_DEATHS, MAX_ENVIRONMENT_FAILURES
 
 __all__ = ["AttemptHistory"]
 
@@ -31,9 +31,9 @@ class AttemptHistory:
         if failure.kind == "died":
             self.deaths += 1
             left = MAX_DEATHS - self.deaths
-        elif failure.kind in TROUBLES:
+        elif failure.kind in ENVIRONMENT_KINDS:
             self.troubles += 1
-            left = MAX_TROUBLES - self.troubles
+            left = MAX_ENVIRONMENT_FAILURES - self.troubles
         else:
             self.tries += 1
             left = retries + 1 - self.tries

@@ -85,7 +85,7 @@ class Driver:
             do.RecallTasks: self._recall_tasks,
             do.AskAllocator: self._ask_allocator,
             do.AnnouncePause: self._announce_pause,
-            do.AnnounceSecond: self._announce_second,
+            do.AnnounceSecondAttempt: self._announce_second,
             do.AnnounceTasksEnded: self._tasks_ended,
             do.AnnounceRunEnded: self._run_ended,
             do.ReleaseHost: self._release_host,
@@ -351,7 +351,7 @@ class Driver:
             if self._asking.get(run.number) is task:
                 del self._asking[run.number]
 
-    def _announce_second(self, command: do.AnnounceSecond) -> None:
+    def _announce_second(self, command: do.AnnounceSecondAttempt) -> None:
         run = self.runs.get(command.run)
         if run is not None and run.watchers:
             c, id = command, run.plan.ids[command.task]

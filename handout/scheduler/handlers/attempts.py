@@ -1,113 +1,114 @@
-"""An attempt's life with an agent: handed over, claimed for, and given up in one way or another."""
+"""An attempt's life with an agent: handed over, given its claim, recalled, given up, confirmed to have ended."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from handout.protocol.ledger import Claim
-from handout.scheduler.handlers.replicas import bring, make_ready
-from handout.scheduler.state.hosts import AheadTask, HostRecord, Lingering, Need
-from handout.scheduler.state.runs import KEEP, Run
-from handout.scheduler.state.second_attempts import survive, swap
+from handout.scheduler.handlers.replicas import copy_to
+from handout.scheduler.state.hosts import Demand, HostRecord, Lingering
+from handout.scheduler.state.object_table import KEEP
+from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
 from handout.scheduler.states import State
 
-__all__ = ["abandon", "dismiss", "hand", "promote", "recall", "recall_followers", "settle", "to_frontier", "unhand"]
+__all__ = [
+    "confirm_end",
+    "end_attempt",
+    "end_other_attempt",
+    "give_up_attempts",
+    "hand_over",
+    "promote",
+    "recall",
+    "recall_followers",
+    "release_lingering",
+    "requeue_group",
+    "return_to_frontier",
+]
 
-#: A task's followers are handed over with it only where it has few: else they are better spread over the hosts.
+#: A task's followers are handed over with it only if there are few. Many are better spread over the hosts.
 MAX_FOLLOWERS = 2
 
 
-def hand(
+def hand_over(
     world: World,
     run: Run,
     t: int,
     host: HostRecord,
-    need: Need,
+    demand: Demand,
     claim: Claim | None,
-    charge: float = 0.0,
     *,
     found: bool = False,
 ) -> None:
-    """Hand a task to a host, with what it has claimed there, or ahead (``claim`` None) for its ``charge``.
+    """Hand a task to a host.
 
-    With ``found`` the host has it already, since before this core began.
+    Args:
+        world: The core's state.
+        run: The task's run.
+        t: The task.
+        host: The host.
+        demand: The variant of the task's cost that it is granted.
+        claim: What it has claimed there. None: it is handed ahead and waits for a claim.
+        found: The host has it already, since before this core began.
     """
-    index = host.index
-    run.state[t] = State.HANDED
-    attempt = run.attempt[t] = max(run.attempt[t], run.latest.get(t, 0)) + 1 if run.latest else run.attempt[t] + 1
-    run.host[t] = index
-    run.active += 1
-    host.handed += 1
+    index, backlog_s = host.index, 0.0
     if claim is None:
-        run.charge[t] = charge
-        host.ahead_n += 1
-        host.ahead_s += charge
-        if not run.missing[t]:
-            host.ahead.append(AheadTask(run.number, t, attempt, world.now))
-    else:
-        run.claims[t] = claim
-    if need.variant:
-        run.variant[t] = need.variant
-    elif run.variant:
-        run.variant.pop(t, None)
+        backlog_s = max(0.0, host.backlog_for(run.durations.expected_s[run.spec.fn[t]]))
+    attempt = run.begin_attempt(t, index, claim, backlog_s, demand.variant)
+    host.add_attempt(claim, backlog_s)
+    if claim is None and not run.missing[t]:
+        host.wait_for_claim(run.number, t, attempt, world.now)
     if run.groups:
         group = run.spec.group[t]  # type: ignore[index]  # there are groups, so there is the column
         if group >= 0:
-            _fix_group(world, run, group, index)
+            _pin_group(world, run, group, index)
     for o in run.spec.inputs[t]:
-        bring(world, run, o, index)
+        copy_to(world, run, o, index)
     if found:
-        return  # what of its inputs is not known to be there may have been on its way from the earlier controller
-    picks = run.picks.get(t) if run.picks else None
-    keep = picks is not None or run.uses[t] > 0 or run.flags[t] & KEEP > 0
-    world.out.start(index, run.number, t, attempt, claim is None, need.variant, keep)
-    if run.consumers[t] or picks is not None:
+        return  # inputs that are not known to be there may have been on their way from the earlier controller
+    objects = run.objects
+    elements = objects.elements.get(t) if objects.elements else None
+    keep = elements is not None or objects.uses[t] > 0 or objects.flags[t] & KEEP > 0
+    world.out.start(index, run.number, t, attempt, claim is None, demand.variant, keep)
+    if objects.consumers[t] or elements is not None:
         _may_be_followed(world, run, t)
 
 
 def _may_be_followed(world: World, run: Run, t: int) -> None:
-    """Have the followers of a handed task looked at."""
+    """Have the core look at the followers of a handed task."""
     host = world.fleet.at(run.host[t])
-    followers = sum(len(run.consumers[o]) for o in run.objects_of(t))
+    followers = sum(len(run.objects.consumers[o]) for o in run.objects_of(t))
     if host is not None and followers and (followers <= MAX_FOLLOWERS or len(world.fleet.by_name) == 1):
-        host.tips.append((run.number, t))
-        world.tipped.add(host)
+        host.add_leader(run.number, t)
+        world.leading.add(host)
 
 
-def _fix_group(world: World, run: Run, group: int, index: int) -> None:
-    """The first of a group is placed: the others go to the same host."""
-    if group in run.group_at:
-        return
-    run.group_at[group] = index
+def _pin_group(world: World, run: Run, group: int, index: int) -> None:
+    """The first task of a group is placed, so the others go to the same host."""
+    if run.pin_group(group, index):
+        requeue_group(world, run, group)
+
+
+def requeue_group(world: World, run: Run, group: int) -> None:
+    """Put the ready tasks of a group into the queue that they belong to now."""
     for t in run.groups[group]:
         if run.state[t] == State.READY:
-            make_ready(world, run, t)
+            run.make_ready(t, world.now)
 
 
-def unhand(world: World, run: Run, t: int, *, linger: bool = False) -> HostRecord | None:
-    """A task is with its agent no more: give back what it had claimed. Answers its host while that lives.
+def end_attempt(world: World, run: Run, t: int, *, linger: bool = False) -> HostRecord | None:
+    """Give back what a task's present attempt had claimed; return its host if that lives.
 
-    With ``linger`` the agent has not confirmed the end of the attempt: its claims stay until it does (`settle`).
+    With ``linger`` the agent has not confirmed the end of the attempt. Its claims stay until `confirm_end`.
     """
-    run.active -= 1
-    claim = run.claims[t]
-    shared = run.shared.pop(t, None) if run.shared else None
-    run.claims[t] = None
-    run.begun.discard(t)
-    run.recalled.pop(t, None)
-    if run.pace is not None:
-        run.pace.running.pop(t, None)
+    claim, shared = run.end_attempt(t)
     host = world.fleet.at(run.host[t])
     if host is None:
         _release_shared(world, shared)
         return None
-    host.handed -= 1
-    if claim is None:
-        host.ahead_n -= 1
-        host.ahead_s = host.ahead_s - run.charge[t] if host.ahead_n else 0.0
+    host.remove_attempt(claim, run.backlog_s[t])
     if linger:
-        host.lingering[run.number, t, run.attempt[t]] = Lingering(claim, shared, run.objects_of(t))
+        host.add_lingering(run.number, t, run.attempt[t], Lingering(claim, shared, run.objects_of(t)))
         return host
     if claim is not None:
         host.ledger.release(claim)
@@ -116,33 +117,34 @@ def unhand(world: World, run: Run, t: int, *, linger: bool = False) -> HostRecor
     return host
 
 
-def abandon(world: World, run: Run, t: int) -> None:
-    """Give up on a task's attempts before their agents have confirmed their end."""
+def give_up_attempts(world: World, run: Run, t: int) -> None:
+    """Give up all attempts of a task before their agents have confirmed their end."""
     _give_up(world, run, t)
-    if survive(run, t):
+    if run.continue_with_second(t):
         _give_up(world, run, t)
-    run.cancelling.discard(t)
+    run.cancel_no_more(t)
 
 
-def dismiss(world: World, run: Run, t: int) -> None:
-    """Of two live attempts the present one has finished: the other is ended."""
-    swap(run, t)
+def end_other_attempt(world: World, run: Run, t: int) -> None:
+    """Give up the attempt beside the present one, which has finished."""
+    run.swap_attempts(t)
     _give_up(world, run, t)
-    survive(run, t)
+    run.continue_with_second(t)
 
 
 def _give_up(world: World, run: Run, t: int) -> None:
-    host = unhand(world, run, t, linger=True)
+    host = end_attempt(world, run, t, linger=True)
     if host is not None and t not in run.cancelling:
         world.out.cancel(host.index, run.number, t, run.attempt[t])
 
 
-def settle(world: World, host: HostRecord | None, run: int, t: int, attempt: int) -> Sequence[int]:
-    """An event is about an attempt that is not the present one: it may be the end of one that was given up.
+def confirm_end(world: World, host: HostRecord | None, run: int, t: int, attempt: int) -> Sequence[int]:
+    """Release what an attempt holds that the core has given up, because its agent reports its end.
 
-    Answers the objects that such an attempt would have made.
+    Returns:
+        The objects that it would have made; none if the core had not given up such an attempt.
     """
-    left = None if host is None else host.lingering.pop((run, t, attempt), None)
+    left = None if host is None else host.confirm_end(run, t, attempt)
     if host is None or left is None:
         world.stale += 1
         return ()
@@ -154,26 +156,24 @@ def settle(world: World, host: HostRecord | None, run: int, t: int, attempt: int
 
 
 def release_lingering(world: World, host: HostRecord) -> None:
-    """A host is lost, and with it all that was still claimed for attempts that the core had given up."""
+    """Release what given-up attempts on a lost host hold of the shared amounts."""
     for left in host.lingering.values():
         _release_shared(world, left.shared)
-    host.lingering.clear()
 
 
 def _release_shared(world: World, claim: Claim | None) -> None:
     if claim is None:
         return
     world.fleet.shared.release(claim)
-    # Whoever waits for shared amounts may fit on any host now, also on one where nothing else has changed.
+    # A task that waits for shared amounts may fit on any host now, even if nothing else has changed there.
     world.dirty.update(world.fleet.by_name.values())
 
 
 def promote(world: World, host: HostRecord) -> None:
     """Let tasks that were handed ahead claim what has become free, first come first."""
-    queue = host.ahead
     index = host.index
-    while queue:
-        number, t, attempt, _ = queue[0]
+    while host.ahead:
+        number, t, attempt, _ = host.ahead[0]
         run = world.runs.get(number)
         if (
             run is not None
@@ -183,44 +183,40 @@ def promote(world: World, host: HostRecord) -> None:
             and run.claims[t] is None
             and not run.missing[t]
         ):
-            profile = run.spec.profiles[run.spec.profile[t]]
-            need = world.fleet.all_needs(profile)[run.variant.get(t, 0)]
-            claim = host.ledger.claim(need.host)
+            demand = world.fleet.demands(run.spec.profiles[run.spec.profile[t]])[run.variant.get(t, 0)]
+            claim = host.ledger.claim(demand.host)
             if claim is None:
                 return
-            run.claims[t] = claim
-            host.ahead_n -= 1
-            host.ahead_s = host.ahead_s - run.charge[t] if host.ahead_n else 0.0
-        queue.popleft()
+            run.grant(t, claim)
+            host.shorten_backlog(run.backlog_s[t])
+        host.next_ahead()
 
 
-def to_frontier(world: World, run: Run, t: int) -> None:
-    """A task that is with no agent any more is to be run again."""
+def return_to_frontier(world: World, run: Run, t: int) -> None:
+    """Have a task run again that is with no agent any more."""
     if not run.missing[t]:
-        make_ready(world, run, t)
+        run.make_ready(t, world.now)
         return
-    run.state[t] = State.WAITING
+    run.move(t, State.WAITING)
     for o in run.spec.inputs[t]:
         producer = run.spec.producer[o]
-        if not run.where[o] and producer >= 0 and run.state[producer] == State.HANDED:
-            # It may follow its producer again, where that is now.
+        if not run.objects.replicas[o] and producer >= 0 and run.state[producer] == State.HANDED:
+            # It may follow its producer again, on the host where that is now.
             _may_be_followed(world, run, producer)
 
 
 def recall(world: World, run: Run, t: int) -> None:
-    """Ask for a handed task back unless that has been asked."""
-    attempt = run.attempt[t]
-    if run.recalled.get(t) != attempt and t not in run.cancelling:
-        run.recalled[t] = attempt
-        world.out.recall(run.host[t], run.number, t, attempt)
+    """Recall a handed task, unless that was done before."""
+    if run.mark_recalled(t):
+        world.out.recall(run.host[t], run.number, t, run.attempt[t])
 
 
 def recall_followers(world: World, run: Run, t: int) -> None:
-    """A task will not make its result where its followers wait for it: they are to be placed anew."""
+    """Recall the followers of a task that will not make its result on the host where they wait for it."""
     index = run.host[t]
     for o in run.objects_of(t):
-        if run.where[o]:
+        if run.objects.replicas[o]:
             continue
-        for c in run.consumers[o]:
+        for c in run.objects.consumers[o]:
             if run.state[c] == State.HANDED and run.host[c] == index:
                 recall(world, run, c)

@@ -1,12 +1,12 @@
-"""How tasks end other than well, what that does to those that depend on them, and how runs end."""
+"""How tasks end other than well, how that ends the tasks that depend on them, and how runs end."""
 
 from __future__ import annotations
 
 from handout.errors import HostLostError
 from handout.scheduler.commands import AnnounceRunEnded
-from handout.scheduler.handlers.attempts import abandon
-from handout.scheduler.handlers.replicas import release_inputs, shed
-from handout.scheduler.state.runs import OUTPUT, Run
+from handout.scheduler.handlers.attempts import give_up_attempts
+from handout.scheduler.handlers.replicas import drop_unused, release_inputs
+from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
 from handout.scheduler.states import Outcome, State
@@ -24,7 +24,7 @@ __all__ = [
     "give_up_output",
 ]
 
-#: A run that is being ended waits this long for agents to confirm that its tasks have.
+#: Seconds that a run which is being ended waits for agents to confirm that its tasks have ended.
 ABORT_S = 5.0
 
 _STATE = {
@@ -35,46 +35,36 @@ _STATE = {
 
 
 def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None, cause: int = -1) -> None:
-    """A task that is with no agent ends in any way but well."""
-    run.state[t] = _STATE[outcome]
-    run.unended -= 1
-    run.cancelling.discard(t)
-    if outcome is Outcome.FAILED:
-        run.failed += 1
-    elif outcome is Outcome.CANCELLED:
-        run.cancelled += 1
-    if not run.reported[t]:
-        run.reported[t] = 1
+    """End a task that is with no agent in any way but well."""
+    if run.end_task(t, _STATE[outcome]):
         world.out.ended(run.number, t, outcome, world.fleet.names[run.host[t]], failure, cause)
     for o in run.objects_of(t):
-        # A replica may be left from an earlier time, when it ended well.
-        if not run.where[o]:
+        # A replica may be left from an earlier time, when the task ended well.
+        if not run.objects.replicas[o]:
             give_up_output(world, run, o)
-        elif not run.uses[o]:
-            shed(world, run, o)
+        elif not run.objects.uses[o]:
+            drop_unused(world, run, o)
     release_inputs(world, run, t)
     world.ending.add(run)
 
 
 def give_up_output(world: World, run: Run, o: int) -> None:
-    """An object that the caller wants will not be made (again)."""
-    if run.flags[o] & OUTPUT:
-        run.flags[o] &= ~OUTPUT
-        run.awaited -= 1
+    """An object will not be made (again), so the run does not wait for it if the caller wants it."""
+    if run.objects.give_up_output(o):
         world.ending.add(run)
 
 
 def fail(world: World, run: Run, t: int, failure: object) -> None:
-    """A task fails for good."""
+    """End a task that failed for good, and what depends on it."""
     if run.reported[t]:
-        if not any(run.needed(o) and not run.where[o] for o in run.objects_of(t)):
+        objects = run.objects
+        if not any(objects.needed(o) and not objects.replicas[o] for o in run.objects_of(t)):
             # It had ended well before, and what it was repeated for is not needed any more.
-            run.state[t] = State.DONE
-            run.unended -= 1
+            run.move(t, State.DONE)
             release_inputs(world, run, t)
             world.ending.add(run)
             return
-        run.error = run.error or _lost_for_good(run, t, failure)
+        run.set_error(_lost_for_good(run, t, failure))
     end(world, run, t, Outcome.FAILED, failure)
     end_dependents(world, run, t, Outcome.SKIPPED)
     if run.spec.on_failure == "fail_fast":
@@ -85,30 +75,30 @@ def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
     name = run.name_of(t)
     return HostLostError(
         f"the result of task {name!r} was lost with its host, and making it again failed: {failure}",
-        remedy="What is lost with a host is made again: let the function be able to run twice.",
+        remedy="A result that is lost with a host is made again: write the function so that it can run twice.",
         id=name,
         failure=failure,
     )
 
 
 def end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
-    """End all that cannot run any more because of one task. Objects of it that are left still serve."""
+    """End all tasks that cannot run any more because of one. Objects of it that are left still serve."""
     stack = [root]
     while stack:
         for o in run.objects_of(stack.pop()):
-            if run.where[o]:
+            if run.objects.replicas[o]:
                 continue
-            for c in run.consumers[o]:
+            for c in run.objects.consumers[o]:
                 if run.ended(c):
                     continue
                 if run.state[c] == State.HANDED:
-                    abandon(world, run, c)
+                    give_up_attempts(world, run, c)
                 end(world, run, c, outcome, cause=root)
                 stack.append(c)
 
 
 def cancel(world: World, run: Run, tasks: list[int]) -> None:
-    """End tasks and what depends on them. Those with an agent end when it has confirmed it."""
+    """End tasks and what depends on them. A task with an agent ends when the agent has confirmed it."""
     for t in tasks:
         if run.ended(t):
             continue
@@ -120,22 +110,21 @@ def cancel(world: World, run: Run, tasks: list[int]) -> None:
 
 
 def _cancel_handed(world: World, run: Run, t: int) -> None:
-    if t not in run.cancelling:
-        run.cancelling.add(t)
-        twin = run.twins.get(t)
-        for index, attempt in ((run.host[t], run.attempt[t]), *(() if twin is None else ((twin.host, twin.attempt),))):
-            if world.fleet.at(index) is not None:
-                world.out.cancel(index, run.number, t, attempt)
+    if not run.mark_cancelling(t):
+        return
+    attempts = [(run.host[t], run.attempt[t])]
+    if (other := run.second_attempts.get(t)) is not None:
+        attempts.append((other.host, other.attempt))
+    for index, attempt in attempts:
+        if world.fleet.at(index) is not None:
+            world.out.cancel(index, run.number, t, attempt)
 
 
 def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = None) -> None:
-    """End a run before its time; it is over when its agents have confirmed that, or after `ABORT_S`."""
+    """End a run before its time. It is over when its agents have confirmed that, or after `ABORT_S`."""
     if run.over or run.aborting:
         return
-    run.aborting = True
-    run.abort_outcome = outcome
-    run.error = run.error or error
-    run.request = -1
+    run.begin_abort(outcome, error)
     for t in range(run.spec.count):
         if run.ended(t):
             continue
@@ -148,54 +137,53 @@ def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = No
 
 
 def abort_due(world: World, timer: Timer) -> None:
-    """What agents have not confirmed by now is given up; its claims stay until they do."""
+    """Give up the attempts whose end no agent has confirmed by now. Their claims stay until one does."""
     run = world.runs.get(timer.run)
     if run is None or run.over or not run.aborting:
         return
     for t in range(run.spec.count):
         if run.state[t] == State.HANDED:
-            abandon(world, run, t)
+            give_up_attempts(world, run, t)
             end(world, run, t, Outcome.CANCELLED)
 
 
 def end_runs(world: World) -> None:
-    """Report the runs that are over."""
+    """Announce the runs that are over."""
     for run in sorted(world.ending, key=lambda run: run.number):
-        if run.over or run.unended or (run.awaited and not run.aborting):
+        if run.over or run.unended or (run.objects.awaited and not run.aborting):
             continue
-        run.over = True
-        if run.aborting:
-            outcome = run.abort_outcome
-        elif run.failed:
-            outcome = Outcome.FAILED
-        else:
-            outcome = Outcome.CANCELLED if run.cancelled else Outcome.DONE
-        run.estimates.remember(world.remembered)
+        outcome = run.end()
+        run.durations.remember(world.remembered)
         world.out.add(AnnounceRunEnded(run.number, outcome, run.error))
     world.ending.clear()
 
 
 def close(world: World, run: Run) -> None:
-    """Forget a run: end what still runs, drop all that it left anywhere."""
+    """Forget a run: end what still runs, and drop all that it left anywhere."""
     for t in range(run.spec.count if run.unended else 0):
         if run.state[t] == State.HANDED:
-            abandon(world, run, t)
-            run.state[t] = State.CANCELLED
-    for o, where in enumerate(run.where):
-        for index in where:
-            if index == 0 or world.fleet.at(index) is not None:
-                world.out.drop(index, run.number, o)
-    for o, index in sorted({*run.flying, *run.leftovers}):
-        if index and index not in run.where[o] and world.fleet.at(index) is not None:
-            world.out.drop(index, run.number, o)
-    run.over = True
-    run.estimates.remember(world.remembered)
-    for lane in [lane for lane in world.reservations if lane.run is run]:
-        world.reservations.pop(lane).reserved = None
-    if world.shared_lane is not None and world.shared_lane.run is run:
-        world.shared_lane = None
+            give_up_attempts(world, run, t)
+            run.move(t, State.CANCELLED)
+    _drop_all(world, run)
+    run.end()
+    run.durations.remember(world.remembered)
+    for queue in [queue for queue in world.reservations if queue.run is run]:
+        world.reservations.pop(queue).reserve(None)
+    if world.shared_reservation is not None and world.shared_reservation.run is run:
+        world.shared_reservation = None
     world.dirty.update(world.fleet.by_name.values())
     world.ending.discard(run)
     world.timers.forget(run.number)
     world.fleet.forget(run.spec.profiles)
     del world.runs[run.number]
+
+
+def _drop_all(world: World, run: Run) -> None:
+    objects = run.objects
+    for o, replicas in enumerate(objects.replicas):
+        for index in replicas:
+            if index == 0 or world.fleet.at(index) is not None:
+                world.out.drop(index, run.number, o)
+    for o, index in sorted({*objects.copying, *objects.stale_replicas}):
+        if index and index not in objects.replicas[o] and world.fleet.at(index) is not None:
+            world.out.drop(index, run.number, o)

@@ -1,121 +1,99 @@
-"""Replicas: where objects are, who waits for them, what must be copied, and what may be dropped."""
+"""Replicas: tell the tasks that wait for an object, copy it to where it is needed, and drop it when it is not."""
 
 from __future__ import annotations
 
-from handout.scheduler.state.hosts import HOME, AheadTask
-from handout.scheduler.state.runs import KEEP, OUTPUT, Run
+from handout.scheduler.state.hosts import CONTROLLER_ONLY
+from handout.scheduler.state.object_table import KEEP, OUTPUT
+from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
 from handout.scheduler.states import State
 
-__all__ = ["appear", "bring", "make_ready", "release_inputs", "shed", "wake", "want"]
+__all__ = ["add_replica", "copy_to", "drop_unused", "notify_consumers", "release_inputs", "want_output"]
 
-_WAITING, _READY, _HANDED, _DONE = State.WAITING, State.READY, State.HANDED, State.DONE
+_WAITING, _HANDED, _DONE = State.WAITING, State.HANDED, State.DONE
 
 
-def appear(world: World, run: Run, o: int, index: int, size: int = -1) -> None:
-    """A host (0: the controller) has an object now."""
-    where = run.where[o]
-    if index in where:
+def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> None:
+    """A host (0: the controller) has an object now; ``size`` is negative if it is not known."""
+    objects = run.objects
+    before = objects.replicas[o]
+    if index in before:
         return
-    run.where[o] = tuple(sorted((*where, index)))
-    if size >= 0:
-        run.nbytes[o] = size
-    if index == 0 and run.flags[o] & OUTPUT:
-        run.awaited -= 1
+    objects.add_replica(o, index, size)
+    if index == 0 and objects.flags[o] & OUTPUT:
         world.ending.add(run)
-    if not where:
-        wake(world, run, o, index)
-    elif not run.uses[o]:
-        shed(world, run, o)
+    if not before:
+        notify_consumers(world, run, o, index)
+    elif not objects.uses[o]:
+        drop_unused(world, run, o)
 
 
-def wake(world: World, run: Run, o: int, index: int) -> None:
-    """An object that nobody had exists now, on ``index``: tell those that wait for it."""
-    state, missing = run.state, run.missing
-    for c in run.consumers[o]:
+def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
+    """An object that had no replica exists now on a host: move on the tasks that wait for it."""
+    state = run.state
+    for c in run.objects.consumers[o]:
         s = state[c]
         if s >= _DONE:
             continue
-        missing[c] -= 1
+        missing = run.input_made(c)
         if s == _HANDED:
             at = run.host[c]
             if at != index:
-                # It had been handed to where the object was to be made, and the object was made elsewhere.
-                bring(world, run, o, at)
-            if not missing[c] and run.claims[c] is None:
+                # It was handed to the host that was to make the object, and another host made it.
+                copy_to(world, run, o, at)
+            if not missing and run.claims[c] is None:
                 host = world.fleet.at(at)
                 if host is not None:
-                    host.ahead.append(AheadTask(run.number, c, run.attempt[c], world.now))
+                    host.wait_for_claim(run.number, c, run.attempt[c], world.now)
                     world.dirty.add(host)
-        elif s == _WAITING and not missing[c]:
-            make_ready(world, run, c)
-    if run.flags[o] & OUTPUT and index:
-        bring(world, run, o, 0)
+        elif s == _WAITING and not missing:
+            run.make_ready(c, world.now)
+    if run.objects.flags[o] & OUTPUT and index:
+        copy_to(world, run, o, 0)
 
 
-def make_ready(world: World, run: Run, t: int) -> None:
-    """All inputs of a task exist, and it is with no agent: put it in the frontier."""
-    run.state[t] = _READY
-    run.stirred = True
-    lane = run.lane_of(t)
-    if run.lane[t] is lane:
-        return  # an entry from an earlier time is still there
-    if not lane.heap:
-        lane.since = world.now
-        lane.blocked = False
-    run.lane[t] = lane
-    lane.push(t if run.order is None else run.order[t])
-
-
-def bring(world: World, run: Run, o: int, index: int) -> None:
-    """See to it that an object gets to a host (0: the controller), where there is a replica to copy."""
-    where = run.where[o]
-    if not where or index in where or (o, index) in run.flying:
+def copy_to(world: World, run: Run, o: int, index: int) -> None:
+    """Have an object copied to a host (0: the controller), if it has a replica and no copy is under way."""
+    replicas = run.objects.replicas[o]
+    if not replicas or index in replicas or (o, index) in run.objects.copying:
         return
-    source = where[0]
-    if source and len(where) > 1:
-        # The controller relays, so a copy that it has is nearest; else spread the load over those that have one.
-        source = where[(index + o) % len(where)]
-    run.flying[o, index] = source
+    source = replicas[0]
+    if source and len(replicas) > 1:
+        # The controller relays all copies, so its own replica is nearest. Otherwise spread the load.
+        source = replicas[(index + o) % len(replicas)]
+    run.objects.begin_copy(o, index, source)
     world.out.copy(index, run.number, o, source)
 
 
-def want(world: World, run: Run, o: int) -> None:
-    """The caller wants an object that was not among the outputs, if it exists or will."""
-    producer = run.spec.producer[o]
-    if run.flags[o] & OUTPUT or 0 in run.where[o] or (not run.where[o] and run.state[producer] >= _DONE):
+def want_output(world: World, run: Run, o: int) -> None:
+    """The caller wants an object that was not among the outputs, if it exists or will exist."""
+    replicas = run.objects.replicas[o]
+    if run.objects.flags[o] & OUTPUT or 0 in replicas or (not replicas and run.ended(run.spec.producer[o])):
         return
-    run.flags[o] |= OUTPUT
-    run.awaited += 1
-    bring(world, run, o, 0)
+    run.objects.add_output(o)
+    copy_to(world, run, o, 0)
 
 
 def release_inputs(world: World, run: Run, t: int) -> None:
-    """A task has ended: it uses its inputs no more."""
-    uses = run.uses
-    for o in run.spec.inputs[t]:
-        uses[o] -= 1
-        if not uses[o]:
-            shed(world, run, o)
+    """A task has ended and uses its inputs no more."""
+    for o in run.objects.release(run.spec.inputs[t]):
+        drop_unused(world, run, o)
 
 
-def shed(world: World, run: Run, o: int) -> None:
-    """Free the replicas of an object that no task will use, as far as nobody else wants it."""
-    flags = run.flags[o]
-    if flags & KEEP:
+def drop_unused(world: World, run: Run, o: int) -> None:
+    """Drop the replicas of an object that no task will use, except those that the caller gets or wants to keep."""
+    objects = run.objects
+    flags, replicas = objects.flags[o], objects.replicas[o]
+    if flags & KEEP or not replicas:
         return
-    where = run.where[o]
-    if not where:
-        return
-    stay: tuple[int, ...] = ()
-    if where[0] == 0 and (flags & OUTPUT or run.spec.producer[o] < 0):
-        # What the caller gets, or what only the controller can supply again.
-        stay = HOME
+    kept: tuple[int, ...] = ()
+    if replicas[0] == 0 and (flags & OUTPUT or run.spec.producer[o] < 0):
+        # The caller gets the one. The other is a value of the caller, which only the controller could supply again.
+        kept = CONTROLLER_ONLY
     elif flags & OUTPUT:
         return  # on its way to the controller
-    if where == stay:
+    if replicas == kept:
         return
-    run.where[o] = stay
-    out, number = world.out, run.number
-    for index in where[1:] if stay else where:
-        out.drop(index, number, o)
+    objects.keep_replicas(o, kept)
+    for index in replicas[1:] if kept else replicas:
+        world.out.drop(index, run.number, o)

@@ -1,15 +1,15 @@
-"""Facts of an earlier run of the same tasks: what it committed, and what it cannot answer for."""
+"""Facts about an earlier run of the same tasks: what it committed, what goes on, and which outcomes are unknown."""
 
 from __future__ import annotations
 
 from handout.protocol.ledger import Claim
 from handout.scheduler.events import AttemptsFound, AttemptsUnknown, ResultsCommitted
 from handout.scheduler.handlers.attempt_reports import outcome_unknown
-from handout.scheduler.handlers.attempts import abandon, hand, recall, to_frontier
+from handout.scheduler.handlers.attempts import give_up_attempts, hand_over, recall, return_to_frontier
 from handout.scheduler.handlers.cancellation import fail
 from handout.scheduler.handlers.recovery import lose_object
-from handout.scheduler.handlers.replicas import appear, shed
-from handout.scheduler.state.hosts import HostRecord, Lingering, Need
+from handout.scheduler.handlers.replicas import add_replica, drop_unused
+from handout.scheduler.state.hosts import Demand, HostRecord, Lingering
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
 from handout.scheduler.states import State
@@ -18,9 +18,9 @@ __all__ = ["attempts_found", "attempts_unknown", "results_committed"]
 
 
 def results_committed(world: World, event: ResultsCommitted) -> None:
-    """These tasks have ended well before this run began, and these of their objects are left.
+    """Tasks finished before this run began, and some of their objects are left.
 
-    What is not, and something still needs, is made again from lineage.
+    An object that is gone and still needed is made again from lineage.
     """
     run = world.runs.get(event.run)
     if run is None:
@@ -28,99 +28,96 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
         return
     tasks = [t for t in event.tasks if run.state[t] in (State.WAITING, State.READY)]
     for t in tasks:
-        run.state[t] = State.DONE
-        run.unended -= 1
-        run.reported[t] = 1
+        run.move(t, State.DONE)
+    run.mark_reported(tasks)
     for o, size, name in zip(event.objects, event.nbytes, event.hosts, strict=True):
         host = world.fleet.by_name.get(name)
         if name and host is None:
             continue
-        appear(world, run, o, 0 if host is None else host.index, size)
+        add_replica(world, run, o, 0 if host is None else host.index, size)
     used = [o for t in tasks for o in run.spec.inputs[t]]
-    for o in used:
-        run.uses[o] -= 1
+    run.objects.release(used)
     for t in tasks:
         for o in run.objects_of(t):
-            if not run.where[o]:
+            if not run.objects.replicas[o]:
                 lose_object(world, run, o)
-    # Only now is it known what tasks that have to be repeated take.
+    # Only now is it known which objects the tasks use that have to be repeated.
     for o in dict.fromkeys((*used, *event.objects)):
-        if not run.uses[o]:
-            shed(world, run, o)
+        if not run.objects.uses[o]:
+            drop_unused(world, run, o)
     if tasks:
         world.out.done(run.number, "", tasks)
     world.ending.add(run)
 
 
 def attempts_found(world: World, event: AttemptsFound) -> None:
-    """A host goes on with attempts: they are handed to it, as far as anybody wants them still."""
+    """A host goes on with attempts from before this core began: hand them to it, as far as they are still needed."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
         world.stale += len(event.tasks)
         return
     for t, attempt in zip(event.tasks, event.attempts, strict=True):
         if run.state[t] == State.HANDED and attempt > run.attempt[t]:
-            # Found on two hosts: the earlier controller had seen the end of the attempt before this one.
-            abandon(world, run, t)
-            to_frontier(world, run, t)
+            # Two hosts have an attempt: the earlier controller had seen the end of the one with the lower number.
+            give_up_attempts(world, run, t)
+            return_to_frontier(world, run, t)
         if run.state[t] not in (State.WAITING, State.READY) or attempt <= run.attempt[t]:
-            # Whatever is handed over from here on has a later number.
-            run.attempt[t] = max(run.attempt[t], attempt)
+            run.skip_attempts(t, attempt)
             _end(world, run, t, host, attempt)
         else:
             _go_on(world, run, t, host, attempt)
 
 
 def _end(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> None:
-    """Nobody wants an attempt: what it makes all the same must go."""
-    host.lingering[run.number, t, attempt] = Lingering(None, None, run.objects_of(t))
+    """End an attempt that is not needed. What it makes all the same is dropped when its end is confirmed."""
+    host.add_lingering(run.number, t, attempt, Lingering(None, None, run.objects_of(t)))
     world.out.cancel(host.index, run.number, t, attempt)
 
 
 def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> None:
-    """Hand an attempt to the host that has it, ahead of what is free there where nothing (more) is."""
-    needs = world.fleet.needs(host, run.spec.profiles[run.spec.profile[t]])
-    granted = next(((need, c) for need in needs if (c := _claim(world, run, t, host, need)) is not None), None)
-    waits = next((need for need in needs if not need.shared), None)
-    run.attempt[t] = attempt - 1
+    """Hand an attempt to the host that has it: with a claim if there is room, else ahead."""
+    profile = run.spec.profiles[run.spec.profile[t]]
+    demands = world.fleet.feasible(host, profile)
+    granted = next(((demand, c) for demand in demands if (c := _claim(world, run, t, host, demand)) is not None), None)
+    waits = next((demand for demand in demands if not demand.shared), None)
     if granted is not None:
-        run.found[t] = attempt
-        hand(world, run, t, host, *granted, found=True)
-        run.begun.add(t)
+        run.mark_found(t, attempt)
+        hand_over(world, run, t, host, *granted, found=True)
+        run.mark_started(t)
     elif waits is not None:
-        run.found[t] = attempt
-        hand(world, run, t, host, waits, None, found=True)
+        run.mark_found(t, attempt)
+        hand_over(world, run, t, host, waits, None, found=True)
     else:
-        run.attempt[t] = attempt
+        run.skip_attempts(t, attempt)
         _end(world, run, t, host, attempt)
-        if not run.spec.profiles[run.spec.profile[t]].idempotent:
+        if not profile.idempotent:
             fail(world, run, t, outcome_unknown(run, t, host.name, "the host or what is shared has changed since"))
         return
     if run.missing[t]:
-        # Unless it has started, it waits for what may have to be made again, and must not be in the way of that.
+        # Unless it has started, it waits for inputs that may have to be made again, and must not be in their way.
         recall(world, run, t)
 
 
-def _claim(world: World, run: Run, t: int, host: HostRecord, need: Need) -> Claim | None:
-    """What an attempt takes of its host, and of the shared amounts."""
-    claim = host.ledger.claim(need.host)
-    if claim is None or not need.shared:
+def _claim(world: World, run: Run, t: int, host: HostRecord, demand: Demand) -> Claim | None:
+    """Claim what an attempt takes of its host, and of the shared amounts."""
+    claim = host.ledger.claim(demand.host)
+    if claim is None or not demand.shared:
         return claim
-    shared = world.fleet.shared.claim(need.shared)
+    shared = world.fleet.shared.claim(demand.shared)
     if shared is None:
         host.ledger.release(claim)
         return None
-    run.shared[t] = shared
+    run.grant_shared(t, shared)
     return claim
 
 
 def attempts_unknown(world: World, event: AttemptsUnknown) -> None:
-    """These tasks must not run twice, and an earlier run did not live to see whether they ran."""
+    """Tasks must not run twice, and an earlier run ended before it saw whether they ran: they fail."""
     run = world.runs.get(event.run)
     if run is None:
         world.stale += len(event.tasks)
         return
     for t, host, attempt in zip(event.tasks, event.hosts, event.attempts, strict=True):
         if not run.ended(t):
-            run.attempt[t] = max(run.attempt[t], attempt)
+            run.skip_attempts(t, attempt)
             fail(world, run, t, outcome_unknown(run, t, host, "an earlier run did not see it end"))

@@ -1,1 +1,1 @@
-"""Which ready task goes to which host, and what waits instead."""
+"""Which ready task goes to which host, and which task waits instead."""

@@ -1,373 +1,400 @@
-"""Which ready task goes where: lanes in order, each on the best host that has room for it."""
+"""Place ready tasks: serve the ready queues in order, each task on the best host that has room for it."""
 
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
+from typing import NamedTuple
 
 from handout.protocol.ledger import Claim
-from handout.scheduler.handlers.attempts import hand, promote
-from handout.scheduler.placing.priority_guard import is_awaited, look_anew, note_waiting, open_denied
-from handout.scheduler.placing.reservations import may_have, note_blocked, note_placed, release
+from handout.scheduler.handlers.attempts import hand_over, promote
+from handout.scheduler.placing.priority_guard import must_wait, note_waiting, reset_waiting, retry_denied
+from handout.scheduler.placing.reservations import give_up_reservation, may_use, note_blocked, note_placed
 from handout.scheduler.placing.strategies import STRATEGIES, Strategy
-from handout.scheduler.state.hosts import HostRecord, Need
+from handout.scheduler.state.hosts import Demand, HostRecord
 from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.world import World
 
-__all__ = ["candidates", "claim_on", "is_free", "is_paused", "place", "ready_anywhere", "room_ahead", "transfer_s"]
+__all__ = [
+    "ahead_backlog_s",
+    "any_ready",
+    "claim_on",
+    "eligible_hosts",
+    "is_for_allocator",
+    "is_paused",
+    "place",
+    "transfer_s",
+]
 
-#: Tasks of one lane that are placed before another lane of the same standing gets its turn.
+#: Tasks of one queue that are placed before another queue of the same standing gets its turn.
 TURN = 16
 #: Tasks that take nothing of a host are handed to it up to this number.
 MAX_FREE_TASKS = 4096
-#: How long a task that was handed ahead may wait for a claim before nothing new may pass it on that host.
+#: Seconds that a task which was handed ahead may wait for a claim before nothing new may pass it on that host.
 PATIENCE_S = 1.0
-#: What a link carries, where nothing was measured.
+#: Bandwidth that is assumed for every link, in bytes per second, because none is measured.
 BYTES_PER_S = 2e8
-#: Inputs that are brought anywhere in no time.
+#: Inputs of so many bytes take no noticeable time to copy.
 LIGHT_BYTES = 65536
-#: An object that more hosts have is as good as everywhere.
+#: An object on more hosts than this says nothing about where a task should go.
 MAX_HOLDERS = 8
 
-_Granted = tuple[HostRecord, Need, Claim | None, float]
+
+class Standing(NamedTuple):
+    """The order in which queues are served, lowest first."""
+
+    #: Of its head, negated.
+    priority: float
+    #: Handed tasks of its run: of runs of the same priority, the one with the fewest goes first.
+    active: int
+    #: Of its head in the run's order.
+    place: int
+
+
+#: Where a task goes, the variant of its cost that it is granted, and its claim there; None: it is handed ahead.
+_Grant = tuple[HostRecord, Demand, Claim | None]
 
 
 def place(world: World) -> None:
-    """Hand out what fits, on all hosts that have got room."""
+    """Hand over what fits, on all hosts that have got room."""
     while True:
-        look_anew(world)
+        reset_waiting(world)
         for host in world.dirty:
             if host.ahead:
                 promote(world, host)
         settled: set[ReadyQueue] = set()
-        while lanes := _lanes(world, settled):
-            _share_out(world, lanes, settled)
-        open_denied(world)
-        # Reservations that were given up meanwhile make room for lanes that had been seen to before.
+        while queues := _queues_to_serve(world, settled):
+            _serve(world, queues, settled)
+        retry_denied(world)
+        # Reservations that were given up meanwhile make room for queues that had been served before.
         world.dirty, world.freed = world.freed, set()
         if not world.dirty:
             return
 
 
-def _lanes(world: World, settled: set[ReadyQueue]) -> list[ReadyQueue]:
-    """Lanes with something to place that have not been seen to in this call."""
+def _queues_to_serve(world: World, settled: set[ReadyQueue]) -> list[ReadyQueue]:
+    """Return the queues with something to place that are not settled in this call."""
     found = []
     for run in world.runs.values():
         if run.over or run.aborting:
             continue
-        asks = run.spec.allocator is None
-        for key, lane in list(run.lanes.items()):
-            if not lane.heap or lane in settled:
+        custom = run.spec.allocator is None
+        for key, queue in list(run.queues.items()):
+            if not queue.heap or queue in settled:
                 continue
-            if lane.head() < 0:
-                if lane not in run.plain:
-                    del run.lanes[key]
-            elif not (asks and is_free(run, lane)):
-                found.append(lane)
+            if queue.head() < 0:
+                run.forget_queue(key)
+            elif not (custom and is_for_allocator(queue)):
+                found.append(queue)
     return found
 
 
-def is_free(run: Run, lane: ReadyQueue) -> bool:
-    """Whether it is for a custom allocator to say where the lane's tasks go."""
-    return not lane.key.pin and run.spec.profiles[lane.key.profile].host is None
+def is_for_allocator(queue: ReadyQueue) -> bool:
+    """Return True if a custom allocator says where the queue's tasks go: they have no pin and no group with a host."""
+    return not queue.key.pin and queue.run.spec.profiles[queue.key.profile].host is None
 
 
-def _share_out(world: World, lanes: list[ReadyQueue], settled: set[ReadyQueue]) -> None:
-    """Serve lanes by the priority of their heads; runs of the same priority by how little they have."""
-    alone = len(lanes) == 1
+def _serve(world: World, queues: list[ReadyQueue], settled: set[ReadyQueue]) -> None:
+    """Serve queues in the order of their `Standing`, a turn at a time."""
+    alone = len(queues) == 1
     ranked = _has_priorities(world)
-    queue = [(_standing(lane), number, lane, Candidates(world, lane)) for number, lane in enumerate(lanes)]
-    heapify(queue)
-    while queue:
-        _, number, lane, slate = heappop(queue)
-        floor = -queue[0][0][0] if ranked and queue else -inf
-        more = _fill(world, slate, 1 << 60 if alone else TURN, floor)
-        t = lane.head()
+    turns = [(_standing(queue), number, Candidates(world, queue)) for number, queue in enumerate(queues)]
+    heapify(turns)
+    while turns:
+        _, number, candidates = heappop(turns)
+        queue = candidates.queue
+        floor = -turns[0][0].priority if ranked and turns else -inf
+        more = _place_some(world, candidates, 1 << 60 if alone else TURN, floor)
+        t = queue.head()
         if t < 0:
             continue  # it is not settled: tasks may join it when their group gets its host
         if more:
-            heappush(queue, (_standing(lane), number, lane, slate))
+            heappush(turns, (_standing(queue), number, candidates))
         else:
-            settled.add(lane)
-            if ranked and lane.blocked:
-                note_waiting(world, lane, lane.run.priority_of(t))
+            settled.add(queue)
+            if ranked and queue.blocked:
+                note_waiting(world, queue, queue.run.priority_of(t))
 
 
 def _has_priorities(world: World) -> bool:
-    """Whether some tasks may go before others for it."""
+    """Return True if some tasks may be more urgent than others."""
     specs = [run.spec for run in world.runs.values()]
     return any(spec.priority is not None or spec.run_priority != specs[0].run_priority for spec in specs)
 
 
-def _standing(lane: ReadyQueue) -> tuple[float, int, int]:
-    run = lane.run
-    place = lane.heap[0]
-    return (-run.priority_of(place if run.place_at is None else run.place_at[place]), run.active, place)
+def _standing(queue: ReadyQueue) -> Standing:
+    run = queue.run
+    place = queue.heap[0]
+    return Standing(-run.priority_of(place if run.task_at is None else run.task_at[place]), run.active, place)
 
 
 class Candidates:
-    """The hosts that come into question for one lane in one call, those with room first."""
+    """The hosts that may get the tasks of one queue in one call, those with room first."""
 
-    __slots__ = ("ahead_allowed", "free", "full", "lane", "needs", "short", "strategy")
+    __slots__ = ("ahead_allowed", "demands", "free", "full", "queue", "short", "strategy")
 
-    def __init__(self, world: World, lane: ReadyQueue) -> None:
-        self.lane = lane
-        run = lane.run
+    def __init__(self, world: World, queue: ReadyQueue) -> None:
+        self.queue = queue
+        run = queue.run
         self.strategy: Strategy = STRATEGIES.get(run.spec.allocator or "locality", STRATEGIES["locality"])
-        choices = candidates(world, lane)
-        if lane.blocked:
-            choices = {host: choices[host] for host in world.dirty if host in choices}
-        self.needs = choices
+        #: By host: what the tasks would take of it.
+        self.demands = eligible_hosts(world, queue)
+        if queue.blocked:
+            self.demands = {host: self.demands[host] for host in world.dirty if host in self.demands}
         rank = self.strategy.rank
-        #: Hosts where a claim may be granted.
-        self.free: list[tuple[float, int, HostRecord]] = [(rank(host), host.index, host) for host in self.needs]
+        #: Hosts where a claim may be granted, by rank.
+        self.free: list[tuple[float, int, HostRecord]] = [(rank(host), host.index, host) for host in self.demands]
         heapify(self.free)
-        #: Hosts that are full, where tasks may be handed ahead; by backlog a slot.
+        #: Hosts that are full, where tasks may be handed ahead, by backlog per slot.
         self.full: list[tuple[float, int, HostRecord]] = []
-        self.ahead_allowed = run.spec.profiles[lane.key.profile].idempotent
-        #: Whether it was shared amounts that were missing.
+        self.ahead_allowed = run.spec.profiles[queue.key.profile].idempotent
+        #: True if it was shared amounts that were short.
         self.short = False
 
 
-def candidates(world: World, lane: ReadyQueue) -> dict[HostRecord, tuple[Need, ...]]:
-    """The open hosts that can cover a lane's tasks; those to be avoided only where there is no other.
+def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[Demand, ...]]:
+    """Return the open hosts that can cover a queue's tasks, with what the tasks would take of them.
 
-    A host that is paused for them comes last of all: there they would fail, elsewhere they may.
+    Hosts where the tasks have failed are among them only if there is no other. Hosts that are paused for the tasks
+    come after these: the tasks would fail there, and may succeed elsewhere.
     """
     fleet = world.fleet
-    if lane.version == fleet.version:
-        return lane.choices
-    key, profiles = lane.key, lane.run.spec.profiles
-    choices = {}
+    if queue.version == fleet.version:
+        return queue.hosts
+    key, profiles = queue.key, queue.run.spec.profiles
+    hosts = {}
     for host in fleet.by_name.values():
         if not host.open or (key.pin and host.index != key.pin):
             continue
-        needs = fleet.needs(host, profiles[key.profile])
-        if needs and all(fleet.needs(host, profiles[p]) for p in key.together):
-            choices[host] = needs
+        demands = fleet.feasible(host, profiles[key.profile])
+        if demands and all(fleet.feasible(host, profiles[p]) for p in key.group_profiles):
+            hosts[host] = demands
     if world.pausing:
-        choices = {host: needs for host, needs in choices.items() if not is_paused(world, lane, host)} or choices
-    elsewhere = {host: needs for host, needs in choices.items() if host.index not in key.avoid}
-    lane.choices = elsewhere or choices
-    lane.version = fleet.version
-    lane.blocked = False
-    kept = world.reservations.get(lane)
-    if kept is not None and kept not in lane.choices:
-        release(world, lane)  # what is kept free for it there would stand idle
-    return lane.choices
+        hosts = {host: demands for host, demands in hosts.items() if not is_paused(world, queue, host)} or hosts
+    hosts = {host: demands for host, demands in hosts.items() if host.index not in key.avoid} or hosts
+    queue.set_hosts(hosts, fleet.version)
+    reserved = world.reservations.get(queue)
+    if reserved is not None and reserved not in hosts:
+        give_up_reservation(world, queue)  # what is kept free for it there would stand idle
+    return hosts
 
 
-def is_paused(world: World, lane: ReadyQueue, host: HostRecord) -> bool:
-    """Whether a host is paused for a lane's tasks, or for others that would have to follow them there."""
-    key, profiles = lane.key, lane.run.spec.profiles
-    return host in world.pausing and any(host.is_paused(profiles[p], world.now) for p in (key.profile, *key.together))
+def is_paused(world: World, queue: ReadyQueue, host: HostRecord) -> bool:
+    """Return True if a host is paused for a queue's tasks, or for tasks of their group that would have to follow."""
+    if host not in world.pausing:
+        return False
+    key, profiles = queue.key, queue.run.spec.profiles
+    return any(host.is_paused(profiles[p], world.now) for p in (key.profile, *key.group_profiles))
 
 
-def _fill(world: World, slate: Candidates, turn: int, floor: float) -> bool:
-    """Place up to ``turn`` tasks of a lane, none of them of a lower priority than ``floor``. Whether more may fit."""
-    lane, run = slate.lane, slate.lane.run
+def _place_some(world: World, candidates: Candidates, turn: int, floor: float) -> bool:
+    """Place up to ``turn`` tasks of a queue, none of a lower priority than ``floor``; return True if more may fit."""
+    queue, run = candidates.queue, candidates.queue.run
     limit = run.spec.max_concurrency
-    weighs = slate.strategy.weighs_bytes and len(slate.needs) > 1
-    inputs, fn, seconds = run.spec.inputs, run.spec.fn, run.estimates.seconds
+    weighs = candidates.strategy.weighs_bytes and len(candidates.demands) > 1
+    inputs, fn, seconds = run.spec.inputs, run.spec.fn, run.durations.expected_s
     placed = False
-    while turn and (t := lane.head()) >= 0:
+    while turn and (t := queue.head()) >= 0:
         if floor > -inf and run.priority_of(t) < floor:
             turn = 0
             break
         if limit is not None and run.active >= limit:
-            # Hosts that get room meanwhile are not noted for this lane: next time it must ask them all.
-            lane.blocked = False
-            release(world, lane)
+            # Hosts that get room meanwhile are not noted for this queue, so next time it must ask them all.
+            queue.block(False)
+            give_up_reservation(world, queue)
             break
         expected_s = seconds[fn[t]]
-        granted = None
+        grant = None
         if weighs and inputs[t]:
-            near = _nearest if _is_heavy(run, t) else _beside_inputs
-            granted = near(world, slate, t, expected_s)
-        if granted is None:
-            granted = _any_free(world, slate, t) or _least_backlog(world, slate, t, expected_s)
-        if granted is None:
-            lane.blocked = not slate.short
-            note_blocked(world, lane, slate.short, placed)
+            grant = (_nearest if _is_heavy(run, t) else _beside_inputs)(world, candidates, t, expected_s)
+        if grant is None:
+            grant = _any_free(world, candidates, t) or _least_backlog(world, candidates, t, expected_s)
+        if grant is None:
+            queue.block(not candidates.short)
+            note_blocked(world, queue, candidates.short, placed)
             return False
-        lane.pop()
-        hand(world, run, t, *granted)
+        queue.pop()
+        hand_over(world, run, t, *grant)
         placed = True
         turn -= 1
     if placed:
-        note_placed(world, lane)
+        note_placed(world, queue)
     return turn == 0
 
 
-def _any_free(world: World, slate: Candidates, t: int) -> _Granted | None:
+def _any_free(world: World, candidates: Candidates, t: int) -> _Grant | None:
     """The first host by rank that grants a claim."""
-    free, rank = slate.free, slate.strategy.rank
+    free, rank = candidates.free, candidates.strategy.rank
     while free:
         stood, index, host = free[0]
         stands = rank(host)
         if stands != stood:
             heapreplace(free, (stands, index, host))
             continue
-        claimed = claim_on(world, slate.lane, host, slate.needs[host], t, slate)
+        claimed = claim_on(world, candidates.queue, host, candidates.demands[host], t, candidates)
         if claimed is not None:
-            return host, claimed[0], claimed[1], 0.0
+            return host, *claimed
         heappop(free)
-        if slate.ahead_allowed:
-            heappush(slate.full, (host.ahead_s / host.slots, index, host))
+        if candidates.ahead_allowed:
+            heappush(candidates.full, (host.ahead_s / host.slots, index, host))
     return None
 
 
-def _least_backlog(world: World, slate: Candidates, t: int, expected_s: float) -> _Granted | None:
-    """The full host with the least to do that takes one ahead."""
-    full = slate.full
+def _least_backlog(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
+    """The full host with the least to do that takes a task ahead."""
+    full = candidates.full
     while full:
         stood, index, host = full[0]
         stands = host.ahead_s / host.slots
         if stands != stood:
             heapreplace(full, (stands, index, host))
             continue
-        need = slate.needs[host][0]
-        charge = room_ahead(host, need, expected_s)
-        if charge >= 0.0 and not _is_awaited(world, slate, t, host, expected_s):
-            return host, need, None, charge
+        backlog_s = _ahead_backlog_s(world, candidates, t, host, expected_s)
+        if backlog_s >= 0.0:
+            return host, candidates.demands[host][0], None
         heappop(full)
     return None
 
 
 def claim_on(
-    world: World, lane: ReadyQueue, host: HostRecord, needs: tuple[Need, ...], t: int, slate: Candidates | None = None
-) -> tuple[Need, Claim] | None:
+    world: World,
+    queue: ReadyQueue,
+    host: HostRecord,
+    demands: tuple[Demand, ...],
+    t: int,
+    candidates: Candidates | None = None,
+) -> tuple[Demand, Claim] | None:
     """Claim the first variant that is free on a host now, and what it takes of the shared amounts."""
-    if not may_have(world, lane, host) or (host.ahead and world.now - host.ahead[0].since_s > PATIENCE_S):
+    if host.reserved is not None and not may_use(world, queue, host):
         return None
-    for need in needs:
-        if not need.host and host.handed >= MAX_FREE_TASKS:
+    if host.ahead and world.now - host.ahead[0].since_s > PATIENCE_S:
+        return None
+    for demand in demands:
+        if not demand.host and host.handed >= MAX_FREE_TASKS:
             continue
-        claim = host.ledger.claim(need.host)
+        claim = host.ledger.claim(demand.host)
         if claim is None:
             continue
-        if not need.shared:
-            return need, claim
+        if not demand.shared:
+            return demand, claim
         shared = None
-        if world.shared_lane is None or world.shared_lane is lane:
-            shared = world.fleet.shared.claim(need.shared)
+        if world.shared_reservation is None or world.shared_reservation is queue:
+            shared = world.fleet.shared.claim(demand.shared)
         if shared is not None:
-            lane.run.shared[t] = shared
-            return need, claim
+            queue.run.grant_shared(t, shared)
+            return demand, claim
         host.ledger.release(claim)
-        if slate is not None:
-            slate.short = True
+        if candidates is not None:
+            candidates.short = True
     return None
 
 
-def room_ahead(host: HostRecord, need: Need, expected_s: float) -> float:
-    """What handing one task ahead would add to a host's backlog, negative where it may not be."""
-    if need.shared or need.devices or host.reserved is not None:
+def ahead_backlog_s(host: HostRecord, demand: Demand, expected_s: float) -> float:
+    """Return the seconds that a task handed ahead would add to a host's backlog; negative if it may not be."""
+    if demand.shared or demand.devices or host.reserved is not None:
         return -1.0
-    return host.room(expected_s)
+    return host.backlog_for(expected_s)
 
 
-def _room_ahead(world: World, slate: Candidates, t: int, host: HostRecord, expected_s: float) -> float:
-    """The same for a task of a lane, where it would not keep anybody more urgent from the host."""
-    charge = room_ahead(host, slate.needs[host][0], expected_s)
-    return -1.0 if charge >= 0.0 and _is_awaited(world, slate, t, host, expected_s) else charge
-
-
-def _is_awaited(world: World, slate: Candidates, t: int, host: HostRecord, expected_s: float) -> bool:
-    """Whether somebody more urgent than a task waits for what it would take of a host."""
-    return is_awaited(world, host, slate.needs[host][0], slate.lane.run.priority_of(t), expected_s)
+def _ahead_backlog_s(world: World, candidates: Candidates, t: int, host: HostRecord, expected_s: float) -> float:
+    """The same for a task of a queue; negative as well if a more urgent task waits for the host."""
+    demand = candidates.demands[host][0]
+    backlog_s = ahead_backlog_s(host, demand, expected_s)
+    if backlog_s >= 0.0 and must_wait(world, host, demand, candidates.queue.run.priority_of(t), expected_s):
+        return -1.0
+    return backlog_s
 
 
 def _is_heavy(run: Run, t: int) -> bool:
-    """Whether bringing a task's inputs to another host would take a time worth reckoning with."""
-    nbytes, total = run.nbytes, 0
+    """Return True if copying a task's inputs to another host would take a noticeable time."""
+    nbytes, total = run.objects.nbytes, 0
     for o in run.spec.inputs[t]:
         total += nbytes[o]
     return total > LIGHT_BYTES
 
 
-def _beside_inputs(world: World, slate: Candidates, t: int, expected_s: float) -> _Granted | None:
-    """The host that has most of a task's light inputs, unless others would begin sooner; None: ask those."""
-    run = slate.lane.run
+def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
+    """The host that has most of a task's light inputs, unless other hosts would begin sooner; None: try those."""
+    run = candidates.queue.run
     counts: dict[int, int] = {}
     for o in run.spec.inputs[t]:
-        where = run.where[o]
-        if len(where) <= MAX_HOLDERS:
-            for index in where:
+        replicas = run.objects.replicas[o]
+        if len(replicas) <= MAX_HOLDERS:
+            for index in replicas:
                 counts[index] = counts.get(index, 0) + 1
     counts.pop(0, None)
     host = world.fleet.at(max(counts, key=counts.__getitem__)) if counts else None
-    needs = None if host is None else slate.needs.get(host)
-    if host is None or needs is None:
+    demands = None if host is None else candidates.demands.get(host)
+    if host is None or demands is None:
         return None
-    claimed = claim_on(world, slate.lane, host, needs, t, slate)
+    claimed = claim_on(world, candidates.queue, host, demands, t, candidates)
     if claimed is not None:
-        return host, claimed[0], claimed[1], 0.0
-    elsewhere = _any_free(world, slate, t)
-    if elsewhere is not None or not slate.ahead_allowed:
+        return host, *claimed
+    elsewhere = _any_free(world, candidates, t)
+    if elsewhere is not None or not candidates.ahead_allowed:
         return elsewhere
-    if slate.full and host.ahead_s / host.slots > slate.full[0][0] + host.target_s * 0.5:
+    if candidates.full and host.ahead_s / host.slots > candidates.full[0][0] + host.target_s * 0.5:
         return None
-    charge = _room_ahead(world, slate, t, host, expected_s)
-    return None if charge < 0.0 else (host, needs[0], None, charge)
+    backlog_s = _ahead_backlog_s(world, candidates, t, host, expected_s)
+    return None if backlog_s < 0.0 else (host, demands[0], None)
 
 
-def _nearest(world: World, slate: Candidates, t: int, expected_s: float) -> _Granted | None:
-    """The host where a task could begin soonest, by the bytes to bring and the backlog; None: ask the others."""
-    run = slate.lane.run
-    best: tuple[float, float, int, HostRecord] | None = None
-    for host in _holders(world, slate, t):
-        needs = slate.needs[host]
-        if any(host.ledger.fits(need.host) for need in needs):
+def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
+    """The host where a task could begin soonest, by the bytes to copy and the backlog; None: try the others."""
+    run = candidates.queue.run
+    best: tuple[float, float, int] | None = None
+    nearest: HostRecord | None = None
+    for host in _holders(world, candidates, t):
+        if any(host.ledger.fits(demand.host) for demand in candidates.demands[host]):
             wait_s = 0.0
-        elif slate.ahead_allowed and (charge := _room_ahead(world, slate, t, host, expected_s)) >= 0.0:
-            wait_s = (host.ahead_s + charge) / host.slots
+        elif candidates.ahead_allowed and (s := _ahead_backlog_s(world, candidates, t, host, expected_s)) >= 0.0:
+            wait_s = (host.ahead_s + s) / host.slots
         else:
             continue
-        cost = (wait_s + transfer_s(run, t, host), slate.strategy.rank(host), host.index, host)
+        cost = (wait_s + transfer_s(run, t, host), candidates.strategy.rank(host), host.index)
         if best is None or cost < best:
-            best = cost
-    if best is None:
+            best, nearest = cost, host
+    if nearest is None:
         return None
-    host = best[3]
-    claimed = claim_on(world, slate.lane, host, slate.needs[host], t, slate)
+    demands = candidates.demands[nearest]
+    claimed = claim_on(world, candidates.queue, nearest, demands, t, candidates)
     if claimed is not None:
-        return host, claimed[0], claimed[1], 0.0
-    charge = _room_ahead(world, slate, t, host, expected_s) if slate.ahead_allowed else -1.0
-    return None if charge < 0.0 else (host, slate.needs[host][0], None, charge)
+        return nearest, *claimed
+    backlog_s = _ahead_backlog_s(world, candidates, t, nearest, expected_s) if candidates.ahead_allowed else -1.0
+    return None if backlog_s < 0.0 else (nearest, demands[0], None)
 
 
-def _holders(world: World, slate: Candidates, t: int) -> set[HostRecord]:
-    """Hosts that have an input of a task, and the first of those that have room whatever they hold."""
-    where, at, needs = slate.lane.run.where, world.fleet.at, slate.needs
+def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:
+    """Hosts that have an input of a task, and the first of the free and of the full ones whatever they have."""
+    run, at, demands = candidates.queue.run, world.fleet.at, candidates.demands
     found = set()
-    for o in slate.lane.run.spec.inputs[t]:
-        for index in where[o][: MAX_HOLDERS + 1]:
+    for o in run.spec.inputs[t]:
+        for index in run.objects.replicas[o][: MAX_HOLDERS + 1]:
             host = at(index)
-            if host is not None and host in needs:
+            if host is not None and host in demands:
                 found.add(host)
-    for heap in (slate.free, slate.full):
+    for heap in (candidates.free, candidates.full):
         if heap:
             found.add(heap[0][2])
     return found
 
 
 def transfer_s(run: Run, t: int, host: HostRecord) -> float:
-    """Time to bring a task's missing inputs to a host, roughly."""
+    """Return the seconds that copying a task's missing inputs to a host would take, roughly."""
     index = host.index
     missing = 0
     wait_s = 0.0
     for o in run.spec.inputs[t]:
-        where = run.where[o]
-        if index not in where and (o, index) not in run.flying:
-            missing += max(run.nbytes[o], 0) + 1
-            if where and where[0]:
-                wait_s = host.rtt_s  # it has to come to the controller first
+        replicas = run.objects.replicas[o]
+        if index not in replicas and (o, index) not in run.objects.copying:
+            missing += max(run.objects.nbytes[o], 0) + 1
+            if replicas and replicas[0]:
+                wait_s = host.rtt_s  # it has to be copied to the controller first
     return missing / BYTES_PER_S + wait_s
 
 
-def ready_anywhere(world: World) -> bool:
-    """Whether some task is in the frontier."""
+def any_ready(world: World) -> bool:
+    """Return True if some task is in the frontier."""
     return any(
-        lane.heap and lane.head() >= 0 for run in world.runs.values() if not run.over for lane in run.lanes.values()
+        queue.heap and queue.head() >= 0 for run in world.runs.values() if not run.over for queue in run.queues.values()
     )

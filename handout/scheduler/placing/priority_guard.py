@@ -1,43 +1,45 @@
-"""Who waits for room, where some tasks are more urgent than others: what is handed ahead must not keep it from them.
+"""Keep tasks that are handed ahead from taking room that a more urgent task waits for.
 
-What was handed ahead begins by itself as soon as there is room for it, before anybody who is placed. How long it may
-pass somebody more urgent is known where its duration is: then it may, unless what it would take is all that the other
-still lacks. One of which nothing is known may never give back what it takes: it must not take anything of what the
-other needs.
+A task that was handed ahead begins by itself as soon as there is room, before any task that is placed. If its duration
+is known, it may pass a more urgent task for that long, unless what it takes is all that the more urgent one still
+lacks. If its duration is not known, it may never give back what it takes, so it must not take anything that the more
+urgent task needs.
 """
 
 from __future__ import annotations
 
-from handout.scheduler.state.hosts import HostRecord, Need
+from handout.scheduler.state.hosts import Demand, HostRecord
 from handout.scheduler.state.runs import ReadyQueue
 from handout.scheduler.state.waiters import Waiters
 from handout.scheduler.state.world import World
 
-__all__ = ["is_awaited", "look_anew", "note_waiting", "open_denied"]
+__all__ = ["must_wait", "note_waiting", "reset_waiting", "retry_denied"]
 
 
-def note_waiting(world: World, lane: ReadyQueue, priority: float) -> None:
-    """No host had room for a lane's head, of this priority: it waits for any of them."""
-    world.waiting.append((priority, lane))
+def note_waiting(world: World, queue: ReadyQueue, priority: float) -> None:
+    """No host had room for the head of a queue, which has this priority: it waits for any of them."""
+    world.waiting.append((priority, queue))
 
 
-def is_awaited(world: World, host: HostRecord, need: Need, priority: float, expected_s: float) -> bool:
-    """Whether a task must not be handed ahead to a host, for the sake of somebody more urgent.
+def must_wait(world: World, host: HostRecord, demand: Demand, priority: float, expected_s: float) -> bool:
+    """Return True if a task must not be handed ahead to a host, because a more urgent one waits for it.
 
     Args:
-        need: What the task would take.
-        priority: The task's.
-        expected_s: How long it takes, negative where not known.
+        world: The core's state.
+        host: The host.
+        demand: What the task would take of it.
+        priority: The task's priority.
+        expected_s: Its expected duration in seconds; negative if not known.
     """
     if not world.waiting:
         return False
-    takes = need.names
-    waiters = world.awaited.get(host)
+    takes = demand.names
+    waiters = world.waiters.get(host)
     if waiters is None:
-        waiters = world.awaited[host] = Waiters()
+        waiters = world.waiters[host] = Waiters()
     while True:
         for (lacks, needs), urgency in waiters.alike.items():
-            # Who lacks nothing there waits for its turn alone.
+            # A waiting task that lacks nothing on the host waits for its turn only, not for room.
             if urgency > priority and (lacks <= takes or (expected_s < 0.0 and not needs.isdisjoint(takes))):
                 world.denied.setdefault((needs, priority), set()).add(host)
                 return True
@@ -46,47 +48,47 @@ def is_awaited(world: World, host: HostRecord, need: Need, priority: float, expe
         _read_on(world, host, waiters)
 
 
-def look_anew(world: World) -> None:
-    """Tasks are to be placed on hosts that have got room: who waits for what is found out again on the way."""
+def reset_waiting(world: World) -> None:
+    """Forget which tasks wait, because tasks are about to be placed on hosts that have got room."""
     world.waiting.clear()
-    world.awaited.clear()
+    world.waiters.clear()
     for hosts in world.denied.values():
         hosts -= world.dirty
 
 
-def open_denied(world: World) -> None:
-    """Have the hosts tried again where tasks were held back for the sake of others and nobody like these waits now."""
+def retry_denied(world: World) -> None:
+    """Have hosts tried again that tasks were not handed ahead to, once no more urgent task waits for what they take."""
     for (names, priority), hosts in list(world.denied.items()):
         left = set(hosts)
-        for urgency, lane in world.waiting:
+        for urgency, queue in world.waiting:
             if not left:
                 break
-            if urgency > priority and any(need.names == names for need in _needs(world, lane)):
-                left.difference_update(lane.choices)
+            if urgency > priority and any(demand.names == names for demand in _demands(world, queue)):
+                left.difference_update(queue.hosts)
         world.freed |= {host for host in left if host.alive}
         hosts -= left
         if not hosts:
             del world.denied[names, priority]
 
 
-def _needs(world: World, lane: ReadyQueue) -> tuple[Need, ...]:
-    return world.fleet.all_needs(lane.run.spec.profiles[lane.key.profile])
+def _demands(world: World, queue: ReadyQueue) -> tuple[Demand, ...]:
+    return world.fleet.demands(queue.run.spec.profiles[queue.key.profile])
 
 
 def _read_on(world: World, host: HostRecord, waiters: Waiters) -> None:
-    """Find out who else waits for a host: only where somebody asks, whom those that are known do not hold back."""
+    """Extend the waiting tasks of a host lazily: only if a caller asks and the entries read so far do not block it."""
     alike = waiters.alike
-    for priority, lane in world.waiting[waiters.seen :]:
-        for need in lane.choices.get(host, ()):
-            key = (_lacks(host, need), need.names)
+    for priority, queue in world.waiting[waiters.seen :]:
+        for demand in queue.hosts.get(host, ()):
+            key = (_lacks(host, demand), demand.names)
             alike[key] = max(priority, alike.get(key, priority))
     waiters.seen = len(world.waiting)
 
 
-def _lacks(host: HostRecord, need: Need) -> frozenset[str]:
-    """Of what there is too little on a host now. Devices go by one name, whatever of them is missing."""
+def _lacks(host: HostRecord, demand: Demand) -> frozenset[str]:
+    """Return the names of what is short on a host now. Devices count as one name, whichever part is short."""
     free = host.ledger.free
-    short = [name for name, parts in need.plain.items() if parts > free.get(name, 0)]
-    if need.devices and not host.ledger.fits(need.devices):
+    short = [name for name, parts in demand.plain.items() if parts > free.get(name, 0)]
+    if demand.devices and not host.ledger.fits(demand.devices):
         short.append("gpu")
-    return need.names if len(short) == len(need.names) else frozenset(short)
+    return demand.names if len(short) == len(demand.names) else frozenset(short)

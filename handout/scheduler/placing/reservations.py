@@ -1,4 +1,4 @@
-"""Who was passed over for long gets a host (or the shared amounts) kept free until it fits."""
+"""Keep a host, or the shared amounts, free for a task that was passed over for long, until the task fits."""
 
 from __future__ import annotations
 
@@ -7,62 +7,62 @@ from handout.scheduler.state.runs import ReadyQueue
 from handout.scheduler.state.timers import Wake
 from handout.scheduler.state.world import World
 
-__all__ = ["RESERVE_AFTER_S", "expire", "may_have", "note_blocked", "note_placed", "release"]
+__all__ = ["RESERVE_AFTER_S", "expire", "give_up_reservation", "may_use", "note_blocked", "note_placed"]
 
-#: How long a task may be passed over.
+#: Seconds that a task may be passed over.
 RESERVE_AFTER_S = 30.0
 
 
-def may_have(world: World, lane: ReadyQueue, host: HostRecord) -> bool:
-    """Whether what is free on a host is not being kept for somebody else.
+def may_use(world: World, queue: ReadyQueue, host: HostRecord) -> bool:
+    """Return True if what is free on a host is not kept for another queue.
 
-    Who the shared amounts are kept for may have any host: else it and who a host is kept for could wait for
-    each other.
+    A reservation of shared amounts is not tied to a host. Otherwise a task that the shared amounts are kept for and
+    a task that a host is kept for could wait for each other.
     """
-    return host.reserved is None or host.reserved is lane or world.shared_lane is lane
+    return host.reserved is None or host.reserved is queue or world.shared_reservation is queue
 
 
-def note_placed(world: World, lane: ReadyQueue) -> None:
-    """A lane got something: it is not starving."""
-    lane.since = world.now
-    release(world, lane)
+def note_placed(world: World, queue: ReadyQueue) -> None:
+    """A task of a queue was placed, so the queue is not starving."""
+    queue.note_placed(world.now)
+    give_up_reservation(world, queue)
 
 
-def note_blocked(world: World, lane: ReadyQueue, short: bool, placed: bool) -> None:
-    """A lane's head fits nowhere now; ``short``: for want of shared amounts."""
+def note_blocked(world: World, queue: ReadyQueue, short: bool, placed: bool) -> None:
+    """The head of a queue fits nowhere now; ``short``: because shared amounts are short."""
     if placed:
-        note_placed(world, lane)
-    if world.now < lane.since + RESERVE_AFTER_S:
-        world.timers.wake(lane.since + RESERVE_AFTER_S, Wake.RESERVE)
+        note_placed(world, queue)
+    if world.now < queue.since + RESERVE_AFTER_S:
+        world.timers.wake(queue.since + RESERVE_AFTER_S, Wake.RESERVE)
     elif short:
-        world.shared_lane = world.shared_lane or lane
-    elif lane not in world.reservations:
-        reserve(world, lane)
+        world.shared_reservation = world.shared_reservation or queue
+    elif queue not in world.reservations:
+        _reserve(world, queue)
 
 
-def reserve(world: World, lane: ReadyQueue) -> None:
-    """Keep the host that will have room soonest, as far as can be told, free of others."""
-    hosts = [host for host in lane.choices if host.reserved is None and host.open]
+def _reserve(world: World, queue: ReadyQueue) -> None:
+    """Keep the host free that will probably have room soonest."""
+    hosts = [host for host in queue.hosts if host.reserved is None and host.open]
     if hosts:
         host = min(hosts, key=lambda host: (host.load(), host.index))
-        host.reserved = lane
-        world.reservations[lane] = host
+        host.reserve(queue)
+        world.reservations[queue] = host
 
 
-def release(world: World, lane: ReadyQueue) -> None:
-    """A lane needs its reservation no more."""
-    host = world.reservations.pop(lane, None)
+def give_up_reservation(world: World, queue: ReadyQueue) -> None:
+    """Let all queues have what was kept free for one, if anything was."""
+    host = world.reservations.pop(queue, None)
     if host is not None:
-        host.reserved = None
+        host.reserve(None)
         world.freed.add(host)
-    if world.shared_lane is lane:
-        world.shared_lane = None
+    if world.shared_reservation is queue:
+        world.shared_reservation = None
         world.freed.update(world.fleet.by_name.values())
 
 
 def expire(world: World) -> None:
-    """Give up reservations of lanes that have nothing to place any more."""
-    for lane in [lane for lane in world.reservations if lane.head() < 0]:
-        release(world, lane)
-    if world.shared_lane is not None and world.shared_lane.head() < 0:
-        release(world, world.shared_lane)
+    """Give up the reservations of queues that have nothing to place any more."""
+    for queue in [queue for queue in world.reservations if queue.head() < 0]:
+        give_up_reservation(world, queue)
+    if world.shared_reservation is not None and world.shared_reservation.head() < 0:
+        give_up_reservation(world, world.shared_reservation)

@@ -13,11 +13,11 @@ __all__ = ["STRATEGIES", "Strategy"]
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """Least first. Written for users as an async callable of the same name in `handout.allocators`."""
+    """The rule of one built-in allocator. `handout.allocators` has it as an async callable of the same name."""
 
-    #: Rank of a host for any task.
+    #: Rank of a host for any task, lowest first.
     rank: Callable[[HostRecord], float]
-    #: Whether the time to bring a task's inputs to a host counts before the rank.
+    #: True if the time to copy a task's inputs to a host counts before the rank.
     weighs_bytes: bool = False
 
 

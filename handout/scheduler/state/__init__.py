@@ -1,1 +1,1 @@
-"""The core's state: the only files that write the columns of a run."""
+"""The core's state. Only these modules write the columns of runs and host records."""

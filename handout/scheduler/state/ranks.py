@@ -1,4 +1,4 @@
-"""In which order ready tasks go: by priority, then by how many tasks still follow, then by number."""
+"""The order of ready tasks: by priority, then by the number of tasks that still follow, then by task number."""
 
 from __future__ import annotations
 

@@ -1,40 +1,45 @@
-"""One run as columns: a list entry or a byte a task or object, no object for either."""
+"""One run as columns: a list entry or a byte for each task, no object for any."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from enum import Enum, auto
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+from handout.errors import InternalError
 from handout.protocol.ledger import Claim
 from handout.scheduler.spec import RunSpec
-from handout.scheduler.state.estimates import Estimates
-from handout.scheduler.state.hosts import HostRecord, Need
-from handout.scheduler.state.pace import Pace
+from handout.scheduler.state.allocator_requests import AllocatorRequests
+from handout.scheduler.state.durations import Durations
+from handout.scheduler.state.hosts import Demand, HostRecord
+from handout.scheduler.state.object_table import ObjectTable
 from handout.scheduler.state.ranks import ranks_of
-from handout.scheduler.states import Outcome, State
+from handout.scheduler.state.second_attempts import SecondAttempt
+from handout.scheduler.state.stragglers import Stragglers
+from handout.scheduler.states import EFFECTS, TRANSITIONS, Outcome, State
 
-__all__ = ["KEEP", "OUTPUT", "ReadyQueue", "ReadyQueueKey", "Run", "SecondAttempt"]
-
-#: Flags of an object.
-OUTPUT, KEEP = 1, 2
+__all__ = ["FailureCount", "ReadyQueue", "ReadyQueueKey", "Run"]
 
 _NONE: tuple[int, ...] = ()
+_HANDED, _READY, _DONE = State.HANDED, State.READY, State.DONE
 
 
-class SecondAttempt(NamedTuple):
-    """What a run's columns hold of the present attempt, of the other one."""
+class FailureCount(Enum):
+    """Kinds of failure that are counted for a task, each with a limit of its own."""
 
-    host: int
-    attempt: int
-    claim: Claim | None
-    shared: Claim | None
-    variant: int
-    begun: bool
+    #: Its own code failed.
+    OWN_CODE = auto()
+    #: The process died that ran it.
+    WORKER_DIED = auto()
+    #: It failed through no fault of its own code.
+    ENVIRONMENT = auto()
+    #: Its host was lost while it may have run there.
+    HOST_LOST = auto()
 
 
 class ReadyQueueKey(NamedTuple):
-    """What decides where a task may go: tasks of one lane are interchangeable as far as that is concerned."""
+    """What decides where a task may go: the tasks of one ready queue differ in nothing else that matters to that."""
 
     profile: int
     #: Index of the host that its group is on, 0 for none.
@@ -42,301 +47,509 @@ class ReadyQueueKey(NamedTuple):
     #: Indices of hosts to be tried last.
     avoid: tuple[int, ...]
     #: All profiles of its group while the group has no host yet: the host must cover them all.
-    together: frozenset[int]
+    group_profiles: frozenset[int]
 
 
 class ReadyQueue:
     """Ready tasks of one run with one key, in order."""
 
-    __slots__ = ("blocked", "choices", "heap", "key", "run", "since", "version")
+    __slots__ = ("blocked", "heap", "hosts", "key", "run", "since", "version")
 
     def __init__(self, run: Run, key: ReadyQueueKey) -> None:
         self.run = run
         self.key = key
-        #: Places in the run's order; an entry whose task is not ready here any more is stale.
+        #: Places in the run's order. An entry is stale if its task is not ready in this queue any more.
         self.heap: list[int] = []
-        #: Whether no host had room for the head when last tried: only hosts that got room since can have it.
+        #: True if no host had room for the head at the last attempt: only hosts that got room since can have it.
         self.blocked = False
-        #: When it last had nothing to wait for.
+        #: When it was last empty or got something placed.
         self.since = 0.0
-        #: Hosts that can cover it, computed for this version of the fleet.
-        self.choices: dict[HostRecord, tuple[Need, ...]] = {}
+        #: The hosts that can cover its tasks, computed for this version of the fleet.
+        self.hosts: dict[HostRecord, tuple[Demand, ...]] = {}
         self.version = -1
 
-    def push(self, place: int) -> None:
-        """Put in the task at a place of the run's order."""
-        heappush(self.heap, place)
-
     def head(self) -> int:
-        """The first task that is ready here, -1 where there is none; stale entries go."""
+        """Return the first task that is ready here, or -1. Stale entries before it go."""
         run, heap = self.run, self.heap
         while heap:
-            t = heap[0] if run.place_at is None else run.place_at[heap[0]]
-            if run.lane[t] is self and run.state[t] == State.READY:
+            t = heap[0] if run.task_at is None else run.task_at[heap[0]]
+            if run.queue[t] is self and run.state[t] == _READY:
                 return t
             heappop(heap)
-            if run.lane[t] is self:
-                run.lane[t] = None
+            if run.queue[t] is self:
+                run.queue[t] = None
         self.blocked = False
         return -1
+
+    def push(self, t: int, now: float) -> None:
+        """Put in a task."""
+        run, heap = self.run, self.heap
+        if run.queue[t] is self:
+            return  # an entry from an earlier time is still in the heap
+        if not heap:
+            self.since = now
+            self.blocked = False
+        run.queue[t] = self
+        heappush(heap, t if run.order is None else run.order[t])
 
     def pop(self) -> None:
         """Take out the head."""
         place = heappop(self.heap)
-        self.run.lane[place if self.run.place_at is None else self.run.place_at[place]] = None
+        self.run.queue[place if self.run.task_at is None else self.run.task_at[place]] = None
+
+    def block(self, blocked: bool) -> None:
+        """Note whether only hosts that get room from now on can have the head."""
+        self.blocked = blocked
+
+    def note_placed(self, now: float) -> None:
+        """Note that a task of it was placed."""
+        self.since = now
+
+    def set_hosts(self, hosts: dict[HostRecord, tuple[Demand, ...]], version: int) -> None:
+        """Set the hosts that can cover its tasks in a version of the fleet."""
+        self.hosts = hosts
+        self.version = version
+        self.blocked = False
 
 
 class Run:
-    """State of one run. Columns are indexed by task, or by object where said."""
+    """State of one run. Columns are indexed by task number.
+
+    Other modules read the columns, and change them by the methods only.
+    """
 
     __slots__ = (
         "abort_outcome",
         "aborting",
         "active",
-        "asked",
-        "asks_again",
         "attempt",
         "avoid",
-        "awaited",
-        "begun",
+        "backlog_s",
         "cancelled",
         "cancelling",
-        "charge",
         "checked",
         "claims",
-        "consumers",
-        "copy_failures",
-        "deaths",
+        "default_queues",
+        "durations",
         "error",
-        "estimates",
         "failed",
-        "flags",
-        "flying",
+        "failures",
         "found",
-        "group_at",
+        "group_host",
+        "group_profiles",
         "groups",
         "host",
-        "lane",
-        "lanes",
+        "inputs_checked",
         "latest",
-        "leftovers",
-        "looked_at",
-        "losses",
         "missing",
-        "nbytes",
         "number",
+        "objects",
         "order",
         "over",
-        "pace",
-        "picks",
-        "place_at",
-        "plain",
+        "queue",
+        "queues",
         "rank",
-        "ready_at",
         "recalled",
         "reported",
-        "request",
+        "requests",
+        "second_attempts",
         "shared",
-        "shown",
-        "shown_version",
         "spec",
         "speculated",
+        "started",
         "state",
-        "stirred",
-        "together",
-        "tries",
-        "troubles",
-        "twins",
+        "stragglers",
+        "task_at",
         "unended",
-        "uses",
         "variant",
-        "where",
     )
 
     def __init__(self, number: int, spec: RunSpec, remembered: dict[str, float]) -> None:
-        count, objects = spec.count, len(spec.producer)
         self.number = number
         self.spec = spec
-        self._task_columns(count)
-        self._few()
-        self._object_columns(objects)
-        self._counts(count)
-        self._requests()
-        self.estimates = Estimates(spec, remembered)
-        #: Where it is asked for: who is slow.
-        self.pace = None if spec.speculation is None else Pace(spec.profile, spec.speculation)
-        self._link(count, objects)
-        #: Critical path (tasks that still follow; empty where none does), each task's place, the task at each place.
-        self.rank, self.order, self.place_at = ranks_of(spec, self.missing, self.consumers, self.objects_of)
+        self.objects = ObjectTable(spec)
+        self.durations = Durations(spec, remembered)
+        self.stragglers = None if spec.speculation is None else Stragglers(spec, spec.speculation, self.durations)
+        #: To the custom allocator, if there is one.
+        self.requests = AllocatorRequests()
+        self._task_columns(spec)
+        self._sparse_columns()
+        self._whole(spec)
+        self._groups(spec)
+        #: How many tasks still follow each task (empty if none does), its place in the order, the task at each place.
+        self.rank, self.order, self.task_at = ranks_of(spec, self.missing, self.objects.consumers, self.objects_of)
 
-    def _task_columns(self, count: int) -> None:
+    def _task_columns(self, spec: RunSpec) -> None:
+        count, replicas = spec.count, self.objects.replicas
         self.state = bytearray(count)
-        #: Tries so far; the number of the present one while it is handed.
+        #: Attempts so far; the number of the present one while the task is handed.
         self.attempt = [0] * count
         #: Index of the host that has it, or had it last.
         self.host = [0] * count
-        #: Inputs that have no replica anywhere.
-        self.missing = [0] * count
-        #: What it has claimed of its host; None: handed ahead.
+        #: How many of its inputs have no replica anywhere.
+        self.missing = [sum(1 for o in inputs if not replicas[o]) if inputs else 0 for inputs in spec.inputs]
+        #: What it has claimed of its host; None if it is handed ahead or not handed.
         self.claims: list[Claim | None] = [None] * count
-        #: What it added to its host's backlog when it was handed ahead.
-        self.charge = [0.0] * count
-        #: Whether the shell has been told how it ended: that happens once.
+        #: Seconds that it added to its host's backlog when it was handed ahead.
+        self.backlog_s = [0.0] * count
+        #: 1 if the shell has been told how it ended. The shell is told once.
         self.reported = bytearray(count)
-        #: The lane that has an entry for it, which may be stale.
-        self.lane: list[ReadyQueue | None] = [None] * count
+        #: The queue that has an entry for it, which may be stale.
+        self.queue: list[ReadyQueue | None] = [None] * count
 
-    def _few(self) -> None:
-        """What is true of few tasks."""
-        self.picks: dict[int, list[int]] = {}
+    def _sparse_columns(self) -> None:
+        """Columns that hold something for few tasks only."""
+        #: What it has claimed of the shared amounts.
         self.shared: dict[int, Claim] = {}
+        #: Indices of the hosts that it failed on.
         self.avoid: dict[int, tuple[int, ...]] = {}
-        self.tries: dict[int, int] = {}
-        self.deaths: dict[int, int] = {}
-        self.troubles: dict[int, int] = {}
-        #: Hosts that were lost while it may have run there.
-        self.losses: dict[int, int] = {}
-        #: How many of its inputs were seen to be made where it might follow them, the last time somebody looked.
-        self.looked_at: dict[int, int] = {}
-        #: Variant of its cost that it was granted, where not the first.
+        self.failures: dict[tuple[FailureCount, int], int] = {}
+        #: How many of its inputs were found to exist or to be made on its producer's host, when last looked at.
+        self.inputs_checked: dict[int, int] = {}
+        #: The variant of its cost that it was granted, if not the first.
         self.variant: dict[int, int] = {}
-        #: Asked to be ended, not confirmed yet.
+        #: Tasks that are asked to end and whose agents have not confirmed it.
         self.cancelling: set[int] = set()
-        #: Asked back, not answered yet: task -> attempt.
+        #: Attempts that are recalled and whose agents have not answered.
         self.recalled: dict[int, int] = {}
-        #: Known to run.
-        self.begun: set[int] = set()
+        #: Tasks that are known to run.
+        self.started: set[int] = set()
         #: Attempts that a host went on with while there was no controller, whatever limits there are.
         self.found: dict[int, int] = {}
-        #: The other, older attempt of tasks that are attempted twice at once.
-        self.twins: dict[int, SecondAttempt] = {}
-        #: Tasks that ever were.
+        #: Of tasks with two live attempts: the one beside the present one.
+        self.second_attempts: dict[int, SecondAttempt] = {}
+        #: Tasks that ever had two.
         self.speculated: set[int] = set()
-        #: Of tasks that were: the highest number of an attempt, which may not be the present one's.
+        #: Of these: the highest number of an attempt, which may not be the present one's.
         self.latest: dict[int, int] = {}
 
-    def _object_columns(self, objects: int) -> None:
-        self.nbytes = list(self.spec.nbytes)
-        #: Indices of hosts that have it, ascending; 0 is the controller.
-        self.where: list[tuple[int, ...]] = [_NONE] * objects
-        self.consumers: list[Sequence[int]] = [_NONE] * objects
-        #: Consumers that have not ended.
-        self.uses = [0] * objects
-        self.flags = bytearray(objects)
-        #: Copies under way: (object, host) -> source.
-        self.flying: dict[tuple[int, int], int] = {}
-        self.copy_failures: dict[tuple[int, int], int] = {}
-        #: Results that count no more, on hosts that were to get a copy of what does: (object, host).
-        self.leftovers: set[tuple[int, int]] = set()
-
-    def _counts(self, count: int) -> None:
-        """The run as a whole, and its groups."""
-        self.groups: dict[int, list[int]] = {}
-        self.group_at: dict[int, int] = {}
-        self.together: dict[int, frozenset[int]] = {}
-        self.lanes: dict[ReadyQueueKey, ReadyQueue] = {}
-        #: By profile: the lane of tasks without a group and without hosts to avoid.
-        self.plain: list[ReadyQueue] = []
+    def _whole(self, spec: RunSpec) -> None:
+        """The run as a whole."""
         #: Tasks that are handed.
         self.active = 0
-        self.unended = count
-        #: Outputs that may still come to the controller.
-        self.awaited = 0
+        #: Tasks that have not ended.
+        self.unended = spec.count
         self.failed = 0
         self.cancelled = 0
         self.aborting = False
         self.abort_outcome = Outcome.DONE
         self.error: Exception | None = None
         self.over = False
-        #: Whether it has been checked that hosts can run its tasks.
+        #: True if it has been checked that the hosts can run its tasks.
         self.checked = False
 
-    def _requests(self) -> None:
-        #: The custom allocator's request that is out, and its tasks; -1: none is.
-        self.request = -1
-        self.asked: dict[str, int] = {}
-        #: The hosts that it was shown, and the fleet's version then.
-        self.shown: dict[str, HostRecord] = {}
-        self.shown_version = -1
-        #: Times that it has asked to be asked again and has not been yet.
-        self.asks_again = 0
-        #: When tasks that it was shown were first shown, for how long they wait.
-        self.ready_at: dict[int, float] = {}
-        #: Whether anything has happened that a custom allocator might answer differently to.
-        self.stirred = True
-
-    def _link(self, count: int, objects: int) -> None:
-        """Fill the columns that say who needs what."""
-        spec, consumers, uses, where, missing = self.spec, self.consumers, self.uses, self.where, self.missing
-        for o in range(count, objects):
-            if spec.producer[o] >= 0:
-                self.picks.setdefault(spec.producer[o], []).append(o)
-        for o in range(objects):
-            if spec.producer[o] < 0:
-                where[o] = (0,)
-        for t, inputs in enumerate(spec.inputs):
-            for o in inputs:
-                users = consumers[o]
-                if users:
-                    users.append(t)  # type: ignore[attr-defined]  # a list from the first consumer on
-                else:
-                    consumers[o] = [t]
-                uses[o] += 1
-                if not where[o]:
-                    missing[t] += 1
-        for o in spec.outputs:
-            if not self.flags[o] & OUTPUT:
-                self.flags[o] |= OUTPUT
-                if spec.producer[o] >= 0:
-                    self.awaited += 1
-        for o in spec.keep:
-            self.flags[o] |= KEEP
+    def _groups(self, spec: RunSpec) -> None:
+        """Collocation groups, and the ready queues."""
+        self.groups: dict[int, list[int]] = {}
+        #: By group: index of the host that it is on, once its first task is placed.
+        self.group_host: dict[int, int] = {}
+        self.group_profiles: dict[int, frozenset[int]] = {}
         if spec.group is not None:
             for t, group in enumerate(spec.group):
                 if group >= 0:
                     self.groups.setdefault(group, []).append(t)
-            self.together = {g: frozenset(spec.profile[t] for t in ts) for g, ts in self.groups.items()}
-        self.plain = [self._lane(ReadyQueueKey(p, 0, _NONE, frozenset())) for p in range(len(spec.profiles))]
+            self.group_profiles = {g: frozenset(spec.profile[t] for t in ts) for g, ts in self.groups.items()}
+        self.queues: dict[ReadyQueueKey, ReadyQueue] = {}
+        #: By profile: the queue of tasks without a group and without hosts to avoid.
+        self.default_queues = [self._queue(ReadyQueueKey(p, 0, _NONE, frozenset())) for p in range(len(spec.profiles))]
 
-    def _lane(self, key: ReadyQueueKey) -> ReadyQueue:
-        lane = self.lanes.get(key)
-        if lane is None:
-            lane = self.lanes[key] = ReadyQueue(self, key)
-        return lane
+    # -- reading
 
-    def lane_of(self, t: int) -> ReadyQueue:
-        """Where a ready task belongs now."""
+    def queue_of(self, t: int) -> ReadyQueue:
+        """Return the queue that a ready task belongs to now."""
         avoid = self.avoid.get(t, _NONE)
         group = -1 if self.spec.group is None else self.spec.group[t]
         if group < 0:
             if not avoid:
-                return self.plain[self.spec.profile[t]]
-            return self._lane(ReadyQueueKey(self.spec.profile[t], 0, avoid, frozenset()))
-        pin = self.group_at.get(group, 0)
-        together = frozenset() if pin else self.together[group]
-        return self._lane(ReadyQueueKey(self.spec.profile[t], pin, avoid, together))
+                return self.default_queues[self.spec.profile[t]]
+            return self._queue(ReadyQueueKey(self.spec.profile[t], 0, avoid, frozenset()))
+        pin = self.group_host.get(group, 0)
+        profiles = frozenset() if pin else self.group_profiles[group]
+        return self._queue(ReadyQueueKey(self.spec.profile[t], pin, avoid, profiles))
+
+    def _queue(self, key: ReadyQueueKey) -> ReadyQueue:
+        queue = self.queues.get(key)
+        if queue is None:
+            queue = self.queues[key] = ReadyQueue(self, key)
+        return queue
 
     def objects_of(self, t: int) -> Sequence[int]:
-        """What a task makes: its whole result and the elements that are asked for by themselves."""
-        picks = self.picks.get(t)
-        return (t,) if picks is None else (t, *picks)
+        """Return what a task makes: its whole result and the elements that are asked for by themselves."""
+        elements = self.objects.elements.get(t)
+        return (t,) if elements is None else (t, *elements)
 
     def priority_of(self, t: int) -> float:
-        """Higher goes first, among all runs."""
+        """Return a task's priority among the tasks of all runs."""
         column = self.spec.priority
         return self.spec.run_priority + (0.0 if column is None else column[t])
 
     def name_of(self, t: int) -> str:
-        """The user's id of a task."""
+        """Return the user's id of a task."""
         return str(t) if self.spec.ids is None else self.spec.ids[t]
 
-    def needed(self, o: int) -> bool:
-        """Whether an object that has no replica must be made (again)."""
-        if self.uses[o]:
-            return True
-        flags = self.flags[o]
-        return bool(flags & KEEP) or bool(flags & OUTPUT and not (self.where[o] and self.where[o][0] == 0))
-
     def ended(self, t: int) -> bool:
-        """Whether it is in a final state."""
-        return self.state[t] >= State.DONE
+        """Return True if a task is in a final state."""
+        return self.state[t] >= _DONE
+
+    # -- states
+
+    def move(self, t: int, new: State) -> None:
+        """Move a task to another state, and keep the counts of active and unended tasks.
+
+        Raises:
+            InternalError: `TRANSITIONS` has no such move.
+        """
+        state = self.state
+        effect = EFFECTS[state[t] << 3 | new]
+        if effect is None:
+            raise self._illegal(t, new)
+        state[t] = new
+        active, unended = effect
+        self.active += active
+        self.unended += unended
+
+    def _illegal(self, t: int, new: State) -> InternalError:
+        old = State(self.state[t])
+        legal = "; ".join(f"{state.name} ({cause})" for state, cause in TRANSITIONS[old].items())
+        return InternalError(
+            f"task {self.name_of(t)!r} (number {t}) of run {self.number} cannot move from {old.name} to "
+            f"{State(new).name}. It is in attempt {self.attempt[t]}, its last host has index {self.host[t]}, it misses "
+            f"{self.missing[t]} inputs, and its end was {'' if self.reported[t] else 'not '}reported. "
+            f"From {old.name} a task moves to {legal or 'no other state'}.",
+            remedy="Please report it.",
+        )
+
+    def make_ready(self, t: int, now: float) -> None:
+        """Put a task into the frontier, or into another queue of it."""
+        if self.state[t] != _READY:
+            self.move(t, _READY)
+        self.requests.changed = True
+        self.queue_of(t).push(t, now)
+
+    def finish_attempt(self, t: int) -> None:
+        """Move a handed task without sparse columns to DONE; the caller releases its claim."""
+        self.claims[t] = None
+        self.move(t, _DONE)
+
+    def end_task(self, t: int, new: State) -> bool:
+        """Move a task to a final state other than DONE; return True if the shell has not been told of an end yet."""
+        self.move(t, new)
+        self.cancelling.discard(t)
+        self.failed += new is State.FAILED
+        self.cancelled += new is State.CANCELLED
+        untold = not self.reported[t]
+        self.reported[t] = 1
+        return untold
+
+    def mark_reported(self, tasks: Iterable[int]) -> None:
+        """Note that the shell is told how tasks ended."""
+        reported = self.reported
+        for t in tasks:
+            reported[t] = 1
+
+    # -- attempts
+
+    def begin_attempt(self, t: int, host: int, claim: Claim | None, backlog_s: float, variant: int) -> int:
+        """Hand a task to the host of an index; return the number of the attempt."""
+        self.move(t, _HANDED)
+        attempt = self.attempt[t] + 1
+        if self.latest:
+            attempt = max(attempt, self.latest.get(t, 0) + 1)
+        self.attempt[t] = attempt
+        self.host[t] = host
+        if claim is None:
+            self.backlog_s[t] = backlog_s
+        else:
+            self.claims[t] = claim
+        if variant:
+            self.variant[t] = variant
+        elif self.variant:
+            self.variant.pop(t, None)
+        return attempt
+
+    def end_attempt(self, t: int) -> tuple[Claim | None, Claim | None]:
+        """Clear what the columns hold of a task's present attempt; return its claims of the host and of shared amounts.
+
+        The task must be moved to its next state, or go on with its second attempt.
+        """
+        claim = self.claims[t]
+        self.claims[t] = None
+        self.started.discard(t)
+        self.recalled.pop(t, None)
+        if self.stragglers is not None:
+            self.stragglers.stopped(t)
+        return claim, self.shared.pop(t, None)
+
+    def grant(self, t: int, claim: Claim) -> None:
+        """Give a task that was handed ahead its claim."""
+        self.claims[t] = claim
+
+    def grant_shared(self, t: int, claim: Claim) -> None:
+        """Note what a task that is about to be handed over has claimed of the shared amounts."""
+        self.shared[t] = claim
+
+    def mark_started(self, t: int) -> None:
+        """Note that a handed task runs."""
+        self.started.add(t)
+
+    def mark_recalled(self, t: int) -> bool:
+        """Note that the present attempt is recalled; return False if it was before, or is being cancelled."""
+        if self.recalled.get(t) == self.attempt[t] or t in self.cancelling:
+            return False
+        self.recalled[t] = self.attempt[t]
+        return True
+
+    def mark_cancelling(self, t: int) -> bool:
+        """Note that a handed task is asked to end; return False if it was before."""
+        if t in self.cancelling:
+            return False
+        self.cancelling.add(t)
+        return True
+
+    def cancel_no_more(self, t: int) -> None:
+        """Note that no agent's confirmation is awaited for a task."""
+        self.cancelling.discard(t)
+
+    def skip_attempts(self, t: int, attempt: int) -> None:
+        """Have the next attempt of a task get a later number than this."""
+        self.attempt[t] = max(self.attempt[t], attempt)
+
+    def mark_found(self, t: int, attempt: int) -> None:
+        """Note that the attempt which is about to be handed over goes on since before this controller."""
+        self.attempt[t] = attempt - 1
+        self.found[t] = attempt
+
+    def avoid_host(self, t: int, index: int) -> None:
+        """Have a task avoid a host that it failed on."""
+        self.avoid[t] = tuple(sorted({*self.avoid.get(t, ()), index}))
+
+    def count(self, kind: FailureCount, t: int) -> int:
+        """Count a failure of a task; return how many of this kind there were."""
+        failures = self.failures[kind, t] = self.failures.get((kind, t), 0) + 1
+        return failures
+
+    # -- second attempts
+
+    def begin_second_attempt(self, t: int) -> None:
+        """Set the present attempt aside, for `begin_attempt` to begin another, or for `continue_with_second`."""
+        self.second_attempts[t] = self._present(t)
+        self.claims[t] = None
+        self.shared.pop(t, None)
+        self.started.discard(t)
+
+    def mark_speculated(self, t: int) -> None:
+        """Note that a task has had two live attempts: it gets no third one."""
+        self.speculated.add(t)
+
+    def continue_with_second(self, t: int) -> bool:
+        """Make the second attempt of a task the present one, whose columns are clear; return False if there is none."""
+        other = self.second_attempts.pop(t, None)
+        if other is None:
+            return False
+        self._install(t, other)
+        return True
+
+    def swap_attempts(self, t: int) -> None:
+        """Exchange the present attempt and the one beside it, because something happened to the latter."""
+        other = self.second_attempts[t]
+        self.second_attempts[t] = self._present(t)
+        self._install(t, other)
+
+    def _present(self, t: int) -> SecondAttempt:
+        shared, variant = self.shared.get(t), self.variant.get(t, 0)
+        return SecondAttempt(self.host[t], self.attempt[t], self.claims[t], shared, variant, t in self.started)
+
+    def _install(self, t: int, other: SecondAttempt) -> None:
+        # No number is given to two attempts, also where the older one outlives the newer.
+        self.latest[t] = max(self.latest.get(t, 0), self.attempt[t], other.attempt)
+        self.host[t], self.attempt[t], self.claims[t] = other.host, other.attempt, other.claim
+        self.shared.pop(t, None)
+        if other.shared is not None:
+            self.shared[t] = other.shared
+        self.variant.pop(t, None)
+        if other.variant:
+            self.variant[t] = other.variant
+        (self.started.add if other.started else self.started.discard)(t)
+
+    # -- inputs
+
+    def input_made(self, t: int) -> int:
+        """Note that an input of a task exists now; return how many are missing still."""
+        missing = self.missing[t] = self.missing[t] - 1
+        return missing
+
+    def object_lost(self, o: int) -> None:
+        """Note that an object has no replica any more."""
+        for c in self.objects.consumers[o]:
+            if self.state[c] < _DONE:
+                self.missing[c] += 1
+
+    def lose_host(self, index: int) -> list[int]:
+        """Take a host out of all replicas; return the objects that have none any more."""
+        objects = self.objects
+        held = [o for o, replicas in enumerate(objects.replicas) if index in replicas]
+        lost = [o for o in held if not objects.remove_replica(o, index)]
+        for o in lost:
+            self.object_lost(o)
+        return lost
+
+    def use_inputs_again(self, t: int) -> list[int]:
+        """Note that a task which had ended uses its inputs again; return those that are missing."""
+        missing = []
+        for o in self.spec.inputs[t]:
+            self.objects.add_use(o)
+            if not self.objects.replicas[o]:
+                missing.append(o)
+        self.missing[t] = len(missing)
+        return missing
+
+    def note_inputs_checked(self, t: int, count: int) -> None:
+        """Note how many of a task's inputs need not be looked at again before the others."""
+        self.inputs_checked[t] = count
+
+    # -- groups and queues
+
+    def pin_group(self, group: int, index: int) -> bool:
+        """Put a group on the host of an index; return False if it is on one already."""
+        if group in self.group_host:
+            return False
+        self.group_host[group] = index
+        return True
+
+    def unpin_groups(self, index: int) -> list[int]:
+        """Take all groups off a host; return them."""
+        groups = [group for group, at in self.group_host.items() if at == index]
+        for group in groups:
+            del self.group_host[group]
+        return groups
+
+    def forget_queue(self, key: ReadyQueueKey) -> None:
+        """Forget an empty queue, unless it is the default one of its profile."""
+        if self.queues[key] not in self.default_queues:
+            del self.queues[key]
+
+    # -- the run as a whole
+
+    def mark_checked(self) -> None:
+        """Note that the hosts can run its tasks."""
+        self.checked = True
+
+    def begin_abort(self, outcome: Outcome, error: Exception | None) -> None:
+        """Note that the run is being ended, and with what."""
+        self.aborting = True
+        self.abort_outcome = outcome
+        self.set_error(error)
+        self.requests.close()
+
+    def set_error(self, error: Exception | None) -> None:
+        """Set what ended the run as a whole; the first error stays."""
+        self.error = self.error or error
+
+    def end(self) -> Outcome:
+        """Note that the run is over; return its outcome."""
+        self.over = True
+        if self.aborting:
+            return self.abort_outcome
+        if self.failed:
+            return Outcome.FAILED
+        return Outcome.CANCELLED if self.cancelled else Outcome.DONE

@@ -1,4 +1,4 @@
-"""What is to happen at a later time. The core has no clock: it is told the time and says when to call again."""
+"""What is to happen at a later time. The core has no clock: it is told the time and says when to call it again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Timer", "Timers", "Wake"]
 class Wake(Enum):
     """Why the core wants to be called."""
 
-    #: A task's pause before its next try is over.
+    #: A task's pause before its next attempt is over.
     BACKOFF = auto()
     #: A run that is being ended has had its time.
     ABORT = auto()
@@ -26,7 +26,7 @@ class Wake(Enum):
     PAUSE = auto()
     #: A task may have been passed over for too long.
     RESERVE = auto()
-    #: A running task may be far slower than its peers.
+    #: A running task may be far slower than the others of its profile.
     SPECULATE = auto()
     #: Capabilities that dropped have had their time to come back.
     SHORTAGE = auto()
@@ -34,7 +34,7 @@ class Wake(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """One entry; ``run`` is -1 where it is about no run."""
+    """One entry. ``run`` is -1 if it is about no run; ``number`` is a task, a request or a host's index."""
 
     wake: Wake
     run: int = -1
@@ -43,38 +43,38 @@ class Timer:
 
 
 class Timers:
-    """A heap of timers. Those whose cause is gone fire all the same, and are found to be so then."""
+    """A heap of timers. A timer whose cause is gone still fires; its handler then finds nothing to do."""
 
     __slots__ = ("_count", "_heap", "_soonest")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = 0
-        #: When the wakes that are not about a run fire next: one timer each is enough.
+        #: When the wakes that are about no run fire next. One timer for each is enough.
         self._soonest: dict[Wake, float] = {}
 
     def set(self, when: float, timer: Timer) -> None:
-        """Fire ``timer`` at ``when`` or soon after."""
+        """Have ``timer`` fire at ``when`` or soon after."""
         self._count += 1
         heapq.heappush(self._heap, (when, self._count, timer))
 
     def wake(self, when: float, wake: Wake) -> None:
-        """Have the core called at ``when`` unless it is going to be, for the same reason, before that."""
+        """Have the core called at ``when``, unless a timer of the same kind fires before that."""
         if self._soonest.get(wake, float("inf")) > when:
             self._soonest[wake] = when
             self.set(when, Timer(wake))
 
     @property
     def next_s(self) -> float | None:
-        """When the first one fires."""
+        """When the first timer fires; None if there is none."""
         return self._heap[0][0] if self._heap else None
 
     def pending(self) -> list[Timer]:
-        """Those that have not fired, in no order; for `invariants` and the like."""
+        """Return the timers that have not fired, in no order; for checks."""
         return [timer for _, _, timer in self._heap]
 
     def due(self, now: float) -> list[Timer]:
-        """Take out those that fire by ``now``, in order."""
+        """Take out the timers that fire by ``now``, in order."""
         fired = []
         while self._heap and self._heap[0][0] <= now:
             when, _, timer = heapq.heappop(self._heap)
@@ -84,6 +84,6 @@ class Timers:
         return fired
 
     def forget(self, run: int) -> None:
-        """A run is closed."""
+        """Take out the timers of a closed run."""
         self._heap = [entry for entry in self._heap if entry[2].run != run]
         heapq.heapify(self._heap)

@@ -1,4 +1,4 @@
-"""The tasks that wait for one host, as far as they have been found out."""
+"""The ready tasks that wait for one host, as far as the list of waiting tasks has been read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["Waiters"]
 
 
 class Waiters:
-    """Ready tasks that wait for one host; tasks that lack the same and need the same are one entry."""
+    """Tasks that wait for one host. Tasks that lack the same there and need the same are one entry."""
 
     __slots__ = ("alike", "seen")
 

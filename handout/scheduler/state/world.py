@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from handout.scheduler.state.hosts import Fleet, HostRecord
+from handout.scheduler.state.fleet import Fleet
+from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.outbox import Outbox
 from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.timers import Timers
@@ -12,15 +13,15 @@ __all__ = ["World"]
 
 
 class World:
-    """Hosts, runs, and what the present call has gathered. Decides nothing itself."""
+    """The hosts, the runs, and the commands of the present call. Decides nothing itself."""
 
     __slots__ = (
-        "awaited",
         "denied",
         "dirty",
         "ending",
         "fleet",
         "freed",
+        "leading",
         "now",
         "out",
         "pausing",
@@ -29,11 +30,11 @@ class World:
         "requests",
         "reservations",
         "runs",
-        "shared_lane",
-        "short_until",
+        "shared_reservation",
+        "shortage_until",
         "stale",
         "timers",
-        "tipped",
+        "waiters",
         "waiting",
     )
 
@@ -43,33 +44,38 @@ class World:
         self.out = Outbox(self.fleet.names)
         self.timers = Timers()
         self.now = 0.0
-        #: Events that were ignored because the world had moved on.
+        #: Number of events, or of tasks and objects in them, that were ignored because they came too late to count.
         self.stale = 0
         #: Hosts that have got room since tasks were last placed.
         self.dirty: set[HostRecord] = set()
         #: Hosts whose reservation was given up while tasks were being placed.
         self.freed: set[HostRecord] = set()
-        #: Hosts where followers of handed tasks may be handed too.
-        self.tipped: set[HostRecord] = set()
-        #: Where priorities differ: lanes whose head found no room when tasks were last placed, after its priority.
+        #: Hosts with leaders: followers of handed tasks may be handed to them.
+        self.leading: set[HostRecord] = set()
+        #: If priorities differ: queues whose head found no room when tasks were last placed, after the head's priority.
         self.waiting: list[tuple[float, ReadyQueue]] = []
-        #: Hosts that somebody has asked about since: who of these waits for them.
-        self.awaited: dict[HostRecord, Waiters] = {}
-        #: Hosts that tasks were not handed ahead to, by what somebody more urgent needs and by the tasks' priority.
+        #: By host: which of these wait for it, as far as was asked since.
+        self.waiters: dict[HostRecord, Waiters] = {}
+        #: Hosts that tasks were not handed ahead to, by what a more urgent task needs and by the tasks' priority.
         self.denied: dict[tuple[frozenset[str], float], set[HostRecord]] = {}
         #: Hosts that are paused for some function.
         self.pausing: set[HostRecord] = set()
         #: Runs that may be over.
         self.ending: set[Run] = set()
-        #: Whether some task may have become impossible to place.
+        #: True if some task may have become impossible to place.
         self.recheck = False
         #: Until then capabilities that dropped may come back.
-        self.short_until = float("-inf")
+        self.shortage_until = float("-inf")
         #: Number of the last request to a custom allocator.
         self.requests = 0
-        #: Lanes that were passed over for long, and the host that is kept free for each.
+        #: Queues that were passed over for long, and the host that is kept free for each.
         self.reservations: dict[ReadyQueue, HostRecord] = {}
-        #: The lane that shared amounts are kept free for, or None.
-        self.shared_lane: ReadyQueue | None = None
+        #: The queue that shared amounts are kept free for, or None.
+        self.shared_reservation: ReadyQueue | None = None
         #: Expected durations by function name, from closed runs.
         self.remembered: dict[str, float] = {}
+
+    def note_change(self) -> None:
+        """Note that custom allocators may answer differently now."""
+        for run in self.runs.values():
+            run.requests.note_change()

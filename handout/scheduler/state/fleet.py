@@ -1,0 +1,142 @@
+"""All hosts, by name and by index, what they share, and which of them can ever run a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from handout.protocol.ledger import Ledger
+from handout.resources import explain_lacks
+from handout.resources.offer import Offer
+from handout.scheduler.spec import CONTROLLER, Profile
+from handout.scheduler.state.hosts import Demand, HostRecord
+
+__all__ = ["Fleet"]
+
+
+class Fleet:
+    """The connected hosts, the expected ones, and the shared amounts of the inventory."""
+
+    __slots__ = (
+        "_by_index",
+        "_demands",
+        "by_name",
+        "expected",
+        "leaving",
+        "names",
+        "shared",
+        "shared_amounts",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        #: Names by index, those of lost hosts included; index 0 is the controller.
+        self.names: list[str] = [CONTROLLER]
+        self._by_index: dict[int, HostRecord] = {}
+        self.by_name: dict[str, HostRecord] = {}
+        self._demands: dict[Profile, tuple[Demand, ...]] = {}
+        #: Hosts that the shell is connecting to, or will be; by name: why the shell waits, or "".
+        self.expected: dict[str, str] = {}
+        #: Hosts that were drained before they joined. If one joins all the same, it gets no work.
+        self.leaving: set[str] = set()
+        self.shared_amounts: dict[str, int] = {}
+        self.shared = Ledger({}, ())
+        #: Changes whenever the answer to "which hosts may get this task?" may have changed.
+        self.version = 0
+
+    # -- members
+
+    def expect(self, name: str, reason: str = "") -> None:
+        """Note that a host may join, and why the shell waits with that."""
+        self.expected[name] = reason
+
+    def expect_no_more(self, name: str) -> None:
+        """Note that a host will not join."""
+        self.expected.pop(name, None)
+
+    def leave(self, name: str) -> None:
+        """Note that a host is to get no work if it joins all the same."""
+        self.leaving.add(name)
+
+    def leave_no_more(self, name: str) -> None:
+        """Note that a host may get work if it joins."""
+        self.leaving.discard(name)
+
+    def join(self, name: str, offer: Offer, python: str, rtt_s: float, epoch: int, price: float) -> HostRecord:
+        """Make the record of a host whose agent is ready."""
+        host = HostRecord(name, len(self.names), offer, python, rtt_s, epoch, price)
+        self.names.append(name)
+        self._by_index[host.index] = host
+        self.by_name[name] = host
+        self.expect_no_more(name)
+        if name in self.leaving:
+            host.drain()
+            host.mark_released()
+        self.note_change()
+        return host
+
+    def remove(self, host: HostRecord) -> None:
+        """Forget a lost host. Its index is never used again."""
+        host.mark_lost()
+        del self._by_index[host.index]
+        del self.by_name[host.name]
+        self.note_change()
+
+    def at(self, index: int) -> HostRecord | None:
+        """Return the living host of an index."""
+        return self._by_index.get(index)
+
+    def note_change(self) -> None:
+        """Note that other hosts than before may get a task."""
+        self.version += 1
+
+    def set_shared(self, amounts: Mapping[str, int]) -> None:
+        """Set what the inventory shares, in parts by name."""
+        self.shared_amounts = dict(amounts)
+        self.shared.resize(amounts, ())
+        self._demands.clear()
+        for host in self.by_name.values():
+            host.feasible.clear()
+        self.note_change()
+
+    # -- which of them can ever run a task
+
+    def demands(self, profile: Profile) -> tuple[Demand, ...]:
+        """Return all variants of a profile's cost, in order of preference."""
+        demands = self._demands.get(profile)
+        if demands is None:
+            demands = self._demands[profile] = tuple(
+                Demand(variant, *requirement.needs(self.shared_amounts))
+                for variant, requirement in enumerate(profile.requirements)
+            )
+        return demands
+
+    def feasible(self, host: HostRecord, profile: Profile) -> tuple[Demand, ...]:
+        """Return the variants that a host can cover when it is idle, in order of preference; empty if it never can."""
+        feasible = host.feasible.get(profile)
+        if feasible is None:
+            feasible = host.feasible[profile] = self._feasible(host, profile)
+        return feasible
+
+    def _feasible(self, host: HostRecord, profile: Profile) -> tuple[Demand, ...]:
+        if profile.host not in (None, host.name) or profile.python not in (None, host.python):
+            return ()
+        return tuple(
+            demand
+            for demand, requirement in zip(self.demands(profile), profile.requirements, strict=True)
+            if not requirement.lacks(host.offer, self.shared_amounts)
+        )
+
+    def why_infeasible(self, host: HostRecord, profile: Profile) -> str:
+        """Return why a host can never run tasks of a profile, as one clause; "" if it can."""
+        if profile.host not in (None, host.name):
+            return f"it is pinned to {profile.host!r}"
+        if profile.python not in (None, host.python):
+            return f"has Python {host.python}, it needs {profile.python}"
+        return explain_lacks(profile.requirements, {host.name: host.offer}, self.shared_amounts).get(host.name, "")
+
+    def forget(self, profiles: Iterable[Profile]) -> None:
+        """Forget the profiles of a closed run."""
+        for profile in profiles:
+            self._demands.pop(profile, None)
+            for host in self.by_name.values():
+                host.forget(profile)
