@@ -1,10 +1,10 @@
-"""What a task *is*: the same function of the same arguments has one identity, in every process and on every day.
+"""The identity of a task: the same function of the same arguments has one identity, in every process, on every day.
 
-A function's identity is that of its code without names of files and numbers of lines, its constants, annotations,
-defaults, closure and the globals that it names, followed into the user's own modules; what is installed counts by
-name and version (see `walk`). A task's adds its arguments and the identities of the tasks that make them. Equal tasks
-of one graph are told apart by their order. None of it depends on the hash seed, on addresses or on pickled bytes, and
-what has no identity that is sure matches nothing: it is run anew.
+The identity of a function is made from its code (without names of files and numbers of lines), its constants,
+annotations, defaults and closure, and the globals that it names, also those of the user's own modules. Installed
+modules count by name and version (see `value_digest`). The identity of a task adds its arguments, and the identities of
+the tasks that make them. Equal tasks of one graph are told apart by their order. No identity depends on the hash seed,
+on addresses or on pickled bytes. A value whose identity is not certain matches nothing, so its task is run anew.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from handout.graph.objects import Kept, Pick
 from handout.graph.output import Output
 from handout.graph.path import Path
 from handout.graph.plan import Plan
-from handout.journal.value_digest import DIGEST_SIZE, Walk, digest
+from handout.journal.value_digest import new_walk
+from handout.journal.walk import DIGEST_SIZE, ValueWalk, digest
 from handout.serialization.calls import PLAIN_TYPES
 
 __all__ = ["DIGEST_SIZE", "TaskIdentities", "identity_of"]
 
 
 def identity_of(value: Any) -> bytes:
-    """The identity of a value or a function by itself."""
-    return Walk().whole(value)
+    """Return the identity of a value or a function by itself."""
+    return new_walk().whole(value)
 
 
 class TaskIdentities:
     """The identities of a plan's tasks and of the objects that they make.
 
     Args:
-        plan: A validated graph. Its arguments must not change before this is made.
+        plan: A validated graph. Its arguments must not change while the identities are made.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -40,31 +41,32 @@ class TaskIdentities:
         self._functions: dict[int, tuple[bytes, bool]] = {}
         self._values: dict[int, bytes] = {}
         self._sources: dict[str, bytes] = {}
-        #: Tasks that are never recognized: they, or what they take, cannot be taken apart.
+        #: Tasks that match nothing: the function or an argument cannot be taken apart.
         self.unrecognizable: set[int] = set()
-        self._unsure_values: set[int] = set()
+        #: Objects of the caller's that cannot be taken apart.
+        self._unknown_values: set[int] = set()
         #: By task.
         self.tasks: list[bytes] = []
         seen: dict[bytes, int] = {}
         for task in range(len(plan)):
             made = self._task(task)
-            if self.unrecognizable or self._unsure_values:
-                self._note_unsure(task)
+            if self.unrecognizable or self._unknown_values:
+                self._inherit_unrecognizable(task)
             earlier = seen.get(made, 0)
             seen[made] = earlier + 1
             self.tasks.append(digest(made, b"again %d" % earlier) if earlier else made)
 
-    def _note_unsure(self, task: int) -> None:
-        """What takes something that is never recognized is not recognized either."""
+    def _inherit_unrecognizable(self, task: int) -> None:
+        """Mark a task that takes a value which matches nothing."""
         count, extras = len(self._plan), self._plan.extras
         for number in self._plan.inputs[task]:
             extra = None if number < count else extras[number - count]
             producer = number if extra is None else extra.task if isinstance(extra, Pick) else -1
-            if producer in self.unrecognizable or number in self._unsure_values:
+            if producer in self.unrecognizable or number in self._unknown_values:
                 self.unrecognizable.add(task)
 
     def part_of(self, number: int) -> str:
-        """Which part of its task's result an object is: empty for the whole, else the path to the element."""
+        """Return which part of its task's result an object is: empty for the whole, else the path to the element."""
         count = len(self._plan)
         if number < count:
             return ""
@@ -72,7 +74,7 @@ class TaskIdentities:
         return _path_text(extra.path) if isinstance(extra, Pick) else ""
 
     def object(self, number: int) -> bytes:
-        """The identity of an object: a task's result, an element of one, or a value of the caller's."""
+        """Return the identity of an object: a task's result, an element of one, or a value of the caller's."""
         count = len(self._plan)
         if number < count:
             return self.tasks[number]
@@ -84,49 +86,55 @@ class TaskIdentities:
             elif isinstance(extra, Kept):
                 known = digest(b"kept", repr((extra.stored.id, extra.stored.key)).encode())
             else:
-                walk = Walk(None, self._sources)
+                walk = new_walk(None, self._sources)
                 known = walk.whole(extra.value)
-                if not walk.sure:
-                    self._unsure_values.add(number)
+                if not walk.is_complete:
+                    self._unknown_values.add(number)
             self._values[number] = known
         return known
 
     def _task(self, task: int) -> bytes:
+        """Return a task's identity, before equal tasks are told apart."""
         plan = self._plan
         fn = plan.fns[task]
         known = self._functions.get(id(fn))  # the plan keeps it alive
         if known is None:
-            walk = Walk(None, self._sources)
-            known = self._functions[id(fn)] = walk.whole(fn), walk.sure
-        called, sure = known
-        if not sure:
+            walk = new_walk(None, self._sources)
+            known = self._functions[id(fn)] = walk.whole(fn), walk.is_complete
+        called, is_complete = known
+        if not is_complete:
             self.unrecognizable.add(task)
         args, kwargs = plan.args[task], plan.kwargs[task]
-        if not kwargs:
-            text: list[str] = []
-            for arg in args:
-                kind = type(arg)
-                if kind in PLAIN_TYPES:
-                    text.append(repr(arg))
-                elif kind is Output and not arg._path:
-                    number, path = plan.objects.find(arg)
-                    if number is None or path:
-                        break
-                    text.append(f"<{self.object(number).hex()}>")
-                else:
-                    break
-            else:
-                return digest(called, "\x1f".join(text).encode("utf-8", "surrogatepass"))
-        walk = Walk(self._promise(task), self._sources)
+        text = None if kwargs else self._plain_text(args)
+        if text is not None:
+            return digest(called, text.encode("utf-8", "surrogatepass"))
+        walk = new_walk(self._promise(task), self._sources)
         made = digest(called, walk.whole((args, kwargs)))
-        if not walk.sure:
+        if not walk.is_complete:
             self.unrecognizable.add(task)
         return made
 
-    def _promise(self, task: int) -> Callable[[Any, Walk], bytes]:
+    def _plain_text(self, args: tuple[Any, ...]) -> str | None:
+        """Return arguments as text if all are scalars or whole results; None otherwise. Most tasks need no walk."""
+        text: list[str] = []
+        for arg in args:
+            kind = type(arg)
+            if kind in PLAIN_TYPES:
+                text.append(repr(arg))
+            elif kind is Output and not arg._path:
+                number, path = self._plan.objects.find(arg)
+                if number is None or path:
+                    return None
+                text.append(f"<{self.object(number).hex()}>")
+            else:
+                return None
+        return "\x1f".join(text)
+
+    def _promise(self, task: int) -> Callable[[Any, ValueWalk], bytes]:
+        """Return the function that gives a walk the identities of the outputs inside a task's arguments."""
         slot_of, inputs = self._plan.slot_of(task), self._plan.inputs[task]
 
-        def stands_for(found: placeholder.Placeholder, walk: Walk) -> bytes:
+        def stands_for(found: placeholder.Placeholder, walk: ValueWalk) -> bytes:
             match found:
                 case placeholder.Slot(index):
                     return self.object(inputs[index])

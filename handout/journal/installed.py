@@ -1,4 +1,4 @@
-"""What is installed, as identities know it: by name and version, whether it was imported already or not."""
+"""Which modules count by name and version in identities, and their versions. No module is imported for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PYTHON = f"python {sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def is_own(module: str | None) -> bool:
-    """Whether a module's code is the user's: what may have changed since the last time."""
+    """Return True if a module's code is the user's own, which may have changed since the last run."""
     return module in (None, "__main__", "__mp_main__") or _is_own_top(str(module).partition(".")[0])
 
 
@@ -30,38 +30,40 @@ def _is_own_top(top: str) -> bool:
 
 @functools.cache
 def version_of(top: str) -> str:
-    """The version of a top-level module; of one that has none, and of the user's own, a digest of its files."""
+    """Return the version of a top-level module; a digest of its files if it has none or is the user's own."""
     if top in sys.stdlib_module_names:
         return PYTHON
-    from importlib import metadata  # 20 ms, and most functions name what Python brings
+    from importlib import metadata  # takes 20 ms, and most functions name modules of Python only
 
     spec = spec_of(top)
     if spec is None:
         return "absent"
     places = [Path(each) for each in spec.submodule_search_locations or filter(None, [spec.origin])]
-    if _is_own_top(top):  # code in C, else nobody would ask
+    if _is_own_top(top):  # for code in C only: own sources count by themselves
         return _files(places)
     name = "handout-dag" if top == "handout" else top
     try:
         found = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         found = None
-    # Another distribution may be called what a module is called; parts of a namespace come from several.
-    if found is not None and spec.origin is not None and (name != top or _brings(found, top)):
+    # A distribution of another module may have this name, and the parts of a namespace come from several distributions.
+    if found is not None and spec.origin is not None and (name != top or _contains(found, top)):
         return found.version
-    if top != "handout":  # which runs from its sources, then
+    if top != "handout":  # which runs from its sources if it has no distribution
         names = metadata.packages_distributions().get(top, [])
         if names:
             return " ".join(f"{each} {metadata.version(each)}" for each in sorted(set(names)))
     return _files(places)
 
 
-def _brings(distribution: Distribution, top: str) -> bool:
+def _contains(distribution: Distribution, top: str) -> bool:
+    """Return True if a distribution contains a top-level module."""
     listed = "\n".join(("", *[distribution.read_text(each) or "" for each in ("top_level.txt", "RECORD")]))
     return any(f"\n{top}{end}" in listed for end in ("\n", "/", ".py,", "."))
 
 
 def _files(places: list[Path]) -> str:
+    """Return a digest of a module's files."""
     made = hashlib.blake2b(digest_size=16)
     for place in places:
         below = sorted(place.rglob("*")) if place.is_dir() else [place]
@@ -69,6 +71,6 @@ def _files(places: list[Path]) -> str:
             if path.name.endswith((".py", *EXTENSIONS)) and path.is_file():
                 status = path.stat()
                 made.update(f"{path.relative_to(place)} {status.st_size}\n".encode())
-                # Libraries may be large: those that were written anew have another time.
+                # Libraries may be large, so their bytes are not read: a library that was written anew has another time.
                 made.update(path.read_bytes() if path.suffix == ".py" else b"%d" % status.st_mtime_ns)
     return made.hexdigest()

@@ -1,4 +1,4 @@
-"""A journal as data, after the fact or while its run goes on."""
+"""Read a journal as data, after its run or while it goes on."""
 
 from __future__ import annotations
 
@@ -20,30 +20,35 @@ class RunRecord:
     """One run that was recorded."""
 
     number: int
-    #: ISO 8601, UTC.
+    """1 for the journal's first run."""
     began: str
-    #: None: it goes on, or its program came to an end before it did.
+    """When the run began: ISO 8601, UTC."""
     ended: str | None
-    #: ``done``, ``failed``, ``cancelled``, or None.
+    """When the run ended; None if it goes on, or if its program ended before it did."""
     outcome: str | None
+    """``"done"``, ``"failed"`` or ``"cancelled"``; None as for `ended`."""
     tasks: int
-    #: Those of them that an earlier run had seen to their ends.
+    """Number of the run's tasks."""
     reused: int
+    """Number of its tasks that had ended well in an earlier run and were not run again."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
     """A task that ended well."""
 
-    #: The run that ran it.
     run: int
+    """Number of the run that ran it."""
     id: str
+    """The task's id."""
     host: str
+    """Name of the host that ran it."""
     attempt: int
-    #: Bytes of its committed result; None where only that it ended was recorded.
+    """Number of the attempt that ended well, from 1."""
     nbytes: int | None
-    #: Hexadecimal.
+    """Size of its committed result in bytes; None if only its end was recorded."""
     identity: str
+    """The task's identity, hexadecimal: the same for the same function of the same arguments, in every run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +56,44 @@ class AttemptRecord:
     """An attempt that did not end well."""
 
     run: int
+    """Number of the run that made it."""
     id: str
+    """The task's id."""
     host: str
+    """Name of the host that the attempt was handed over to; empty if it was never handed over."""
     attempt: int
-    #: ``started`` for a function that must not run twice and was not seen to end, else the kind of failure.
+    """Number of the attempt, from 1."""
     outcome: str
+    """The kind of failure; ``"started"`` if the function is marked ``idempotent=False`` and its end is unknown."""
     error: str
+    """The error's message; empty for ``"started"``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What a journal says."""
+    """The contents of a journal, as :func:`read` returns them."""
 
     runs: Sequence[RunRecord]
+    """All runs, in order."""
     tasks: Sequence[TaskRecord]
+    """All tasks that ended well. For a task of several runs this is the last record."""
     attempts: Sequence[AttemptRecord]
+    """All attempts that did not end well."""
 
 
 def read(path: str | PathLike[str]) -> Story:
-    """Read a journal, also while it is being written.
+    """Read a journal, also while a run writes it.
+
+    Example: ``for run in handout.journal.read("run.db").runs: print(run.number, run.outcome)``
+
+    Args:
+        path: The journal's file.
+
+    Returns:
+        Its runs, tasks and attempts. All are empty if no run has begun yet.
 
     Raises:
-        JournalError: There is none, or it is of another format.
+        JournalError: There is no such file, it is not a journal, or it has another format.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,7 +119,7 @@ def read(path: str | PathLike[str]) -> Story:
 
 
 def _tasks(database: sqlite3.Connection) -> list[TaskRecord]:
-    """What is recorded last of each identity, in the order in which that was written."""
+    """Return the last record of each identity, in the order in which the records were written."""
     runs = {
         run: (json.loads(ids), identities)
         for run, ids, identities in database.execute("SELECT run, ids, identities FROM runs")

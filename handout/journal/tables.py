@@ -1,4 +1,4 @@
-"""The tables of a journal, and what a file must say to be one."""
+"""The tables of a journal, and how its file is recognized."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import sqlite3
 from pathlib import Path
 
 from handout.errors import JournalError
-from handout.journal.identity import DIGEST_SIZE
+from handout.journal.walk import DIGEST_SIZE
 
 __all__ = ["FORMAT", "check", "create", "identity_at"]
 
-#: Changes with the meaning of the tables. There is no conversion: another format is refused.
+#: The format changes with the meaning of the tables. A journal of another format is refused, not converted.
 FORMAT = 2
 
+#: SQLite's application id of a journal: the letters ``HAND``.
 _APPLICATION = 0x48414E44
 
-#: A row of results is of one host and one part, and of as many tasks as ended together: a row for each task would cost
-#: more than all the rest of recording. Tasks are numbers within their run, whose row has their ids and identities;
-#: tasks, attempts and sizes are JSON lists, and the bytes stand one after the other. Rows are only ever added; the
-#: last one of an identity and part counts.
+#: A row of results has one host, one part, and all tasks that ended together: a row for each task would cost more than
+#: all the rest of recording. Tasks are numbers within their run; the run's row has their ids and identities. Tasks,
+#: attempts and sizes are JSON lists. The results' bytes follow one another. Rows are only added; the last row of an
+#: identity and part counts.
 _TABLES = """
 CREATE TABLE runs (
     run INTEGER PRIMARY KEY, began TEXT, ended TEXT, outcome TEXT, reused INTEGER, number INTEGER,
@@ -33,22 +34,22 @@ CREATE TABLE classes (origin TEXT, number INTEGER, module TEXT, name TEXT, PRIMA
 
 
 def identity_at(identities: bytes, task: int) -> bytes:
-    """One of a run's identities, which its row has in one piece."""
+    """Return one task's identity from the joined identities of its run."""
     return identities[task * DIGEST_SIZE : (task + 1) * DIGEST_SIZE]
 
 
 def create(database: sqlite3.Connection) -> None:
-    """Make an empty file a journal."""
+    """Make the tables in an empty file."""
     database.executescript(
         f"BEGIN; PRAGMA application_id={_APPLICATION}; PRAGMA user_version={FORMAT}; {_TABLES} COMMIT;"
     )
 
 
 def check(database: sqlite3.Connection, path: Path) -> bool:
-    """Whether a file is a journal already; False where it is empty.
+    """Return True if a file is a journal, False if it is empty.
 
     Raises:
-        JournalError: It is something else, or of another format.
+        JournalError: It is something else, or has another format.
     """
     try:
         (application,) = database.execute("PRAGMA application_id").fetchone()
@@ -57,25 +58,25 @@ def check(database: sqlite3.Connection, path: Path) -> bool:
     except sqlite3.OperationalError as error:
         raise JournalError(
             f"The journal {str(path)!r} cannot be opened: {error}.",
-            remedy="Check its permissions and the free space; on a file system for reading only, copy it and its -wal.",
+            remedy="Check its permissions and the free space; from a read-only file system, copy it and its -wal file.",
             path=str(path),
         ) from error
     except sqlite3.DatabaseError as error:
         raise JournalError(
-            f"{str(path)!r} is no journal: {error}.", remedy="Name another file, or remove it.", path=str(path)
+            f"{str(path)!r} is not a journal: {error}.", remedy="Name another file, or remove it.", path=str(path)
         ) from error
     if not application and not tables:
         return False
     if application != _APPLICATION:
         raise JournalError(
-            f"{str(path)!r} is no journal, but a database of something else.",
+            f"{str(path)!r} is not a journal, but a database of another program.",
             remedy="Name another file.",
             path=str(path),
         )
     if version != FORMAT:
         raise JournalError(
             f"The journal {str(path)!r} has format {version}; this version of Handout reads and writes {FORMAT}.",
-            remedy="Go on with the version that wrote it, or name another file.",
+            remedy="Use the version of Handout that wrote it, or name another file.",
             path=str(path),
         )
     return True

@@ -24,13 +24,13 @@ def test_an_attempt_whose_end_was_not_confirmed_says_nothing_of_the_one_after_it
 
 
 class Journal:
-    """Hears what is settled."""
+    """Records which starts are cleared."""
 
     def __init__(self) -> None:
-        self.settled: list[bytes] = []
+        self.cleared: list[bytes] = []
 
-    def settle(self, identities: list[bytes]) -> None:
-        self.settled += identities
+    def clear_starts(self, identities: list[bytes]) -> None:
+        self.cleared += identities
 
 
 def left(journal: Any, once: bool, **held: int) -> list[ev.Event]:
@@ -72,7 +72,7 @@ def test_no_number_of_an_attempt_that_a_host_has_is_given_out_again(held: dict[s
 def test_what_may_run_twice_by_now_goes_on_where_it_is_and_else_begins_anew() -> None:
     journal = Journal()
     assert left(journal, False) == []
-    assert journal.settled == [b"t"]
+    assert journal.cleared == [b"t"]
     (event,) = left(Journal(), False, a=1)
     assert isinstance(event, ev.AttemptsFound)
     assert (event.host, event.tasks, event.attempts) == ("a", [0], [1])

@@ -1,4 +1,4 @@
-"""A program with a journal, to be killed: ``program.py FOLDER WHEN [RESULTS]``; dies at the WHEN-th commit."""
+"""A program with a journal that kills itself: ``program.py FOLDER WHEN [RESULTS]``; it dies at the WHEN-th commit."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from handout import Cluster, Graph, Host
-from handout.journal import Journal, store
+from handout.journal import writer
+from handout.journal.writer import Rows, Writer
 from handout.transport.timings import Timings
 
-#: The agent of a program that was killed is soon gone: nobody comes back to it.
+#: The agent of a killed program ends soon, because no controller takes it over.
 QUICK = replace(Timings().scaled(0.1), linger_s=0.1)
 FOLDER = Path(sys.argv[1])
 
 
 @dataclass
 class Part:
-    """Of `__main__`: the next process has another class of this name."""
+    """A class of `__main__`: the next process has another class of this name."""
 
     value: int
     padding: bytes
@@ -54,22 +54,22 @@ def build() -> Graph:
 
 
 def die_at(commit: int) -> None:
-    """Be killed at a commit: odd numbers before it is made, even ones after."""
-    made = Journal._commit
+    """Kill the program at a commit: before it is made for odd numbers, after it for even ones."""
+    commit_batch = Writer._commit
     seen = 0
 
-    def dying(journal: Journal, batch: Sequence[Any]) -> None:
+    def dying(self: Writer, batch: Sequence[Rows]) -> None:
         nonlocal seen
         if batch:
             seen += 1
             if seen == (commit + 1) // 2:
                 if commit % 2 == 0:
-                    made(journal, batch)
+                    commit_batch(self, batch)
                 os.kill(os.getpid(), signal.SIGKILL)
-        made(journal, batch)
+        commit_batch(self, batch)
 
-    Journal._commit = dying  # type: ignore[method-assign]
-    store._GATHER_S = 0.0  # type: ignore[misc]  # as many commits as there can be
+    Writer._commit = dying  # type: ignore[method-assign]
+    writer._GATHER_S = 0.0  # type: ignore[misc]  # as many commits as there can be
 
 
 async def main() -> None:

@@ -1,4 +1,4 @@
-"""Functions that tests with a journal run on hosts."""
+"""Functions that the tests of journals run on hosts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 
 
 class Box:
-    """Of a class that no reader of plain data takes."""
+    """A class that the reader of plain data refuses."""
 
     def __init__(self, value: int) -> None:
         self.value = value
 
 
 def wait_forever(folder: str) -> None:
-    """Say in a file that it began, and never end."""
+    """Append a line to a file, and never end."""
     with open(f"{folder}/began", "w", encoding="utf-8") as began:
         began.write(str(os.getpid()))
     while True:
@@ -23,7 +23,7 @@ def wait_forever(folder: str) -> None:
 
 
 def fails_once(path: str) -> int:
-    """Raises until the file is there, which it makes."""
+    """Make the file and raise; return if the file is there already."""
     if not os.path.exists(path):
         open(path, "w").close()
         raise ValueError("the first time")
@@ -31,7 +31,7 @@ def fails_once(path: str) -> int:
 
 
 def gated(folder: str, name: str) -> str:
-    """Say that it began, and go on when it is let."""
+    """Append a line to a file, and wait for another file."""
     with open(f"{folder}/{name}.began", "a", encoding="utf-8") as began:
         began.write(f"began {os.getpid()}\n")
     while not os.path.exists(f"{folder}/{name}.go"):
@@ -40,38 +40,38 @@ def gated(folder: str, name: str) -> str:
 
 
 def big(folder: str) -> bytes:
-    """A result that does not travel in a message."""
+    """Return a result that is too large for a message."""
     with open(f"{folder}/big.began", "a", encoding="utf-8") as began:
         began.write("began\n")
     return bytes(300_000)
 
 
 def gather(first: str, once: str, data: bytes) -> list[object]:
-    """All of it."""
+    """Return the arguments, the data as its length."""
     return [first, once, len(data)]
 
 
 def raises_bytes(data: bytes) -> None:
-    """Raise what names a file whose name is no UTF-8."""
+    """Raise an error that names a file whose name is not UTF-8."""
     raise ValueError(os.fsdecode(data))
 
 
 def noted(path: str, name: str) -> str:
-    """Say in a file that it ran."""
+    """Append a line to a file."""
     with open(path, "a", encoding="utf-8") as ran:
         ran.write(f"{name}\n")
     return name
 
 
 def waits_then_fails(path: str) -> None:
-    """Fail once the file is there."""
+    """Raise once the file is there."""
     while not os.path.exists(path):
         time.sleep(0.005)
     raise ValueError("as told")
 
 
 def same(data: bytes) -> bytes:
-    """What it takes."""
+    """Return the argument."""
     return data
 
 
@@ -79,5 +79,5 @@ _NUMBERS = iter(number for number in (3, 4))
 
 
 def drawn() -> int:
-    """The next of a generator's."""
+    """Return the next value of a generator."""
     return next(_NUMBERS)

@@ -1,4 +1,4 @@
-"""TaskIdentities: what makes a task the same task, and what makes it another one."""
+"""Identities: which changes leave a task the same, and which make it another task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests import work
 
 
 def function(source: str, name: str = "f", **space: Any) -> Any:
-    """A function of the user's, as a file would define it."""
+    """Return a function of the user's own, as a file would define it."""
     namespace: dict[str, Any] = {"__name__": "__main__", **space}
     exec(compile(source, f"/somewhere/{len(source)}.py", "exec"), namespace)
     return namespace[name]
@@ -141,12 +141,12 @@ HELD: list[tuple[str, str, str]] = [
 def test_what_a_function_finds_in_a_global_changes_its_identity(one: str, two: str) -> None:
     use = "\ndef f(x): return V"
     assert identity_of(function(one + use)) != identity_of(function(two + use))
-    if "frompyfunc" not in one:  # it shows its function to nobody
+    if "frompyfunc" not in one:  # it keeps its function where only C sees it
         assert identity_of(function(one + use)) == identity_of(function(one + use))
 
 
 def installed_closure(k: int) -> Any:
-    """What a factory of an installed module makes, whose code Python has no module for."""
+    """A class that a factory of an installed module makes; its code belongs to no module."""
     return function("def make(k):\n  def inner(x): return x + k\n  return inner", "make", __name__="json.extra")(k)
 
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_taken_apart_is_never_the_same(value: Any) -> None:
 
 
 class Odd:
-    """Reduced to one array, which is compared element by element."""
+    """Pickling reduces it to one array, whose elements are compared one by one."""
 
     def __reduce__(self) -> Any:
         return Odd, (numpy.arange(3),)

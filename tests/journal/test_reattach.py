@@ -1,4 +1,4 @@
-"""A controller that is killed, and another one that finds its agents still at work."""
+"""A controller is killed, and another one finds the agents still at work and takes them over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.sshd import OpenSsh
 pytestmark = pytest.mark.usefixtures("ledger_of_loop")
 
 ROOT = Path(__file__).parent.parent.parent
-#: An hour's lease as against one of 15 s, in a tenth of the time.
+#: A lease of an hour in place of one of 15 s, with all times divided by ten.
 LONG = Timings(host_timeout_s=3600, linger_s=3600).scaled(0.1)
 
 PROGRAM = """
@@ -40,7 +40,7 @@ asyncio.run(handout.execute(build(folder), inventory=inventory, journal=folder /
 
 
 def build(folder: Path) -> Graph:
-    """A task that waits to be let go, one that must not run twice, and one that needs both."""
+    """A task that waits for a file, a task that must not run twice, and a task that needs both."""
     graph = Graph()
     first = graph.add(tasks.gated, str(folder), "first", id="first")
     once = graph.add(tasks.gated, str(folder), "once", id="once", idempotent=False)
@@ -61,7 +61,7 @@ def inventory(sshd: OpenSsh) -> Path:
 
 
 async def start_and_kill(folder: Path, inventory: Path) -> None:
-    """Run the program until its gated tasks run and its other one is done, and kill it."""
+    """Run the program until its gated tasks run and its other task is done, and kill it."""
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(folder), str(inventory)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -84,7 +84,7 @@ async def test_what_ran_when_the_controller_was_killed_goes_on_and_runs_once(tmp
     (tmp_path / "first.go").touch()  # it ends while there is no controller
     wrong = build(tmp_path)
     wrong.add(tasks.gated, threading.Lock(), "wrong")
-    with pytest.raises(handout.UnserializableError):  # before any host is asked: what is there stays known
+    with pytest.raises(handout.UnserializableError):  # before any host is asked, so the journal still knows the agents
         await handout.execute(
             wrong, inventory=handout.Inventory.load(inventory), journal=tmp_path / "run.db", timings=LONG
         )
@@ -155,7 +155,7 @@ async def test_a_call_that_is_cancelled_while_it_takes_over_an_agent_ends_it(
 async def test_an_agent_that_is_lost_before_the_run_is_there_has_nothing_any_more(
     tmp_path: Path, inventory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was asked what it goes on with, and was gone, and started anew, while others were still being asked."""
+    """One agent answers, ends and is started anew while the controller still asks the others."""
     await start_and_kill(tmp_path, inventory)
     waited = ClusterRuntime.wait_until_adopted
 

@@ -1,4 +1,4 @@
-"""Runs with a journal: what is committed is never run again, whatever happened to the program that committed it."""
+"""Runs with a journal: a committed task never runs again, whatever happened to the program that committed it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ran(folder: Path) -> list[str]:
 def test_row_25_killed_at_any_commit_no_committed_task_runs_again(tmp_path: Path, when: int) -> None:
     killed = run_program(tmp_path, when)
     if killed.returncode == 0:
-        assert when > 4, killed.stderr  # so few commits were made that this one never came
+        assert when > 4, killed.stderr  # the program made fewer commits
     else:
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     committed = {task.id for task in read(tmp_path / "run.db").tasks if task.nbytes is not None}
@@ -74,7 +74,7 @@ def test_with_outputs_alone_a_whole_run_is_not_run_again_and_a_killed_one_makes_
 
 
 class Counted:
-    """Runs one graph after another on a journal, and says what was run."""
+    """Runs one graph after another with one journal, and reports which tasks ran."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -202,7 +202,7 @@ async def test_what_must_not_run_twice_and_ended_is_reused(counted: Counted) -> 
 
 
 async def test_marked_otherwise_since_it_runs_again(tmp_path: Path) -> None:
-    """What a failure elsewhere had ended in the middle is unknown; what had not begun is not."""
+    """A task that another failure ended in the middle has an unknown outcome; one that had not begun has not."""
     path = tmp_path / "ran"
 
     def build(idempotent: bool) -> Graph:
@@ -241,7 +241,7 @@ async def test_what_must_not_run_twice_and_was_killed_for_its_time_is_not_run_ag
 
 
 async def test_what_must_not_run_twice_and_would_not_be_recognized_is_refused(tmp_path: Path) -> None:
-    """It takes what another task makes of something that nothing can be told of."""
+    """The task takes the result of a task whose argument cannot be taken apart."""
     graph = Graph()
     made = graph.add(tasks.drawn, id="made")
     graph.add(work.add, made, 2, id="once", idempotent=False)
@@ -251,7 +251,7 @@ async def test_what_must_not_run_twice_and_would_not_be_recognized_is_refused(tm
 
 
 async def test_a_journals_results_are_held_within_max_memory(tmp_path: Path) -> None:
-    """All of a first run come to the controller, and stay there; a further run reads what it needs."""
+    """All results of the first run come to the controller and stay there; the next run reads those that it needs."""
 
     def build(more: bool) -> Graph:
         graph = Graph()
@@ -298,7 +298,7 @@ async def test_texts_that_are_no_unicode_are_recorded(tmp_path: Path) -> None:
 
 
 async def test_runs_of_a_shared_cluster_are_told_apart_from_what_the_journal_knows(tmp_path: Path) -> None:
-    """In the journal's first run, its number was one that another run of this cluster has."""
+    """The run's number in the journal is the number of another run of this cluster."""
     (quick, slow), journal = (Graph(), Graph()), tmp_path / "run.db"
     five = quick.add(work.add, 2, 3)
     held = slow.add(tasks.gated, str(tmp_path), "slow")
@@ -327,7 +327,7 @@ async def test_more_large_results_than_files_may_be_open_are_taken_up_again(tmp_
 
 
 async def test_results_of_a_host_that_has_another_name_now_are_what_they_were(counted: Counted) -> None:
-    """Whether that host is trusted today cannot be looked up; it was when they were committed."""
+    """The inventory no longer has the host, so its trust at the time of the commit counts."""
     graph = Graph()
     box = graph.add(tasks.Box, 3)
     for name in ("one", "other"):
@@ -340,7 +340,7 @@ async def test_results_of_a_host_that_has_another_name_now_are_what_they_were(co
 async def test_results_of_a_resumed_run_do_not_need_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By whatever name and from whatever folder it was written; intermediate results are brought back by neither run."""
+    """Another name or another working directory leads to the same journal; neither run brings back other results."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.db").symlink_to("run.db")
     graph = Graph()
@@ -361,7 +361,7 @@ async def test_results_of_a_resumed_run_do_not_need_the_journal(
 
 
 async def test_a_result_that_is_made_again_is_committed(tmp_path: Path) -> None:
-    """At first only its end was: nobody had asked for the bytes."""
+    """The first run committed only the task's end, because nothing asked for the bytes."""
     ran = tmp_path / "ran"
     graph = Graph()
     one = graph.add(tasks.noted, str(ran), "one")

@@ -1,4 +1,4 @@
-"""The journal's file: what is committed is there, what is not a journal is refused, one writer at a time."""
+"""The journal's file: commits are found again, other files are refused, and one run writes at a time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from handout.errors import JournalError
-from handout.journal import CommittedTask, Journal, ResultBatch, read
+from handout.journal import AttemptStart, ClassName, CommittedTask, Journal, ResultBatch, read
 from handout.journal.tables import FORMAT
 
 ONE, TWO = b"1" * 16, b"2" * 16
 
 
 def written(path: Path) -> Journal:
-    """A journal with one run of two results, a small one and a large one, still open."""
+    """Return an open journal with one run of two results, a small one and a large one."""
     journal = Journal(path)
-    journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [("o", 1, "__main__", "A")])
+    journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [ClassName("o", 1, "__main__", "A")])
     journal.commit(ResultBatch("h1", "", False, [0], [1], [5], [b"small"]))
     journal.commit_file(ResultBatch("h2", "", False, [1], [3], [70_010]), [b"x" * 70_000, memoryview(b"y" * 10)])
     finish(journal)
@@ -28,11 +28,11 @@ def written(path: Path) -> Journal:
 
 
 def loaded(journal: Journal, known: dict[bytes, CommittedTask]) -> dict[bytes, dict[str, bytes]]:
-    """By identity and part: the bytes of what is committed, which are the same read one by one."""
-    pieces = [piece for committed in known.values() for piece in committed.parts.values()]
-    journal.load_parts(pieces, 1 << 30)
-    assert all(journal.read_part(piece) == piece.data for piece in pieces if piece.file is None)
-    return {i: {part: piece.data or b"" for part, piece in each.parts.items()} for i, each in known.items()}
+    """Return the committed bytes by identity and part; check that `read_part` gives the same."""
+    parts = [part for committed in known.values() for part in committed.parts.values()]
+    journal.load_parts(parts, 1 << 30)
+    assert all(journal.read_part(part) == part.data for part in parts if part.file is None)
+    return {i: {name: part.data or b"" for name, part in each.parts.items()} for i, each in known.items()}
 
 
 def finish(journal: Journal, outcome: str = "done") -> Exception | None:
@@ -48,7 +48,7 @@ def finish(journal: Journal, outcome: str = "done") -> Exception | None:
     return told[0]
 
 
-def test_what_was_committed_is_there_for_the_next_one(tmp_path: Path) -> None:
+def test_the_next_run_finds_what_was_committed(tmp_path: Path) -> None:
     written(tmp_path / "run.db").close()
     journal = Journal(tmp_path / "run.db")
     known = journal.committed([ONE, TWO, b"3" * 16])
@@ -58,12 +58,12 @@ def test_what_was_committed_is_there_for_the_next_one(tmp_path: Path) -> None:
     large = known[TWO].parts[""]
     assert large.file is not None
     assert large.file.read_bytes() == b"x" * 70_000 + b"y" * 10
-    assert journal.classes() == [("o", 1, "__main__", "A")]
+    assert journal.classes() == [ClassName("o", 1, "__main__", "A")]
     journal.close()
     journal.close()
 
 
-def test_files_are_the_users_alone(tmp_path: Path) -> None:
+def test_only_the_user_can_read_the_files(tmp_path: Path) -> None:
     written(tmp_path / "run.db").close()
     for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
@@ -94,7 +94,7 @@ def test_what_is_no_journal_is_refused_and_left_alone(tmp_path: Path, content: b
     path = tmp_path / "table.csv"
     path.write_bytes(content)
     for opened in (Journal, read):
-        with pytest.raises(JournalError, match="no journal"):
+        with pytest.raises(JournalError, match="not a journal"):
             opened(path)
     assert path.read_bytes() == content
 
@@ -103,7 +103,7 @@ def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "other.db") as database:
         database.execute("CREATE TABLE orders (n)")
     database.close()
-    with pytest.raises(JournalError, match="something else"):
+    with pytest.raises(JournalError, match="another program"):
         Journal(tmp_path / "other.db")
 
 
@@ -114,11 +114,13 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
         read(tmp_path / "run.db")
 
 
-def test_starts_that_were_not_settled_are_told(tmp_path: Path) -> None:
+def test_starts_that_were_not_cleared_are_found(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
     journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [])
     there = threading.Event()
-    journal.record_starts([(ONE, "one", "h1", 1), (TWO, "two", "h2", 1)], lambda error: there.set())
+    journal.record_starts(
+        [AttemptStart(ONE, "one", "h1", 1), AttemptStart(TWO, "two", "h2", 1)], lambda error: there.set()
+    )
     assert there.wait(20)
     journal.clear_starts([TWO])
     journal.close()
@@ -129,10 +131,10 @@ def test_starts_that_were_not_settled_are_told(tmp_path: Path) -> None:
     assert (attempt.id, attempt.outcome) == ("one", "started")
 
 
-def test_an_attempt_that_is_called_off_takes_no_later_one_with_it(tmp_path: Path) -> None:
+def test_a_cancelled_start_leaves_the_start_of_a_later_attempt(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
     journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [])
-    journal.record_starts([(ONE, "one", "h1", 2), (TWO, "two", "h1", 1)], lambda error: None)
+    journal.record_starts([AttemptStart(ONE, "one", "h1", 2), AttemptStart(TWO, "two", "h1", 1)], lambda error: None)
     journal.cancel_starts([(ONE, 1), (TWO, 1)])
     journal.close()
     journal = Journal(tmp_path / "run.db")
@@ -142,7 +144,7 @@ def test_an_attempt_that_is_called_off_takes_no_later_one_with_it(tmp_path: Path
 
 @pytest.mark.parametrize("cut", [1, 100, 5000])
 def test_a_torn_tail_costs_only_what_was_in_it(tmp_path: Path, cut: int) -> None:
-    """As a crash leaves it: the write-ahead log is there, and its end is not."""
+    """A crash leaves a write-ahead log without its end."""
     journal = written(tmp_path / "run.db")
     torn = tmp_path / "torn.db"
     for suffix in ("", "-wal"):
@@ -180,7 +182,7 @@ def test_a_journal_that_cannot_be_written_says_so_once_and_commits_nothing_more(
 
 
 def test_tasks_that_ended_together_are_one_row_and_each_is_found(tmp_path: Path) -> None:
-    """The last that is recorded of a task counts; a size of -1 says that it ended, and nothing of its result."""
+    """The last record of a task counts; size -1 records its end, and nothing of its result."""
     identities = [bytes([i]) * 16 for i in range(4)]
     journal = Journal(tmp_path / "run.db")
     journal.begin_run([f"t{i}" for i in range(4)], identities, 0, 1, [])
@@ -192,7 +194,7 @@ def test_tasks_that_ended_together_are_one_row_and_each_is_found(tmp_path: Path)
     known = journal.committed(identities)
     data = loaded(journal, known)
     journal.close()
-    assert {identities.index(identity): pieces for identity, pieces in data.items()} == {
+    assert {identities.index(identity): parts for identity, parts in data.items()} == {
         0: {"[0]": b""}, 1: {"": b"111"}, 3: {"": b"3333"}}  # fmt: skip
     last = known[identities[3]].parts[""]
     assert (last.host, last.data_only) == ("b", True)
@@ -209,7 +211,7 @@ def test_what_a_killed_program_was_writing_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["0" * 40]
 
 
-def test_agents_are_known_until_they_are_seen_out(tmp_path: Path) -> None:
+def test_agents_are_known_until_they_have_ended(tmp_path: Path) -> None:
     journal = written(tmp_path / "run.db")
     for host in ("h1", "h2"):
         journal.record_agent(host, "token", "{}")
@@ -240,6 +242,6 @@ def test_a_damaged_journal_is_told_by_name(tmp_path: Path) -> None:
         file.seek((page - 1) * size)
         file.write(b"\xff" * size)
     journal = Journal(path)
-    with pytest.raises(JournalError, match=r"cannot be read: .*It is damaged"):
+    with pytest.raises(JournalError, match=r"cannot be read: .*The file is damaged"):
         journal.committed([ONE])
     journal.close()

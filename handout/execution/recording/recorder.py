@@ -19,7 +19,7 @@ from handout.execution.membership.takeover import FoundAgent
 from handout.execution.recording.resume import PriorRuns
 from handout.failures import may_have_run
 from handout.graph.plan import Plan
-from handout.journal import INLINE, Journal, ResultBatch
+from handout.journal import INLINE, AttemptStart, ClassName, Journal, ResultBatch
 from handout.journal.identity import TaskIdentities
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
@@ -190,7 +190,7 @@ class Recorder:
         """
         self._objects = frozenset(run.spec.outputs)
         facts = self.earlier.facts(run, found, data_only)
-        classes = [(*token, module, name) for token, module, name in classes_by_value.own_classes()]
+        classes = [ClassName(*token, module, name) for token, module, name in classes_by_value.own_classes()]
         self._journal.begin_run(self._ids, self._tasks, len(self.earlier.done), run.number, classes)
         return facts
 
@@ -290,12 +290,12 @@ class Recorder:
 
     def start(self, run: RunState, command: do.StartTasks, then: Callable[[Exception | None], None]) -> None:
         """Record the starts of a command; `then` is called on the loop when they are on the disk."""
-        rows = []
+        starts = []
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
             self._held.add((run.number, task, attempt))
             if task in self._once:
-                rows.append((self._tasks[task], self._ids[task], command.host, attempt))
-        self._journal.record_starts(rows, self._on_loop(then))
+                starts.append(AttemptStart(self._tasks[task], self._ids[task], command.host, attempt))
+        self._journal.record_starts(starts, self._on_loop(then))
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
         """Whether an attempt still waits to be handed over; it does not any more."""

@@ -1,0 +1,128 @@
+"""How functions, methods and modules are taken apart for an identity."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import os
+import sys
+import types
+from typing import Any
+
+from handout.journal.installed import PYTHON, is_own, version_of
+from handout.journal.walk import ValueWalk, digest
+from handout.serialization.functions_by_value import importable_name, main_name, names_in
+from handout.submission.project_modules import own_sources
+
+__all__ = ["bound_method", "cell", "code", "function", "installed", "module", "module_sources"]
+
+
+def installed(module: str | None, name: str) -> bytes:
+    """Return the identity of an object of an installed module: its name, and the module's version."""
+    top = (module or "").partition(".")[0]
+    return digest(b"installed", f"{module}:{name}:{version_of(top)}".encode())
+
+
+def function(walk: ValueWalk, fn: types.FunctionType) -> bytes:
+    """Take a Python function apart: its code and the values that the code names; only its name if it is installed.
+
+    The function's globals tell which module it is from. Its ``__module__`` does not, because `functools.wraps` copies
+    it.
+    """
+    space = fn.__globals__
+    home = str(space.get("__name__"))
+    is_installed = not is_own(home) and getattr(sys.modules.get(home), "__dict__", None) is space
+    if is_installed and not is_own(fn.__module__) and importable_name(fn) is not None:
+        return installed(fn.__module__, fn.__qualname__)
+    held = {k: v for k, v in fn.__dict__.items() if not k.startswith("__handout")}
+    if is_installed and home == "functools" and "registry" in held and "dispatch" in held:
+        return digest(b"dispatch", walk.mapping(held["registry"]))  # singledispatch; the rest of it is a cache
+    annotations = getattr(fn, "__annotate__", None) or fn.__annotations__  # 3.14 evaluates them on demand
+    parts = [code(walk, fn.__code__, fn.__doc__), walk.of(fn.__defaults__), walk.of(fn.__kwdefaults__)]
+    parts += [walk.of(annotations), walk.of(held), walk.of(fn.__closure__)]
+    if is_installed:  # an installed function made it; the values that its code names are of that version
+        return digest(installed(home, fn.__qualname__), *parts)
+    for name in sorted(names_in(fn.__code__).used):
+        if name in space:
+            parts += [name.encode(), walk.of(space[name])]
+    parts += [module_sources(walk, name) for name in _imported(fn.__code__, space.get("__package__") or "")]
+    return digest(b"function", *parts)
+
+
+def code(walk: ValueWalk, code_: types.CodeType, doc: str | None = None) -> bytes:
+    """Take code apart. Names of files, numbers of lines and the docstring do not count."""
+    constants = [
+        code(walk, each) if isinstance(each, types.CodeType) else walk.of(None if not at and each == doc else each)
+        for at, each in enumerate(code_.co_consts)
+    ]
+    shape = (
+        code_.co_argcount, code_.co_posonlyargcount, code_.co_kwonlyargcount, code_.co_flags, code_.co_names,
+        code_.co_varnames, code_.co_freevars, code_.co_cellvars,
+    )  # fmt: skip
+    table = getattr(code_, "co_exceptiontable", b"")
+    return digest(b"code", PYTHON.encode(), code_.co_code, table, repr(shape).encode(), *constants)
+
+
+def cell(walk: ValueWalk, cell_: types.CellType) -> bytes:
+    """Take apart the value that a closure holds."""
+    try:
+        return walk.of(cell_.cell_contents)
+    except ValueError:  # still empty
+        return digest(b"empty")
+
+
+def bound_method(walk: ValueWalk, value: Any, func: Any) -> bytes:
+    """Take a method apart with its object; only its name if a module offers it as a function (`random.random`)."""
+    owner, name = value.__self__, getattr(value, "__name__", "")
+    if owner is None or isinstance(owner, types.ModuleType):
+        return installed(value.__module__ or "builtins", value.__qualname__)
+    for home in (getattr(value, "__module__", None), type(owner).__module__):
+        if home is None or is_own(home):
+            continue
+        if getattr(sys.modules.get(home), "__dict__", {}).get(name) is value:
+            return installed(home, name)
+    return digest(b"bound", walk.of(func), walk.of(owner))
+
+
+def module(walk: ValueWalk, module_: types.ModuleType) -> bytes:
+    """Take apart a module that code names as a whole."""
+    if sys.modules.get(module_.__name__) is not module_:
+        return walk.unknown()
+    return module_sources(walk, module_.__name__)
+
+
+def module_sources(walk: ValueWalk, name: str) -> bytes:
+    """Return the identity of a module's sources.
+
+    For the user's own module, these are the sources of its top-level package and of all modules that they import. For
+    an installed module, the version counts.
+    """
+    top, script = name.partition(".")[0], None
+    if name == "__main__":
+        script = getattr(sys.modules[name], "__file__", None)
+        if script is None or not os.path.isfile(script):  # typed into an interpreter
+            return walk.unknown()
+    if top not in walk.sources:
+        found = own_sources([main_name() or top if script else top], script)
+        parts = [part for each in sorted(found.files) for part in (each.encode(), digest(found.files[each]))]
+        binaries = sorted(each for package in found.packages.values() for each in package.extensions.items())
+        parts += [part for each, path in binaries for part in (each.encode(), digest(path.read_bytes()))]
+        parts += [version_of(each).encode() for each in sorted(found.installed)]
+        walk.sources[top] = digest(b"sources", *parts) if found.files else installed(top, "")
+    return digest(name.encode(), walk.sources[top])
+
+
+@functools.lru_cache(maxsize=4096)
+def _imported(code_: types.CodeType, package: str) -> tuple[str, ...]:
+    """Return the modules that code imports when it runs; `package` stands for all modules of its own package."""
+    found: set[str] = set()
+    for each in code_.co_consts:
+        if isinstance(each, types.CodeType):
+            found.update(_imported(each, package))
+    before = [each for each in dis.get_instructions(code_) if each.opname != "EXTENDED_ARG"]
+    for at, each in enumerate(before):
+        if each.opname == "IMPORT_NAME":
+            # The import's level is put on the stack two instructions before; it is above 0 for a relative import.
+            relative = before[at - 2].argval != 0
+            found.add(package if relative else each.argval)
+    return tuple(sorted(found))

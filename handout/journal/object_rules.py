@@ -1,0 +1,135 @@
+"""How classes, and objects without a rule of their own, are taken apart for an identity."""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from handout.journal.code_rules import installed, module_sources
+from handout.journal.installed import is_own
+from handout.journal.walk import ValueWalk, digest
+from handout.serialization.functions_by_value import importable_name
+
+__all__ = ["DERIVABLE", "a_class", "an_object"]
+
+#: Entries of a class's dictionary that every class has, or that are made from its other entries.
+_CLASS_MADE = frozenset({
+    "__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__", "__static_attributes__", "_abc_impl",
+    "__annotations_cache__",
+})  # fmt: skip
+
+#: The entries of pydantic's that count. Its others are made from the rest of the class, such as compiled schemas and
+#: caches.
+_PYDANTIC_KEPT = frozenset({
+    "__pydantic_fields__", "__pydantic_config__", "__pydantic_generic_metadata__", "__pydantic_root_model__",
+    "__pydantic_custom_init__", "__pydantic_post_init__",
+})  # fmt: skip
+
+#: Flag of a class that was made at run time, and not by a static definition in C (``Py_TPFLAGS_HEAPTYPE``).
+_HEAP_TYPE: Final = 1 << 9
+
+#: Rules for types whose subclasses cannot be pickled but can be taken apart.
+DERIVABLE: Mapping[type, Callable[[ValueWalk, Any], bytes]] = {
+    property: lambda walk, value: walk.sequence(b"property", (value.fget, value.fset, value.fdel)),
+    staticmethod: lambda walk, value: walk.sequence(b"staticmethod", (value.__func__,)),
+    classmethod: lambda walk, value: walk.sequence(b"classmethod", (value.__func__,)),
+}
+
+
+def a_class(walk: ValueWalk, cls: type) -> bytes:
+    """Take a class apart: its attributes, bases and metaclass; only its name if it is installed."""
+    if type(cls) in copyreg.dispatch_table:
+        return an_object(walk, cls)
+    static = not cls.__flags__ & _HEAP_TYPE
+    if static or (not is_own(cls.__module__) and importable_name(cls) is not None):
+        return installed(cls.__module__, cls.__qualname__)
+    held = {k: v for k, v in cls.__dict__.items() if k not in _CLASS_MADE}
+    if "__pydantic_decorators__" in held:
+        held = _pydantic(held)
+    hashed = getattr(held.get("__hash__"), "__code__", None)
+    if hashed is not None and hashed.co_filename.startswith("<attrs generated"):
+        held["__hash__"] = "made"  # attrs writes the hash of a string into its code
+    registered: Iterable[Any] = ()
+    if "_abc_impl" in cls.__dict__ and (dump := getattr(sys.modules.get("_abc"), "_get_dump", None)):
+        registered = {found for each in dump(cls)[0] if (found := each()) is not None}
+    name = cls.__qualname__.encode()
+    parts = [walk.of(type(cls)), walk.sequence(b"bases", cls.__bases__), walk.mapping(held)]
+    return digest(b"class", name, *parts, walk.unordered(registered))
+
+
+def an_object(walk: ValueWalk, value: Any) -> bytes:
+    """Take apart an object without a rule, as pickling would."""
+    kind = type(value)
+    reduce = copyreg.dispatch_table.get(kind)
+    try:
+        reduced: Any = reduce(value) if reduce is not None else value.__reduce_ex__(5)
+    except Exception:  # a __reduce__ may raise anything
+        for base, rule in DERIVABLE.items():
+            if isinstance(value, base):
+                state = getattr(value, "__dict__", None)
+                return digest(b"derived", walk.of(kind), rule(walk, value), walk.of(state))
+        return walk.unknown()
+    if isinstance(reduced, str):
+        return _named(walk, value, reduced)
+    parted: tuple[Any, ...] = (*reduced, None, None, None)
+    make, args, state, items, pairs = parted[:5]
+    told = [*args, *(each for each in (state, items, pairs) if each is not None)]
+    if len(told) == 1 and told[0] is kind and _hides(value):
+        return walk.unknown()
+    parts = [walk.of(make), walk.of(args), walk.of(state)]
+    if items is not None:
+        parts.append(walk.sequence(b"items", items))
+    if pairs is not None:
+        parts.append(walk.sequence(b"pairs", (each for pair in pairs for each in pair)))
+    return digest(b"object", f"{kind.__module__}.{kind.__qualname__}".encode(), *parts)
+
+
+def _named(walk: ValueWalk, value: Any, name: str) -> bytes:
+    """Return the identity of an object that pickling finds by its name in a module, if it is there."""
+    for home in (getattr(value, "__module__", None), type(value).__module__, *_holders(value, name)):
+        module = sys.modules.get(home) if isinstance(home, str) else None
+        if home is None or module is None or getattr(module, name, None) is not value:
+            continue
+        if not is_own(home):
+            return installed(home, name)
+        if not _hides(value):
+            # Pickling finds Cython's functions by name too; only the sources of their module tell more.
+            code = b"" if is_own(type(value).__module__) or home == "__main__" else module_sources(walk, home)
+            state = object.__getstate__(value)
+            return digest(b"named", name.encode(), code, walk.of(type(value)), walk.of(state))
+    return walk.unknown()
+
+
+def _hides(value: Any) -> bool:
+    """Return True if an object may hold state that only C sees: it has neither a dictionary nor slots.
+
+    A bare `object` holds nothing.
+    """
+    kind = type(value)
+    return kind is not object and not hasattr(value, "__dict__") and "__slots__" not in vars(kind)
+
+
+def _holders(value: Any, name: str) -> list[str]:
+    """Return the installed modules that offer an object which does not know its module (SciPy's ufuncs)."""
+    found = [each for each, module in list(sys.modules.items()) if getattr(module, "__dict__", {}).get(name) is value]
+    return sorted(each for each in found if not is_own(each))
+
+
+def _pydantic(held: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries from which a pydantic model is made.
+
+    The functions of validators are attributes of the class. How they are used is known to its decorators only.
+    """
+    used: Any = held["__pydantic_decorators__"]
+    kept = {
+        k: v
+        for k, v in held.items()
+        if k in _PYDANTIC_KEPT or not (k.startswith("__pydantic_") or k == "__signature__")
+    }
+    if not dataclasses.is_dataclass(used):  # of an unknown version of pydantic, so all of it counts
+        return {**kept, "decorators": used}
+    pairs = [pair for field in dataclasses.fields(used) for pair in getattr(used, field.name).items()]
+    return {**kept, "decorators": [(name, getattr(each, "info", each)) for name, each in pairs]}

@@ -1,0 +1,91 @@
+"""Open a journal's file for writing: the lock that one writer holds, and the database."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from os import PathLike
+from pathlib import Path
+
+from handout.errors import JournalError
+from handout.journal.tables import check, create
+
+__all__ = ["connect", "resolve", "take_lock", "unusable"]
+
+
+def resolve(path: str | PathLike[str]) -> Path:
+    """Return the absolute path without links.
+
+    A journal has one lock, whichever name leads to its file, and the program may change its working directory.
+
+    Raises:
+        JournalError: It is not the path of a file.
+    """
+    try:
+        resolved = Path(os.path.realpath(os.fsdecode(path)))
+        if not resolved.name:
+            raise ValueError("it is a folder")
+    except ValueError as error:
+        raise JournalError(
+            f"{path!r} is not the path of a journal: {error}.", remedy="Name a file.", path=str(path)
+        ) from error
+    return resolved
+
+
+def take_lock(path: Path) -> int:
+    """Lock a journal and return the descriptor that holds the lock.
+
+    Without the lock, two runs with one journal would both run the same tasks, and each commit its own results.
+
+    Raises:
+        JournalError: Another run holds the lock, or the lock's file cannot be made.
+    """
+    try:
+        lock = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise unusable(path, error.strerror or str(error)) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise JournalError(
+            f"The journal {str(path)!r} is in use by another run.",
+            remedy="Wait for that run to end, or name another file.",
+            path=str(path),
+        ) from None
+    return lock
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database; make it with mode 0600 if there is none.
+
+    Raises:
+        JournalError: The file is not a journal, has another format, or cannot be written.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise unusable(path, str(error)) from error
+    try:
+        if not check(database, path):
+            create(database)
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+    except sqlite3.Error as error:
+        database.close()
+        raise unusable(path, str(error)) from error
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def unusable(path: Path, reason: str) -> JournalError:
+    """Return the error for a journal that cannot be opened, read or written."""
+    return JournalError(
+        f"The journal {str(path)!r} cannot be used: {reason}.",
+        remedy="Check the path, its permissions and the free space; what is committed is kept for the next call.",
+        path=str(path),
+    )

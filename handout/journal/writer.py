@@ -1,0 +1,161 @@
+"""The thread that writes a journal: it commits entries in batches."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from handout.journal.object_files import ObjectFolder, Segments
+from handout.journal.opening import unusable
+from handout.journal.records import ResultBatch
+
+__all__ = ["INSERT_RESULT", "LargeObject", "Rows", "Writer", "result_row"]
+
+#: Entries that become one commit, at most.
+_BATCH: Final = 4096
+#: Seconds in which the thread gathers entries for a commit that no caller waits for.
+_GATHER_S: Final = 0.01
+
+INSERT_RESULT: Final = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows for one statement."""
+
+    statement: str
+    rows: Sequence[Sequence[Any]]
+    #: True if `then` must be called only once the rows are on the disk; otherwise the operating system has them.
+    durable: bool = False
+    #: Called once the rows are committed, or with the error.
+    then: Callable[[Exception | None], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LargeObject:
+    """An object that the thread writes to a file, before it commits the row that names the file."""
+
+    run: int
+    batch: ResultBatch
+    segments: Segments
+
+
+def result_row(run: int, batch: ResultBatch, data: bytes | None, file: str | None) -> tuple[Any, ...]:
+    """Return the row of `INSERT_RESULT` for a batch."""
+    dumps = json.dumps
+    columns = dumps(batch.tasks), dumps(batch.attempts), dumps(batch.sizes)
+    return (run, batch.host, batch.data_only, batch.part, *columns, data, file)
+
+
+class Writer:
+    """Commits entries in the order in which they are put. :meth:`put` never waits for the disk.
+
+    Args:
+        path: The journal's file, for messages.
+        database: Open; the thread uses it until :meth:`close`.
+        folder: For large objects.
+
+    Raises:
+        RuntimeError: The system has no thread left.
+    """
+
+    def __init__(self, path: Path, database: sqlite3.Connection, folder: ObjectFolder) -> None:
+        self._path = path
+        self._database = database
+        self._folder = folder
+        #: What went wrong. The thread commits nothing after it.
+        self.error: Exception | None = None
+        #: Called with the error, in the writer's thread, once.
+        self.on_error: Callable[[Exception], None] = lambda error: None
+        self._closing = False
+        self._entries: queue.SimpleQueue[Rows | LargeObject | None] = queue.SimpleQueue()
+        #: Set while a caller waits for a commit.
+        self._hurry = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="handout-journal", daemon=True)
+        self._thread.start()
+
+    def put(self, entry: Rows | LargeObject) -> None:
+        """Queue an entry, which must not change any more."""
+        self._entries.put(entry)
+        if isinstance(entry, Rows) and entry.then is not None:
+            self._hurry.set()
+
+    def close(self) -> None:
+        """Commit the entries that are left, except large objects, and end the thread."""
+        self._closing = True
+        self._entries.put(None)
+        self._hurry.set()
+        self._thread.join()
+
+    # ---- the thread ------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        going = True
+        while going:
+            entry = self._entries.get()
+            if isinstance(entry, Rows) and entry.then is None:
+                # One commit for each entry would wake the thread so often that it costs the loop more than the commits.
+                self._hurry.wait(_GATHER_S)
+            self._hurry.clear()
+            going = self._commit_with_rest(entry)
+
+    def _commit_with_rest(self, entry: Rows | LargeObject | None) -> bool:
+        """Commit an entry with those that wait in the queue; return False at the queue's end."""
+        batch: list[Rows] = []
+        while entry is not None:
+            rows = self._as_rows(entry)
+            if rows is not None:
+                batch.append(rows)
+            if len(batch) >= _BATCH:
+                break
+            try:
+                entry = self._entries.get_nowait()
+            except queue.Empty:
+                break
+        self._commit(batch)
+        return entry is not None
+
+    def _as_rows(self, entry: Rows | LargeObject) -> Rows | None:
+        """Return an entry as rows. Write a large object's file first; return None for an object that is given up."""
+        if isinstance(entry, Rows):
+            return entry
+        if self.error is not None or self._closing:
+            return None
+        try:
+            file = self._folder.write(entry.segments)
+        except Exception as error:  # the thread must go on: callers wait until it calls `then`
+            self._give_up(error)
+            return None
+        return Rows(INSERT_RESULT, [result_row(entry.run, entry.batch, None, file)])
+
+    def _commit(self, batch: Sequence[Rows]) -> None:
+        if batch and self.error is None:
+            durable = any(entry.durable for entry in batch)
+            try:
+                if durable:
+                    self._database.execute("PRAGMA synchronous=FULL")
+                self._database.execute("BEGIN IMMEDIATE")
+                for entry in batch:
+                    self._database.executemany(entry.statement, entry.rows)
+                self._database.execute("COMMIT")
+                if durable:
+                    self._database.execute("PRAGMA synchronous=NORMAL")
+            except Exception as error:  # see `_as_rows`
+                self._give_up(error)
+        for entry in batch:
+            if entry.then is not None:
+                entry.then(self.error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Stop committing: entries after a gap would look committed without those that they need."""
+        self.error = unusable(self._path, str(error))
+        self.error.__cause__ = error
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
+        self.on_error(self.error)
