@@ -56,6 +56,7 @@ def docs(session: nox.Session) -> None:
     _install(session, "-e", ".[docs]")
     session.run("python", "tools/draw_states.py", "--check")
     session.run("python", "tools/draw_protocol.py", "--check")
+    session.run("python", "tools/draw_layers.py", "--check")
     session.run(
         "python",
         "-m",

@@ -1,39 +1,39 @@
-"""The whole error tree, split by who must act.
+"""The error tree: each branch names the party that must act.
 
-::
+```
+HandoutError
+├── GraphError                the author of the graph
+│   ├── CostError             a cost or capability that cannot be read
+│   └── UnserializableError   an argument or function that cannot travel
+├── PlacementError            no host covers a cost: change the cost or the inventory
+│   └── AllocatorError        the author of the allocator
+├── TaskError                 the author of a function
+│   ├── RemoteError           an exception that cannot travel, or that the caller would take for its own
+│   ├── ResultError           a result that cannot be serialized
+│   ├── ResultTooLargeError   a result over its limit
+│   ├── TrustError            more than data from a host with trust="data"
+│   ├── TaskExitedError       the function called sys.exit()
+│   ├── WorkerDiedError       the worker died under the task
+│   ├── TaskTimeoutError      the task was over its time
+│   ├── MemoryExceededError   the task was over its memory
+│   ├── OutcomeUnknownError   the task may have run, and must not be repeated
+│   ├── TaskCancelledError    the caller cancelled the task
+│   └── DependencyError       the task was skipped, because another one failed
+├── HostError                 the administrator of the hosts
+│   ├── InventoryError        an inventory that cannot be read
+│   ├── HostUnreachableError  no connection
+│   ├── HostKeyError          a wrong or unknown host key
+│   ├── AuthenticationError   the host refused the login
+│   ├── BootstrapError        connected, but the agent did not start
+│   ├── HostLostError         the host is gone or silent
+│   └── HostUnstableError     the host was lost again and again
+├── JournalError              a journal that cannot record or resume a run
+├── RunTimeoutError           the run was over its time
+├── WireError                 a message that the protocol does not allow
+└── InternalError             a defect of Handout
+```
 
-    HandoutError
-    ├── GraphError                the graph's author
-    │   ├── CostError             a cost that cannot be read
-    │   └── UnserializableError   an argument or function that cannot travel
-    ├── PlacementError            nothing fits: change the cost or the inventory
-    │   └── AllocatorError        the allocator's author
-    ├── TaskError                 user code
-    │   ├── RemoteError           its own exception could not travel, or would be mistaken for the caller's
-    │   ├── ResultError           the result could not be serialized
-    │   ├── ResultTooLargeError   the result is larger than it may be
-    │   ├── TrustError            a host of which only data is taken sent something else
-    │   ├── TaskExitedError       it called sys.exit()
-    │   ├── WorkerDiedError       its process died under it
-    │   ├── TaskTimeoutError      over its time
-    │   ├── MemoryExceededError   over its memory
-    │   ├── OutcomeUnknownError   may have run; not safe to repeat
-    │   ├── TaskCancelledError    cancelled by the caller
-    │   └── DependencyError       skipped: something it needs failed
-    ├── HostError                 infrastructure
-    │   ├── InventoryError        the inventory cannot be read
-    │   ├── HostUnreachableError  no connection
-    │   ├── HostKeyError          wrong or unknown host key
-    │   ├── AuthenticationError   the host refused the user
-    │   ├── BootstrapError        connected, but the agent did not start
-    │   ├── HostLostError         was there, is gone
-    │   └── HostUnstableError     was lost again and again: left alone for a while
-    ├── JournalError              a file that cannot record, or resume, a run
-    ├── RunTimeoutError           the run was over its own time
-    ├── WireError                 the other side spoke nonsense
-    └── InternalError             our bug
-
-Fields are attributes, the message derives from them, and every class pickles.
+Facts are attributes, the message is made from them, and every class can be pickled.
 """
 
 from __future__ import annotations
@@ -75,17 +75,29 @@ __all__ = [
 
 
 class HandoutError(Exception):
-    """Base of everything that Handout raises of its own accord.
+    """Base of all errors that Handout raises by itself.
 
     Args:
         problem: What was tried, on what, and why it failed.
-        remedy: What the reader can do next; printed as the last sentence.
+        remedy: What the reader can do next. It is the last sentence of the message.
         **fields: Facts about the failure, kept as attributes.
+
+    Attributes:
+        problem: What was tried, on what, and why it failed.
+        remedy: What the reader can do next, or ``""``.
+
+    Example:
+        ```python
+        try:
+            results = await handout.execute(graph, inventory="missing.toml")
+        except handout.InventoryError as error:
+            print(error.file, error.problem, error.remedy)
+        except handout.HandoutError as error:
+            print(error)
+        ```
     """
 
-    #: What was tried, on what, and why it failed.
     problem: str
-    #: What the reader can do about it, or "".
     remedy: str
 
     def __init__(self, problem: str = "", *, remedy: str = "", **fields: Any) -> None:
@@ -98,41 +110,62 @@ class HandoutError(Exception):
         return f"{self.problem} {self.remedy}".strip()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Everything else as state, not as arguments: fields may refer back to the error.
+        # All fields travel as state, not as arguments, because a field may refer back to the error.
         return type(self), (self.problem,), dict(self.__dict__)
 
 
 class GraphError(HandoutError):
-    """The graph is wrong: nothing was run."""
+    """The graph or an option of a function is wrong. No function was run."""
 
 
 class CostError(GraphError):
-    """A cost or capability could not be read. Fields: ``name``, ``value``."""
+    """A cost or capability cannot be read.
+
+    Attributes:
+        name: The name of the amount, such as ``memory``.
+        value: The value that cannot be read.
+    """
 
     name: str = ""
     value: Any = None
 
 
 class UnserializableError(GraphError):
-    """An argument or a function cannot travel. Fields: ``path`` to the culprit, its ``type``."""
+    """An argument or a function cannot travel to a host.
+
+    Attributes:
+        path: Where the object is, such as ``args[1].model.lock``.
+        type: The type of the object.
+    """
 
     path: str = ""
     type: str = ""
 
 
 class PlacementError(HandoutError):
-    """No host can ever run a task. Fields: ``id``, ``lacks`` (text by host)."""
+    """No host can ever run a task.
+
+    Attributes:
+        id: The id of the function.
+        lacks: By host name, what the host lacks.
+    """
 
     id: str = ""
     lacks: dict[str, str] = {}  # noqa: RUF012 - replaced per instance, never mutated
 
 
 class AllocatorError(PlacementError):
-    """The allocator raised, did not answer, or proposed what was never possible."""
+    """The allocator raised, did not answer in time, or made a placement that was never possible."""
 
 
 class TaskError(HandoutError):
-    """A task failed. Fields: ``id``, ``host``, ``attempt``."""
+    """A task failed.
+
+    Attributes:
+        id: The id of the function.
+        host: The name of the host of the last attempt, or None if no host had the task.
+        attempt: The number of the last attempt, from 1.
+    """
 
     id: str = ""
     host: str | None = None
@@ -140,9 +173,12 @@ class TaskError(HandoutError):
 
 
 class RemoteError(TaskError):
-    """A task's exception that could not travel, or that would be mistaken for the caller's own.
+    """A function raised an exception that cannot travel, or that the caller would take for one of its own.
 
-    Fields: ``type_name``, ``message``, ``traceback`` (text from the host).
+    Attributes:
+        type_name: The name of the exception's type.
+        message: The text of the exception.
+        traceback: The traceback on the host, as text.
     """
 
     type_name: str = ""
@@ -151,35 +187,60 @@ class RemoteError(TaskError):
 
 
 class ResultError(TaskError):
-    """A result cannot be serialized. Fields: ``path`` to the culprit, its ``type``."""
+    """A result cannot be serialized.
+
+    Attributes:
+        path: Where in the result the object is.
+        type: The type of the object.
+    """
 
     path: str = ""
     type: str = ""
 
 
 class ResultTooLargeError(TaskError):
-    """A result is over its ``max_result_bytes``. Fields: ``size``, ``limit`` (bytes)."""
+    """A result is larger than its ``max_result_bytes``.
+
+    Attributes:
+        size: The size of the result in bytes.
+        limit: The limit in bytes.
+    """
 
     size: int = 0
     limit: int = 0
 
 
 class TrustError(TaskError):
-    """A host with ``trust="data"`` sent something that is not data; it was not made here. Fields: ``type``: what."""
+    """A host with ``trust="data"`` sent more than data. The object was not made.
+
+    Attributes:
+        type: The type that was refused.
+    """
 
     type: str = ""
 
 
 class TaskExitedError(TaskError):
-    """The task called ``sys.exit``. Fields: ``code``."""
+    """A function called ``sys.exit``.
+
+    Attributes:
+        code: The argument of ``sys.exit``.
+    """
 
     code: Any = None
 
 
 class WorkerDiedError(TaskError):
-    """The process died under the task, three times. Fields: ``signal``, ``exit_code``, ``peak_memory`` (bytes),
-    ``declared_memory`` (bytes, of its cost), ``out_of_memory`` (whether the kernel killed it for lack of memory; None
-    where that is not known), ``stderr_tail``, ``hosts`` tried.
+    """The worker process died under the task, three times.
+
+    Attributes:
+        signal: The signal that killed it, or None.
+        exit_code: Its exit status, or None if a signal killed it.
+        peak_memory: The most memory that it had, in bytes, or None if not known.
+        declared_memory: The ``memory`` of the task's cost, in bytes, or None.
+        out_of_memory: True if the kernel killed it for lack of memory, None if not known.
+        stderr_tail: The last lines of its stderr.
+        hosts: The names of the hosts that were tried.
     """
 
     signal: int | None = None
@@ -192,7 +253,13 @@ class WorkerDiedError(TaskError):
 
 
 class TaskTimeoutError(TaskError):
-    """The task ran over its time and was killed. Fields: ``limit_s``, ``elapsed_s``, ``stack`` (where it was)."""
+    """A task ran longer than its ``timeout_s`` and was killed.
+
+    Attributes:
+        limit_s: The limit in seconds.
+        elapsed_s: Seconds that the attempt ran.
+        stack: The stack of the task when it was stopped, innermost first.
+    """
 
     limit_s: float = 0.0
     elapsed_s: float = 0.0
@@ -200,35 +267,55 @@ class TaskTimeoutError(TaskError):
 
 
 class MemoryExceededError(TaskError):
-    """The task used more memory than it may. Fields: ``limit``, ``peak`` (bytes)."""
+    """A task took more memory than its cost says, and was killed.
+
+    Attributes:
+        limit: The limit in bytes.
+        peak: The most memory that the task had, in bytes.
+    """
 
     limit: int = 0
     peak: int = 0
 
 
 class OutcomeUnknownError(TaskError):
-    """A task marked ``idempotent=False`` was lost while it may have run: it is not run again."""
+    """A task with ``idempotent=False`` was lost while it may have run. It is not run again."""
 
 
 class TaskCancelledError(TaskError):
-    """The task was cancelled by the caller."""
+    """The caller cancelled the task, or the run ended before it."""
 
 
 class DependencyError(TaskError):
-    """The task was skipped: something it needs failed. Fields: ``caused_by``, ``chain`` (ids, root last)."""
+    """A task was skipped, because a function that it depends on failed.
+
+    Attributes:
+        caused_by: The id of the function that failed.
+        chain: The ids from the skipped function to the one that failed, which is the last.
+    """
 
     caused_by: str = ""
     chain: tuple[str, ...] = ()
 
 
 class HostError(HandoutError):
-    """Infrastructure failed. Fields: ``host``."""
+    """Hosts cannot be used.
+
+    Attributes:
+        host: The name of the host, or several names.
+    """
 
     host: str = ""
 
 
 class InventoryError(HostError):
-    """An inventory cannot be read. Fields: ``file``, ``line``, ``key``."""
+    """An inventory cannot be read, or names a host wrongly.
+
+    Attributes:
+        file: The path of the file, or None if the inventory is no file.
+        line: The line in the file, if known.
+        key: The key that is wrong.
+    """
 
     file: str | None = None
     line: int | None = None
@@ -236,49 +323,72 @@ class InventoryError(HostError):
 
 
 class HostUnreachableError(HostError):
-    """No connection could be made: name, route, port, or the server refused."""
+    """The controller cannot connect to a host: its name, route or port is wrong, or the server refused."""
 
 
 class HostKeyError(HostError):
-    """The host showed a key that is unknown or not the one on record. Never retried."""
+    """A host showed a key that is unknown, or not the one on record. The controller does not try again."""
 
 
 class AuthenticationError(HostError):
-    """The host refused the user. Tried once. Fields: ``username``."""
+    """A host refused the login. The controller tries once.
+
+    Attributes:
+        username: The user name of the login.
+    """
 
     username: str = ""
 
 
 class BootstrapError(HostError):
-    """Connected, but the agent did not start: no Python, too old a Python, no space. Fields: ``output``."""
+    """The agent did not start on a host: no Python, too old a Python, or no space.
+
+    Attributes:
+        output: What the host printed instead.
+    """
 
     output: str = ""
 
 
 class HostLostError(HostError):
-    """A host that was there is gone or silent. Fields: ``gone`` (its agent has certainly ended)."""
+    """A host is gone or silent.
+
+    Attributes:
+        gone: True if its agent has certainly ended.
+    """
 
     gone: bool = False
 
 
 class HostUnstableError(HostError):
-    """A host was lost again and again: it is left alone for ``pause_s`` seconds. Fields: ``losses``, ``pause_s``."""
+    """A host was lost again and again, and is in quarantine.
+
+    Attributes:
+        losses: How often it was lost.
+        pause_s: Seconds for which the controller leaves it alone.
+    """
 
     losses: int = 0
     pause_s: float = 0.0
 
 
 class JournalError(HandoutError):
-    """A journal that is in use, of another format, or cannot be read or written. Fields: ``path``."""
+    """A journal is in use, has another format, or cannot be read or written.
+
+    Attributes:
+        path: The path of the journal.
+    """
 
     path: str = ""
 
 
 class RunTimeoutError(HandoutError, TimeoutError):
-    """The run was over its ``timeout_s``; it was cancelled.
+    """A run took longer than its ``timeout_s`` and was cancelled. The message says where unfinished tasks were.
 
-    Fields: ``limit_s``, ``tasks`` (how many it had), ``unfinished`` (how many of them had not ended). The message says
-    of some of those where they were.
+    Attributes:
+        limit_s: The limit in seconds.
+        tasks: How many tasks the run had.
+        unfinished: How many of them had not ended.
     """
 
     limit_s: float = 0.0
@@ -287,8 +397,8 @@ class RunTimeoutError(HandoutError, TimeoutError):
 
 
 class WireError(HandoutError):
-    """The other side sent what the protocol does not allow; the connection is closed."""
+    """The peer sent bytes or a message that the protocol does not allow. The connection was closed."""
 
 
 class InternalError(HandoutError):
-    """Handout broke a promise it made to itself: please report it."""
+    """Handout has a defect. Please report it."""

@@ -1,7 +1,4 @@
-"""What a run tells its watchers: events, in the order in which they happened.
-
-Times are seconds since the run was started, on the controller's monotonic clock.
-"""
+"""The events of a run, as `Execution.events` yields them, in the order in which they happened."""
 
 from __future__ import annotations
 
@@ -30,15 +27,35 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """Base of all events."""
+    """Base of all events of a run. Times are on the controller's monotonic clock.
 
-    #: Seconds since the run was started.
+    Attributes:
+        at_s: Seconds from the start of the run.
+
+    Example:
+        ```python
+        async with handout.start(graph) as execution:
+            async for event in execution.events():
+                match event:
+                    case handout.events.TaskEnded(id=id, outcome="failed", failure=failure):
+                        print(id, failure)
+                    case handout.events.RunEnded(done=done):
+                        print(done, "tasks done after", event.at_s, "seconds")
+        ```
+    """
+
     at_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class TaskHandedOver(RunEvent):
-    """A task was given to a host, which starts it as soon as its inputs and resources are there."""
+    """A task was handed over to a host. The agent starts it when its inputs and its cost fit.
+
+    Attributes:
+        id: The id of the function.
+        host: The name of the host.
+        attempt: The number of the attempt, from 1.
+    """
 
     id: str
     host: str
@@ -47,7 +64,13 @@ class TaskHandedOver(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskStarted(RunEvent):
-    """A task has been running for a moment; those that end within 50 ms are not announced."""
+    """A task runs. A task that ends within 50 ms has no such event.
+
+    Attributes:
+        id: The id of the function.
+        host: The name of the host.
+        attempt: The number of the attempt, from 1.
+    """
 
     id: str
     host: str
@@ -56,7 +79,14 @@ class TaskStarted(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskRetried(RunEvent):
-    """An attempt failed and another one follows."""
+    """An attempt failed, and another one follows.
+
+    Attributes:
+        id: The id of the function.
+        host: The name of the host of the failed attempt.
+        attempt: The number of the failed attempt, from 1.
+        reason: Why it failed, in one line.
+    """
 
     id: str
     host: str
@@ -66,22 +96,35 @@ class TaskRetried(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskSpeculated(RunEvent):
-    """A task that is far slower than its peers is attempted a second time, beside the first attempt."""
+    """A second attempt of a slow task was handed over. The first attempt goes on.
+
+    Attributes:
+        id: The id of the function.
+        host: The name of the host of the second attempt.
+        attempt: The number of the second attempt.
+        beside: The name of the host of the first attempt.
+        running_s: Seconds for which the first attempt has run.
+        limit_s: Seconds from which on a task of its function counts as slow.
+    """
 
     id: str
-    #: Where, and as which attempt.
     host: str
     attempt: int
-    #: Where the first attempt goes on.
     beside: str
-    #: For how long it has run, and from when on a task of its kind is slow.
     running_s: float
     limit_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class TaskEnded(RunEvent):
-    """A task ended for good: ``done``, ``failed``, ``skipped`` or ``cancelled``."""
+    """A task ended for good.
+
+    Attributes:
+        id: The id of the function.
+        outcome: ``done``, ``failed``, ``skipped`` or ``cancelled``.
+        host: The name of the host of the last attempt, or None if no host had the task.
+        failure: Why the task has no result, or None if it is done.
+    """
 
     id: str
     outcome: str
@@ -91,14 +134,23 @@ class TaskEnded(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostJoined(RunEvent):
-    """A host is there, its agent said hello."""
+    """A host is usable: its agent has said hello.
+
+    Attributes:
+        host: The name of the host.
+    """
 
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class HostUnavailable(RunEvent):
-    """A host could not be used; the run goes on without it where the others cover the graph."""
+    """A host cannot be used. The run goes on without it if the others cover the graph.
+
+    Attributes:
+        host: The name of the host.
+        error: Why it cannot be used.
+    """
 
     host: str
     error: Exception
@@ -106,7 +158,12 @@ class HostUnavailable(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostLeft(RunEvent):
-    """A host that was there is lost, and what it ran runs elsewhere; or it was drained."""
+    """A host was lost, and its tasks run on other hosts; or it was drained.
+
+    Attributes:
+        host: The name of the host.
+        reason: Why, in one line.
+    """
 
     host: str
     reason: str
@@ -114,14 +171,24 @@ class HostLeft(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class EventsMissed(RunEvent):
-    """This reader was too slow: so many events that stood here were dropped."""
+    """The reader of `Execution.events` was too slow, and events were dropped in this place.
+
+    Attributes:
+        count: How many events were dropped.
+    """
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class HostQuarantined(RunEvent):
-    """A host was lost again and again: it is left alone for ``pause_s`` seconds, more each time."""
+    """A host was lost again and again. The controller leaves it alone for a while.
+
+    Attributes:
+        host: The name of the host.
+        pause_s: Seconds for which the controller leaves it alone. Each further pause is twice as long.
+        error: Why it was lost.
+    """
 
     host: str
     pause_s: float
@@ -130,20 +197,33 @@ class HostQuarantined(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostFull(RunEvent):
-    """A host had no room for what a task makes or takes: tasks of its function prefer other hosts for ``pause_s``."""
+    """A host had no room for a result or an argument. Tasks of that function prefer other hosts for a while.
+
+    Attributes:
+        host: The name of the host.
+        id: The id of the function whose task found no room.
+        function: The name of the function.
+        need: Bytes that found no room, or 0 if not known.
+        pause_s: Seconds for which tasks of the function prefer other hosts.
+    """
 
     host: str
-    #: The task, and the name of its function.
     id: str
     function: str
-    #: Bytes that found no room, 0 where not known.
     need: int
     pause_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnded(RunEvent):
-    """The last event of a run."""
+    """The run has ended. This is its last event.
+
+    Attributes:
+        done: How many tasks are done.
+        failed: How many tasks failed.
+        skipped: How many tasks were skipped because another one failed.
+        cancelled: How many tasks were cancelled.
+    """
 
     done: int
     failed: int

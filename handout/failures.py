@@ -1,4 +1,4 @@
-"""Why a task failed, as the caller reads it."""
+"""`Failure`: why a task failed, and the error that is made of it."""
 
 from __future__ import annotations
 
@@ -27,35 +27,48 @@ from handout.serialization import exceptions
 __all__ = ["Failure", "failure", "from_report", "has_text", "may_have_run", "refused"]
 
 _ATTRIBUTE = "__handout_failure__"
-_TRAVEL = "For it to arrive as itself, have its class importable here, and made from the arguments in its args."
-#: Characters of a message that stand in other errors.
+_TRAVEL = "To get it itself, make its class importable in the caller, and constructible from the arguments in args."
+#: Characters of a message that other errors quote.
 _REASON = 200
 
 
 @dataclass(slots=True, eq=False)
 class Failure:
-    """Why a task failed.
+    """Why a task has no result. `Results.failures` and some events hold failures.
 
-    ``exception`` is built when it is first asked for: what a host sent stays opaque bytes until then.
+    Attributes:
+        id: The id of the function.
+        kind: Why, in a word: ``raised``, ``unserializable``, ``too_large``, ``exited``, ``died``, ``timeout``,
+            ``memory``, ``cancelled``, ``input``, ``disk``, ``host`` or ``skipped``.
+        host: The name of the host of the last attempt, or None if no host had the task.
+        attempts: How many attempts were made.
+        traceback: The traceback on the host, as text.
+        stderr_tail: The last lines that the worker wrote to stderr.
+        stack: The stack of the task when its worker crashed or was ended, innermost first.
+        hosts: The names of the hosts on which attempts failed, each once.
+        most_attempts: How many attempts the options allow for failures of this kind, or None if not known.
+        caused_by: For a skipped task, the id of the function that failed; otherwise None.
+        elapsed_s: Seconds that the last attempt ran.
+        report: Further facts that the agent reported, by name.
+        pickled: The pickled exception, as the host sent it.
+
+    Example:
+        ```python
+        results = await handout.execute(graph, on_failure="continue")
+        for id, failure in results.failures.items():
+            print(id, failure.kind, failure.reason, failure.hosts)
+        ```
     """
 
     id: str
-    #: Why, in a word: raised, unserializable, too_large, exited, died, timeout, memory, cancelled, input, disk, host,
-    #: skipped.
     kind: str
     host: str | None = None
-    #: How many attempts were made.
     attempts: int = 1
-    #: The remote traceback, as text.
     traceback: str = ""
     stderr_tail: Sequence[str] = ()
-    #: Where it was when its process crashed or was ended, innermost first.
     stack: Sequence[str] = ()
-    #: The hosts on which attempts failed, each once.
     hosts: Sequence[str] = ()
-    #: How many attempts there could have been, had each failed like this one; None where that is not known.
     most_attempts: int | None = None
-    #: The id of the function at the root, None when it is this one.
     caused_by: str | None = None
     elapsed_s: float = 0.0
     report: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -64,7 +77,7 @@ class Failure:
 
     @property
     def exception(self) -> Exception:
-        """The exception to raise for it, with what is known as notes."""
+        """The exception of the task. Its notes hold what is known. It is unpickled at the first access, not before."""
         if self._exception is None:
             self._exception = self._build()
             self._annotate()
@@ -72,7 +85,7 @@ class Failure:
         return self._exception
 
     def bare(self) -> Exception:
-        """The exception without notes: not all that they tell may be known yet."""
+        """Return the exception without notes, for use before all facts are known."""
         return self._build() if self._exception is None else self._exception
 
     def __str__(self) -> str:
@@ -88,7 +101,7 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """Why, in a line, without building the exception."""
+        """Why, in one line. The exception is not unpickled for it."""
         type_name = str(self.report.get("type") or "") if self.kind in ("raised", "exited") else ""
         said = str(self.report.get("message") or "")
         if self._exception is not None and not said:
@@ -97,11 +110,11 @@ class Failure:
         return words or self.kind
 
     def _mark(self) -> None:
-        """Let :func:`failure` find this from its exception."""
+        """Mark the exception, so that `failure` finds this object."""
         try:
             setattr(self._exception, _ATTRIBUTE, self)
         except AttributeError:
-            pass  # a class with slots: its notes still tell
+            pass  # a class with slots; its notes still hold the facts
 
     def _build(self) -> Exception:
         where: dict[str, Any] = {"id": self.id, "host": self.host, "attempt": self.attempts}
@@ -113,7 +126,7 @@ class Failure:
         return build(self, where)
 
     def _raised(self) -> Exception:
-        """The task's own exception where it can travel and cannot be mistaken for the caller's own."""
+        """Return the task's exception, or a `RemoteError` if that cannot travel or resembles the caller's own."""
         reason, remedy = " It cannot be pickled and made again.", _TRAVEL
         if self.pickled:
             try:
@@ -123,7 +136,7 @@ class Failure:
             else:
                 if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
                     return error
-                reason, remedy = "", self._advice()  # it would be mistaken for the caller's own
+                reason, remedy = "", self._advice()  # the caller would take it for its own
         name, message = self.report.get("type", "an exception"), self.report.get("message", "")
         said = f"{name}: {message}" if message else name
         return RemoteError(
@@ -138,7 +151,7 @@ class Failure:
         )
 
     def _stand_in(self, type_name: str, message: str, traceback: str) -> RemoteError:
-        """For a link of a chain of causes that could not travel."""
+        """Return an error in place of a cause that could not travel."""
         return RemoteError(
             f"{type_name}: {message}",
             id=self.id,
@@ -160,12 +173,12 @@ class Failure:
             notes.append("Last lines of its standard error:\n" + "\n".join(f"  {line}" for line in self.stderr_tail))
         advice = getattr(self._exception, "remedy", "") if isinstance(self._exception, HandoutError) else self._advice()
         if notes and advice:
-            # Once more where it is read first: a terminal shows the end.
+            # Repeated at the end, because a terminal shows the end first.
             notes.append(f"What to do: {advice}")
         return notes
 
     def _where(self) -> str:
-        """Which attempt it was, where, for how long, with how much memory, and which hosts were tried."""
+        """Describe the last attempt: number, host, duration, memory, and the hosts tried."""
         most = f" of {self.most_attempts}" if self.most_attempts is not None else ""
         took = f" after {_duration(self.elapsed_s)}" if self.elapsed_s else ""
         peak = self.report.get("maxrss") if self.kind != "died" else None
@@ -174,43 +187,60 @@ class Failure:
         return f"Task {self.id!r}, attempt {self.attempts}{most}, on host {self.host!r}{took}{memory}{others}."
 
     def _advice(self) -> str:
-        """What to do about an exception of the task's own."""
+        """Return what the user can do about an exception that the task raised."""
         if self._met_the_limit():
             return (
                 "The processes and threads of this run's tasks on that host, or of its user, have reached their limit: "
                 "find the function that starts them without end, which may be another one, or run fewer tasks at once."
             )
         if self.report.get("retryable") is False:
-            return "Mend the function; its retry_on= says that this is not worth another try."
+            return "Mend the function. Its retry_on= excludes another attempt for this exception."
         if self.attempts > 1:
-            return "Mend the function, or raise retries= where one more attempt may help."
-        return "Mend the function, or set retries= where another attempt may help."
+            return "Mend the function, or raise retries= if one more attempt may help."
+        return "Mend the function, or set retries= if another attempt may help."
 
     def _met_the_limit(self) -> bool:
-        """Whether the system refused it one more process or thread."""
+        """Return True if the system refused the task one more process or thread."""
         kind, said = self.report.get("type", ""), str(self.report.get("message"))
         if kind != "BlockingIOError":
             return kind == "RuntimeError" and _NO_THREAD in said
-        # Locks, sockets and pipes say the same of what is busy: where it was tells them apart.
+        # Busy locks, sockets and pipes raise the same error. The innermost frame tells them apart.
         innermost = self.traceback.rpartition('  File "')[2]
         return _NO_PROCESS in said and _STARTS.search(innermost) is not None
 
 
 def failure(error: BaseException) -> Failure | None:
-    """The :class:`Failure` behind an exception that ``execute`` raised, or None where there is none."""
+    """Return the `Failure` behind an exception that `execute` raised.
+
+    Args:
+        error: An exception that a run or an access to its results raised.
+
+    Returns:
+        The failure, or None if the exception is not that of a task.
+
+    Example:
+        ```python
+        try:
+            await handout.execute(graph)
+        except Exception as error:
+            failure = handout.failure(error)
+            if failure is not None:
+                print(failure.id, failure.host, failure.attempts)
+        ```
+    """
     found = getattr(error, _ATTRIBUTE, None)
     return found if isinstance(found, Failure) else None
 
 
 def may_have_run(failure: Failure) -> bool:
-    """Whether the task's code may have been called in an attempt that failed."""
+    """Return True if the task's function may have been called in an attempt that failed."""
     if failure.kind == "cancelled" and not failure.report.get("elapsed_s"):
         return False
-    return failure.report.get("argument") is not True  # which found no room
+    return failure.report.get("argument") is not True  # True: an argument found no room
 
 
 def has_text(error: BaseException) -> bool:
-    """Whether ``str(error)`` is safe: where it is not, `exceptions.message` says so in its place."""
+    """Return True if ``str(error)`` does not raise. If it does, `exceptions.message` gives a text in its place."""
     try:
         str(error)
     except Exception:
@@ -219,7 +249,7 @@ def has_text(error: BaseException) -> bool:
 
 
 def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickled: bytes) -> Failure:
-    """The failure that an agent's ``failed`` message describes."""
+    """Return the failure that an agent's ``failed`` message describes."""
     return Failure(
         id=id,
         kind=str(report.get("kind", "raised")),
@@ -238,15 +268,15 @@ def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickl
 def of_exception(
     id: str, error: Exception, *, kind: str, host: str | None, attempts: int, facts: Failure | None = None
 ) -> Failure:
-    """A failure that this side found, not a host.
+    """Return a failure that the controller found, not a host.
 
     Args:
-        id: The task's.
-        error: What to raise for it.
-        kind: Why, in a word.
-        host: Where it was last.
-        attempts: How many were made.
-        facts: What a host reported of the same attempt: told with the exception.
+        id: The id of the function.
+        error: The exception to raise for it.
+        kind: The kind of the failure, as in `Failure.kind`.
+        host: The name of the host of the last attempt, or None.
+        attempts: How many attempts were made.
+        facts: What a host reported about the same attempt. The notes of the exception then hold it.
     """
     if facts is None:
         text = exceptions.traceback_text(error) if error.__traceback__ else ""
@@ -258,20 +288,22 @@ def of_exception(
     return found
 
 
-#: What is said where no thread may be started any more, and where no process may.
+#: The text of Python's error when no further thread can be started.
 _NO_THREAD = "can't start new thread"
+#: The text of the system's error when no further process can be started.
 _NO_PROCESS = "Resource temporarily unavailable"
-#: The innermost frame of a traceback, where that starts a process.
+#: Matches the innermost frame of a traceback if that starts a process.
 _STARTS = re.compile(r'[/\\]subprocess\.py", |\b_?(?:fork|posix_spawn)\w*\(')
-#: What to do about a process that was killed, by whether the kernel did it for lack of memory; None: unknown.
+#: What the user can do about a worker that was killed. The key is True if the kernel killed it for lack of memory, and
+#: None if that is not known.
 _KILLED: dict[bool | None, str] = {
-    True: "Raise memory= in its cost, so that it runs where there is as much and with fewer others.",
-    False: "It was not the kernel for lack of memory: the task itself did it, or whoever ends processes there.",
-    None: "The task itself did it, or something outside; where that was the kernel, raise memory= in its cost.",
+    True: "Raise memory in its cost, so that it runs on a host with enough memory and beside fewer tasks.",
+    False: "The kernel did not kill it for lack of memory. The task killed it, or another program on that host did.",
+    None: "The task killed it, or another program or the kernel did. If the kernel did, raise memory in its cost.",
 }
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT})
-_CRASHED = "It is a crash in native code: look at where it was, and at the last lines of its standard error."
-_CUT = "Let it close what it opened, and start other programs as processes of their own (subprocess)."
+_CRASHED = "It is a crash in native code: look at its stack, and at the last lines of its standard error."
+_CUT = "Let it close only descriptors that it opened, and start other programs with subprocess."
 _ENDED = "It ended its own process, or native code did: let it return or raise."
 
 
@@ -318,7 +350,7 @@ def _timeout(self: Failure, where: dict[str, Any]) -> Exception:
     limit = self.report.get("limit_s") or 0.0
     return TaskTimeoutError(
         f"Task {self.id!r} ran for {self.elapsed_s:.1f} s, over its limit of {limit:g} s, and was killed.",
-        remedy="Raise timeout_s, or make it do less.",
+        remedy="Raise timeout_s, or let the task do less.",
         limit_s=limit,
         elapsed_s=self.elapsed_s,
         stack=tuple(self.stack),
@@ -352,7 +384,7 @@ def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
     path, type_name = self.report.get("path", "result"), self.report.get("culprit", "")
     return ResultError(
         f"The result of task {self.id!r} cannot travel: {self.report.get('message') or f'{path} is a {type_name}'}.",
-        remedy="Return plain data instead of what holds a lock, a file, a thread or a generator.",
+        remedy="Return plain data, without locks, files, threads or generators.",
         path=path,
         type=type_name,
         **where,
@@ -362,8 +394,8 @@ def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
 def _too_large(self: Failure, where: dict[str, Any]) -> Exception:
     size, limit = self.report.get("size", 0), self.report.get("limit", 0)
     return ResultTooLargeError(
-        f"The result of task {self.id!r} has {size} bytes, over its max_result_bytes of {limit}; it was not kept.",
-        remedy="Return less, an element of it, or a handout.File; or raise max_result_bytes.",
+        f"The result of task {self.id!r} has {size} bytes, over its max_result_bytes of {limit}. It was not kept.",
+        remedy="Return less, or a handout.File, or raise max_result_bytes.",
         size=size,
         limit=limit,
         **where,
@@ -378,18 +410,18 @@ def _cancelled(self: Failure, where: dict[str, Any]) -> Exception:
 def _unknown(self: Failure, where: dict[str, Any]) -> Exception:
     return OutcomeUnknownError(
         f"Task {self.id!r} is marked idempotent=False and was lost on host {self.host!r} while it may have run.",
-        remedy="Check by hand whether it took effect; it is not run again.",
+        remedy="Check by hand whether it took effect. It is not run again.",
         **where,
     )
 
 
 def refused(problem: str, type_name: str, **where: Any) -> TrustError:
-    """What came from a host with ``trust="data"`` is not data, and was not made."""
+    """Return the error for a result of a host with ``trust="data"`` that is more than data."""
     return TrustError(
-        f"The result of task {where['id']!r} came from host {where['host']!r}, of which only data is taken "
+        f"The result of task {where['id']!r} came from host {where['host']!r}, from which only data is accepted "
         f"(trust='data'), and {problem}.",
         remedy="Return built-in types or numpy arrays, register the dataclass with handout.trust(), "
-        "or give a host that may run code here trust='full'.",
+        "or set trust='full' for a host that may run code in this program.",
         type=type_name,
         **where,
     )
@@ -398,8 +430,8 @@ def refused(problem: str, type_name: str, **where: Any) -> TrustError:
 def _input(self: Failure, where: dict[str, Any]) -> Exception:
     if self.report.get("type", "").endswith(".RefusedError"):
         return TrustError(
-            f"An input of task {self.id!r} came from a host of which only data is taken (trust='data'), "
-            f"and {self.report.get('message', '')}: it was not made on host {self.host!r} either.",
+            f"An input of task {self.id!r} came from a host from which only data is accepted (trust='data'), "
+            f"and {self.report.get('message', '')}. Host {self.host!r} refused it.",
             remedy="Return built-in types or numpy arrays, or register the dataclass with handout.trust().",
             type=str(self.report.get("message", "")).removeprefix("it holds "),
             **where,
@@ -414,7 +446,7 @@ def _disk(self: Failure, where: dict[str, Any]) -> HandoutError:
     what = "an argument" if self.report.get("argument") else "the result"
     return TaskError(
         f"Host {self.host!r} had no room for {what} of task {self.id!r}: {self.report.get('message', '').rstrip('.')}.",
-        remedy="Free some space there, or give the task a disk cost.",
+        remedy="Free space on that host, or give the task a disk cost.",
         **where,
     )
 

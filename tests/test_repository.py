@@ -77,7 +77,7 @@ def test_the_inventories_of_the_documentation_can_be_read(page: str, tmp_path: P
         assert "gpu1" in handout.Inventory.load(tmp_path / "hosts.toml")
 
 
-@pytest.mark.parametrize("tool", ["draw_states.py", "draw_protocol.py"])
+@pytest.mark.parametrize("tool", ["draw_states.py", "draw_protocol.py", "draw_layers.py"])
 def test_what_is_drawn_in_the_documentation_is_up_to_date(tool: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / tool, "--check"],

@@ -29,6 +29,11 @@ _MAX_EVENTS = 100_000
 class Ended(Generic[R]):
     """An output whose function has ended, as `Execution.ended` yields it.
 
+    Attributes:
+        at_s: Seconds from the start of the run until the function had ended.
+        id: The id of the output's function, with the element if the output is one: ``train['weights']``.
+        failure: Why the function has no result, or None if it has one.
+
     Example:
         ```python
         async def show(execution: handout.Execution, outputs: list[handout.Output[int]]) -> None:
@@ -38,11 +43,8 @@ class Ended(Generic[R]):
     """
 
     at_s: float
-    """Seconds from the start of the run until the function had ended."""
     id: str
-    """The id of the output's function, with the element if the output is one: ``train['weights']``."""
     failure: Failure | None
-    """Why the function has no result, or None if it has one."""
     _fetch: Callable[[], Any]
 
     async def result(self) -> R:

@@ -111,7 +111,7 @@ async def test_row_03_a_plain_sigkill_is_not_taken_for_lack_of_memory(cluster: C
     assert isinstance(error, handout.WorkerDiedError)
     assert (error.signal, error.out_of_memory) == (signal.SIGKILL, False)
     assert "signal 9 (SIGKILL)" in str(error)
-    assert "not the kernel for lack of memory" in error.remedy
+    assert "The kernel did not kill it for lack of memory" in error.remedy
     assert error.stderr_tail == ("last words",)
 
 
