@@ -21,7 +21,7 @@ async def until(condition: Callable[[], object], limit_s: float = _LIMIT_S) -> N
 
 def started(cluster: Cluster, host: str) -> StartedAgent:
     """Where a host's agent is."""
-    found = cluster._runtime.driver.peers[host].link.started
+    found = cluster._runtime.driver.agents[host].link.started
     assert found is not None
     return found
 

@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "allocators": {"errors", "resources", "protocol"},
     "scheduler": {"errors", "resources", "allocators", "protocol"},
     # The controller's own work.
-    "submission": {"errors", "graph", "protocol", "serialization"},
+    "submission": {"errors", "resources", "graph", "allocators", "scheduler", "protocol", "serialization"},
     "transport": {"errors", "resources", "protocol", "serialization"},
     "journal": {"errors", "graph", "serialization", "submission"},
     "execution": {

@@ -21,9 +21,7 @@ from handout.execution.membership.takeover import FoundAgent, KnownAgent
 from handout.execution.shell.driver import Driver
 from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
 from handout.scheduler import events as ev
-from handout.transport.launcher import Launcher
-from handout.transport.local_launcher import LocalLauncher
-from handout.transport.threads import in_thread
+from handout.transport.launchers import Launchers
 from handout.transport.timings import Timings
 from handout.transport.uninterrupted import uninterrupted
 
@@ -127,7 +125,7 @@ class ClusterRuntime:
 
     def adopted(self) -> Mapping[str, FoundAgent]:
         """Return what agents of an earlier controller have, for those that are still connected."""
-        peers = self.driver.peers
+        peers = self.driver.agents
         return {name: each[1] for name, each in self._found.items() if each is not None and peers.get(name) is each[0]}
 
     def release(self, run: int) -> None:
@@ -136,7 +134,7 @@ class ClusterRuntime:
             self._members.release(run)
 
     def _on_adopted(self, name: str, found: FoundAgent | None) -> None:
-        self._found[name] = None if found is None else (self.driver.peers[name], found)
+        self._found[name] = None if found is None else (self.driver.agents[name], found)
         self._settling.set()
 
     async def wait_until_usable(self) -> None:
@@ -161,7 +159,7 @@ class ClusterRuntime:
 
     async def _serve(self, driver: Driver, closing: asyncio.Event) -> None:
         """Run the host managers and all that the driver spawns in one task group, until the cluster is closed."""
-        launch = _Launchers()
+        launchers = Launchers()
         watch = LoopMonitor(self._timings.blocked_s)
         watch.start()
         inventory = self.inventory
@@ -169,11 +167,10 @@ class ClusterRuntime:
         members: Members | None = None
 
         def make(host: Host, settled: Callable[[str, HandoutError | None], None]) -> HostManager:
-            launcher = partial(launch, host)
             return HostManager(
                 host,
                 driver,
-                launcher,
+                partial(launchers.of, host),
                 self._timings,
                 inventory.tracker,
                 inventory.interval_s,
@@ -273,35 +270,6 @@ class ClusterRuntime:
     def next_run(self) -> int:
         """Return a number for a run, which no earlier run of this cluster has."""
         return next(self._runs)
-
-
-class _Launchers:
-    """Makes the launcher of each host.
-
-    asyncssh is imported when the first host is reached over SSH, in a thread: the import takes 0.2 s of CPU time, and
-    several times that on a busy machine, for which the caller's event loop must not wait.
-    """
-
-    def __init__(self) -> None:
-        self._make: Callable[[Host], Launcher] | None = None
-        #: Hosts start at the same time: one thread imports, and takes no more of the caller's executor.
-        self._importing = asyncio.Lock()
-
-    async def __call__(self, host: Host) -> Launcher:
-        if host.is_local:
-            return LocalLauncher()
-        async with self._importing:
-            if self._make is None:
-                self._make = await in_thread(_import_ssh_launcher)
-        return self._make(host)
-
-
-def _import_ssh_launcher() -> Callable[[Host], Launcher]:
-    """Return what makes the launchers of hosts behind sshd; they share one limit of parallel logins."""
-    from handout.transport.ssh_launcher import SshLauncher
-
-    logins = SshLauncher.login_limit()
-    return lambda host: SshLauncher(host, logins)
 
 
 async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:

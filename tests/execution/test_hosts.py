@@ -270,7 +270,7 @@ async def test_results_that_die_with_their_host_are_made_again(sshd: OpenSsh, tm
         async with cluster.start(graph, outputs=[length]) as execution:
             async for done in execution.ended([made]):
                 assert done.failure is None
-            owner = next(e for e in cluster._runtime.driver.peers if execution._active.hosts[0] == e)
+            owner = next(e for e in cluster._runtime.driver.agents if execution._active.hosts[0] == e)
             os.kill(agent_pid(started(cluster, owner)), signal.SIGKILL)
             (tmp_path / "go").touch()
             assert (await execution.results())[length] == 2 << 20
@@ -321,7 +321,7 @@ async def test_closing_while_the_line_is_down_leaves_no_agent_behind(sshd: OpenS
         host = sshd.host("far", None, port=proxy.port)
         async with Cluster([host]) as cluster:
             await cluster.execute(one_task())
-            started = cluster._runtime.driver.peers["far"].link.started
+            started = cluster._runtime.driver.agents["far"].link.started
             assert started is not None
             proxy.cut()
         assert not Path(started.folder).exists()
@@ -378,7 +378,7 @@ async def _echo(cluster: Cluster, host: str) -> tuple[float, float, float]:
     answered: asyncio.Future[tuple[float, float]] = asyncio.get_running_loop().create_future()
     clock = [sys.executable, "-S", "-c", "import time; print(time.monotonic())"]
     left = time.monotonic()
-    cluster._runtime.driver.peers[host].run_program(
+    cluster._runtime.driver.agents[host].run_program(
         clock, 20.0, lambda status, output: answered.set_result((float(output), time.monotonic()))
     )
     return (left, *await answered)

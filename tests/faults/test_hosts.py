@@ -57,10 +57,10 @@ def kill_agent(cluster: Cluster, host: str) -> None:
 
 async def kill_whenever_it_is_back(cluster: Cluster, host: str, times: int) -> None:
     for _ in range(times):
-        await until(lambda: host in cluster._runtime.driver.peers)
-        peer = cluster._runtime.driver.peers[host]
+        await until(lambda: host in cluster._runtime.driver.agents)
+        peer = cluster._runtime.driver.agents[host]
         kill_agent(cluster, host)
-        await until(lambda peer=peer: cluster._runtime.driver.peers.get(host) is not peer)
+        await until(lambda peer=peer: cluster._runtime.driver.agents.get(host) is not peer)
 
 
 @asynccontextmanager

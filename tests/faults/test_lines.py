@@ -278,6 +278,6 @@ async def test_row_09_a_host_whose_clocks_are_a_day_ahead_is_like_any_other(tmp_
             async with cluster.start(graph) as execution:
                 there = (await execution.results())[clock]
             await asyncio.sleep(2 * QUICK.host_timeout_s)  # in which nobody is taken for silent
-            assert "tomorrow" in cluster._runtime.driver.peers
+            assert "tomorrow" in cluster._runtime.driver.agents
             assert (await cluster.execute(graph))[clock] > there
     assert there - time.clock_gettime(time.CLOCK_BOOTTIME) > 80_000

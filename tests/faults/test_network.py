@@ -84,7 +84,7 @@ async def test_row_04_a_black_hole_is_suspected_then_lost_and_its_tasks_run_else
             moved = time.monotonic() - dark
             assert not far.user_code(agent)
             far.line.heal()  # what had ended there in time comes too late
-            await until(lambda: "far" in cluster._runtime.driver.peers)
+            await until(lambda: "far" in cluster._runtime.driver.agents)
         assert await outcomes == ["done"]
     assert results[stuck] == results[late] == "near"
     assert runs(tmp_path / "runs") == runs(tmp_path / "late") == ["far", "near"]
@@ -164,7 +164,7 @@ async def test_row_28_a_blocked_loop_of_the_caller_is_named_and_no_host_is_blame
             await asyncio.sleep(0)
             for _ in range(30):  # a lease and a half, in which a host that was blamed would be lost
                 await asyncio.sleep(0.05)
-                assert len(cluster._runtime.driver.peers) == 2
+                assert len(cluster._runtime.driver.agents) == 2
             (tmp_path / "go").touch()
             results = await execution.results()
         assert await left == []

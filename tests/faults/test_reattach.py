@@ -176,6 +176,6 @@ async def test_row_07_an_agent_stopped_for_longer_than_its_lease_is_refused_and_
                 os.kill(pid, signal.SIGCONT)
             await until(lambda: gone(agent.supervisor) and gone(pid))
             assert not Path(agent.folder).exists()
-            await until(lambda: "far" in cluster._runtime.driver.peers)
+            await until(lambda: "far" in cluster._runtime.driver.agents)
             assert started(cluster, "far") != agent  # another one, which knows nothing of that lease
     assert runs(tmp_path / "runs") == ["far", "near"]

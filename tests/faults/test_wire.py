@@ -84,7 +84,7 @@ async def bad_pipe(cluster: Cluster, host: str) -> AsyncIterator[BadPipe]:
     pipe = BadPipe(Path(started(cluster, host).socket), FLIPS)
     server = await pipe.serve()
     try:
-        cluster._runtime.driver.peers[host].link._launcher.abort()
+        cluster._runtime.driver.agents[host].link._launcher.abort()
         await until(lambda: pipe.connections)
         yield pipe
     finally:
@@ -100,7 +100,7 @@ async def test_row_30_damaged_frames_cost_connections_and_nothing_else(
 ) -> None:
     far = Host.local("far", {"cpu": 2}) if launcher == "local" else sshd.host("far", {"cpu": 2})
     async with Cluster([far, sshd.host("near", {"cpu": 1})], require="all") as cluster:
-        near = cluster._runtime.driver.peers["near"].conversation
+        near = cluster._runtime.driver.agents["near"].conversation
         line = near.connection
         async with bad_pipe(cluster, "far") as pipe:
             graph = Graph()

@@ -161,7 +161,7 @@ async def test_an_agent_that_is_lost_before_the_run_is_there_has_nothing_any_mor
 
     async def until_another_one_is_there(cluster: ClusterRuntime) -> None:
         await waited(cluster)
-        peers = cluster.driver.peers
+        peers = cluster.driver.agents
         lost = peers["here"]
         os.kill(supervisor_of(tmp_path), signal.SIGKILL)
         async with asyncio.timeout(30):

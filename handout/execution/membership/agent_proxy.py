@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from handout.execution.membership.takeover import FoundAgent
 from handout.execution.shell.object_streams import BytesSource, Fetches, Sink
 from handout.execution.shell.run_state import RunState
+from handout.execution.shell.task_classes import TaskClass
 from handout.protocol import messages, numbering
 from handout.protocol.frames import MAX_PAYLOAD, Buffer
-from handout.protocol.messages import INLINE, NewTaskClass
+from handout.protocol.messages import INLINE
 from handout.scheduler.commands import CancelTasks, RecallTasks, StartTasks
 from handout.transport.link import AgentLink
 
@@ -49,28 +50,28 @@ class AgentProxy:
 
     # ---- tasks ---------------------------------------------------------------------------------------------
 
-    def start_tasks(self, run: RunState, command: StartTasks, class_of: Callable[[int, int], int]) -> None:
-        """Hand tasks over, behind the functions that the agent does not have yet."""
+    def start_tasks(self, run: RunState, command: StartTasks, classes: Sequence[TaskClass]) -> None:
+        """Hand tasks over, each with its class, and before them the code and the classes that the agent lacks."""
         calls = run.encoded.calls
+        self._send_classes(classes)
         for first, end in _batches([len(calls[task]) for task in command.tasks]):
-            self._start_slice(run, command, class_of, first, end)
+            self._start_slice(run, command, classes, first, end)
 
     def _start_slice(
-        self, run: RunState, command: StartTasks, class_of: Callable[[int, int], int], first: int, end: int
+        self, run: RunState, command: StartTasks, classes: Sequence[TaskClass], first: int, end: int
     ) -> None:
         tasks, attempts = command.tasks[first:end], command.attempts[first:end]
         variants, keep = command.variants[first:end], command.keep[first:end]
         encoded, base = run.encoded, run.base
-        profile, ids, wanted, made = run.spec.profile, run.plan.ids, run.wanted, run.task_objects
+        ids, wanted, made = run.plan.ids, run.wanted, run.task_objects
         shift = self.shift
         functions = [encoded.functions[encoded.fn[t]].number + shift for t in tasks]
-        classes = [class_of(profile[t], v) + shift for t, v in zip(tasks, variants, strict=True)]
         blobs = [encoded.calls[t] for t in tasks]
         self._send_functions(run, tasks)
         message = messages.Tasks(
             [numbering.attempt_id(run.number, t, a) for t, a in zip(tasks, attempts, strict=True)],
             functions,
-            classes,
+            [each.message.number + shift for each in classes[first:end]],
             [len(blob) for blob in blobs],
             [[base | o for o in encoded.inputs[t]] for t in tasks],
             [[base | o if wanted[o] else -1 for o in made[t]] for t in tasks],
@@ -94,19 +95,19 @@ class AgentProxy:
             message = messages.Functions([f.number + self.shift for f in part], [len(f.blob) for f in part])
             self.conversation.send(message, [f.blob for f in part])
 
-    def needs_class(self, number: int) -> bool:
-        """Return True if the agent does not have a task class; it is taken to have it from now on."""
-        if number in self._classes:
-            return False
-        self._classes.add(number)
-        return True
+    def _send_classes(self, classes: Sequence[TaskClass]) -> None:
+        """Send the classes that the agent does not have yet, each behind the sources that its tasks import."""
+        known = self._classes
+        for each in classes:
+            message = each.message
+            if message.number not in known:
+                known.add(message.number)
+                if each.bundle is not None:
+                    self._send_bundle(*each.bundle)
+                bundle = None if message.bundle is None else message.bundle + self.shift
+                self.conversation.send(message._replace(number=message.number + self.shift, bundle=bundle))
 
-    def send_class(self, message: NewTaskClass) -> None:
-        """Send a task class."""
-        bundle = None if message.bundle is None else message.bundle + self.shift
-        self.conversation.send(message._replace(number=message.number + self.shift, bundle=bundle))
-
-    def send_bundle(self, key: int, data: bytes) -> None:
+    def _send_bundle(self, key: int, data: bytes) -> None:
         """Send a source bundle, unless the agent has it."""
         if key not in self._bundles:
             self._bundles.add(key)

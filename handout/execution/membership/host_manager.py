@@ -214,7 +214,7 @@ class HostManager:
         self._scope.cancel()
         if self._begun:
             await self._ended.wait()
-        if self._peer is not None and self._driver.peers.get(self.host.name) is self._peer:
+        if self._peer is not None and self._driver.agents.get(self.host.name) is self._peer:
             self._driver.leave(self._peer, reason)
         else:
             self._driver.post(ev.HostLost(self.host.name, reason))

@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from handout.errors import JournalError, OutcomeUnknownError
 from handout.execution.membership.takeover import FoundAgent
 from handout.execution.recording.resume import PriorRuns
-from handout.failures import may_have_run
+from handout.execution.shell.run_state import RunState
+from handout.failures import Failure, may_have_run
 from handout.graph.plan import Plan
 from handout.journal import INLINE, AttemptStart, ClassName, Journal, ResultBatch
 from handout.journal.identity import TaskIdentities
@@ -25,15 +26,10 @@ from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.states import Outcome
 from handout.serialization import classes_by_value
-from handout.submission.arguments import EncodedRun
 from handout.transport.bundle import agent_bundle
+from handout.transport.link import AgentLink
 from handout.transport.threads import call_in_daemon_thread, ended_within
 from handout.transport.uninterrupted import uninterrupted
-
-if TYPE_CHECKING:
-    from handout.execution.shell.run_state import RunState
-    from handout.failures import Failure
-    from handout.transport.link import AgentLink
 
 logger = logging.getLogger("handout")
 
@@ -42,24 +38,7 @@ _CALL_OFF_S = 2.0
 #: Ends after which it is known what happened.
 _KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
 
-__all__ = ["JournalResults", "Recorder", "journaled_objects"]
-
-#: What is committed of a run: every result that something takes, or only what the caller gets.
-JournalResults = Literal["all", "outputs"]
-
-
-def journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> list[int]:
-    """The objects that a journaled run brings to the controller: its outputs first.
-
-    A function that must not run twice has its result committed in any case: it could not be made again.
-    """
-    wanted = dict.fromkeys(plan.outputs)
-    for inputs in encoded.inputs:
-        for number in inputs:
-            producer = encoded.producers[number]
-            if producer >= 0 and (results == "all" or not plan.options[producer].idempotent):
-                wanted[number] = None
-    return list(wanted)
+__all__ = ["Recorder"]
 
 
 class _Opened:

@@ -7,9 +7,10 @@ import importlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
+from handout.execution.shell.run_state import RunState
 from handout.journal import CommittedTask, Journal, StoredPart
 from handout.journal.identity import TaskIdentities
 from handout.protocol import numbering
@@ -18,9 +19,6 @@ from handout.scheduler.spec import CONTROLLER
 from handout.serialization import classes_by_value
 from handout.transport.bootstrap import StartedAgent
 from handout.transport.bundle import agent_bundle
-
-if TYPE_CHECKING:
-    from handout.execution.shell.run_state import RunState
 
 __all__ = ["PriorRuns"]
 

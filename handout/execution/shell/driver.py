@@ -29,7 +29,7 @@ from handout.events import RunEnded as RunEndedNotice
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.recording.recorder import Recorder
 from handout.execution.shell.object_traffic import ObjectTraffic
-from handout.execution.shell.run_state import RunState
+from handout.execution.shell.run_state import RunRecorder, RunState
 from handout.execution.shell.task_classes import TaskClassTable
 from handout.failures import Failure, has_text, of_exception
 from handout.scheduler import commands as do
@@ -57,7 +57,7 @@ class Driver:
 
     def __init__(self, spawn: Spawn) -> None:
         self.core = Core()
-        self.peers: dict[str, AgentProxy] = {}
+        self.agents: dict[str, AgentProxy] = {}
         self.runs: dict[int, RunState] = {}
         self.classes = TaskClassTable()
         #: Told of every agent, where they all serve one recorded run.
@@ -75,8 +75,9 @@ class Driver:
         #: Set when the core broke a promise: every run ends with it.
         self.broken: InternalError | None = None
         self._closed = False
-        traffic = ObjectTraffic(self)
-        self._perform: dict[type, Callable[[Any], None]] = {
+        traffic = ObjectTraffic(self.runs, self.agents, self.core, self.post)
+        #: By class of command: what performs it. The simulator wraps these, to end a controller between two commands.
+        self.performers: dict[type[do.Command], Callable[[Any], None]] = {
             do.StartTasks: self._start_tasks,
             do.CopyObjects: traffic.copy,
             do.FetchObjects: traffic.fetch,
@@ -114,14 +115,17 @@ class Driver:
             return
         events, self._inbox = self._inbox, []
         try:
-            commands = self.core.handle(events, self._loop.time())
-            if self.failed_attempts:
-                self._tell_retries()
-            for command in commands:
-                self._perform[type(command)](command)
+            self.turn(events)
         except Exception as error:
             self.break_down(error)
-            return
+
+    def turn(self, events: Sequence[ev.Event]) -> None:
+        """Tell the core what happened, perform what it commands, and arm the timer for its next deadline."""
+        commands = self.core.handle(events, self._loop.time())
+        if self.failed_attempts:
+            self._tell_retries()
+        for command in commands:
+            self.performers[type(command)](command)
         self._arm()
 
     def _tell_retries(self) -> None:
@@ -181,8 +185,8 @@ class Driver:
         """Begin a run; `facts` say what earlier runs have done of it."""
         self.runs[run.number] = run
         if self.recorder is not None:
-            for peer in self.peers.values():
-                self.recorder.agent(peer.name, peer.link)
+            for agent in self.agents.values():
+                self.recorder.agent(agent.name, agent.link)
         if self.broken is not None:
             run.finish(self.broken)
             return
@@ -202,21 +206,21 @@ class Driver:
         if self.runs.pop(run.number, None) is not None and self.broken is None:
             self.post(ev.RunClosed(run.number))
 
-    def join(self, peer: AgentProxy, event: ev.HostConnected) -> None:
+    def join(self, agent: AgentProxy, event: ev.HostConnected) -> None:
         """A host is there."""
-        self.peers[peer.name] = peer
+        self.agents[agent.name] = agent
         if self.recorder is not None:
-            self.recorder.agent(peer.name, peer.link)
+            self.recorder.agent(agent.name, agent.link)
         self.post(event)
-        self._tell_all(lambda at_s: HostJoinedNotice(at_s, peer.name))
+        self._tell_all(lambda at_s: HostJoinedNotice(at_s, agent.name))
 
-    def leave(self, peer: AgentProxy, reason: str) -> None:
+    def leave(self, agent: AgentProxy, reason: str) -> None:
         """A host is gone."""
-        if self.peers.get(peer.name) is peer:
-            del self.peers[peer.name]
-        peer.fetches.lost()
-        self.post(ev.HostLost(peer.name, reason))
-        self._tell_all(lambda at_s: HostLeft(at_s, peer.name, reason))
+        if self.agents.get(agent.name) is agent:
+            del self.agents[agent.name]
+        agent.fetches.lost()
+        self.post(ev.HostLost(agent.name, reason))
+        self._tell_all(lambda at_s: HostLeft(at_s, agent.name, reason))
 
     def unavailable(self, name: str, error: Exception) -> None:
         """A host could not be had."""
@@ -252,25 +256,25 @@ class Driver:
     # ---- commands ----------------------------------------------------------------------------------------------
 
     def _start_tasks(self, command: do.StartTasks) -> None:
-        run, peer = self.runs.get(command.run), self.peers.get(command.host)
-        if run is None or peer is None:
+        run, agent = self.runs.get(command.run), self.agents.get(command.host)
+        if run is None or agent is None:
             return  # the event that says so is on its way to the core
         if run.recorder is not None and run.recorder.must_wait(command):
             recorder = run.recorder
-            recorder.start(run, command, lambda error: self._start_recorded(run, recorder, peer, command, error))
+            recorder.start(run, command, lambda error: self._start_recorded(run, recorder, agent, command, error))
             return
-        self._hand_over(run, peer, command)
+        self._hand_over(run, agent, command)
 
     def _start_recorded(
-        self, run: RunState, recorder: Recorder, peer: AgentProxy, command: do.StartTasks, error: Exception | None
+        self, run: RunState, recorder: RunRecorder, agent: AgentProxy, command: do.StartTasks, error: Exception | None
     ) -> None:
         """Hand over what was not called off while its start was being recorded, if the host is still there."""
         pairs = zip(command.tasks, command.attempts, strict=True)
         still = [i for i, (task, attempt) in enumerate(pairs) if recorder.release(run, task, attempt)]
         if error is not None:
             self._lose_journal(run, error)
-        elif still and self.peers.get(command.host) is peer and run.number in self.runs:
-            self._hand_over(run, peer, command.only(still))
+        elif still and self.agents.get(command.host) is agent and run.number in self.runs:
+            self._hand_over(run, agent, command.only(still))
 
     def _lose_journal(self, run: RunState, error: Exception) -> None:
         """The journal cannot be written: a run that was to be recorded does not go on without."""
@@ -278,16 +282,10 @@ class Driver:
             run.error = error
         self.post(ev.CancelRequested(run.number))
 
-    def _hand_over(self, run: RunState, peer: AgentProxy, command: do.StartTasks) -> None:
-        for profile, variant in {
-            (run.spec.profile[t], v) for t, v in zip(command.tasks, command.variants, strict=True)
-        }:
-            entry = self.classes.entry(run, profile, variant)
-            if peer.needs_class(entry.message.number):
-                if entry.bundle is not None:
-                    peer.send_bundle(*entry.bundle)
-                peer.send_class(entry.message)
-        peer.start_tasks(run, command, lambda p, v: self.classes.entry(run, p, v).message.number)
+    def _hand_over(self, run: RunState, agent: AgentProxy, command: do.StartTasks) -> None:
+        profile = run.spec.profile
+        variants = zip(command.tasks, command.variants, strict=True)
+        agent.start_tasks(run, command, [self.classes.entry(run, profile[t], variant) for t, variant in variants])
         for task in command.tasks:
             run.hosts[task] = command.host
         if run.watchers:
@@ -296,16 +294,16 @@ class Driver:
             run.tell([TaskHandedOver(at_s, ids[t], command.host, a) for t, a in pairs])
 
     def _cancel_tasks(self, command: do.CancelTasks) -> None:
-        peer = self.peers.get(command.host)
+        agent = self.agents.get(command.host)
         self._call_off(command)
-        if peer is not None:
-            peer.cancel(command, _CANCEL_GRACE_S)
+        if agent is not None:
+            agent.cancel(command, _CANCEL_GRACE_S)
 
     def _recall_tasks(self, command: do.RecallTasks) -> None:
-        peer = self.peers.get(command.host)
+        agent = self.agents.get(command.host)
         self._call_off(command)
-        if peer is not None:
-            peer.recall(command)
+        if agent is not None:
+            agent.recall(command)
 
     def _call_off(self, command: do.CancelTasks | do.RecallTasks) -> None:
         """Attempts that were not handed over yet, because their start is being recorded, are back at once."""
@@ -359,13 +357,13 @@ class Driver:
             run.tell([TaskSpeculated(at_s, id, c.host, c.attempt, c.beside, c.running_s, c.limit_s)])
 
     def _announce_pause(self, command: do.AnnouncePause) -> None:
-        run, peer = self.runs.get(command.run), self.peers.get(command.host)
-        if run is None or peer is None:
+        run, agent = self.runs.get(command.run), self.agents.get(command.host)
+        if run is None or agent is None:
             return
         c, id = command, run.plan.ids[command.task]
         function = run.spec.profiles[run.spec.profile[c.task]].fn_name
-        if not peer.was_full:
-            peer.was_full = True  # what follows is in the runs' events
+        if not agent.was_full:
+            agent.was_full = True  # what follows is in the runs' events
             need = f"{c.need} bytes" if c.need else "what"
             logger.warning(
                 "Host %s has no room for %s that task %r makes or takes: tasks of %s prefer other hosts for %g s. "

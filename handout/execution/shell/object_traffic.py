@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import IO, TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import IO
 
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.object_streams import Gathered, Relay
@@ -13,11 +13,9 @@ from handout.protocol.frames import Buffer
 from handout.protocol.messages import INLINE
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
+from handout.scheduler.core import Core
 from handout.scheduler.spec import CONTROLLER
 from handout.serialization.pickling import Segment
-
-if TYPE_CHECKING:
-    from handout.execution.shell.driver import Driver
 
 __all__ = ["ObjectTraffic"]
 
@@ -28,32 +26,44 @@ class ObjectTraffic:
     """Performs the core's commands about objects.
 
     Args:
-        driver: Whose runs and hosts they are of, and what is told how they went.
+        runs: The cluster's runs by number, as the driver keeps them.
+        agents: The cluster's agents by the names of their hosts, as the driver keeps them.
+        core: Says which attempt of a task counts.
+        post: Tells the core how a command went.
     """
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(
+        self,
+        runs: Mapping[int, RunState],
+        agents: Mapping[str, AgentProxy],
+        core: Core,
+        post: Callable[[ev.Event], None],
+    ) -> None:
+        self._runs = runs
+        self._agents = agents
+        self._core = core
+        self._post = post
 
     def copy(self, command: do.CopyObjects) -> None:
         """Bring objects to a host, from here or from another host through here."""
-        run, peer = self._driver.runs.get(command.run), self._driver.peers.get(command.host)
-        if run is None or peer is None:
+        run, agent = self._runs.get(command.run), self._agents.get(command.host)
+        if run is None or agent is None:
             return
         for number, source in zip(command.objects, command.sources, strict=True):
             self._note_source(run, number, source)
         suspects = [run.base | number for number in command.objects if number in run.suspects]
         if suspects:
-            peer.distrust(suspects)
+            agent.distrust(suspects)
         keys: list[int] = []
         blobs: list[bytes] = []
         numbers: list[int] = []
         for number, source in zip(command.objects, command.sources, strict=True):
             if source != CONTROLLER:
-                self._relay(run, number, source, peer)
+                self._relay(run, number, source, agent)
                 continue
             segments = self._segments(run, number)
             if segments is None:
-                self._driver.post(ev.CopyFailed(command.host, run.number, number, CONTROLLER))
+                self._post(ev.CopyFailed(command.host, run.number, number, CONTROLLER))
                 continue
             nbytes = sum(len(memoryview(s).cast("B")) for s in segments)
             if nbytes <= INLINE:
@@ -61,10 +71,10 @@ class ObjectTraffic:
                 blobs.append(b"".join(segments))
                 numbers.append(number)
             else:
-                peer.put(run.base | number, segments, nbytes)
+                agent.put(run.base | number, segments, nbytes)
         if keys:
-            peer.put_many(keys, blobs)
-            self._driver.post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
+            agent.put_many(keys, blobs)
+            self._post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
 
     def _segments(self, run: RunState, number: int) -> list[Segment] | None:
         """An object's bytes; None where they are not here, or their file was taken away."""
@@ -76,17 +86,17 @@ class ObjectTraffic:
 
     def _note_source(self, run: RunState, number: int, source: str) -> None:
         """Bytes that a host of which only data is taken had in hand are what it made them, whoever made the first."""
-        giver = self._driver.peers.get(source)
+        giver = self._agents.get(source)
         if giver is not None and not giver.trusted:
             run.suspects.setdefault(number, source)
 
     def _relay(self, run: RunState, number: int, source: str, target: AgentProxy) -> None:
         """Stream an object from one host to another, through here, while it arrives."""
-        giver = self._driver.peers.get(source)
+        giver = self._agents.get(source)
         host = target.name
 
         def failed(missing: bool) -> None:
-            self._driver.post(ev.CopyFailed(host, run.number, number, source, missing))
+            self._post(ev.CopyFailed(host, run.number, number, source, missing))
 
         if giver is None:
             failed(True)
@@ -101,7 +111,7 @@ class ObjectTraffic:
 
     def fetch(self, command: do.FetchObjects) -> None:
         """Bring objects to the controller."""
-        run = self._driver.runs.get(command.run)
+        run = self._runs.get(command.run)
         if run is None:
             return
         for number, source in zip(command.objects, command.sources, strict=True):
@@ -112,14 +122,14 @@ class ObjectTraffic:
         def done(data: Buffer | IO[bytes], nbytes: int) -> None:
             run.objects.put(number, data, nbytes)
             if run.recorder is not None:
-                run.recorder.arrived(run, number, self._driver.core.attempts(run.number))
+                run.recorder.arrived(run, number, self._core.attempts(run.number))
             run.arrived(number)
-            self._driver.post(ev.ObjectsStored(CONTROLLER, run.number, [number], [nbytes]))
+            self._post(ev.ObjectsStored(CONTROLLER, run.number, [number], [nbytes]))
 
         def failed(missing: bool) -> None:
-            self._driver.post(ev.CopyFailed(CONTROLLER, run.number, number, source, missing))
+            self._post(ev.CopyFailed(CONTROLLER, run.number, number, source, missing))
 
-        giver = self._driver.peers.get(source)
+        giver = self._agents.get(source)
         if giver is None:
             failed(True)
             return
@@ -127,11 +137,11 @@ class ObjectTraffic:
 
     def drop(self, command: do.DropObjects) -> None:
         """Free objects on a host, or here."""
-        run = self._driver.runs.get(command.run)
+        run = self._runs.get(command.run)
         if command.host == CONTROLLER:
             if run is not None:
                 run.objects.drop(command.objects)
             return
-        peer = self._driver.peers.get(command.host)
-        if peer is not None:
-            peer.drop(command.run, command.objects)
+        agent = self._agents.get(command.host)
+        if agent is not None:
+            agent.drop(command.run, command.objects)

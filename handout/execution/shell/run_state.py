@@ -4,62 +4,65 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Protocol
 
 from handout.events import RunEvent
-from handout.execution.recording.recorder import JournalResults, Recorder
 from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.run_objects import ObjectTable
 from handout.execution.task_logs import RunLogs
 from handout.failures import Failure
 from handout.graph.plan import Plan
 from handout.protocol import numbering
+from handout.scheduler.commands import AnnounceTasksEnded, StartTasks
 from handout.scheduler.spec import RunSpec
 from handout.scheduler.states import Outcome
 from handout.submission.arguments import EncodedRun
+from handout.submission.run_spec import RunPolicy, Traits
 
-if TYPE_CHECKING:
-    from handout.allocators import Allocator
-
-__all__ = ["DEFAULT_MAX_MEMORY", "RunPolicy", "RunState", "Traits"]
+__all__ = ["RunRecorder", "RunState"]
 
 
-#: Bytes of results in the controller's memory.
-DEFAULT_MAX_MEMORY = 1 << 30
+class RunRecorder(Protocol):
+    """What writes down how a run goes; see :class:`handout.execution.recording.recorder.Recorder`."""
 
+    def watch(self, lost: Callable[[Exception], None]) -> None:
+        """Have `lost` called when nothing can be recorded any more."""
+        ...
 
-@dataclass(frozen=True, slots=True)
-class RunPolicy:
-    """What the caller said about the run as a whole."""
+    def must_wait(self, command: StartTasks) -> bool:
+        """Return True if the starts of some of these tasks must be recorded before the tasks are handed over."""
+        ...
 
-    allocator: Allocator | None = None
-    retries: int = 0
-    on_failure: Literal["fail_fast", "continue"] = "fail_fast"
-    max_concurrency: int | None = None
-    timeout_s: float | None = None
-    priority: float = 0.0
-    max_memory: int = DEFAULT_MAX_MEMORY
-    enforce_memory: bool = False
-    max_result_bytes: int | None = None
-    speculate: bool = False
-    journal: str | PathLike[str] | None = None
-    journal_results: JournalResults = "all"
+    def start(self, run: RunState, command: StartTasks, then: Callable[[Exception | None], None]) -> None:
+        """Record starts; call `then` when they are on the disk, or with the error that kept them from it."""
+        ...
 
+    def release(self, run: RunState, task: int, attempt: int) -> bool:
+        """Stop holding an attempt back; return False if it was not held back."""
+        ...
 
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """What a profile's tasks have in common that matters to the agent, not to the core."""
+    def not_started(self, tasks: Iterable[int], attempts: Iterable[int]) -> None:
+        """Record that these attempts never began."""
+        ...
 
-    timeout_s: float | None
-    idempotent: bool
-    enforce_memory: bool
-    max_result_bytes: int | None
-    coroutine: bool
-    needs_bundle: bool
+    def failed(self, failure: Failure, task: int, attempt: int) -> None:
+        """Record that an attempt failed."""
+        ...
+
+    def ended(self, run: RunState, command: AnnounceTasksEnded, attempts: Sequence[int]) -> None:
+        """Record how tasks ended, with the results that the controller has."""
+        ...
+
+    def arrived(self, run: RunState, number: int, attempts: Sequence[int]) -> None:
+        """Record a result that came to the controller after its task had ended."""
+        ...
+
+    def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
+        """Record how the run ended; call `then` when all of it is committed, or with the error that kept it from it."""
+        ...
 
 
 @dataclass(eq=False)
@@ -102,7 +105,7 @@ class RunState:
     #: By task: how its attempts failed, and where; for the error that ends it.
     trails: dict[int, AttemptHistory] = field(default_factory=dict)
     #: Records the run, where it has a journal.
-    recorder: Recorder | None = None
+    recorder: RunRecorder | None = None
 
     def __post_init__(self) -> None:
         self.outcomes = [None] * len(self.plan)

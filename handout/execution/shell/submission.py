@@ -1,25 +1,18 @@
-"""From a plan to a run: what the core is told of it, and what the shell keeps."""
+"""From a plan to a run as the shell keeps it."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Sequence
-from typing import Any
 
-from handout.allocators import Allocator, builtin_name
-from handout.errors import GraphError
+from handout.allocators import Allocator
 from handout.execution.options import RunOptions
-from handout.execution.recording.recorder import journaled_objects
 from handout.execution.shell.run_objects import ObjectTable
-from handout.execution.shell.run_state import DEFAULT_MAX_MEMORY, RunPolicy, RunState, Traits
+from handout.execution.shell.run_state import RunState
 from handout.graph.plan import Plan
-from handout.resources import Requirement, compile_cost
-from handout.resources.cost import Cost
-from handout.scheduler.spec import Profile, RunSpec, Speculation
-from handout.submission.arguments import EncodedRun, encode_plan
+from handout.submission.arguments import encode_plan
+from handout.submission.run_spec import DEFAULT_MAX_MEMORY, RunPolicy, make_spec
 
-__all__ = ["is_coroutine", "make_run"]
+__all__ = ["make_run"]
 
 
 def make_run(plan: Plan, options: RunOptions, number: int, allocator: Allocator | None) -> RunState:
@@ -50,9 +43,7 @@ def make_run(plan: Plan, options: RunOptions, number: int, allocator: Allocator 
         journal_results=options.get("journal_results", "all"),
     )
     encoded = encode_plan(plan)
-    journaled = policy.journal is not None
-    outputs = journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
-    spec, traits = _make_spec(plan, encoded, policy, outputs)
+    spec, traits = make_spec(plan, encoded, policy)
     return RunState(
         number=number,
         plan=plan,
@@ -63,122 +54,3 @@ def make_run(plan: Plan, options: RunOptions, number: int, allocator: Allocator 
         traits=traits,
         started_at=asyncio.get_running_loop().time(),
     )
-
-
-def _make_spec(
-    plan: Plan, encoded: EncodedRun, policy: RunPolicy, outputs: Sequence[int]
-) -> tuple[RunSpec, list[Traits]]:
-    """A run's columns for the core, and by profile what agents are told.
-
-    Args:
-        plan: The validated graph.
-        encoded: Its calls, with the objects that its large arguments became.
-        policy: What the caller said about the run.
-        outputs: The objects that are brought to the controller.
-
-    Raises:
-        GraphError: A function is to be held to a memory cost that it does not have.
-    """
-    profiles = _Profiles(plan, encoded, policy)
-    column = [profiles.number(task) for task in range(len(plan))]
-    options_column = plan.options
-    has_labels = any(o.labels for o in {id(o): o for o in options_column}.values())
-    has_priority = any(o.priority for o in {id(o): o for o in options_column}.values())
-    spec = RunSpec(
-        count=len(plan),
-        profiles=profiles.known,
-        profile=column,
-        fn=[encoded.functions[fn].number for fn in encoded.fn],
-        inputs=encoded.inputs,
-        producer=encoded.producers,
-        nbytes=encoded.nbytes,
-        outputs=outputs,
-        keep=plan.keep,
-        priority=[o.priority for o in options_column] if has_priority else None,
-        group=plan.groups if any(g >= 0 for g in plan.groups) else None,
-        on_failure=policy.on_failure,
-        max_concurrency=policy.max_concurrency,
-        allocator=builtin_name(policy.allocator),
-        labels=[o.labels for o in options_column] if has_labels else None,
-        ids=plan.ids,
-        run_priority=policy.priority,
-        speculation=Speculation() if policy.speculate else None,
-    )
-    return spec, profiles.traits
-
-
-class _Profiles:
-    """The profiles of a run, each once: tasks of one function with the same options share one."""
-
-    def __init__(self, plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> None:
-        self.known: list[Profile] = []
-        self.traits: list[Traits] = []
-        self._plan = plan
-        self._encoded = encoded
-        self._policy = policy
-        self._numbers: dict[tuple[int, int], int] = {}
-        self._requirements: dict[int, Requirement] = {}
-
-    def number(self, task: int) -> int:
-        """The profile of a task.
-
-        Raises:
-            GraphError: It is to be held to a memory cost that it does not have.
-        """
-        key = id(self._plan.options[task]), self._encoded.fn[task]
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = len(self.known)
-            self._add(task)
-        return number
-
-    def _add(self, task: int) -> None:
-        options, policy, called = self._plan.options[task], self._policy, self._plan.fns[task]
-        function = self._encoded.functions[self._encoded.fn[task]]
-        needs = tuple(self._requirement(cost) for cost in options.costs)
-        if options.enforce_memory:
-            _check_memory(self._plan.ids[task], needs)
-        self.known.append(
-            Profile(
-                requirements=needs,
-                retries=policy.retries if options.retries is None else options.retries,
-                backoff_s=options.backoff_s,
-                host=options.host,
-                idempotent=options.idempotent,
-                python=function.python,
-                fn_name=getattr(called, "__qualname__", type(called).__qualname__),
-            )
-        )
-        self.traits.append(
-            Traits(
-                timeout_s=options.timeout_s,
-                idempotent=options.idempotent,
-                enforce_memory=policy.enforce_memory if options.enforce_memory is None else options.enforce_memory,
-                max_result_bytes=options.max_result_bytes or policy.max_result_bytes,
-                coroutine=is_coroutine(called),
-                needs_bundle=function.needs_bundle,
-            )
-        )
-
-    def _requirement(self, cost: Cost) -> Requirement:
-        known = self._requirements.get(id(cost))
-        if known is None:
-            known = self._requirements[id(cost)] = compile_cost(cost)
-        return known
-
-
-def _check_memory(id: str, needs: Sequence[Requirement]) -> None:
-    """Refuse a function that is to be held to a cost that it does not have."""
-    if any("memory" not in need.consumed for need in needs):
-        raise GraphError(
-            f"{id!r} has enforce_memory=True and no memory in its cost: there is nothing to hold it to.",
-            remedy="Give it one in every variant of its cost, such as cost={'memory': '2 GB'}.",
-        )
-
-
-def is_coroutine(fn: Any) -> bool:
-    """Whether calling it gives a coroutine: what it wraps counts, a partial's function does, too."""
-    while hasattr(fn, "func") and not inspect.isfunction(fn):
-        fn = fn.func
-    call = getattr(fn, "__call__", None)  # noqa: B004 - an instance's own, to look at and not to call
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from handout.execution.shell.run_state import RunState
 from handout.protocol.messages import NewTaskClass
 from handout.resources import PARTS
-
-if TYPE_CHECKING:
-    from handout.execution.shell.run_state import RunState
 
 __all__ = ["TaskClass", "TaskClassTable"]
 
