@@ -1,1 +1,4 @@
-"""What runs on hosts: standard library only, Python 3.9 or newer. Travels with protocol and serialization."""
+"""All code that runs on hosts only. It travels there with ``protocol`` and ``serialization``.
+
+It uses the standard library only, and runs on Python 3.9 or newer.
+"""

@@ -1,9 +1,9 @@
-"""The first thing that runs on a host: unpack the bundle, start the supervisor, say hello, end.
+"""The first code that runs on a host: it writes the bundle, starts the supervisor, prints the agent's hello and ends.
 
-It is sent as source and executed before the bundle is there, so it imports nothing of the house until it has
-written the bundle down. Standard input carries: this source, then one JSON line (settings, marker, token,
-bundle size), then the bundle. Standard output carries one line: the marker, then the hello or an error as JSON.
-A login shell may have printed anything before it.
+The controller sends this file as source, before the bundle is on the host. The code therefore imports nothing of
+Handout until it has written the bundle. Standard input carries this source, then one JSON line (settings, marker,
+token, size of the bundle), then the bundle. Standard output carries one line: the marker, then the hello or an error as
+JSON. The login shell may print other lines before that one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ import tempfile
 import time
 from typing import Any, BinaryIO, NoReturn
 
-#: A Unix socket's path must fit into 108 bytes, on macOS 104.
+#: Bytes of a Unix socket's path at most. The system allows 108, macOS 104.
 MAX_SOCKET_PATH = 100
+#: Seconds from the start of the supervisor until the agent must have reported.
 HELLO_TIMEOUT_S = 30.0
 _ANSWER_FD = 1
 
 
 class BootError(Exception):
-    """The agent cannot start here; ``kind`` is what the controller names it by."""
+    """The agent cannot start on this host.
+
+    Attributes:
+        kind: ``input``, ``space`` or ``start``; the controller chooses the remedy by it.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -33,19 +38,24 @@ class BootError(Exception):
 
 
 def read_exactly(stream: BinaryIO, size: int) -> bytes:
-    """Read ``size`` bytes, or raise where the stream ends before."""
+    """Read ``size`` bytes.
+
+    Raises:
+        BootError: The stream ends before.
+    """
     parts = []
-    while size:
-        part = stream.read(min(size, 1 << 20))
+    left = size
+    while left:
+        part = stream.read(min(left, 1 << 20))
         if not part:
-            raise BootError("input", "the controller went away while it sent the bundle")
+            raise BootError("input", f"the connection ended after {size - left} of {size} bytes of the bundle")
         parts.append(part)
-        size -= len(part)
+        left -= len(part)
     return b"".join(parts)
 
 
-def _here() -> str:
-    """The current folder; "" where it is gone."""
+def _current_folder() -> str:
+    """Return the current folder; "" if it was removed."""
     try:
         return os.getcwd()
     except OSError:
@@ -53,14 +63,21 @@ def _here() -> str:
 
 
 def make_folder(nbytes: int) -> str:
-    """A private folder for this run, on the first of the usual places that has room for the bundle."""
+    """Make this run's private folder in the first of the usual places that has room for the bundle.
+
+    Args:
+        nbytes: Size of the bundle.
+
+    Raises:
+        BootError: No place has room. The message tells what was wrong with each.
+    """
     tried = []
-    wanted = (os.environ.get("HANDOUT_TMPDIR"), os.environ.get("TMPDIR"))
-    for base in (*wanted, "/tmp", "/var/tmp", os.path.expanduser("~")):
+    chosen = (os.environ.get("HANDOUT_TMPDIR"), os.environ.get("TMPDIR"))
+    for base in (*chosen, "/tmp", "/var/tmp", os.path.expanduser("~")):
         if not base:
             continue
         if len(os.fsencode(base)) > MAX_SOCKET_PATH - 40:
-            tried.append(f"{base}: too long a name for a socket below it")
+            tried.append(f"{base}: its path is too long for a socket below it")
             continue
         try:
             free = shutil.disk_usage(base).free
@@ -70,34 +87,43 @@ def make_folder(nbytes: int) -> str:
             return tempfile.mkdtemp(prefix=f"handout-{os.getuid()}-", dir=base)
         except OSError as error:
             tried.append(f"{base}: {error.strerror or error}")
-    raise BootError("space", f"no folder for {nbytes} bytes ({'; '.join(tried)})")
+    raise BootError("space", f"no folder has room for a bundle of {nbytes} bytes ({'; '.join(tried)})")
 
 
 def unpack(folder: str, bundle: bytes) -> str:
-    """Write the bundle into the folder, and return its path."""
+    """Write the bundle into the folder, and return its path.
+
+    Raises:
+        BootError: The file system refused it.
+    """
     path = os.path.join(folder, "bundle.zip")
     try:
         with open(path, "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
             file.write(bundle)
     except OSError as error:
-        raise BootError("space", f"cannot write {len(bundle)} bytes to {folder}: {error.strerror}") from None
+        raise BootError(
+            "space", f"cannot write the bundle of {len(bundle)} bytes to {folder}: {error.strerror}"
+        ) from None
     return path
 
 
 def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, report_fd: int, log: int) -> NoReturn:
-    """Become the supervisor: a session of its own, nothing of the login's files, the bundle first on the path."""
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    for target, source in ((0, null), (1, log), (2, log)):
-        os.dup2(source, target)
-    if report_fd != 3:
-        os.dup2(report_fd, 3)
-    limit = os.sysconf("SC_OPEN_MAX")
-    os.closerange(4, limit if 0 < limit < 65536 else 65536)
-    os.set_inheritable(3, False)
-    _take_off_mark()
+    """Turn this fork into the supervisor. Never returns.
+
+    The supervisor has a session of its own, none of the login's open files, and the bundle first on its path.
+
+    Args:
+        folder: The run's private folder.
+        bundle: Path of the bundle.
+        settings: See `supervisor.run`.
+        token: See `supervisor.run`.
+        report_fd: Where the agent writes its hello.
+        log: Descriptor of the log, which becomes standard output and error.
+    """
+    _detach(report_fd, log)
+    _hide_inherited_mark()
     os.environ["HANDOUT_RUN"] = folder
-    sys.path[:] = [bundle] + [p for p in sys.path if p not in ("", _here())]
+    sys.path[:] = [bundle] + [p for p in sys.path if p not in ("", _current_folder())]
     status = 1
     try:
         from handout.host import supervisor
@@ -114,14 +140,27 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
         except OSError:
             pass
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # where it has not come so far as to do that itself
+        shutil.rmtree(folder, ignore_errors=True)  # the supervisor does so itself, unless it failed to start
         os._exit(status)
 
 
-def _take_off_mark() -> None:
-    """Be known as a process of this run alone, also where a task of another one started it.
+def _detach(report_fd: int, log: int) -> None:
+    """Begin a session without the login's open files: descriptors 1 and 2 are the log, and 3 is the report's pipe."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for target, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, target)
+    if report_fd != 3:
+        os.dup2(report_fd, 3)
+    limit = os.sysconf("SC_OPEN_MAX")
+    os.closerange(4, limit if 0 < limit < 65536 else 65536)
+    os.set_inheritable(3, False)
 
-    The system shows the environment that a program was started with, in the memory where it lies.
+
+def _hide_inherited_mark() -> None:
+    """Remove the mark of another run, whose task may have started this program.
+
+    /proc/PID/environ shows the memory that held the environment at the program's start, so that memory is overwritten.
     """
     value = os.environb.get(b"HANDOUT_RUN")
     if value:
@@ -134,21 +173,24 @@ def _take_off_mark() -> None:
             if address:
                 ctypes.memset(address, ord("-"), len(value))
         except (ImportError, OSError, AttributeError):
-            pass  # then what ends that other run's leftovers may end this one
+            pass  # the clean-up of the other run's orphans may then kill this run too
 
 
 def read_report(fd: int) -> dict[str, Any]:
-    """The agent's hello, or what kept it from saying one.
+    """Return the agent's hello.
+
+    Args:
+        fd: The pipe that the supervisor and the agent report on.
 
     Raises:
-        BootError: It did not report, or what went wrong.
-        SystemExit: Nobody waits for the agent any more.
+        BootError: The agent reported an error, or reported nothing in time.
+        SystemExit: The controller has closed its end of the connection.
     """
     data = b""
     deadline = time.monotonic() + HELLO_TIMEOUT_S
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    poller.register(_ANSWER_FD, 0)  # that nobody reads there any more is said without being asked for
+    poller.register(_ANSWER_FD, 0)  # poll reports a closed reader also where no event is asked for
     while b"\n" not in data:
         ready = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
         if _ANSWER_FD in ready and fd not in ready:
@@ -159,15 +201,18 @@ def read_report(fd: int) -> dict[str, Any]:
         if not part:
             raise BootError("start", "the agent ended before it reported")
         data += part
-    # Where the supervisor ends while the agent begins, each says something: the first to speak knows why.
+    # If the supervisor fails while the agent starts, both report. The first report has the cause.
     report = json.loads(data.partition(b"\n")[0])
     if "error" in report:
         raise BootError(report["error"], report.get("message", ""))
     return dict(report)
 
 
-def end(pid: int) -> None:
-    """Wait until a supervisor has cleaned up and ended. What one that must be killed leaves, the next start removes."""
+def end_supervisor(pid: int) -> None:
+    """Wait until the supervisor has cleaned up and ended, and kill it if it takes longer than 5 s.
+
+    The next start on this host removes what a killed supervisor leaves.
+    """
     for number, wait_s in ((0, 2.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0)):
         os.kill(pid, number)
         until = time.monotonic() + wait_s
@@ -178,12 +223,20 @@ def end(pid: int) -> None:
 
 
 def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
-    """Start the agent that the preface describes, and return its hello."""
+    """Start the agent, and return its hello with what the controller must know about the start.
+
+    Args:
+        preface: Size of the bundle, settings and token, as the controller sent them.
+        stream: Where the bundle follows.
+
+    Raises:
+        BootError: The agent did not start.
+    """
     bundle = read_exactly(stream, preface["size"])
     folder = make_folder(len(bundle))
     try:
         path = unpack(folder, bundle)
-        # Opened here: what went wrong is to be read also where the supervisor has removed its folder.
+        # This process opens the log, so that it can read it after the supervisor has removed the folder.
         log = os.open(os.path.join(folder, "supervisor.log"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         reading, writing = os.pipe()
         pid = os.fork()
@@ -194,26 +247,37 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    try:
-        report = read_report(reading)
-    except BootError as error:
-        end(pid)
-        if not os.path.exists(os.path.join(folder, ".lock")):
-            shutil.rmtree(folder, ignore_errors=True)  # it was killed before anybody could tell whose this is
-        tail = os.pread(log, os.fstat(log).st_size, 0)[-2000:].decode("utf-8", "replace").strip()
-        more = f": {tail}" if tail and tail not in str(error) else ""
-        raise BootError(error.kind, f"{error}{more}") from None
-    except BaseException:
-        os.kill(pid, signal.SIGTERM)  # the agent may have reported already, and find nothing amiss
-        raise
+    report = _await_report(pid, reading, folder, log)
     report.update(folder=folder, bundle=path, executable=sys.executable, supervisor=pid)
     return report
 
 
+def _await_report(pid: int, reading: int, folder: str, log: int) -> dict[str, Any]:
+    """Return the hello of the agent that a supervisor has started, or end the supervisor and raise.
+
+    Raises:
+        BootError: See `read_report`. The message ends with the last lines of the log.
+    """
+    try:
+        return read_report(reading)
+    except BootError as error:
+        end_supervisor(pid)
+        if not os.path.exists(os.path.join(folder, ".lock")):
+            shutil.rmtree(
+                folder, ignore_errors=True
+            )  # killed before it locked the folder: no start finds that as an orphan
+        tail = os.pread(log, os.fstat(log).st_size, 0)[-2000:].decode("utf-8", "replace").strip()
+        more = f": {tail}" if tail and tail not in str(error) else ""
+        raise BootError(error.kind, f"{error}{more}") from None
+    except BaseException:
+        os.kill(pid, signal.SIGTERM)  # the agent may have reported already, and would go on running
+        raise
+
+
 def main(stream: BinaryIO) -> None:
-    """Run on the host, from the command line that the controller sent."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was begun is taken back
-    os.fstat(_ANSWER_FD)  # whoever has closed it wants no answer, and no agent
+    """Start the agent as standard input says, and print the answer. The controller's command line calls this."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exception ends the supervisor and removes the folder
+    os.fstat(_ANSWER_FD)  # raises if the controller has closed standard output: then it wants no agent
     line = stream.readline(1 << 20)
     preface = json.loads(line)
     answer: dict[str, Any]
@@ -227,7 +291,7 @@ def main(stream: BinaryIO) -> None:
     try:
         os.write(_ANSWER_FD, f"\n{preface['marker']}{json.dumps(answer)}\n".encode())
     except OSError:
-        # Nobody waits for the agent any more, and nobody else knows of it.
+        # The controller has gone, and only this process knows that the agent runs.
         if "supervisor" in answer:
             os.kill(answer["supervisor"], signal.SIGTERM)
 

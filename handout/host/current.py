@@ -29,7 +29,7 @@ class Current:
         ```
     """
 
-    __slots__ = ("_made", "_scratch", "attempt", "host", "id", "variant")
+    __slots__ = ("_has_scratch", "_scratch", "attempt", "host", "id", "variant")
 
     id: str
     host: str
@@ -38,20 +38,20 @@ class Current:
 
     def __init__(self, id: str, host: str, attempt: int, variant: int, scratch: str) -> None:
         self.id, self.host, self.attempt, self.variant, self._scratch = id, host, attempt, variant, scratch
-        self._made = False
+        self._has_scratch = False
 
     @property
     def scratch(self) -> str:
         """The path of a folder for this attempt alone. It is made at the first access and removed after the attempt."""
-        if not self._made:
+        if not self._has_scratch:
             os.makedirs(self._scratch, mode=0o700, exist_ok=True)
-            self._made = True
+            self._has_scratch = True
         return self._scratch
 
     def clean(self) -> None:
         """Remove the scratch folder if it was made."""
-        if self._made:
-            self._made = False
+        if self._has_scratch:
+            self._has_scratch = False
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""A byte pump between standard input and output and the agent's socket, for servers that forbid forwarding."""
+"""Copies bytes between standard input and output and the agent's socket, for SSH servers that forbid forwarding."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import select
 import socket
 import sys
 
-_SIZE = 1 << 18
+_CHUNK_BYTES = 1 << 18
 
 
 def main(path: str, marker: str) -> None:
-    """Connect to the agent, say so, and pump until either side ends."""
+    """Connect to the agent, print the marker, and copy bytes until either side ends.
+
+    Args:
+        path: The agent's socket.
+        marker: Printed on a line of its own. The agent's bytes begin after it.
+    """
     agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     agent.connect(path)
     os.write(1, f"\n{marker}\n".encode())
@@ -19,9 +24,12 @@ def main(path: str, marker: str) -> None:
 
 
 def pump(routes: dict[int, int]) -> None:
-    """Copy from each key to its value, both ways at once, until one ends.
+    """Copy bytes from each key to its value until one descriptor ends.
 
-    Both directions have one buffer each: a side that does not read never stops the other direction.
+    Each direction has a buffer of its own, so that a side that does not read stops one direction only.
+
+    Args:
+        routes: Descriptor to write to, by descriptor to read from.
     """
     pending = dict.fromkeys(routes.values(), b"")
     for fd in {*routes, *routes.values()}:
@@ -32,7 +40,7 @@ def pump(routes: dict[int, int]) -> None:
         readable, writable, _ = select.select(readers, writers, [])
         try:
             for source in readable:
-                data = os.read(source, _SIZE)
+                data = os.read(source, _CHUNK_BYTES)
                 if not data:
                     return
                 pending[routes[source]] = data

@@ -1,12 +1,11 @@
-"""The process that starts the agent and the workers of a host, and that ends them.
+"""The supervisor: the process that starts the agent and the workers of a host, and that ends them.
 
-It is started first, is single-threaded, and holds what workers need imported, so that forking one takes a
-millisecond. Descendants whose parents die become its children (it is a subreaper), which is how nothing can be
-left behind: whatever is its child and is neither the agent nor a worker belonged to a dead worker, and is
-killed. It knows nothing of tasks.
+It starts first, has one thread, and has imported what workers need, so that forking a worker takes a millisecond. It is
+a subreaper: when a worker dies, the worker's descendants become the supervisor's children. A child that is neither the
+agent nor a worker is therefore a stray of a dead worker, and the supervisor kills it. The supervisor knows no tasks.
 
-It ends everything when the agent's socket closes, and kills the workers when the lease ends, which it reads
-from a page that the agent writes: a stopped agent cannot keep user code alive.
+It ends all processes of the run when the agent's socket closes. It kills the workers when the lease ends. It reads the
+lease from memory that the agent writes, so that a stopped agent cannot keep user code alive.
 
 Messages to and from the agent are JSON lines on a socket; `handout.protocol.messages` declares them.
 """
@@ -34,38 +33,47 @@ from handout.host.system.lease import Lease
 from handout.protocol import codec, messages
 from handout.protocol.messages import AnyMessage
 
-#: How long after the lingering the agent itself has to end.
+#: Nanoseconds that the agent has to end by itself, once the time in which it lingers is over.
 _AGENT_GRACE_NS = 2_000_000_000
-#: A worker is reported gone though something that it left cannot be killed.
+#: Seconds after which a dead worker is reported gone although one of its strays cannot be killed.
 _STRAY_S = 0.5
+#: Seconds between two looks for strays.
 _SWEEP_S = 0.01
-#: What a worker that was sent a signal gets, to heed it, before one that ends it.
+#: Seconds between a signal that asks a worker for something and one that ends the worker.
 _SIGNAL_S = 0.05
+#: Seconds until `Supervisor.shut_down` gives up.
 _SHUTDOWN_S = 5.0
-#: Where stores are: in memory.
+#: Folder in memory that holds the stores of runs.
 _STORES = "/dev/shm"
-#: For each processor: processes and threads that workers may add, so that one that forks for ever leaves room.
+#: Processes and threads that workers may add, for each processor. A worker that forks for ever then leaves room.
 _MOST_PROCESSES = 1024
-#: Where a worker's own descriptors live: out of the way of small numbers that user code may guess.
+#: The lowest number of a worker's own descriptors, which keeps them apart from small numbers that user code may guess.
 HIGH_FD = 600
 
 
 class Child:
-    """A worker's process."""
+    """A worker's process, until it is reaped."""
 
     def __init__(self, number: int, pid: int) -> None:
         self.number = number
         self.pid = pid
-        #: When it was sent a signal that asks for something.
+        #: Monotonic seconds at which the agent last had a signal sent to it, other than to end it.
         self.signalled_at = 0.0
-        #: When SIGTERM turns into SIGKILL, or None.
+        #: Monotonic seconds at which it gets SIGKILL; None if the agent wants it to live.
         self.kill_at: float | None = None
-        #: Whether it is killed because the lease ended.
+        #: True if it is killed because the lease ended.
         self.lapsed = False
 
 
 class Supervisor:
-    """The loop of the process; see the module."""
+    """The supervisor's loop; see the module.
+
+    Args:
+        agent_pid: The agent, a child of this process.
+        link: Socket to the agent.
+        lease: Until when user code may run.
+        groups: Control groups for the workers.
+    """
 
     def __init__(self, agent_pid: int, link: socket.socket, lease: Lease, groups: ControlGroups) -> None:
         self._agent_pid = agent_pid
@@ -74,14 +82,14 @@ class Supervisor:
         self._groups = groups
         self._children: dict[int, Child] = {}
         self._pids: dict[int, Child] = {}
-        #: Reaped, and not yet reported: (report, monotonic time at which it goes out whatever is left).
+        #: Reports of reaped workers, each with the monotonic seconds at which it is sent although strays are left.
         self._ended: list[tuple[messages.WorkerGone, float]] = []
         self._held = b""
         self._fds: list[int] = []
         self._outgoing = b""
         self._lapsed = False
-        #: Whether what few tasks need has been imported, too; that waits for a quiet moment.
-        self._warm = False
+        #: True once modules that only some tasks need are imported, too. That waits for a moment without events.
+        self._has_preloaded_more = False
         self._stopping = False
         self._most_processes = _limit_processes(groups)
         link.setblocking(False)
@@ -90,7 +98,7 @@ class Supervisor:
         os.set_blocking(self._wake_write, False)
 
     def loop(self) -> None:
-        """Run until the agent is gone."""
+        """Run until the agent is gone, the lease is over for the agent too, or SIGTERM arrives."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -110,9 +118,9 @@ class Supervisor:
                 break
             self._end_what_is_due(time.monotonic())
             self._flush()
-            if not events and not self._warm:
-                self._warm = True
-                _warm()
+            if not events and not self._has_preloaded_more:
+                self._has_preloaded_more = True
+                _preload_more()
 
     def _stop(self, *_: Any) -> None:
         self._stopping = True
@@ -141,7 +149,7 @@ class Supervisor:
     # ---- the agent's messages ------------------------------------------------------------------------------
 
     def _receive(self) -> bool:
-        """Read and obey; False once the agent's side is closed."""
+        """Read the agent's messages and handle them. Return False if the agent has closed its side."""
         try:
             data, fds, _, _ = socket.recv_fds(self._link, 65536, 64)
         except BlockingIOError:
@@ -158,7 +166,10 @@ class Supervisor:
         return True
 
     def _take_last_descriptors(self) -> None:
-        """Hold what the agent handed over before it ended: its connection must not close before all else is gone."""
+        """Receive the descriptors that the agent sent before it ended, and hold them.
+
+        Among them is the agent's connection, which must stay open until all processes of the run are gone.
+        """
         while True:
             try:
                 data, fds, _, _ = socket.recv_fds(self._link, 65536, 64)
@@ -227,7 +238,7 @@ class Supervisor:
         self._send(messages.Forked(number, pid))
 
     def _reap(self) -> bool:
-        """Wait for whatever has ended; False where that was the agent."""
+        """Reap the children that have ended. Return False if the agent is among them."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -277,7 +288,7 @@ class Supervisor:
         latest = time.monotonic() + _STRAY_S
         for child in self._children.values():
             child.lapsed |= child.kill_at is None
-            # A grace that runs ends here, too; what is closer has been killed, and is looked at again.
+            # The lease also ends a longer grace. A child whose time is nearer was killed once and is looked at again.
             if child.kill_at is None or child.kill_at > latest:
                 child.kill_at = 0.0
         if not self._lapsed:
@@ -287,7 +298,7 @@ class Supervisor:
             self._stopping = True
 
     def shut_down(self) -> None:
-        """Kill whatever is left and wait for it, for a bounded time."""
+        """Kill all processes of the run and reap them. Give up after a bounded time."""
         self._link.close()
         processes.send_signal(self._agent_pid, signal.SIGKILL)
         until = time.monotonic() + _SHUTDOWN_S
@@ -310,10 +321,10 @@ _HANDLERS: messages.ToSupervisor = {
 
 
 def _limit_processes(groups: ControlGroups) -> int | None:
-    """Keep workers from forking for ever: together by their group, where there is one, and each by its user's count.
+    """Limit the processes and threads of all workers together, by their control group.
 
-    Returns: Processes and threads of this user at which a worker may fork no more; None for the superuser, whom the
-    system does not hold to that.
+    Returns: The number of this user's processes and threads at which a worker may not fork; None for the superuser,
+        whom the system does not bind to such a number.
     """
     most = _MOST_PROCESSES * max(4, os.cpu_count() or 1)
     groups.limit_processes(most)
@@ -321,38 +332,17 @@ def _limit_processes(groups: ControlGroups) -> int | None:
 
 
 def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int | None) -> None:
-    """Turn a forked copy of the supervisor into a worker; never returns.
+    """Turn this fork of the supervisor into a worker. Never returns.
 
     Args:
         parent: The supervisor.
-        fds: The worker's link, output, errors and page.
-        groups: Where workers are kept.
-        most: Processes and threads of this user at which it may fork no more; None: as the system says.
+        fds: The worker's link, standard output, standard error and shared page.
+        groups: The run's control groups.
+        most: Number of this user's processes and threads at which the worker may not fork; None: no limit of its own.
     """
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.setsid()
-        processes.die_with_parent(parent)
-        processes.become_subreaper()
-        processes.raise_oom_score()
-        try:
-            groups.join_workers()
-        except OSError as error:
-            print(f"worker {os.getpid()} is in no control group: {error}", file=sys.stderr, flush=True)
-        if most is not None:
-            processes.limit_processes(most)
-        high = _high_copies(fds)
-        link, out, err, page = high
-        null = os.open(os.devnull, os.O_RDONLY)
-        for target, source in ((0, null), (1, out), (2, err)):
-            os.dup2(source, target)
-        os.closerange(3, min(high))
-        os.closerange(max(high) + 1, max(high) + 64)
-        os.close(out)
-        os.close(err)
+        _isolate(parent, groups, most)
+        link, page = _take_descriptors(fds)
         from handout.host.worker import main
 
         main.run(link, page)
@@ -365,20 +355,54 @@ def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int 
         os._exit(70)
 
 
+def _isolate(parent: int, groups: ControlGroups, most: int | None) -> None:
+    """Give this fork the signals, the session and the limits of a worker."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setsid()
+    processes.die_with_parent(parent)
+    processes.become_subreaper()
+    processes.raise_oom_score()
+    try:
+        groups.join_workers()
+    except OSError as error:
+        text = f"worker {os.getpid()} could not enter its control group and runs without it: {error}"
+        print(text, file=sys.stderr, flush=True)
+    if most is not None:
+        processes.limit_processes(most)
+
+
+def _take_descriptors(fds: list[int]) -> tuple[int, int]:
+    """Make these descriptors the worker's, and close all others. Return the link and the shared page."""
+    high = _high_copies(fds)
+    link, out, err, page = high
+    null = os.open(os.devnull, os.O_RDONLY)
+    for target, source in ((0, null), (1, out), (2, err)):
+        os.dup2(source, target)
+    os.closerange(3, min(high))
+    os.closerange(max(high) + 1, max(high) + 64)
+    os.close(out)
+    os.close(err)
+    return link, page
+
+
 def _high_copies(fds: list[int]) -> list[int]:
+    """Return copies of descriptors with numbers from `HIGH_FD` on, or lower where the system's limit is lower."""
     base = HIGH_FD
     while True:
         try:
             return [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base) for fd in fds]
         except OSError:
-            # The limit of open files is lower than that.
+            # The limit of open files is lower than that number.
             if base < 32:
                 raise
             base //= 2
 
 
 def _make_store(folder: str, groups: ControlGroups) -> str | None:
-    """A folder in memory for the objects of a run; None: there is no such place."""
+    """Make a folder in memory for the objects of a run. Return None where the host has no such place."""
     if not os.access(_STORES, os.W_OK | os.X_OK):
         return None
     try:
@@ -399,7 +423,7 @@ def _run_agent(
     link: socket.socket,
     lease: Lease,
 ) -> None:
-    """Be the agent; never returns."""
+    """Turn this fork of the supervisor into the agent. Never returns."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     status = 1
     try:
@@ -419,16 +443,16 @@ def _run_agent(
 
 
 def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> None:
-    """Be the supervisor of this host until its agent ends, then leave nothing.
+    """Be this host's supervisor until its agent ends, then remove the run's folders and groups.
 
     Args:
-        folder: Private folder of this run; holds the socket, scratch space and spilled objects; removed.
+        folder: Private folder of this run. It holds the socket, scratch folders and spilled objects.
         settings: ``host`` and ``digest``, and where given ``host_timeout_s``, ``heartbeat_s``, ``linger_s``,
             ``kill_after_s``.
-        token: What a connection must say to be the controller's.
-        report_fd: Where the agent writes its hello, one JSON line; leads nowhere afterwards.
+        token: The secret that a connection must show to be the controller's.
+        report_fd: Where the agent writes its hello, one JSON line. It leads nowhere afterwards.
     """
-    # Before what others leave behind becomes this process's.
+    # First, because a subreaper would become the parent of the process that removes orphans.
     orphans.remove_in_background(folder, _STORES, report_fd)
     processes.become_subreaper()
     groups, store = ControlGroups.for_run(os.path.basename(folder)), None
@@ -458,22 +482,22 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
 
 
 def _silence(fd: int) -> None:
-    """Close a descriptor in effect, and keep its number from becoming another one's: it may be written to again."""
+    """Let a descriptor lead nowhere. Closing it would free its number, and a later write would reach another file."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, fd, inheritable=False)
     os.close(null)
 
 
 def _preload() -> None:
-    """Import what every worker needs, once, before the first one is forked."""
+    """Import what every worker needs, before the first one is forked."""
     from handout.host.worker import main  # noqa: F401
 
     gc.collect()
     gc.freeze()
 
 
-def _warm() -> None:
-    """Import what some tasks need; a failure shows again, with its cause, where one does."""
+def _preload_more() -> None:
+    """Import what only some tasks need. If that fails, a task that needs it fails with the same cause."""
     from handout.host.worker import main
 
     try:

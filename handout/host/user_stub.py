@@ -1,9 +1,9 @@
-"""What ``import handout`` is on a host, where the package itself is not.
+"""The stub that ``import handout`` finds on a host, where the package itself is absent.
 
-A user's module imports Handout for its decorators and types, and is then imported on the host for its
-functions. So here ``options`` changes nothing, ``current`` and ``File`` work, and every other public name can
-be imported, subclassed and called as a class; whoever *uses* what came of it is told why that cannot work.
-The bundle carries this very file as ``handout/__init__.py``.
+A user's module imports Handout for its decorators and types, and a host imports the module for its functions. On a host
+``options`` returns the function unchanged, and ``current`` and ``File`` work. Every other public name can be imported,
+subclassed and called as a class; any further use raises `NotOnHostError`. The bundle carries this file as
+``handout/__init__.py``.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ A = TypeVar("A")
 
 
 def options(**_options: Any) -> Callable[[F], F]:
-    """Gives the function back: what it costs was read where the graph was built."""
+    """Return a decorator that returns the function unchanged. The controller has read the options."""
     return lambda fn: fn
 
 
 def trust(cls: A, /) -> A:
-    """Gives the class back: which ones are registered is told by where the graph was built."""
+    """Return the class unchanged. The controller sends the names of the registered classes."""
     return cls
 
 
 def later(promised: A, /) -> A:
-    """Gives the promise back."""
+    """Return the argument unchanged."""
     return promised
 
 
 class NotOnHostError(RuntimeError):
-    """A part of Handout was used that is only where the graph is built."""
+    """A task used a part of Handout that exists only in the process that builds the graph."""
 
 
 def _refuse(name: str) -> NotOnHostError:
     return NotOnHostError(
-        f"{name} is not there on a host: only options, current and File of handout are. "
+        f"{name} is not there on a host: there handout has only options, current and File. "
         "Build and run graphs under `if __name__ == '__main__':`, or in a function that no task calls."
     )
 
 
 class _AbsentType(type):
-    """A public name of Handout that is not here."""
+    """The type of the classes that stand for Handout's public classes."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -84,30 +84,30 @@ def _absent_function(name: str) -> Any:
     return absent
 
 
-_made: dict[str, Any] = {}
+_stubs: dict[str, Any] = {}
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module 'handout' has no attribute {name!r}")
-    found = _made.get(name)
+    found = _stubs.get(name)
     if found is None:
         if not name[0].isupper():
             found = _absent_function(name)
-        elif name.endswith("Error"):  # user code may raise it, or catch it
+        elif name.endswith("Error"):  # user code may raise and catch it
             found = type(name, (Exception,), {"__module__": "handout"})
         else:
             found = _AbsentType(name, (_Absent,), {"__module__": "handout"})
-        _made[name] = found
+        _stubs[name] = found
     return found
 
 
-#: What the bundle holds of the package under its own name.
+#: Packages that the bundle holds under their own names.
 _TRAVELLING = ("handout.protocol", "handout.serialization", "handout.host")
 
 
 class _Submodules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Makes ``from handout.errors import ...`` work: any module of Handout that is not in the bundle."""
+    """Makes ``from handout.errors import ...`` work, for each module of Handout that the bundle does not hold."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

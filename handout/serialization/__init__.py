@@ -1,1 +1,4 @@
-"""Values, functions, classes, calls and exceptions as bytes and back, the same on both ends. Travels to hosts."""
+"""Turns values, functions, classes, calls and exceptions into bytes and back. Both ends use it, so it travels to hosts.
+
+It uses the standard library only (dill and numpy where they are installed), and runs on Python 3.9 or newer.
+"""

@@ -1,8 +1,8 @@
-"""A call as bytes: the arguments of one task, with marks where other tasks' results go.
+"""Turns a call into bytes and back: the arguments of one task, with marks in the places of other tasks' results.
 
-The blob is a pickled ``(args, kwargs, paths, fills)``. Arguments that are results as a whole (the common case)
-are filled in by position, so that neither end runs Python code for each; results inside lists, dicts and
-objects are marks that the unpickler resolves.
+The bytes are a pickled ``(args, kwargs, paths, fills)``. Most results are a positional argument as a whole. ``fills``
+lists these by position, so that neither end runs Python code in the pickler for them. A result inside a list, a dict or
+an object is a mark, which the unpickler replaces.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any, Callable, Union
 from handout.serialization.exceptions import message
 from handout.serialization.pickling import LoadError, Pickler, Segment, Snapshot, encode, loads
 
-#: How to reach an element: ``("item", key)`` or ``("attr", name)`` steps.
+#: The steps to an element of a value: ``("item", key)`` or ``("attr", name)``.
 Path = tuple[tuple[str, Any], ...]
+#: Returns the mark of an object that stands for a result, and None for any other object.
 Resolve = Callable[[Any], Any]
 
-#: What is written as it is, whoever looks.
+#: Types whose values cannot contain a mark.
 PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, complex})
 
 
 class Slot:
-    """Where the result number `index` of a task's inputs goes."""
+    """Stands for input number `index` of a task."""
 
     __slots__ = ("index",)
 
@@ -35,7 +36,7 @@ class Slot:
 
 
 class Inline:
-    """Where the result of a call goes that is made inside the consumer: once, however often it is meant."""
+    """Stands for the result of a call that the consuming task makes itself, once for all places of this mark."""
 
     __slots__ = ("args", "fn", "kwargs")
 
@@ -44,7 +45,7 @@ class Inline:
 
 
 class Loaded:
-    """Where a value goes that ``load`` makes, on the consumer's host, of what another mark stands for."""
+    """Stands for what ``load`` returns, on the consumer's host, for the value of another mark."""
 
     __slots__ = ("load", "mark")
 
@@ -53,7 +54,7 @@ class Loaded:
 
 
 class Taken:
-    """Where an element goes that is taken, inside the consumer, of what another mark stands for."""
+    """Stands for an element of the value of another mark, which the consuming task takes."""
 
     __slots__ = ("mark", "path")
 
@@ -64,22 +65,24 @@ class Taken:
 Mark = Union[Slot, Inline, Loaded, Taken]
 
 
-class _Raised(BaseException):
-    """Carries what user code raised out of the unpickler, apart from what the unpickler itself raises."""
+class _UserCodeError(BaseException):
+    """Carries an exception of user code through the unpickler, so that it differs from the unpickler's own errors."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
-class _Local(threading.local):
-    slot: Callable[[int], Any] | None = None
+class _Reading(threading.local):
+    """The call that this thread is reading."""
+
+    get_input: Callable[[int], Any] | None = None
 
 
-_local = _Local()
+_reading = _Reading()
 
 
 def apply_path(value: Any, path: Path) -> Any:
-    """The element of `value` at `path`."""
+    """Return the element of `value` at `path`."""
     for step, key in path:
         value = value[key] if step == "item" else getattr(value, key)
     return value
@@ -89,7 +92,7 @@ def apply_path(value: Any, path: Path) -> Any:
 
 
 class CallPickler(Pickler):
-    """Asks `resolve` about each object that could be a promise."""
+    """Asks `resolve` about each object that could stand for a result."""
 
     def __init__(self, file: Any, snapshot: Snapshot, resolve: Resolve, **options: Any) -> None:
         super().__init__(file, snapshot, **options)
@@ -112,12 +115,12 @@ def dumps_call(
     """Encode one call.
 
     Args:
-        args: Positional arguments, promises of other results among them at any depth.
+        args: Positional arguments. Objects that stand for results may be among them at any depth.
         kwargs: Keyword arguments, likewise.
-        paths: Elements of the result that go out as objects of their own.
-        resolve: Gives the mark of an object that promises a result, None for any other. The same mark object
-            for the same inline call, so that it is made once.
-        snapshot: Of the run that the call belongs to.
+        paths: Elements of the result that become objects of their own.
+        resolve: Returns the mark of an object. It returns the same mark object for the same inline call, so that the
+            consuming task makes that call once.
+        snapshot: The snapshot of the call's run.
     """
     fills: list[tuple[int, int]] | None = None
     plain = not kwargs
@@ -145,9 +148,9 @@ def dumps_call(
 
 
 def _fill(index: int) -> Any:
-    if _local.slot is None:
-        raise LoadError("a promise was loaded outside a call")
-    return _local.slot(index)
+    if _reading.get_input is None:
+        raise LoadError("the bytes contain the mark of an input, but are not the arguments of a call")
+    return _reading.get_input(index)
 
 
 def _same(value: Any) -> Any:
@@ -155,23 +158,23 @@ def _same(value: Any) -> Any:
 
 
 def _load(value: Any, load: Callable[[Any], Any]) -> Any:
-    return _user(load, (value,), {})
+    return _call_user_code(load, (value,), {})
 
 
 def _take(value: Any, path: Path) -> Any:
-    return _user(apply_path, (value, path), {})
+    return _call_user_code(apply_path, (value, path), {})
 
 
-def _user(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _call_user_code(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         value = fn(*args, **kwargs)
         return _wait(value) if inspect.iscoroutine(value) else value
     except BaseException as error:
-        raise _Raised(error) from None
+        raise _UserCodeError(error) from None
 
 
 def _wait(coroutine: Any) -> Any:
-    """Run a coroutine from code that is not async, in a thread where this one has a loop already."""
+    """Run a coroutine to its end. If this thread runs an event loop already, run it in another thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -195,29 +198,35 @@ def _wait(coroutine: Any) -> Any:
 
 _MARKS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     Slot: lambda mark: (_fill, (mark.index,)),
-    Inline: lambda mark: (_user, (mark.fn, mark.args, mark.kwargs)),
+    Inline: lambda mark: (_call_user_code, (mark.fn, mark.args, mark.kwargs)),
     Loaded: lambda mark: (_load, (mark.mark, mark.load)),
     Taken: lambda mark: (_take, (mark.mark, mark.path)),
 }
 
 
-def load_call(data: Segment, slot: Callable[[int], Any]) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Path, ...]]:
-    """Decode one call, asking `slot` for each input that it needs (once each).
+def load_call(
+    data: Segment, get_input: Callable[[int], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Path, ...]]:
+    """Decode one call.
+
+    Args:
+        data: What `dumps_call` returned.
+        get_input: Returns an input by its number. It is called once for each input that the call contains.
 
     Returns: The arguments, the keyword arguments, and the paths of elements to take from the result.
     Raises:
-        LoadError: The bytes could not become values here: a module is missing, another version of Python.
-        BaseException: Whatever an inline function or an ``Arg``'s ``load`` raised: user code, not ours.
+        LoadError: The bytes do not become values on this host: a module is missing, or its Python is another version.
+        BaseException: An inline function or an ``Arg``'s ``load`` raised it.
     """
     asked: dict[int, Any] = {}
 
     def once(index: int) -> Any:
         if index not in asked:
-            asked[index] = slot(index)
+            asked[index] = get_input(index)
         return asked[index]
 
-    outer, _local.slot = _local.slot, once
-    users: BaseException
+    outer, _reading.get_input = _reading.get_input, once
+    user_error: BaseException
     try:
         args, kwargs, paths, fills = loads(data)
         if fills:
@@ -226,12 +235,12 @@ def load_call(data: Segment, slot: Callable[[int], Any]) -> tuple[tuple[Any, ...
                 holes[position] = once(index)
             args = tuple(holes)
         return args, kwargs or {}, paths or ()
-    except _Raised as raised:
-        users = raised.error
+    except _UserCodeError as raised:
+        user_error = raised.error
     except LoadError:
         raise
     except Exception as error:
         raise LoadError(f"the arguments could not be loaded: {type(error).__name__}: {message(error)}") from error
     finally:
-        _local.slot = outer
-    raise users  # outside of the handler, which would become its context
+        _reading.get_input = outer
+    raise user_error  # inside the handler, _UserCodeError would become its context

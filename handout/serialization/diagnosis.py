@@ -1,4 +1,4 @@
-"""Finds what in a value cannot travel, after pickling it has failed: ``args[1].model.lock``."""
+"""Finds the part of a value that cannot be pickled, after pickling the value has failed: ``args[1].model.lock``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, Callable
 from handout.serialization import functions_by_value
 from handout.serialization.pickling import UNPICKLABLE_TYPES, Segment, Snapshot, dumps
 
-#: Objects looked at before the search gives up and names what it has.
-_MAX_LOOKED_AT = 2000
+#: Objects that a search tries to pickle. After these it names the innermost failing part that it has found.
+_MAX_TRIED = 2000
 
 
 class CannotPickleError(TypeError):
-    """A value cannot travel.
+    """A value cannot be pickled.
 
     Attributes:
-        path: Where the culprit is: ``args[1].model.lock``.
-        type: The name of its type.
-        reason: What pickling it says.
+        path: Path to the part that fails: ``args[1].model.lock``.
+        type: Name of that part's type.
+        reason: Message of the error that pickling it raised.
     """
 
     def __init__(self, path: str, type: str, reason: str) -> None:
@@ -27,18 +27,18 @@ class CannotPickleError(TypeError):
         self.path, self.type, self.reason = path, type, reason
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.type}) cannot travel: {self.reason}"
+        return f"{self.path} ({self.type}) cannot be sent to another process: {self.reason}"
 
 
-def find_unpicklable(value: Any, path: str, attempt: Callable[[Any], Any] | None = None) -> CannotPickleError:
-    """The innermost part of `value` that cannot be pickled.
+def find_unpicklable(value: Any, path: str, pickle_part: Callable[[Any], Any] | None = None) -> CannotPickleError:
+    """Return the error that names the innermost part of `value` that cannot be pickled.
 
     Args:
-        value: What failed.
-        path: What to call it.
-        attempt: Tries to pickle a part, and raises; `dumps` when left out.
+        value: The value that could not be pickled.
+        path: The value's name, with which the path begins.
+        pickle_part: Pickles a part, or raises. None: `dumps` with a snapshot of its own.
     """
-    search = _Search(attempt or (lambda part: dumps(part, Snapshot())))
+    search = _Search(pickle_part or (lambda part: dumps(part, Snapshot())))
     reason = search.refusal(value)
     while not isinstance(value, UNPICKLABLE_TYPES) and not isinstance(reason, RecursionError):
         for step, part in _parts(value):
@@ -54,26 +54,26 @@ def find_unpicklable(value: Any, path: str, attempt: Callable[[Any], Any] | None
 
 
 class _Search:
-    def __init__(self, attempt: Callable[[Any], Any]) -> None:
-        self.attempt = attempt
+    def __init__(self, pickle_part: Callable[[Any], Any]) -> None:
+        self.pickle_part = pickle_part
         self.seen: list[Any] = []
         self.ids: set[int] = set()
 
     def refusal(self, part: Any) -> BaseException | None:
-        """Why `part` cannot be pickled; None if it can, or was looked at before."""
-        if id(part) in self.ids or len(self.seen) >= _MAX_LOOKED_AT:
+        """Return the error that pickling `part` raises; None if it raises none, or `part` was tried before."""
+        if id(part) in self.ids or len(self.seen) >= _MAX_TRIED:
             return None
         self.ids.add(id(part))
-        self.seen.append(part)  # an id is only good while its object lives
+        self.seen.append(part)  # another object may get the same id if this one dies
         try:
-            self.attempt(part)
-        except Exception as error:  # whatever a __reduce__ raises
+            self.pickle_part(part)
+        except Exception as error:  # a __reduce__ may raise any
             return error
         return None
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """What `value` holds, with the step that leads there."""
+    """Yield the parts of `value`, each with the step that leads to it."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield f"[{key!r}]", item
@@ -102,7 +102,7 @@ def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or ()):
         try:
             yield f".<closure {name}>", cell.cell_contents
-        except ValueError:  # still empty
+        except ValueError:  # the variable has no value yet
             continue
     for index, default in enumerate(fn.__defaults__ or ()):
         yield f".<default {index}>", default
@@ -126,12 +126,12 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def dumps_or_diagnose(value: Any, path: str, snapshot: Snapshot | None = None) -> list[Segment]:
-    """`dumps`, whose failure names the culprit.
+    """Encode `value` as `dumps` does.
 
     Raises:
-        CannotPickleError: With the path to it, beginning with `path`.
+        CannotPickleError: Part of `value` cannot be pickled. The path to it begins with `path`.
     """
     try:
         return dumps(value, snapshot)
-    except Exception as error:  # whatever a __reduce__ raises
+    except Exception as error:  # a __reduce__ may raise any
         raise find_unpicklable(value, path) from error

@@ -1,6 +1,6 @@
-"""Exceptions as bytes: type, arguments, notes, causes and contexts, as far as they can travel.
+"""Turns exceptions into bytes and back: type, arguments, notes, causes and contexts, as far as they can be pickled.
 
-Each link of a chain of causes travels on its own, so that one that cannot does not take the others with it.
+Each exception of a chain of causes and contexts is pickled on its own, so that one that fails does not lose the others.
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ from typing import Any, Callable
 
 from handout.serialization.pickling import Segment, dumps, loads
 
-#: Makes a stand-in of a type name, a message and a traceback's text.
+#: Makes a substitute for an exception, from its type's name, its message and the text of its traceback.
 Fallback = Callable[[str, str, str], BaseException]
 
-_MAX_LINKS = 32
+#: Exceptions of one chain that are encoded.
+_MAX_CHAIN = 32
 
 
 def type_name(exc: BaseException) -> str:
-    """``ValueError``, ``pkg.mod.Error``."""
+    """Return the name of an exception's type: ``ValueError``, ``pkg.mod.Error``."""
     kind = type(exc)
     home = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
     return home + kind.__qualname__
 
 
 def message(exc: BaseException) -> str:
-    """``str(exc)``, whatever that does."""
+    """Return ``str(exc)``, or a text that says what its ``__str__`` raised."""
     try:
         return str(exc)
-    except BaseException as error:  # also one that would end this process
+    except BaseException as error:  # __str__ is user code, and may also raise SystemExit
         return f"<its str() raised {type(error).__name__}>"
 
 
 def traceback_text(exc: BaseException) -> str:
-    """The traceback as Python prints it, causes and contexts included."""
+    """Return the traceback as Python prints it, causes and contexts included."""
     try:
         return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
     except BaseException as error:
@@ -41,81 +42,85 @@ def traceback_text(exc: BaseException) -> str:
 
 
 def _blob(exc: BaseException) -> bytes | None:
-    """`exc` as bytes that do become it again: an ``__init__`` of its own often breaks the way back."""
+    """Return `exc` as bytes; None if they do not load as the same type, as often with an ``__init__`` of its own."""
     try:
         data = b"".join(dumps(exc))
         return data if type(loads(data)).__name__ == type(exc).__name__ else None
-    except BaseException:  # user code, at both ends
+    except BaseException:  # pickling and loading run user code, which may raise any
         return None
 
 
 def dump_exception(exc: BaseException) -> tuple[bytes | None, str]:
-    """`exc` as bytes, or None where it cannot travel, and its traceback as text.
+    """Return `exc` as bytes, and its traceback as text.
 
-    The text stands for it where the bytes are missing or cannot be read.
+    The bytes are None if `exc` itself cannot be pickled. The text is for a reader without bytes that it can load.
     """
     text = traceback_text(exc)
-    links: list[dict[str, Any]] = []
+    chain: list[dict[str, Any]] = []
     numbers: dict[int, int] = {}
 
-    def add(link: BaseException | None) -> int:
-        if link is None or len(links) >= _MAX_LINKS:
+    def add(each: BaseException | None) -> int:
+        """Append an exception and its causes to the chain. Return its number, -1 for none."""
+        if each is None or len(chain) >= _MAX_CHAIN:
             return -1
-        if id(link) in numbers:
-            return numbers[id(link)]
-        number = numbers[id(link)] = len(links)
-        entry: dict[str, Any] = {"blob": _blob(link), "type": type_name(link), "message": message(link)}
-        links.append(entry)
-        notes = getattr(link, "__notes__", None)
+        if id(each) in numbers:
+            return numbers[id(each)]
+        number = numbers[id(each)] = len(chain)
+        entry: dict[str, Any] = {"blob": _blob(each), "type": type_name(each), "message": message(each)}
+        chain.append(entry)
+        notes = getattr(each, "__notes__", None)
         entry["notes"] = [str(note) for note in notes] if isinstance(notes, (list, tuple)) else []
-        entry["cause"], entry["context"] = add(link.__cause__), add(link.__context__)
-        entry["suppress"] = link.__suppress_context__
+        entry["cause"], entry["context"] = add(each.__cause__), add(each.__context__)
+        entry["suppress"] = each.__suppress_context__
         return number
 
     add(exc)
-    if links[0]["blob"] is None:
+    if chain[0]["blob"] is None:
         return None, text
-    return pickle.dumps(links, 5), text
+    return pickle.dumps(chain, 5), text
 
 
 def load_exception(blob: Segment, fallback: Fallback | None = None) -> BaseException:
-    """The exception that `dump_exception` wrote, its causes attached.
+    """Return the exception that `dump_exception` encoded, with its causes and contexts.
 
     Args:
         blob: The bytes.
-        fallback: Makes what stands for a link that could not travel or cannot be loaded here; when left out,
-            causes that cannot are plain exceptions, and the exception itself raises what loading it raised.
+        fallback: Makes the substitute for an exception that has no bytes or cannot be loaded here. None: a cause or
+            context is replaced by a plain `Exception`, and the exception itself must load.
+
+    Raises:
+        Exception: There is no `fallback`, and loading the exception itself raised this.
     """
-    links: list[dict[str, Any]] = pickle.loads(blob)
+    chain: list[dict[str, Any]] = pickle.loads(blob)
     if fallback is None:
-        made: list[BaseException] = [loads(links[0]["blob"]), *(_load_link(link, _plain) for link in links[1:])]
-        _restore_notes(made[0], links[0])
+        loaded: list[BaseException] = [loads(chain[0]["blob"]), *(_load_entry(entry, _plain) for entry in chain[1:])]
+        _restore_notes(loaded[0], chain[0])
     else:
-        made = [_load_link(link, fallback) for link in links]
-    for exc, link in zip(made, links):
-        exc.__cause__ = made[link["cause"]] if link["cause"] >= 0 else None
-        exc.__context__ = made[link["context"]] if link["context"] >= 0 else None
-        exc.__suppress_context__ = link["suppress"]
-    return made[0]
+        loaded = [_load_entry(entry, fallback) for entry in chain]
+    for exc, entry in zip(loaded, chain):
+        exc.__cause__ = loaded[entry["cause"]] if entry["cause"] >= 0 else None
+        exc.__context__ = loaded[entry["context"]] if entry["context"] >= 0 else None
+        exc.__suppress_context__ = entry["suppress"]
+    return loaded[0]
 
 
-def _load_link(link: dict[str, Any], fallback: Fallback) -> BaseException:
+def _load_entry(entry: dict[str, Any], fallback: Fallback) -> BaseException:
     exc: Any = None
-    if link["blob"] is not None:
+    if entry["blob"] is not None:
         try:
-            exc = loads(link["blob"])
-        except Exception:  # a module that is not here, an __init__ that objects
+            exc = loads(entry["blob"])
+        except Exception:  # a module may be missing, and an __init__ may raise any
             exc = None
     if not isinstance(exc, BaseException):
-        exc = fallback(link["type"], link["message"], "")
+        exc = fallback(entry["type"], entry["message"], "")
     loaded: BaseException = exc
-    _restore_notes(loaded, link)
+    _restore_notes(loaded, entry)
     return loaded
 
 
-def _restore_notes(exc: BaseException, link: dict[str, Any]) -> None:
-    if link["notes"]:
-        exc.__dict__["__notes__"] = list(link["notes"])
+def _restore_notes(exc: BaseException, entry: dict[str, Any]) -> None:
+    if entry["notes"]:
+        exc.__dict__["__notes__"] = list(entry["notes"])
 
 
 def _plain(name: str, text: str, _traceback: str) -> BaseException:

@@ -1,9 +1,9 @@
-"""One C pickler for everything that travels: values, arguments, functions, classes.
+"""Pickles and unpickles all that is sent between processes: values, arguments, functions, classes.
 
-Protocol 5 with out-of-band buffers. What can be found by name goes by name; functions and classes that cannot
-go by value (see `byvalue`), once per snapshot and under a digest, so that a process loads each one once. Types
-that C pickle refuses and dill knows (a mapping proxy, a weak reference) are handed to dill, in a second pass
-that only a failure starts. Knows nothing about hosts, tasks or the wire.
+The C pickler writes protocol 5 with out-of-band buffers. A function or class that the receiver can import is written by
+name. All others are written by value (see `functions_by_value` and `classes_by_value`), once in a snapshot and under a
+digest, so that a process loads each one once. Where C pickle refuses a type that dill can write (a mapping proxy, a
+weak reference), a second pass uses dill for that type. This module knows no hosts, tasks or messages.
 
 An encoded object is either a plain pickle stream, or, where there are buffers::
 
@@ -28,14 +28,14 @@ from handout.serialization import classes_by_value, functions_by_value
 Segment = Union[bytes, bytearray, memoryview]
 Function = types.FunctionType
 
-#: Buffers below this ride inside the pickle: a header entry and padding would cost more than the copy.
+#: Buffers below these bytes are written inside the pickle: a header entry and padding would cost more than the copy.
 OUT_OF_BAND = 4096
 ALIGN = 64
 _MAGIC = b"HBUF"
 _HEAD = struct.Struct("<4sIQ")
-#: Types whose instances C pickle writes without asking anybody.
+#: Types whose instances C pickle writes without calling a reducer.
 _ATOMS = frozenset({type(None), bool, int, float, str, complex})
-#: Received functions that a process keeps, so that each is loaded once.
+#: Received functions that a process keeps. Each of them is loaded once.
 _MAX_FUNCTIONS = 4096
 
 _functions: collections.OrderedDict[tuple[str, bytes], Function] = collections.OrderedDict()
@@ -44,17 +44,17 @@ _originals: weakref.WeakValueDictionary[tuple[str, bytes], Function] = weakref.W
 
 
 class LoadError(Exception):
-    """Bytes that were to become a value did not; the cause says why."""
+    """Bytes could not be turned into a value; see the error's cause."""
 
 
 class Snapshot:
-    """One look at the code that travels by value: taken once, the same for all that is pickled with it.
+    """The functions and classes that one run sends by value. Each is pickled once, at its first use.
 
-    A snapshot belongs to one run. The next one looks again, since globals and classes may have changed.
+    The next run has a snapshot of its own, because globals and classes may have changed.
 
     Attributes:
-        modules: Top-level names of the modules that were referred to by name.
-        by_value: Whether anything went by value, which ties the bytes to one minor version of Python.
+        modules: Names of the modules that the pickled values refer to.
+        by_value: True if a function or class was written by value. Only the same minor version of Python can read it.
     """
 
     _last = 0
@@ -62,45 +62,45 @@ class Snapshot:
 
     def __init__(self) -> None:
         with Snapshot._lock:
-            # Clock time, not a count: copies of a class are compared across processes' restarts.
+            # Clock time and not a count, because versions of a class are compared across restarts of processes.
             Snapshot._last = max(Snapshot._last + 1, time.time_ns())
             self.serial = Snapshot._last
         self.modules: set[str] = set()
         self.by_value = False
-        #: Holds what is cached by id alive.
-        self.held: list[Any] = []
+        #: Objects that are cached by id. A reference keeps another object from getting the same id.
+        self.kept_alive: list[Any] = []
         self.classes: dict[int, bytes] = {}
         self.functions: dict[int, tuple[str, bytes, bytes]] = {}
 
     def class_blob(self, cls: type) -> bytes:
-        """`cls` as bytes of its own."""
+        """Return `cls` as bytes of its own."""
         blob = self.classes.get(id(cls))
         if blob is None:
-            blob = self.classes[id(cls)] = _join(_dump(Body, cls, self))
-            self.held.append(cls)
+            blob = self.classes[id(cls)] = _join(_dump(InPlacePickler, cls, self))
+            self.kept_alive.append(cls)
         return blob
 
     def reduce_function(self, fn: Function) -> functions_by_value.Reduced:
-        """`fn` by value, in place."""
+        """Return what pickle needs to write `fn` by value at this place."""
         self.by_value = True
-        self.held.append(fn)  # its namespace is named by id
+        self.kept_alive.append(fn)  # the bytes name its namespace by its id
         self.modules.update(functions_by_value.names_in(fn.__code__).imported)
         return functions_by_value.reduce_function(fn, self.serial)
 
     def function_blob(self, fn: Function) -> tuple[str, bytes, bytes]:
-        """`fn` as ``(origin, digest, bytes)``; one that was received goes out as it came in."""
+        """Return `fn` as ``(origin, digest, bytes)``. A function that was received keeps the bytes that it came in."""
         known = self.functions.get(id(fn)) or _function_tokens.get(fn)
         if known is None:
-            blob = _join(_dump(Body, fn, self))
+            blob = _join(_dump(InPlacePickler, fn, self))
             known = functions_by_value.origin(), hashlib.sha256(blob).digest()[:16], blob
             self.functions[id(fn)] = known
             _originals[known[:2]] = fn
-            self.held.append(fn)
+            self.kept_alive.append(fn)
         return known
 
 
 class Pickler(pickle.Pickler):
-    """Pickles a value; by-value code in it becomes blobs with an identity."""
+    """Pickles a value. A function or class by value in it becomes bytes of its own with a digest or a token."""
 
     def __init__(self, file: Any, snapshot: Snapshot, **options: Any) -> None:
         super().__init__(file, 5, **options)
@@ -129,7 +129,7 @@ class Pickler(pickle.Pickler):
         return NotImplemented if name[0] == obj.__module__ else (functions_by_value.attribute, name)
 
     def function(self, fn: Function) -> functions_by_value.Reduced:
-        if fn.__closure__:  # in place: two closures of one value may share a variable
+        if fn.__closure__:  # written at this place, because two closures of one value may share a variable
             return self.snapshot.reduce_function(fn)
         self.snapshot.by_value = True
         return _load_function, (
@@ -145,15 +145,15 @@ class Pickler(pickle.Pickler):
         return _load_class, (token, version, self.snapshot.class_blob(cls))
 
 
-class Body(Pickler):
-    """Pickles the inside of one function or class: by-value code in it is written in place, so cycles end."""
+class InPlacePickler(Pickler):
+    """Pickles the inside of one function or class. It writes functions and classes at their place, so cycles end."""
 
     def function(self, fn: Function) -> functions_by_value.Reduced:
         return self.snapshot.reduce_function(fn)
 
     def cls(self, cls: type) -> functions_by_value.Reduced:
         self.snapshot.by_value = True
-        self.snapshot.held.append(cls)
+        self.snapshot.kept_alive.append(cls)
         return classes_by_value.reduce_class(cls, self.snapshot.serial)
 
 
@@ -183,7 +183,7 @@ def _load_class(token: classes_by_value.Token, version: int, blob: bytes) -> typ
 
 
 class _Sink:
-    """Collects what a pickler writes. Large bytes arrive as the very object, so they are not copied."""
+    """The file of a pickler, which passes large bytes to `write` without a copy."""
 
     __slots__ = ("write",)
 
@@ -194,10 +194,18 @@ class _Sink:
 def _dump(
     kind: type[Pickler], value: Any, snapshot: Snapshot, buffers: list[memoryview] | None = None, **options: Any
 ) -> list[Segment]:
-    """Pickle `value`, and once more with dill's help where C pickle refuses."""
+    """Pickle `value`. If C pickle refuses it, pickle it once more with dill for the types that C pickle cannot write.
+
+    Args:
+        kind: The pickler's class.
+        value: The value.
+        snapshot: The snapshot of the run.
+        buffers: Receives the large buffers. None: all buffers are written inside the pickle.
+        **options: Further arguments of the pickler.
+    """
     segments: list[Segment] = []
 
-    def keep_out(buffer: pickle.PickleBuffer) -> bool:
+    def is_in_band(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
         if raw.nbytes < OUT_OF_BAND:
             return True
@@ -205,18 +213,18 @@ def _dump(
         buffers.append(raw)
         return False
 
-    callback = None if buffers is None else keep_out
+    callback = None if buffers is None else is_in_band
     try:
         kind(_Sink(segments.append), snapshot, buffer_callback=callback, **options).dump(value)
     except (TypeError, pickle.PicklingError, AttributeError, ValueError) as refusal:
-        helped = _dill_pickler(kind)
-        if helped is None:
+        dill_pickler = _dill_pickler(kind)
+        if dill_pickler is None:
             raise
         segments.clear()
         if buffers is not None:
             buffers.clear()
         try:
-            helped(_Sink(segments.append), snapshot, buffer_callback=callback, **options).dump(value)
+            dill_pickler(_Sink(segments.append), snapshot, buffer_callback=callback, **options).dump(value)
         except (TypeError, pickle.PicklingError, AttributeError, ValueError, RecursionError):
             raise refusal from None
     return segments
@@ -226,21 +234,25 @@ def _join(segments: list[Segment]) -> bytes:
     return bytes(segments[0]) if len(segments) == 1 else b"".join(segments)
 
 
-#: Bytes that are cheaper to copy than to keep as a segment of their own.
+#: Up to this size, copying bytes is cheaper than a segment of their own.
 _COPIED = 16384
 
 
 def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
-    """Encode `value`; the segments, one after the other, are the object.
+    """Encode `value` as segments. The encoded object is their concatenation.
 
-    Large segments may be views of the value's own memory: write or copy them before it changes.
+    Large segments may be views of the value's memory. Write or copy them before the value changes.
+
+    Args:
+        value: Any value.
+        snapshot: The snapshot of the run; a new one when left out.
 
     Raises:
-        Exception: Whatever pickling raised; `diagnosis.find_unpicklable` says where.
+        Exception: Pickling raised it. `diagnosis.find_unpicklable` finds the part of the value that failed.
     """
     kind = type(value)
     if kind is bytes and len(value) > _COPIED:
-        # What the pickler would write, without copying the bytes into it.
+        # The same bytes as the pickler writes, but without a copy.
         return [b"\x80\x05" + pickle.BINBYTES8 + struct.pack("<Q", len(value)), value, pickle.STOP]
     if kind in _ATOMS:
         return [pickle.dumps(value, 5)]
@@ -248,7 +260,14 @@ def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
 
 
 def encode(kind: type[Pickler], value: Any, snapshot: Snapshot, **options: Any) -> list[Segment]:
-    """`dumps` with a pickler of one's own."""
+    """Encode `value` as `dumps` does, with another pickler.
+
+    Args:
+        kind: The pickler's class.
+        value: Any value.
+        snapshot: The snapshot of the run.
+        **options: Further arguments of the pickler.
+    """
     buffers: list[memoryview] = []
     segments = _dump(kind, value, snapshot, buffers, **options)
     if not buffers:
@@ -268,17 +287,21 @@ def encode(kind: type[Pickler], value: Any, snapshot: Snapshot, **options: Any) 
 
 
 class _MainUnpickler(pickle.Unpickler):
-    """For a process run as ``python -m pkg.mod``: what others call ``pkg.mod`` is its own ``__main__``."""
+    """Reads names of ``pkg.mod`` from ``__main__``, for a process that was started as ``python -m pkg.mod``."""
 
     def find_class(self, module_name: str, name: str) -> Any:
         return super().find_class("__main__" if module_name == functions_by_value.main_name() else module_name, name)
 
 
 def loads(data: Segment) -> Any:
-    """The value that `dumps` encoded.
+    """Return the value that `dumps` encoded.
 
-    Buffers are views of `data` where it can be written to (a private mapping); else they are copied, since
-    what was writable must stay so.
+    Buffers are views of `data` if it is writable (a private mapping). Otherwise they are copied, so that the value can
+    be written to as before.
+
+    Raises:
+        LoadError: `data` ends early.
+        Exception: Unpickling raised it.
     """
     stream, buffers = split(data)
     if functions_by_value.main_name() is None:
@@ -287,10 +310,10 @@ def loads(data: Segment) -> Any:
 
 
 def split(data: Segment) -> tuple[memoryview, list[Any]]:
-    """The pickle stream of an encoded object, and its buffers.
+    """Return the pickle stream of an encoded object, and its buffers.
 
     Raises:
-        LoadError: It ends early.
+        LoadError: The object ends early.
     """
     view = memoryview(data)
     buffers: list[Any] = []
@@ -300,14 +323,14 @@ def split(data: Segment) -> tuple[memoryview, list[Any]]:
         _, count, nbytes = _HEAD.unpack_from(view)
         lengths = struct.unpack_from(f"<{count}Q", view, _HEAD.size)
     except struct.error as error:
-        raise LoadError(f"an object ends within its header: {error}") from None
+        raise LoadError(f"the object of {view.nbytes} bytes ends within its header: {error}") from None
     end = _HEAD.size + 8 * count + nbytes
     stream = view[end - nbytes : end]
     for length in lengths:
         end += -end % ALIGN
         part = view[end : end + length]
         if part.nbytes != length:
-            raise LoadError(f"an object ends {length - part.nbytes} bytes early")
+            raise LoadError(f"the object of {view.nbytes} bytes ends {length - part.nbytes} bytes early")
         buffers.append(bytearray(part) if part.readonly else part)
         end += length
     return stream, buffers
@@ -315,7 +338,7 @@ def split(data: Segment) -> tuple[memoryview, list[Any]]:
 
 # ---- dill for the rest -----------------------------------------------------------------------------------
 
-#: Copying one of these would run, and be wrong.
+#: Types that dill would copy although a copy is useless in another process.
 UNPICKLABLE_TYPES: tuple[type, ...] = (
     type(threading.Lock()), type(threading.RLock()), threading.Thread, threading.local, threading.Event,
     threading.Condition, threading.Semaphore, io.IOBase, types.GeneratorType, types.CoroutineType,
@@ -324,7 +347,7 @@ UNPICKLABLE_TYPES: tuple[type, ...] = (
 _dill_picklers: dict[type, Any] = {}
 
 
-#: What dill must leave to us, or to C.
+#: Types that dill must leave to `Pickler` or to C pickle.
 _NATIVE: tuple[type, ...] = (
     type(None), int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, type, Function,
     pickle.PickleBuffer,
@@ -346,46 +369,46 @@ def _undill(blob: bytes) -> Any:
 
 
 def _dill_pickler(kind: type[Pickler]) -> Any:
-    """`kind` with dill for the types that it knows and C pickle does not; None where there is no dill."""
+    """Return `kind` extended by dill for the types that C pickle cannot write; None if dill is not installed."""
     try:
         import dill
     except ImportError:
         return None
-    made = _dill_picklers.get(kind)
-    if made is not None:
-        return made
-    # Importing dill adds its types to those of pickle's own Python pickler, so the difference is not to be asked for.
-    odd = {
+    known = _dill_picklers.get(kind)
+    if known is not None:
+        return known
+    # All of dill's types, because importing dill adds its types to pickle._Pickler.dispatch too: a difference is empty.
+    dill_types = {
         k
         for k in dill.Pickler.dispatch
         if not issubclass(k, (*UNPICKLABLE_TYPES, *_NATIVE)) and "lock" not in k.__name__
     }
 
-    class Inner(dill.Pickler):  # type: ignore[misc]
-        """Carries the odd object; code inside it keeps to our rules."""
+    class ObjectPickler(dill.Pickler):  # type: ignore[misc]
+        """Writes one object that C pickle cannot write. It writes functions and classes inside it as `Pickler` does."""
 
         def __init__(self, file: Any, snapshot: Snapshot) -> None:
             super().__init__(file, protocol=5, byref=False, recurse=True)
-            self.ours = Pickler(io.BytesIO(), snapshot)
+            self.reducer = Pickler(io.BytesIO(), snapshot)
 
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, UNPICKLABLE_TYPES):
                 raise TypeError(f"cannot pickle {type(obj).__name__!r} object")
-            return self.ours.reducer_override(obj)
+            return self.reducer.reducer_override(obj)
 
-    class Helped(kind):  # type: ignore[misc, valid-type]
+    class WithDill(kind):  # type: ignore[misc, valid-type]
         def reducer_override(self, obj: Any) -> Any:
             reduced = super().reducer_override(obj)
-            if reduced is NotImplemented and type(obj) in odd and not _reducible(obj):
+            if reduced is NotImplemented and type(obj) in dill_types and not _reducible(obj):
                 file = io.BytesIO()
-                Inner(file, self.snapshot).dump(obj)
+                ObjectPickler(file, self.snapshot).dump(obj)
                 return _undill, (file.getvalue(),)
             return reduced
 
-    _dill_picklers[kind] = Helped
-    return Helped
+    _dill_picklers[kind] = WithDill
+    return WithDill
 
 
 def preload() -> None:
-    """Import what a first use would: for the supervisor, before it forks."""
+    """Import what a first use imports. The supervisor calls this before it forks workers."""
     _dill_pickler(Pickler)

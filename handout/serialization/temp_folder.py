@@ -1,4 +1,7 @@
-"""A folder of this process's own among the temporary ones, gone with it, however it ends."""
+"""A private temporary folder of a process, removed when the process ends.
+
+If the process is killed, a later process removes its folder.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ import weakref
 
 __all__ = ["TempFolder"]
 
-#: Locked for as long as the process lives whose folder it is in.
+#: The file in the folder that the folder's process keeps locked as long as it lives.
 _LOCK = "lock"
 
 
 class TempFolder:
-    """Made when it is first asked for, and gone with this object, or else with this process.
+    """A folder that is made when `path` is first read, and removed with this object, at the latest with this process.
 
-    What a process left that was killed, the next one removes that needs a folder of that kind.
+    A process that makes a folder first removes the folders of the same prefix whose processes were killed.
 
     Args:
-        prefix: Begins the names of all folders of its kind.
+        prefix: How the folder's name begins.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -31,13 +34,13 @@ class TempFolder:
 
     @property
     def path(self) -> str:
-        """Where it is.
+        """Path of the folder.
 
         Raises:
-            OSError: It cannot be made.
+            OSError: The folder cannot be made.
         """
         if self._path is None:
-            _remove_left(os.path.join(tempfile.gettempdir(), self._prefix))
+            _remove_orphans(os.path.join(tempfile.gettempdir(), self._prefix))
             self._path, lock = _make(self._prefix)
             weakref.finalize(self, _remove_own, self._path, lock, os.getpid())
         return self._path
@@ -55,13 +58,14 @@ def _make(prefix: str) -> tuple[str, int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            continue  # somebody who removes what is left was faster, and removes it
+            continue  # another process took it for an orphan before it was locked, and removes it
         except OSError:
-            pass  # a file system without locks: were this process killed, nobody would know
+            pass  # a file system without locks: if this process is killed, its folder stays
         return path, lock
 
 
-def _remove_left(beginning: str) -> None:
+def _remove_orphans(beginning: str) -> None:
+    """Remove this user's folders whose paths begin so and whose locks are free."""
     for folder in glob.glob(f"{glob.escape(beginning)}*"):
         lock = None
         try:
@@ -71,13 +75,13 @@ def _remove_left(beginning: str) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            pass  # its process lives, or has not come to its lock yet; or somebody else removes it
+            pass  # its process lives, or has not made the lock yet, or another process removes the folder
         finally:
             if lock is not None:
                 os.close(lock)
 
 
 def _remove_own(folder: str, lock: int, owner: int) -> None:
-    if os.getpid() == owner:  # a fork of it that ends leaves it alone
+    if os.getpid() == owner:  # a fork of this process that ends must not remove it
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)

@@ -1,4 +1,4 @@
-"""The processes of a host, for real: supervisor, agent and workers on this machine."""
+"""Real supervisors, agents and workers on this machine run tasks."""
 
 from __future__ import annotations
 

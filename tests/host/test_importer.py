@@ -17,7 +17,7 @@ PRELUDE = "from handout.host.worker import importer\nimporter.install(sys.stdin.
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that modules are imported from."""
+    """An empty folder on the import path."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
@@ -25,7 +25,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(folder: Path, **files: str) -> None:
-    """Files by name, ``__`` for a slash."""
+    """Write modules below a folder. ``__in__`` in a name stands for a slash."""
     for name, text in files.items():
         path = folder / (name.replace("__in__", "/") + ".py")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def bundled(name: str) -> CodeBundle:
 
 
 def on_the_host(name: str, source: str, bundle: Path, python: str = sys.executable) -> str:
-    """Run `source` where the project is not, but its bundle is."""
+    """Run `source` in a process that has the project's bundle, but not its files."""
     made = bundled(name)
     for path in list(Path(sys.path[0]).rglob("*.py")):
         path.unlink()
@@ -60,7 +60,7 @@ def test_packages_and_what_they_import_run_from_their_sources(project: Path, bun
     assert on_the_host("hoimp_a", source, bundle, require_python(minor)) == "42 hoimp_b hoimp_a"
 
 
-def test_a_traceback_shows_the_lines_and_the_path_of_home(project: Path, bundle: Path) -> None:
+def test_a_traceback_shows_the_lines_and_the_path_of_the_callers_source(project: Path, bundle: Path) -> None:
     write(project, hoimp_c="def fail(x):\n    # look here\n    return 1 / x  # the line\n")
     source = (
         "import hoimp_c, traceback\ntry:\n    hoimp_c.fail(0)\n"

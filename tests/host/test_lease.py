@@ -1,4 +1,4 @@
-"""Who has not heard from the other side lets go: silence, stopped and killed processes, dropped connections."""
+"""The lease: what ends when the controller is silent, a process is stopped or killed, or a connection drops."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def gone(*pids: int) -> Callable[[], bool]:
     return lambda: not any(alive(pid) for pid in pids)
 
 
-def wait_without_a_word(condition: Callable[[], bool], timeout_s: float = 10.0) -> float:
-    """Wait as a controller that is dead: seconds that it took."""
+def wait_silently(condition: Callable[[], bool], timeout_s: float = 10.0) -> float:
+    """Wait without sending anything, as if the controller were dead. Return the seconds that it took."""
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < timeout_s
@@ -54,10 +54,10 @@ def test_a_silent_controller_ends_running_code_then_everything(make_rig: Callabl
     rig = make_rig(**SHORT)
     rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
     pid = pid_in(rig, tmp_path / "pid")
-    took = wait_without_a_word(gone(pid))
+    took = wait_silently(gone(pid))
     assert took > 0.3
     assert rig.process.poll() is None
-    wait_without_a_word(lambda: rig.process.poll() is not None)
+    wait_silently(lambda: rig.process.poll() is not None)
     assert not os.path.exists(rig.folder)
     rig.disconnect()
 
@@ -69,7 +69,7 @@ def test_after_a_lapse_finished_results_are_there_and_running_tasks_are_reported
     rig.run(lambda: bytearray(1 << 20), attempt_id=5)
     rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
     rig.submit([2], rig.function(lambda x: x), rig.call(inputs=1), inputs=[[777]])
-    wait_without_a_word(gone(pid_in(rig, tmp_path / "pid")))
+    wait_silently(gone(pid_in(rig, tmp_path / "pid")))
     rig.connect()
     rig.wait_for(1, 2)
     assert rig.ended[1].fields["kind"] == "host"
@@ -99,7 +99,7 @@ def test_a_cut_within_the_lease_loses_and_repeats_nothing(rig: Rig, tmp_path: Pa
     assert Path(mark).read_text() == "x"
 
 
-def test_user_code_dies_with_the_lease_though_the_agent_is_stopped(
+def test_user_code_dies_with_the_lease_although_the_agent_is_stopped(
     make_rig: Callable[..., Rig], tmp_path: Path
 ) -> None:
     rig = make_rig(**SHORT)
@@ -107,13 +107,13 @@ def test_user_code_dies_with_the_lease_though_the_agent_is_stopped(
     rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
     pid = pid_in(rig, tmp_path / "pid")
     os.kill(agent, signal.SIGSTOP)
-    wait_without_a_word(gone(pid))
-    wait_without_a_word(gone(agent))
-    wait_without_a_word(lambda: rig.process.poll() is not None)
+    wait_silently(gone(pid))
+    wait_silently(gone(agent))
+    wait_silently(lambda: rig.process.poll() is not None)
     rig.disconnect()
 
 
-def test_a_grace_that_runs_ends_with_the_lease_though_the_agent_is_stopped(
+def test_a_grace_period_ends_with_the_lease_although_the_agent_is_stopped(
     make_rig: Callable[..., Rig], tmp_path: Path
 ) -> None:
     def ignore(note: str) -> None:
@@ -130,8 +130,8 @@ def test_a_grace_that_runs_ends_with_the_lease_though_the_agent_is_stopped(
     rig.send(messages.Cancel([1], 60.0))
     rig.wait((tmp_path / "pid.asked").exists)
     os.kill(agent, signal.SIGSTOP)
-    wait_without_a_word(gone(pid), 2.0)
-    wait_without_a_word(lambda: rig.process.poll() is not None)
+    wait_silently(gone(pid), 2.0)
+    wait_silently(lambda: rig.process.poll() is not None)
     rig.disconnect()
 
 
@@ -147,8 +147,8 @@ def test_nothing_outlives_a_killed_agent(rig: Rig, tmp_path: Path) -> None:
     rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
     pid = pid_in(rig, tmp_path / "pid")
     os.kill(rig.agent_pid(), signal.SIGKILL)
-    wait_without_a_word(gone(pid), 2.0)
-    wait_without_a_word(lambda: rig.process.poll() is not None)
+    wait_silently(gone(pid), 2.0)
+    wait_silently(lambda: rig.process.poll() is not None)
     rig.disconnect()
 
 
@@ -156,14 +156,14 @@ def test_nothing_outlives_a_killed_supervisor(rig: Rig, tmp_path: Path) -> None:
     rig.submit([1], rig.function(sleeping(tmp_path / "pid")), rig.call())
     pid, agent = pid_in(rig, tmp_path / "pid"), rig.agent_pid()
     os.kill(rig.pid, signal.SIGKILL)
-    wait_without_a_word(gone(pid, agent), 2.0)
+    wait_silently(gone(pid, agent), 2.0)
     assert not os.path.exists(rig.folder)
     rig.process.wait()
     rig.disconnect()
 
 
-def leaving_processes(note: Path) -> Callable[[], None]:
-    """Starts a program, and what only forks, each out of its session and its parents; then waits."""
+def leave_processes(note: Path) -> Callable[[], None]:
+    """Return a task that leaves a program and a fork behind, each with a session of its own, and then waits."""
     path = str(note)
 
     def start() -> None:
@@ -187,7 +187,7 @@ def leaving_processes(note: Path) -> Callable[[], None]:
 
 
 def pids_left(rig: Rig, note: Path) -> list[int]:
-    rig.submit([1], rig.function(leaving_processes(note)), rig.call())
+    rig.submit([1], rig.function(leave_processes(note)), rig.call())
     rig.wait(note.exists)
     pids = [int(word) for word in note.read_text().split()]
     assert all(alive(pid) for pid in pids)
@@ -197,13 +197,13 @@ def pids_left(rig: Rig, note: Path) -> list[int]:
 def test_what_tasks_started_does_not_outlive_a_killed_supervisor(rig: Rig, tmp_path: Path) -> None:
     pids, agent = pids_left(rig, tmp_path / "pids"), rig.agent_pid()
     os.kill(rig.pid, signal.SIGKILL)
-    wait_without_a_word(gone(*pids, agent), 2.0)
+    wait_silently(gone(*pids, agent), 2.0)
     rig.process.wait()
     rig.disconnect()
 
 
 def groups_of(rig: Rig) -> list[Path]:
-    """Folders of control groups that are called like a run."""
+    """Return the folders of a run's control groups."""
     return list(Path("/sys/fs/cgroup").rglob(Path(rig.folder).name))
 
 
@@ -216,13 +216,13 @@ def test_what_tasks_started_outlives_a_killed_supervisor_and_agent_until_the_nex
     agent = killed.agent_pid()
     before = groups_of(killed), groups_of(other)
     try:
-        os.kill(killed.pid, signal.SIGSTOP)  # else it cleans up when it sees the agent die
+        os.kill(killed.pid, signal.SIGSTOP)  # a running supervisor would clean up when it sees the agent die
         os.kill(agent, signal.SIGKILL)
         os.kill(killed.pid, signal.SIGKILL)
         killed.process.wait()
         killed.disconnect()
         make_rig()
-        wait_without_a_word(lambda: not os.path.exists(killed.folder))
+        wait_silently(lambda: not os.path.exists(killed.folder))
         assert gone(*pids)()
         assert all(alive(pid) for pid in others)
         assert (groups_of(killed), groups_of(other)) == ([], before[1])
@@ -231,21 +231,23 @@ def test_what_tasks_started_outlives_a_killed_supervisor_and_agent_until_the_nex
             os.kill(pid, signal.SIGKILL)
 
 
-def test_what_is_left_when_all_are_killed_at_once_is_removed_by_the_next_agent(make_rig: Callable[..., Rig]) -> None:
+def test_the_folders_of_a_run_whose_processes_were_killed_at_once_are_removed_by_the_next_agent(
+    make_rig: Callable[..., Rig],
+) -> None:
     killed = make_rig(prefix=f"handout-{os.getuid()}-")
     killed.run(lambda: bytearray(1 << 20))
     held = [path.readlink() for path in Path(f"/proc/{killed.pid}/fd").iterdir()]
     (store,) = [path.parent for path in held if path.parts[:3] == ("/", "dev", "shm") and path.name == ".lock"]
     killed.disconnect()
     pids = killed.processes()
-    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: who sees another die cleans up after it
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, because each would clean up after the other
         for pid in pids:
             os.kill(pid, number)
     killed.process.wait()
-    wait_without_a_word(gone(*pids))
+    wait_silently(gone(*pids))
     assert os.path.exists(killed.folder)
     make_rig()
-    wait_without_a_word(lambda: not os.path.exists(killed.folder) and not store.exists())
+    wait_silently(lambda: not os.path.exists(killed.folder) and not store.exists())
 
 
 def test_a_program_that_a_task_left_behind_may_start_runs_of_its_own() -> None:
@@ -256,7 +258,7 @@ def test_a_program_that_a_task_left_behind_may_start_runs_of_its_own() -> None:
         "outs = graph.map(square, range(40))\n"
         "print(sum(run(graph, inventory=[Host.local('a'), Host.local('b')], require='all')[outs]))\n"
     )
-    # In a folder of its own: of what is found in others' places, others end the processes.
+    # In a folder of its own, because agents of other tests would kill the processes of orphans in the usual places.
     with tempfile.TemporaryDirectory() as base:
         killed = f"{base}/handout-{os.getuid()}-killed"
         os.mkdir(killed)
@@ -265,7 +267,7 @@ def test_a_program_that_a_task_left_behind_may_start_runs_of_its_own() -> None:
         marked = {**os.environ, "HANDOUT_RUN": killed, "HANDOUT_TMPDIR": base}
         told = subprocess.run([sys.executable, "-c", program], env=marked, capture_output=True, text=True, timeout=60)
         assert told.stdout == f"{sum(n * n for n in range(40))}\n", told.stderr
-        wait_without_a_word(lambda: not os.listdir(base))
+        wait_silently(lambda: not os.listdir(base))
 
 
 def test_stopping_while_tasks_run_leaves_nothing(rig: Rig, tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_stopping_while_tasks_run_leaves_nothing(rig: Rig, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         frames.encode_hello({"token": "00" * 16}),
         frames.encode_hello({}),
@@ -288,11 +290,11 @@ def test_stopping_while_tasks_run_leaves_nothing(rig: Rig, tmp_path: Path) -> No
     ],
     ids=["wrong", "none", "number", "no text", "http", "message"],
 )
-def test_who_does_not_know_the_token_is_turned_away(rig: Rig, said: bytes) -> None:
+def test_a_connection_without_the_token_is_refused(rig: Rig, sent: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.settimeout(5)
         stranger.connect(rig.hello["socket"])
-        stranger.sendall(said)
+        stranger.sendall(sent)
         assert stranger.recv(100) == b""
     rig.run(lambda: 1)
 
@@ -344,18 +346,18 @@ def test_an_agent_without_descriptors_waits_for_one_and_does_not_spin(rig: Rig) 
             each.connect(rig.hello["socket"])
         late.sendall(frames.encode_hello({"token": "00" * 16}))
         before = cpu_s()
-        time.sleep(0.5)  # what is measured is this time
+        time.sleep(0.5)  # the agent's CPU time is measured over these seconds
         assert cpu_s() - before < 0.25
         resource.prlimit(agent, resource.RLIMIT_NOFILE, limits)
         late.settimeout(5)
-        assert late.recv(100) == b""  # heard, and turned away
+        assert late.recv(100) == b""  # read, and refused
         for each in fillers:
             each.close()
     rig.run(lambda: "well")
 
 
 def test_a_message_that_makes_no_sense_ends_the_agent(rig: Rig) -> None:
-    """It would not be sent again: whoever waits for what it asked for must hear that this host is lost."""
+    """The message is not sent again, so the controller must learn that the host is lost."""
     rig.session.send({"m": "tasks", "attempt_ids": [1]})
     rig.wait(lambda: rig.socket is None)
     rig.process.wait(10)
@@ -371,7 +373,7 @@ def test_bytes_that_make_no_sense_drop_the_connection_and_nothing_else(rig: Rig)
 
 
 def test_all_of_a_hello_that_comes_in_pieces_is_acknowledged(rig: Rig) -> None:
-    """Bytes that nobody acknowledges would be credit that this connection never gets back."""
+    """Unacknowledged bytes would be credit that this connection never gets back."""
     rig.connect(padding="x" * 20_000)
     rig.run(lambda: 1)
     rig.wait(lambda: rig.session.credit.sent - rig.session.credit.acknowledged < 4096)

@@ -1,4 +1,4 @@
-"""``import handout`` on a host, where Handout is not."""
+"""``import handout`` on a host, where the package itself is absent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["bundle"]
 
 
 @pytest.mark.parametrize("minor", MINORS)
-def test_a_users_module_can_be_imported_with_all_that_it_takes_from_handout(bundle: Path, minor: int) -> None:
+def test_a_users_module_can_be_imported_with_all_that_it_imports_from_handout(bundle: Path, minor: int) -> None:
     source = """
 import handout
 from handout import Allocator, Cost, Graph, Host, Inventory, Output, current, later, options
@@ -45,19 +45,19 @@ print(double(4), later(3), issubclass(TaskError, Exception), Inner is Graph, Gra
         ("handout.run(None)", "handout.run()"),
     ],
 )
-def test_using_what_is_not_there_is_told_with_the_remedy(bundle: Path, use: str, name: str) -> None:
+def test_using_an_absent_name_raises_with_the_remedy(bundle: Path, use: str, name: str) -> None:
     source = f"import handout\ntry:\n    {use}\nexcept RuntimeError as error:\n    print(error)"
     told = run_on_host(sys.executable, source, bundle=bundle).decode()
     assert told.startswith(f"{name} is not there on a host")
     assert "__main__" in told
 
 
-def test_private_names_are_not_made_up(bundle: Path) -> None:
+def test_private_names_have_no_stub(bundle: Path) -> None:
     source = "import handout\nprint(hasattr(handout, '__path__'), hasattr(handout, '_x'), hasattr(handout.Cost(), '__len__'))"
     assert run_on_host(sys.executable, source, bundle=bundle) == b"True False False\n"
 
 
-def test_an_error_of_handouts_raised_on_a_host_is_the_real_one_at_home(bundle: Path) -> None:
+def test_handouts_error_raised_on_a_host_is_the_real_class_in_the_callers_process(bundle: Path) -> None:
     from handout import errors
 
     source = (
@@ -83,7 +83,7 @@ def test_current_tells_what_runs_and_makes_its_scratch_folder_when_asked(tmp_pat
         assert not (tmp_path / "scratch").exists()
     finally:
         publish(None)
-    with pytest.raises(RuntimeError, match="no task is running"):
+    with pytest.raises(RuntimeError, match="No task is running"):
         current()
 
 
@@ -95,7 +95,7 @@ def test_current_travels_by_its_public_name() -> None:
 
 
 def test_a_file_travels_by_content_and_is_a_path_on_the_host(bundle: Path, tmp_path: Path) -> None:
-    """There and back: the host's copy lies in the task's scratch folder, what comes back lies here."""
+    """The host's copy lies in the task's scratch folder. The copy that comes back lies in this process's folder."""
     path = tmp_path / "data.txt"
     path.write_bytes(b"0123456789" * 10_000)
     path.chmod(0o755)
@@ -120,6 +120,6 @@ sys.stdout.buffer.write(b"".join(pickling.dumps(handout.File(file))))
     assert path.stat().st_size == 100_000
 
 
-def test_a_file_that_is_missing_is_noticed_when_it_is_to_travel() -> None:
+def test_a_missing_file_is_an_error_when_it_is_sent() -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         pickling.dumps(File("/nowhere"))

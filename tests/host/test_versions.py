@@ -12,7 +12,7 @@ from tests.pythons import MINORS, require_python
 
 @pytest.mark.parametrize("minor", MINORS)
 def test_an_agent_runs_tasks(minor: int, make_rig: Callable[..., Rig]) -> None:
-    """Builtins only: what travels by value wants one version on both sides."""
+    """Only builtins are called, because a function by value needs the same version on both ends."""
     rig = make_rig(python=require_python(minor))
     assert rig.hello["python"][:2] == [3, minor]
     rig.submit(range(1, 201), rig.function(pow), [rig.call(x, 2) for x in range(1, 201)])

@@ -1,4 +1,4 @@
-"""Values, calls and exceptions as bytes and back, in one process and between fresh ones."""
+"""Values, calls and exceptions are encoded and decoded, in one process and between fresh ones."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_large_buffers_are_not_copied_into_the_segments() -> None:
     assert numpy.shares_memory(numpy.frombuffer(views[0], data.dtype), data)
 
 
-def test_large_bytes_are_written_as_the_very_object() -> None:
+def test_large_bytes_are_written_without_a_copy() -> None:
     data = b"x" * (1 << 20)
     assert any(segment is data for segment in pickling.dumps([data]))
 
@@ -89,7 +89,7 @@ def test_an_object_that_ends_early_is_a_named_error() -> None:
         pickling.loads(data[:-100])
 
 
-def test_what_only_dill_can_pickle_goes_through_dill_and_keeps_our_rules() -> None:
+def test_a_value_that_only_dill_can_pickle_goes_through_dill_and_keeps_the_rules_of_this_package() -> None:
     class Local:
         pass
 
@@ -108,7 +108,7 @@ def test_a_module_travels_by_name() -> None:
 
 @pytest.mark.parametrize("minor", MINORS)
 def test_code_of_main_makes_a_round_trip_through_a_fresh_process(minor: int, bundle: Path) -> None:
-    """Functions that call each other, enums, named tuples, closures: and classes map back to the originals."""
+    """Functions that call each other, enums, named tuples and closures. Classes map back to the originals."""
     command = [require_python(minor), "-S", str(PROGRAM), str(bundle)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout.strip() == "round trip", done.stderr
@@ -142,7 +142,7 @@ def test_a_function_is_loaded_once_per_process_and_maps_back_to_the_original() -
     assert there_and_back(local) is local
 
 
-def test_a_snapshot_looks_once_and_the_next_one_looks_again(bundle: Path) -> None:
+def test_a_snapshot_reads_a_global_once_and_the_next_snapshot_reads_it_again(bundle: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec("LIMIT = 1\ndef limit():\n    return LIMIT", namespace)
     run = pickling.Snapshot()
@@ -185,7 +185,7 @@ def test_forked_workers_do_not_give_two_classes_one_token() -> None:
     assert same_one == same_two == "True"
 
 
-def test_names_of_modules_are_noted_also_those_imported_inside() -> None:
+def test_names_of_modules_are_recorded_also_those_imported_inside() -> None:
     def local() -> None:
         import wave  # noqa: F401
 
@@ -195,7 +195,7 @@ def test_names_of_modules_are_noted_also_those_imported_inside() -> None:
     assert snapshot.by_value
 
 
-# ---- what cannot travel ----------------------------------------------------------------------------------
+# ---- values that cannot be pickled -----------------------------------------------------------------------
 
 
 class Holder:
@@ -220,7 +220,7 @@ def closing_over(part: Any) -> Callable[[], Any]:
         (lambda: closing_over({"k": threading.Event()}), "x.<closure part>['k']", "threading.Event"),
     ],
 )
-def test_the_path_to_the_culprit_is_named(make: Callable[[], Any], path: str, kind: str) -> None:
+def test_the_path_to_the_part_that_cannot_be_pickled_is_named(make: Callable[[], Any], path: str, kind: str) -> None:
     value = make()
     with pytest.raises(diagnosis.CannotPickleError) as caught:
         diagnosis.dumps_or_diagnose(value, "x")
@@ -245,7 +245,7 @@ def test_a_structure_nested_too_deeply_is_refused_by_name() -> None:
         deep = [deep]
     with pytest.raises(diagnosis.CannotPickleError, match="recursion"):
         diagnosis.dumps_or_diagnose(deep, "x")
-    while deep:  # Python frees it recursively, otherwise
+    while deep:  # otherwise Python frees it recursively
         deep = deep[0]
 
 
@@ -266,7 +266,7 @@ def call(*args: Any, paths: Any = (), **kwargs: Any) -> bytes:
 INPUTS = ["zero", {"k": [1, 2]}]
 
 
-def test_promises_are_filled_in_wherever_they_stand() -> None:
+def test_inputs_replace_their_marks_at_any_place() -> None:
     one = Promise(calls.Slot(1))
     blob = call(Promise(calls.Slot(0)), 7, [one, {"x": one}], key=one)
     args, kwargs, paths = calls.load_call(blob, INPUTS.__getitem__)
@@ -275,7 +275,7 @@ def test_promises_are_filled_in_wherever_they_stand() -> None:
     assert paths == ()
 
 
-def test_an_input_is_asked_for_once_and_is_one_object() -> None:
+def test_an_input_is_requested_once_and_is_one_object() -> None:
     asked: list[int] = []
 
     def slot(index: int) -> Any:
@@ -307,7 +307,7 @@ def noting(x: Any, y: int) -> Any:
     return {"r": (x, y)}
 
 
-def test_an_inline_function_is_called_once_in_its_consumer_however_often_it_is_mentioned() -> None:
+def test_an_inline_function_is_called_once_in_its_consumer_for_all_its_places() -> None:
     CALLS.clear()
     inline = calls.Inline(noting, [Promise(calls.Slot(0))], {"y": 3})
     element = calls.Taken(inline, (("item", "r"), ("item", 1)))
@@ -378,19 +378,19 @@ def test_an_exception_keeps_type_arguments_notes_cause_and_text() -> None:
     assert "direct cause" in text
 
 
-def test_an_exception_whose_way_back_is_broken_says_so_and_leaves_its_text() -> None:
+def test_an_exception_that_does_not_load_has_no_bytes_and_keeps_its_text() -> None:
     blob, text = exceptions.dump_exception(raised(Picky(3, detail="no")))
     assert blob is None
     assert "Picky: 3 no" in text
 
 
-def test_a_cause_that_cannot_travel_does_not_take_the_exception_with_it() -> None:
+def test_a_cause_that_cannot_be_pickled_does_not_lose_the_exception() -> None:
     back = there_and_back_again(raised(ValueError("v"), cause=Picky(3, detail="no")))
     assert str(back) == "v"
     assert "Picky: 3 no" in str(back.__cause__)
 
 
-def test_exceptions_that_are_each_others_context_come_back_as_a_ring() -> None:
+def test_exceptions_that_are_each_others_cause_come_back_as_a_ring() -> None:
     one, two = ValueError("1"), ValueError("2")
     one.__cause__, two.__cause__ = two, one
     back = there_and_back_again(one)
@@ -398,5 +398,5 @@ def test_exceptions_that_are_each_others_context_come_back_as_a_ring() -> None:
     assert back.__cause__.__cause__ is back
 
 
-def test_an_exception_with_a_lock_in_it_leaves_its_text() -> None:
+def test_an_exception_with_a_lock_in_it_keeps_its_text() -> None:
     assert exceptions.dump_exception(ValueError(threading.Lock()))[0] is None

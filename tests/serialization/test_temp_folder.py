@@ -1,4 +1,4 @@
-"""Folders of a process's own: made late, gone with what they are for, and with the next one where that was killed."""
+"""Temporary folders: made at the first use, removed with their object or process, or by a later process after a kill."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from handout.serialization.temp_folder import TempFolder
 
-#: A received file's folder, as the caller of a run has it.
+#: Receives a file as a run's caller does.
 RECEIVE = "import os, pickle, sys; from handout import File; got = pickle.loads(pickle.dumps(File(sys.argv[1]), 5))"
 
 
@@ -28,7 +28,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_is_made_when_it_is_asked_for_and_goes_with_its_object(place: Path) -> None:
+def test_a_folder_is_made_at_its_first_use_and_removed_with_its_object(place: Path) -> None:
     folder = TempFolder("own-")
     assert list(place.iterdir()) == []
     assert folder.path == folder.path
@@ -38,7 +38,7 @@ def test_it_is_made_when_it_is_asked_for_and_goes_with_its_object(place: Path) -
     assert list(place.iterdir()) == []
 
 
-def test_a_fork_that_ends_leaves_it_alone(place: Path) -> None:
+def test_a_fork_that_ends_does_not_remove_the_folder(place: Path) -> None:
     code = (
         "import os, sys; from handout.serialization.temp_folder import TempFolder; folder = TempFolder('own-'); path = folder.path\n"
         "if os.fork() == 0: sys.exit()\n"
@@ -50,7 +50,7 @@ def test_a_fork_that_ends_leaves_it_alone(place: Path) -> None:
 
 
 @pytest.mark.parametrize("owner", ["a link", "a file", "no lock"])
-def test_what_only_looks_like_one_that_was_left_is_not_touched(place: Path, owner: str) -> None:
+def test_a_path_that_only_looks_like_an_orphan_is_not_touched(place: Path, owner: str) -> None:
     other = place / "elsewhere"
     other.mkdir()
     (other / "lock").touch()
@@ -67,7 +67,7 @@ def test_what_only_looks_like_one_that_was_left_is_not_touched(place: Path, owne
     assert (other / "lock").exists()
 
 
-def test_where_there_are_no_locks_it_is_made_all_the_same_and_others_are_left_alone(
+def test_without_locks_a_folder_is_made_and_other_folders_are_not_touched(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = place / "own-other"
@@ -83,7 +83,7 @@ def test_where_there_are_no_locks_it_is_made_all_the_same_and_others_are_left_al
     assert len(list(place.iterdir())) == 2
 
 
-def test_where_it_cannot_be_made_that_is_said_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = os.open
 
     def full(path: str, flags: int, *rest: Any, **options: Any) -> int:
@@ -98,7 +98,7 @@ def test_where_it_cannot_be_made_that_is_said_at_once(place: Path, monkeypatch: 
     assert list(place.iterdir()) == []
 
 
-def test_files_that_a_killed_caller_had_received_go_with_the_next_ones(place: Path) -> None:
+def test_files_that_a_killed_caller_had_received_are_removed_by_the_next_caller(place: Path) -> None:
     content = place / "content"
     content.write_text("x")
     killed = subprocess.run([sys.executable, "-c", f"{RECEIVE}; os.kill(os.getpid(), 9)", content], check=False)

@@ -1,4 +1,4 @@
-"""Data of an untrusted host: what is data comes back as it was, everything else is refused by name and never made."""
+"""Bytes of an untrusted host: data comes back unchanged, and all else is refused by name and never made."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Rights(enum.Flag):
 
 @trust
 class Size(enum.Enum):
-    """Has code of its own that a value would run."""
+    """An unknown value would run its ``_missing_``."""
 
     SMALL = (1, 2)
     LARGE = 3.5
@@ -73,7 +73,7 @@ class Size(enum.Enum):
 @trust
 @dataclasses.dataclass
 class Watched:
-    """Notes whatever of its own code runs."""
+    """Records each of its methods that runs."""
 
     number: int = 0
 
@@ -94,7 +94,7 @@ class Watched:
         ran.append("setter")
 
 
-#: What ran of such classes.
+#: The methods of these classes that ran.
 ran: list[Any] = []
 
 
@@ -104,7 +104,7 @@ class Unknown:
 
 
 class Canary:
-    """Leaves a file behind where it is unpickled."""
+    """Makes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -129,7 +129,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("value", PLAIN, ids=lambda v: f"{type(v).__name__}-{str(v)[:12]}")
-def test_data_comes_back_as_it_was(value: Any) -> None:
+def test_data_comes_back_unchanged(value: Any) -> None:
     got = there_and_back(value)
     assert type(got) is type(value)
     assert got == value
@@ -146,7 +146,7 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda a: f"{a.dtype}-{a.shape}")
-def test_arrays_come_back_as_they_were(array: Any) -> None:
+def test_arrays_come_back_unchanged(array: Any) -> None:
     got, again = there_and_back([array, array])
     assert type(got) is numpy.ndarray
     assert (got.dtype, got.shape) == (array.dtype, array.shape)
@@ -155,7 +155,7 @@ def test_arrays_come_back_as_they_were(array: Any) -> None:
     assert got.flags.writeable
 
 
-def test_what_refers_to_itself_does_so_again() -> None:
+def test_a_value_that_contains_itself_does_so_again() -> None:
     value: list[Any] = []
     value.append({"self": value})
     got = there_and_back(value)
@@ -178,7 +178,7 @@ def test_everything_else_is_refused_by_name(value: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda c: c, lambda c: [1, {"k": c}], lambda c: Row(1, c), lambda c: {"k": Pair(c)}])
-def test_what_would_run_when_it_is_unpickled_does_not(wrap: Any, tmp_path: Path) -> None:
+def test_code_that_unpickling_would_run_does_not_run(wrap: Any, tmp_path: Path) -> None:
     with pytest.raises(reader.RefusedError, match="system"):
         there_and_back(wrap(Canary(tmp_path / "ran")))
     assert list(tmp_path.iterdir()) == []
@@ -317,7 +317,7 @@ def test_a_stream_made_to_harm_is_refused(stream: bytes) -> None:
         reader.loads(b"\x80\x05" + stream + pickle.STOP)
 
 
-def test_nothing_that_was_there_before_gets_a_state() -> None:
+def test_only_objects_that_the_reader_made_get_a_state() -> None:
     values = (("_value_", number(666)), ("_name_", text("EVIL")), ("nice", text("shadow")))
     red = named(Colour.__module__, "Colour") + number(1) + pickle.TUPLE1 + pickle.REDUCE
     for made in (red, red + pickle.MEMOIZE + pickle.BINGET + b"\0"):
@@ -340,13 +340,13 @@ def test_no_code_of_a_registered_class_runs() -> None:
     for call in (pickle.REDUCE, pickle.NEWOBJ):
         with pytest.raises(reader.RefusedError, match="Watched made"):
             load(cls + number(4) + pickle.TUPLE1 + call)
-    with pytest.raises(reader.RefusedError, match="there is not"):
+    with pytest.raises(reader.RefusedError, match="does not exist"):
         load(named(Size.__module__, "Size") + number(9) + pickle.TUPLE1 + pickle.REDUCE)
     assert ran == []
 
 
-def test_a_stand_in_never_gets_into_a_value() -> None:
-    """Its uses were counted, and one tuple of them taken twice from the memo made that wrong."""
+def test_a_placeholder_never_gets_into_a_value() -> None:
+    """An earlier reader counted uses of placeholders, and a tuple that was read twice from the memo broke the count."""
     args = named("numpy", "ndarray") + number(0) + pickle.SHORT_BINBYTES + b"\1b" + pickle.TUPLE3 + pickle.MEMOIZE
     shape = pickle.MARK + number(1) + number(0) + pickle.TUPLE1
     made = shape + dtype("f8") + pickle.NEWFALSE + pickle.SHORT_BINBYTES + b"\0" + pickle.TUPLE + pickle.BUILD
@@ -385,7 +385,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("stream", SLOW.values(), ids=SLOW)
-def test_what_takes_forever_is_refused_at_once(stream: Callable[[], bytes]) -> None:
+def test_bytes_that_take_forever_to_read_are_refused_at_once(stream: Callable[[], bytes]) -> None:
     data = stream()
     start = time.process_time()
     with pytest.raises(reader.RefusedError):
@@ -417,7 +417,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("stream", LARGE.values(), ids=LARGE)
-def test_memory_comes_of_bytes_and_not_of_numbers(stream: bytes) -> None:
+def test_memory_is_allocated_for_bytes_and_not_for_numbers(stream: bytes) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(reader.RefusedError):
@@ -427,7 +427,7 @@ def test_memory_comes_of_bytes_and_not_of_numbers(stream: bytes) -> None:
         tracemalloc.stop()
 
 
-def test_empty_axes_multiply_to_nothing() -> None:
+def test_an_array_with_an_empty_axis_allocates_nothing() -> None:
     tracemalloc.start()
     try:
         assert load(_strided("f8", 0, 1 << 30)).shape == (0, 1 << 30)
@@ -437,7 +437,7 @@ def test_empty_axes_multiply_to_nothing() -> None:
         tracemalloc.stop()
 
 
-def test_one_buffer_is_not_copied_again_and_again() -> None:
+def test_repeated_copies_of_one_buffer_are_refused() -> None:
     raw = pickle.BINBYTES + struct.pack("<I", 1 << 20) + bytes(1 << 20) + pickle.MEMOIZE
     scalars = (
         named("numpy", "scalar") + dtype(f"V{1 << 20}") + pickle.BINGET + b"\0" + pickle.TUPLE2 + pickle.REDUCE
@@ -446,15 +446,15 @@ def test_one_buffer_is_not_copied_again_and_again() -> None:
         load(raw + pickle.EMPTY_LIST + pickle.MARK + scalars + pickle.APPENDS)
 
 
-def test_keys_that_happen_to_hash_alike_are_taken() -> None:
-    """-1 and -2 do: coordinates around nothing are such keys."""
+def test_ordinary_keys_with_the_same_hash_are_accepted() -> None:
+    """-1 and -2 have the same hash, and coordinates around zero contain both."""
     grid = dict.fromkeys(itertools.product(range(-3, 3), repeat=5), 0)
     assert there_and_back(grid) == grid
     key = tuple(range(20))
     assert there_and_back([{key: n} for n in range(10_000)])[-1] == {key: 9999}
 
 
-def test_a_message_holds_no_more_of_a_host_than_can_be_shown() -> None:
+def test_a_message_contains_only_printable_and_short_text_of_a_host() -> None:
     name = "\x1b[2J\udc80" + "x" * 200_000
     raw = name.encode("utf-8", "surrogatepass")
     named = text("os") + pickle.BINUNICODE + struct.pack("<I", len(raw)) + raw + pickle.STACK_GLOBAL
@@ -464,7 +464,7 @@ def test_a_message_holds_no_more_of_a_host_than_can_be_shown() -> None:
     assert len(str(caught.value)) < 400
 
 
-def test_dates_are_in_the_calendar() -> None:
+def test_a_date_outside_the_calendar_is_refused() -> None:
     day = pickle.SHORT_BINBYTES + b"\4" + bytes([7, 234, 2, 31])
     with pytest.raises(LoadError, match="day is out of range"):
         load(named("datetime", "date") + day + pickle.TUPLE1 + pickle.REDUCE)

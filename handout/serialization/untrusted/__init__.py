@@ -1,1 +1,1 @@
-"""Reads what a host with ``trust="data"`` sent: data only, so that nothing in it can run."""
+"""Reads the bytes of a host with ``trust="data"``. Only data is made from them, and nothing in them can run."""

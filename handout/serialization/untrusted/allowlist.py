@@ -1,8 +1,8 @@
-"""What data may be made of: the list of what an untrusted host's bytes may name, and how each is made here.
+"""The allowlist: the names that an untrusted host's bytes may contain, and how the reader makes a value for each.
 
-Nothing that is named is looked up, imported or called but what stands here or was registered by the caller. Arguments
-are of the types that are asked for here, to the last part: what is odd is refused before anything compares, hashes,
-counts or prints it. Nothing allocates by a number that the bytes hold, only by the bytes themselves.
+A name in the bytes is looked up, imported or called only if it stands in this list or the caller registered it. The
+types of all arguments are checked, down to their parts, before any code compares, hashes, counts or prints them. Memory
+is allocated for bytes that arrived, and never for a number that they contain.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from handout.serialization import classes_by_value, functions_by_value
 from handout.serialization.pickling import LoadError
 
 C = TypeVar("C", bound=type)
-#: Spends some of what reading one stream may cost; refuses it where that is used up.
+#: Spends part of the cost that reading one stream may have. Raises `RefusedError` when the cost is used up.
 Spend = Callable[[int], None]
 
 _MAX_TEXT = 300
-#: A ratio's greatest common divisor takes the square of its length: so much text, or so many bits.
+#: Largest text and number of a fraction. Its greatest common divisor takes time that grows with their square.
 _MAX_RATIO_TEXT, _MAX_RATIO_BITS = 10_000, 20_000
 
 #: Classes that the caller registered, by module and qualified name.
 _registered: dict[tuple[str, str], type] = {}
-#: What the caller registered elsewhere: such classes are found here by their names.
-_names: set[tuple[str, str]] = set()
+#: Module and qualified name of classes that the caller registered in its own process. They are imported when needed.
+_allowed_names: set[tuple[str, str]] = set()
 
 
-def legible(text: str) -> str:
-    """Text of a host, for a message: no longer than one, with nothing that steers a terminal or has no encoding."""
+def printable(text: str) -> str:
+    """Return a host's text for a message: cut to 300 characters, with ``?`` for unprintable ones."""
     return "".join(char if char.isprintable() else "?" for char in text[:_MAX_TEXT])
 
 
 class RefusedError(LoadError):
-    """The bytes hold something that data from an untrusted host may not be.
+    """An untrusted host's bytes contain something that is not data.
 
     Attributes:
-        name: What: the name of a type or a function, or of a step.
+        name: Name of the type or function that was refused, or a description of it.
     """
 
     def __init__(self, name: str) -> None:
-        self.name = legible(name)
+        self.name = printable(name)
         super().__init__(f"it holds {self.name}")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -59,72 +59,85 @@ class RefusedError(LoadError):
 
 
 def register(cls: C) -> C:
-    """Let objects of a class be made of what an untrusted host sends.
+    """Allow objects of a class in the bytes of untrusted hosts, and return the class.
 
     Raises:
-        TypeError: It is neither a dataclass nor an enum.
+        TypeError: The class is neither a dataclass nor an enum.
     """
     given: Any = cls
     if not isinstance(given, type) or not (dataclasses.is_dataclass(given) or issubclass(given, enum.Enum)):
-        raise TypeError(f"handout.trust takes a dataclass or an Enum, not {cls!r}")
+        raise TypeError(
+            f"handout.trust() takes a dataclass or an Enum, not {cls!r}. "
+            "Return objects of such classes or of built-in types."
+        )
     _registered[cls.__module__, cls.__qualname__] = cls
     return cls
 
 
 def registered() -> list[tuple[str, str]]:
-    """Module and qualified name of each class that was registered, as other processes know it."""
+    """Return module and qualified name of each registered class, as other processes import it."""
     main = functions_by_value.main_name()
     return [(main if main is not None and module == "__main__" else module, name) for module, name in _registered]
 
 
 def allow(names: Iterable[Any]) -> None:
-    """Classes of these names were registered where the graph is: they may be made here, too."""
-    _names.update((module, name) for module, name in names)
+    """Allow the classes with these names, which the caller registered in its own process."""
+    _allowed_names.update((module, name) for module, name in names)
 
 
-class Maker:
-    """Stands for something that is named in a stream: can be called there, and is not the thing itself."""
+class Allowed:
+    """Stands for an allowed name in a stream. The stream can call it, but never gets the named object itself.
+
+    Args:
+        name: The name, for messages.
+        make: Makes a value from the arguments of the call, or raises `RefusedError`.
+        cls: The registered dataclass of that name. It is never called: the reader makes an empty object and sets its
+            state.
+    """
 
     __slots__ = ("cls", "make", "name")
 
     def __init__(self, name: str, make: Callable[..., Any], cls: type | None = None) -> None:
-        self.name, self.make = name, make
-        #: The registered dataclass that it stands for: never called, objects of it are made bare and given a state.
-        self.cls = cls
+        self.name, self.make, self.cls = name, make, cls
 
 
 class Pending:
-    """Stands for an object whose state comes after it; `finish` makes it of that."""
+    """Stands for an object whose state follows in the stream.
+
+    Args:
+        finish: Makes the object from its state.
+    """
 
     __slots__ = ("finish", "index")
 
     def __init__(self, finish: Callable[[Any, Spend], Any]) -> None:
         self.finish = finish
+        #: Number in the reader's memo; -1 if the stream has not put it there.
         self.index = -1
 
 
-def _of_class(cls: type) -> Maker:
+def _of_class(cls: type) -> Allowed:
     name = f"{cls.__module__}.{cls.__qualname__}"
     if issubclass(cls, enum.Enum):
-        return Maker(name, functools.partial(_member, cls))
-    return Maker(name, lambda *_: refuse(f"{name} made by a call"), cls)
+        return Allowed(name, functools.partial(_member, cls))
+    return Allowed(name, lambda *_: refuse(f"{name} made by a call"), cls)
 
 
 def _member(cls: Any, value: Any) -> Any:
-    """Not `cls(value)`: for a value that it does not have, that asks the caller's ``_missing_``."""
+    """Return an enum's member with a value. ``cls(value)`` could call ``_missing_``, which is the caller's code."""
     members = cls.__members__.values()
     if type(value) in (int, str):
         found = cls._value2member_map_.get(value)
-    else:  # no hash: it may be long, or none
+    else:  # compared and not hashed: hashing the value may take long, or fail
         found = next((m for m in members if type(m._value_) is type(value) and m._value_ == value), None)
     if found is None and issubclass(cls, enum.Flag) and type(value) is int:
         known = functools.reduce(lambda bits, member: bits | member._value_, members, 0)
         found = cls(value) if not value & ~known else None
-    return refuse(f"a {cls.__qualname__} that there is not") if found is None else found
+    return refuse(f"a {cls.__qualname__} that does not exist") if found is None else found
 
 
-def _plain(kind: type, *accepted: type) -> Maker:
-    """A type of the standard library, made of such arguments alone."""
+def _plain(kind: type, *accepted: type) -> Allowed:
+    """Allow a type of the standard library with arguments of the accepted types."""
 
     def make(*args: Any) -> Any:
         for arg in args:
@@ -132,27 +145,27 @@ def _plain(kind: type, *accepted: type) -> Maker:
                 raise RefusedError(f"a {kind.__name__} made of a {type(arg).__name__}")
         return kind(*args)
 
-    return Maker(f"{kind.__module__}.{kind.__qualname__}", make)
+    return Allowed(f"{kind.__module__}.{kind.__qualname__}", make)
 
 
 def _fraction(*args: Any) -> fractions.Fraction:
     for arg in args:
-        if type(arg) is str:  # not "1e999999999"
+        if type(arg) is str:  # Fraction("1e999999999") would compute that power
             fits = len(arg) <= _MAX_RATIO_TEXT and re.fullmatch(r"-?\d+(/\d+)?", arg) is not None
         else:
             fits = type(arg) is int and arg.bit_length() <= _MAX_RATIO_BITS
         if not fits:
-            raise RefusedError("a Fraction that is no ratio, or takes too long")
+            raise RefusedError("a Fraction that is no ratio, or is too long")
     return fractions.Fraction(*args)
 
 
-def _date(kind: Any) -> Maker:
-    """One in the calendar: what is made of bytes looks at none of them, `replace` looks at all."""
+def _date(kind: Any) -> Allowed:
+    """Allow a type of the calendar. Its constructor does not check bytes, but ``replace`` checks all fields."""
     plain = _plain(kind, bytes, datetime.timezone)
-    return Maker(plain.name, lambda *args: plain.make(*args).replace())
+    return Allowed(plain.name, lambda *args: plain.make(*args).replace())
 
 
-_MAKERS: dict[tuple[str, str], Maker] = {
+_STANDARD_LIBRARY: dict[tuple[str, str], Allowed] = {
     ("builtins", "complex"): _plain(complex, float, int),
     ("builtins", "range"): _plain(range, int),
     ("builtins", "slice"): _plain(slice, int, type(None)),
@@ -164,14 +177,14 @@ _MAKERS: dict[tuple[str, str], Maker] = {
     ("datetime", "timedelta"): _plain(datetime.timedelta, int),
     ("datetime", "timezone"): _plain(datetime.timezone, datetime.timedelta, str),
     ("decimal", "Decimal"): _plain(decimal.Decimal, str),
-    ("fractions", "Fraction"): Maker("fractions.Fraction", _fraction),
+    ("fractions", "Fraction"): Allowed("fractions.Fraction", _fraction),
 }
 
 
-# ---- numpy: imported only where somebody has, or where there are arrays to be read --------------------------
+# ---- numpy: imported when the first array is read ----------------------------------------------------------
 
 
-#: More than numpy has; and records in records.
+#: Axes of an array at most (numpy itself allows no more), and depth of records in records.
 _MAX_AXES, _MAX_NESTED = 64, 16
 
 
@@ -179,15 +192,16 @@ def _numpy() -> Any:
     return importlib.import_module("numpy")
 
 
-def _real(kind: Any) -> Any:
-    """A numpy dtype that holds no references: bytes of any value are safe in it."""
+def _without_references(kind: Any) -> Any:
+    """Return a numpy dtype if it holds no references, so that any bytes are a value of it."""
     numpy = _numpy()
     if not isinstance(kind, numpy.dtype) or kind.hasobject:
-        raise RefusedError("a numpy array of objects")  # unnamed: what shares parts takes for ever to print
+        # The message does not print the type: if its parts are shared, printing takes very long.
+        raise RefusedError("a numpy array of objects")
     return kind
 
 
-def _typed(value: Any, kind: type) -> Any:
+def _require(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise RefusedError(f"a {type(value).__name__} in a numpy array's description")
     return value
@@ -199,39 +213,42 @@ def _dtype(code: Any, _align: Any = False, _copy: Any = True) -> Pending:
         raise RefusedError(f"a numpy array of {code!r}" if type(code) is str else "a numpy array of no type")
 
     def finish(state: Any, spend: Spend) -> Any:
-        """Ours, not numpy's: that believes sizes and flags that would make it read what it should not."""
+        """Make the dtype. numpy's own ``__setstate__`` trusts sizes and flags, and could read memory out of bounds."""
         order, subarray, names, fields = state[1:5]
         if subarray is not None:
             raise RefusedError("a numpy array with subarrays")
         if names is not None:
-            formats, offsets = [], []
-            for name in _typed(names, tuple):
-                field = _typed(_typed(fields, dict)[_typed(name, str)], tuple)
-                formats.append(_real(field[0]))
-                offsets.append(_typed(field[1], int))
-                _count(field[0], spend)
-            itemsize = _typed(state[5], int)
-            layout = {"names": list(names), "formats": formats, "offsets": offsets, "itemsize": itemsize}
-            return _real(numpy.dtype(layout))
+            return _record_dtype(_require(names, tuple), _require(fields, dict), _require(state[5], int), spend)
         if code[0] in "Mm":
             unit, count = state[8][1][:2]
-            if not re.fullmatch(rb"[a-zA-Z]{1,2}|generic", _typed(unit, bytes)):
+            if not re.fullmatch(rb"[a-zA-Z]{1,2}|generic", _require(unit, bytes)):
                 raise RefusedError("a numpy array of times without a unit")
-            scale = f"[{_typed(count, int)}{unit.decode()}]" if unit != b"generic" else ""
-            return _real(numpy.dtype(code + scale)).newbyteorder(_typed(order, str))
-        return _real(numpy.dtype(code)).newbyteorder(_typed(order, str))
+            scale = f"[{_require(count, int)}{unit.decode()}]" if unit != b"generic" else ""
+            return _without_references(numpy.dtype(code + scale)).newbyteorder(_require(order, str))
+        return _without_references(numpy.dtype(code)).newbyteorder(_require(order, str))
 
     return Pending(finish)
 
 
-def _count(kind: Any, spend: Spend) -> None:
-    """Spend on each field within: those may share parts, and numpy looks at each again, some of it recursively."""
+def _record_dtype(names: tuple[Any, ...], fields: dict[Any, Any], itemsize: int, spend: Spend) -> Any:
+    formats, offsets = [], []
+    for name in names:
+        field = _require(fields[_require(name, str)], tuple)
+        formats.append(_without_references(field[0]))
+        offsets.append(_require(field[1], int))
+        _spend_on_fields(field[0], spend)
+    layout = {"names": list(names), "formats": formats, "offsets": offsets, "itemsize": itemsize}
+    return _without_references(_numpy().dtype(layout))
+
+
+def _spend_on_fields(kind: Any, spend: Spend) -> None:
+    """Spend cost for each field of a record, at any depth. Fields may share parts, and numpy visits each part again."""
     inside = [(kind, 1)]
     while inside:
         part, depth = inside.pop()
         spend(1)
         if depth > _MAX_NESTED:
-            raise RefusedError("a numpy array of what is nested too deep")
+            raise RefusedError("a numpy array of records that are nested too deep")
         inside.extend((field[0], depth + 1) for field in (part.fields or {}).values())
 
 
@@ -240,7 +257,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
         raise RefusedError("a numpy array without a shape")
     for length in shape:
         if type(length) is not int or not 0 <= length < 1 << 63:
-            raise RefusedError("a numpy array of no such length")
+            raise RefusedError("a numpy array of an impossible length")
     return shape
 
 
@@ -248,65 +265,70 @@ def _array(data: Any, kind: Any, shape: Any, order: Any, axes: Any = None) -> An
     numpy = _numpy()
     if type(data) not in (bytes, bytearray, memoryview):
         raise RefusedError(f"a numpy array in a {type(data).__name__}")
-    flat = numpy.frombuffer(data, _real(kind))
+    flat = numpy.frombuffer(data, _without_references(kind))
     if axes is not None:
         return flat.reshape(_shape(shape)).transpose(_shape(axes))
-    return flat.reshape(_shape(shape), order="F" if _typed(order, str) == "F" else "C")
+    return flat.reshape(_shape(shape), order="F" if _require(order, str) == "F" else "C")
 
 
 def _reconstruct(kind: Any, _shape_of_none: Any, _code: Any) -> Pending:
-    """What arrays that are not contiguous, or hold no bytes at all, are written as."""
+    """Read an array that was not contiguous, or that has no bytes."""
     numpy = _numpy()
     if kind is not NDARRAY:
-        raise RefusedError("a kind of numpy array of its own")
+        raise RefusedError("a subclass of numpy's array")
 
     def finish(state: Any, _spend: Spend) -> Any:
         _, shape, dtype, is_fortran, raw = state
         if type(raw) is not bytes:
             raise RefusedError("a numpy array of objects")
-        if len(raw) != math.prod(_shape(shape)) * _real(dtype).itemsize:
-            raise RefusedError("a numpy array of a size that is not there")
+        if len(raw) != math.prod(_shape(shape)) * _without_references(dtype).itemsize:
+            raise RefusedError("a numpy array whose size differs from its bytes")
         order = "F" if is_fortran is True else "C"
         if not raw:
             if 0 not in shape:
-                raise RefusedError("a numpy array of what has no size")
-            # In memory that is there: numpy would allocate what the other axes multiply to.
+                raise RefusedError("a numpy array of elements without a size")
+            # With memory of its own, because numpy would allocate the product of the other axes.
             return numpy.ndarray(shape, dtype, bytearray(1), order=order)
-        return _array(bytearray(raw), dtype, shape, order)  # a copy: what comes of bytes could not be written to
+        return _array(bytearray(raw), dtype, shape, order)  # a copy, because an array over bytes is read-only
 
     return Pending(finish)
 
 
 def _scalar(kind: Any, raw: Any) -> Any:
     numpy = _numpy()
-    if type(raw) is not bytes or len(raw) != _real(kind).itemsize:
-        raise RefusedError("a numpy scalar of a size that is not there")
+    if type(raw) is not bytes or len(raw) != _without_references(kind).itemsize:
+        raise RefusedError("a numpy scalar whose size differs from its bytes")
     return numpy.frombuffer(raw, kind)[0] if raw else numpy.zeros((), kind)[()]
 
 
-#: The one that takes another as its argument: the array type itself.
-RECONSTRUCT = Maker("numpy._reconstruct", _reconstruct)
-NDARRAY = Maker("numpy.ndarray", lambda *_: refuse("a numpy array made by hand"))
-_NUMPY: dict[str, Maker] = {
-    "dtype": Maker("numpy.dtype", _dtype),
+#: The only allowed name that takes another one as its argument: NDARRAY.
+RECONSTRUCT = Allowed("numpy._reconstruct", _reconstruct)
+NDARRAY = Allowed("numpy.ndarray", lambda *_: refuse("a numpy array made by a call of its type"))
+_NUMPY: dict[str, Allowed] = {
+    "dtype": Allowed("numpy.dtype", _dtype),
     "ndarray": NDARRAY,
-    "_frombuffer": Maker("numpy._frombuffer", _array),
+    "_frombuffer": Allowed("numpy._frombuffer", _array),
     "_reconstruct": RECONSTRUCT,
-    "scalar": Maker("numpy.scalar", _scalar),
+    "scalar": Allowed("numpy.scalar", _scalar),
 }
 _NUMPY_HOMES = ("numpy", "numpy.core", "numpy._core", "numpy.core.multiarray", "numpy._core.multiarray",
                 "numpy.core.numeric", "numpy._core.numeric")  # fmt: skip
 
 
 def refuse(name: str) -> Any:
+    """Raise `RefusedError`. The return type lets an expression call it."""
     raise RefusedError(name)
 
 
-def find(module: Any, name: Any) -> Maker:
-    """What a stream may name; nothing is imported for it but where a registered class is."""
+def look_up(module: Any, name: Any) -> Allowed:
+    """Return what stands for a name in a stream. Only the module of a registered class is imported.
+
+    Raises:
+        RefusedError: The name is not allowed.
+    """
     if not isinstance(module, str) or not isinstance(name, str):
         raise RefusedError("a name that is no text")
-    known = _MAKERS.get((module, name)) or _SPECIAL.get((module, name))
+    known = _STANDARD_LIBRARY.get((module, name)) or _SPECIAL.get((module, name))
     if known is None and module in _NUMPY_HOMES:
         known = _NUMPY.get(name)
     if known is None:
@@ -318,9 +340,9 @@ def find(module: Any, name: Any) -> Maker:
 def _class(module: str, name: str) -> type | None:
     cls = _registered.get((module, name))
     if cls is None and module == functions_by_value.main_name():
-        # A program run as `python -m pkg.mod`: hosts know its classes as `pkg.mod`.
+        # In a program that was started as `python -m pkg.mod`, hosts name its classes `pkg.mod`.
         cls = _registered.get(("__main__", name))
-    if cls is None and (module, name) in _names:
+    if cls is None and (module, name) in _allowed_names:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
@@ -328,12 +350,12 @@ def _class(module: str, name: str) -> type | None:
     return cls
 
 
-def _by_value(token: Any, version: Any, _blob: Any) -> Maker:
-    """A class that travelled by value is the one that is here, or nothing: its code is not read."""
+def _class_by_value(token: Any, version: Any, _blob: Any) -> Allowed:
+    """Return what stands for a class that was sent by value, if this process has that class. Its code is not read."""
     named = type(token) is tuple and tuple(map(type, token)) == (str, int) and type(version) is int
     cls = classes_by_value.known_class(token, version) if named else None
     key = (cls.__module__, cls.__qualname__) if cls is not None else None
-    if cls is None or not (_registered.get(key) is cls or key in _names):  # type: ignore[arg-type]
+    if cls is None or not (_registered.get(key) is cls or key in _allowed_names):  # type: ignore[arg-type]
         raise RefusedError("an object of a class that is not registered" if cls is None else ".".join(key or ()))
     return _of_class(cls)
 
@@ -344,11 +366,11 @@ def _uuid(*args: Any) -> Pending:
             raise RefusedError("a UUID without a number")
         return uuid.UUID(int=state["int"])
 
-    return Pending(finish) if not args else refuse("a UUID made by hand")
+    return Pending(finish) if not args else refuse("a UUID made by a call of its type")
 
 
-_SPECIAL: dict[tuple[str, str], Maker] = {
-    ("uuid", "UUID"): Maker("uuid.UUID", _uuid),
-    ("handout.serialization.pickling", "_load_class"): Maker("a class", _by_value),
-    ("handout.serialization.functions_by_value", "attribute"): Maker("a name", find),
+_SPECIAL: dict[tuple[str, str], Allowed] = {
+    ("uuid", "UUID"): Allowed("uuid.UUID", _uuid),
+    ("handout.serialization.pickling", "_load_class"): Allowed("a class", _class_by_value),
+    ("handout.serialization.functions_by_value", "attribute"): Allowed("a name", look_up),
 }

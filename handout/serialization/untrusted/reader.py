@@ -1,11 +1,11 @@
-"""Reading what an untrusted host wrote: data only, so that nothing in it can run.
+"""Reads the pickled data of an untrusted host, so that nothing in it can run.
 
-Pickle is a program for a small machine, and its ordinary reader does whatever the program says. This one knows
-only the steps that the C pickler takes to write data, and makes only what is listed here: built-in types, numpy
-arrays and scalars of plain numbers and text, and the classes that the caller registered. Everything else is refused by
-name before it is looked up, imported or called. It also refuses what would merely cost: lengths that are not
-there, keys that take forever to hash. Pure Python, so some ten times slower on many small objects; large
-buffers cost the same.
+A pickle is a program for a small machine, and the ordinary reader runs any program. This reader knows only the opcodes
+that the C pickler uses to write data. It makes only values on the allowlist: built-in types, numpy arrays and scalars
+of plain numbers and text, and classes that the caller registered. It refuses any other name before it looks the name
+up, imports it or calls it. It also refuses bytes that only cost time or memory: lengths beyond the bytes that arrived,
+keys that take very long to hash. The reader is pure Python. It is about ten times slower on many small objects, and as
+fast on large buffers.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from typing import Any, Callable, ClassVar
 from handout.serialization.pickling import LoadError, Segment, split
 from handout.serialization.untrusted import allowlist
 from handout.serialization.untrusted.allowlist import (
-    Maker,
+    Allowed,
     Pending,
     RefusedError,
     allow,
-    find,
-    legible,
+    look_up,
+    printable,
     refuse,
     register,
     registered,
@@ -40,34 +40,34 @@ from handout.serialization.untrusted.allowlist import (
 
 __all__ = ["RefusedError", "allow", "loads", "register", "registered"]
 
-#: What reading a stream may cost beside its own length: so much for each of its bytes, and so much for any. Spent on
-#: the parts of keys, on each key once more for each that hashes alike, and on what calls and states are made of. Such
-#: parts may be shared, so that a few bytes stand for many.
+#: Cost that reading a stream may have: for each of its bytes, and for any stream. The reader spends it on the parts of
+#: keys, on a key again for each earlier key of the same hash, and on the arguments of calls and states. Parts may be
+#: shared, so that a few bytes stand for many parts.
 _COST_OF_BYTE, _COST_OF_ANY = 10, 100_000
-#: How deep a key may be nested: C hashes it recursively.
+#: Depth of a key's nesting at most, because C hashes a key recursively.
 _MAX_DEPTH = 200
-#: Text and numbers up to there cost nothing as keys: their hashes are random, or they are all different.
+#: Shorter texts and smaller numbers cost nothing as keys: hashes of texts are random, those of small numbers differ.
 _SHORT, _SMALL = 256, sys.hash_info.modulus
 
 
 def loads(data: Segment) -> Any:
-    """The value that `pickling.dumps` encoded, where it is data.
+    """Return the value that `pickling.dumps` encoded, if it is data.
 
     Raises:
-        RefusedError: It is not; says what it holds.
-        LoadError: The bytes are no value at all.
+        RefusedError: The bytes contain something else, which the error names.
+        LoadError: The bytes are no encoded value.
     """
     stream, buffers = split(data)
     try:
         return _Reader(stream, buffers=buffers).load()
     except LoadError:
         raise
-    except Exception as error:  # whatever a wrong step runs into: an empty stack, a wrong type, a constructor
-        raise LoadError(f"it is no value: {type(error).__name__}: {legible(str(error))}") from None
+    except Exception as error:  # a wrong opcode may raise any: an empty stack, a wrong type, a constructor
+        raise LoadError(f"the bytes are no encoded value: {type(error).__name__}: {printable(str(error))}") from None
 
 
 class _ArrayArgs:
-    """The arguments of `makers.RECONSTRUCT`: the only tuple that holds a stand-in, so it is one itself."""
+    """The arguments of `allowlist.RECONSTRUCT`: the only tuple with a placeholder in it, so it is a placeholder too."""
 
     __slots__ = ("args",)
 
@@ -75,19 +75,20 @@ class _ArrayArgs:
         self.args = args
 
 
-#: On the stack and in the memo, never within a value.
-_STAND_INS = frozenset({Maker, Pending, _ArrayArgs})
+#: Placeholders: they lie on the stack and in the memo, and never in a value.
+_PLACEHOLDERS = frozenset({Allowed, Pending, _ArrayArgs})
 
 
-def _data(values: Iterable[Any]) -> None:
-    if not _STAND_INS.isdisjoint(map(type, values)):
+def _require_data(values: Iterable[Any]) -> None:
+    """Raise `RefusedError` if a placeholder is among the values."""
+    if not _PLACEHOLDERS.isdisjoint(map(type, values)):
         refuse("a type or a function itself")
 
 
 class _Reader(pickle._Unpickler):
-    """Python's own reader in Python, with the steps that data needs and no others."""
+    """pickle's reader in Python, with the opcodes that data needs and no others."""
 
-    #: By byte: the step.
+    #: Method by opcode.
     dispatch: ClassVar[dict[int, Callable[[Any], None]]]
     stack: list[Any]
     memo: dict[int, Any]
@@ -97,10 +98,11 @@ class _Reader(pickle._Unpickler):
 
     def __init__(self, stream: memoryview, *, buffers: Any) -> None:
         super().__init__(io.BytesIO(stream), buffers=buffers)
+        #: Cost that is left.
         self.left = _COST_OF_ANY + _COST_OF_BYTE * len(stream)
-        #: By id: objects of registered classes that this reader made and that have no state yet. No others get one.
+        #: By id, the objects of registered classes that this reader made and that have no state. Only these get one.
         self.bare: dict[int, Any] = {}
-        #: By id of what has keys: that, so that its id stays its own, and by hash how many keys have it.
+        #: By id of a dict or set: the object itself, which keeps its id taken, and how many of its keys have each hash.
         self.hashes: dict[int, tuple[Any, dict[int, int]]] = {}
 
     def spend(self, cost: int) -> None:
@@ -109,37 +111,37 @@ class _Reader(pickle._Unpickler):
             refuse("what takes too long to read")
 
     def find_class(self, module: Any, name: Any) -> Any:
-        return find(module, name)
+        return look_up(module, name)
 
-    def _take_call(self) -> tuple[Maker, tuple[Any, ...]]:
+    def _take_call(self) -> tuple[Allowed, tuple[Any, ...]]:
         args = self.stack.pop()
-        maker = self.stack.pop()
-        if maker is allowlist.RECONSTRUCT and type(args) is _ArrayArgs:
+        allowed = self.stack.pop()
+        if allowed is allowlist.RECONSTRUCT and type(args) is _ArrayArgs:
             args = args.args
-        if type(maker) is not Maker or type(args) is not tuple:
+        if type(allowed) is not Allowed or type(args) is not tuple:
             refuse("a call")
         self.spend(_length(args))
-        return maker, args
+        return allowed, args
 
     def step_reduce(self) -> None:
-        maker, args = self._take_call()
-        self.append(maker.make(*args))
+        allowed, args = self._take_call()
+        self.append(allowed.make(*args))
 
     def step_newobj(self) -> None:
-        maker, args = self._take_call()
-        if maker.cls is None:
-            self.append(maker.make(*args))
+        allowed, args = self._take_call()
+        if allowed.cls is None:
+            self.append(allowed.make(*args))
             return
         if args:
-            refuse(f"{maker.name} made of arguments")
-        made: Any = object.__new__(maker.cls)
+            refuse(f"{allowed.name} made of arguments")
+        made: Any = object.__new__(allowed.cls)
         self.bare[id(made)] = made
         self.append(made)
 
     def step_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        _data((state,))
+        _require_data((state,))
         self.spend(_length(state if type(state) is tuple else (state,)))
         if type(target) is Pending:
             self.stack[-1] = made = target.finish(state, self.spend)
@@ -163,29 +165,29 @@ class _Reader(pickle._Unpickler):
         self.append(self.memo[int.from_bytes(self.read(4), "little")])
 
     def step_tuple1(self) -> None:
-        _data(self.stack[-1:])
+        _require_data(self.stack[-1:])
         self.stack[-1] = (self.stack[-1],)
 
     def step_tuple2(self) -> None:
-        _data(self.stack[-2:])
+        _require_data(self.stack[-2:])
         self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
 
     def step_tuple3(self) -> None:
         items = (self.stack[-3], self.stack[-2], self.stack[-1])
         is_array = items[0] is allowlist.NDARRAY
-        _data(items[is_array:])
+        _require_data(items[is_array:])
         self.stack[-3:] = [_ArrayArgs(items) if is_array else items]
 
     def step_tuple(self) -> None:
         items = self.pop_mark()
-        _data(items)
+        _require_data(items)
         self.append(tuple(items))
 
     def step_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")
-        data = self.read(min(size, sys.maxsize))  # not made before the bytes are there
+        data = self.read(min(size, sys.maxsize))  # nothing is allocated before the bytes are read
         if len(data) != size:
-            raise LoadError("it ends early")
+            raise LoadError(f"the bytes end {size - len(data)} bytes early, within a bytearray of {size} bytes")
         self.append(bytearray(data))
 
     def step_setitem(self) -> None:
@@ -199,24 +201,24 @@ class _Reader(pickle._Unpickler):
     def _set(self, target: Any, items: list[Any]) -> None:
         if type(target) not in (dict, OrderedDict):
             refuse(f"items for a {type(target).__name__}")
-        _data(items)
+        _require_data(items)
         for at in range(0, len(items), 2):
             target[self._key(items[at], target)] = items[at + 1]
 
     def _key(self, key: Any, target: Any) -> Any:
-        """A key that can be hashed, and compared with those of the same hash, at a cost that is paid."""
+        """Return a key, after spending the cost of hashing it and of comparing it with keys of the same hash."""
         if (type(key) is str and len(key) < _SHORT) or (type(key) is int and -_SMALL < key < _SMALL):
             return key
         cost = self._cost(key)
-        alike = hash(key)
+        hashed = hash(key)
         hashes = self.hashes.setdefault(id(target), (target, {}))[1]
-        before = hashes.get(alike, 0)
+        before = hashes.get(hashed, 0)
         self.spend(cost * before)
-        hashes[alike] = before + 1
+        hashes[hashed] = before + 1
         return key
 
     def _cost(self, key: Any) -> int:
-        """The parts of a key: as many as hashing it visits, so shared ones count each time."""
+        """Spend and return the cost of hashing a key: the parts that hashing visits, shared ones each time."""
         left = self.left
         inside = [(key, 0)]
         while inside:
@@ -242,7 +244,7 @@ class _Reader(pickle._Unpickler):
     def _extend(self, target: Any, values: list[Any]) -> None:
         if type(target) not in (list, deque):
             refuse(f"items for a {type(target).__name__}")
-        _data(values)
+        _require_data(values)
         target.extend(values)
 
     def step_additems(self) -> None:
@@ -250,17 +252,17 @@ class _Reader(pickle._Unpickler):
         target = self.stack[-1]
         if type(target) is not set:
             refuse(f"items for a {type(target).__name__}")
-        _data(values)
+        _require_data(values)
         target.update(self._key(value, target) for value in values)
 
     def step_frozenset(self) -> None:
         values = self.pop_mark()
-        _data(values)
+        _require_data(values)
         self.append(frozenset(self._key(value, values) for value in values))
 
     def step_stop(self) -> None:
         value = self.stack.pop()
-        _data((value,))
+        _require_data((value,))
         raise pickle._Stop(value)  # type: ignore[attr-defined]
 
 
@@ -288,14 +290,14 @@ def _steps() -> dict[int, Callable[[Any], None]]:
 
 
 def _unknown(_reader: Any) -> None:
-    raise RefusedError("a step that no data needs")
+    raise RefusedError("an opcode that no data needs")
 
 
 _Reader.dispatch = _steps()
 
 
 def _set_state(target: Any, state: Any) -> None:
-    """What pickle does, but with names that are names, and without the class's ``__setattr__`` and setters."""
+    """Set an object's state as pickle does, but check its names, and call no ``__setattr__`` and no setter."""
     cls = type(target)
     own = getattr(cls, "__setstate__", None)
     if own is not None:
@@ -317,11 +319,11 @@ def _set_state(target: Any, state: Any) -> None:
 
 
 def _length(parts: tuple[Any, ...]) -> int:
-    """What may be copied or computed of when something is made of these."""
+    """Return the cost of making a value from these arguments, which may copy or compute with all of them."""
     return sum(len(p) if type(p) in _LONG else p.bit_length() >> 3 if type(p) is int else 1 for p in parts)
 
 
-#: Not bytearrays and views of buffers: nothing copies those.
+#: Without bytearrays and views of buffers, which no constructor on the allowlist copies.
 _LONG = frozenset({str, bytes, tuple, list, dict, set, frozenset, deque, OrderedDict})
 _SEQUENCES = frozenset({tuple, list, set, frozenset, deque})
 _ATOMS = frozenset({
@@ -331,7 +333,7 @@ _ATOMS = frozenset({
 
 
 def _parts(part: Any) -> Any:
-    """What hashing or comparing a key goes on to, as something that has a length; None where it ends there."""
+    """Return the parts that hashing or comparing a key visits next; None if the key has no parts."""
     kind = type(part)
     if kind in _ATOMS or isinstance(part, enum.Enum):
         return None
@@ -344,7 +346,7 @@ def _parts(part: Any) -> Any:
     if kind is fractions.Fraction:
         return part.numerator, part.denominator
     if kind.__module__ == "numpy" and kind.__name__ != "void":
-        return None  # a number, or an array: that has no hash
+        return None  # a number; an array has no hash
     if hasattr(kind, "__dataclass_fields__"):
         return [*getattr(part, "__dict__", {}).values(), *_in_slots(part)]
     return refuse(f"a key of type {kind.__name__}")
@@ -355,4 +357,4 @@ def _in_slots(part: Any) -> Iterator[Any]:
         try:
             yield object.__getattribute__(part, name)
         except AttributeError:
-            pass  # not set
+            pass  # the slot is empty
