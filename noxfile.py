@@ -19,6 +19,12 @@ def _install(session: nox.Session, *requirements: str) -> None:
         session.install(*requirements)
 
 
+def _build_docs(session: nox.Session, *command: str) -> None:
+    for tool in ("draw_states", "draw_protocol", "draw_layers"):
+        session.run("python", f"tools/{tool}.py", "--check")
+    session.run("python", "-m", "mkdocs", *(command or ("build", "--strict")), env={"NO_MKDOCS_2_WARNING": "1"})
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """The README's demo: word statistics over the standard library, on this machine's own workers."""
@@ -28,9 +34,19 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
-    """The whole suite, on each Python that the controller supports; missing ones are skipped."""
+    """The tests of the README's command, on each Python that the controller supports; missing ones are skipped."""
     _install(session, "-e", ".[dev]")
     session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def full(session: nox.Session) -> None:
+    """Every test, also those that take long, both soaks, and the documentation: for the night, or before a release."""
+    _install(session, "-e", ".[dev,docs]")
+    session.run("python", "-m", "pytest", "-n", "2", "-m", "", *session.posargs)
+    session.run("python", "-m", "benchmarks.soak", "kills")
+    session.run("python", "-m", "benchmarks.soak", "blackouts", "--minutes", "10")
+    _build_docs(session)
 
 
 @nox.session
@@ -54,16 +70,7 @@ def lint(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation, strictly: a broken reference is an error. ``-- serve`` to read it live."""
     _install(session, "-e", ".[docs]")
-    session.run("python", "tools/draw_states.py", "--check")
-    session.run("python", "tools/draw_protocol.py", "--check")
-    session.run("python", "tools/draw_layers.py", "--check")
-    session.run(
-        "python",
-        "-m",
-        "mkdocs",
-        *(session.posargs or ["build", "--strict"]),
-        env={"NO_MKDOCS_2_WARNING": "1"},
-    )
+    _build_docs(session, *session.posargs)
 
 
 @nox.session

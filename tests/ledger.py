@@ -45,9 +45,10 @@ __all__ = [
     "until_the_loop_has_none_left",
 ]
 
-#: What may still be ending when a test is over: supervisors close their connections before they exit, and a thread
-#: that is not waited for may be reading keys. A test that leaves something to a lease waits for that itself.
-LIMIT_S = 5.0
+#: Seconds in which a run's remains must go by themselves: a supervisor closes its connections before it exits, and a thread
+#: that is not waited for may be reading keys. A busy machine needs more of them than an idle one. The limit is below the
+#: default lease, so that what only the lease would end is found. A test that leaves something to a lease waits for that itself.
+LIMIT_S = 12.0
 #: What the processes of a session have in their environment, and where its hosts keep their folders.
 VARIABLE, PLACE = "HANDOUT_TESTS", "HANDOUT_TMPDIR"
 

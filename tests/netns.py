@@ -16,10 +16,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.patience import HANG_S
+
 __all__ = ["Namespace", "make_namespace", "why_none"]
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-_CLEAN_UP_S = 10.0
 _number = itertools.count()
 
 
@@ -69,7 +70,7 @@ class Namespace:
 
     def end_processes(self) -> None:
         """End every process in it."""
-        until = time.monotonic() + _CLEAN_UP_S
+        until = time.monotonic() + HANG_S
         while pids := self.pids():
             assert time.monotonic() < until, f"cannot be ended: {pids}"
             for pid in pids:

@@ -13,8 +13,9 @@ import pytest
 
 from handout.transport.bundle import agent_bundle
 
-#: Minor versions that an agent runs on.
-MINORS = (9, 10, 11, 12, 13)
+#: Minor versions that an agent runs on, and those that the controller runs on.
+MINORS = (9, 10, 11, 12, 13, 14)
+OF_THE_CONTROLLER = tuple(minor for minor in MINORS if minor >= 11)
 
 
 @cache

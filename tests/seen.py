@@ -8,11 +8,10 @@ from pathlib import Path
 
 from handout import Cluster
 from handout.transport.bootstrap import StartedAgent
+from tests.patience import HANG_S
 
-_LIMIT_S = 20.0
 
-
-async def until(condition: Callable[[], object], limit_s: float = _LIMIT_S) -> None:
+async def until(condition: Callable[[], object], limit_s: float = HANG_S) -> None:
     """Wait for a condition outside this process."""
     async with asyncio.timeout(limit_s):
         while not condition():

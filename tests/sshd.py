@@ -16,6 +16,7 @@ from pathlib import Path
 
 from handout.resources.host import Host
 from tests.ledger import handed_on
+from tests.patience import HANG_S
 
 __all__ = ["OpenSsh", "find_sshd", "need_sshd", "start_sshd"]
 
@@ -161,12 +162,14 @@ def start_sshd(
     reader = threading.Thread(target=_copy_log, args=(process, folder / "sshd.log", listening))
     reader.start()
     try:
-        assert listening.wait(timeout=20), f"sshd did not start: {(folder / 'sshd.log').read_text(encoding='utf-8')}"
+        assert listening.wait(timeout=HANG_S), (
+            f"sshd did not start: {(folder / 'sshd.log').read_text(encoding='utf-8')}"
+        )
         yield OpenSsh(folder, port, getpass.getuser(), process, address)
     finally:
         process.terminate()
         process.wait()
-        reader.join(timeout=20)
+        reader.join(timeout=HANG_S)
 
 
 def _set_env(settings: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import HANG_S
 from tests.sshd import OpenSsh
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -20,7 +21,7 @@ def run_example(name: str, *arguments: str) -> str:
         [sys.executable, EXAMPLES / name, *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -66,6 +67,7 @@ def test_the_word_index_over_ssh(sshd: OpenSsh) -> None:
 
 
 @pytest.mark.ssh
+@pytest.mark.full
 def test_the_model_search_over_ssh(sshd: OpenSsh) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install -e '.[examples]'")
     inventory = sshd.inventory_file({"big": "{ cpu = 2 }"})

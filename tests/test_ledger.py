@@ -14,6 +14,7 @@ import pytest
 from handout import Cluster, Graph, Host
 from handout.host.system.cgroups import parent_groups
 from tests.ledger import Ledger, Place, Thing, beyond
+from tests.patience import HANG_S
 from tests.seen import until
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 def test_whatever_a_test_leaves_is_found_and_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}"]
     done = subprocess.run(
-        [*command, "tests/untidy.py"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [*command, "tests/untidy.py"], cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False
     )
     parts = re.split(r"_ ERROR at teardown of test_leaves_(\w+) _", done.stdout)
     said = dict(zip(parts[1::2], parts[2::2], strict=True))

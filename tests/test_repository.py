@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import handout
+from handout.transport.bundle import TRAVELS
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,7 +57,7 @@ def test_the_first_graph_of_the_readme_works(tmp_path: Path) -> None:
     (tmp_path / "first.py").write_text(code, encoding="utf-8")
     (tmp_path / "data.csv").write_text("1\n2\n6\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "first.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "first.py"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3.0", "local"]
@@ -86,3 +89,30 @@ def test_what_is_drawn_in_the_documentation_is_up_to_date(tool: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_folders_that_travel_and_no_other_are_held_to_python_3_9() -> None:
+    house = ROOT / "handout"
+    pinned = {path.parent.relative_to(house).as_posix() for path in house.rglob("ruff.toml")}
+    assert pinned == set(TRAVELS)
+    for folder in TRAVELS:
+        assert tomllib.loads((house / folder / "ruff.toml").read_text(encoding="utf-8"))["target-version"] == "py39"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    environments = project["tool"]["pyright"]["executionEnvironments"]
+    old = {each["root"] for each in environments if each.get("pythonVersion") == "3.9"}
+    assert old == {f"handout/{folder}" for folder in TRAVELS}
+    assert environments[-1] == {"root": "."}, "pyright takes the first that fits"
+
+
+@pytest.mark.parametrize("folder", ["execution", *TRAVELS])
+def test_ruff_refuses_what_python_3_9_cannot_read_where_it_travels(folder: str) -> None:
+    source = "match 1:\n    case _:\n        pass\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--stdin-filename", f"handout/{folder}/new.py", "-"],
+        cwd=ROOT,
+        input=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ("Cannot use `match` statement on Python 3.9" in done.stdout) == (folder in TRAVELS), done.stdout

@@ -15,6 +15,7 @@ from handout.execution.membership.host_capabilities import HostCapabilities, rea
 from handout.transport.link import AgentLink
 from handout.transport.timings import Timings
 from tests import work
+from tests.patience import HANG_S
 from tests.transport.played import Agent
 
 
@@ -44,7 +45,7 @@ async def test_a_tracker_that_raises_keeps_its_host_out_by_name(error: BaseExcep
         raise error
 
     inventory = Inventory([Host.local("here")], tracker=broken)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         with pytest.raises(handout.HostError, match=rf"'here': {type(error).__name__}: no such mount"):
             await handout.execute(one(), inventory=inventory)
 
@@ -55,7 +56,7 @@ async def test_a_tracker_that_never_answers_keeps_its_host_out_by_name() -> None
         return {}
 
     cluster = Cluster(Inventory([Host.local("here")], tracker=stuck), timings=Timings().scaled(0.02))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         with pytest.raises(handout.HostError, match=r"tracker failed for host 'here': no answer within 0\.6 s"):
             await cluster.open()
 
@@ -70,7 +71,7 @@ async def test_a_tracker_that_answers_while_the_cluster_is_closed_breaks_nothing
 
     cluster = Cluster(Inventory([Host.local("here")], tracker=slow))
     opening = asyncio.ensure_future(cluster.open())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         await asked.wait()
         closing = asyncio.ensure_future(cluster.close())
         await asyncio.sleep(0)
@@ -85,7 +86,7 @@ async def test_a_tracker_that_answers_nonsense_keeps_its_host_out_by_name() -> N
         return 7
 
     inventory = Inventory([Host.local("here")], tracker=odd)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         with pytest.raises(handout.HandoutError, match="7"):
             await handout.execute(one(), inventory=inventory)
 
@@ -117,7 +118,7 @@ async def test_a_tracker_that_fails_later_changes_nothing_and_is_asked_again(err
     offering = HostCapabilities(Host.local("here"), Capabilities(cpu=8), AgentProxy("here", link), tracker, 0.001)
     told = [await offering.first(link, 5.0)]
     following = asyncio.ensure_future(offering.follow(told.append))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         await asyncio.wait({following, asyncio.ensure_future(asked_often.wait())}, return_when="FIRST_COMPLETED")
     assert not following.done()
     assert [offered.cpu for offered in told] == [4, 2]
@@ -132,7 +133,7 @@ async def test_a_tracker_that_raises_what_cannot_be_printed_keeps_its_host_out(e
         raise error
 
     inventory = Inventory([Host.local("here"), Host.local("there")], tracker=broken)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         with pytest.raises(handout.HostError, match=r"2 of 2 hosts cannot be used.*its str\(\) raised ValueError"):
             await handout.execute(one(), inventory=inventory)
 
@@ -152,7 +153,7 @@ async def test_a_tracker_that_hangs_later_is_told_of_and_asked_again(caplog: pyt
     told = asyncio.Queue[Capabilities]()
     assert (await offering.first(link, 0.05)).cpu == 1
     following = asyncio.ensure_future(offering.follow(told.put_nowait))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         assert (await told.get()).cpu == 3
     assert "taken to offer what it did: The tracker failed for host 'here': no answer within 0.05 s" in caplog.text
     following.cancel()
@@ -166,7 +167,7 @@ async def test_without_a_tracker_there_is_nothing_to_follow() -> None:
         Host.local("here", {"cpu": 2}), Capabilities(cpu=8), AgentProxy("here", link), None, 60.0
     )
     assert (await offering.first(link, 5.0)).cpu == 2
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         await offering.follow(lambda offered: pytest.fail("nothing changed"))
 
 

@@ -15,6 +15,7 @@ from handout import Cluster, Graph, Host
 from handout.execution.shell.driver import Driver
 from handout.transport.uninterrupted import uninterrupted
 from tests import work
+from tests.patience import HANG_S
 from tests.seen import until
 
 pytestmark = pytest.mark.usefixtures("ledger_of_loop")
@@ -135,7 +136,7 @@ async def test_a_cluster_that_is_not_open_says_how_to_open_it() -> None:
 async def test_a_cluster_of_another_loop_is_refused_by_name() -> None:
     async with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
         with pytest.raises(handout.HandoutError, match=r"another event loop.*loop"):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_S):
                 await asyncio.to_thread(asyncio.run, cluster.execute(one()))
         assert (await cluster.execute(one()))["one"] == 1
 
@@ -174,7 +175,7 @@ async def test_a_run_over_its_time_does_not_wait_for_a_host_that_says_nothing() 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     async with server:
         host = Host("mute", address="127.0.0.1", port=server.sockets[0].getsockname()[1], ssh={"known_hosts": None})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_S):
             with pytest.raises(handout.errors.RunTimeoutError, match=r"0\.2 s .* 0 of 1 tasks had ended; "):
                 await handout.execute(one(), inventory=[host], timeout_s=0.2)
 

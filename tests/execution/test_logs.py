@@ -17,6 +17,7 @@ from handout.execution import event_streams, task_logs
 from handout.execution.bounded_buffer import BoundedBuffer
 from handout.execution.task_logs import RunLogs
 from tests import work
+from tests.patience import HANG_S
 
 pytestmark = pytest.mark.usefixtures("ledger_of_loop")
 
@@ -119,7 +120,7 @@ async def test_output_comes_while_a_task_runs_and_after_its_process_was_killed(
     out = graph.add(work.say_and_stay, str(path), 3)
     async with Cluster([host]) as cluster, cluster.start(graph, on_failure="continue") as execution:
         heard: list[str] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             async for line in execution.logs(out):
                 heard.append(line)
                 if len(heard) == 4:

@@ -18,6 +18,7 @@ import pytest
 import handout
 from handout import Cluster, Timings
 from handout.execution.loop_monitor import LoopMonitor
+from tests.patience import HANG_S
 
 LIMIT_S = 0.2
 
@@ -29,7 +30,7 @@ def blocking(seconds: float) -> None:
 async def beaten(watch: LoopMonitor) -> None:
     """Wait until the loop has beaten, and so has warned of what blocked it."""
     beat_at = watch._beat_at
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while watch._beat_at == beat_at:
             await asyncio.sleep(0.005)
 
@@ -192,7 +193,7 @@ def test_a_process_that_the_machine_does_not_run_is_not_said_to_be_blocked(name:
     rival = subprocess.Popen([sys.executable, "-c", pinned])
     try:
         command = [sys.executable, "-c", LOOPS, name, str(cpu)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HANG_S)
     finally:
         rival.kill()
         rival.wait()
@@ -223,7 +224,9 @@ asyncio.run(main())
 
 
 def test_asyncssh_is_imported_in_a_thread_of_its_own() -> None:
-    done = subprocess.run([sys.executable, "-c", SLOW_IMPORT], capture_output=True, text=True, check=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_IMPORT], capture_output=True, text=True, check=True, timeout=HANG_S
+    )
     said = done.stdout.splitlines()
     assert said[0].startswith("imported by asyncio_")
     assert said[1:] == ["unreachable"]

@@ -13,6 +13,7 @@ import handout
 from handout import Cluster, Graph, Host, Inventory
 from handout.resources import LiveHost
 from tests import work
+from tests.patience import HANG_S
 from tests.pythons import MINORS, find_python, require_python
 from tests.sshd import OpenSsh
 
@@ -87,7 +88,7 @@ async def test_a_host_that_loses_a_capability_gets_no_more_of_what_needs_it(tmp_
         graph = Graph()
         graph.add(work.mark_and_return, str(tmp_path / "ran"), 1, host="a", cost={"tokens": 1})
         await cluster.execute(graph)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_S):
             while cluster.view.hosts["a"].total.amounts.get("tokens"):
                 await asyncio.sleep(0.01)
         graph = Graph()

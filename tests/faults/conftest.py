@@ -14,6 +14,7 @@ from tests.execution.conftest import hosts
 from tests.faults.far import Far
 from tests.ledger import until_none_is_left
 from tests.netns import make_namespace, why_none
+from tests.patience import HANG_S
 from tests.sshd import need_sshd, start_sshd
 
 
@@ -59,4 +60,4 @@ def far(far_server: Far) -> Iterator[Far]:
     for pid in living:
         if parents.get(pid) not in living:
             processes.send_signal(pid, signal.SIGTERM)
-    until_none_is_left(lambda: [f"process {pid} of the far host" for pid in far_server.living()], 10.0)
+    until_none_is_left(lambda: [f"process {pid} of the far host" for pid in far_server.living()], HANG_S)

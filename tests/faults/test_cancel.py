@@ -26,6 +26,7 @@ from handout.execution.recording import recorder
 from tests import work
 from tests.awaits import Site, watch_awaits
 from tests.ledger import Place
+from tests.patience import HANG_S
 from tests.seen import gone, until
 from tests.sshd import need_sshd, start_sshd
 
@@ -364,7 +365,7 @@ async def test_row_26_cancelled_while_the_disk_of_the_journal_does_not_answer_th
 @pytest.mark.parametrize("how", ["cancelled", "left to the end of the loop"])
 def test_row_26_a_journal_that_is_never_opened_does_not_keep_the_program_from_ending(tmp_path: Path, how: str) -> None:
     command = [sys.executable, "-m", "tests.faults.hanging_journal", str(tmp_path / "run.db"), how]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert ended.stdout == "ended\n", ended.stderr
     assert "InvalidStateError" not in ended.stderr
     assert ended.returncode == 0

@@ -24,6 +24,7 @@ from tests.faults.far import Far
 from tests.faults.test_closing import strand_when_made_again, through
 from tests.faults.test_hosts import of, watching
 from tests.faults.work import boottime, end_when_told, mark_here, nap_until_told
+from tests.patience import HANG_S
 from tests.proxy import start_proxy
 from tests.seen import started, until
 from tests.sshd import OpenSsh, need_sshd, start_sshd
@@ -87,7 +88,7 @@ async def test_a_line_that_is_stranded_while_it_is_made_again_is_made_once_more(
                 proxy.cut()
                 await stranded.wait()
                 (tmp_path / "go").touch()
-                async with asyncio.timeout(15.0):
+                async with asyncio.timeout(HANG_S):
                     assert (await execution.results())[out] == "far"
             assert started(cluster, "far") == agent
     assert (tmp_path / "task").read_text() == "far\n"

@@ -23,6 +23,7 @@ from handout.host.system.cgroups import ControlGroups
 from handout.transport.timings import Timings
 from tests import work
 from tests.faults import deeds
+from tests.patience import HANG_S
 from tests.seen import gone, until
 from tests.sshd import OpenSsh
 
@@ -160,7 +161,7 @@ async def test_row_17_a_result_larger_than_the_callers_memory_passes_through_it(
     done = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.faults.far_too_large", str(inventory), cwd=ROOT, stdout=PIPE, stderr=PIPE
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_S):
         out, err = await done.communicate()
     assert (done.returncode, out.decode().split()) == (0, ["200000000", "refused"]), err.decode()
 

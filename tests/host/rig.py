@@ -25,8 +25,8 @@ from handout.protocol.session import Session, Source
 from handout.serialization import calls as calls_
 from handout.serialization import pickling
 from handout.transport.bundle import agent_bundle
+from tests.patience import HANG_S
 
-TIMEOUT_S = 20.0
 _START = """
 import sys
 sys.path[:] = [sys.argv[1], *[p for p in sys.path if p not in ("", sys.argv[5])]]
@@ -201,7 +201,7 @@ class Rig:
                 assert attempt_id not in self.ended, "a task ended twice"
                 self.ended[attempt_id] = message
 
-    def wait(self, condition: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> Any:
+    def wait(self, condition: Callable[[], Any], timeout_s: float = HANG_S) -> Any:
         """Pump until the condition holds."""
         until = time.monotonic() + timeout_s
         while not (value := condition()):
@@ -263,7 +263,7 @@ class Rig:
         self.submit([attempt_id], self.function(fn), self.call(*args), **options)
         return self.wait_for(attempt_id)
 
-    def wait_for(self, *attempt_ids: int, timeout_s: float = TIMEOUT_S) -> Message:
+    def wait_for(self, *attempt_ids: int, timeout_s: float = HANG_S) -> Message:
         self.wait(lambda: all(t in self.ended for t in attempt_ids), timeout_s)
         return self.ended[attempt_ids[-1]]
 

@@ -17,6 +17,7 @@ import pytest
 
 from handout.protocol import frames, messages
 from tests.host.rig import Rig, alive
+from tests.patience import HANG_S
 
 SHORT = {"host_timeout_s": 0.6, "heartbeat_s": 0.1, "linger_s": 0.6}
 
@@ -265,7 +266,9 @@ def test_a_program_that_a_task_left_behind_may_start_runs_of_its_own() -> None:
         lock = f"from handout.host.system import orphans; orphans.lock({killed!r})"
         subprocess.run([sys.executable, "-c", lock], check=True)
         marked = {**os.environ, "HANDOUT_RUN": killed, "HANDOUT_TMPDIR": base}
-        told = subprocess.run([sys.executable, "-c", program], env=marked, capture_output=True, text=True, timeout=60)
+        told = subprocess.run(
+            [sys.executable, "-c", program], env=marked, capture_output=True, text=True, timeout=HANG_S
+        )
         assert told.stdout == f"{sum(n * n for n in range(40))}\n", told.stderr
         wait_silently(lambda: not os.listdir(base))
 

@@ -17,6 +17,7 @@ import pytest
 from handout.host.system import orphans, processes
 from handout.transport.bootstrap import Bootstrap
 from handout.transport.local_launcher import LocalLauncher
+from tests.patience import HANG_S
 
 pytestmark = pytest.mark.skipif(
     not processes.LINUX, reason="only Linux shows the environment and the mappings of a process"
@@ -63,7 +64,7 @@ def orphan(base: Path, name: str) -> Path:
     return folder
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], limit_s: float = HANG_S) -> None:
     until = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < until

@@ -32,6 +32,7 @@ from handout.protocol.frames import MAX_PAYLOAD, Piece
 from handout.protocol.ledger import Ledger
 from handout.protocol.messages import INLINE
 from handout.serialization import diagnosis
+from tests.patience import HANG_S
 
 
 class Nothing:
@@ -250,7 +251,7 @@ def test_descriptors_that_cannot_be_sent_now_are_sent_later(
             pool = WorkerPool(ours, cast(Any, Nothing()), {}, str(tmp_path), ControlGroups({}))
             pool.prepare(1)
             pool.kill(pool.workers[1], 0.0)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_S):
                 while refused:
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(0.3)

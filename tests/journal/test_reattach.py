@@ -19,6 +19,7 @@ from handout.execution.cluster_runtime import ClusterRuntime
 from handout.journal import read
 from tests.awaits import Site, watch_awaits
 from tests.journal import tasks
+from tests.patience import HANG_S
 from tests.sshd import OpenSsh
 
 pytestmark = pytest.mark.usefixtures("ledger_of_loop")
@@ -50,7 +51,7 @@ def build(folder: Path) -> Graph:
 
 
 async def until(path: Path) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         while not path.exists():
             await asyncio.sleep(0.005)
 
@@ -93,7 +94,7 @@ async def test_what_ran_when_the_controller_was_killed_goes_on_and_runs_once(tmp
     )
     async with resumed as execution:
         (tmp_path / "once.go").touch()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_S):
             results = await execution.results()
     assert results["all"] == ["first", "once", 300_000]
     assert [began(tmp_path, name) for name in ("first", "once", "big")] == [1, 1, 1]
@@ -145,7 +146,7 @@ async def test_a_call_that_is_cancelled_while_it_takes_over_an_agent_ends_it(
                 build(tmp_path), inventory=handout.Inventory.load(inventory), journal=tmp_path / "run.db", timings=LONG
             )
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_S):
             with pytest.raises(asyncio.CancelledError):
                 await running
     assert reached
@@ -164,14 +165,14 @@ async def test_an_agent_that_is_lost_before_the_run_is_there_has_nothing_any_mor
         peers = cluster.driver.agents
         lost = peers["here"]
         os.kill(supervisor_of(tmp_path), signal.SIGKILL)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_S):
             while peers.get("here") in (lost, None):
                 await asyncio.sleep(0.005)
 
     monkeypatch.setattr(ClusterRuntime, "wait_until_adopted", until_another_one_is_there)
     for name in ("first.go", "once.go"):
         (tmp_path / name).touch()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         results = await handout.execute(
             build(tmp_path),
             inventory=handout.Inventory.load(inventory),
@@ -190,7 +191,7 @@ async def test_an_agent_that_is_gone_is_replaced(tmp_path: Path, inventory: Path
     for name in ("first.go", "once.go"):
         (tmp_path / name).touch()
     with pytest.raises(OutcomeUnknownError, match="'once'"):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_S):
             await handout.execute(
                 build(tmp_path),
                 inventory=handout.Inventory.load(inventory),

@@ -21,6 +21,7 @@ from handout.errors import HandoutError, JournalError, OutcomeUnknownError
 from handout.journal import read
 from tests import work
 from tests.journal import tasks
+from tests.patience import HANG_S
 from tests.sshd import OpenSsh
 
 pytestmark = pytest.mark.usefixtures("ledger_of_loop")
@@ -36,7 +37,7 @@ def run_program(folder: Path, when: int, results: str = "all") -> subprocess.Com
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
     )
 
 
@@ -174,7 +175,7 @@ asyncio.run(main())
 async def test_what_must_not_run_twice_is_not_run_again_after_a_crash(tmp_path: Path) -> None:
     program = subprocess.Popen([sys.executable, "-c", ONCE, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             while not (tmp_path / "began").exists():
                 await asyncio.sleep(0.005)
     finally:
@@ -290,7 +291,7 @@ async def test_texts_that_are_no_unicode_are_recorded(tmp_path: Path) -> None:
     graph.add(tasks.raises_bytes, b"file \xff", id="task \udcff")
     for _ in range(2):
         with pytest.raises(ValueError, match="file \udcff"):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_S):
                 await handout.execute(graph, inventory=HERE, journal=tmp_path / "run.db")
     assert [(each.id, each.error) for each in read(tmp_path / "run.db").attempts] == [
         ("task \\udcff", "file \\udcff")
@@ -307,7 +308,7 @@ async def test_runs_of_a_shared_cluster_are_told_apart_from_what_the_journal_kno
     async with Cluster([Host.local("here", {"cpu": 2})]) as cluster, cluster.start(slow) as execution:
         assert (await cluster.execute(quick, journal=journal))[five] == 5
         (tmp_path / "slow.go").touch()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             assert (await execution.results())[held] == "slow"
 
 
@@ -382,7 +383,7 @@ async def test_a_journal_that_is_full_ends_the_run_when_that_is_seen(tmp_path: P
         assert execution._recorder is not None
         execution._recorder._journal._database.execute("PRAGMA max_page_count=1")
         with pytest.raises(JournalError, match=r"full.*what is committed is kept"):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_S):
                 await execution.results()
         assert len(await execution.result("some")) == 60_000
 

@@ -282,7 +282,7 @@ sys.stdout.buffer.write(b"".join(pickling.dumps(use(values))))
 if __name__ == "__main__":
     sent = b"".join(pickling.dumps((use, make())))
     host = [sys.executable, "-I", "-S", "-c", HOST, sys.argv[1]]
-    done = subprocess.run(host, input=sent, stdout=subprocess.PIPE, check=True, timeout=60)
+    done = subprocess.run(host, input=sent, stdout=subprocess.PIPE, check=True, timeout=120)
     back = pickling.loads(done.stdout)
     assert type(back["q"]) is Point3
     assert back["q"] == Point3(1)

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handout.serialization import calls, diagnosis, exceptions, pickling
+from tests.patience import HANG_S
 from tests.pythons import MINORS, bundle, find_python, require_python, run_on_host
 
 __all__ = ["bundle"]
@@ -110,7 +111,7 @@ def test_a_module_travels_by_name() -> None:
 def test_code_of_main_makes_a_round_trip_through_a_fresh_process(minor: int, bundle: Path) -> None:
     """Functions that call each other, enums, named tuples and closures. Classes map back to the originals."""
     command = [require_python(minor), "-S", str(PROGRAM), str(bundle)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG_S)
     assert done.stdout.strip() == "round trip", done.stderr
 
 
@@ -179,7 +180,7 @@ def test_forked_workers_do_not_give_two_classes_one_token() -> None:
         "class B: pass\n"
         "print(classes_by_value.class_token(B)[0], classes_by_value.class_token(A) == before, flush=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=HANG_S)
     (one, same_one), (two, same_two) = (line.split() for line in done.stdout.splitlines())
     assert one != two
     assert same_one == same_two == "True"

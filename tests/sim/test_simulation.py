@@ -17,9 +17,14 @@ from tests.sim import mutations
 
 SEEDS = 2000
 BATCH = 100
+#: Each change is tried with so many; the rest are of the full tier.
+DAILY = 200
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(first, marks=[pytest.mark.full] if first >= DAILY else []) for first in range(0, SEEDS, BATCH)],
+)
 def test_every_seed_keeps_the_rules(first: int) -> None:
     """R1, R2, R4 and R7; a failure names its seed and the command that tells its story."""
     for seed in range(first, first + BATCH):
@@ -76,6 +81,7 @@ FOUND_AT = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mutation", FOUND_AT, ids=lambda mutation: mutation.__name__)
 def test_a_broken_core_is_found_and_the_error_says_how_to_see_it_again(
     mutation: mutations.Mutation, monkeypatch: pytest.MonkeyPatch

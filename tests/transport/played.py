@@ -10,6 +10,7 @@ from handout.protocol.frames import Hello, Message, Piece
 from handout.protocol.session import Session
 from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.byte_stream import Receiver, Transport
+from tests.patience import HANG_S
 
 __all__ = ["Agent", "Line"]
 
@@ -142,7 +143,7 @@ class Agent:
         self.flush()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_S):
             while not condition():
                 self.news.clear()
                 await self.news.wait()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from handout.errors import BootstrapError
 from handout.host import boot
 from handout.transport.bootstrap import Bootstrap, MarkedOutput, StartedAgent, candidates, relay_command
+from tests.patience import HANG_S
 
 HELLO = {
     "folder": "/run/h",
@@ -55,7 +56,7 @@ def test_any_path_of_an_interpreter_reaches_it(tmp_path: Path, name: str) -> Non
     script.write_text('#!/bin/sh\necho "ran $0"\n')
     script.chmod(0o755)
     command = Bootstrap("far", str(script), {}).command()
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=HANG_S)
     assert done.stdout == f"ran {script}\n"
 
 
@@ -71,7 +72,7 @@ def test_a_path_may_begin_with_the_home_folder(tmp_path: Path) -> None:
 
 def test_without_a_python_the_shell_itself_answers() -> None:
     bootstrap = Bootstrap("far", "no-such-python", {})
-    done = subprocess.run(["sh", "-c", bootstrap.command()], capture_output=True, check=False, timeout=20)
+    done = subprocess.run(["sh", "-c", bootstrap.command()], capture_output=True, check=False, timeout=HANG_S)
     assert bootstrap.output.feed(done.stdout)
     with pytest.raises(BootstrapError, match=r"'far' has no Python 3\.9.*no-such-python.*found none of them.*python="):
         bootstrap.result(done.returncode)
@@ -80,7 +81,7 @@ def test_without_a_python_the_shell_itself_answers() -> None:
 def test_the_relay_command_survives_a_shell() -> None:
     started = StartedAgent("/f", "/f/a.sock", "/a b/$x", sys.executable, (3, 12, 0), {}, True, "a")
     command = relay_command(started, "mark").replace("import handout.host.relay as r;r.main(*", "print(sys.argv,*")
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=HANG_S)
     assert "'/a b/$x', '/f/a.sock', 'mark'" in done.stdout
 
 

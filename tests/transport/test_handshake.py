@@ -12,6 +12,7 @@ from handout.transport.bootstrap import StartedAgent
 from handout.transport.connection import Connection
 from handout.transport.handshake import greeting, refusal, shake_hands
 from handout.transport.timings import Timings
+from tests.patience import HANG_S
 from tests.transport.rig import Heard, Rig, Wire
 
 
@@ -48,7 +49,7 @@ async def test_a_line_without_an_answer_is_not_used_again(monkeypatch: pytest.Mo
     monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.01)
     rig.agent.mute = True
     opening = asyncio.ensure_future(rig.link.open())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while not rig.agent.aborted:
             await asyncio.sleep(0)
         monkeypatch.undo()

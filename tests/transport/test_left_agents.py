@@ -22,6 +22,7 @@ from handout.transport.local_launcher import LocalLauncher
 from handout.transport.ssh_launcher import SshLauncher
 from handout.transport.timings import Timings
 from tests.ledger import Ledger, Place
+from tests.patience import HANG_S
 from tests.seen import until
 from tests.sshd import OpenSsh
 
@@ -72,7 +73,7 @@ async def test_an_agent_that_was_started_and_never_spoken_to_ends_with_its_lease
 def test_an_agent_whose_answer_is_lost_ends_by_itself(ledger: Ledger) -> None:
     bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
     with open("/dev/full", "wb") as full:
-        told = subprocess.run(bootstrap.argv(), input=bootstrap.stdin(), stdout=full, check=False, timeout=30)
+        told = subprocess.run(bootstrap.argv(), input=bootstrap.stdin(), stdout=full, check=False, timeout=HANG_S)
     assert told.returncode == 0
 
 
@@ -81,7 +82,7 @@ def test_an_agent_whose_answer_has_no_reader_ends_by_itself(ledger: Ledger) -> N
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "wb") as unread:
-        subprocess.run(bootstrap.argv(), input=bootstrap.stdin(), stdout=unread, check=False, timeout=30)
+        subprocess.run(bootstrap.argv(), input=bootstrap.stdin(), stdout=unread, check=False, timeout=HANG_S)
 
 
 async def test_an_agent_that_has_reported_ends_with_a_bootstrap_that_is_ended_before_it_answers(ledger: Ledger) -> None:
@@ -108,7 +109,7 @@ async def test_a_supervisor_that_is_killed_as_it_begins_leaves_nothing(ledger: L
 def test_where_no_answer_can_be_given_no_agent_is_started(ledger: Ledger) -> None:
     bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
     command = ["sh", "-c", 'exec "$@" >&-', "sh", *bootstrap.argv()]
-    told = subprocess.run(command, input=bootstrap.stdin(), stderr=subprocess.PIPE, check=False, timeout=30)
+    told = subprocess.run(command, input=bootstrap.stdin(), stderr=subprocess.PIPE, check=False, timeout=HANG_S)
     assert told.returncode == 1
     assert b"Bad file descriptor" in told.stderr
 

@@ -16,6 +16,7 @@ from handout.errors import (
 )
 from handout.transport.bootstrap import Bootstrap
 from handout.transport.timings import Timings
+from tests.patience import HANG_S
 from tests.transport.rig import Rig
 
 
@@ -28,7 +29,7 @@ async def test_a_connection_that_is_closed_before_the_first_hello_is_made_again(
 
 async def test_a_first_handshake_that_never_succeeds_is_given_up_in_the_time_of_the_lease(rig: Rig) -> None:
     rig.agent.closes_always = True
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         with pytest.raises(HostUnreachableError, match=r"'far' closed the connection"):
             await rig.link.open()
     assert rig.agent.lines > 2
@@ -47,7 +48,7 @@ async def test_an_error_that_another_try_cannot_mend_ends_the_first_handshake_at
 async def test_stopping_ends_attempts_at_the_first_handshake(rig: Rig) -> None:
     rig.agent.unreachable = [HostUnreachableError("down") for _ in range(10_000)]
     opening = asyncio.ensure_future(rig.link.open())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while len(rig.agent.unreachable) > 9_999:
             await asyncio.sleep(0)
     await rig.link.stop(0.1)
@@ -60,7 +61,7 @@ async def test_a_silent_line_is_suspected_then_made_from_scratch(rig: Rig) -> No
     serving = asyncio.ensure_future(rig.link.run())
     rig.agent.mute = True
     first = rig.agent.lines
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while rig.agent.lines == first:
             await asyncio.sleep(0)
     assert rig.suspicions == [True]
@@ -93,11 +94,11 @@ async def test_stopping_ends_attempts_to_make_the_line_again(rig: Rig) -> None:
     rig.agent.unreachable = [HostError("down") for _ in range(10_000)]
     assert rig.agent.line is not None
     rig.agent.line.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while len(rig.agent.unreachable) > 9_999:
             await asyncio.sleep(0)
     await rig.link.stop(0.3)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         await serving
     assert rig.agent.closed == 1
 
@@ -138,7 +139,7 @@ async def test_an_agent_is_stopped_over_another_connection_where_making_one_hang
     rig.agent.hangs = 1
     assert rig.agent.line is not None
     rig.agent.line.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while serving and rig.agent.tries == 1:
             await asyncio.sleep(0.01)
     async with asyncio.timeout(2.5):
@@ -146,7 +147,7 @@ async def test_an_agent_is_stopped_over_another_connection_where_making_one_hang
     assert rig.link.agent_ended
     assert rig.agent.heard == ["stop"]
     if running is not None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             await running
 
 
@@ -165,7 +166,7 @@ async def test_stopping_ends_a_first_handshake_that_hangs() -> None:
     rig = Rig(Timings())
     rig.agent.hangs = 1
     opening = asyncio.ensure_future(rig.link.open())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while not rig.agent.tries:
             await asyncio.sleep(0.01)
     async with asyncio.timeout(2.5):
@@ -199,7 +200,7 @@ async def test_a_try_that_hangs_leaves_time_for_one_on_a_line_of_its_own() -> No
     rig.agent.hangs = 1
     assert rig.agent.line is not None
     rig.agent.line.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while rig.agent.lines == 1 and not running.done():
             await asyncio.sleep(0.01)
     assert rig.agent.tries == 3
@@ -245,7 +246,7 @@ async def _until_made_again_at_the_first_try(rig: Rig, slow_s: float) -> None:
     """Let a connection fall silent and its host answer `slow_s` late; wait for another connection, and stop the link."""
     running = asyncio.ensure_future(rig.link.run())
     rig.agent.mute, rig.agent.slow_s = True, slow_s
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while rig.agent.tries == 1:
             await asyncio.sleep(0.01)
         rig.agent.mute = False

@@ -16,6 +16,7 @@ from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.ssh_launcher import SshLauncher
 from handout.transport.timings import Timings
 from tests import work
+from tests.patience import HANG_S
 from tests.proxy import Proxy, start_proxy
 from tests.seen import until
 from tests.sshd import OpenSsh, need_sshd, start_sshd
@@ -54,7 +55,7 @@ async def test_a_host_that_falls_silent_while_its_agent_starts_ends_by_name(
             starting = asyncio.ensure_future(launcher.start(Bootstrap("far", None, {})))
             await until((tmp_path / "begun").exists)
             proxy.stall()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_S):
                 with pytest.raises(BootstrapError, match=r"No agent answered.*'far'"):
                     await starting
                 await launcher.aclose()
