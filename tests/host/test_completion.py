@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+from typing import cast
 
 import pytest
 
+from handout.host.agent import completion
+from handout.host.agent.dispatcher import Dispatcher
+from handout.host.agent.object_store import ObjectStore
+from handout.host.agent.result_sender import ResultSender
+from handout.host.agent.task_queue import QUEUED, READY, QueuedTask, TaskClassQueue, TaskQueue
+from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
+from handout.host.system import shared_page
+from handout.host.system.oom_kills import OomKills
 from handout.protocol import messages
 from handout.protocol.ledger import PARTS
 from handout.serialization import exceptions
+from tests.host.doubles import Nothing, new_page
 from tests.host.rig import Rig
 
 
@@ -173,3 +185,63 @@ def test_an_exception_larger_than_a_message_leaves_its_type_and_text(rig: Rig) -
     ended = rig.run(fail)
     assert (ended.fields["kind"], ended.fields["type"], ended.payload) == ("raised", "ValueError", b"")
     assert "too much" in ended.fields["message"]
+
+
+@pytest.fixture
+def handle() -> WorkerHandle:
+    return WorkerHandle(1, cast(socket.socket, Nothing()), new_page(), b"")
+
+
+def make_completion(queue: TaskQueue) -> tuple[completion.Completion, Nothing]:
+    dispatcher = Nothing()
+    parts = cast(ResultSender, Nothing()), queue, cast(ObjectStore, Nothing()), cast(Dispatcher, dispatcher)
+    return completion.Completion(*parts, cast(WorkerPool, Nothing()), OomKills()), dispatcher
+
+
+def test_what_was_recalled_stays_so_until_the_worker_has_passed_it(handle: WorkerHandle) -> None:
+    """The worker runs 4; 8 to 10 are recalled, then 12: the worker has not passed 8 to 10 yet."""
+
+    async def main() -> None:
+        completed = make_completion(TaskQueue(lambda key: False))[0]
+        handle.page[shared_page.ANNOUNCED], handle.next_number = 4, 11
+        completed.recall_from(handle, 8)
+        completed._settle(handle)
+        handle.next_number = 13
+        completed.recall_from(handle, 12)
+        assert (handle.page[shared_page.RECALLED_FROM], handle.page[shared_page.RECALLED_TO]) == (8, 12)
+        completed._settle(handle)
+        handle.page[shared_page.ANNOUNCED], handle.next_number = 12, 20
+        completed.recall_from(handle, 15)
+        assert handle.page[shared_page.RECALLED_FROM] == 15
+
+    asyncio.run(main())
+
+
+def test_what_was_queued_on_a_worker_that_cannot_be_killed_starts_elsewhere(handle: WorkerHandle) -> None:
+    async def main() -> None:
+        queue = TaskQueue(lambda key: False)
+        cls = TaskClassQueue(messages.NewTaskClass(1, {}))
+        task = QueuedTask(1, 1, cls, b"", [], [1], 1, "t", 1, 0)
+        task.state, task.worker, handle.queued = QUEUED, handle, {1: task}
+        end, dispatcher = make_completion(queue)
+        end._give_up(handle)
+        assert task.state == READY
+        assert "schedule" in dispatcher.calls
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(handle: WorkerHandle) -> None:
+    """The controller said hello in that very moment: on this side the lease has never ended."""
+
+    async def main() -> None:
+        task = QueuedTask(1, 1, TaskClassQueue(messages.NewTaskClass(1, {})), b"", [], [1], 1, "t", 1, 0)
+        task.state, task.worker, handle.queued = QUEUED, handle, {1: task}
+        handle.page[shared_page.ANNOUNCED] = 1
+        end, _ = make_completion(TaskQueue(lambda key: False))
+        failed: list[str] = []
+        end._fail = lambda task, kind, payload=(), **fields: failed.append(kind)  # type: ignore[method-assign]
+        end.bury(handle, messages.WorkerGone(1, 9, 0, True))
+        assert failed == ["host"]
+
+    asyncio.run(main())

@@ -1,0 +1,47 @@
+"""Results as a worker keeps, encodes and writes them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from handout.host.worker.objects import WorkerObjects
+from handout.host.worker.worker import Worker
+from handout.protocol.frames import MAX_PAYLOAD
+from handout.protocol.messages import INLINE
+from handout.serialization import diagnosis
+from tests.host.doubles import Nothing, new_page
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    made = Worker(cast(socket.socket, Nothing()), new_page())
+    made.objects = WorkerObjects([str(tmp_path)] * 2, ".w1")
+    return made
+
+
+def test_a_result_made_again_counts_once(tmp_path: Path) -> None:
+    objects = WorkerObjects([str(tmp_path)] * 2, ".w1")
+    for _ in range(1000):
+        objects.remember(1, bytes(INLINE))
+    assert objects.get(1, {}) == bytes(INLINE)
+
+
+def test_what_was_written_of_a_result_that_fails_is_removed(worker: Worker, tmp_path: Path) -> None:
+    value = {"large": bytes(INLINE * 2), "lock": threading.Lock()}
+    with pytest.raises(diagnosis.CannotPickleError):
+        worker.encode(value, [(("item", "large"),), (("item", "lock"),)], [-1, 5, 6])
+    assert os.listdir(tmp_path) == []
+
+
+def test_results_of_one_task_ride_along_as_far_as_a_message_has_room(worker: Worker, tmp_path: Path) -> None:
+    value = [bytes(60_000)] * 2000
+    sizes, inline, _, payload = worker.encode(value, [(("item", i),) for i in range(2000)], [-1, *range(1, 2001)])
+    assert sum(map(len, payload)) < MAX_PAYLOAD // 8
+    assert inline.count(-1) - 1 == len(os.listdir(tmp_path)) > 1000
+    assert min(sizes[1:]) > 60_000

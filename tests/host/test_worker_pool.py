@@ -1,0 +1,69 @@
+"""What the worker pool asks of its supervisor, where the system cannot do it now or the supervisor is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from handout.host.agent.worker_pool import WorkerPool
+from handout.host.system.cgroups import ControlGroups
+from handout.protocol import messages
+from tests.host.doubles import Nothing
+from tests.patience import HANG_S
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
+def test_descriptors_that_cannot_be_sent_now_are_sent_later(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, refused = socket.send_fds, [number] * 3
+
+    def send_fds(sock: socket.socket, buffers: list[bytes], fds: list[int]) -> int:
+        if refused:
+            raise OSError(refused.pop(), "not now")
+        return send(sock, buffers, fds)
+
+    async def main() -> None:
+        monkeypatch.setattr(socket, "send_fds", send_fds)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            pool = WorkerPool(ours, cast(Any, Nothing()), {}, str(tmp_path), ControlGroups({}))
+            pool.prepare(1)
+            pool.kill(pool.workers[1], 0.0)
+            async with asyncio.timeout(HANG_S):
+                while refused:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.3)
+            theirs.setblocking(False)
+            said, fds, _, _ = socket.recv_fds(theirs, 65536, 64)
+            for fd in fds:
+                os.close(fd)
+            said += theirs.recv(65536)
+            assert [json.loads(line)["m"] for line in said.splitlines()] == ["spawn", "kill"]
+            assert len(fds) == 4
+            pool._end(pool.workers[1], messages.WorkerGone(1))
+
+    asyncio.run(main())
+
+
+def test_a_supervisor_that_is_gone_is_not_written_to_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        listener = Nothing()
+        with ours:
+            theirs.close()
+            pool = WorkerPool(ours, cast(Any, listener), {}, str(tmp_path), ControlGroups({}))
+            pool.prepare(1)
+            await asyncio.sleep(0.01)
+            assert listener.calls == ["on_orphaned"]
+            assert not pool._unsent
+            pool._end(pool.workers[1], messages.WorkerGone(1))
+
+    asyncio.run(main())
