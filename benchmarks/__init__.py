@@ -1,1 +1,1 @@
-"""How fast Handout is, beside its neighbours on the same work: ``python -m benchmarks``."""
+"""The speed of Handout, and of similar systems on the same work: ``python -m benchmarks``."""

@@ -1,7 +1,7 @@
 """One command: ``python -m benchmarks [--peers] [--repeats 3] [--json FILE]``.
 
-Every system runs in a process of its own, one after the other, on the same work; Handout over a real sshd on
-loopback that this starts. Figures are medians. Machines are noisy: compare figures of one run, not of two.
+Every system runs in a process of its own, one after the other, on the same work. Handout runs over a real sshd on
+loopback, which this command starts. Figures are medians. Machines are noisy, so compare figures of one run only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 #: A system that takes longer gets no figures.
 LIMIT_S = 240
 
-#: Module, what must be importable for it, what the table calls it.
+#: Module, the package that must be installed for it, and its name in the table.
 SYSTEMS = (
     ("handout_ssh", "handout", "Handout, over sshd"),
     ("dask_local", "distributed", "Dask, local (start-up: SSHCluster)"),
@@ -46,7 +46,7 @@ FIGURES = (
 
 
 def measure(module: str, repeats: int, environment: dict[str, str]) -> dict[str, float] | str:
-    """One system's figures, or why there are none."""
+    """Return one system's figures, or the reason why it has none."""
     command = [sys.executable, "-m", f"benchmarks.systems.{module}", str(repeats)]
     try:
         done = subprocess.run(
@@ -61,7 +61,7 @@ def measure(module: str, repeats: int, environment: dict[str, str]) -> dict[str,
 
 
 def table(measured: dict[str, dict[str, float] | str]) -> str:
-    """The figures as a Markdown table."""
+    """Return the figures as a Markdown table."""
     names = {module: name for module, _, name in SYSTEMS}
     lines = ["| | " + " | ".join(names[m] for m in measured) + " |", "|---" * (len(measured) + 1) + "|"]
     for key, label, form in FIGURES:
@@ -71,18 +71,18 @@ def table(measured: dict[str, dict[str, float] | str]) -> str:
 
 
 def machine() -> str:
-    """What this was measured on."""
+    """Return a description of this machine."""
     cores = os.cpu_count()
     return f"{platform.system()} {platform.machine()}, {cores} cores, Python {platform.python_version()}"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure the systems and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--peers", action="store_true", help="also run those of Dask, Ray, Parsl, execnet installed")
-    parser.add_argument("--without", action="append", default=[], metavar="PACKAGE", help="leave a peer out")
+    parser.add_argument("--peers", action="store_true", help="also run Dask, Ray, Parsl, execnet if installed")
+    parser.add_argument("--without", action="append", default=[], metavar="PACKAGE", help="leave a system out")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     measured: dict[str, dict[str, float] | str] = {}
     with tempfile.TemporaryDirectory() as folder, start_sshd(Path(folder)) as server:

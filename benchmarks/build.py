@@ -1,8 +1,8 @@
-"""What a graph of a million functions costs: microseconds and bytes a function, to build and to compile.
+"""The cost of a graph of a million functions: microseconds and bytes for each function, to build and to compile.
 
     python -m benchmarks.build [FUNCTIONS]
 
-The aims are 3 us and 350 bytes to build. Outputs are kept in a list, as a caller would; the list's own 8 bytes and
+The aims are 3 us and 350 bytes to build. Outputs are kept in a list, as a caller would do. The list's own 8 bytes and
 the arguments are counted.
 """
 
@@ -26,14 +26,14 @@ def step(x: int) -> int:
 
 
 def independent(count: int) -> Built:
-    """No function needs another."""
+    """Return a graph in which no function needs another."""
     graph = Graph()
     add = graph.add
     return graph, [add(step, i) for i in range(count)]
 
 
 def chain(count: int) -> Built:
-    """Each function needs the one before."""
+    """Return a graph in which each function needs the one before."""
     graph = Graph()
     add = graph.add
     outputs = [add(step, 0)]
@@ -48,7 +48,7 @@ def mapped(count: int) -> Built:
 
 
 def priced(count: int) -> Built:
-    """Each call names a cost, as a literal."""
+    """Return a graph in which each call names a cost as a literal."""
     graph = Graph()
     add = graph.add
     return graph, [add(step, i, cost={"memory": "1 GB"}) for i in range(count)]
@@ -63,7 +63,7 @@ SHAPES: dict[str, Callable[[int], Built]] = {
 
 
 def measure(build: Callable[[int], Built], count: int) -> dict[str, float]:
-    """Time and memory in passes of their own: tracing memory slows everything down."""
+    """Measure time and memory in separate passes, because tracing memory slows everything down."""
     gc.collect()
     began = time.perf_counter()
     graph, outputs = build(count)

@@ -1,6 +1,6 @@
-"""How long the scheduler's core takes a task: events through `Core.handle`, with hosts that cost nothing.
+"""The time that the scheduler's core takes for a task: events through `Core.handle`, with hosts that take no time.
 
-Run ``python -m benchmarks.core``; prints microseconds a task for some shapes of graph.
+``python -m benchmarks.core`` prints microseconds a task for some shapes of graph.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TASK_S = 20e-6
 
 @dataclass(frozen=True)
 class Shape:
-    """A graph to run: for each task the tasks that it takes results of."""
+    """A graph to run: for each task, the tasks whose results it takes."""
 
     name: str
     inputs: list[tuple[int, ...]]
@@ -62,7 +62,7 @@ def spec_of(shape: Shape) -> RunSpec:
 
 
 def measure(shape: Shape, hosts: int, cores: int) -> dict[str, float | str | int]:
-    """Run a graph on hosts that finish everything that can run at once, in batches; time only the core."""
+    """Run a graph on hosts that finish in batches all tasks that can run; time only the core."""
     core = Core()
     offer = compile_capabilities({"cpu": cores})
     spec = spec_of(shape)

@@ -1,11 +1,11 @@
-"""The ancestor's own example: load, process, output, on two declared hosts of which one has CUDA.
+"""Load, process, output, on two declared hosts, one of them with CUDA: the example of Handout's predecessor.
 
     python examples/ancestor.py
     python examples/ancestor.py --inventory hosts.toml   # two hosts, one with has_cuda = true and gpu_memory
 
-Functions are given in the explicit form, by name; where they run is decided by an allocator written here.
-Without an inventory both hosts are this machine under two names: what they offer is declared, not probed, so
-no GPU is needed. Hosts need the same minor version of Python, because functions of a script travel as bytecode.
+The functions are given in the explicit form, by name. An allocator in this file decides where they run. Without an
+inventory, both hosts are this machine under two names. Their capabilities are declared and not probed, so no GPU is
+needed. Hosts need the same minor version of Python, because functions of a script travel as bytecode.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ LAPTOP_AND_GPU = [
 
 
 def load_data(count: int) -> list[int]:
-    """Make something to work on."""
+    """Return the numbers to work on."""
     return list(range(1, count + 1))
 
 
 def process_data(numbers: list[int], factor: int) -> list[int]:
-    """The heavy part: it asks for memory, for GPU memory and for CUDA."""
+    """Return the multiplied numbers. This function asks for memory, GPU memory and CUDA."""
     return [number * factor for number in numbers]
 
 
 def output_data(numbers: list[int], title: str) -> str:
-    """Say it."""
+    """Return a line about the numbers."""
     return f"{title}: {len(numbers)} numbers, sum {sum(numbers):,}"
 
 
 async def cuda_last(frontier: Sequence[Task], view: ClusterView) -> Mapping[str, str]:
-    """Keep hosts with CUDA free for what needs them; among the rest, take the one with the shortest queue."""
+    """Place tasks on hosts without CUDA where possible; among those, on the host with the shortest queue."""
     draft = view.draft()
     for task in frontier:
         able = [host for host in view.hosts.values() if draft.fits(task, host.name)]
@@ -72,7 +72,7 @@ async def main() -> None:
             cost={"memory": "1 GB"},
         ),
     ]
-    # A cluster is open when all its hosts are there; `handout.execute(functions, ...)` would begin with the first.
+    # With require="all" the cluster waits for all hosts; `handout.execute(functions, ...)` would begin with the first.
     async with Cluster(inventory, require="all") as cluster:
         results = await cluster.execute(Graph(functions), allocator=cuda_last)
 

@@ -1,11 +1,11 @@
-"""A model search: scikit-learn's bundled digits, 24 trainings at once, the best one named.
+"""A model search on scikit-learn's bundled digits: 24 trainings at once, and the best one.
 
     pip install -e '.[examples]'                         # numpy and scikit-learn
     python examples/digits.py
     python examples/digits.py --inventory hosts.toml
 
-The hosts need numpy and scikit-learn (installed packages go by name), the same minor version of Python as here
-(functions of a script go as bytecode), and nothing of Handout.
+The hosts need numpy and scikit-learn, because installed packages travel by name. They need the same minor version of
+Python as this machine, because functions of a script travel as bytecode. They do not need Handout.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Labels = npt.NDArray[np.int64]
 
 
 class Data(NamedTuple):
-    """Pictures, one a row, and the digit that each shows."""
+    """Pictures, one in each row, and the digit that each shows."""
 
     pixels: Pixels
     labels: Labels
@@ -40,7 +40,7 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """One training: what was tried, and how well it did on the pictures that it had not seen."""
+    """One training: its parameters, its score on pictures that it had not seen, and the model."""
 
     gamma: float
     penalty: float
@@ -49,32 +49,32 @@ class Fit:
 
 
 def load() -> Data:
-    """The 1,797 pictures of 8 x 8 pixels that come with scikit-learn."""
+    """Return the 1,797 pictures of 8 x 8 pixels that come with scikit-learn."""
     pixels, labels = load_digits(return_X_y=True)
     return Data(pixels / 16.0, labels)
 
 
 def split(data: Data) -> tuple[Data, Data]:
-    """A part to learn from and a part to be judged on."""
+    """Return a part to train on and a part to score on."""
     parts = train_test_split(data.pixels, data.labels, test_size=0.3, random_state=0)
     x, unseen_x, y, unseen_y = map(np.asarray, parts)
     return Data(x, y), Data(unseen_x, unseen_y)
 
 
 def train(seen: Data, unseen: Data, gamma: float, penalty: float) -> Fit:
-    """Fit one model and judge it."""
+    """Train one model and score it."""
     model = SVC().set_params(gamma=gamma, C=penalty)
     model.fit(seen.pixels, seen.labels)
     return Fit(gamma, penalty, float(model.score(unseen.pixels, unseen.labels)), model)
 
 
 def best(scores: list[float]) -> int:
-    """The number of the best training."""
+    """Return the number of the best training."""
     return int(np.argmax(scores))
 
 
 async def main() -> None:
-    """Build the graph, run it, name the winner."""
+    """Build the graph, run it, and print the best training."""
     parser = argparse.ArgumentParser(description="Search for the best support vector machine.")
     parser.add_argument("--inventory", help="a hosts.toml; without it, everything runs on this machine")
     options = parser.parse_args()
@@ -86,7 +86,7 @@ async def main() -> None:
         graph.add(train, parts[0], parts[1], gamma, penalty, cost={"cpu": 1, "memory": "300 MB"}, retries=1)
         for gamma, penalty in grid
     ]
-    # Only the scores travel to the host that compares them: the models stay where they were made.
+    # Only the scores travel to the host that compares them. The models stay on the hosts that made them.
     winner = graph.add(best, [fit.pick(lambda f: f.score) for fit in fits])
 
     began = time.perf_counter()

@@ -1,12 +1,12 @@
-"""An inverted index of the standard library's own sources: which modules use which words, and how often.
+"""An inverted index of the standard library's sources: which modules use which words, and how often.
 
-One function a shard of files, a tree of merges, one answer. Runs on this machine as it stands, or on hosts:
+One function indexes each shard of files, and a tree of merges joins the indexes. It runs on this machine or on hosts:
 
     python examples/wordcount.py
     python examples/wordcount.py --inventory hosts.toml --find socket
 
-The files travel by content: what is read is this machine's library, wherever it is read. The hosts need the same
-minor version of Python, because functions of a script travel as bytecode; those of modules travel as source.
+The files travel by content, so every host reads this machine's library. The hosts need the same minor version of
+Python, because functions of a script travel as bytecode. Functions of modules travel as source.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pathlib import Path
 import handout
 from handout import File, Graph, Output, Results
 
-#: word -> module -> how often
+#: By word and module: how often the module uses the word.
 Index = dict[str, dict[str, int]]
 
 
 def read(files: list[tuple[str, File]]) -> Index:
-    """Index one shard."""
+    """Return the index of one shard."""
     found: Index = {}
     for module, file in files:
         words = re.findall(r"[a-z]{3,}", file.read_text().lower())
@@ -39,7 +39,7 @@ def read(files: list[tuple[str, File]]) -> Index:
 
 
 def merge(parts: list[Index]) -> Index:
-    """Join indexes of different files."""
+    """Return one index of several, each of different files."""
     total: Index = {}
     for part in parts:
         for word, modules in part.items():
@@ -48,14 +48,14 @@ def merge(parts: list[Index]) -> Index:
 
 
 def sources(root: Path) -> Iterator[Path]:
-    """The Python files below a folder, but for tests and what was installed into it."""
+    """Yield the Python files below a folder, without tests and installed packages."""
     for folder, below, files in os.walk(root):
         below[:] = sorted(set(below) - {"site-packages", "dist-packages", "test", "tests", "__pycache__"})
         yield from (Path(folder, name) for name in files if name.endswith(".py"))
 
 
 def shards(root: Path, count: int) -> list[list[tuple[str, File]]]:
-    """The sources below a folder in ``count`` parts of about equal size."""
+    """Return the sources below a folder in ``count`` parts of about equal size."""
     parts: list[list[tuple[str, File]]] = [[] for _ in range(count)]
     sizes = [0] * count
     for path in sorted(sources(root), key=lambda p: (-p.stat().st_size, p)):
@@ -67,7 +67,7 @@ def shards(root: Path, count: int) -> list[list[tuple[str, File]]]:
 
 
 def what_ran_where(results: Results) -> str:
-    """One line a host: how many tasks of each function it ran."""
+    """Return a line for each host: how many tasks of each function it ran."""
     hosts: dict[str, Counter[str]] = {}
     for task, host in results.allocations.items():
         hosts.setdefault(host, Counter())[str(task).split("-")[0]] += 1
@@ -78,7 +78,7 @@ def what_ran_where(results: Results) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description="Index the standard library's sources.")
     parser.add_argument("--inventory", help="a hosts.toml; without it, everything runs on this machine")
     parser.add_argument("--find", default="socket", help="the word to look up")
@@ -87,17 +87,17 @@ def arguments() -> argparse.Namespace:
 
 
 def report(index: Index, word: str) -> None:
-    """The most frequent words, and who uses one of them most."""
+    """Print the most frequent words, and the modules that use `word` most."""
     totals = Counter({word: sum(modules.values()) for word, modules in index.items()})
     print(f"{len(index):,} different words; the most frequent:")
     print("  " + ", ".join(f"{word} {count:,}" for word, count in totals.most_common(8)))
-    users = Counter(index.get(word, {}))
-    print(f"{word!r} is in {len(users)} modules, most often in:")
-    print("  " + ", ".join(f"{module} {count}" for module, count in users.most_common(6)))
+    modules_by_use = Counter(index.get(word, {}))
+    print(f"{word!r} is in {len(modules_by_use)} modules, most often in:")
+    print("  " + ", ".join(f"{module} {count}" for module, count in modules_by_use.most_common(6)))
 
 
 async def main() -> None:
-    """Build the graph, run it, print what came out."""
+    """Build the graph, run it, and print the index's summary."""
     options = arguments()
     root = Path(sysconfig.get_path("stdlib"))
     work = shards(root, options.shards)

@@ -1,6 +1,6 @@
 """Draws the states of a task into ``docs/design.md``, from the scheduler's own transition table.
 
-``python tools/draw_states.py`` writes the page; with ``--check`` it says whether the page is up to date.
+``python tools/draw_states.py`` writes the page. With ``--check`` it fails if the page is out of date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BEGIN, END = "<!-- states: begin -->\n", "<!-- states: end -->\n"
 
 
 def diagram() -> Iterator[str]:
-    """Every transition as an arrow; states that a task ends in are drawn apart."""
+    """Yield every transition as an arrow. The states in which a task ends are dashed."""
     yield "```mermaid"
     yield "stateDiagram-v2"
     yield f"  [*] --> {State(0).name}"
@@ -28,7 +28,7 @@ def diagram() -> Iterator[str]:
 
 
 def table() -> Iterator[str]:
-    """The same transitions with what brings each of them about."""
+    """Yield a table of the transitions and the cause of each."""
     yield "| from | to | when |"
     yield "|---|---|---|"
     for old, moves in TRANSITIONS.items():
@@ -36,7 +36,7 @@ def table() -> Iterator[str]:
 
 
 def drawn(page: str) -> str:
-    """The page with a fresh drawing between its markers."""
+    """Return the page with a fresh drawing between its markers."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -45,7 +45,7 @@ def drawn(page: str) -> str:
 
 
 def main() -> None:
-    """Write the page, or with ``--check`` fail when that would change it."""
+    """Write the page; with ``--check``, fail if that would change it."""
     page = PAGE.read_text(encoding="utf-8")
     fresh = drawn(page)
     if "--check" in sys.argv[1:]:

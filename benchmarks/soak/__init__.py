@@ -1,1 +1,1 @@
-"""Hours of trouble in minutes, over a real sshd on loopback: ``python -m benchmarks.soak kills | blackouts``."""
+"""Hours of failures in minutes, over a real sshd on loopback: ``python -m benchmarks.soak kills | blackouts``."""

@@ -1,8 +1,8 @@
 """``python -m benchmarks.soak kills [--tasks 20000 --workers 1000 --agents 50]`` and ``... blackouts [--minutes 10]``.
 
-Both run over a real sshd on loopback, with several hosts of that one server, print a table and JSON, and end with
-status 1 where a result was wrong, a process was left, or not everything was done that was asked for. Nothing is
-killed but processes that the soak's own server started, which it knows by a mark in their environment.
+Both run over a real sshd on loopback, with several hosts of that one server. They print a table and JSON, and end with
+status 1 if a result was wrong, a process was left, or a task, kill or blackout is missing. They kill only processes
+that the soak's own server started, which have a mark in their environment.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def _arguments() -> argparse.Namespace:
     which = parser.add_subparsers(dest="which", required=True)
     killing = which.add_parser("kills", help="SIGKILL for workers and agents while a graph runs")
     killing.add_argument("--tasks", type=int, default=20_000)
-    killing.add_argument("--workers", type=int, default=1_000, help="how many of them are killed")
-    killing.add_argument("--agents", type=int, default=50, help="how many of them are killed")
+    killing.add_argument("--workers", type=int, default=1_000, help="how many to kill")
+    killing.add_argument("--agents", type=int, default=50, help="how many to kill")
     killing.add_argument("--hosts", type=int, default=20)
-    killing.add_argument("--rounds", type=int, default=1, help="all of it so many times in one process")
+    killing.add_argument("--rounds", type=int, default=1, help="how often to repeat the soak in one process")
     darkening = which.add_parser("blackouts", help="five seconds of silence a minute")
     darkening.add_argument("--minutes", type=int, default=10)
     darkening.add_argument("--hosts", type=int, default=4)
     for each in (killing, darkening):
-        each.add_argument("--verbose", action="store_true", help="show what Handout logs, too")
+        each.add_argument("--verbose", action="store_true", help="also show what Handout logs")
     return parser.parse_args()
 
 
 def _soak(server: OpenSsh, folder: Path, mark: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """One soak: its figures, and whether all was done and nothing went wrong."""
+    """Run one soak; return its figures, and True if all was done and nothing went wrong."""
     names = [f"h{i:02}" for i in range(arguments.hosts)]
     if arguments.which == "kills":
         tasks, workers, agents = arguments.tasks, arguments.workers, arguments.agents
@@ -64,9 +64,9 @@ def _soak(server: OpenSsh, folder: Path, mark: str, arguments: argparse.Namespac
 
 
 def main() -> int:
-    """Soak and print; 1 where anything is wrong."""
+    """Run the soaks and print their figures; return 1 if anything went wrong."""
     arguments = _arguments()
-    # Hosts that leave are what this is about.
+    # Warnings about hosts that leave are expected here.
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.ERROR)
     logging.getLogger("asyncssh").setLevel(logging.ERROR)
     mark, all_good = new_mark(), True

@@ -1,4 +1,4 @@
-"""A line that goes dark for five seconds a minute, while graphs run over it."""
+"""A network that passes nothing for five seconds of each minute, while graphs run over it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tests.sshd import OpenSsh
 
 DARK_S = 5.0
 _MINUTE_S = 60.0
-#: Of one of the graphs that follow each other.
+#: Tasks of each of the short graphs, and their mean duration in seconds.
 _TASKS = 1500
 _MEAN_S = 0.04
-#: Tasks that are in the middle of something whenever the line goes dark.
+#: Tasks of each of the long graphs, which always run when a blackout begins, and their duration.
 _LONG_TASKS, _LONG_S = 2, 25.0
-#: A run that has not ended by then hangs.
+#: A run that takes longer hangs.
 _LIMIT_S = 300.0
 
 
 class Flow:
-    """Graphs that follow each other until told otherwise, and what came of them.
+    """Runs one graph after another until `over` is set, and counts what came of them.
 
     Args:
-        cluster: Where they run.
-        folder: For what their tasks write down.
+        cluster: Runs the graphs.
+        folder: For the files that the tasks write.
     """
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
@@ -46,7 +46,7 @@ class Flow:
         self.last_end = 0.0
 
     async def go_on(self, tasks: int, mean_s: float) -> None:
-        """Run one graph after the other."""
+        """Run one graph after another."""
         while not self.over:
             await self._one(tasks, mean_s)
 
@@ -72,7 +72,7 @@ class Flow:
 
 
 async def soak(server: OpenSsh, names: list[str], folder: Path, mark: str, *, minutes: int) -> dict[str, Any]:
-    """Let graphs run for so many minutes, each with a blackout, and say what came of them."""
+    """Let graphs run for some minutes, each with a blackout; return the figures."""
     figures: dict[str, Any] = {"hosts": len(names)}
     holds: dict[str, Any] = {}
     async with start_proxy(server.port) as proxy:
@@ -113,9 +113,10 @@ async def soak(server: OpenSsh, names: list[str], folder: Path, mark: str, *, mi
 
 
 async def _minute(proxy: Proxy, flow: Flow) -> tuple[float, float]:
-    """A minute with a blackout in its middle.
+    """Let a minute pass, with a blackout in its middle.
 
-    Returns: For how long no task's end was heard of when it was over, and how soon one was after that, in seconds.
+    Returns:
+        Seconds from the last end of a task to the blackout's end, and from there to the next end of a task.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()

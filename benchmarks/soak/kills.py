@@ -21,28 +21,28 @@ from handout.events import HostLeft, TaskEnded
 from handout.scheduler.handlers.attempt_reports import MAX_DEATHS
 from handout.scheduler.state.runs import FailureCount
 
-#: All kills are done by the time that this share of the tasks has ended.
+#: All kills are done when this share of the tasks has ended.
 _DONE_BY = 0.95
-#: The run is given up after this; the soak fails.
+#: A run that takes longer has failed.
 _LIMIT_S = 1800.0
 _TICK_S = 0.002
-#: Share of the workers found between two tasks that are killed there.
+#: The share of the idle workers found that are killed.
 _IDLE = 0.05
-#: Share of the hosts that must be there when an agent is killed: a run that has none left ends.
+#: The share of the hosts that must be connected when an agent is killed: a run without hosts ends.
 _LEAST_HOSTS = 0.25
-#: Hosts that were killed are waited for so long at the end.
+#: At the end, killed hosts get this long to come back.
 _REJOIN_S = 180.0
 
 
 class Killer:
-    """Sends SIGKILL to what the soak's own agents started, and to the agents, as the tasks progress.
+    """Sends SIGKILL to workers of the soak's own agents, and to the agents, as the tasks progress.
 
     Args:
-        cluster: Whose hosts are hit.
+        cluster: The cluster of the hosts.
         execution: The run that goes on.
-        folder: Where its tasks write down their runs.
-        mark: Of the processes that may be killed.
-        seed: For what is left to chance.
+        folder: The folder in which its tasks record their runs.
+        mark: The mark of processes that may be killed.
+        seed: For the random choices.
     """
 
     def __init__(self, cluster: Cluster, execution: Execution, folder: Path, mark: str, seed: int) -> None:
@@ -53,16 +53,16 @@ class Killer:
         self._chance = random.Random(seed)
         #: Tasks in the middle of which a worker was killed.
         self._hit: set[int] = set()
-        #: Workers killed, and how many of them in the middle of a task.
+        #: Number of workers killed, and of those that were killed in the middle of a task.
         self.workers = 0
         self.at_work = 0
         self.agents: Counter[str] = Counter()
-        #: Tasks that have ended, and what else was told.
+        #: Ends of each task that the run reported, and the number of hosts that left.
         self.ended: Counter[str] = Counter()
         self.left = 0
 
     async def watch(self) -> None:
-        """Count what the run tells."""
+        """Count the run's events."""
         async for event in self._execution.events():
             if isinstance(event, TaskEnded):
                 self.ended[event.id] += 1
@@ -70,7 +70,7 @@ class Killer:
                 self.left += 1
 
     async def kill(self, tasks: int, workers: int, agents: int) -> None:
-        """Kill so many, spread evenly over the run of so many tasks."""
+        """Kill workers and agents, spread evenly over a run of `tasks` tasks."""
         while self.workers < workers or self.agents.total() < agents:
             await asyncio.sleep(_TICK_S)
             share = min(1.0, len(self.ended) / (tasks * _DONE_BY))
@@ -79,14 +79,14 @@ class Killer:
                 self._kill_agent()
 
     def _kill_workers(self, count: int) -> None:
-        """Kill so many, chosen by chance among those that may die now; fewer where there are fewer."""
+        """Kill up to `count` workers, chosen at random among those that may die now."""
         if count <= 0:
             return
         supervisors = [supervisor(self._cluster, name) for name in self._cluster._runtime.driver.peers]
         workers = [worker for each in supervisors if each is not None for worker in children(each)[1:]]
         self._chance.shuffle(workers)
         for pid in workers:
-            # Most that are found between two tasks live: what is wanted is to interrupt.
+            # Most idle workers are spared, because the soak is about interrupted tasks.
             if running(self._folder, pid) is None and self._chance.random() >= _IDLE:
                 continue
             if is_marked(pid, self._mark) and self._kill_worker(pid):
@@ -95,9 +95,9 @@ class Killer:
                 return
 
     def _kill_worker(self, pid: int) -> bool:
-        """Kill one, unless it must live."""
+        """Kill a worker unless it must live; return True if it was killed."""
         try:
-            # Stopped, it cannot begin another task between the look and the kill.
+            # A stopped worker cannot begin another task between the check and the kill.
             os.kill(pid, signal.SIGSTOP)
             until_s = time.monotonic() + 0.01
             while state(pid) not in ("T", "Z", "") and time.monotonic() < until_s:
@@ -112,10 +112,10 @@ class Killer:
         return False
 
     def _may_die(self, pid: int) -> bool:
-        """Whether the death of a worker, which is stopped, can be nobody's last."""
+        """Return True if no task fails for good when a stopped worker dies."""
         doomed, task = self._doomed(), running(self._folder, pid)
         if task is None:
-            # Which task it would count against, if any, cannot be seen from here.
+            # The soak cannot see which task, if any, an idle worker's death counts against.
             return not doomed
         if task in self._hit or f"t{task}" in doomed:
             return False
@@ -124,7 +124,7 @@ class Killer:
         return True
 
     def _doomed(self) -> set[str]:
-        """Tasks that fail, by design, when their worker dies once more."""
+        """Return the tasks that fail, by design, if their worker dies once more."""
         run = self._cluster._runtime.driver.core.world.runs.get(self._execution._active.number)
         if run is None:
             return set()
@@ -135,7 +135,7 @@ class Killer:
         }
 
     def _kill_agent(self) -> None:
-        """Kill the agent of a host that has been hit least."""
+        """Kill the agent of a host whose agents were killed least."""
         names = list(self._cluster._runtime.driver.peers)
         if len(names) <= len(self._cluster.inventory) * _LEAST_HOSTS:
             return
@@ -150,7 +150,7 @@ class Killer:
 async def soak(
     inventory: Inventory, folder: Path, mark: str, *, tasks: int, workers: int, agents: int
 ) -> dict[str, Any]:
-    """Run the graph, kill, and say what came of it."""
+    """Run the graph, kill workers and agents meanwhile, and return the figures."""
     figures: dict[str, Any] = {"tasks": tasks, "hosts": len(inventory)}
     _made(folder)
     before = asdict(held())
@@ -171,7 +171,7 @@ async def soak(
 
 
 async def _warm_up(cluster: Cluster, folder: Path) -> None:
-    """Every host has run something, so that what is held from now on is held for the run."""
+    """Let every host run tasks, so that resources held later are held for the run."""
     work = build(_made(folder / "warm"), 400, 0.004, seed=0)
     results = await cluster.execute(work.graph, outputs=work.outputs)
     assert work.wrong(results[work.outputs]) == 0
@@ -217,7 +217,7 @@ async def _run(cluster: Cluster, work: Work, folder: Path, mark: str, workers: i
 
 
 async def _middle(cluster: Cluster, killer: Killer, tasks: int, holds: dict[str, Any]) -> None:
-    """What is held at a quarter, a half, three quarters."""
+    """Note the resources held at a quarter, a half and three quarters of the run."""
     for name, share in (("quarter", 0.25), ("middle", 0.5), ("three quarters", 0.75)):
         await until(lambda share=share: len(killer.ended) >= tasks * share, _LIMIT_S)  # type: ignore[misc]
         holds[name] = asdict(held()) | agents_held(cluster)

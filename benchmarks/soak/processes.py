@@ -1,4 +1,4 @@
-"""What the system says of processes: which belong to the soak, and what this one holds."""
+"""Processes of the soak, and the resources that processes hold, from ``/proc``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from handout import Cluster
 
-#: Every process that the soak's own sshd starts has this in its environment, with the mark of this very soak.
+#: Every process that the soak's own sshd starts has this variable in its environment, with the soak's mark.
 VARIABLE = "HANDOUT_SOAK"
 
 
 def new_mark() -> str:
-    """A word that no other soak has."""
+    """Return a word that no other soak has."""
     return secrets.token_hex(8)
 
 
 def is_marked(pid: int, mark: str) -> bool:
-    """Whether a process is one of this soak's."""
+    """Return True if a process belongs to the soak with this mark."""
     try:
         return f"{VARIABLE}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -29,13 +29,13 @@ def is_marked(pid: int, mark: str) -> bool:
 
 
 def marked(mark: str) -> list[int]:
-    """All processes of this soak that live."""
+    """Return the live processes of the soak with this mark."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return [pid for pid in pids if is_marked(pid, mark) and state(pid) not in ("Z", "")]
 
 
 def state(pid: int) -> str:
-    """The system's letter for what a process does; empty where there is none."""
+    """Return the state of a process as in ``/proc/PID/stat``; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
@@ -43,7 +43,7 @@ def state(pid: int) -> str:
 
 
 def children(pid: int) -> list[int]:
-    """Of a process, oldest first."""
+    """Return the children of a process, oldest first."""
     try:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
     except OSError:
@@ -51,7 +51,7 @@ def children(pid: int) -> list[int]:
 
 
 def supervisor(cluster: Cluster, host: str) -> int | None:
-    """Of the agent that a host has now; None: the host is away."""
+    """Return the process number of a host's supervisor; None if the host is not connected."""
     peer = cluster._runtime.driver.peers.get(host)
     started = None if peer is None else peer.link.started
     return None if started is None else started.supervisor
@@ -59,17 +59,17 @@ def supervisor(cluster: Cluster, host: str) -> int | None:
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds."""
+    """The resources that a process holds."""
 
     rss_mb: float
     descriptors: int
     threads: int
-    #: Of the event loop; 0 for other processes.
+    #: Tasks of the event loop; 0 for other processes.
     asyncio_tasks: int = 0
 
 
 def held(pid: int | None = None) -> Held:
-    """What a process holds; this one by default.
+    """Return the resources that a process holds; this process by default.
 
     Raises:
         ProcessLookupError: There is no such process.
@@ -77,7 +77,7 @@ def held(pid: int | None = None) -> Held:
     folder = Path(f"/proc/{pid or os.getpid()}")
     fields = dict(line.split(":", 1) for line in (folder / "status").read_text(encoding="utf-8").splitlines())
     if "VmRSS" not in fields:
-        raise ProcessLookupError(f"process {pid} has ended")  # and nobody has asked for its status yet
+        raise ProcessLookupError(f"process {pid} has ended")  # it is a zombie: its parent has not read its status yet
     return Held(
         rss_mb=round(int(fields["VmRSS"].split()[0]) / 1024, 1),
         descriptors=len(os.listdir(folder / "fd")),
@@ -87,11 +87,11 @@ def held(pid: int | None = None) -> Held:
 
 
 def agents_held(cluster: Cluster) -> dict[str, float]:
-    """The most that any agent, and any supervisor, holds at the moment: megabytes and descriptors."""
+    """Return the most megabytes and descriptors that any agent, and any supervisor, holds now."""
     most = {"agent_rss_mb": 0.0, "agent_descriptors": 0, "supervisor_rss_mb": 0.0, "supervisor_descriptors": 0}
     for host in cluster._runtime.driver.peers:
-        keeper = supervisor(cluster, host)
-        for kind, pid in (("supervisor", keeper), ("agent", next(iter(children(keeper or -1)), None))):
+        parent = supervisor(cluster, host)
+        for kind, pid in (("supervisor", parent), ("agent", next(iter(children(parent or -1)), None))):
             if pid is None:
                 continue
             try:
@@ -104,7 +104,7 @@ def agents_held(cluster: Cluster) -> dict[str, float]:
 
 
 async def until(condition: Callable[[], bool], limit_s: float) -> None:
-    """Wait for what nobody tells of; returns after the limit, too."""
+    """Poll a condition until it is true, or until the limit is over."""
     loop = asyncio.get_running_loop()
     limit = loop.time() + limit_s
     while not condition() and loop.time() < limit:  # noqa: ASYNC110 - it may happen outside this process

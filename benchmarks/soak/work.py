@@ -1,7 +1,7 @@
-"""The graph of the soak, and the functions in it, which write down each of their runs.
+"""The graph of the soak, and its functions, which record each of their runs.
 
-A run is two lines in a file that its process has for itself: one as it begins, one as it ends. So whoever looks on
-from outside knows at any moment what a worker runs, and how often each task has run.
+A function writes a line when it begins and a line when it ends, to a file of its process. So the soak knows at any
+moment which task a worker runs, and how often each task has run.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 
 from handout import Graph, Output
 
-#: Each so many tasks, one whose result is large: such results stay on their hosts, and are lost with them.
+#: One of this many tasks has a large result. Such a result stays on its host, and is lost with the host.
 LARGE_EVERY = 50
 LARGE_BYTES = 100 << 10
-#: A task takes results of up to three of so many tasks before it.
+#: A task takes the results of up to three of this many tasks before it.
 REACH = 400
 
 
 def small(folder: str, index: int, seconds: float, inputs: Sequence[int | bytes]) -> int:
-    """A number that depends on all that was before."""
+    """Return a number that depends on all inputs."""
     _note(folder, f"begin {index}")
     time.sleep(seconds)
     made = value(index, inputs)
@@ -35,18 +35,18 @@ def small(folder: str, index: int, seconds: float, inputs: Sequence[int | bytes]
 
 
 def large(folder: str, index: int, seconds: float, inputs: Sequence[int | bytes]) -> bytes:
-    """The same as ``LARGE_BYTES`` bytes."""
+    """Return the number of `small` as ``LARGE_BYTES`` bytes."""
     return enlarged(small(folder, index, seconds, inputs))
 
 
 def value(index: int, inputs: Sequence[int | bytes]) -> int:
-    """What a task makes of its inputs."""
+    """Return the number that a task makes from its inputs."""
     seen = [zlib.crc32(each) if isinstance(each, bytes) else each for each in inputs]
     return zlib.crc32(repr((index, seen)).encode())
 
 
 def enlarged(number: int) -> bytes:
-    """A number as many bytes."""
+    """Return a number as ``LARGE_BYTES`` bytes."""
     return number.to_bytes(4, "big") * (LARGE_BYTES // 4)
 
 
@@ -58,27 +58,27 @@ def _note(folder: str, line: str) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """A graph and what must come out of it."""
+    """A graph and the results that it must have."""
 
     graph: Graph
     outputs: list[Output[Any]] = field(default_factory=list)
-    #: What each output must be.
+    #: The right result of each output.
     expected: list[int | bytes] = field(default_factory=list)
 
     def wrong(self, found: Sequence[int | bytes]) -> int:
-        """How many results are not what they must be."""
+        """Return the number of wrong results."""
         return sum(1 for a, b in zip(found, self.expected, strict=True) if a != b)
 
 
 def build(folder: Path, count: int, mean_s: float, seed: int) -> Work:
-    """Tasks of ``mean_s`` seconds on average, each with up to three inputs from among the ``REACH`` before it."""
+    """Return a graph of tasks of ``mean_s`` seconds on average. A task takes up to three of the ``REACH`` before it."""
     chosen = random.Random(seed)
     work = Work(Graph())
     for i in range(count):
         before = range(max(0, i - REACH), i)
         parents = set(chosen.sample(before, min(len(before), chosen.randrange(4))))
         if i % LARGE_EVERY == 1:
-            parents.add(i - 1)  # what nobody takes would not be made at all
+            parents.add(i - 1)  # a result that no task takes would not be made
         inputs: list[Any] = [work.outputs[p] for p in sorted(parents)]
         known = [work.expected[p] for p in sorted(parents)]
         seconds = mean_s * (0.5 + chosen.random())
@@ -93,18 +93,18 @@ def build(folder: Path, count: int, mean_s: float, seed: int) -> Work:
 
 @dataclass(frozen=True)
 class Runs:
-    """What the tasks of a folder have written down."""
+    """The runs that the tasks of a folder have recorded."""
 
     begun: int
     ended: int
     #: Tasks that have run at least once.
     tasks: int
-    #: Runs that the task that ran most often had.
+    #: Runs of the task that ran most often.
     most: int
 
 
 def count_runs(folder: Path) -> Runs:
-    """Read what was written down in a folder."""
+    """Read the records in a folder."""
     begun: Counter[str] = Counter()
     ended = 0
     for path in folder.iterdir():
@@ -118,7 +118,7 @@ def count_runs(folder: Path) -> Runs:
 
 
 def running(folder: Path, pid: int) -> int | None:
-    """Which task a stopped worker is in the middle of; None: it is between two, or has not run one."""
+    """Return the task that a stopped worker runs; None if it runs none."""
     try:
         with (folder / str(pid)).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 40))

@@ -1,4 +1,4 @@
-"""Dask: two worker processes with one thread each; started over SSH for the start-up, else on this machine."""
+"""Dask: two worker processes with one thread each, on this machine; over SSH for the start-up figure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def connect() -> Client:
 
 
 def connect_over_ssh() -> Client:
-    """A scheduler and two workers behind the benchmark's own sshd, as its SSHCluster starts them."""
+    """Start a scheduler and two workers behind the benchmark's own sshd, with Dask's SSHCluster."""
     options = json.loads(os.environ["BENCH_SSH"])
     cluster = SSHCluster(
         ["127.0.0.1"] * 3,
@@ -41,7 +41,7 @@ def startup() -> float:
     start = time.perf_counter()
     client = connect_over_ssh()
     workers = list(client.scheduler_info()["workers"])
-    # A builtin: its workers over SSH have none of this repository's modules.
+    # A builtin, because Dask's workers over SSH have none of this repository's modules.
     assert client.gather([client.submit(abs, i, workers=[w], pure=False) for i, w in enumerate(workers)]) == [0, 1]
     seconds = time.perf_counter() - start
     client.shutdown()

@@ -57,7 +57,7 @@ def startup() -> float:
 
 
 def spread(channels: list[Any], items: list[tuple[str, Any]]) -> list[Any]:
-    """Deal items out in turn, and gather the answers in order."""
+    """Send items to the channels in turn; return the answers in order."""
     for i, item in enumerate(items):
         channels[i % 2].send(item)
     return [channels[i % 2].receive() for i in range(len(items))]

@@ -19,12 +19,12 @@ SIZE = 256 << 20
 
 
 def inventory() -> Inventory:
-    """What the benchmark's own sshd says, or two hosts on this machine where there is none."""
+    """Return the inventory of the benchmark's own sshd."""
     return Inventory.load(Path(os.environ["BENCH_INVENTORY"]))
 
 
 async def startup() -> float:
-    """Nothing running -> the first result of each host."""
+    """Return the seconds from nothing to the first result of each host."""
     start = time.perf_counter()
     graph = Graph()
     outs = [graph.add(work.nothing, i, host=name) for i, name in enumerate(inventory())]
@@ -34,7 +34,7 @@ async def startup() -> float:
 
 
 async def noops(cluster: Cluster, count: int, journal: bool = False) -> float:
-    """Seconds for independent no-op tasks, building the graph included; with a journal every result is committed."""
+    """Return the seconds for independent no-op tasks, with the building of the graph."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         graph = Graph()
@@ -47,7 +47,7 @@ async def noops(cluster: Cluster, count: int, journal: bool = False) -> float:
 
 
 async def chain(cluster: Cluster, count: int) -> float:
-    """Seconds for dependent tasks."""
+    """Return the seconds for a chain of tasks."""
     start = time.perf_counter()
     graph = Graph()
     out: Output[int] = graph.add(work.successor, 0)
@@ -59,7 +59,7 @@ async def chain(cluster: Cluster, count: int) -> float:
 
 
 async def diamond(cluster: Cluster, width: int) -> float:
-    """Seconds for 1 -> width -> fan-in by 16 -> 1."""
+    """Return the seconds for one task, `width` tasks that take its result, and a fan-in by 16 to one task."""
     start = time.perf_counter()
     graph = Graph()
     root = graph.add(work.nothing, 1)
@@ -72,7 +72,7 @@ async def diamond(cluster: Cluster, width: int) -> float:
 
 
 async def down(cluster: Cluster, kind: str) -> float:
-    """Bytes a second from a host to the controller, the making of them not counted."""
+    """Return the bytes a second from a host to the controller, without the time to make the bytes."""
     graph = Graph()
     out = graph.add(work.KINDS[kind], SIZE)
     async with cluster.start(graph) as execution:
@@ -87,7 +87,7 @@ async def down(cluster: Cluster, kind: str) -> float:
 
 
 async def up(cluster: Cluster, kind: str) -> float:
-    """Bytes a second from the controller to a host."""
+    """Return the bytes a second from the controller to a host."""
     data = work.KINDS[kind](SIZE)
     graph = Graph()
     out = graph.add(work.length, data)
@@ -98,7 +98,7 @@ async def up(cluster: Cluster, kind: str) -> float:
 
 
 async def main(repeats: int) -> dict[str, float]:
-    """All figures: medians of several runs."""
+    """Return all figures: medians of several runs."""
     figures = {"startup_s": sorted([await startup() for _ in range(repeats)])[repeats // 2]}
     async with Cluster(inventory(), require="all") as cluster:
         await noops(cluster, 1000)

@@ -1,4 +1,4 @@
-"""The functions that every system runs, and the shape of the figures."""
+"""The functions that every system runs, and how their time is measured."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import SupportsIndex
 
 
 def nothing(x: int) -> int:
-    """A task that costs nothing."""
+    """Return the argument: a task that costs nothing."""
     return x
 
 
 def successor(x: int) -> int:
-    """A link of a chain."""
+    """Return the next number: a link of a chain."""
     return x + 1
 
 
 def total(parts: Sequence[int]) -> int:
-    """A fan-in."""
+    """Return the sum: a fan-in."""
     return sum(parts)
 
 
 class Array:
-    """What numpy's arrays are to a pickler: an object whose buffer need not be copied to make it anew."""
+    """Like an array of numpy to a pickler: an object whose buffer is not copied when it is unpickled."""
 
     def __init__(self, data: bytes | memoryview) -> None:
         self.data = memoryview(data)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[Array], tuple[object]]:
-        # Some peers pickle with an older protocol here or there; numpy, too, falls back to a copy then.
+        # Some systems pickle with an older protocol; numpy then falls back to a copy too.
         return Array, (pickle.PickleBuffer(self.data) if protocol.__index__() >= 5 else bytes(self.data),)
 
     def __len__(self) -> int:
@@ -40,31 +40,31 @@ class Array:
 
 
 def blob(size: int) -> bytes:
-    """Bytes to carry, made where the task runs; not all alike, so that nothing is gained by compressing."""
+    """Return bytes to carry, of a random pattern, so that compressing them gains nothing."""
     return os.urandom(1 << 20) * (size >> 20)
 
 
 def array(size: int) -> Array:
-    """The same as an array."""
+    """Return the bytes of `blob` as an array."""
     return Array(blob(size))
 
 
 def length(data: bytes | Array) -> int:
-    """Takes bytes, gives back next to nothing."""
+    """Return the length: takes many bytes and returns few."""
     return len(data)
 
 
-#: What the bytes both ways are carried as, and by which function they are made.
+#: The kinds of values that carry bytes in both directions, and the functions that make them.
 KINDS: dict[str, Callable[[int], bytes | Array]] = {"bytes": blob, "array": array}
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that ``work`` takes."""
+    """Return the seconds that ``work`` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def median(work: Callable[[], float], repeats: int) -> float:
-    """The median of several measurements."""
+    """Return the median of several measurements."""
     return statistics.median(work() for _ in range(repeats))

@@ -1,4 +1,4 @@
-"""The user's own modules as one digested bundle of sources, and functions as blobs."""
+"""The user's own modules as one bundle of sources with a digest, and functions as blobs."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from handout.submission.project_modules import Package, own_sources
 
 __all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
 
-#: One fixed time for all entries, so that the same sources always give the same digest.
+#: The time of all entries. With the files' own times, equal sources would give different zips.
 _EPOCH = (2020, 1, 1, 0, 0, 0)
 _INDEX = "modules.json"
 
-#: Agents know functions and bundles by these; the same for the same digest, in all runs of this process.
+#: Numbers of functions and keys of bundles by digest: agents know them by these. Equal ones share a number in all runs
+#: of this process.
 _function_numbers: dict[bytes, int] = {}
 _bundle_keys: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionBlob:
-    """A function as it travels, for tasks that are alike in what they need of a host."""
+    """A function as it travels, for tasks that need the same of a host."""
 
-    #: The same for the same blob, in all runs of this process.
+    #: The same for equal blobs, in all runs of this process.
     number: int
     blob: bytes
-    #: Travels by value, or takes something that does.
+    #: True if the function travels by value, or its tasks take code that does.
     by_value: bool
-    #: Workers need the run's bundle.
+    #: True if workers need the run's bundle to load it.
     needs_bundle: bool
 
     @property
     def python(self) -> str | None:
-        """The minor version that hosts must have, ``"3.11"``, or None where any will do."""
+        """The version of Python that hosts must have, such as ``"3.11"``; None if all will do."""
         return PYTHON if self.by_value else None
 
 
@@ -48,28 +49,28 @@ class FunctionBlob:
 class CodeBundle:
     """Sources of the user's own modules."""
 
-    #: The object that it is, for agents; in no run's range.
+    #: The key by which agents store it; no object of a run has it.
     key: int
     digest: str
     data: bytes
-    #: Top-level names of what is in it.
+    #: Top-level names of its modules.
     names: frozenset[str]
 
 
 def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> FunctionBlob:
-    """`fn` as bytes: its name, or (where no import finds it) itself.
+    """Return a function as bytes: by its name if an import finds it, otherwise by value.
 
-    Whether it needs a bundle is not decided here: `encode_plan` looks at a run as a whole.
+    `encode_plan` decides if it needs a bundle, because that depends on the whole run.
 
     Raises:
-        UnserializableError: It cannot travel.
+        CannotPickleError: The function cannot be pickled.
     """
     snapshot = snapshot or Snapshot()
     before, snapshot.by_value = snapshot.by_value, False
     name = getattr(fn, "__qualname__", type(fn).__qualname__)
     try:
         blob = b"".join(dumps(fn, snapshot))
-    except Exception as error:  # whatever a __reduce__ raises
+    except Exception as error:  # a __reduce__ may raise anything
         raise find_unpicklable(fn, name) from error
     by_value, snapshot.by_value = snapshot.by_value, before or snapshot.by_value
     number = _function_numbers.setdefault(hashlib.sha256(blob).digest(), len(_function_numbers) + 1)
@@ -80,8 +81,10 @@ def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
     """Bundle the user's own modules among `names`, and those that they import in turn.
 
     Args:
-        names: Dotted names of modules; what is not the user's own is left out.
-    Returns: The bundle, or None where nothing is the user's own.
+        names: Dotted names of modules; those that are not the user's own are left out.
+
+    Returns:
+        The bundle; None if no module is the user's own.
     """
     found = own_sources(names)
     if not found.packages:
@@ -90,16 +93,7 @@ def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
 
 
 def _zip(packages: list[Package], files: dict[str, bytes]) -> CodeBundle:
-    index: dict[str, Any] = {"modules": {}, "namespaces": {}, "extensions": []}
-    members: dict[str, bytes] = {}
-    for package in packages:
-        for module in package.modules:
-            member = module.name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
-            index["modules"][module.name] = [member, str(module.path), module.is_package]
-            members[member] = files[module.name]
-        index["namespaces"].update(package.namespaces)
-        index["extensions"].extend(package.extensions)
-    members[_INDEX] = json.dumps(index).encode()
+    members = _members(packages, files)
     digest = hashlib.sha256()
     for member, data in members.items():
         digest.update(f"{member} {len(data)}\n".encode())
@@ -113,3 +107,18 @@ def _zip(packages: list[Package], files: dict[str, bytes]) -> CodeBundle:
             archive.writestr(info, data)
     key = _bundle_keys.setdefault(text, len(_bundle_keys) + 1)
     return CodeBundle(key, text, out.getvalue(), frozenset(package.name for package in packages))
+
+
+def _members(packages: list[Package], files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a bundle by name: the sources, and the index that the worker's importer reads."""
+    index: dict[str, Any] = {"modules": {}, "namespaces": {}, "extensions": []}
+    members: dict[str, bytes] = {}
+    for package in packages:
+        for module in package.modules:
+            member = module.name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
+            index["modules"][module.name] = [member, str(module.path), module.is_package]
+            members[member] = files[module.name]
+        index["namespaces"].update(package.namespaces)
+        index["extensions"].extend(package.extensions)
+    members[_INDEX] = json.dumps(index).encode()
+    return members

@@ -1,7 +1,7 @@
-"""Which modules are the user's own: those travel as source, everything else must be installed on the host.
+"""Which modules are the user's own: these travel as source. All others must be installed on the host.
 
-A module is *own* when it comes from a ``.py`` file (or a folder of them) outside the standard library and
-outside site-packages; editable installs therefore count as own. Finds modules without importing any.
+A module is the user's own if it comes from a ``.py`` file (or a folder of such files) outside the standard library and
+outside site-packages. So editable installs count as own. No module is imported to find this out.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = ["EXTENSIONS", "Module", "Package", "Sources", "find_package", "imports_of", "own_sources", "spec_of"]
 
-#: How the names of extension modules end.
+#: The endings of the names of extension modules.
 EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
-#: Never the user's, wherever they are installed: the host has its own.
-_OURS = frozenset({"handout", "dill", "__main__", "__mp_main__"})
+#: Never the user's own, wherever they are installed: the host has its own copies.
+_NEVER_OWN = frozenset({"handout", "dill", "__main__", "__mp_main__"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Module:
 
 @dataclass(slots=True)
 class Package:
-    """A top-level module with everything in it."""
+    """A top-level module with all modules in it."""
 
     name: str
     modules: list[Module] = field(default_factory=list)
@@ -49,22 +50,33 @@ class Package:
 
 @dataclass(slots=True)
 class Sources:
-    """The user's own code behind some names: what is named, and what that imports in turn."""
+    """The user's own modules among some names, and those that they import in turn."""
 
     #: By top-level name.
     packages: dict[str, Package] = field(default_factory=dict)
-    #: By dotted name of the module.
+    #: Source by dotted name of the module.
     files: dict[str, bytes] = field(default_factory=dict)
-    #: Top-level names of what they import that is not the user's own.
+    #: Top-level names of the imported modules that are not the user's own.
     installed: set[str] = field(default_factory=set)
 
 
-#: (modification time, size, source, top-level names that it imports) by path.
-_sources: dict[str, tuple[int, int, bytes, tuple[str, ...]]] = {}
+class _ReadFile(NamedTuple):
+    """A source file as it was read last."""
+
+    mtime_ns: int
+    size: int
+    source: bytes
+    #: Top-level names that it imports.
+    imports: tuple[str, ...]
+
+
+#: Files that were read, by path, so that a further run reads and parses only files that have changed.
+_read_files: dict[str, _ReadFile] = {}
 
 
 @cache
 def _installed_roots() -> tuple[str, ...]:
+    """Return the folders of the standard library and of site-packages, each with a separator at its end."""
     paths = sysconfig.get_paths()
     roots = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
     roots.update(site.getsitepackages())
@@ -81,7 +93,7 @@ def _is_own_path(path: str) -> bool:
 
 
 def spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
-    """Where a top-level module is found, without importing it."""
+    """Return the spec of a top-level module without importing it; None if it is not found."""
     loaded = sys.modules.get(top)
     spec: importlib.machinery.ModuleSpec | None = getattr(loaded, "__spec__", None)
     if spec is not None:
@@ -93,9 +105,9 @@ def spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def find_package(name: str) -> Package | None:
-    """The user's own top-level package or module that `name` belongs to; None where it is not the user's own."""
+    """Return the user's own top-level package or module that `name` belongs to; None if it is not the user's own."""
     top = name.partition(".")[0]
-    if top in _OURS or top in sys.stdlib_module_names:
+    if top in _NEVER_OWN or top in sys.stdlib_module_names:
         return None
     spec = spec_of(top)
     if spec is None:
@@ -113,7 +125,13 @@ def find_package(name: str) -> Package | None:
 
 
 def _collect(package: Package, name: str, folder: Path) -> None:
-    """Add everything importable below a folder."""
+    """Add all modules below a folder to a package.
+
+    Args:
+        package: Gets the modules.
+        name: Dotted name of the folder.
+        folder: The folder.
+    """
     init = folder / "__init__.py"
     children = sorted(folder.iterdir())
     before = len(package.modules)
@@ -134,17 +152,17 @@ def _collect(package: Package, name: str, folder: Path) -> None:
         package.namespaces.setdefault(name, []).append(str(folder))
 
 
-#: Where statements hold others.
+#: Attributes of statements that hold other statements.
 _BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 def imports_of(source: bytes) -> Iterator[str]:
-    """Top-level names of the modules that a source imports absolutely, wherever in it."""
+    """Yield the top-level names of the modules that a source imports absolutely, anywhere in it."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return  # it would not import either; whoever imports it will be told
-    # Statements only: expressions are most of a tree, and the caller's event loop waits.
+        return  # importing the module raises the same error, with its place
+    # Only statements are visited: expressions are most of a tree, and the caller's event loop waits for this.
     bodies: list[list[ast.AST]] = [list(tree.body)]
     while bodies:
         for node in bodies.pop():
@@ -163,7 +181,7 @@ def own_sources(names: Iterable[str], script: str | None = None) -> Sources:
 
     Args:
         names: Dotted names of modules.
-        script: The file of ``__main__``, where that is one of them.
+        script: The file of ``__main__``, if that is one of them.
     """
     found = Sources()
     queue = [name.partition(".")[0] for name in names]
@@ -186,11 +204,12 @@ def own_sources(names: Iterable[str], script: str | None = None) -> Sources:
 
 
 def _read(path: str) -> tuple[bytes, tuple[str, ...]]:
+    """Return a file's source, and the top-level names that it imports."""
     status = os.stat(path)
-    known = _sources.get(path)
-    if known is None or known[:2] != (status.st_mtime_ns, status.st_size):
+    known = _read_files.get(path)
+    if known is None or (known.mtime_ns, known.size) != (status.st_mtime_ns, status.st_size):
         with open(path, "rb") as stream:
             source = stream.read()
-        known = status.st_mtime_ns, status.st_size, source, tuple(dict.fromkeys(imports_of(source)))
-        _sources[path] = known
-    return known[2], known[3]
+        imports = tuple(dict.fromkeys(imports_of(source)))
+        known = _read_files[path] = _ReadFile(status.st_mtime_ns, status.st_size, source, imports)
+    return known.source, known.imports

@@ -1,4 +1,4 @@
-"""Which modules are the user's own."""
+"""The rules by which a module is the user's own, and the bundle of such modules."""
 
 from __future__ import annotations
 
