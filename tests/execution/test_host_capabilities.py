@@ -155,7 +155,7 @@ async def test_a_tracker_that_hangs_later_is_told_of_and_asked_again(caplog: pyt
     following = asyncio.ensure_future(offering.follow(told.put_nowait))
     async with asyncio.timeout(HANG_S):
         assert (await told.get()).cpu == 3
-    assert "taken to offer what it did: The tracker failed for host 'here': no answer within 0.05 s" in caplog.text
+    assert "keeps its last capabilities: The tracker failed for host 'here': no answer within 0.05 s" in caplog.text
     following.cancel()
     with pytest.raises(asyncio.CancelledError):
         await following
@@ -173,5 +173,5 @@ async def test_without_a_tracker_there_is_nothing_to_follow() -> None:
 
 @pytest.mark.parametrize("found", [{"cpu": "many"}, {"memory": -1}, {"cpu": float("inf")}])
 def test_what_an_agent_finds_and_means_nothing_keeps_its_host_out_by_name(found: dict[str, Any]) -> None:
-    with pytest.raises(BootstrapError, match="agent on host 'far' says of the host what means nothing"):
+    with pytest.raises(BootstrapError, match="agent on host 'far' reported capabilities that cannot be read"):
         read_probe("far", found)

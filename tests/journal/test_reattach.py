@@ -136,7 +136,7 @@ async def test_a_call_that_is_cancelled_while_it_takes_over_an_agent_ends_it(
 
     def cancel_there(site: Site) -> None:
         inner = [line for line in site if not line.startswith(("asyncio/", "asyncssh/"))]
-        if any("HostManager._adopt" in line for line in site) and inner[-1].endswith(where) and not reached:
+        if any("HostManager._take_over" in line for line in site) and inner[-1].endswith(where) and not reached:
             reached.append(site)
             running.cancel()
 

@@ -1,1 +1,1 @@
-"""The hosts of a cluster: reached, joined, watched, lost, reached again."""
+"""The hosts of a cluster: starting their agents, following their capabilities, and coping with their loss."""

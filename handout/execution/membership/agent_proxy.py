@@ -153,7 +153,7 @@ class AgentProxy:
         base = numbering.base(run)
         self.conversation.send(messages.Drop([base | o for o in objects]))
 
-    def disown(self, found: FoundAgent, run: int) -> None:
+    def drop_other_runs(self, found: FoundAgent, run: int) -> None:
         """End the attempts of all other runs on an agent that was taken over, and delete their objects."""
         foreign = [attempt_id for attempt_id in found.attempt_ids if numbering.parts(attempt_id)[0] != run]
         if foreign:

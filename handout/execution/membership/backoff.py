@@ -1,4 +1,4 @@
-"""How often a host was lost, and for how long it is left alone after that. Knows no clock: it is told the time."""
+"""Pauses between tries to start a host's agent, and quarantine after repeated losses. Callers pass the time."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ __all__ = ["MAX_LOSSES", "Backoff"]
 
 #: Losses within ``Timings.unstable_s`` that put a host into quarantine.
 MAX_LOSSES = 3
-#: Pauses double up to so many times the first one.
+#: Pauses and quarantines double up to these multiples of the first one.
 _LONGEST_PAUSE = 128
 _LONGEST_QUARANTINE = 64
 
 
 class Backoff:
-    """One host's record.
+    """One host's losses, and the pause before the next try.
 
-    A host that was lost is started again after a pause that doubles. After `MAX_LOSSES` within
-    ``timings.unstable_s`` it is in quarantine, and so it is after each further loss, for twice as long each time,
-    until it has stayed for ``timings.unstable_s``.
+    Each try doubles the pause. After `MAX_LOSSES` losses within ``timings.unstable_s`` the host is in quarantine. Each
+    further loss leads to a quarantine twice as long, until the host has stayed for ``timings.unstable_s``.
 
     Args:
-        timings: ``restart_s``, ``quarantine_s`` and ``unstable_s`` count.
+        timings: Gives ``restart_s``, ``quarantine_s`` and ``unstable_s``.
     """
 
     def __init__(self, timings: Timings) -> None:
@@ -36,29 +35,29 @@ class Backoff:
 
     @property
     def losses(self) -> int:
-        """Latest losses that count, at most `MAX_LOSSES`."""
+        """Number of losses within the last ``unstable_s``, at most `MAX_LOSSES`."""
         return len(self._losses)
 
     @property
     def quarantined(self) -> bool:
-        """Whether the last loss led to quarantine."""
+        """True if the last loss led to quarantine."""
         return self._quarantines > 0
 
     @property
     def hopeless(self) -> bool:
-        """Whether it was lost so often that nobody is to wait for it."""
+        """True if the quarantine has its greatest length: tasks should not wait for the host."""
         return _doubled(self._quarantines, _LONGEST_QUARANTINE) == _LONGEST_QUARANTINE
 
     def joined(self, now: float) -> None:
-        """It is there."""
+        """Record that the host has joined."""
         self._joined_at = now
 
     def missed(self) -> float:
-        """It could not be reached: seconds to wait before the next try."""
+        """Record that a try failed. Return the seconds to wait before the next one."""
         return self._next_pause()
 
     def lost(self, now: float) -> float:
-        """It was there and is gone: seconds to leave it alone."""
+        """Record that a joined host was lost. Return the seconds to wait before the next try."""
         window_s = self._timings.unstable_s
         if now - self._joined_at > window_s:
             self._tries = self._quarantines = 0
@@ -76,5 +75,5 @@ class Backoff:
 
 
 def _doubled(times: int, most: int) -> float:
-    """1 the first time, and twice as much each further time."""
+    """Return 1 for the first time, twice as much for each further time, and at most ``most``."""
     return min(2.0 ** min(times - 1, 60), most)

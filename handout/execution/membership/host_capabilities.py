@@ -1,4 +1,4 @@
-"""What one host offers while it is here: what its agent found, what the inventory says, what a tracker says of it."""
+"""A joined host's capabilities: found by its agent, declared in the inventory, and updated by a tracker."""
 
 from __future__ import annotations
 
@@ -22,62 +22,66 @@ logger = logging.getLogger("handout")
 
 
 def read_probe(host: str, found: dict[str, Any]) -> Capabilities:
-    """What a host's agent has found there.
+    """Return the capabilities that a host's agent found.
+
+    Args:
+        host: The host's name.
+        found: The capabilities by name, as the agent sent them.
 
     Raises:
-        BootstrapError: It means nothing.
+        BootstrapError: A capability cannot be read.
     """
     try:
         probed = as_probed(found)
         compile_capabilities(probed)
     except (GraphError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise BootstrapError(
-            f"The agent on host {host!r} says of the host what means nothing: {str(error)[:300]}.",
-            remedy="Please report it, with what the host is.",
+            f"The agent on host {host!r} reported capabilities that cannot be read: {str(error)[:300]}.",
+            remedy="Please report this, with the host's operating system and Python version.",
             host=host,
         ) from error
     return probed
 
 
 class HostCapabilities:
-    """What a host offers, from when its agent is connected until it is lost.
+    """A host's capabilities, from its agent's connection until the host is lost.
 
     Args:
         host: The inventory's entry.
-        probed: What its agent found out.
-        peer: How a tracker's programs get there.
-        tracker: Asked when the host joins and then every ``interval_s``, or None.
-        interval_s: See there.
+        probed: The capabilities that its agent found.
+        agent: Runs a tracker's programs on the host.
+        tracker: Called when the host joins and then every ``interval_s`` seconds; None for a host without a tracker.
+        interval_s: Seconds between two calls of the tracker.
     """
 
     def __init__(
-        self, host: Host, probed: Capabilities, peer: AgentProxy, tracker: Tracker | None, interval_s: float
+        self, host: Host, probed: Capabilities, agent: AgentProxy, tracker: Tracker | None, interval_s: float
     ) -> None:
         self._host = host
         self._tracker = tracker
         self._interval_s = interval_s
-        self._live = _Live(host, probed, peer)
-        #: What the tracker has for each answer.
+        self._live = _JoinedHost(host, probed, agent)
+        #: Seconds that each call of the tracker may take.
         self._limit_s: float | None = None
-        #: What was told last.
+        #: The capabilities that were passed to the core last.
         self._now: Capabilities | None = None
 
     async def first(self, link: AgentLink, limit_s: float) -> Capabilities:
-        """What it offers as it joins.
+        """Return the capabilities with which the host joins.
 
         Args:
-            link: Served meanwhile, the tracker may use it.
-            limit_s: Seconds that the tracker has for its answer, and for each later one.
+            link: The link to the agent. It is served in the meantime, because the tracker may run programs over it.
+            limit_s: Seconds that each call of the tracker may take.
 
         Raises:
-            HandoutError: The tracker failed, or says what means nothing.
+            HandoutError: The tracker failed, or returned capabilities that cannot be read.
         """
         tracked = None
         self._limit_s = limit_s
         if self._tracker is not None:
             serving = asyncio.ensure_future(_serve_quietly(link))
             try:
-                tracked = await self._ask(self._tracker)
+                tracked = await self._call_tracker(self._tracker)
             finally:
                 serving.cancel()
                 await asyncio.wait({serving})
@@ -85,26 +89,30 @@ class HostCapabilities:
         return self._now
 
     async def follow(self, changed: Callable[[Capabilities], None]) -> None:
-        """Ask the tracker again and again, for as long as this is not cancelled; without one, return."""
+        """Call the tracker regularly until this is cancelled. Return at once if the host has no tracker.
+
+        Args:
+            changed: Called with the new capabilities when they differ from the last ones.
+        """
         if self._tracker is None:
             return
         while True:
             await anyio.sleep(self._interval_s)
             try:
-                tracked = await self._ask(self._tracker)
+                tracked = await self._call_tracker(self._tracker)
             except HandoutError as error:
-                logger.warning("Host %s is taken to offer what it did: %s", self._host.name, error)
+                logger.warning("Host %s keeps its last capabilities: %s", self._host.name, error)
                 continue
             offered = effective(self._live.probed, self._host.capabilities, tracked)
             if offered != self._now:
                 self._now = offered
                 changed(offered)
 
-    async def _ask(self, tracker: Tracker) -> Capabilities:
-        """One answer of the user's code, which may raise anything.
+    async def _call_tracker(self, tracker: Tracker) -> Capabilities:
+        """Call the tracker once. It is user code, which may raise any exception.
 
         Raises:
-            HandoutError: It failed, took too long, or means nothing.
+            HandoutError: The tracker failed, took too long, or returned capabilities that cannot be read.
         """
         limit = asyncio.timeout(self._limit_s)
         try:
@@ -113,7 +121,7 @@ class HostCapabilities:
         except (Exception, asyncio.CancelledError, BaseExceptionGroup, GeneratorExit) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # it is this side that asks no more
+                raise  # Handout cancelled this call, and not the tracker itself
             if isinstance(error, HandoutError) and has_text(error):
                 raise
             name = self._host.name
@@ -128,20 +136,20 @@ class HostCapabilities:
 
 
 async def _serve_quietly(link: AgentLink) -> None:
-    """Serve a link whose loss somebody else will notice."""
+    """Serve a link, and ignore its loss, which the host manager notices."""
     try:
         await link.run()
     except (HostLostError, WireError):
         return
 
 
-class _Live:
-    """A joined host, as a tracker sees it."""
+class _JoinedHost:
+    """A joined host, as a tracker gets it."""
 
-    def __init__(self, host: Host, probed: Capabilities, peer: AgentProxy) -> None:
+    def __init__(self, host: Host, probed: Capabilities, agent: AgentProxy) -> None:
         self._host = host
         self._probed = probed
-        self._peer = peer
+        self._agent = agent
 
     @property
     def name(self) -> str:
@@ -156,25 +164,28 @@ class _Live:
         return self._probed
 
     async def run(self, *argv: str, timeout_s: float = 10.0) -> str:
-        """See :class:`~handout.resources.tracker.LiveHost`."""
+        """See `handout.resources.tracker.LiveHost`."""
         answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
 
         def deliver(status: int, output: bytes) -> None:
             if not answer.done():
                 answer.set_result((status, output))
 
-        number = self._peer.run_program(argv, timeout_s, deliver)
+        number = self._agent.run_program(argv, timeout_s, deliver)
         try:
             async with asyncio.timeout(timeout_s + 5.0):
                 status, output = await answer
         except TimeoutError:
-            raise HostError(f"{argv[0]!r} on host {self.name!r} did not answer.", host=self.name) from None
+            raise HostError(
+                f"Host {self.name!r} did not report the end of program {argv[0]!r} within {timeout_s + 5.0:g} s.",
+                host=self.name,
+            ) from None
         finally:
-            self._peer.programs.pop(number, None)
+            self._agent.programs.pop(number, None)
         text = output.decode("utf-8", "replace")
         if status != 0:
             raise HostError(
-                f"{' '.join(argv)!r} on host {self.name!r} ended with status {status}: {text[-300:].strip()}",
+                f"Program {' '.join(argv)!r} on host {self.name!r} ended with status {status}: {text[-300:].strip()}",
                 host=self.name,
             )
         return text

@@ -1,4 +1,4 @@
-"""One host's life in a cluster: reached, joined, watched, lost, reached again."""
+"""Manages one host of a cluster: starts its agent, joins, serves the link, and starts the agent again after a loss."""
 
 from __future__ import annotations
 
@@ -38,29 +38,31 @@ __all__ = ["HostManager"]
 
 logger = logging.getLogger("handout")
 
-#: An agent that was there before is waited for so long; then another one is started.
-_ADOPTION_LIMIT_S = 10.0
-#: A tracker's first answer is waited for this many times ``host_timeout_s``: until then the host is of no use.
+#: Seconds to wait for an agent of an earlier controller. After these, a new agent is started.
+_TAKEOVER_LIMIT_S = 10.0
+#: Multiple of ``host_timeout_s`` that a tracker's first answer may take. The host gets no tasks before it.
 _TRACKER_LIMIT = 2
-#: What no pause mends.
+#: Errors that another try does not mend.
 _FINAL = (AuthenticationError, HostKeyError, InventoryError)
-#: What one may mend even where the host has never joined: it was not reached, or its agent was there and is gone.
+#: Errors that another try may mend although the host has never joined: it was not reached, or its agent is gone.
 _PASSING = (HostUnreachableError, HostLostError)
 
 
 class HostManager:
-    """Keeps one host in a cluster.
+    """Manages one host of a cluster.
 
     Args:
         host: The inventory's entry.
-        driver: What is told when it joins or leaves.
+        driver: Passes the host's events to the core.
         launcher: Makes the launcher that starts the agent and connects to it.
-        timings: What silence means.
-        tracker: Asked what it offers, when it joins and then every ``interval_s``, or None.
-        interval_s: See there.
-        settled: Called with None whenever the host has joined, and with why whenever it is given up.
-        known: An agent that an earlier controller started there, or None.
-        adopted: Called once with what that agent has, or None where it could not be had.
+        timings: The times after which silence counts as a loss.
+        tracker: Returns the host's capabilities when it joins and then every ``interval_s`` seconds; None for a host
+            without a tracker.
+        interval_s: Seconds between two calls of the tracker.
+        settled: Called with the host's name and None each time that the host has joined, and with its name and the
+            error each time that the host cannot be used.
+        known: An agent of the host that an earlier controller started, or None.
+        taken_over: Called once with what that agent has, or with None if it could not be taken over.
     """
 
     def __init__(
@@ -73,15 +75,15 @@ class HostManager:
         interval_s: float,
         settled: Callable[[str, HandoutError | None], None],
         known: KnownAgent | None = None,
-        adopted: Callable[[str, FoundAgent | None], None] = lambda name, found: None,
+        taken_over: Callable[[str, FoundAgent | None], None] = lambda name, found: None,
     ) -> None:
         self.host = host
         self._known = known
-        self._adopted = adopted
-        #: Holds back what an adopted agent says, until `release`.
-        self._adoption: Takeover | None = None
+        self._taken_over = taken_over
+        #: Holds the messages of an agent that was taken over, until `release`.
+        self._takeover: Takeover | None = None
         self._driver = driver
-        self._hearing = InboundMessages(driver)
+        self._inbound = InboundMessages(driver)
         self._launcher = launcher
         self._timings = timings
         self._tracker = tracker
@@ -89,31 +91,30 @@ class HostManager:
         self._settled = settled
         self._epoch = 0
         self._link: AgentLink | None = None
-        self._peer: AgentProxy | None = None
-        self._offering: HostCapabilities | None = None
-        self._stability = Backoff(timings)
+        self._agent: AgentProxy | None = None
+        self._capabilities: HostCapabilities | None = None
+        self._backoff = Backoff(timings)
         self._scope = anyio.CancelScope()
         self._begun = False
         self._ended = asyncio.Event()
         self._stopping = False
 
     async def run(self) -> None:
-        """Keep the host until it cannot be had any more, is let go, or the cluster closes.
+        """Manage the host until an error is final, the host is removed, or the cluster closes.
 
-        A host that was lost may be waited for by tasks that only it can run: after ``host_timeout_s`` twice, and its
-        quarantine before that, they are told that it will not come. It is tried on with growing pauses, and used again
-        when it is back.
+        Tasks that only a lost host can run wait for it. They stop waiting after twice ``host_timeout_s``, with any
+        quarantine before. The host manager tries on with growing pauses, and the host is used again when it is back.
         """
         self._begun = True
         try:
             with self._scope:
-                await self._keep()
+                await self._restart_until_stopped()
         finally:
             self._ended.set()
 
-    async def _keep(self) -> None:
+    async def _restart_until_stopped(self) -> None:
         give_up_at = math.inf
-        #: Whether anybody has been told how the first try went.
+        #: True once the result of the first try was reported.
         told = False
         while not self._stopping:
             error = await self._try(give_up_at)
@@ -121,14 +122,14 @@ class HostManager:
                 told = True
                 pause_s = await self._use()
                 give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
-                if self._stability.quarantined:
-                    # Quarantine has an end: it is waited for, unless the host never stays.
+                if self._backoff.quarantined:
+                    # Tasks wait for the end of a quarantine, unless the host was lost too often.
                     error = self._quarantine(pause_s)
-                    give_up_at = self._driver.now if self._stability.hopeless else give_up_at + pause_s
+                    give_up_at = self._driver.now if self._backoff.hopeless else give_up_at + pause_s
             elif self._stopping:
-                return  # nobody asks any more why it did not come
+                return  # the reason for the failure is that the host is being removed
             else:
-                # What no pause mends ends it; so does a first start that the host itself refused.
+                # An error of the first start is final too if the host itself refused it.
                 final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, _PASSING))
                 if not told and isinstance(error, HostLostError):
                     give_up_at, told = self._driver.now + 2 * self._timings.host_timeout_s, True
@@ -137,23 +138,23 @@ class HostManager:
                     self._give_up(error)
                 if final:
                     return
-                logger.info("Host %s is not there yet: %s", self.host.name, error)
-                pause_s = self._stability.missed()
+                logger.info("Host %s could not be started and is tried again: %s", self.host.name, error)
+                pause_s = self._backoff.missed()
             give_up_at = await self._pause(pause_s, give_up_at, error)
 
     async def _use(self) -> float:
-        """Have the host used until it is lost; answers how long it is to be left alone then."""
+        """Let tasks use the host until it is lost. Return the seconds to wait before the next try."""
         self._settled(self.host.name, None)
-        self._stability.joined(self._driver.now)
+        self._backoff.joined(self._driver.now)
         await self._stay()
-        self._adoption = None  # what an agent said that is gone now is about nothing
-        return self._stability.lost(self._driver.now)
+        self._takeover = None  # held messages of an agent that is gone have no use
+        return self._backoff.lost(self._driver.now)
 
     async def _pause(self, pause_s: float, give_up_at: float, error: HandoutError | None) -> float:
-        """Wait before the next try; answers when those who wait for the host are to be told that it will not come."""
+        """Wait before the next try. Return the time at which tasks stop waiting for the host."""
         patience_s = give_up_at - self._driver.now
         if pause_s >= patience_s:
-            # It will not be back in time.
+            # The next try comes after the time at which tasks stop waiting.
             await anyio.sleep(max(0.0, patience_s))
             self._give_up(error or self._too_late())
             give_up_at = math.inf
@@ -162,7 +163,7 @@ class HostManager:
         return give_up_at
 
     async def _try(self, give_up_at: float) -> HandoutError | None:
-        """Start the host once; answers why it cannot be had."""
+        """Try once to start the agent and to join. Return the error, or None."""
         try:
             with anyio.fail_after(give_up_at - self._driver.now if give_up_at < math.inf else None):
                 await self._join()
@@ -173,18 +174,19 @@ class HostManager:
         return None
 
     def _give_up(self, error: HandoutError) -> None:
-        """Let everybody know that the host is not to be waited for; it is used all the same when it comes."""
+        """Report that tasks should not wait for the host. It is used all the same when it joins later."""
         logger.warning("Host %s cannot be used: %s", self.host.name, error)
         self._driver.unavailable(self.host.name, error)
         self._settled(self.host.name, error)
 
     def _quarantine(self, pause_s: float) -> HostUnstableError:
-        """Let everybody know that the host is left alone for a while."""
-        losses, window_s = self._stability.losses, self._timings.unstable_s
+        """Report that the host is in quarantine, and return the error that says so."""
+        losses, window_s = self._backoff.losses, self._timings.unstable_s
         error = HostUnstableError(
             f"Host {self.host.name!r} is in quarantine for {pause_s:g} s: lost again, "
             f"{losses} time{'s' if losses > 1 else ''} within {window_s:g} s.",
-            remedy="See why its agent or its line fails; it is used again after that, and left alone longer each time.",
+            remedy="See why its agent or its connection fails. It is used again after the quarantine, and each further "
+            "quarantine is longer.",
             host=self.host.name,
             losses=losses,
             pause_s=pause_s,
@@ -196,63 +198,69 @@ class HostManager:
 
     def _too_late(self) -> HostError:
         return HostUnreachableError(
-            f"Host {self.host.name!r} was lost and is not back after {2 * self._timings.host_timeout_s:g} s.",
-            remedy="It is used again when it comes back.",
+            f"Host {self.host.name!r} was lost and has not joined again after {2 * self._timings.host_timeout_s:g} s.",
+            remedy="Start the host or its connection again; it is used as soon as it joins.",
             host=self.host.name,
         )
 
     async def stop(self, within_s: float = STOP_TIMEOUT_S) -> None:
-        """End the agent, if there is one, in that many seconds; another one is not started."""
+        """End the agent, if it runs, within so many seconds, and start no other one."""
         self._stopping = True
         link, self._link = self._link, None
         if link is not None:
             await link.stop(within_s)
 
     async def leave(self, reason: str) -> None:
-        """End the agent, and keep the host no more. Bounded in time."""
+        """End the agent, and stop managing the host. Takes a bounded time.
+
+        Args:
+            reason: Why the host leaves, for its event.
+        """
         await self.stop()
         self._scope.cancel()
         if self._begun:
             await self._ended.wait()
-        if self._peer is not None and self._driver.agents.get(self.host.name) is self._peer:
-            self._driver.leave(self._peer, reason)
+        if self._agent is not None and self._driver.agents.get(self.host.name) is self._agent:
+            self._driver.leave(self._agent, reason)
         else:
             self._driver.post(ev.HostLost(self.host.name, reason))
 
     async def _join(self) -> None:
-        """Start an agent or go on with one, connect, and tell the core what the host offers."""
-        found = await self._adopt()
+        """Take an agent over or start one, connect, and tell the core the host's capabilities."""
+        found = await self._take_over()
         self._check_wanted()
         link = self._link or await self._new_link()
         try:
             started = link.started if found is not None else await link.open()
             assert started is not None
             probed = read_probe(self.host.name, started.probed)
-            peer = self._peer = (self._peer if found is not None else None) or self._new_peer(link)
-            offering = self._offering = HostCapabilities(self.host, probed, peer, self._tracker, self._interval_s)
-            offered = await offering.first(link, _TRACKER_LIMIT * self._timings.host_timeout_s)
+            agent = self._agent = (self._agent if found is not None else None) or self._new_agent(link)
+            capabilities = self._capabilities = HostCapabilities(
+                self.host, probed, agent, self._tracker, self._interval_s
+            )
+            offered = await capabilities.first(link, _TRACKER_LIMIT * self._timings.host_timeout_s)
             self._check_wanted()
         except BaseException:
             self._link = None
             with anyio.CancelScope(shield=True):
                 await link.stop()
             if found is not None:
-                self._adopted(self.host.name, None)
+                self._taken_over(self.host.name, None)
             raise
         offer = compile_capabilities(offered)
-        self._send_limits(peer, offered)
+        self._send_limits(agent, offered)
         self._epoch += 1
         version = ".".join(map(str, started.python))
         rtt_s, price = link.conversation.rtt_s, self.host.price_per_hour
-        self._driver.join(peer, ev.HostConnected(self.host.name, offer, version, rtt_s, self._epoch, price))
+        self._driver.join(agent, ev.HostConnected(self.host.name, offer, version, rtt_s, self._epoch, price))
         if found is not None:
-            self._adopted(self.host.name, found)
+            self._taken_over(self.host.name, found)
 
     def _check_wanted(self) -> None:
-        """Ask after every wait of a start: meanwhile the host may have been let go, and its link be ending.
+        """Check, after each wait of a start, that the host was not removed in the meantime.
 
         Raises:
-            HostError: It has been.
+            HostError: The host was removed.
         """
         if self._stopping:
             raise release_error(self.host.name)
@@ -260,95 +268,99 @@ class HostManager:
     async def _new_link(self) -> AgentLink:
         launcher = await self._launcher()
         self._check_wanted()
-        link = AgentLink(self.host.name, self.host.python, launcher, self._timings, self._heard, self._suspect)
+        link = AgentLink(self.host.name, self.host.python, launcher, self._timings, self._on_frames, self._suspect)
         self._link = link
         return link
 
-    def _new_peer(self, link: AgentLink) -> AgentProxy:
+    def _new_agent(self, link: AgentLink) -> AgentProxy:
         return AgentProxy(self.host.name, link, trusted=self.host.trust == "full")
 
-    async def _adopt(self) -> FoundAgent | None:
-        """Go on with the agent of an earlier controller; None where there is none to be had."""
+    async def _take_over(self) -> FoundAgent | None:
+        """Take over the agent of an earlier controller. Return None if there is none, or it cannot be reached."""
         known, self._known = self._known, None
         if known is None:
             return None
         link, found = None, None
-        adoption = self._adoption = Takeover()
+        takeover = self._takeover = Takeover()
         try:
             link = await self._new_link()
-            peer = self._peer = self._new_peer(link)
-            async with asyncio.timeout(_ADOPTION_LIMIT_S):
-                await link.take_over(known.started, known.token, _ADOPTION_LIMIT_S)
-                answer = await adoption.found
+            agent = self._agent = self._new_agent(link)
+            async with asyncio.timeout(_TAKEOVER_LIMIT_S):
+                await link.take_over(known.started, known.token, _TAKEOVER_LIMIT_S)
+                answer = await takeover.found
                 self._check_wanted()
-                found, peer.shift = answer
+                found, agent.shift = answer
         except (HandoutError, TimeoutError) as error:
-            logger.info("The agent that was on %s is not there any more: %s", self.host.name, error)
+            logger.info("The agent of an earlier controller on host %s cannot be taken over: %s", self.host.name, error)
         finally:
             if found is None:
-                self._link = self._peer = self._adoption = None
+                self._link = self._agent = self._takeover = None
                 if link is not None:
                     with anyio.CancelScope(shield=True):
                         await link.abandon()
-                self._adopted(self.host.name, None)
+                self._taken_over(self.host.name, None)
         return found
 
     def release(self, run: int) -> None:
-        """The run is there that an adopted agent's messages are about; whatever else it has is of no use."""
-        adoption, self._adoption = self._adoption, None
-        if adoption is None or self._peer is None or not adoption.found.done():
+        """Deliver the held messages of an agent that was taken over, and drop what it has of other runs.
+
+        Args:
+            run: Number of the run that the messages are about. It has begun.
+        """
+        takeover, self._takeover = self._takeover, None
+        if takeover is None or self._agent is None or not takeover.found.done():
             return
-        found, _ = adoption.found.result()
-        self._peer.disown(found, run)
+        found, _ = takeover.found.result()
+        self._agent.drop_other_runs(found, run)
         try:
-            self._heard(adoption.release())
+            self._on_frames(takeover.release())
         except ProtocolError as error:
-            self._peer.conversation.give_up(str(error))
+            self._agent.conversation.give_up(str(error))
 
     async def _stay(self) -> None:
-        """Serve the host's link until it is lost."""
+        """Serve the host's link until it is lost, then tell the core."""
         reason, gone = "its link ended", False
-        link, peer, offering = self._link, self._peer, self._offering
+        link, agent, capabilities = self._link, self._agent, self._capabilities
         assert link is not None
-        assert peer is not None
-        assert offering is not None
+        assert agent is not None
+        assert capabilities is not None
 
         def changed(offered: Capabilities) -> None:
-            self._send_limits(peer, offered)
+            self._send_limits(agent, offered)
             self._driver.post(ev.CapabilitiesChanged(self.host.name, compile_capabilities(offered)))
 
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(offering.follow, changed)
+                group.start_soon(capabilities.follow, changed)
                 try:
                     await link.run()
-                    await anyio.sleep_forever()  # it is being stopped; so, in a moment, is this
+                    await anyio.sleep_forever()  # `stop` has ended the link, and this is cancelled next
                 finally:
                     group.cancel_scope.cancel()
         except* (HostLostError, WireError) as errors:
             reason = str(errors.exceptions[0])
             gone = getattr(errors.exceptions[0], "gone", False)
         finally:
-            # Also where the cluster closes: the link may have been made again after it was stopped.
+            # Also when the cluster closes, because the link may have connected again after it was stopped.
             with anyio.CancelScope(shield=True):
                 await link.abandon()
         logger.warning("Host %s left: %s", self.host.name, reason)
         self._link = None
         if not gone:
-            # Its own supervisor ends what runs there when its lease is over: only then is it run elsewhere.
+            # Its tasks may run elsewhere only after the host's supervisor has ended them, when the lease is over.
             await anyio.sleep(self._timings.grace_s)
-        self._driver.leave(peer, reason)
+        self._driver.leave(agent, reason)
         self._driver.post(ev.HostExpected(self.host.name, self.host.price_per_hour))
 
-    def _send_limits(self, peer: AgentProxy, offered: Capabilities) -> None:
+    def _send_limits(self, agent: AgentProxy, offered: Capabilities) -> None:
         offer = compile_capabilities(offered)
-        peer.limits(dict(offer.amounts), offer.devices)
+        agent.limits(dict(offer.amounts), offer.devices)
 
-    def _heard(self, frames: Any) -> None:
-        if self._adoption is not None:
-            frames = self._adoption.hear(frames)
-        if self._peer is not None and frames:
-            self._hearing.heard(self._peer, frames)
+    def _on_frames(self, frames: Any) -> None:
+        if self._takeover is not None:
+            frames = self._takeover.receive(frames)
+        if self._agent is not None and frames:
+            self._inbound.heard(self._agent, frames)
 
     def _suspect(self, silent: bool) -> None:
         name = self.host.name

@@ -1,4 +1,4 @@
-"""The hosts of an open cluster: each kept by a keeper, added and let go while work goes on."""
+"""The hosts of an open cluster, each with its host manager: added and removed while tasks run."""
 
 from __future__ import annotations
 
@@ -19,78 +19,82 @@ __all__ = ["Members"]
 
 
 class Members:
-    """Who belongs to a cluster.
+    """The hosts of a cluster.
 
     Args:
-        driver: What is told who comes and goes.
-        group: Where the keepers run.
-        make: Makes a keeper for a host, which calls the function given with None when the host has joined, and with
-            why when it is given up.
-        settled: Called like that function, for every host.
-        left: Called with the name of each host that has been let go.
+        driver: Passes events about hosts to the core.
+        group: The task group that the host managers run in.
+        make_manager: Makes the manager of a host. The manager calls the given function with the host's name and None
+            when the host has joined, and with its name and the error when the host cannot be used.
+        settled: Called in the same way, for every host.
+        left: Called with the name of each host that was removed.
     """
 
     def __init__(
         self,
         driver: Driver,
         group: TaskGroup,
-        make: Callable[[Host, Callable[[str, HandoutError | None], None]], HostManager],
+        make_manager: Callable[[Host, Callable[[str, HandoutError | None], None]], HostManager],
         settled: Callable[[str, HandoutError | None], None],
         left: Callable[[str], None],
     ) -> None:
         self._driver = driver
         self._group = group
-        self._make = make
+        self._make_manager = make_manager
         self._settled = settled
         self._left = left
-        self._keepers: dict[str, HostManager] = {}
-        #: Hosts that are being added: done when the first try to reach each has come to an end.
+        self._managers: dict[str, HostManager] = {}
+        #: Hosts that are being added. Each future is done when the first try to start the host has ended.
         self._arriving: dict[str, asyncio.Future[None]] = {}
-        #: Hosts that are being drained: done when each has gone.
+        #: Hosts that are being drained. Each future is done when the host was removed.
         self._leaving: dict[str, asyncio.Future[None]] = {}
 
     def keep(self, host: Host) -> None:
-        """Reach a host, and keep it from then on."""
+        """Add a host without waiting for it, and restart it when it is lost."""
         self._driver.post(ev.HostExpected(host.name, host.price_per_hour))
-        keeper = self._keepers[host.name] = self._make(host, self._on_settled)
-        self._group.start_soon(keeper.run)
+        manager = self._managers[host.name] = self._make_manager(host, self._on_settled)
+        self._group.start_soon(manager.run)
 
     def release(self, run: int) -> None:
-        """The run is there that adopted agents' messages are about."""
-        for keeper in self._keepers.values():
-            keeper.release(run)
+        """Deliver the held messages of agents that were taken over; see `HostManager.release`."""
+        for manager in self._managers.values():
+            manager.release(run)
 
     async def add(self, host: Host) -> None:
-        """Reach a host and wait until it is usable; where it is not, or this is cancelled, it is not kept.
+        """Add a host and wait until it can be used. Remove it again if it cannot, or if the caller is cancelled.
 
         Raises:
-            HostError: Why it cannot be used.
+            HostError: The host cannot be used.
         """
         arrived = self._arriving[host.name] = asyncio.get_running_loop().create_future()
         self.keep(host)
         try:
             await arrived
         except BaseException:
-            await uninterrupted(self._let_go(host.name, "it was not added"))
+            await uninterrupted(self._remove(host.name, "it was not added"))
             raise
         finally:
             del self._arriving[host.name]
 
     async def drain(self, name: str) -> None:
-        """Empty a host and let it go. Cancelled, that goes on without the caller.
+        """Give a host no more tasks, wait for its last one, and remove it. If the caller is cancelled, that goes on.
 
         Raises:
-            InventoryError: There is no such host.
-            PlacementError: A task could run nowhere without it.
+            InventoryError: The cluster has no such host, or the host is still being added.
+            PlacementError: A task could run on no other host.
         """
         if name in self._arriving:
-            raise InventoryError(f"host {name!r} is being added.", remedy="Cancel that instead.", host=name)
-        if name not in self._keepers:
-            nearest = nearest_name(name, self._keepers)
-            known = ", ".join(map(repr, self._keepers)) or "none"
             raise InventoryError(
-                f"there is no host {name!r} in this cluster.",
-                remedy=f"Did you mean {nearest!r}?" if nearest else f"Hosts that are: {known}.",
+                f"Host {name!r} cannot be drained, because it is still being added.",
+                remedy="Cancel the call of add() instead.",
+                host=name,
+            )
+        if name not in self._managers:
+            nearest = nearest_name(name, self._managers)
+            known = ", ".join(map(repr, self._managers)) or "none"
+            raise InventoryError(
+                f"Host {name!r} cannot be drained, because this cluster has no host of that name.",
+                remedy=f"Did you mean {nearest!r}?" if nearest else f"Its hosts: {known}.",
                 host=name,
             )
         gone = self._leaving.get(name)
@@ -102,7 +106,7 @@ class Members:
     async def _empty(self, name: str, gone: asyncio.Future[None]) -> None:
         try:
             await self._driver.drain(name)
-            await uninterrupted(self._let_go(name, "it was drained"))
+            await uninterrupted(self._remove(name, "it was drained"))
             gone.set_result(None)
         except HandoutError as error:
             gone.set_exception(error)
@@ -110,21 +114,21 @@ class Members:
             del self._leaving[name]
             if not gone.done():
                 gone.set_exception(_closed(name))
-            gone.exception()  # looked at: whoever asked may have been cancelled
+            gone.exception()  # marks it as retrieved, because the caller of `drain` may have been cancelled
 
-    async def _let_go(self, name: str, reason: str) -> None:
-        await self._keepers[name].leave(reason)
-        del self._keepers[name]
+    async def _remove(self, name: str, reason: str) -> None:
+        await self._managers[name].leave(reason)
+        del self._managers[name]
         self._left(name)
 
     async def close(self, within_s: float) -> None:
-        """End all agents, in that many seconds."""
+        """End all agents within so many seconds."""
         async with anyio.create_task_group() as stopping:
-            for keeper in list(self._keepers.values()):
-                stopping.start_soon(keeper.stop, within_s)
+            for manager in list(self._managers.values()):
+                stopping.start_soon(manager.stop, within_s)
 
     def end(self) -> None:
-        """Nothing is kept any more: nobody is to wait for what will not come."""
+        """Fail the calls of `add` that still wait, because the cluster closes."""
         for name, arrived in self._arriving.items():
             if not arrived.done():
                 arrived.set_exception(_closed(name))
@@ -140,4 +144,4 @@ class Members:
 
 
 def _closed(name: str) -> HandoutError:
-    return HandoutError(f"The cluster was closed before host {name!r} had come or gone.")
+    return HandoutError(f"The cluster was closed before host {name!r} was added or drained.")

@@ -19,7 +19,7 @@ class KnownAgent:
 
     host: str
     started: StartedAgent
-    #: Proves that a connection is the controller's.
+    #: The secret that a connection shows to be the controller's.
     token: str
 
 
@@ -37,10 +37,11 @@ class Takeover:
     """Holds back the messages of an agent that was taken over, until the run that they are about has been submitted."""
 
     def __init__(self) -> None:
+        #: What the agent has, and by how much the controller shifts its numbers.
         self.found: asyncio.Future[tuple[FoundAgent, int]] = asyncio.get_running_loop().create_future()
         self._held: list[Message | Piece] = []
 
-    def hear(self, frames: Sequence[Message | Piece]) -> list[Message | Piece]:
+    def receive(self, frames: Sequence[Message | Piece]) -> list[Message | Piece]:
         """Hold frames back; return those that are not about runs. The first message tells what the agent holds.
 
         Raises:
