@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from handout.protocol import codec, messages
 from handout.protocol.frames import Hello, Message, Piece
 from handout.protocol.session import Session
 from handout.transport.bootstrap import Bootstrap, StartedAgent
@@ -114,7 +115,9 @@ class Agent:
             elif isinstance(frame, Message):
                 self.heard.append(frame.fields["m"])
                 if frame.fields["m"] == "objects":
-                    self.objects.update(zip(frame.fields["keys"], frame.fields["sizes"], strict=True))
+                    message = codec.decode(messages.TO_AGENT, frame.fields)[1]
+                    assert isinstance(message, messages.Objects)
+                    self.objects.update(zip(message.keys, message.sizes, strict=True))
                 if frame.fields["m"] == "stop":
                     line.close()
             elif isinstance(frame, Piece):
