@@ -179,6 +179,11 @@ class _Sum:
         self.handed = self.ahead = self.claims = 0
         self.used: dict[str, int] = {}
 
+    def task(self, claim: Claim | None) -> None:
+        self.handed += 1
+        self.ahead += claim is None
+        self.claim(claim)
+
     def claim(self, claim: Claim | None) -> None:
         if claim is not None:
             self.claims += 1
@@ -192,13 +197,10 @@ def _hosts(world: World) -> Iterator[tuple[HostRecord, str]]:
     for run in world.runs.values():
         for t, state in enumerate(run.state):
             if state == _HANDED and (counted := sums.get(run.host[t])) is not None:
-                counted.handed += 1
-                counted.ahead += run.claims[t] is None
-                counted.claim(run.claims[t])
+                counted.task(run.claims[t])
         for other in run.second_attempts.values():
             if other.claim is not None and (counted := sums.get(other.host)) is not None:
-                counted.handed += 1
-                counted.claim(other.claim)
+                counted.task(other.claim)
     for host in world.fleet.by_name.values():
         counted = sums[host.index]
         for left in host.lingering.values():

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, IntEnum
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
-__all__ = ["EFFECTS", "ENDED", "TRANSITIONS", "Effect", "Outcome", "State"]
+__all__ = ["EFFECTS", "ENDED", "TRANSITIONS", "Outcome", "State"]
 
 
 class State(IntEnum):
@@ -94,18 +94,13 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
 ENDED: Final = frozenset({_D, _F, _S, _C})
 
 
-class Effect(NamedTuple):
-    """What a move changes of a run's counts."""
-
-    active: int
-    unended: int
-
-
-def _effect(old: State, new: State) -> Effect | None:
+def _effect(old: State, new: State) -> tuple[int, int] | tuple[()] | None:
     if new not in TRANSITIONS[old]:
         return None
-    return Effect((new is _H) - (old is _H), (old in ENDED) - (new in ENDED))
+    effect = (new is _H) - (old is _H), (old in ENDED) - (new in ENDED)
+    return effect if any(effect) else ()
 
 
-#: ``EFFECTS[old << 3 | new]``: the same table for the hot path; None for a move that is not legal.
-EFFECTS: Final = tuple(_effect(old, new) for old in State for new in State)
+#: ``EFFECTS[old][new]``: the same table for the hot path. None for a move that is not legal, else what the move adds to
+#: the counts of active and of unended tasks; empty if nothing.
+EFFECTS: Final = tuple(tuple(_effect(old, new) for new in State) for old in State)

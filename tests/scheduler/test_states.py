@@ -1,15 +1,15 @@
-"""The transition table is complete, and what the core does is in it."""
+"""The transition table is complete, and a run refuses every move that is not in it."""
 
 from __future__ import annotations
 
-from random import Random
-from typing import Any
-
 import pytest
 
+from handout.errors import InternalError
+from handout.scheduler import events as ev
+from handout.scheduler.handlers import attempt_reports
 from handout.scheduler.state.runs import Run
 from handout.scheduler.states import ENDED, TRANSITIONS, State
-from tests.scheduler.test_walks import Walk
+from tests.scheduler.rig import Scene, graph
 
 
 def test_every_state_is_in_the_table_and_can_be_reached() -> None:
@@ -27,37 +27,45 @@ def test_every_move_says_what_brings_it_about() -> None:
     assert all(why for moves in TRANSITIONS.values() for why in moves.values())
 
 
-class Watched(bytearray):
-    """A state column that notes every move."""
-
-    moves: set[tuple[State, State]]
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        before = State(self[key])
-        if before != value:
-            self.moves.add((before, State(value)))
-        super().__setitem__(key, value)
+def moved(*states: State) -> Run:
+    """A run of one task, ``a``, that was moved to these states."""
+    run = Run(1, graph("a"), {})
+    for state in states:
+        run.move(0, state)
+    return run
 
 
-@pytest.fixture
-def moves(monkeypatch: pytest.MonkeyPatch) -> set[tuple[State, State]]:
-    """All moves of all runs."""
-    seen: set[tuple[State, State]] = set()
-    made = Run.__init__
-
-    def watch(self: Run, *arguments: object) -> None:
-        made(self, *arguments)  # type: ignore[arg-type]
-        self.state = Watched(self.state)
-        self.state.moves = seen
-
-    monkeypatch.setattr(Run, "__init__", watch)
-    return seen
+def test_a_legal_move_keeps_the_counts() -> None:
+    run = moved(State.READY, State.HANDED)
+    assert (run.active, run.unended) == (1, 1)
+    run.move(0, State.DONE)
+    assert (run.active, run.unended) == (0, 0)
+    run.move(0, State.READY)
+    assert (run.active, run.unended) == (0, 1)
 
 
-def test_the_core_makes_no_move_that_is_not_in_the_table(moves: set[tuple[State, State]]) -> None:
-    rng = Random(5)
-    for _ in range(25):
-        Walk(rng.randrange(10**6)).go(300)
-    allowed = {(before, after) for before, afters in TRANSITIONS.items() for after in afters}
-    assert moves <= allowed
-    assert len(moves) > len(allowed) / 2
+@pytest.mark.parametrize("old", State)
+@pytest.mark.parametrize("new", State)
+def test_a_move_that_the_table_does_not_have_raises_with_the_story(old: State, new: State) -> None:
+    run = Run(7, graph("a"), {})
+    run.state[0] = old
+    if new in TRANSITIONS[old]:
+        run.move(0, new)
+        assert run.state[0] == new
+        return
+    with pytest.raises(
+        InternalError, match=f"task 'a' .* of run 7 cannot move from {old.name} to {new.name}"
+    ) as raised:
+        run.move(0, new)
+    assert all(f"{state.name} ({why})" in str(raised.value) for state, why in TRANSITIONS[old].items())
+    assert run.state[0] == old
+
+
+def test_the_error_says_what_the_core_was_handling(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a"))
+    monkeypatch.setattr(attempt_reports, "_is_present", lambda *arguments: True)
+    event = ev.TaskFailed("h1", 1, 0, 1, "raised", False, "it failed")
+    scene.tell(event)
+    with pytest.raises(InternalError, match=r"from FAILED to DONE.* was handling TaskFailed of host 'h1' and run 1"):
+        scene.core.handle([event], 1.0)

@@ -56,7 +56,7 @@ _CAUSES = {
 #: Longest pause before a retry.
 MAX_BACKOFF_S = 60.0
 
-_HANDED = State.HANDED
+_HANDED, _DONE = State.HANDED, State.DONE
 
 
 def tasks_started(world: World, event: TasksStarted) -> None:
@@ -99,7 +99,7 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
         return
     state, attempts, at, claims, reported = run.state, run.attempt, run.host, run.claims, run.reported
     index, inputs, elements, release = host.index, run.spec.inputs, run.objects.elements, host.ledger.release
-    finish, learn, stragglers = run.finish_attempt, run.durations.learn, run.stragglers
+    move, learn, stragglers = run.move, run.durations.learn, run.stragglers
     sparse = bool(run.cancelling or run.shared or run.started or run.recalled or run.second_attempts)
     done: list[int] = []
     count, ahead, backlog_s = 0, 0, 0.0
@@ -112,7 +112,6 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
         if sparse:
             if not _end_finished(world, run, host, t):
                 continue
-            run.move(t, State.DONE)
         else:
             claim = claims[t]
             count += 1
@@ -120,8 +119,9 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
                 ahead += 1
                 backlog_s += run.backlog_s[t]
             else:
+                run.set_claim(t, None)
                 release(claim)
-            finish(t)
+        move(t, _DONE)
         learn(t, event.durations_s[i])
         if stragglers is not None:
             stragglers.learned(t, world.now)

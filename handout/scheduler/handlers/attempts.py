@@ -36,7 +36,7 @@ def hand_over(
     t: int,
     host: HostRecord,
     demand: Demand,
-    claim: Claim | None,
+    share: Claim | float,
     *,
     found: bool = False,
 ) -> None:
@@ -48,16 +48,17 @@ def hand_over(
         t: The task.
         host: The host.
         demand: The variant of the task's cost that it is granted.
-        claim: What it has claimed there. None: it is handed ahead and waits for a claim.
+        share: What it has claimed there. A number means that it is handed ahead and waits for a claim, and says how
+            many seconds it adds to the host's backlog.
         found: The host has it already, since before this core began.
     """
-    index, backlog_s = host.index, 0.0
-    if claim is None:
-        backlog_s = max(0.0, host.backlog_for(run.durations.expected_s[run.spec.fn[t]]))
+    index = host.index
+    claim, backlog_s = (None, share) if isinstance(share, float) else (share, 0.0)
     attempt = run.begin_attempt(t, index, claim, backlog_s, demand.variant)
-    host.add_attempt(claim, backlog_s)
-    if claim is None and not run.missing[t]:
-        host.wait_for_claim(run.number, t, attempt, world.now)
+    if claim is None:
+        host.add_ahead(backlog_s, None if run.missing[t] else (run.number, t, attempt, world.now))
+    else:
+        host.add_running()
     if run.groups:
         group = run.spec.group[t]  # type: ignore[index]  # there are groups, so there is the column
         if group >= 0:
@@ -77,7 +78,10 @@ def hand_over(
 def _may_be_followed(world: World, run: Run, t: int) -> None:
     """Have the core look at the followers of a handed task."""
     host = world.fleet.at(run.host[t])
-    followers = sum(len(run.objects.consumers[o]) for o in run.objects_of(t))
+    consumers = run.objects.consumers
+    followers = len(consumers[t])
+    if run.objects.elements:
+        followers = sum(len(consumers[o]) for o in run.objects_of(t))
     if host is not None and followers and (followers <= MAX_FOLLOWERS or len(world.fleet.by_name) == 1):
         host.add_leader(run.number, t)
         world.leading.add(host)
@@ -172,8 +176,8 @@ def _release_shared(world: World, claim: Claim | None) -> None:
 def promote(world: World, host: HostRecord) -> None:
     """Let tasks that were handed ahead claim what has become free, first come first."""
     index = host.index
-    while host.ahead:
-        number, t, attempt, _ = host.ahead[0]
+    count = 0
+    for number, t, attempt, _ in host.ahead:
         run = world.runs.get(number)
         if (
             run is not None
@@ -186,10 +190,11 @@ def promote(world: World, host: HostRecord) -> None:
             demand = world.fleet.demands(run.spec.profiles[run.spec.profile[t]])[run.variant.get(t, 0)]
             claim = host.ledger.claim(demand.host)
             if claim is None:
-                return
-            run.grant(t, claim)
+                break
+            run.set_claim(t, claim)
             host.shorten_backlog(run.backlog_s[t])
-        host.next_ahead()
+        count += 1
+    host.remove_ahead(count)
 
 
 def return_to_frontier(world: World, run: Run, t: int) -> None:

@@ -198,9 +198,10 @@ def _place_on(world: World, run: Run, t: int, host: HostRecord, queue: ReadyQueu
         return True
     if not profile.idempotent:
         return False
-    if ahead_backlog_s(host, demands[0], run.durations.expected_s[run.spec.fn[t]]) < 0.0:
+    backlog_s = ahead_backlog_s(host, demands[0], run.durations.expected_s[run.spec.fn[t]])
+    if backlog_s < 0.0:
         return False
-    hand_over(world, run, t, host, demands[0], None)
+    hand_over(world, run, t, host, demands[0], backlog_s)
     return True
 
 

@@ -49,9 +49,7 @@ def run_submitted(world: World, event: ev.RunSubmitted) -> None:
         world.out.add(AnnounceRunEnded(event.run, Outcome.FAILED, error))
         return
     world.runs[event.run] = run
-    for t, missing in enumerate(run.missing):
-        if not missing:
-            run.make_ready(t, world.now)
+    run.begin(world.now)
     world.recheck = True
     world.ending.add(run)
 

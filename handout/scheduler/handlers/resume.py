@@ -86,7 +86,7 @@ def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> No
         run.mark_started(t)
     elif waits is not None:
         run.mark_found(t, attempt)
-        hand_over(world, run, t, host, waits, None, found=True)
+        hand_over(world, run, t, host, waits, 0.0, found=True)
     else:
         run.skip_attempts(t, attempt)
         _end(world, run, t, host, attempt)

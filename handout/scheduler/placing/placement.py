@@ -51,8 +51,9 @@ class Standing(NamedTuple):
     place: int
 
 
-#: Where a task goes, the variant of its cost that it is granted, and its claim there; None: it is handed ahead.
-_Grant = tuple[HostRecord, Demand, Claim | None]
+#: Where a task goes, the variant of its cost that it is granted, and what it takes there: a claim, or, if it is handed
+#: ahead, seconds of the backlog.
+_Grant = tuple[HostRecord, Demand, Claim | float]
 
 
 def place(world: World) -> None:
@@ -208,12 +209,13 @@ def _place_some(world: World, candidates: Candidates, turn: int, floor: float) -
         if weighs and inputs[t]:
             grant = (_nearest if _is_heavy(run, t) else _beside_inputs)(world, candidates, t, expected_s)
         if grant is None:
-            grant = _any_free(world, candidates, t) or _least_backlog(world, candidates, t, expected_s)
+            grant = _any_free(world, candidates, t) if candidates.free else None
+            grant = grant or _least_backlog(world, candidates, t, expected_s)
         if grant is None:
             queue.block(not candidates.short)
             note_blocked(world, queue, candidates.short, placed)
             return False
-        queue.pop()
+        queue.remove_head(t)
         hand_over(world, run, t, *grant)
         placed = True
         turn -= 1
@@ -249,9 +251,10 @@ def _least_backlog(world: World, candidates: Candidates, t: int, expected_s: flo
         if stands != stood:
             heapreplace(full, (stands, index, host))
             continue
-        backlog_s = _ahead_backlog_s(world, candidates, t, host, expected_s)
-        if backlog_s >= 0.0:
-            return host, candidates.demands[host][0], None
+        demand = candidates.demands[host][0]
+        backlog_s = ahead_backlog_s(host, demand, expected_s)
+        if backlog_s >= 0.0 and not (world.waiting and _must_wait(world, candidates, t, host, expected_s)):
+            return host, demand, backlog_s
         heappop(full)
     return None
 
@@ -298,11 +301,14 @@ def ahead_backlog_s(host: HostRecord, demand: Demand, expected_s: float) -> floa
 
 def _ahead_backlog_s(world: World, candidates: Candidates, t: int, host: HostRecord, expected_s: float) -> float:
     """The same for a task of a queue; negative as well if a more urgent task waits for the host."""
-    demand = candidates.demands[host][0]
-    backlog_s = ahead_backlog_s(host, demand, expected_s)
-    if backlog_s >= 0.0 and must_wait(world, host, demand, candidates.queue.run.priority_of(t), expected_s):
+    backlog_s = ahead_backlog_s(host, candidates.demands[host][0], expected_s)
+    if backlog_s >= 0.0 and world.waiting and _must_wait(world, candidates, t, host, expected_s):
         return -1.0
     return backlog_s
+
+
+def _must_wait(world: World, candidates: Candidates, t: int, host: HostRecord, expected_s: float) -> bool:
+    return must_wait(world, host, candidates.demands[host][0], candidates.queue.run.priority_of(t), expected_s)
 
 
 def _is_heavy(run: Run, t: int) -> bool:
@@ -336,7 +342,7 @@ def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: flo
     if candidates.full and host.ahead_s / host.slots > candidates.full[0][0] + host.target_s * 0.5:
         return None
     backlog_s = _ahead_backlog_s(world, candidates, t, host, expected_s)
-    return None if backlog_s < 0.0 else (host, demands[0], None)
+    return None if backlog_s < 0.0 else (host, demands[0], backlog_s)
 
 
 def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
@@ -361,7 +367,7 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
     if claimed is not None:
         return nearest, *claimed
     backlog_s = _ahead_backlog_s(world, candidates, t, nearest, expected_s) if candidates.ahead_allowed else -1.0
-    return None if backlog_s < 0.0 else (nearest, demands[0], None)
+    return None if backlog_s < 0.0 else (nearest, demands[0], backlog_s)
 
 
 def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:

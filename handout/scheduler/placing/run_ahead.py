@@ -68,9 +68,10 @@ def _hand_over_followers_of(world: World, run: Run, t: int, host: HostRecord) ->
             if must_wait(world, host, demand, run.priority_of(c), expected_s):
                 result = _Followers.HELD_BACK
                 continue
-            if host.backlog_for(expected_s) < 0.0:
+            backlog_s = host.backlog_for(expected_s)
+            if backlog_s < 0.0:
                 return _Followers.NO_ROOM
-            hand_over(world, run, c, host, demand, None)
+            hand_over(world, run, c, host, demand, backlog_s)
     return result
 
 
@@ -87,7 +88,7 @@ def _may_follow(world: World, run: Run, c: int, host: HostRecord) -> bool:
         return False
     if world.pausing and is_paused(world, queue, host):
         return False
-    if not all(world.fleet.feasible(host, profiles[p]) for p in key.group_profiles):
+    if key.group_profiles and not all(world.fleet.feasible(host, profiles[p]) for p in key.group_profiles):
         return False
     return run.missing[c] <= host.handed and _all_made_at(run, c, host)
 
@@ -99,11 +100,11 @@ def _all_made_at(run: Run, c: int, host: HostRecord) -> bool:
     stopped the last time, and looks at all inputs once more only when it has reached the end.
     """
     producer, replicas, inputs = run.spec.producer, run.objects.replicas, run.spec.inputs[c]
-    at = run.inputs_checked.get(c, 0)
+    at = begin = run.inputs_checked.get(c, 0)
     while at < len(inputs) and (replicas[inputs[at]] or _is_with(run, producer[inputs[at]], host)):
         at += 1
     if at == len(inputs):
-        if all(replicas[o] or _is_with(run, producer[o], host) for o in inputs):
+        if not begin or all(replicas[o] or _is_with(run, producer[o], host) for o in inputs):
             return True
         at = 0
     run.note_inputs_checked(c, at)

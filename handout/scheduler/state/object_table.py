@@ -71,6 +71,15 @@ class ObjectTable:
         for o in spec.keep:
             flags[o] |= KEEP
 
+    def missing_inputs(self, count: int) -> list[int]:
+        """Return for each of ``count`` tasks how many of its inputs have no replica."""
+        missing = [0] * count
+        for replicas, consumers in zip(self.replicas, self.consumers, strict=True):
+            if not replicas:
+                for t in consumers:
+                    missing[t] += 1
+        return missing
+
     def needed(self, o: int) -> bool:
         """Return True if an object without a replica must be made (again)."""
         if self.uses[o]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from handout.errors import InternalError
@@ -92,10 +92,10 @@ class ReadyQueue:
         run.queue[t] = self
         heappush(heap, t if run.order is None else run.order[t])
 
-    def pop(self) -> None:
-        """Take out the head."""
-        place = heappop(self.heap)
-        self.run.queue[place if self.run.task_at is None else self.run.task_at[place]] = None
+    def remove_head(self, head: int) -> None:
+        """Take out the head, as `head` returned it."""
+        heappop(self.heap)
+        self.run.queue[head] = None
 
     def block(self, blocked: bool) -> None:
         """Note whether only hosts that get room from now on can have the head."""
@@ -180,14 +180,14 @@ class Run:
         self.rank, self.order, self.task_at = ranks_of(spec, self.missing, self.objects.consumers, self.objects_of)
 
     def _task_columns(self, spec: RunSpec) -> None:
-        count, replicas = spec.count, self.objects.replicas
+        count = spec.count
         self.state = bytearray(count)
         #: Attempts so far; the number of the present one while the task is handed.
         self.attempt = [0] * count
         #: Index of the host that has it, or had it last.
         self.host = [0] * count
         #: How many of its inputs have no replica anywhere.
-        self.missing = [sum(1 for o in inputs if not replicas[o]) if inputs else 0 for inputs in spec.inputs]
+        self.missing = self.objects.missing_inputs(count)
         #: What it has claimed of its host; None if it is handed ahead or not handed.
         self.claims: list[Claim | None] = [None] * count
         #: Seconds that it added to its host's backlog when it was handed ahead.
@@ -275,8 +275,8 @@ class Run:
 
     def objects_of(self, t: int) -> Sequence[int]:
         """Return what a task makes: its whole result and the elements that are asked for by themselves."""
-        elements = self.objects.elements.get(t)
-        return (t,) if elements is None else (t, *elements)
+        elements = self.objects.elements
+        return (t, *elements[t]) if elements and t in elements else (t,)
 
     def priority_of(self, t: int) -> float:
         """Return a task's priority among the tasks of all runs."""
@@ -300,13 +300,14 @@ class Run:
             InternalError: `TRANSITIONS` has no such move.
         """
         state = self.state
-        effect = EFFECTS[state[t] << 3 | new]
+        effect = EFFECTS[state[t]][new]
         if effect is None:
             raise self._illegal(t, new)
         state[t] = new
-        active, unended = effect
-        self.active += active
-        self.unended += unended
+        if effect:
+            active, unended = effect
+            self.active += active
+            self.unended += unended
 
     def _illegal(self, t: int, new: State) -> InternalError:
         old = State(self.state[t])
@@ -319,17 +320,24 @@ class Run:
             remedy="Please report it.",
         )
 
+    def begin(self, now: float) -> None:
+        """Put the tasks without missing inputs into the frontier."""
+        order = self.order
+        for t, missing in enumerate(self.missing):
+            if not missing:
+                self.move(t, _READY)
+                queue = self.queue[t] = self.queue_of(t)
+                queue.heap.append(t if order is None else order[t])
+        for queue in self.queues.values():
+            heapify(queue.heap)
+            queue.since = now
+
     def make_ready(self, t: int, now: float) -> None:
         """Put a task into the frontier, or into another queue of it."""
         if self.state[t] != _READY:
             self.move(t, _READY)
         self.requests.changed = True
         self.queue_of(t).push(t, now)
-
-    def finish_attempt(self, t: int) -> None:
-        """Move a handed task without sparse columns to DONE; the caller releases its claim."""
-        self.claims[t] = None
-        self.move(t, _DONE)
 
     def end_task(self, t: int, new: State) -> bool:
         """Move a task to a final state other than DONE; return True if the shell has not been told of an end yet."""
@@ -350,7 +358,10 @@ class Run:
     # -- attempts
 
     def begin_attempt(self, t: int, host: int, claim: Claim | None, backlog_s: float, variant: int) -> int:
-        """Hand a task to the host of an index; return the number of the attempt."""
+        """Hand a task to the host of an index; return the number of the attempt.
+
+        Without a claim it is handed ahead and adds ``backlog_s`` to the host's backlog.
+        """
         self.move(t, _HANDED)
         attempt = self.attempt[t] + 1
         if self.latest:
@@ -380,8 +391,8 @@ class Run:
             self.stragglers.stopped(t)
         return claim, self.shared.pop(t, None)
 
-    def grant(self, t: int, claim: Claim) -> None:
-        """Give a task that was handed ahead its claim."""
+    def set_claim(self, t: int, claim: Claim | None) -> None:
+        """Give a task that was handed ahead its claim; None: its claim is about to be released."""
         self.claims[t] = claim
 
     def grant_shared(self, t: int, claim: Claim) -> None:
