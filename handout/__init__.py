@@ -1,6 +1,6 @@
 """Handout runs a DAG of Python functions on the hosts you can already ``ssh`` to.
 
-The public names, and nothing else. They are imported when they are first used: a module that only marks its
+This module holds the public names. Each is imported when it is first used, so that a module that only marks its
 functions with `options` does not pay for the rest.
 """
 
@@ -9,7 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
+    from handout import errors as errors
+    from handout import events as events
     from handout.allocators import (
         Allocator,
         ClusterView,
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
         HostUnstableError,
         InternalError,
         InventoryError,
+        JournalError,
         MemoryExceededError,
         OutcomeUnknownError,
         PlacementError,
@@ -68,7 +73,6 @@ if TYPE_CHECKING:
         Output,
         Outs,
         Runnable,
-        Stored,
         function,
         later,
         options,
@@ -86,6 +90,7 @@ if TYPE_CHECKING:
         LiveHost,
         Tracker,
     )
+    from handout.scheduler import Explanation
     from handout.transport.timings import Timings
 
 __all__ = [
@@ -109,6 +114,7 @@ __all__ = [
     "Ended",
     "Event",
     "Execution",
+    "Explanation",
     "Failure",
     "File",
     "Function",
@@ -129,6 +135,7 @@ __all__ = [
     "Inventory",
     "InventoryError",
     "InventoryLike",
+    "JournalError",
     "Link",
     "LiveHost",
     "MemoryExceededError",
@@ -144,7 +151,6 @@ __all__ = [
     "RunOptions",
     "RunTimeoutError",
     "Runnable",
-    "Stored",
     "Task",
     "TaskCancelledError",
     "TaskError",
@@ -171,7 +177,10 @@ __all__ = [
     "trust",
 ]
 
-#: The module that defines each name; the imports above are the same for checkers.
+#: Public modules: the kinds of events, and all errors.
+_MODULES = frozenset({"errors", "events"})
+
+#: By public name: the module that defines it, with its name there if that differs. Checkers read the imports above.
 _HOMES = {
     "trust": "handout.execution.trust",
     "Current": "handout.host.user_stub",
@@ -201,6 +210,7 @@ _HOMES = {
     "HostUnstableError": "handout.errors",
     "InternalError": "handout.errors",
     "InventoryError": "handout.errors",
+    "JournalError": "handout.errors",
     "MemoryExceededError": "handout.errors",
     "OutcomeUnknownError": "handout.errors",
     "PlacementError": "handout.errors",
@@ -237,11 +247,11 @@ _HOMES = {
     "Output": "handout.graph",
     "Outs": "handout.graph",
     "Runnable": "handout.graph",
-    "Stored": "handout.graph",
     "function": "handout.graph",
     "later": "handout.graph",
     "options": "handout.graph",
     "Event": "handout.events:RunEvent",
+    "Explanation": "handout.scheduler",
     "Timings": "handout.transport.timings",
     "Amount": "handout.resources",
     "Capabilities": "handout.resources",
@@ -257,6 +267,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"handout.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'handout' has no attribute {name!r}")
@@ -266,4 +278,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *__all__, *_MODULES]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +22,7 @@ def declared_for_checkers() -> dict[str, str]:
     return {
         alias.asname or alias.name: node.module if not alias.asname else f"{node.module}:{alias.name}"
         for node in block.body
-        if isinstance(node, ast.ImportFrom) and node.module
+        if isinstance(node, ast.ImportFrom) and node.module and node.module != "handout"
         for alias in node.names
     }
 
@@ -32,6 +35,27 @@ def test_checkers_and_the_interpreter_see_the_same_names() -> None:
 @pytest.mark.parametrize("name", handout.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(handout, name) is not None
+
+
+def test_modules_are_reached_without_an_import_of_their_own() -> None:
+    code = "import handout; print(handout.events.TaskEnded.__name__, handout.errors.JournalError.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["TaskEnded", "JournalError"]
+
+
+def test_every_error_is_a_public_name() -> None:
+    assert set(handout.errors.__all__) <= set(handout.__all__)
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert handout.__version__ == importlib.metadata.version("handout-dag")
+
+
+@pytest.mark.parametrize("options", [handout.Options, handout.RunOptions, handout.ClusterOptions])
+def test_help_tells_each_option(options: type) -> None:
+    text = pydoc.render_doc(options, renderer=pydoc.plaintext)
+    for name in options.__annotations__:
+        assert re.search(rf"^ \|      {name}: \S+", text, re.MULTILINE), name
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

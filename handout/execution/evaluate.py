@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from handout.errors import GraphError
 from handout.execution.in_process import HERE, evaluate_plan
 from handout.execution.results import Results
 from handout.failures import Failure
-from handout.graph import Given, Kept, Outs, Plan, Runnable, as_graph
+from handout.graph import Given, Outs, Plan, Runnable, as_graph
 from handout.scheduler.states import Outcome
 
 if TYPE_CHECKING:
@@ -51,12 +50,6 @@ def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = 
         ```
     """
     plan = as_graph(graph).compile(outputs=outputs, given=given)
-    for extra in plan.extras:
-        if isinstance(extra, Kept):
-            raise GraphError(
-                f"stored object {extra.stored.id!r} is on a cluster's hosts, where evaluate does not reach.",
-                remedy="Take a graph.value(...) instead, and replace it with given=.",
-            )
     scratch = tempfile.mkdtemp(prefix="handout-evaluate-")
     try:
         run = _Evaluated(plan, evaluate_plan(plan, scratch))

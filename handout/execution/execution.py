@@ -95,7 +95,7 @@ class Execution:
             raise HandoutError("This execution was used before.", remedy="Call start(...) again for another run.")
         self._entered = True
         options = self._options
-        plan = self._graph.compile(outputs=options.get("outputs"), keep=options.get("keep"), given=options.get("given"))
+        plan = self._graph.compile(outputs=options.get("outputs"), given=options.get("given"))
         check_placement(plan, self._cluster.inventory)
         journal = options.get("journal")
         try:

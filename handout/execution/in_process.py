@@ -11,14 +11,13 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from handout.errors import InternalError, RemoteError, TaskExitedError
-from handout.graph.objects import Kept, Pick
+from handout.errors import RemoteError, TaskExitedError
+from handout.graph.objects import Pick
 from handout.graph.output import Input
-from handout.graph.path import apply_path
-from handout.graph.placeholder import Inline, Loaded, Placeholder, Slot, Taken
 from handout.graph.plan import Plan
 from handout.host.current import Current, publish
 from handout.serialization import exceptions
+from handout.serialization.calls import Inline, Loaded, Placeholder, Slot, Taken, apply_path
 
 __all__ = ["HERE", "evaluate_plan"]
 
@@ -44,8 +43,6 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
     for number, extra in enumerate(plan.extras, len(plan)):
         if isinstance(extra, Pick):
             picks.setdefault(extra.task, []).append(number)
-        elif isinstance(extra, Kept):
-            raise InternalError(f"stored object {extra.stored.id!r} was not replaced before evaluating.")
         else:
             values[number] = extra.value
     with _Loop() as loop:

@@ -1,74 +1,104 @@
-"""What a caller may say about a run as a whole."""
+"""The options of a run: their types and documentation, and the check of a caller's values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from handout.allocators import Allocator
 from handout.errors import HandoutError
-from handout.graph import Output
+from handout.graph import Given, Output
+from handout.graph.option_docs import document
 from handout.resources import InventoryLike, nearest_name
 from handout.transport.timings import Timings
-
-if TYPE_CHECKING:
-    from handout.execution.results import Results
 
 __all__ = ["ClusterOptions", "RunOptions", "check_run_options"]
 
 
 class RunOptions(TypedDict, total=False):
-    """Options of one run."""
+    """Options of one run: keyword arguments of `execute`, `start`, `run` and of the same methods of a `Cluster`.
 
-    #: Who goes where; None for the cluster's, else the built-in `locality`.
+    Raises:
+        HandoutError: An option has an unknown name or a value of the wrong type or range. Nothing was run.
+
+    Example:
+        ::
+
+            results = await handout.execute(graph, retries=2, timeout_s=3600, journal="run.db")
+    """
+
     allocator: Allocator | None
-    #: What to bring back; by default every function's result that no other function takes.
+    """Async function that chooses the host of each task. Default: the allocator of the cluster, or else `locality`."""
     outputs: Iterable[Output[Any]] | None
-    #: Objects that stay on the cluster's hosts, for later graphs.
-    keep: Iterable[Output[Any]] | None
-    #: Values that replace outputs for this run.
-    given: Mapping[str, Any] | Mapping[Output[Any], Any] | Results
-    #: For functions that say nothing themselves; 0 by default.
+    """Outputs whose values the run brings back. Functions that none of these need do not run. Default: the result of
+    every function that no other function takes."""
+    given: Given
+    """Values that replace outputs in this run, by output or by id. The functions behind them do not run unless
+    something else needs them. `Results` of an earlier run are such a mapping. Default: none."""
     retries: int
-    #: ``"fail_fast"`` (the default) raises the first failure and cancels the rest, ``"continue"`` finishes
-    #: what does not depend on it.
+    """How many more attempts follow one that raised, for functions without ``retries`` of their own. Default: 0."""
     on_failure: Literal["fail_fast", "continue"]
-    #: For functions that say nothing themselves: results of more bytes are refused with `ResultTooLargeError`.
+    """``"fail_fast"`` cancels the run at the first failure and raises it. ``"continue"`` finishes every function that
+    does not depend on a failed one. Default: ``"fail_fast"``."""
     max_result_bytes: int
-    #: Bytes of results that the controller holds in memory; what is more lies in files. 1 GiB by default.
+    """Largest size in bytes of a result, or of an element that travels by itself, for functions without
+    ``max_result_bytes`` of their own. A larger one fails its task with `ResultTooLargeError`. Default: no limit."""
     max_memory: int
-    #: For functions that say nothing themselves: whether a task that takes more memory than its cost says is
-    #: ended with `MemoryExceededError`; False by default.
+    """Bytes of results that the controller holds in memory. Results beyond it lie in files of a private folder, which
+    is removed with the `Results`. Default: 1 GiB."""
     enforce_memory: bool
-    #: Whether a task that takes far longer than its peers is attempted a second time, on another host that is free:
-    #: the first to finish counts, the other is ended. Never where ``idempotent=False``. False by default.
+    """True: a task that takes more memory than its cost says is ended with `MemoryExceededError`. Holds for functions
+    without ``enforce_memory`` of their own. Default: False."""
     speculate: bool
-    #: Tasks with hosts at once, at most.
+    """True: a task that takes far longer than other tasks of its function is attempted a second time, on another host
+    with free room. The first attempt to finish counts and the second one is ended. A function with
+    ``idempotent=False`` is never attempted a second time. Default: False."""
     max_concurrency: int
-    #: Seconds for the whole run; over it, it is cancelled and `RunTimeoutError` raised.
+    """Largest number of tasks that are handed to hosts at one time. Default: no limit."""
     timeout_s: float
-    #: Orders concurrent runs of one cluster; larger goes first.
+    """Seconds that the whole run may take. After that the run is cancelled and raises `RunTimeoutError`.
+    Default: no limit."""
     priority: float
-    #: File to record the run in, and to resume it from: what it has committed is not run again.
+    """Orders the runs of one cluster that are active at one time: tasks of the run with the larger number go first.
+    Default: 0."""
     journal: str | PathLike[str]
-    #: What a journal commits: ``"all"`` (the default) copies every result that something takes behind the run,
-    #: ``"outputs"`` only what the caller gets; what else is needed after a crash is then made again.
+    """File that records the run. A run that is started again with the same file takes every committed result from it
+    and does not run these functions again. `JournalError` is raised if the file cannot be used. Default: none."""
     journal_results: Literal["all", "outputs"]
+    """Which results a journal commits. ``"all"`` copies every result that another function or the caller takes.
+    ``"outputs"`` copies only results that the caller takes, and a resumed run makes the others again.
+    Default: ``"all"``."""
 
 
 class ClusterOptions(RunOptions, total=False):
-    """Options of one run on a cluster of its own."""
+    """Options of one run on a cluster of its own: keyword arguments of `execute`, `start` and `run`.
 
-    #: The hosts; None for this machine alone.
+    Raises:
+        HandoutError: As for `RunOptions`; also for a wrong ``require`` or ``timings``.
+        InventoryError: The inventory cannot be read.
+        HostError: Fewer hosts than required could be reached.
+
+    Example:
+        ::
+
+            results = await handout.execute(graph, inventory="hosts.toml", require="all")
+    """
+
     inventory: InventoryLike
-    #: How many of them must be reached.
+    """Hosts that the run may use: an `Inventory`, a list of hosts, or the path of a TOML file. Default: this machine
+    alone."""
     require: Literal["any", "all"] | int
-    #: What silence means: how soon a host is lost, and what it keeps until when.
+    """How many hosts must be reached before the run begins: ``"any"`` for one, ``"all"``, or a number. Hosts beyond
+    it join later. `HostError` is raised if fewer can be reached. Default: ``"any"``."""
     timings: Timings | None
+    """Seconds of silence after which a host is lost, and the other times of the connection. Default: `Timings()`."""
 
 
-#: Numbers of an option: what a float can count, and a timer wait for.
+document(RunOptions)
+document(ClusterOptions, RunOptions)
+
+#: Largest absolute value of a number: a float counts it exactly, and a timer of the event loop can wait that long.
 _MOST: Final = 1e10
 
 
@@ -80,7 +110,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
 
 
-#: What is wrong about a value, and whether it is right; of options that need a look before the run begins.
+#: By option: a phrase that says which values it takes, and a function that is True for such a value. The cluster checks
+#: the options of `ClusterOptions` itself.
 _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "allocator": (
         "an async function of frontier and view, such as handout.locality",
@@ -105,26 +136,20 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
 }
 
 
-#: Options that are refused so far.
-_LATER: Final = ("keep",)
-
-
 def check_run_options(options: Mapping[str, Any]) -> None:
-    """Refuse what would be ignored, or would keep a run from ever ending.
+    """Check the options of a run before it begins.
 
     Raises:
-        HandoutError: An option does not exist, or its value is none that it can have.
+        HandoutError: An option has an unknown name, or a value of the wrong type or range.
     """
     for name, value in options.items():
         if name not in RunOptions.__annotations__:
-            known = [each for each in ClusterOptions.__annotations__ if each not in _LATER]
+            known = list(ClusterOptions.__annotations__)
             nearest = nearest_name(name, known)
             raise HandoutError(
-                f"{name}= is no option of a run.",
-                remedy=f"Did you mean {nearest}=?" if nearest else f"There are {', '.join(known)}.",
+                f"A run has no option {name}=.",
+                remedy=f"Did you mean {nearest}=?" if nearest else f"Options are {', '.join(known)}.",
             )
         wanted, is_right = _RULES.get(name, ("", lambda _: True))
         if not is_right(value):
-            raise HandoutError(f"{name}={value!r} is not {wanted}.", remedy="Correct it; nothing was run.")
-    if options.get("keep"):
-        raise HandoutError("keep= is not there yet: nothing outlives its run.", remedy="Ask for it in outputs=[...].")
+            raise HandoutError(f"{name}={value!r} is not {wanted}.", remedy="Correct it. Nothing was run.")

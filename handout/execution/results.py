@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from handout.errors import DependencyError, GraphError
 from handout.failures import Failure, refused
 from handout.graph import Output
-from handout.graph.path import Path
 from handout.scheduler.states import Outcome
 from handout.serialization import calls, pickling
+from handout.serialization.calls import Path
 
 if TYPE_CHECKING:
     from handout.execution.shell.run_state import RunState

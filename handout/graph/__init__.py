@@ -1,15 +1,15 @@
-"""Graphs: what the user writes, validated and numbered. Knows costs, and nothing of hosts, links or time."""
+"""Graphs: what the user builds, validated and numbered. Knows costs, and neither hosts nor time."""
 
 from handout.graph.arg import Arg
 from handout.graph.compile import Given, Outs
 from handout.graph.function import Function, function
+from handout.graph.given import GivenValue
 from handout.graph.graph import Graph, Runnable, as_graph
 from handout.graph.marks import options
+from handout.graph.objects import Pick, Value
 from handout.graph.options import Options, TaskOptions
-from handout.graph.output import Input, NotAValueError, Output, Shelf, Stored, StoredObject, later
-from handout.graph.path import Path, apply_path
-from handout.graph.placeholder import Inline, Loaded, Placeholder, Slot, Taken
-from handout.graph.plan import GivenValue, Kept, Pick, Plan, Value
+from handout.graph.output import Input, NotAValueError, Output, later
+from handout.graph.plan import Plan
 
 __all__ = [
     "Arg",
@@ -17,27 +17,16 @@ __all__ = [
     "Given",
     "GivenValue",
     "Graph",
-    "Inline",
     "Input",
-    "Kept",
-    "Loaded",
     "NotAValueError",
     "Options",
     "Output",
     "Outs",
-    "Path",
     "Pick",
-    "Placeholder",
     "Plan",
     "Runnable",
-    "Shelf",
-    "Slot",
-    "Stored",
-    "StoredObject",
-    "Taken",
     "TaskOptions",
     "Value",
-    "apply_path",
     "as_graph",
     "function",
     "later",

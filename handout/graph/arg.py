@@ -1,4 +1,4 @@
-"""An argument that is converted on its way: on the producer's host, on the consumer's, or on both."""
+"""`Arg`: an argument that is converted on the producer's host, on the consumer's host, or on both."""
 
 from __future__ import annotations
 
@@ -17,22 +17,34 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Arg(Input[T_co]):
-    """A producer's result, converted: ``dump`` runs where it was made, ``load`` where it is needed.
+    """A producer's result that is converted on its way to a function.
 
-    What travels is what ``dump`` returned. Several functions may take one `Arg`: ``dump`` runs once for all of
-    them, ``load`` in each.
+    The value that ``dump`` returns travels. If several functions take the same ``dump`` of the same output, it runs
+    once for all of them. ``load`` runs in each of them.
 
     Args:
         producer: The output to convert.
-        dump: Called with the result, on the producer's host.
-        load: Called with what travelled, on the consumer's host; the function gets what it returns.
+        dump: Called with the result, on the producer's host. Default: the result travels as it is.
+        load: Called with the value that travelled, on the consumer's host. The function takes what ``load`` returns.
+            Default: the function takes the value as it is.
+
+    Raises:
+        GraphError: Neither ``dump`` nor ``load`` is given, or one of them is not callable.
+
+    Example:
+        ::
+
+            graph.add(evaluate, handout.Arg(model, dump=Model.to_bytes, load=Model.from_bytes))
     """
 
     __slots__ = ("dump", "load", "producer")
 
     producer: Input[Any]
+    """The output to convert."""
     dump: Callable[[Any], Any] | None
+    """Runs on the producer's host, or None."""
     load: Callable[[Any], Any] | None
+    """Runs on the consumer's host, or None."""
 
     @overload
     def __new__(cls, producer: Input[A], /, *, dump: Callable[[A], B], load: Callable[[B], C]) -> Arg[C]: ...
@@ -48,7 +60,7 @@ class Arg(Input[T_co]):
         dump: Callable[[Any], Any] | None = None,
         load: Callable[[Any], Any] | None = None,
     ) -> Arg[Any]:
-        """Check what can be checked here."""
+        """Make an argument, whose type depends on ``dump`` and ``load``."""
         if dump is None and load is None:
             raise GraphError("an Arg without dump= and load= converts nothing.", remedy="Pass the output itself.")
         for name, convert in (("dump", dump), ("load", load)):

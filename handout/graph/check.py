@@ -1,40 +1,40 @@
-"""Costs against declared capabilities, without reaching a host."""
+"""`Graph.check`: the costs of a plan against what an inventory declares, without reaching a host."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from handout.errors import PlacementError
 from handout.graph.options import TaskOptions
 from handout.graph.plan import Plan
 from handout.resources.capabilities import compile_capabilities
-from handout.resources.did_you_mean import nearest
+from handout.resources.did_you_mean import suggestion
 from handout.resources.inventory import InventoryLike, as_inventory
-from handout.resources.lack import placement_error
 from handout.resources.offer import Offer
-from handout.resources.requirement import Requirement, compile_cost
+from handout.resources.placement_errors import placement_error
+from handout.resources.requirement import Requirement
 
 __all__ = ["check_placement"]
 
 
 def check_placement(plan: Plan, inventory: InventoryLike) -> None:
-    """Refuse a plan with a task that no host can ever run, as far as declarations tell.
+    """Check that every task of a plan has a host that can run it, as far as the declarations tell.
 
     Raises:
-        PlacementError: Names the first such task, and for each host what it lacks.
+        PlacementError: No host can ever run a task. The error names the first such task and what each host lacks.
     """
     hosts = as_inventory(inventory)
     shared = hosts.shared_amounts
     offers = {name: compile_capabilities(host.capabilities, complete=False) for name, host in hosts.items()}
-    told_later = hosts.tracker is not None
+    tracked = hosts.tracker is not None
     fitting: dict[int, frozenset[str]] = {}
     for task, options in enumerate(plan.options):
-        if id(options) in fitting:  # interned: what holds for one task holds for all with these options
+        if id(options) in fitting:  # tasks with the same options share the answer
             continue
-        variants = [compile_cost(cost) for cost in options.costs]
+        variants = options.requirements
         open_to = _pinned(plan.ids[task], options, offers)
-        if told_later:
+        if tracked:
             open_to = {name: _with_unknowns(offer, variants) for name, offer in open_to.items()}
         fitting[id(options)] = frozenset(
             name for name, offer in open_to.items() if any(not each.lacks(offer, shared) for each in variants)
@@ -45,7 +45,7 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
 
 
 def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]]) -> None:
-    """Each group has a host that could run all of its members, one after the other."""
+    """Raise `PlacementError` if no host can run all members of a group, one after another."""
     common: dict[int, frozenset[str]] = {}
     for task, group in enumerate(plan.groups):
         if group < 0:
@@ -68,13 +68,13 @@ def _pinned(id: str, options: TaskOptions, offers: Mapping[str, Offer]) -> Mappi
     if options.host not in offers:
         raise PlacementError(
             f"task {id!r} is pinned to host {options.host!r}, which is not in the inventory.",
-            remedy=nearest(options.host, offers),
+            remedy=suggestion(options.host, offers),
             id=id,
         )
     return {options.host: offers[options.host]}
 
 
-def _with_unknowns(offer: Offer, variants: list[Requirement]) -> Offer:
-    """An offer to which the inventory's tracker may add any name that is asked for."""
+def _with_unknowns(offer: Offer, variants: Sequence[Requirement]) -> Offer:
+    """Return the offer with every other name in the costs unknown, because the inventory's tracker may add it."""
     asked = {name for each in variants for name in (*each.consumed, *(one.name for one in each.conditions))}
     return replace(offer, unknown=offer.unknown | (asked - offer.names()))

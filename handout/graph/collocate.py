@@ -1,4 +1,4 @@
-"""Who shares a host with whom, and where that host is already named."""
+"""Collocation: the groups of tasks that share one host, and the host that a group is pinned to."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from handout.errors import GraphError
 from handout.graph.options import TaskOptions
 from handout.graph.output import Input
-from handout.graph.wiring import STORED, Wiring
+from handout.graph.wiring import Wiring
 
 __all__ = ["collocate"]
 
 
 class _Groups:
-    """Disjoint sets of tasks."""
+    """Disjoint sets of tasks (union-find)."""
 
     def __init__(self) -> None:
         self._parent: dict[int, int] = {}
@@ -40,19 +40,20 @@ class _Groups:
 
 
 def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], ids: list[str]) -> list[int]:
-    """The group of each task; -1 for those that are alone.
+    """Return the group of each task, or -1 for a task that shares its host with none.
 
-    A host that one member is pinned to is written into the options of the whole group, so that whoever is placed
-    first is placed there.
+    If one member is pinned to a host, that host is written into the options of the whole group. The first member that
+    is placed is then placed there.
 
     Args:
-        wiring: Of the graph.
-        task_of: The task of each node, -1 where it has none in this run.
+        wiring: The edges of the graph.
+        task_of: By node: its task, or -1 if it has none in this run.
         options: By task; changed in place.
         ids: By task.
 
     Raises:
-        GraphError: Two members are pinned to two hosts, or a node is to share the host of what has none.
+        GraphError: Two members are pinned to different hosts, or a function is collocated with a value or an inline
+            function, which have no host.
     """
     groups = [-1] * len(options)
     if not wiring.nodes.collocated and not wiring.dumped:
@@ -62,9 +63,7 @@ def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], id
         if node < wiring.count:
             _join(sets, task_of, node, _node_named(wiring, node, target))
     for node, output in wiring.dumped.items():
-        source = wiring.node_of(output)
-        if source != STORED:
-            _join(sets, task_of, node, source)
+        _join(sets, task_of, node, wiring.node_of(output))
     for number, members in enumerate(sets.members().values()):
         _pin(members, options, ids)
         for task in members:
@@ -73,13 +72,13 @@ def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], id
 
 
 def _join(sets: _Groups, task_of: list[int], node: int, other: int) -> None:
-    # One of them may not run this time: it is given, or nobody needs it. Then there is nowhere to go along to.
+    # A node that is given, or that no wanted output needs, does not run in this run and has no host to share.
     if task_of[node] >= 0 and task_of[other] >= 0:
         sets.join(task_of[node], task_of[other])
 
 
 def _node_named(wiring: Wiring, node: int, target: Input[Any] | str) -> int:
-    """The node whose host is meant."""
+    """Return the node that `collocate_with` names."""
     owner = f"function {wiring.id_of(node)!r} is collocated with"
     if isinstance(target, str):
         found = wiring.nodes.find(target)
@@ -87,8 +86,6 @@ def _node_named(wiring: Wiring, node: int, target: Input[Any] | str) -> int:
             raise GraphError(f"{owner} {target!r}, which does not exist.", remedy=wiring.nodes.did_you_mean(target))
     else:
         found = wiring.node_of(wiring.base(target))
-    if found == STORED:
-        raise GraphError(f"{owner} a stored object.", remedy="Pin it with host=, or let the allocator follow the data.")
     if found in wiring.nodes.inline or wiring.fns[found] is None:
         kind = "a value" if wiring.fns[found] is None else "an inline function"
         raise GraphError(
@@ -109,7 +106,7 @@ def _pin(members: list[int], options: list[TaskOptions], ids: list[str]) -> None
             f"{together} are to share one host, but {named}.", remedy="Pin one of them, or all to the same host."
         )
     (host,) = pinned
-    changed: dict[int, TaskOptions] = {}  # interned options stay interned: one copy for all that were equal
+    changed: dict[int, TaskOptions] = {}  # keeps options interned: one copy for all tasks that shared the original
     for task in members:
         old = options[task]
         if old.host is None:

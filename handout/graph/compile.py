@@ -1,4 +1,4 @@
-"""From a graph to a `Plan`: everything that can be wrong is found here, before anything runs."""
+"""From a graph to a `Plan`: every mistake of a graph is found here, before anything runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from handout.graph.options import PLAIN
 from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
 from handout.graph.signature import Signatures, is_coroutine_function
-from handout.graph.wiring import STORED, Wiring
+from handout.graph.wiring import Wiring
 
 __all__ = ["Given", "Outs", "compile_nodes"]
 
@@ -24,18 +24,17 @@ Outs = Iterable[Output[Any]] | None
 _NO_KWARGS: dict[str, Any] = {}
 
 
-def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, keep: Outs, given: Given | None) -> Plan:
-    """See `Graph.compile`."""
+def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, given: Given | None) -> Plan:
+    """Return the plan of one run; see `Graph.compile`."""
     wiring = Wiring(nodes)
     _check_calls(wiring, signatures)
     order = wiring.order()
     consumed = _consumed(wiring)
     _check_inline(wiring, consumed)
     replaced = Replacements(wiring, given)
-    wanted = _sinks(wiring, consumed) if outputs is None else _listed(wiring, outputs, "outputs")
-    kept = [] if keep is None else _listed(wiring, keep, "keep")
+    wanted = _sinks(wiring, consumed) if outputs is None else _listed(wiring, outputs)
     everything = outputs is None and not replaced
-    needed = None if everything else _needed(wiring, order, replaced, [*wanted, *kept])
+    needed = None if everything else _needed(wiring, order, replaced, wanted)
 
     task_nodes = [
         node
@@ -50,13 +49,12 @@ def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, keep: 
         task_of[node] = task
     objects = ObjectNumbers(wiring, replaced, task_of, len(task_nodes))
     inputs = _inputs(wiring, order, needed, task_of, objects, replaced)
-    wanted_numbers = _numbers(objects, wanted, "outputs")
-    kept_numbers = _numbers(objects, kept, "keep")
+    wanted_numbers = _numbers(objects, wanted)
     ids = _ids(wiring, task_nodes)
     options = [nodes.options.get(node, PLAIN) if node < wiring.count else PLAIN for node in task_nodes]
     groups = collocate(wiring, task_of, options, ids)
     kwargs = nodes.kwargs
-    wiring.refs.clear()  # a large part of the memory, and everything that they say is said by now
+    wiring.refs.clear()  # much of the memory of a large graph, and nothing reads them from here on
     return Plan(
         ids=ids,
         fns=[wiring.function(node) for node in task_nodes],
@@ -67,7 +65,6 @@ def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, keep: 
         groups=groups,
         extras=objects.extras,
         outputs=wanted_numbers,
-        keep=kept_numbers,
         objects=objects,
         wiring=wiring,
     )
@@ -81,7 +78,7 @@ def _ids(wiring: Wiring, task_nodes: list[int]) -> list[str]:
 
 
 def _check_calls(wiring: Wiring, signatures: Signatures) -> None:
-    """Every function can be called with what it gets."""
+    """Raise `GraphError` if a function cannot be called with its arguments."""
     nodes, check = wiring.nodes, signatures.check
     kwargs = nodes.kwargs
     last: tuple[object, int] = (None, -1)
@@ -90,7 +87,7 @@ def _check_calls(wiring: Wiring, signatures: Signatures) -> None:
             continue
         count = len(wiring.args[node])
         named = kwargs.get(node, _NO_KWARGS) if node < wiring.count else _NO_KWARGS
-        # Neighbours are mostly alike: one comparison then, instead of a look-up.
+        # Most nodes call the same function as the node before. Comparing with that is faster than the check's look-up.
         if named or last[0] is not fn or last[1] != count:
             check(fn, count, named.keys(), lambda node=node: wiring.id_of(node))  # type: ignore[misc]
             last = (None, -1) if named else (fn, count)
@@ -112,7 +109,7 @@ def _check_load(wiring: Wiring, node: int, arg: Arg[Any], signatures: Signatures
 
 
 def _consumed(wiring: Wiring) -> bytearray:
-    """Which nodes another function needs."""
+    """By node: 1 if another function takes its result."""
     consumed = bytearray(len(wiring.fns))
     producers = wiring.producers
     for node, refs in enumerate(wiring.refs):
@@ -139,7 +136,7 @@ def _check_inline(wiring: Wiring, consumed: bytearray) -> None:
 
 
 def _sinks(wiring: Wiring, consumed: bytearray) -> list[Output[Any]]:
-    """What the caller gets when nothing was said: the functions that no other one takes."""
+    """Return the default of ``outputs``: the results that no other function takes."""
     return [
         Output(wiring.nodes, node)
         for node in range(wiring.count)
@@ -147,9 +144,9 @@ def _sinks(wiring: Wiring, consumed: bytearray) -> list[Output[Any]]:
     ]
 
 
-def _listed(wiring: Wiring, outputs: Any, name: str) -> list[Output[Any]]:
+def _listed(wiring: Wiring, outputs: Any) -> list[Output[Any]]:
     if isinstance(outputs, Input | str):
-        raise GraphError(f"{name}={outputs!r} is not a list.", remedy=f"Write {name}=[...].")
+        raise GraphError(f"outputs={outputs!r} is not a list.", remedy="Write outputs=[...].")
     found = []
     for each in outputs:
         output = each
@@ -157,21 +154,22 @@ def _listed(wiring: Wiring, outputs: Any, name: str) -> list[Output[Any]]:
             node = wiring.nodes.find(each)
             if node is None:
                 remedy = wiring.nodes.did_you_mean(each)
-                raise GraphError(f"{name}= names {each!r}, which does not exist.", remedy=remedy)
+                raise GraphError(f"outputs= names {each!r}, which does not exist.", remedy=remedy)
             output = Output(wiring.nodes, node)
-        if not isinstance(output, Output) or wiring.node_of(output) == STORED:
-            raise GraphError(f"{name}= holds {each!r}, which this graph does not make.", remedy="Name outputs of it.")
+        if not isinstance(output, Output):
+            raise GraphError(f"outputs= holds {each!r}, which this graph does not make.", remedy="Name outputs of it.")
+        wiring.node_of(output)  # raises if it belongs to another graph
         found.append(output)
     return found
 
 
-def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]], name: str) -> list[int]:
+def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> list[int]:
     numbers: dict[int, None] = {}
     for output in outputs:
         number = objects.number(output)
         if number is None:
             raise GraphError(
-                f"{name}= holds {output.id!r}, which is inline: it exists only inside its consumers.",
+                f"outputs= holds {output.id!r}, which is inline: it exists only inside its consumers.",
                 remedy="Leave out inline=True.",
             )
         numbers[number] = None
@@ -179,7 +177,7 @@ def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]], name: str) -> l
 
 
 def _needed(wiring: Wiring, order: list[int], replaced: Replacements, roots: list[Output[Any]]) -> bytearray:
-    """Which nodes this run must evaluate: what the wanted ones need, up to what is given."""
+    """By node: 1 if this run needs it, which is what the wanted outputs need, up to values that are given."""
     needed = bytearray(len(wiring.fns))
     for output in roots:
         node = wiring.node_of(output)
@@ -189,7 +187,7 @@ def _needed(wiring: Wiring, order: list[int], replaced: Replacements, roots: lis
             for ref in wiring.refs[node]:
                 output = wiring.base(ref)
                 producer = wiring.node_of(output)
-                if producer != STORED and replaced.find(producer, output._path) is None:
+                if replaced.find(producer, output._path) is None:
                     needed[producer] = 1
     return needed
 
@@ -202,7 +200,7 @@ def _inputs(
     objects: ObjectNumbers,
     replaced: Replacements,
 ) -> list[tuple[int, ...]]:
-    """The objects that each task needs, those of its inline producers included."""
+    """By task: the objects that it and its inline producers take."""
     columns: list[tuple[int, ...]] = []
     inlined: dict[int, tuple[int, ...]] = {}
     number, inline, base = objects.number, wiring.nodes.inline, wiring.base

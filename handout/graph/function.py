@@ -1,4 +1,4 @@
-"""The explicit form: a function with its id, its producers by name, and its options."""
+"""The explicit form of a graph: functions with their ids, their producers by name, and their options."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Function(Generic[T_co]):
-    """A node described by itself; made by `function`, and part of a graph once ``Graph([...])`` has it."""
+    """One function of a graph in the explicit form, made by `function`. ``Graph([...])`` takes a list of them."""
 
     __slots__ = ("args", "extra_args", "fn", "id", "kwargs", "options")
 
-    #: Unique in its graph.
     id: str
+    """Id of the function, unique in its graph."""
     fn: Callable[..., Any]
-    #: Producers: ids, ``(id, key)`` for one element, or outputs.
+    """The function that a host calls."""
     args: tuple[Any, ...]
-    #: Plain values that follow them.
+    """Its producers: ids, ``(id, key)`` for one element of a result, or outputs."""
     extra_args: tuple[Any, ...]
+    """Values that follow the producers' results as positional arguments."""
     kwargs: Mapping[str, Any]
-    #: As the caller wrote them.
+    """Keyword arguments: values or outputs."""
     options: Mapping[str, Any]
+    """Options of the function as the caller wrote them."""
 
     def __init__(
         self,
@@ -40,7 +42,7 @@ class Function(Generic[T_co]):
         kwargs: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:
-        """Use `function`."""
+        """Not public: call `function`, which checks its arguments."""
         self.id = id
         self.fn = fn
         self.args = tuple(args)
@@ -62,18 +64,30 @@ def function(
     kwargs: Mapping[str, Any] | None = None,
     **options: Unpack[Options],
 ) -> Function[R]:
-    """Describe one function of a graph.
+    """Describe one function of a graph in the explicit form, by the ids of its producers.
 
     Args:
-        id: Unique in the graph.
-        fn: The function; called with the producers' results, then ``extra_args``.
-        args: Its producers by id, ``("load_data", 0)`` for one element of a result; outputs may stand here, too.
-        extra_args: Further positional arguments: plain values.
-        kwargs: Keyword arguments: plain values or outputs.
-        **options: As for ``graph.add``.
+        id: Id of the function, unique in the graph.
+        fn: A host calls it with the producers' results, then ``extra_args``.
+        args: Its producers: ids, ``("load_data", 0)`` for one element of a result, or outputs. Default: none.
+        extra_args: Further positional arguments: values. Default: none.
+        kwargs: Keyword arguments: values or outputs. Default: none.
+        **options: Options of the function, as for `Graph.add`.
+
+    Returns:
+        An entry for ``Graph([...])``, `execute`, `start` or `run`.
 
     Raises:
-        GraphError: Something of this can be seen to be wrong already.
+        GraphError: An argument has the wrong type, or an option is wrong.
+
+    Example:
+        ::
+
+            results = handout.run([
+                handout.function("load", load, extra_args=["data.csv"]),
+                handout.function("train", train, args=["load"], cost={"memory": "2 GB"}),
+            ])
+            results["train"]
     """
     given: Mapping[str, Any] = options
     owner = f"function {id!r}"
@@ -90,7 +104,7 @@ def function(
 
 def _check_id(id: object) -> None:
     if not isinstance(id, str) or not id:
-        raise GraphError(f"{id!r} cannot be an id.", remedy="Give a text that is not empty.")
+        raise GraphError(f"{id!r} cannot be an id.", remedy="Give text that is not empty.")
 
 
 def _check_list(owner: str, name: str, value: object) -> None:

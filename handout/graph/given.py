@@ -7,8 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from handout.errors import GraphError
 from handout.graph.output import Output
-from handout.graph.path import Path, apply_path, path_key
-from handout.graph.wiring import STORED, Wiring
+from handout.graph.path import path_key
+from handout.graph.wiring import Wiring
+from handout.serialization.calls import Path, apply_path
 
 __all__ = ["EarlierRun", "Given", "GivenValue", "Replacements"]
 
@@ -17,29 +18,32 @@ Given = Mapping[str, Any] | Mapping[Output[Any], Any]
 
 @runtime_checkable
 class EarlierRun(Protocol):
-    """Results of an earlier run: they may know more functions than this graph, and some of them failed."""
+    """`Results` of an earlier run, which may hold functions that this graph lacks, and functions that failed."""
 
     @property
     def failures(self) -> Mapping[str, Any]:
-        """What has no result."""
+        """The functions without a result, by id."""
         ...
 
     def raise_failures(self) -> None:
-        """Tells this protocol from a plain mapping."""
+        """Raise the failures. The protocol names this method because a plain mapping has none."""
         ...
 
 
 class GivenValue:
-    """A value that replaces an output for this run; looked up when it is needed, because results are unpickled then."""
+    """A value that replaces an output in this run.
+
+    The value is looked up when it is needed, because `Results` unpickle a value only then.
+    """
 
     __slots__ = ("key", "path", "source")
 
     def __init__(self, source: Mapping[Any, Any], key: Any, path: Path) -> None:
-        #: What the caller gave: a mapping, or the results of an earlier run.
+        #: The mapping, or `Results` of an earlier run, that the caller gave.
         self.source: Mapping[Any, Any] = source
-        #: Its key there.
+        #: Key of the value in `source`.
         self.key: Any = key
-        #: From what lies there to the value.
+        #: Path from the item of `source` to the value.
         self.path: Path = path
 
     @property
@@ -49,7 +53,7 @@ class GivenValue:
 
 
 class Replacements:
-    """The given values by node and path."""
+    """The values that replace outputs in this run, by node and path."""
 
     __slots__ = ("_by_node", "_source")
 
@@ -58,7 +62,7 @@ class Replacements:
         self._source: Any = given
         for key in _usable(wiring, given):
             output = self._output(wiring, key)
-            self._by_node.setdefault(output._node, {})[path_key(output._path)] = key
+            self._by_node.setdefault(wiring.node_of(output), {})[path_key(output._path)] = key
 
     @staticmethod
     def _output(wiring: Wiring, key: object) -> Output[Any]:
@@ -67,7 +71,7 @@ class Replacements:
             if node is None:
                 raise GraphError(f"given= names {key!r}, which does not exist.", remedy=wiring.nodes.did_you_mean(key))
             return Output(wiring.nodes, node)
-        if not isinstance(key, Output) or wiring.node_of(key) == STORED:
+        if not isinstance(key, Output):
             raise GraphError(f"given= cannot replace {key!r}.", remedy="Name outputs of this graph, or ids.")
         return key
 
@@ -75,7 +79,7 @@ class Replacements:
         return bool(self._by_node)
 
     def find(self, node: int, path: Path) -> GivenValue | None:
-        """What replaces an output; the element of what replaces an output around it."""
+        """Return the value that replaces an output, or replaces an element around it; None if nothing does."""
         by_path = self._by_node.get(node)
         if by_path is None:
             return None
@@ -87,7 +91,10 @@ class Replacements:
 
 
 def _usable(wiring: Wiring, given: Given | None) -> list[object]:
-    """The keys that are to replace something; an earlier run's failures, and functions only it knew, are not."""
+    """Return the keys of `given` that replace an output.
+
+    Functions of an earlier run that failed, or that this graph lacks, replace nothing.
+    """
     if not isinstance(given, EarlierRun):
         return list(given or ())
     failed, find = given.failures, wiring.nodes.find

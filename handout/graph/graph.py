@@ -1,4 +1,4 @@
-"""`Graph`: what the user builds."""
+"""`Graph`: the functions that the user adds, and their calls."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ A = TypeVar("A")
 
 
 class Graph(TypedCalls):
-    """A DAG of functions. Building it runs nothing; it may be run any number of times, and grow in between.
+    """A DAG of functions. Building it runs nothing. It can be run any number of times, and grow between two runs.
 
     Args:
-        functions: The explicit form, if that is what you have: see `function`.
+        functions: Functions in the explicit form; see `function`. Default: none.
+
+    Raises:
+        GraphError: An entry of ``functions`` is wrong, or two have the same id.
 
     Example:
         ::
@@ -47,16 +50,32 @@ class Graph(TypedCalls):
 
     def __init__(self, functions: Iterable[Function[Any]] = ()) -> None:
         self._nodes = Nodes()
-        # The two columns that a plain call extends, at hand.
+        # Held here because a plain call extends just these two columns.
         self._fns = self._nodes.fns
         self._args = self._nodes.args
         self._signatures = Signatures()
         self._add_explicit(list(functions))
 
     def value(self, value: A, /, *, id: str | None = None) -> Output[A]:
-        """A value as one object, which travels once per host, however many functions take it.
+        """Add a value as an object of its own, which travels once to each host, however many functions take it.
 
-        It can be replaced for a run: ``execute(graph, given={output: other})``.
+        A run can replace it: ``execute(graph, given={output: other})``.
+
+        Args:
+            value: Any value that can be pickled.
+            id: Name of the value, unique in the graph. Default: generated: ``value``, then ``value-2``.
+
+        Returns:
+            The output that stands for the value.
+
+        Raises:
+            GraphError: The value is an output already, or the id is taken.
+
+        Example:
+            ::
+
+                table = graph.value(load_table())
+                scores = graph.map(functools.partial(score, table=table), range(100))
         """
         if isinstance(value, Input):
             raise GraphError(f"{value!r} stands for a value already.", remedy="Use it as it is.")
@@ -73,19 +92,30 @@ class Graph(TypedCalls):
         width: int = 16,
         **options: Unpack[Options],
     ) -> Output[A]:
-        """Add a tree of fan-ins: ``fn`` is called with lists of at most ``width`` parts until one is left.
+        """Add a tree of calls that reduces parts to one: each call takes a list of at most ``width`` parts.
 
-        The order of the parts is kept, the lists of a level are equally long (give or take one), and one part alone
-        is still given to ``fn``, as a list of one.
+        The order of the parts is kept. The lists of one level differ in length by at most one. A single part is still
+        given to ``fn``, as a list of one.
 
         Args:
-            fn: Takes a list of parts and returns a part.
+            fn: Function that takes a list of parts and returns a part.
             parts: Values or outputs; at least one.
-            width: How many parts one call takes at most.
-            **options: For every call of the tree; the last one gets ``id``, the others ``id[level,number]``.
+            width: Largest number of parts that one call takes; at least 2.
+            **options: Options of every call. The last call gets ``id``, the others ``id[level,number]``.
+
+        Returns:
+            The output of the last call.
+
+        Raises:
+            GraphError: There are no parts, ``width`` is below 2, or an option is wrong.
+
+        Example:
+            ::
+
+                total = graph.reduce(sum, graph.map(count, files), width=8)
         """
         if not is_whole(width) or width < 2:
-            raise GraphError(f"graph.reduce: width={width!r} never comes to an end.", remedy="Give 2 or more.")
+            raise GraphError(f"graph.reduce: width={width!r} would never end.", remedy="Give 2 or more.")
         level: list[Any] = list(parts)
         if not level:
             raise GraphError(f"graph.reduce: there are no parts for {name_of(fn)!r}.", remedy="Give at least one.")
@@ -109,35 +139,46 @@ class Graph(TypedCalls):
         return self._nodes.append(fn, (level,), {}, policy._replace(id=id_))
 
     def check(self, inventory: InventoryLike = None) -> None:
-        """Validate the graph, and its costs against what an inventory declares, without reaching a host.
+        """Check the graph, and its costs against what an inventory declares, without reaching a host.
 
-        What a host leaves undeclared and would be probed for counts as unknown, not as missing.
+        A capability that is not declared and that an agent would probe counts as unknown and not as missing.
+
+        Args:
+            inventory: The hosts. Default: this machine alone.
 
         Raises:
             GraphError: The graph is wrong.
-            PlacementError: No host of the inventory can ever run a function.
+            PlacementError: No host of the inventory can ever run one of the functions.
+            InventoryError: The inventory cannot be read.
+
+        Example:
+            ::
+
+                graph.check("hosts.toml")
         """
         check_placement(self.compile(), inventory)
 
-    def compile(self, *, outputs: Outs = None, keep: Outs = None, given: Given | None = None) -> Plan:
-        """Validate the graph and number what a run of it needs: the seam to everything that runs graphs.
+    def compile(self, *, outputs: Outs = None, given: Given | None = None) -> Plan:
+        """Check the graph and number the tasks and objects of one run.
 
         Args:
-            outputs: What the caller wants; every function that no other function consumes, when None.
-            keep: What is to stay on the hosts afterwards.
-            given: Values that replace outputs, by output or by id; results of an earlier run.
+            outputs: The outputs that the caller wants. None: the result of every function that no other function takes.
+            given: Values that replace outputs, by output or by id; or `Results` of an earlier run.
+
+        Returns:
+            The plan that a run executes.
 
         Raises:
             GraphError: The graph, or one of the arguments, is wrong.
         """
-        return compile_nodes(self._nodes, self._signatures, outputs=outputs, keep=keep, given=given)
+        return compile_nodes(self._nodes, self._signatures, outputs=outputs, given=given)
 
     def to_mermaid(self) -> str:
-        """The graph as a Mermaid flowchart."""
+        """Return the graph as a Mermaid flowchart."""
         return to_mermaid(self._nodes)
 
     def to_dot(self) -> str:
-        """The graph in Graphviz's language."""
+        """Return the graph in the DOT language of Graphviz."""
         return to_dot(self._nodes)
 
     def __repr__(self) -> str:
@@ -145,14 +186,15 @@ class Graph(TypedCalls):
 
     def __reduce__(self) -> NoReturn:
         raise GraphError(
-            "a Graph is used inside a function that travels.", remedy="Build it in the function, or pass what it needs."
+            "a Graph cannot travel to a host.",
+            remedy="Build it inside the function, or pass the values that it is built from.",
         )
 
     def _add(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Output[Any]:
         if kwargs or (MARKS and mark_of(fn) is not None) or not callable(fn):
             given, own = self._split(fn, kwargs)
             return self._nodes.append(fn, args, own, self._nodes.policy(given))
-        # The plain call: what a graph of a million functions consists of.
+        # A call without options and keyword arguments: most of a graph of a million functions, so nothing else is done.
         fns = self._fns
         node = len(fns)
         fns.append(fn)
@@ -169,7 +211,7 @@ class Graph(TypedCalls):
             sizes = ", ".join(str(len(column)) for column in columns)
             raise GraphError(
                 f"graph.map of {name_of(fn)!r} needs iterables of one length, not {sizes or 'none at all'}.",
-                remedy="Give what all calls share as a keyword argument, or zip(...) them as you mean it.",
+                remedy="Give what all calls share as a keyword argument, or zip(...) the iterables yourself.",
             )
         policy = self._nodes.policy(given)
         append = self._nodes.append
@@ -179,7 +221,7 @@ class Graph(TypedCalls):
         return [append(fn, row, own, policy._replace(id=f"{policy.id}[{i}]")) for i, row in enumerate(rows)]
 
     def _split(self, fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Tell options (those of ``handout.options`` included) from the function's own keyword arguments."""
+        """Separate the options, those of `options` included, from the function's own keyword arguments."""
         if not callable(fn):
             raise GraphError(
                 f"{fn!r} is not callable.", remedy="Give the function itself, then its arguments: graph.add(f, x)."
@@ -217,7 +259,7 @@ class Graph(TypedCalls):
             nodes.args[node] = producers + function.extra_args
 
     def _producer(self, node: int, function: Function[Any], named: Any) -> Input[Any]:
-        """What an entry of ``args`` names: an id, an id with the path to an element, an output, or an `Arg`."""
+        """Return the producer that an entry of ``args`` names: an id, an id with keys, an output or an `Arg`."""
         if isinstance(named, Arg) and isinstance(named.producer, str | tuple):
             again: Any = Arg
             arg: Input[Any] = again(self._producer(node, function, named.producer), dump=named.dump, load=named.load)
@@ -247,7 +289,11 @@ Runnable = Graph | Sequence[Function[Any]]
 
 
 def as_graph(graph: Runnable) -> Graph:
-    """The graph itself, or the one that a list of functions describes."""
+    """Return the graph itself, or the graph that a list of functions describes.
+
+    Raises:
+        GraphError: The value is neither.
+    """
     if isinstance(graph, Graph):
         return graph
     functions: Any = graph

@@ -1,4 +1,4 @@
-"""``handout.options``: options that belong to a function wherever it is added."""
+"""`handout.options`: options that a function has wherever it is added."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ __all__ = ["MARKS", "mark_of", "options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Options by the function's identity. Kept beside the functions and not on them: functools.wraps would copy an
-#: attribute, a subclass would inherit it, and a pickled function would carry it to hosts that have no Handout.
-#: The second element keeps the entry honest: a weak reference that removes it, or the function itself.
+#: Options by the identity of a function. They are not an attribute of the function, because functools.wraps would copy
+#: it, a subclass would inherit it, and a pickled function would carry it to hosts without Handout. The second element
+#: keeps the identity valid: a weak reference that removes the entry with the function, or the function itself.
 MARKS: Final[dict[int, tuple[Mapping[str, Any], object]]] = {}
 
 
 def options(**options: Unpack[Options]) -> Callable[[F], F]:
-    """Give a function options of its own: a decorator that returns the very function, unchanged.
+    """Give a function options of its own. The decorator returns the function unchanged.
 
-    They are read whenever it is added to a graph; what is said there wins over them, name by name. Nothing else
-    gets them: no wrapper around it, no partial of it, no subclass.
+    The options hold whenever the function is added to a graph. Options that are given there win over them, name by
+    name. Wrappers, partials and subclasses of the function do not have them.
+
+    Args:
+        **options: Options of the function, as for `Graph.add`, without ``id``.
+
+    Raises:
+        GraphError: An option is wrong, or the decorated object is not callable.
 
     Example:
         ::
@@ -46,7 +52,7 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
         number = id(fn)
         try:
             keeper: object = weakref.ref(fn, lambda _: _forget(number))
-        except TypeError:  # a callable with slots, say: then it lives as long as its mark
+        except TypeError:  # it takes no weak references, as a callable with slots: it then lives as long as the process
             keeper = fn
         MARKS[number] = (merged, keeper)
         return fn
@@ -59,7 +65,7 @@ def _forget(number: int) -> None:
 
 
 def mark_of(fn: Callable[..., Any]) -> Mapping[str, Any] | None:
-    """The options given to a function by `options`; a bound method has those of its function."""
+    """Return the options that `options` gave to a function, or None. A bound method has those of its function."""
     found = MARKS.get(id(fn))
     if found is None and isinstance(fn, MethodType):
         found = MARKS.get(id(fn.__func__))

@@ -12,7 +12,7 @@ __all__ = ["FunctionIds", "name_of"]
 
 
 def name_of(fn: object) -> str:
-    """What people call a callable."""
+    """Return the name of a callable, for ids and messages."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     name = getattr(fn, "__name__", None)
@@ -22,28 +22,28 @@ def name_of(fn: object) -> str:
 
 
 class FunctionIds:
-    """The ids of a graph's nodes, in their order; generated ones only when somebody asks.
+    """The ids of the nodes of a graph, in their order. They are generated when one is first read.
 
-    A million strings cost 60 MB and are seldom looked at while a graph is built. An id depends only on the nodes
-    before it, so that asking early or late gives the same.
+    A million strings take 60 MB, and few of them are read while a graph is built. An id depends only on the nodes
+    before it, so it is the same whenever it is generated.
     """
 
     __slots__ = ("_bases", "_claimed", "_counts", "_numbers", "ids")
 
     def __init__(self) -> None:
-        #: Ids of the nodes that were named so far: a prefix of the graph's nodes.
+        #: Ids of the nodes named so far, which are the first nodes of the graph.
         self.ids: list[str] = []
-        #: Node by id, for those that the caller chose.
+        #: Node by id, for ids that the caller chose.
         self._claimed: dict[str, int] = {}
-        #: The last number that was given out after each name.
+        #: By name: the last number that follows it in an id.
         self._counts: dict[str, int] = {}
-        #: Name by the identity of a function; the graph keeps the functions.
+        #: Name by the identity of a function. The graph holds the functions, so identities stay valid.
         self._bases: dict[int, str] = {}
-        #: Node by id for a prefix of ``ids``; made once somebody looks for a generated one.
+        #: Node by id for the first entries of ``ids``. Extended when a generated id is looked up.
         self._numbers: dict[str, int] = {}
 
     def extend(self, fns: list[Callable[..., Any] | None], until: int) -> list[str]:
-        """Name the nodes up to (not including) ``until``; ``fns`` has None where a node is a value."""
+        """Name the nodes before ``until`` and return all ids. ``fns`` holds None for a node that is a value."""
         ids, bases = self.ids, self._bases
         for node in range(len(ids), until):
             fn = fns[node]
@@ -58,24 +58,24 @@ class FunctionIds:
         while True:
             count += 1
             id_ = base if count == 1 else f"{base}-{count}"
-            # Only an id that a caller chose, or a name with a dash in it, can stand in the way.
+            # Only an id that the caller chose, or one generated from a name with a dash, can be equal.
             if (self._claimed or "-" in base) and self._taken(id_):
                 continue
             self._counts[base] = count
             return id_
 
     def _taken(self, id: str) -> bool:
-        """Whether an id was chosen or generated; that much can be told without a table of all ids."""
+        """Return True if a node has this id. No table of all ids is needed for that."""
         if id in self._claimed or id in self._counts:
             return True
         base, _, number = id.rpartition("-")
         return number.isdecimal() and number[0] != "0" and 2 <= int(number) <= self._counts.get(base, 0)
 
     def claim(self, id: str) -> None:
-        """Give the next node an id of the caller's choice; every node before it must be named.
+        """Give the next node an id that the caller chose. Every node before it must be named.
 
         Raises:
-            GraphError: Another node has it.
+            GraphError: Another node has the id.
         """
         if self._taken(id):
             raise GraphError(f"two functions have the id {id!r}.", remedy="Give each id= only once.")
@@ -83,7 +83,7 @@ class FunctionIds:
         self.ids.append(id)
 
     def number_of(self, id: str) -> int | None:
-        """The node that has an id, among those that were named."""
+        """Return the node with an id among the nodes named so far, or None."""
         found = self._claimed.get(id)
         if found is None and self._taken(id):
             numbers = self._numbers

@@ -1,4 +1,4 @@
-"""The columns of a graph: what was added, in the order in which it was added."""
+"""The columns of a graph: its functions and values in the order in which they were added."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from handout.graph.naming import FunctionIds
 from handout.graph.options import PLAIN, TaskOptions, intern_options
 from handout.graph.output import Input, Output
-from handout.resources.did_you_mean import nearest
+from handout.resources.did_you_mean import suggestion
 
 __all__ = ["Nodes", "Policy"]
 
 
 class Policy(NamedTuple):
-    """How a function is to be run: its options, sorted by who cares."""
+    """The options of a function: those that the graph itself honours, and those of the task."""
 
     id: str | None = None
     task: TaskOptions = PLAIN
@@ -23,10 +23,10 @@ class Policy(NamedTuple):
 
 
 class Nodes:
-    """Functions and values by number, in columns.
+    """The functions and values of a graph, in columns by number.
 
-    A function for which nothing was said but its arguments takes an entry in two lists; everything rarer lies in
-    dictionaries by number. Outputs point here and not at the `Graph`, which is only the typed face of this.
+    A function with positional arguments alone takes an entry in two lists. Everything that is rarer is in dictionaries
+    by number. Outputs refer to this object and not to the `Graph`, which adds the typed methods.
     """
 
     __slots__ = (
@@ -43,25 +43,25 @@ class Nodes:
     )
 
     def __init__(self) -> None:
-        #: The function of each node; None where the node is a value.
+        #: By node: its function; None if the node is a value.
         self.fns: list[Callable[..., Any] | None] = []
-        #: Its positional arguments; of a value, the value alone.
+        #: By node: its positional arguments; of a value, the value alone.
         self.args: list[tuple[Any, ...]] = []
-        #: Its keyword arguments, where there are any. May be shared between nodes: never changed.
+        #: By node: its keyword arguments, if it has any. Nodes share them, so they are never changed.
         self.kwargs: dict[int, Mapping[str, Any]] = {}
-        #: Its options, where they are not `PLAIN`.
+        #: By node: its options, if they are not `PLAIN`.
         self.options: dict[int, TaskOptions] = {}
-        #: The inline functions.
+        #: The nodes of inline functions.
         self.inline: set[int] = set()
-        #: What a node must share its host with.
+        #: By node: the output, or the id, that it shares its host with.
         self.collocated: dict[int, Input[Any] | str] = {}
         self.names: FunctionIds = FunctionIds()
-        #: Whether a node may refer to a later one; only then can there be a cycle.
+        #: True if a node may take the result of a later one. Only then can the graph have a cycle.
         self.forward: bool = False
         self._interned: dict[Hashable, tuple[TaskOptions, object]] = {}
 
     def policy(self, options: Mapping[str, Any]) -> Policy:
-        """Sort checked options."""
+        """Return checked options as a policy."""
         if not options:
             return Policy()
         rest = {k: v for k, v in options.items() if k not in ("id", "inline", "collocate_with")}
@@ -79,10 +79,10 @@ class Nodes:
         kwargs: Mapping[str, Any],
         policy: Policy,
     ) -> Output[Any]:
-        """Add a node with everything that was said about it.
+        """Add a node and return its output.
 
         Raises:
-            GraphError: Its id is taken.
+            GraphError: The id is taken.
         """
         node = len(self.fns)
         if policy.id is not None:
@@ -101,18 +101,18 @@ class Nodes:
         return Output(self, node)
 
     def ids(self) -> list[str]:
-        """The ids of all nodes. The list is this object's own."""
+        """Return the ids of all nodes. The caller must not change the list."""
         return self.names.extend(self.fns, len(self.fns))
 
     def id_of(self, node: int, /) -> str:
-        """The id of one node; those before it get theirs, too."""
+        """Return the id of a node. All nodes before it are named as well."""
         return self.names.extend(self.fns, max(node + 1, len(self.names.ids)))[node]
 
     def find(self, id: str) -> int | None:
-        """The node with an id."""
+        """Return the node with an id, or None."""
         self.ids()
         return self.names.number_of(id)
 
     def did_you_mean(self, id: str) -> str:
-        """The remedy for an id that no node has."""
-        return nearest(id, self.ids())
+        """Return the remedy for an id that no node has."""
+        return suggestion(id, self.ids())

@@ -1,4 +1,4 @@
-"""The objects of a run and their numbers: which output is which object."""
+"""The objects of a run and their numbers: the object that each output names."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 
 from handout.errors import GraphError
 from handout.graph.given import GivenValue, Replacements
-from handout.graph.output import Output, StoredObject
-from handout.graph.path import Path, apply_path, path_key, path_text
-from handout.graph.wiring import STORED, Wiring
+from handout.graph.output import Output
+from handout.graph.path import path_key, path_text
+from handout.graph.wiring import Wiring
 from handout.serialization import exceptions
+from handout.serialization.calls import Path, apply_path
 
-__all__ = ["Kept", "ObjectNumbers", "Pick", "Value"]
+__all__ = ["ObjectNumbers", "Pick", "Value"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """An element of a task's result, taken where the result was made."""
+    """An element of a task's result, which the host that made the result takes out."""
 
     task: int
     path: Path
@@ -31,42 +32,35 @@ class Value:
     value: Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Kept:
-    """An object that the cluster's hosts hold already."""
-
-    stored: StoredObject
-
-
 class ObjectNumbers:
-    """Numbers for objects: a task's whole result has the task's number, everything else gets the next one."""
+    """Numbers the objects of a run. A task's whole result has the task's number, other objects the next free ones."""
 
     __slots__ = ("_given", "_names", "_numbers", "_task_of", "_tasks", "_wiring", "extras")
 
     def __init__(self, wiring: Wiring, given: Replacements, task_of: list[int], tasks: int) -> None:
-        """Number nothing yet.
+        """Start without objects.
 
         Args:
-            wiring: Of the graph.
-            given: What replaces outputs.
-            task_of: The task of each node; -1 where it has none.
-            tasks: How many there are.
+            wiring: The edges of the graph.
+            given: The values that replace outputs in this run.
+            task_of: By node: its task, or -1 if it has none.
+            tasks: Number of tasks.
         """
         self._wiring = wiring
         self._given = given
         self._task_of = task_of
         self._tasks = tasks
-        self.extras: list[Pick | Value | GivenValue | Kept] = []
-        #: What each extra is called: the output that first asked for it.
+        self.extras: list[Pick | Value | GivenValue] = []
+        #: By extra: the first output that named it.
         self._names: list[Output[Any]] = []
         self._numbers: dict[Hashable, int] = {}
 
     def number(self, output: Output[Any]) -> int | None:
-        """The number of an output's object, which gets one if it has none; None for an inline function's."""
+        """Return the number of an output's object, and number the object if it is new. None: it is inline."""
         node = self._wiring.node_of(output)
-        if node != STORED and not output._path and self._task_of[node] >= 0:
+        if not output._path and self._task_of[node] >= 0:
             return self._task_of[node]
-        key = _key(output, node)
+        key = (node, path_key(output._path))
         known = self._numbers.get(key)
         if known is None:
             extra = self._extra(output, node)
@@ -77,10 +71,8 @@ class ObjectNumbers:
             self._names.append(output)
         return known
 
-    def _extra(self, output: Output[Any], node: int) -> Pick | Value | GivenValue | Kept | None:
+    def _extra(self, output: Output[Any], node: int) -> Pick | Value | GivenValue | None:
         path = output._path
-        if isinstance(output._origin, StoredObject):
-            return Kept(output._origin)
         given = self._given.find(node, path)
         if given is not None:
             return given
@@ -97,17 +89,16 @@ class ObjectNumbers:
         return None if task < 0 else Pick(task, path)
 
     def find(self, output: Output[Any]) -> tuple[int | None, Path]:
-        """The object that a reference was compiled to, and the path that is left inside the consumer.
+        """Return the object that an output was compiled to, and the path that is left for the consumer to follow.
 
-        None for an inline function, and for what no task of this run refers to.
+        The number is None for an inline function's result, and for an output that no task of this run takes.
         """
         node = self._wiring.node_of(output)
-        if node != STORED and not output._path and self._task_of[node] >= 0:
+        if not output._path and self._task_of[node] >= 0:
             return self._task_of[node], ()
-        number = self._numbers.get(_key(output, node))
-        # Elements of stored objects and of inline results are taken by the consumer: nothing else could.
-        left = output._path if number is None or node == STORED else ()
-        return number, left
+        number = self._numbers.get((node, path_key(output._path)))
+        # Only the consumer can take an element of an inline function's result.
+        return number, output._path if number is None else ()
 
     def locate(self, key: Output[Any] | str, preferred: Collection[int]) -> tuple[int, Path]:
         """See `Plan.locate`."""
@@ -129,7 +120,7 @@ class ObjectNumbers:
         return found
 
     def _existing(self, node: int, path: Path) -> int | None:
-        if node != STORED and not path and self._task_of[node] >= 0:
+        if not path and self._task_of[node] >= 0:
             return self._task_of[node]
         return self._numbers.get((node, path_key(path)))
 
@@ -147,9 +138,5 @@ class ObjectNumbers:
         raise GraphError(f"no function has the id {id!r}.", remedy=wiring.nodes.did_you_mean(id))
 
     def name_of(self, number: int) -> str:
-        """The id of an object that is no task's whole result."""
+        """Return the id of an object that is not the whole result of a task."""
         return self._names[number - self._tasks].id
-
-
-def _key(output: Output[Any], node: int) -> Hashable:
-    return id(output._origin) if node == STORED else (node, path_key(output._path))

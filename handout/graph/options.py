@@ -1,4 +1,4 @@
-"""What a caller may say about one function beside its arguments: read, checked and interned here."""
+"""The options of a function: their types and documentation, the check of a caller's values, and the read form."""
 
 from __future__ import annotations
 
@@ -8,118 +8,136 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
 
 from handout.errors import GraphError
+from handout.graph.option_docs import document
 from handout.graph.output import Input
 from handout.resources.cost import Cost, CostLike, as_costs
-from handout.resources.did_you_mean import nearest
+from handout.resources.did_you_mean import suggestion
+from handout.resources.requirement import Requirement, compile_cost
 
-__all__ = [
-    "INLINE_ALLOWS",
-    "OPTION_NAMES",
-    "PLAIN",
-    "Options",
-    "RetryOn",
-    "TaskOptions",
-    "check_options",
-    "intern_options",
-    "is_whole",
-]
+__all__ = ["OPTION_NAMES", "PLAIN", "Options", "RetryOn", "TaskOptions", "check_options", "intern_options", "is_whole"]
 
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
 
 class Options(TypedDict, total=False):
-    """The options of a function, by their reserved names."""
+    """Options of one function: keyword arguments of `Graph.add`, `Graph.map`, `Graph.reduce`, `function` and `options`.
 
-    #: Unique in its graph; generated and readable (``train``, ``train-2``) when left out.
+    Raises:
+        GraphError: An option has an unknown name, or a value of the wrong type or range. `CostError`, a subclass, for
+            a cost that cannot be read.
+
+    Example:
+        ::
+
+            graph.add(train, data, cost={"gpu": 1, "memory": "8 GB"}, retries=2, timeout_s=3600)
+    """
+
     id: str
-    #: What it needs; a list means variants in order of preference.
+    """Name of the function's task, unique in its graph. Default: generated from the function's name: ``train``, then
+    ``train-2``."""
     cost: CostLike
-    #: How often it is tried again when it raises.
+    """What the task needs while it runs: a `Cost`, a mapping such as ``{"cpu": 4, "memory": "2 GB"}``, or a list of
+    these, which are variants in order of preference. It is read when the function is added. Default: one core."""
     retries: int
-    #: Which exceptions are worth another try; all by default.
+    """How many more attempts follow one that raised. Attempts that ended because a host was lost or a worker process
+    died do not count. Default: the ``retries`` of the run, which is 0 by default."""
     retry_on: RetryOn
-    #: Seconds before the first retry; doubled for each further one.
+    """Which exceptions are worth another attempt: an exception class, a tuple of these, or a function that takes the
+    exception and returns a bool. It is called in the caller's process. Default: all exceptions."""
     backoff_s: float
-    #: Seconds that one attempt may take.
+    """Seconds before the second attempt. Each further pause is twice as long, up to 60 seconds. Default: 0."""
     timeout_s: float
-    #: The host that must run it.
+    """Seconds that one attempt may run. After that its processes are ended with SIGTERM, then SIGKILL, and the attempt
+    fails with `TaskTimeoutError`. Default: no limit."""
     host: str
-    #: An output (or an id) whose function's host must run this one, too.
+    """Name of the host that must run the task. Default: any host that covers the cost."""
     collocate_with: Input[Any] | str
-    #: No task of its own: runs inside each of its consumers.
+    """Output, or id, of another function. Both tasks run on the same host. Default: none."""
     inline: bool
-    #: Larger goes first.
+    """True: the function is no task of its own. It is called inside each function that takes its result. Such a
+    function takes no options except ``id`` and ``labels``. Default: False."""
     priority: float
-    #: False: never run again once it was ended in the middle, whatever ``retries`` says: its host or its process was
-    #: lost (`OutcomeUnknownError`), or it was over its ``timeout_s`` or its memory. What it raises itself is retried.
+    """Orders the tasks of a run that are ready at one time: the larger number goes first. Default: 0."""
     idempotent: bool
-    #: A result, or an element of it that travels by itself, of more bytes is refused with `ResultTooLargeError`.
+    """False: the task must not run twice. An attempt that was ended in the middle is then never repeated, whatever
+    ``retries`` says. It fails with `OutcomeUnknownError` if its host or its process was lost, with `TaskTimeoutError`
+    if it was over its time, and with `MemoryExceededError` if it was over its memory. An exception that the function
+    raises is still retried. Default: True."""
     max_result_bytes: int
-    #: True: ended with `MemoryExceededError` when it takes more memory than its cost says.
+    """Largest size in bytes of the result, or of an element of it that travels by itself. A larger one is not kept,
+    and the task fails with `ResultTooLargeError`. Default: the ``max_result_bytes`` of the run, which is no limit by
+    default."""
     enforce_memory: bool
-    #: Never matched; shown to allocators, events and logs.
+    """True: a task that takes more memory than its cost says is ended with `MemoryExceededError`. Every variant of the
+    cost must then name ``memory``. Default: the ``enforce_memory`` of the run, which is False by default."""
     labels: Mapping[str, Any]
+    """Facts about the task for allocators, which find them in `Task.labels`. Handout itself never reads them.
+    Default: none."""
 
 
-OPTION_NAMES: Final = frozenset(Options.__annotations__)
-
-#: What an inline function may have: it has no place and no attempts of its own.
-INLINE_ALLOWS: Final = frozenset({"id", "inline", "labels"})
+document(Options)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskOptions:
-    """The options that matter once the graph runs. Interned per graph: compare by identity."""
+    """The options of a task in the form that is used once the graph runs.
 
-    #: Variants in order of preference; the very objects that the caller gave. Never empty.
-    costs: tuple[Cost, ...] = (Cost(),)
-    #: None: as the run says.
+    The fields are those of `Options`, without ``id``, ``inline`` and ``collocate_with``, which the graph itself
+    honours. Interned in each graph: tasks with equal options share one object, so compare by identity.
+    """
+
+    #: The variants of ``cost`` in order of preference, read when the function was added. Never empty.
+    requirements: tuple[Requirement, ...] = (compile_cost(Cost()),)
+    #: None here and below: the option of the run holds.
     retries: int | None = None
-    #: None: any exception.
+    #: None: any exception is worth another attempt.
     retry_on: RetryOn | None = None
     backoff_s: float = 0.0
     timeout_s: float | None = None
     host: str | None = None
     priority: float = 0.0
     idempotent: bool = True
-    #: None: as the run says.
-    enforce_memory: bool | None = None
     max_result_bytes: int | None = None
+    enforce_memory: bool | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: The options of a function for which nothing was said.
+#: The options of a function that was given none.
 PLAIN: Final = TaskOptions()
 
 
 def check_options(given: Mapping[str, Any], owner: str) -> None:
-    """Refuse options that no run could honour.
+    """Check the options of a function.
 
     Args:
         given: Options by name, as the caller wrote them.
-        owner: Whose options they are, for the message.
+        owner: The function that they belong to, for the message.
 
     Raises:
-        GraphError: An unknown name, a value of the wrong type or out of range, or an inline function that is
-            pinned, priced or retried.
+        GraphError: An option has an unknown name, or a value of the wrong type or range; or an inline function has
+            options of a task.
     """
     for name, value in given.items():
         rule = _RULES.get(name)
         if rule is None:
-            raise GraphError(f"{owner}: unknown option {name!r}.", remedy=nearest(name, OPTION_NAMES))
+            raise GraphError(f"{owner}: unknown option {name!r}.", remedy=suggestion(name, OPTION_NAMES))
         wanted, holds = rule
         if not holds(value):
             raise GraphError(f"{owner}: option {name}={value!r} is not {wanted}.", remedy=f"Give {wanted}.")
-    if given.get("inline") and not given.keys() <= INLINE_ALLOWS:
-        others = ", ".join(sorted(given.keys() - INLINE_ALLOWS))
+    if given.get("inline") and not given.keys() <= _INLINE_ALLOWS:
+        others = ", ".join(sorted(given.keys() - _INLINE_ALLOWS))
         raise GraphError(
             f"{owner} is inline, so it runs inside each of its consumers, but it also has {others}.",
             remedy="Give these to the consumers, or leave out inline=True.",
         )
 
 
+#: Options that an inline function may have. It is no task, so it has no host and no attempts.
+_INLINE_ALLOWS: Final = frozenset({"id", "inline", "labels"})
+
+
 def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, and not True or False."""
+    """Return True for an int that is not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -136,7 +154,7 @@ def _is_bool(value: Any) -> bool:
 
 
 def _is_cost(value: Any) -> bool:
-    # What is inside is read, and complained about, by the resources' own parser.
+    # `as_costs` checks what is inside, and its errors name the value.
     return isinstance(value, Cost | Mapping) or (isinstance(value, Sequence) and not isinstance(value, str | bytes))
 
 
@@ -146,6 +164,7 @@ def _is_retry_on(value: Any) -> bool:
     return issubclass(value, Exception) if isinstance(value, type) else callable(value)
 
 
+#: By option: a phrase that says which values it takes, and a function that is True for such a value.
 _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "id": ("a text that is not empty", _is_text),
     "cost": ("a Cost, a mapping, or a list of them", _is_cost),
@@ -164,14 +183,22 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
 }
 
 
-def intern_options(given: Mapping[str, Any], known: dict[Hashable, tuple[TaskOptions, object]]) -> TaskOptions:
-    """The `TaskOptions` of some checked options; the same object for the same options.
+#: The names that `Graph.add` takes as options.
+OPTION_NAMES: Final = frozenset(_RULES)
 
-    A loop that writes ``cost={"gpu": 1}`` a million times gets one object, and one reading of its cost.
+
+def intern_options(given: Mapping[str, Any], known: dict[Hashable, tuple[TaskOptions, object]]) -> TaskOptions:
+    """Return the `TaskOptions` of some checked options: the same object for the same options.
+
+    A loop that adds a million functions with ``cost={"gpu": 1}`` reads that cost once.
 
     Args:
-        given: Options by name; ``id``, ``inline`` and ``collocate_with`` are not for here.
-        known: What was interned before, each with the objects that its key names by identity, to keep them alive.
+        given: Options by name, without ``id``, ``inline`` and ``collocate_with``.
+        known: What this function has made so far. Each entry holds the objects whose identity is part of its key, so
+            that no other object can take their identity.
+
+    Raises:
+        CostError: The cost cannot be read.
     """
     kept: list[object] = []
     key = tuple([(name, _key_of(value, kept)) for name, value in given.items()])
@@ -180,7 +207,7 @@ def intern_options(given: Mapping[str, Any], known: dict[Hashable, tuple[TaskOpt
         return found[0]
     fields = dict(given)
     if "cost" in fields:
-        fields["costs"] = as_costs(fields.pop("cost"))
+        fields["requirements"] = tuple(map(compile_cost, as_costs(fields.pop("cost"))))
     if "labels" in fields:
         fields["labels"] = dict(fields["labels"])
     options = TaskOptions(**fields)
@@ -192,7 +219,7 @@ _SCALARS: Final = frozenset({int, float, str, bool, type(None)})
 
 
 def _key_of(value: Any, kept: list[object]) -> Hashable:
-    """Plain data by content (with its types: True is not 1 here), the rest by identity, noted in ``kept``."""
+    """Return a key of plain data by type and content (True is not 1 here), of others by identity, noted in ``kept``."""
     kind = type(value)
     if kind in _SCALARS:
         return (kind, value)

@@ -1,4 +1,4 @@
-"""Topological order, cycles, and ranks, on plain numbers."""
+"""Topological order, cycles and ranks of a graph that is given as lists of numbers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["find_cycle", "ranks", "topological"]
 
 
 def topological(producers: Sequence[Sequence[int]]) -> list[int]:
-    """The nodes so that producers come before consumers; otherwise in the order of their numbers.
+    """Return the nodes with producers before consumers, and otherwise in the order of their numbers.
 
     Args:
-        producers: The nodes that each node needs; repetitions do not matter.
+        producers: By node: the nodes whose results it takes; repetitions do not matter.
 
     Returns:
-        All nodes that are on no cycle and depend on none.
+        All nodes except those on a cycle and those that depend on one.
     """
     count = len(producers)
     missing = [len(set(each)) for each in producers]
@@ -37,7 +37,7 @@ def topological(producers: Sequence[Sequence[int]]) -> list[int]:
 
 
 def find_cycle(producers: Sequence[Sequence[int]], order: Sequence[int]) -> list[int]:
-    """One cycle among the nodes that `topological` left out: producer first, the first node again at the end."""
+    """Return a cycle among the nodes that `topological` left out: producers first, the first node again at the end."""
     left = set(range(len(producers))) - set(order)
     node = min(left)
     walk: list[int] = []
@@ -45,17 +45,17 @@ def find_cycle(producers: Sequence[Sequence[int]], order: Sequence[int]) -> list
     while node not in at:
         at[node] = len(walk)
         walk.append(node)
-        # Every node left out needs another one left out: that is why it was.
+        # Each node that was left out takes the result of another one that was left out.
         node = next(producer for producer in producers[node] if producer in left)
     return [*walk[at[node] :], node][::-1]
 
 
 def ranks(producers: Sequence[Sequence[int]], weights: Sequence[float] | None = None) -> list[float]:
-    """The length of the longest way from the start of each task to the end of the graph.
+    """Return the length of the longest path from the start of each task to the end of the graph.
 
     Args:
-        producers: The tasks that each task needs; producers have smaller numbers than their consumers.
-        weights: Duration of each task; 1 each when left out.
+        producers: By task: the tasks whose results it takes, which have smaller numbers.
+        weights: By task: its duration. Default: 1 for each.
     """
     rank = [1.0] * len(producers) if weights is None else list(weights)
     own = 1.0

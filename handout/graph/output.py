@@ -1,12 +1,11 @@
-"""What stands for a value that does not exist yet: outputs, picks of them, and stored objects.
+"""Outputs: what stands in a graph for a value that does not exist yet.
 
-Knows nothing of graphs beyond who its origin is: the origin names it, everything else is arithmetic on paths.
+An output knows its origin (the columns of a graph), the number of its node there, and the path to an element.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from os import PathLike, fspath
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,9 +19,10 @@ from typing import (
 )
 
 from handout.errors import GraphError
-from handout.graph.path import Path, path_key, path_text, record_path
+from handout.graph.path import path_key, path_text, record_path
+from handout.serialization.calls import Path
 
-__all__ = ["Input", "NotAValueError", "Output", "Shelf", "Stored", "StoredObject", "later"]
+__all__ = ["Input", "NotAValueError", "Origin", "Output", "later"]
 
 A = TypeVar("A")
 K = TypeVar("K")
@@ -35,29 +35,37 @@ class NotAValueError(GraphError, TypeError):
 
 
 class Origin(Protocol):
-    """Where an output comes from: a graph, or an object that a cluster keeps."""
+    """The graph that an output belongs to."""
 
     def id_of(self, node: int, /) -> str:
-        """The id of one of its functions."""
+        """Return the id of a node."""
         ...
 
 
 class Input(Generic[T_co]):
-    """Whatever may stand where a ``T`` is wanted: an `Output`, a `Stored` or an `Arg`."""
+    """What may stand in a call of `Graph.add` where the function takes a ``T``: an `Output` or an `Arg`."""
 
     __slots__ = ()
 
     def __hash__(self) -> int:
-        """By identity, unless a subclass knows better."""
+        """Return a hash by identity; `Output` hashes by what it names."""
         return object.__hash__(self)
 
 
 class Output(Input[T_co]):
     """A function's result, or an element of it, in a graph.
 
-    Not the value: it does not exist before a run. ``out[0]``, ``out["key"]`` and `pick` name a part of it, which
-    is taken where the result was made, so that only that part travels. Two outputs are equal when they name the
-    same part of the same function of the same graph.
+    An output is not the value, which exists only once the graph runs. ``out[0]``, ``out["key"]`` and `pick` name an
+    element. The host that made the result takes the element out, so that only the element travels. Two outputs are
+    equal if they name the same element of the same function of the same graph.
+
+    Example:
+        ::
+
+            parts = graph.add(split, "data.csv")    # returns (train, test)
+            model = graph.add(fit, parts[0])
+            results = await handout.execute(graph)
+            results[model]
     """
 
     # A graph of a million functions holds a million of these: no dictionary, no weak references.
@@ -68,14 +76,14 @@ class Output(Input[T_co]):
     _path: Path
 
     def __init__(self, origin: Origin, node: int, path: Path = ()) -> None:
-        """Made by `Graph`; a caller has no reason to."""
+        """Name a node of a graph. `Graph` makes outputs; callers do not."""
         self._origin = origin
         self._node = node
         self._path = path
 
     @property
     def id(self) -> str:
-        """The id of the function, followed by the path to the element where this is one."""
+        """The id of the function, followed by the path to the element if the output names one: ``split[0]``."""
         return self._origin.id_of(self._node) + path_text(self._path)
 
     @overload
@@ -91,7 +99,11 @@ class Output(Input[T_co]):
     @overload
     def __getitem__(self, key: Any, /) -> Output[Any]: ...
     def __getitem__(self, key: Any, /) -> Output[Any]:
-        """One element of the result."""
+        """Name an element of the result by its index or key.
+
+        Raises:
+            GraphError: The key is itself an output, whose value is not known yet.
+        """
         if isinstance(key, Input):
             raise NotAValueError(
                 f"output {self.id!r} cannot be indexed by another output, whose value is not known yet.",
@@ -100,17 +112,23 @@ class Output(Input[T_co]):
         return Output(self._origin, self._node, (*self._path, ("item", key)))
 
     def pick(self, path: Callable[[T_co], U], /) -> Output[U]:
-        """Name an element of the result by its path, typed: ``out.pick(lambda m: m.weights["a"][0])``.
+        """Name an element of the result by attributes and items, with its type.
 
-        The callable is run here, once, on a recorder; no code travels.
+        Args:
+            path: Called once, at once, with an object that records the path. The callable itself does not travel.
 
         Raises:
-            GraphError: The callable did something else than follow attributes and items.
+            GraphError: The callable did anything other than follow attributes and items.
+
+        Example:
+            ::
+
+                first = model.pick(lambda m: m.weights["a"][0])
         """
         return Output(self._origin, self._node, self._path + record_path(path, self.id))
 
     if TYPE_CHECKING:
-        # Checkers refuse `for x in out` and `x in out` by these; the methods below explain at run time.
+        # None makes type checkers refuse `for x in out` and `x in out`; at run time the methods below explain why.
         __iter__: None
         __contains__: None
     else:
@@ -159,69 +177,15 @@ class Output(Input[T_co]):
         return f"{type(self).__name__}({self.id!r})"
 
 
-class Shelf(Protocol):
-    """Where stored objects are kept: a cluster, seen from here."""
-
-    async def fetch(self, key: int, path: Path, to: str | None) -> Any:
-        """Bring an object, or the element at ``path``, to this process or into the file ``to``."""
-        ...
-
-    async def drop(self, key: int) -> None:
-        """Forget an object on every host."""
-        ...
-
-
-class StoredObject:
-    """What a `Stored` and its elements share: which object, and on whose shelf."""
-
-    __slots__ = ("id", "key", "nbytes", "shelf")
-
-    def __init__(self, shelf: Shelf, key: int, id: str, nbytes: int) -> None:
-        self.shelf: Shelf = shelf
-        self.key: int = key
-        self.id: str = id
-        self.nbytes: int = nbytes
-
-    def id_of(self, node: int, /) -> str:
-        """The id of the function that made it, or the one given when it was put."""
-        return self.id
-
-
-class Stored(Output[T_co]):
-    """An object that outlives its run, on the hosts of one cluster. May stand wherever an output may.
-
-    Not a copy: the bytes stay where they were made until `fetch`, a function that takes it, or `drop`.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, stored: StoredObject) -> None:
-        """Made by a cluster; a caller has no reason to."""
-        super().__init__(stored, 0)
-
-    @property
-    def _stored(self) -> StoredObject:
-        return cast(StoredObject, self._origin)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the serialized object."""
-        return self._stored.nbytes
-
-    async def fetch(self, *, to: str | PathLike[str] | None = None) -> T_co:
-        """Bring the value here; with ``to``, into that file, without holding it in memory."""
-        stored = self._stored
-        value = await stored.shelf.fetch(stored.key, (), None if to is None else fspath(to))
-        return cast(T_co, value)
-
-    async def drop(self) -> None:
-        """Forget it on every host; graphs that name it fail from now on."""
-        await self._stored.shelf.drop(self._stored.key)
-
-
 def later(promised: Input[A], /) -> A:
-    """The output itself, typed as the value that it stands for.
+    """Return the output itself, typed as the value that it stands for.
 
-    For places where checkers would refuse an output: inside containers, for keyword arguments, in ``cluster.call``.
+    It is for places where a type checker would refuse an output: inside a list, tuple or dict, or as a keyword
+    argument.
+
+    Example:
+        ::
+
+            graph.add(merge, {"left": later(left), "right": later(right)})
     """
     return cast(A, promised)

@@ -1,27 +1,18 @@
-"""The path to an element of a result: recorded here, followed where the result was made."""
+"""The path to an element of a result: how `Output.pick` records it, and how it is written and compared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from handout.errors import GraphError
+from handout.serialization.calls import Path
 
-__all__ = ["Path", "Step", "apply_path", "path_key", "path_text", "record_path"]
-
-Step = tuple[Literal["item", "attr"], Any]
-Path = tuple[Step, ...]
-
-
-def apply_path(value: Any, path: Path) -> Any:
-    """Follow a path into a value."""
-    for kind, key in path:
-        value = value[key] if kind == "item" else getattr(value, key)
-    return value
+__all__ = ["path_key", "path_text", "record_path"]
 
 
 def path_text(path: Path) -> str:
-    """A path as it would be written behind the value: ``['weights'][0].name``."""
+    """Return a path as Python would write it after the value: ``['weights'][0].name``."""
     return "".join(f"[{_key_text(key)}]" if kind == "item" else f".{key}" for kind, key in path)
 
 
@@ -33,7 +24,7 @@ def _key_text(key: Any) -> str:
 
 
 def path_key(path: Path) -> Hashable:
-    """A path to compare and hash by; keys that cannot be hashed (slices, lists) go by their text."""
+    """Return a key to compare paths by. A path with a key that cannot be hashed (a slice, a list) goes by its text."""
     try:
         hash(path)
     except TypeError:
@@ -42,7 +33,7 @@ def path_key(path: Path) -> Hashable:
 
 
 class _Recorder:
-    """Stands for a result in ``pick`` and notes which attributes and items are asked for."""
+    """The argument of a callable given to `Output.pick`: records the attributes and items that it follows."""
 
     __slots__ = ("_steps",)
 
@@ -71,7 +62,7 @@ class _Recorder:
 
 
 class _RefusedError(Exception):
-    """Raised by a recorder, so that a lambda's own errors are told apart."""
+    """The callable did something that a recorder refuses. Its own class tells it from errors of the callable."""
 
 
 def _refuse() -> NoReturn:
@@ -84,14 +75,14 @@ def _steps_of(recorder: _Recorder) -> Path:
 
 
 def record_path(pick: Callable[[Any], Any], id: str) -> Path:
-    """The path that a callable follows from its argument.
+    """Return the path that a callable follows from its argument.
 
     Args:
-        pick: Such as ``lambda m: m.weights["a"][0]``.
-        id: Of the output that is picked from, for the message.
+        pick: A callable such as ``lambda m: m.weights["a"][0]``.
+        id: Id of the output that is picked from, for the message.
 
     Raises:
-        GraphError: It did something else, or returned something else.
+        GraphError: The callable did anything other than follow attributes and items and return the element.
     """
     try:
         picked = pick(_Recorder(()))

@@ -1,59 +1,21 @@
-"""What an output inside the arguments of a task becomes on its way to the host."""
+"""From an output inside the arguments of a task to the placeholder that travels in its place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from handout.errors import GraphError
 from handout.graph.arg import Arg
 from handout.graph.objects import ObjectNumbers
 from handout.graph.output import Input, Output
-from handout.graph.path import Path
 from handout.graph.wiring import Wiring
+from handout.serialization.calls import Inline, Loaded, Placeholder, Slot, Taken
 
-__all__ = ["Inline", "Loaded", "Placeholder", "Slot", "Slots", "Taken"]
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One of the task's inputs."""
-
-    #: Index into the task's ``inputs``.
-    index: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Inline:
-    """The result of an inline function, called inside the consumer; its arguments may hold outputs again."""
-
-    fn: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a function returns for another placeholder: the ``load`` of an `Arg`."""
-
-    placeholder: Placeholder
-    load: Callable[[Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """An element of another placeholder that is taken inside the consumer."""
-
-    placeholder: Placeholder
-    path: Path
-
-
-Placeholder = Slot | Inline | Loaded | Taken
+__all__ = ["Slots"]
 
 
 class Slots:
-    """Explains the outputs in one task's arguments, those of its inline producers included."""
+    """Gives the placeholder of each output in one task's arguments, and in those of its inline producers."""
 
     __slots__ = ("_id", "_index", "_inline", "_objects", "_wiring")
 
@@ -62,11 +24,15 @@ class Slots:
         self._index = {number: index for index, number in enumerate(inputs)}
         self._objects = objects
         self._wiring = wiring
-        #: One placeholder for each inline function, so that it is called once, however often it is mentioned.
+        #: One placeholder for each inline function, because each placeholder is one call.
         self._inline: dict[int, Inline] = {}
 
     def __call__(self, ref: Input[Any]) -> Placeholder:
-        """The placeholder of an output, a stored object or an `Arg`."""
+        """Return the placeholder of an output or an `Arg`.
+
+        Raises:
+            GraphError: The compiler did not find it, because it is inside an object.
+        """
         if isinstance(ref, Arg):
             dumped = self._wiring.dump_output(ref)
             found = self(ref.producer if dumped is None else dumped)
@@ -97,6 +63,6 @@ class Slots:
 
     def _unknown(self, ref: Input[Any]) -> NoReturn:
         raise GraphError(
-            f"an argument of function {self._id!r} holds {ref!r} inside an object, where it is not looked for.",
+            f"an argument of function {self._id!r} holds {ref!r} inside an object, where Handout does not look for it.",
             remedy="Pass it as an argument of its own, or inside lists, tuples and dicts.",
         )

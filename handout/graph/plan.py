@@ -1,7 +1,7 @@
-"""`Plan`: a validated graph as columns of numbers, ready for whoever runs it.
+"""`Plan`: a validated graph as columns of numbers, ready to run.
 
-Tasks are numbered 0..n-1 so that producers come before their consumers. Objects are numbered, too: the whole result
-of task t is object t; elements of results, and what the caller supplies, have the numbers from n on.
+Tasks are numbered 0..n-1, producers before their consumers. The whole result of task t is object t. Objects from
+number n on are elements of results and values that the caller supplies.
 """
 
 from __future__ import annotations
@@ -12,39 +12,40 @@ from functools import cached_property
 from typing import Any
 
 from handout.graph.given import GivenValue
-from handout.graph.objects import Kept, ObjectNumbers, Pick, Value
+from handout.graph.objects import ObjectNumbers, Pick, Value
 from handout.graph.options import TaskOptions
 from handout.graph.output import Input, Output
-from handout.graph.path import Path
-from handout.graph.placeholder import Placeholder, Slots
+from handout.graph.placeholder import Slots
 from handout.graph.wiring import Wiring
+from handout.serialization.calls import Path, Placeholder
 
-__all__ = ["GivenValue", "Kept", "Pick", "Plan", "Value"]
+__all__ = ["GivenValue", "Pick", "Plan", "Value"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One run's view of a graph. Later changes of the graph do not show here."""
+    """A graph as one run sees it. Functions that are added to the graph later are not in it.
 
-    #: One entry a task.
+    The columns up to `groups` have one entry a task.
+    """
+
+    #: The user's ids.
     ids: Sequence[str]
     fns: Sequence[Callable[..., Any]]
-    #: As the caller gave them: with outputs in them, which `slot_of` explains.
+    #: The arguments as the caller gave them. `slot_of` gives the placeholder of each output in them.
     args: Sequence[tuple[Any, ...]]
     kwargs: Sequence[Mapping[str, Any]]
-    #: Interned: equal options are the same object.
+    #: Interned: tasks with equal options share one object.
     options: Sequence[TaskOptions]
-    #: The objects that a task needs, each once, in the order in which its arguments mention them.
+    #: Numbers of the objects that the task takes, each once, in the order of its arguments.
     inputs: Sequence[tuple[int, ...]]
-    #: Tasks of one number run on one host; -1: alone.
+    #: Tasks with the same number run on the same host. -1: the task may run anywhere.
     groups: Sequence[int]
-    #: Objects n, n+1, ...
-    extras: Sequence[Pick | Value | GivenValue | Kept]
-    #: Objects that the caller wants, in the order of the keys; each once.
+    #: By object, from number n on.
+    extras: Sequence[Pick | Value | GivenValue]
+    #: Numbers of the objects that the caller wants, each once.
     outputs: Sequence[int]
-    #: Objects that stay on the hosts.
-    keep: Sequence[int]
-    #: How outputs and ids are found again.
+    #: Finds the object of an output or an id.
     objects: ObjectNumbers
     wiring: Wiring
 
@@ -53,26 +54,21 @@ class Plan:
 
     @cached_property
     def producers(self) -> list[int]:
-        """The task that makes each object; -1 where it is supplied, or kept by the cluster."""
+        """By object: the task that makes it, or -1 for a value of the caller."""
         return [*range(len(self.fns)), *[each.task if isinstance(each, Pick) else -1 for each in self.extras]]
 
     def slot_of(self, task: int) -> Callable[[Input[Any]], Placeholder]:
-        """What the outputs inside a task's arguments stand for.
-
-        The answer takes an output, a stored object or an `Arg`, and gives a placeholder.
-
-        Raises:
-            GraphError: (by the answer) It stands where compiling did not find it: inside an object.
-        """
+        """Return a function that gives the placeholder of an output or `Arg` in a task's arguments; see `Slots`."""
         return Slots(self.ids[task], self.inputs[task], self.objects, self.wiring)
 
     def locate(self, key: Output[Any] | str) -> tuple[int, Path]:
-        """The object in which a caller's key is to be found, and the path from there to it.
+        """Return the object that holds what a caller's key names, and the path from the object to it.
 
-        Prefers objects that the caller wanted, because these are at hand, and among them the nearest.
+        Objects in `outputs` come first, because the controller has these. Among several the one with the shortest
+        path is chosen.
 
         Raises:
-            GraphError: The key names nothing of this run.
+            GraphError: The key names no object of this run.
         """
         return self.objects.locate(key, self._wanted)
 
@@ -81,7 +77,7 @@ class Plan:
         return frozenset(self.outputs)
 
     def name_of(self, number: int) -> str:
-        """The id of an object: of its function, with the path to the element where it is one."""
+        """Return the id of an object: that of its function, followed by the path if it is an element."""
         if number < len(self.ids):
             return self.ids[number]
         return self.objects.name_of(number)

@@ -1,4 +1,4 @@
-"""A graph as text that other programs draw."""
+"""A graph as text for Mermaid and Graphviz."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections.abc import Iterator
 from handout.graph.naming import name_of
 from handout.graph.nodes import Nodes
 from handout.graph.path import path_text
-from handout.graph.wiring import STORED, Wiring
+from handout.graph.wiring import Wiring
 
 __all__ = ["to_dot", "to_mermaid"]
 
 
 def _edges(wiring: Wiring) -> Iterator[tuple[int, int, str]]:
-    """(producer, consumer, label), each once; the label is the path to the element that is taken."""
+    """Yield each edge once as (producer, consumer, label); the label is the path to the element that is taken."""
     for node, refs in enumerate(wiring.refs):
         seen = dict.fromkeys((wiring.node_of(output), path_text(output._path)) for output in map(wiring.base, refs))
         for producer, label in seen:
-            if producer != STORED:
-                yield producer, node, label
+            yield producer, node, label
 
 
 def _label(wiring: Wiring, node: int) -> str:
-    """The id, and the function's name where that says more."""
+    """Return the id of a node, followed by the function's name if the id was not generated from it."""
     id_, fn = wiring.id_of(node), wiring.fns[node]
     name = "" if fn is None or node >= wiring.count else name_of(fn)
     generated = id_ == name or id_.removeprefix(name).removeprefix("-").isdecimal()
@@ -30,7 +29,7 @@ def _label(wiring: Wiring, node: int) -> str:
 
 
 def to_mermaid(nodes: Nodes) -> str:
-    """A flowchart; values are round, inline functions and conversions dashed."""
+    """Return a Mermaid flowchart. Values are round; inline functions and conversions are dashed."""
     wiring = Wiring(nodes)
     lines = ["flowchart TD"]
     for node, fn in enumerate(wiring.fns):
@@ -47,14 +46,14 @@ def to_mermaid(nodes: Nodes) -> str:
 
 
 def _mermaid(text: str) -> str:
-    # The hash first: it begins Mermaid's own escapes.
+    # The hash comes first, because Mermaid's escapes begin with it.
     for sign, escape in (("#", "#35;"), ('"', "#quot;"), ("<", "#lt;"), (">", "#gt;"), ("\n", "<br/>")):
         text = text.replace(sign, escape)
     return text
 
 
 def to_dot(nodes: Nodes) -> str:
-    """A digraph; values are round, inline functions and conversions dashed."""
+    """Return a Graphviz digraph. Values are round; inline functions and conversions are dashed."""
     wiring = Wiring(nodes)
     dashed = set(_dashed(wiring))
     lines = ["digraph {", "    node [shape=box]"]

@@ -1,4 +1,4 @@
-"""Finding the outputs inside arguments."""
+"""Finds the outputs inside the arguments of functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from handout.graph.output import Input
 
 __all__ = ["Scanner"]
 
-#: Types in which no output hides; by exact type, so that a subclass is looked at.
+#: Types that hold no outputs. They are compared exactly, so that objects of subclasses are scanned.
 _LEAVES: Final = frozenset(
     {
         int, float, complex, str, bytes, bytearray, memoryview, bool, NoneType,
@@ -19,24 +19,28 @@ _LEAVES: Final = frozenset(
     }
 )  # fmt: skip
 
-#: Containers of at least this length are remembered: the same one is often an argument of many functions.
+#: Containers of at least this length are remembered, because one is often an argument of many functions.
 _LONG: Final = 16
 
 
 class Scanner:
-    """Finds outputs, stored objects and Args in arguments, inside lists, tuples and dicts at any depth.
+    """Finds outputs and `Arg` objects in arguments, inside lists, tuples and dicts at any depth.
 
-    Valid for as long as the arguments are not changed: one per compilation.
+    Each compilation makes its own, because it is valid only while the arguments do not change.
     """
 
     __slots__ = ("_seen",)
 
     def __init__(self) -> None:
-        #: What was found in a long container, by its identity.
+        #: By the identity of a long container: the references in it.
         self._seen: dict[int, tuple[Input[Any], ...]] = {}
 
     def references(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> tuple[Input[Any], ...]:
-        """Everything in some arguments that stands for a value, in the order of its appearance."""
+        """Return the references in some arguments, in the order of their appearance.
+
+        Raises:
+            GraphError: An output is inside a set, or the arguments are nested too deeply.
+        """
         found: list[Input[Any]] = []
         try:
             for value in args:
@@ -74,7 +78,7 @@ class Scanner:
             return
         seen = self._seen.get(id(container))
         if seen is None:
-            # Entered before it is known, so that a container that holds itself ends.
+            # Entered before it is scanned, so that scanning a container that holds itself ends.
             self._seen[id(container)] = ()
             inside: list[Input[Any]] = []
             if not set(map(type, items)) <= _LEAVES:

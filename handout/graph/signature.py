@@ -1,4 +1,4 @@
-"""Whether a function can be called in a certain way, and what its parameters are named."""
+"""Signatures of functions: which calls they allow, and the names of their parameters."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 from handout.errors import GraphError
 from handout.graph.naming import name_of
 from handout.graph.options import OPTION_NAMES
-from handout.resources.did_you_mean import nearest
+from handout.resources.did_you_mean import suggestion
 
 __all__ = ["Signatures", "is_coroutine_function"]
 
 
 class Signatures:
-    """Signatures, read once for each function, and the ways of calling that were found to be right.
+    """The signatures of functions, each read once, and the ways of calling that were found to be right.
 
-    Reading a signature takes 10 us, binding arguments 3: too much for each of a million calls, of which most are
-    alike.
+    Reading a signature takes 10 us and binding arguments 3 us (measured with Python 3.11). That is too much for each
+    of a million calls, most of which are alike.
     """
 
     __slots__ = ("_keywords", "_right", "_signatures")
 
     def __init__(self) -> None:
-        #: By the function's identity, with the function, so that the identity stays its own.
+        #: By the identity of a function: the function, which keeps the identity valid, and its signature.
         self._signatures: dict[int, tuple[object, inspect.Signature | None]] = {}
         self._keywords: dict[int, frozenset[str]] = {}
         self._right: set[tuple[int, int, tuple[str, ...]]] = set()
 
     def _of(self, fn: Callable[..., Any]) -> inspect.Signature | None:
-        """The signature; None where a builtin has none."""
+        """Return the signature of a function; None if a builtin has none."""
         known = self._signatures.get(id(fn))
         if known is None:
             try:
@@ -41,7 +41,7 @@ class Signatures:
         return known[1]
 
     def keywords(self, fn: Callable[..., Any]) -> frozenset[str]:
-        """The names that may be given to a function by keyword, without what its ``**kwargs`` would take."""
+        """Return the parameters that a function takes by keyword, without those that its ``**kwargs`` would take."""
         known = self._keywords.get(id(fn))
         if known is None:
             signature = self._of(fn)
@@ -54,16 +54,17 @@ class Signatures:
         return known
 
     def check(self, fn: Callable[..., Any], positional: int, keywords: Collection[str], id: Callable[[], str]) -> None:
-        """Refuse a call that could not be made.
+        """Check that a function can be called with these arguments.
 
         Args:
-            fn: What is called.
-            positional: How many positional arguments it gets.
-            keywords: The names of its keyword arguments.
-            id: Tells the id of the function in its graph, for the message.
+            fn: The function.
+            positional: Number of positional arguments.
+            keywords: Names of the keyword arguments.
+            id: Returns the id of the function in its graph, for the message.
 
         Raises:
-            GraphError: Too few arguments, too many, or an unknown name; or what it returns could never travel.
+            GraphError: There are too few arguments, too many, or one with an unknown name; or the function is a
+                generator function, whose result cannot travel.
         """
         way = (_identity(fn), positional, tuple(keywords))
         if way in self._right:
@@ -87,10 +88,10 @@ class Signatures:
 
 
 def _identity(fn: Callable[..., Any]) -> int:
-    """The identity that decides how a callable may be called.
+    """Return a number that is the same for callables with the same signature.
 
-    A bound method is a new object each time it is looked up; its function stays. Telling it from the plain function
-    by the sign keeps the two ways of calling apart.
+    A bound method is a new object at each access, but its function is not. The number of a bound method is negative,
+    because it takes one argument less than its function.
     """
     return -id(fn.__func__) if inspect.ismethod(fn) else id(fn)
 
@@ -103,14 +104,14 @@ def _describe(positional: int, keywords: Collection[str]) -> str:
 def _remedy(keywords: Collection[str], parameters: frozenset[str]) -> str:
     for name in keywords:
         if name not in parameters:
-            hint = nearest(name, parameters | OPTION_NAMES)
+            hint = suggestion(name, parameters | OPTION_NAMES)
             if hint.startswith("Did you mean"):
                 return hint
     return "Check the arguments after the function."
 
 
 def is_coroutine_function(fn: object) -> bool:
-    """Whether calling it gives a coroutine; objects with an ``async def __call__`` count."""
+    """Return True if calling an object gives a coroutine. Objects with an ``async def __call__`` count."""
     return inspect.iscoroutinefunction(fn) or (
         not inspect.isroutine(fn)
         and not inspect.isclass(fn)

@@ -1,4 +1,4 @@
-"""Who needs whom in a graph: the outputs inside every node's arguments, and the tasks that `Arg` adds."""
+"""The edges of a graph: the outputs inside the arguments of each node, and the nodes that an `Arg` adds."""
 
 from __future__ import annotations
 
@@ -10,34 +10,32 @@ from handout.graph.arg import Arg
 from handout.graph.naming import name_of
 from handout.graph.nodes import Nodes
 from handout.graph.order import find_cycle, topological
-from handout.graph.output import Input, Output, StoredObject
+from handout.graph.output import Input, Output
 from handout.graph.scan import Scanner
 
-__all__ = ["STORED", "Wiring"]
-
-#: The number of the node behind a stored object, which has none.
-STORED = -1
+__all__ = ["Wiring"]
 
 
 class Wiring:
-    """A graph's nodes with their references, as they were at one moment.
+    """The nodes of a graph with their references, as they were when this was made.
 
-    The ``dump`` of an `Arg` becomes a node of its own behind those of the graph, one for all that use it.
+    The ``dump`` of an `Arg` becomes a node of its own, numbered after the nodes of the graph. All functions that take
+    the same ``dump`` of the same output share the node.
     """
 
     __slots__ = ("_dump_ids", "_dumps", "args", "count", "dumped", "fns", "nodes", "refs")
 
     def __init__(self, nodes: Nodes) -> None:
         self.nodes: Nodes = nodes
-        #: How many nodes the graph had; those from here on are dumps.
+        #: Number of nodes of the graph. Nodes with this number or a larger one are dumps.
         self.count: int = len(nodes.fns)
         self.fns: list[Callable[..., Any] | None] = list(nodes.fns)
         self.args: list[tuple[Any, ...]] = list(nodes.args)
-        #: What each node's arguments mention, in order, with repetitions; of a value, nothing.
+        #: By node: the references in its arguments, in order, with repetitions. A value has none.
         self.refs: list[tuple[Input[Any], ...]] = []
-        #: The output that each dump node converts.
+        #: By dump node: the output that it converts.
         self.dumped: dict[int, Output[Any]] = {}
-        #: Dump nodes by what they convert and how.
+        #: Dump nodes by (producer, identity of the dump function).
         self._dumps: dict[tuple[Input[Any], int], int] = {}
         self._dump_ids: dict[int, str] = {}
         self._scan()
@@ -46,7 +44,7 @@ class Wiring:
         references, kwargs = Scanner().references, self.nodes.kwargs
         fns, args, refs = self.fns, self.args, self.refs
         node = 0
-        while node < len(fns):  # grows underway: a dump is scanned like any other
+        while node < len(fns):  # `_enter` appends dump nodes, which are scanned as well
             found = () if fns[node] is None else references(args[node], kwargs.get(node) if node < self.count else None)
             refs.append(found)
             for ref in found:
@@ -55,7 +53,7 @@ class Wiring:
             node += 1
 
     def _enter(self, ref: Input[Any]) -> None:
-        """Add the dump that an `Arg` asks for; inside an inline function's consumer there is none."""
+        """Add the dump node of an `Arg`, unless its producer is inline: then the dump runs inside the consumer."""
         if not isinstance(ref, Arg):
             return
         if isinstance(ref.producer, Arg):
@@ -74,26 +72,30 @@ class Wiring:
         self.args.append((ref.producer,))
 
     def dump_output(self, arg: Arg[Any]) -> Output[Any] | None:
-        """What the dump of an `Arg` makes; None where it runs inside the consumer, or there is none."""
+        """Return the output of an `Arg`'s dump node. None: it has no dump, or the dump runs inside the consumer."""
         if arg.dump is None:
             return None
         node = self._dumps.get((arg.producer, id(arg.dump)))
         return None if node is None else Output(self, node)
 
     def base(self, ref: Input[Any]) -> Output[Any]:
-        """The output whose object travels for a reference."""
+        """Return the output whose object travels for a reference.
+
+        Raises:
+            GraphError: The reference is neither an output nor an `Arg`.
+        """
         while not isinstance(ref, Output):
             if not isinstance(ref, Arg):
-                raise GraphError(f"{ref!r} cannot be an argument.", remedy="Give an output, a stored object or an Arg.")
+                raise GraphError(f"{ref!r} cannot be an argument.", remedy="Give an output or an Arg.")
             dumped = self.dump_output(ref)
             ref = ref.producer if dumped is None else dumped
         return ref
 
     def node_of(self, output: Output[Any]) -> int:
-        """The node of an output; `STORED` for a stored object.
+        """Return the node of an output.
 
         Raises:
-            GraphError: It belongs to another graph, or was added after the run began.
+            GraphError: The output belongs to another graph, or was added after the run began.
         """
         origin, node = output._origin, output._node
         if origin is self.nodes:
@@ -102,29 +104,25 @@ class Wiring:
             raise GraphError(f"{output!r} was added to the graph after this run began.", remedy="Run the graph again.")
         if origin is self:
             return node
-        if isinstance(origin, StoredObject):
-            return STORED
         raise GraphError(
             f"{output!r} belongs to another graph.",
             remedy="Add its function to this graph, or hand over the value: results[...], as an argument or as given=.",
         )
 
     def producers(self, node: int) -> list[int]:
-        """The nodes that a node needs."""
+        """Return the nodes that a node takes results of, in order, with repetitions."""
         nodes = self.nodes
         found = []
         for ref in self.refs[node]:
             output = ref if type(ref) is Output else self.base(ref)
-            producer = output._node if output._origin is nodes else self.node_of(output)
-            if producer != STORED:
-                found.append(producer)
+            found.append(output._node if output._origin is nodes else self.node_of(output))
         return found
 
     def order(self) -> list[int]:
-        """All nodes, producers first.
+        """Return all nodes, producers before their consumers.
 
         Raises:
-            GraphError: There is a cycle; it names one.
+            GraphError: The graph has a cycle, which the message names.
         """
         everything = range(len(self.fns))
         if not self.nodes.forward and len(self.fns) == self.count:
@@ -137,7 +135,7 @@ class Wiring:
         return order
 
     def id_of(self, node: int, /) -> str:
-        """The id of a node, dumps included: ``to_bytes(train)``."""
+        """Return the id of a node. That of a dump is ``to_bytes(train)``."""
         if node < self.count:
             return self.nodes.id_of(node)
         known = self._dump_ids.get(node)
@@ -151,7 +149,7 @@ class Wiring:
         return known
 
     def function(self, node: int) -> Callable[..., Any]:
-        """The function of a node that is not a value."""
+        """Return the function of a node that is not a value."""
         fn = self.fns[node]
         assert fn is not None
         return fn

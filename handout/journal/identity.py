@@ -12,14 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from handout.graph import placeholder
-from handout.graph.objects import Kept, Pick
+from handout.graph.objects import Pick
 from handout.graph.output import Output
-from handout.graph.path import Path
 from handout.graph.plan import Plan
 from handout.journal.value_digest import new_walk
 from handout.journal.walk import DIGEST_SIZE, ValueWalk, digest
-from handout.serialization.calls import PLAIN_TYPES
+from handout.serialization.calls import PLAIN_TYPES, Inline, Loaded, Path, Placeholder, Slot, Taken
 
 __all__ = ["DIGEST_SIZE", "TaskIdentities", "identity_of"]
 
@@ -83,8 +81,6 @@ class TaskIdentities:
             extra = self._plan.extras[number - count]
             if isinstance(extra, Pick):
                 known = digest(self.tasks[extra.task], b"element", _path_text(extra.path).encode())
-            elif isinstance(extra, Kept):
-                known = digest(b"kept", repr((extra.stored.id, extra.stored.key)).encode())
             else:
                 walk = new_walk(None, self._sources)
                 known = walk.whole(extra.value)
@@ -134,15 +130,15 @@ class TaskIdentities:
         """Return the function that gives a walk the identities of the outputs inside a task's arguments."""
         slot_of, inputs = self._plan.slot_of(task), self._plan.inputs[task]
 
-        def stands_for(found: placeholder.Placeholder, walk: ValueWalk) -> bytes:
+        def stands_for(found: Placeholder, walk: ValueWalk) -> bytes:
             match found:
-                case placeholder.Slot(index):
+                case Slot(index):
                     return self.object(inputs[index])
-                case placeholder.Inline(fn, args, kwargs):
+                case Inline(fn, args, kwargs):
                     return digest(b"inline", walk.of(fn), walk.of(args), walk.of(kwargs))
-                case placeholder.Loaded(inner, load):
+                case Loaded(inner, load):
                     return digest(b"loaded", stands_for(inner, walk), walk.of(load))
-                case placeholder.Taken(inner, path):
+                case Taken(inner, path):
                     return digest(b"taken", stands_for(inner, walk), _path_text(path).encode())
 
         return lambda promise, walk: stands_for(slot_of(promise), walk)

@@ -15,11 +15,12 @@ from handout.resources.capabilities import (
 )
 from handout.resources.condition import Condition
 from handout.resources.cost import Amount, Cost, CostLike, as_costs
+from handout.resources.did_you_mean import nearest_name
 from handout.resources.host import Host, as_host
 from handout.resources.inventory import Inventory, InventoryLike, as_inventory
-from handout.resources.lack import Lack, explain_lacks, placement_error
-from handout.resources.names import nearest_name
+from handout.resources.lack import Lack
 from handout.resources.offer import Offer
+from handout.resources.placement_errors import explain_lacks, placement_error
 from handout.resources.requirement import Requirement, compile_cost
 from handout.resources.tracker import LiveHost, Tracker
 from handout.resources.units import PARTS, format_amount, parse_amount

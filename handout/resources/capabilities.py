@@ -1,4 +1,4 @@
-"""What a host offers: said in an inventory, found out on the host, or told by a tracker."""
+"""What a host offers: declared in an inventory, probed on the host, or told by a tracker."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ from handout.resources.units import PARTS, format_amount
 
 
 class Capabilities(BaseModel):
-    """What a host offers: amounts, text, sets of texts, yes and no, under any names.
+    """What a host offers, under any names: amounts, text, sets of texts, True and False.
 
-    ``cpu``, ``memory``, ``gpu``, ``gpu_memory`` (of each device, or a list with one amount a device), ``disk`` and
-    ``python`` are probed on the host where they are left out. Subclass it to type the names of your own.
+    The agent probes ``cpu`` (cores), ``memory`` and ``disk`` (megabytes, or text such as ``"64 GB"``), ``gpu``
+    (devices), ``gpu_memory`` (of each device, or a list with one amount a device) and ``python`` on the host, unless
+    they are given here. Subclass `Capabilities` to give your own names types.
 
     Raises:
-        CostError: A value means nothing; it names the value and says what to write.
+        CostError: A value cannot be read. The message names the value and says what to write.
+
+    Example:
+        ::
+
+            host = handout.Host("gpu1", capabilities=handout.Capabilities(gpu=2, has_cuda=True, camera={"basler"}))
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
@@ -39,7 +45,7 @@ class Capabilities(BaseModel):
 
     @property
     def amounts(self) -> Mapping[str, Fraction]:
-        """The amounts among them, normalized (sizes in bytes, ``gpu_memory`` that of the largest device)."""
+        """The amounts, by name: sizes in bytes, ``gpu_memory`` of the largest device, everything else in units."""
         offer = offer_of(self)
         parts = dict(offer.amounts)
         said = stated(self)
@@ -53,10 +59,10 @@ CapabilitiesLike = Capabilities | Mapping[str, Any]
 
 
 def as_capabilities(capabilities: CapabilitiesLike) -> Capabilities:
-    """Capabilities from what a user may pass for them; an object stays the very same.
+    """Return capabilities from a mapping. `Capabilities` stay the same object.
 
     Raises:
-        CostError: They are neither a mapping nor `Capabilities`, or one of the values means nothing.
+        CostError: The value is neither a mapping nor `Capabilities`, or one of its values cannot be read.
     """
     if isinstance(capabilities, Capabilities):
         return capabilities
@@ -64,7 +70,7 @@ def as_capabilities(capabilities: CapabilitiesLike) -> Capabilities:
     if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
         return Capabilities(**given)
     raise CostError(
-        f"{capabilities!r} are no capabilities.",
+        f"{capabilities!r} cannot be capabilities.",
         remedy="Give a mapping such as {'memory': '8 GB', 'has_cuda': True}, or Capabilities.",
         name="capabilities",
         value=capabilities,
@@ -72,10 +78,10 @@ def as_capabilities(capabilities: CapabilitiesLike) -> Capabilities:
 
 
 def as_probed(found: Mapping[str, Any]) -> Capabilities:
-    """Capabilities from an agent's probe, whose plain sizes count bytes rather than megabytes.
+    """Return capabilities from an agent's probe, in which sizes count bytes and not megabytes.
 
     Raises:
-        CostError: The probe says what means nothing.
+        CostError: A probed value cannot be read.
     """
     return as_capabilities({name: _bytes(value) if name in SIZES else value for name, value in found.items()})
 
@@ -87,28 +93,29 @@ def _bytes(value: Any) -> Any:
 
 
 def stated(capabilities: Capabilities) -> dict[str, Any]:
-    """All values by name, without those that say nothing (None)."""
+    """Return all values by name, without those that are None."""
     values = {name: capabilities.__dict__[name] for name in type(capabilities).model_fields}
     values.update(capabilities.__pydantic_extra__ or {})
     return {name: value for name, value in values.items() if value is not None}
 
 
 def offer_of(capabilities: Capabilities, *, unknown: frozenset[str] = frozenset()) -> Offer:
-    """Read the values as they are now."""
+    """Return the offer that capabilities describe, as their values are now."""
     numeric = _numeric_fields(type(capabilities))
     entries = [(name, value, name in numeric) for name, value in stated(capabilities).items()]
     return read_offer(entries, unknown=unknown)
 
 
 def compile_capabilities(capabilities: CapabilitiesLike, *, complete: bool = True) -> Offer:
-    """Compile what a host offers.
+    """Return what a host offers in the form that the scheduler matches costs against.
 
     Args:
-        capabilities: What is known of it.
-        complete: Whether the host has been probed. Otherwise what an inventory leaves out is only not known
-            yet, and refuses nothing. A complete host that does not say how many cores it has, has one.
+        capabilities: The capabilities of the host.
+        complete: True: the host has been probed. Without a number of cores it then has one. False: a name that is
+            probed and missing here is unknown, and no cost is refused because of it.
+
     Raises:
-        CostError: One of the values means nothing.
+        CostError: A value cannot be read.
     """
     capabilities = as_capabilities(capabilities)
     offer = offer_of(capabilities, unknown=frozenset() if complete else PROBED_NAMES)
@@ -118,17 +125,17 @@ def compile_capabilities(capabilities: CapabilitiesLike, *, complete: bool = Tru
 
 
 def merge(probed: CapabilitiesLike, declared: CapabilitiesLike) -> Capabilities:
-    """What was found out, and over it what was declared: per name, the second one wins.
+    """Return the probed capabilities with the declared ones over them, name by name.
 
-    The defaults of a subclass's fields were not declared by anyone: they stand only where nothing was found out.
-    The answer is of the more particular class of the two, that a user's own class survives the merge.
+    A default of a subclass's field was not declared, so a probed value wins over it. The result has the declared
+    object's class if that is a subclass, so that a user's own class survives the merge.
     """
     below, above = as_capabilities(probed), as_capabilities(declared)
     under, over = stated(below), stated(above)
     defaults = {name for name in over if name in type(above).model_fields and name not in above.model_fields_set}
     merged = {**under, **{name: value for name, value in over.items() if name not in defaults or name not in under}}
     if "gpu_memory" in over and "gpu" not in over and not offer_of(below).devices and not merged.get("gpu"):
-        # "gpu_memory without gpu is one device" also holds where the probe has found none.
+        # gpu_memory without gpu means one device, also if the probe found no device.
         merged.pop("gpu", None)
     base = below if type(above) is Capabilities else above
     return _replaced(base, merged)
@@ -137,18 +144,18 @@ def merge(probed: CapabilitiesLike, declared: CapabilitiesLike) -> Capabilities:
 def effective(
     probed: CapabilitiesLike, declared: CapabilitiesLike, tracked: CapabilitiesLike | None = None
 ) -> Capabilities:
-    """What a host offers now: probed, over that declared, over that what its tracker last said."""
+    """Return what a host offers now: probed, with the declared over it, with the tracker's last answer over both."""
     merged = merge(probed, declared)
     return merged if tracked is None else merge(merged, tracked)
 
 
 def remaining(total: Capabilities, amounts: Mapping[str, int], devices: tuple[int, ...] | None = None) -> Capabilities:
-    """``total`` with its amounts replaced by what is free of them, for people and allocators to read.
+    """Return ``total`` with its amounts replaced by the free ones, for users and allocators.
 
     Args:
-        total: All that a host offers; the answer is of the same class.
-        amounts: Free parts by name; names that ``total`` lacks are left out, negative ones count as none.
-        devices: Free memory in parts of each device that nobody has whole; None leaves the devices as they are.
+        total: All that a host offers. The result has the same class.
+        amounts: Free parts by name. Names that ``total`` lacks are ignored, and negative amounts count as 0.
+        devices: Free memory, in parts, of each device that no task has whole. None: the devices stay as they are.
     """
     offer = offer_of(total)
     values = stated(total)
@@ -161,7 +168,7 @@ def remaining(total: Capabilities, amounts: Mapping[str, int], devices: tuple[in
 
 
 def capabilities_of(offer: Offer) -> Capabilities:
-    """Capabilities that compile to ``offer``."""
+    """Return capabilities that compile to this offer."""
     values: dict[str, Any] = {
         name: _plain(parts, name in offer.sizes and (parts > 0 or name in SIZES))
         for name, parts in offer.amounts.items()
@@ -175,14 +182,14 @@ def capabilities_of(offer: Offer) -> Capabilities:
 
 
 def _plain(parts: int, size: bool) -> Any:
-    """An amount as a user would have written it."""
+    """Return an amount as a user would write it."""
     if size:
         return format_amount(parts, size=True, exact=True)
     return parts // PARTS if parts % PARTS == 0 else parts / PARTS
 
 
 def _replaced(base: Capabilities, values: Mapping[str, Any]) -> Capabilities:
-    """A copy of ``base`` with exactly these values; names that are gone say nothing."""
+    """Return a copy of ``base`` with exactly these values; its other fields are None."""
     copy = base.model_copy(update={name: values.get(name) for name in type(base).model_fields})
     extra = {name: value for name, value in values.items() if name not in type(base).model_fields}
     object.__setattr__(copy, "__pydantic_extra__", extra)
@@ -192,7 +199,7 @@ def _replaced(base: Capabilities, values: Mapping[str, Any]) -> Capabilities:
 
 @lru_cache(maxsize=256)
 def _numeric_fields(model: type[Capabilities]) -> frozenset[str]:
-    """The fields that are declared as numbers: a numeral in quotes is an amount there."""
+    """Return the fields of a model that are declared as numbers. A numeral in quotes is an amount there."""
     return frozenset(
         name
         for name, info in model.model_fields.items()

@@ -1,4 +1,4 @@
-"""A condition of a cost: what a host must say, none of which is consumed."""
+"""A condition of a cost: what a host must declare. Conditions consume nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from handout.errors import CostError
 from handout.resources.names import COUNTS, SIZES
 from handout.resources.units import format_amount, read_amount
 
-#: The host must say True (or have a positive amount).
+#: Operator: the host declares True, or a positive amount.
 HAS: Final = "has"
-#: The host must say the same text, or have it in its set.
+#: Operator: the host declares the same text, or a set that holds it.
 IS: Final = "is"
 
 _COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
@@ -31,14 +31,14 @@ _VERSION = re.compile(r"\d+(?:\.\d+)*")
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a host must say under one name.
+    """What a host must declare under one name.
 
     Attributes:
         name: The capability.
-        op: `HAS`, `IS`, or one of the six comparisons.
-        text: What is asked for, as written.
-        parts: The same as an amount; None where it can only be compared as text or as a version.
-        sized: Whether ``parts`` are those of bytes.
+        op: `HAS`, `IS`, or a comparison such as ``">="``.
+        text: The right side of the condition, as the user wrote it.
+        parts: The right side as an amount; None if it is text or a version.
+        sized: True: ``parts`` count bytes.
     """
 
     name: str
@@ -48,13 +48,13 @@ class Condition:
     sized: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
-        """As it stands in messages: ``has_cuda``, ``camera=basler``, ``compute_capability>=8.6``."""
+        """Return the condition as messages show it: ``has_cuda``, ``camera=basler``, ``compute_capability>=8.6``."""
         if self.op == HAS:
             return self.name
         return f"{self.name}{'=' if self.op == IS else self.op}{self.text}"
 
     def met_by_amount(self, parts: int) -> bool:
-        """Whether a host with that amount meets it."""
+        """Return True if a host that declares this amount meets the condition."""
         if self.op == HAS:
             return parts > 0
         if self.op == IS or self.parts is None:
@@ -62,7 +62,7 @@ class Condition:
         return _COMPARE[self.op](parts, self.parts)
 
     def met_by_text(self, said: str) -> bool:
-        """Whether a host that says that text, alone or in a set, meets it."""
+        """Return True if a host that declares this text, alone or in a set, meets the condition."""
         if self.op == HAS:
             return False
         if self.op == IS:
@@ -72,15 +72,15 @@ class Condition:
         ours, theirs = _version(self.text), _version(said)
         if ours is not None and theirs is not None:
             return _COMPARE[self.op](theirs, ours)
-        # Text has no order: only sameness can be asked of it.
+        # Text has no order, so only == and != apply to it.
         return self.op in ("==", "!=") and _COMPARE[self.op](said, self.text)
 
 
 def read_conditions(name: str, text: str) -> tuple[Condition, ...] | None:
-    """Read comparisons such as ``">=8.6"`` or ``">=3.10, <3.13"``; None where the text is none.
+    """Return the comparisons in a text such as ``">=8.6"`` or ``">=3.10, <3.13"``, or None if it is no comparison.
 
     Raises:
-        CostError: A comparison has nothing to compare with, or asks for an order that text does not have.
+        CostError: A comparison has no right side, or orders text that is neither an amount nor a version.
     """
     if _COMPARISON.fullmatch(text) is None:
         return None
@@ -110,7 +110,7 @@ def _read_one(name: str, part: str, text: str) -> Condition:
 
 
 def _version(text: str) -> tuple[int, ...] | None:
-    """Compared piece by piece, so that 3.9 comes before 3.10; trailing zeros mean nothing."""
+    """Return a version as numbers without trailing zeros, so that 3.9 comes before 3.10; None if it is none."""
     if _VERSION.fullmatch(text) is None:
         return None
     pieces = [int(piece) for piece in text.split(".")]
@@ -120,7 +120,7 @@ def _version(text: str) -> tuple[int, ...] | None:
 
 
 def _same_python(said: str, asked: str) -> bool:
-    """Whether 3.11.7 is a 3.11."""
+    """Return True if a version is, or refines, the one that is asked for: 3.11.7 is a 3.11."""
     return said.split(".")[: asked.count(".") + 1] == asked.split(".")
 
 

@@ -6,44 +6,53 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator, model_validator
 
 from handout.errors import CostError
-from handout.resources.names import KNOWN_NAMES, nearest_name
+from handout.resources.did_you_mean import nearest_name
+from handout.resources.names import KNOWN_NAMES
 from handout.resources.needs import Entry, Needs, read_needs
 from handout.resources.units import PARTS
 
-Amount = int | float | str  # 2, 0.5, "2 GB", ">=8.6"
+Amount = int | float | str
+"""An amount of a cost: ``2``, ``0.5``, ``"2 GB"``; or a comparison such as ``">=8.6"``."""
 
 
 class Cost(BaseModel):
-    """What a function needs while it runs: amounts are consumed, everything else must hold.
+    """What a function needs of a host while it runs. Amounts are consumed; everything else is a condition.
 
-    Open to any further name; subclass it to type the names of your own.
+    Further names are allowed: a number or a size such as ``"2 GB"`` is an amount, True, text or a comparison such as
+    ``">=8.6"`` is a condition. Subclass `Cost` to give your own names types. A cost cannot be changed.
 
-    Attributes:
-        cpu: Cores; 1 unless said otherwise.
-        memory: Plain numbers are MB; or ``"2 GB"``, ``"2 GiB"``.
-        gpu: Whole devices of its own, or a fraction of one that is shared.
-        gpu_memory: Of each device.
-        disk: Plain numbers are MB.
-        python: ``"3.11"``, or a comparison such as ``">=3.10"``.
-        cpu_intensive: A hint: True counts as ``cpu=1``, False as ``cpu=0``, unless ``cpu`` is given.
     Raises:
-        CostError: A value means nothing; it names the value and says what to write.
+        CostError: A value cannot be read. The message names the value and says what to write.
+
+    Example:
+        ::
+
+            graph.add(train, data, cost=handout.Cost(gpu=1, memory="8 GB", has_cuda=True, python=">=3.11"))
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
 
     cpu: Amount = 1
+    """Cores. Default: 1."""
     memory: Amount = 0
+    """Main memory: megabytes, or text such as ``"2 GB"`` or ``"2 GiB"``. Default: 0."""
     gpu: Amount = 0
+    """GPU devices: a whole number of devices that no other task uses, or a fraction of one device. Default: 0."""
     gpu_memory: Amount = 0
+    """Memory of each GPU device: megabytes, or text such as ``"8 GB"``. Default: 0."""
     disk: Amount = 0
+    """Disk space: megabytes, or text such as ``"20 GB"``. Default: 0."""
     python: str | None = None
+    """Version of Python on the host: ``"3.11"``, or a comparison such as ``">=3.10"``. Default: any."""
     cpu_intensive: bool | None = None
+    """A hint that stands in for ``cpu``: True counts as ``cpu=1``, False as ``cpu=0``. Ignored if ``cpu`` is given."""
+
+    _needs: Needs = PrivateAttr()
 
     if TYPE_CHECKING:
 
@@ -52,11 +61,14 @@ class Cost(BaseModel):
     @field_validator("cpu", "memory", "gpu", "gpu_memory", "disk", "python", mode="before")
     @classmethod
     def _known(cls, value: Any, info: Any) -> Any:
-        # Read here, because pydantic would turn True into 1 before anyone could say what is wrong with it.
-        read_needs([(info.field_name, value, False)])
+        plain: Any = str if info.field_name == "python" else int | float | str
         if value is None or value is False:
             return None if info.field_name == "python" else 0
-        return value if isinstance(value, int | float | str) else float(value)
+        if isinstance(value, plain) and value is not True:
+            return value
+        # Refused here with a remedy: pydantic would turn True into 1, and has no remedy for other types.
+        read_needs([(info.field_name, value, False)])
+        return float(value)
 
     @field_validator("cpu_intensive", mode="before")
     @classmethod
@@ -71,24 +83,35 @@ class Cost(BaseModel):
         )
 
     @model_validator(mode="after")
-    def _readable(self) -> Cost:
-        needs_of(self)
+    def _readable(self) -> Self:
+        self._needs = _read(self)
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some values replaced, as pydantic does.
+
+        Raises:
+            CostError: A new value cannot be read.
+        """
+        copy = super().model_copy(update=update, deep=deep)
+        copy._needs = _read(copy)
+        return copy
 
     @property
     def amounts(self) -> Mapping[str, Fraction]:
-        """What is consumed, normalized (sizes in bytes)."""
-        return MappingProxyType({n: Fraction(parts, PARTS) for n, parts in needs_of(self).amounts.items()})
+        """What a task consumes, by name: sizes in bytes, everything else in units."""
+        return MappingProxyType({n: Fraction(parts, PARTS) for n, parts in self._needs.amounts.items()})
 
 
 CostLike = Cost | Mapping[str, Any] | Sequence[Cost | Mapping[str, Any]]
+"""A `Cost`, a mapping of its values by name, or a list of these: variants in order of preference."""
 
 
 def as_costs(cost: CostLike | None) -> tuple[Cost, ...]:
-    """The variants of a cost, in order of preference; costs that were given stay the very same objects.
+    """Return the variants of a cost, in order of preference. A `Cost` stays the same object.
 
     Raises:
-        CostError: It is no cost, a list without costs, or one of its values means nothing.
+        CostError: The value is no cost, a list without costs, or one of its values cannot be read.
     """
     if isinstance(cost, Cost):
         return (cost,)
@@ -110,11 +133,11 @@ def as_costs(cost: CostLike | None) -> tuple[Cost, ...]:
 
 
 def needs_of(cost: Cost) -> Needs:
-    """Read a cost's entries as they are now.
+    """Return a cost as it was read when it was made."""
+    return cost._needs
 
-    Raises:
-        CostError: A value was changed to one that means nothing.
-    """
+
+def _read(cost: Cost) -> Needs:
     given = cost.__dict__
     entries: list[Entry] = [(name, given[name], number) for name, number in _fields(type(cost)).items()]
     if cost.cpu_intensive is not None and "cpu" not in cost.model_fields_set:
@@ -135,7 +158,7 @@ def _variant(cost: object) -> Cost:
 
 def _no_cost(cost: object) -> CostError:
     return CostError(
-        f"{cost!r} is no cost.",
+        f"{cost!r} is not a cost.",
         remedy="Give a mapping such as {'memory': '2 GB'}, a Cost, or a list of these.",
         name="cost",
         value=cost,
@@ -143,9 +166,9 @@ def _no_cost(cost: object) -> CostError:
 
 
 def _from_mapping(cost: Mapping[str, Any]) -> Cost:
-    """Build a cost, once for equal mappings: graphs write the same literal for thousands of functions."""
+    """Return the cost of a mapping. Equal mappings share one, because graphs repeat the same literal."""
     try:
-        # The type is part of the key because True == 1 == 1.0, and they do not mean the same.
+        # The type is part of the key, because True == 1 and the two do not mean the same.
         return _interned(tuple((name, type(value), value) for name, value in cost.items()))
     except TypeError:
         return _build(dict(cost))
@@ -159,7 +182,7 @@ def _interned(entries: tuple[tuple[str, type, Any], ...]) -> Cost:
 def _build(values: dict[str, Any]) -> Cost:
     for name in values:
         if not isinstance(name, str):
-            raise CostError(f"{name!r} is no name of a cost.", remedy="Names are text.", name=str(name))
+            raise CostError(f"{name!r} cannot be a name in a cost.", remedy="Names are text.", name=str(name))
     try:
         return Cost(**values)
     except ValidationError as error:
@@ -176,7 +199,7 @@ def _build(values: dict[str, Any]) -> Cost:
 
 @lru_cache(maxsize=256)
 def _fields(model: type[Cost]) -> dict[str, bool]:
-    """The fields of a model that say something of a host, and whether each is declared as a number."""
+    """Return the fields of a model that ask for something of a host, and whether each is declared as a number."""
     fields = {}
     for name, info in model.model_fields.items():
         if name != "cpu_intensive":

@@ -1,24 +1,64 @@
-"""Did you mean: the remedy for a mistyped name."""
+"""The known name that a mistyped one was probably meant to be, alone or as the remedy of an error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
+from typing import Final
 
-__all__ = ["nearest"]
+__all__ = ["nearest_name", "suggestion"]
 
-#: Names compared at most: difflib takes microseconds for each, and a graph may have a million.
-_COMPARED = 10_000
+#: Largest number of names that are compared. difflib takes microseconds for each, and a graph may have a million ids.
+_COMPARED: Final = 10_000
+#: Least similarity of two names, from 0 to 1, as `difflib.SequenceMatcher.ratio` measures it.
+_SIMILAR: Final = 0.7
+#: Largest number of names that a remedy lists.
+_LISTED: Final = 8
+#: Names that other tools give to what Handout calls by the name on the right.
+_ALIASES: Final = {
+    "cpus": "cpu",
+    "cores": "cpu",
+    "ncpus": "cpu",
+    "num_cpus": "cpu",
+    "mem": "memory",
+    "ram": "memory",
+    "gpus": "gpu",
+    "num_gpus": "gpu",
+    "vram": "gpu_memory",
+    "gpu_mem": "gpu_memory",
+    "python_version": "python",
+}
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that names what was probably meant, or what there is."""
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most similar to ``name``, or "" if none is similar.
+
+    Names that differ only in case, hyphens or spaces come first, then aliases, then names with similar spelling.
+    """
+    choices = sorted(set(islice(known, _COMPARED)) - {name})
+    shape = _shape(name)
+    shapes: dict[str, str] = {}
+    for choice in choices:
+        shapes.setdefault(_shape(choice), choice)
+    if shape in shapes:
+        return shapes[shape]
+    if (alias := _ALIASES.get(shape, "")) in choices:
+        return alias
+    close = get_close_matches(shape, shapes, n=1, cutoff=_SIMILAR)
+    return shapes[close[0]] if close else ""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return a sentence for an error about an unknown name: the nearest known name, or else a list of the names."""
     names = sorted(islice(known, _COMPARED))
-    close = get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"Did you mean {close[0]!r}?"
+    if nearest := nearest_name(name, names):
+        return f"Did you mean {nearest!r}?"
     if not names:
         return "There are none."
-    more = "" if len(names) <= 8 else f" and {len(names) - 8} more"
-    return f"There are: {', '.join(names[:8])}{more}."
+    more = "" if len(names) <= _LISTED else f" and {len(names) - _LISTED} more"
+    return f"There are: {', '.join(names[:_LISTED])}{more}."
+
+
+def _shape(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")

@@ -1,4 +1,4 @@
-"""One host of an inventory: how it is reached and what it is said to offer."""
+"""One host of an inventory: how it is reached and what it offers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from handout.errors import CostError, InventoryError
 from handout.resources.capabilities import Capabilities, CapabilitiesLike, as_capabilities
-from handout.resources.names import nearest_name
+from handout.resources.did_you_mean import nearest_name
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _SSH_PORT: Final = 22
-#: What may be made of the bytes that a host sends.
+#: "full": results of the host are unpickled. "data": only data is read from them.
 Trust = Literal["full", "data"]
 _ADDRESS = re.compile(
     r"(?:ssh://)?(?:(?P<user>[^@\s/]+)@)?(?P<host>\[[^\]\s]+\]|[^:@\s\[\]/]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)"
@@ -27,23 +27,31 @@ _ADDRESS = re.compile(
 class Host:
     """A machine that functions can run on.
 
-    Reached as ``ssh name`` would reach it: ``~/.ssh/config``, the agent, keys, jump hosts and ``known_hosts``
-    are honoured.
+    It is reached as ``ssh name`` would reach it, with ``~/.ssh/config``, the SSH agent, keys, jump hosts and
+    ``known_hosts``.
 
     Args:
-        name: What it is called everywhere; also what is connected to, where no ``address`` is given.
-        address: Host name, IP address or alias of the SSH configuration.
-        port: Port of its SSH server; 22 leaves it to the SSH configuration.
-        username: Who to log in as; otherwise as the SSH configuration says.
-        python: Path or name of the Python to use there; otherwise the best one is found.
-        capabilities: What it offers; what is left out is probed on the host.
-        price_per_hour: What it costs, in any currency that all hosts are given in.
-        network: Hosts of the same network reach each other directly.
-        ssh: Any further options of ``asyncssh.connect``; these win over everything else.
-        trust: ``"full"``: its results are unpickled, so it can run code wherever they are. ``"data"``: only data is
-            taken from it: built-in types, numpy arrays, and classes registered with ``handout.trust``.
+        name: Name of the host in the inventory, in events and in messages. Without ``address`` it is also the address.
+        address: Host name, IP address or alias of the SSH configuration. Default: ``name``.
+        port: Port of the SSH server. 22, the default, leaves it to the SSH configuration.
+        username: User to log in as. Default: as the SSH configuration says.
+        python: Path or name of the Python to use on the host. Default: one of the
+            version that runs here, or else the newest one that is found.
+        capabilities: What the host offers. The agent probes the names that are left out. Default: all are probed.
+        price_per_hour: Price of an hour, in any currency that is the same for all hosts. Default: 0.
+        ssh: Further options of ``asyncssh.connect``, which win over everything else. Default: none.
+        trust: ``"full"``: results of the host are unpickled, so the host can run code in this process and on other
+            hosts. ``"data"``: only data is read from them: built-in types, numpy arrays, and classes registered with
+            `trust`. Default: ``"full"``.
+
     Raises:
-        InventoryError: One of these cannot be; it names the host and the key.
+        InventoryError: A value is wrong. The error names the host and the key.
+
+    Example:
+        ::
+
+            gpu = handout.Host("gpu1", address="10.0.0.2", username="ann", capabilities={"gpu": 2})
+            results = await handout.execute(graph, inventory=[gpu, "ann@node2:2222"])
     """
 
     __slots__ = (
@@ -51,7 +59,6 @@ class Host:
         "address",
         "capabilities",
         "name",
-        "network",
         "port",
         "price_per_hour",
         "python",
@@ -67,7 +74,6 @@ class Host:
     python: str | None
     capabilities: Capabilities
     price_per_hour: float
-    network: str | None
     ssh: Mapping[str, Any]
     trust: Trust
 
@@ -81,7 +87,6 @@ class Host:
         python: str | None = None,
         capabilities: CapabilitiesLike = _NOTHING,
         price_per_hour: float = 0.0,
-        network: str | None = None,
         ssh: Mapping[str, Any] = _NOTHING,
         trust: Trust = "full",
     ) -> None:
@@ -92,7 +97,6 @@ class Host:
         self.username = _text(name, "username", username)
         self.python = _text(name, "python", python)
         self.price_per_hour = _price(name, price_per_hour)
-        self.network = _text(name, "network", network)
         self.ssh = _ssh(name, ssh)
         self.trust = _trust(name, trust)
         self._local = False
@@ -108,25 +112,34 @@ class Host:
 
     @classmethod
     def local(cls, name: str = "local", capabilities: CapabilitiesLike = _NOTHING) -> Host:
-        """This machine: the same agent, over a pipe, without SSH."""
+        """Return this machine as a host: the same agent, over a pipe and without SSH.
+
+        Args:
+            name: Name of the host.
+            capabilities: What it offers. The agent probes the names that are left out.
+        """
         host = cls(name, capabilities=capabilities)
         host._local = True
         return host
 
     @classmethod
     def parse(cls, text: str, **given: Any) -> Host:
-        """A host from ``"user@host:2222"``, of which only the host is needed; it is also the name.
+        """Return the host that a text such as ``"user@host:2222"`` describes; ``host`` is also its name.
 
         Args:
-            text: As on the command line of ``ssh``, with an optional port; IPv6 addresses in brackets.
-            **given: Further arguments of `Host`; what the text says wins.
+            text: ``host``, optionally with ``user@`` before it and ``:port`` after it. An IPv6 address with a port
+                stands in brackets.
+            **given: Further arguments of `Host`. The user and port in the text win over them.
+
         Raises:
-            InventoryError: It is no such text.
+            InventoryError: The text has another form.
         """
         match = _ADDRESS.fullmatch(text.strip())
         if match is None:
             raise InventoryError(
-                f"{text!r} is no host.", remedy="Write 'host', 'user@host' or 'user@host:2222'.", host=str(text)
+                f"{text!r} is not a host.",
+                remedy="Write 'host', 'user@host' or 'user@host:2222'.",
+                host=str(text),
             )
         if match["user"]:
             given["username"] = match["user"]
@@ -136,11 +149,11 @@ class Host:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is this machine, reached over a pipe."""
+        """True: the host is this machine, reached over a pipe."""
         return self._local
 
     def connect_options(self) -> dict[str, Any]:
-        """Arguments of ``asyncssh.connect``; what is not among them is left to the SSH configuration."""
+        """Return the arguments of ``asyncssh.connect``. The SSH configuration holds for all others."""
         options: dict[str, Any] = {"host": self.address or self.name}
         if self.port != _SSH_PORT:
             options["port"] = self.port
@@ -150,10 +163,13 @@ class Host:
         return options
 
     def check_ssh(self, accepted: Collection[str]) -> None:
-        """Compare the ``ssh`` options with those that exist, once asyncssh has been imported.
+        """Check the names of the ``ssh`` options, once asyncssh has been imported.
+
+        Args:
+            accepted: The options that asyncssh has.
 
         Raises:
-            InventoryError: There is none of such a name.
+            InventoryError: An option has an unknown name.
         """
         for key in self.ssh:
             if key not in accepted:
@@ -177,11 +193,11 @@ class Host:
         return hash(self.name)
 
     def __repr__(self) -> str:
-        """As it would be written, without what is as usual."""
+        """Return the call that makes this host, without default values."""
         given = [
             f"{name}={value!r}"
             for name, value in self._fields().items()
-            # Options can hold passwords and keys: a repr ends up in logs.
+            # The values of ssh are left out: they can be passwords and keys, and a repr ends up in logs.
             if name not in ("name", "ssh", "port", "_local", "capabilities") and value and value != "full"
         ]
         if self.port != _SSH_PORT:
@@ -192,26 +208,26 @@ class Host:
 
 
 def as_host(host: Host | str) -> Host:
-    """A host from what a user may give for it.
+    """Return a host from text such as ``"user@host:2222"``. A `Host` stays the same object.
 
     Raises:
-        InventoryError: It is neither a `Host` nor text such as ``"user@host:2222"``.
+        InventoryError: The value is neither.
     """
     if isinstance(host, Host):
         return host
     if isinstance(host, str):
         return Host.parse(host)
-    raise InventoryError(f"{host!r} is no host.", remedy="Give a Host, or text such as 'user@host:2222'.")
+    raise InventoryError(f"{host!r} is not a host.", remedy="Give a Host, or text such as 'user@host:2222'.")
 
 
 def _check_name(name: Any, address: str | None) -> None:
     if not isinstance(name, str) or not name.strip() or name != name.strip() or name.startswith("-"):
         raise InventoryError(
-            f"{name!r} is no name of a host.", remedy="Give a text such as 'gpu1'.", host=str(name), key="name"
+            f"{name!r} cannot be the name of a host.", remedy="Give a text such as 'gpu1'.", host=str(name), key="name"
         )
     if address is None and ("@" in name or re.fullmatch(r"[^:]+:\d+", name)):
         raise InventoryError(
-            f"host {name!r}: a name is connected to as it is, and no host name holds a user or a port.",
+            f"host {name!r}: the name is the address as well, and an address holds neither a user nor a port.",
             remedy=f"Put the text {name!r} itself into the inventory, or use username= and port=.",
             host=name,
             key="name",
@@ -221,34 +237,36 @@ def _check_name(name: Any, address: str | None) -> None:
 def _text(host: str, key: str, value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value.strip() and not value.startswith("-")):
         return value
-    _refuse(host, key, value, "it is no text" if not isinstance(value, str) else "it means nothing", "")
+    _refuse(
+        host, key, value, "it is not text" if not isinstance(value, str) else "it is empty or begins with a dash", ""
+    )
 
 
 def _port(host: str, port: Any) -> int:
     if isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536:
         return port
-    _refuse(host, "port", port, "it is no port", "Write a whole number from 1 to 65535.")
+    _refuse(host, "port", port, "it is not a port", "Write a whole number from 1 to 65535.")
 
 
 def _price(host: str, price: Any) -> float:
     if isinstance(price, int | float) and not isinstance(price, bool) and isfinite(price) and price >= 0:
         return float(price)
-    _refuse(host, "price_per_hour", price, "it is no price", "Write a number, 0 or more.")
+    _refuse(host, "price_per_hour", price, "it is not a price", "Write a number, 0 or more.")
 
 
 def _trust(host: str, trust: Any) -> Trust:
     if trust in ("full", "data"):
         return cast(Trust, trust)
-    _refuse(host, "trust", trust, "it is no kind of trust", "Write 'full' or 'data'.")
+    _refuse(host, "trust", trust, "it is not a kind of trust", "Write 'full' or 'data'.")
 
 
 def _ssh(host: str, ssh: Any) -> dict[str, Any]:
     if not isinstance(ssh, Mapping) or not all(isinstance(key, str) for key in ssh):
-        _refuse(host, "ssh", ssh, "it is no mapping", "Give options of asyncssh.connect by name.")
+        _refuse(host, "ssh", ssh, "it is not a mapping", "Give options of asyncssh.connect by name.")
     if "host" in ssh:
-        _refuse(host, "ssh.host", ssh["host"], "where to connect to is said beside it", "Write address=... instead.")
+        _refuse(host, "ssh.host", ssh["host"], "the address is not an SSH option", "Write address=... instead.")
     return dict(ssh)
 
 
 def _refuse(host: str, key: str, value: Any, why: str, remedy: str) -> NoReturn:
-    raise InventoryError(f"host {host!r}: {key}={value!r} cannot be: {why}.", remedy=remedy, host=host, key=key)
+    raise InventoryError(f"host {host!r}: {key}={value!r} is wrong: {why}.", remedy=remedy, host=host, key=key)

@@ -1,4 +1,4 @@
-"""The hosts that functions may run on."""
+"""The hosts that functions may run on, and the amounts that they share."""
 
 from __future__ import annotations
 
@@ -22,15 +22,21 @@ _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Inventory(Mapping[str, Host]):
-    """Hosts by name, and what they share.
+    """A mapping of names to the hosts that functions may run on.
 
     Args:
         hosts: `Host` objects, or text such as ``"user@host:2222"``.
-        shared: Amounts that tasks on any host consume, such as licence seats.
-        tracker: Says what each host offers now.
-        interval_s: Seconds between two questions to the tracker about one host.
+        shared: Amounts that tasks on all hosts consume together, by name, such as licence seats. Default: none.
+        tracker: Tells what each host offers now. Default: none.
+        interval_s: Seconds between two calls of the tracker for the same host. Default: 30.
+
     Raises:
-        InventoryError: Two hosts have one name, or one of the values cannot be.
+        InventoryError: Two hosts have the same name, or a value is wrong.
+
+    Example:
+        ::
+
+            inventory = handout.Inventory(["gpu1", "ann@node2:2222"], shared={"licence": 5})
     """
 
     def __init__(
@@ -43,11 +49,11 @@ class Inventory(Mapping[str, Host]):
     ) -> None:
         if isinstance(hosts, str | PathLike):
             raise InventoryError(
-                f"{hosts!r} is no list of hosts.",
+                f"{hosts!r} is not a list of hosts.",
                 remedy=f"Read a file with Inventory.load({str(hosts)!r}), or give a list: [{str(hosts)!r}].",
             )
         if isinstance(hosts, Host):
-            raise InventoryError(f"{hosts!r} is no list of hosts.", remedy="Give a list, also for a single host.")
+            raise InventoryError(f"{hosts!r} is not a list of hosts.", remedy="Give a list, also for a single host.")
         self._hosts: dict[str, Host] = {}
         for host in map(as_host, hosts):
             if host.name in self._hosts:
@@ -58,30 +64,35 @@ class Inventory(Mapping[str, Host]):
                     key="name",
                 )
             self._hosts[host.name] = host
-        #: In parts by name.
         self.shared_amounts: Mapping[str, int] = MappingProxyType(_read_shared(shared))
-        #: As given.
+        """The shared amounts in parts (1/10,000 of a unit), by name."""
         self.shared: Mapping[str, Amount] = MappingProxyType(dict(shared))
+        """The shared amounts as they were given, by name."""
         if tracker is not None and not callable(tracker):
             raise InventoryError(
                 f"tracker={tracker!r} cannot be called.",
                 remedy="Give an async function of one host that answers with capabilities.",
                 key="tracker",
             )
-        self.tracker = tracker
+        self.tracker: Tracker | None = tracker
+        """The tracker, or None."""
         self.interval_s: float = _read_interval(interval_s)
+        """Seconds between two calls of the tracker for the same host."""
 
     @classmethod
     def load(cls, path: Path) -> Inventory:
         """Read an inventory from a TOML file.
 
-        ``[hosts.NAME]`` (or ``[[hosts]]`` with a ``name``, or ``hosts = ["user@host:2222"]``) takes the arguments
-        of `Host`; ``[defaults]`` gives them for all hosts, key by key in ``capabilities`` and ``ssh``, too;
-        ``[shared]``, ``interval_s`` and ``tracker = "module:function"`` are those of the inventory. ``local =
-        true`` makes a host this machine.
+        A table ``[hosts.NAME]`` (or ``[[hosts]]`` with a ``name``, or ``hosts = ["user@host:2222"]``) takes the
+        arguments of `Host`, and ``local = true`` makes the host this machine. ``[defaults]`` holds arguments for all
+        hosts; a host's own ``capabilities`` and ``ssh`` are laid over the defaults key by key. ``[shared]``,
+        ``interval_s`` and ``tracker = "module:function"`` are arguments of `Inventory`.
+
+        Args:
+            path: Path of the file.
 
         Raises:
-            InventoryError: The file cannot be read, or something in it cannot be; names file, line and key.
+            InventoryError: The file cannot be read, or a value in it is wrong. The error names file, line and key.
         """
         file = InventoryFile(path)
         try:
@@ -90,10 +101,10 @@ class Inventory(Mapping[str, Host]):
             raise file.blame(error) from error
 
     def with_hosts(self, hosts: Iterable[Host]) -> Inventory:
-        """The same inventory with these hosts instead of its own.
+        """Return the same inventory with other hosts.
 
         Raises:
-            InventoryError: Two of them have one name.
+            InventoryError: Two of the hosts have the same name.
         """
         return Inventory(hosts, shared=self.shared, tracker=self.tracker, interval_s=self.interval_s)
 
@@ -115,10 +126,10 @@ InventoryLike = Inventory | Sequence[Host | str] | Path | None
 
 
 def as_inventory(inventory: InventoryLike) -> Inventory:
-    """An inventory from what a user may give for it; None is this machine alone.
+    """Return an inventory from a list of hosts, the path of a TOML file, or None, which is this machine alone.
 
     Raises:
-        InventoryError: It is none, or one of its hosts cannot be.
+        InventoryError: The value is none of these, or one of its hosts is wrong.
     """
     if isinstance(inventory, Inventory):
         return inventory
@@ -128,7 +139,7 @@ def as_inventory(inventory: InventoryLike) -> Inventory:
         return Inventory.load(inventory)
     if isinstance(inventory, Mapping) or not isinstance(inventory, Iterable):
         raise InventoryError(
-            f"{inventory!r} is no inventory.",
+            f"{inventory!r} is not an inventory.",
             remedy="Give an Inventory, a list of hosts, or the path of a TOML file.",
         )
     return Inventory(inventory)
@@ -137,13 +148,13 @@ def as_inventory(inventory: InventoryLike) -> Inventory:
 def _read_shared(shared: Mapping[str, Amount]) -> dict[str, int]:
     if not isinstance(shared, Mapping):
         raise InventoryError(
-            f"shared={shared!r} is no mapping.", remedy="Give amounts by name: {'licence': 5}.", key="shared"
+            f"shared={shared!r} is not a mapping.", remedy="Give amounts by name: {'licence': 5}.", key="shared"
         )
     amounts = {}
     for name, amount in shared.items():
         if name in KNOWN_NAMES:
             raise InventoryError(
-                f"shared {name}={amount!r} cannot be: every host has its own {name}.",
+                f"shared {name}={amount!r} is wrong: every host has its own {name}.",
                 remedy="Give the shared amount another name.",
                 key=f"shared.{name}",
             )
@@ -163,7 +174,7 @@ def _read_interval(interval_s: Any) -> float:
     ):
         return float(interval_s)
     raise InventoryError(
-        f"interval_s={interval_s!r} cannot be: it is no time.",
+        f"interval_s={interval_s!r} is wrong: it is not a time.",
         remedy="Write seconds, more than 0.",
         key="interval_s",
     )

@@ -1,4 +1,4 @@
-"""Reads the arguments of an inventory from a TOML file, and says on which line a wrong one stands."""
+"""Reads the arguments of an inventory from a TOML file. Errors name the line of a wrong value."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from os import PathLike
 from typing import Any, Final
 
 from handout.errors import InventoryError
+from handout.resources.did_you_mean import nearest_name
 from handout.resources.host import Host
-from handout.resources.names import nearest_name
 from handout.resources.toml_file import Place, TomlFile
 from handout.resources.tracker import Tracker
 
@@ -21,29 +21,28 @@ _HOST_KEYS: Final = (
     "python",
     "capabilities",
     "price_per_hour",
-    "network",
     "ssh",
     "trust",
 )
-#: Tables that a host's own are laid over key by key.
+#: Tables of the defaults that a host's own table is laid over key by key.
 _MERGED_KEYS: Final = ("capabilities", "ssh")
 
 
 class InventoryFile:
-    """An inventory as it is written.
+    """An inventory file.
 
     Raises:
-        InventoryError: The file cannot be read, or is no TOML.
+        InventoryError: The file cannot be read, or is not TOML.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self._file = TomlFile(path)
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `Inventory`.
+        """Return the arguments of `Inventory`.
 
         Raises:
-            InventoryError: A key is unknown, or a host cannot be as it is written.
+            InventoryError: A key is unknown, or a host has a wrong value.
         """
         data = self._file.data
         self._check_keys((), data, _FILE_KEYS)
@@ -54,7 +53,7 @@ class InventoryFile:
         return given
 
     def blame(self, error: InventoryError) -> InventoryError:
-        """The same error, with the line that it is about."""
+        """Return the error with the line of the value that it is about."""
         return error if error.file else self._file.error([_inner(error)], error.problem, error.remedy)
 
     def _defaults(self) -> dict[str, Any]:
@@ -64,7 +63,7 @@ class InventoryFile:
             raise self._file.error(
                 [("defaults", "ssh", "known_hosts")],
                 "host keys cannot be left unchecked for all hosts at once.",
-                "Say so at each host that it is meant for.",
+                "Write known_hosts = false at each host that it is meant for.",
             )
         return defaults
 
@@ -79,7 +78,7 @@ class InventoryFile:
         return hosts
 
     def _host_tables(self, hosts: Any) -> Iterator[tuple[Place, str | None, dict[str, Any] | str]]:
-        """Each host's place, its name where the place gives it, and its table or text."""
+        """Yield the place of each host, its name if that is part of the place, and its table or text."""
         if not hosts:
             raise self._file.error([("hosts",)], "there are no hosts.", "Add a table [hosts.NAME] for each.")
         if isinstance(hosts, dict):
@@ -90,10 +89,10 @@ class InventoryFile:
                 place = ("hosts", index)
                 yield place, None, one if isinstance(one, str) else self._table(place, one)
         else:
-            raise self._file.error([("hosts",)], "it is no table.", "Add a table [hosts.NAME] for each host.")
+            raise self._file.error([("hosts",)], "it is not a table.", "Add a table [hosts.NAME] for each host.")
 
     def _host(self, place: Place, name: str | None, entry: dict[str, Any] | str, defaults: dict[str, Any]) -> Host:
-        """One host, from its own entry over the defaults."""
+        """Return the host of an entry, which is laid over the defaults."""
         table = {} if isinstance(entry, str) else entry
         self._check_keys(place, table, (*_HOST_KEYS, "local") if name is not None else (*_HOST_KEYS, "local", "name"))
         given = {**defaults, **table}
@@ -101,7 +100,7 @@ class InventoryFile:
             below, above = defaults.get(key, {}), table.get(key, {})
             given[key] = {**self._table(("defaults", key), below), **self._table((*place, key), above)}
         if given["ssh"].get("known_hosts") is False:
-            # TOML has no null, which is how asyncssh says that nothing is checked.
+            # asyncssh checks no host keys if known_hosts is None, and TOML has no null.
             given["ssh"]["known_hosts"] = None
         local = given.pop("local", False)
         name = given.pop("name", name)
@@ -121,7 +120,7 @@ class InventoryFile:
             raise self._file.error(places, problem, error.remedy, host=error.host) from error
 
     def _local(self, place: Place, host: Host, table: Mapping[str, Any]) -> Host:
-        """The same host as this machine."""
+        """Return the host as this machine."""
         if table["local"] is not True:
             raise self._file.error(
                 [(*place, "local")],
@@ -129,12 +128,12 @@ class InventoryFile:
                 "Write local = true, or leave it out.",
             )
         for key in table:
-            if key not in ("local", "name", "capabilities", "price_per_hour", "network"):
+            if key not in ("local", "name", "capabilities", "price_per_hour"):
                 raise self._file.error(
                     [(*place, key)], "a local host is not reached over SSH.", f"Leave out {key}, or local = true."
                 )
         here = Host.local(host.name, host.capabilities)
-        here.price_per_hour, here.network = host.price_per_hour, host.network
+        here.price_per_hour = host.price_per_hour
         return here
 
     def _tracker(self, name: Any) -> Tracker | None:
@@ -152,7 +151,7 @@ class InventoryFile:
     def _table(self, place: Place, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
-        raise self._file.error([place], f"{value!r} is no table.", f"Write it as [{'.'.join(map(str, place))}].")
+        raise self._file.error([place], f"{value!r} is not a table.", f"Write it as [{'.'.join(map(str, place))}].")
 
     def _check_keys(self, place: Place, table: Mapping[str, Any], known: Iterable[str]) -> None:
         for key in table:
@@ -165,5 +164,5 @@ class InventoryFile:
 
 
 def _inner(error: InventoryError) -> Place:
-    """An error's key as the end of a place in the file; names of capabilities may hold dots."""
+    """Return an error's key as the end of a place in the file. It is split once, because capabilities may have dots."""
     return tuple(error.key.split(".", 1)) if error.key else ()

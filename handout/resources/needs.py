@@ -1,4 +1,4 @@
-"""What the entries of a cost mean: amounts that are consumed and conditions that must hold."""
+"""Reads the entries of a cost: amounts that a task consumes, and conditions that its host must meet."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from handout.resources.condition import HAS, IS, Condition, read_conditions
 from handout.resources.names import KNOWN_AMOUNTS, SIZES
 from handout.resources.units import PARTS, read_amount, split_number, unit_hint
 
-#: One entry of a cost: its name, its value, and whether its field is declared as a number.
+#: One entry of a cost: its name, its value, and True if its field is declared as a number.
 Entry = tuple[str, Any, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The entries of one cost, read.
+    """One cost as it was read.
 
     Attributes:
-        amounts: Parts by name, zeros included.
-        sizes: The names among them that are sizes.
-        conditions: What must hold besides.
+        amounts: Parts by name, including zeros.
+        sizes: The names of the amounts that are sizes.
+        conditions: The conditions.
     """
 
     amounts: dict[str, int]
@@ -33,10 +33,10 @@ class Needs:
 
 
 def read_needs(entries: Iterable[Entry]) -> Needs:
-    """Read all entries of a cost; ``cpu_intensive`` is not among them.
+    """Read all entries of a cost except ``cpu_intensive``, which is a hint.
 
     Raises:
-        CostError: An entry means nothing; names it and says what to write.
+        CostError: An entry cannot be read. The message names it and says what to write.
     """
     amounts: dict[str, int] = {}
     sizes: set[str] = set()
@@ -84,7 +84,7 @@ def _read_text(name: str, text: str, numeric: bool) -> _Amount | tuple[Condition
     if not text.strip():
         _refuse(name, text, "it is empty", "Leave it out, or write None, to ask for nothing.")
     split = split_number(text)
-    # A numeral in quotes under a user's name is text (a version, a rack); with a unit of size it is an amount.
+    # Under a name of the user a numeral in quotes is text (a version, a rack), and one with a unit of size an amount.
     if split is not None and split[1] and name != "python":
         parts = as_size(name, text, split[1])
         if parts is not None:
@@ -93,7 +93,11 @@ def _read_text(name: str, text: str, numeric: bool) -> _Amount | tuple[Condition
 
 
 def as_size(name: str, text: str, word: str) -> int | None:
-    """Read text as a size where its unit says that it is one; refuse a unit that is nearly one."""
+    """Return the parts of a text with a unit of size, or None if its unit is none.
+
+    Raises:
+        CostError: The unit is nearly a unit of size, such as ``gb``.
+    """
     hint = unit_hint(word)
     if hint and len(word) > 1:
         _refuse(name, text, f"its unit {word!r} is unknown", f"Did you mean '{hint}'?")

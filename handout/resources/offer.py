@@ -1,4 +1,4 @@
-"""What a host offers, compiled: amounts, what it says, and its devices."""
+"""What a host offers, compiled: its amounts, labels and GPU devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from handout.resources.names import DEVICE_NAMES, KNOWN_AMOUNTS, SIZES
 from handout.resources.needs import as_size
 from handout.resources.units import PARTS, read_amount, split_number
 
-#: One entry of capabilities: its name, its value, and whether its field is declared as a number.
+#: One entry of capabilities: its name, its value, and True if its field is declared as a number.
 Entry = tuple[str, Any, bool]
 
 
@@ -23,11 +23,11 @@ class Offer:
     """What a host offers.
 
     Attributes:
-        amounts: Parts by name; never ``gpu`` and ``gpu_memory``, which are told by ``devices``.
-        labels: What the host says by name: a set of texts, True or False.
-        devices: Memory of each device in parts; 0 where it is not known.
+        amounts: Parts by name, without ``gpu`` and ``gpu_memory``, which ``devices`` holds.
+        labels: Values by name that are no amounts: a set of texts, True or False.
+        devices: Memory of each device in parts; 0 if it is not known.
         sizes: The names in ``amounts`` that are sizes.
-        unknown: Names that only the host itself can tell: nothing that asks for them is refused yet.
+        unknown: Names that are known only once the host has been probed. No cost is refused because of them.
     """
 
     amounts: Mapping[str, int]
@@ -37,7 +37,7 @@ class Offer:
     unknown: frozenset[str] = frozenset()
 
     def amount(self, name: str) -> int | None:
-        """The whole amount of a name (the largest device's for ``gpu_memory``), None where there is none."""
+        """Return the amount of a name, for ``gpu_memory`` that of the largest device; None if the host has none."""
         if name == "gpu":
             return len(self.devices) * PARTS
         if name == "gpu_memory":
@@ -45,7 +45,7 @@ class Offer:
         return self.amounts.get(name)
 
     def names(self) -> set[str]:
-        """Every name that the host says anything about."""
+        """Return every name that has a value."""
         return {*self.amounts, *self.labels, *(DEVICE_NAMES if self.devices else ())}
 
 
@@ -53,7 +53,7 @@ def read_offer(entries: Iterable[Entry], *, unknown: frozenset[str] = frozenset(
     """Read all entries of capabilities.
 
     Raises:
-        CostError: An entry means nothing; names it and says what to write.
+        CostError: An entry cannot be read. The message names it and says what to write.
     """
     amounts: dict[str, int] = {}
     labels: dict[str, frozenset[str] | bool] = {}
@@ -84,7 +84,7 @@ def read_offer(entries: Iterable[Entry], *, unknown: frozenset[str] = frozenset(
 
 def _read(name: str, value: Any, numeric: bool) -> tuple[int, bool] | frozenset[str] | bool:
     if name == "cpu_intensive":
-        _refuse(name, value, "it is said of a function", "Say how many cores the host has with cpu=...")
+        _refuse(name, value, "it belongs to a cost", "Give the number of cores of the host with cpu=...")
     if name in KNOWN_AMOUNTS:
         parts, sized = _amount(name, 0 if value is False else value)
         if name == "gpu" and parts % PARTS:
@@ -130,12 +130,12 @@ def _amount(name: str, value: Any) -> tuple[int, bool]:
 
 
 def _devices(count: int | None, memory: list[int]) -> tuple[int, ...]:
-    """Memory without a count is that of one device, or of each that is listed."""
+    """Return the memory of each device. Memory without a count is that of one device, or of each in a list."""
     if count is None:
         return tuple(memory) if any(memory) else ()
     if len(memory) == 1:
         memory = memory * count
-    # Where a count was declared over a list that was probed, further devices are as small as the smallest.
+    # A count may be declared over a list that was probed. Devices beyond the list count as its smallest one.
     return tuple(memory[:count]) + (min(memory, default=0),) * (count - len(memory))
 
 

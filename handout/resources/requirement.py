@@ -1,4 +1,4 @@
-"""A cost, compiled once to be matched against many hosts."""
+"""A cost, compiled once and then matched against many hosts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass, field
 
 from handout.resources.condition import HAS, IS, Condition
 from handout.resources.cost import Cost, needs_of
+from handout.resources.did_you_mean import nearest_name
 from handout.resources.lack import Lack
-from handout.resources.names import DEVICE_NAMES, KNOWN_NAMES, SIZES, nearest_name
+from handout.resources.names import DEVICE_NAMES, KNOWN_NAMES, SIZES
 from handout.resources.offer import Offer
 from handout.resources.units import PARTS, format_amount
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Requirement:
-    """One variant of a cost in the terms that the scheduler computes with.
+    """One variant of a cost in the form that the scheduler computes with.
 
-    Two requirements are equal when they ask for the same, whichever objects they were compiled from.
+    Two requirements are equal if they ask for the same, even if they were compiled from different objects.
 
     Attributes:
-        consumed: Parts by name; never zero.
-        conditions: What a host must say besides.
-        cost: The very object that was compiled, for allocators to look at.
+        consumed: Amounts that a task consumes, in parts by name. None is zero.
+        conditions: Conditions that the host must meet.
+        cost: The object that was compiled, for allocators.
         sizes: The names in ``consumed`` that are sizes.
     """
 
@@ -42,23 +43,23 @@ class Requirement:
         return hash(self._key)
 
     def __str__(self) -> str:
-        """As it stands in messages: ``cpu=1, memory=2 GB, has_cuda``."""
+        """Return the requirement as messages show it: ``cpu=1, memory=2 GB, has_cuda``."""
         amounts = [f"{name}={self._amount_text(name, parts)}" for name, parts in self.consumed.items()]
         return ", ".join([*amounts, *map(str, self.conditions)])
 
     def needs(self, shared: Container[str]) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """What is consumed on the host, and what of the inventory's shared amounts."""
+        """Return the amounts that a task consumes of its host, and those of the shared amounts, in parts by name."""
         ours = {name: parts for name, parts in self.consumed.items() if name in shared}
         if not ours:
             return self.consumed, ours
         return {name: parts for name, parts in self.consumed.items() if name not in shared}, ours
 
     def lacks(self, offer: Offer, shared: Mapping[str, int]) -> tuple[Lack, ...]:
-        """What keeps an idle host from ever covering this; empty where it can.
+        """Return what keeps an idle host from covering this requirement. Empty: the host can cover it.
 
         Args:
             offer: All that the host offers.
-            shared: All that the inventory shares, in parts by name.
+            shared: Amounts that all hosts share, in parts by name.
         """
         lacks: list[Lack] = []
         for name, parts in self.consumed.items():
@@ -77,7 +78,7 @@ class Requirement:
         return tuple(lacks)
 
     def _mismatch(self, name: str, offer: Offer) -> bool:
-        """Whether one side means bytes and the other a mere number: then comparing them means nothing."""
+        """Return True if one side counts bytes and the other does not, so that they cannot be compared."""
         return offer.amounts[name] > 0 and (name in self.sizes) is not (name in offer.sizes)
 
     def _amount_text(self, name: str, parts: int, than: int | None = None) -> str:
@@ -127,11 +128,7 @@ class Requirement:
 
 
 def compile_cost(cost: Cost) -> Requirement:
-    """Compile one variant.
-
-    Raises:
-        CostError: One of its values was changed to one that means nothing.
-    """
+    """Return one variant of a cost in the form that the scheduler matches against hosts."""
     needs = needs_of(cost)
     consumed = {name: parts for name, parts in needs.amounts.items() if parts}
     return Requirement(consumed, needs.conditions, cost, needs.sizes)
@@ -143,7 +140,7 @@ def _met(condition: Condition, offer: Offer, shared: Mapping[str, int]) -> bool:
     if isinstance(said, bool):
         return said and condition.op == HAS
     if said is not None:
-        # "!=" is asked of all that the host says, everything else of any of it.
+        # All texts that the host declares must meet "!="; for other operators one of them is enough.
         of = all if condition.op == "!=" else any
         return of(map(condition.met_by_text, said))
     parts = offer.amount(name)
@@ -171,7 +168,7 @@ def _lacks_condition(condition: Condition, offer: Offer, shared: Mapping[str, in
 
 
 def _said(name: str, offer: Offer) -> str:
-    """What the host says under a name, for a message."""
+    """Return what the host declares under a name, for a message."""
     said = offer.labels.get(name)
     if isinstance(said, bool):
         return f"{name}={said}"

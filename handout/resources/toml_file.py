@@ -1,4 +1,4 @@
-"""A TOML file that remembers on which line each key stands, so that an error can say where to look."""
+"""A TOML file with the line of each key, so that an error can name it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from handout.errors import InventoryError
 
-#: A place in the file: keys, and indices in arrays.
+#: A place in the file: keys, and indices of arrays.
 Place = tuple[str | int, ...]
 
 
 class TomlFile:
-    """A file that has been read.
+    """A file with its parsed data.
 
     Raises:
-        InventoryError: It cannot be read, or is no TOML.
+        InventoryError: The file cannot be read, or is not TOML.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        #: As the user gave it.
+        #: Path of the file as the user gave it.
         self.name = os.fspath(path)
         text = self._read()
         try:
@@ -32,7 +32,7 @@ class TomlFile:
         self._lines: dict[Place, int] | None = None
 
     def line(self, *places: Place) -> int | None:
-        """The line of the first of these places that stands in the file, or else of what is around it."""
+        """Return the line of the first of these places that is in the file, or else of the table around one of them."""
         if self._lines is None:
             self._lines = _locate(self._text)
         for place in places:
@@ -45,7 +45,7 @@ class TomlFile:
         return None
 
     def error(self, places: Sequence[Place], problem: str, remedy: str, *, host: str = "") -> InventoryError:
-        """An error about what stands at one of these places."""
+        """Return an error about the value at one of these places."""
         line = self.line(*places)
         where = self.name if line is None else f"{self.name}, line {line}"
         key = ".".join(map(str, places[0])) if places else ""
@@ -69,7 +69,7 @@ class TomlFile:
             ) from error
         except UnicodeDecodeError as error:
             raise InventoryError(
-                f"inventory {self.name!r} is no text: {error.reason} at byte {error.start}.",
+                f"inventory {self.name!r} is not text: {error.reason} at byte {error.start}.",
                 remedy="Save it as UTF-8.",
                 file=self.name,
             ) from error
@@ -80,7 +80,7 @@ class TomlFile:
         if "(at line " in message:
             line = int(message.rpartition("(at line ")[2].split(",")[0])
         return InventoryError(
-            f"{self.name}{'' if line is None else f', line {line}'}: no TOML: {message}.",
+            f"{self.name}{'' if line is None else f', line {line}'}: not TOML: {message}.",
             remedy="Text needs quotes, lists need brackets, and a table is named once.",
             file=self.name,
             line=line,
@@ -88,11 +88,11 @@ class TomlFile:
 
 
 def _locate(text: str) -> dict[Place, int]:
-    """The line of every table and key of a valid file.
+    """Return the line of every table and key of a valid file.
 
-    The standard library's parser tells no positions. But a valid file is a sequence of statements, and the first
-    lines that it accepts by themselves are one: so it finds the end of each, strings and arrays over many lines
-    included.
+    The parser of the standard library gives no positions. A valid file is a sequence of statements, so this function
+    adds lines until the parser accepts them: these lines are one statement. That also holds for strings and arrays
+    over several lines.
     """
     lines: dict[Place, int] = {}
     table: Place = ()
@@ -117,7 +117,7 @@ def _locate(text: str) -> dict[Place, int]:
 
 
 def _header(parsed: Any, counts: dict[Place, int]) -> Place:
-    """Where a ``[table]`` or ``[[table]]`` leads; ``counts`` numbers the latter."""
+    """Return the place of a ``[table]`` or ``[[table]]``; ``counts`` numbers the latter."""
     place: Place = ()
     while parsed:
         if isinstance(parsed, list):

@@ -1,4 +1,4 @@
-"""Trackers: a user's own eyes on the hosts, while they run."""
+"""The protocol of trackers: functions of the user that tell what a host offers now."""
 
 from __future__ import annotations
 
@@ -8,43 +8,56 @@ from handout.resources.capabilities import Capabilities, CapabilitiesLike
 
 
 class LiveHost(Protocol):
-    """A host that an agent runs on, as a tracker sees it."""
+    """A host with a running agent, as a `Tracker` sees it."""
 
     @property
     def name(self) -> str:
-        """Its name in the inventory."""
+        """Name of the host in the inventory."""
         ...
 
     @property
     def declared(self) -> Capabilities:
-        """What the inventory says of it."""
+        """The capabilities that the inventory declares for it."""
         ...
 
     @property
     def probed(self) -> Capabilities:
-        """What its agent found out when it started."""
+        """The capabilities that its agent probed at its start."""
         ...
 
     async def run(self, *argv: str, timeout_s: float = 10.0) -> str:
         """Run a program on the host, outside all tasks.
 
         Args:
-            *argv: The program and its arguments; no shell is involved.
-            timeout_s: Seconds after which it is ended.
-        Returns: What it printed.
+            *argv: The program and its arguments. No shell reads them.
+            timeout_s: Seconds after which the program is killed.
+
+        Returns:
+            The standard output of the program.
+
         Raises:
-            HostError: It failed, took too long, or the host was lost.
+            HostError: The program failed or took too long, or the host was lost.
         """
         ...
 
 
 class Tracker(Protocol):
-    """Says what a host offers now: asked when it joins, and then every ``interval_s`` of the inventory.
+    """An async function that tells what a host offers now.
 
-    What it leaves out stays as it was declared or probed; ``False`` or ``0`` says that something is gone. Tasks
-    that run keep what they have. An answer may take twice ``host_timeout_s``.
+    The controller calls it when the host joins, and then every ``interval_s`` seconds of the `Inventory`. A name that
+    the answer leaves out keeps its declared or probed value; ``False`` or ``0`` means that something is gone. Running
+    tasks keep what they have claimed. A call may take twice the ``host_timeout_s`` of `Timings`.
+
+    Example:
+        ::
+
+            async def licences(host: handout.LiveHost) -> handout.CapabilitiesLike:
+                return {"licence": int(await host.run("count-licences"))}
+
+
+            inventory = handout.Inventory(["gpu1", "gpu2"], tracker=licences)
     """
 
     async def __call__(self, host: LiveHost, /) -> CapabilitiesLike:
-        """Look at one host."""
+        """Return what one host offers now."""
         ...

@@ -1,7 +1,6 @@
-"""Amounts: text and numbers to exact fixed-point integers, and back.
+"""Amounts: from text and numbers to exact fixed-point integers, and back.
 
-An amount is counted in *parts*: ``PARTS`` of them are one unit (one core, one licence seat, one byte). Knows
-nothing of hosts, nor of what the amounts are for.
+An amount is counted in *parts*: `PARTS` parts are one unit (one core, one licence seat, one byte).
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from typing import Any, Final
 from handout.errors import CostError
 from handout.resources.names import COUNTS
 
-#: Parts that one unit is divided into.
+#: Number of parts of one unit.
 PARTS: Final = 10_000
-#: What a plain number of a known size is counted in: megabytes.
+#: Bytes of a plain number of a size, which counts megabytes.
 MEGABYTE: Final = 10**6
-#: Bytes in each unit of size, smallest first.
+#: Bytes of each unit of size, smallest first.
 SIZE_UNITS: Final = {
     "B": 1,
     "kB": 10**3,
@@ -42,13 +41,13 @@ _UNITS_TEXT = "B, kB, MB, GB, TB, KiB, MiB, GiB or TiB"
 
 
 def split_number(text: str) -> tuple[str, str] | None:
-    """The numeral that a text begins with and the word after it, or None where there is no numeral."""
+    """Return the numeral at the start of a text and the word after it, or None if it starts with no numeral."""
     match = _NUMBER.fullmatch(text)
     return (match[1], match[2]) if match else None
 
 
 def unit_hint(word: str) -> str:
-    """What ``word`` was meant to be where it is nearly a unit of size, else ""."""
+    """Return the unit of size that ``word`` was probably meant to be, or ""."""
     shape = word.lower()
     if shape in ("k", "m", "g", "t", "p"):
         return f"{shape.upper() if shape != 'k' else 'k'}B' or '{shape.upper()}iB"
@@ -58,23 +57,26 @@ def unit_hint(word: str) -> str:
 def parse_amount(value: Any, *, size: bool, name: str = "amount") -> int:
     """Read an amount exactly.
 
-    Digits beyond the resolution are dropped rather than rounded up, so that ``n`` shares of ``1/n`` always fit
-    one unit; the noise of binary fractions (``0.1 * 3``) is removed before that.
+    Digits beyond the resolution are dropped and not rounded up, so that ``n`` shares of ``1/n`` always fit into one
+    unit. The noise of binary fractions (``0.1 * 3``) is removed before that.
 
     Args:
         value: A number, or text such as ``"2 GB"`` or ``"0.5"``.
-        size: Whether it is a size: then a plain number counts megabytes, and the parts are those of bytes.
-        name: What to call it in an error.
-    Returns: Parts, at least one for anything above zero.
+        size: True: the amount is a size, so a plain number counts megabytes and the parts are parts of bytes.
+        name: Name of the amount, for an error.
+
+    Returns:
+        The amount in parts; at least 1 for a value above 0.
+
     Raises:
-        CostError: It is no number, negative, not finite, or its unit is unknown.
+        CostError: The value is not a number, negative or not finite, or its unit is unknown.
     """
     parts, _ = read_amount(value, size=size, name=name)
     return parts
 
 
 def read_amount(value: Any, *, size: bool, name: str = "amount") -> tuple[int, bool]:
-    """As `parse_amount`, and whether it turned out to be a size, which a unit says of any name."""
+    """Return the parts of an amount, and True if it is a size. A unit of size makes any amount one."""
     if type(value) is int and value >= 0:
         return value * (MEGABYTE * PARTS if size else PARTS), size
     if isinstance(value, str | float):
@@ -84,12 +86,12 @@ def read_amount(value: Any, *, size: bool, name: str = "amount") -> tuple[int, b
 
 @lru_cache(maxsize=1024)
 def _read_cached(value: str | float, size: bool, name: str) -> tuple[int, bool]:
-    """Graphs write the same few amounts thousands of times, and exact arithmetic is slow."""
+    """Read a text or float. Cached, because graphs repeat a few amounts and exact arithmetic is slow."""
     number, unit = value, MEGABYTE if size else 1
     if isinstance(value, str):
         split = split_number(value)
         if split is None:
-            raise _refuse(name, value, "it is no amount", f"Write a number{_or_size(size)}.")
+            raise _refuse(name, value, "it is not an amount", f"Write a number{_or_size(size)}.")
         number, word = split
         if word:
             if name in COUNTS or word not in SIZE_UNITS:
@@ -105,12 +107,12 @@ def _to_parts(exact: Fraction, unit: int, name: str, value: Any) -> int:
 
 
 def format_amount(parts: int, *, size: bool, exact: bool = False) -> str:
-    """Write an amount for people, or so that reading it again gives the same parts.
+    """Return an amount as text.
 
     Args:
         parts: The amount.
-        size: Whether its units are bytes.
-        exact: Never shorten; the default keeps four significant digits.
+        size: True: its units are bytes.
+        exact: True: all digits, so that reading the text gives the same parts. False: four significant digits.
     """
     number = Fraction(parts, PARTS)
     if not size:
@@ -132,22 +134,22 @@ def format_amount(parts: int, *, size: bool, exact: bool = False) -> str:
 
 def _exact(number: Any, name: str, value: Any) -> Fraction:
     if isinstance(number, bool):
-        raise _refuse(name, value, "it is yes or no where an amount is needed", "Write a number.")
+        raise _refuse(name, value, "True and False are not amounts", "Write a number.")
     try:
         if isinstance(number, Fraction | Decimal | str):
             return Fraction(number)
         if isinstance(number, Integral):
             return Fraction(int(number))
         if isinstance(number, Real):
-            # By its shortest decimal form: 0.1 is meant as a tenth, not as the binary fraction beside it.
+            # The shortest decimal form is what the user wrote: 0.1 is a tenth, and not the nearest binary fraction.
             return Fraction(repr(float(number)))
     except (ValueError, OverflowError):
         raise _refuse(name, value, "it is not finite", "Write the amount there is.") from None
-    raise _refuse(name, value, f"{type(value).__name__} is no amount", "Write a number, or text such as '2 GB'.")
+    raise _refuse(name, value, f"{type(value).__name__} is not an amount", "Write a number, or text such as '2 GB'.")
 
 
 def _decimal(number: Fraction) -> str:
-    """All digits; parts and units of size always have finitely many."""
+    """Return all digits. Parts and units of size always have finitely many."""
     if number.denominator == 1:
         return str(number.numerator)
     return format(Decimal(number.numerator) / Decimal(number.denominator), "f").rstrip("0").rstrip(".")

@@ -1,8 +1,8 @@
-"""Turns a call into bytes and back: the arguments of one task, with marks in the places of other tasks' results.
+"""Turns a call into bytes and back: the arguments of one task, with placeholders in the places of other tasks' results.
 
 The bytes are a pickled ``(args, kwargs, paths, fills)``. Most results are a positional argument as a whole. ``fills``
 lists these by position, so that neither end runs Python code in the pickler for them. A result inside a list, a dict or
-an object is a mark, which the unpickler replaces.
+an object is a placeholder, which the unpickler replaces.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import inspect
 import pickle
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Callable, Union
 
 from handout.serialization.exceptions import message
@@ -19,50 +20,57 @@ from handout.serialization.pickling import LoadError, Pickler, Segment, Snapshot
 
 #: The steps to an element of a value: ``("item", key)`` or ``("attr", name)``.
 Path = tuple[tuple[str, Any], ...]
-#: Returns the mark of an object that stands for a result, and None for any other object.
+#: Returns the placeholder of an object that stands for a result, and None for any other object.
 Resolve = Callable[[Any], Any]
 
-#: Types whose values cannot contain a mark.
+#: Types whose values cannot contain a placeholder.
 PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, complex})
 
 
+@dataclass(frozen=True)
 class Slot:
-    """Stands for input number `index` of a task."""
+    """Stands for one of the task's inputs.
+
+    Attributes:
+        index: Index into the inputs of the task.
+    """
 
     __slots__ = ("index",)
-
-    def __init__(self, index: int) -> None:
-        self.index = index
+    index: int
 
 
+@dataclass(frozen=True, eq=False)
 class Inline:
-    """Stands for the result of a call that the consuming task makes itself, once for all places of this mark."""
+    """Stands for the result of an inline function, which is called inside the consumer.
+
+    The pickler makes one call for each `Inline` object, so arguments that share a call must share the object.
+    """
 
     __slots__ = ("args", "fn", "kwargs")
+    fn: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
 
-    def __init__(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self.fn, self.args, self.kwargs = fn, tuple(args), dict(kwargs)
 
-
+@dataclass(frozen=True)
 class Loaded:
-    """Stands for what ``load`` returns, on the consumer's host, for the value of another mark."""
+    """Stands for what ``load`` returns on the consumer's host for another placeholder: the ``load`` of an ``Arg``."""
 
-    __slots__ = ("load", "mark")
+    __slots__ = ("load", "placeholder")
+    placeholder: Placeholder
+    load: Callable[[Any], Any]
 
-    def __init__(self, mark: Mark, load: Callable[[Any], Any]) -> None:
-        self.mark, self.load = mark, load
 
-
+@dataclass(frozen=True)
 class Taken:
-    """Stands for an element of the value of another mark, which the consuming task takes."""
+    """Stands for an element of another placeholder, which is taken inside the consumer."""
 
-    __slots__ = ("mark", "path")
+    __slots__ = ("path", "placeholder")
+    placeholder: Placeholder
+    path: Path
 
-    def __init__(self, mark: Mark, path: Path) -> None:
-        self.mark, self.path = mark, path
 
-
-Mark = Union[Slot, Inline, Loaded, Taken]
+Placeholder = Union[Slot, Inline, Loaded, Taken]
 
 
 class _UserCodeError(BaseException):
@@ -99,13 +107,13 @@ class CallPickler(Pickler):
         self.resolve = resolve
 
     def reducer_override(self, obj: Any) -> Any:
-        reduce = _MARKS.get(type(obj))
+        reduce = _REDUCERS.get(type(obj))
         if reduce is not None:
             return reduce(obj)
-        mark = self.resolve(obj)
-        if mark is None:
+        placeholder = self.resolve(obj)
+        if placeholder is None:
             return super().reducer_override(obj)
-        return _same, (mark,)
+        return _same, (placeholder,)
 
 
 def dumps_call(
@@ -118,7 +126,7 @@ def dumps_call(
         args: Positional arguments. Objects that stand for results may be among them at any depth.
         kwargs: Keyword arguments, likewise.
         paths: Elements of the result that become objects of their own.
-        resolve: Returns the mark of an object. It returns the same mark object for the same inline call, so that the
+        resolve: Returns the placeholder of an object. It returns the same one for the same inline call, so that the
             consuming task makes that call once.
         snapshot: The snapshot of the call's run.
     """
@@ -128,11 +136,11 @@ def dumps_call(
         for position, arg in enumerate(args):
             if type(arg) in PLAIN_TYPES:
                 continue
-            mark = resolve(arg)
-            if not isinstance(mark, Slot):
+            placeholder = resolve(arg)
+            if not isinstance(placeholder, Slot):
                 plain = False
                 break
-            fills = [*(fills or ()), (position, mark.index)]
+            fills = [*(fills or ()), (position, placeholder.index)]
     if not plain:
         call = tuple(args), kwargs or None, tuple(paths) or None, None
         return encode(CallPickler, call, snapshot or Snapshot(), resolve=resolve)
@@ -149,7 +157,7 @@ def dumps_call(
 
 def _fill(index: int) -> Any:
     if _reading.get_input is None:
-        raise LoadError("the bytes contain the mark of an input, but are not the arguments of a call")
+        raise LoadError("the bytes contain the placeholder of an input, but are not the arguments of a call")
     return _reading.get_input(index)
 
 
@@ -196,11 +204,11 @@ def _wait(coroutine: Any) -> Any:
     return value
 
 
-_MARKS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
-    Slot: lambda mark: (_fill, (mark.index,)),
-    Inline: lambda mark: (_call_user_code, (mark.fn, mark.args, mark.kwargs)),
-    Loaded: lambda mark: (_load, (mark.mark, mark.load)),
-    Taken: lambda mark: (_take, (mark.mark, mark.path)),
+_REDUCERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    Slot: lambda slot: (_fill, (slot.index,)),
+    Inline: lambda call: (_call_user_code, (call.fn, tuple(call.args), dict(call.kwargs))),
+    Loaded: lambda loaded: (_load, (loaded.placeholder, loaded.load)),
+    Taken: lambda taken: (_take, (taken.placeholder, taken.path)),
 }
 
 

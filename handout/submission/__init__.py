@@ -1,1 +1,1 @@
-"""Serialization policy, the user's code as bundles of source, and the objects that the controller holds."""
+"""From a plan to bytes: arguments, functions, and the user's code as bundles of source."""

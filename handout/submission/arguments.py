@@ -1,4 +1,4 @@
-"""A plan's functions, arguments and values as bytes: snapshotted, once, before anything runs."""
+"""The functions, arguments and values of a plan as bytes: pickled once, before the run begins."""
 
 from __future__ import annotations
 
@@ -8,54 +8,50 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from handout.errors import GraphError, UnserializableError
-from handout.graph import placeholder
-from handout.graph.objects import Kept, Pick
-from handout.graph.output import Input, Output, StoredObject
-from handout.graph.path import Path
+from handout.graph.objects import Pick
+from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
 from handout.protocol.frames import MAX_PAYLOAD
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
-from handout.serialization.calls import PLAIN_TYPES
+from handout.serialization.calls import PLAIN_TYPES, Path, Placeholder, Slot
 from handout.serialization.pickling import Segment, Snapshot
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
 
 __all__ = ["LARGE", "EncodedRun", "encode_plan"]
 
-#: An argument over this many bytes is an object of its own, which travels once per host.
+#: An argument of more bytes becomes an object of its own, which travels once to each host.
 LARGE = 65536
 
-_REMEDY = "Make it inside the function, pass what it is made from, or leave it out in __getstate__."
+_REMEDY = "Create it inside the function, pass the values that it is created from, or leave it out in __getstate__."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedRun:
-    """What travels of a run. Columns by task have one entry a task, columns by object one an object."""
+    """What travels of a run, in columns by task and by object."""
 
-    #: By task: the blob that :func:`handout.serialization.calls.load_call` reads. Equal calls share one.
+    #: By task: the blob that `handout.serialization.calls.load_call` reads. Equal calls share one.
     calls: Sequence[bytes]
-    #: By task: index in `functions`.
+    #: By task: index into `functions`.
     fn: Sequence[int]
     functions: Sequence[FunctionBlob]
-    #: By task: objects it needs; the plan's own first, then what its large arguments became.
+    #: By task: the objects that it takes: those of the plan, then those that its large arguments became.
     inputs: Sequence[tuple[int, ...]]
-    #: By object: the task that makes it, -1 where the controller has it (or, of `kept`, hosts do).
+    #: By object: the task that makes it, or -1 if the controller has it.
     producers: Sequence[int]
-    #: By object: its bytes where they are known, else -1.
+    #: By object: its size in bytes, or -1 if it is not known.
     nbytes: Sequence[int]
-    #: Supplied by the controller, by number.
+    #: By number: the objects that the controller has.
     values: Mapping[int, Sequence[Segment]]
-    #: Held by the cluster's hosts since an earlier run, by number.
-    kept: Mapping[int, StoredObject]
-    #: The user's own modules, or None where the run needs none.
+    #: The user's own modules, or None if the run needs none.
     bundle: CodeBundle | None
 
 
 def encode_plan(plan: Plan) -> EncodedRun:
-    """Turn everything that a plan holds into bytes.
+    """Pickle the functions, arguments and values of a plan.
 
     Raises:
-        UnserializableError: A function, an argument or a value cannot travel; names the path to the culprit.
+        UnserializableError: A function, an argument or a value cannot be pickled. The error names the path to it.
     """
     return _Encoder(plan).run()
 
@@ -67,13 +63,12 @@ class _Encoder:
         self.producers: list[int] = list(plan.producers)
         self.nbytes: list[int] = [-1] * len(self.producers)
         self.values: dict[int, list[Segment]] = {}
-        self.kept: dict[int, StoredObject] = {}
-        #: Numbers of large arguments by identity. The plan keeps them alive.
+        #: Object numbers of large arguments by identity. The plan holds the arguments, so identities stay valid.
         self.large: dict[int, int] = {}
         self.functions: list[FunctionBlob] = []
-        #: By (identity of the function, whether its call holds code by value): index in `functions`.
+        #: By (identity of the function, True if its call holds code by value): index into `functions`.
         self.function_index: dict[tuple[int, bool], int] = {}
-        #: Objects with code by value in them: whoever takes one needs this version of Python.
+        #: Objects that hold code by value. A task that takes one needs this version of Python.
         self.code_objects: set[int] = set()
         self.shared: dict[Any, bytes] = {}
         self.paths: dict[int, list[Path]] = {}
@@ -84,9 +79,6 @@ class _Encoder:
         for number, extra in enumerate(plan.extras, count):
             if isinstance(extra, Pick):
                 self.paths.setdefault(extra.task, []).append(extra.path)
-            elif isinstance(extra, Kept):
-                self.kept[number] = extra.stored
-                self.nbytes[number] = extra.stored.nbytes
             else:
                 self._supply(number, extra.value, plan.name_of(number))
         calls: list[bytes] = []
@@ -99,9 +91,9 @@ class _Encoder:
             fn.append(self._function(task, by_value))
         bundle = bundle_modules(self.snapshot.modules)
         functions = self.functions
-        if bundle is not None:  # what a task is given, or returns, may be of any of the run's modules
+        if bundle is not None:  # the arguments and results of any task may have classes of any of these modules
             functions = [replace(function, needs_bundle=True) for function in functions]
-        return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, self.kept, bundle)
+        return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle)
 
     # ---- functions and values ------------------------------------------------------------------------------
 
@@ -115,9 +107,9 @@ class _Encoder:
                 raise _refused(self.plan.ids[task], error) from error
             if len(blob.blob) > MAX_PAYLOAD:
                 raise UnserializableError(
-                    f"function {self.plan.ids[task]!r} holds {len(blob.blob) / 1e6:.0f} MB: what it closes over, or "
-                    f"globals that it names, travels with it, and that is bounded to {MAX_PAYLOAD / 1e6:.0f} MB.",
-                    remedy="Pass large data as an argument, or as graph.value(...): it then travels as an object.",
+                    f"function {self.plan.ids[task]!r} holds {len(blob.blob) / 1e6:.0f} MB. Its closure and globals "
+                    f"travel with it, and together they may have {MAX_PAYLOAD / 1e6:.0f} MB.",
+                    remedy="Pass large data as an argument, or as graph.value(...), so that it travels as an object.",
                     path=self.plan.ids[task],
                     type=type(fn).__name__,
                 )
@@ -132,7 +124,7 @@ class _Encoder:
             raise _refused(id, error) from error
 
     def hold(self, number: int, value: Any) -> None:
-        """Make `value` the object of a number."""
+        """Pickle a value as the object of a number."""
         with _CodeWatch(self.snapshot) as code:
             kept = [_own(segment) for segment in diagnosis.dumps_or_diagnose(value, "value", self.snapshot)]
         self.values[number] = kept
@@ -143,7 +135,7 @@ class _Encoder:
     # ---- calls ---------------------------------------------------------------------------------------------
 
     def _call(self, task: int) -> tuple[bytes, tuple[int, ...], bool]:
-        """One task's blob, its inputs, and whether there is code by value in it."""
+        """Return the blob of a task's call, its inputs, and True if it holds code by value."""
         plan = self.plan
         args, kwargs, inputs = plan.args[task], plan.kwargs[task], plan.inputs[task]
         paths = self.paths.get(task)
@@ -157,7 +149,10 @@ class _Encoder:
         return blob, tuple(call.inputs), code.seen or not self.code_objects.isdisjoint(call.inputs)
 
     def _plain(self, args: tuple[Any, ...], inputs: tuple[int, ...], paths: list[Path] | None) -> bytes | None:
-        """The blob of a call whose arguments are small scalars and whole results of tasks: no code asked."""
+        """Return the blob of a call whose arguments are small scalars and whole results of tasks, or None for others.
+
+        Such a blob needs no pickler with Python code, which takes most of the time of the others.
+        """
         if not inputs:
             for arg in args:
                 if type(arg) not in PLAIN_TYPES or (type(arg) in _SIZED and len(arg) > LARGE):
@@ -186,7 +181,7 @@ class _Encoder:
         return self._share(tuple(fills), ((None,) * len(args), None, None, fills))
 
     def _whole(self, output: Output[Any]) -> int:
-        """The number of a task whose whole result an output is; -1 for any other output."""
+        """Return the task whose whole result an output is, or -1 for any other output."""
         if output._path:
             return -1
         number, path = self.plan.objects.find(output)
@@ -203,7 +198,7 @@ _SIZED = frozenset({str, bytes})
 
 
 class _CodeWatch:
-    """Sees whether anything goes by value in a block. One a call: a generator would take as long as the pickling."""
+    """Tells if the block pickles any code by value. A class, because a generator would take as long as the pickling."""
 
     __slots__ = ("before", "seen", "snapshot")
 
@@ -222,22 +217,20 @@ class _CodeWatch:
 
 
 class _CallEncoder:
-    """One call that needs a closer look: arguments that are neither scalars nor whole results."""
+    """Encodes a call with arguments that are neither scalars nor whole results."""
 
     def __init__(self, encoder: _Encoder, task: int, paths: Sequence[Path]) -> None:
         self.encoder = encoder
         self.task = task
         self.paths = paths
         self.inputs: list[int] = list(encoder.plan.inputs[task])
-        #: Made when the first promise is seen: most arguments hold none.
-        self.slot_of: Callable[[Input[Any]], placeholder.Placeholder] | None = None
-        #: The agent's marks for the plan's, by identity, with the plan's own to keep the identity.
-        self.marks: dict[int, tuple[Any, Any]] = {}
-        #: Promises seen since it was last reset.
-        self.promises = 0
+        #: Made at the first output, because most arguments hold none.
+        self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
+        #: Number of outputs seen since it was last reset.
+        self.outputs_seen = 0
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-        """The blob; `inputs` has grown by what its large arguments became."""
+        """Return the blob. Objects that large arguments become are added to `inputs`."""
         args, named = self._known_large(args, kwargs)
         segments = self._dump(args, named)
         if _size(segments) > LARGE:
@@ -251,7 +244,7 @@ class _CallEncoder:
             return calls_.dumps_call(args, kwargs, self.paths, self.resolve, self.encoder.snapshot)
         except GraphError:
             raise
-        except Exception as error:  # whatever a __reduce__ raises
+        except Exception as error:  # any exception of a __reduce__
             raise self._culprit(args, kwargs) from error
 
     def _culprit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UnserializableError:
@@ -259,7 +252,7 @@ class _CallEncoder:
         for name, arg in names:
             try:
                 self._attempt(arg)
-            except Exception:  # whatever a __reduce__ raises
+            except Exception:  # any exception of a __reduce__
                 return _refused(self.encoder.plan.ids[self.task], diagnosis.find_unpicklable(arg, name, self._attempt))
         problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed once, and not when tried again")
         return _refused(self.encoder.plan.ids[self.task], problem)
@@ -267,40 +260,23 @@ class _CallEncoder:
     def _attempt(self, part: Any) -> list[Segment]:
         return calls_.dumps_call((part,), {"_": None}, (), self.resolve, self.encoder.snapshot)
 
-    # ---- promises ------------------------------------------------------------------------------------------
+    # ---- outputs -------------------------------------------------------------------------------------------
 
     def resolve(self, obj: Any) -> Any:
-        """The agent's mark for an output, a stored object, an `Arg`, or an argument that is an object by now."""
+        """Return the placeholder of an output, an `Arg`, or an argument that became an object; None for any other."""
         if isinstance(obj, Input):
-            self.promises += 1
+            self.outputs_seen += 1
             if self.slot_of is None:
                 self.slot_of = self.encoder.plan.slot_of(self.task)
-            return self._mark(self.slot_of(obj))
-        return obj if isinstance(obj, calls_.Slot) else None
-
-    def _mark(self, found: placeholder.Placeholder) -> Any:
-        known = self.marks.get(id(found))
-        if known is None:
-            known = self.marks[id(found)] = (self._translate(found), found)
-        return known[0]
-
-    def _translate(self, found: placeholder.Placeholder) -> Any:
-        match found:
-            case placeholder.Slot(index):
-                return calls_.Slot(index)
-            case placeholder.Inline(fn, args, kwargs):
-                return calls_.Inline(fn, args, kwargs)
-            case placeholder.Loaded(inner, load):
-                return calls_.Loaded(self._mark(inner), load)
-            case placeholder.Taken(inner, path):
-                return calls_.Taken(self._mark(inner), path)
+            return self.slot_of(obj)
+        return obj if isinstance(obj, Slot) else None
 
     # ---- large arguments -----------------------------------------------------------------------------------
 
     def _known_large(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        """Marks for the arguments that are objects already, or that are seen to be large without pickling them."""
+        """Return the arguments with slots for those that are objects already, or large text or bytes."""
         large = self.encoder.large
         for arg in (*args, *kwargs.values()):
             if id(arg) in large or (type(arg) in _SIZED and len(arg) > LARGE):
@@ -312,20 +288,20 @@ class _CallEncoder:
             return self._slot(self._enlist(arg))
         return arg
 
-    def _slot(self, number: int) -> calls_.Slot:
+    def _slot(self, number: int) -> Slot:
         if number not in self.inputs:
             self.inputs.append(number)
-        return calls_.Slot(self.inputs.index(number))
+        return Slot(self.inputs.index(number))
 
     def _shrink(self, arg: Any) -> Any:
-        """The argument, or a mark for the object that it became; containers with promises are looked into."""
-        if isinstance(arg, Input | calls_.Slot) or type(arg) in _TINY:
+        """Return a slot for a large argument, others as they are. A container with outputs is shrunk by item."""
+        if isinstance(arg, Input | Slot) or type(arg) in _TINY:
             return arg
-        self.promises = 0
+        self.outputs_seen = 0
         segments = self._attempt(arg)
         if _size(segments) <= LARGE:
             return arg
-        if not self.promises:
+        if not self.outputs_seen:
             return self._slot(self._enlist(arg))
         kind = type(arg)
         if kind is list or kind is tuple:
@@ -355,7 +331,7 @@ def _size(segments: Sequence[Segment]) -> int:
 
 
 def _own(segment: Segment) -> Segment:
-    """A copy of what the caller could still change."""
+    """Return the segment, as a copy if the caller could still change it."""
     if isinstance(segment, bytes) or (isinstance(segment, memoryview) and segment.readonly):
         return segment
     return bytes(segment)

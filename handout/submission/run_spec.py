@@ -1,32 +1,32 @@
-"""From a plan to what the core is told of its run, and what agents are told of its tasks."""
+"""From a plan to the columns that the core gets of a run, and what agents get of its tasks."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from handout.allocators import Allocator, builtin_name
 from handout.errors import GraphError
+from handout.graph.options import TaskOptions
 from handout.graph.plan import Plan
-from handout.resources import Requirement, compile_cost
-from handout.resources.cost import Cost
+from handout.resources import Requirement
 from handout.scheduler.spec import Profile, RunSpec, Speculation
 from handout.submission.arguments import EncodedRun
 
-__all__ = ["DEFAULT_MAX_MEMORY", "JournalResults", "RunPolicy", "Traits", "make_spec"]
+__all__ = ["JournalResults", "RunPolicy", "Traits", "make_spec"]
 
-#: What is committed of a run: every result that something takes, or only what the caller gets.
+#: Which results a journal commits: those that another function or the caller takes, or only those for the caller.
 JournalResults = Literal["all", "outputs"]
-#: Bytes of results in the controller's memory.
-DEFAULT_MAX_MEMORY = 1 << 30
+#: Options of a run that hold for each function without such an option of its own.
+_FUNCTION_DEFAULTS: Final = ("retries", "max_result_bytes", "enforce_memory")
 
 
 @dataclass(frozen=True, slots=True)
 class RunPolicy:
-    """What the caller said about the run as a whole."""
+    """The options of a run, `handout.RunOptions`, that matter once it is submitted, with their defaults."""
 
     allocator: Allocator | None = None
     retries: int = 0
@@ -34,36 +34,46 @@ class RunPolicy:
     max_concurrency: int | None = None
     timeout_s: float | None = None
     priority: float = 0.0
-    max_memory: int = DEFAULT_MAX_MEMORY
+    max_memory: int = 1 << 30
     enforce_memory: bool = False
     max_result_bytes: int | None = None
     speculate: bool = False
     journal: str | PathLike[str] | None = None
     journal_results: JournalResults = "all"
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> RunPolicy:
+        """Return the policy of the checked options of a run."""
+        return cls(**{each.name: options[each.name] for each in fields(cls) if each.name in options})
+
+    def apply(self, options: TaskOptions) -> TaskOptions:
+        """Return a function's options, with those of the run where the function has none of its own."""
+        missing = [name for name in _FUNCTION_DEFAULTS if getattr(options, name) is None]
+        return replace(options, **{name: getattr(self, name) for name in missing}) if missing else options
+
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a profile's tasks have in common that matters to the agent, not to the core."""
+    """What the tasks of a profile have in common that agents must know and the core need not."""
 
-    timeout_s: float | None
-    idempotent: bool
-    enforce_memory: bool
-    max_result_bytes: int | None
+    #: With the run's options where the function has none of its own.
+    options: TaskOptions
+    #: Calling the function gives a coroutine.
     coroutine: bool
+    #: Workers import the user's modules from the bundle of the run.
     needs_bundle: bool
 
 
 def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSpec, list[Traits]]:
-    """A run's columns for the core, and by profile what agents are told.
+    """Return the columns of a run for the core, and by profile what agents must know.
 
     Args:
         plan: The validated graph.
-        encoded: Its calls, with the objects that its large arguments became.
-        policy: What the caller said about the run.
+        encoded: Its calls as bytes, with the objects that its large arguments became.
+        policy: The options of the run.
 
     Raises:
-        GraphError: A function is to be held to a memory cost that it does not have.
+        GraphError: A function has ``enforce_memory=True`` and no memory in its cost.
     """
     journaled = policy.journal is not None
     outputs = _journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
@@ -81,7 +91,6 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
         producer=encoded.producers,
         nbytes=encoded.nbytes,
         outputs=outputs,
-        keep=plan.keep,
         priority=[o.priority for o in options_column] if has_priority else None,
         group=plan.groups if any(g >= 0 for g in plan.groups) else None,
         on_failure=policy.on_failure,
@@ -105,13 +114,12 @@ class _Profiles:
         self._encoded = encoded
         self._policy = policy
         self._numbers: dict[tuple[int, int], int] = {}
-        self._requirements: dict[int, Requirement] = {}
 
     def number(self, task: int) -> int:
-        """The profile of a task.
+        """Return the number of a task's profile.
 
         Raises:
-            GraphError: It is to be held to a memory cost that it does not have.
+            GraphError: The task has ``enforce_memory=True`` and no memory in its cost.
         """
         key = id(self._plan.options[task]), self._encoded.fn[task]
         number = self._numbers.get(key)
@@ -121,15 +129,15 @@ class _Profiles:
         return number
 
     def _add(self, task: int) -> None:
-        options, policy, called = self._plan.options[task], self._policy, self._plan.fns[task]
+        own, called = self._plan.options[task], self._plan.fns[task]
         function = self._encoded.functions[self._encoded.fn[task]]
-        needs = tuple(self._requirement(cost) for cost in options.costs)
-        if options.enforce_memory:
-            _check_memory(self._plan.ids[task], needs)
+        if own.enforce_memory:
+            _check_memory(self._plan.ids[task], own.requirements)
+        options = self._policy.apply(own)
         self.known.append(
             Profile(
-                requirements=needs,
-                retries=policy.retries if options.retries is None else options.retries,
+                requirements=options.requirements,
+                retries=options.retries or 0,
                 backoff_s=options.backoff_s,
                 host=options.host,
                 idempotent=options.idempotent,
@@ -137,27 +145,12 @@ class _Profiles:
                 fn_name=getattr(called, "__qualname__", type(called).__qualname__),
             )
         )
-        self.traits.append(
-            Traits(
-                timeout_s=options.timeout_s,
-                idempotent=options.idempotent,
-                enforce_memory=policy.enforce_memory if options.enforce_memory is None else options.enforce_memory,
-                max_result_bytes=options.max_result_bytes or policy.max_result_bytes,
-                coroutine=_is_coroutine(called),
-                needs_bundle=function.needs_bundle,
-            )
-        )
-
-    def _requirement(self, cost: Cost) -> Requirement:
-        known = self._requirements.get(id(cost))
-        if known is None:
-            known = self._requirements[id(cost)] = compile_cost(cost)
-        return known
+        self.traits.append(Traits(options, _is_coroutine(called), function.needs_bundle))
 
 
-def _check_memory(id: str, needs: Sequence[Requirement]) -> None:
-    """Refuse a function that is to be held to a cost that it does not have."""
-    if any("memory" not in need.consumed for need in needs):
+def _check_memory(id: str, requirements: Sequence[Requirement]) -> None:
+    """Raise `GraphError` if a variant of a cost names no memory that could be enforced."""
+    if any("memory" not in each.consumed for each in requirements):
         raise GraphError(
             f"{id!r} has enforce_memory=True and no memory in its cost: there is nothing to hold it to.",
             remedy="Give it one in every variant of its cost, such as cost={'memory': '2 GB'}.",
@@ -165,17 +158,17 @@ def _check_memory(id: str, needs: Sequence[Requirement]) -> None:
 
 
 def _is_coroutine(fn: Any) -> bool:
-    """Whether calling it gives a coroutine: what it wraps counts, a partial's function does, too."""
+    """Return True if calling an object gives a coroutine. The function of a partial or a wrapper counts as well."""
     while hasattr(fn, "func") and not inspect.isfunction(fn):
         fn = fn.func
-    call = getattr(fn, "__call__", None)  # noqa: B004 - an instance's own, to look at and not to call
+    call = getattr(fn, "__call__", None)  # noqa: B004 - the method itself is wanted
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
 
 
 def _journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> list[int]:
-    """The objects that a journaled run brings to the controller: its outputs first.
+    """Return the objects that a journaled run brings to the controller, its outputs first.
 
-    A function that must not run twice has its result committed in any case: it could not be made again.
+    The result of a function that must not run twice is always committed, because it could not be made again.
     """
     wanted = dict.fromkeys(plan.outputs)
     for inputs in encoded.inputs:

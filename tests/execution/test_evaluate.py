@@ -12,8 +12,9 @@ import pytest
 
 from handout.errors import RemoteError, TaskExitedError
 from handout.execution.in_process import evaluate_plan
-from handout.graph import Arg, Graph, apply_path
+from handout.graph import Arg, Graph
 from handout.host.user_stub import current
+from handout.serialization.calls import apply_path
 
 
 def value_of(graph: Graph, out: Any, scratch: str = "", **given: Any) -> Any:

@@ -113,7 +113,7 @@ class TestOnOneCluster:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"retires": 2}, r"retires= is no option.*retries"),
+            ({"retires": 2}, r"no option retires=.*retries"),
             ({"max_concurrency": 0}, r"max_concurrency=0 is not a whole number from 1"),
             ({"on_failure": "contine"}, r"on_failure='contine'"),
             ({"timeout_s": 0}, r"timeout_s=0"),

@@ -47,7 +47,7 @@ async def test_what_is_no_host_or_is_there_already_is_refused() -> None:
     async with Cluster([here("first")]) as cluster:
         with pytest.raises(handout.errors.InventoryError, match="already has a host 'first'"):
             await cluster.add(here("first"))
-        with pytest.raises(handout.errors.InventoryError, match="7 is no host"):
+        with pytest.raises(handout.errors.InventoryError, match="7 is not a host"):
             await cluster.add(7)  # type: ignore[arg-type]
         with pytest.raises(handout.errors.InventoryError, match=r"'frist' cannot be drained.*'first'"):
             await cluster.drain("frist")

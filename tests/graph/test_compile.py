@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from handout.errors import GraphError
-from handout.graph import Arg, Graph, Inline, Kept, Loaded, Output, Pick, Slot, Stored, StoredObject, Taken, Value
+from handout.graph import Arg, Graph, Output, Pick, Value
 from handout.graph.plan import Plan
+from handout.serialization.calls import Inline, Loaded, Slot, Taken
 
 
 def make(x: int = 0) -> dict[str, Any]:
@@ -105,17 +106,10 @@ def test_what_nobody_needs_does_not_run(graph: Graph) -> None:
     a, b = graph.add(make, 1), graph.add(make, 2)
     c = graph.add(take, a)
     d = graph.add(take, b)
-    plan = graph.compile(outputs=[c], keep=[])
+    plan = graph.compile(outputs=[c])
     assert list(plan.ids) == [a.id, c.id]
     with pytest.raises(GraphError, match="is not part of this run"):
         plan.locate(d)
-
-
-def test_a_kept_output_runs_and_is_not_wanted(graph: Graph) -> None:
-    a = graph.add(make)
-    b = graph.add(take, a)
-    plan = graph.compile(outputs=[b], keep=[a])
-    assert (list(plan.outputs), list(plan.keep)) == ([1], [0])
 
 
 def test_an_element_alone_can_be_wanted(graph: Graph) -> None:
@@ -134,20 +128,17 @@ def test_what_is_wanted_is_preferred_over_what_is_nearer(graph: Graph) -> None:
     assert graph.compile(outputs=[a, b]).locate(a["a"]) == (0, (("item", "a"),))
 
 
-@pytest.mark.parametrize("name", ["outputs", "keep"])
-def test_wrong_outputs_are_refused(graph: Graph, name: str) -> None:
+def test_wrong_outputs_are_refused(graph: Graph) -> None:
     a = graph.add(make, id="made")
-    stored: Stored[int] = Stored(StoredObject(None, 1, "kept", 1))  # type: ignore[arg-type]
     cases: list[tuple[Any, str]] = [
         (a, "is not a list"),
         ([3], "holds 3"),
         (["mad"], "Did you mean 'made'"),
         ([Graph().add(make)], "belongs to another graph"),
-        ([stored], "which this graph does not make"),
     ]
     for given, message in cases:
         with pytest.raises(GraphError, match=message):
-            graph.compile(**{name: given})
+            graph.compile(outputs=given)
 
 
 def test_ids_serve_as_outputs(graph: Graph) -> None:
@@ -394,21 +385,6 @@ def test_conversions_that_cannot_be_called_are_refused(graph: Graph) -> None:
         g.add(take, Arg(g.add(make), dump=arg.dump, load=arg.load))
         with pytest.raises(GraphError, match=r"cannot be called as add|is a coroutine function"):
             g.compile()
-
-
-# ---- stored ----------------------------------------------------------------------------------------------
-
-
-def test_a_stored_object_is_an_input(graph: Graph) -> None:
-    kept = StoredObject(None, 9, "shards", 100)  # type: ignore[arg-type]
-    stored: Stored[list[int]] = Stored(kept)
-    graph.add(take, stored[0], stored, stored[1])
-    plan = graph.compile()
-    assert plan.extras == [Kept(kept)] or [type(extra) for extra in plan.extras] == [Kept]
-    assert plan.inputs == [(1,)]
-    assert plan.producers == [0, -1]
-    assert slots(plan, 0, stored, stored[1]) == [Slot(0), Taken(Slot(0), (("item", 1),))]
-    assert plan.name_of(1).startswith("shards")
 
 
 # ---- collocation -----------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def test_options_of_a_call_reach_the_plan(graph: Graph) -> None:
     cost = Cost(memory="2 GB")
     graph.add(load, "x", cost=cost, retries=2, timeout_s=3, host="a", priority=1, idempotent=False, labels={"k": 1})
     found = only(graph)
-    assert found.costs[0] is cost
+    assert found.requirements[0].cost is cost
     assert (found.retries, found.timeout_s, found.host, found.priority) == (2, 3, "a", 1)
     assert not found.idempotent
     assert found.labels == {"k": 1}

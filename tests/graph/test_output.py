@@ -10,21 +10,7 @@ from typing import Any
 import pytest
 
 from handout.errors import GraphError
-from handout.graph import Arg, Graph, NotAValueError, Output, Stored, StoredObject, later
-
-
-class Shelf:
-    """Keeps one value, as a cluster would."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-        self.dropped: list[int] = []
-
-    async def fetch(self, key: int, path: object, to: str | None) -> Any:
-        return self.value
-
-    async def drop(self, key: int) -> None:
-        self.dropped.append(key)
+from handout.graph import Arg, Graph, NotAValueError, Output, later
 
 
 @pytest.fixture
@@ -123,23 +109,6 @@ def test_an_output_is_small(out: Output[Any]) -> None:
 
 def test_later_gives_the_output_itself(out: Output[Any]) -> None:
     assert later(out) is out
-
-
-async def test_a_stored_object_fetches_and_drops() -> None:
-    shelf = Shelf([1, 2])
-    stored: Stored[list[int]] = Stored(StoredObject(shelf, 7, "shards", 100))
-    assert stored.id == "shards"
-    assert stored.nbytes == 100
-    assert await stored.fetch() == [1, 2]
-    await stored.drop()
-    assert shelf.dropped == [7]
-
-
-def test_an_element_of_a_stored_object_is_an_output() -> None:
-    stored: Stored[list[int]] = Stored(StoredObject(Shelf(()), 7, "shards", 100))
-    assert type(stored[0]) is Output
-    assert stored[0] == stored[0]
-    assert stored[0].id == "shards[0]"
 
 
 def test_an_arg_that_converts_nothing_is_refused(out: Output[Any]) -> None:

@@ -89,7 +89,7 @@ def test_what_is_not_probed_yet_is_unknown() -> None:
     [
         ({"memory": "8 GX"}, "memory", "Units are"),
         ({"memory": ">=8 GB"}, "memory", "belongs in a cost"),
-        ({"memory": True}, "memory", "yes or no"),
+        ({"memory": True}, "memory", "not amounts"),
         ({"gpu": 0.5}, "gpu", "whole"),
         ({"cc": ">=8"}, "cc", "belongs in a cost"),
         ({"cpu_intensive": True}, "cpu_intensive", "cpu="),

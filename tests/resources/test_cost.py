@@ -11,7 +11,8 @@ import pytest
 from pydantic import Field, ValidationError, field_validator
 
 from handout.errors import CostError
-from handout.resources import PARTS, Amount, Cost, as_costs, compile_cost
+from handout.graph import Graph
+from handout.resources import PARTS, Amount, Cost, Host, Inventory, as_costs, compile_cost, needs, units
 
 
 class LabCost(Cost):
@@ -102,8 +103,8 @@ def test_several_comparisons_may_stand_together() -> None:
     ("cost", "name", "says"),
     [
         ({"memory": "2 GX"}, "memory", "Units are"),
-        ({"memory": [1]}, "memory", "list is no amount"),
-        ({"memory": ">= many"}, "memory", "no amount"),
+        ({"memory": [1]}, "memory", "list is not an amount"),
+        ({"memory": ">= many"}, "memory", "not an amount"),
         ({"gpu": True}, "gpu", "Write how much"),
         ({"gpu": 1.5}, "gpu", "whole"),
         ({"cpu": "2 GB"}, "cpu", "counted"),
@@ -131,11 +132,30 @@ def test_what_means_nothing_is_refused_with_a_remedy(cost: dict[str, Any], name:
         as_costs(cost)
 
 
-def test_a_cost_changed_to_nonsense_is_found_when_it_is_compiled() -> None:
-    cost = Cost()
-    cost.memory = "2 GX"
+def test_a_cost_cannot_be_changed_and_a_copy_is_read_anew() -> None:
+    cost = Cost(memory="1 GB")
+    with pytest.raises(ValidationError, match="frozen"):
+        cost.memory = "2 GX"
+    copy = cost.model_copy(update={"memory": "2 GB"})
+    assert (cost.amounts["memory"], copy.amounts["memory"]) == (10**9, 2 * 10**9)
+    assert dict(compile_cost(copy).consumed)["memory"] == 2 * 10**9 * PARTS
     with pytest.raises(CostError, match="memory"):
-        compile_cost(cost)
+        cost.model_copy(update={"memory": "2 GX"})
+
+
+def test_a_cost_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def noting(value: Any, *, size: bool, name: str = "amount") -> tuple[int, bool]:
+        read.append(name)
+        return units.read_amount(value, size=size, name=name)
+
+    monkeypatch.setattr(needs, "read_amount", noting)
+    graph = Graph()
+    graph.add(len, "", cost={"memory": "3 GB", "licence": 5})
+    graph.check(Inventory([Host("gpu1", capabilities={"memory": "4 GB", "licence": 8})]))
+    assert [options.requirements[0].cost.amounts["licence"] for options in graph.compile().options] == [5]
+    assert sorted(read) == ["cpu", "disk", "gpu", "gpu_memory", "licence", "memory"]
 
 
 def test_variants_keep_the_objects_that_were_given() -> None:

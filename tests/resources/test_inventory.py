@@ -109,7 +109,6 @@ def test_a_file_gives_defaults_and_each_host_overrides_them(tmp_path: Path) -> N
             address = "10.0.0.2"
             port = 22
             price_per_hour = 2.5
-            network = "lab"
             python = "/opt/python3.12"
 
             [hosts.gpu1.capabilities]
@@ -137,11 +136,10 @@ def test_a_file_gives_defaults_and_each_host_overrides_them(tmp_path: Path) -> N
     assert (node.username, node.port, node.address) == ("ann", 2222, None)
     assert compile_capabilities(node.capabilities).labels == {"rack": frozenset({"r1"})}
     assert node.capabilities.amounts["memory"] == 8 * 10**9
-    assert (gpu.address, gpu.port, gpu.price_per_hour, gpu.network, gpu.python) == (
+    assert (gpu.address, gpu.port, gpu.price_per_hour, gpu.python) == (
         "10.0.0.2",
         22,
         2.5,
-        "lab",
         "/opt/python3.12",
     )
     offer = compile_capabilities(gpu.capabilities)
@@ -172,17 +170,17 @@ def test_a_file_may_name_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 WRONG_FILES = [
-    ("[hosts.a\n", 1, "", "no TOML"),
-    ("[hosts.a]\nport = 22\nport = 23\n", 3, "", "no TOML"),
+    ("[hosts.a\n", 1, "", "not TOML"),
+    ("[hosts.a]\nport = 22\nport = 23\n", 3, "", "not TOML"),
     ("[host.a]\n", 1, "host", "Did you mean 'hosts'"),
     ("", None, "hosts", "there are no hosts"),
-    ("hosts = 3\n", 1, "hosts", "no table"),
-    ("hosts = [3]\n", 1, "hosts.0", "no table"),
-    ("hosts = ['a b']\n", 1, "hosts.0", "is no host"),
-    ("[hosts]\na = 3\n", 2, "hosts.a", "no table"),
+    ("hosts = 3\n", 1, "hosts", "not a table"),
+    ("hosts = [3]\n", 1, "hosts.0", "not a table"),
+    ("hosts = ['a b']\n", 1, "hosts.0", "is not a host"),
+    ("[hosts]\na = 3\n", 2, "hosts.a", "not a table"),
     ("[hosts.a]\n\n# the port\nprot = 22\n", 4, "hosts.a.prot", "Did you mean 'port'"),
     ("[hosts.a]\nmemory = '8 GB'\n", 2, "hosts.a.memory", "belongs under capabilities"),
-    ("[hosts.a]\nport = 'ssh'\n", 2, "hosts.a.port", "no port"),
+    ("[hosts.a]\nport = 'ssh'\n", 2, "hosts.a.port", "not a port"),
     (
         "[hosts.a]\n[hosts.b]\n[hosts.b.capabilities]\nx = 1\nmemory = '8 GX'\n",
         5,
@@ -191,20 +189,20 @@ WRONG_FILES = [
     ),
     ("[hosts.a]\ncapabilities = {x = [\n 1,\n 2]}\n", 2, "hosts.a.capabilities.x", "means nothing"),
     ("[hosts.a]\ncapabilities.memory = '8 gb'\n", 2, "hosts.a.capabilities.memory", "Did you mean 'GB'"),
-    ("[hosts.a]\ncapabilities = 3\n", 2, "hosts.a.capabilities", "no table"),
-    ("[defaults]\nport = 0\n[hosts.a]\n", 2, "hosts.a.port", "no port"),
+    ("[hosts.a]\ncapabilities = 3\n", 2, "hosts.a.capabilities", "not a table"),
+    ("[defaults]\nport = 0\n[hosts.a]\n", 2, "hosts.a.port", "not a port"),
     ("[defaults]\nname = 'x'\n[hosts.a]\n", 2, "defaults.name", "unknown"),
-    ("[defaults.ssh]\nknown_hosts = false\n[hosts.a]\n", 2, "defaults.ssh.known_hosts", "Say so at each host"),
-    ("[defaults]\ncapabilities = 3\n[hosts.a]\n", 2, "defaults.capabilities", "no table"),
-    ("defaults = 3\n[hosts.a]\n", 1, "defaults", "no table"),
+    ("[defaults.ssh]\nknown_hosts = false\n[hosts.a]\n", 2, "defaults.ssh.known_hosts", "at each host that"),
+    ("[defaults]\ncapabilities = 3\n[hosts.a]\n", 2, "defaults.capabilities", "not a table"),
+    ("defaults = 3\n[hosts.a]\n", 1, "defaults", "not a table"),
     ("[[hosts]]\nname = 'a'\n\n[[hosts]]\nname = 'a'\n", 4, "hosts.1", "two hosts have the name 'a'"),
     ("[[hosts]]\nname = 'a'\n[[hosts]]\nport = 22\n", 3, "hosts.1", "no name"),
-    ("[[hosts]]\nname = 'a'\n[hosts.capabilities]\nmemory = 'x'\n", 4, "hosts.0.capabilities.memory", "no amount"),
-    ("[hosts.'ann@a']\n", 1, "hosts.ann@a.name", "user or a port"),
+    ("[[hosts]]\nname = 'a'\n[hosts.capabilities]\nmemory = 'x'\n", 4, "hosts.0.capabilities.memory", "not an amount"),
+    ("[hosts.'ann@a']\n", 1, "hosts.ann@a.name", "user nor a port"),
     ("[hosts.a]\nlocal = true\nport = 22\n", 3, "hosts.a.port", "not reached over SSH"),
     ("[hosts.a]\nlocal = 'yes'\n", 2, "hosts.a.local", "neither true nor false"),
     ("interval_s = 0\n[hosts.a]\n", 1, "interval_s", "more than 0"),
-    ("[hosts.a]\n[shared]\nlicence = 'many'\n", 3, "shared.licence", "no amount"),
+    ("[hosts.a]\n[shared]\nlicence = 'many'\n", 3, "shared.licence", "not an amount"),
     ("shared = 5\n[hosts.a]\n", 1, "shared", "Give amounts by name"),
     ("tracker = 'nowhere_at_all:look'\n[hosts.a]\n", 1, "tracker", "cannot be imported"),
     ("tracker = 5\n[hosts.a]\n", 1, "tracker", "cannot be imported"),

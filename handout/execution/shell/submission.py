@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from handout.allocators import Allocator
 from handout.execution.options import RunOptions
@@ -10,7 +11,7 @@ from handout.execution.shell.run_objects import ObjectTable
 from handout.execution.shell.run_state import RunState
 from handout.graph.plan import Plan
 from handout.submission.arguments import encode_plan
-from handout.submission.run_spec import DEFAULT_MAX_MEMORY, RunPolicy, make_spec
+from handout.submission.run_spec import RunPolicy, make_spec
 
 __all__ = ["make_run"]
 
@@ -20,28 +21,17 @@ def make_run(plan: Plan, options: RunOptions, number: int, allocator: Allocator 
 
     Args:
         plan: The validated graph.
-        options: What the caller said about the run.
-        number: By which hosts know it.
-        allocator: Who goes where, unless the options say.
+        options: The options of the run.
+        number: Number of the run, unique among the runs that its hosts have seen.
+        allocator: The cluster's allocator, which holds if the options name none.
 
     Raises:
         UnserializableError: A function, an argument or a value cannot travel.
-        GraphError: A function is to be held to a memory cost that it does not have.
+        GraphError: A function has ``enforce_memory=True`` and no memory in its cost.
     """
-    policy = RunPolicy(
-        allocator=options.get("allocator") or allocator,
-        retries=options.get("retries", 0),
-        on_failure=options.get("on_failure", "fail_fast"),
-        max_concurrency=options.get("max_concurrency"),
-        timeout_s=options.get("timeout_s"),
-        priority=options.get("priority", 0.0),
-        max_memory=options.get("max_memory", DEFAULT_MAX_MEMORY),
-        enforce_memory=options.get("enforce_memory", False),
-        max_result_bytes=options.get("max_result_bytes"),
-        speculate=options.get("speculate", False),
-        journal=options.get("journal"),
-        journal_results=options.get("journal_results", "all"),
-    )
+    policy = RunPolicy.of(options)
+    if policy.allocator is None:
+        policy = replace(policy, allocator=allocator)
     encoded = encode_plan(plan)
     spec, traits = make_spec(plan, encoded, policy)
     return RunState(

@@ -51,25 +51,25 @@ class TaskClassTable:
         requirement = run.spec.profiles[profile].requirements[variant]
         need, _ = requirement.needs(self._shared)
         traits = run.traits[profile]
+        options = traits.options
         cpu = need.get("cpu", 0)
         memory = requirement.consumed.get("memory", 0) // PARTS
-        limit = memory if traits.enforce_memory and memory else None
+        limit = memory if options.enforce_memory and memory else None
         bundle = run.encoded.bundle if traits.needs_bundle else None
-        key = (tuple(sorted(need.items())), limit, traits, bundle and bundle.key)
+        message = NewTaskClass(
+            len(self._known),
+            dict(need),
+            threads=max(1, math.ceil(cpu / PARTS)),
+            # The memory of one of many tasks in a process cannot be measured.
+            shared_loop=traits.coroutine and not cpu and limit is None,
+            timeout_s=options.timeout_s,
+            memory_limit=limit,
+            max_result_bytes=options.max_result_bytes,
+            alone=not options.idempotent,
+            bundle=bundle.key if bundle else None,
+        )
+        key = (tuple(sorted(need.items())), message[2:])
         known = self._known.get(key)
         if known is None:
-            number = len(self._known)
-            message = NewTaskClass(
-                number,
-                dict(need),
-                threads=max(1, math.ceil(cpu / PARTS)),
-                # The memory of one of many tasks in a process cannot be measured.
-                shared_loop=traits.coroutine and not cpu and limit is None,
-                timeout_s=traits.timeout_s,
-                memory_limit=limit,
-                max_result_bytes=traits.max_result_bytes,
-                alone=not traits.idempotent,
-                bundle=bundle.key if bundle else None,
-            )
             known = self._known[key] = TaskClass(message, (bundle.key, bundle.data) if bundle else None)
         return known

@@ -1,0 +1,73 @@
+"""Why no host can run a task: the lacks of each host as text, and the `PlacementError` that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from handout.errors import PlacementError
+from handout.resources.offer import Offer
+from handout.resources.requirement import Requirement
+
+#: Largest number of reasons in one message. The error's ``lacks`` holds those of all hosts.
+_REASONS_IN_MESSAGE = 8
+
+
+def explain_lacks(
+    variants: Sequence[Requirement], offers: Mapping[str, Offer], shared: Mapping[str, int]
+) -> dict[str, str]:
+    """Return what each host lacks, as text by name. Hosts that can cover one of the variants are left out.
+
+    Args:
+        variants: The compiled variants of a cost. A host that covers one of them can run the task.
+        offers: The offers of the hosts that may run the task, by name.
+        shared: Amounts that all hosts share, in parts by name.
+    """
+    texts: dict[str, str] = {}
+    for host, offer in offers.items():
+        lacks = [variant.lacks(offer, shared) for variant in variants]
+        if all(lacks):
+            clauses = ["; ".join(map(str, one)) for one in lacks]
+            if len(clauses) > 1:
+                clauses = [f"variant {number} {clause}" for number, clause in enumerate(clauses)]
+            texts[host] = "; ".join(clauses)
+    return texts
+
+
+def placement_error(
+    id: str, variants: Sequence[Requirement], offers: Mapping[str, Offer], shared: Mapping[str, int]
+) -> PlacementError:
+    """Return the error for a task that none of these hosts can ever run.
+
+    Args:
+        id: Id of the task.
+        variants: The compiled variants of its cost.
+        offers: The offers of the hosts that may run it: all, or the one that it is pinned to.
+        shared: Amounts that all hosts share, in parts by name.
+    """
+    lacks = explain_lacks(variants, offers, shared)
+    if not offers:
+        problem = f"task {id!r} cannot be placed: there is no host."
+        return PlacementError(problem, remedy="Add a host to the inventory.", id=id, lacks=lacks)
+    return PlacementError(
+        f"task {id!r} cannot be placed on any of {len(offers)} hosts: {_by_reason(lacks)}."
+        if len(offers) > 1
+        else f"task {id!r} cannot be placed: {_by_reason(lacks)}.",
+        remedy="Lower its cost, or add a host that covers it.",
+        id=id,
+        lacks=lacks,
+    )
+
+
+def _by_reason(lacks: Mapping[str, str]) -> str:
+    """Return the reasons as text, with all hosts that share a reason named together."""
+    hosts: dict[str, list[str]] = {}
+    for host, text in lacks.items():
+        hosts.setdefault(text, []).append(host)
+    shown = [f"{_names(names)} {text}" for text, names in hosts.items()]
+    more = len(shown) - _REASONS_IN_MESSAGE
+    return "; ".join(shown[:_REASONS_IN_MESSAGE]) + (f"; and {more} more reasons" if more > 0 else "")
+
+
+def _names(names: Sequence[str]) -> str:
+    quoted = ", ".join(map(repr, names[:3]))
+    return f"host{'s' if len(names) > 1 else ''} {quoted}" + (f" and {len(names) - 3} more:" if len(names) > 3 else ":")
