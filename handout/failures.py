@@ -130,7 +130,7 @@ class Failure:
         reason, remedy = " It cannot be pickled and made again.", _TRAVEL
         if self.pickled:
             try:
-                error = exceptions.load_exception(self.pickled, self._stand_in)
+                error = exceptions.load_exception(self.pickled, self._substitute)
             except Exception as problem:  # whatever a user's __setstate__ or __init__ may raise
                 reason = f" It could not be rebuilt here: {type(problem).__name__}: {exceptions.message(problem)}."
             else:
@@ -150,7 +150,7 @@ class Failure:
             traceback=self.traceback,
         )
 
-    def _stand_in(self, type_name: str, message: str, traceback: str) -> RemoteError:
+    def _substitute(self, type_name: str, message: str) -> RemoteError:
         """Return an error in place of a cause that could not travel."""
         return RemoteError(
             f"{type_name}: {message}",
@@ -158,7 +158,6 @@ class Failure:
             host=self.host,
             type_name=type_name,
             message=message,
-            traceback=traceback,
         )
 
     def _notes(self) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any, Callable
 
 from handout.serialization.pickling import Segment, dumps, loads
 
-#: Makes a substitute for an exception, from its type's name, its message and the text of its traceback.
-Fallback = Callable[[str, str, str], BaseException]
+#: Makes a substitute for an exception, from its type's name and its message.
+Fallback = Callable[[str, str], BaseException]
 
 #: Exceptions of one chain that are encoded.
 _MAX_CHAIN = 32
@@ -25,10 +25,10 @@ def type_name(exc: BaseException) -> str:
     return home + kind.__qualname__
 
 
-def message(exc: BaseException) -> str:
-    """Return ``str(exc)``, or a text that says what its ``__str__`` raised."""
+def message(value: object) -> str:
+    """Return ``str(value)`` of an exception or a note, or a text that says what its ``__str__`` raised."""
     try:
-        return str(exc)
+        return str(value)
     except BaseException as error:  # __str__ is user code, and may also raise SystemExit
         return f"<its str() raised {type(error).__name__}>"
 
@@ -69,7 +69,7 @@ def dump_exception(exc: BaseException) -> tuple[bytes | None, str]:
         entry: dict[str, Any] = {"blob": _blob(each), "type": type_name(each), "message": message(each)}
         chain.append(entry)
         notes = getattr(each, "__notes__", None)
-        entry["notes"] = [str(note) for note in notes] if isinstance(notes, (list, tuple)) else []
+        entry["notes"] = [message(note) for note in notes] if isinstance(notes, (list, tuple)) else []
         entry["cause"], entry["context"] = add(each.__cause__), add(each.__context__)
         entry["suppress"] = each.__suppress_context__
         return number
@@ -112,7 +112,7 @@ def _load_entry(entry: dict[str, Any], fallback: Fallback) -> BaseException:
         except Exception:  # a module may be missing, and an __init__ may raise any
             exc = None
     if not isinstance(exc, BaseException):
-        exc = fallback(entry["type"], entry["message"], "")
+        exc = fallback(entry["type"], entry["message"])
     loaded: BaseException = exc
     _restore_notes(loaded, entry)
     return loaded
@@ -123,5 +123,5 @@ def _restore_notes(exc: BaseException, entry: dict[str, Any]) -> None:
         exc.__dict__["__notes__"] = list(entry["notes"])
 
 
-def _plain(name: str, text: str, _traceback: str) -> BaseException:
+def _plain(name: str, text: str) -> BaseException:
     return Exception(f"{name}: {text}")

@@ -385,6 +385,19 @@ def test_an_exception_that_does_not_load_has_no_bytes_and_keeps_its_text() -> No
     assert "Picky: 3 no" in text
 
 
+class Unprintable:
+    """A note that is no text, and that cannot be turned into one."""
+
+    def __str__(self) -> str:
+        raise OSError("no text")
+
+
+def test_a_note_whose_text_cannot_be_made_does_not_lose_the_exception() -> None:
+    error = raised(ValueError("v"))
+    error.__notes__ = [Unprintable(), "seen"]  # type: ignore[list-item]
+    assert there_and_back_again(error).__notes__ == ["<its str() raised OSError>", "seen"]
+
+
 def test_a_cause_that_cannot_be_pickled_does_not_lose_the_exception() -> None:
     back = there_and_back_again(raised(ValueError("v"), cause=Picky(3, detail="no")))
     assert str(back) == "v"
