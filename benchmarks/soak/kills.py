@@ -18,7 +18,7 @@ from benchmarks.soak.processes import agents_held, children, held, is_marked, ma
 from benchmarks.soak.work import Work, build, count_runs, running
 from handout import Cluster, Execution, Inventory
 from handout.events import HostLeft, TaskEnded
-from handout.scheduler.handlers.attempt_reports import MAX_DEATHS
+from handout.scheduler.handlers.retries import MAX_DEATHS
 from handout.scheduler.state.runs import FailureCount
 
 #: All kills are done when this share of the tasks has ended.

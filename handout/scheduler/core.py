@@ -10,7 +10,7 @@ from handout.errors import InternalError
 from handout.scheduler import events as ev
 from handout.scheduler.commands import Command
 from handout.scheduler.explain import Explanation, explain
-from handout.scheduler.handlers import attempt_reports, custom_allocators, membership, recovery, resume
+from handout.scheduler.handlers import attempt_reports, custom_allocators, membership, recovery, resume, retries
 from handout.scheduler.handlers.cancellation import abort, abort_due, cancel, end_runs
 from handout.scheduler.handlers.replicas import want_output
 from handout.scheduler.placing.disk_pressure import count_freed, pause_over
@@ -79,7 +79,7 @@ def _nothing_else(world: World, timer: Timer) -> None:
 
 
 _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
-    Wake.BACKOFF: attempt_reports.backoff_over,
+    Wake.BACKOFF: retries.backoff_over,
     Wake.ABORT: abort_due,
     Wake.ASK_AGAIN: custom_allocators.ask_again,
     Wake.ANSWER_DUE: custom_allocators.answer_due,

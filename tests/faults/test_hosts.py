@@ -130,7 +130,7 @@ async def test_row_34_what_only_hosts_in_quarantine_can_run_waits_for_its_end_un
     hopeless: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if hopeless:
-        monkeypatch.setattr("handout.execution.membership.backoff._LONGEST_QUARANTINE", 1)
+        monkeypatch.setattr("handout.execution.membership.quarantine._LONGEST_QUARANTINE", 1)
     graph = Graph()
     out = graph.add(work.wait_for_file, str(tmp_path / "go"), id="waits")
     # Longer than a host that is lost is waited for.

@@ -22,7 +22,7 @@ from handout.errors import (
     WireError,
 )
 from handout.execution.membership.agent_proxy import AgentProxy
-from handout.execution.membership.backoff import Backoff
+from handout.execution.membership.quarantine import LossHistory
 from handout.execution.membership.host_capabilities import HostCapabilities, read_probe
 from handout.execution.membership.takeover import FoundAgent, KnownAgent, Takeover
 from handout.execution.shell.driver import Driver
@@ -93,7 +93,7 @@ class HostManager:
         self._link: AgentLink | None = None
         self._agent: AgentProxy | None = None
         self._capabilities: HostCapabilities | None = None
-        self._backoff = Backoff(timings)
+        self._losses = LossHistory(timings)
         self._scope = anyio.CancelScope()
         self._begun = False
         self._ended = asyncio.Event()
@@ -122,10 +122,10 @@ class HostManager:
                 told = True
                 pause_s = await self._use()
                 give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
-                if self._backoff.quarantined:
+                if self._losses.quarantined:
                     # Tasks wait for the end of a quarantine, unless the host was lost too often.
                     error = self._quarantine(pause_s)
-                    give_up_at = self._driver.now if self._backoff.hopeless else give_up_at + pause_s
+                    give_up_at = self._driver.now if self._losses.hopeless else give_up_at + pause_s
             elif self._stopping:
                 return  # the reason for the failure is that the host is being removed
             else:
@@ -139,16 +139,16 @@ class HostManager:
                 if final:
                     return
                 logger.info("Host %s could not be started and is tried again: %s", self.host.name, error)
-                pause_s = self._backoff.missed()
+                pause_s = self._losses.missed()
             give_up_at = await self._pause(pause_s, give_up_at, error)
 
     async def _use(self) -> float:
         """Let tasks use the host until it is lost. Return the seconds to wait before the next try."""
         self._settled(self.host.name, None)
-        self._backoff.joined(self._driver.now)
+        self._losses.joined(self._driver.now)
         await self._stay()
         self._takeover = None  # held messages of an agent that is gone have no use
-        return self._backoff.lost(self._driver.now)
+        return self._losses.lost(self._driver.now)
 
     async def _pause(self, pause_s: float, give_up_at: float, error: HandoutError | None) -> float:
         """Wait before the next try. Return the time at which tasks stop waiting for the host."""
@@ -181,7 +181,7 @@ class HostManager:
 
     def _quarantine(self, pause_s: float) -> HostUnstableError:
         """Report that the host is in quarantine, and return the error that says so."""
-        losses, window_s = self._backoff.losses, self._timings.unstable_s
+        losses, window_s = self._losses.losses, self._timings.unstable_s
         error = HostUnstableError(
             f"Host {self.host.name!r} is in quarantine for {pause_s:g} s: lost again, "
             f"{losses} time{'s' if losses > 1 else ''} within {window_s:g} s.",

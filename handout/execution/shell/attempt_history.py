@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from handout.failures import Failure
-from handout.scheduler.handlers.attempt_reports import ENVIRONMENT_KINDS, MAX_DEATHS, MAX_ENVIRONMENT_FAILURES
+from handout.scheduler.handlers.retries import ENVIRONMENT_KINDS, MAX_DEATHS, MAX_ENVIRONMENT_FAILURES
 
 __all__ = ["AttemptHistory"]
 

@@ -16,7 +16,7 @@ from handout.failures import Failure, from_report, may_have_run
 from handout.protocol import codec, messages, numbering
 from handout.protocol.frames import Message, Piece, ProtocolError
 from handout.scheduler import events as ev
-from handout.scheduler.handlers.attempt_reports import may_repeat
+from handout.scheduler.handlers.retries import may_repeat
 from handout.serialization import exceptions
 
 __all__ = ["InboundMessages"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from handout.errors import HostLostError, WorkerDiedError
 from handout.scheduler.events import CopyFailed, ObjectsStored
-from handout.scheduler.handlers.attempt_reports import MAX_ENVIRONMENT_FAILURES, outcome_unknown
 from handout.scheduler.handlers.attempts import (
     end_attempt,
     recall,
@@ -14,6 +13,7 @@ from handout.scheduler.handlers.attempts import (
 )
 from handout.scheduler.handlers.cancellation import abort, end, end_dependents, fail, give_up_output
 from handout.scheduler.handlers.replicas import add_replica, copy_to
+from handout.scheduler.handlers.retries import MAX_ENVIRONMENT_FAILURES, outcome_unknown
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.object_table import OUTPUT
 from handout.scheduler.state.runs import FailureCount, Run

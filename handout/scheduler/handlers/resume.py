@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from handout.protocol.ledger import Claim
 from handout.scheduler.events import AttemptsFound, AttemptsUnknown, ResultsCommitted
-from handout.scheduler.handlers.attempt_reports import outcome_unknown
 from handout.scheduler.handlers.attempts import give_up_attempts, hand_over, recall, return_to_frontier
 from handout.scheduler.handlers.cancellation import fail
 from handout.scheduler.handlers.recovery import lose_object
 from handout.scheduler.handlers.replicas import add_replica, drop_unused
+from handout.scheduler.handlers.retries import outcome_unknown
 from handout.scheduler.state.hosts import Demand, HostRecord, Lingering
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World

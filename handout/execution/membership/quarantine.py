@@ -7,7 +7,7 @@ from math import inf
 
 from handout.transport.timings import Timings
 
-__all__ = ["MAX_LOSSES", "Backoff"]
+__all__ = ["MAX_LOSSES", "LossHistory"]
 
 #: Losses within ``Timings.unstable_s`` that put a host into quarantine.
 MAX_LOSSES = 3
@@ -16,7 +16,7 @@ _LONGEST_PAUSE = 128
 _LONGEST_QUARANTINE = 64
 
 
-class Backoff:
+class LossHistory:
     """One host's losses, and the pause before the next try.
 
     Each try doubles the pause. After `MAX_LOSSES` losses within ``timings.unstable_s`` the host is in quarantine. Each

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from handout.execution.membership.backoff import Backoff
+from handout.execution.membership.quarantine import LossHistory
 from handout.transport.timings import Timings
 
 
-def flap(record: Backoff, now: float, up_s: float) -> tuple[float, float]:
+def flap(record: LossHistory, now: float, up_s: float) -> tuple[float, float]:
     """It joins, stays so long, and is lost; answers when, and the pause that follows."""
     record.joined(now)
     return now + up_s, record.lost(now + up_s)
 
 
 def test_the_third_loss_within_a_minute_is_quarantine_and_each_further_one_is_twice_as_long() -> None:
-    record, now, pauses = Backoff(Timings()), 0.0, []
+    record, now, pauses = LossHistory(Timings()), 0.0, []
     for _ in range(6):
         now, pause_s = flap(record, now, up_s=3.0)
         now += pause_s
@@ -23,14 +23,14 @@ def test_the_third_loss_within_a_minute_is_quarantine_and_each_further_one_is_tw
 
 
 def test_quarantine_is_bounded() -> None:
-    record, now = Backoff(Timings()), 0.0
+    record, now = LossHistory(Timings()), 0.0
     for _ in range(20):
         now, pause_s = flap(record, now, up_s=3.0)
     assert pause_s == 640.0
 
 
 def test_who_never_stays_is_waited_for_through_ten_minutes_of_quarantine() -> None:
-    record, now, waited_s = Backoff(Timings()), 0.0, 0.0
+    record, now, waited_s = LossHistory(Timings()), 0.0, 0.0
     for _ in range(9):
         assert not record.hopeless
         now, pause_s = flap(record, now, up_s=3.0)
@@ -43,7 +43,7 @@ def test_who_never_stays_is_waited_for_through_ten_minutes_of_quarantine() -> No
 
 
 def test_who_stays_for_a_minute_has_a_clean_record() -> None:
-    record, now = Backoff(Timings()), 0.0
+    record, now = LossHistory(Timings()), 0.0
     for _ in range(4):
         now, pause_s = flap(record, now, up_s=3.0)
     assert pause_s == 20.0
@@ -52,14 +52,14 @@ def test_who_stays_for_a_minute_has_a_clean_record() -> None:
 
 
 def test_losses_that_are_far_apart_do_not_add_up() -> None:
-    record, now = Backoff(Timings()), 0.0
+    record, now = LossHistory(Timings()), 0.0
     for _ in range(5):
         now, _ = flap(record, now, up_s=50.0)
         assert not record.quarantined
 
 
 def test_pauses_stay_as_long_as_they_are_after_days() -> None:
-    record, now = Backoff(Timings()), 0.0
+    record, now = LossHistory(Timings()), 0.0
     for _ in range(1100):
         assert record.missed() <= 64.0
         now, pause_s = flap(record, now, up_s=3.0)
@@ -68,6 +68,6 @@ def test_pauses_stay_as_long_as_they_are_after_days() -> None:
 
 
 def test_a_host_that_is_not_there_is_tried_with_pauses_that_double_up_to_a_minute() -> None:
-    record = Backoff(Timings())
+    record = LossHistory(Timings())
     assert [record.missed() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 64, 64]
     assert not record.quarantined
