@@ -22,8 +22,8 @@ from handout.errors import (
     WireError,
 )
 from handout.execution.membership.agent_proxy import AgentProxy
-from handout.execution.membership.quarantine import LossHistory
 from handout.execution.membership.host_capabilities import HostCapabilities, read_probe
+from handout.execution.membership.quarantine import LossHistory
 from handout.execution.membership.takeover import FoundAgent, KnownAgent, Takeover
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.inbound_messages import InboundMessages
