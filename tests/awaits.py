@@ -1,4 +1,4 @@
-"""Where the tasks of an event loop wait: every suspension in code of the package, or in what that awaits, is seen."""
+"""Watches where the tasks of an event loop wait: each suspension in the package's code, or in a library that it awaits."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ import handout
 
 __all__ = ["Site", "watch_awaits"]
 
-#: Where a task waits: its lines from the outermost to the innermost, as ``file:line function``.
+#: The place at which a task waits: its lines from the outermost to the innermost, as ``file:line function``.
 Site = tuple[str, ...]
 
-#: The interpreter's own, which do not say what they wrap.
+#: The interpreter's own types. They do not show which coroutine they wrap.
 _WRAPPERS = frozenset({"coroutine_wrapper", "async_generator_asend", "async_generator_athrow"})
 _HOUSE = str(Path(handout.__file__).parent) + "/"
 
 
 @contextmanager
 def watch_awaits(seen: Callable[[Site], None]) -> Iterator[None]:
-    """Have `seen` called whenever a task that is made from now on has just begun to wait in code of the package.
+    """Call `seen` whenever a task made from now on begins to wait in the package's code.
 
-    The task is still being stepped: what `seen` does to it takes effect once it waits.
+    The loop is still stepping the task: a cancellation by `seen` takes effect once the task waits.
     """
     loop = asyncio.get_running_loop()
     before = loop.get_task_factory()
 
     def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(_watched(coroutine, seen), loop=loop, **options)
-        task.add_done_callback(lambda _: coroutine.close())  # one that is cancelled before its first step never began
+        task.add_done_callback(
+            lambda _: coroutine.close()
+        )  # a task that is cancelled before its first step never runs it
         return task
 
     loop.set_task_factory(make)
@@ -44,12 +46,12 @@ def watch_awaits(seen: Callable[[Site], None]) -> Iterator[None]:
 
 
 async def _watched(coroutine: Coroutine[Any, Any, Any], seen: Callable[[Site], None]) -> Any:
-    """A coroutine of its own, because anyio asks a task's for its state."""
+    """Wrap the coroutine in another one, because anyio asks the coroutine of a task for its state."""
     return await _Steps(coroutine, seen)
 
 
 class _Steps:
-    """Steps a coroutine as its task would."""
+    """Steps a coroutine as a task does."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], seen: Callable[[Site], None]) -> None:
         self._coroutine = coroutine
@@ -67,14 +69,14 @@ class _Steps:
                 self._seen(site)
             try:
                 value = yield waited
-            except BaseException as error:  # thrown into the task, so into what it runs
+            except BaseException as error:  # thrown into the task, so it goes on into the coroutine
                 step = partial(self._coroutine.throw, error)
             else:
                 step = partial(self._coroutine.send, value)
 
 
 def _site(coroutine: Any) -> Site:
-    """Where a coroutine waits, or nothing where no line of the package has to do with it."""
+    """Return the place at which a coroutine waits, or () if no line of the package is in it."""
     lines, ours = [], False
     at = coroutine
     while at is not None:
@@ -93,7 +95,7 @@ def _site(coroutine: Any) -> Site:
 
 
 def _inside(awaited: object) -> object:
-    """What an ``__await__`` or an asynchronous iteration waits for, where it wraps a coroutine or a generator."""
+    """Return the coroutine or generator that an ``__await__`` or an asynchronous iteration wraps, or None."""
     if type(awaited).__name__ not in _WRAPPERS:
         return None
     return next(

@@ -1,4 +1,4 @@
-"""What many tests share."""
+"""Fixtures of many tests: the session's folder, the checks that nothing is left, and one sshd."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from tests.sshd import OpenSsh, need_sshd, start_sshd
 
 @pytest.fixture(scope="session", autouse=True)
 def place() -> Iterator[Place]:
-    """Where the hosts of the whole session keep their folders; see `tests.ledger`."""
+    """The folder in which all hosts of the session keep theirs; see `tests.ledger`."""
     with open_place() as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def ledger_of_module(place: Place) -> Iterator[None]:
-    """After the last test of a module nothing is left of its runs, those of its own cluster included."""
+    """Check after the last test of a module that nothing is left of its runs, including those of the module's cluster."""
     ledger = Ledger(place, own=False)
     with ledger.listening():
         yield
-        gc.collect()  # and with it what nobody looked at
+        gc.collect()  # asyncio reports an exception that was never retrieved when the task is collected
         until_none_is_left(ledger.left)
 
 
 @pytest.fixture
 def ledger(ledger_of_module: None, place: Place, request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    """After the test nothing is left of it: asked for first, for what is asked for later ends before it."""
+    """Check after the test that nothing is left of it. Request it first: fixtures requested later end before it."""
     if _loop_of(request) == "module":
-        request.getfixturevalue("_loop_of_module")  # is the module's, with its descriptors
+        request.getfixturevalue("_loop_of_module")  # opens the descriptors of the module's loop before they are counted
     lasting = request.getfixturevalue("cluster") if "cluster" in request.fixturenames else None
     kept = Ledger(place, cluster=lasting)
     with kept.listening():
@@ -44,14 +44,14 @@ def ledger(ledger_of_module: None, place: Place, request: pytest.FixtureRequest)
 
 @pytest.fixture
 def ledger_of_loop(ledger: Ledger, request: pytest.FixtureRequest) -> None:
-    """The same of the tasks of the test's loop, before that ends them all."""
+    """Check that no task is left in the test's loop, before the loop ends and cancels them all."""
     if (loop := _loop_of(request)) is not None:
         request.getfixturevalue(f"_tasks_of_{loop}_loop")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def _loop_of_module() -> None:
-    """Its loop is there from here on."""
+    """Open the loop of the module."""
 
 
 @pytest_asyncio.fixture
@@ -65,12 +65,12 @@ async def _tasks_of_function_loop() -> AsyncIterator[None]:
 async def _tasks_of_module_loop(ledger: Ledger) -> AsyncIterator[None]:
     before = tasks()
     yield
-    # The rest of the books, too: some of it goes only while this loop runs.
+    # Check the ledger here, too: some things go only while this loop runs.
     await until_the_loop_has_none_left(lambda: beyond(before, tasks()) + ledger.left())
 
 
 def _loop_of(request: pytest.FixtureRequest) -> str | None:
-    """The scope of a test's loop, where it has one."""
+    """Return the scope of a test's loop, or None for a test without one."""
     if not inspect.iscoroutinefunction(request.function):
         return None
     marker = request.node.get_closest_marker("asyncio")
@@ -87,6 +87,6 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSsh]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2``, folders are spread over two processes, and none is torn apart."""
+    """Keep the tests of one folder in one process under ``-n 2``: they share a cluster."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(item.path.parent.name))

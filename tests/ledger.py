@@ -1,13 +1,14 @@
-"""What every fault test must leave as it found it: the invariants R3 (no orphans) and R4 (the books are even).
+"""Checks that a fault test leaves nothing behind: invariants R3 (no orphans) and R4 (the books are even).
 
-Before a test and after it this looks at the processes, folders, stores and control groups of all runs that this
-session of tests has started, at the descriptors, threads and children of this process, and at the tasks of the event
-loop. What is more than there was must go by itself within :data:`LIMIT_S`, or the test has failed.
+Before and after a test, the ledger lists the processes, folders, stores and control groups of all runs of this test
+session, the descriptors, threads and children of this process, and the tasks of the event loop. Whatever the list has
+gained must go by itself within :data:`LIMIT_S`. Otherwise the test fails.
 
-Others run agents on the same machine. A session's own are known by a variable that programs started here inherit, and
-that the servers of `tests.sshd` hand on. Forks keep it in sight, too, so it finds all that Handout finds by its own
-marks (see `handout.host.system.orphans`), and before there are any. Folders of runs lie in a folder of the session's, and
-stores and control groups are called after them. All of it is read from /proc: on other systems nothing is looked at.
+Other programs may run agents on the same machine. The ledger tells the session's processes by an environment variable
+that programs started here inherit, and that the servers of `tests.sshd` pass on. Forks inherit it as well. The ledger so
+finds every process that Handout finds by its own marks (see `handout.host.system.orphans`), and finds it before the
+marks are set. The folders of runs lie in a folder of the session, and stores and control groups are named after them.
+The ledger reads /proc. On systems other than Linux it checks nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ __all__ = [
 #: that is not waited for may be reading keys. A busy machine needs more of them than an idle one. The limit is below the
 #: default lease, so that what only the lease would end is found. A test that leaves something to a lease waits for that itself.
 LIMIT_S = 12.0
-#: What the processes of a session have in their environment, and where its hosts keep their folders.
+#: The variable that marks the session's processes, and the one that names the folder for its hosts' folders.
 VARIABLE, PLACE = "HANDOUT_TESTS", "HANDOUT_TMPDIR"
 
 _IN_CREATE = 0x100
@@ -58,17 +59,17 @@ _STORES = "/dev/shm"
 
 
 class Thing(NamedTuple):
-    """Something that is there."""
+    """One thing that the ledger counts."""
 
-    #: What may take its place: of each kind there must not be more than there were.
+    #: Things of one kind may replace each other: only their number must not grow.
     kind: str
-    #: Which one it is, and what it is called where it is left.
+    #: The identity of the thing, and its name in the message if it is left.
     which: object
     words: str
 
 
 def beyond(before: Iterable[Thing], after: Iterable[Thing]) -> list[str]:
-    """What there is more of than before: the new ones of each such kind."""
+    """Return the names of new things, of each kind whose number has grown."""
     before, after = list(before), list(after)
     more = Counter(thing.kind for thing in after) - Counter(thing.kind for thing in before)
     known = {thing.which for thing in before}
@@ -76,10 +77,10 @@ def beyond(before: Iterable[Thing], after: Iterable[Thing]) -> list[str]:
 
 
 class Place:
-    """Where the hosts of a session keep their folders, and what tells its runs from those of others.
+    """The folder for the folders of a session's hosts, which tells the session's runs from other runs on this machine.
 
     Args:
-        folder: An empty folder with a short name: there are sockets below it.
+        folder: An empty folder. Its name is short, because it is part of the paths of sockets.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -92,18 +93,18 @@ class Place:
         self.watch(folder)
 
     def watch(self, folder: Path) -> None:
-        """Let hosts keep their folders here as well, as long as it exists."""
+        """Watch one more folder in which hosts keep their folders, as long as it exists."""
         if processes.LINUX and self._libc.inotify_add_watch(self._events, os.fsencode(folder), _IN_CREATE) < 0:
             raise OSError(ctypes.get_errno(), "cannot be watched", str(folder))
         self._watched = [path for path in self._watched if path.exists()] + [folder]
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         if self._events >= 0:
             os.close(self._events)
 
     def names(self) -> set[str]:
-        """What the folders of all runs so far were called, those that are gone included."""
+        """Return the names of the folders of all runs so far, including folders that are gone."""
         while self._events >= 0:
             try:
                 events = os.read(self._events, 1 << 16)
@@ -112,13 +113,13 @@ class Place:
             while events:
                 (size,) = struct.unpack_from("12xI", events)
                 name = os.fsdecode(events[16 : 16 + size].rstrip(b"\0"))
-                if name.startswith(orphans.folder_prefix()):  # tests may have files of their own there
+                if name.startswith(orphans.folder_prefix()):  # a test may keep other files there
                     self._names.add(name)
                 events = events[16 + size :]
         return self._names
 
     def folders(self) -> list[Path]:
-        """Folders, stores and control groups of its runs."""
+        """Return the folders, stores and control groups of the session's runs."""
         found = [path for folder in self._watched for path in _entries(folder)]
         found += [path for path in _entries(Path(_STORES)) if _run_of_store(path) in self.names()]
         bases = dict.fromkeys(cgroups.parent_groups().values())
@@ -126,7 +127,7 @@ class Place:
         return found
 
     def pids(self) -> set[int]:
-        """Every process that this one has started in any way, and that has not ended; sshd's own are left out."""
+        """Return all living processes that this one has started, directly or not, except those of sshd."""
         found = set()
         for name in filter(str.isdigit, os.listdir("/proc") if processes.LINUX else ()):
             if self._mark in _read(f"/proc/{name}/environ").split(b"\0") and not _read(f"/proc/{name}/comm").startswith(
@@ -137,12 +138,12 @@ class Place:
 
 
 class Ledger:
-    """What there is when this is made, and from then on what is left beside it.
+    """The state when the ledger is made, and all that is left beyond it later.
 
     Args:
-        place: The session's.
-        own: Whether this process's own means are looked at, or only the runs.
-        cluster: One that was open then; of what its hosts offer as much must be free again.
+        place: The session's folder.
+        own: True to check also the descriptors, threads and children of this process.
+        cluster: A cluster that is open all the while. Its hosts must have as much free as before.
     """
 
     def __init__(self, place: Place, *, own: bool = True, cluster: Cluster | None = None) -> None:
@@ -155,7 +156,7 @@ class Ledger:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note what asyncio says that nobody heard of: exceptions that were never retrieved, and the like."""
+        """Record the errors that asyncio logs, such as exceptions that were never retrieved."""
         handler = logging.Handler(logging.ERROR)
         handler.emit = lambda record: self._said.append(f"asyncio said: {_text(record)}")  # type: ignore[method-assign]
         logger = logging.getLogger("asyncio")
@@ -166,7 +167,7 @@ class Ledger:
             logger.removeHandler(handler)
 
     def left(self) -> list[str]:
-        """What is left now, in words."""
+        """Return what is left now, as text."""
         if not processes.LINUX:
             return []
         return self._said + beyond(self._things, self._look()) + self._processes_left()
@@ -180,21 +181,21 @@ class Ledger:
         return [*found, *_descriptors(), *_threads(), *_children()] if self._own else found
 
     def _processes_left(self) -> list[str]:
-        """Processes that began since then, but for workers of agents that were there: those begin as they are needed."""
+        """Return new processes, except new workers of agents that were there before: agents start workers as needed."""
         pids = self._place.pids()
         workers = _workers(self._pids & pids, pids)
         return [_describe("process", pid) for pid in sorted(pids - self._pids - workers)]
 
 
-def _workers(keepers: set[int], pids: set[int]) -> set[int]:
-    """Of these processes, the workers of agents among the keepers: what a worker forked is none.
+def _workers(before: set[int], pids: set[int]) -> set[int]:
+    """Return the processes of `pids` that are workers of agents in `before`, without the forks of workers.
 
-    A worker shares a page of memory with its agent, and with nobody else. Both are children of the supervisor, whose
-    session is the agent's.
+    A worker shares a page of memory with its agent, and with no other process. Both are children of the supervisor, and
+    the agent is in the supervisor's session.
     """
     parents = processes.parents()
-    agents = {parents[pid]: pid for pid in keepers if parents.get(pid) in keepers and _session(pid) == parents[pid]}
-    families = [pid for pid in pids if pid in agents.values() or parents.get(pid) in agents or pid not in keepers]
+    agents = {parents[pid]: pid for pid in before if parents.get(pid) in before and _session(pid) == parents[pid]}
+    families = [pid for pid in pids if pid in agents.values() or parents.get(pid) in agents or pid not in before]
     pages = {pid: _pages(pid) for pid in families}
     holders = Counter(page for held in pages.values() for page in held)
     return {
@@ -230,13 +231,13 @@ def _descriptors() -> Iterator[Thing]:
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
-            continue  # the one that this folder was read with
+            continue  # this loop's own descriptor of the folder
         yield Thing(re.sub(r"\[\d+\]", "", target), (name, target), f"descriptor {name}: {target}")
 
 
 def _threads() -> Iterator[Thing]:
     for thread in threading.enumerate():
-        # Those of a loop's own executor stay as long as the loop, whose number they do not exceed: see run_in_executor.
+        # Threads of a loop's executor stay as long as the loop, and run_in_executor bounds their number.
         if not thread.name.startswith("asyncio_"):
             yield Thing(f"thread {thread.name}", thread, f"thread {thread!r}")
 
@@ -247,7 +248,7 @@ def _children() -> Iterator[Thing]:
 
 
 def tasks() -> list[Thing]:
-    """The tasks of the loop that runs, but for the one that asks."""
+    """Return the tasks of the running loop, except the calling one."""
     return [
         Thing(f"task {getattr(task.get_coro(), '__qualname__', '')}", task, f"task {task!r}")
         for task in asyncio.all_tasks() - {asyncio.current_task()}
@@ -255,17 +256,17 @@ def tasks() -> list[Thing]:
 
 
 def until_none_is_left(left: Callable[[], list[str]], limit_s: float | None = None) -> None:
-    """Wait until nothing is left any more.
+    """Wait until nothing is left.
 
     Raises:
-        AssertionError: Something is, and this names it.
+        AssertionError: Something is left after the limit; the message names it.
     """
     for _ in _looks(left, limit_s):
         time.sleep(_PAUSE_S)
 
 
 async def until_the_loop_has_none_left(left: Callable[[], list[str]], limit_s: float | None = None) -> None:
-    """The same of what only goes while the loop runs."""
+    """Wait in the same way for things that go only while the loop runs."""
     for _ in _looks(left, limit_s):
         await asyncio.sleep(_PAUSE_S)
 
@@ -279,7 +280,7 @@ def _looks(left: Callable[[], list[str]], limit_s: float | None) -> Iterator[Non
 
 @contextmanager
 def open_place() -> Iterator[Place]:
-    """A session's place. What is started from here on keeps its folders in it; nothing of it is left in the end."""
+    """Make the session's folder. Hosts started from here on keep their folders in it; nothing is left at the end."""
     folder = Path(tempfile.mkdtemp(prefix="ho-"))
     before = {name: os.environ.get(name) for name in (VARIABLE, PLACE)}
     os.environ.update({VARIABLE: str(folder), PLACE: str(folder)})
@@ -301,7 +302,7 @@ def open_place() -> Iterator[Place]:
 
 
 def handed_on() -> dict[str, str]:
-    """What a server must give to the programs that it starts, for they do not inherit it."""
+    """Return the variables that a server must set for the programs it starts, because they do not inherit them."""
     return {name: os.environ[name] for name in (VARIABLE, PLACE) if name in os.environ}
 
 

@@ -25,7 +25,7 @@ _number = itertools.count()
 
 
 def why_none() -> str | None:
-    """What keeps this machine from making namespaces with rules, or None."""
+    """Return the reason why this machine cannot make namespaces with packet rules, or None."""
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
     for tool, package in (("ip", "iproute2"), ("nft", "nftables")):
@@ -41,7 +41,7 @@ def why_none() -> str | None:
 
 
 class Namespace:
-    """A namespace, and the faults of its line.
+    """A network namespace, and the faults of its line.
 
     Args:
         name: Its name.
@@ -50,15 +50,15 @@ class Namespace:
 
     def __init__(self, name: str, subnet: str) -> None:
         self.name = name
-        #: Where what listens in it is reached from here.
+        #: The address of a server in the namespace, as seen from here.
         self.address = f"{subnet}.2"
-        #: What a command line that shall run in it begins with.
+        #: The beginning of a command line that runs in the namespace.
         self.prefix = ("ip", "netns", "exec", name)
         self._cable = f"ho{secrets.token_hex(4)}"
         self._subnet = subnet
 
     def make(self) -> None:
-        """Make it, with a cable from here."""
+        """Make the namespace, and a cable from here into it."""
         here, there = self._cable, f"{self._cable}p"
         _call("ip", "netns", "add", self.name)
         _call("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", self.name)
@@ -69,7 +69,7 @@ class Namespace:
             _call("ip", "-n", self.name, "link", "set", device, "up")
 
     def end_processes(self) -> None:
-        """End every process in it."""
+        """Kill every process in the namespace."""
         until = time.monotonic() + HANG_S
         while pids := self.pids():
             assert time.monotonic() < until, f"cannot be ended: {pids}"
@@ -81,31 +81,31 @@ class Namespace:
             time.sleep(0.01)
 
     def remove(self) -> None:
-        """Remove it with its processes and its cable."""
+        """Remove the namespace with its processes and its cable."""
         self.end_processes()
         _call("ip", "link", "del", self._cable, check=False)
         _call("ip", "netns", "del", self.name, check=False)
 
     def pids(self) -> list[int]:
-        """The processes that live in it."""
+        """Return the processes in the namespace."""
         return list(map(int, _call("ip", "netns", "pids", self.name, check=False).stdout.split()))
 
     # ---- faults ----------------------------------------------------------------------------------------------
 
     def drop(self, *, arriving: bool = True, leaving: bool = True) -> None:
-        """Let packets vanish without a word: both ways, or those that come to it or go from it alone."""
+        """Drop packets silently: those that arrive in the namespace, those that leave it, or both."""
         self._rule("drop", arriving, leaving)
 
     def reset(self) -> None:
-        """Answer every packet of every connection with a reset, at both ends."""
+        """Answer every packet of every connection with a reset, in both directions."""
         self._rule("meta l4proto tcp reject with tcp reset", True, True)
 
     def lose(self, percent: int) -> None:
-        """Let so many of a hundred packets vanish, each way."""
+        """Drop that percentage of packets in each direction, at random."""
         self._rule(f"numgen random mod 100 < {percent} drop", True, True)
 
     def heal(self) -> None:
-        """No faults any more."""
+        """End all faults, except a pulled cable."""
         self._nft("flush ruleset")
 
     def pull(self) -> None:
@@ -134,7 +134,7 @@ class Namespace:
 
 @contextmanager
 def make_namespace() -> Iterator[Namespace]:
-    """A namespace until the block ends, whatever happens in it."""
+    """Make a namespace, and remove it when the block ends, also by an error."""
     taken = _call("ip", "-4", "-o", "address").stdout
     # Reserved for tests of networks (RFC 2544); other tests may run on this machine at the same time.
     subnets = (f"198.{18 + secrets.randbelow(2)}.{secrets.randbelow(256)}" for _ in range(1000))

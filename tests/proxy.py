@@ -14,17 +14,17 @@ _SLICE = 2048
 
 
 class Proxy:
-    """A line whose owner decides what passes.
+    """A connection to a server on loopback, with faults that the test injects.
 
     Args:
-        target_port: Where it leads, on loopback.
+        target_port: The server's port on loopback.
         bytes_per_s: In each direction, or None for no limit.
     """
 
     def __init__(self, target_port: int, bytes_per_s: float | None = None) -> None:
         self.port = 0
         self.bytes_per_s = bytes_per_s
-        #: How many were established.
+        #: The number of connections established so far.
         self.connections = 0
         self._target_port = target_port
         self._writers: set[asyncio.StreamWriter] = set()
@@ -32,19 +32,19 @@ class Proxy:
         self._open.set()
         self._turning_away = False
         self._server: asyncio.Server | None = None
-        #: Holds the port while nothing listens on it.
+        #: Holds the port while the proxy refuses connections.
         self._idle: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Bytes that still pass before all connections are reset, None for no such end.
+        #: Bytes that still pass before all connections are reset, or None for no such limit.
         self._left: int | None = None
 
     def cut_after(self, nbytes: int) -> None:
-        """Let so many bytes pass, both directions together, then reset all connections, once."""
+        """Let `nbytes` pass, both directions together, and then reset all connections, once."""
         self._left = nbytes
 
     @property
     def is_armed(self) -> bool:
-        """Whether `cut_after` has not happened yet."""
+        """True until the reset that `cut_after` asked for has happened."""
         return self._left is not None
 
     def cut(self) -> None:
@@ -53,38 +53,38 @@ class Proxy:
             writer.transport.abort()
 
     def stall(self) -> None:
-        """Let nothing pass any more, without closing anything: a black hole."""
+        """Hold back all bytes without closing a connection: a black hole."""
         self._open.clear()
 
     def resume(self) -> None:
-        """Let pass again."""
+        """Let bytes pass again."""
         self._open.set()
 
     def strand(self) -> None:
-        """Let nothing pass over the connections that there are; those made from now on are good."""
+        """Hold back the bytes of the present connections for good; later connections work."""
         self.stall()
         self._open = asyncio.Event()
         self._open.set()
 
     async def listen(self) -> None:
-        """Take connections, on a free port or on that of before."""
+        """Accept connections, on a free port or on the port used before."""
         sock = self._idle or _bound(0)
         self._idle = None
         self.port = sock.getsockname()[1]
         self._server = await asyncio.start_server(self._accepted, sock=sock, limit=1 << 16)
 
     def refuse(self) -> None:
-        """Have new connections refused by the system, as where nothing listens; `listen` ends it."""
+        """Refuse new connections as a port without a listener does, until `listen` is called."""
         assert self._server is not None
         self._server.close()
         self._idle = _bound(self.port)
 
     def turn_away(self) -> None:
-        """Have new connections accepted and dropped, as sshd does beyond MaxStartups."""
+        """Accept new connections and drop them at once, as sshd does beyond MaxStartups."""
         self._turning_away = True
 
     async def aclose(self) -> None:
-        """End all of it."""
+        """Close the server and all connections."""
         if self._idle is not None:
             self._idle.close()
         if self._server is not None:
@@ -101,7 +101,7 @@ class Proxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, both ways."""
+        """Serve one connection in both directions."""
         if self._turning_away:
             writer.transport.abort()
             return
@@ -138,7 +138,7 @@ class Proxy:
         writer.transport.abort()
 
     def _reset(self) -> None:
-        """Send what was let through, then reset."""
+        """Send the bytes that were let through, then reset all connections."""
         for writer in list(self._writers):
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,4 +1,4 @@
-"""What a test sees of a host from outside: its processes, its files, what its cluster thinks of it."""
+"""Looks at a host from outside: its processes, its files, and its state in the cluster."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from tests.patience import HANG_S
 
 
 async def until(condition: Callable[[], object], limit_s: float = HANG_S) -> None:
-    """Wait for a condition outside this process."""
+    """Poll until a condition outside this process holds."""
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 def started(cluster: Cluster, host: str) -> StartedAgent:
-    """Where a host's agent is."""
+    """Return the address and processes of a host's agent."""
     found = cluster._runtime.driver.agents[host].link.started
     assert found is not None
     return found
 
 
 def agent_pid(agent: StartedAgent) -> int:
-    """The agent's process: its supervisor's first child."""
+    """Return the agent's process, which is the first child of its supervisor."""
     return int(Path(f"/proc/{agent.supervisor}/task/{agent.supervisor}/children").read_text().split()[0])
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended."""
+    """Return True if a process has ended; its parent may not have waited for it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
     except OSError:
@@ -39,7 +39,7 @@ def gone(pid: int) -> bool:
 
 
 def family(agent: StartedAgent) -> list[int]:
-    """Its supervisor and everything below it, taken while it is alive: what must be gone afterwards."""
+    """Return a living agent's supervisor and all processes below it."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -24,13 +24,13 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 
 def find_sshd() -> str | None:
-    """Where sshd is, also for users whose PATH leaves out sbin."""
+    """Return the path of sshd, also for a user whose PATH leaves out sbin."""
     return shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
 
 
 def need_sshd() -> None:
-    """Skip the test that runs, where there is no server."""
-    import pytest  # benchmarks use this module, too
+    """Skip the running test if the machine has no sshd."""
+    import pytest  # here, because benchmarks import this module without pytest
 
     if find_sshd() is None:
         pytest.skip("no OpenSSH server on this machine: install openssh-server")
@@ -136,7 +136,7 @@ def start_sshd(
     (folder / "known_hosts").write_text(f"[{address}]:{port} {host_key}", encoding="utf-8")
     lines = [
         *_set_env(settings),
-        *settings,  # sshd takes the first value that it reads
+        *settings,  # before the defaults: sshd takes the first value that it reads
         f"Port {port}",
         f"ListenAddress {address}",
         f"HostKey {folder / 'host_key'}",
@@ -150,7 +150,7 @@ def start_sshd(
     ]
     (folder / "sshd_config").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # a container has never started the service that makes it
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # a container has not run the service that makes this folder
     process = subprocess.Popen(
         [*prefix, program, "-D", "-e", "-f", str(folder / "sshd_config")],
         stdin=subprocess.DEVNULL,
@@ -173,14 +173,14 @@ def start_sshd(
 
 
 def _set_env(settings: Iterable[str]) -> list[str]:
-    """What programs that the server starts have in their environment, in one line: it heeds only one."""
+    """Return the SetEnv line for programs that the server starts. sshd heeds only one such line."""
     said = [line.removeprefix("SetEnv ") for line in settings if line.startswith("SetEnv ")]
     values = {**handed_on(), **dict(pair.split("=", 1) for line in said for pair in line.split())}
     return ["SetEnv " + " ".join(f"{name}={value}" for name, value in values.items())] if values else []
 
 
 def _copy_log(process: subprocess.Popen[str], path: Path, listening: threading.Event) -> None:
-    """Keep the server's words in a file, so that it never waits for a reader, and say when it is up."""
+    """Copy the server's log into a file, so that the server never waits for a reader. Set `listening` when it is up."""
     assert process.stderr is not None
     with process.stderr as lines, path.open("w", encoding="utf-8") as log:
         for line in lines:

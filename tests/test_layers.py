@@ -1,4 +1,4 @@
-"""The walls of the house: who may import whom, what the agent may use, and what the core may not know."""
+"""The walls of the house: which room may import which, what the agent may use, and what the core may not know."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_whatever_a_test_leaves_is_found_and_named(tmp_path: Path) -> None:
         "a_task_in_the_modules_loop": [r"task <Task pending .*coro=<forever\(\)"],
         "a_task_on_a_host": [r"task <Task pending", r"host here with .* free, tasks: 1"],
         "an_exception_that_nobody_heard_of": [r"asyncio said: Task exception was never retrieved"],
-        # Its store, too, unless an agent that somebody else starts here meanwhile has removed that.
+        # Its store, too, unless another program's agent on this machine has removed it meanwhile.
         "what_nobody_looks_after_any_more": [r"folder \S+/ho-\w+/handout-"],
     }
     if parent_groups():

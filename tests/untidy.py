@@ -1,4 +1,4 @@
-"""Tests that leave something behind, each of them: `tests.test_ledger` runs them and sees that they are told so."""
+"""Tests that each leave something behind: `tests.test_ledger` runs them and checks that the ledger reports it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_leaves_nothing(cluster: Cluster) -> None:
 
 
 async def fail() -> None:
-    raise ValueError("nobody heard of this")
+    raise ValueError("never retrieved")
 
 
 async def test_leaves_an_exception_that_nobody_heard_of() -> None:

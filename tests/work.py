@@ -214,7 +214,7 @@ def first_waits(path: str, x: int) -> int:
 
 
 def change_in_place(numbers: Any) -> int:
-    """Writes to its argument; nobody else may see it."""
+    """Writes to its argument. No other task may see that."""
     numbers[0] = 99
     return int(numbers[1])
 

@@ -402,7 +402,7 @@ async def test_graphs_share_a_cluster_without_over_committing_it(cluster: Cluste
 
 
 class MuteError(Exception):
-    """Its text cannot be had."""
+    """Raises when it is turned into text."""
 
     def __str__(self) -> str:
         raise ValueError("no text")

@@ -22,7 +22,7 @@ from handout.serialization import exceptions
 
 
 class MuteError(Exception):
-    """Its text cannot be had."""
+    """Raises when it is turned into text."""
 
     def __str__(self) -> str:
         raise ValueError("no text")

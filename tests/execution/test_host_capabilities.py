@@ -20,14 +20,14 @@ from tests.transport.played import Agent
 
 
 class MuteError(Exception):
-    """Its text cannot be had."""
+    """Raises when it is turned into text."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
 
 
 class MuteHostError(handout.HostError):
-    """Nor can that of an error of Handout's own family."""
+    """An error of Handout's family that raises when it is turned into text."""
 
     def __str__(self) -> str:
         raise ValueError("no text")

@@ -1,4 +1,4 @@
-"""What agents say of runs that nobody asks about any more."""
+"""Messages of agents about runs that have ended."""
 
 from __future__ import annotations
 

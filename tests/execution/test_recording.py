@@ -59,7 +59,7 @@ class NoThreads:
         monkeypatch.setattr(threading.Thread, "start", scarce)
 
     def check_let_go(self, path: Path) -> None:
-        """See that a journal is nobody's any more: with threads at hand it opens again."""
+        """Check that the journal is released: once threads can start, it opens again."""
         self.left = 9
         Journal(path).close()
 

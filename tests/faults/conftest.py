@@ -20,7 +20,7 @@ from tests.sshd import need_sshd, start_sshd
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(ledger_of_loop: None) -> None:
-    """Every test here is followed by the checks of `tests.ledger`."""
+    """Run the checks of `tests.ledger` after every test of this folder."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "ssh"])
@@ -32,7 +32,7 @@ async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def namespaces() -> None:
-    """Skips where none can be made."""
+    """Skip the test if the machine cannot make network namespaces."""
     why = why_none()
     if why is not None:
         pytest.skip(why)
@@ -45,16 +45,16 @@ def far_server(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> It
     with make_namespace() as line:
         with start_sshd(tmp_path_factory.mktemp("far"), address=line.address, prefix=line.prefix) as server:
             yield Far(line, server)
-            line.end_processes()  # sessions whose line was cut would be waited for
+            line.end_processes()  # sshd would wait for sessions whose line was cut
 
 
 @pytest.fixture
 def far(far_server: Far) -> Iterator[Far]:
-    """The far server, with its line in order; what a test broke is mended after it."""
+    """The far server with a line in order. After the test the line is mended."""
     yield far_server
     far_server.line.heal()
     far_server.line.plug()
-    # Agents that linger are not the next test's: their supervisors end them, and leave nothing.
+    # An agent that lingers must not be left to the next test. Its supervisor ends it, and leaves nothing.
     living = far_server.living()
     parents = processes.parents()
     for pid in living:

@@ -32,20 +32,20 @@ def _wait_until_told(ready: str, go: str) -> None:
 
 
 def hoard_at_once(ready: str, go: str, megabytes: int) -> int:
-    """The same faster than anybody can look, once it is told to."""
+    """Takes all of it at once when told to, faster than the agent looks."""
     _wait_until_told(ready, go)
     return len(bytearray(b"x" * (megabytes * MB)))
 
 
 def forget_a_killed_child(ready: str, go: str, megabytes: int) -> int:
-    """A child does, and nobody asks how it ended."""
+    """A child takes it, and the task ignores how the child ended."""
     _wait_until_told(ready, go)
     _run_a_hoarder(megabytes)
     return megabytes
 
 
 def wait_though_killed(ready: str, go: str, megabytes: int) -> int:
-    """A child does, and what it would have said is waited for."""
+    """A child takes it, and the task waits for an answer that never comes."""
     _wait_until_told(ready, go)
     _run_a_hoarder(megabytes)
     with open(ready + ".after", "w"):
@@ -60,7 +60,7 @@ def _run_a_hoarder(megabytes: int) -> None:
 
 
 def hoard_in_a_grandchild(megabytes: int) -> int:
-    """The same, two processes away, in a session of its own."""
+    """Takes it two processes away, in another session."""
     code = "import time; held = bytearray(b'x' * (%d << 20)); time.sleep(1)" % megabytes
     below = "import subprocess, sys; subprocess.run([sys.executable, '-c', %r], start_new_session=True)" % code
     subprocess.run([sys.executable, "-c", below], check=True)
@@ -195,7 +195,7 @@ def exit_hard(code: int) -> None:
 
 
 def die_of(number: int) -> None:
-    """As if somebody had sent it a signal."""
+    """Sends a signal to its own process."""
     print("last words", file=sys.stderr, flush=True)
     os.kill(os.getpid(), number)
     time.sleep(60)
@@ -246,7 +246,7 @@ async def make_later(size: int) -> bytes:
 
 
 def become_a_daemon(path: str) -> str:
-    """Forks twice and leaves the session between: nobody above knows the process."""
+    """Forks twice and leaves the session between the forks, so that no ancestor knows the process."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:

@@ -22,17 +22,17 @@ class Far:
     server: OpenSsh
 
     def host(self, cpu: int = 1) -> Host:
-        """Its entry in an inventory."""
+        """Return the host's entry for an inventory."""
         return self.server.host("far", {"cpu": cpu})
 
     def living(self) -> list[int]:
-        """Every process there but those of sshd, whoever its parent is by now."""
+        """Return every process of the namespace except those of sshd, whatever its parent is by now."""
         return [pid for pid in self.line.pids() if not gone(pid) and not _is_sshd(pid)]
 
     def user_code(self, agent: StartedAgent) -> list[int]:
-        """What of them is neither the agent nor its supervisor: workers, and what they started."""
-        keepers = set() if gone(agent.supervisor) else {agent.supervisor, agent_pid(agent)}
-        return [pid for pid in self.living() if pid not in keepers]
+        """Return the workers and the processes that they started: all but the agent and its supervisor."""
+        known = set() if gone(agent.supervisor) else {agent.supervisor, agent_pid(agent)}
+        return [pid for pid in self.living() if pid not in known]
 
 
 def _is_sshd(pid: int) -> bool:

@@ -1,8 +1,8 @@
-"""A program that somebody interrupts: it runs one task that never ends, on the hosts of an inventory file.
+"""A program for the test of Ctrl-C: it runs one task that never ends, on the hosts of an inventory file.
 
     python -m tests.faults.interrupted INVENTORY PATH
 
-PATH is where the task says who it is.
+The task writes its process id to PATH.
 """
 
 from __future__ import annotations

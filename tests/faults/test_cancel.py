@@ -31,7 +31,7 @@ from tests.seen import gone, until
 from tests.sshd import need_sshd, start_sshd
 
 ROOT = Path(__file__).parent.parent.parent
-#: What the await of a cancelled run may take, and what a busy machine may add.
+#: Seconds that the await of a cancelled run may take, and seconds that a busy machine may add.
 LIMIT_S, SLACK_S = 5.0, 1.0
 #: An agent that has not ended by then is left to its lease, and that is said: on a machine that is very busy it may
 #: happen, but not so many times in a row at one place.
@@ -91,7 +91,7 @@ class Watched:
     folder: Path
     caplog: pytest.LogCaptureFixture
     stays: bool = False
-    #: What nobody heard of: exceptions of tasks that were never looked at, and the like.
+    #: Errors that asyncio reported, such as exceptions of tasks that were never retrieved.
     unheard: list[str] = field(default_factory=list)
 
     async def once(self, at: Site | None = None, again_at: Site | None = None, *, on: bool = False) -> Met:
@@ -210,7 +210,7 @@ def _descriptors() -> int:
 
 
 def _processes(folder: Path) -> list[int]:
-    """Who was started with this folder as the place for a host's own, this process excepted."""
+    """Return the processes, without this one, that have this folder as the place for a host's folders."""
     mark = f"HANDOUT_TMPDIR={folder}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -237,7 +237,7 @@ def finite() -> Graph:
 
 
 async def journaled(graph: Graph, hosts: Sequence[Host], path: Path) -> None:
-    """Run with a journal, which is whole and nobody's after that."""
+    """Run with a journal, and check that it can be read and opened again afterwards."""
     path.unlink(missing_ok=True)
     try:
         await handout.execute(graph, inventory=hosts, journal=path)
@@ -257,7 +257,7 @@ async def test_row_26_cancelled_at_every_await_nothing_is_left(
     ending = Watched(lambda: journaled(finite(), hosts[:1], path), folder, caplog)
     met = await ending.once()
     swept |= await ending.sweep(site for site in met.early if site not in swept)
-    gc.collect()  # and with it what nobody looked at
+    gc.collect()  # asyncio reports an exception that was never retrieved when the task is collected
     assert beginning.unheard + ending.unheard == []
     assert len(swept) > 25
 

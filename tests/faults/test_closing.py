@@ -20,7 +20,7 @@ from tests.seen import family, gone, started, until
 from tests.sshd import OpenSsh
 
 LIMIT_S = 5.0
-#: What a busy machine may add.
+#: Seconds that a busy machine may add.
 SLACK_S = 0.5
 
 
@@ -48,7 +48,7 @@ def through(server: OpenSsh, proxy: Proxy, cpu: int = 1) -> Host:
 
 
 async def test_closing_over_a_stranded_line_ends_the_agent_over_another_one(sshd: OpenSsh) -> None:
-    """What lies between has forgotten the connection: nothing says so, and a new one is good."""
+    """A router has forgotten the connection: neither end is told, and a new connection works."""
     graph = Graph()
     graph.add(work.identity, 1)
     async with start_proxy(sshd.port) as proxy:
@@ -84,7 +84,7 @@ async def test_leaving_a_run_over_a_stranded_line_is_bounded_and_ends_its_code(s
 async def test_leaving_while_the_line_is_stranded_as_it_is_made_again_is_bounded_and_ends_its_code(
     sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever makes it again may wait for long; who leaves does not wait for them."""
+    """Making the line again may take long; leaving does not wait for it."""
     graph = Graph()
     graph.add(work.sleep_forever, str(tmp_path / "pid"))
     async with start_proxy(sshd.port) as proxy:

@@ -133,7 +133,7 @@ async def test_row_34_what_only_hosts_in_quarantine_can_run_waits_for_its_end_un
         monkeypatch.setattr("handout.execution.membership.quarantine._LONGEST_QUARANTINE", 1)
     graph = Graph()
     out = graph.add(work.wait_for_file, str(tmp_path / "go"), id="waits")
-    # Longer than a host that is lost is waited for.
+    # Longer than the controller waits for a lost host.
     timings = dataclasses.replace(QUICKER, quarantine_s=3 * QUICKER.host_timeout_s)
     async with Cluster([Host.local("a", ONE)], timings=timings) as cluster:
         async with cluster.start(graph) as execution, watching(execution) as seen:
@@ -186,7 +186,7 @@ async def test_row_06_a_straggler_gets_a_second_attempt_and_the_first_to_finish_
             os.kill(slow, signal.SIGSTOP)
             await until(lambda: len(of(TaskEnded, seen)) == 23)
             if not speculate:
-                # Longer than the lease: its host is heard all the time, so nobody takes it for lost.
+                # Longer than the lease. The controller hears the host all the time, so the host is not lost.
                 await asyncio.sleep(QUICK.host_timeout_s + QUICK.grace_s)
                 assert not (tmp_path / "0-2").exists()
                 os.kill(slow, signal.SIGCONT)

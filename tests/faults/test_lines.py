@@ -74,7 +74,7 @@ async def test_row_05_resets_of_both_ends_by_a_firewall_lose_nothing(far: Far, s
 async def test_a_line_that_is_stranded_while_it_is_made_again_is_made_once_more(
     sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lease_s: float, connect_s: float
 ) -> None:
-    """Something on the way forgets the new connection, too, just after the login, and tells nobody."""
+    """A router forgets the new connection, too, just after the login, and tells neither end."""
     monkeypatch.setattr(ssh_launcher, "_CONNECT_TIMEOUT_S", connect_s)
     graph = Graph()
     out = graph.add(end_when_told, str(tmp_path), "task")
@@ -109,7 +109,7 @@ async def test_a_line_that_loses_one_packet_in_twenty_is_slow_and_nothing_else(f
 class Pace:
     """A run of naps on two hosts with good lines and one whose line a test breaks: how many naps a second the two do.
 
-    Naps cost no processor, so the pace is that of the clock unless somebody is held up.
+    Naps cost no processor, so the pace is that of the clock unless a nap is held up.
     """
 
     def __init__(self, far: Far, sshd: OpenSsh, folder: Path) -> None:
@@ -159,7 +159,7 @@ async def test_row_35_a_line_that_comes_and_goes_takes_nothing_from_the_others(
         async with cluster.start(pace.graph) as execution, watching(execution) as seen:
             steady = await pace.steady(seen)
             while pace.naps(seen) < 200:
-                # In threads: the loop is what is looked at.
+                # In threads, because the test measures the loop.
                 await asyncio.to_thread(next(ways))
                 await asyncio.sleep(0.3)
                 await asyncio.to_thread(far.line.heal)
@@ -278,7 +278,7 @@ async def test_row_09_a_host_whose_clocks_are_a_day_ahead_is_like_any_other(tmp_
         async with Cluster([server.host("tomorrow", {"cpu": 1})], timings=QUICK) as cluster:
             async with cluster.start(graph) as execution:
                 there = (await execution.results())[clock]
-            await asyncio.sleep(2 * QUICK.host_timeout_s)  # in which nobody is taken for silent
+            await asyncio.sleep(2 * QUICK.host_timeout_s)  # no host is taken for silent in this time
             assert "tomorrow" in cluster._runtime.driver.agents
             assert (await cluster.execute(graph))[clock] > there
     assert there - time.clock_gettime(time.CLOCK_BOOTTIME) > 80_000

@@ -117,7 +117,7 @@ async def test_row_04_a_blackout_of_a_third_of_the_lease_repeats_nothing(
 async def test_row_29_a_line_that_is_open_one_way_only_is_lost_and_neither_side_goes_on_alone(
     far: Far, sshd: OpenSsh, tmp_path: Path, way: str
 ) -> None:
-    """TCP tells nobody; the host that still hears the controller lets go as well, for it is not heard."""
+    """TCP reports nothing. The host still hears the controller, and lets go as well, because it is not heard."""
     graph = Graph()
     out = graph.add(stay_at, "far", str(tmp_path))
     hosts = [far.host(), sshd.host("near", {"cpu": 1})]

@@ -56,7 +56,7 @@ def notes(error: Exception) -> str:
 
 
 def can_limit_processes() -> bool:
-    """Whether agents on this machine can make control groups: whoever runs the tests is who logs in."""
+    """Return True if agents on this machine can make control groups. The tests log in as the user that runs them."""
     made = ControlGroups.for_run(f"handout-test-{os.getpid()}-can")
     made.make()
     try:

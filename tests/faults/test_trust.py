@@ -80,7 +80,7 @@ async def test_row_32_results_of_a_trusted_host_stay_bytes_until_they_are_asked_
     out = graph.add(bites.canary, str(tmp_path / "bitten"), host="near")
     results = await cluster.execute(graph)
     assert bites.bitten(tmp_path / "bitten") == []
-    assert results[out] == "bitten"  # whom one trusts can do that
+    assert results[out] == "bitten"  # a trusted host can do that
     assert bites.bitten(tmp_path / "bitten") == [os.getpid()]
 
 
@@ -135,7 +135,9 @@ async def test_what_a_journal_has_of_such_a_host_is_read_as_data_too(sshd: OpenS
     other = Graph()
     again = other.add(bites.canary, str(tmp_path / "bitten"))
     results = await handout.execute(other, inventory=[sshd.host("near", {"cpu": 1})], journal=journal)
-    assert results.allocations[again] == "suspect"  # it was not run again, and nobody knows that host now
+    assert (
+        results.allocations[again] == "suspect"
+    )  # it was not run again, and the inventory does not have that host now
     with pytest.raises(handout.TrustError, match=r"bites\.bite"):
         results[again]
     assert bites.bitten(tmp_path / "bitten") == []

@@ -36,7 +36,7 @@ class BadPipe:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> asyncio.Server:
-        """From here on, who connects to the agent connects to this."""
+        """Take the place of the agent's socket: later connections to the agent come here."""
         os.rename(self.path, self.behind)
         return await asyncio.start_unix_server(self._accepted, self.path)
 
