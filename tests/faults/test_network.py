@@ -19,6 +19,7 @@ from handout.events import RunEvent
 from handout.scheduler.events import Event, HostLost, HostSuspected
 from tests.faults.far import Far
 from tests.faults.work import end_when_told, stay_at
+from tests.patience import stretched
 from tests.seen import gone, started, until
 from tests.sshd import OpenSsh
 
@@ -73,7 +74,7 @@ async def test_row_04_a_black_hole_is_suspected_then_lost_and_its_tasks_run_else
             dark = time.monotonic()
             (tmp_path / "go").touch()
             await until(lambda: cluster._runtime.driver.core.world.fleet.by_name["far"].suspected)
-            assert time.monotonic() - dark < 1.2
+            assert time.monotonic() - dark < stretched(1.2)
             victim = int((tmp_path / "far").read_text())
             assert not gone(victim)  # suspected is not lost
             assert runs(tmp_path / "late.ended") == ["far"]
@@ -88,7 +89,7 @@ async def test_row_04_a_black_hole_is_suspected_then_lost_and_its_tasks_run_else
         assert await outcomes == ["done"]
     assert results[stuck] == results[late] == "near"
     assert runs(tmp_path / "runs") == runs(tmp_path / "late") == ["far", "near"]
-    assert 1.0 < killed < moved < 5.0
+    assert 1.0 < killed < moved < stretched(5.0)
     assert results.failures == {}
 
 
@@ -162,7 +163,7 @@ async def test_row_28_a_blocked_loop_of_the_caller_is_named_and_no_host_is_blame
             posted = note_posts(cluster)
             asyncio.get_running_loop().call_soon(block)
             await asyncio.sleep(0)
-            for _ in range(30):  # a lease and a half, in which a host that was blamed would be lost
+            for _ in range(30):  # a lease and a half: a host that was blamed would be lost by then
                 await asyncio.sleep(0.05)
                 assert len(cluster._runtime.driver.agents) == 2
             (tmp_path / "go").touch()

@@ -295,7 +295,7 @@ def test_stopping_while_tasks_run_leaves_nothing(rig: Rig, tmp_path: Path) -> No
 )
 def test_a_connection_without_the_token_is_refused(rig: Rig, sent: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.settimeout(5)
+        stranger.settimeout(HANG_S)
         stranger.connect(rig.hello["socket"])
         stranger.sendall(sent)
         assert stranger.recv(100) == b""
@@ -308,13 +308,13 @@ def test_a_later_connection_replaces_an_earlier_one_and_never_the_other_way(rig:
     rig.session.detach()
     rig.connect()
     assert first is not None
-    first.settimeout(5)
+    first.settimeout(HANG_S)
     while first.recv(65536):
         pass
     first.close()
     rig.run(lambda: 1)
     with socket.socket(socket.AF_UNIX) as late:
-        late.settimeout(5)
+        late.settimeout(HANG_S)
         late.connect(rig.hello["socket"])
         late.sendall(
             frames.encode_hello(
@@ -352,7 +352,7 @@ def test_an_agent_without_descriptors_waits_for_one_and_does_not_spin(rig: Rig) 
         time.sleep(0.5)  # the agent's CPU time is measured over these seconds
         assert cpu_s() - before < 0.25
         resource.prlimit(agent, resource.RLIMIT_NOFILE, limits)
-        late.settimeout(5)
+        late.settimeout(HANG_S)
         assert late.recv(100) == b""  # read, and refused
         for each in fillers:
             each.close()

@@ -15,6 +15,7 @@ from handout.host.system.clock import now
 from handout.protocol.frames import Decoder, Hello
 from handout.protocol.session import Session
 from tests.host.rig import Rig
+from tests.patience import HANG_S
 
 #: Keys below it are not objects of a run.
 FIRST = 1 << 44
@@ -24,7 +25,7 @@ FIRST = 1 << 44
 def caller(rig: Rig, **hello: Any) -> Iterator[socket.socket]:
     """A connection that says hello with these words."""
     with socket.socket(socket.AF_UNIX) as peer:
-        peer.settimeout(5)
+        peer.settimeout(HANG_S)
         peer.connect(rig.hello["socket"])
         session = Session(heartbeat_s=2.0, now=now())
         session.open(now())

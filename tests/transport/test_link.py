@@ -16,7 +16,7 @@ from handout.errors import (
 )
 from handout.transport.bootstrap import Bootstrap
 from handout.transport.timings import Timings
-from tests.patience import HANG_S
+from tests.patience import HANG_S, stretched
 from tests.transport.rig import Rig
 
 
@@ -124,7 +124,7 @@ async def test_a_host_that_is_still_being_logged_in_to_is_not_waited_for(rig: Ri
     rig.agent.begins = False
     opening = asyncio.ensure_future(rig.link.open())
     await rig.agent.asked_to_start.wait()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(stretched(1)):
         await rig.link.stop()
     with pytest.raises(HostError, match="is being released"):
         await opening
@@ -142,7 +142,7 @@ async def test_an_agent_is_stopped_over_another_connection_where_making_one_hang
     async with asyncio.timeout(HANG_S):
         while serving and rig.agent.tries == 1:
             await asyncio.sleep(0.01)
-    async with asyncio.timeout(2.5):
+    async with asyncio.timeout(stretched(2.5)):
         await rig.link.stop()
     assert rig.link.agent_ended
     assert rig.agent.heard == ["stop"]
@@ -169,7 +169,7 @@ async def test_stopping_ends_a_first_handshake_that_hangs() -> None:
     async with asyncio.timeout(HANG_S):
         while not rig.agent.tries:
             await asyncio.sleep(0.01)
-    async with asyncio.timeout(2.5):
+    async with asyncio.timeout(stretched(2.5)):
         await rig.link.stop()
         with pytest.raises(HostError, match="is being released"):
             await opening
@@ -221,7 +221,7 @@ async def test_an_agent_is_taken_over_over_another_connection_where_making_one_h
 async def test_taking_over_an_agent_that_is_gone_fails_at_once() -> None:
     rig = Rig(Timings())
     rig.agent.unreachable = [HostLostError("nothing listens", gone=True)]
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(stretched(1)):
         with pytest.raises(HostLostError, match="nothing listens"):
             await rig.link.take_over(await rig.agent.start(Bootstrap("far", None, {})), "token", 10.0)
     assert rig.agent.tries == 1
@@ -233,7 +233,7 @@ async def test_an_agent_that_is_being_taken_over_when_the_host_is_released_is_st
     rig.agent.hangs = 1
     started = await rig.agent.start(Bootstrap("far", None, {}))
     taking_over = asyncio.ensure_future(rig.link.take_over(started, "token", 10.0))
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(HANG_S):
         while not rig.agent.tries:
             await asyncio.sleep(0.01)
         await rig.link.stop()
