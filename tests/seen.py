@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from handout import Cluster
+from handout.execution.cluster_runtime import ClusterRuntime
 from handout.transport.bootstrap import StartedAgent
 from tests.patience import HANG_S
 
@@ -18,9 +19,10 @@ async def until(condition: Callable[[], object], limit_s: float = HANG_S) -> Non
             await asyncio.sleep(0.005)
 
 
-def started(cluster: Cluster, host: str) -> StartedAgent:
+def started(cluster: Cluster | ClusterRuntime, host: str) -> StartedAgent:
     """Return the address and processes of a host's agent."""
-    found = cluster._runtime.driver.agents[host].link.started
+    runtime = cluster._runtime if isinstance(cluster, Cluster) else cluster
+    found = runtime.driver.agents[host].link.started
     assert found is not None
     return found
 
