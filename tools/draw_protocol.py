@@ -92,6 +92,9 @@ def drawing() -> Iterator[str]:
     yield ""
     for hello in HELLOS:
         yield from message("", hello.__name__)
+    yield "## Parts of messages"
+    yield ""
+    yield from message("", messages.WorkerOptions.__name__)
     shown: set[str] = set()
     for title, table in DIRECTIONS.items():
         yield f"## {title}"

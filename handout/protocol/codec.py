@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from handout.protocol import messages
 from handout.protocol.frames import ProtocolError
-from handout.protocol.messages import AnyMessage
+from handout.protocol.messages import AnyMessage, WorkerOptions
 
 __all__ = ["decode", "decode_hello", "decode_line", "encode", "encode_hello", "encode_line", "name_of", "parts"]
 
@@ -31,6 +31,7 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "Column": (list, tuple),
     "Sequence": (list, tuple),
     "Mapping": (dict,),
+    "WorkerOptions": (list, tuple),
     "None": (type(None),),
 }
 
@@ -50,11 +51,14 @@ class _Form(NamedTuple):
     fields: tuple[_Field, ...]
     #: Names of the columns; the first one is whole, so its length is the number of rows.
     columns: tuple[str, ...]
+    #: Names of the fields that hold `WorkerOptions`, which JSON has as a list.
+    options: tuple[str, ...]
 
 
 def _form(name: str, kind: type[Any]) -> _Form:
     fields: list[_Field] = []
     columns: list[str] = []
+    options: list[str] = []
     for field, annotation in kind.__annotations__.items():
         # A string in some versions of Python, and a reference that holds it in others.
         text = str(getattr(annotation, "__forward_arg__", annotation))
@@ -64,7 +68,9 @@ def _form(name: str, kind: type[Any]) -> _Form:
         fields.append(_Field(field, kind._field_defaults.get(field, _REQUIRED), is_column and bool(columns), types))
         if is_column:
             columns.append(field)
-    return _Form(name, tuple(fields), tuple(columns))
+        if "WorkerOptions" in names:
+            options.append(field)
+    return _Form(name, tuple(fields), tuple(columns), tuple(options))
 
 
 def _alternatives(annotation: str) -> list[str]:
@@ -163,7 +169,15 @@ def _read(kind: type[Kind], header: Mapping[str, Any], ignored: set[str]) -> Kin
         raise ProtocolError(f"message {form.name!r} has no field {min(unknown)!r}")
     if len(form.columns) > 1:
         _expand(form, values)
+    for name in form.options:
+        values[name] = _read_options(values[name])
     return kind(**values)
+
+
+def _read_options(values: Sequence[Any]) -> WorkerOptions:
+    if len(values) != len(WorkerOptions._fields):
+        raise ProtocolError(f"there are {len(values)} options of a worker")
+    return WorkerOptions(*values)
 
 
 def _expand(form: _Form, values: dict[str, Any]) -> None:

@@ -95,6 +95,19 @@ class Functions(NamedTuple):
     """Bytes of the pickled function."""
 
 
+class WorkerOptions(NamedTuple):
+    """Options of a function that its worker honours; a part of `NewTaskClass` and of `SetUp`.
+
+    A worker is set up with them, and serves only tasks with the same ones. A field that has the name of an option in
+    `handout.Options` gets the value of that option.
+    """
+
+    memory_limit: int | None = None
+    """Bytes of memory above which a task is killed, or None."""
+    max_result_bytes: int | None = None
+    """Bytes that each object of a result may have, or None."""
+
+
 class NewTaskClass(NamedTuple):
     """What the tasks of one task class have in common. Sent before the first task of the class."""
 
@@ -108,13 +121,11 @@ class NewTaskClass(NamedTuple):
     """True for coroutines that run beside each other in the event loop of one worker."""
     timeout_s: float | None = None
     """Seconds after which an attempt is ended, or None."""
-    memory_limit: int | None = None
-    """Bytes of memory above which an attempt is killed, or None."""
-    max_result_bytes: int | None = None
-    """Bytes that each object of a result may have, or None."""
     alone: bool = False
     """True where a worker is never sent a second task of the class before the first has ended: a task that is not
     idempotent must not be started twice because of its neighbour."""
+    options: WorkerOptions = WorkerOptions()
+    """The options that its workers honour."""
     bundle: int | None = None
     """Key of the source bundle that workers import the user's modules from, or None."""
 
@@ -414,10 +425,8 @@ class SetUp(NamedTuple):
     """File of the source bundle, or None."""
     shared_loop: bool = False
     """True where tasks are coroutines that run beside each other."""
-    max_result_bytes: int | None = None
-    """Bytes that each object of a result may have, or None."""
-    memory_limit: int | None = None
-    """Bytes of memory above which a task is killed, or None."""
+    options: WorkerOptions = WorkerOptions()
+    """The options of its tasks."""
     group: str | None = None
     """Folder of the worker's control group, where its tasks have a memory limit and the host has such groups."""
 

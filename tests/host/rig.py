@@ -221,7 +221,8 @@ class Rig:
         return self._fn
 
     def task_class(self, number: int = 1, **fields: Any) -> int:
-        self.send(messages.NewTaskClass(**{"number": number, "need": {"cpu": PARTS}, **fields}))
+        options = messages.WorkerOptions(**{k: fields.pop(k) for k in messages.WorkerOptions._fields if k in fields})
+        self.send(messages.NewTaskClass(**{"number": number, "need": {"cpu": PARTS}, "options": options, **fields}))
         return number
 
     def call(self, *args: Any, inputs: int = 0) -> bytes:

@@ -46,6 +46,7 @@ def snake(name: str) -> str:
 def filled(kind: type[Any], rows: int) -> AnyMessage:
     """A message with a value of the right type in every field."""
     values = {"int": 3, "float": 0.5, "str": "s", "bool": True, "Mapping": {"cpu": 1}, "Sequence": [1]}
+    values["WorkerOptions"] = messages.WorkerOptions(1, 2)
     made: dict[str, Any] = {}
     for field, annotation in kind.__annotations__.items():
         text = str(getattr(annotation, "__forward_arg__", annotation))
@@ -66,7 +67,7 @@ def test_every_declared_message_has_a_direction() -> None:
         NamedTuple,
         tuple,
     }
-    assert declared - {messages.Greeting, messages.Welcome, messages.Progress} == ALL
+    assert declared - {messages.Greeting, messages.Welcome, messages.Progress, messages.WorkerOptions} == ALL
 
 
 async def test_every_end_handles_every_message_that_it_may_get() -> None:

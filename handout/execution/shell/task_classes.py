@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from handout.execution.shell.run_state import RunState
-from handout.protocol.messages import NewTaskClass
+from handout.graph.options import TaskOptions
+from handout.protocol.messages import NewTaskClass, WorkerOptions
 from handout.resources import PARTS
 
 __all__ = ["TaskClass", "TaskClassTable"]
@@ -63,8 +64,7 @@ class TaskClassTable:
             # The memory of one of many tasks in a process cannot be measured.
             shared_loop=traits.coroutine and not cpu and limit is None,
             timeout_s=options.timeout_s,
-            memory_limit=limit,
-            max_result_bytes=options.max_result_bytes,
+            options=_worker_options(options, limit),
             alone=not options.idempotent,
             bundle=bundle.key if bundle else None,
         )
@@ -73,3 +73,9 @@ class TaskClassTable:
         if known is None:
             known = self._known[key] = TaskClass(message, (bundle.key, bundle.data) if bundle else None)
         return known
+
+
+def _worker_options(options: TaskOptions, memory_limit: int | None) -> WorkerOptions:
+    """Return the options of a function that its worker honours."""
+    named = {name: getattr(options, name) for name in WorkerOptions._fields if name != "memory_limit"}
+    return WorkerOptions(memory_limit=memory_limit, **named)

@@ -103,7 +103,7 @@ class Completion:
             self._doom(follower)
 
     def _memory_facts(self, task: QueuedTask, maxrss: int) -> dict[str, int]:
-        limit = task.cls.memory_limit or 0
+        limit = task.cls.options.memory_limit or 0
         # A process that the kernel stopped at its limit had that much memory, and wanted more.
         at_least = cgroups.kernel_limit(limit) if task.worker.killed_at_limit else 0
         peak = max(task.peak, at_least)

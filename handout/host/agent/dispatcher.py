@@ -169,7 +169,7 @@ class Dispatcher:
         claim = self._ledger.claim(cls.need)
         if claim is None:
             return None
-        key = WorkerKey(cls.bundle, claim.devices, cls.threads, False, cls.memory_limit, cls.max_result_bytes)
+        key = WorkerKey(cls.bundle, claim.devices, cls.threads, False, cls.options)
         worker = self._acquire(key, cls)
         if worker is None:
             self._ledger.release(claim)
@@ -229,7 +229,7 @@ class Dispatcher:
 
     def _is_bloated(self, worker: WorkerHandle, cls: TaskClassQueue) -> bool:
         """Return True if earlier tasks left so much memory behind that the next one could exceed its limit for it."""
-        limit = cls.memory_limit
+        limit = cls.options.memory_limit
         return limit is not None and worker.pid > 0 and processes.tree_memory(worker.pid, limit // 2) > limit // 2
 
     def _push(self, worker: WorkerHandle, limit: int) -> None:
@@ -359,7 +359,7 @@ class Dispatcher:
     # ---- many coroutines in one worker ---------------------------------------------------------------------
 
     def _fill_shared(self, cls: TaskClassQueue) -> None:
-        key = WorkerKey(cls.bundle, (), cls.threads, True, None, cls.max_result_bytes)
+        key = WorkerKey(cls.bundle, (), cls.threads, True, cls.options)
         batches: dict[WorkerHandle, list[QueuedTask]] = {}
         task = cls.head
         while task is not None and self._hold_until <= now():

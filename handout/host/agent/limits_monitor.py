@@ -118,9 +118,9 @@ class LimitsMonitor:
         cls = task.cls
         if cls.timeout_s is not None and elapsed > cls.timeout_s * 1e9:
             self._completion.end_running(worker, task, "timeout")
-        elif cls.memory_limit is not None:
-            self._check_memory(worker, task, cls.memory_limit)
-        return cls.timeout_s is not None or cls.memory_limit is not None
+        elif cls.options.memory_limit is not None:
+            self._check_memory(worker, task, cls.options.memory_limit)
+        return cls.timeout_s is not None or cls.options.memory_limit is not None
 
     def _check_memory(self, worker: WorkerHandle, task: QueuedTask, limit: int) -> None:
         """End a task that exceeds its memory limit, or look again before it can exceed it."""

@@ -23,10 +23,9 @@ class TaskClassQueue:
         "alone",
         "blocked_since",
         "bundle",
-        "max_result_bytes",
-        "memory_limit",
         "need",
         "number",
+        "options",
         "ready",
         "shared_loop",
         "threads",
@@ -40,8 +39,7 @@ class TaskClassQueue:
         self.threads = message.threads
         self.shared_loop = message.shared_loop
         self.timeout_s = message.timeout_s
-        self.memory_limit = message.memory_limit
-        self.max_result_bytes = message.max_result_bytes
+        self.options = message.options
         self.alone = message.alone
         self.bundle = message.bundle
         #: Tasks that may start, in order of arrival. A task that is not READY any more is removed when it comes first.

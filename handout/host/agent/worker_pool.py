@@ -21,7 +21,7 @@ from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.cgroups import ControlGroups
 from handout.host.system.sockets import enlarge_buffers
 from handout.protocol import codec, frames, messages
-from handout.protocol.messages import AnyMessage
+from handout.protocol.messages import AnyMessage, WorkerOptions
 
 #: Environment variables by which numerical libraries limit their threads.
 THREAD_VARIABLES = (
@@ -47,10 +47,7 @@ class WorkerKey(NamedTuple):
     threads: int
     #: True where tasks are coroutines that run beside each other.
     shared_loop: bool
-    #: Bytes of memory above which a task is killed.
-    memory_limit: int | None = None
-    #: Bytes that each object of a result may have.
-    max_result_bytes: int | None = None
+    options: WorkerOptions
 
 
 class PoolListener(Protocol):
@@ -273,16 +270,16 @@ class WorkerPool:
             worker = self._spawn()
         if worker.key is None:
             worker.key = key
-            if key.memory_limit is not None:
-                worker.group = self._groups.add_memory_group(f"w{worker.number}", key.memory_limit)
+            memory_limit = key.options.memory_limit
+            if memory_limit is not None:
+                worker.group = self._groups.add_memory_group(f"w{worker.number}", memory_limit)
             message = self._set_up._replace(
                 env=environment(key),
                 nonce=worker.nonce.hex(),
                 suffix=worker.suffix,
                 bundle_path=bundle_path,
                 shared_loop=key.shared_loop,
-                max_result_bytes=key.max_result_bytes,
-                memory_limit=key.memory_limit,
+                options=key.options,
                 group=worker.group,
             )
             self.send(worker, message)

@@ -122,10 +122,11 @@ class Worker:
         os.environ.update(message.env)
         self.host = message.host
         self.shared_loop = message.shared_loop
-        self._max_result = message.max_result_bytes or sys.maxsize
-        if message.group is not None and message.memory_limit is not None:
+        options = message.options
+        self._max_result = options.max_result_bytes or sys.maxsize
+        if message.group is not None and options.memory_limit is not None:
             try:
-                self._limited = cgroups.MemoryGroup(message.group, message.memory_limit)
+                self._limited = cgroups.MemoryGroup(message.group, options.memory_limit)
             except OSError:
                 pass  # the agent measures the worker's memory in any case
         self.scratch = message.scratch
