@@ -83,9 +83,9 @@ ADD = '''\
             GraphError: An option is wrong, an id is taken, or an option has the name of a parameter of the function.
 
         Example:
-            ::
-
-                model = graph.add(train, table, epochs=3, cost={"gpu": 1}, retries=2)
+            ```python
+            model = graph.add(train, table, epochs=3, cost={"gpu": 1}, retries=2)
+            ```
         """
         return self._add(fn, args, kwargs)
 
@@ -109,9 +109,9 @@ MAP = '''\
             GraphError: As for `add`, or the iterables differ in length.
 
         Example:
-            ::
-
-                scores = graph.map(score, range(100), cost={"memory": "1 GB"})
+            ```python
+            scores = graph.map(score, range(100), cost={"memory": "1 GB"})
+            ```
         """
         return self._map(fn, iterables, same)
 

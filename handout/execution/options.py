@@ -23,9 +23,9 @@ class RunOptions(TypedDict, total=False):
         HandoutError: An option has an unknown name or a value of the wrong type or range. Nothing was run.
 
     Example:
-        ::
-
-            results = await handout.execute(graph, retries=2, timeout_s=3600, journal="run.db")
+        ```python
+        results = await handout.execute(graph, retries=2, timeout_s=3600, journal="run.db")
+        ```
     """
 
     allocator: Allocator | None
@@ -80,9 +80,9 @@ class ClusterOptions(RunOptions, total=False):
         HostError: Fewer hosts than required could be reached.
 
     Example:
-        ::
-
-            results = await handout.execute(graph, inventory="hosts.toml", require="all")
+        ```python
+        results = await handout.execute(graph, inventory="hosts.toml", require="all")
+        ```
     """
 
     inventory: InventoryLike

@@ -120,9 +120,9 @@ class TypedCalls(ABC):
             GraphError: An option is wrong, an id is taken, or an option has the name of a parameter of the function.
 
         Example:
-            ::
-
-                model = graph.add(train, table, epochs=3, cost={"gpu": 1}, retries=2)
+            ```python
+            model = graph.add(train, table, epochs=3, cost={"gpu": 1}, retries=2)
+            ```
         """
         return self._add(fn, args, kwargs)
 
@@ -160,9 +160,9 @@ class TypedCalls(ABC):
             GraphError: As for `add`, or the iterables differ in length.
 
         Example:
-            ::
-
-                scores = graph.map(score, range(100), cost={"memory": "1 GB"})
+            ```python
+            scores = graph.map(score, range(100), cost={"memory": "1 GB"})
+            ```
         """
         return self._map(fn, iterables, same)
 

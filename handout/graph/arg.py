@@ -32,9 +32,9 @@ class Arg(Input[T_co]):
         GraphError: Neither ``dump`` nor ``load`` is given, or one of them is not callable.
 
     Example:
-        ::
-
-            graph.add(evaluate, handout.Arg(model, dump=Model.to_bytes, load=Model.from_bytes))
+        ```python
+        graph.add(evaluate, handout.Arg(model, dump=Model.to_bytes, load=Model.from_bytes))
+        ```
     """
 
     __slots__ = ("dump", "load", "producer")

@@ -20,6 +20,7 @@ from handout.graph.wiring import Wiring
 __all__ = ["Given", "Outs", "compile_nodes"]
 
 Outs = Iterable[Output[Any]] | None
+"""Outputs that the caller wants. None: the result of every function that no other function takes."""
 
 _NO_KWARGS: dict[str, Any] = {}
 

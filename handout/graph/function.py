@@ -15,7 +15,14 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Function(Generic[T_co]):
-    """One function of a graph in the explicit form, made by `function`. ``Graph([...])`` takes a list of them."""
+    """One function of a graph in the explicit form, made by `function`. ``Graph([...])`` takes a list of them.
+
+    Example:
+        ```python
+        steps: list[handout.Function] = [handout.function("load", load, extra_args=["data.csv"])]
+        graph = handout.Graph(steps)
+        ```
+    """
 
     __slots__ = ("args", "extra_args", "fn", "id", "kwargs", "options")
 
@@ -81,13 +88,13 @@ def function(
         GraphError: An argument has the wrong type, or an option is wrong.
 
     Example:
-        ::
-
-            results = handout.run([
-                handout.function("load", load, extra_args=["data.csv"]),
-                handout.function("train", train, args=["load"], cost={"memory": "2 GB"}),
-            ])
-            results["train"]
+        ```python
+        results = handout.run([
+            handout.function("load", load, extra_args=["data.csv"]),
+            handout.function("train", train, args=["load"], cost={"memory": "2 GB"}),
+        ])
+        results["train"]
+        ```
     """
     given: Mapping[str, Any] = options
     owner = f"function {id!r}"

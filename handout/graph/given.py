@@ -14,6 +14,7 @@ from handout.serialization.calls import Path, apply_path
 __all__ = ["EarlierRun", "Given", "GivenValue", "Replacements"]
 
 Given = Mapping[str, Any] | Mapping[Output[Any], Any]
+"""Values that replace outputs in one run, by output or by id. `Results` of an earlier run are such a mapping."""
 
 
 @runtime_checkable

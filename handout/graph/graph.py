@@ -37,13 +37,13 @@ class Graph(TypedCalls):
         GraphError: An entry of ``functions`` is wrong, or two have the same id.
 
     Example:
-        ::
-
-            graph = Graph()
-            raw = graph.add(load, "data.csv")
-            model = graph.add(train, raw, cost={"memory": "2 GB"})
-            results = await handout.execute(graph)
-            results[model]
+        ```python
+        graph = Graph()
+        raw = graph.add(load, "data.csv")
+        model = graph.add(train, raw, cost={"memory": "2 GB"})
+        results = await handout.execute(graph)
+        results[model]
+        ```
     """
 
     __slots__ = ("__weakref__", "_args", "_fns", "_nodes", "_signatures")
@@ -72,10 +72,10 @@ class Graph(TypedCalls):
             GraphError: The value is an output already, or the id is taken.
 
         Example:
-            ::
-
-                table = graph.value(load_table())
-                scores = graph.map(functools.partial(score, table=table), range(100))
+            ```python
+            table = graph.value(load_table())
+            scores = graph.map(functools.partial(score, table=table), range(100))
+            ```
         """
         if isinstance(value, Input):
             raise GraphError(f"{value!r} stands for a value already.", remedy="Use it as it is.")
@@ -110,9 +110,9 @@ class Graph(TypedCalls):
             GraphError: There are no parts, ``width`` is below 2, or an option is wrong.
 
         Example:
-            ::
-
-                total = graph.reduce(sum, graph.map(count, files), width=8)
+            ```python
+            total = graph.reduce(sum, graph.map(count, files), width=8)
+            ```
         """
         if not is_whole(width) or width < 2:
             raise GraphError(f"graph.reduce: width={width!r} would never end.", remedy="Give 2 or more.")
@@ -152,9 +152,9 @@ class Graph(TypedCalls):
             InventoryError: The inventory cannot be read.
 
         Example:
-            ::
-
-                graph.check("hosts.toml")
+            ```python
+            graph.check("hosts.toml")
+            ```
         """
         check_placement(self.compile(), inventory)
 
@@ -286,6 +286,7 @@ class Graph(TypedCalls):
 
 
 Runnable = Graph | Sequence[Function[Any]]
+"""What `execute`, `start` and `run` take: a `Graph`, or a list of `function` entries."""
 
 
 def as_graph(graph: Runnable) -> Graph:

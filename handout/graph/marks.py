@@ -34,10 +34,10 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
         GraphError: An option is wrong, or the decorated object is not callable.
 
     Example:
-        ::
-
-            @handout.options(cost={"memory": "2 GB"}, retries=2)
-            def load(path: str) -> Table: ...
+        ```python
+        @handout.options(cost={"memory": "2 GB"}, retries=2)
+        def load(path: str) -> Table: ...
+        ```
     """
     own: Mapping[str, Any] = options
     if "id" in own:

@@ -27,9 +27,9 @@ class Options(TypedDict, total=False):
             a cost that cannot be read.
 
     Example:
-        ::
-
-            graph.add(train, data, cost={"gpu": 1, "memory": "8 GB"}, retries=2, timeout_s=3600)
+        ```python
+        graph.add(train, data, cost={"gpu": 1, "memory": "8 GB"}, retries=2, timeout_s=3600)
+        ```
     """
 
     id: str

@@ -43,7 +43,14 @@ class Origin(Protocol):
 
 
 class Input(Generic[T_co]):
-    """What may stand in a call of `Graph.add` where the function takes a ``T``: an `Output` or an `Arg`."""
+    """What may stand in a call of `Graph.add` where the function takes a ``T``: an `Output` or an `Arg`.
+
+    Example:
+        ```python
+        def add_step(graph: handout.Graph, table: handout.Input[Table]) -> handout.Output[Table]:
+            return graph.add(clean, table)
+        ```
+    """
 
     __slots__ = ()
 
@@ -60,12 +67,12 @@ class Output(Input[T_co]):
     equal if they name the same element of the same function of the same graph.
 
     Example:
-        ::
-
-            parts = graph.add(split, "data.csv")    # returns (train, test)
-            model = graph.add(fit, parts[0])
-            results = await handout.execute(graph)
-            results[model]
+        ```python
+        parts = graph.add(split, "data.csv")    # returns (train, test)
+        model = graph.add(fit, parts[0])
+        results = await handout.execute(graph)
+        results[model]
+        ```
     """
 
     # A graph of a million functions holds a million of these: no dictionary, no weak references.
@@ -121,9 +128,9 @@ class Output(Input[T_co]):
             GraphError: The callable did anything other than follow attributes and items.
 
         Example:
-            ::
-
-                first = model.pick(lambda m: m.weights["a"][0])
+            ```python
+            first = model.pick(lambda m: m.weights["a"][0])
+            ```
         """
         return Output(self._origin, self._node, self._path + record_path(path, self.id))
 
@@ -184,8 +191,8 @@ def later(promised: Input[A], /) -> A:
     argument.
 
     Example:
-        ::
-
-            graph.add(merge, {"left": later(left), "right": later(right)})
+        ```python
+        graph.add(merge, {"left": later(left), "right": later(right)})
+        ```
     """
     return cast(A, promised)

@@ -27,9 +27,9 @@ class Capabilities(BaseModel):
         CostError: A value cannot be read. The message names the value and says what to write.
 
     Example:
-        ::
-
-            host = handout.Host("gpu1", capabilities=handout.Capabilities(gpu=2, has_cuda=True, camera={"basler"}))
+        ```python
+        host = handout.Host("gpu1", capabilities=handout.Capabilities(gpu=2, has_cuda=True, camera={"basler"}))
+        ```
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
@@ -56,6 +56,7 @@ class Capabilities(BaseModel):
 
 
 CapabilitiesLike = Capabilities | Mapping[str, Any]
+"""`Capabilities`, or a mapping of their values by name."""
 
 
 def as_capabilities(capabilities: CapabilitiesLike) -> Capabilities:

@@ -30,9 +30,9 @@ class Cost(BaseModel):
         CostError: A value cannot be read. The message names the value and says what to write.
 
     Example:
-        ::
-
-            graph.add(train, data, cost=handout.Cost(gpu=1, memory="8 GB", has_cuda=True, python=">=3.11"))
+        ```python
+        graph.add(train, data, cost=handout.Cost(gpu=1, memory="8 GB", has_cuda=True, python=">=3.11"))
+        ```
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)

@@ -48,10 +48,10 @@ class Host:
         InventoryError: A value is wrong. The error names the host and the key.
 
     Example:
-        ::
-
-            gpu = handout.Host("gpu1", address="10.0.0.2", username="ann", capabilities={"gpu": 2})
-            results = await handout.execute(graph, inventory=[gpu, "ann@node2:2222"])
+        ```python
+        gpu = handout.Host("gpu1", address="10.0.0.2", username="ann", capabilities={"gpu": 2})
+        results = await handout.execute(graph, inventory=[gpu, "ann@node2:2222"])
+        ```
     """
 
     __slots__ = (

@@ -34,9 +34,9 @@ class Inventory(Mapping[str, Host]):
         InventoryError: Two hosts have the same name, or a value is wrong.
 
     Example:
-        ::
-
-            inventory = handout.Inventory(["gpu1", "ann@node2:2222"], shared={"licence": 5})
+        ```python
+        inventory = handout.Inventory(["gpu1", "ann@node2:2222"], shared={"licence": 5})
+        ```
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class Inventory(Mapping[str, Host]):
 
 
 InventoryLike = Inventory | Sequence[Host | str] | Path | None
+"""An `Inventory`, a list of hosts, the path of a TOML file, or None, which is this machine alone."""
 
 
 def as_inventory(inventory: InventoryLike) -> Inventory:

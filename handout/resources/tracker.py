@@ -8,7 +8,14 @@ from handout.resources.capabilities import Capabilities, CapabilitiesLike
 
 
 class LiveHost(Protocol):
-    """A host with a running agent, as a `Tracker` sees it."""
+    """A host with a running agent, as a `Tracker` sees it.
+
+    Example:
+        ```python
+        async def free_licences(host: handout.LiveHost) -> handout.CapabilitiesLike:
+            return {"licence": int(await host.run("lmstat", "--free"))}
+        ```
+    """
 
     @property
     def name(self) -> str:
@@ -49,13 +56,13 @@ class Tracker(Protocol):
     tasks keep what they have claimed. A call may take twice the ``host_timeout_s`` of `Timings`.
 
     Example:
-        ::
+        ```python
+        async def licences(host: handout.LiveHost) -> handout.CapabilitiesLike:
+            return {"licence": int(await host.run("count-licences"))}
 
-            async def licences(host: handout.LiveHost) -> handout.CapabilitiesLike:
-                return {"licence": int(await host.run("count-licences"))}
 
-
-            inventory = handout.Inventory(["gpu1", "gpu2"], tracker=licences)
+        inventory = handout.Inventory(["gpu1", "gpu2"], tracker=licences)
+        ```
     """
 
     async def __call__(self, host: LiveHost, /) -> CapabilitiesLike:
