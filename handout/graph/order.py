@@ -1,11 +1,11 @@
-"""Topological order, cycles and ranks of a graph that is given as lists of numbers."""
+"""Topological order and cycles of a graph that is given as lists of numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
-__all__ = ["find_cycle", "ranks", "topological"]
+__all__ = ["find_cycle", "topological"]
 
 
 def topological(producers: Sequence[Sequence[int]]) -> list[int]:
@@ -48,23 +48,3 @@ def find_cycle(producers: Sequence[Sequence[int]], order: Sequence[int]) -> list
         # Each node that was left out takes the result of another one that was left out.
         node = next(producer for producer in producers[node] if producer in left)
     return [*walk[at[node] :], node][::-1]
-
-
-def ranks(producers: Sequence[Sequence[int]], weights: Sequence[float] | None = None) -> list[float]:
-    """Return the length of the longest path from the start of each task to the end of the graph.
-
-    Args:
-        producers: By task: the tasks whose results it takes, which have smaller numbers.
-        weights: By task: its duration. Default: 1 for each.
-    """
-    rank = [1.0] * len(producers) if weights is None else list(weights)
-    own = 1.0
-    longest = [0.0] * len(producers)
-    for task in range(len(producers) - 1, -1, -1):
-        if weights is not None:
-            own = weights[task]
-        total = rank[task] = own + longest[task]
-        for producer in producers[task]:
-            if longest[producer] < total:
-                longest[producer] = total
-    return rank

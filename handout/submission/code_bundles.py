@@ -51,7 +51,6 @@ class CodeBundle:
 
     #: The key by which agents store it; no object of a run has it.
     key: int
-    digest: str
     data: bytes
     #: Top-level names of its modules.
     names: frozenset[str]
@@ -106,7 +105,7 @@ def _zip(packages: list[Package], files: dict[str, bytes]) -> CodeBundle:
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, data)
     key = _bundle_keys.setdefault(text, len(_bundle_keys) + 1)
-    return CodeBundle(key, text, out.getvalue(), frozenset(package.name for package in packages))
+    return CodeBundle(key, out.getvalue(), frozenset(package.name for package in packages))
 
 
 def _members(packages: list[Package], files: dict[str, bytes]) -> dict[str, bytes]:

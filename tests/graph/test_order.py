@@ -1,4 +1,4 @@
-"""Order and ranks on plain numbers."""
+"""Order and cycles on plain numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handout.graph.order import find_cycle, ranks, topological
+from handout.graph.order import find_cycle, topological
 
 
 def test_order_is_by_number_where_it_can_be() -> None:
@@ -28,12 +28,6 @@ def test_a_cycle_is_left_out_and_found() -> None:
     assert set(cycle) == {1, 2, 3}
     for producer, consumer in itertools.pairwise(cycle):
         assert producer in producers[consumer]
-
-
-def test_rank_is_the_longest_way_to_the_end() -> None:
-    #  0 -> 1 -> 3,  0 -> 2
-    assert ranks([(), (0,), (0,), (1,)]) == [3.0, 2.0, 1.0, 1.0]
-    assert ranks([(), (0,), (0,), (1,)], [1.0, 1.0, 5.0, 1.0]) == [6.0, 2.0, 5.0, 1.0]
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=4), max_size=30))
