@@ -16,15 +16,10 @@ from handout.graph.objects import Pick
 from handout.graph.output import Output
 from handout.graph.plan import Plan
 from handout.journal.value_digest import new_walk
-from handout.journal.walk import DIGEST_SIZE, ValueWalk, digest
+from handout.journal.walk import ValueWalk, digest
 from handout.serialization.calls import PLAIN_TYPES, Inline, Loaded, Path, Placeholder, Slot, Taken
 
-__all__ = ["DIGEST_SIZE", "TaskIdentities", "identity_of"]
-
-
-def identity_of(value: Any) -> bytes:
-    """Return the identity of a value or a function by itself."""
-    return new_walk().whole(value)
+__all__ = ["TaskIdentities"]
 
 
 class TaskIdentities:

@@ -67,6 +67,11 @@ def check(database: sqlite3.Connection, path: Path) -> bool:
         ) from error
     if not application and not tables:
         return False
+    _check_format(path, application, version)
+    return True
+
+
+def _check_format(path: Path, application: int, version: int) -> None:
     if application != _APPLICATION:
         raise JournalError(
             f"{str(path)!r} is not a journal, but a database of another program.",
@@ -79,4 +84,3 @@ def check(database: sqlite3.Connection, path: Path) -> bool:
             remedy="Use the version of Handout that wrote it, or name another file.",
             path=str(path),
         )
-    return True

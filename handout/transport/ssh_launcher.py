@@ -259,32 +259,34 @@ class SshLauncher:
 
     def _refused(self, error: Exception) -> HostError:
         """Return the error of Handout's own for what asyncssh raised while connecting."""
-        name, where = self._host.name, self._host.address or self._host.name
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
-            return HostKeyError(
-                f"Host {name!r} showed a host key that is not on record for it: {error.reason}.",
-                remedy=f"Compare the key by hand. If the old one is out of date, run `ssh-keygen -R "
-                f"{_known_as(where, self._host.port)}`. Then run `ssh-keyscan -p {self._host.port} {where} >> "
-                "~/.ssh/known_hosts`.",
-                host=name,
-            )
+            return self._unknown_key(error)
         if isinstance(error, asyncssh.PermissionDenied):
             user = self._host.username or "your user"
             return AuthenticationError(
-                f"Host {name!r} refused {user}: {error.reason}.",
+                f"Host {self._host.name!r} refused {user}: {error.reason}.",
                 remedy=f"Check that `{self._login_command()}` logs in without a question, and that ssh-agent holds "
                 "the key.",
-                host=name,
+                host=self._host.name,
                 username=self._host.username or "",
             )
         if isinstance(error, OSError) and error.filename is not None and not isinstance(error, ConnectionError):
             # It is a file of keys on the controller's machine; nothing was sent to the host yet.
             return InventoryError(
-                f"Host {name!r}: {str(error.filename)!r} cannot be read: {error.strerror}.",
+                f"Host {self._host.name!r}: {str(error.filename)!r} cannot be read: {error.strerror}.",
                 remedy="Check the paths in Host(..., ssh=...) and in ~/.ssh/config.",
-                host=name,
+                host=self._host.name,
             )
         return self._unreachable(error)
+
+    def _unknown_key(self, error: asyncssh.HostKeyNotVerifiable) -> HostKeyError:
+        name, where, port = self._host.name, self._host.address or self._host.name, self._host.port
+        return HostKeyError(
+            f"Host {name!r} showed a host key that is not on record for it: {error.reason}.",
+            remedy=f"Compare the key by hand. If the old one is out of date, run `ssh-keygen -R "
+            f"{_known_as(where, port)}`. Then run `ssh-keyscan -p {port} {where} >> ~/.ssh/known_hosts`.",
+            host=name,
+        )
 
     def _login_command(self) -> str:
         """Return the command that logs in to the host by hand, for a remedy."""

@@ -18,9 +18,14 @@ import numpy
 import pytest
 
 from handout import Graph
-from handout.journal.identity import TaskIdentities, identity_of
+from handout.journal.identity import TaskIdentities
 from handout.journal.installed import version_of
+from handout.journal.value_digest import new_walk
 from tests import work
+
+
+def identity_of(value: Any) -> bytes:
+    return new_walk().whole(value)
 
 
 def function(source: str, name: str = "f", **space: Any) -> Any:
@@ -342,8 +347,7 @@ def test_elements_and_outputs_deep_inside_arguments_count_as_what_they_are() -> 
 PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from tests.journal.test_identity import HELD, Point, chain, function, make, tasks_of
-from handout.journal.identity import identity_of
+from tests.journal.test_identity import HELD, Point, chain, function, identity_of, make, tasks_of
 from pathlib import Path
 TABLE = {"x", "y", "z", "a", "b"}
 def named(x): return x in TABLE and Path(x)
