@@ -155,8 +155,8 @@ def test_packages_do_not_import_each_other_in_a_ring() -> None:
     assert not both_ways
 
 
-#: Rooms whose modules import each other in one direction only, for annotations too.
-WITHOUT_CIRCLES = {"allocators", "scheduler"}
+#: Rooms that still have a circle among their own modules. A room without one leaves this list for good.
+WITH_CIRCLES = {"sim"}
 
 
 def module_of(path: Path) -> str:
@@ -175,18 +175,32 @@ def imported_modules(path: Path, known: set[str]) -> set[str]:
     return found - {module_of(path)}
 
 
+def circles() -> set[frozenset[str]]:
+    """The groups of modules that import each other, directly or by way of others of the group."""
+    known = {module_of(path) for path in MODULES}
+    below = {module_of(path): imported_modules(path, known) for path in MODULES}
+    reached: dict[str, set[str]] = {}
+    for module in below:
+        seen: set[str] = set()
+        stack = list(below[module])
+        while stack:
+            if (each := stack.pop()) not in seen:
+                seen.add(each)
+                stack.extend(below[each])
+        reached[module] = seen
+    return {
+        frozenset(each for each in reached[module] if module in reached[each])
+        for module in below
+        if module in reached[module]
+    }
+
+
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
-    paths = [path for path in MODULES if part_of(path) in WITHOUT_CIRCLES]
-    known = {module_of(path) for path in paths}
-    left = {module_of(path): imported_modules(path, known) for path in paths}
-    while free := [module for module, below in left.items() if not below & left.keys()]:
-        for module in free:
-            del left[module]
-    # A module that only imports a circle is no part of it.
-    while unused := [module for module in left if not any(module in below for below in left.values())]:
-        for module in unused:
-            del left[module]
-    assert not left, f"these modules form import circles: {sorted(left)}"
+    """Names that are imported for annotations only count, too."""
+    found = circles()
+    rooms = {module: module.split(".")[1] for circle in found for module in circle}
+    wrong = [sorted(circle) for circle in found if not {rooms[module] for module in circle} <= WITH_CIRCLES]
+    assert not wrong
 
 
 TRAVELLING = [p for p in MODULES if part_of(p) in TRAVELS]

@@ -9,6 +9,7 @@ from handout.allocators.task import Task, requirements_of
 from handout.errors import AllocatorError
 from handout.protocol.ledger import Ledger
 from handout.resources import nearest_name
+from handout.resources.feasibility import feasible_variants
 
 __all__ = ["Draft"]
 
@@ -77,12 +78,11 @@ class Draft(Mapping[str, str]):
     def _variant(self, task: Task, host: str) -> int | None:
         """The first variant of the task's cost that is free on the host."""
         ledger = self._ledger(host)
-        offer = offer_of(self._hosts[host])
-        for variant, requirement in enumerate(requirements_of(task)):
-            need, shared = requirement.needs(self._shared_total)
-            if ledger.fits(need) and not requirement.lacks(offer, self._shared_total):
-                if not shared or self._shared.fits(shared):
-                    return variant
+        requirements = requirements_of(task)
+        for variant in feasible_variants(requirements, offer_of(self._hosts[host]), self._shared_total):
+            need, shared = requirements[variant].needs(self._shared_total)
+            if ledger.fits(need) and (not shared or self._shared.fits(shared)):
+                return variant
         return None
 
     def _ledger(self, host: str) -> Ledger:

@@ -112,9 +112,9 @@ class ClusterRuntime:
         shared = self.inventory.shared_amounts
         self._driver.classes.share(frozenset(shared))
         self._driver.post(ev.SharedChanged(shared))
-        for name, host in self.inventory.items():
+        for name in self.inventory:
             # Posted before any run can be submitted, so that runs wait for these hosts.
-            self._driver.post(ev.HostExpected(name, host.price_per_hour))
+            self._driver.post(ev.HostExpected(name))
         self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
 
     async def wait_until_adopted(self) -> None:

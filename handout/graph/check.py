@@ -10,6 +10,7 @@ from handout.graph.options import TaskOptions
 from handout.graph.plan import Plan
 from handout.resources.capabilities import compile_capabilities
 from handout.resources.did_you_mean import suggestion
+from handout.resources.feasibility import feasible_variants
 from handout.resources.inventory import InventoryLike, as_inventory
 from handout.resources.offer import Offer
 from handout.resources.placement_errors import placement_error
@@ -37,7 +38,7 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
         if tracked:
             open_to = {name: _with_unknowns(offer, variants) for name, offer in open_to.items()}
         fitting[id(options)] = frozenset(
-            name for name, offer in open_to.items() if any(not each.lacks(offer, shared) for each in variants)
+            name for name, offer in open_to.items() if feasible_variants(variants, offer, shared)
         )
         if not fitting[id(options)]:
             raise placement_error(plan.ids[task], variants, open_to, shared)

@@ -100,7 +100,6 @@ class HostExpected:
     """The shell is connecting to a host. Tasks that only this host could run wait for it."""
 
     host: str
-    price_per_hour: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A cluster in memory, in the agents' place: it does what commands say, in steps that a test chooses.
+"""A cluster in memory that stands for the agents: it performs commands, in steps that a test chooses.
 
 Each agent keeps a ledger, a store and a queue, starts what fits, and tells the core what happened, later and in
 order, unless the test repeats or loses it.
@@ -60,7 +60,7 @@ class Cluster:
     # -- the shell
 
     def tell(self, *events: ev.Event) -> None:
-        """Feed the core, pass on its commands."""
+        """Feed the core, and pass on its commands."""
         commands = self.core.handle(events, self.now)
         for command in commands:
             self._perform(command)
@@ -152,14 +152,14 @@ class Cluster:
                 agent.store -= {(command.run, o) for o in command.objects}
             case cmd.RecallTasks():
                 for t, attempt in zip(command.tasks, command.attempts, strict=True):
-                    self._give_back(agent, (command.run, t, attempt))
+                    self._recalled(agent, (command.run, t, attempt))
             case cmd.CancelTasks():
                 for t, attempt in zip(command.tasks, command.attempts, strict=True):
                     ticket = (command.run, t, attempt)
                     if ticket in agent.running:
                         self.end(name, ticket, "cancelled")
                     else:
-                        self._give_back(agent, ticket)
+                        self._recalled(agent, ticket)
 
     def deliver(self, name: str, *, again: bool = False) -> None:
         """The core gets the next event of an agent."""
@@ -192,7 +192,7 @@ class Cluster:
     # -- the agents
 
     def startable(self, name: str) -> list[Ticket]:
-        """Tasks whose inputs are there and that fit now, in the order in which they came."""
+        """Tasks that have their inputs and fit now, in the order in which they came."""
         agent = self.agents[name]
         return [
             ticket
@@ -239,16 +239,16 @@ class Cluster:
         self._return_followers(agent, ticket)
 
     def _return_followers(self, agent: Agent, ticket: Ticket) -> None:
-        """What waits here for a result that will not be made here is given back."""
+        """Return the tasks that wait here for a result that will not be made here."""
         run, t, _ = ticket
         producer = self.specs[run].producer
         for other in list(agent.queue):
             if other[0] == run and any(
                 producer[o] == t and (run, o) not in agent.store for o in self.specs[run].inputs[other[1]]
             ):
-                self._give_back(agent, other)
+                self._recalled(agent, other)
 
-    def _give_back(self, agent: Agent, ticket: Ticket) -> None:
+    def _recalled(self, agent: Agent, ticket: Ticket) -> None:
         if agent.queue.pop(ticket, None) is not None:
             run, t, attempt = ticket
             agent.outbox.append(ev.TasksRecalled(agent.name, run, [t], [attempt]))
@@ -257,7 +257,7 @@ class Cluster:
     # -- all of it
 
     def step(self) -> bool:
-        """Let everything that is under way go on a little; answers whether anything was."""
+        """Let everything that is under way go on a little; return False if nothing was."""
         moved = False
         for name in list(self.agents):
             agent = self.agents[name]
@@ -279,7 +279,7 @@ class Cluster:
         return moved
 
     def all_over(self) -> bool:
-        """Whether every run has ended that anybody waits for."""
+        """Return True if every run has ended that the test waits for."""
         return self.over.keys() | self.forgotten == self.specs.keys()
 
     def settle(self) -> None:

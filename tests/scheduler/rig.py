@@ -19,7 +19,7 @@ def profile(cost: Any = None, **fields: Any) -> Profile:
 
 
 def graph(text: str, *, profiles: Mapping[str, Profile] | None = None, **fields: Any) -> RunSpec:
-    """A run of ``"a -> b; a, c -> d; e"``: each arrow says what a task takes. Outputs are what nobody takes.
+    """A run of ``"a -> b; a, c -> d; e"``: each arrow says what a task takes. Outputs are what no task takes.
 
     ``profiles`` by task name (others get the default one); ``outputs`` and ``keep`` by name.
     """
@@ -129,7 +129,7 @@ class Scene:
         event = ev.TaskFailed(host, run, t, self.attempt(run, t), kind, retryable, failure, need)
         return self.said(self.tell(event))
 
-    def give_back(self, host: str, *names: str, run: int = 1) -> list[Said]:
+    def recalled(self, host: str, *names: str, run: int = 1) -> list[Said]:
         tasks = [self.number(run, name) for name in names]
         return self.said(self.tell(ev.TasksRecalled(host, run, tasks, [self.attempt(run, t) for t in tasks])))
 
@@ -192,7 +192,7 @@ class Scene:
             case cmd.CancelTasks():
                 return [("cancel", command.host, *named(command.tasks))]
             case cmd.RecallTasks():
-                return [("back", command.host, *named(command.tasks))]
+                return [("recall", command.host, *named(command.tasks))]
             case cmd.AnnounceTasksEnded():
                 ended = zip(named(command.tasks), command.outcomes, strict=True)
                 by: dict[str, list[str]] = {}

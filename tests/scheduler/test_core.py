@@ -68,7 +68,7 @@ def test_values_of_the_controller_are_copied_from_it_and_stay_there() -> None:
 
 
 def test_only_the_element_that_is_asked_for_travels() -> None:
-    """Object 2 is an element of task 0's result; the whole of it is wanted by nobody."""
+    """Object 2 is an element of task 0's result; no task takes the whole of it."""
     scene = Scene("h1", "h2")
     profiles = [profile(host="h1"), profile(host="h2")]
     spec = RunSpec(2, profiles, [0, 1], [0, 1], [(), (2,)], [0, 1, 0], [-1, -1, -1], outputs=[1], ids=["a", "b"])
@@ -231,7 +231,7 @@ def test_what_is_gone_already_stays_gone() -> None:
 
 
 def test_an_output_that_is_asked_for_and_was_not_stored_is_waited_for_no_more() -> None:
-    """Nobody needed it when its task was handed over, so the agent has not kept it."""
+    """No task needed it when its task was handed over, so the agent has not kept it."""
     scene = Scene("h1")
     scene.submit(graph("a; b", outputs=["b"]))
     scene.tell(ev.OutputsWanted(1, [0]))

@@ -1,4 +1,4 @@
-"""Hosts without room for what a function makes or takes: its tasks prefer others for a while, and others' do not."""
+"""Hosts without room for what a function makes or takes: its tasks avoid them for a while, tasks of others do not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def starts(said: list[Said]) -> list[Said]:
 
 
 def ready(scene: Scene, number: int) -> list[Said]:
-    """A big task is ready: answers where it starts."""
+    """Make a big task ready, and return where it starts."""
     return starts(scene.finish("h2", f"g{number}"))
 
 
@@ -181,25 +181,25 @@ def test_what_waits_there_for_a_claim_goes_elsewhere() -> None:
     scene.submit(graph("; ".join("abcdefghi"), allocator="first_available"))
     ahead = [scene.name(1, t) for _, t, _, _ in scene.core.world.fleet.by_name["h1"].ahead]
     assert len(ahead) == 2
-    assert ("back", "h1", *ahead) in scene.fail("h1", "a", "disk")
+    assert ("recall", "h1", *ahead) in scene.fail("h1", "a", "disk")
     assert scene.core.world.fleet.by_name["h1"].handed == 2
-    scene.give_back("h1", *ahead)
+    scene.recalled("h1", *ahead)
     assert scene.core.world.fleet.by_name["h1"].handed == 0
 
 
 def test_nothing_is_taken_back_where_there_is_no_elsewhere() -> None:
     scene = Scene("h1")
     scene.submit(graph("a; b; c"))
-    assert [words for words in scene.fail("h1", "a", "disk") if words[0] == "back"] == []
+    assert [words for words in scene.fail("h1", "a", "disk") if words[0] == "recall"] == []
 
 
 def test_an_idle_host_without_room_is_no_reason_to_take_back_what_waits_on_another() -> None:
     scene = Scene("h1", "h2")
     scene.submit(graph("a; b; c", allocator="first_available"))
     assert starts(scene.fail("h1", "a", "disk")) == [("ahead", "h2", "a")]
-    assert starts(scene.give_back("h1", "c")) == [("ahead", "h2", "c")]
+    assert starts(scene.recalled("h1", "c")) == [("ahead", "h2", "c")]
     assert scene.said(scene.tell(at=9.0)) == []
-    assert scene.said(scene.tell(at=10.0)) == [("back", "h2", "c")]
+    assert scene.said(scene.tell(at=10.0)) == [("recall", "h2", "c")]
 
 
 def test_a_follower_is_not_handed_where_its_function_is_paused() -> None:
@@ -297,7 +297,7 @@ def kept_for_a_group(*groups: str) -> Scene:
 
 
 def found_no_room(scene: Scene, name: str) -> None:
-    """It was not called, so what must not run twice may be tried elsewhere."""
+    """It was not called, so a task that must not run twice may be tried elsewhere."""
     t = scene.number(1, name)
     scene.tell(ev.TaskFailed("h1", 1, t, scene.attempt(1, t), "disk", True, None, 8, False))
 

@@ -157,9 +157,9 @@ def test_followers_of_a_failed_task_come_back_and_follow_it_again() -> None:
     scene = Scene("h1", "h2")
     scene.submit(graph("a -> b -> c", profiles={"a": profile(retries=1)}))
     assert [scene.state(n) for n in "abc"] == [State.HANDED] * 3
-    assert scene.fail("h1", "a") == [("back", "h1", "b"), ("start", "h2", "a")]
-    assert scene.give_back("h1", "b") == [("back", "h1", "c"), ("ahead", "h2", "b")]
-    scene.give_back("h1", "c")
+    assert scene.fail("h1", "a") == [("recall", "h1", "b"), ("start", "h2", "a")]
+    assert scene.recalled("h1", "b") == [("recall", "h1", "c"), ("ahead", "h2", "b")]
+    scene.recalled("h1", "c")
     assert [scene.core.explain(1, t).host for t in range(3)] == ["h2"] * 3
 
 

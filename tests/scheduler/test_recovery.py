@@ -21,7 +21,7 @@ def test_losing_the_only_replica_makes_it_again() -> None:
     said = scene.lose("h1")
     assert ("start", "h2", "a") in said or ("ahead", "h2", "a") in said or scene.state("a") is State.READY
     assert scene.state("b") is State.HANDED
-    assert ("back", "h2", "b") in said
+    assert ("recall", "h2", "b") in said
 
 
 def test_a_task_on_a_lost_host_runs_again_elsewhere_without_using_up_retries() -> None:
@@ -40,8 +40,8 @@ def test_lineage_is_followed_as_far_back_as_results_are_gone() -> None:
         scene.finish("h1", name, held=False, took_s=0.001)
     scene.finish("h2", "x")
     scene.tell(ev.HostExpected("h1"))
-    assert scene.lose("h1") == [("back", "h2", "d"), ("ahead", "h2", "a", "b", "c")]
-    assert scene.give_back("h2", "d") == []
+    assert scene.lose("h1") == [("recall", "h2", "d"), ("ahead", "h2", "a", "b", "c")]
+    assert scene.recalled("h2", "d") == []
     assert [scene.attempt(1, t) for t in range(3)] == [2, 2, 2]
     for name in "abc":
         scene.finish("h2", name)
@@ -86,8 +86,8 @@ def test_a_missing_source_makes_the_object_again() -> None:
     scene.submit(graph("a -> b", profiles={"a": ON_H1, "b": ON_H2}))
     scene.finish("h1", "a", held=False)
     said = scene.said(scene.tell(ev.CopyFailed("h2", 1, 0, "h1")))
-    assert said == [("back", "h2", "b"), ("start", "h1", "a")]
-    scene.give_back("h2", "b")
+    assert said == [("recall", "h2", "b"), ("start", "h1", "a")]
+    scene.recalled("h2", "b")
     said = scene.finish("h1", "a", held=False)
     assert said == [("start", "h2", "b"), ("copy", "a", "h1", "h2")]
 
@@ -123,17 +123,17 @@ def test_a_replica_that_arrives_after_nobody_needs_it_is_dropped() -> None:
     scene.submit(graph("a -> b; c", profiles={"a": ON_H1, "b": ON_H2, "c": ON_H1}, on_failure="continue"))
     scene.finish("h1", "a", held=False)
     scene.tell(ev.CancelRequested(1, [1]))
-    scene.give_back("h2", "b")
+    scene.recalled("h2", "b")
     assert scene.store("h2", "a") == [("drop", "h2", "a")]
 
 
 def test_a_copy_that_arrives_from_a_lost_host_is_left_where_the_object_is_being_made_again() -> None:
-    """What is dropped by then would be the new one."""
+    """A drop that arrives by then would hit the new replica."""
     scene = Scene("h1", "h2")
     scene.submit(graph("a -> b", profiles={"b": ON_H2}))
     scene.finish("h1", "a", held=False)
     scene.lose("h1")
-    scene.give_back("h2", "b")
+    scene.recalled("h2", "b")
     assert scene.core.world.runs[1].host[0] == scene.core.world.fleet.by_name["h2"].index
     assert not any(said[0] == "drop" for said in scene.store("h2", "a"))
     scene.finish("h2", "a", held=False)
@@ -145,7 +145,7 @@ def test_an_object_made_elsewhere_than_expected_is_brought_to_who_waits() -> Non
     scene = Scene("h1", "h2")
     scene.submit(graph("a -> b"))
     scene.tell(ev.HostSuspected("h1"))
-    assert scene.give_back("h1", "a") == [("back", "h1", "b"), ("start", "h2", "a")]
+    assert scene.recalled("h1", "a") == [("recall", "h1", "b"), ("start", "h2", "a")]
     assert scene.finish("h2", "a")[0] == ("copy", "a", "", "h1")
     scene.store("h1", "a")
     assert scene.finish("h1", "b")[-1] == ("over", "done")
@@ -156,7 +156,7 @@ def test_a_result_that_cannot_be_made_again_ends_the_run_with_its_own_error() ->
     scene.submit(graph("a -> b", profiles={"a": profile(), "b": ON_H2}))
     scene.finish("h1", "a", held=False)
     scene.lose("h1")
-    scene.give_back("h2", "b")
+    scene.recalled("h2", "b")
     scene.fail("h2", "a", retryable=False)
     assert scene.over[1].outcome is Outcome.FAILED
     assert isinstance(scene.over[1].error, HostLostError)
@@ -174,8 +174,8 @@ def test_a_drained_host_is_released_when_what_only_it_has_is_safe() -> None:
     scene = Scene("h1 2", "h2")
     scene.submit(graph("a, b -> c", allocator="first_available"))
     scene.finish("h1", "a", held=False)
-    assert scene.said(scene.tell(ev.HostDrained("h1"))) == [("back", "h1", "b", "c")]
-    assert scene.give_back("h1", "c") == []
+    assert scene.said(scene.tell(ev.HostDrained("h1"))) == [("recall", "h1", "b", "c")]
+    assert scene.recalled("h1", "c") == []
     assert scene.finish("h1", "b") == [
         ("start", "h2", "c"),
         ("copy", "a", "h1", "h2"),
@@ -198,7 +198,7 @@ def test_a_shrunk_host_gives_back_what_it_cannot_start_any_more() -> None:
 
     offer = compile_capabilities({"cpu": 4, "memory": "2 GB"})
     said = scene.said(scene.tell(ev.CapabilitiesChanged(host, offer)))
-    assert any(words[:2] == ("back", host) and ahead in words for words in said)
+    assert any(words[:2] == ("recall", host) and ahead in words for words in said)
 
 
 def test_a_task_that_takes_its_hosts_down_is_stopped_after_five() -> None:

@@ -1,4 +1,4 @@
-"""A fresh core that is told what an earlier run committed."""
+"""A fresh core gets facts about an earlier run: what it committed, and which attempts go on."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_an_attempt_that_nobody_wants_any_more_is_ended_and_its_number_not_used_
 
 
 def found(scene: Scene, spec: RunSpec, *said: ev.Event) -> list[Said]:
-    """Submit with what hosts go on with."""
+    """Submit a run, some of whose attempts hosts go on with."""
     scene.specs[1] = spec
     return scene.said(scene.tell(ev.RunSubmitted(1, spec), *said))
 
@@ -153,8 +153,8 @@ def test_an_attempt_that_waits_for_what_must_be_made_again_is_asked_back() -> No
     scene = Scene("h1", "h2")
     spec = graph("a -> b", max_concurrency=1)
     said = found(scene, spec, ev.AttemptsFound("h1", 1, [1], [1]))
-    assert ("back", "h1", "b") in said
-    assert ("start", "h1", "a") in scene.give_back("h1", "b")
+    assert ("recall", "h1", "b") in said
+    assert ("start", "h1", "a") in scene.recalled("h1", "b")
 
 
 def test_of_two_attempts_that_are_found_the_later_one_goes_on() -> None:
@@ -167,7 +167,7 @@ def test_of_two_attempts_that_are_found_the_later_one_goes_on() -> None:
 
 
 def test_attempts_that_are_found_may_be_more_than_may_run_at_once() -> None:
-    """The earlier controller had heard of the end of one."""
+    """The earlier controller had seen the end of one."""
     scene = Scene("h1", "h2")
     spec = graph("a; b; c", max_concurrency=1)
     assert found(scene, spec, ev.AttemptsFound("h1", 1, [0], [1]), ev.AttemptsFound("h2", 1, [1], [1])) == []

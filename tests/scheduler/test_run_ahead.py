@@ -1,4 +1,4 @@
-"""Tasks handed ahead of room, followers handed with what they wait for, and taking back what has waited too long."""
+"""Tasks handed ahead of room, followers handed over with the tasks they wait for, and recalls of what waited too long."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ SHORT = profile(fn_name="short")
 
 
 def one_slot(host: str = "h1") -> Scene:
-    """It is known how long `LONG` and `SHORT` take; of others nothing is."""
+    """The core knows how long `LONG` and `SHORT` take, and nothing about other profiles."""
     scene = Scene(host)
     scene.submit(graph("x; y", profiles={"x": LONG, "y": SHORT}), run=99)
     scene.finish("h1", "x", run=99, took_s=60.0)
@@ -79,7 +79,7 @@ def test_who_is_less_urgent_is_not_handed_ahead_where_somebody_more_urgent_waits
 
 
 def test_nor_is_a_less_urgent_task_of_the_same_function_after_more_urgent_ones() -> None:
-    """Where those may be handed ahead has been found out before anybody waits."""
+    """The hosts that these may be handed ahead to are computed before any task waits."""
     scene = one_slot()
     both = dict.fromkeys("abc", profile(fn_name="both"))
     spec = graph("a; b; urgent; c", profiles={**both, "urgent": LONG}, priorities={"a": 9.0, "b": 9.0, "urgent": 5.0})
@@ -147,7 +147,7 @@ def test_until_what_they_take_is_all_that_it_lacks() -> None:
 
 
 def test_those_of_unknown_duration_are_only_where_they_take_nothing_of_what_it_needs() -> None:
-    """Such a one might get what it lacks last, and never give it back."""
+    """A task of unknown duration might take what the urgent one lacks last, and never release it."""
     unknown = profile(fn_name="unknown")
     for cpu, ahead in ((0, 8), (1, 0)):
         scene = waits_for_gpu(cpu)
@@ -156,7 +156,7 @@ def test_those_of_unknown_duration_are_only_where_they_take_nothing_of_what_it_n
 
 
 def test_nothing_is_where_it_lacks_nothing_but_its_turn() -> None:
-    """Who was handed ahead has waited for so long that nothing new may pass it."""
+    """A task that was handed ahead has waited for so long that nothing new may pass it."""
     scene = Scene()
     scene.join("h1", disk=1)
     scene.submit(graph("a; b"))
@@ -278,15 +278,15 @@ def test_an_idle_host_gets_what_has_waited_elsewhere_for_too_long() -> None:
     scene = Scene("h1")
     scene.submit(graph("a; b; c"))
     scene.now = 1.0
-    assert scene.join("h2") == [("back", "h1", "c")]
-    assert scene.give_back("h1", "c") == [("start", "h2", "c")]
+    assert scene.join("h2") == [("recall", "h1", "c")]
+    assert scene.recalled("h1", "c") == [("start", "h2", "c")]
 
 
 def test_what_was_handed_just_now_is_left_a_moment() -> None:
     scene = Scene("h1")
     scene.submit(graph("a; b; c"))
     assert scene.join("h2") == []
-    assert scene.wake() == [("back", "h1", "c")]
+    assert scene.wake() == [("recall", "h1", "c")]
 
 
 def test_what_has_started_meanwhile_runs_on() -> None:

@@ -167,7 +167,7 @@ def test_a_cluster_that_nothing_happens_to_runs_everything_once() -> None:
 
 
 class Stragglers(Walk):
-    """Few tasks on hosts with much room: whoever is slow gets a second attempt, and loses one of the two, or both."""
+    """Few tasks on hosts with much room: a slow task gets a second attempt, and loses one of the two, or both."""
 
     def go(self, steps: int) -> None:
         for name in HOSTS[1:]:

@@ -350,7 +350,7 @@ class HostManager:
             # Its tasks may run elsewhere only after the host's supervisor has ended them, when the lease is over.
             await anyio.sleep(self._timings.grace_s)
         self._driver.leave(agent, reason)
-        self._driver.post(ev.HostExpected(self.host.name, self.host.price_per_hour))
+        self._driver.post(ev.HostExpected(self.host.name))
 
     def _send_limits(self, agent: AgentProxy, offered: Capabilities) -> None:
         offer = compile_capabilities(offered)

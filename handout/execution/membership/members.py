@@ -51,7 +51,7 @@ class Members:
 
     def keep(self, host: Host) -> None:
         """Add a host without waiting for it, and restart it when it is lost."""
-        self._driver.post(ev.HostExpected(host.name, host.price_per_hour))
+        self._driver.post(ev.HostExpected(host.name))
         manager = self._managers[host.name] = self._make_manager(host, self._on_settled)
         self._group.start_soon(manager.run)
 

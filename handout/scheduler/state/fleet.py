@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from handout.protocol.ledger import Ledger
 from handout.resources import explain_lacks
+from handout.resources.feasibility import feasible_variants
 from handout.resources.offer import Offer
 from handout.scheduler.spec import CONTROLLER, Profile
 from handout.scheduler.state.hosts import Demand, HostRecord
@@ -120,10 +121,9 @@ class Fleet:
     def _feasible(self, host: HostRecord, profile: Profile) -> tuple[Demand, ...]:
         if profile.host not in (None, host.name) or profile.python not in (None, host.python):
             return ()
+        demands = self.demands(profile)
         return tuple(
-            demand
-            for demand, requirement in zip(self.demands(profile), profile.requirements, strict=True)
-            if not requirement.lacks(host.offer, self.shared_amounts)
+            demands[variant] for variant in feasible_variants(profile.requirements, host.offer, self.shared_amounts)
         )
 
     def why_infeasible(self, host: HostRecord, profile: Profile) -> str:
