@@ -45,7 +45,7 @@ def broken(world: World) -> Iterator[str]:
 
 
 def stuck(world: World) -> list[int]:
-    """Return the runs that nothing which is under way can bring to an end."""
+    """Return the runs that have not ended although nothing is under way that could end them."""
     fleet = world.fleet
     if (
         world.timers.next_s is not None

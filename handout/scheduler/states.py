@@ -16,19 +16,22 @@ __all__ = ["EFFECTS", "ENDED", "TRANSITIONS", "Outcome", "State"]
 class State(IntEnum):
     """Where a task is. A run's state column holds the numbers."""
 
-    #: Some input does not exist yet.
     WAITING = 0
-    #: All inputs exist; the task is in the frontier.
+    """Some input does not exist yet."""
     READY = 1
-    #: With an agent: running, queued there, or waiting there for inputs that are being made or copied.
+    """All inputs exist; the task is in the frontier."""
     HANDED = 2
-    #: Failed, and to be tried again after a pause.
+    """With an agent: running, queued there, or waiting there for inputs that are being made or copied."""
     BACKOFF = 3
+    """Failed, and to be tried again after a pause."""
     DONE = 4
+    """Its result exists, or existed and is not needed any more."""
     FAILED = 5
-    #: Never ran, because a task that it needs failed.
+    """Failed for good."""
     SKIPPED = 6
+    """Never ran, because a task that it needs failed."""
     CANCELLED = 7
+    """Cancelled by the caller, or with its run."""
 
 
 class Outcome(Enum):

@@ -30,7 +30,7 @@ _HANDED, _DONE = State.HANDED, State.DONE
 
 
 def tasks_started(world: World, event: TasksStarted) -> None:
-    """The tasks run, so they cannot be recalled any more."""
+    """Note that tasks run, so that they cannot be recalled any more."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
         world.stale += len(event.tasks)
@@ -45,7 +45,7 @@ def tasks_started(world: World, event: TasksStarted) -> None:
 
 
 def tasks_recalled(world: World, event: TasksRecalled) -> None:
-    """The tasks did not start. They go back to the frontier, or end if they were recalled to be cancelled."""
+    """Return tasks that did not start to the frontier, or end them if they are being cancelled."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     for t, attempt in zip(event.tasks, event.attempts, strict=True):
         if run is None or host is None or not _counts(run, host, t, attempt):
@@ -62,7 +62,7 @@ def tasks_recalled(world: World, event: TasksRecalled) -> None:
 
 
 def tasks_finished(world: World, event: TasksFinished) -> None:
-    """Results exist, so their consumers may run and their inputs may go. The hottest path of all."""
+    """Note results, make their consumers ready, and drop inputs that are not needed. The hottest path of all."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
         _finished_after_close(world, event, host)
@@ -131,7 +131,7 @@ def _end_finished(world: World, run: Run, host: HostRecord, t: int) -> bool:
 
 
 def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: bool, stored: bool) -> None:
-    """An object was made on a host.
+    """Note an object that was made on a host, or drop it if it is not needed.
 
     Args:
         world: The core's state.
@@ -177,7 +177,7 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
 
 
 def _held_again(world: World, run: Run, host: HostRecord, t: int, sizes: Sequence[int]) -> None:
-    """A result of an attempt from before this controller: only the replica at the controller is certain.
+    """Note a result of an attempt from before this controller: only the replica at the controller is certain.
 
     An earlier controller may have had the result, too, and may have dropped it on the host.
     """

@@ -88,7 +88,7 @@ def _may_be_followed(world: World, run: Run, t: int) -> None:
 
 
 def _pin_group(world: World, run: Run, group: int, index: int) -> None:
-    """The first task of a group is placed, so the others go to the same host."""
+    """Send the other tasks of a group to the host of the first one that is placed."""
     if run.pin_group(group, index):
         requeue_group(world, run, group)
 

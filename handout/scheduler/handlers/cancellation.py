@@ -49,7 +49,7 @@ def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None
 
 
 def give_up_output(world: World, run: Run, o: int) -> None:
-    """An object will not be made (again), so the run does not wait for it if the caller wants it."""
+    """Have the run wait no more for an output that will not be made (again)."""
     if run.objects.give_up_output(o):
         world.ending.add(run)
 

@@ -29,7 +29,7 @@ MIN_ASK_AGAIN_S = 0.01
 
 
 def note_room(world: World) -> None:
-    """Hosts have got room, so that tasks may be placed for which there was none."""
+    """Have custom allocators asked again if hosts have got room."""
     if world.dirty:
         for run in world.runs.values():
             if run.spec.allocator is None:
@@ -76,7 +76,7 @@ def _frontier(world: World, run: Run) -> list[int]:
 
 
 def ask_again(world: World, timer: Timer) -> None:
-    """It is the time at which an allocator asked to be asked again."""
+    """Have an allocator asked again at the time that it wanted."""
     run = world.runs.get(timer.run)
     if run is not None:
         run.requests.ask_again()

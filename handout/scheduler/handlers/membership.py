@@ -64,20 +64,20 @@ def run_closed(world: World, event: ev.RunClosed) -> None:
 
 
 def host_expected(world: World, event: ev.HostExpected) -> None:
-    """Tasks that only this host can run wait for it."""
+    """Let tasks that only this host can run wait for it."""
     world.fleet.leave_no_more(event.host)
     if event.host not in world.fleet.by_name:
         world.fleet.expect(event.host)
 
 
 def host_delayed(world: World, event: ev.HostDelayed) -> None:
-    """Tasks that only this host can run still wait for it."""
+    """Note why the shell does not connect to a host for now. Tasks that only it can run still wait for it."""
     if event.host in world.fleet.expected:
         world.fleet.expect(event.host, event.reason)
 
 
 def host_connected(world: World, event: ev.HostConnected) -> None:
-    """A new host, or a new epoch of one, may get work."""
+    """Open a new host, or a new epoch of one, to work."""
     known = world.fleet.by_name.get(event.host)
     if known is not None:
         if known.epoch >= event.epoch:
@@ -95,7 +95,7 @@ def _has_room(world: World, host: HostRecord) -> None:
 
 
 def host_lost(world: World, event: ev.HostLost) -> None:
-    """A host is gone, or will not come."""
+    """Forget a host that is lost or will not come."""
     host = world.fleet.by_name.get(event.host)
     world.fleet.leave_no_more(event.host)
     if host is not None:
@@ -110,13 +110,13 @@ def host_lost(world: World, event: ev.HostLost) -> None:
 
 
 def _expect_no_more(world: World, name: str) -> None:
-    """A host will not come. A custom allocator may have left out tasks to wait for it."""
+    """Forget an expected host. Custom allocators may have left out tasks to wait for it, so ask them again."""
     world.fleet.expect_no_more(name)
     world.note_change()
 
 
 def host_suspected(world: World, event: ev.HostSuspected) -> None:
-    """A host gets no new work for now."""
+    """Close a host to new work for now."""
     host = world.fleet.by_name.get(event.host)
     if host is not None and not host.suspected:
         host.suspect(True)
@@ -124,7 +124,7 @@ def host_suspected(world: World, event: ev.HostSuspected) -> None:
 
 
 def host_recovered(world: World, event: ev.HostRecovered) -> None:
-    """A host may get work again."""
+    """Open a host to work again."""
     host = world.fleet.by_name.get(event.host)
     if host is not None and host.suspected:
         host.suspect(False)
@@ -226,12 +226,12 @@ def _unpin_uncovered(world: World, run: Run, host: HostRecord) -> None:
 
 
 def shortage_over(world: World, timer: Timer) -> None:
-    """Capabilities that dropped have had their time to come back."""
+    """Check all runs, because capabilities that dropped have had their time to come back."""
     world.recheck = True
 
 
 def shared_changed(world: World, event: ev.SharedChanged) -> None:
-    """The inventory shares other amounts."""
+    """Set the shared amounts of the inventory."""
     world.fleet.set_shared(event.amounts)
     for host in world.fleet.by_name.values():
         _has_room(world, host)

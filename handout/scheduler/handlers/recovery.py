@@ -30,7 +30,7 @@ MAX_LOSSES = 5
 
 
 def lose_host(world: World, host: HostRecord, reason: str) -> None:
-    """A host is gone, with all that was on it."""
+    """Forget a lost host, and make good what was on it."""
     release_lingering(world, host)
     world.fleet.remove(host)
     world.out.forget(host.index)
@@ -157,7 +157,7 @@ def _is_wanted_at(run: Run, o: int, target: int) -> bool:
 
 
 def objects_stored(world: World, event: ObjectsStored) -> None:
-    """Copies arrived."""
+    """Note copies that arrived, or drop them if they are not needed any more."""
     run = world.runs.get(event.run)
     host = world.fleet.by_name.get(event.host)
     if event.host and host is None:
@@ -223,7 +223,7 @@ def copy_failed(world: World, event: CopyFailed) -> None:
 
 
 def _lose_replica(world: World, run: Run, o: int, index: int) -> bool:
-    """A host does not have an object. Return True if its replica was the only one."""
+    """Forget a replica that a host does not have. Return True if it was the only one."""
     if run.objects.remove_replica(o, index):
         if _is_wanted_at(run, o, index):
             copy_to(world, run, o, index)
@@ -234,7 +234,7 @@ def _lose_replica(world: World, run: Run, o: int, index: int) -> bool:
 
 
 def _stays_behind(world: World, run: Run, o: int, source: int) -> None:
-    """An object could not be copied from a host that is being drained. After some tries it is made again instead."""
+    """Count a failed copy from a host that is being drained. After some tries the object is made again instead."""
     host = world.fleet.at(source)
     if host is None or not host.draining or source not in run.objects.replicas[o]:
         return
@@ -243,7 +243,7 @@ def _stays_behind(world: World, run: Run, o: int, source: int) -> None:
 
 
 def _place_consumers_elsewhere(world: World, run: Run, o: int, host: HostRecord) -> None:
-    """An object cannot be copied to a host. Tasks that wait for it there run elsewhere, or fail after some tries."""
+    """Place the tasks elsewhere that wait on a host for an object that cannot be copied there, or let them fail."""
     for c in run.objects.consumers[o]:
         if run.state[c] != State.HANDED or run.host[c] != host.index:
             continue
@@ -274,7 +274,7 @@ def _input_not_copied(world: World, run: Run, t: int, host: HostRecord, failures
 
 
 def _abort_without_output(world: World, run: Run, o: int, source: str) -> None:
-    """An output cannot be copied to the controller: end the run."""
+    """End a run that has an output which cannot be copied to the controller."""
     name = run.name_of(run.spec.producer[o])
     error = HostLostError(
         f"the result of task {name!r} could not be brought to the controller from {source!r}; "

@@ -14,7 +14,7 @@ _WAITING, _HANDED, _DONE = State.WAITING, State.HANDED, State.DONE
 
 
 def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> None:
-    """A host (0: the controller) has an object now; ``size`` is negative if it is not known."""
+    """Note that a host (0: the controller) has an object; ``size`` is negative if it is not known."""
     objects = run.objects
     before = objects.replicas[o]
     if index in before:
@@ -29,7 +29,7 @@ def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> N
 
 
 def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
-    """An object that had no replica exists now on a host: move on the tasks that wait for it."""
+    """Move on the tasks that wait for an object, which had no replica and exists now on a host."""
     state = run.state
     for c in run.objects.consumers[o]:
         s = state[c]
@@ -66,7 +66,7 @@ def copy_to(world: World, run: Run, o: int, index: int) -> None:
 
 
 def want_output(world: World, run: Run, o: int) -> None:
-    """The caller wants an object that was not among the outputs, if it exists or will exist."""
+    """Copy an object to the caller that was not among the outputs, if it exists or as soon as it does."""
     replicas = run.objects.replicas[o]
     if run.objects.flags[o] & OUTPUT or 0 in replicas or (not replicas and run.ended(run.spec.producer[o])):
         return
@@ -75,7 +75,7 @@ def want_output(world: World, run: Run, o: int) -> None:
 
 
 def release_inputs(world: World, run: Run, t: int) -> None:
-    """A task has ended and uses its inputs no more."""
+    """Count one user less of each input of a task that has ended, and drop inputs that no task uses any more."""
     for o in run.objects.release(run.spec.inputs[t]):
         drop_unused(world, run, o)
 

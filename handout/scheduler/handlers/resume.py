@@ -18,7 +18,7 @@ __all__ = ["attempts_found", "attempts_unknown", "results_committed"]
 
 
 def results_committed(world: World, event: ResultsCommitted) -> None:
-    """Tasks finished before this run began, and some of their objects are left.
+    """Note tasks that finished before this run began, and which of their objects are left.
 
     An object that is gone and still needed is made again from lineage.
     """
@@ -51,7 +51,7 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
 
 
 def attempts_found(world: World, event: AttemptsFound) -> None:
-    """A host goes on with attempts from before this core began: hand them to it, as far as they are still needed."""
+    """Hand attempts from before this core began to the host that goes on with them, as far as they are needed."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
         world.stale += len(event.tasks)
@@ -112,7 +112,7 @@ def _claim(world: World, run: Run, t: int, host: HostRecord, demand: Demand) -> 
 
 
 def attempts_unknown(world: World, event: AttemptsUnknown) -> None:
-    """Tasks must not run twice, and an earlier run ended before it saw whether they ran: they fail."""
+    """Fail tasks that must not run twice and that an earlier run, which ended too soon, may have run."""
     run = world.runs.get(event.run)
     if run is None:
         world.stale += len(event.tasks)

@@ -97,14 +97,14 @@ def _freed(world: World, number: int, o: int) -> float:
 
 
 def pause_over(world: World, timer: Timer) -> None:
-    """A pause has had its time, unless it ended before that."""
+    """Reopen a host where a pause has had its time, unless the pause ended before that."""
     host = world.fleet.at(timer.number)
     if host is not None:
         _reopen(world, host)
 
 
 def _reopen(world: World, host: HostRecord) -> None:
-    """A host may be open to a function again, so tasks that wait for other hosts may go there."""
+    """Have tasks tried again on a host that may be open to their function again."""
     if not any(pause.until > world.now for pause in host.pauses.values()):
         world.pausing.discard(host)
     world.fleet.note_change()

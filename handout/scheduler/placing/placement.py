@@ -156,8 +156,9 @@ class Candidates:
 def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[Demand, ...]]:
     """Return the open hosts that can cover a queue's tasks, with what the tasks would take of them.
 
-    Hosts where the tasks have failed are among them only if there is no other. Hosts that are paused for the tasks
-    come after these: the tasks would fail there, and may succeed elsewhere.
+    Hosts that are paused for the tasks are left out if there are others. Of the rest, hosts where the tasks have failed
+    are left out if there are others. So a failed task goes back to the same host rather than to a paused one, where it
+    would fail again.
     """
     fleet = world.fleet
     if queue.version == fleet.version:

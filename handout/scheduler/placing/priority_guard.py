@@ -17,7 +17,7 @@ __all__ = ["must_wait", "note_waiting", "reset_waiting", "retry_denied"]
 
 
 def note_waiting(world: World, queue: ReadyQueue, priority: float) -> None:
-    """No host had room for the head of a queue, which has this priority: it waits for any of them."""
+    """Note that the head of a queue, which has this priority, waits because no host had room for it."""
     world.waiting.append((priority, queue))
 
 

@@ -23,13 +23,16 @@ def may_use(world: World, queue: ReadyQueue, host: HostRecord) -> bool:
 
 
 def note_placed(world: World, queue: ReadyQueue) -> None:
-    """A task of a queue was placed, so the queue is not starving."""
+    """Note that a task of a queue was placed, so that the queue is not starving."""
     queue.note_placed(world.now)
     give_up_reservation(world, queue)
 
 
 def note_blocked(world: World, queue: ReadyQueue, short: bool, placed: bool) -> None:
-    """The head of a queue fits nowhere now; ``short``: because shared amounts are short."""
+    """Reserve for the head of a queue, which fits nowhere now, once it has waited for long.
+
+    ``short`` means that shared amounts are short; ``placed`` that tasks before the head were placed just now.
+    """
     if placed:
         note_placed(world, queue)
     if world.now < queue.since + RESERVE_AFTER_S:

@@ -124,7 +124,10 @@ def recall_for_idle(world: World) -> None:
 
 
 def _recall_from(world: World, donor: HostRecord, takers: list[HostRecord]) -> None:
-    """Recall a share of a host's queue, from its end: the takers' free slots among these and the donor's slots."""
+    """Recall tasks from the end of a host's queue.
+
+    Their share of the queue is the share of the takers' free slots among these and the donor's slots.
+    """
     before = world.now - donor.target_s
     waiting = [entry for entry in donor.ahead if _may_be_recalled(world, entry, donor)]
     young = [entry for entry in waiting if entry.since_s > before]

@@ -98,7 +98,7 @@ class ReadyQueue:
         self.run.queue[head] = None
 
     def block(self, blocked: bool) -> None:
-        """Note whether only hosts that get room from now on can have the head."""
+        """Note that only hosts which get room from now on can have the head, or that any host can."""
         self.blocked = blocked
 
     def note_placed(self, now: float) -> None:
@@ -442,7 +442,7 @@ class Run:
     # -- second attempts
 
     def begin_second_attempt(self, t: int) -> None:
-        """Set the present attempt aside, for `begin_attempt` to begin another, or for `continue_with_second`."""
+        """Set the present attempt beside a new one that `begin_attempt` begins. `continue_with_second` undoes this."""
         self.second_attempts[t] = self._present(t)
         self.claims[t] = None
         self.shared.pop(t, None)

@@ -38,12 +38,12 @@ class Stragglers:
         self.running.pop(t, None)
 
     def learned(self, t: int, now: float) -> None:
-        """Note that the duration of a task is known. The one that completes the sample makes all running ones due."""
+        """Note that the duration of a task is known. Once enough are known, the core looks for slow tasks."""
         if self._durations.known(self._profile[t]) == self._peers:
             self.look_at = now
 
     def look_again(self, now: float) -> None:
-        """Have slow tasks looked for again as soon as a host has room."""
+        """Have the core look for slow tasks again as soon as a host has room."""
         self.look_at = now
 
     def slow(self, now: float) -> list[int]:
