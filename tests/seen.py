@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +56,14 @@ def family(agent: StartedAgent) -> list[int]:
         found += [pid for pid, parent in parents.items() if parent == above]
     assert len(found) > 2, "a supervisor, its agent and workers"
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [pid, *(each for child in children for each in descendants(child))]
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process and all below it; pages that forks share count for each."""
+    pages = sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in descendants(pid))
+    return pages * os.sysconf("SC_PAGE_SIZE")

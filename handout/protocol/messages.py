@@ -231,6 +231,19 @@ class Recall(NamedTuple):
     """Id of the attempt. The agent ignores attempts that it does not have."""
 
 
+class Release(NamedTuple):
+    """Code that no open run uses any more. The agent drops it, and has its workers drop it, as soon as no task that it
+    still has needs it. Code that is sent again later stays.
+    """
+
+    functions: Sequence[int]
+    """Numbers of functions."""
+    task_classes: Sequence[int]
+    """Numbers of task classes. The controller does not use the numbers again."""
+    bundles: Sequence[int]
+    """Keys of source bundles."""
+
+
 class Limits(NamedTuple):
     """What the agent's ledger may grant to tasks from now on."""
 
@@ -467,6 +480,13 @@ class Batch(NamedTuple):
     """See `Distrust`."""
 
 
+class ForgetFunctions(NamedTuple):
+    """Drop functions: no task of this worker needs them any more."""
+
+    numbers: Column[int]
+    """Number of the function."""
+
+
 class CancelCoroutines(NamedTuple):
     """Cancel tasks of a shared loop."""
 
@@ -626,6 +646,7 @@ class ToAgent(TypedDict):
     distrust: Handler[Distrust]
     cancel: Handler[Cancel]
     recall: Handler[Recall]
+    release: Handler[Release]
     limits: Handler[Limits]
     run_program: Handler[RunProgram]
     stop: Handler[Stop]
@@ -652,6 +673,7 @@ class ToWorker(TypedDict):
     set_up: Handler[SetUp]
     batch: Handler[Batch]
     cancel_coroutines: Handler[CancelCoroutines]
+    forget_functions: Handler[ForgetFunctions]
 
 
 class FromWorker(TypedDict):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
+import threading
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,10 +23,31 @@ __all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
 _EPOCH = (2020, 1, 1, 0, 0, 0)
 _INDEX = "modules.json"
 
-#: Numbers of functions and keys of bundles by digest: agents know them by these. Equal ones share a number in all runs
-#: of this process.
-_function_numbers: dict[bytes, int] = {}
-_bundle_keys: dict[str, int] = {}
+
+class _Numbers:
+    """Numbers by digest: the same number for the same digest, as long as it is one of the last 4,096; never used again.
+
+    A run that uses a function again after its digest was forgotten sends it under another number.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, int] = {}
+        self._next = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def of(self, digest: bytes) -> int:
+        with self._lock:
+            number = self._known.pop(digest, None) or next(self._next)
+            self._known[digest] = number
+            if len(self._known) > _NUMBERS_KEPT:
+                del self._known[next(iter(self._known))]
+            return number
+
+
+_NUMBERS_KEPT = 4096
+#: Agents know functions and bundles by these numbers, in all runs of this process.
+_function_numbers = _Numbers()
+_bundle_keys = _Numbers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +95,7 @@ def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> Fu
     except Exception as error:  # a __reduce__ may raise anything
         raise find_unpicklable(fn, name) from error
     by_value, snapshot.by_value = snapshot.by_value, before or snapshot.by_value
-    number = _function_numbers.setdefault(hashlib.sha256(blob).digest(), len(_function_numbers) + 1)
+    number = _function_numbers.of(hashlib.sha256(blob).digest())
     return FunctionBlob(number, blob, by_value, False)
 
 
@@ -97,14 +120,13 @@ def _zip(packages: list[Package], files: dict[str, bytes]) -> CodeBundle:
     for member, data in members.items():
         digest.update(f"{member} {len(data)}\n".encode())
         digest.update(data)
-    text = digest.hexdigest()
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for member, data in members.items():
             info = zipfile.ZipInfo(member, _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, data)
-    key = _bundle_keys.setdefault(text, len(_bundle_keys) + 1)
+    key = _bundle_keys.of(digest.digest())
     return CodeBundle(key, out.getvalue(), frozenset(package.name for package in packages))
 
 

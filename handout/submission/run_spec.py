@@ -86,7 +86,7 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
         count=len(plan),
         profiles=profiles.known,
         profile=column,
-        fn=[encoded.functions[fn].number for fn in encoded.fn],
+        fn=encoded.fn,
         inputs=encoded.inputs,
         producer=encoded.producers,
         nbytes=encoded.nbytes,

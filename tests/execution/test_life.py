@@ -94,10 +94,10 @@ class TestOnOneCluster:
     async def test_runs_leave_nothing_behind_in_the_shell(self, cluster: Cluster) -> None:
         driver = cluster._runtime.driver
         await cluster.execute(one())
-        sizes = len(driver.runs), len(driver.classes._by_profile)
+        sizes = len(driver.runs), len(driver.classes._by_run)
         for _ in range(3):
             await cluster.execute(one())
-        assert (len(driver.runs), len(driver.classes._by_profile)) == sizes
+        assert (len(driver.runs), len(driver.classes._by_run)) == sizes
 
     async def test_a_caller_cancelled_twice_leaves_no_process_behind(self, cluster: Cluster, tmp_path: Path) -> None:
         path = tmp_path / "pid"

@@ -74,6 +74,7 @@ def test_the_earlier_controller_is_not_heard_any_more(rig: Rig) -> None:
         refusal(rig, conversation=before, connection=number + 2, takeover=True) == "another controller has taken over"
     )
     assert refusal(rig, conversation="a third one", connection=1) == "another controller has taken over"
+    rig.task_class()
     rig.run(lambda: 7, attempt_id=8)
     assert rig.result(8) == 7
 

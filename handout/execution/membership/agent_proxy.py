@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 
 from handout.execution.membership.takeover import FoundAgent
 from handout.execution.shell.object_streams import BytesSource, Fetches, Sink
@@ -112,6 +112,16 @@ class AgentProxy:
         if key not in self._bundles:
             self._bundles.add(key)
             self.put(key + self.shift, [data], len(data))
+
+    def release_code(self, functions: Set[int], classes: Set[int], bundles: Set[int]) -> None:
+        """Have the agent drop code that no open run uses, as far as it was sent."""
+        shift = self.shift
+        sent = ((self._functions, functions), (self._classes, classes), (self._bundles, bundles))
+        columns = [[number + shift for number in known & unused] for known, unused in sent]
+        for known, unused in sent:
+            known -= unused
+        if any(columns):
+            self.conversation.send(messages.Release(*columns))
 
     def cancel(self, command: CancelTasks, grace_s: float) -> None:
         """End attempts, whether they have started or not."""

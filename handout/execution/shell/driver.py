@@ -28,6 +28,7 @@ from handout.events import HostJoined as HostJoinedNotice
 from handout.events import RunEnded as RunEndedNotice
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.recording.recorder import Recorder
+from handout.execution.shell.code_uses import CodeUses
 from handout.execution.shell.object_traffic import ObjectTraffic
 from handout.execution.shell.run_state import RunRecorder, RunState
 from handout.execution.shell.task_classes import TaskClassTable
@@ -60,6 +61,7 @@ class Driver:
         self.agents: dict[str, AgentProxy] = {}
         self.runs: dict[int, RunState] = {}
         self.classes = TaskClassTable()
+        self._code_uses = CodeUses()
         #: Told of every agent, where they all serve one recorded run.
         self.recorder: Recorder | None = None
         self._spawn = spawn
@@ -184,6 +186,7 @@ class Driver:
     def submit(self, run: RunState, facts: Sequence[ev.Event] = ()) -> None:
         """Begin a run; `facts` say what earlier runs have done of it."""
         self.runs[run.number] = run
+        self._code_uses.begin(run)
         if self.recorder is not None:
             for agent in self.agents.values():
                 self.recorder.agent(agent.name, agent.link)
@@ -199,11 +202,16 @@ class Driver:
 
     def forget(self, run: RunState) -> None:
         """The caller has what it wanted of a run."""
-        self.classes.forget(run.number)
         asking = self._asking.pop(run.number, None)
         if asking is not None:
             asking.cancel()
-        if self.runs.pop(run.number, None) is not None and self.broken is None:
+        if self.runs.pop(run.number, None) is None:
+            return
+        functions, bundles = self._code_uses.end(run)
+        classes = self.classes.forget(run.number)
+        for agent in self.agents.values():
+            agent.release_code(functions, classes, bundles)
+        if self.broken is None:
             self.post(ev.RunClosed(run.number))
 
     def join(self, agent: AgentProxy, event: ev.HostConnected) -> None:

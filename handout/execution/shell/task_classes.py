@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,8 @@ __all__ = ["TaskClass", "TaskClassTable"]
 class TaskClass:
     """One task class."""
 
+    #: What it is found by.
+    key: tuple[Any, ...]
     message: NewTaskClass
     #: Key and bytes of the source bundle that its workers import from, or None.
     bundle: tuple[int, bytes] | None
@@ -28,24 +32,36 @@ class TaskClassTable:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], TaskClass] = {}
-        self._by_profile: dict[tuple[int, int, int], TaskClass] = {}
+        #: By run, then by profile and variant.
+        self._by_run: dict[int, dict[tuple[int, int], TaskClass]] = {}
+        #: By number: in how many places of `_by_run` a task class stands.
+        self._uses: Counter[int] = Counter()
+        #: Agents drop the classes that no run uses, so no number is used again.
+        self._numbers = itertools.count(1)
         self._shared: frozenset[str] = frozenset()
 
     def share(self, names: frozenset[str]) -> None:
         """Set the names of amounts that hosts share: agents do not account for these."""
         self._shared = names
 
-    def forget(self, run: int) -> None:
-        """Drop what is known of a run."""
-        for key in [key for key in self._by_profile if key[0] == run]:
-            del self._by_profile[key]
+    def forget(self, run: int) -> set[int]:
+        """Drop what is known of a run; return the numbers of the task classes that no other run uses."""
+        unused: set[int] = set()
+        for task_class in self._by_run.pop(run, {}).values():
+            number = task_class.message.number
+            self._uses[number] -= 1
+            if not self._uses[number]:
+                del self._uses[number], self._known[task_class.key]
+                unused.add(number)
+        return unused
 
     def entry(self, run: RunState, profile: int, variant: int) -> TaskClass:
         """Return the task class of a run's tasks of one profile, in one variant of its cost."""
-        key = (run.number, profile, variant)
-        found = self._by_profile.get(key)
+        by_profile = self._by_run.setdefault(run.number, {})
+        found = by_profile.get((profile, variant))
         if found is None:
-            found = self._by_profile[key] = self._intern(run, profile, variant)
+            found = by_profile[profile, variant] = self._intern(run, profile, variant)
+            self._uses[found.message.number] += 1
         return found
 
     def _intern(self, run: RunState, profile: int, variant: int) -> TaskClass:
@@ -58,7 +74,7 @@ class TaskClassTable:
         limit = memory if options.enforce_memory and memory else None
         bundle = run.encoded.bundle if traits.needs_bundle else None
         message = NewTaskClass(
-            len(self._known),
+            0,  # known only where the class is new
             dict(need),
             threads=max(1, math.ceil(cpu / PARTS)),
             # The memory of one of many tasks in a process cannot be measured.
@@ -71,7 +87,8 @@ class TaskClassTable:
         key = (tuple(sorted(need.items())), message[2:])
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = TaskClass(message, (bundle.key, bundle.data) if bundle else None)
+            message = message._replace(number=next(self._numbers))
+            known = self._known[key] = TaskClass(key, message, (bundle.key, bundle.data) if bundle else None)
         return known
 
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handout.host.agent import programs
+from handout.host.agent.code_store import CodeStore
 from handout.host.agent.completion import Completion
 from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.limits_monitor import LimitsMonitor
@@ -28,7 +29,7 @@ from handout.host.agent.link import ControllerLink
 from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.output_capture import Logs
 from handout.host.agent.result_sender import ResultSender
-from handout.host.agent.task_queue import QueuedTask, TaskClassQueue, TaskQueue
+from handout.host.agent.task_queue import QueuedTask, TaskQueue
 from handout.host.agent.transfers import Transfers
 from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import orphans, processes, shared_page
@@ -83,7 +84,6 @@ class Agent:
         self.stopped = asyncio.Event()
         self.identity = os.urandom(8).hex()
         self.probed = probe(folder)
-        self.functions: dict[int, bytes] = {}
         #: Objects for which the store had no room.
         self._refused: dict[int, StoreFullError] = {}
         self.store = ObjectStore(store, f"{folder}/objects", settings.get("store_limit"))
@@ -91,7 +91,8 @@ class Agent:
         self.ledger = Ledger(*_amounts(self.probed))
         set_up = messages.SetUp(settings.get("host", ""), self.store.folders, f"{folder}/scratch", {}, "", "")
         self.pool = WorkerPool(supervisor, self, set_up, folder, groups)
-        self.dispatcher = Dispatcher(self.queue, self.ledger, self.store, self.pool, self.functions)
+        self.code = CodeStore(self.queue, self.store, self.pool, self._drop_objects)
+        self.dispatcher = Dispatcher(self.queue, self.ledger, self.store, self.pool, self.code.functions)
         self.transfers = Transfers(self.store, self._on_stored, self._on_refused)
         self.link = ControllerLink(
             f"{folder}/agent.sock",
@@ -178,11 +179,11 @@ class Agent:
                 attempt_ids.update(dict.fromkeys(message.attempt_ids))
         keys = self.store.keys
         objects = [key for key in keys if key >= FIRST_KEY]
-        numbers = [*self.functions, *self.queue.classes, *(key for key in keys if key < FIRST_KEY)]
         sizes = [self.store.size(key) for key in objects]
-        self.link.send(messages.Holdings(list(attempt_ids), objects, sizes, max(numbers, default=0)))
+        self.link.send(messages.Holdings(list(attempt_ids), objects, sizes, self.code.highest_number))
         for message, payload in again:
             self.link.send(message, payload)
+        self.code.release_all()
 
     def _break_down(self) -> None:
         """End the agent after an internal error, so that the controller turns to other hosts."""
@@ -214,14 +215,15 @@ class Agent:
             self._break_down()
 
     def _functions(self, message: messages.Functions, payload: memoryview) -> None:
-        for number, blob in zip(message.numbers, codec.parts(payload, message.sizes)):
-            self.functions[number] = bytes(blob)
+        self.code.add_functions(message, payload)
 
     def _new_task_class(self, message: messages.NewTaskClass, payload: memoryview) -> None:
-        self.queue.classes[message.number] = TaskClassQueue(message)
+        self.code.add_class(message)
 
     def _objects(self, message: messages.Objects, payload: memoryview) -> None:
         for key, data in zip(message.keys, codec.parts(payload, message.sizes)):
+            if key < FIRST_KEY:
+                self.code.expect_bundle(key)
             try:
                 self.store.put(key, data)
                 self.queue.arrived(key)
@@ -245,6 +247,8 @@ class Agent:
         self.dispatcher.schedule()
 
     def _stream_object(self, message: messages.StreamObject, payload: memoryview) -> None:
+        if message.key < FIRST_KEY:
+            self.code.expect_bundle(message.key)
         self.transfers.announce(message)
 
     def _stop_stream(self, message: messages.StopStream, payload: memoryview) -> None:
@@ -254,12 +258,7 @@ class Agent:
         self.transfers.fetch(message.key)
 
     def _drop(self, message: messages.Drop, payload: memoryview) -> None:
-        self.transfers.drop(message.keys)
-        for key in message.keys:
-            self.store.drop(key)
-            self._refused.pop(key, None)
-        self.dispatcher.distrusted.difference_update(message.keys)
-        self._update_spilling()
+        self._drop_objects(message.keys)
 
     def _distrust(self, message: messages.Distrust, payload: memoryview) -> None:
         self.dispatcher.distrust((key for key in message.keys if key not in self.store), message.types)
@@ -269,6 +268,9 @@ class Agent:
 
     def _recall(self, message: messages.Recall, payload: memoryview) -> None:
         self.completion.recall(message.attempt_ids)
+
+    def _release(self, message: messages.Release, payload: memoryview) -> None:
+        self.code.release(message)
 
     def _limits(self, message: messages.Limits, payload: memoryview) -> None:
         self.ledger.resize(message.amounts, message.devices)
@@ -319,6 +321,15 @@ class Agent:
 
     # ---- objects -------------------------------------------------------------------------------------------
 
+    def _drop_objects(self, keys: Sequence[int]) -> None:
+        """Drop objects from the store, also those that are still arriving."""
+        self.transfers.drop(keys)
+        for key in keys:
+            self.store.drop(key)
+            self._refused.pop(key, None)
+        self.dispatcher.distrusted.difference_update(keys)
+        self._update_spilling()
+
     def _on_stored(self, key: int) -> None:
         self.link.send(messages.Stored([key], [self.store.size(key)]))
         if self.queue.arrived(key):
@@ -357,6 +368,7 @@ _HANDLERS: messages.ToAgent = {
     "distrust": Agent._distrust,
     "cancel": Agent._cancel,
     "recall": Agent._recall,
+    "release": Agent._release,
     "limits": Agent._limits,
     "run_program": Agent._run_program,
     "stop": Agent._stop,

@@ -34,6 +34,8 @@ _SENT_BYTES = 8 << 20
 _LOW = 64
 #: Coroutines in one shared loop, at most.
 MAX_CONCURRENT = 1000
+#: Functions whose durations are remembered, at most.
+_FUNCTIONS_KEPT = 4096
 #: Seconds after which a task class that finds no room lets no other task class pass it.
 _RESERVE_S = 30.0
 #: Seconds before the next fork, after the system refused one.
@@ -41,7 +43,11 @@ _SPAWN_RETRY_S = 0.2
 
 
 class Durations:
-    """Expected durations of functions, from the durations of their tasks."""
+    """Expected durations of functions, from the durations of their tasks.
+
+    They outlive the functions, which a later run may use again under the same numbers; those of the last
+    `_FUNCTIONS_KEPT` new functions are kept.
+    """
 
     def __init__(self) -> None:
         self._us: dict[int, float] = {}
@@ -59,6 +65,8 @@ class Durations:
         old = self._us.get(fn)
         if old is None:
             self._us[fn] = us
+            if len(self._us) > _FUNCTIONS_KEPT:
+                del self._us[next(iter(self._us))]
         else:
             self._us[fn] = old + (us - old) * (0.5 if us < old else 0.25)
 

@@ -12,7 +12,7 @@ import os
 import socket
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Callable, NamedTuple, Protocol
 
 from handout.host.agent.output_capture import Pipe, new_nonce
@@ -262,9 +262,8 @@ class WorkerPool:
         for wanted in (key, None):
             idle = self._idle.get(wanted)
             if idle:
-                worker = idle.pop()
-                worker.idle = False
-                self._idle_count -= 1
+                worker = idle[-1]
+                self._make_busy(worker)
                 break
         else:
             worker = self._spawn()
@@ -285,6 +284,14 @@ class WorkerPool:
             self.send(worker, message)
         return worker
 
+    def forget_functions(self, numbers: Set[int]) -> None:
+        """Have workers drop functions that none of their tasks needs any more."""
+        for worker in self.workers.values():
+            known = worker.functions & numbers
+            if known:
+                worker.functions -= known
+                self.send(worker, messages.ForgetFunctions(list(known)))
+
     def release(self, worker: WorkerHandle) -> None:
         """Make a worker idle that has no tasks any more."""
         if not worker.leaving and not worker.gone and not worker.idle:
@@ -297,14 +304,23 @@ class WorkerPool:
         if self._idle_count > self.keep:
             # The dictionary is in the order of use: the key that was used longest ago comes first.
             for key, idle in self._idle.items():
-                if idle and key != worker.key:
-                    self._idle_count -= 1
-                    oldest = idle.pop(0)
-                    oldest.idle = False
+                if key != worker.key:
+                    oldest = idle[0]
+                    self._make_busy(oldest)
                     self.dismiss(oldest)
                     break
-        if worker.key in self._idle and len(self._idle) > 1:
+        if len(self._idle) > 1:
             self._idle[worker.key] = self._idle.pop(worker.key)
+
+    def _make_busy(self, worker: WorkerHandle) -> None:
+        """Take a worker out of the idle ones."""
+        worker.idle = False
+        self._idle_count -= 1
+        idle = self._idle[worker.key]
+        idle.remove(worker)
+        if not idle:
+            # Else the keys of all workers that there ever were would stay.
+            del self._idle[worker.key]
 
     def dismiss(self, worker: WorkerHandle) -> None:
         """Let a worker end by itself; kill it after a second."""
@@ -364,9 +380,7 @@ class WorkerPool:
         worker.link.close()
         del self.workers[worker.number]
         if worker.idle:
-            worker.idle = False
-            self._idle[worker.key].remove(worker)
-            self._idle_count -= 1
+            self._make_busy(worker)
         self._listener.on_gone(worker, report)
         if worker.group is not None:
             cgroups.remove_empty(worker.group)

@@ -162,6 +162,11 @@ class Worker:
             )
         )
 
+    def _forget_functions(self, message: messages.ForgetFunctions, payload: memoryview) -> None:
+        for number in message.numbers:
+            for table in (self._blobs, self._functions, self._last_us):
+                table.pop(number, None)
+
     def _cancel_coroutines(self, message: messages.CancelCoroutines, payload: memoryview) -> None:
         self.cancelled.update(message.numbers)
 
@@ -518,4 +523,5 @@ _HANDLERS: messages.ToWorker = {
     "set_up": Worker._set_up,
     "batch": Worker._enqueue,
     "cancel_coroutines": Worker._cancel_coroutines,
+    "forget_functions": Worker._forget_functions,
 }

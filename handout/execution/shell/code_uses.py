@@ -1,0 +1,56 @@
+"""Which functions and source bundles the open runs use: agents drop the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from handout.execution.shell.run_state import RunState
+
+__all__ = ["CodeUses", "UnusedCode"]
+
+
+class UnusedCode(NamedTuple):
+    """Code that no open run uses any more."""
+
+    #: Numbers of functions.
+    functions: set[int]
+    #: Keys of source bundles.
+    bundles: set[int]
+
+
+class CodeUses:
+    """Counts the open runs of a cluster that use each function and each source bundle.
+
+    One unused bundle stays, the last one: the next run is often of the same project.
+    """
+
+    def __init__(self) -> None:
+        self._functions: Counter[int] = Counter()
+        self._bundles: Counter[int] = Counter()
+        self._last_bundle: int | None = None
+
+    def begin(self, run: RunState) -> None:
+        """Count a run that begins."""
+        self._functions.update({function.number for function in run.encoded.functions})
+        if run.encoded.bundle is not None:
+            self._bundles[run.encoded.bundle.key] += 1
+
+    def end(self, run: RunState) -> UnusedCode:
+        """Return the code that no open run uses now that a run is over."""
+        functions = _discount(self._functions, {function.number for function in run.encoded.functions})
+        bundle, bundles = run.encoded.bundle, set[int]()
+        if bundle is not None and _discount(self._bundles, {bundle.key}):
+            if self._last_bundle is not None and self._last_bundle not in self._bundles:
+                bundles = {self._last_bundle} - {bundle.key}
+            self._last_bundle = bundle.key
+        return UnusedCode(functions, bundles)
+
+
+def _discount(uses: Counter[int], numbers: set[int]) -> set[int]:
+    """Count one use less of each number; return those that have none left."""
+    uses.subtract(numbers)
+    unused = {number for number in numbers if uses[number] <= 0}
+    for number in unused:
+        del uses[number]
+    return unused

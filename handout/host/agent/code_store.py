@@ -1,0 +1,103 @@
+"""The code that tasks of this host need: pickled functions, task classes and source bundles, and how long they stay.
+
+The controller releases code when no open run uses it. A task of such a run may still be here, because its end is on the
+way or because it is being ended. So the agent drops released code only once no task needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Callable
+
+from handout.host.agent.object_store import ObjectStore
+from handout.host.agent.task_queue import TaskClassQueue, TaskQueue
+from handout.host.agent.worker_pool import WorkerPool
+from handout.protocol import codec, messages
+from handout.protocol.numbering import FIRST_KEY
+
+#: Seconds until the tasks that still need released code are looked at again.
+_RETRY_S = 1.0
+
+
+class CodeStore:
+    """Has functions and task classes, and drops released code.
+
+    Args:
+        queue: The tasks, and the task classes.
+        store: Has the source bundles.
+        pool: The workers, which have functions as well.
+        drop_objects: Drops objects from the store, also those that are still arriving.
+    """
+
+    def __init__(
+        self,
+        queue: TaskQueue,
+        store: ObjectStore,
+        pool: WorkerPool,
+        drop_objects: Callable[[Sequence[int]], None],
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._pool = pool
+        self._drop_objects = drop_objects
+        self._loop = asyncio.get_running_loop()
+        #: Pickled functions by number.
+        self.functions: dict[int, bytes] = {}
+        #: The highest number of a function, a task class or a bundle so far.
+        self.highest_number = 0
+        self._released_functions: set[int] = set()
+        self._released_classes: set[int] = set()
+        self._released_bundles: set[int] = set()
+        self._retry: asyncio.TimerHandle | None = None
+
+    def add_functions(self, message: messages.Functions, payload: memoryview) -> None:
+        """Add functions."""
+        for number, blob in zip(message.numbers, codec.parts(payload, message.sizes)):
+            self.functions[number] = bytes(blob)
+            self._released_functions.discard(number)
+            self.highest_number = max(self.highest_number, number)
+
+    def add_class(self, message: messages.NewTaskClass) -> None:
+        """Add a task class."""
+        self._queue.classes[message.number] = TaskClassQueue(message)
+        self._released_classes.discard(message.number)
+        self.highest_number = max(self.highest_number, message.number)
+
+    def expect_bundle(self, key: int) -> None:
+        """Keep a source bundle that arrives, also where it was released before."""
+        self._released_bundles.discard(key)
+        self.highest_number = max(self.highest_number, key)
+
+    def release(self, message: messages.Release) -> None:
+        """Drop code as soon as no task needs it."""
+        self._released_functions.update(message.functions)
+        self._released_classes.update(message.task_classes)
+        self._released_bundles.update(message.bundles)
+        self._sweep()
+
+    def release_all(self) -> None:
+        """Drop all code as soon as no task needs it: a controller that takes over uses none of it."""
+        bundles = [key for key in self._store.keys if key < FIRST_KEY]
+        self.release(messages.Release(list(self.functions), list(self._queue.classes), bundles))
+
+    def _sweep(self) -> None:
+        """Drop the released code that no task needs."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        tasks = self._queue.tasks.values()
+        functions = self._released_functions.difference([task.fn for task in tasks])
+        for number in functions:
+            self.functions.pop(number, None)
+        if functions:
+            self._pool.forget_functions(functions)
+        for number in self._released_classes.difference([task.cls.number for task in tasks]):
+            self._queue.classes.pop(number, None)
+            self._released_classes.discard(number)
+        bundles = self._released_bundles.difference([task.cls.bundle for task in tasks])
+        self._drop_objects(list(bundles))
+        self._released_functions -= functions
+        self._released_bundles -= bundles
+        if self._released_functions or self._released_classes or self._released_bundles:
+            self._retry = self._loop.call_later(_RETRY_S, self._sweep)

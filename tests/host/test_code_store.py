@@ -1,0 +1,116 @@
+"""Code that the controller releases: an agent and its workers drop it once no task needs it, and not before."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from handout.protocol import messages
+from handout.protocol.ledger import PARTS
+from tests.host.rig import Rig
+from tests.seen import resident_bytes
+
+#: What a function closes over: large against all else that an agent has.
+SIZE = 40 << 20
+#: Keys of runs' objects begin here; those of bundles lie below.
+FIRST = 1 << 44
+
+
+def large(number: int) -> Callable[[], int]:
+    data = os.urandom(SIZE)
+    return lambda: len(data) + number
+
+
+def test_released_functions_are_gone_from_the_agent_and_its_workers(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(cpu=1)
+    before = resident_bytes(rig.pid)
+    for number in range(1, 6):
+        fn = rig.function(large(number))
+        rig.submit([number], fn, rig.call())
+        rig.wait_for(number)
+        assert rig.result(number) == SIZE + number
+        rig.send(messages.Release([fn], [], []))
+        rig.run(lambda: 0, attempt_id=100 + number)
+    # The last function may still be on its way out of a buffer; two would mean that one was kept.
+    rig.wait(lambda: resident_bytes(rig.pid) < before + 4 * SIZE)
+
+
+def test_code_is_released_only_once_no_task_needs_it(rig: Rig, tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+
+    def wait() -> str:
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        return "waited"
+
+    rig.task_class(7, need={"cpu": 2 * PARTS})
+    fn = rig.function(wait)
+    rig.submit([1], fn, rig.call(), cls=7)
+    rig.submit([2, 3, 4], fn, rig.call(), cls=7)
+    rig.submit([5], fn, rig.call(inputs=1), cls=7, inputs=[[99]])
+    rig.send(messages.Release([fn], [7], []))
+    rig.wait(lambda: rig.heard("started"))
+    time.sleep(1.2)  # the agent has looked again
+    Path(gate).touch()
+    rig.wait_for(1, 2, 3, 4)
+    assert rig.result(4) == "waited"
+
+
+def test_code_that_is_sent_again_while_it_is_being_released_stays(rig: Rig, tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+
+    def wait() -> int:
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        return 1
+
+    fn = rig.function(wait)
+    rig.submit([1], fn, rig.call())
+    rig.send(messages.Release([fn], [], []))
+    rig._fn -= 1
+    assert rig.function(wait) == fn
+    Path(gate).touch()
+    rig.wait_for(1)
+    time.sleep(1.2)  # the agent has looked again
+    rig.submit([2], fn, rig.call())
+    rig.wait_for(2)
+    assert rig.result(2) == 1
+
+
+def test_a_released_bundle_leaves_the_store(rig: Rig) -> None:
+    for key, data in ((3, b"x" * 100), (4, b"y" * (1 << 20))):
+        if len(data) > messages.INLINE:
+            rig.send_object(key, data)
+        else:
+            rig.send(messages.Objects([key], [len(data)]), [data])
+        assert rig.fetch(key) == data
+    rig.send(messages.Release([], [], [3, 4]))
+    for key in (3, 4):
+        rig.send(messages.Fetch(key))
+    rig.wait(lambda: [f["key"] for f in rig.heard("missing")] == [3, 4])
+
+
+def test_a_controller_that_takes_over_uses_numbers_of_its_own_and_old_code_goes(rig: Rig, tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+
+    def wait() -> str:
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        return "old"
+
+    before = resident_bytes(rig.pid)
+    rig.run(large(1), attempt_id=FIRST + 1)
+    rig.submit([FIRST + 2], rig.function(wait), rig.call())
+    rig.submit([FIRST + 3], rig._fn, rig.call(inputs=1), inputs=[[FIRST + 2]])
+    rig.wait(lambda: rig.heard("started"))
+    shift = rig.take_over()["shift"]
+    assert shift == rig._fn
+    rig.task_class(shift + 1)
+    rig.run(lambda: "new", attempt_id=FIRST + 4, cls=shift + 1)
+    assert rig.result(FIRST + 4) == "new"
+    Path(gate).touch()
+    rig.wait_for(FIRST + 2)
+    assert rig.result(FIRST + 2) == "old"
+    rig.wait(lambda: resident_bytes(rig.pid) < before + SIZE)
