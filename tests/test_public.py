@@ -43,6 +43,10 @@ def test_modules_are_reached_without_an_import_of_their_own() -> None:
     assert done.stdout.split() == ["TaskEnded", "JournalError"]
 
 
+def test_python_without_docstrings_imports_everything() -> None:
+    subprocess.run([sys.executable, "-OO", "-c", "from handout import *"], check=True)
+
+
 def test_every_error_is_a_public_name() -> None:
     assert set(handout.errors.__all__) <= set(handout.__all__)
 

@@ -25,7 +25,7 @@ def document(*classes: Any) -> None:
         *classes: The class, then the classes that it inherits options from.
     """
     options = [text for cls in classes for text in _options(cls.__name__, cls.__module__)]
-    classes[0].__doc__ = "\n".join([inspect.cleandoc(classes[0].__doc__), "", "Options:", *options])
+    classes[0].__doc__ = "\n".join([inspect.cleandoc(classes[0].__doc__ or ""), "", "Options:", *options])
 
 
 def _options(name: str, module: str) -> Iterator[str]:
