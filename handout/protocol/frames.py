@@ -4,15 +4,15 @@ A frame is a fixed prefix, a header and a payload::
 
     magic "HO" | version u8 | kind u8 | header length u32 | payload length u32 | number u64 | crc32 u32 | crc32 u32
 
-all little-endian. The first checksum covers the prefix before it: a length that was not meant is noticed at once,
-before anything is allocated or waited for. The second covers the header, and the payload of a message; bulk is not
-checked a second time, SSH has done that. A payload is never copied where that can be avoided and never parsed
-here. Four kinds:
+all little-endian. The first checksum covers the prefix before it, so that a receiver notices a damaged length before it
+allocates anything or waits for bytes. The second checksum covers the header, and the payload of a message. Chunks have
+no checksum of their payload, because SSH checks all bytes. A payload is never parsed here, and copied only where that
+cannot be avoided. There are four kinds of frames:
 
-``HELLO``    JSON header; opens a connection, before anything else.
-``MESSAGE``  JSON header and payload; numbered, kept by its sender until acknowledged.
-``CHUNK``    a piece of a bulk stream: (stream, offset, window); not numbered, resumable by offset.
-``BEAT``     acknowledges and proves life: (last message number, bulk bytes received, age of the last byte heard).
+``HELLO``    a JSON header; the first frame of a connection.
+``MESSAGE``  a JSON header and a payload; numbered, and kept by its sender until it is acknowledged.
+``CHUNK``    a part of a stream: (stream, offset, window); not numbered. A stream resumes at an offset.
+``BEAT``     acknowledgement and heartbeat: (last message number, bytes received, age of the last byte received).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ VERSION = 1
 
 HELLO, MESSAGE, CHUNK, BEAT = 1, 2, 3, 4
 
-#: A header beyond this is refused unread: a batch of 100,000 tasks needs about 10 MiB.
+#: Bytes of a message's header, at most: a larger one is refused unread. A batch of 100,000 tasks needs about 10 MiB.
 MAX_HEADER = 64 << 20
-#: A payload beyond this is refused unread; larger things are streams.
+#: Bytes of a payload, at most: a larger one is refused unread. Larger objects are streams.
 MAX_PAYLOAD = 64 << 20
-#: A hello names how far each stream that is on its way has come: about 20 bytes for each.
+#: Bytes of a hello's header, at most. It has the offset of each incoming stream, about 20 bytes for each.
 MAX_HELLO = 32 << 20
 
 _PREFIX = struct.Struct("<2sBBIIQ")
@@ -47,11 +47,11 @@ _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class ProtocolError(ValueError):
-    """The other side sent what the protocol does not allow."""
+    """The peer sent bytes or a message that the protocol does not allow."""
 
 
 class Hello(NamedTuple):
-    """What a side says first."""
+    """The first frame of a connection, in each direction."""
 
     fields: dict[str, Any]
 
@@ -65,28 +65,28 @@ class Message(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some bytes of a bulk stream. A chunk may arrive as several pieces; ``last`` marks the stream's end."""
+    """Some bytes of a stream. A chunk may arrive as several pieces; ``last`` marks the stream's end."""
 
     stream: int
     offset: int
     data: Buffer
-    #: Bytes that the sender has in flight at most: says how often it wants to hear of progress.
+    #: Bytes that the sender has in flight, at most. The receiver acknowledges each quarter of it.
     window: int
     last: bool
 
 
 class Beat(NamedTuple):
-    """What the other side has received so far."""
+    """What the peer has received so far."""
 
     number: int
     received: int
-    #: Milliseconds since the other side last heard anything from this one, when it sent this.
+    #: Milliseconds since the peer last received anything, when it sent this beat.
     age_ms: int
 
 
 Frame = Union[Hello, Message, Piece, Beat]
 
-#: Set in a chunk's ``window`` word where the chunk ends its stream.
+#: The bit of a chunk's ``window`` that marks the last chunk of a stream.
 _LAST = 1 << 31
 
 
@@ -99,15 +99,15 @@ def _frame(kind: int, header: bytes, payload_size: int, number: int, payload: Se
 
 
 def encode_hello(fields: dict[str, Any]) -> bytes:
-    """The bytes that open a connection."""
+    """Return a hello as bytes."""
     return _frame(HELLO, _dumps(fields).encode(), 0, 0)
 
 
 def encode_message(number: int, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> list[Buffer]:
-    """One control message as segments, to be written in order.
+    """Return a message as segments, to be written in order.
 
     Raises:
-        ProtocolError: It is larger than a frame may be.
+        ProtocolError: The message is larger than a frame may be.
     """
     header = _dumps(fields).encode()
     size = sum(len(p) for p in payload)
@@ -117,18 +117,18 @@ def encode_message(number: int, fields: dict[str, Any], payload: Sequence[Buffer
 
 
 def encode_chunk(stream: int, offset: int, data: Buffer, window: int, last: bool) -> list[Buffer]:
-    """One chunk of a bulk stream as segments; ``data`` is not copied."""
+    """Return a chunk of a stream as segments; ``data`` is not copied."""
     header = _CHUNK.pack(stream, offset, window | (_LAST if last else 0))
     return [_frame(CHUNK, header, len(data), 0), data]
 
 
 def encode_beat(beat: Beat) -> bytes:
-    """An acknowledgement, which is also the heartbeat."""
+    """Return a beat as bytes."""
     return _frame(BEAT, _BEAT.pack(beat.number, beat.received, min(beat.age_ms, 0xFFFFFFFF)), 0, 0)
 
 
 class Decoder:
-    """Turns any split of the byte stream into the same frames.
+    """Turns bytes into frames, which do not depend on how the connection splits the bytes.
 
     Memory held is at most one control message; chunk payloads are handed on as they come.
 
@@ -140,16 +140,16 @@ class Decoder:
         self._greets = greets
         self._greeted = False
         self._held = bytearray()
-        #: Bytes that ``_held`` must reach before it can be parsed further.
+        #: Bytes that ``_held`` must have before the next frame can be parsed.
         self._need = PREFIX_SIZE
         #: The chunk whose payload is arriving: (stream, offset, window, last), and how much is left of it.
         self._chunk = (0, 0, 0, False)
         self._left = 0
 
     def feed(self, data: Buffer) -> Iterator[Frame]:
-        """Take bytes as they came, and give the frames that they complete, to be handled one after the other.
+        """Take bytes and yield the frames that they complete. The caller handles each before it asks for the next.
 
-        What came before a bad frame is good, and is given before the error is raised.
+        Frames before a bad one are good: they are yielded before the error is raised.
 
         Raises:
             ProtocolError: The bytes are not this protocol; the connection must be closed.
@@ -190,9 +190,9 @@ class Decoder:
         return Piece(stream, offset, data, window, last and self._left == 0)
 
     def _parse(self, view: memoryview) -> tuple[int, Frame | None]:
-        """Parse one frame (a chunk: its header) at the start of ``view``.
+        """Parse one frame at the start of ``view``; of a chunk, its header alone.
 
-        Returns: The bytes it took, 0 where it is not all there yet, and the frame, None for a chunk's header.
+        Returns: The bytes of the frame, 0 where its end has not arrived; and the frame, None for a chunk's header.
         """
         if len(view) < PREFIX_SIZE:
             self._need = PREFIX_SIZE
@@ -225,7 +225,7 @@ class Decoder:
         return whole, None if payload_size else self._piece(view[:0])
 
     def _check_kind(self, kind: int, header_size: int, payload_size: int) -> None:
-        """Refuse what no frame may be before any of it is waited for."""
+        """Raise `ProtocolError` for sizes that a kind may not have, before the receiver waits for the bytes."""
         allowed = _SIZES.get(kind)
         if allowed is None or not allowed[0] <= header_size <= allowed[1] or payload_size > allowed[2]:
             raise ProtocolError(f"frame of kind {kind} with {header_size} + {payload_size} bytes is not allowed")
@@ -233,7 +233,7 @@ class Decoder:
             raise ProtocolError("a second hello" if self._greeted else f"a frame of kind {kind} before the hello")
 
 
-#: By kind: the fewest and the most bytes of a header, the most of a payload.
+#: By kind: the fewest and the most bytes of a header, and the most bytes of a payload.
 _SIZES = {
     HELLO: (2, MAX_HELLO, 0),
     MESSAGE: (2, MAX_HEADER, MAX_PAYLOAD),
@@ -259,7 +259,7 @@ _decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
 def _fields(header: memoryview) -> dict[str, Any]:
     try:
-        # Not `json.loads` of bytes: that guesses at other encodings.
+        # `json.loads` of bytes would accept other encodings than UTF-8.
         fields = _decode(str(header, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a header that is not JSON: {type(error).__name__}: {str(error)[:200]}") from None

@@ -1,8 +1,8 @@
-"""What a host has, what of it is taken, and whether more fits: the one place where this is computed.
+"""The amounts that a host has, those that are claimed, and whether another claim fits.
 
-Exact integers throughout, in parts (see `handout.resources.units`). The controller's core and the agent both keep
-a ledger of the same host and do the same arithmetic. Knows nothing of tasks, nor of what the names mean, except
-that ``gpu`` and ``gpu_memory`` lie on devices.
+All amounts are integers, in parts (see `handout.resources.units`). The controller's core and the agent each keep a
+ledger of the host and do the same arithmetic. A ledger knows no tasks. Of the names of amounts it knows only ``gpu``
+and ``gpu_memory``, which lie on devices.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Iterable, Mapping
 
 __all__ = ["PARTS", "Claim", "Ledger"]
 
-#: Parts that one unit is divided into; the same number as in `handout.resources.units`.
+#: Parts of one unit; the same number as in `handout.resources.units`.
 PARTS = 10_000
 
 
 class Claim:
-    """What was taken: give it back with `Ledger.release`, once.
+    """Amounts that were claimed; `Ledger.release` takes a claim once.
 
     Attributes:
-        need: What was asked for, in parts by name; must not be changed while the claim is held.
-        devices: Indices of the devices that it lies on.
+        need: The amounts, in parts by name; must not be changed while the claim is held.
+        devices: Indices of the devices that the claim lies on.
     """
 
     __slots__ = ("devices", "need")
@@ -34,7 +34,7 @@ class Claim:
 
 
 class _Device:
-    """One device: claims with a fraction of it, with some of its memory, or with all of it."""
+    """One device, and what claims hold of it: a fraction, some of its memory, or all of it."""
 
     __slots__ = ("claims", "memory", "present", "used_memory", "used_share", "whole")
 
@@ -45,21 +45,21 @@ class _Device:
         self.used_memory = 0
         #: Parts of the device that claims of a fraction hold.
         self.used_share = 0
-        #: How many claims lie on it.
+        #: How many claims lie on the device.
         self.claims = 0
-        #: Whether the one claim on it has all of it.
+        #: True where one claim holds all of the device.
         self.whole = False
-        #: False when the host says that it is gone; it stays while claims lie on it.
+        #: False once the host does not have the device any more. Claims may still lie on it.
         self.present = True
 
 
 class Ledger:
     """Amounts and devices of one host, and the claims on them.
 
-    Free amounts can be negative after `resize`: what was taken stays taken.
+    Free amounts can be negative after `resize`, because claims stay.
 
     Args:
-        amounts: All that there is, in parts by name.
+        amounts: All amounts of the host, in parts by name.
         devices: Memory of each device, in parts.
     """
 
@@ -74,38 +74,38 @@ class Ledger:
 
     @property
     def total(self) -> Mapping[str, int]:
-        """All amounts, in parts by name; devices apart."""
+        """All amounts, in parts by name, without those of devices."""
         return self._total
 
     @property
     def free(self) -> Mapping[str, int]:
-        """What is left of the amounts, in parts by name; devices apart."""
+        """The free amounts, in parts by name, without those of devices."""
         return self._free
 
     @property
     def used(self) -> dict[str, int]:
-        """What is taken of the amounts, in parts by name, without zeros; devices apart."""
+        """The claimed amounts, in parts by name, without zeros and those of devices."""
         total, free = self._total, self._free
         used = {name: total.get(name, 0) - left for name, left in free.items()}
         return {name: parts for name, parts in used.items() if parts}
 
     @property
     def devices(self) -> tuple[int, ...]:
-        """Memory of each device that is there, in parts."""
+        """Memory of each present device, in parts."""
         return tuple(device.memory for device in self._devices if device.present)
 
     @property
     def free_devices(self) -> tuple[int, ...]:
-        """Free memory in parts of each device that no claim has whole."""
+        """Free memory, in parts, of each present device that no claim holds as a whole."""
         return tuple(d.memory - d.used_memory for d in self._devices if d.present and not d.whole)
 
     @property
     def idle_devices(self) -> int:
-        """How many devices no claim lies on."""
+        """How many present devices have no claim."""
         return sum(1 for device in self._devices if device.present and not device.claims)
 
     def fits(self, need: Mapping[str, int]) -> bool:
-        """Whether `claim` would grant it now."""
+        """Return True if `claim` would grant a need now."""
         free = self._free
         if "gpu" in need or "gpu_memory" in need:
             if self._choose(need) is None:
@@ -117,14 +117,14 @@ class Ledger:
         return True
 
     def claim(self, need: Mapping[str, int]) -> Claim | None:
-        """Take it, or take nothing and answer None.
+        """Claim a need and return the claim; return None, and claim nothing, if it does not fit.
 
-        Two whole devices are ``gpu=2 * PARTS``; less than one shares a device; ``gpu_memory`` is asked of each
-        device, and alone it shares one that has room. Nobody else is let on a device that is claimed whole.
+        ``gpu=2 * PARTS`` claims two whole devices, on which no other claim may lie; less than ``PARTS`` shares one.
+        ``gpu_memory`` is claimed of each of the devices; without ``gpu``, it shares one device that has room.
         """
         free = self._free
         if len(need) == 1 and "cpu" in need:
-            # Nearly every task asks for cores alone; this is on the hot path of both ends.
+            # Most tasks need CPU cores only, and this runs for each task in the core and in the agent.
             parts = need["cpu"]
             left = free.get("cpu", 0) - parts
             if left < 0 and parts:
@@ -144,10 +144,10 @@ class Ledger:
         return Claim(need)
 
     def release(self, claim: Claim) -> None:
-        """Give a claim back.
+        """Free the amounts of a claim.
 
         Raises:
-            ValueError: More came back than was taken: the claim was released before.
+            ValueError: The claim was released before.
         """
         free, total = self._free, self._total
         need = claim.need
@@ -162,9 +162,9 @@ class Ledger:
         self.claims -= 1
 
     def resize(self, amounts: Mapping[str, int], devices: Iterable[int] = ()) -> None:
-        """Say anew what there is; claims that are held stay, also where less is left than they took.
+        """Replace the host's amounts and devices. Claims stay, also where they exceed the new amounts.
 
-        A device keeps its index; one that is gone is given to nobody any more.
+        A device keeps its index. A device that the host does not have any more gets no further claims.
         """
         used = self.used
         self._total = dict(amounts)
@@ -180,7 +180,7 @@ class Ledger:
         self._devices.extend(_Device(memory) for memory in memories[len(self._devices) :])
 
     def room(self, need: Mapping[str, int], limit: int = 1 << 30) -> int:
-        """How many claims of that size would be granted now, one after the other; at most ``limit``."""
+        """Return how many claims of a need would be granted now, one after another; at most ``limit``."""
         for name, parts in _plain(need):
             limit = max(0, min(limit, self._free.get(name, 0) // parts))
         if not (need.get("gpu") or need.get("gpu_memory")):
@@ -192,7 +192,7 @@ class Ledger:
         return count
 
     def copy(self) -> Ledger:
-        """The same state, to try things out on."""
+        """Return a copy, on which claims can be tried."""
         other = Ledger(self._total)
         other._free = dict(self._free)
         other.claims = self.claims
@@ -239,9 +239,9 @@ class Ledger:
                 device.used_memory -= claim.need.get("gpu_memory", 0)
 
     def _choose(self, need: Mapping[str, int]) -> tuple[int, ...] | None:
-        """The devices for a need, () where it asks for none, None where there are not enough.
+        """Return the devices for a need, () where it needs none, None where too few are free.
 
-        Fullest first, and the smallest that serves: what is left over stays of use to larger needs.
+        The fullest and smallest devices that suffice come first, so that the others stay free for larger needs.
         """
         share, memory = need.get("gpu", 0), need.get("gpu_memory", 0)
         if share <= 0 and memory <= 0:
@@ -263,5 +263,5 @@ class Ledger:
 
 
 def _plain(need: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The part of a need that does not lie on devices, without zeros."""
+    """Return the amounts of a need that do not lie on devices, without zeros."""
     return [(name, parts) for name, parts in need.items() if parts and name != "gpu" and name != "gpu_memory"]

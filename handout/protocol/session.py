@@ -1,14 +1,14 @@
 """One side of a conversation that outlives its connections, without any I/O.
 
-Control goes before bulk. Control messages are numbered and kept until acknowledged, so that a connection that
-drops costs nothing: the next one says how far each side got, and what is missing is sent again. Bulk streams are
-not kept: they are read from their source, and resume at the offset that the other side reached.
+Messages go before streams. A message is numbered and kept until it is acknowledged, so that a broken connection loses
+nothing: the hellos of the next one tell how far each side got, and the rest is sent again. Bytes of streams are not
+kept: they are read from their source again, from the offset that the peer reached.
 
-Bytes of bulk in flight are at most ``max(64 KiB, bandwidth x (round trip + 100 ms))``: more would only fill the
-buffers between the two ends, and every heartbeat would wait behind them.
+At most ``max(64 KiB, bandwidth x (round trip + 100 ms))`` bytes of streams are in flight. More would only fill the
+buffers between the two sides, and every heartbeat would wait behind them.
 
-The owner moves bytes: what :meth:`Session.receive` is given came from the connection, what :meth:`Session.take`
-returns goes to it. Times are seconds of a monotonic clock.
+The owner of a session moves the bytes: it passes those of the connection to `Session.receive`, and writes those that
+`Session.take` returns. Times are seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from handout.protocol.frames import (
 
 MIN_WINDOW = 64 << 10
 MAX_WINDOW = 16 << 20
-#: Bytes that may wait on the way beyond what the round trip holds, as seconds of bandwidth.
+#: Bytes in flight beyond those that the round trip holds, as seconds of bandwidth.
 QUEUE_S = 0.1
 _CHUNK_MIN = 16 << 10
 _CHUNK_MAX = 256 << 10
-#: Incoming streams remembered after their end, so that what is sent again after a reconnection is recognized.
+#: Incoming streams that are remembered after their end, so that pieces which a reconnection repeats are recognized.
 _ENDED_KEPT = 1024
-#: Incoming streams that are remembered at all: a hello must have room for them.
+#: Incoming streams that are remembered, at most: a hello must have room for all of them.
 _MAX_INCOMING = 1 << 20
 
 
 class Source(abc.ABC):
-    """Where a bulk stream's bytes come from."""
+    """Has the bytes of an outgoing stream."""
 
     #: Bytes in all.
     size: int = 0
 
     @abc.abstractmethod
     def read(self, offset: int, size: int) -> Buffer:
-        """At most ``size`` bytes from ``offset``; empty where they are not there yet (see ``Session.wake``)."""
+        """Return at most ``size`` bytes from ``offset``; none where they have not arrived yet (see `Session.wake`)."""
 
     def close(self) -> None:  # noqa: B027 - not all have something to let go
-        """The stream has been received whole, or given up."""
+        """Release the source: the peer has received the stream, or the stream was given up."""
 
 
 class Credit:
-    """How many bytes may be in flight, from what acknowledgements say of the line.
+    """Decides how many bytes may be in flight, from the acknowledgements of the peer.
 
     Everything that a connection carries counts; only bulk is held back by it.
     """
@@ -70,10 +70,10 @@ class Credit:
         self.rtt_s = 0.0
         self.sent = 0
         self.acknowledged = 0
-        #: When that was heard, or when sending began again after there was nothing to send.
+        #: When the last acknowledgement arrived, or when sending began again after a pause without output.
         self._since = 0.0
         self._idle = True
-        #: Sent when the window last shrank: until that is acknowledged, it does not shrink again.
+        #: Bytes sent when the window last shrank. It does not shrink again until these are acknowledged.
         self._shrunk_at = 0
         #: (sent when it left, time, acknowledged at that time, since when, whether there was nothing more to send)
         self._marks: deque[tuple[int, float, int, float, bool]] = deque()
@@ -101,16 +101,16 @@ class Credit:
         _, left_at, acknowledged, since, idle = mark
         elapsed = max(now - left_at, 1e-6)
         self.rtt_s = min(self.rtt_s, elapsed) if self.rtt_s else elapsed
-        # From one acknowledgement to another: those that were held up on the way come in bursts, and from when the
-        # bytes left the line would look faster than it is.
+        # Measured from one acknowledgement to another. Acknowledgements that were held up arrive in bursts; measured
+        # from when the bytes were sent, the line would look faster than it is.
         self.bytes_per_s = (total - acknowledged) / max(now - since, 1e-6)
         target = int(self.bytes_per_s * (self.rtt_s + QUEUE_S))
-        # A sender that had nothing more to send says nothing about the line, unless the line was slow even so.
+        # A sender without further output does not show how fast the line is, except where the line was slow even so.
         if idle and (target > self.window or elapsed < self.rtt_s + QUEUE_S):
             return
         if target < self.window:
-            # By half, and once for what is in flight: the other side acknowledges every quarter of the window that
-            # it was last told of, and would wait for bytes that a window smaller than that no longer lets go.
+            # By half at most, and once for all bytes in flight. The peer acknowledges each quarter of the window that
+            # it was last told: with a smaller window, it would wait for bytes that may not be sent.
             if total < self._shrunk_at:
                 return
             self._shrunk_at = self.sent
@@ -118,34 +118,34 @@ class Credit:
 
 
 class Session:
-    """The state of one conversation, on one of its two sides.
+    """The state of one conversation, on one of its two sides. The peer is the other side.
 
     Args:
-        heartbeat_s: Seconds after which a beat is due.
-        now: The monotonic clock's present.
+        heartbeat_s: Seconds between beats, at most.
+        now: The present, in seconds of a monotonic clock.
     """
 
     def __init__(self, *, heartbeat_s: float, now: float) -> None:
         self.heartbeat_s = heartbeat_s
         self.attached = False
-        #: When anything was last heard from the other side.
+        #: When anything was last received from the peer.
         self.last_heard = now
-        #: The last moment at which the other side is known to have still heard this one: a lease runs from here.
+        #: The last moment at which the peer is known to have received anything from this side. A lease begins here.
         self.last_mutual = now
         self._peer_age_s = 0.0
         self._next_number = 1
-        #: The last message that came.
+        #: Number of the last message that was received.
         self.received_number = 0
-        #: Sent and not acknowledged: (number, segments).
+        #: Messages that are not acknowledged: (number, segments).
         self._kept: deque[tuple[int, list[Buffer]]] = deque()
         self._urgent: deque[Buffer] = deque()
-        #: Messages that go with the bulk; they get their number when they leave.
+        #: Messages that take turns with the streams. They get their number when they are sent.
         self._calm: deque[tuple[dict[str, Any], Sequence[Buffer]]] = deque()
         self._calm_bytes = 0
-        #: Outgoing streams: number -> [source, next offset].
+        #: By number of an outgoing stream: its source, and the next offset.
         self._streams: dict[int, tuple[Source, int]] = {}
         self._ready: deque[int] = deque()
-        #: Incoming streams: number -> next offset.
+        #: By number of an incoming stream: the next offset.
         self._incoming: dict[int, int] = {}
         self._ended: deque[int] = deque()
         self._start_connection(now, Decoder(greets=True), 0)
@@ -153,7 +153,7 @@ class Session:
     def _start_connection(self, now: float, decoder: Decoder, received: int) -> None:
         self._decoder = decoder
         self.credit = Credit()
-        #: Streams whose last chunk left: (bytes sent by then, stream).
+        #: Streams whose last chunk was sent: (bytes sent by then, stream).
         self._leaving: deque[tuple[int, int]] = deque()
         self._received = received
         self._told = 0
@@ -165,7 +165,7 @@ class Session:
     # ---- sending -------------------------------------------------------------------------------------------
 
     def send(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
-        """Send a control message, before any bulk. It is delivered once, in order, across reconnections."""
+        """Send a message, before any stream. It is delivered once and in order, across reconnections."""
         number = self._next_number
         segments = encode_message(number, fields, payload)
         self._next_number += 1
@@ -174,7 +174,7 @@ class Session:
             self._urgent.extend(segments)
 
     def send_calmly(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
-        """Send a message that waits its turn among the bulk: output of tasks."""
+        """Send a message that takes turns with the streams: output of tasks."""
         self._calm.append((fields, payload))
         self._calm_bytes += sum(len(p) for p in payload)
 
@@ -184,12 +184,12 @@ class Session:
         self._ready.append(stream)
 
     def wake(self, stream: int) -> None:
-        """More of an outgoing stream's bytes are there now."""
+        """Go on with an outgoing stream, because more bytes of its source have arrived."""
         if stream in self._streams and stream not in self._ready:
             self._ready.append(stream)
 
     def stop_stream(self, stream: int) -> None:
-        """Send no more of a stream."""
+        """Stop an outgoing stream."""
         entry = self._streams.pop(stream, None)
         if entry is not None:
             if stream in self._ready:
@@ -198,27 +198,27 @@ class Session:
 
     @property
     def unacknowledged(self) -> int:
-        """Messages that the other side has not confirmed."""
+        """How many messages the peer has not acknowledged."""
         return len(self._kept) + len(self._calm)
 
     @property
     def calm_bytes(self) -> int:
-        """Payload bytes of calm messages that have not left."""
+        """Payload bytes of those messages of `send_calmly` that have not been sent."""
         return self._calm_bytes
 
     def acknowledge(self) -> None:
-        """Let the next :meth:`take` say how far this side has got."""
+        """Have the next `take` return a beat."""
         self._tell = True
 
     @property
     def has_output(self) -> bool:
-        """Whether :meth:`take` would return anything now."""
+        """True where `take` would return anything."""
         if not self.attached:
             return False
         return bool(self._urgent or self._tell or ((self._calm or self._ready) and self.credit.free > 0))
 
     def take(self, now: float, limit: int = 1 << 20) -> list[Buffer]:
-        """The next segments to write, control first; about ``limit`` bytes of bulk at most."""
+        """Return the next segments to write: messages first, then at most about ``limit`` bytes of streams."""
         if not self.attached:
             return []
         segments: list[Buffer] = []
@@ -229,7 +229,7 @@ class Session:
             self._urgent.clear()
         room = min(limit, self.credit.free)
         while room > 0 and (self._calm or self._ready):
-            # Output of tasks and streams take turns, so that neither starves the other.
+            # Output of tasks and streams take turns, so that both go on.
             room -= self._take_calm(segments)
             room -= self._take_chunk(segments, room)
         if segments:
@@ -280,7 +280,7 @@ class Session:
     # ---- receiving -----------------------------------------------------------------------------------------
 
     def receive(self, data: Buffer, now: float) -> Iterator[Hello | Message | Piece]:
-        """Take bytes from the connection, and give what they say that is new, to be handled one after the other.
+        """Take bytes from the connection and yield the new frames in them. The caller handles each before the next.
 
         A message counts as received when it is given. What came before something bad is given before the error
         is raised: the other side will not send it again.
@@ -313,7 +313,7 @@ class Session:
         self.last_mutual = max(self.last_mutual, now - self._peer_age_s)
 
     def _is_new(self, piece: Piece) -> bool:
-        """Whether a piece has not come before, over an earlier connection."""
+        """Return True if a piece has not been received before, over an earlier connection."""
         self._peer_window = piece.window
         if piece.last:
             self._tell = True
@@ -346,26 +346,26 @@ class Session:
     # ---- connections ---------------------------------------------------------------------------------------
 
     def open(self, now: float, decoder: Decoder | None = None, received: int = 0) -> None:
-        """A new connection begins; what the last one carried is void.
+        """Begin a connection. Bytes that the last connection did not deliver are void.
 
         Args:
-            now: The monotonic clock's present.
-            decoder: One that has already read ``received`` bytes of this connection, up to a hello.
-            received: How many those were.
+            now: The present, in seconds of a monotonic clock.
+            decoder: A decoder that has read the first bytes of this connection, up to the hello.
+            received: How many bytes it has read.
         """
         self.attached = False
         self._start_connection(now, decoder or Decoder(greets=True), received)
 
     def hello(self, fields: dict[str, Any], now: float) -> bytes:
-        """The first bytes to write on a connection: ``fields`` and how far this side got."""
+        """Return the first bytes to write on a connection: a hello with ``fields`` and this side's `Progress`."""
         streams = {str(s): o for s, o in self._incoming.items()}
         encoded = encode_hello({**fields, "state": {"number": self.received_number, "streams": streams}})
-        # Its acknowledgement comes at once, and is the first that is known of the round trip.
+        # The peer acknowledges it at once, which is the first measurement of the round trip.
         self.credit.on_sent(len(encoded), now, idle=True)
         return encoded
 
     def attach(self, peer: object, now: float) -> None:
-        """The other side's hello came: send again what its ``state`` says that it lacks.
+        """Go on after the peer's hello: send again what its ``state`` lacks.
 
         Raises:
             ProtocolError: The state is not possible.
@@ -396,11 +396,11 @@ class Session:
         self._tell = True
 
     def detach(self) -> None:
-        """The connection is gone; what is unacknowledged waits for the next one."""
+        """Record that the connection has ended. Messages that are not acknowledged wait for the next one."""
         self.attached = False
 
     def leave_behind(self) -> list[tuple[dict[str, Any], Sequence[Buffer]]]:
-        """What the other side has not confirmed, as it was to be sent; the conversation is over."""
+        """End the conversation; return the headers and payloads of the messages that the peer has not acknowledged."""
         decoder = Decoder()
         frames = [frame for _, segments in self._kept for frame in decoder.feed(b"".join(segments))]
         left: list[tuple[dict[str, Any], Sequence[Buffer]]] = [
@@ -411,7 +411,7 @@ class Session:
         return left
 
     def close(self) -> None:
-        """The conversation is over: let every source go."""
+        """End the conversation and release every source."""
         self.attached = False
         for stream in list(self._streams):
             self.stop_stream(stream)
