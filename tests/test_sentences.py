@@ -69,8 +69,6 @@ NOT_YET = {
     "handout/host/system/processes.py",
     "handout/host/system/shared_page.py",
     "handout/host/user_stub.py",
-    "handout/host/worker/async_worker.py",
-    "handout/host/worker/worker.py",
     "handout/journal/installed.py",
     "handout/journal/store.py",
     "handout/journal/value_digest.py",

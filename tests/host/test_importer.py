@@ -66,9 +66,9 @@ def test_a_traceback_shows_the_lines_and_the_path_of_the_callers_source(project:
         "import hoimp_c, traceback\ntry:\n    hoimp_c.fail(0)\n"
         "except ZeroDivisionError:\n    print(traceback.format_exc())"
     )
-    told = on_the_host("hoimp_c", source, bundle)
-    assert f'{project / "hoimp_c.py"}", line 3, in fail' in told
-    assert "return 1 / x  # the line" in told
+    printed = on_the_host("hoimp_c", source, bundle)
+    assert f'{project / "hoimp_c.py"}", line 3, in fail' in printed
+    assert "return 1 / x  # the line" in printed
 
 
 def test_a_missing_import_names_module_file_and_line(project: Path, bundle: Path) -> None:
@@ -78,11 +78,11 @@ def test_a_missing_import_names_module_file_and_line(project: Path, bundle: Path
         hoimp_d__in__deep="import os\n\nimport hoimp_not_installed\n",
     )
     source = "try:\n    import hoimp_d\nexcept ModuleNotFoundError as error:\n    print(error.name, error)"
-    told = on_the_host("hoimp_d", source, bundle)
-    assert told.startswith("hoimp_not_installed No module named 'hoimp_not_installed' ")
-    assert f"(imported at {project / 'hoimp_d' / 'deep.py'}, line 3)" in told
-    assert told.count("imported at") == 1
-    assert "not installed on this host" in told
+    printed = on_the_host("hoimp_d", source, bundle)
+    assert printed.startswith("hoimp_not_installed No module named 'hoimp_not_installed' ")
+    assert f"(imported at {project / 'hoimp_d' / 'deep.py'}, line 3)" in printed
+    assert printed.count("imported at") == 1
+    assert "not installed on this host" in printed
 
 
 def test_an_extension_module_is_never_sent_and_says_so(project: Path, bundle: Path) -> None:
@@ -91,8 +91,8 @@ def test_an_extension_module_is_never_sent_and_says_so(project: Path, bundle: Pa
     made = bundled("hoimp_e")
     (project / "hoimp_e" / "fast.abi3.so").unlink()
     source = "try:\n    import hoimp_e.user\nexcept ImportError as error:\n    print(error)"
-    told = run_on_host(sys.executable, PRELUDE + source, stdin=made.data, bundle=bundle).decode()
-    assert "user.py, line 1): it is an extension module, which is never sent" in told
+    printed = run_on_host(sys.executable, PRELUDE + source, stdin=made.data, bundle=bundle).decode()
+    assert "user.py, line 1): it is an extension module, which Handout never sends" in printed
 
 
 def test_the_bundle_wins_over_another_version_that_is_installed(project: Path, bundle: Path, tmp_path: Path) -> None:

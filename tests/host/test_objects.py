@@ -36,7 +36,7 @@ def test_a_consumer_maps_a_large_result_and_changes_only_its_own_copy(rig: Rig) 
     assert (rig.result(2), rig.result(3)) == (1, 1)
 
 
-def test_changing_a_small_argument_changes_nobody_elses(rig: Rig) -> None:
+def test_a_task_that_changes_a_small_argument_changes_only_its_own_copy(rig: Rig) -> None:
     def append(items: list[int]) -> list[int]:
         items.append(1)
         return items

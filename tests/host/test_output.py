@@ -78,7 +78,7 @@ def test_a_flood_is_cut_at_its_beginning_and_counted(rig: Rig) -> None:
     assert sum(len(m.payload) for m in logs) < 10 << 20
 
 
-def test_a_task_that_closes_its_streams_harms_nobody(rig: Rig) -> None:
+def test_the_next_task_can_print_after_a_task_that_closed_its_streams(rig: Rig) -> None:
     def close() -> None:
         sys.stdout.close()
         sys.stderr = None

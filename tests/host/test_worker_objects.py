@@ -1,4 +1,4 @@
-"""Results as a worker keeps, encodes and writes them."""
+"""How a worker remembers, encodes and writes results."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def worker(tmp_path: Path) -> Worker:
     return made
 
 
-def test_a_result_made_again_counts_once(tmp_path: Path) -> None:
+def test_a_result_that_is_made_again_is_counted_once(tmp_path: Path) -> None:
     objects = WorkerObjects([str(tmp_path)] * 2, ".w1")
     for _ in range(1000):
         objects.remember(1, bytes(INLINE))
     assert objects.get(1, {}) == bytes(INLINE)
 
 
-def test_what_was_written_of_a_result_that_fails_is_removed(worker: Worker, tmp_path: Path) -> None:
+def test_files_of_a_result_that_cannot_be_pickled_are_removed(worker: Worker, tmp_path: Path) -> None:
     value = {"large": bytes(INLINE * 2), "lock": threading.Lock()}
     with pytest.raises(diagnosis.CannotPickleError):
         worker.encode(value, [(("item", "large"),), (("item", "lock"),)], [-1, 5, 6])
     assert os.listdir(tmp_path) == []
 
 
-def test_results_of_one_task_ride_along_as_far_as_a_message_has_room(worker: Worker, tmp_path: Path) -> None:
+def test_small_objects_of_a_result_become_files_once_the_report_has_no_room_for_them(worker: Worker, tmp_path: Path) -> None:
     value = [bytes(60_000)] * 2000
-    sizes, inline, _, payload = worker.encode(value, [(("item", i),) for i in range(2000)], [-1, *range(1, 2001)])
+    sizes, inline_sizes, _, payload = worker.encode(value, [(("item", i),) for i in range(2000)], [-1, *range(1, 2001)])
     assert sum(map(len, payload)) < MAX_PAYLOAD // 8
-    assert inline.count(-1) - 1 == len(os.listdir(tmp_path)) > 1000
+    assert inline_sizes.count(-1) - 1 == len(os.listdir(tmp_path)) > 1000
     assert min(sizes[1:]) > 60_000

@@ -11,7 +11,7 @@ import os
 import shutil
 from typing import NamedTuple, Union
 
-from handout.host.worker.objects import name
+from handout.host.worker.objects import file_name
 from handout.protocol.messages import INLINE
 from handout.protocol.session import Source
 
@@ -102,7 +102,7 @@ class ObjectStore:
             self.small_bytes -= entry.size
             incoming.finish()
             entry = self._entries[key]
-        return f"{self.folders[entry.where]}/{name(key)}"
+        return f"{self.folders[entry.where]}/{file_name(key)}"
 
     def put(self, key: int, data: Buffer) -> None:
         """Add a small object; its bytes are copied.
@@ -123,7 +123,7 @@ class ObjectStore:
 
     def take_file(self, key: int, size: int, where: int, suffix: str) -> bool:
         """Add a file that a worker wrote; return False if it is not there or has another size."""
-        path = f"{self.folders[where]}/{name(key)}"
+        path = f"{self.folders[where]}/{file_name(key)}"
         try:
             if os.stat(path + suffix).st_size != size:
                 return False
@@ -152,7 +152,7 @@ class ObjectStore:
             return
         if entry.where == MEMORY:
             self.file_bytes -= entry.size
-        _remove(f"{self.folders[entry.where]}/{name(key)}")
+        _remove(f"{self.folders[entry.where]}/{file_name(key)}")
 
     def open(self, key: int) -> Outgoing:
         """Return an object as the source of a stream. The source stays readable when the object is dropped.
@@ -165,7 +165,7 @@ class ObjectStore:
             return Outgoing(entry.size, data=entry.data)
         try:
             return Outgoing(
-                entry.size, fd=os.open(f"{self.folders[entry.where]}/{name(key)}", os.O_RDONLY | os.O_CLOEXEC)
+                entry.size, fd=os.open(f"{self.folders[entry.where]}/{file_name(key)}", os.O_RDONLY | os.O_CLOEXEC)
             )
         except OSError:
             raise KeyError(key) from None
@@ -220,7 +220,7 @@ class Incoming:
 
     def _open(self, where: int) -> None:
         self._where = where
-        self._path = f"{self._store.folders[where]}/{name(self.key)}.in"
+        self._path = f"{self._store.folders[where]}/{file_name(self.key)}.in"
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         except OSError:
@@ -280,7 +280,7 @@ class Incoming:
         if self.key in store:
             _remove(self._path)
             return
-        os.rename(self._path, f"{store.folders[self._where]}/{name(self.key)}")
+        os.rename(self._path, f"{store.folders[self._where]}/{file_name(self.key)}")
         store._add_file(self.key, self.size, self._where)
 
     def give_up(self) -> None:

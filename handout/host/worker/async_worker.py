@@ -1,4 +1,4 @@
-"""Runs the coroutines of one worker beside each other, in one event loop."""
+"""Runs many tasks of one worker at the same time, as coroutines in one event loop."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from handout.host.current import publish
 from handout.host.system import shared_page
 from handout.host.system.clock import now_ns
 from handout.host.worker.objects import MissingInputError
-from handout.host.worker.worker import Worker, WorkerTask, writing
+from handout.host.worker.worker import Worker, WorkerTask, writing_task
 
 
 class SharedLoop:
-    """Runs the tasks of a worker beside each other.
+    """Runs the tasks of a worker as coroutines in one event loop.
 
     Args:
-        worker: Has the link, the functions and the objects.
+        worker: Gives the link, the functions and the objects.
     """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        #: By number of a running task: what runs it.
+        self._coroutines: dict[int, asyncio.Task[None]] = {}
         self._flushing = False
 
     async def serve(self) -> NoReturn:
@@ -33,7 +34,7 @@ class SharedLoop:
         loop.add_reader(self._worker.link.fileno(), self._read)
         self._start_all()
         await loop.create_future()
-        raise AssertionError("that future is never resolved")
+        raise AssertionError("the future that keeps the loop running was resolved")
 
     def _read(self) -> None:
         try:
@@ -44,62 +45,63 @@ class SharedLoop:
             os._exit(0)
         self._start_all()
         for number in self._worker.cancelled:
-            task = self._tasks.get(number)
-            if task is not None:
-                task.cancel()
-        self._worker.cancelled &= self._tasks.keys()
+            coroutine = self._coroutines.get(number)
+            if coroutine is not None:
+                coroutine.cancel()
+        self._worker.cancelled &= self._coroutines.keys()
 
     def _start_all(self) -> None:
         worker = self._worker
         page = worker.page
         while worker.queue:
-            queued = worker.queue.popleft()
-            number = queued.number
+            task = worker.queue.popleft()
+            number = task.number
             page[shared_page.STARTED] = now_ns()
             page[shared_page.ANNOUNCED] = number
             page[shared_page.IDLE] = 0
-            if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or worker.retiring:
-                worker.report.skipped(number)
+            if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or worker.leaving:
+                worker.report.add_skipped(number)
                 self._flush_soon()
                 continue
-            task = asyncio.get_running_loop().create_task(self._run(queued))
-            self._tasks[number] = task
-            task.add_done_callback(lambda _, number=number: self._forget(number))  # type: ignore[misc]
+            coroutine = asyncio.get_running_loop().create_task(self._run(task))
+            self._coroutines[number] = coroutine
+            coroutine.add_done_callback(lambda _, number=number: self._forget(number))  # type: ignore[misc]
 
-    async def _run(self, queued: WorkerTask) -> None:
-        worker, number = self._worker, queued.number
-        current = worker.current(queued)
-        writing.set(number)
+    async def _run(self, task: WorkerTask) -> None:
+        worker, number = self._worker, task.number
+        current = worker.new_current(task)
+        writing_task.set(number)
         publish(current, context_only=True)
         started = now_ns()
         try:
-            fn, args, kwargs, paths = worker.prepare(queued)
+            fn = worker.load_function(task.fn)
+            args, kwargs, paths = worker.load_arguments(task)
             value: Any = fn(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
-            result = worker.encode(value, paths, queued.outputs)
+            result = worker.encode(value, paths, task.outputs)
         except MissingInputError:
-            worker.report.lacking(number)
+            worker.report.add_lacking(number)
         except BaseException as error:
             failure, payload = worker.failure(number, error, number in worker.cancelled)
             worker.streams.flush()
-            worker.report.failed(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
+            worker.report.send_failure(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
         else:
             worker.streams.flush()
-            worker.report.done(number, (now_ns() - started) // 1000, result)
+            worker.report.add_result(number, (now_ns() - started) // 1000, result)
         current.clean()
         self._flush_soon()
 
     def _forget(self, number: int) -> None:
-        del self._tasks[number]
+        del self._coroutines[number]
         worker = self._worker
         worker.cancelled.discard(number)
-        if not self._tasks:
-            # Only while no task runs do the processes that are left belong to none.
+        if not self._coroutines:
+            # While a task runs, its processes cannot be told from those that ended tasks left.
             worker.page[shared_page.IDLE] = 1
-            worker.end_children()
-            if worker.retiring:
-                worker.retire()
+            worker.kill_children()
+            if worker.leaving:
+                worker.leave()
 
     def _flush_soon(self) -> None:
         if not self._flushing:

@@ -1,8 +1,8 @@
 """Imports the user's own modules from the source bundle that the controller sent.
 
-The bundle is a zip file. Its ``modules.json`` tells for each module where its source is in the zip, and where it lay on
-the controller. It holds sources and not bytecode, so that they run on another version of Python. Modules keep their
-original paths, so that a traceback reads as on the controller; its lines come from the bundle.
+The bundle is a zip file. Its ``modules.json`` gives the place of each module's source in the zip, and its path on the
+controller. The bundle holds sources and not bytecode, so that they run on another version of Python. Modules keep their
+paths on the controller, so that a traceback has the same paths as there. The lines of a traceback come from the bundle.
 """
 
 from __future__ import annotations
@@ -17,12 +17,22 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from types import CodeType, ModuleType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["BundleFinder", "install"]
 
 #: The bundle's table of contents.
 INDEX = "modules.json"
+
+
+class BundledModule(NamedTuple):
+    """A module of a bundle, as ``modules.json`` lists it."""
+
+    #: Name of its source in the zip.
+    member: str
+    #: Its path on the controller.
+    path: str
+    is_package: bool
 
 
 class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
@@ -35,11 +45,10 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         index: dict[str, Any] = json.loads(archive.read(INDEX))
-        #: By module: its source's name in the zip, its path on the controller, and True for a package.
-        self._modules: dict[str, tuple[str, str, bool]] = {k: tuple(v) for k, v in index["modules"].items()}
-        #: Paths on the controller of packages without an ``__init__.py``.
+        self._modules = {name: BundledModule._make(entry) for name, entry in index["modules"].items()}
+        #: By name of a package without an ``__init__.py``: the paths of its folders on the controller.
         self._namespaces: dict[str, list[str]] = index["namespaces"]
-        #: Extension modules of the project, which are never sent.
+        #: Names of the project's extension modules, which the controller never sends.
         self._extensions: frozenset[str] = frozenset(index["extensions"])
 
     def find_spec(
@@ -48,36 +57,35 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         """See `importlib.abc.MetaPathFinder`."""
         found = self._modules.get(fullname)
         if found is not None:
-            _, origin, package = found
-            spec = importlib.machinery.ModuleSpec(fullname, self, origin=origin, is_package=package)
+            spec = importlib.machinery.ModuleSpec(fullname, self, origin=found.path, is_package=found.is_package)
             spec.has_location = True
-            if package:
-                spec.submodule_search_locations = [os.path.dirname(origin)]
+            if found.is_package:
+                spec.submodule_search_locations = [os.path.dirname(found.path)]
             return spec
         folders = self._namespaces.get(fullname)
         if folders is None:
             return None
         spec = importlib.machinery.ModuleSpec(fullname, None, is_package=True)
         installed = importlib.machinery.PathFinder.find_spec(fullname, path)
-        others = list(installed.submodule_search_locations or ()) if installed is not None else []
-        spec.submodule_search_locations = [*folders, *others]
+        installed_folders = list(installed.submodule_search_locations or ()) if installed is not None else []
+        spec.submodule_search_locations = [*folders, *installed_folders]
         return spec
 
     def is_package(self, fullname: str) -> bool:
         """See `importlib.abc.InspectLoader`."""
-        return self._modules[fullname][2]
+        return self._modules[fullname].is_package
 
     def get_source(self, fullname: str) -> str:
-        """Return the source; `linecache` calls this to show lines in a traceback."""
-        return importlib.util.decode_source(self._archive.read(self._modules[fullname][0]))
+        """Return the source. `linecache` calls this method to show lines in a traceback."""
+        return importlib.util.decode_source(self._archive.read(self._modules[fullname].member))
 
     def get_code(self, fullname: str) -> CodeType:
         """See `importlib.abc.InspectLoader`."""
-        member, origin, _ = self._modules[fullname]
-        return self.source_to_code(self._archive.read(member), origin)
+        module = self._modules[fullname]
+        return self.source_to_code(self._archive.read(module.member), module.path)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module. A module that it cannot import is named with the file and line of the import."""
+        """Run the module. If a module that it imports is missing, add the file and line of the import to the error."""
         try:
             exec(self.get_code(module.__name__), module.__dict__)
         except ModuleNotFoundError as error:
@@ -85,22 +93,24 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
             raise
 
     def _explain(self, error: ModuleNotFoundError, file: str) -> None:
-        """Add to the error which file and line imported the missing module; the innermost import counts."""
-        if getattr(error, "wanted_by", None) is not None:
+        """Add to the error the file and line that imported the missing module, and why the module is missing."""
+        # The innermost import is explained first, and is the one to name.
+        if getattr(error, "imported_at", None) is not None:
             return
         line = _line_in(error.__traceback__, file)
-        error.wanted_by = f"{file}:{line}"  # type: ignore[attr-defined]
+        error.imported_at = f"{file}:{line}"  # type: ignore[attr-defined]
         why = (
-            "it is an extension module, which is never sent"
+            "it is an extension module, which Handout never sends"
             if error.name in self._extensions
-            else "it is not installed on this host, and is not one of the project's own modules, which are sent"
+            else "it is not installed on this host, and it is not one of the project's own modules, which Handout sends"
         )
-        remedy = "Install it there, or pin to hosts that have it."
+        remedy = "Install it on this host, or pin the function to hosts that have it."
         error.msg = f"{error.msg} (imported at {file}, line {line}): {why}. {remedy}"
         error.args = (error.msg,)
 
 
 def _line_in(trace: TracebackType | None, file: str) -> int:
+    """Return the line of the innermost frame that runs code of a file; 0 if no frame does."""
     line = 0
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == file:
@@ -110,14 +120,14 @@ def _line_in(trace: TracebackType | None, file: str) -> int:
 
 
 def install(bundle: str | bytes | memoryview) -> BundleFinder:
-    """Import from a bundle from now on, before modules that are installed on this host.
+    """Import from a bundle from now on. Its modules take precedence over modules that are installed on this host.
 
     Args:
         bundle: The zip file, as a path or as bytes.
     """
     archive = zipfile.ZipFile(bundle if isinstance(bundle, str) else io.BytesIO(bundle))
     finder = BundleFinder(archive)
-    # Behind built-in and frozen modules, and before sys.path, which may have another version of the project.
-    places = [i for i, known in enumerate(sys.meta_path) if known is importlib.machinery.PathFinder]
-    sys.meta_path.insert(places[0] if places else len(sys.meta_path), finder)
+    # After built-in and frozen modules, and before sys.path, which may have another version of the project.
+    positions = [i for i, known in enumerate(sys.meta_path) if known is importlib.machinery.PathFinder]
+    sys.meta_path.insert(positions[0] if positions else len(sys.meta_path), finder)
     return finder

@@ -1,4 +1,4 @@
-"""Where a forked copy of the supervisor becomes a worker."""
+"""The entry point of a worker, which is a forked copy of the supervisor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["preload", "run"]
 
 
 def preload() -> None:
-    """Import the modules that few tasks need, in the supervisor, so that its forks have them."""
+    """Import in the supervisor what workers import at the first use, so that its forks have these modules."""
     pickling.preload()
 
 
@@ -37,8 +37,8 @@ def run(link_fd: int, page_fd: int) -> NoReturn:
     faulthandler.register(shared_page.SAMPLE_SIGNAL, file=2, all_threads=True, chain=False)
     worker = Worker(link, page)
 
-    def leave_the_link() -> None:
-        # A fork that a task makes must not hold the worker's link open, nor write to it.
+    def close_link_in_fork() -> None:
+        # A process that a task forks must not hold the worker's link open, and must not write to it.
         if not worker.forked:
             worker.forked = True
             try:
@@ -46,13 +46,13 @@ def run(link_fd: int, page_fd: int) -> NoReturn:
             except OSError:
                 pass
 
-    os.register_at_fork(after_in_child=leave_the_link)
-    signal.signal(shared_page.FLUSH_SIGNAL, worker.flush_held)
+    os.register_at_fork(after_in_child=close_link_in_fork)
+    signal.signal(shared_page.FLUSH_SIGNAL, worker.flush_on_signal)
     sys.argv = [""]
     try:
         worker.read()
         if worker.shared_loop:
             asyncio.run(SharedLoop(worker).serve())
         worker.serve()
-    except (ConnectionError, BrokenPipeError):
+    except ConnectionError:
         os._exit(0)

@@ -1,4 +1,7 @@
-"""Objects on a worker's side: the store's folders, and the results that the worker has made last."""
+"""Reads the inputs of a worker's tasks, and keeps their results.
+
+Large objects are files in the store's folders. The worker also remembers its last small results.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,28 @@ from typing import Any, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-#: Results that a worker remembers, for the tasks queued behind those that made them, and their bytes.
+#: Small results that a worker remembers, at most, and their bytes. A task that takes one as an input is often queued on
+#: the same worker.
 _RECENT_COUNT = 512
 _RECENT_BYTES = 8 << 20
+#: Segments that one system call writes, at most.
 _WRITEV = 64
 
 
-def name(key: int) -> str:
-    """Return the file name of an object."""
+def file_name(key: int) -> str:
+    """Return the name of an object's file in the store's folders."""
     return f"{key:x}"
 
 
 class MissingInputError(Exception):
-    """An input is neither remembered nor in the store. The agent queues the task again, or fails it."""
+    """The worker neither remembers an input nor finds it in the store. The agent queues the task again, or fails it."""
 
 
 class OversizedResultError(Exception):
     """An object of a result exceeds ``max_result_bytes``."""
 
     def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"the result has {size} bytes, of {limit} that it may have")
+        super().__init__(f"the result has {size} bytes, and may have at most {limit}")
         self.size, self.limit = size, limit
 
 
@@ -47,7 +52,8 @@ class WorkerObjects:
 
     Args:
         folders: The store's folders: in memory, on disk. Both may be the same.
-        suffix: The end of the names of files that this worker writes, until the agent renames them.
+        suffix: Ends the name of each file that this worker writes. The agent renames the file to the name without it
+            when it adds the file to the store.
     """
 
     def __init__(self, folders: Sequence[str], suffix: str) -> None:
@@ -57,7 +63,7 @@ class WorkerObjects:
         self._recent_bytes = 0
 
     def remember(self, key: int, data: Buffer) -> None:
-        """Keep a small result for tasks that are queued behind."""
+        """Keep a small result in memory for later tasks of this worker."""
         self._recent_bytes += len(data) - len(self._recent.pop(key, b""))
         self._recent[key] = data
         while self._recent_bytes > _RECENT_BYTES or len(self._recent) > _RECENT_COUNT:
@@ -69,17 +75,17 @@ class WorkerObjects:
             if key != -1:
                 self._recent_bytes -= len(self._recent.pop(key, b""))
                 for folder in self._folders:
-                    _remove(f"{folder}/{name(key)}{self._suffix}")
+                    _remove(f"{folder}/{file_name(key)}{self._suffix}")
 
     def get(self, key: int, sent: dict[int, Buffer]) -> Buffer:
-        """Return the bytes of an input. A file is mapped privately: writing to the bytes does not change the file.
+        """Return the bytes of an input. A file is mapped privately, so that a task changes only its own copy.
 
         Args:
             key: Key of the object.
             sent: The objects that came with the batch.
 
         Raises:
-            MissingInputError: The input is neither among these, nor remembered, nor in the store.
+            MissingInputError: The input did not come with the batch, is not remembered, and is not in the store.
         """
         data = sent.get(key)
         if data is None:
@@ -87,12 +93,12 @@ class WorkerObjects:
         if data is None:
             data = self._map(key)
         if data is None:
-            raise MissingInputError(f"input {key:x} is not here")
+            raise MissingInputError(f"input {key:x} is not on this host")
         return data
 
     def _map(self, key: int) -> Buffer | None:
-        base = name(key)
-        # Each name is tried twice: the agent may be renaming the file, or moving it to disk.
+        base = file_name(key)
+        # Each name is tried twice, because the agent may rename the file between two attempts.
         for file in (base, base + self._suffix) * 2:
             for folder in self._folders:
                 try:
@@ -112,25 +118,27 @@ class WorkerObjects:
         Args:
             key: Key of the object.
             segments: Its bytes.
-            spill: True where the file must lie on disk.
+            spill: True if the file must lie on disk.
 
-        Returns: The folder of the file: 0 in memory, 1 on disk.
+        Returns:
+            The index of the file's folder: 0 in memory, 1 on disk.
+
         Raises:
             DiskFullError: No folder has room.
         """
         size = sum(memoryview(s).nbytes for s in segments)
-        for where in (0, 1) if not spill else (1,):
-            path = f"{self._folders[where]}/{name(key)}{self._suffix}"
+        for folder in (0, 1) if not spill else (1,):
+            path = f"{self._folders[folder]}/{file_name(key)}{self._suffix}"
             try:
                 _write_file(path, segments)
-                return where
+                return folder
             except OSError as error:
                 _remove(path)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise
-        folder = self._folders[1]
-        stat = os.statvfs(folder)
-        raise DiskFullError(folder, size, stat.f_bavail * stat.f_frsize)
+        disk = self._folders[1]
+        stat = os.statvfs(disk)
+        raise DiskFullError(disk, size, stat.f_bavail * stat.f_frsize)
 
 
 def _remove(path: str) -> None:
@@ -145,10 +153,10 @@ def _write_file(path: str, segments: list[Any]) -> None:
     try:
         views = [memoryview(s).cast("B") for s in segments if len(s)]
         while views:
-            done = os.writev(fd, views[:_WRITEV])
-            while views and done >= len(views[0]):
-                done -= len(views.pop(0))
-            if done:
-                views[0] = views[0][done:]
+            written = os.writev(fd, views[:_WRITEV])
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
     finally:
         os.close(fd)

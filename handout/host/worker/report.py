@@ -1,4 +1,4 @@
-"""A worker's reports to the agent: results are gathered in columns and sent together."""
+"""A worker's reports to the agent. Results are gathered in columns and sent together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import AnyMessage
 
-#: Results that are gathered, at most, and their bytes.
+#: Results, and their bytes, from which on a report is sent before the batch ends.
 _MAX_COUNT = 64
 _MAX_BYTES = 256 << 10
 
@@ -24,7 +24,7 @@ class EncodedResult(NamedTuple):
 
 
 class WorkerReport:
-    """What became of tasks, as far as the agent has not been told yet.
+    """Gathers the ends of tasks, and sends them to the agent.
 
     Args:
         link: Socket to the agent.
@@ -33,50 +33,51 @@ class WorkerReport:
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._numbers: list[int] = []
-        self._us: list[int] = []
+        self._elapsed_us: list[int] = []
         self._sizes: list[Any] = []
-        self._inline: list[Any] = []
+        self._inline_sizes: list[Any] = []
         self._folders: list[Any] = []
         self._payload: list[frames.Buffer] = []
-        #: True where some object is not in the payload: then the report tells which, and which folder it is in.
-        self._large = False
-        self._bytes = 0
+        #: True if an object of a gathered result is not in the payload. The report then has the columns `inline_sizes`
+        #: and `folders`.
+        self._has_files = False
+        self._payload_bytes = 0
         self._skipped: list[int] = []
         self._lacking: list[int] = []
 
     @property
     def pending(self) -> bool:
-        """True where the report is not empty."""
+        """True if the report is not empty."""
         return bool(self._numbers or self._skipped or self._lacking)
 
     @property
     def full(self) -> bool:
-        """True where the report is large enough to be sent."""
-        return len(self._numbers) >= _MAX_COUNT or self._bytes > _MAX_BYTES
+        """True if the report is so large that it must be sent now."""
+        return len(self._numbers) >= _MAX_COUNT or self._payload_bytes > _MAX_BYTES
 
-    def done(self, number: int, us: int, result: EncodedResult) -> None:
-        """Add a task that returned a result, after so many microseconds."""
+    def add_result(self, number: int, elapsed_us: int, result: EncodedResult) -> None:
+        """Add a task that returned a result."""
         sizes, inline_sizes, folders, payload = result
         self._numbers.append(number)
-        self._us.append(us)
+        self._elapsed_us.append(elapsed_us)
         self._sizes.append(sizes)
-        self._inline.append(inline_sizes)
+        self._inline_sizes.append(inline_sizes)
         self._folders.append(folders)
-        self._large |= len(payload) < len(sizes)
+        self._has_files |= len(payload) < len(sizes)
         for data in payload:
             self._payload.append(data)
-            self._bytes += len(data)
+            self._payload_bytes += len(data)
 
-    def skipped(self, number: int) -> None:
+    def add_skipped(self, number: int) -> None:
         """Add a task that was recalled before it started."""
         self._skipped.append(number)
 
-    def lacking(self, number: int) -> None:
-        """Add a task whose inputs are not on this host: the task that makes them failed, or they were dropped."""
+    def add_lacking(self, number: int) -> None:
+        """Add a task that was not run, because an input is not on this host: its producer failed, or it was dropped."""
         self._lacking.append(number)
 
-    def failed(self, failure: messages.TaskFailure, payload: Sequence[frames.Buffer]) -> None:
-        """Send the failure of a task at once, after the report of the tasks before it."""
+    def send_failure(self, failure: messages.TaskFailure, payload: Sequence[frames.Buffer]) -> None:
+        """Send the report of the tasks before it, then the failure of a task."""
         self.flush()
         self._send(failure, payload)
 
@@ -84,24 +85,23 @@ class WorkerReport:
         """Send the report, unless it is empty.
 
         Args:
-            leaving: True where the worker takes no more tasks and ends.
+            leaving: True if the worker ends now and takes no more tasks. Such a report is sent even if it is empty.
         """
         if not (self.pending or leaving):
             return
-        large = self._large
         report = messages.BatchReport(
             self._numbers,
-            self._us,
+            self._elapsed_us,
             self._sizes,
-            self._inline if large else None,
-            self._folders if large else None,
+            self._inline_sizes if self._has_files else None,
+            self._folders if self._has_files else None,
             self._skipped,
             self._lacking,
             leaving,
         )
         payload = self._payload
-        self._numbers, self._us, self._sizes, self._inline, self._folders = [], [], [], [], []
-        self._payload, self._bytes, self._skipped, self._lacking, self._large = [], 0, [], [], False
+        self._numbers, self._elapsed_us, self._sizes, self._inline_sizes, self._folders = [], [], [], [], []
+        self._payload, self._payload_bytes, self._skipped, self._lacking, self._has_files = [], 0, [], [], False
         self._send(report, payload)
 
     def _send(self, message: AnyMessage, payload: Sequence[frames.Buffer]) -> None:

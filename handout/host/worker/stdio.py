@@ -1,7 +1,7 @@
-"""A worker's standard streams: pipes to the agent, with marks that tell which task wrote the bytes behind them.
+"""A worker's standard streams: pipes to the agent. A mark before each piece of output says which task wrote it.
 
-Output that bypasses Python's streams (of C code, of subprocesses) has no mark: the agent takes it for the output of the
-task that runs. A task that writes nothing costs nothing.
+C code and subprocesses bypass Python's streams, so that their output has no mark. The agent takes it for the output of
+the task that runs. A task that writes nothing costs nothing.
 """
 
 from __future__ import annotations
@@ -14,64 +14,64 @@ from typing import Any, Callable
 from handout.host.agent.output_capture import mark
 
 
-class Marked(io.RawIOBase):
-    """Writes to a pipe, each behind a mark that tells the task and the size.
+class MarkedPipe(io.RawIOBase):
+    """A pipe as a raw stream. Before each piece it writes a mark with the number of the task and the size of the piece.
 
     Args:
         fd: The pipe.
         nonce: The beginning of the marks.
-        owner: Returns the number of the task that writes.
+        writing_task: Returns the number of the task that writes.
     """
 
-    def __init__(self, fd: int, nonce: bytes, owner: Callable[[], int]) -> None:
+    def __init__(self, fd: int, nonce: bytes, writing_task: Callable[[], int]) -> None:
         super().__init__()
         self._fd = fd
         self._nonce = nonce
-        self._owner = owner
+        self._writing_task = writing_task
 
     def writable(self) -> bool:
         """Return True."""
         return True
 
     def fileno(self) -> int:
-        """Return the pipe, for code that writes to it itself."""
+        """Return the descriptor of the pipe, for code that bypasses this object."""
         return self._fd
 
     def isatty(self) -> bool:
-        """Return False: it is a pipe."""
+        """Return False, because this is a pipe."""
         return False
 
     def write(self, data: Any) -> int:
         """Write all of the data; return its size in bytes."""
         view = memoryview(data).cast("B")
         size = len(view)
-        head = mark(self._nonce, self._owner(), size)
-        # In one call, so that the output of a fork of this process cannot come between the mark and its line.
-        done = os.writev(self._fd, [head, view])
-        if done < len(head) + size:
+        head = mark(self._nonce, self._writing_task(), size)
+        # One call, so that the output of a fork of this process cannot come between the mark and its line.
+        written = os.writev(self._fd, [head, view])
+        if written < len(head) + size:
             # A signal interrupted the write.
-            rest = memoryview(head + bytes(view))[done:]
+            rest = memoryview(head + bytes(view))[written:]
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         return size
 
 
 class Streams:
-    """Replaces ``sys.stdout`` and ``sys.stderr`` of a worker, and restores them after each task.
+    """Installs ``sys.stdout`` and ``sys.stderr`` of a worker, and installs them anew if a task replaced them.
 
     Args:
         nonce: The beginning of the marks.
-        owner: Returns the number of the task that writes.
+        writing_task: Returns the number of the task that writes.
     """
 
-    def __init__(self, nonce: bytes, owner: Callable[[], int]) -> None:
+    def __init__(self, nonce: bytes, writing_task: Callable[[], int]) -> None:
         self._nonce = nonce
-        self._owner = owner
+        self._writing_task = writing_task
         sys.stdin = sys.__stdin__ = open(os.devnull, encoding="utf-8")  # type: ignore[misc]
         self._install()
 
     def _make(self, fd: int) -> io.TextIOWrapper:
-        buffered = io.BufferedWriter(Marked(fd, self._nonce, self._owner), 8192)
+        buffered = io.BufferedWriter(MarkedPipe(fd, self._nonce, self._writing_task), 8192)
         return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
     def _install(self) -> None:
@@ -88,12 +88,9 @@ class Streams:
         except (OSError, ValueError, AttributeError):
             pass
         if out is not self._out or err is not self._err or self._out.closed or self._err.closed:
-            self._restore()
-
-    def _restore(self) -> None:
-        try:
-            self._out.flush()
-            self._err.flush()
-        except (OSError, ValueError):
-            pass
-        self._install()
+            try:
+                self._out.flush()
+                self._err.flush()
+            except (OSError, ValueError):
+                pass
+            self._install()

@@ -1,8 +1,8 @@
 """The process that runs user code: one task at a time, in the order in which the agent sent them.
 
-A worker receives a batch, announces each task on the shared page, runs it, and reports the results together. It waits
-for no answer of the agent within a batch. It is a subreaper, so that its children show whether a task left processes
-behind. The agent decides which tasks run; the worker only skips those that are recalled.
+A worker receives a batch, announces each task on the shared page, runs it, and reports the results together. Within a
+batch it does not wait for an answer of the agent. The agent decides which tasks run: the worker skips only tasks that
+the agent has recalled. A worker is a subreaper, so that its children show whether a task left processes behind.
 """
 
 from __future__ import annotations
@@ -33,21 +33,24 @@ from handout.protocol import codec, frames, messages
 from handout.protocol.messages import INLINE
 from handout.serialization import calls, diagnosis, exceptions, pickling
 
-#: Microseconds of a function's last task above which its next task starts only after the pending report was sent.
+#: Microseconds. If the last task of a function took longer, the worker sends the pending report before it starts the
+#: function's next task, so that the results in the report do not wait for it.
 _SHORT_US = 200
-#: Characters of an exception's text, and of its traceback, that are sent at most.
+#: Characters of an exception's message, and of its traceback, that are sent at most.
 _MAX_MESSAGE = 10_000
 _MAX_TEXT = 64 << 10
-#: The lowest descriptor for the worker's own files, away from the small numbers that user code may guess.
+#: The lowest descriptor for the worker's own files. User code that closes descriptors by number closes small ones.
 _HIGH_FD = 512
-#: Bytes of a pickled exception that is sent, at most. Of a larger one, only type, message and traceback are sent.
+#: Bytes of a pickled exception that is sent, at most. Of a larger one, the worker sends only the type, message and
+#: traceback.
 _MAX_EXCEPTION = frames.MAX_PAYLOAD // 4
-#: Bytes of the inline objects of one task, at most; its other objects become files.
+#: Bytes of one result's objects that are sent in the report, at most. The other objects of the result become files.
 _MAX_INLINE = 4 << 20
+#: Seconds that the worker waits for the end of the processes that it killed.
 _REAP_S = 2.0
 
-#: The number of the task whose coroutine writes, in a shared loop.
-writing: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing", default=0)
+#: In a shared loop: the number of the task whose coroutine runs, to which its output belongs.
+writing_task: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing_task", default=0)
 
 
 class WorkerTask(NamedTuple):
@@ -66,7 +69,7 @@ class WorkerTask(NamedTuple):
 
 
 class Worker:
-    """Runs tasks one after another, and does for a task what a shared loop needs as well.
+    """Runs tasks one after another. In a shared loop, `SharedLoop` runs the tasks, with the methods of this class.
 
     Args:
         link: Socket to the agent.
@@ -79,24 +82,25 @@ class Worker:
         self.report = WorkerReport(link)
         self.queue: deque[WorkerTask] = deque()
         self._decoder = frames.Decoder()
-        #: The working directory and the blocked signals that every task starts with, whatever the task before it did.
+        #: The working directory and the blocked signals of a new worker, which are restored after each task.
         self._folder = _open_high(".")
         self._signals = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._blobs: dict[int, bytes] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         self._last_us: dict[int, int] = {}
         self._pid = os.getpid()
-        #: True in a fork that user code made.
+        #: True in a process that a task forked from the worker.
         self.forked = False
-        self._retiring = False
+        #: True if the worker starts no more tasks and ends as soon as it can.
+        self.leaving = False
         #: Bytes that each object of a result may have.
         self._max_result = sys.maxsize
-        #: The worker's control group, where its tasks have a memory limit.
+        #: The worker's control group, if its tasks have a memory limit and the host has control groups.
         self._limited: cgroups.MemoryGroup | None = None
         self._in_user_code = False
+        #: True if the agent has cancelled the coroutine that runs alone.
         self._cancelled = False
-        self._orphans = _can_wait_id()
-        #: True where tasks are coroutines that run beside each other.
+        #: True if tasks are coroutines that run at the same time, in one event loop.
         self.shared_loop = False
         #: Numbers of the tasks of a shared loop that are being cancelled.
         self.cancelled: set[int] = set()
@@ -112,9 +116,9 @@ class Worker:
             os._exit(0)
         for frame in self._decoder.feed(data):
             if type(frame) is frames.Message:
-                self._take_in(frame)
+                self._handle(frame)
 
-    def _take_in(self, frame: frames.Message) -> None:
+    def _handle(self, frame: frames.Message) -> None:
         name, message = codec.decode(messages.TO_WORKER, frame.fields)
         _HANDLERS[name](self, message, memoryview(frame.payload))  # type: ignore[literal-required]
 
@@ -128,11 +132,11 @@ class Worker:
             try:
                 self._limited = cgroups.MemoryGroup(message.group, options.memory_limit)
             except OSError:
-                pass  # the agent measures the worker's memory in any case
+                pass  # the agent measures the memory of the worker in any case
         self.scratch = message.scratch
         self.objects = WorkerObjects(message.folders, message.suffix)
-        owner = writing.get if self.shared_loop else lambda: self.page[shared_page.ANNOUNCED]
-        self.streams = Streams(bytes.fromhex(message.nonce), owner)
+        writer = writing_task.get if self.shared_loop else lambda: self.page[shared_page.ANNOUNCED]
+        self.streams = Streams(bytes.fromhex(message.nonce), writer)
         self._bundle_path = message.bundle_path
 
     def _enqueue(self, batch: messages.Batch, payload: memoryview) -> None:
@@ -179,8 +183,8 @@ class Worker:
             if not queue:
                 page[shared_page.IDLE] = 1
                 report.flush()
-                if self._retiring:
-                    self.retire()
+                if self.leaving:
+                    self.leave()
                 self.read()
                 page[shared_page.IDLE] = 0
                 continue
@@ -195,17 +199,18 @@ class Worker:
         page[shared_page.STARTED] = started
         page[shared_page.ANNOUNCED] = number
         # Read only after the announcement: see `shared_page`.
-        if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or self._retiring:
-            self.report.skipped(number)
+        if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or self.leaving:
+            self.report.add_skipped(number)
             return
-        current = self.current(task)
+        current = self.new_current(task)
         publish(current)
         if self._limited is not None:
             self._limited.make_room()
         try:
-            # Loading the arguments (inline functions, classes) and pickling the result run user code, too.
+            # Loading arguments (inline functions) and pickling the result (`__reduce__`) run user code as well.
             self._in_user_code = True
-            fn, args, kwargs, paths = self.prepare(task)
+            fn = self.load_function(task.fn)
+            args, kwargs, paths = self.load_arguments(task)
             value = fn(*args, **kwargs)
             if inspect.iscoroutine(value):
                 value = self._await(value)
@@ -213,86 +218,95 @@ class Worker:
             self._in_user_code = False
         except MissingInputError:
             self._in_user_code = False
-            self.report.lacking(number)
+            self.report.add_lacking(number)
             return
         except BaseException as error:
             self._in_user_code = False
             self._end_failed(task, current, started, error)
             return
-        self._guard()
-        # Freed now, so that the next task does not find this memory taken.
+        self._exit_if_forked()
+        # Freed before the next task starts, which may need the memory.
         del value, args, kwargs
-        self._tidy(current)
+        self._clean_up(current)
         if self._was_killed_at_limit():
             self.objects.forget(task.outputs)
-            self._report_starved(number, started)
+            self._report_over_memory(number, started)
             return
-        us = (now_ns() - started) // 1000
-        self._last_us[task.fn] = us
-        self.report.done(number, us, result)
+        elapsed_us = (now_ns() - started) // 1000
+        self._last_us[task.fn] = elapsed_us
+        self.report.add_result(number, elapsed_us, result)
 
     def _end_failed(self, task: WorkerTask, current: Current, started: int, error: BaseException) -> None:
         """Report a task that raised an exception, and clean up after it."""
-        self._guard()
+        self._exit_if_forked()
         failure, payload = self.failure(task.number, error, self._cancelled)
-        self._tidy(current)
-        # The cause may be the process and not the task: it may lack descriptors, memory or room.
+        self._clean_up(current)
+        # The process may be the cause and not the task: it may have no descriptors, memory or disk space left.
         if isinstance(error, (OSError, MemoryError, pickling.LoadError)):
-            self._retiring = True
+            self.leaving = True
         if self._was_killed_at_limit():
-            self._report_starved(task.number, started)
+            self._report_over_memory(task.number, started)
             return
-        self.report.failed(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
+        self.report.send_failure(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
 
     def _was_killed_at_limit(self) -> bool:
         """Return True if the kernel killed a process that this worker's task had started, at the memory limit."""
         return self._limited is not None and self._limited.killed_at_limit
 
-    def _report_starved(self, number: int, started: int) -> None:
+    def _report_over_memory(self, number: int, started: int) -> None:
         """Report that a task exceeded its memory limit, and run no more tasks.
 
-        This holds also where the task itself went on after the kernel had killed a process that it started.
+        The task fails even if it returned a result after the kernel had killed a process that the task had started.
         """
-        self._retiring = True
-        us = (now_ns() - started) // 1000
-        self.report.failed(messages.TaskFailure(number, us, "memory", maxrss=processes.peak_memory()), [])
+        self.leaving = True
+        elapsed_us = (now_ns() - started) // 1000
+        failure = messages.TaskFailure(number, elapsed_us, "memory", maxrss=processes.peak_memory())
+        self.report.send_failure(failure, [])
 
-    def flush_held(self, *_: Any) -> None:
-        """Send the pending report: the agent's signal tells that a task takes long, and results wait behind it."""
+    def flush_on_signal(self, *_: Any) -> None:
+        """Send the pending report, because a task takes long: the handler of `shared_page.FLUSH_SIGNAL`."""
+        # Outside user code, the signal may have interrupted a change of the report.
         if self._in_user_code and not self.forked:
             try:
                 self.report.flush()
             except OSError:
                 pass
 
-    def _guard(self) -> None:
-        """End the process if it is a fork that user code made, and that returned from the task as well."""
+    def _exit_if_forked(self) -> None:
+        """End the process if a task forked it. Its copy of the task has ended, and only the worker itself reports."""
         if self.forked:
             os._exit(0)
 
-    def current(self, task: WorkerTask) -> Current:
-        """Return what a task gets from `handout.current`."""
+    def new_current(self, task: WorkerTask) -> Current:
+        """Return what `handout.current` returns in a task."""
         scratch = f"{self.scratch}/{self._pid}-{task.number}"
         return Current(task.name, self.host, task.attempt, task.variant, scratch)
 
-    def prepare(self, task: WorkerTask) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]:
-        """Return a task's function, its arguments, and the paths of those elements of its result that are wanted.
+    def load_function(self, number: int) -> Callable[..., Any]:
+        """Return a function, which is unpickled at its first use.
+
+        Raises:
+            LoadError: The bytes could not be unpickled.
+        """
+        fn = self._functions.get(number)
+        if fn is None:
+            fn = self._functions[number] = self._unpickle_function(number)
+        return fn
+
+    def load_arguments(self, task: WorkerTask) -> tuple[tuple[Any, ...], dict[str, Any], Sequence[calls.Path]]:
+        """Return a task's positional and keyword arguments, and the paths of elements to take from its result.
 
         Raises:
             MissingInputError: An input is not on this host.
             LoadError: The bytes could not be unpickled.
         """
         inputs, sent = task.inputs, task.sent
-        fn = self._functions.get(task.fn)
-        if fn is None:
-            fn = self._load_function(task.fn)
         try:
-            args, kwargs, paths = calls.load_call(task.call, lambda index: self._load_input(inputs[index], sent))
+            return calls.load_call(task.call, lambda index: self._load_input(inputs[index], sent))
         except pickling.LoadError as error:
             if isinstance(error.__cause__, MissingInputError):
                 raise error.__cause__ from None
             raise
-        return fn, args, kwargs, paths
 
     def _load_input(self, key: int, sent: dict[int, frames.Buffer]) -> Any:
         data = self.objects.get(key, sent)
@@ -304,31 +318,30 @@ class Worker:
             return reader.loads(data)
         return pickling.loads(data)
 
-    def _load_function(self, number: int) -> Callable[..., Any]:
+    def _unpickle_function(self, number: int) -> Callable[..., Any]:
         if self._bundle_path is not None:
-            # Not when the worker is set up: an error here becomes the task's failure.
+            # Not done in `_set_up`, because an error here becomes the task's failure.
             importer.install(self._bundle_path)
             self._bundle_path = None
         try:
             fn: Callable[..., Any] = pickling.loads(self._blobs[number])
+            return fn
         except pickling.LoadError:
             raise
         except Exception as error:
             raise pickling.LoadError(
                 f"the function could not be loaded: {type(error).__name__}: {exceptions.message(error)}"
             ) from error
-        self._functions[number] = fn
-        return fn
 
     def _await(self, coroutine: Any) -> Any:
-        """Run a coroutine in a loop of its own, which SIGTERM cancels; return its result."""
+        """Run a coroutine in a loop of its own; return its result. SIGTERM cancels the coroutine."""
 
         async def main() -> Any:
             loop = asyncio.get_running_loop()
             task = asyncio.ensure_future(coroutine)
 
             def cancel() -> None:
-                self._cancelled = self._retiring = True
+                self._cancelled = self.leaving = True
                 task.cancel()
 
             loop.add_signal_handler(signal.SIGTERM, cancel)
@@ -346,26 +359,26 @@ class Worker:
 
         Args:
             value: What the function returned.
-            paths: Of each output but the first: its path in the value.
+            paths: The path in the value of each output but the first, which is the whole value.
             outputs: Keys of the objects; -1 for one that is not wanted.
         """
         try:
             return self._encode(value, paths, outputs)
         except BaseException:
-            # Files of the result may have been written, which will not be reported.
+            # Some files of the result may exist already, and will not be reported.
             self.objects.forget(outputs)
             raise
 
     def _encode(self, value: Any, paths: Sequence[calls.Path], outputs: Sequence[int]) -> EncodedResult:
         sizes: list[int] = []
-        inline: list[int] = []
+        inline_sizes: list[int] = []
         folders: list[int] = []
         payload: list[frames.Buffer] = []
-        room = _MAX_INLINE
+        inline_left = _MAX_INLINE
         for index, key in enumerate(outputs):
             if key == -1:
                 sizes.append(-1)
-                inline.append(-1)
+                inline_sizes.append(-1)
                 folders.append(0)
                 continue
             part = value if index == 0 else calls.apply_path(value, paths[index - 1])
@@ -374,29 +387,29 @@ class Worker:
             if size > self._max_result:
                 raise OversizedResultError(size, self._max_result)
             sizes.append(size)
-            if size <= INLINE and size <= room:
-                room -= size
+            if size <= INLINE and size <= inline_left:
+                inline_left -= size
                 data = segments[0] if len(segments) == 1 else b"".join(segments)
                 payload.append(data)
                 self.objects.remember(key, data)
-                inline.append(size)
+                inline_sizes.append(size)
                 folders.append(0)
             else:
-                inline.append(-1)
+                inline_sizes.append(-1)
                 if self._limited is not None:
                     self._limited.make_room(size)
                 folders.append(self.objects.write(key, segments, bool(self.page[shared_page.SPILL])))
-        return EncodedResult(sizes, inline, folders, payload)
+        return EncodedResult(sizes, inline_sizes, folders, payload)
 
     def failure(
         self, number: int, error: BaseException, cancelled: bool
     ) -> tuple[messages.TaskFailure, list[frames.Buffer]]:
-        """Return the report of a failure, without its duration, and the pickled exception.
+        """Return the report of a failure, whose duration is still 0, and the pickled exception if there is one.
 
         Args:
             number: The task's number.
-            error: What its function raised, or what kept it from being called or its result from being sent.
-            cancelled: True where the agent cancelled the task.
+            error: The exception of the function, or of loading its arguments, or of sending its result.
+            cancelled: True if the agent cancelled the task.
         """
         kind, facts = _kind_of(error, cancelled)
         # The first frames of the traceback are the worker's own.
@@ -409,8 +422,8 @@ class Worker:
             blob, text = exceptions.dump_exception(error)
             if blob is not None and len(blob) > _MAX_EXCEPTION:
                 blob = None
-        elif kind in ("unserializable", "too_large") and _is_ours(error.__cause__ or error):
-            text = ""  # the message says everything
+        elif kind in ("unserializable", "too_large") and _is_raised_by_handout(error.__cause__ or error):
+            text = ""  # a traceback of the worker's own code would add nothing to the message
         else:
             text = exceptions.traceback_text(error)
         failure = messages.TaskFailure(
@@ -425,52 +438,42 @@ class Worker:
         )
         return failure, [blob] if blob is not None else []
 
-    def _tidy(self, current: Current) -> None:
-        """Flush the output of a task, end the processes that it left, and remove its files."""
+    def _clean_up(self, current: Current) -> None:
+        """Flush a task's output, remove its scratch folder, kill its processes, restore the directory and signals."""
         self.streams.flush()
         current.clean()
-        self.end_children()
+        self.kill_children()
         try:
             if self._folder >= 0:
                 os.fchdir(self._folder)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._signals)
         except OSError:
             # The task closed descriptors that are not its own.
-            self._retiring = True
+            self.leaving = True
 
-    def end_children(self) -> None:
-        """Kill the processes that a task left. A worker that had to do so runs no more tasks."""
-        if self._orphans:
-            try:
-                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-        until = time.monotonic() + _REAP_S
+    def kill_children(self) -> None:
+        """Kill the processes that a task left. If it left some, the worker runs no more tasks."""
+        deadline = time.monotonic() + _REAP_S
         while True:
             try:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             except ChildProcessError:
                 return
-            self._retiring = True
+            self.leaving = True
             processes.kill_trees(processes.children(self._pid))
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 return
             time.sleep(0.002)
 
-    @property
-    def retiring(self) -> bool:
-        """True where the worker ends as soon as it can."""
-        return self._retiring
-
-    def retire(self) -> NoReturn:
+    def leave(self) -> NoReturn:
         """Send the last report and end."""
         self.report.flush(leaving=True)
         os._exit(0)
 
 
 def _kind_of(error: BaseException, cancelled: bool) -> tuple[str, dict[str, Any]]:
-    """Return the kind of a failure, and the facts that only this kind has."""
+    """Return the kind of a failure, and the fields of `TaskFailure` that only this kind has."""
     if isinstance(error, diagnosis.CannotPickleError):
         return "unserializable", {"path": error.path, "culprit": error.type}
     if isinstance(error, pickling.LoadError):
@@ -501,8 +504,8 @@ def _open_high(path: str) -> int:
         os.close(low)
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Return True if an exception was raised by Handout's own code, or by C code that it called."""
+def _is_raised_by_handout(error: BaseException) -> bool:
+    """Return True if Handout's own code raised an exception, or C code that it called."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -510,13 +513,9 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _is_own_frame(trace: TracebackType) -> bool:
-    """Return True if a frame runs code that travelled with the worker, not the user's."""
+    """Return True if a frame runs Handout's code and not the user's."""
     package = trace.tb_frame.f_globals.get("__package__")
     return isinstance(package, str) and package.startswith(("handout.host", "handout.serialization"))
-
-
-def _can_wait_id() -> bool:
-    return hasattr(os, "waitid")
 
 
 _HANDLERS: messages.ToWorker = {
