@@ -39,7 +39,9 @@ def test_files_of_a_result_that_cannot_be_pickled_are_removed(worker: Worker, tm
     assert os.listdir(tmp_path) == []
 
 
-def test_small_objects_of_a_result_become_files_once_the_report_has_no_room_for_them(worker: Worker, tmp_path: Path) -> None:
+def test_small_objects_of_a_result_become_files_once_the_report_has_no_room_for_them(
+    worker: Worker, tmp_path: Path
+) -> None:
     value = [bytes(60_000)] * 2000
     sizes, inline_sizes, _, payload = worker.encode(value, [(("item", i),) for i in range(2000)], [-1, *range(1, 2001)])
     assert sum(map(len, payload)) < MAX_PAYLOAD // 8
