@@ -49,7 +49,18 @@ ARROWS: dict[str, set[str]] = {
         "transport",
         "journal",
     },
-    "sim": {"errors", "resources", "protocol", "scheduler", "execution"},
+    "sim": {
+        "errors",
+        "protocol",
+        "resources",
+        "graph",
+        "allocators",
+        "scheduler",
+        "submission",
+        "transport",
+        "journal",
+        "execution",
+    },
 }
 
 #: The rooms that travel.

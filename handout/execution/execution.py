@@ -26,6 +26,7 @@ from handout.graph.plan import Plan
 from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.states import Outcome, State
+from handout.submission.arguments import encode_plan
 from handout.transport.uninterrupted import uninterrupted
 
 __all__ = ["Execution"]
@@ -141,7 +142,7 @@ class Execution:
         number = self._cluster.next_run()
         if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
             number = self._recorder.earlier.number_after(number)
-        return make_run(plan, self._options, number, self._cluster.allocator)
+        return make_run(plan, encode_plan(plan), self._options, number, self._cluster.allocator)
 
     async def _until_enough(self, run: RunState) -> None:
         """Wait for the required hosts before the run is submitted, so that its first tasks are spread over them."""

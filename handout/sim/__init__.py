@@ -1,4 +1,4 @@
-"""The simulated cluster: the very same core in virtual time, with faults at any message, from one seed.
+"""The simulated cluster: the real driver and core in virtual time, with faults at any message, from one seed.
 
 `python -m handout.sim --seed 1234 --verbose` tells the story of a seed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from handout.sim.faults import Fault, Weather
 from handout.sim.scenario import Scenario
+from handout.sim.shrink import shrink
 from handout.sim.simulation import SimulationError, SimulationReport, simulate
 
-__all__ = ["Fault", "Scenario", "SimulationError", "SimulationReport", "Weather", "simulate"]
+__all__ = ["Fault", "Scenario", "SimulationError", "SimulationReport", "Weather", "shrink", "simulate"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections import Counter
 
 from handout.sim.faults import Fault
+from handout.sim.shrink import shrink
 from handout.sim.simulation import SimulationError, simulate
 
 
@@ -18,6 +20,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1, help="how many seeds, one after the other")
     parser.add_argument("--verbose", action="store_true", help="tell all that happens")
     chosen = parser.parse_args()
+    logging.getLogger("handout").setLevel(logging.CRITICAL)  # the story tells more
     faults: Counter[Fault] = Counter()
     broken = 0
     for seed in range(chosen.seed, chosen.seed + chosen.count):
@@ -26,6 +29,9 @@ def main() -> int:
         except SimulationError as error:
             broken += 1
             print(error, file=sys.stderr)
+            smallest = shrink(seed) or error
+            print(f"The shortest story found that breaks the same rule: {smallest}", file=sys.stderr)
+            print(*smallest.story, sep="\n", file=sys.stderr)
             continue
         faults.update(report.faults)
         if chosen.count == 1:

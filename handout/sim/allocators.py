@@ -1,13 +1,13 @@
-"""Custom allocators, sound and unsound, as the shell would await them."""
+"""Allocators, sound and unsound, as a user may write them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from random import Random
 
-from handout.scheduler.commands import AskAllocator
-from handout.scheduler.events import AllocatorFailed, Event, PlacementsProposed
+from handout.allocators import Allocator, ClusterView, Task, first_available, load_balanced, locality
 
 __all__ = ["Manner"]
 
@@ -42,41 +42,54 @@ class Manner(Enum):
         return rng.choice((cls.MISTAKEN, cls.RAISING, cls.SILENT, cls.EMPTY))
 
     @property
-    def built_in(self) -> str | None:
-        """What a run's spec says."""
-        return self.value if self in (Manner.LOCALITY, Manner.LOAD_BALANCED, Manner.FIRST_AVAILABLE) else None
-
-    @property
     def is_sound(self) -> bool:
-        """Whether it brings a run to its end."""
-        return self.built_in is not None or self in (Manner.SOUND, Manner.RELUCTANT, Manner.STUBBORN)
+        """Return True if it brings a run to its end."""
+        return self in _BUILTIN or self in (Manner.SOUND, Manner.RELUCTANT, Manner.STUBBORN)
 
-    def delay_s(self, rng: Random) -> float:
-        """How long an answer takes."""
-        return rng.choice((0.0, 0.5, 5.0)) if self is Manner.STUBBORN else rng.choice((0.0, 0.01))
+    def allocator(self, rng: Random) -> Allocator:
+        """Return an allocator that works in this manner."""
+        builtin = _BUILTIN.get(self)
+        if builtin is not None:
+            return builtin
 
-    def answer(self, command: AskAllocator, rng: Random) -> Event | None:
-        """What comes back; None: nothing ever does."""
-        run, request = command.run, command.request
-        if self is Manner.SILENT:
-            return None
-        if self is Manner.RAISING and rng.random() < 0.5:
-            return AllocatorFailed(run, request, RuntimeError("the allocator is ill"))
-        if self is Manner.EMPTY:
-            return PlacementsProposed(run, request, {})
-        if self is Manner.MISTAKEN and rng.random() < 0.3:
-            first = command.frontier[0].id
-            wrong: Mapping[str, str] = rng.choice(({first: "nowhere"}, {"nobody": next(iter(command.view.hosts))}))
-            return PlacementsProposed(run, request, wrong)
-        if self is Manner.STUBBORN:
-            host = rng.choice(list(command.view.hosts))
-            return PlacementsProposed(run, request, {task.id: host for task in command.frontier}, 1.0)
-        draft = command.view.draft()
-        for task in command.frontier:
-            fitting = [name for name in command.view.hosts if draft.fits(task, name)]
+        async def place(frontier: Sequence[Task], view: ClusterView) -> Mapping[str, str]:
+            delay_s = rng.choice((0.0, 0.5, 5.0)) if self is Manner.STUBBORN else rng.choice((0.0, 0.01))
+            await asyncio.sleep(delay_s)
+            return await self._answer(frontier, view, rng)
+
+        return place
+
+    async def _answer(self, frontier: Sequence[Task], view: ClusterView, rng: Random) -> Mapping[str, str]:
+        match self:
+            case Manner.SILENT:
+                await asyncio.get_running_loop().create_future()
+            case Manner.RAISING if rng.random() < 0.5:
+                raise RuntimeError("the allocator is ill")
+            case Manner.EMPTY:
+                return {}
+            case Manner.MISTAKEN if rng.random() < 0.3:
+                return rng.choice(({frontier[0].id: "nowhere"}, {"nothing": next(iter(view.hosts))}))
+            case Manner.STUBBORN:
+                return _Stubborn(dict.fromkeys([task.id for task in frontier], rng.choice(list(view.hosts))))
+        draft = view.draft()
+        for task in frontier:
+            fitting = [name for name in view.hosts if draft.fits(task, name)]
             if fitting:
                 draft.place(task, fitting[0])
                 if self is Manner.RELUCTANT:
                     draft.ask_again(1.0)
                     break
-        return PlacementsProposed(run, request, dict(draft), draft.ask_again_s)
+        return draft
+
+
+class _Stubborn(dict[str, str]):
+    """Placements whose allocator is to be asked again."""
+
+    ask_again_s = 1.0
+
+
+_BUILTIN: dict[Manner, Allocator] = {
+    Manner.LOCALITY: locality,
+    Manner.LOAD_BALANCED: load_balanced,
+    Manner.FIRST_AVAILABLE: first_available,
+}

@@ -1,4 +1,4 @@
-"""What must be true after every event, and at the end; the numbers are those of the table of invariants.
+"""What must be true after every turn, and at the end; the numbers are those of the table of invariants.
 
 R1: one outcome a task, stale answers dropped and counted. R2: whatever has not ended has a deadline or a cause. R4: the
 books add up, no more is granted than there is, and at the end they are as they were at the start. R7: what the journal
@@ -8,11 +8,11 @@ has is not run again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from handout.errors import InternalError
+from handout.protocol import numbering
 from handout.protocol.ledger import Ledger
 from handout.scheduler import Core, Outcome, State, invariants
 from handout.scheduler import commands as cmd
@@ -21,13 +21,13 @@ from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Wake
 from handout.scheduler.state.world import World
-from handout.sim.echoes import is_report, tokens
+from handout.sim.controller import Controller
+from handout.sim.host import HandedTask, SimulatedHost
 
-if TYPE_CHECKING:
-    from handout.sim.controller import Controller
-    from handout.sim.host import Handed, SimulatedHost
+__all__ = ["at_the_end", "began", "performing", "watch_turn"]
 
-__all__ = ["Before", "after_event", "at_the_end", "began", "ends_once", "handed", "run_ends_once"]
+#: What the scenario's hosts share.
+_SHARED = frozenset({"seat"})
 
 
 def _require(holds: bool, rule: str, problem: str) -> None:
@@ -36,7 +36,7 @@ def _require(holds: bool, rule: str, problem: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class _Before:
     """What is known before the core takes events in."""
 
     stale: int
@@ -48,16 +48,16 @@ class Before:
     used: Sequence[tuple[Ledger, Mapping[str, int]]]
 
     @classmethod
-    def of(cls, core: Core, events: Sequence[ev.Event]) -> Before:
+    def of(cls, core: Core, events: Sequence[ev.Event]) -> _Before:
         """Look at events that are about to be taken in."""
         late = 0
         finished: set[tuple[int, int]] = set()
         for event in events:
             if isinstance(event, ev.ResultsCommitted):
                 finished.update((event.run, t) for t in event.tasks)
-            elif is_report(event):
+            elif isinstance(event, ev.TasksFinished | ev.TasksStarted | ev.TasksRecalled | ev.TaskFailed):
                 host = core.world.fleet.by_name.get(event.host)
-                for token in tokens(event):
+                for token in _tokens(event):
                     if core.is_live(event.run, token[1], event.host, token[2]):
                         if isinstance(event, ev.TasksFinished):
                             finished.add(token[:2])
@@ -68,8 +68,21 @@ class Before:
         return cls(core.stale, late, frozenset(finished), [(ledger, ledger.used) for ledger in ledgers])
 
 
-def after_event(controller: Controller, before: Before, commands: Sequence[cmd.Command]) -> None:
-    """All that can be checked after any event.
+def _tokens(event: ev.TasksFinished | ev.TasksStarted | ev.TasksRecalled | ev.TaskFailed) -> list[tuple[int, int, int]]:
+    """The attempts that an event says something about: run, task, attempt."""
+    if isinstance(event, ev.TaskFailed):
+        return [(event.run, event.task, event.attempt)]
+    return [(event.run, t, attempt) for t, attempt in zip(event.tasks, event.attempts, strict=True)]
+
+
+def watch_turn(controller: Controller, events: Sequence[ev.Event]) -> Callable[[Sequence[cmd.Command]], None]:
+    """Look at what is before the driver takes a turn; return what checks all that must be true after it."""
+    before = _Before.of(controller.core, events)
+    return lambda commands: _after_turn(controller, before, commands)
+
+
+def _after_turn(controller: Controller, before: _Before, commands: Sequence[cmd.Command]) -> None:
+    """Check all that can be checked after any turn.
 
     Raises:
         InternalError: Names the rule, and what is wrong.
@@ -86,7 +99,7 @@ def after_event(controller: Controller, before: Before, commands: Sequence[cmd.C
             for t, outcome in zip(command.tasks, command.outcomes, strict=True):
                 if outcome is Outcome.DONE:
                     told = (command.run, t) in before.finished
-                    _require(told, "R1", f"task {t} of run {command.run} is done, and nobody said so")
+                    _require(told, "R1", f"task {t} of run {command.run} is done, though no agent said so")
     stuck = invariants.stuck(core.world)
     _require(not stuck, "R2", f"nothing can bring runs {stuck} to an end")
     for problem in _uncaused(controller):
@@ -95,34 +108,40 @@ def after_event(controller: Controller, before: Before, commands: Sequence[cmd.C
         _grants_no_more(ledger, used)
 
 
-def ends_once(controller: Controller, run: int, t: int) -> None:
-    """A task is reported as ended."""
-    _require((run, t) not in controller.outcomes, "R1", f"task {t} of run {run} ended twice")
-    _require(run not in controller.over, "R1", f"task {t} of run {run} ended after its run")
+def performing(controller: Controller, command: cmd.Command) -> None:
+    """Check a command that the driver is about to perform.
+
+    Raises:
+        InternalError: Names the rule, and what is wrong.
+    """
+    if isinstance(command, cmd.StartTasks):
+        for t in command.tasks if controller.spared else ():
+            key = (command.run, t)
+            _require(key not in controller.spared, "R7", f"task {key} was committed, and is handed over")
+    elif isinstance(command, cmd.AnnounceTasksEnded):
+        run = controller.driver.runs.get(command.run)
+        for t in command.tasks:
+            _require(run is None or run.outcomes[t] is None, "R1", f"task {t} of run {command.run} ended twice")
+            _require(command.run not in controller.outcomes, "R1", f"task {t} of run {command.run} ended after its run")
+    elif isinstance(command, cmd.AnnounceRunEnded):
+        _run_ends_once(controller, command)
 
 
-def run_ends_once(controller: Controller, command: cmd.AnnounceRunEnded) -> None:
-    """A run is reported as ended."""
+def _run_ends_once(controller: Controller, command: cmd.AnnounceRunEnded) -> None:
     number = command.run
-    _require(number not in controller.over, "R1", f"run {number} ended twice")
-    spec = controller.runs[number].spec
-    for t in range(spec.count):
-        _require((number, t) in controller.outcomes, "R1", f"run {number} is over, task {t} has not ended")
+    _require(number not in controller.outcomes, "R1", f"run {number} ended twice")
+    run = controller.driver.runs.get(number)
+    if run is None:
+        return  # its caller has forgotten it
+    for t, outcome in enumerate(run.outcomes):
+        _require(outcome is not None, "R1", f"run {number} is over, task {t} has not ended")
     if command.outcome is Outcome.DONE:
-        for o in spec.outputs:
-            _require((number, o) in controller.home, "R1", f"run {number} is done, its output {o} has not come")
+        for o in run.spec.outputs:
+            _require(o in run.objects, "R1", f"run {number} is done, its output {o} has not come")
 
 
-def handed(controller: Controller, command: cmd.StartTasks) -> None:
-    """Tasks are handed to a host."""
-    for t in command.tasks if controller.spared else ():
-        _require(
-            (command.run, t) not in controller.spared, "R7", f"task {(command.run, t)} was committed, and is handed"
-        )
-
-
-def began(controller: Controller, host: SimulatedHost, task: Handed, times: int) -> None:
-    """A function is called, for the ``times``-th time.
+def began(controller: Controller, host: SimulatedHost, task: HandedTask, times: int) -> None:
+    """Check that a function may be called, for the ``times``-th time.
 
     Args:
         controller: In its present life.
@@ -130,14 +149,13 @@ def began(controller: Controller, host: SimulatedHost, task: Handed, times: int)
         task: What.
         times: Counted over all lives, but anew after an end that is known.
     """
-    run = task.run
-    original = run.original(task.task)
-    if run.is_once(task.task) and times > 1:
-        raise InternalError(f"R1: task {original} must not run twice, and does on {host.name!r}")
-    if controller.runs.get(task.ticket[0]) is not run:
-        return  # an earlier life had handed it over: that is nobody's fault in this one
-    _require(original not in controller.spared, "R7", f"task {original} was committed, and runs again on {host.name!r}")
-    if task.shares and controller.alive:
+    key = (task.plan.number, task.task)
+    if task.plan.is_once(task.task) and times > 1:
+        raise InternalError(f"R1: task {key} must not run twice, and does on {host.name!r}")
+    if task.life != controller.life:
+        return  # an earlier life had handed it over: this one has broken no rule
+    _require(key not in controller.spared, "R7", f"task {key} was committed, and runs again on {host.name!r}")
+    if controller.alive:
         _shares_what_is_granted(controller)
 
 
@@ -164,7 +182,7 @@ def _uncaused(controller: Controller) -> Iterator[str]:
         paused = any(pause.until > world.now for pause in record.pauses.values())
         if paused and not (record in world.pausing and _has_timer(world, Wake.PAUSE, -1, record.index)):
             yield f"host {record.name!r} is passed over without a deadline"
-    for host in controller.hosts.values():
+    for host in controller.hosts.values() if controller.settled else ():
         if host.quiet and host.alive and not host.lapsed:
             yield from _forgotten(controller, host)
 
@@ -212,22 +230,31 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
     for run in world.runs.values():
         for t in range(run.spec.count):
             if run.state[t] == State.HANDED and run.host[t] == record.index:
-                if (run.number, t, run.attempt[t]) not in here:
+                attempt = run.attempt[t]
+                known = numbering.attempt_id(run.number, t, attempt) in here
+                if not known and not controller.is_held(run.number, t, attempt):
                     yield f"task {t} of run {run.number} is with {host.name!r}, which does not know it"
-        for t, other in run.second_attempts.items():
-            if other.host == record.index and (run.number, t, other.attempt) not in here:
+        for t, second in run.second_attempts.items():
+            if second.host == record.index and numbering.attempt_id(run.number, t, second.attempt) not in here:
                 yield f"task {t} of run {run.number} is with {host.name!r}, too, which does not know it"
-    for ticket in record.lingering:
-        if ticket not in here:
-            yield f"{ticket} is waited for on {host.name!r}, which does not know it"
+    for token in record.lingering:
+        if numbering.attempt_id(*token) not in here:
+            yield f"{token} is waited for on {host.name!r}, which does not know it"
     coming = set(host.incoming.values())
-    made = {key for ticket in here for key in (host.queue.get(ticket) or host.running[ticket]).objects}
-    for ticket, task in host.queue.items():
-        flying = controller.core.world.runs.get(ticket[0])
+    asked = {key for agent in controller.driver.agents.values() for key in agent.fetches.waiting}
+    for run in world.runs.values():
+        for o, index in run.objects.copying:
+            key = numbering.base(run.number) | o
+            if index == record.index and key not in coming and key not in asked and key not in host.refused:
+                yield f"object {o} of run {run.number} is waited for at {host.name!r}, and is not on its way"
+    made = {key for ticket in here for key in (host.queue.get(ticket) or host.running[ticket]).made}
+    for task in host.queue.values():
+        flying = world.runs.get(task.plan.number)
         for key in task.inputs:
-            under_way = flying is not None and (key[1], record.index) in flying.objects.copying
+            o = numbering.key_parts(key)[1]
+            under_way = flying is not None and (o, record.index) in flying.objects.copying
             if key not in host.store and key not in coming and key not in made and not under_way:
-                yield f"{ticket} waits on {host.name!r} for object {key[1]}, which nobody brings"
+                yield f"{task} waits on {host.name!r} for object {o}, which is not on its way"
 
 
 # ---- R4: no more than there is, and nothing is left -------------------------------------------------------------
@@ -246,8 +273,10 @@ def _shares_what_is_granted(controller: Controller) -> None:
     taken: Counter[str] = Counter()
     for host in controller.hosts.values():
         for task in host.running.values():
-            if controller.runs.get(task.ticket[0]) is task.run:
-                taken.update(task.shares)
+            run = controller.driver.runs.get(task.plan.number)
+            if task.life == controller.life and run is not None:
+                requirement = run.spec.profiles[run.spec.profile[task.task]].requirements[task.variant]
+                taken.update(requirement.needs(_SHARED)[1])
     granted = controller.core.world.fleet.shared.used
     for name, parts in taken.items():
         _require(parts <= granted.get(name, 0), "R4", f"{parts} parts of {name!r} are in use, {granted} are granted")
@@ -269,8 +298,8 @@ def _left_here(controller: Controller) -> Iterator[str]:
         yield f"the core has runs {list(world.runs)}, reservations {world.reservations}, {world.shared_reservation}"
     if world.fleet.shared.used:
         yield f"{world.fleet.shared.used} of what is shared is claimed"
-    if controller.home:
-        yield f"objects {sorted(controller.home)} are at the controller"
+    if controller.driver.runs:
+        yield f"the driver has runs {list(controller.driver.runs)}"
     for host in world.fleet.by_name.values():
         if host.handed or host.ahead_n or host.ahead_s or host.ledger.used or host.ledger.claims or host.lingering:
             yield f"of {host!r} {host.ledger.used} is claimed, and {list(host.lingering)} lingers"
@@ -281,11 +310,12 @@ def _left_here(controller: Controller) -> Iterator[str]:
 def _left_there(agents: Sequence[SimulatedHost]) -> Iterator[str]:
     for host in agents:
         if host.running or host.ledger.claims:
-            yield f"{list(host.running)} run on {host.name!r} of epoch {host.epoch}"
+            yield f"{list(map(str, host.running.values()))} run on {host.name!r} of epoch {host.epoch}"
         if (
             host.alive
             and host.line.open
             and not host.lapsed
             and (host.queue or host.store - host.inherited or host.incoming)
         ):
-            yield f"{list(host.queue)} and {host.store - host.inherited or host.incoming} are left on {host.name!r}"
+            objects = host.store - host.inherited or host.incoming
+            yield f"{list(map(str, host.queue.values()))} and {objects} are left on {host.name!r}"

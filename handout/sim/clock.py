@@ -1,51 +1,127 @@
-"""Virtual time: what is to happen, in order; nothing takes any real time."""
+"""Virtual time: an event loop whose clock jumps to the next timer, so that nothing takes any real time."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
+import asyncio
+import math
+import selectors
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from handout.errors import InternalError
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "VirtualLoop"]
 
-_Entry = tuple[float, int, Callable[[], None]]
-#: So much may happen at one instant; beyond it, it goes round in circles.
-_MOST_AT_ONCE = 2_000
+#: Turns of the loop at one instant; a simulation that takes more goes round in circles.
+_MAX_TURNS_AT_ONCE = 2_000
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """A selector that watches no file: instead of waiting, it lets as much virtual time pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        #: The virtual time at which a simulation that goes on is broken, and what says how.
+        self.limit: tuple[float, Callable[[], str]] = (math.inf, str)
+        #: Called when no callback is ready and no timer is set.
+        self.on_idle: Callable[[], None] = lambda: None
+        #: Turns of the loop since the clock last moved; negative: not counted.
+        self._turns_at_once = 0
+
+    def watch_no_more(self) -> None:
+        """Let whatever is left come to its end: nothing is an error any more."""
+        self.limit, self.on_idle = (math.inf, str), lambda: None
+        self._turns_at_once = -1 << 60
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return at once, with the clock moved on by `timeout` seconds."""
+        if timeout is None:
+            self.on_idle()
+        elif timeout > 0:
+            self.now += timeout
+            self._turns_at_once = min(self._turns_at_once, 0)
+            if self.now > self.limit[0]:
+                raise InternalError(self.limit[1]())
+        self._turns_at_once += 1
+        if self._turns_at_once > _MAX_TURNS_AT_ONCE:
+            raise InternalError(f"R2: it goes round in circles, {_MAX_TURNS_AT_ONCE} turns of the loop at one instant")
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio event loop in virtual time. What runs in it cannot tell it from a real one.
+
+    Python's own loop asks its selector to wait until the next timer is due. This one's selector does not wait.
+    """
+
+    def __init__(self) -> None:
+        self.virtual = _JumpingSelector()
+        super().__init__(self.virtual)
+        self._failure: BaseException | None = None
+        self.set_exception_handler(self._on_error)
+
+    def time(self) -> float:
+        """Return the virtual seconds since the loop was made."""
+        return self.virtual.now
+
+    def play(self, main: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine to its end, then cancel what it left running, and close the loop.
+
+        Raises:
+            Exception: The first error of the coroutine, or of any callback.
+        """
+        task = self.create_task(main)
+        task.add_done_callback(lambda _: self.stop())
+        try:
+            self.run_forever()
+            if self._failure is not None:
+                raise self._failure
+            task.result()
+        finally:
+            try:
+                self._cancel_all()
+            finally:
+                self.close()
+
+    def _cancel_all(self) -> None:
+        self.virtual.watch_no_more()
+        left = asyncio.all_tasks(self)
+        for task in left:
+            task.cancel()
+        if left:
+            self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        if self._failure is None:
+            self._failure = context.get("exception") or InternalError(str(context["message"]))
+        self.stop()
 
 
 class Clock:
-    """Runs what was asked for at its time; what is due at the same time runs in the order in which it was asked for."""
+    """Calls functions at virtual times.
 
-    __slots__ = ("_at_once", "_count", "_heap", "now")
+    Args:
+        loop: The virtual event loop.
+    """
 
-    def __init__(self) -> None:
-        #: Seconds.
-        self.now = 0.0
-        self._heap: list[_Entry] = []
-        self._count = self._at_once = 0
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    @property
+    def now(self) -> float:
+        """Seconds since the start of the simulation."""
+        return self._loop.time()
 
     def at(self, when: float, action: Callable[[], None]) -> None:
-        """Run ``action`` at ``when``, or at once where that has passed."""
-        self._count += 1
-        heapq.heappush(self._heap, (max(when, self.now), self._count, action))
+        """Call ``action`` at ``when``, or at once if that has passed."""
+        self._loop.call_at(when, action)
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Run ``action`` after a while."""
-        self.at(self.now + delay_s, action)
-
-    def step(self) -> bool:
-        """Go on to what is next; False where nothing is.
-
-        Raises:
-            InternalError: Time does not go on, however much happens.
-        """
-        if not self._heap:
-            return False
-        when, _, action = heapq.heappop(self._heap)
-        self._at_once = self._at_once + 1 if when == self.now else 0
-        if self._at_once > _MOST_AT_ONCE:
-            raise InternalError(f"R2: it goes round in circles, {_MOST_AT_ONCE} steps at one instant")
-        self.now = when
-        action()
-        return True
+        """Call ``action`` after a while."""
+        if delay_s > 0:
+            self._loop.call_later(delay_s, action)
+        else:
+            self._loop.call_soon(action)

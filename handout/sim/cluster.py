@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from handout.errors import InternalError
+from handout.execution.membership.takeover import FoundAgent
 from handout.scheduler import events as ev
-from handout.sim.adoption import SurvivingAgent
 from handout.sim.clock import Clock
 from handout.sim.controller import Controller
-from handout.sim.host import Handed, SimulatedHost
+from handout.sim.host import Frame, HandedTask, SimulatedHost
 from handout.sim.line import Line, Way
-from handout.sim.scenario import HostPlan
+from handout.sim.scenario import HostPlan, RunPlan
+from handout.sim.story import SimulationStory
 
 __all__ = ["GRACE_S", "HOST_TIMEOUT_S", "SimulatedCluster"]
 
@@ -21,7 +22,7 @@ HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
 #: A lost host is tried again with pauses that double, up to this one.
 _REJOIN_MAX_S = 8.0
 #: The agents of a dead controller that its successor can reach.
-_ADOPTED = 0.45
+_TAKEN_OVER = 0.45
 
 
 class SimulatedCluster:
@@ -30,9 +31,11 @@ class SimulatedCluster:
     Args:
         clock: The time.
         rng: Decides what is left to chance here.
-        plans: The hosts that there are.
+        story: Where it is told what happens to hosts.
+        plans: The scenario's hosts.
+        runs: The scenario's runs, by number.
         arriving: Called as each message arrives, see `Line`.
-        heard: Called at the controller with what a message says.
+        heard: Called at the controller with the frames of an agent that arrive together.
         began: Called as a function is called.
     """
 
@@ -43,13 +46,17 @@ class SimulatedCluster:
         self,
         clock: Clock,
         rng: Random,
+        story: SimulationStory,
         plans: Sequence[HostPlan],
+        runs: Mapping[int, RunPlan],
         arriving: Callable[[SimulatedHost, Way, Callable[[], None]], bool],
-        heard: Callable[[SimulatedHost, list[ev.Event]], None],
-        began: Callable[[SimulatedHost, Handed], None],
+        heard: Callable[[SimulatedHost, list[Frame]], None],
+        began: Callable[[SimulatedHost, HandedTask], None],
     ) -> None:
         self._clock = clock
         self._rng = rng
+        self._story = story
+        self._runs = runs
         self._plans = {plan.name: plan for plan in plans}
         self._arriving = arriving
         self._heard = heard
@@ -74,7 +81,7 @@ class SimulatedCluster:
         if not controller.alive or plan.name in controller.hosts:
             return
         epoch = len(self.agents) + 1
-        host = SimulatedHost(plan.name, epoch, plan.offer, self._clock, self._rng, self._heard, self._began)
+        host = SimulatedHost(plan.name, epoch, plan.offer, self._clock, self._rng, self._runs, self._heard, self._began)
         host.line = self._line(host, plan)
         self.agents.append(host)
         controller.join(host, ev.HostConnected(plan.name, plan.offer, "3.11", plan.rtt_s, epoch))
@@ -88,6 +95,8 @@ class SimulatedCluster:
 
     def crash(self, host: SimulatedHost, silently: bool, noticed_s: float) -> None:
         """An agent dies; what it had sent is lost with it where that is ``silently``. A while later it is noticed."""
+        if host.alive:
+            self._story.tell(self._clock.now, f"Host {host.name} crashed.")
         host.die()
         if silently:
             host.line.lose(Way.TO_CONTROLLER)
@@ -102,10 +111,10 @@ class SimulatedCluster:
         controller.leave(host, reason)
         if not controller.alive or host.name in self.gone:
             return
-        controller.tell(ev.HostExpected(host.name))
+        controller.post(ev.HostExpected(host.name))
         pause_s = self._pauses[host.name] = min(2 * self._pauses.get(host.name, 0.25), _REJOIN_MAX_S)
         if self._flaps.get(host.name):
-            controller.tell(ev.HostDelayed(host.name, f"in quarantine for {pause_s:g} s"))
+            controller.post(ev.HostDelayed(host.name, f"in quarantine for {pause_s:g} s"))
         if self._rng.random() < 0.1:
             # It is not back in time: whoever waited for it is told, and it comes later.
             self._clock.after(20.0, lambda: self._give_up(host.name, controller))
@@ -115,7 +124,7 @@ class SimulatedCluster:
     @staticmethod
     def _give_up(name: str, controller: Controller) -> None:
         if name not in controller.hosts:
-            controller.tell(ev.HostLost(name, "it is not back"))
+            controller.post(ev.HostLost(name, "it is not back"))
 
     def release(self, name: str) -> None:
         """A drained host is let go, if it is still there.
@@ -128,7 +137,7 @@ class SimulatedCluster:
         if host is None:
             return
         if host.running:
-            raise InternalError(f"host {name!r} is released while {list(host.running)} run there")
+            raise InternalError(f"host {name!r} is released while {list(map(str, host.running.values()))} run there")
         host.die()
         self._clock.after(0.0, lambda: self.lose(host, "it was drained"))
 
@@ -145,23 +154,26 @@ class SimulatedCluster:
         if host.line is line:
             host.lapse()
 
-    def take_over(self, dead: Controller) -> dict[SimulatedHost, SurvivingAgent]:
+    def take_over(self, dead: Controller) -> dict[SimulatedHost, FoundAgent]:
         """A new controller goes on with the agents of the one before, where it can have them, else it starts others."""
         plans = [plan for plan in self._plans.values() if plan.name not in self.gone]
-        self.controller.tell(*(ev.HostExpected(plan.name) for plan in plans))
+        self.controller.post(*(ev.HostExpected(plan.name) for plan in plans))
         found = {}
         for plan in plans:
             host = dead.hosts.get(plan.name)
-            if host is not None and host.alive and self._rng.random() < _ADOPTED:
-                found[host] = self._adopt(host, plan)
+            if host is not None and host.alive and self._rng.random() < _TAKEN_OVER:
+                found[host] = self._take_over(host, plan)
             else:
                 self.boot(plan, self.controller)
         return found
 
-    def _adopt(self, host: SimulatedHost, plan: HostPlan) -> SurvivingAgent:
-        found = host.adopt(self._line(host, plan))
-        self.controller.join(host, ev.HostConnected(plan.name, plan.offer, "3.11", plan.rtt_s, host.epoch))
-        host.line.send(Way.TO_HOST, lambda: host.limit(plan.offer))
+    def _take_over(self, host: SimulatedHost, plan: HostPlan) -> FoundAgent:
+        shift, found = host.shift, host.take_over(self._line(host, plan))
+        self._story.tell(self._clock.now, f"The controller took the agent of host {host.name} over.")
+        offer = plan.offer
+        connected = ev.HostConnected(plan.name, offer, "3.11", plan.rtt_s, host.epoch)
+        self.controller.join(host, connected, shift)
+        self.controller.driver.agents[host.name].limits(dict(offer.amounts), offer.devices)
         return found
 
     def _line(self, host: SimulatedHost, plan: HostPlan) -> Line:

@@ -1,390 +1,344 @@
-"""One life of the controller: the shell around a core, as `handout.execution` is, but in virtual time."""
+"""One life of the controller: the real driver and inbound messages, watched, until it dies between two instructions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
-from types import MappingProxyType
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
-from handout.errors import OutcomeUnknownError
-from handout.scheduler import CONTROLLER, Core, Outcome
-from handout.scheduler import commands as cmd
+from handout.errors import PlacementError
+from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.membership.takeover import FoundAgent
+from handout.execution.recording.recorder import Recorder
+from handout.execution.shell.driver import Driver
+from handout.execution.shell.inbound_messages import InboundMessages
+from handout.execution.shell.run_state import RunState
+from handout.journal import Journal
+from handout.journal.identity import TaskIdentities
+from handout.protocol import codec, numbering
+from handout.protocol.frames import Buffer, Message, Piece
+from handout.protocol.messages import AnyMessage
+from handout.protocol.session import Source
+from handout.scheduler import Outcome
+from handout.scheduler import commands as do
 from handout.scheduler import events as ev
-from handout.sim import checks
-from handout.sim.adoption import SurvivingAgent, facts
 from handout.sim.clock import Clock
-from handout.sim.host import INLINE, Key, SimulatedHost
-from handout.sim.journal import SimulatedJournal
+from handout.sim.host import Frame, SimulatedHost
+from handout.sim.journal import SimulatedIdentities, SimulatedJournal
 from handout.sim.line import Way
-from handout.sim.scenario import Submission
+from handout.sim.scenario import RunPlan
 from handout.sim.story import SimulationStory
+from handout.transport.conversation import GrowingSource
+from handout.transport.link import AgentLink
 
-__all__ = ["Controller"]
-
-
-class _DeadError(Exception):
-    """It was killed between two instructions."""
+__all__ = ["Callbacks", "Controller"]
 
 
-@dataclass(slots=True, eq=False)
-class _Relay:
-    """An object on its way from one host to another, or to the controller."""
+class _DeathError(BaseException):
+    """The controller is killed between two instructions. No handler of errors takes it for one."""
 
-    failed: Callable[[bool], None]
-    #: The stream's number at the target, once it is announced there.
-    number: int = -1
-    begun: bool = False
-    over: bool = False
+
+class _Conversation:
+    """What the controller says to one agent: the port in the place of `handout.transport.conversation`."""
+
+    def __init__(self, host: SimulatedHost, life: int) -> None:
+        self._host = host
+        self._life = life
+        self._streams = 0
+        #: By stream: where an object comes from that is not here as a whole.
+        self._growing: dict[int, Source] = {}
+
+    def send(self, message: AnyMessage, payload: Sequence[Buffer] = ()) -> None:
+        """Send a message. The simulated agent does not look at payloads."""
+        host, life = self._host, self._life
+        host.line.send(Way.TO_HOST, lambda: host.take(message, life))
+
+    def send_object(self, key: int, source: Source) -> int:
+        """Stream an object: announce it, and send its bytes once all of them are here."""
+        self._streams += 1
+        host, stream, size = self._host, (self._life << 20) + self._streams, source.size
+        host.line.send(Way.TO_HOST, lambda: host.announce(stream, key))
+
+        def send_if_whole() -> None:
+            if stream in self._growing and len(source.read(size - 1, 1)):
+                self._growing.pop(stream).close()
+                host.line.stream(Way.TO_HOST, size, lambda: host.received(stream))
+
+        self._growing[stream] = source
+        if isinstance(source, GrowingSource):
+            source.on_more = send_if_whole
+        send_if_whole()
+        return stream
+
+    def stop_object(self, stream: int) -> None:
+        """Send no more of an object."""
+        host = self._host
+        source = self._growing.pop(stream, None)
+        if source is not None:
+            source.close()
+        host.line.send(Way.TO_HOST, lambda: host.stop(stream))
+
+
+class _WatchedDriver(Driver):
+    """The real driver, whose every turn is looked at before and after it, and which may die at every command."""
+
+    def __init__(self, controller: Controller, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
+        super().__init__(spawn)
+        self._controller = controller
+        self.performers = {kind: self._watched(perform) for kind, perform in self.performers.items()}
+
+    def turn(self, events: Sequence[ev.Event]) -> None:
+        """See `Driver.turn`."""
+        self._controller.turn(events, super().turn)
+
+    def break_down(self, error: Exception) -> None:
+        """Let the simulation end with the error, rather than the runs."""
+        raise error
+
+    @property
+    def settled(self) -> bool:
+        """True if no event waits for the next turn."""
+        return not self._inbox
+
+    def _watched(self, perform: Callable[[Any], None]) -> Callable[[Any], None]:
+        def watched(command: do.Command) -> None:
+            self._controller.performing(command)
+            perform(command)
+
+        return watched
+
+
+class Callbacks(NamedTuple):
+    """What a controller calls."""
+
+    #: A run has ended and its caller was told: its number and its outcome.
+    ended: Callable[[int, Outcome], None]
+    #: A drained host may go.
+    released: Callable[[str], None]
+    #: The controller has died.
+    died: Callable[[], None]
+    #: Tasks are handed to a host: its name, their run and their numbers.
+    handed: Callable[[Controller, str, int, Sequence[int]], None]
+    #: The driver is about to take a turn with these events; what this returns is called after the turn with the
+    #: commands that were performed.
+    watch_turn: Callable[[Controller, Sequence[ev.Event]], Callable[[Sequence[do.Command]], None]]
+    #: The driver is about to perform a command.
+    performing: Callable[[Controller, do.Command], None]
 
 
 class Controller:
-    """A core and what it is told, until it dies.
+    """A driver and what it is told, until it dies.
 
     Args:
+        life: The number of this life.
         clock: The time.
         rng: Decides what is left to chance here.
-        journal: What survives it.
         story: Where all is told.
-        ended: Called when a run has ended.
-        released: Called when a drained host may go.
-        died: Called when it has died.
-        handed: Called when tasks are handed to a host, with its name, their run and their numbers.
+        callbacks: What it calls.
     """
 
     def __init__(
         self,
+        life: int,
         clock: Clock,
         rng: Random,
-        journal: SimulatedJournal,
         story: SimulationStory,
-        ended: Callable[[Submission, cmd.AnnounceRunEnded], None],
-        released: Callable[[str], None],
-        died: Callable[[], None],
-        handed: Callable[[Controller, str, int, Sequence[int]], None],
+        callbacks: Callbacks,
     ) -> None:
-        self.core = Core()
+        self.life = life
         self.alive = True
         #: Instructions until it dies; None: it does not.
         self.left: int | None = None
         self.hosts: dict[str, SimulatedHost] = {}
-        self.runs: dict[int, Submission] = {}
-        #: Objects that are here.
-        self.home: set[Key] = set()
-        #: How tasks ended: run and task.
-        self.outcomes: dict[Key, Outcome] = {}
-        self.over: set[int] = set()
-        #: Runs that the caller has forgotten.
-        self.closed: set[int] = set()
         #: Tasks that an earlier life committed with all that is needed of them: run and task.
-        self.spared: set[Key] = set()
-        self.journal = journal
+        self.spared: set[tuple[int, int]] = set()
+        #: Coroutines that it runs.
+        self.tasks: set[asyncio.Task[None]] = set()
+        #: How runs ended, by number.
+        self.outcomes: dict[int, Outcome] = {}
         self._clock = clock
         self._rng = rng
         self._story = story
-        self._ended = ended
-        self._released = released
-        self._died = died
-        self._handed = handed
-        #: Objects that the journal has.
-        self._committed: set[Key] = set()
-        #: Tasks that an earlier life saw to their ends: run and task.
-        self._reused: set[Key] = set()
-        self._relays: dict[SimulatedHost, list[_Relay]] = {}
-        self._inbox: list[ev.Event] = []
-        self._armed_at = float("inf")
+        self._callbacks = callbacks
+        self._draining: set[str] = set()
+        self._performed: list[do.Command] = []
+        self.driver = _WatchedDriver(self, self.spawn)
+        self.driver.classes.share(frozenset({"seat"}))
+        self.core = self.driver.core
+        self._inbound = InboundMessages(self.driver)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine for as long as the controller lives."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled():
+            task.result()  # an error of it is one of this callback, and ends the simulation
 
     # ---- what happens ------------------------------------------------------------------------------------------
 
+    @property
+    def settled(self) -> bool:
+        """True if no event waits for the next turn."""
+        return self.driver.settled
+
+    def is_held(self, run: int, t: int, attempt: int) -> bool:
+        """Return True if an attempt waits for its start to be recorded."""
+        known = self.driver.runs.get(run)
+        recorder = None if known is None else known.recorder
+        return isinstance(recorder, Recorder) and (run, t, attempt) in recorder.held
+
     def post(self, *events: ev.Event) -> None:
-        """Have the core told in a moment."""
-        self._inbox.extend(events)
-        self._clock.after(0.0, self._pump)
+        """Tell the core in the next turn."""
+        self.driver.post(*events)
 
-    def _pump(self) -> None:
-        if self._inbox:
-            events, self._inbox = self._inbox, []
-            self.tell(*events)
-
-    def tell(self, *events: ev.Event) -> None:
-        """Feed the core, do what it says, and see that nothing is broken.
+    def turn(self, events: Sequence[ev.Event], perform: Callable[[Sequence[ev.Event]], None]) -> None:
+        """Have the driver take a turn, and see that nothing is broken.
 
         Raises:
-            InternalError: Something is.
+            InternalError: A rule is broken.
         """
-        if not self.alive:
-            return
-        if self._inbox:
-            events, self._inbox = (*self._inbox, *events), []
-        now = self._clock.now
         for event in events:
-            self._story.tell(now, "event", event)
-        before = checks.Before.of(self.core, events)
+            self._story.tell(self._clock.now, event)
+        self._performed = []
+        check = self._callbacks.watch_turn(self, events)
         try:
-            commands = self.core.handle(events, now)
-            for command in commands:
-                self._story.tell(now, "command", command)
-                self._instruction()
-                self._perform(command)
+            perform(events)
             if self.left is not None:
-                raise _DeadError
-        except _DeadError:
+                raise _DeathError
+        except _DeathError:
             self._die()
-            return
-        checks.after_event(self, before, commands)
-        self._arm()
+        else:
+            check(self._performed)
 
-    def _instruction(self) -> None:
-        if self.left is not None:
+    def performing(self, command: do.Command) -> None:
+        """The driver is about to perform a command."""
+        self.instruction()
+        self._story.tell(self._clock.now, command)
+        self._performed.append(command)
+        self._callbacks.performing(self, command)
+        if isinstance(command, do.StartTasks):
+            self._callbacks.handed(self, command.host, command.run, command.tasks)
+        elif isinstance(command, do.AnnounceRunEnded):
+            self.outcomes[command.run] = command.outcome
+
+    def instruction(self) -> None:
+        """The controller comes to where it may die."""
+        if self.alive and self.left is not None:
             self.left -= 1
             if self.left < 0:
-                raise _DeadError
+                raise _DeathError
 
     def _die(self) -> None:
-        self._story.tell(self._clock.now, "fault", "the controller dies")
+        self._story.tell(self._clock.now, "The controller died.")
+        self.close()
+        self._callbacks.died()
+
+    def close(self) -> None:
+        """Let nothing of it go on."""
         self.alive = False
-        self._died()
+        self.driver.close()
+        for agent in self.driver.agents.values():
+            agent.fetches.lost()
+        # What is still to be called back finds nothing to act upon, as in a process that is gone.
+        self.driver.agents.clear()
+        self.driver.runs.clear()
+        for task in list(self.tasks):
+            task.cancel()
 
-    def _arm(self) -> None:
-        deadline = self.core.next_deadline
-        if deadline is not None and deadline < self._armed_at:
-            self._armed_at = deadline
-            self._clock.at(deadline, lambda: self._wake(deadline))
+    # ---- runs --------------------------------------------------------------------------------------------------
 
-    def _wake(self, deadline: float) -> None:
-        if self._armed_at == deadline:
-            self._armed_at = float("inf")
-            if self.core.next_deadline is not None:
-                self.tell()
+    def submit(self, plan: RunPlan, journal: SimulatedJournal, found: Mapping[str, FoundAgent]) -> None:
+        """Begin a run, or take it up again where its journal, or an agent, knows of it."""
+        run = plan.make_run(plan.manner.allocator(self._rng))
+        identities = SimulatedIdentities(len(plan))
+        recorder = run.recorder = Recorder(
+            cast(Journal, journal), plan.plan, cast(TaskIdentities, identities), _close_nothing
+        )
+        recorder.earlier.take_in(run, journal.committed(), journal.open_starts())
+        try:
+            self.driver.submit(run, recorder.begin(run, found, ()))
+        except _DeathError:
+            self._die()
+        else:
+            self.spawn(self._call(run))
 
-    def submit(self, *runs: Submission, found: Mapping[str, SurvivingAgent] = MappingProxyType({})) -> None:
-        """Begin runs, or take them up again where the journal, or an agent, knows of them."""
-        events: list[ev.Event] = []
-        for run in runs:
-            number = run.plan.number
-            self.runs[number] = run
-            self.home.update((number, o) for o, producer in enumerate(run.spec.producer) if producer < 0)
-            for task, objects in self.journal.committed.items():
-                if task[0] == number:
-                    self._reused.add(task)
-                    self._committed.update((number, o) for o in objects)
-                    self.home.update((number, o) for o in objects)
-            events += [ev.RunSubmitted(number, run.spec), *facts(run, self.journal, found)]
-        self.tell(*events)
-
-    def release(self, host: SimulatedHost, found: SurvivingAgent) -> None:
-        """The runs are there that an adopted agent's messages are about; whatever else it has is of no use."""
-        tickets = [ticket for ticket in found.tickets if ticket[0] not in self.runs]
-        keys = [key for key in found.objects if key[0] not in self.runs]
-        host.line.send(Way.TO_HOST, lambda: host.cancel(tickets))
-        host.line.send(Way.TO_HOST, lambda: host.drop(keys))
-        host.go_on()
+    async def _call(self, run: RunState) -> None:
+        """Be the caller of a run, who takes its results some time after it has ended."""
+        await run.ended.wait()
+        if not self.alive or run.number not in self.outcomes:
+            return  # the controller died, or the caller did not wait
+        self._callbacks.ended(run.number, self.outcomes[run.number])
+        await asyncio.sleep(self._rng.choice((0.0, 0.1, 20.0)))
+        self.forget(run.number)
 
     def forget(self, number: int) -> None:
         """The caller has what it wanted of a run, or does not want it any more."""
-        if number not in self.closed:
-            self.closed.add(number)
-            self.home = {key for key in self.home if key[0] != number}
-            self.tell(ev.RunClosed(number))
+        run = self.driver.runs.get(number)
+        if run is not None:
+            self.driver.forget(run)
+            run.finish(None)
 
-    def join(self, host: SimulatedHost, event: ev.HostConnected) -> None:
+    # ---- hosts -------------------------------------------------------------------------------------------------
+
+    def join(self, host: SimulatedHost, event: ev.HostConnected, shift: int = 0) -> None:
         """An agent is there."""
         self.hosts[host.name] = host
-        self.tell(event)
+        link = SimpleNamespace(conversation=_Conversation(host, self.life))
+        agent = AgentProxy(host.name, cast(AgentLink, link))
+        agent.shift = shift
+        self.driver.join(agent, event)
 
     def leave(self, host: SimulatedHost, reason: str) -> None:
         """An agent is gone."""
         del self.hosts[host.name]
-        for relay in self._relays.pop(host, ()):
-            self._fail(relay, False)
-        self.tell(ev.HostLost(host.name, reason))
+        self.driver.leave(self.driver.agents[host.name], reason)
 
-    def heard(self, events: Sequence[ev.Event]) -> None:
-        """An agent's message."""
-        for event in events:
-            if isinstance(event, ev.TasksFinished) and event.run in self.runs and event.run not in self.closed:
-                run = self.runs[event.run]
-                for t, attempt, sizes in zip(event.tasks, event.attempts, event.sizes, strict=True):
-                    if self.core.is_live(event.run, t, event.host, attempt):
-                        for o, size in zip(run.objects_of(t), sizes, strict=True):
-                            if 0 <= size <= INLINE:
-                                self.home.add((event.run, o))
-        self.tell(*events)
+    def release(self, host: SimulatedHost, found: FoundAgent) -> None:
+        """The runs are there that an agent's messages are about; end what else it has, and hear it."""
+        agent, runs = self.driver.agents[host.name], self.driver.runs
+        for run, tasks, attempts in numbering.by_run(found.attempt_ids):
+            if run not in runs:
+                agent.cancel(do.CancelTasks(host.name, run, tasks, attempts), 0.0)
+        for run, o in (numbering.key_parts(key) for key, _ in found.objects):
+            if run not in runs:
+                agent.drop(run, [o])
+        host.go_on()
 
-    # ---- commands ----------------------------------------------------------------------------------------------
+    def drain(self, name: str) -> None:
+        """The user lets a host go."""
+        if name not in self._draining:
+            self._draining.add(name)
+            self.spawn(self._drain(name))
 
-    def _perform(self, command: cmd.Command) -> None:
-        match command:
-            case cmd.StartTasks():
-                self._start(command)
-            case cmd.CopyObjects():
-                self._copy(command)
-            case cmd.FetchObjects():
-                for o, source in zip(command.objects, command.sources, strict=True):
-                    self._relay((command.run, o), source, None)
-            case cmd.DropObjects():
-                keys = [(command.run, o) for o in command.objects]
-                if command.host == CONTROLLER:
-                    self.home.difference_update(keys)
-                else:
-                    self._send(command.host, lambda host: host.drop(keys))
-            case cmd.CancelTasks() | cmd.RecallTasks():
-                tickets = [(command.run, t, a) for t, a in zip(command.tasks, command.attempts, strict=True)]
-                if isinstance(command, cmd.CancelTasks):
-                    self._send(command.host, lambda host: host.cancel(tickets))
-                else:
-                    self._send(command.host, lambda host: host.take_back(tickets))
-            case cmd.AnnounceTasksEnded():
-                for t, outcome, failure in zip(command.tasks, command.outcomes, command.failures, strict=True):
-                    checks.ends_once(self, command.run, t)
-                    self.outcomes[command.run, t] = outcome
-                    self._record(command.run, t, outcome, failure)
-            case cmd.AnnounceRunEnded():
-                checks.run_ends_once(self, command)
-                self.over.add(command.run)
-                self._ended(self.runs[command.run], command)
-            case cmd.AskAllocator():
-                self._ask(command)
-            case cmd.ReleaseHost():
-                self._released(command.host)
+    async def _drain(self, name: str) -> None:
+        try:
+            await self.driver.drain(name)
+        except PlacementError:
+            return  # it stays, because a task needs it
+        finally:
+            self._draining.discard(name)
+        self._callbacks.released(name)
 
-    def _send(self, name: str, action: Callable[[SimulatedHost], None]) -> None:
-        host = self.hosts[name]
-        host.line.send(Way.TO_HOST, lambda: action(host))
-
-    def _start(self, command: cmd.StartTasks) -> None:
-        run, number = self.runs[command.run], command.run
-        checks.handed(self, command)
-        for t, attempt in zip(command.tasks, command.attempts, strict=True):
-            if run.is_once(t):
-                self.journal.start(run.original(t), attempt)
-                self._instruction()
-        columns = list(zip(command.tasks, command.attempts, command.variants, command.keep, strict=True))
-        self._send(command.host, lambda host: host.hand(run, number, columns))
-        self._handed(self, command.host, number, command.tasks)
-
-    def _copy(self, command: cmd.CopyObjects) -> None:
-        run, target = self.runs[command.run], self.hosts[command.host]
-        small: list[Key] = []
-        for o, source in zip(command.objects, command.sources, strict=True):
-            key = (command.run, o)
-            if source != CONTROLLER:
-                self._relay(key, source, target)
-            elif key not in self.home:
-                self.post(ev.CopyFailed(command.host, command.run, o, CONTROLLER))
-            elif run.nbytes(o) <= INLINE:
-                small.append(key)
-            else:
-                target.line.send(Way.TO_HOST, lambda key=key, o=o: self._put(target, key, run.nbytes(o)))  # type: ignore[misc]
-        if small:
-            target.line.send(Way.TO_HOST, lambda: target.put(small))
-            objects = [o for _, o in small]
-            self.post(ev.ObjectsStored(command.host, command.run, objects, [run.nbytes(o) for o in objects]))
-
-    @staticmethod
-    def _put(target: SimulatedHost, key: Key, nbytes: int) -> None:
-        number = target.announce(key)
-        target.line.stream(nbytes, lambda: target.received(number, nbytes))
-
-    def _relay(self, key: Key, source: str, target: SimulatedHost | None) -> None:
-        """Bring an object from a host to another one, or here."""
-        name = CONTROLLER if target is None else target.name
-        relay = _Relay(lambda missing: self.post(ev.CopyFailed(name, key[0], key[1], source, missing)))
-        giver = self.hosts.get(source)
-        if giver is None:
-            relay.failed(True)
+    def heard(self, name: str, frames: Sequence[Frame]) -> None:
+        """Frames of a host's agent arrived."""
+        agent = self.driver.agents.get(name)
+        if agent is None:
             return
-        self._relays.setdefault(giver, []).append(relay)
+        try:
+            self._inbound.heard(agent, map(_as_received, frames))
+        except _DeathError:
+            self._die()
 
-        failed = relay.failed
 
-        def stop(missing: bool) -> None:
-            if target is not None and relay.begun:
-                end = target.stop
-                target.line.send(Way.TO_HOST, lambda: end(relay.number))
-            failed(missing)
+def _as_received(frame: Frame) -> Message | Piece:
+    return frame if isinstance(frame, Piece) else Message(0, codec.encode(frame.message), frame.payload)
 
-        relay.failed = stop
-        giver.line.send(Way.TO_HOST, lambda: self._give(giver, key, relay, target))
 
-    def _give(self, giver: SimulatedHost, key: Key, relay: _Relay, target: SimulatedHost | None) -> None:
-        """At the giver: it was asked for an object."""
-        how = giver.give(key)
-        if how == "missing":
-            giver.line.send(Way.TO_CONTROLLER, lambda: self._fail(relay, True, giver))
-            return
-        nbytes = self.runs[key[0]].nbytes(key[1])
-        giver.line.send(Way.TO_CONTROLLER, lambda: self._announce(relay, key, target))
-        if how == "broken":
-            giver.line.stream(nbytes // 2, lambda: self._fail(relay, False, giver))
-        else:
-            giver.line.stream(nbytes, lambda: self._gave(giver, key, nbytes, relay, target))
-
-    def _announce(self, relay: _Relay, key: Key, target: SimulatedHost | None) -> None:
-        if target is None or relay.over:
-            return
-
-        def announce() -> None:
-            relay.number = target.announce(key)
-
-        relay.begun = True
-        target.line.send(Way.TO_HOST, announce)
-
-    def _gave(self, giver: SimulatedHost, key: Key, nbytes: int, relay: _Relay, target: SimulatedHost | None) -> None:
-        """Here: the last of it came."""
-        if relay.over or not self.alive:
-            return
-        if target is not None and not relay.begun:
-            # It overtook its announcement.
-            self._clock.after(0.001, lambda: self._gave(giver, key, nbytes, relay, target))
-            return
-        relay.over = True
-        self._relays[giver].remove(relay)
-        if target is not None:
-            target.line.send(Way.TO_HOST, lambda: target.received(relay.number, nbytes))
-        elif key[0] not in self.closed:
-            self.home.add(key)
-            self.tell(ev.ObjectsStored(CONTROLLER, key[0], [key[1]], [nbytes]))
-            if self.alive:
-                self._commit(*key)
-
-    def _fail(self, relay: _Relay, missing: bool, giver: SimulatedHost | None = None) -> None:
-        if relay.over:
-            return
-        relay.over = True
-        if giver is not None:
-            self._relays[giver].remove(relay)
-        relay.failed(missing)
-
-    def _record(self, number: int, t: int, outcome: Outcome, failure: object) -> None:
-        """Write down how a task ended, and what is here of its result."""
-        run = self.runs[number]
-        if outcome is Outcome.DONE and (number, t) not in self._reused:
-            self.journal.ended(run.original(t))
-            self._instruction()
-            for o in run.objects_of(t):
-                self._commit(number, o)
-        known = outcome in (Outcome.DONE, Outcome.FAILED) and not isinstance(failure, OutcomeUnknownError)
-        if run.is_once(t) and known:
-            self.journal.settle(run.original(t))
-            self._instruction()
-
-    def _commit(self, number: int, o: int) -> None:
-        """Write an object down once its task has ended well and it is here."""
-        run, t = self.runs[number], self.runs[number].spec.producer[o]
-        if t < 0 or self.outcomes.get((number, t)) is not Outcome.DONE or (number, o) in self._committed:
-            return
-        if o in run.spec.outputs and (number, o) in self.home:
-            self._committed.add((number, o))
-            self.journal.commit(run.original(t), o)
-            self._instruction()
-
-    def _ask(self, command: cmd.AskAllocator) -> None:
-        manner = self.runs[command.run].plan.manner
-
-        def answer() -> None:
-            event = manner.answer(command, self._rng)
-            if event is not None:
-                self.tell(event)
-
-        self._clock.after(manner.delay_s(self._rng), answer)
+async def _close_nothing(within_s: float) -> None:
+    """A simulated journal is never closed."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import Random
+from typing import NamedTuple
 
-__all__ = ["Fault", "Faults", "Weather"]
+__all__ = ["Fault", "Faults", "Script", "Weather"]
 
 
 class Fault(Enum):
@@ -37,8 +39,27 @@ class Fault(Enum):
     #: The controller dies.
     CONTROLLER = auto()
 
+    @property
+    def sentence(self) -> str:
+        """What the fault does, as the begin of a sentence that names the message."""
+        return _SENTENCES[self]
+
 
 _ALL = tuple(Fault)
+_SENTENCES = {
+    Fault.DELAY: "The network delayed messages, at a message",
+    Fault.CUT: "The network cut the connection for a while, at a message",
+    Fault.SILENCE: "The network cut the connection until the lease was over, at a message",
+    Fault.CRASH: "The agent was to crash, at a message",
+    Fault.WORKER: "A worker was to die, at a message",
+    Fault.SLOW: "The host became slow, at a message",
+    Fault.FULL: "The host's store became full, at a message",
+    Fault.COPY: "The host was to lose objects, at a message",
+    Fault.FLAP: "The agent was to crash again and again, at a message",
+    Fault.DUPLICATE: "The network doubled a message",
+    Fault.REORDER: "The network held back a message",
+    Fault.CONTROLLER: "The controller was to die, at a message",
+}
 #: The controller's deaths, and what leaves much for the next one to find.
 _DEATHS = (Fault.CONTROLLER, Fault.CONTROLLER, Fault.DELAY, Fault.CUT, Fault.SLOW, Fault.CRASH, Fault.COPY)
 
@@ -72,6 +93,30 @@ class Weather:
                 return cls(rng.choice((0.02, 0.06, 0.15)), _ALL)
 
 
+class Script(NamedTuple):
+    """Faults that are written down, rather than drawn."""
+
+    #: By message: what happens, and the seed of its details.
+    faults: Mapping[int, tuple[Fault, float]]
+    #: The messages whose reports come again later.
+    echoes: frozenset[int]
+
+    def without(self, message: int) -> Script:
+        """Return the script without what happens at a message."""
+        faults = {number: fault for number, fault in self.faults.items() if number != message}
+        return Script(faults, self.echoes - {message})
+
+    def within(self, first: int, end: int) -> Script:
+        """Return what happens at messages from ``first`` on and before ``end``."""
+        faults = {number: fault for number, fault in self.faults.items() if first <= number < end}
+        return Script(faults, frozenset(number for number in self.echoes if first <= number < end))
+
+    def earlier(self, factor: float) -> Script:
+        """Return a script in which all happens earlier: a story with fewer messages needs that."""
+        faults = {max(1, int(number * factor)): fault for number, fault in self.faults.items()}
+        return Script(faults, frozenset(max(1, int(number * factor)) for number in self.echoes))
+
+
 @dataclass(slots=True)
 class Faults:
     """Draws them."""
@@ -86,6 +131,14 @@ class Faults:
     counts: dict[Fault, int] = field(default_factory=dict)
     #: Deaths of the controller that are still allowed.
     deaths: int = 2
+    #: What happens instead of what would be drawn; None: that.
+    script: Script | None = None
+    #: What did happen, by message.
+    struck: dict[int, tuple[Fault, float]] = field(default_factory=dict)
+    #: The messages whose reports came again later.
+    echoed: set[int] = field(default_factory=set)
+    #: Decides what comes of the fault that happens now: the next one does not hang on how much that takes.
+    detail: Random = field(default_factory=Random)
 
     def at_message(self) -> Fault | None:
         """What happens as the next message arrives."""
@@ -93,6 +146,9 @@ class Faults:
         weather = self.weather
         if self.over:
             return None
+        if self.script is not None:
+            scripted = self.script.faults.get(self.messages)
+            return None if scripted is None else self._strike(*scripted)
         if weather.only_at:
             if self.messages != weather.only_at:
                 return None
@@ -101,14 +157,20 @@ class Faults:
         fault = self.rng.choice(weather.kinds)
         if fault is Fault.CONTROLLER:
             # One in a storm is plenty: whatever went before is forgotten with it.
-            if not self.deaths or (weather.kinds is _ALL and not weather.only_at and self.rng.random() < 0.7):
+            if not self.deaths or (weather.kinds is _ALL and not weather.only_at and self.messages % 10 < 7):
                 return None
             self.deaths -= 1
+        return self._strike(fault, self.rng.random())
+
+    def _strike(self, fault: Fault, detail: float) -> Fault:
+        self.struck[self.messages] = fault, detail
+        self.detail = Random(detail)
         return fault
 
-    def may(self, fault: Fault) -> bool:
-        """Whether this is a time in which such things happen again and again."""
-        return not self.over and self.weather.rate > 0.0 and fault in self.weather.kinds
+    def may_echo(self) -> bool:
+        """Return True if the reports of the present message may come again later."""
+        echoes = not self.over and self.weather.rate > 0.0 and Fault.DUPLICATE in self.weather.kinds
+        return echoes and (self.script is None or self.messages in self.script.echoes)
 
     def note(self, fault: Fault) -> None:
         """It did happen."""

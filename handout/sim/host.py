@@ -1,90 +1,114 @@
-"""One host's agent as the controller comes to know it: a queue, a ledger, a store, and what they lead to.
+"""One host's agent as the controller comes to know it: a queue, a ledger, a store, and the messages that they lead to.
 
-It does what `handout.host.agent` does, with the same ledger, and says what that would say. One object is one epoch: an
-agent that is started anew is another one.
+It takes the messages that `handout.host.agent` takes, with the same ledger, and sends those that it would send. One
+object is one epoch: an agent that is started anew is another one.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
+from typing import Any, NamedTuple
 
+from handout.errors import InternalError
+from handout.execution.membership.takeover import FoundAgent
+from handout.protocol import messages, numbering
+from handout.protocol.frames import Buffer, Piece
 from handout.protocol.ledger import Claim, Ledger
+from handout.protocol.messages import INLINE
 from handout.resources import Offer
-from handout.scheduler import events as ev
-from handout.sim.adoption import SurvivingAgent
 from handout.sim.clock import Clock
-from handout.sim.echoes import Report, is_report, tokens
 from handout.sim.line import Line, Way
-from handout.sim.scenario import Fate, Submission
+from handout.sim.scenario import Fate, RunPlan
 
-__all__ = ["INLINE", "Key", "SimulatedHost", "Ticket"]
+__all__ = ["Frame", "HandedTask", "Said", "SimulatedHost", "attempts_of", "is_report"]
 
-#: Results up to this size ride in the message that says so.
-INLINE = 65536
-#: What is cancelled while it runs gets at most this long.
+#: A cancelled task that runs ends within this many seconds.
 _GRACE_S = 3.0
-#: So many messages may have arrived at a controller that died before it could say so.
+#: Messages that may have arrived at a controller that died before it acknowledged them.
 _UNSURE = 2
+#: Longer tasks may be said to have begun.
+_TOLD_S = 0.05
+#: The bytes of every object: what counts is how many there are.
+_ZEROS = memoryview(bytes(1 << 20))
 
-#: Run, task, attempt.
-Ticket = tuple[int, int, int]
-#: Run, object.
-Key = tuple[int, int]
+_REPORTS = (messages.Finished, messages.Failed, messages.Recalled, messages.Started)
+
+
+class Said(NamedTuple):
+    """A message of the agent, and its payload."""
+
+    message: messages.AnyMessage
+    payload: Buffer = b""
+
+
+#: What an agent sends: a message, or bytes of an object.
+Frame = Said | Piece
+
+
+class _TornBytes(bytes):
+    """The bytes of a piece that the controller has no room for."""
+
+    def __len__(self) -> int:
+        raise OSError("no room")
+
+
+def is_report(frame: Frame) -> bool:
+    """Return True if a frame says something about attempts."""
+    return isinstance(frame, Said) and isinstance(frame.message, _REPORTS)
+
+
+def attempts_of(report: Frame) -> Sequence[int]:
+    """Return the ids of the attempts that a report is about."""
+    assert isinstance(report, Said)
+    message: Any = report.message
+    return [message.attempt_id] if isinstance(message, messages.Failed) else message.attempt_ids
 
 
 @dataclass(slots=True, eq=False)
-class Handed:
-    """A task that was handed over and has not ended here."""
+class HandedTask:
+    """A task that was handed to the agent and has not ended there."""
 
-    ticket: Ticket
-    run: Submission
+    attempt_id: int
+    #: The life of the controller that handed it over.
+    life: int
+    plan: RunPlan
+    task: int
+    attempt: int
     variant: int
     keep: bool
+    #: Amounts of the host that it takes.
+    need: Mapping[str, int]
+    #: Keys of its inputs.
+    inputs: Sequence[int]
+    #: Keys of the objects that it makes, -1 for each that is not needed.
+    made: Sequence[int]
     #: What it has taken while it runs.
     claim: Claim | None = None
+    started_at: float = 0.0
 
-    @property
-    def task(self) -> int:
-        """Its number in the run."""
-        return self.ticket[1]
+    def __str__(self) -> str:
+        return f"attempt {self.attempt} of task {self.task} of run {self.plan.number}"
 
-    @property
-    def shares(self) -> Mapping[str, int]:
-        """What it takes of what hosts share."""
-        return self._needs()[1]
-
-    def needs_here(self) -> dict[str, int]:
-        """What it takes of the host."""
-        return dict(self._needs()[0])
-
-    def _needs(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        spec = self.run.spec
-        return spec.profiles[spec.profile[self.task]].requirements[self.variant].needs(self.run.shared)
-
-    @property
-    def objects(self) -> list[Key]:
-        """What it makes."""
-        return [(self.ticket[0], o) for o in self.run.objects_of(self.task)]
-
-    @property
-    def inputs(self) -> list[Key]:
-        """What it takes."""
-        return [(self.ticket[0], o) for o in self.run.spec.inputs[self.task]]
+    def size_of(self, key: int) -> int:
+        """Return the size of an object that it makes."""
+        return self.plan.nbytes(numbering.key_parts(key)[1])
 
 
 class SimulatedHost:
     """An agent.
 
     Args:
-        name: The host's.
-        epoch: Of this agent.
-        offer: What it has.
+        name: The host's name.
+        epoch: The number of this agent.
+        offer: What the host has.
         clock: The time.
         rng: Decides what is left to chance here.
-        tell: Called at the controller with what a message says.
+        plans: The scenario's runs by number: they say what comes of a task.
+        tell: Called at the controller with the frames of this agent that arrive together.
         began: Called as a function is called.
     """
 
@@ -98,87 +122,125 @@ class SimulatedHost:
         offer: Offer,
         clock: Clock,
         rng: Random,
-        tell: Callable[[SimulatedHost, list[ev.Event]], None],
-        began: Callable[[SimulatedHost, Handed], None],
+        plans: Mapping[int, RunPlan],
+        tell: Callable[[SimulatedHost, list[Frame]], None],
+        began: Callable[[SimulatedHost, HandedTask], None],
     ) -> None:
         self.name = name
         self.epoch = epoch
         self.ledger = Ledger(offer.amounts, offer.devices)
-        self.queue: dict[Ticket, Handed] = {}
-        self.running: dict[Ticket, Handed] = {}
-        self.store: set[Key] = set()
-        #: Streams that are coming in, by number.
-        self.incoming: dict[int, Key] = {}
+        self.queue: dict[int, HandedTask] = {}
+        self.running: dict[int, HandedTask] = {}
+        #: Keys of the objects that it has.
+        self.store: set[int] = set()
+        #: Keys of the objects whose streams are coming in, by stream.
+        self.incoming: dict[int, int] = {}
         #: False once its process is gone.
         self.alive = True
-        #: Whether its lease is over: nothing starts.
+        #: True once its lease is over: nothing starts.
         self.lapsed = False
         #: Everything takes this many times as long.
         self.slowness = 1.0
-        #: Whether nothing finds room in its store, and what has not.
+        #: True while nothing finds room in its store.
         self.full = False
-        self.refused: set[Key] = set()
-        #: Objects that it had and has no more, though nobody was told.
-        self.lost: set[Key] = set()
+        #: Objects that found no room.
+        self.refused: set[int] = set()
+        #: Objects that it had and has no more, though the controller was not told.
+        self.lost: set[int] = set()
         #: How the next objects that it is asked for fail to come.
         self.failing: deque[str] = deque()
         #: Reports that were taken out of their order and have yet to come.
         self.overtaken = 0
+        #: Objects that it had when a controller took it over, which may know nothing of them.
+        self.inherited: set[int] = set()
         self._clock = clock
         self._rng = rng
+        self._plans = plans
         self._tell = tell
         self._began = began
-        self._runs: dict[int, Submission] = {}
-        self._outbox: list[ev.Event] = []
-        #: The latest messages, and how many of them have arrived; the last ones may do so without the host's knowing.
-        self._said: deque[list[ev.Event]] = deque()
+        #: By number of a task class: the amounts that its tasks take.
+        self._classes: dict[int, Mapping[str, int]] = {}
+        self._functions: set[int] = set()
+        #: Every attempt_id that was ever handed to it: the life that did so last, and the keys of what the task makes.
+        self._handed: dict[int, tuple[int, Sequence[int]]] = {}
+        self._outbox: list[Frame] = []
+        #: The latest batches of frames, and how many of them have arrived. The agent may not know of the last ones.
+        self._said: deque[list[Frame]] = deque()
         self._arrived = 0
-        #: Whether it has been adopted, and says nothing before `go_on`.
+        #: True from a takeover until `go_on`: it says nothing.
         self._waits = False
-        #: Objects that it had when a controller adopted it, who may know nothing of them.
-        self.inherited: set[Key] = set()
         self._streams = 0
+        self._take: dict[type, Callable[[Any, int], None]] = {
+            messages.Tasks: self._take_tasks,
+            messages.NewTaskClass: lambda message, life: self._classes.update({message.number: message.need}),
+            messages.Functions: lambda message, life: self._functions.update(message.numbers),
+            messages.Objects: lambda message, life: self._put(message.keys),
+            messages.Drop: lambda message, life: self._drop(message.keys),
+            messages.Fetch: lambda message, life: self._give(message.key),
+            messages.Cancel: lambda message, life: self._cancel(message.attempt_ids),
+            messages.Recall: lambda message, life: self._recall(message.attempt_ids),
+            messages.Limits: lambda message, life: self._limit(dict(message.amounts), message.devices),
+        }
 
     # ---- what the controller says ------------------------------------------------------------------------------
 
-    def hand(self, run: Submission, number: int, columns: Iterable[tuple[int, int, int, bool]]) -> None:
-        """Take tasks in: task, attempt, variant, keep."""
-        self._runs[number] = run
-        for t, attempt, variant, keep in columns:
-            task = Handed((number, t, attempt), run, variant, keep)
-            self.queue[task.ticket] = task
-            if any(key in self.refused for key in task.inputs):
+    def take(self, message: messages.AnyMessage, life: int) -> None:
+        """Take a message.
+
+        Args:
+            message: Of the controller.
+            life: The number of the controller's life that sent it.
+        """
+        self._take[type(message)](message, life)
+
+    def _take_tasks(self, tasks: messages.Tasks, life: int) -> None:
+        for attempt_id, fn, number, _, inputs, made, keep, _, _, variant in zip(*tasks, strict=True):
+            twice = (
+                self._handed.get(attempt_id, (0, ()))[0] == life
+                or attempt_id in self.queue
+                or attempt_id in self.running
+            )
+            if twice or fn not in self._functions or number not in self._classes:
+                how = "twice" if twice else "without its function or its class"
+                raise InternalError(f"R1: {numbering.parts(attempt_id)} is handed to {self.name!r} {how}")
+            run, t, attempt = numbering.parts(attempt_id)
+            need = self._classes[number]
+            task = HandedTask(attempt_id, life, self._plans[run], t, attempt, variant, bool(keep), need, inputs, made)
+            self._handed[attempt_id] = life, made
+            self.queue[attempt_id] = task
+            if any(key in self.refused for key in inputs):
                 self._fail(task, "disk")
-            elif any(key in self.lost for key in task.inputs):
+            elif any(key in self.lost for key in inputs):
                 self._fail(task, "input")
         if self.lapsed:
             self._return_all()
         self.pump()
 
-    def take_back(self, tickets: Iterable[Ticket]) -> None:
+    def _recall(self, attempt_ids: Iterable[int]) -> None:
         """Give back those that have not started."""
-        for ticket in tickets:
-            if ticket in self.queue:
-                self._return(self.queue[ticket])
+        for attempt_id in attempt_ids:
+            if attempt_id in self.queue:
+                self._return(self.queue[attempt_id])
 
-    def cancel(self, tickets: Iterable[Ticket]) -> None:
+    def _cancel(self, attempt_ids: Iterable[int]) -> None:
         """End these: at once where they have not started, else in a while, unless they end first."""
-        for ticket in tickets:
-            if ticket in self.queue:
-                self._fail(self.queue[ticket], "cancelled")
-            elif ticket in self.running:
-                self._clock.after(self._rng.random() * _GRACE_S, lambda ticket=ticket: self.end(ticket, "cancelled"))  # type: ignore[misc]
+        for attempt_id in attempt_ids:
+            if attempt_id in self.queue:
+                self._fail(self.queue[attempt_id], "cancelled")
+            elif attempt_id in self.running:
+                delay_s = self._rng.random() * _GRACE_S
+                self._clock.after(delay_s, partial(self.end, attempt_id, "cancelled"))
 
-    def drop(self, keys: Iterable[Key]) -> None:
+    def _drop(self, keys: Iterable[int]) -> None:
         """Forget objects, also those that are still arriving."""
         gone = set(keys)
         self.store -= gone
         self.refused -= gone
         self.lost -= gone
-        self.incoming = {number: key for number, key in self.incoming.items() if key not in gone}
+        self.incoming = {stream: key for stream, key in self.incoming.items() if key not in gone}
 
-    def give(self, key: Key) -> str:
-        """It is asked for an object: whether that comes (""), breaks off on its way ("broken"), or is "missing"."""
+    def _give(self, key: int) -> None:
+        """Send an object, or say that it is missing; a "broken" one finds no room at the controller."""
         how = self.failing.popleft() if self.failing and key in self.store else ""
         if how == "missing":
             self.store.discard(key)
@@ -186,13 +248,22 @@ class SimulatedHost:
             for task in list(self.queue.values()):
                 if key in task.inputs:
                     self._fail(task, "input")
-        return how if key in self.store else "missing"
+        if key not in self.store:
+            self._say(messages.Missing(key))
+            return
+        self._streams += 1
+        stream, nbytes = self._streams, self._size_of(key)
+        self._say(messages.StreamObject(stream, key, nbytes))
+        self._flush()  # before the bytes
+        data: Buffer = _TornBytes() if how else _ZEROS[:nbytes]
+        piece = Piece(stream, 0, data, 0, True)
+        self.line.stream(Way.TO_CONTROLLER, nbytes // 2 if how else nbytes, lambda: self._tell(self, [piece]))
 
-    def _stored(self, key: Key) -> None:
+    def _stored(self, key: int) -> None:
         self.store.add(key)
         self.lost.discard(key)
 
-    def put(self, keys: Iterable[Key]) -> None:
+    def _put(self, keys: Iterable[int]) -> None:
         """Objects that came within a message."""
         for key in keys:
             if self.full:
@@ -201,33 +272,31 @@ class SimulatedHost:
                 self._stored(key)
         self.pump()
 
-    def announce(self, key: Key) -> int:
-        """An object will come as a stream: answers its number."""
-        self._streams += 1
+    def announce(self, stream: int, key: int) -> None:
+        """An object will come as a stream."""
         if key in self.store:
             self._say_stored(key)
         elif self.full:
             self._refuse(key)
         else:
-            self.incoming[self._streams] = key
-        return self._streams
+            self.incoming[stream] = key
 
-    def received(self, number: int, nbytes: int) -> None:
+    def received(self, stream: int) -> None:
         """The last of a stream came."""
-        key = self.incoming.pop(number, None)
+        key = self.incoming.pop(stream, None)
         if key is None:
             return  # it was dropped meanwhile, or here before: the rest went nowhere
         self._stored(key)
-        self._say_stored(key, nbytes)
+        self._say_stored(key)
         self.pump()
 
-    def stop(self, number: int) -> None:
+    def stop(self, stream: int) -> None:
         """The rest of a stream will not come."""
-        self.incoming.pop(number, None)
+        self.incoming.pop(stream, None)
 
-    def limit(self, offer: Offer) -> None:
+    def _limit(self, amounts: dict[str, int], devices: Sequence[int]) -> None:
         """It may give that much to tasks from now on."""
-        self.ledger.resize(offer.amounts, offer.devices)
+        self.ledger.resize(amounts, devices)
         self.pump()
 
     # ---- what happens here -------------------------------------------------------------------------------------
@@ -238,90 +307,86 @@ class SimulatedHost:
             return
         for task in list(self.queue.values()):
             if all(key in self.store for key in task.inputs):
-                claim = self.ledger.claim(task.needs_here())
+                claim = self.ledger.claim(dict(task.need))
                 if claim is not None:
                     self._start(task, claim)
 
-    def _start(self, task: Handed, claim: Claim) -> None:
-        del self.queue[task.ticket]
-        task.claim = claim
-        self.running[task.ticket] = task
+    def _start(self, task: HandedTask, claim: Claim) -> None:
+        del self.queue[task.attempt_id]
+        task.claim, task.started_at = claim, self._clock.now
+        self.running[task.attempt_id] = task
         self._began(self, task)
-        run, t, attempt = task.ticket
-        took_s = task.run.duration_s(t) * self.slowness
-        if took_s > 0.05 and self._rng.random() < 0.7:
-            self._say(ev.TasksStarted(self.name, run, [t], [attempt]))
+        took_s = task.plan.durations_s[task.task] * self.slowness
+        if took_s > _TOLD_S and self._rng.random() < 0.7:
+            self._say(messages.Started([task.attempt_id]))
         self._clock.after(took_s, lambda: self._due(task, took_s))
 
-    def _due(self, task: Handed, took_s: float) -> None:
-        if not self.alive or task.ticket not in self.running:
+    def _due(self, task: HandedTask, took_s: float) -> None:
+        if not self.alive or task.attempt_id not in self.running:
             return
-        fate = task.run.fate(task.task, task.ticket[2])
+        fate = task.plan.fate(task.task, task.attempt)
         if fate is not Fate.WELL:
-            self.end(task.ticket, "died" if fate is Fate.POISON else "raised")
+            self.end(task.attempt_id, "died" if fate is Fate.POISON else "raised")
         elif self.full and task.keep:
-            self.end(task.ticket, "disk")
+            self.end(task.attempt_id, "disk")
         else:
             self._finish(task, took_s)
 
-    def _finish(self, task: Handed, took_s: float) -> None:
+    def _finish(self, task: HandedTask, took_s: float) -> None:
         self._release(task)
-        run, t, attempt = task.ticket
-        sizes, held = [], True
         awaited = {key for other in self.queue.values() for key in other.inputs}
-        for key in task.objects:
-            size = task.run.nbytes(key[1])
-            if not task.run.wanted[key[1]]:
-                size = -1
-            elif size > INLINE or task.keep or key in awaited:
+        sizes = [-1 if key < 0 else task.size_of(key) for key in task.made]
+        inline = [size if size <= INLINE else -1 for size in sizes]
+        for key, size in zip(task.made, sizes, strict=True):
+            if key >= 0 and (size > INLINE or task.keep or key in awaited):
                 self._stored(key)
-            sizes.append(size)
-            held = held and size <= INLINE
-        self._say(ev.TasksFinished(self.name, run, [t], [attempt], [took_s], [sizes], [held]))
+        finished = messages.Finished([task.attempt_id], [round(took_s * 1e6)], [sizes], [inline])
+        self._say(finished, _ZEROS[: sum(size for size in inline if size > 0)])
         self.pump()
 
-    def end(self, ticket: Ticket, kind: ev.FailureKind) -> None:
+    def end(self, attempt_id: int, kind: str) -> None:
         """A running task fails."""
-        task = self.running.get(ticket)
+        task = self.running.get(attempt_id)
         if task is not None and self.alive:
             self._fail(task, kind)
             self.pump()
 
-    def _release(self, task: Handed) -> None:
-        del self.running[task.ticket]
+    def _release(self, task: HandedTask) -> None:
+        del self.running[task.attempt_id]
         assert task.claim is not None
         self.ledger.release(task.claim)
 
-    def _fail(self, task: Handed, kind: ev.FailureKind) -> None:
-        """A task, running or not, fails, and what would have followed it here goes back."""
+    def _fail(self, task: HandedTask, kind: str) -> None:
+        """A task, running or not, fails, and the tasks in the queue that would have followed it go back."""
         if task.claim is None:
-            if self.queue.pop(task.ticket, None) is None:
+            if self.queue.pop(task.attempt_id, None) is None:
                 return  # it followed one that failed a moment ago
         else:
             self._release(task)
-        run, t, attempt = task.ticket
-        need = sum(task.run.nbytes(o) for _, o in task.objects) if kind == "disk" else 0
-        called = kind != "disk" or task.claim is not None
-        self._say(ev.TaskFailed(self.name, run, t, attempt, kind, True, f"{kind} on {self.name}", need, called))
-        doomed = set(task.objects)
+        elapsed_s = max(self._clock.now - task.started_at, 1e-6) if task.claim is not None else 0.0
+        failed = messages.Failed(task.attempt_id, kind, message=f"{kind} on {self.name}", elapsed_s=elapsed_s)
+        if kind == "disk":
+            need = sum(task.size_of(key) for key in task.made if key >= 0)
+            failed = failed._replace(need=need, argument=task.claim is None)
+        self._say(failed)
+        doomed = set(task.made)
         while followers := [other for other in self.queue.values() if any(k in doomed for k in self._missing(other))]:
             for other in followers:
-                doomed.update(other.objects)
+                doomed.update(other.made)
                 self._return(other)
 
-    def _missing(self, task: Handed) -> list[Key]:
+    def _missing(self, task: HandedTask) -> list[int]:
         return [key for key in task.inputs if key not in self.store]
 
-    def _return(self, task: Handed) -> None:
-        del self.queue[task.ticket]
-        run, t, attempt = task.ticket
-        self._say(ev.TasksRecalled(self.name, run, [t], [attempt]))
+    def _return(self, task: HandedTask) -> None:
+        del self.queue[task.attempt_id]
+        self._say(messages.Recalled([task.attempt_id]))
 
     def _return_all(self) -> None:
         for task in list(self.queue.values()):
             self._return(task)
 
-    def _refuse(self, key: Key) -> None:
+    def _refuse(self, key: int) -> None:
         self.refused.add(key)
         for task in list(self.queue.values()):
             if key in task.inputs:
@@ -345,10 +410,15 @@ class SimulatedHost:
 
     # ---- another controller ------------------------------------------------------------------------------------
 
-    def adopt(self, line: Line) -> SurvivingAgent:
-        """Another controller goes on where the one before was lost: tell it what is here.
+    @property
+    def shift(self) -> int:
+        """The largest number of a function or a class that a controller gave it."""
+        return max((*self._functions, *self._classes), default=0)
 
-        What that one missed is told again with `go_on`.
+    def take_over(self, line: Line) -> FoundAgent:
+        """Go on with another controller after the one before was lost: say what is here.
+
+        What the controller before missed is said again with `go_on`.
         """
         self.line = line
         self.lapsed = False
@@ -359,45 +429,52 @@ class SimulatedHost:
             self._said.popleft()
         self._said.append(self._outbox)
         self._outbox, self._arrived, self._waits = [], 0, True
-        tickets = dict.fromkeys((*self.running, *self.queue))
-        for event in (event for said in self._said for event in said):
-            if is_report(event) and not isinstance(event, ev.TasksStarted):
-                tickets.update(dict.fromkeys(tokens(event)))
-        return SurvivingAgent(list(tickets), self.inherited)
+        attempt_ids = dict.fromkeys((*self.running, *self.queue))
+        for frame in (frame for said in self._said for frame in said):
+            if isinstance(frame, Said) and isinstance(frame.message, _REPORTS[:3]):
+                attempt_ids.update(dict.fromkeys(attempts_of(frame)))
+        sizes = [
+            (key, self._plans[run].nbytes(o)) for key in sorted(self.store) for run, o in [numbering.key_parts(key)]
+        ]
+        return FoundAgent(list(attempt_ids), sizes)
 
     def go_on(self) -> None:
-        """The controller is ready to hear what the one before may have missed."""
-        left = [[self._again(event) for event in said if is_report(event)] for said in self._said]
+        """Say again what the controller before may have missed: the present one knows the runs by now."""
+        left = [[self._again(frame) for frame in said if is_report(frame)] for said in self._said]
         self._said.clear()
         self._waits = False
         for said in left:
             self._send(said)
         self.pump()
 
-    def _again(self, event: Report) -> ev.Event:
-        """What to say of an end that the controller before may have heard of, and acted upon."""
-        if isinstance(event, ev.TasksFinished):
-            made = zip(self._runs[event.run].objects_of(event.tasks[0]), event.sizes[0], strict=True)
-            if any(size > INLINE and (event.run, o) not in self.store for o, size in made):
+    def _again(self, report: Frame) -> Frame:
+        """Return what to say of an end that the controller before may have heard of, and acted upon."""
+        if isinstance(report, Said) and isinstance(report.message, messages.Finished):
+            attempt_id = report.message.attempt_ids[0]
+            made = zip(self._handed[attempt_id][1], report.message.sizes[0], strict=True)
+            if any(size > INLINE and key not in self.store for key, size in made):
                 # It has had the result dropped.
-                failure = f"gone from {self.name}"
-                return ev.TaskFailed(self.name, event.run, event.tasks[0], event.attempts[0], "host", True, failure)
-        return event
+                return Said(messages.Failed(attempt_id, "host", message=f"gone from {self.name}", elapsed_s=1e-6))
+        return report
 
     # ---- what it says ------------------------------------------------------------------------------------------
 
-    def _say_stored(self, key: Key, nbytes: int = -1) -> None:
-        self._say(ev.ObjectsStored(self.name, key[0], [key[1]], [nbytes]))
+    def _say_stored(self, key: int) -> None:
+        self._say(messages.Stored([key], [self._size_of(key)]))
 
-    def _say(self, event: ev.Event) -> None:
-        """What is said within a moment goes as one message."""
-        self._outbox.append(event)
+    def _size_of(self, key: int) -> int:
+        run, o = numbering.key_parts(key)
+        return self._plans[run].nbytes(o)
+
+    def _say(self, message: messages.AnyMessage, payload: Buffer = b"") -> None:
+        """What is said within a moment goes as one batch."""
+        self._outbox.append(Said(message, payload))
         if len(self._outbox) == 1:
             self._clock.after(0.0005, self._flush)
 
     @property
     def quiet(self) -> bool:
-        """Whether it has nothing to say that has not been heard."""
+        """True while all that it had to say has been heard."""
         return not self._outbox and not self.overtaken and not self._waits and self.line.idle
 
     def _flush(self) -> None:
@@ -405,12 +482,12 @@ class SimulatedHost:
         if self.alive:
             self._send(said)
 
-    def _send(self, said: list[ev.Event]) -> None:
+    def _send(self, said: list[Frame]) -> None:
         if said:
             self._said.append(said)
             self.line.send(Way.TO_CONTROLLER, lambda: self._arrive(said))
 
-    def _arrive(self, said: list[ev.Event]) -> None:
+    def _arrive(self, said: list[Frame]) -> None:
         self._arrived += 1
         if self._arrived > _UNSURE:
             self._said.popleft()

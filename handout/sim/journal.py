@@ -1,76 +1,140 @@
-"""What survives the controller: results that were committed, and starts of what must not run twice."""
+"""What survives the controller: one run's journal, as `handout.journal.Journal` is to its recorder, but in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import Literal
+from typing import NamedTuple
 
-__all__ = ["SimulatedJournal", "Task"]
+from handout.journal import AttemptStart, CommittedTask, ResultBatch, StoredPart
+from handout.protocol.frames import Buffer
+from handout.sim.clock import Clock
 
-#: A run's number in the scenario and a task's number in it.
-Task = tuple[int, int]
-_Kind = Literal["ended", "result", "start", "settled"]
+__all__ = ["SimulatedIdentities", "SimulatedJournal"]
+
+#: From a record of starts to its being on the disk.
+_FSYNC_S = 0.002
+
+
+class _Record(NamedTuple):
+    """One line of a journal."""
+
+    kind: str
+    identity: bytes = b""
+    part: str = ""
+    attempt: int = 0
+    host: str = ""
+    data: bytes = b""
+    nbytes: int = -1
+
+
+class SimulatedIdentities:
+    """Identities of tasks: the number of each."""
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = [b"%d" % task for task in range(tasks)]
+        self.unrecognizable: set[int] = set()
+
+    def part_of(self, number: int) -> str:
+        """Return the name of an object among the parts of a result: empty for the whole of it."""
+        return "" if number < len(self.tasks) else str(number)
 
 
 class SimulatedJournal:
-    """Records in the order in which they were written. When the controller dies, the last one may be torn."""
+    """Records in the order in which they were written. When the controller dies, the last one may be torn.
 
-    __slots__ = ("_records", "_torn_from")
+    Args:
+        clock: The time.
+        instruction: Called after each record: the controller may die there.
+    """
 
-    def __init__(self) -> None:
-        self._records: list[tuple[_Kind, Task, int]] = []
-        #: What was written before this was read back whole, after an earlier death.
+    path = "simulated"
+
+    def __init__(self, clock: Clock, instruction: Callable[[], None]) -> None:
+        self.on_error: Callable[[Exception], None] = lambda error: None
+        self._clock = clock
+        self._instruction = instruction
+        self._records: list[_Record] = []
+        #: Records before this one were read back whole, after an earlier death.
         self._torn_from = 0
 
-    def ended(self, task: Task) -> None:
-        """A task ended well."""
-        self._records.append(("ended", task, -1))
-
-    def commit(self, task: Task, object_: int) -> None:
-        """Write down an object that a task made.
-
-        Raises:
-            ValueError: It has been written before.
-        """
-        record: tuple[_Kind, Task, int] = ("result", task, object_)
-        if record in self._records:
-            raise ValueError(f"object {object_} of task {task} was committed twice")
+    def _write(self, record: _Record) -> None:
         self._records.append(record)
+        self._instruction()
 
-    def start(self, task: Task, attempt: int) -> None:
-        """A task that must not run twice is about to be handed over."""
-        self._records.append(("start", task, attempt))
+    # ---- see `handout.journal.Journal` -------------------------------------------------------------------------
 
-    def settle(self, task: Task) -> None:
-        """It is known how such a task ended."""
-        self._records.append(("settled", task, -1))
+    def begin_run(self, *columns: object) -> None:
+        """The run begins; nothing of that is read back."""
+
+    def record_failure(self, *columns: object) -> None:
+        """An attempt failed; nothing of that is read back."""
+
+    def commit(self, batch: ResultBatch) -> None:
+        """Commit results."""
+        at = 0
+        for t, attempt, size in zip(batch.tasks, batch.attempts, batch.sizes, strict=True):
+            data = b""
+            if size >= 0:
+                data, at = batch.data[at], at + 1
+            self._write(_Record("result", b"%d" % t, batch.part, attempt, batch.host, data, size))
+
+    def commit_file(self, batch: ResultBatch, segments: Sequence[Buffer]) -> None:
+        """Commit one large object."""
+        record = _Record("result", b"%d" % batch.tasks[0], batch.part, batch.attempts[0], batch.host)
+        self._write(record._replace(data=b"".join(segments), nbytes=batch.sizes[0]))
+
+    def record_starts(self, rows: Sequence[AttemptStart], then: Callable[[Exception | None], None]) -> None:
+        """Attempts are about to be made; ``then`` is called once that is on the disk."""
+        for identity, _, host, attempt in rows:
+            self._write(_Record("start", identity, "", attempt, host))
+        self._clock.after(_FSYNC_S, lambda: then(None))
+
+    def clear_starts(self, identities: Iterable[bytes]) -> None:
+        """It is known how the attempts of these tasks ended."""
+        for identity in identities:
+            self._write(_Record("clear", identity))
+
+    def cancel_starts(self, starts: Iterable[tuple[bytes, int]]) -> None:
+        """These attempts are known not to have begun."""
+        for identity, attempt in starts:
+            self._write(_Record("cancel", identity, "", attempt))
+
+    def end_run(self, outcome: str, then: Callable[[Exception | None], None]) -> None:
+        """The run is over; ``then`` is called once all is committed."""
+        self._write(_Record("end"))
+        self._clock.after(_FSYNC_S, lambda: then(None))
+
+    # ---- after a death -----------------------------------------------------------------------------------------
 
     def recover(self, rng: Random) -> str:
-        """The controller has died: says what was torn, if anything. A start is on the disk before it counts."""
+        """The controller has died: return what was torn, if anything. A start is on the disk before it counts."""
         torn = ""
-        if len(self._records) > self._torn_from and self._records[-1][0] != "start" and rng.random() < 0.5:
-            torn = " ".join(map(str, self._records.pop()))
+        if len(self._records) > self._torn_from and self._records[-1].kind != "start" and rng.random() < 0.5:
+            record = self._records.pop()
+            torn = " ".join((record.kind, record.identity.decode(), record.part))
         self._torn_from = len(self._records)
         return torn
 
-    @property
-    def committed(self) -> dict[Task, set[int]]:
-        """Tasks that ended well, with those of their objects that are here."""
-        found: dict[Task, set[int]] = {}
-        for kind, task, object_ in self._records:
-            if kind == "ended":
-                found.setdefault(task, set())
-            elif kind == "result":
-                found.setdefault(task, set()).add(object_)
+    def committed(self) -> dict[bytes, CommittedTask]:
+        """Return the tasks that ended well, with their committed results."""
+        found: dict[bytes, CommittedTask] = {}
+        for record in self._records:
+            if record.kind == "result":
+                task = found.setdefault(record.identity, CommittedTask(record.host))
+                if record.nbytes >= 0:
+                    part = StoredPart(record.host, False, record.nbytes, None, 0, 0, record.data)
+                    task.parts[record.part] = part
         return found
 
-    @property
-    def unknown(self) -> dict[Task, int]:
-        """Tasks that must not run twice, were handed over, and were not seen to end, with their latest attempts."""
-        open_: dict[Task, int] = {}
-        for kind, task, attempt in self._records:
-            if kind == "start":
-                open_[task] = attempt
-            elif kind == "settled":
-                open_.pop(task, None)
-        return {task: attempt for task, attempt in open_.items() if task not in self.committed}
+    def open_starts(self) -> dict[bytes, tuple[str, int]]:
+        """Return the starts whose ends are not known: host and attempt by task."""
+        open_: dict[bytes, tuple[str, int]] = {}
+        for record in self._records:
+            if record.kind == "start":
+                open_[record.identity] = (record.host, record.attempt)
+            elif record.kind == "clear" or (
+                record.kind == "cancel" and open_.get(record.identity, ("", -1))[1] == record.attempt
+            ):
+                open_.pop(record.identity, None)
+        return open_

@@ -15,7 +15,9 @@ from handout.sim.clock import Clock
 __all__ = ["Line", "Way"]
 
 #: Bytes a second that a stream carries.
-_RATE = 50e6
+_RATE = 0.5e6
+#: A stream that is ahead of a message sent before it is looked at again after so long.
+_OVERTAKEN_S = 0.001
 
 
 class Way(IntEnum):
@@ -35,7 +37,18 @@ class Line:
             come again once the line is not stalled any more.
     """
 
-    __slots__ = ("_arriving", "_clock", "_queues", "_streams", "latency_s", "open", "stalled_until")
+    __slots__ = (
+        "_arrived",
+        "_arriving",
+        "_clock",
+        "_lost",
+        "_queues",
+        "_sent",
+        "_streams",
+        "latency_s",
+        "open",
+        "stalled_until",
+    )
 
     def __init__(self, clock: Clock, latency_s: float, arriving: Callable[[Way, Callable[[], None]], bool]) -> None:
         self._clock = clock
@@ -47,6 +60,10 @@ class Line:
         self.stalled_until = 0.0
         self._queues: tuple[deque[tuple[float, Callable[[], None]]], ...] = (deque(), deque())
         self._streams = 0
+        #: By direction: messages that were sent, and those of them that have arrived.
+        self._sent, self._arrived = [0, 0], [0, 0]
+        #: By direction: streams that began after fewer messages than these are lost.
+        self._lost = [0, 0]
 
     @property
     def idle(self) -> bool:
@@ -58,15 +75,17 @@ class Line:
         if not self.open:
             return
         queue = self._queues[way]
+        self._sent[way] += 1
         queue.append((self._clock.now + self.latency_s, action))
         if len(queue) == 1:
             self._clock.at(queue[0][0], lambda: self._deliver(way))
 
-    def stream(self, nbytes: int, action: Callable[[], None]) -> None:
-        """Have an object arrive: beside the messages, not in order with them."""
+    def stream(self, way: Way, nbytes: int, action: Callable[[], None]) -> None:
+        """Have an object arrive: after the messages that were sent before it, beside those sent since."""
         if self.open:
             self._streams += 1
-            self._clock.after(self.latency_s + nbytes / _RATE, lambda: self._delivered(action))
+            mark = self._sent[way]
+            self._clock.after(self.latency_s + nbytes / _RATE, lambda: self._delivered(way, mark, action))
 
     def stall(self, duration_s: float) -> None:
         """Let nothing through for a while."""
@@ -83,6 +102,7 @@ class Line:
         queue = self._queues[way]
         while len(queue) > 1:
             queue.pop()
+        self._lost[way] = self._sent[way] + 1
 
     def _deliver(self, way: Way) -> None:
         queue = self._queues[way]
@@ -97,13 +117,16 @@ class Line:
             return
         if taken:
             queue.popleft()
+            self._arrived[way] += 1
         if queue:
             self._clock.at(max(queue[0][0], self.stalled_until), lambda: self._deliver(way))
 
-    def _delivered(self, action: Callable[[], None]) -> None:
+    def _delivered(self, way: Way, mark: int, action: Callable[[], None]) -> None:
         if self.open and self._clock.now < self.stalled_until:
-            self._clock.at(self.stalled_until, lambda: self._delivered(action))
-            return
-        self._streams -= 1
-        if self.open:
-            action()
+            self._clock.at(self.stalled_until, lambda: self._delivered(way, mark, action))
+        elif self.open and mark > self._arrived[way] and mark >= self._lost[way]:
+            self._clock.after(_OVERTAKEN_S, lambda: self._delivered(way, mark, action))
+        else:
+            self._streams -= 1
+            if self.open and mark >= self._lost[way]:
+                action()

@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import cached_property
 from random import Random
+from typing import Any
 
-from handout.resources import PARTS, Offer, as_costs, compile_capabilities, compile_cost
-from handout.scheduler import Profile, RunSpec
+from handout.allocators import Allocator
+from handout.execution.options import RunOptions
+from handout.execution.shell.run_state import RunState
+from handout.execution.shell.submission import make_run
+from handout.graph import Graph, Output
+from handout.graph.options import Options
+from handout.graph.plan import Plan
+from handout.resources import PARTS, Offer, compile_capabilities
 from handout.scheduler.spec import Speculation
 from handout.sim.allocators import Manner
-from handout.sim.faults import Weather
+from handout.sim.faults import Script, Weather
+from handout.submission.arguments import EncodedRun, encode_plan
 
-__all__ = ["Fate", "HostPlan", "RunPlan", "Scenario", "Submission", "Whim"]
-
-
-def _profile(cost: object = None, **fields: object) -> Profile:
-    return Profile(tuple(compile_cost(one) for one in as_costs(cost or {})), **fields)  # type: ignore[arg-type]
+__all__ = ["Fate", "HostPlan", "RunPlan", "Scenario", "Whim"]
 
 
-#: What tasks may need and allow.
-PROFILES: Sequence[Profile] = (
-    _profile(fn_name="plain"),
-    _profile(retries=2, backoff_s=0.5),
-    _profile({"cpu": 2}),
-    _profile({"cpu": 0}),
-    _profile({"seat": 1}),
-    _profile([{"cpu": 2}, {"cpu": 1}], retries=1),
-    _profile(idempotent=False),
-    _profile({"cpu": 1, "memory": "1 GB"}, retries=1),
+def _plain(*inputs: object) -> None: ...
+
+
+def _retried(*inputs: object) -> None: ...
+
+
+def _wide(*inputs: object) -> None: ...
+
+
+def _weightless(*inputs: object) -> None: ...
+
+
+def _seated(*inputs: object) -> None: ...
+
+
+def _either(*inputs: object) -> None: ...
+
+
+def _once(*inputs: object) -> None: ...
+
+
+def _stored(*inputs: object) -> None: ...
+
+
+#: The functions that graphs are made of, and what they need and allow.
+FUNCTIONS: Sequence[tuple[Callable[..., None], Options]] = (
+    (_plain, {}),
+    (_retried, {"retries": 2, "backoff_s": 0.5}),
+    (_wide, {"cost": {"cpu": 2}}),
+    (_weightless, {"cost": {"cpu": 0}}),
+    (_seated, {"cost": {"seat": 1}}),
+    (_either, {"cost": [{"cpu": 2}, {"cpu": 1}], "retries": 1}),
+    (_once, {"idempotent": False}),
+    (_stored, {"cost": {"cpu": 1, "memory": "1 GB"}, "retries": 1}),
 )
 
 
@@ -42,24 +71,101 @@ class Fate(Enum):
     POISON = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunPlan:
-    """One run that somebody asks for."""
+    """One run that a caller asks for. Columns are by task, or by object as `objects` numbers them.
+
+    Object t is the result of task t; those above are values (of producer -1) and elements of results.
+    """
 
     number: int
     at_s: float
-    spec: RunSpec
+    #: By task: an index into `FUNCTIONS`.
+    functions: Sequence[int]
+    inputs: Sequence[Sequence[int]]
+    #: By object: the task that makes it, -1 for a value.
+    producers: Sequence[int]
+    #: Tasks of one number from 0 on run on one host.
+    groups: Sequence[int]
+    priorities: Sequence[float]
+    #: Objects that the caller wants, and objects that stay on the hosts.
+    outputs: Sequence[int]
+    keep: Sequence[int]
+    options: RunOptions
+    speculation: Speculation | None
     manner: Manner
     durations_s: Sequence[float]
-    nbytes: Sequence[int]
+    sizes: Sequence[int]
     #: By task: attempts that fail, and how; further ones end well.
     bad: Mapping[int, tuple[int, Fate]]
 
-    def needed_of(self, t: int) -> set[int]:
-        """What somebody needs of a task's result."""
-        spec = self.spec
-        needed = {*spec.outputs, *spec.keep, *(o for inputs in spec.inputs for o in inputs)}
-        return {o for o in needed if spec.producer[o] == t}
+    def __len__(self) -> int:
+        return len(self.functions)
+
+    def first(self, count: int) -> RunPlan:
+        """Return this run with its first tasks alone."""
+        outputs, keep = ([t for t in column if t < count] for column in (self.outputs, self.keep))
+        return replace(self, functions=self.functions[:count], outputs=outputs, keep=keep)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The compiled graph."""
+        graph = Graph()
+        count, results, others = len(self), list[Output[Any]](), dict[int, Output[Any]]()
+        leaders: dict[int, Output[Any]] = {}
+        for t in range(count):
+            args = [results[o] if o < t else self._other(graph, o, results, others) for o in self.inputs[t]]
+            fn, options = FUNCTIONS[self.functions[t]]
+            own: Options = {**options, "id": f"t{t}", "priority": self.priorities[t]}
+            group = self.groups[t]
+            if group in leaders:
+                own["collocate_with"] = leaders[group]
+            results.append(graph.add(fn, *args, **own))
+            if group >= 0:
+                leaders.setdefault(group, results[t])
+        taken = {self.producers[o] if o >= count else o for inputs in self.inputs[:count] for o in inputs}
+        # A function that nothing needs would not be part of the plan.
+        return graph.compile(outputs=[results[t] for t in range(count) if t in self.outputs or t not in taken])
+
+    def _other(
+        self, graph: Graph, o: int, results: Sequence[Output[Any]], others: dict[int, Output[Any]]
+    ) -> Output[Any]:
+        """A value, or an element of a result."""
+        if o not in others:
+            producer = self.producers[o]
+            others[o] = results[producer][str(o)] if producer >= 0 else graph.value(bytes(self.sizes[o]))
+        return others[o]
+
+    @cached_property
+    def encoded(self) -> EncodedRun:
+        """The run as bytes."""
+        return encode_plan(self.plan)
+
+    def make_run(self, allocator: Allocator | None) -> RunState:
+        """Return the run as a life of the controller keeps it."""
+        run = make_run(self.plan, self.encoded, self.options, self.number, allocator)
+        run.spec = replace(run.spec, fn=self.functions, keep=self.keep, speculation=self.speculation)
+        return run
+
+    def needed_of(self, t: int) -> set[str]:
+        """Return the parts of a task's result that the caller, a task or the cluster needs."""
+        encoded, count = self.encoded, len(self)
+        needed = {o for inputs in encoded.inputs for o in inputs} | {*self.plan.outputs, *self.keep}
+        return {"" if o < count else str(o) for o in needed if encoded.producers[o] == t}
+
+    def is_once(self, t: int) -> bool:
+        """Return True if a task must not run twice."""
+        return FUNCTIONS[self.functions[t]][1].get("idempotent") is False
+
+    def nbytes(self, o: int) -> int:
+        """Return how large an object of the plan is."""
+        known = self.encoded.nbytes[o]
+        return self.sizes[o % len(self.sizes)] if known < 0 else known
+
+    def fate(self, t: int, attempt: int) -> Fate:
+        """Return what comes of an attempt."""
+        times, fate = self.bad.get(t, (0, Fate.WELL))
+        return fate if attempt <= times else Fate.WELL
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,61 +189,10 @@ class Whim:
     which: int
 
 
-@dataclass(slots=True)
-class Submission:
-    """A run as one life of the controller knows it."""
-
-    plan: RunPlan
-    shared: Mapping[str, int]
-    #: By object: 1 where somebody needs it.
-    wanted: bytearray = field(default_factory=bytearray)
-    _made: list[list[int]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        spec = self.plan.spec
-        self.wanted = bytearray(len(spec.producer))
-        for o in (*spec.outputs, *spec.keep, *(o for inputs in spec.inputs for o in inputs)):
-            self.wanted[o] = 1
-        self._made = [[t] for t in range(spec.count)]
-        for o in range(spec.count, len(spec.producer)):
-            if spec.producer[o] >= 0:
-                self._made[spec.producer[o]].append(o)
-
-    @property
-    def spec(self) -> RunSpec:
-        """What the core is told of it."""
-        return self.plan.spec
-
-    def objects_of(self, t: int) -> list[int]:
-        """What a task makes: its whole result first."""
-        return self._made[t]
-
-    def is_once(self, t: int) -> bool:
-        """Whether a task must not run twice."""
-        return not self.spec.profiles[self.spec.profile[t]].idempotent
-
-    def original(self, t: int) -> tuple[int, int]:
-        """What the scenario calls a task, whichever life it is run in."""
-        return self.plan.number, t
-
-    def duration_s(self, t: int) -> float:
-        """How long it takes."""
-        return self.plan.durations_s[t]
-
-    def nbytes(self, o: int) -> int:
-        """How large an object is."""
-        return self.plan.nbytes[o]
-
-    def fate(self, t: int, attempt: int) -> Fate:
-        """What comes of an attempt."""
-        times, fate = self.plan.bad.get(t, (0, Fate.WELL))
-        return fate if attempt <= times else Fate.WELL
-
-
 _WHIMS = ("cancel", "cancel", "cancel_some", "cancel_some", "close", "drain", "change", "change", "want", "share")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scenario:
     """All that one seed stands for, but for the faults, which are drawn as messages arrive."""
 
@@ -149,6 +204,8 @@ class Scenario:
     weather: Weather
     #: When faults and whims end.
     horizon_s: float
+    #: The faults, where they are not drawn.
+    script: Script | None = None
 
     @classmethod
     def draw(cls, seed: int) -> Scenario:
@@ -193,38 +250,39 @@ def _graph(rng: Random, count: int) -> tuple[list[tuple[int, ...]], list[int]]:
 
 def _run(rng: Random, number: int, horizon_s: float) -> RunPlan:
     count = rng.choice((1, 4, 8, 8, 14, 24))
-    inputs, producer = _graph(rng, count)
-    some = rng.choice(((0,), (0, 6, 6), (0, 4), range(len(PROFILES)), range(len(PROFILES))))
-    profiles = [rng.choice(some) for _ in range(count)]
+    inputs, producers = _graph(rng, count)
+    some = rng.choice(((0,), (0, 6, 6), (0, 4), range(len(FUNCTIONS)), range(len(FUNCTIONS))))
     manner = Manner.draw(rng)
-    outputs = {count - 1, *rng.sample(range(count), min(count, rng.randint(0, 4)))}
-    # A journaled run brings what it commits to the controller: all that is taken, or what could not be made again.
-    all_ = rng.random() < 0.5
-    taken = {o for ins in inputs for o in ins if producer[o] >= 0}
-    outputs |= {o for o in taken if all_ or not PROFILES[profiles[producer[o]]].idempotent}
-    spec = RunSpec(
-        count=count,
-        profiles=PROFILES,
-        profile=profiles,
-        fn=profiles,
-        inputs=inputs,
-        producer=producer,
-        nbytes=[-1] * len(producer),
-        outputs=sorted(outputs),
-        keep=sorted(rng.sample(range(count), min(count, rng.choice((0, 0, 2))))),
-        group=[rng.randint(-1, 2) for _ in range(count)] if rng.random() < 0.2 else None,
-        priority=[rng.choice((0.0, 1.0)) for _ in range(count)] if rng.random() < 0.3 else None,
-        on_failure=rng.choice(("fail_fast", "continue")),
-        max_concurrency=rng.choice((None, None, None, 1, 3)),
-        allocator=manner.built_in,
-        speculation=Speculation(2, 2.0, 0.05) if rng.random() < 0.3 else None,
-        run_priority=rng.choice((0.0, 0.0, 1.0)),
-    )
     quick = rng.random() < 0.5
-    durations_s = [rng.choice((1e-4, 1e-3, 1e-2) if quick else (1e-3, 0.1, 1.0, 4.0)) for _ in range(count)]
-    nbytes = [rng.choice((100, 100, 100, 10**6, 10**8)) for _ in producer]
+    options: RunOptions = {
+        "journal": "simulated",
+        # What could not be made again is committed in any case.
+        "journal_results": rng.choice(("all", "outputs")),
+        "on_failure": rng.choice(("fail_fast", "continue")),
+        "priority": rng.choice((0.0, 0.0, 1.0)),
+    }
+    limit = rng.choice((None, None, None, 1, 3))
+    if limit is not None:
+        options["max_concurrency"] = limit
     bad = {}
     if rng.random() < 0.3:
         for t in rng.sample(range(count), min(count, rng.randint(1, 2))):
             bad[t] = rng.choice(((1, Fate.RAISES), (9, Fate.RAISES), (1, Fate.POISON), (99, Fate.POISON)))
-    return RunPlan(number, rng.choice((0.0, rng.random() * horizon_s * 0.3)), spec, manner, durations_s, nbytes, bad)
+    grouped, ranked = rng.random() < 0.2, rng.random() < 0.3
+    return RunPlan(
+        number=number,
+        at_s=rng.choice((0.0, rng.random() * horizon_s * 0.3)),
+        functions=[rng.choice(some) for _ in range(count)],
+        inputs=inputs,
+        producers=producers,
+        groups=[rng.randint(-1, 2) if grouped else -1 for _ in range(count)],
+        priorities=[rng.choice((0.0, 1.0)) if ranked else 0.0 for _ in range(count)],
+        outputs=sorted({count - 1, *rng.sample(range(count), min(count, rng.randint(0, 4)))}),
+        keep=sorted(rng.sample(range(count), min(count, rng.choice((0, 0, 2))))),
+        options=options,
+        speculation=Speculation(2, 2.0, 0.05) if rng.random() < 0.3 else None,
+        manner=manner,
+        durations_s=[rng.choice((1e-4, 1e-3, 1e-2) if quick else (1e-3, 0.1, 1.0, 4.0)) for _ in range(count)],
+        sizes=[rng.choice((100, 100, 100, 10**5, 10**6)) for _ in producers],
+        bad=bad,
+    )

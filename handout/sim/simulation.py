@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,31 +11,34 @@ from random import Random
 from handout.errors import HandoutError, InternalError
 from handout.resources import PARTS, compile_capabilities
 from handout.scheduler import Outcome
-from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 from handout.sim import checks
-from handout.sim.clock import Clock
+from handout.sim.clock import Clock, VirtualLoop
 from handout.sim.cluster import SimulatedCluster
-from handout.sim.controller import Controller
-from handout.sim.faults import Fault, Faults
-from handout.sim.host import Handed, SimulatedHost
+from handout.sim.controller import Callbacks, Controller
+from handout.sim.faults import Fault, Faults, Script
+from handout.sim.host import HandedTask, SimulatedHost
 from handout.sim.journal import SimulatedJournal
-from handout.sim.line import Way
-from handout.sim.scenario import RunPlan, Scenario, Submission, Whim
+from handout.sim.scenario import RunPlan, Scenario, Whim
 from handout.sim.story import SimulationStory
 from handout.sim.trouble import Trouble
 
-__all__ = ["SimulationError", "SimulationReport", "simulate"]
+__all__ = ["SimulationError", "SimulationReport", "play", "simulate"]
 
 #: So long after the last fault all must be over.
 LIMIT_S = 600.0
 
 
 class SimulationError(HandoutError):
-    """A seed broke a rule. `story` is all that had happened, a line each."""
+    """A scenario broke a rule."""
 
     seed: int = -1
+    #: The rule, such as "R2", or the begin of the error's text.
+    rule: str = ""
+    #: All that had happened, a line each.
     story: Sequence[str] = ()
+    #: The faults that had happened.
+    script: Script = Script({}, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class SimulationReport:
 
 
 def simulate(seed: int, tell: Callable[[str], object] | None = None) -> SimulationReport:
-    """Run one scenario.
+    """Run the scenario of a seed. No event loop may run in this thread.
 
     Args:
         seed: Decides everything.
@@ -69,16 +73,24 @@ def simulate(seed: int, tell: Callable[[str], object] | None = None) -> Simulati
     Raises:
         SimulationError: A rule was broken.
     """
-    simulation = _Simulation(Scenario.draw(seed))
+    return play(Scenario.draw(seed), tell)
+
+
+def play(scenario: Scenario, tell: Callable[[str], object] | None = None) -> SimulationReport:
+    """Run a scenario; see `simulate`."""
+    loop = VirtualLoop()
+    simulation = _Simulation(scenario, loop)
     try:
-        return simulation.run()
+        loop.play(simulation.run())
+        return simulation.report
     except Exception as error:
-        story = tuple(simulation.story.lines())
         raise SimulationError(
-            f"seed {seed} at {simulation.clock.now:.6f} s: {type(error).__name__}: {error}",
-            remedy=f"See what happened: python -m handout.sim --seed {seed} --verbose",
-            seed=seed,
-            story=story,
+            f"seed {scenario.seed} at {simulation.clock.now:.6f} s: {type(error).__name__}: {error}",
+            remedy=f"See what happened: python -m handout.sim --seed {scenario.seed} --verbose",
+            seed=scenario.seed,
+            rule=f"{type(error).__name__} {str(error).partition(':')[0]}",
+            story=tuple(simulation.story.lines()),
+            script=simulation.script,
         ) from error
     finally:
         if tell is not None:
@@ -89,56 +101,77 @@ def simulate(seed: int, tell: Callable[[str], object] | None = None) -> Simulati
 class _Simulation:
     """Hosts that come and go, runs that are asked for, and a controller that may die."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, loop: VirtualLoop) -> None:
         self.scenario = scenario
-        self.clock = Clock()
+        self.clock = Clock(loop)
         self.story = SimulationStory()
-        self.journal = SimulatedJournal()
+        self._loop = loop
+        self._plans = {plan.number: plan for plan in scenario.runs}
+        self.journals = {number: SimulatedJournal(self.clock, self._instruction) for number in self._plans}
         self._rng = Random(scenario.seed ^ 0x5EED)
-        self._faults = Faults(scenario.weather, Random(scenario.seed ^ 0xFA017))
+        self._faults = Faults(scenario.weather, Random(scenario.seed ^ 0xFA017), script=scenario.script)
         self.cluster = SimulatedCluster(
             self.clock,
             self._rng,
+            self.story,
             scenario.hosts,
+            self._plans,
             lambda host, way, action: self._trouble.arriving(host, way, action),
-            lambda host, events: self._trouble.heard(host, events),
+            lambda host, frames: self._trouble.heard(host, frames),
             self._began,
         )
         self._trouble = Trouble(self.clock, self._faults, self.story, self.cluster)
         self._calls: Counter[tuple[int, int]] = Counter()
         #: The same, since a caller who saw a task fail asked for it again.
         self._tries: Counter[tuple[int, int]] = Counter()
-        #: By plan: how it ended, as its caller was told.
+        #: By run: how it ended, as its caller was told.
         self._outcomes: dict[int, Outcome | None] = {}
         self._asked: set[int] = set()
         self._stale = 0
         self._shared = dict(scenario.shared)
-        self.controller = self._live()
+        self._lives = 0
+        self._took_s = 0.0
+
+    @property
+    def script(self) -> Script:
+        """The faults that happened."""
+        return Script(self._faults.struck, frozenset(self._faults.echoed))
+
+    def _instruction(self) -> None:
+        self.controller.instruction()
 
     # ---- from the first event to the last ----------------------------------------------------------------------
 
-    def run(self) -> SimulationReport:
+    async def run(self) -> None:
         """All of it."""
-        self.controller.tell(*(ev.HostExpected(plan.name) for plan in self.scenario.hosts))
-        for plan in self.scenario.hosts:
+        self._over = asyncio.Event()
+        virtual, scenario = self._loop.virtual, self.scenario
+        self.controller = self._live()
+        self.controller.post(*(ev.HostExpected(plan.name) for plan in scenario.hosts))
+        for plan in scenario.hosts:
             self.clock.at(plan.at_s, lambda plan=plan: self.cluster.boot(plan, self.controller))  # type: ignore[misc]
-        for run in self.scenario.runs:
+        for run in scenario.runs:
             self.clock.at(run.at_s, lambda run=run: self._ask_for(run))  # type: ignore[misc]
-        for whim in self.scenario.whims:
+        for whim in scenario.whims:
             self.clock.at(whim.at_s, lambda whim=whim: self._follow(whim))  # type: ignore[misc]
-        self.clock.at(self.scenario.horizon_s, self._calm_down)
-        while len(self._outcomes) < len(self.scenario.runs):
-            if not self.clock.step():
-                raise InternalError(f"R2: it hangs; {self._unfinished()}")
-            if self.clock.now > self.scenario.horizon_s + LIMIT_S:
-                raise InternalError(f"R2: it has no end; {self._unfinished()}")
-        took_s = self.clock.now
-        self._settle()
-        if self.scenario.is_calm:
+        self.clock.at(scenario.horizon_s, self._calm_down)
+        virtual.limit = scenario.horizon_s + LIMIT_S, lambda: f"R2: it has no end; {self._unfinished()}"
+        virtual.on_idle = self._hang
+        try:
+            await self._over.wait()
+            self._took_s = self.clock.now
+            await self._settle()
+        finally:
+            self.controller.close()
+        if scenario.is_calm:
             self._check_calm()
+
+    @property
+    def report(self) -> SimulationReport:
+        """How it went."""
         return SimulationReport(
             self.scenario.seed,
-            took_s,
+            self._took_s,
             self._faults.messages,
             self._stale + self.controller.core.stale,
             self._faults.counts,
@@ -146,6 +179,9 @@ class _Simulation:
             self._calls.total(),
             self.story,
         )
+
+    def _hang(self) -> None:
+        raise InternalError(f"R2: it hangs; {self._unfinished()}")
 
     def _unfinished(self) -> str:
         return "; ".join(
@@ -155,24 +191,24 @@ class _Simulation:
             if not known.ended(t)
         )
 
-    def _settle(self) -> None:
+    async def _settle(self) -> None:
         """Close what is open, let all that is under way come to its end, and look at the books."""
         self._faults.over = True
-        for number in list(self.controller.core.world.runs):
+        for number in list(self.controller.driver.runs):
             self.controller.forget(number)
-        limit = self.clock.now + LIMIT_S
-        while self.clock.step():
-            if self.clock.now > limit:
-                raise InternalError("R4: something goes on for ever")
+        idle, virtual = asyncio.Event(), self._loop.virtual
+        virtual.limit = self.clock.now + LIMIT_S, lambda: "R4: something goes on for ever"
+        virtual.on_idle = idle.set
+        await idle.wait()
         checks.at_the_end(self.controller, self.cluster.agents)
 
     def _check_calm(self) -> None:
         for number, outcome in self._outcomes.items():
             if outcome is not Outcome.DONE:
                 raise InternalError(f"run {number} ended as {outcome} though nothing was wrong")
-        sure = {run.number for run in self.scenario.runs if run.spec.speculation is None}
+        sure = {run.number for run in self.scenario.runs if run.speculation is None}
         twice = [task for task, count in self._calls.items() if count > 1 and task[0] in sure]
-        if twice or len(self._calls) != sum(run.spec.count for run in self.scenario.runs):
+        if twice or len(self._calls) != sum(map(len, self.scenario.runs)):
             raise InternalError(f"nothing was wrong, and tasks {twice} ran twice, or some did not run at all")
 
     def _calm_down(self) -> None:
@@ -185,91 +221,102 @@ class _Simulation:
         self._asked.add(plan.number)
         if not self.controller.alive or plan.number in self._outcomes:
             return  # it is asked for again once the controller is back
-        self.controller.submit(Submission(plan, self._shared))
+        self.controller.submit(plan, self.journals[plan.number], {})
 
-    def _run_ended(self, run: Submission, command: cmd.AnnounceRunEnded) -> None:
-        self._outcomes[run.plan.number] = command.outcome
-        controller = self.controller
-        self.clock.after(self._rng.choice((0.0, 0.1, 20.0)), lambda: controller.forget(command.run))
+    def _run_ended(self, number: int, outcome: Outcome | None) -> None:
+        self._outcomes.setdefault(number, outcome)
+        if len(self._outcomes) == len(self.scenario.runs):
+            self._over.set()
 
-    def _began(self, host: SimulatedHost, task: Handed) -> None:
-        original = task.run.original(task.task)
-        self._calls[original] += 1
-        self._tries[original] += 1
-        checks.began(self.controller, host, task, self._tries[original])
+    def _began(self, host: SimulatedHost, task: HandedTask) -> None:
+        key = (task.plan.number, task.task)
+        self.story.tell(self.clock.now, f"Host {host.name} began {task}.")
+        self._calls[key] += 1
+        self._tries[key] += 1
+        checks.began(self.controller, host, task, self._tries[key])
 
     # ---- the controller ----------------------------------------------------------------------------------------
 
     def _live(self) -> Controller:
+        self._lives += 1
         controller = Controller(
+            self._lives,
             self.clock,
             self._rng,
-            self.journal,
             self.story,
-            self._run_ended,
-            self.cluster.release,
-            self._controller_died,
-            self._trouble.handed,
+            Callbacks(
+                self._run_ended,
+                self.cluster.release,
+                self._controller_died,
+                self._trouble.handed,
+                checks.watch_turn,
+                checks.performing,
+            ),
         )
         self.cluster.controller = controller
-        controller.tell(ev.SharedChanged(self._shared))
+        controller.post(ev.SharedChanged(self._shared))
         return controller
 
     def _controller_died(self) -> None:
         self.cluster.orphan()
         self._stale += self.controller.core.stale
-        torn = self.journal.recover(self._rng)
-        if torn:
-            self.story.tell(self.clock.now, "fault", f"a record is torn: {torn}")
+        for number, journal in self.journals.items():
+            torn = journal.recover(self._rng)
+            if torn:
+                self.story.tell(self.clock.now, f"The last record of the journal of run {number} was torn: {torn}.")
         self.clock.after(self._rng.choice((0.1, 5.0, 30.0)), self._revive)
 
     def _revive(self) -> None:
-        """A new controller takes up what the journal has."""
-        committed = self.journal.committed
-        self.story.tell(self.clock.now, "fault", f"the controller is back; committed: {sorted(committed)}")
-        unknown = self.journal.unknown
-        self._tries = Counter({task: n for task, n in self._tries.items() if task in unknown or task in committed})
+        """A new controller takes up what the journals have."""
+        self.story.tell(self.clock.now, "The controller was started again.")
+        known = {number: (journal.committed(), journal.open_starts()) for number, journal in self.journals.items()}
         dead, self.controller = self.controller, self._live()
-        runs = self.scenario.runs
-        self.controller.spared = {t for t, objects in committed.items() if runs[t[0] - 1].needed_of(t[1]) <= objects}
+        for (number, t), _ in list(self._tries.items()):
+            committed, starts = known[number]
+            if b"%d" % t not in committed and b"%d" % t not in starts:
+                del self._tries[number, t]
+        self.controller.spared = {
+            (number, int(identity))
+            for number, (committed, _) in known.items()
+            for identity, task in committed.items()
+            if self._plans[number].needed_of(int(identity)) <= task.parts.keys()
+        }
         found = self.cluster.take_over(dead)
-        again = [run for run in self.scenario.runs if run.number in self._asked and run.number not in self._outcomes]
-        self.controller.submit(
-            *(Submission(run, self._shared) for run in again), found={host.name: one for host, one in found.items()}
-        )
+        for run in self.scenario.runs:
+            if run.number in self._asked and run.number not in self._outcomes and self.controller.alive:
+                held = {host.name: one for host, one in found.items()}
+                self.controller.submit(run, self.journals[run.number], held)
         for host, one in found.items():
             self.controller.release(host, one)
 
     # ---- whims -------------------------------------------------------------------------------------------------
 
     def _follow(self, whim: Whim) -> None:
-        """Do what a user, or a tracker, wants just now, where there is something to do it to."""
+        """Do what a user, or a tracker, wants just now, if there is something to do it to."""
         controller = self.controller
         runs, hosts = list(controller.core.world.runs), list(controller.hosts)
         if not controller.alive or not runs or not hosts:
             return
         run, name = runs[whim.which % len(runs)], hosts[whim.which % len(hosts)]
         anywhere = self.scenario.hosts[whim.which % len(self.scenario.hosts)].name
-        count = controller.runs[run].spec.count
+        count = len(self._plans[run])
         match whim.what:
             case "cancel":
-                controller.tell(ev.CancelRequested(run))
+                controller.post(ev.CancelRequested(run))
             case "cancel_some":
-                controller.tell(ev.CancelRequested(run, [whim.which % count, whim.which // 7 % count]))
+                controller.post(ev.CancelRequested(run, [whim.which % count, whim.which // 7 % count]))
             case "want":
-                controller.tell(ev.OutputsWanted(run, [whim.which % count]))
+                controller.post(ev.OutputsWanted(run, [whim.which % count]))
             case "close":
-                self._outcomes.setdefault(controller.runs[run].plan.number, None)
                 controller.forget(run)
+                self._run_ended(run, None)
             case "drain":
-                if anywhere not in self.cluster.gone:
-                    controller.tell(ev.HostDrained(anywhere))
+                if anywhere in controller.hosts:
+                    controller.drain(anywhere)
             case "change":
                 offer = compile_capabilities({"cpu": 1 + whim.which % 4, "memory": "4 GB"})
-                controller.tell(ev.CapabilitiesChanged(name, offer))
-                host = controller.hosts.get(name)
-                if host is not None:
-                    host.line.send(Way.TO_HOST, lambda: host.limit(offer))
+                controller.post(ev.CapabilitiesChanged(name, offer))
+                controller.driver.agents[name].limits(dict(offer.amounts), offer.devices)
             case "share":
                 self._shared = {"seat": (1 + whim.which % 2) * PARTS}
-                controller.tell(ev.SharedChanged(self._shared))
+                controller.post(ev.SharedChanged(self._shared))

@@ -1,36 +1,128 @@
-"""What happened, in order, for whoever has to find out why a seed fails."""
+"""What happened, in order, as sentences: for the reader who has to find out why a seed fails."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
+from typing import Any
 
-__all__ = ["SimulationStory"]
+from handout.scheduler import CONTROLLER
+from handout.scheduler import commands as do
+from handout.scheduler import events as ev
+
+__all__ = ["SimulationStory", "sentence_of"]
 
 
 class SimulationStory:
-    """Remembers things and times; makes words of them only when asked."""
+    """Remembers times and events, commands and sentences; makes sentences of them only when asked."""
 
     __slots__ = ("_entries",)
 
     def __init__(self) -> None:
-        self._entries: list[tuple[float, str, object]] = []
+        self._entries: list[tuple[float, object]] = []
 
-    def tell(self, now: float, kind: str, what: object) -> None:
-        """Add an entry; ``what`` must not change any more."""
-        self._entries.append((now, kind, what))
+    def __len__(self) -> int:
+        return len(self._entries)
 
-    def lines(self, last: int | None = None) -> Iterator[str]:
-        """All of it, or the last entries, a line each."""
-        for now, kind, what in self._entries[-last if last else 0 :]:
-            yield f"{now:12.6f}  {kind:<9} {what}"
+    def tell(self, now: float, what: ev.Event | do.Command | str) -> None:
+        """Add an event, a command or a sentence, which must not change any more."""
+        self._entries.append((now, what))
+
+    def lines(self) -> Iterator[str]:
+        """Return a line for each sentence, with its time in seconds."""
+        for now, what in self._entries:
+            yield f"{now:12.6f} s  {sentence_of(what)}"
 
     @property
     def kinds(self) -> set[str]:
-        """The events, commands and so on that are in it, by the names of their classes."""
-        return {type(what).__name__ for _, _, what in self._entries}
+        """The names of the classes of the events and commands."""
+        return {type(what).__name__ for _, what in self._entries}
 
     @property
     def digest(self) -> str:
         """The same for the same story."""
         return sha256("\n".join(self.lines()).encode()).hexdigest()
+
+
+def sentence_of(what: object) -> str:
+    """Return the sentence that says what happened."""
+    return what if isinstance(what, str) else _SENTENCES[type(what)](what)
+
+
+def _tasks(each: Any) -> str:
+    """Tasks with their attempts, and their run."""
+    attempts = getattr(each, "attempts", None) or [None] * len(each.tasks)
+    named = [str(t) if a is None else f"{t} (attempt {a})" for t, a in zip(each.tasks, attempts, strict=True)]
+    return f"{'task' if len(named) == 1 else 'tasks'} {', '.join(named)} of run {each.run}"
+
+
+def _objects(run: int, numbers: Sequence[int]) -> str:
+    return f"{'object' if len(numbers) == 1 else 'objects'} {', '.join(map(str, numbers))} of run {run}"
+
+
+def _at(name: str) -> str:
+    return "the controller" if name == CONTROLLER else f"host {name}"
+
+
+def _sources(each: do.CopyObjects | do.FetchObjects) -> str:
+    pairs = zip(each.objects, each.sources, strict=True)
+    return ", ".join(f"object {o} from {_at(source)}" for o, source in pairs)
+
+
+def _ends(c: do.AnnounceTasksEnded) -> str:
+    named = ", ".join(f"task {t} {outcome.value}" for t, outcome in zip(c.tasks, c.outcomes, strict=True))
+    return f"The controller announced how tasks of run {c.run} ended: {named}."
+
+
+def _failed(e: ev.TaskFailed) -> str:
+    return f"Host {e.host} reported that task {e.task} (attempt {e.attempt}) of run {e.run} failed: {e.kind}."
+
+
+def _cancelled(e: ev.CancelRequested) -> str:
+    what = f"run {e.run}" if e.tasks is None else _tasks(e)
+    return f"The caller cancelled {what}."
+
+
+def _shared(e: ev.SharedChanged) -> str:
+    return f"The inventory shares {dict(e.amounts)} parts."
+
+
+_SENTENCES: dict[type, Callable[[Any], str]] = {
+    ev.RunSubmitted: lambda e: f"The caller submitted run {e.run} of {e.spec.count} tasks.",
+    ev.RunClosed: lambda e: f"The caller let run {e.run} go.",
+    ev.ResultsCommitted: lambda e: f"The controller knew that an earlier one saw the end of {_tasks(e)}.",
+    ev.AttemptsFound: lambda e: f"Host {e.host} had gone on with {_tasks(e)}.",
+    ev.AttemptsUnknown: lambda e: f"The journal has starts without ends of {_tasks(e)}.",
+    ev.HostExpected: lambda e: f"The controller began to reach host {e.host}.",
+    ev.HostDelayed: lambda e: f"The controller left host {e.host} alone for now: {e.reason}.",
+    ev.HostConnected: lambda e: f"Host {e.host} joined with agent {e.epoch}.",
+    ev.HostLost: lambda e: f"The controller lost host {e.host}: {e.reason}.",
+    ev.HostSuspected: lambda e: f"Host {e.host} fell silent.",
+    ev.HostRecovered: lambda e: f"Host {e.host} was heard again.",
+    ev.HostDrained: lambda e: f"The user drained host {e.host}.",
+    ev.CapabilitiesChanged: lambda e: f"Host {e.host} offered {dict(e.offer.amounts)} parts from now on.",
+    ev.SharedChanged: _shared,
+    ev.TasksStarted: lambda e: f"Host {e.host} reported the start of {_tasks(e)}.",
+    ev.TasksFinished: lambda e: f"Host {e.host} reported the results of {_tasks(e)}.",
+    ev.TasksRecalled: lambda e: f"Host {e.host} gave back {_tasks(e)}.",
+    ev.TaskFailed: _failed,
+    ev.ObjectsStored: lambda e: f"{_at(e.host).capitalize()} stored {_objects(e.run, e.objects)}.",
+    ev.CopyFailed: lambda e: f"Object {e.object} of run {e.run} did not come from {_at(e.source)} to {_at(e.host)}.",
+    ev.PlacementsProposed: lambda e: f"The allocator of run {e.run} placed tasks: {dict(e.placements)}.",
+    ev.AllocatorFailed: lambda e: f"The allocator of run {e.run} raised {e.error!r}.",
+    ev.OutputsWanted: lambda e: f"The caller asked for {_objects(e.run, e.objects)}.",
+    ev.CancelRequested: _cancelled,
+    do.StartTasks: lambda c: f"The controller handed {_tasks(c)} to host {c.host}.",
+    do.CopyObjects: lambda c: f"The controller sent host {c.host} of run {c.run} {_sources(c)}.",
+    do.FetchObjects: lambda c: f"The controller fetched of run {c.run} {_sources(c)}.",
+    do.DropObjects: lambda c: f"The controller had {_objects(c.run, c.objects)} dropped at {_at(c.host)}.",
+    do.CancelTasks: lambda c: f"The controller had host {c.host} cancel {_tasks(c)}.",
+    do.RecallTasks: lambda c: f"The controller recalled {_tasks(c)} from host {c.host}.",
+    do.AskAllocator: lambda c: f"The controller asked the allocator of run {c.run} about {len(c.frontier)} tasks.",
+    do.AnnouncePause: lambda c: f"The controller passes over host {c.host} for {c.pause_s:g} s: it had no room.",
+    do.AnnounceSecondAttempt: lambda c: f"The controller attempts task {c.task} of run {c.run} on host {c.host}, too.",
+    do.AnnounceTasksEnded: _ends,
+    do.AnnounceRunEnded: lambda c: f"The controller announced that run {c.run} ended: {c.outcome.value}.",
+    do.ReleaseHost: lambda c: f"The controller let host {c.host} go.",
+    do.RefuseDrain: lambda c: f"The controller refused to drain host {c.host}: {c.error}",
+}

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from handout.protocol import numbering
 from handout.scheduler import events as ev
 from handout.sim.clock import Clock
 from handout.sim.cluster import GRACE_S, HOST_TIMEOUT_S, SimulatedCluster
 from handout.sim.controller import Controller
-from handout.sim.echoes import Echoes, is_report
 from handout.sim.faults import Fault, Faults
-from handout.sim.host import SimulatedHost
+from handout.sim.host import Frame, SimulatedHost, attempts_of, is_report
 from handout.sim.line import Way
 from handout.sim.story import SimulationStory
 
 __all__ = ["SUSPECT_S", "Trouble"]
 
 SUSPECT_S = 6.0
-#: Of the reports where reports may come twice: how many do so later, when it matters.
-_ECHOES = 0.7
+_ON_THE_WAY = {Way.TO_HOST: "from the controller to host {}", Way.TO_CONTROLLER: "from host {} to the controller"}
 
 
 class Trouble:
@@ -37,8 +36,8 @@ class Trouble:
         self._story = story
         self._cluster = cluster
         self._twist: Fault | None = None
-        #: What the present life of the controller may hear again.
-        self._echoes = Echoes()
+        #: What the present life of the controller may hear again, by host, run and task.
+        self._echoes: dict[tuple[str, int, int], list[tuple[int, Frame]]] = {}
 
     # ---- messages ----------------------------------------------------------------------------------------------
 
@@ -49,8 +48,7 @@ class Trouble:
             self._take(host, way, action)
             return True
         self._faults.note(fault)
-        what = f"{fault.name.lower()} at a message of {host.name} {way.name.lower()}"
-        self._story.tell(self._clock.now, "fault", what)
+        self._story.tell(self._clock.now, f"{fault.sentence} {_ON_THE_WAY[way].format(host.name)}.")
         if fault in (Fault.DUPLICATE, Fault.REORDER):
             self._twist = fault
             self._take(host, way, action)
@@ -59,7 +57,7 @@ class Trouble:
         if fault is Fault.CONTROLLER:
             self._kill_controller(host, way, action)
             return True
-        if self._faults.rng.random() < 0.5:
+        if self._faults.detail.random() < 0.5:
             self._take(host, way, action)
             self._strike(fault, host)
             return True
@@ -73,34 +71,44 @@ class Trouble:
         if (host.alive or way is Way.TO_CONTROLLER) and self._cluster.is_current(host):
             action()
 
-    def heard(self, host: SimulatedHost, events: list[ev.Event]) -> None:
-        """An agent's message, in its order or out of it, once or twice."""
+    def heard(self, host: SimulatedHost, frames: list[Frame]) -> None:
+        """An agent's frames arrive, in their order or out of it, once or twice."""
         twist, self._twist = self._twist, None
-        controller, rng = self._cluster.controller, self._faults.rng
-        reports = [event for event in events if is_report(event)]
-        if len(reports) == len(events):
+        controller, rng = self._cluster.controller, self._faults.detail
+        reports = [frame for frame in frames if is_report(frame)]
+        if len(reports) == len(frames):
             if twist is Fault.REORDER:
                 host.overtaken += 1
                 delay_s = rng.choice((0.005, 0.1, 2.0))
-                self._clock.after(delay_s, lambda: self._overtaken(host, controller, events))
+                self._clock.after(delay_s, lambda: self._overtaken(host, controller, frames))
                 return
             if twist is Fault.DUPLICATE:
-                self._clock.after(rng.choice((0.0, 0.5, 20.0)), lambda: controller.heard(events))
-        if self._faults.may(Fault.DUPLICATE) and rng.random() < _ECHOES:
-            for event in reports:
-                self._echoes.keep(event)
-        controller.heard(events)
+                self._clock.after(rng.choice((0.0, 0.5, 20.0)), lambda: controller.heard(host.name, frames))
+        if self._faults.may_echo():
+            for report in reports:
+                for attempt_id in attempts_of(report):
+                    run, t, _ = numbering.parts(attempt_id)
+                    self._echoes.setdefault((host.name, run, t), []).append((self._faults.messages, report))
+        controller.heard(host.name, frames)
 
     @staticmethod
-    def _overtaken(host: SimulatedHost, controller: Controller, events: list[ev.Event]) -> None:
+    def _overtaken(host: SimulatedHost, controller: Controller, frames: list[Frame]) -> None:
         host.overtaken -= 1
-        controller.heard(events)
+        controller.heard(host.name, frames)
 
     def handed(self, controller: Controller, host: str, run: int, tasks: Sequence[int]) -> None:
-        """Tasks are handed to a host: what it had said of them before may come again."""
-        for event in self._echoes.handed(host, run, tasks):
-            self._faults.note(Fault.DUPLICATE)
-            self._clock.after(0.0, lambda event=event: controller.heard([event]))  # type: ignore[misc]
+        """Tasks are handed to a host: what it had said of them before comes again, at the worst moment.
+
+        Then run, task and host are those of the present attempt, and only its number tells the two apart.
+        """
+        for t in tasks if self._echoes else ():
+            for message, report in self._echoes.pop((host, run, t), ()):
+                self._faults.note(Fault.DUPLICATE)
+                self._faults.echoed.add(message)
+                self._story.tell(
+                    self._clock.now, f"The network doubled a report of host {host} about task {t} of run {run}."
+                )
+                self._clock.after(0.0, lambda report=report: controller.heard(host, [report]))  # type: ignore[misc]
 
     # ---- faults ------------------------------------------------------------------------------------------------
 
@@ -108,15 +116,14 @@ class Trouble:
         controller = self._cluster.controller
         if not controller.alive:
             return
-        controller.left = self._faults.rng.randrange(6)
+        controller.left = self._faults.detail.randrange(6)
         self._take(host, way, action)
-        if controller.alive:
-            controller.left = 0
-            controller.tell()
-        self._echoes = Echoes()
+        # It dies in its next turn, which there is in any case.
+        controller.post()
+        self._echoes = {}
 
     def _strike(self, fault: Fault, host: SimulatedHost) -> None:
-        rng, clock = self._faults.rng, self._clock
+        rng, clock = self._faults.detail, self._clock
         match fault:
             case Fault.DELAY:
                 host.line.stall(rng.choice((0.01, 0.1, 1.0)))
@@ -128,7 +135,7 @@ class Trouble:
                 self._crash(host)
             case Fault.WORKER:
                 if host.running:
-                    how: ev.FailureKind = rng.choice(("died", "died", "exited", "timeout", "memory"))
+                    how = rng.choice(("died", "died", "exited", "timeout", "memory"))
                     host.end(rng.choice(list(host.running)), how)
             case Fault.SLOW:
                 host.slowness = rng.choice((3.0, 30.0))
@@ -151,10 +158,10 @@ class Trouble:
 
     def _suspect(self, host: SimulatedHost, event: ev.Event) -> None:
         if self._cluster.is_current(host):
-            self._cluster.controller.tell(event)
+            self._cluster.controller.post(event)
 
     def _silence(self, host: SimulatedHost) -> None:
-        """Nobody hears of the other any more: both let go, the host first."""
+        """The controller and the agent do not hear of each other any more: both let go, the agent first."""
         host.line.stall(HOST_TIMEOUT_S + GRACE_S + 1.0)
         self._later(host, SUSPECT_S, lambda: self._suspect(host, ev.HostSuspected(host.name)))
         self._later(host, HOST_TIMEOUT_S, host.lapse)
@@ -166,5 +173,5 @@ class Trouble:
         self._clock.after(delay_s, lambda: action() if host.line is line else None)
 
     def _crash(self, host: SimulatedHost) -> None:
-        rng = self._faults.rng
+        rng = self._faults.detail
         self._cluster.crash(host, rng.random() < 0.5, 0.01 + rng.random() * 0.2)

@@ -28,6 +28,8 @@ ID = numbering.attempt_id(7, 3, 2)
             b"abcd",
             ev.TasksFinished("far", 7, [3], [2], [0.0], [[4]], [False]),
         ),
+        # The core then has the object dropped there.
+        (messages.Stored([numbering.base(7) | 5], [4]), b"", ev.ObjectsStored("far", 7, [5], [4])),
     ],
 )
 async def test_the_end_of_an_attempt_whose_run_was_left_is_told_to_the_core(
@@ -40,4 +42,15 @@ async def test_the_end_of_an_attempt_whose_run_was_left_is_told_to_the_core(
     peer = AgentProxy("far", AgentLink("far", None, Agent(), Timings(), lambda frames: None, lambda suspected: None))
     InboundMessages(driver).heard(peer, [Message(1, codec.encode(message), payload)])
     assert posted == [event]
+    driver.close()
+
+
+async def test_a_source_bundle_that_was_stored_is_not_told_to_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core would have it dropped, as an object of a run that it does not know."""
+    driver = Driver(lambda coroutine: coroutine.close())
+    posted: list[ev.Event] = []
+    monkeypatch.setattr(driver, "post", lambda *events: posted.extend(events))
+    peer = AgentProxy("far", AgentLink("far", None, Agent(), Timings(), lambda frames: None, lambda suspected: None))
+    InboundMessages(driver).heard(peer, [Message(1, codec.encode(messages.Stored([1], [100_000])), b"")])
+    assert posted == []
     driver.close()

@@ -1,16 +1,19 @@
-"""Cores that are broken in one place each: what the simulator has to find.
+"""Cores and drivers that are broken in one place each: what the simulator has to find.
 
 `python -m tests.sim.mutations` says at which of the first 300 seeds it does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from handout.execution.shell.driver import Driver
 from handout.protocol.ledger import Claim, Ledger
+from handout.scheduler import commands as do
 from handout.scheduler import core
 from handout.scheduler import events as ev
 from handout.scheduler.handlers import attempt_reports, attempts, recovery
@@ -127,6 +130,42 @@ class _Endless(Ledger):
         return Claim(need)
 
 
+@_listed
+def events_of_a_command_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver loses the events that performing a command leads to at once, such as a copy from a lost host."""
+    real = Driver.turn
+
+    def turn(driver: Driver, events: Sequence[ev.Event]) -> None:
+        real(driver, events)
+        driver._inbox.clear()
+
+    monkeypatch.setattr(Driver, "turn", turn)
+
+
+@_listed
+def starts_are_performed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver hands the tasks of a command over two times."""
+    real = Driver._start_tasks
+
+    def start_tasks(driver: Driver, command: do.StartTasks) -> None:
+        real(driver, command)
+        real(driver, command)
+
+    monkeypatch.setattr(Driver, "_start_tasks", start_tasks)
+
+
+@_listed
+def the_timer_is_not_armed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver arms its timer for the core's first deadline alone."""
+    real = Driver._arm
+
+    def arm(driver: Driver) -> None:
+        if driver._timer is None:
+            real(driver)
+
+    monkeypatch.setattr(Driver, "_arm", arm)
+
+
 def _is_broken(seed: int) -> bool:
     try:
         simulate(seed)
@@ -136,10 +175,11 @@ def _is_broken(seed: int) -> bool:
 
 
 def main() -> None:
+    logging.getLogger("handout").setLevel(logging.CRITICAL)
     for mutation in ALL:
         with pytest.MonkeyPatch.context() as monkeypatch:
             mutation(monkeypatch)
-            print(mutation.__name__, [seed for seed in range(300) if _is_broken(seed)])
+            print(mutation.__name__, [seed for seed in range(300) if _is_broken(seed)], flush=True)
 
 
 if __name__ == "__main__":

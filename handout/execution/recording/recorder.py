@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from os import PathLike
 from typing import Any
@@ -100,16 +100,24 @@ class Recorder:
     """Records one run.
 
     Args:
-        opened: A journal that is open, and this run's alone.
-        plan: Of the run.
+        journal: It is open, and this run's alone.
+        plan: The run's graph.
+        identities: The identities of its tasks.
+        close: Closes the journal, within the seconds given.
     """
 
-    def __init__(self, opened: _Opened, plan: Plan) -> None:
-        self._opened = opened
-        self._journal = journal = opened.journal.result()
+    def __init__(
+        self,
+        journal: Journal,
+        plan: Plan,
+        identities: TaskIdentities,
+        close: Callable[[float], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._journal = journal
+        self._close = close
         #: What is committed of the run.
         self._objects: frozenset[int] = frozenset()
-        self._identities = TaskIdentities(plan)
+        self._identities = identities
         self._tasks = self._identities.tasks
         self._ids = plan.ids
         #: Tasks that must not run twice.
@@ -128,7 +136,7 @@ class Recorder:
         #: By host: the link to the agent that a later run could go on with, were this one to end here.
         self._links: dict[str, AgentLink] = {}
         #: Attempts that wait for their start to be on the disk: run, task, attempt.
-        self._held: set[tuple[int, int, int]] = set()
+        self.held: set[tuple[int, int, int]] = set()
 
     @classmethod
     async def open(cls, path: str | PathLike[str], plan: Plan) -> Recorder:
@@ -140,7 +148,7 @@ class Recorder:
         opened = _Opened(os.fspath(path))
         try:
             await asyncio.wrap_future(opened.journal)
-            return cls(opened, plan)
+            return cls(opened.journal.result(), plan, TaskIdentities(plan), opened.close)
         except BaseException:
             # Cancelled, the thread goes on: what it opens must be closed all the same.
             await uninterrupted(opened.close(_CALL_OFF_S))
@@ -155,7 +163,7 @@ class Recorder:
         for host, link in self._links.items():
             if link.agent_ended:
                 self._journal.forget_agent(host)
-        await self._opened.close(within_s)
+        await self._close(within_s)
         # Else the run would hold itself through it, and with it the files of its results, until a garbage collection.
         self._journal.on_error = _nobody
 
@@ -271,7 +279,7 @@ class Recorder:
         """Record the starts of a command; `then` is called on the loop when they are on the disk."""
         starts = []
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
-            self._held.add((run.number, task, attempt))
+            self.held.add((run.number, task, attempt))
             if task in self._once:
                 starts.append(AttemptStart(self._tasks[task], self._ids[task], command.host, attempt))
         self._journal.record_starts(starts, self._on_loop(then))
@@ -279,9 +287,9 @@ class Recorder:
     def release(self, run: RunState, task: int, attempt: int) -> bool:
         """Whether an attempt still waits to be handed over; it does not any more."""
         key = (run.number, task, attempt)
-        if key not in self._held:
+        if key not in self.held:
             return False
-        self._held.discard(key)
+        self.held.discard(key)
         return True
 
     def not_started(self, tasks: Iterable[int], attempts: Iterable[int]) -> None:

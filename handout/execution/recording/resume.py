@@ -70,14 +70,27 @@ class PriorRuns:
     async def read(self, run: RunState) -> None:
         """Read the journal, without the results that nobody may need."""
         tasks = self._tasks
-        self._known = await asyncio.to_thread(self._journal.committed, tasks)
-        self._lost = await asyncio.to_thread(self._journal.open_starts, [i for i in tasks if i not in self._known])
-        # What the caller gets outlives the journal; the rest is read where a task takes it.
-        outputs = [number for number in run.plan.outputs if run.spec.producer[number] >= 0]
-        self._outputs = frozenset(outputs)
-        pieces = [piece for number in outputs if (piece := self._piece(run, number)) is not None]
+        known = await asyncio.to_thread(self._journal.committed, tasks)
+        lost = await asyncio.to_thread(self._journal.open_starts, [i for i in tasks if i not in known])
+        self.take_in(run, known, lost)
+        pieces = [piece for number in sorted(self._outputs) if (piece := self._piece(run, number)) is not None]
         await asyncio.to_thread(self._journal.load_parts, pieces, run.objects.memory_left)
         self._adopt_classes()
+
+    def take_in(
+        self, run: RunState, known: Mapping[bytes, CommittedTask], lost: Mapping[bytes, tuple[str, int]]
+    ) -> None:
+        """Take in what the journal has.
+
+        Args:
+            run: The run that is to be resumed.
+            known: By identity: the tasks that are committed.
+            lost: By identity: host and attempt of the starts whose ends are not known.
+        """
+        self._known = known
+        self._lost = {identity: start for identity, start in lost.items() if identity not in known}
+        # What the caller gets outlives the journal; the rest is read where a task takes it.
+        self._outputs = frozenset(number for number in run.plan.outputs if run.spec.producer[number] >= 0)
 
     def _piece(self, run: RunState, number: int) -> StoredPart | None:
         """What is committed of an object, None where nothing is."""

@@ -177,7 +177,9 @@ class InboundMessages:
     def _on_stored(self, peer: AgentProxy, message: messages.Stored, _: memoryview) -> None:
         for key, nbytes in zip(message.keys, message.sizes, strict=True):
             number, made = numbering.key_parts(key)
-            if number in self._driver.runs:
+            # An object of a run that its caller has left is told, too: the core has it dropped there. A source bundle,
+            # whose key lies below those of all runs, is no business of the core.
+            if number:
                 self._driver.post(ev.ObjectsStored(peer.name, number, [made], [nbytes]))
 
     def _on_log(self, peer: AgentProxy, message: messages.Log, payload: memoryview) -> None:

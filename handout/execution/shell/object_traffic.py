@@ -121,6 +121,8 @@ class ObjectTraffic:
     def _fetch(self, run: RunState, number: int, source: str) -> None:
         def done(data: Buffer | IO[bytes], nbytes: int) -> None:
             run.objects.put(number, data, nbytes)
+            if self._runs.get(run.number) is not run:
+                return  # its caller has left it: the core knows no attempts of it any more
             if run.recorder is not None:
                 run.recorder.arrived(run, number, self._core.attempts(run.number))
             run.arrived(number)

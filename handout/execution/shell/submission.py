@@ -10,29 +10,30 @@ from handout.execution.options import RunOptions
 from handout.execution.shell.run_objects import ObjectTable
 from handout.execution.shell.run_state import RunState
 from handout.graph.plan import Plan
-from handout.submission.arguments import encode_plan
+from handout.submission.arguments import EncodedRun
 from handout.submission.run_spec import RunPolicy, make_spec
 
 __all__ = ["make_run"]
 
 
-def make_run(plan: Plan, options: RunOptions, number: int, allocator: Allocator | None) -> RunState:
-    """A run, ready to be submitted, with a snapshot of its arguments.
+def make_run(
+    plan: Plan, encoded: EncodedRun, options: RunOptions, number: int, allocator: Allocator | None
+) -> RunState:
+    """Return a run that is ready to be submitted.
 
     Args:
         plan: The validated graph.
+        encoded: What travels of the graph: a snapshot of its arguments.
         options: The options of the run.
         number: Number of the run, unique among the runs that its hosts have seen.
         allocator: The cluster's allocator, which holds if the options name none.
 
     Raises:
-        UnserializableError: A function, an argument or a value cannot travel.
         GraphError: A function has ``enforce_memory=True`` and no memory in its cost.
     """
     policy = RunPolicy.of(options)
     if policy.allocator is None:
         policy = replace(policy, allocator=allocator)
-    encoded = encode_plan(plan)
     spec, traits = make_spec(plan, encoded, policy)
     return RunState(
         number=number,

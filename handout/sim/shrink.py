@@ -1,0 +1,69 @@
+"""From a seed that fails to the shortest story that still fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from handout.sim.faults import Script
+from handout.sim.scenario import Scenario
+from handout.sim.simulation import SimulationError, play
+
+__all__ = ["shrink"]
+
+#: Scenarios that are tried at most: some seconds.
+_MAX_TRIES = 500
+#: Fewer runs, hosts and tasks send fewer messages: faults are tried at earlier ones, too.
+_FACTORS = (1.0, 0.5, 0.2, 0.05)
+
+
+def shrink(seed: int) -> SimulationError | None:
+    """Return the error with the shortest story found that breaks the same rule as a seed; None if the seed holds.
+
+    Runs, hosts, faults and whims are taken out one after the other, graphs are cut, and faults happen earlier, for as
+    long as the rule is still broken and the story becomes shorter.
+    """
+    scenario = Scenario.draw(seed)
+    error = _error_of(scenario)
+    if error is None:
+        return None
+    tries = 0
+    candidates = _smaller(scenario, error.script)
+    while tries < _MAX_TRIES and (smaller := next(candidates, None)) is not None:
+        tries += 1
+        found = _error_of(smaller)
+        if found is not None and found.rule == error.rule and len(found.story) < len(error.story):
+            error = found
+            candidates = _smaller(smaller, found.script)
+    return error
+
+
+def _error_of(scenario: Scenario) -> SimulationError | None:
+    try:
+        play(scenario)
+    except SimulationError as error:
+        return error
+    return None
+
+
+def _smaller(scenario: Scenario, script: Script) -> Iterator[Scenario]:
+    """Scenarios that lack something, the largest steps first."""
+    for factor in _FACTORS:
+        earlier = script.earlier(factor)
+        for run in scenario.runs if len(scenario.runs) > 1 else ():
+            yield replace(scenario, runs=[each for each in scenario.runs if each is not run], script=earlier)
+        for host in scenario.hosts if len(scenario.hosts) > 1 else ():
+            yield replace(scenario, hosts=[each for each in scenario.hosts if each is not host], script=earlier)
+        for run in scenario.runs:
+            for count in sorted({1, len(run) // 2, len(run) - 1} - {0, len(run)}):
+                cut = [run.first(count) if each is run else each for each in scenario.runs]
+                yield replace(scenario, runs=cut, script=earlier)
+    for whim in scenario.whims:
+        yield replace(scenario, whims=[each for each in scenario.whims if each is not whim], script=script)
+    messages = sorted({*script.faults, *script.echoes})
+    if len(messages) > 1:
+        middle = messages[len(messages) // 2]
+        yield replace(scenario, script=script.within(0, middle))
+        yield replace(scenario, script=script.within(middle, messages[-1] + 1))
+    for message in messages:
+        yield replace(scenario, script=script.without(message))
