@@ -104,7 +104,7 @@ async def soak(server: OpenSsh, names: list[str], folder: Path, mark: str, *, mi
             figures["silent_s"] = {"most": max(silent), "least": min(silent)}
             figures["first_task_after_s"] = {"most": max(first_after), "least": min(first_after)}
             figures["connections_made_again"] = proxy.connections - connections
-            figures["hosts_at_end"] = len(cluster._runtime.driver.peers)
+            figures["hosts_at_end"] = len(cluster._runtime.driver.agents)
             gc.collect()
             holds["end"] = asdict(held()) | agents_held(cluster)
         holds["closed"] = asdict(held())

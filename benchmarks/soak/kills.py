@@ -82,7 +82,7 @@ class Killer:
         """Kill up to `count` workers, chosen at random among those that may die now."""
         if count <= 0:
             return
-        supervisors = [supervisor(self._cluster, name) for name in self._cluster._runtime.driver.peers]
+        supervisors = [supervisor(self._cluster, name) for name in self._cluster._runtime.driver.agents]
         workers = [worker for each in supervisors if each is not None for worker in children(each)[1:]]
         self._chance.shuffle(workers)
         for pid in workers:
@@ -136,7 +136,7 @@ class Killer:
 
     def _kill_agent(self) -> None:
         """Kill the agent of a host whose agents were killed least."""
-        names = list(self._cluster._runtime.driver.peers)
+        names = list(self._cluster._runtime.driver.agents)
         if len(names) <= len(self._cluster.inventory) * _LEAST_HOSTS:
             return
         self._chance.shuffle(names)
@@ -159,9 +159,9 @@ async def soak(
         work = await asyncio.to_thread(build, _made(folder / "runs"), tasks, 0.004, seed=1)
         figures |= await _run(cluster, work, folder / "runs", mark, workers, agents)
         began = time.monotonic()
-        await until(lambda: len(cluster._runtime.driver.peers) == len(inventory), _REJOIN_S)
+        await until(lambda: len(cluster._runtime.driver.agents) == len(inventory), _REJOIN_S)
         figures["all_hosts_back_after_s"] = round(time.monotonic() - began, 1)
-        figures["hosts_at_end"] = len(cluster._runtime.driver.peers)
+        figures["hosts_at_end"] = len(cluster._runtime.driver.agents)
         gc.collect()
         figures["held"]["end"] = asdict(held()) | agents_held(cluster)
     gc.collect()

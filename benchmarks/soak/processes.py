@@ -52,7 +52,7 @@ def children(pid: int) -> list[int]:
 
 def supervisor(cluster: Cluster, host: str) -> int | None:
     """Return the process number of a host's supervisor; None if the host is not connected."""
-    peer = cluster._runtime.driver.peers.get(host)
+    peer = cluster._runtime.driver.agents.get(host)
     started = None if peer is None else peer.link.started
     return None if started is None else started.supervisor
 
@@ -89,7 +89,7 @@ def held(pid: int | None = None) -> Held:
 def agents_held(cluster: Cluster) -> dict[str, float]:
     """Return the most megabytes and descriptors that any agent, and any supervisor, holds now."""
     most = {"agent_rss_mb": 0.0, "agent_descriptors": 0, "supervisor_rss_mb": 0.0, "supervisor_descriptors": 0}
-    for host in cluster._runtime.driver.peers:
+    for host in cluster._runtime.driver.agents:
         parent = supervisor(cluster, host)
         for kind, pid in (("supervisor", parent), ("agent", next(iter(children(parent or -1)), None))):
             if pid is None:

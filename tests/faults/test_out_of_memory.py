@@ -67,7 +67,7 @@ async def test_row_03_what_the_kernel_kills_for_lack_of_memory_is_told_as_such(
         assert error.peak_memory is not None
         assert 50_000_000 < error.peak_memory < LIMIT
         assert "declared memory 100 MB" in str(error)
-        assert "Raise memory=" in error.remedy
+        assert "Raise memory in its cost" in error.remedy
 
         # The agent and the supervisor were spared, and a later death by other means is not taken for one like that.
         after = Graph()
@@ -75,7 +75,7 @@ async def test_row_03_what_the_kernel_kills_for_lack_of_memory_is_told_as_such(
         assert (await cluster.execute(after))[out] == 5
         plain = Graph()
         plain.add(deeds.die_of, int(signal.SIGKILL))
-        with pytest.raises(handout.WorkerDiedError, match=r"SIGKILL.*not the kernel") as caught:
+        with pytest.raises(handout.WorkerDiedError, match=r"SIGKILL.*The kernel did not kill it") as caught:
             await cluster.execute(plain)
         assert caught.value.out_of_memory is False
     await until(lambda: not (group / "cgroup.procs").read_text())
