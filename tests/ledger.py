@@ -2,7 +2,7 @@
 
 Before and after a test, the ledger lists the processes, folders, stores and control groups of all runs of this test
 session, the descriptors, threads and children of this process, and the tasks of the event loop. Whatever the list has
-gained must go by itself within :data:`LIMIT_S`. Otherwise the test fails.
+gained must go by itself within `LIMIT_S`. Otherwise the test fails.
 
 Other programs may run agents on the same machine. The ledger tells the session's processes by an environment variable
 that programs started here inherit, and that the servers of `tests.sshd` pass on. Forks inherit it as well. The ledger so

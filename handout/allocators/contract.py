@@ -17,9 +17,13 @@ class Allocator(Protocol):
     """An async callable that says which task goes to which host.
 
     Example:
-        >>> async def first_host(frontier, view):
-        ...     host = next(iter(view.hosts))
-        ...     return {task.id: host for task in frontier}
+        ```python
+        async def first_host(frontier, view):
+            host = next(iter(view.hosts))
+            return {task.id: host for task in frontier}
+
+        results = await handout.execute(graph, allocator=first_host)
+        ```
     """
 
     async def __call__(self, frontier: Sequence[Task], view: ClusterView, /) -> Mapping[str, str]:

@@ -20,12 +20,16 @@ class Draft(Mapping[str, str]):
     An allocator may return it as its answer.
 
     Example:
-        >>> async def any_host(frontier, view):
-        ...     draft = view.draft()
-        ...     for task in frontier:
-        ...         if host := next((name for name in view.hosts if draft.fits(task, name)), None):
-        ...             draft.place(task, host)
-        ...     return draft
+        ```python
+        async def any_host(frontier, view):
+            draft = view.draft()
+            for task in frontier:
+                if host := next((name for name in view.hosts if draft.fits(task, name)), None):
+                    draft.place(task, host)
+            return draft
+
+        results = await handout.execute(graph, allocator=any_host)
+        ```
     """
 
     __slots__ = ("_hosts", "_ledgers", "_placed", "_shared", "_shared_total", "ask_again_s")

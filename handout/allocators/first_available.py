@@ -17,7 +17,9 @@ async def first_available(frontier: Sequence[Task], view: ClusterView, /) -> Map
     """Place each task on the first host, in the order of the inventory, that has room for it.
 
     Example:
-        >>> await handout.execute(graph, inventory=inventory, allocator=handout.first_available)
+        ```python
+        results = await handout.execute(graph, allocator=handout.first_available)
+        ```
     """
     order = {name: number for number, name in enumerate(view.hosts)}
     return place_by_rank(frontier, view, lambda task, host: (order[host],))

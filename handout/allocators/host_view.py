@@ -26,8 +26,10 @@ class Link:
     """The path that bytes take between two hosts, or between a host and the controller.
 
     Example:
-        >>> Link(bytes_per_s=1e9, rtt_s=0.0005).rtt_s
-        0.0005
+        ```python
+        link = handout.Link(bytes_per_s=1e9, rtt_s=0.0005)
+        seconds = 10**6 / link.bytes_per_s + link.rtt_s
+        ```
     """
 
     bytes_per_s: float = DEFAULT_BYTES_PER_S
@@ -48,8 +50,10 @@ class HostView:
         backlog_s: Expected seconds of work, per core, that were handed to it beyond those tasks.
 
     Example:
-        >>> HostView("node1", {"cpu": 4}, free={"cpu": 1}, running=3)
-        <host 'node1' running=3 backlog_s=0>
+        ```python
+        busy = handout.HostView("node1", {"cpu": 4}, free={"cpu": 1}, running=3)
+        assert not handout.ClusterView([busy]).draft().fits(handout.Task("t", cost={"cpu": 2}), "node1")
+        ```
     """
 
     __slots__ = ("_free", "_ledger", "_offer", "_total", "backlog_s", "name", "price_per_hour", "running")

@@ -17,7 +17,9 @@ async def load_balanced(frontier: Sequence[Task], view: ClusterView, /) -> Mappi
     """Place each task on the host with the fewest tasks per core.
 
     Example:
-        >>> await handout.execute(graph, inventory=inventory, allocator=handout.load_balanced)
+        ```python
+        results = await handout.execute(graph, allocator=handout.load_balanced)
+        ```
     """
     load = Load(view)
     return place_by_rank(frontier, view, lambda task, host: (load.of(host),), load.add)

@@ -17,7 +17,9 @@ async def locality(frontier: Sequence[Task], view: ClusterView, /) -> Mapping[st
     """Place each task on the host that misses the fewest bytes of its inputs; the number of tasks per core breaks ties.
 
     Example:
-        >>> await handout.execute(graph, inventory=inventory, allocator=handout.locality)
+        ```python
+        results = await handout.execute(graph, allocator=handout.locality)
+        ```
     """
     load = Load(view)
     return place_by_rank(frontier, view, lambda task, host: (view.missing_bytes(task, host), load.of(host)), load.add)

@@ -22,8 +22,10 @@ class InputView:
         hosts: Names of the hosts that have it.
 
     Example:
-        >>> InputView("load", nbytes=10**6, hosts={"node1"})
-        InputView('load', nbytes=1000000, hosts=['node1'])
+        ```python
+        view = handout.InputView("load", nbytes=10**6, hosts={"node1"})
+        assert "node1" in view.hosts
+        ```
     """
 
     __slots__ = ("hosts", "id", "nbytes")
@@ -60,8 +62,11 @@ class Task:
             the task's function makes or takes.
 
     Example:
-        >>> Task("train", cost={"gpu": 1}, inputs=[InputView("load", nbytes=10**6, hosts={"node1"})])
-        <task 'train'>
+        ```python
+        task = handout.Task("train", cost={"gpu": 1}, inputs=[handout.InputView("load", nbytes=10**6, hosts={"node1"})])
+        view = handout.ClusterView([handout.Host("node1", capabilities={"gpu": 2})])
+        assert await handout.locality([task], view) == {"train": "node1"}
+        ```
     """
 
     __slots__ = (

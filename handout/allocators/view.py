@@ -25,9 +25,10 @@ class ClusterView:
         shared: Amounts by name that all hosts share and that are free.
 
     Example:
-        >>> view = ClusterView([Host("node1", capabilities={"cpu": 4})])
-        >>> view.draft().fits(Task("t"), "node1")
-        True
+        ```python
+        view = handout.ClusterView([handout.Host("node1", capabilities={"cpu": 4})])
+        assert view.draft().fits(handout.Task("t"), "node1")
+        ```
     """
 
     __slots__ = ("_links", "_shared", "_shared_total", "hosts", "now_s")

@@ -73,7 +73,7 @@ class LoopMonitor:
         self._watcher = threading.Thread(target=self._watch, name="handout loop monitor", daemon=True)
 
     def start(self) -> None:
-        """Watch from now on; :meth:`stop` must follow."""
+        """Watch from now on; `stop` must follow."""
         self._waited_at_beat_s = self._waited_s()
         self._beat()
         self._watcher.start()

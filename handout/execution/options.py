@@ -9,7 +9,6 @@ from typing import Any, Final, Literal, TypedDict
 from handout.allocators import Allocator
 from handout.errors import HandoutError
 from handout.graph import Given, Output
-from handout.graph.option_docs import document
 from handout.resources import InventoryLike, nearest_name
 from handout.transport.timings import Timings
 
@@ -18,6 +17,39 @@ __all__ = ["ClusterOptions", "RunOptions", "check_run_options"]
 
 class RunOptions(TypedDict, total=False):
     """Options of one run: keyword arguments of `execute`, `start`, `run` and of the same methods of a `Cluster`.
+
+    Attributes:
+        allocator: Async function that chooses the host of each task. Default: the allocator of the cluster, or else
+            `locality`.
+        outputs: Outputs whose values the run brings back. Functions that none of these need do not run. Default: the
+            result of every function that no other function takes.
+        given: Values that replace outputs in this run, by output or by id. The functions behind them do not run unless
+            something else needs them. `Results` of an earlier run are such a mapping. Default: none.
+        retries: How many more attempts follow one that raised, for functions without ``retries`` of their own. Default:
+            0.
+        on_failure: ``"fail_fast"`` cancels the run at the first failure and raises it. ``"continue"`` finishes every
+            function that does not depend on a failed one. Default: ``"fail_fast"``.
+        max_result_bytes: Largest size in bytes of a result, or of an element that travels by itself, for functions
+            without ``max_result_bytes`` of their own. A larger one fails its task with `ResultTooLargeError`. Default:
+            no limit.
+        max_memory: Bytes of results that the controller holds in memory. Results beyond it lie in files of a private
+            folder, which is removed with the `Results`. Default: 1 GiB.
+        enforce_memory: True: a task that takes more memory than its cost says is ended with `MemoryExceededError`.
+            Holds for functions without ``enforce_memory`` of their own. Default: False.
+        speculate: True: a task that takes far longer than other tasks of its function is attempted a second time, on
+            another host with free room. The first attempt to finish counts and the second one is ended. A function with
+            ``idempotent=False`` is never attempted a second time. Default: False.
+        max_concurrency: Largest number of tasks that are handed to hosts at one time. Default: no limit.
+        timeout_s: Seconds that the whole run may take. After that the run is cancelled and raises `RunTimeoutError`.
+            Default: no limit.
+        priority: Orders the runs of one cluster that are active at one time: tasks of the run with the larger number go
+            first. Default: 0.
+        journal: File that records the run. A run that is started again with the same file takes every committed result
+            from it and does not run these functions again. `JournalError` is raised if the file cannot be used.
+            Default: none.
+        journal_results: Which results a journal commits. ``"all"`` copies every result that another function or the
+            caller takes. ``"outputs"`` copies only results that the caller takes, and a resumed run makes the others
+            again. Default: ``"all"``.
 
     Raises:
         HandoutError: An option has an unknown name or a value of the wrong type or range. Nothing was run.
@@ -29,50 +61,33 @@ class RunOptions(TypedDict, total=False):
     """
 
     allocator: Allocator | None
-    """Async function that chooses the host of each task. Default: the allocator of the cluster, or else `locality`."""
     outputs: Iterable[Output[Any]] | None
-    """Outputs whose values the run brings back. Functions that none of these need do not run. Default: the result of
-    every function that no other function takes."""
     given: Given
-    """Values that replace outputs in this run, by output or by id. The functions behind them do not run unless
-    something else needs them. `Results` of an earlier run are such a mapping. Default: none."""
     retries: int
-    """How many more attempts follow one that raised, for functions without ``retries`` of their own. Default: 0."""
     on_failure: Literal["fail_fast", "continue"]
-    """``"fail_fast"`` cancels the run at the first failure and raises it. ``"continue"`` finishes every function that
-    does not depend on a failed one. Default: ``"fail_fast"``."""
     max_result_bytes: int
-    """Largest size in bytes of a result, or of an element that travels by itself, for functions without
-    ``max_result_bytes`` of their own. A larger one fails its task with `ResultTooLargeError`. Default: no limit."""
     max_memory: int
-    """Bytes of results that the controller holds in memory. Results beyond it lie in files of a private folder, which
-    is removed with the `Results`. Default: 1 GiB."""
     enforce_memory: bool
-    """True: a task that takes more memory than its cost says is ended with `MemoryExceededError`. Holds for functions
-    without ``enforce_memory`` of their own. Default: False."""
     speculate: bool
-    """True: a task that takes far longer than other tasks of its function is attempted a second time, on another host
-    with free room. The first attempt to finish counts and the second one is ended. A function with
-    ``idempotent=False`` is never attempted a second time. Default: False."""
     max_concurrency: int
-    """Largest number of tasks that are handed to hosts at one time. Default: no limit."""
     timeout_s: float
-    """Seconds that the whole run may take. After that the run is cancelled and raises `RunTimeoutError`.
-    Default: no limit."""
     priority: float
-    """Orders the runs of one cluster that are active at one time: tasks of the run with the larger number go first.
-    Default: 0."""
     journal: str | PathLike[str]
-    """File that records the run. A run that is started again with the same file takes every committed result from it
-    and does not run these functions again. `JournalError` is raised if the file cannot be used. Default: none."""
     journal_results: Literal["all", "outputs"]
-    """Which results a journal commits. ``"all"`` copies every result that another function or the caller takes.
-    ``"outputs"`` copies only results that the caller takes, and a resumed run makes the others again.
-    Default: ``"all"``."""
 
 
 class ClusterOptions(RunOptions, total=False):
     """Options of one run on a cluster of its own: keyword arguments of `execute`, `start` and `run`.
+
+    They are all options of `RunOptions`, and those below.
+
+    Attributes:
+        inventory: Hosts that the run may use: an `Inventory`, a list of hosts, or the path of a TOML file. Default:
+            this machine alone.
+        require: How many hosts must be reached before the run begins: ``"any"`` for one, ``"all"``, or a number. Hosts
+            beyond it join later. `HostError` is raised if fewer can be reached. Default: ``"any"``.
+        timings: Seconds of silence after which a host is lost, and the other times of the connection. Default:
+            `Timings()`.
 
     Raises:
         HandoutError: As for `RunOptions`; also for a wrong ``require`` or ``timings``.
@@ -86,17 +101,9 @@ class ClusterOptions(RunOptions, total=False):
     """
 
     inventory: InventoryLike
-    """Hosts that the run may use: an `Inventory`, a list of hosts, or the path of a TOML file. Default: this machine
-    alone."""
     require: Literal["any", "all"] | int
-    """How many hosts must be reached before the run begins: ``"any"`` for one, ``"all"``, or a number. Hosts beyond
-    it join later. `HostError` is raised if fewer can be reached. Default: ``"any"``."""
     timings: Timings | None
-    """Seconds of silence after which a host is lost, and the other times of the connection. Default: `Timings()`."""
 
-
-document(RunOptions)
-document(ClusterOptions, RunOptions)
 
 #: Largest absolute value of a number: a float counts it exactly, and a timer of the event loop can wait that long.
 _MOST: Final = 1e10

@@ -33,7 +33,10 @@ class Arg(Input[T_co]):
 
     Example:
         ```python
-        graph.add(evaluate, handout.Arg(model, dump=Model.to_bytes, load=Model.from_bytes))
+        import json
+
+        model = graph.add(train, data)
+        text = graph.add(render, handout.Arg(model, dump=json.dumps, load=json.loads))
         ```
     """
 

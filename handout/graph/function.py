@@ -19,8 +19,9 @@ class Function(Generic[T_co]):
 
     Example:
         ```python
-        steps: list[handout.Function] = [handout.function("load", load, extra_args=["data.csv"])]
-        graph = handout.Graph(steps)
+        entry = handout.function("load", load, extra_args=["data.csv"], retries=2)
+        graph = handout.Graph([entry])
+        assert entry.options == {"retries": 2}
         ```
     """
 
@@ -89,10 +90,11 @@ def function(
 
     Example:
         ```python
-        results = handout.run([
+        functions = [
             handout.function("load", load, extra_args=["data.csv"]),
-            handout.function("train", train, args=["load"], cost={"memory": "2 GB"}),
-        ])
+            handout.function("train", train, args=["load"], cost={"memory": "20 MB"}),
+        ]
+        results = await handout.execute(functions)
         results["train"]
         ```
     """

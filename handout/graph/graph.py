@@ -38,9 +38,9 @@ class Graph(TypedCalls):
 
     Example:
         ```python
-        graph = Graph()
+        graph = handout.Graph()
         raw = graph.add(load, "data.csv")
-        model = graph.add(train, raw, cost={"memory": "2 GB"})
+        model = graph.add(train, raw, cost={"memory": "20 MB"})
         results = await handout.execute(graph)
         results[model]
         ```

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
 
 from handout.errors import GraphError
-from handout.graph.option_docs import document
 from handout.graph.output import Input
 from handout.resources.cost import Cost, CostLike, as_costs
 from handout.resources.did_you_mean import suggestion
@@ -22,6 +21,37 @@ RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], 
 class Options(TypedDict, total=False):
     """Options of one function: keyword arguments of `Graph.add`, `Graph.map`, `Graph.reduce`, `function` and `options`.
 
+    Attributes:
+        id: Name of the function's task, unique in its graph. Default: generated from the function's name: ``train``,
+            then ``train-2``.
+        cost: What the task needs while it runs: a `Cost`, a mapping such as ``{"cpu": 4, "memory": "2 GB"}``, or a list
+            of these, which are variants in order of preference. It is read when the function is added. Default: one
+            core.
+        retries: How many more attempts follow one that raised. Attempts that ended because a host was lost or a worker
+            process died do not count. Default: the ``retries`` of the run, which is 0 by default.
+        retry_on: Which exceptions are worth another attempt: an exception class, a tuple of these, or a function that
+            takes the exception and returns a bool. It is called in the caller's process. Default: all exceptions.
+        backoff_s: Seconds before the second attempt. Each further pause is twice as long, up to 60 seconds. Default: 0.
+        timeout_s: Seconds that one attempt may run. After that its processes are ended with SIGTERM, then SIGKILL, and
+            the attempt fails with `TaskTimeoutError`. Default: no limit.
+        host: Name of the host that must run the task. Default: any host that covers the cost.
+        collocate_with: Output, or id, of another function. Both tasks run on the same host. Default: none.
+        inline: True: the function is no task of its own. It is called inside each function that takes its result. Such
+            a function takes no options except ``id`` and ``labels``. Default: False.
+        priority: Orders the tasks of a run that are ready at one time: the larger number goes first. Default: 0.
+        idempotent: False: the task must not run twice. An attempt that was ended in the middle is then never repeated,
+            whatever ``retries`` says. It fails with `OutcomeUnknownError` if its host or its process was lost, with
+            `TaskTimeoutError` if it was over its time, and with `MemoryExceededError` if it was over its memory. An
+            exception that the function raises is still retried. Default: True.
+        max_result_bytes: Largest size in bytes of the result, or of an element of it that travels by itself. A larger
+            one is not kept, and the task fails with `ResultTooLargeError`. Default: the ``max_result_bytes`` of the
+            run, which is no limit by default.
+        enforce_memory: True: a task that takes more memory than its cost says is ended with `MemoryExceededError`.
+            Every variant of the cost must then name ``memory``. Default: the ``enforce_memory`` of the run, which is
+            False by default.
+        labels: Facts about the task for allocators, which find them in `Task.labels`. Handout itself never reads them.
+            Default: none.
+
     Raises:
         GraphError: An option has an unknown name, or a value of the wrong type or range. `CostError`, a subclass, for
             a cost that cannot be read.
@@ -33,49 +63,19 @@ class Options(TypedDict, total=False):
     """
 
     id: str
-    """Name of the function's task, unique in its graph. Default: generated from the function's name: ``train``, then
-    ``train-2``."""
     cost: CostLike
-    """What the task needs while it runs: a `Cost`, a mapping such as ``{"cpu": 4, "memory": "2 GB"}``, or a list of
-    these, which are variants in order of preference. It is read when the function is added. Default: one core."""
     retries: int
-    """How many more attempts follow one that raised. Attempts that ended because a host was lost or a worker process
-    died do not count. Default: the ``retries`` of the run, which is 0 by default."""
     retry_on: RetryOn
-    """Which exceptions are worth another attempt: an exception class, a tuple of these, or a function that takes the
-    exception and returns a bool. It is called in the caller's process. Default: all exceptions."""
     backoff_s: float
-    """Seconds before the second attempt. Each further pause is twice as long, up to 60 seconds. Default: 0."""
     timeout_s: float
-    """Seconds that one attempt may run. After that its processes are ended with SIGTERM, then SIGKILL, and the attempt
-    fails with `TaskTimeoutError`. Default: no limit."""
     host: str
-    """Name of the host that must run the task. Default: any host that covers the cost."""
     collocate_with: Input[Any] | str
-    """Output, or id, of another function. Both tasks run on the same host. Default: none."""
     inline: bool
-    """True: the function is no task of its own. It is called inside each function that takes its result. Such a
-    function takes no options except ``id`` and ``labels``. Default: False."""
     priority: float
-    """Orders the tasks of a run that are ready at one time: the larger number goes first. Default: 0."""
     idempotent: bool
-    """False: the task must not run twice. An attempt that was ended in the middle is then never repeated, whatever
-    ``retries`` says. It fails with `OutcomeUnknownError` if its host or its process was lost, with `TaskTimeoutError`
-    if it was over its time, and with `MemoryExceededError` if it was over its memory. An exception that the function
-    raises is still retried. Default: True."""
     max_result_bytes: int
-    """Largest size in bytes of the result, or of an element of it that travels by itself. A larger one is not kept,
-    and the task fails with `ResultTooLargeError`. Default: the ``max_result_bytes`` of the run, which is no limit by
-    default."""
     enforce_memory: bool
-    """True: a task that takes more memory than its cost says is ended with `MemoryExceededError`. Every variant of the
-    cost must then name ``memory``. Default: the ``enforce_memory`` of the run, which is False by default."""
     labels: Mapping[str, Any]
-    """Facts about the task for allocators, which find them in `Task.labels`. Handout itself never reads them.
-    Default: none."""
-
-
-document(Options)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

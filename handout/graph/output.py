@@ -47,8 +47,10 @@ class Input(Generic[T_co]):
 
     Example:
         ```python
-        def add_step(graph: handout.Graph, table: handout.Input[Table]) -> handout.Output[Table]:
-            return graph.add(clean, table)
+        def add_training(graph: handout.Graph, table: handout.Input[list[float]]) -> handout.Output[dict[str, float]]:
+            return graph.add(train, table, retries=2)
+
+        model = add_training(graph, data)
         ```
     """
 
@@ -68,8 +70,8 @@ class Output(Input[T_co]):
 
     Example:
         ```python
-        parts = graph.add(split, "data.csv")    # returns (train, test)
-        model = graph.add(fit, parts[0])
+        parts = graph.add(split, data)    # returns a tuple of two
+        model = graph.add(train, parts[0])
         results = await handout.execute(graph)
         results[model]
         ```
@@ -190,9 +192,15 @@ def later(promised: Input[A], /) -> A:
     It is for places where a type checker would refuse an output: inside a list, tuple or dict, or as a keyword
     argument.
 
+    Args:
+        promised: An `Output` or an `Arg`.
+
+    Returns:
+        The same object.
+
     Example:
         ```python
-        graph.add(merge, {"left": later(left), "right": later(right)})
+        graph.add(render, {"first": handout.later(data), "second": 3})
         ```
     """
     return cast(A, promised)

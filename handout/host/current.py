@@ -48,7 +48,7 @@ class Current:
             self._has_scratch = True
         return self._scratch
 
-    def clean(self) -> None:
+    def _clean(self) -> None:
         """Remove the scratch folder if it was made."""
         if self._has_scratch:
             self._has_scratch = False

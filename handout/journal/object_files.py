@@ -28,7 +28,7 @@ class ObjectFolder:
         self._path = path
 
     def file(self, name: str) -> Path:
-        """Return the path of the file with a name that :meth:`write` returned."""
+        """Return the path of the file with a name that `write` returned."""
         return self._path / name
 
     def remove_unfinished(self) -> None:

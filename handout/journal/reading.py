@@ -17,74 +17,85 @@ __all__ = ["AttemptRecord", "RunRecord", "Story", "TaskRecord", "read"]
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run that was recorded."""
+    """One run that was recorded.
+
+    Attributes:
+        number: 1 for the journal's first run.
+        began: When the run began: ISO 8601, UTC.
+        ended: When the run ended; None if it goes on, or if its program ended before it did.
+        outcome: ``"done"``, ``"failed"`` or ``"cancelled"``; None as for `ended`.
+        tasks: Number of the run's tasks.
+        reused: Number of its tasks that had ended well in an earlier run and were not run again.
+    """
 
     number: int
-    """1 for the journal's first run."""
     began: str
-    """When the run began: ISO 8601, UTC."""
     ended: str | None
-    """When the run ended; None if it goes on, or if its program ended before it did."""
     outcome: str | None
-    """``"done"``, ``"failed"`` or ``"cancelled"``; None as for `ended`."""
     tasks: int
-    """Number of the run's tasks."""
     reused: int
-    """Number of its tasks that had ended well in an earlier run and were not run again."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task that ended well."""
+    """A task that ended well.
+
+    Attributes:
+        run: Number of the run that ran it.
+        id: The task's id.
+        host: Name of the host that ran it.
+        attempt: Number of the attempt that ended well, from 1.
+        nbytes: Size of its committed result in bytes; None if only its end was recorded.
+        identity: The task's identity, hexadecimal: the same for the same function of the same arguments, in every run.
+    """
 
     run: int
-    """Number of the run that ran it."""
     id: str
-    """The task's id."""
     host: str
-    """Name of the host that ran it."""
     attempt: int
-    """Number of the attempt that ended well, from 1."""
     nbytes: int | None
-    """Size of its committed result in bytes; None if only its end was recorded."""
     identity: str
-    """The task's identity, hexadecimal: the same for the same function of the same arguments, in every run."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """An attempt that did not end well."""
+    """An attempt that did not end well.
+
+    Attributes:
+        run: Number of the run that made it.
+        id: The task's id.
+        host: Name of the host that the attempt was handed over to; empty if it was never handed over.
+        attempt: Number of the attempt, from 1.
+        outcome: The kind of failure; ``"started"`` if the function is marked ``idempotent=False`` and its end is
+            unknown.
+        error: The error's message; empty for ``"started"``.
+    """
 
     run: int
-    """Number of the run that made it."""
     id: str
-    """The task's id."""
     host: str
-    """Name of the host that the attempt was handed over to; empty if it was never handed over."""
     attempt: int
-    """Number of the attempt, from 1."""
     outcome: str
-    """The kind of failure; ``"started"`` if the function is marked ``idempotent=False`` and its end is unknown."""
     error: str
-    """The error's message; empty for ``"started"``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """The contents of a journal, as :func:`read` returns them."""
+    """The contents of a journal, as `read` returns them.
+
+    Attributes:
+        runs: All runs, in order.
+        tasks: All tasks that ended well. For a task of several runs this is the last record.
+        attempts: All attempts that did not end well.
+    """
 
     runs: Sequence[RunRecord]
-    """All runs, in order."""
     tasks: Sequence[TaskRecord]
-    """All tasks that ended well. For a task of several runs this is the last record."""
     attempts: Sequence[AttemptRecord]
-    """All attempts that did not end well."""
 
 
 def read(path: str | PathLike[str]) -> Story:
     """Read a journal, also while a run writes it.
-
-    Example: ``for run in handout.journal.read("run.db").runs: print(run.number, run.outcome)``
 
     Args:
         path: The journal's file.
@@ -94,6 +105,13 @@ def read(path: str | PathLike[str]) -> Story:
 
     Raises:
         JournalError: There is no such file, it is not a journal, or it has another format.
+
+    Example:
+        ```python
+        results = await handout.execute(graph, journal="run.db")
+        for run in handout.journal.read("run.db").runs:
+            print(run.number, run.began, run.outcome, run.reused, "of", run.tasks)
+        ```
     """
     path = Path(path)
     if not path.is_file():

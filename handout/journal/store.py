@@ -186,7 +186,7 @@ class Journal:
             identities: Of its tasks.
             reused: How many of its tasks ended well in an earlier run.
             number: The number by which agents know the run.
-            classes: See :meth:`classes`.
+            classes: See `classes`.
         """
         with self._reading_lock():
             self.run = self._database.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]

@@ -38,7 +38,7 @@ _HARMLESS: tuple[type, ...] = (
 def new_walk(
     promise: Callable[[Any, ValueWalk], bytes] | None = None, sources: dict[str, bytes] | None = None
 ) -> ValueWalk:
-    """Return a walk by the rules of this module; see :class:`~handout.journal.walk.ValueWalk`."""
+    """Return a walk by the rules of this module; see `ValueWalk`."""
     return ValueWalk(_rule_for, promise, sources)
 
 

@@ -64,7 +64,7 @@ class ValueWalk:
         return self._rule_for(kind)(self, value)
 
     def whole(self, value: Any) -> bytes:
-        """Return the identity of a value by itself; :meth:`unknown` if it is nested too deeply."""
+        """Return the identity of a value by itself; `unknown` if it is nested too deeply."""
         try:
             return self.of(value)
         except RecursionError:

@@ -54,11 +54,11 @@ def result_row(run: int, batch: ResultBatch, data: bytes | None, file: str | Non
 
 
 class Writer:
-    """Commits entries in the order in which they are put. :meth:`put` never waits for the disk.
+    """Commits entries in the order in which they are put. `put` never waits for the disk.
 
     Args:
         path: The journal's file, for messages.
-        database: Open; the thread uses it until :meth:`close`.
+        database: Open; the thread uses it until `close`.
         folder: For large objects.
 
     Raises:

@@ -50,7 +50,7 @@ class Host:
     Example:
         ```python
         gpu = handout.Host("gpu1", address="10.0.0.2", username="ann", capabilities={"gpu": 2})
-        results = await handout.execute(graph, inventory=[gpu, "ann@node2:2222"])
+        inventory = handout.Inventory([gpu, "ann@node2:2222"])
         ```
     """
 

@@ -12,8 +12,9 @@ class LiveHost(Protocol):
 
     Example:
         ```python
-        async def free_licences(host: handout.LiveHost) -> handout.CapabilitiesLike:
-            return {"licence": int(await host.run("lmstat", "--free"))}
+        async def free_disk(host: handout.LiveHost) -> handout.CapabilitiesLike:
+            free = await host.run("df", "--output=avail", "/scratch")
+            return {"scratch": f"{free.split()[1]} KiB"}
         ```
     """
 
@@ -59,7 +60,6 @@ class Tracker(Protocol):
         ```python
         async def licences(host: handout.LiveHost) -> handout.CapabilitiesLike:
             return {"licence": int(await host.run("count-licences"))}
-
 
         inventory = handout.Inventory(["gpu1", "gpu2"], tracker=licences)
         ```

@@ -16,30 +16,35 @@ __all__ = ["Explanation", "explain"]
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where one task is, and what it waits for.
+    """Where one task is, and what it waits for, as `Execution.explain` returns it. ``str()`` gives a few lines of text.
+
+    Attributes:
+        task: The number of the task in its run.
+        id: The id of the function.
+        state: ``WAITING`` (for inputs), ``READY`` (for a host), ``HANDED`` (to a host), ``BACKOFF`` (until its
+            retry), ``DONE``, ``FAILED``, ``SKIPPED`` or ``CANCELLED``.
+        attempt: How many attempts were handed over.
+        host: The name of the host that has the task or had it last, or ``""``.
+        reason: Why the task is in this state, as one clause.
+        waits_for: The ids of the functions whose results are missing.
+        hosts: For a ready task, by host name: why the host does not take it.
 
     Example:
-        >>> print(execution.explain("train"))
-        task 'train' is ready: no host has room for it
-          node1: is busy with 4 tasks
+        ```python
+        async with handout.start(graph) as execution:
+            print(execution.explain("load"))  # task 'load' is ready: no host is connected
+            await execution.results()
+        ```
     """
 
     task: int
-    """The task's number in its run."""
     id: str
-    """The task's id."""
     state: State
-    """Where it is."""
     attempt: int
-    """How many times it was handed over."""
     host: str
-    """The host that has it or had it last, "" for none."""
     reason: str
-    """Why it is there, as one clause."""
     waits_for: tuple[str, ...] = ()
-    """Ids of the tasks whose results it misses."""
     hosts: Mapping[str, str] = field(default_factory=dict)
-    """For a ready task: by host, why the host does not take it."""
 
     def __str__(self) -> str:
         lines = [f"task {self.id!r} is {self.state.name.lower()}: {self.reason}"]

@@ -73,20 +73,20 @@ class Connection:
     # ---- as a receiver -----------------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> None:
-        """See :class:`~handout.transport.byte_stream.Receiver`."""
+        """See `Receiver`."""
         self._listener.received(self, data)
 
     def paused(self) -> None:
-        """See :class:`~handout.transport.byte_stream.Receiver`."""
+        """See `Receiver`."""
         self.is_paused = True
 
     def resumed(self) -> None:
-        """See :class:`~handout.transport.byte_stream.Receiver`."""
+        """See `Receiver`."""
         self.is_paused = False
         self._listener.resumed()
 
     def lost(self, error: Exception | None) -> None:
-        """See :class:`~handout.transport.byte_stream.Receiver`; of several calls, the first one counts."""
+        """See `Receiver`; of several calls, the first one counts."""
         if self.closed.is_set():
             return
         self.error = error

@@ -164,7 +164,7 @@ class Conversation:
         self._flush_soon()
 
     def send_object(self, key: int, source: Source) -> int:
-        """Stream an object into the agent's store; return the stream's number, which :meth:`stop_object` takes."""
+        """Stream an object into the agent's store; return the stream's number, which `stop_object` takes."""
         stream = next(self._streams)
         self._session.send(codec.encode(messages.StreamObject(stream, key, source.size)))
         self._session.send_stream(stream, source)
@@ -207,7 +207,7 @@ class Conversation:
     # ---- as a connection's listener ----------------------------------------------------------------------------
 
     def received(self, connection: Connection, data: bytes) -> None:
-        """See :class:`~handout.transport.connection.ConnectionListener`."""
+        """See `ConnectionListener`."""
         if connection is not self.connection:
             return
         fresh: list[Message | Piece] = []
@@ -236,11 +236,11 @@ class Conversation:
             self._flush_soon()
 
     def resumed(self) -> None:
-        """See :class:`~handout.transport.connection.ConnectionListener`."""
+        """See `ConnectionListener`."""
         self._flush_soon()
 
     def lost(self, connection: Connection) -> None:
-        """See :class:`~handout.transport.connection.ConnectionListener`."""
+        """See `ConnectionListener`."""
         if connection is self.connection:
             self.connection = None
             self._session.detach()

@@ -35,5 +35,5 @@ class Launcher(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close what :meth:`start` and :meth:`connect` opened. The link stops the agent itself before."""
+        """Close what `start` and `connect` opened. The link stops the agent itself before."""
         ...

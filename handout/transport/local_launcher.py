@@ -29,7 +29,7 @@ class LocalLauncher:
         self._transports: set[asyncio.BaseTransport] = set()
 
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
-        """See :class:`~handout.transport.launcher.Launcher`."""
+        """See `Launcher`."""
         # The first call makes the bundle, which would block the loop.
         stdin = await in_thread(bootstrap.stdin)
         try:
@@ -58,7 +58,7 @@ class LocalLauncher:
         return bootstrap.result(process.returncode)
 
     async def connect(self, started: StartedAgent, receiver: Receiver) -> Transport:
-        """See :class:`~handout.transport.launcher.Launcher`."""
+        """See `Launcher`."""
         loop, transports = asyncio.get_running_loop(), self._transports
         try:
             transport, _ = await loop.create_unix_connection(lambda: _Socket(receiver, transports), started.socket)
@@ -69,13 +69,13 @@ class LocalLauncher:
         return cast(Transport, transport)
 
     def abort(self) -> None:
-        """See :class:`~handout.transport.launcher.Launcher`."""
+        """See `Launcher`."""
         for transport in self._transports:
             cast(asyncio.Transport, transport).abort()
         self._transports.clear()
 
     async def aclose(self) -> None:
-        """See :class:`~handout.transport.launcher.Launcher`."""
+        """See `Launcher`."""
         self.abort()
         await asyncio.sleep(0)  # lets the transports report that they are closed
 

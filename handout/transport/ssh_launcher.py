@@ -81,7 +81,7 @@ class SshLauncher:
         return asyncio.Semaphore(_PARALLEL_LOGINS)
 
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
-        """See :class:`~handout.transport.launcher.Launcher`."""
+        """See `Launcher`."""
         # Making the bundle takes as long as logging in, so a thread makes it at the same time.
         making = asyncio.ensure_future(in_thread(bootstrap.stdin))
         try:
@@ -132,7 +132,7 @@ class SshLauncher:
         return process.exit_status
 
     async def connect(self, started: StartedAgent, receiver: Receiver) -> Transport:
-        """See :class:`~handout.transport.launcher.Launcher`."""
+        """See `Launcher`."""
         connection = await self._connected()
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
@@ -206,13 +206,13 @@ class SshLauncher:
         )
 
     def abort(self) -> None:
-        """See :class:`~handout.transport.launcher.Launcher`."""
+        """See `Launcher`."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
 
     async def aclose(self) -> None:
-        """See :class:`~handout.transport.launcher.Launcher`."""
+        """See `Launcher`."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -17,8 +17,6 @@ _LONGEST_S = 100 * 365 * 86_400.0
 class Timings:
     """How long silence may last, and what follows from it. All values are seconds.
 
-    Example: ``Timings(host_timeout_s=3600)`` lets running tasks outlive an hour without a connection.
-
     Args:
         heartbeat_s: Time between heartbeats on an idle connection, in both directions.
         suspect_s: A host that was silent for this long gets no new work.
@@ -39,6 +37,13 @@ class Timings:
     Raises:
         HandoutError: A value is not a number above 0, or ``heartbeat_s``, ``suspect_s``, ``reconnect_s`` and
             ``host_timeout_s`` do not increase in this order.
+
+    Example:
+        ```python
+        # Running tasks outlive an hour without a connection.
+        patient = handout.Timings(host_timeout_s=3600)
+        results = await handout.execute(graph, timings=patient)
+        ```
     """
 
     heartbeat_s: float = 2.0
@@ -70,8 +75,15 @@ class Timings:
                 )
 
     def scaled(self, factor: float) -> Timings:
-        """Return these timings with every value multiplied by ``factor``.
+        """Return these timings with every value multiplied by a factor.
 
-        Example: ``Timings().scaled(0.1)`` finds lost hosts ten times sooner, on a network without pauses or in tests.
+        Args:
+            factor: ``0.1`` finds lost hosts ten times sooner, on a network without pauses or in tests.
+
+        Returns:
+            The new timings.
+
+        Raises:
+            HandoutError: A value is no longer above 0, or above 100 years.
         """
         return Timings(**{field.name: getattr(self, field.name) * factor for field in fields(self)})

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handout.execution.shell.object_streams import BytesSource, Fetches, Gathered, Relay
-from handout.execution.shell.run_objects import ObjectTable
+from handout.execution.shell.run_objects import RunObjects
 from handout.protocol.frames import ProtocolError
 
 
@@ -52,12 +52,12 @@ class Outcome:
         self.got.append(bytes(data))
 
 
-def fetch(fetches: Fetches, outcome: Outcome, room: ObjectTable, key: int = 1) -> None:
+def fetch(fetches: Fetches, outcome: Outcome, room: RunObjects, key: int = 1) -> None:
     fetches.expect(key, Gathered(outcome.done, outcome.failed.append, room))
 
 
 def test_an_object_is_gathered_from_its_pieces() -> None:
-    fetches, outcome, room = Fetches(), Outcome(), ObjectTable()
+    fetches, outcome, room = Fetches(), Outcome(), RunObjects()
     fetch(fetches, outcome, room)
     fetches.announced(1, 5, 6)
     fetches.piece(5, b"abc", False)
@@ -71,14 +71,14 @@ def test_an_object_is_gathered_from_its_pieces() -> None:
 
 def test_an_empty_object_comes_as_well() -> None:
     fetches, outcome = Fetches(), Outcome()
-    fetch(fetches, outcome, ObjectTable())
+    fetch(fetches, outcome, RunObjects())
     fetches.announced(1, 5, 0)
     fetches.piece(5, b"", True)
     assert outcome.got == [b""]
 
 
 def test_objects_that_arrive_at_once_share_the_memory_and_the_rest_go_to_files() -> None:
-    fetches, outcome, room = Fetches(), Outcome(), ObjectTable(max_memory=10)
+    fetches, outcome, room = Fetches(), Outcome(), RunObjects(max_memory=10)
     for key in (1, 2, 3):
         fetch(fetches, outcome, room, key)
         fetches.announced(key, key, 6)
@@ -90,7 +90,7 @@ def test_objects_that_arrive_at_once_share_the_memory_and_the_rest_go_to_files()
 
 
 def test_memory_is_given_back_when_an_object_does_not_come() -> None:
-    fetches, outcome, room = Fetches(), Outcome(), ObjectTable(max_memory=10)
+    fetches, outcome, room = Fetches(), Outcome(), RunObjects(max_memory=10)
     fetch(fetches, outcome, room)
     fetches.announced(1, 5, 8)
     assert room.memory_left == 2
@@ -100,7 +100,7 @@ def test_memory_is_given_back_when_an_object_does_not_come() -> None:
 
 
 def test_what_the_host_does_not_have_is_told_apart_from_what_was_lost_with_it() -> None:
-    fetches, outcome, room = Fetches(), Outcome(), ObjectTable()
+    fetches, outcome, room = Fetches(), Outcome(), RunObjects()
     fetch(fetches, outcome, room, 1)
     fetch(fetches, outcome, room, 2)
     fetches.missing(1)
@@ -110,7 +110,7 @@ def test_what_the_host_does_not_have_is_told_apart_from_what_was_lost_with_it() 
 
 
 def test_requests_of_one_key_are_answered_in_turn() -> None:
-    fetches, first, second, room = Fetches(), Outcome(), Outcome(), ObjectTable()
+    fetches, first, second, room = Fetches(), Outcome(), Outcome(), RunObjects()
     fetch(fetches, first, room)
     fetch(fetches, second, room)
     fetches.announced(1, 5, 1)
@@ -122,7 +122,7 @@ def test_requests_of_one_key_are_answered_in_turn() -> None:
 @pytest.mark.parametrize("pieces", [[b"abcdefg"], [b"abc"], [b"abcdef", b"g"]])
 def test_an_object_of_another_size_than_announced_is_nonsense(pieces: list[bytes]) -> None:
     fetches, outcome = Fetches(), Outcome()
-    fetch(fetches, outcome, ObjectTable())
+    fetch(fetches, outcome, RunObjects())
     fetches.announced(1, 5, 6)
     *first, last = pieces
     for piece in first:
@@ -159,7 +159,7 @@ class Full:
 def test_a_full_disk_fails_the_object_and_not_the_conversation(where: str) -> None:
     fetches, sink, outcome = Fetches(), Full(where), Outcome()
     fetches.expect(1, sink)
-    fetch(fetches, outcome, ObjectTable(), 2)
+    fetch(fetches, outcome, RunObjects(), 2)
     fetches.announced(1, 1, 3)
     fetches.announced(2, 2, 3)
     fetches.piece(1, b"abc", True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 import pytest
 
-from handout.execution.shell.run_objects import ObjectTable
+from handout.execution.shell.run_objects import RunObjects
 from handout.serialization.pickling import dumps
 
 
@@ -23,7 +23,7 @@ def encoded(value: Any) -> bytes:
 
 
 def test_a_result_is_unpickled_when_it_is_asked_for_and_is_the_callers_own() -> None:
-    table = ObjectTable()
+    table = RunObjects()
     data = bytearray(encoded(numpy.zeros(10_000)))
     table.put(3, data, len(data))
     first = table.value(3)
@@ -33,7 +33,7 @@ def test_a_result_is_unpickled_when_it_is_asked_for_and_is_the_callers_own() -> 
 
 
 def test_what_is_here_already_stays() -> None:
-    table = ObjectTable()
+    table = RunObjects()
     table.put_new(1, encoded("first"))
     table.put_new(1, encoded("second"))
     table.put(1, encoded("third"), 1)
@@ -42,7 +42,7 @@ def test_what_is_here_already_stays() -> None:
 
 
 def test_memory_left_counts_results_in_memory_and_neither_values_nor_files() -> None:
-    table = ObjectTable({0: [b"x" * 50]}, max_memory=100)
+    table = RunObjects({0: [b"x" * 50]}, max_memory=100)
     table.put_new(1, b"y" * 60)
     assert table.memory_left == 40
     table.put_new(2, b"z" * 60)
@@ -62,7 +62,7 @@ def test_memory_left_counts_results_in_memory_and_neither_values_nor_files() -> 
 
 
 def test_more_results_are_in_files_than_may_be_open() -> None:
-    table = ObjectTable()
+    table = RunObjects()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
     try:
@@ -78,13 +78,13 @@ def test_more_results_are_in_files_than_may_be_open() -> None:
 def test_files_go_with_their_table_and_those_of_a_killed_process_with_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "import os; from handout.execution.shell.run_objects import ObjectTable as T; t = T(); t.new_file(); os.kill(os.getpid(), 9)"
+    code = "import os; from handout.execution.shell.run_objects import RunObjects as T; t = T(); t.new_file(); os.kill(os.getpid(), 9)"
     root = str(Path(__file__).parents[2])
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": root}
     subprocess.run([sys.executable, "-c", code], env=env, check=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (left,) = tmp_path.iterdir()
-    table, other = ObjectTable(), ObjectTable()
+    table, other = RunObjects(), RunObjects()
     table.new_file().close()
     assert not left.exists()
     other.new_file().close()  # does not touch what a living process has
@@ -95,7 +95,7 @@ def test_files_go_with_their_table_and_those_of_a_killed_process_with_the_next(
 
 
 def test_a_value_in_parts_is_put_together() -> None:
-    table = ObjectTable({0: dumps(["x" * 100, numpy.arange(5_000)])})
+    table = RunObjects({0: dumps(["x" * 100, numpy.arange(5_000)])})
     text, numbers = table.value(0)
     assert text == "x" * 100
     numpy.testing.assert_array_equal(numbers, numpy.arange(5_000))
@@ -104,4 +104,4 @@ def test_a_value_in_parts_is_put_together() -> None:
 
 def test_asking_for_what_is_not_here_is_a_key_error() -> None:
     with pytest.raises(KeyError):
-        ObjectTable().value(7)
+        RunObjects().value(7)

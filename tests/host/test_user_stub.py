@@ -79,7 +79,7 @@ def test_current_tells_what_runs_and_makes_its_scratch_folder_when_asked(tmp_pat
         assert (current().id, current().host, current().attempt, current().variant) == ("train", "gpu1", 2, 0)
         assert not (tmp_path / "scratch").exists()
         Path(current().scratch, "x").write_text("x")
-        running.clean()
+        running._clean()
         assert not (tmp_path / "scratch").exists()
     finally:
         publish(None)

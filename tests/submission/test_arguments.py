@@ -14,7 +14,7 @@ import numpy
 import pytest
 
 from handout.errors import UnserializableError
-from handout.execution.shell.run_objects import ObjectTable
+from handout.execution.shell.run_objects import RunObjects
 from handout.graph import Arg, Graph, Output
 from handout.graph.objects import Pick
 from handout.graph.plan import Plan
@@ -48,7 +48,7 @@ def size(x: Any, *_: Any) -> int:
 def run(plan: Plan) -> tuple[dict[int, Any], EncodedRun]:
     """Do what hosts would: every object's value, by number."""
     encoded = encode_plan(plan)
-    table = ObjectTable(encoded.values)
+    table = RunObjects(encoded.values)
     for task, blob in enumerate(encoded.calls):
         fn = pickling.loads(encoded.functions[encoded.fn[task]].blob)
         needs = encoded.inputs[task]
@@ -169,7 +169,7 @@ def test_arguments_are_snapshotted() -> None:
     small.append(3)
     large[:] = 7
     value[:] = b""
-    table = ObjectTable(encoded.values)
+    table = RunObjects(encoded.values)
     assert calls.load_call(encoded.calls[0], table.value)[0] == ([1, 2],)
     assert {len(table.value(n)) for n in encoded.values} == {20_000, 100_000}
     assert all(numpy.all(table.value(n) != 7) for n in encoded.values)

@@ -98,7 +98,7 @@ class PriorRuns:
         return None if committed is None else committed.parts.get(self._identities.part_of(number))
 
     def facts(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
-        """What is known, as events for the core; see :meth:`Recorder.begin`."""
+        """What is known, as events for the core; see `Recorder.begin`."""
         held = {host: numbering.of_run(each.attempt_ids, run.number) for host, each in found.items()}
         # Marked otherwise since, a task runs again as any other.
         unseen = {t: self._lost[i] for t, i in enumerate(self._tasks) if i in self._lost and t in self._once}

@@ -38,7 +38,7 @@ class BytesSource(Source):
         self._at = 0
 
     def read(self, offset: int, size: int) -> Buffer:
-        """See :class:`~handout.protocol.session.Source`; reads are mostly in order, so the segment is remembered."""
+        """See `Source`; reads are mostly in order, so the segment is remembered."""
         if not self._segments or offset >= self.size:
             return b""
         if self._starts[self._at] > offset:
@@ -110,7 +110,7 @@ class Gathered:
         self._file: IO[bytes] | None = None
 
     def begin(self, size: int) -> None:
-        """See :class:`Sink`."""
+        """See `Sink`."""
         self._size = size
         if self._room.claim(size):
             self._claimed = size
@@ -119,7 +119,7 @@ class Gathered:
             self._file = self._room.new_file()
 
     def write(self, data: Buffer) -> None:
-        """See :class:`Sink`."""
+        """See `Sink`."""
         end = self._at + len(data)
         if end > self._size:
             raise ProtocolError(f"an object of {self._size} bytes has at least {end}")
@@ -130,7 +130,7 @@ class Gathered:
         self._at = end
 
     def end(self) -> None:
-        """See :class:`Sink`."""
+        """See `Sink`."""
         if self._at < self._size:
             raise ProtocolError(f"an object of {self._size} bytes ended after {self._at}")
         self._give_back()
@@ -141,7 +141,7 @@ class Gathered:
             self._done(self._data, self._size)
 
     def fail(self, missing: bool) -> None:
-        """See :class:`Sink`."""
+        """See `Sink`."""
         self._give_back()
         if self._file is not None:
             try:
@@ -174,12 +174,12 @@ class Relay(GrowingSource):
         self._file = tempfile.SpooledTemporaryFile(max_size=_RELAY_MEMORY, prefix="handout-")  # noqa: SIM115
 
     def begin(self, size: int) -> None:
-        """See :class:`Sink`."""
+        """See `Sink`."""
         self.size = size
         self._stop = self._start(self)
 
     def write(self, data: Buffer) -> None:
-        """See :class:`Sink`."""
+        """See `Sink`."""
         if self._closed:
             return
         self._file.seek(self._arrived)
@@ -188,16 +188,16 @@ class Relay(GrowingSource):
         self.on_more()
 
     def end(self) -> None:
-        """See :class:`Sink`."""
+        """See `Sink`."""
         self.on_more()
 
     def fail(self, missing: bool) -> None:
-        """See :class:`Sink`."""
+        """See `Sink`."""
         self._stop()
         self._failed(missing)
 
     def read(self, offset: int, size: int) -> Buffer:
-        """See :class:`~handout.protocol.session.Source`."""
+        """See `Source`."""
         size = min(size, self._arrived - offset)
         if size <= 0:
             return b""
@@ -205,7 +205,7 @@ class Relay(GrowingSource):
         return self._file.read(size)
 
     def close(self) -> None:
-        """See :class:`~handout.protocol.session.Source`."""
+        """See `Source`."""
         self._closed = True
         try:
             self._file.close()

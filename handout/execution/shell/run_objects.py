@@ -13,7 +13,7 @@ from typing import IO, Any
 from handout.serialization.pickling import Segment, loads
 from handout.serialization.temp_folder import TempFolder
 
-__all__ = ["ObjectTable"]
+__all__ = ["RunObjects"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class _Later:
 _Held = bytes | bytearray | memoryview | list[Segment] | _File | _Later
 
 
-class ObjectTable:
+class RunObjects:
     """Bytes by object number; nothing is unpickled before somebody asks for the value.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from handout.events import RunEvent
 from handout.execution.shell.attempt_history import AttemptHistory
-from handout.execution.shell.run_objects import ObjectTable
+from handout.execution.shell.run_objects import RunObjects
 from handout.execution.task_logs import RunLogs
 from handout.failures import Failure
 from handout.graph.plan import Plan
@@ -26,7 +26,7 @@ __all__ = ["RunRecorder", "RunState"]
 
 
 class RunRecorder(Protocol):
-    """What writes down how a run goes; see :class:`handout.execution.recording.recorder.Recorder`."""
+    """What writes down how a run goes; see `Recorder`."""
 
     def watch(self, lost: Callable[[Exception], None]) -> None:
         """Have `lost` called when nothing can be recorded any more."""
@@ -77,7 +77,7 @@ class RunState:
     encoded: EncodedRun
     spec: RunSpec
     policy: RunPolicy
-    objects: ObjectTable
+    objects: RunObjects
     #: By profile.
     traits: Sequence[Traits]
     started_at: float
@@ -95,7 +95,7 @@ class RunState:
     #: What ended the run as a whole.
     error: Exception | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Called with every batch of events; see :class:`~handout.execution.execution.Execution`.
+    #: Called with every batch of events; see `Execution`.
     watchers: list[Callable[[Sequence[RunEvent]], None]] = field(default_factory=list)
     #: By task: called once when it ends.
     on_task_end: dict[int, list[Callable[[], None]]] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from handout.allocators import Allocator
 from handout.execution.options import RunOptions
-from handout.execution.shell.run_objects import ObjectTable
+from handout.execution.shell.run_objects import RunObjects
 from handout.execution.shell.run_state import RunState
 from handout.graph.plan import Plan
 from handout.submission.arguments import EncodedRun
@@ -41,7 +41,7 @@ def make_run(
         encoded=encoded,
         spec=spec,
         policy=policy,
-        objects=ObjectTable(encoded.values, policy.max_memory),
+        objects=RunObjects(encoded.values, policy.max_memory),
         traits=traits,
         started_at=asyncio.get_running_loop().time(),
     )

@@ -42,7 +42,7 @@ _RESERVE_S = 30.0
 _SPAWN_RETRY_S = 0.2
 
 
-class Durations:
+class ExpectedDurations:
     """Expected durations of functions, from the durations of their tasks.
 
     They outlive the functions, which a later run may use again under the same numbers; those of the last
@@ -92,7 +92,7 @@ class Dispatcher:
         self._functions = functions
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
-        self.durations = Durations()
+        self.durations = ExpectedDurations()
         #: True while the lease has ended: no task starts.
         self.paused = False
         #: Called when a worker was sent tasks.

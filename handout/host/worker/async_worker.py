@@ -89,7 +89,7 @@ class SharedLoop:
         else:
             worker.streams.flush()
             worker.report.add_result(number, (now_ns() - started) // 1000, result)
-        current.clean()
+        current._clean()
         self._flush_soon()
 
     def _forget(self, number: int) -> None:

@@ -441,7 +441,7 @@ class Worker:
     def _clean_up(self, current: Current) -> None:
         """Flush a task's output, remove its scratch folder, kill its processes, restore the directory and signals."""
         self.streams.flush()
-        current.clean()
+        current._clean()
         self.kill_children()
         try:
             if self._folder >= 0:
