@@ -107,6 +107,14 @@ def test_every_public_name_has_a_section_with_its_description(sections: dict[str
 
 @pytest.mark.timeout(300)
 @pytest.mark.xdist_group("site")
+def test_no_section_shows_a_module_instead_of_its_function(site: Path) -> None:
+    """`handout.locality` names a function, and `handout.allocators.locality` the module that defines it."""
+    pages = {page.parent.name: page.read_text(encoding="utf-8") for page in (site / "reference").rglob("*.html")}
+    assert [name for name, text in pages.items() if "doc-symbol-module" in text] == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("site")
 def test_every_public_method_has_a_section(sections: dict[str, str]) -> None:
     """Also an inherited one, such as `Graph.add`."""
     wanted = {
