@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from handout.events import RunEvent as Event
     from handout.execution import Cluster, ClusterOptions, Ended, Execution, Results, RunOptions, execute, run, start
     from handout.execution.evaluate import evaluate
-    from handout.execution.trust import trust
+    from handout.execution.trusted_classes import trust
     from handout.failures import Failure, failure
     from handout.graph import (
         Arg,
@@ -74,10 +74,10 @@ if TYPE_CHECKING:
         Outs,
         Runnable,
         function,
+        function_options,
         later,
-        options,
     )
-    from handout.host.user_stub import Current, File, current
+    from handout.host.handout_stub import Current, File, current
     from handout.resources import (
         Amount,
         Capabilities,
@@ -182,10 +182,10 @@ _MODULES = frozenset({"errors", "events"})
 
 #: By public name: the module that defines it, with its name there if that differs. Checkers read the imports above.
 _HOMES = {
-    "trust": "handout.execution.trust",
-    "Current": "handout.host.user_stub",
-    "File": "handout.host.user_stub",
-    "current": "handout.host.user_stub",
+    "trust": "handout.execution.trusted_classes",
+    "Current": "handout.host.handout_stub",
+    "File": "handout.host.handout_stub",
+    "current": "handout.host.handout_stub",
     "Allocator": "handout.allocators",
     "ClusterView": "handout.allocators",
     "Draft": "handout.allocators",

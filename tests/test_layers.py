@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
         "events",
         "protocol",
         "serialization",
-        "host.current",  # `evaluate` runs tasks in the caller's process
+        "host.task_context",  # `evaluate` runs tasks in the caller's process
         "resources",
         "graph",
         "allocators",

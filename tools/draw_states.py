@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from handout.scheduler.states import ENDED, TRANSITIONS, State
+from handout.scheduler.task_states import ENDED, TRANSITIONS, State
 
 PAGE = Path(__file__).parent.parent / "docs" / "design.md"
 BEGIN, END = "<!-- states: begin -->\n", "<!-- states: end -->\n"
@@ -50,7 +50,7 @@ def main() -> None:
     fresh = drawn(page)
     if "--check" in sys.argv[1:]:
         if page != fresh:
-            raise SystemExit("docs/design.md is older than handout/scheduler/states.py: python tools/draw_states.py")
+            raise SystemExit("docs/design.md is older than task_states.py: run python tools/draw_states.py")
     else:
         PAGE.write_text(fresh, encoding="utf-8")
 

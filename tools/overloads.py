@@ -43,7 +43,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
-from handout.graph.options import Options
+from handout.graph.function_options import Options
 from handout.graph.output import Input, Output
 
 __all__ = ["TypedCalls"]

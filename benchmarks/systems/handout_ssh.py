@@ -13,7 +13,7 @@ from pathlib import Path
 import handout
 from benchmarks.systems import work
 from handout import Cluster, Graph, Inventory, Output
-from handout.execution.options import RunOptions
+from handout.execution.run_options import RunOptions
 
 SIZE = 256 << 20
 

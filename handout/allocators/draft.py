@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from handout.allocators.host_view import HostView, free_ledger, offer_of
 from handout.allocators.task import Task, requirements_of
 from handout.errors import AllocatorError
-from handout.protocol.ledger import Ledger
+from handout.protocol.resource_ledger import Ledger
 from handout.resources import nearest_name
 from handout.resources.feasibility import feasible_variants
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from handout.protocol.ledger import Ledger
+from handout.protocol.resource_ledger import Ledger
 from handout.resources import (
     Capabilities,
     CapabilitiesLike,

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from handout.allocators.draft import Draft
 from handout.allocators.host_view import DEFAULT_BYTES_PER_S, HostView, Link
 from handout.allocators.task import Task
-from handout.protocol.ledger import Ledger
+from handout.protocol.resource_ledger import Ledger
 from handout.resources import Amount, Capabilities, Host, Offer, as_capabilities, capabilities_of, compile_capabilities
 
 __all__ = ["ClusterView", "view_of_core"]

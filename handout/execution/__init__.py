@@ -5,8 +5,8 @@ from __future__ import annotations
 from handout.execution.cluster import Cluster
 from handout.execution.event_streams import Ended
 from handout.execution.execution import Execution
-from handout.execution.options import ClusterOptions, RunOptions
 from handout.execution.results import Results
+from handout.execution.run_options import ClusterOptions, RunOptions
 from handout.execution.running import Runnable, execute, run, start
 from handout.failures import Failure, failure
 

@@ -9,8 +9,8 @@ from handout.allocators import Allocator, ClusterView
 from handout.errors import HandoutError
 from handout.execution.cluster_runtime import CLOSE_TIMEOUT_S, ClusterRuntime, Require
 from handout.execution.execution import Execution
-from handout.execution.options import RunOptions
 from handout.execution.results import Results
+from handout.execution.run_options import RunOptions
 from handout.graph import Runnable, as_graph
 from handout.resources import Host, Inventory, InventoryLike
 from handout.transport.timings import Timings

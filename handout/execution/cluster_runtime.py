@@ -21,9 +21,9 @@ from handout.execution.membership.takeover import FoundAgent, KnownAgent
 from handout.execution.shell.driver import Driver
 from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
 from handout.scheduler import events as ev
-from handout.transport.launchers import Launchers
+from handout.transport.launcher_choice import Launchers
+from handout.transport.shielded import uninterrupted
 from handout.transport.timings import Timings
-from handout.transport.uninterrupted import uninterrupted
 
 __all__ = ["CLOSE_TIMEOUT_S", "ClusterRuntime", "Require"]
 

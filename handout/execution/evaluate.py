@@ -14,7 +14,7 @@ from handout.execution.in_process import HERE, evaluate_plan
 from handout.execution.results import Results
 from handout.failures import Failure
 from handout.graph import Given, Outs, Plan, Runnable, as_graph
-from handout.scheduler.states import Outcome
+from handout.scheduler.task_states import Outcome
 
 if TYPE_CHECKING:
     from handout.execution.shell.run_state import RunState

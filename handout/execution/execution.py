@@ -14,20 +14,20 @@ from handout.errors import GraphError, HandoutError, RunTimeoutError
 from handout.events import RunEvent
 from handout.execution.cluster_runtime import ClusterRuntime
 from handout.execution.event_streams import Ended, watch_ends, watch_events, watch_log
-from handout.execution.options import RunOptions, check_run_options
 from handout.execution.recording.recorder import Recorder
 from handout.execution.results import Results, value_of
+from handout.execution.run_options import RunOptions, check_run_options
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_state import RunState
-from handout.execution.shell.submission import make_run
+from handout.execution.shell.run_submission import make_run
 from handout.graph import Graph, Output
 from handout.graph.check import check_placement
 from handout.graph.plan import Plan
 from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
-from handout.scheduler.states import Outcome, State
+from handout.scheduler.task_states import Outcome, State
 from handout.submission.arguments import encode_plan
-from handout.transport.uninterrupted import uninterrupted
+from handout.transport.shielded import uninterrupted
 
 __all__ = ["Execution"]
 

@@ -15,7 +15,7 @@ from handout.errors import RemoteError, TaskExitedError
 from handout.graph.objects import Pick
 from handout.graph.output import Input
 from handout.graph.plan import Plan
-from handout.host.current import Current, publish
+from handout.host.task_context import Current, publish
 from handout.serialization import exceptions
 from handout.serialization.calls import Inline, Loaded, Placeholder, Slot, Taken, apply_path
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from handout.errors import DependencyError, GraphError
 from handout.failures import Failure, refused
 from handout.graph import Output
-from handout.scheduler.states import Outcome
+from handout.scheduler.task_states import Outcome
 from handout.serialization import calls, pickling
 from handout.serialization.calls import Path
 

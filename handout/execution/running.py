@@ -10,8 +10,8 @@ from handout.errors import HandoutError
 from handout.execution.cluster_runtime import ClusterRuntime
 from handout.execution.execution import Execution
 from handout.execution.interrupt import run_until_interrupted
-from handout.execution.options import ClusterOptions, RunOptions
 from handout.execution.results import Results
+from handout.execution.run_options import ClusterOptions, RunOptions
 from handout.graph import Runnable, as_graph
 
 __all__ = ["Runnable", "execute", "run", "start"]

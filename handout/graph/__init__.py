@@ -3,11 +3,11 @@
 from handout.graph.arg import Arg
 from handout.graph.compile import Given, Outs
 from handout.graph.function import Function, function
-from handout.graph.given import GivenValue
+from handout.graph.function_options import Options, TaskOptions
+from handout.graph.given_values import GivenValue
 from handout.graph.graph import Graph, Runnable, as_graph
-from handout.graph.marks import options
 from handout.graph.objects import Pick, Value
-from handout.graph.options import Options, TaskOptions
+from handout.graph.options_decorator import options
 from handout.graph.output import Input, NotAValueError, Output, later
 from handout.graph.plan import Plan
 

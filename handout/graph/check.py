@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from handout.errors import PlacementError
-from handout.graph.options import TaskOptions
+from handout.graph.function_options import TaskOptions
 from handout.graph.plan import Plan
 from handout.resources.capabilities import compile_capabilities
 from handout.resources.did_you_mean import suggestion

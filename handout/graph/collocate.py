@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from handout.errors import GraphError
-from handout.graph.options import TaskOptions
+from handout.graph.function_options import TaskOptions
 from handout.graph.output import Input
 from handout.graph.wiring import Wiring
 

@@ -8,10 +8,10 @@ from typing import Any
 from handout.errors import GraphError
 from handout.graph.arg import Arg
 from handout.graph.collocate import collocate
-from handout.graph.given import Given, Replacements
+from handout.graph.function_options import PLAIN
+from handout.graph.given_values import Given, Replacements
 from handout.graph.nodes import Nodes
 from handout.graph.objects import ObjectNumbers
-from handout.graph.options import PLAIN
 from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
 from handout.graph.signature import Signatures, is_coroutine_function

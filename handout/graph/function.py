@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
 from handout.errors import GraphError
-from handout.graph.options import Options, check_options
+from handout.graph.function_options import Options, check_options
 
 __all__ = ["Function", "function"]
 

@@ -12,10 +12,10 @@ from handout.graph.arg import Arg
 from handout.graph.check import check_placement
 from handout.graph.compile import Given, Outs, compile_nodes
 from handout.graph.function import Function
-from handout.graph.marks import MARKS, mark_of
+from handout.graph.function_options import OPTION_NAMES, Options, check_options, is_whole
 from handout.graph.naming import name_of
 from handout.graph.nodes import Nodes, Policy
-from handout.graph.options import OPTION_NAMES, Options, check_options, is_whole
+from handout.graph.options_decorator import MARKS, mark_of
 from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
 from handout.graph.render import to_dot, to_mermaid

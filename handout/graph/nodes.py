@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
+from handout.graph.function_options import PLAIN, TaskOptions, intern_options
 from handout.graph.naming import FunctionIds
-from handout.graph.options import PLAIN, TaskOptions, intern_options
 from handout.graph.output import Input, Output
 from handout.resources.did_you_mean import suggestion
 

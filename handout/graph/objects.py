@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handout.errors import GraphError
-from handout.graph.given import GivenValue, Replacements
+from handout.graph.given_values import GivenValue, Replacements
 from handout.graph.output import Output
 from handout.graph.path import path_key, path_text
 from handout.graph.wiring import Wiring

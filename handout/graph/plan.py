@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from handout.graph.given import GivenValue
+from handout.graph.function_options import TaskOptions
+from handout.graph.given_values import GivenValue
 from handout.graph.objects import ObjectNumbers, Pick, Value
-from handout.graph.options import TaskOptions
 from handout.graph.output import Input, Output
 from handout.graph.placeholder import Slots
 from handout.graph.wiring import Wiring

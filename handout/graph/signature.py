@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from handout.errors import GraphError
+from handout.graph.function_options import OPTION_NAMES
 from handout.graph.naming import name_of
-from handout.graph.options import OPTION_NAMES
 from handout.resources.did_you_mean import suggestion
 
 __all__ = ["Signatures", "is_coroutine_function"]

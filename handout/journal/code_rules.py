@@ -10,7 +10,7 @@ import types
 from typing import Any
 
 from handout.journal.installed import PYTHON, is_own, version_of
-from handout.journal.walk import ValueWalk, digest
+from handout.journal.value_walk import ValueWalk, digest
 from handout.serialization.functions_by_value import importable_name, main_name, names_in
 from handout.submission.project_modules import own_sources
 

@@ -16,7 +16,7 @@ from handout.graph.objects import Pick
 from handout.graph.output import Output
 from handout.graph.plan import Plan
 from handout.journal.value_digest import new_walk
-from handout.journal.walk import ValueWalk, digest
+from handout.journal.value_walk import ValueWalk, digest
 from handout.serialization.calls import PLAIN_TYPES, Inline, Loaded, Path, Placeholder, Slot, Taken
 
 __all__ = ["TaskIdentities"]

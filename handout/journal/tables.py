@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from handout.errors import JournalError
-from handout.journal.walk import DIGEST_SIZE
+from handout.journal.value_walk import DIGEST_SIZE
 
 __all__ = ["FORMAT", "check", "create", "identity_at"]
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from handout.journal import code_rules
 from handout.journal.object_rules import DERIVABLE, a_class, an_object
-from handout.journal.walk import Rule, ValueWalk, digest
+from handout.journal.value_walk import Rule, ValueWalk, digest
 
 __all__ = ["new_walk"]
 

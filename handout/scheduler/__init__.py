@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from handout.scheduler.core import Core
 from handout.scheduler.explain import Explanation
-from handout.scheduler.spec import CONTROLLER, Profile, RunSpec
-from handout.scheduler.states import TRANSITIONS, Outcome, State
+from handout.scheduler.run_spec import CONTROLLER, Profile, RunSpec
+from handout.scheduler.task_states import TRANSITIONS, Outcome, State
 
 __all__ = ["CONTROLLER", "TRANSITIONS", "Core", "Explanation", "Outcome", "Profile", "RunSpec", "State"]

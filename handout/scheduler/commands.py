@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from handout.allocators import ClusterView, Task
-from handout.scheduler.states import Outcome
+from handout.scheduler.task_states import Outcome
 
 __all__ = [
     "AnnouncePause",

@@ -10,7 +10,7 @@ from handout.errors import InternalError
 from handout.scheduler import events as ev
 from handout.scheduler.commands import Command
 from handout.scheduler.explain import Explanation, explain
-from handout.scheduler.handlers import attempt_reports, custom_allocators, membership, recovery, resume, retries
+from handout.scheduler.handlers import attempt_reports, custom_allocators, membership, recovery, resumed_runs, retries
 from handout.scheduler.handlers.cancellation import abort, abort_due, cancel, end_runs
 from handout.scheduler.handlers.replicas import want_output
 from handout.scheduler.placing.disk_pressure import count_freed, pause_over
@@ -21,7 +21,7 @@ from handout.scheduler.placing.run_ahead import hand_over_followers, recall_for_
 from handout.scheduler.placing.speculation import speculate
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
-from handout.scheduler.states import Outcome, State
+from handout.scheduler.task_states import Outcome, State
 from handout.scheduler.views import cluster_view
 
 __all__ = ["Core"]
@@ -49,9 +49,9 @@ def _outputs_wanted(world: World, event: ev.OutputsWanted) -> None:
 _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.RunSubmitted: membership.run_submitted,
     ev.RunClosed: membership.run_closed,
-    ev.ResultsCommitted: resume.results_committed,
-    ev.AttemptsFound: resume.attempts_found,
-    ev.AttemptsUnknown: resume.attempts_unknown,
+    ev.ResultsCommitted: resumed_runs.results_committed,
+    ev.AttemptsFound: resumed_runs.attempts_found,
+    ev.AttemptsUnknown: resumed_runs.attempts_unknown,
     ev.HostExpected: membership.host_expected,
     ev.HostDelayed: membership.host_delayed,
     ev.HostConnected: membership.host_connected,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from handout.resources import Offer
-from handout.scheduler.spec import RunSpec
+from handout.scheduler.run_spec import RunSpec
 
 __all__ = [
     "AllocatorFailed",

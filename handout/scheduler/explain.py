@@ -9,7 +9,7 @@ from handout.errors import InternalError
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
-from handout.scheduler.states import State
+from handout.scheduler.task_states import State
 
 __all__ = ["Explanation", "explain"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from handout.errors import InternalError
-from handout.protocol.ledger import Claim
+from handout.protocol.resource_ledger import Claim
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.object_table import KEEP, OUTPUT
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
-from handout.scheduler.states import State
+from handout.scheduler.task_states import State
 
 __all__ = ["broken", "check", "stuck"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from handout.errors import InternalError
 from handout.protocol import numbering
-from handout.protocol.ledger import Ledger
+from handout.protocol.resource_ledger import Ledger
 from handout.scheduler import Core, Outcome, State, invariants
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev

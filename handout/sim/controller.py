@@ -30,8 +30,8 @@ from handout.sim.journal import SimulatedIdentities, SimulatedJournal
 from handout.sim.line import Way
 from handout.sim.scenario import RunPlan
 from handout.sim.story import SimulationStory
+from handout.transport.agent_link import AgentLink
 from handout.transport.conversation import GrowingSource
-from handout.transport.link import AgentLink
 
 __all__ = ["Callbacks", "Controller"]
 

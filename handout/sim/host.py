@@ -17,8 +17,8 @@ from handout.errors import InternalError
 from handout.execution.membership.takeover import FoundAgent
 from handout.protocol import messages, numbering
 from handout.protocol.frames import Buffer, Piece
-from handout.protocol.ledger import Claim, Ledger
 from handout.protocol.messages import INLINE
+from handout.protocol.resource_ledger import Claim, Ledger
 from handout.resources import Offer
 from handout.sim.clock import Clock
 from handout.sim.line import Line, Way

@@ -10,14 +10,14 @@ from random import Random
 from typing import Any
 
 from handout.allocators import Allocator
-from handout.execution.options import RunOptions
+from handout.execution.run_options import RunOptions
 from handout.execution.shell.run_state import RunState
-from handout.execution.shell.submission import make_run
+from handout.execution.shell.run_submission import make_run
 from handout.graph import Graph, Output
-from handout.graph.options import Options
+from handout.graph.function_options import Options
 from handout.graph.plan import Plan
 from handout.resources import PARTS, Offer, compile_capabilities
-from handout.scheduler.spec import Speculation
+from handout.scheduler.run_spec import Speculation
 from handout.sim.allocators import Manner
 from handout.sim.faults import Script, Weather
 from handout.submission.arguments import EncodedRun, encode_plan

@@ -84,7 +84,7 @@ def _entries() -> dict[str, bytes]:
         name = path.relative_to(top).as_posix()
         entries[name] = path.read_bytes()
         entries[f"{name}c"] = _compiled(path, name)
-    entries["handout/__init__.py"] = entries["handout/host/user_stub.py"]
+    entries["handout/__init__.py"] = entries["handout/host/handout_stub.py"]
     root = Path(str(dill.__file__)).parent
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root)

@@ -11,8 +11,8 @@ from typing import cast
 from handout.errors import BootstrapError, HostLostError, HostUnreachableError
 from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.byte_stream import Receiver, Transport
+from handout.transport.shielded import uninterrupted
 from handout.transport.threads import in_thread
-from handout.transport.uninterrupted import uninterrupted
 
 __all__ = ["LocalLauncher"]
 

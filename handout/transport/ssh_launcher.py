@@ -19,7 +19,6 @@ from handout.errors import (
     AuthenticationError,
     BootstrapError,
     HostError,
-    HostKeyError,
     HostLostError,
     HostUnreachableError,
     InventoryError,
@@ -27,8 +26,9 @@ from handout.errors import (
 from handout.resources import Host
 from handout.transport.bootstrap import Bootstrap, MarkedOutput, StartedAgent, relay_command
 from handout.transport.byte_stream import Receiver, Transport
+from handout.transport.host_keys import unknown_key_error
+from handout.transport.shielded import uninterrupted
 from handout.transport.threads import in_thread
-from handout.transport.uninterrupted import uninterrupted
 
 __all__ = ["SshLauncher"]
 
@@ -260,7 +260,7 @@ class SshLauncher:
     def _refused(self, error: Exception) -> HostError:
         """Return the error of Handout's own for what asyncssh raised while connecting."""
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
-            return self._unknown_key(error)
+            return unknown_key_error(self._host, error)
         if isinstance(error, asyncssh.PermissionDenied):
             user = self._host.username or "your user"
             return AuthenticationError(
@@ -279,15 +279,6 @@ class SshLauncher:
             )
         return self._unreachable(error)
 
-    def _unknown_key(self, error: asyncssh.HostKeyNotVerifiable) -> HostKeyError:
-        name, where, port = self._host.name, self._host.address or self._host.name, self._host.port
-        return HostKeyError(
-            f"Host {name!r} showed a host key that is not on record for it: {error.reason}.",
-            remedy=f"Compare the key by hand. If the old one is out of date, run `ssh-keygen -R "
-            f"{_known_as(where, port)}`. Then run `ssh-keyscan -p {port} {where} >> ~/.ssh/known_hosts`.",
-            host=name,
-        )
-
     def _login_command(self) -> str:
         """Return the command that logs in to the host by hand, for a remedy."""
         host = self._host
@@ -304,11 +295,6 @@ class SshLauncher:
             remedy=f"Check that `{self._login_command()}` works from this machine.",
             host=self._host.name,
         )
-
-
-def _known_as(where: str, port: int) -> str:
-    """Return the name of a server in ``known_hosts``."""
-    return where if port == 22 else f"'[{where}]:{port}'"
 
 
 def _bound_reads(connection: asyncssh.SSHClientConnection) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from handout.transport.uninterrupted import uninterrupted
+from handout.transport.shielded import uninterrupted
 
 __all__ = ["call_in_daemon_thread", "ended_within", "in_thread"]
 

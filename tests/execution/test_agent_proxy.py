@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handout.execution.membership.agent_proxy import AgentProxy
-from handout.transport.link import AgentLink
+from handout.transport.agent_link import AgentLink
 from handout.transport.timings import Timings
 from tests.transport.played import Agent
 

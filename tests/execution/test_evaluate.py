@@ -13,7 +13,7 @@ import pytest
 from handout.errors import RemoteError, TaskExitedError
 from handout.execution.in_process import evaluate_plan
 from handout.graph import Arg, Graph
-from handout.host.user_stub import current
+from handout.host.handout_stub import current
 from handout.serialization.calls import apply_path
 
 

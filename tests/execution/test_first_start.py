@@ -35,7 +35,7 @@ async def test_a_host_whose_first_handshake_fails_is_used_all_the_same(
     drop: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DroppedOnce, "drops", [drop])
-    monkeypatch.setattr("handout.transport.launchers.LocalLauncher", DroppedOnce)
+    monkeypatch.setattr("handout.transport.launcher_choice.LocalLauncher", DroppedOnce)
     graph = Graph()
     out = graph.add(work.add, 1, 2)
     results = await handout.execute(graph, inventory=[Host.local("here", {"cpu": 1})])

@@ -12,7 +12,7 @@ from handout import Capabilities, Cluster, Graph, Host, Inventory
 from handout.errors import BootstrapError
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.membership.host_capabilities import HostCapabilities, read_probe
-from handout.transport.link import AgentLink
+from handout.transport.agent_link import AgentLink
 from handout.transport.timings import Timings
 from tests import work
 from tests.patience import HANG_S

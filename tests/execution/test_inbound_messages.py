@@ -11,7 +11,7 @@ from handout.protocol import codec, messages, numbering
 from handout.protocol.frames import Message
 from handout.protocol.messages import AnyMessage
 from handout.scheduler import events as ev
-from handout.transport.link import AgentLink
+from handout.transport.agent_link import AgentLink
 from handout.transport.timings import Timings
 from tests.transport.played import Agent
 

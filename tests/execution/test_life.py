@@ -13,7 +13,7 @@ import pytest_asyncio
 import handout
 from handout import Cluster, Graph, Host
 from handout.execution.shell.driver import Driver
-from handout.transport.uninterrupted import uninterrupted
+from handout.transport.shielded import uninterrupted
 from tests import work
 from tests.patience import HANG_S
 from tests.seen import until

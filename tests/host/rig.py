@@ -19,8 +19,8 @@ from typing import Any
 from handout.host.system.clock import now
 from handout.protocol import codec, messages
 from handout.protocol.frames import Hello, Message, Piece
-from handout.protocol.ledger import PARTS
 from handout.protocol.messages import AnyMessage
+from handout.protocol.resource_ledger import PARTS
 from handout.protocol.session import Session, Source
 from handout.serialization import calls as calls_
 from handout.serialization import pickling

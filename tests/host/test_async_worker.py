@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from handout.protocol import messages
-from handout.protocol.ledger import PARTS
+from handout.protocol.resource_ledger import PARTS
 from tests.host.rig import Rig
 from tests.patience import stretched
 

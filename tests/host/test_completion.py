@@ -23,7 +23,7 @@ from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import shared_page
 from handout.host.system.oom_kills import OomKills
 from handout.protocol import messages
-from handout.protocol.ledger import PARTS
+from handout.protocol.resource_ledger import PARTS
 from handout.serialization import exceptions
 from tests.host.doubles import Nothing, new_page
 from tests.host.rig import Rig

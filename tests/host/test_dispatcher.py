@@ -14,8 +14,8 @@ from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.task_queue import QueuedTask, TaskClassQueue, TaskQueue
 from handout.host.agent.worker_pool import WorkerPool
 from handout.protocol import messages
-from handout.protocol.ledger import Ledger
 from handout.protocol.messages import INLINE
+from handout.protocol.resource_ledger import Ledger
 from tests.host.doubles import Nothing
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from handout.host.agent.link import ControllerLink
+from handout.host.agent.controller_link import ControllerLink
 from handout.host.agent.output_capture import Logs
 from handout.host.agent.result_sender import ResultSender
 from handout.protocol.frames import MAX_PAYLOAD

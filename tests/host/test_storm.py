@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from handout.protocol import messages
-from handout.protocol.ledger import PARTS
+from handout.protocol.resource_ledger import PARTS
 from tests.host.rig import Rig
 
 STEPS = 250

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from handout.protocol import messages
-from handout.protocol.ledger import PARTS
+from handout.protocol.resource_ledger import PARTS
 from tests.host.rig import Rig
 
 

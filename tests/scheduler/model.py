@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from handout.protocol.ledger import Claim, Ledger
+from handout.protocol.resource_ledger import Claim, Ledger
 from handout.resources import compile_capabilities
 from handout.scheduler import Core, Outcome, RunSpec, invariants
 from handout.scheduler import commands as cmd

@@ -12,7 +12,7 @@ from handout.allocators.host_view import offer_of
 from handout.allocators.task import requirements_of
 from handout.scheduler import Profile, RunSpec
 from handout.scheduler import events as ev
-from handout.scheduler.spec import Speculation
+from handout.scheduler.run_spec import Speculation
 from tests.scheduler.model import Cluster, Ticket
 from tests.scheduler.rig import profile
 

@@ -7,7 +7,7 @@ import pytest
 from handout.scheduler import State
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
-from handout.scheduler.spec import Speculation
+from handout.scheduler.run_spec import Speculation
 from tests.scheduler.rig import Said, Scene, graph, profile
 
 #: What takes something shared is never handed ahead: each start is one that was placed.

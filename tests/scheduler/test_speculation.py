@@ -7,7 +7,7 @@ import pytest
 from handout.scheduler import RunSpec, State
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
-from handout.scheduler.spec import Speculation
+from handout.scheduler.run_spec import Speculation
 from handout.scheduler.state.durations import Durations
 from tests.scheduler.rig import Said, Scene, graph, profile
 

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handout.execution.trust import trust
+from handout.execution.trusted_classes import trust
 from handout.serialization import pickling
 from handout.serialization.pickling import LoadError
 from handout.serialization.untrusted import reader

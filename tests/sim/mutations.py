@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from handout.execution.shell.driver import Driver
-from handout.protocol.ledger import Claim, Ledger
+from handout.protocol.resource_ledger import Claim, Ledger
 from handout.scheduler import commands as do
 from handout.scheduler import core
 from handout.scheduler import events as ev
 from handout.scheduler.handlers import attempt_reports, attempts, recovery
 from handout.scheduler.state.fleet import Fleet
-from handout.scheduler.states import State
+from handout.scheduler.task_states import State
 from handout.sim import SimulationError, simulate
 
 Mutation = Callable[[pytest.MonkeyPatch], None]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from handout.protocol.frames import Buffer, Message, Piece
+from handout.transport.agent_link import AgentLink
 from handout.transport.connection import Connection
-from handout.transport.link import AgentLink
 from handout.transport.timings import Timings
 from tests.transport.played import Agent
 

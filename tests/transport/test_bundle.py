@@ -21,7 +21,7 @@ def test_it_holds_the_agent_the_stand_in_and_dill() -> None:
             "handout/protocol/frames.py",
             "dill/__init__.py",
         } <= names
-        assert archive.read("handout/__init__.py") == archive.read("handout/host/user_stub.py")
+        assert archive.read("handout/__init__.py") == archive.read("handout/host/handout_stub.py")
 
 
 def test_it_holds_the_folders_that_travel_and_nothing_else() -> None:

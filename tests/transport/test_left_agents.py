@@ -15,9 +15,9 @@ import pytest
 
 from handout.errors import BootstrapError, HostError
 from handout.host.system import processes
+from handout.transport.agent_link import AgentLink
 from handout.transport.bootstrap import Bootstrap
 from handout.transport.launcher import Launcher
-from handout.transport.link import AgentLink
 from handout.transport.local_launcher import LocalLauncher
 from handout.transport.ssh_launcher import SshLauncher
 from handout.transport.timings import Timings

@@ -12,7 +12,7 @@ from handout.protocol import messages, numbering
 from handout.protocol.frames import MAX_PAYLOAD, Buffer
 from handout.protocol.messages import INLINE
 from handout.scheduler.commands import CancelTasks, RecallTasks, StartTasks
-from handout.transport.link import AgentLink
+from handout.transport.agent_link import AgentLink
 
 __all__ = ["AgentProxy"]
 

@@ -14,7 +14,7 @@ from handout.execution.membership.agent_proxy import AgentProxy
 from handout.failures import has_text
 from handout.resources import Capabilities, Host, Tracker, as_capabilities, as_probed, compile_capabilities, effective
 from handout.serialization import exceptions
-from handout.transport.link import AgentLink
+from handout.transport.agent_link import AgentLink
 
 __all__ = ["HostCapabilities", "read_probe"]
 

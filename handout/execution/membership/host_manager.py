@@ -30,8 +30,8 @@ from handout.execution.shell.inbound_messages import InboundMessages
 from handout.protocol.frames import ProtocolError
 from handout.resources import Capabilities, Host, Tracker, compile_capabilities
 from handout.scheduler import events as ev
+from handout.transport.agent_link import STOP_TIMEOUT_S, AgentLink, release_error
 from handout.transport.launcher import Launcher
-from handout.transport.link import STOP_TIMEOUT_S, AgentLink, release_error
 from handout.transport.timings import Timings
 
 __all__ = ["HostManager"]

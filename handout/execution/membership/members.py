@@ -13,7 +13,7 @@ from handout.execution.membership.host_manager import HostManager
 from handout.execution.shell.driver import Driver
 from handout.resources import Host, nearest_name
 from handout.scheduler import events as ev
-from handout.transport.uninterrupted import uninterrupted
+from handout.transport.shielded import uninterrupted
 
 __all__ = ["Members"]
 

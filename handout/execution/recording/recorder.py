@@ -16,7 +16,7 @@ from typing import Any
 
 from handout.errors import JournalError, OutcomeUnknownError
 from handout.execution.membership.takeover import FoundAgent
-from handout.execution.recording.resume import PriorRuns
+from handout.execution.recording.resume_matching import PriorRuns
 from handout.execution.shell.run_state import RunState
 from handout.failures import Failure, may_have_run
 from handout.graph.plan import Plan
@@ -24,12 +24,12 @@ from handout.journal import INLINE, AttemptStart, ClassName, Journal, ResultBatc
 from handout.journal.identity import TaskIdentities
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
-from handout.scheduler.states import Outcome
+from handout.scheduler.task_states import Outcome
 from handout.serialization import classes_by_value
+from handout.transport.agent_link import AgentLink
 from handout.transport.bundle import agent_bundle
-from handout.transport.link import AgentLink
+from handout.transport.shielded import uninterrupted
 from handout.transport.threads import call_in_daemon_thread, ended_within
-from handout.transport.uninterrupted import uninterrupted
 
 logger = logging.getLogger("handout")
 

@@ -36,7 +36,7 @@ from handout.failures import Failure, has_text, of_exception
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.core import Core
-from handout.scheduler.states import Outcome
+from handout.scheduler.task_states import Outcome
 from handout.serialization import exceptions
 
 __all__ = ["Driver"]

@@ -14,7 +14,7 @@ from handout.protocol.messages import INLINE
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.core import Core
-from handout.scheduler.spec import CONTROLLER
+from handout.scheduler.run_spec import CONTROLLER
 from handout.serialization.pickling import Segment
 
 __all__ = ["ObjectTraffic"]

@@ -17,10 +17,10 @@ from handout.failures import Failure
 from handout.graph.plan import Plan
 from handout.protocol import numbering
 from handout.scheduler.commands import AnnounceTasksEnded, StartTasks
-from handout.scheduler.spec import RunSpec
-from handout.scheduler.states import Outcome
+from handout.scheduler.run_spec import RunSpec
+from handout.scheduler.task_states import Outcome
 from handout.submission.arguments import EncodedRun
-from handout.submission.run_spec import RunPolicy, Traits
+from handout.submission.plan_to_spec import RunPolicy, Traits
 
 __all__ = ["RunRecorder", "RunState"]
 

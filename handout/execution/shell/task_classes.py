@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handout.execution.shell.run_state import RunState
-from handout.graph.options import TaskOptions
+from handout.graph.function_options import TaskOptions
 from handout.protocol.messages import NewTaskClass, WorkerOptions
 from handout.resources import PARTS
 

@@ -23,9 +23,9 @@ from typing import Any
 from handout.host.agent import programs
 from handout.host.agent.code_store import CodeStore
 from handout.host.agent.completion import Completion
+from handout.host.agent.controller_link import ControllerLink
 from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.limits_monitor import LimitsMonitor
-from handout.host.agent.link import ControllerLink
 from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.output_capture import Logs
 from handout.host.agent.result_sender import ResultSender
@@ -39,8 +39,8 @@ from handout.host.system.lease import Lease
 from handout.host.system.oom_kills import OomKills
 from handout.host.system.probe import probe, processes_outlive_login
 from handout.protocol import codec, frames, messages
-from handout.protocol.ledger import PARTS, Ledger
 from handout.protocol.numbering import FIRST_KEY
+from handout.protocol.resource_ledger import PARTS, Ledger
 
 #: Bytes of output that may wait in the session. Above it, output waits in `Logs`, which drops the oldest lines.
 _CALM_BYTES = 256 << 10

@@ -21,7 +21,7 @@ from handout.host.system import cgroups, shared_page
 from handout.host.system.clock import now_ns
 from handout.host.system.oom_kills import OomKills, kills_in
 from handout.protocol import codec, frames, messages
-from handout.protocol.ledger import PARTS
+from handout.protocol.resource_ledger import PARTS
 
 #: Seconds that a worker gets to write down its stack before it is killed for a limit.
 _SAMPLE_S = 0.05

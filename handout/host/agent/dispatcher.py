@@ -20,7 +20,7 @@ from handout.host.system import processes
 from handout.host.system.clock import now, now_ns
 from handout.protocol import messages
 from handout.protocol.frames import Buffer
-from handout.protocol.ledger import Ledger
+from handout.protocol.resource_ledger import Ledger
 
 #: Tasks queued on one worker, at most.
 BATCH = 128

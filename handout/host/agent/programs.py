@@ -8,7 +8,7 @@ import signal
 import subprocess
 from typing import Any
 
-from handout.host.agent.link import ControllerLink
+from handout.host.agent.controller_link import ControllerLink
 from handout.protocol import messages
 
 _MAX_OUTPUT = 1 << 20

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from handout.host.agent.link import ControllerLink
+from handout.host.agent.controller_link import ControllerLink
 from handout.host.agent.output_capture import Logs
 from handout.host.system.clock import now
 from handout.protocol import frames, messages

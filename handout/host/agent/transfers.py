@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Callable
 
-from handout.host.agent.link import ControllerLink
+from handout.host.agent.controller_link import ControllerLink
 from handout.host.agent.object_store import Incoming, ObjectStore, StoreFullError
 from handout.protocol import frames, messages
 

@@ -8,9 +8,9 @@ import os
 import socket
 from typing import Any, NoReturn
 
-from handout.host.current import publish
 from handout.host.system import shared_page
 from handout.host.system.clock import now_ns
+from handout.host.task_context import publish
 from handout.host.worker.objects import MissingInputError
 from handout.host.worker.worker import Worker, WorkerTask, writing_task
 

@@ -22,9 +22,9 @@ from itertools import count, repeat
 from types import TracebackType
 from typing import Any, Callable, NamedTuple, NoReturn
 
-from handout.host.current import Current, publish
 from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.clock import now_ns
+from handout.host.task_context import Current, publish
 from handout.host.worker import importer
 from handout.host.worker.objects import DiskFullError, MissingInputError, OversizedResultError, WorkerObjects
 from handout.host.worker.report import EncodedResult, WorkerReport

@@ -22,7 +22,7 @@ from handout.scheduler.state.object_table import KEEP, OUTPUT
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
-from handout.scheduler.states import Outcome, State
+from handout.scheduler.task_states import Outcome, State
 
 __all__ = ["task_failed", "tasks_finished", "tasks_recalled", "tasks_started"]
 

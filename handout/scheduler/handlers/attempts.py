@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from handout.protocol.ledger import Claim
+from handout.protocol.resource_ledger import Claim
 from handout.scheduler.handlers.replicas import copy_to
 from handout.scheduler.state.hosts import Demand, HostRecord, Lingering
 from handout.scheduler.state.object_table import KEEP
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
-from handout.scheduler.states import State
+from handout.scheduler.task_states import State
 
 __all__ = [
     "confirm_end",

@@ -15,7 +15,7 @@ from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
-from handout.scheduler.states import Outcome, State
+from handout.scheduler.task_states import Outcome, State
 from handout.scheduler.views import cluster_view, task_view
 
 __all__ = ["allocator_failed", "answer_due", "ask_again", "ask_allocators", "note_room", "placements_proposed"]

@@ -14,7 +14,7 @@ from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
-from handout.scheduler.states import Outcome, State
+from handout.scheduler.task_states import Outcome, State
 
 __all__ = [
     "SHORTAGE_S",

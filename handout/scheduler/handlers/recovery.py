@@ -18,7 +18,7 @@ from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.object_table import OUTPUT
 from handout.scheduler.state.runs import FailureCount, Run
 from handout.scheduler.state.world import World
-from handout.scheduler.states import Outcome, State
+from handout.scheduler.task_states import Outcome, State
 
 __all__ = ["copy_failed", "lose_host", "lose_object", "objects_stored", "unpin_groups"]
 

@@ -6,7 +6,7 @@ from handout.scheduler.state.hosts import CONTROLLER_ONLY
 from handout.scheduler.state.object_table import KEEP, OUTPUT
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
-from handout.scheduler.states import State
+from handout.scheduler.task_states import State
 
 __all__ = ["add_replica", "copy_to", "drop_unused", "notify_consumers", "release_inputs", "want_output"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from handout.errors import OutcomeUnknownError
 from handout.scheduler.events import TaskFailed
 from handout.scheduler.handlers.attempts import return_to_frontier
-from handout.scheduler.spec import Profile
+from handout.scheduler.run_spec import Profile
 from handout.scheduler.state.runs import FailureCount, Run
 from handout.scheduler.state.timers import Timer
 from handout.scheduler.state.world import World
-from handout.scheduler.states import State
+from handout.scheduler.task_states import State
 
 __all__ = [
     "CAUSES",

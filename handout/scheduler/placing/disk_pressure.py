@@ -10,12 +10,12 @@ from __future__ import annotations
 from handout.scheduler.commands import AnnouncePause
 from handout.scheduler.handlers.attempts import recall
 from handout.scheduler.placing.placement import eligible_hosts
-from handout.scheduler.spec import Profile
+from handout.scheduler.run_spec import Profile
 from handout.scheduler.state.hosts import AheadTask, HostRecord, Pause
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
-from handout.scheduler.states import State
+from handout.scheduler.task_states import State
 
 __all__ = ["FIRST_PAUSE_S", "LONGEST_PAUSE_S", "count_freed", "found_no_room", "pause_over"]
 

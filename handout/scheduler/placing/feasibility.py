@@ -5,11 +5,11 @@ from __future__ import annotations
 from handout.errors import PlacementError
 from handout.resources import placement_error
 from handout.scheduler.handlers.cancellation import abort
-from handout.scheduler.spec import Profile
+from handout.scheduler.run_spec import Profile
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
-from handout.scheduler.states import Outcome, State
+from handout.scheduler.task_states import Outcome, State
 
 __all__ = ["depends_on_host", "end_infeasible_runs"]
 

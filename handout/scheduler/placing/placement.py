@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 from typing import NamedTuple
 
-from handout.protocol.ledger import Claim
+from handout.protocol.resource_ledger import Claim
 from handout.scheduler.handlers.attempts import hand_over, promote
 from handout.scheduler.placing.priority_guard import must_wait, note_waiting, reset_waiting, retry_denied
 from handout.scheduler.placing.reservations import give_up_reservation, may_use, note_blocked, note_placed

@@ -11,7 +11,7 @@ from handout.scheduler.state.hosts import AheadTask, HostRecord
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Wake
 from handout.scheduler.state.world import World
-from handout.scheduler.states import State
+from handout.scheduler.task_states import State
 
 __all__ = ["hand_over_followers", "recall_for_idle"]
 

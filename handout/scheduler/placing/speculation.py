@@ -12,7 +12,7 @@ from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.stragglers import Stragglers
 from handout.scheduler.state.timers import Wake
 from handout.scheduler.state.world import World
-from handout.scheduler.states import State
+from handout.scheduler.task_states import State
 
 __all__ = ["may_have_second", "speculate"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from math import ceil, inf
 
-from handout.scheduler.spec import RunSpec
+from handout.scheduler.run_spec import RunSpec
 
 __all__ = ["UNKNOWN_S", "Durations"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from handout.protocol.ledger import Ledger
+from handout.protocol.resource_ledger import Ledger
 from handout.resources import explain_lacks
 from handout.resources.feasibility import feasible_variants
 from handout.resources.offer import Offer
-from handout.scheduler.spec import CONTROLLER, Profile
+from handout.scheduler.run_spec import CONTROLLER, Profile
 from handout.scheduler.state.hosts import Demand, HostRecord
 
 __all__ = ["Fleet"]

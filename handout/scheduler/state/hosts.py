@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from handout.protocol.ledger import Claim, Ledger
+from handout.protocol.resource_ledger import Claim, Ledger
 from handout.resources.offer import Offer
 from handout.resources.units import PARTS
-from handout.scheduler.spec import Profile
+from handout.scheduler.run_spec import Profile
 
 __all__ = [
     "AHEAD_LIMIT",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from handout.scheduler.spec import RunSpec
+from handout.scheduler.run_spec import RunSpec
 
 __all__ = ["KEEP", "OUTPUT", "ObjectTable"]
 

@@ -14,7 +14,7 @@ from handout.scheduler.commands import (
     RecallTasks,
     StartTasks,
 )
-from handout.scheduler.states import Outcome
+from handout.scheduler.task_states import Outcome
 
 __all__ = ["Outbox"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from handout.errors import InternalError
-from handout.scheduler.spec import RunSpec
+from handout.scheduler.run_spec import RunSpec
 
 __all__ = ["ranks_of"]
 

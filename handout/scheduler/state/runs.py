@@ -8,8 +8,8 @@ from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from handout.errors import InternalError
-from handout.protocol.ledger import Claim
-from handout.scheduler.spec import RunSpec
+from handout.protocol.resource_ledger import Claim
+from handout.scheduler.run_spec import RunSpec
 from handout.scheduler.state.allocator_requests import AllocatorRequests
 from handout.scheduler.state.durations import Durations
 from handout.scheduler.state.hosts import Demand, HostRecord
@@ -17,7 +17,7 @@ from handout.scheduler.state.object_table import ObjectTable
 from handout.scheduler.state.ranks import ranks_of
 from handout.scheduler.state.second_attempts import SecondAttempt
 from handout.scheduler.state.stragglers import Stragglers
-from handout.scheduler.states import EFFECTS, TRANSITIONS, Outcome, State
+from handout.scheduler.task_states import EFFECTS, TRANSITIONS, Outcome, State
 
 __all__ = ["FailureCount", "ReadyQueue", "ReadyQueueKey", "Run"]
 

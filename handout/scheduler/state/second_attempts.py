@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from handout.protocol.ledger import Claim
+from handout.protocol.resource_ledger import Claim
 
 __all__ = ["SecondAttempt"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from handout.scheduler.spec import RunSpec, Speculation
+from handout.scheduler.run_spec import RunSpec, Speculation
 from handout.scheduler.state.durations import Durations
 
 __all__ = ["Stragglers"]

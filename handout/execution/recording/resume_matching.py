@@ -15,7 +15,7 @@ from handout.journal import CommittedTask, Journal, StoredPart
 from handout.journal.identity import TaskIdentities
 from handout.protocol import numbering
 from handout.scheduler import events as ev
-from handout.scheduler.spec import CONTROLLER
+from handout.scheduler.run_spec import CONTROLLER
 from handout.serialization import classes_by_value
 from handout.transport.bootstrap import StartedAgent
 from handout.transport.bundle import agent_bundle

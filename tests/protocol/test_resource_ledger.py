@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from handout.protocol import ledger as module
-from handout.protocol.ledger import PARTS, Claim, Ledger
+from handout.protocol import resource_ledger as module
+from handout.protocol.resource_ledger import PARTS, Claim, Ledger
 from handout.resources import units
 
 GB = 10**9 * PARTS

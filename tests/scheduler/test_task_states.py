@@ -8,7 +8,7 @@ from handout.errors import InternalError
 from handout.scheduler import events as ev
 from handout.scheduler.handlers import attempt_reports
 from handout.scheduler.state.runs import Run
-from handout.scheduler.states import ENDED, TRANSITIONS, State
+from handout.scheduler.task_states import ENDED, TRANSITIONS, State
 from tests.scheduler.rig import Scene, graph
 
 

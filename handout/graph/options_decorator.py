@@ -8,8 +8,8 @@ from types import MethodType
 from typing import Any, Final, TypeVar, Unpack
 
 from handout.errors import GraphError
+from handout.graph.function_options import Options, check_options
 from handout.graph.naming import name_of
-from handout.graph.options import Options, check_options
 
 __all__ = ["MARKS", "mark_of", "options"]
 

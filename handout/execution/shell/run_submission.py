@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import replace
 
 from handout.allocators import Allocator
-from handout.execution.options import RunOptions
+from handout.execution.run_options import RunOptions
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.shell.run_state import RunState
 from handout.graph.plan import Plan
 from handout.submission.arguments import EncodedRun
-from handout.submission.run_spec import RunPolicy, make_spec
+from handout.submission.plan_to_spec import RunPolicy, make_spec
 
 __all__ = ["make_run"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from handout.errors import CostError, GraphError
 from handout.graph import Graph, options
-from handout.graph.marks import MARKS, mark_of
+from handout.graph.options_decorator import MARKS, mark_of
 from handout.resources import Cost
 
 

@@ -10,10 +10,10 @@ from typing import Any, Final, Literal
 
 from handout.allocators import Allocator, builtin_name
 from handout.errors import GraphError
-from handout.graph.options import TaskOptions
+from handout.graph.function_options import TaskOptions
 from handout.graph.plan import Plan
 from handout.resources import Requirement
-from handout.scheduler.spec import Profile, RunSpec, Speculation
+from handout.scheduler.run_spec import Profile, RunSpec, Speculation
 from handout.submission.arguments import EncodedRun
 
 __all__ = ["JournalResults", "RunPolicy", "Traits", "make_spec"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handout.protocol.ledger import Claim
+from handout.protocol.resource_ledger import Claim
 from handout.scheduler.events import AttemptsFound, AttemptsUnknown, ResultsCommitted
 from handout.scheduler.handlers.attempts import give_up_attempts, hand_over, recall, return_to_frontier
 from handout.scheduler.handlers.cancellation import fail
@@ -12,7 +12,7 @@ from handout.scheduler.handlers.retries import outcome_unknown
 from handout.scheduler.state.hosts import Demand, HostRecord, Lingering
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
-from handout.scheduler.states import State
+from handout.scheduler.task_states import State
 
 __all__ = ["attempts_found", "attempts_unknown", "results_committed"]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from handout.execution.recording.resume import PriorRuns, latest_attempts
+from handout.execution.recording.resume_matching import PriorRuns, latest_attempts
 from handout.protocol import numbering
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
-from handout.scheduler.states import Outcome
+from handout.scheduler.task_states import Outcome
 from tests.scheduler.rig import Scene, graph, profile
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Callable, TypeVar
 
-from handout.host.current import Current, current, publish
+from handout.host.task_context import Current, current, publish
 from handout.serialization.file import File
 
 __all__ = ["Current", "File", "current", "later", "options", "publish", "trust"]

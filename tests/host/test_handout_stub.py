@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handout.host.user_stub import Current, File, current, publish
+from handout.host.handout_stub import Current, File, current, publish
 from handout.serialization import exceptions, pickling
 from tests.pythons import MINORS, bundle, require_python, run_on_host
 

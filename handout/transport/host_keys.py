@@ -1,0 +1,28 @@
+"""Host keys: asyncssh checks each against ``known_hosts`` before the login, and an unknown key ends the connection.
+
+The check is on by default. ``Host(..., ssh={"known_hosts": None})`` turns it off for one host.
+"""
+
+from __future__ import annotations
+
+import asyncssh
+
+from handout.errors import HostKeyError
+from handout.resources import Host
+
+__all__ = ["unknown_key_error"]
+
+
+def unknown_key_error(host: Host, error: asyncssh.HostKeyNotVerifiable) -> HostKeyError:
+    """Return the error for a host that showed a key which ``known_hosts`` does not have for it."""
+    where, port = host.address or host.name, host.port
+    return HostKeyError(
+        f"Host {host.name!r} showed a host key that is not on record for it: {error.reason}.",
+        remedy=f"Compare the key by hand. If the old one is out of date, run `ssh-keygen -R "
+        f"{_name_in_known_hosts(where, port)}`. Then run `ssh-keyscan -p {port} {where} >> ~/.ssh/known_hosts`.",
+        host=host.name,
+    )
+
+
+def _name_in_known_hosts(where: str, port: int) -> str:
+    return where if port == 22 else f"'[{where}]:{port}'"
