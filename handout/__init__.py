@@ -74,8 +74,8 @@ if TYPE_CHECKING:
         Outs,
         Runnable,
         function,
-        function_options,
         later,
+        options,
     )
     from handout.host.handout_stub import Current, File, current
     from handout.resources import (
