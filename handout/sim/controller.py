@@ -269,7 +269,7 @@ class Controller:
             self.spawn(self._call(run))
 
     async def _call(self, run: RunState) -> None:
-        """Be the caller of a run, who takes its results some time after it has ended."""
+        """Act as the caller of a run: take its results some time after it has ended."""
         await run.ended.wait()
         if not self.alive or run.number not in self.outcomes:
             return  # the controller died, or the caller did not wait
