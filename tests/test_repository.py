@@ -80,6 +80,16 @@ def test_the_inventories_of_the_documentation_can_be_read(page: str, tmp_path: P
         assert "gpu1" in handout.Inventory.load(tmp_path / "hosts.toml")
 
 
+@pytest.mark.parametrize(
+    "page", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name
+)
+def test_the_modules_that_a_page_names_exist(page: Path) -> None:
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*/[a-z_]+\.py)`", page.read_text(encoding="utf-8")))
+    assert [
+        path for path in sorted(named) if not (ROOT / path).exists() and not (ROOT / "handout" / path).exists()
+    ] == []
+
+
 @pytest.mark.parametrize("tool", ["draw_states.py", "draw_protocol.py", "draw_layers.py"])
 def test_what_is_drawn_in_the_documentation_is_up_to_date(tool: str) -> None:
     done = subprocess.run(

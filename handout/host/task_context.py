@@ -107,5 +107,5 @@ def _scratch_of_running() -> str | None:
 
 set_task_folder(_scratch_of_running)
 
-# On a host, `handout` is the stub in user_stub.py. Pickled by this name, the function is found on both ends.
+# On a host, `handout` is the stub in handout_stub.py. Pickled by this name, the function is found on both ends.
 current.__module__ = "handout"

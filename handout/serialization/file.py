@@ -100,8 +100,8 @@ class File:
         return _receive, (os.path.basename(self.path), *_content(self.path))
 
 
-# User modules import the class from `handout`, which is the stub in user_stub.py on a host. Pickled by this name, the
-# class is found on both ends.
+# User modules import the class from `handout`, which is the stub in handout_stub.py on a host. Pickled by this name,
+# the class is found on both ends.
 File.__module__ = "handout"
 
 
