@@ -13,10 +13,12 @@ An encoded object is either a plain pickle stream, or, where there are buffers::
 from __future__ import annotations
 
 import collections
+import enum
 import hashlib
 import io
 import pickle
 import struct
+import sys
 import threading
 import time
 import types
@@ -99,6 +101,13 @@ class Snapshot:
         return known
 
 
+#: The methods with which Python 3.11.0 to 3.11.3 write a member of an enum as ``getattr(cls, name)``, which no reader of
+#: untrusted data can allow. Other versions write ``cls(value)``, so these do as well.
+_ENUMS_BY_GETATTR: tuple[Any, ...] = (
+    (enum.Enum.__reduce_ex__, enum.Flag.__reduce_ex__) if (3, 11) <= sys.version_info < (3, 11, 4) else ()
+)
+
+
 class Pickler(pickle.Pickler):
     """Pickles a value. A function or class by value in it becomes bytes of its own with a digest or a token."""
 
@@ -122,6 +131,8 @@ class Pickler(pickle.Pickler):
                 return functions_by_value.reduce_builtin(obj)
             name = functions_by_value.importable_name(obj)
             return self.cls(obj) if name is None else self._named(obj, name)
+        if _ENUMS_BY_GETATTR and isinstance(kind, enum.EnumMeta) and kind.__reduce_ex__ in _ENUMS_BY_GETATTR:
+            return kind, (obj._value_,)
         return NotImplemented
 
     def _named(self, obj: Any, name: tuple[str, str]) -> Any:
