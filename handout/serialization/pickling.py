@@ -101,8 +101,8 @@ class Snapshot:
         return known
 
 
-#: The methods with which Python 3.11.0 to 3.11.3 write a member of an enum as ``getattr(cls, name)``, which no reader of
-#: untrusted data can allow. Other versions write ``cls(value)``, so these do as well.
+#: The methods with which Python 3.11.0 to 3.11.3 write a member of an enum as ``getattr(cls, name)``. No reader of
+#: untrusted data can allow that. Other versions write ``cls(value)``, and so does the pickler on these.
 _ENUMS_BY_GETATTR: tuple[Any, ...] = (
     (enum.Enum.__reduce_ex__, enum.Flag.__reduce_ex__) if (3, 11) <= sys.version_info < (3, 11, 4) else ()
 )
