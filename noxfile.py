@@ -11,7 +11,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["tests", "types", "lint"]
 nox.options.reuse_existing_virtualenvs = True
 
-TYPED = ["handout", "examples", "tools", "noxfile.py"]
+TYPED = ["handout", "examples", "tools", "benchmarks/soak", "noxfile.py"]
 
 
 def _install(session: nox.Session, *requirements: str) -> None:
