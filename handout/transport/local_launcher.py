@@ -53,6 +53,7 @@ class LocalLauncher:
         finally:
             if process.returncode is None:
                 await _end(process)
+            await _retrieve_broken_pipe(process)
         if not bootstrap.output.feed(out):
             bootstrap.output.feed(err)
         return bootstrap.result(process.returncode)
@@ -123,6 +124,19 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             return
         except TimeoutError:
             pass
+
+
+async def _retrieve_broken_pipe(process: asyncio.subprocess.Process) -> None:
+    """Wait until the standard input of an ended process is closed.
+
+    Python before 3.11.4 logs the error of a process that ended before it had read its input, unless it is retrieved.
+    """
+    assert process.stdin is not None
+    try:
+        async with asyncio.timeout(_END_TIMEOUT_S):
+            await process.stdin.wait_closed()
+    except (OSError, TimeoutError):
+        pass  # the caller reports how the process ended
 
 
 class _Socket(asyncio.Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,8 @@ async def test_a_connection_that_a_router_forgot_is_replaced_within_the_lease(ss
     graph = Graph()
     out = graph.add(work.wait_for_file, str(tmp_path / "go"))
     async with start_proxy(sshd.port) as proxy:
-        async with Cluster([behind(sshd, proxy)], timings=Timings().scaled(0.4)) as cluster:
+        timings = replace(Timings().scaled(0.4), host_timeout_s=Timings().host_timeout_s)
+        async with Cluster([behind(sshd, proxy)], timings=timings) as cluster:
             async with cluster.start(graph) as execution:
                 events = execution.events()
                 async for event in events:
