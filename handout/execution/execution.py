@@ -104,7 +104,7 @@ class Execution:
                 self._recorder = await Recorder.open(journal, plan)
             run = self._prepare(plan)
             if self._owns_cluster:
-                self._cluster.begin({} if self._recorder is None else self._recorder.earlier.known_agents())
+                self._cluster.begin({} if self._recorder is None else self._recorder.prior.known_agents())
                 if self._cluster.required > 1:
                     await self._until_enough(run)
             await self._begin(run)
@@ -126,7 +126,7 @@ class Execution:
         if recorder is None:
             self._submit(run, [])
             return
-        await recorder.earlier.read(run)
+        await recorder.prior.read(run)
         await self._cluster.wait_until_adopted()
         # Adopted agents are asked last, because an agent that was lost in the meantime no longer has anything.
         hosts = self._cluster.inventory.values()
@@ -141,7 +141,7 @@ class Execution:
     def _prepare(self, plan: Plan) -> RunState:
         number = self._cluster.next_run()
         if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
-            number = self._recorder.earlier.number_after(number)
+            number = self._recorder.prior.number_after(number)
         return make_run(plan, encode_plan(plan), self._options, number, self._cluster.allocator)
 
     async def _until_enough(self, run: RunState) -> None:

@@ -14,7 +14,7 @@ from handout.sim.simulation import SimulationError, simulate
 
 
 def main() -> int:
-    """Answers 0 where no rule was broken, else 1."""
+    """Run the seeds, and return 1 if a rule was broken, otherwise 0."""
     parser = argparse.ArgumentParser(prog="python -m handout.sim", description="Drive the core through seeded faults.")
     parser.add_argument("--seed", type=int, default=0, help="the seed, or the first of several")
     parser.add_argument("--count", type=int, default=1, help="how many seeds, one after the other")
@@ -47,6 +47,6 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except BrokenPipeError:  # whoever read it, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

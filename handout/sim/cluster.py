@@ -1,4 +1,4 @@
-"""The agents on their hosts, as the controller gets them, loses them and finds them again."""
+"""The agents on their hosts: how the controller starts, loses and takes over agents."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["GRACE_S", "HOST_TIMEOUT_S", "SimulatedCluster"]
 
 #: The timings of the house; see `handout.transport.timings.Timings`.
 HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
-#: A lost host is tried again with pauses that double, up to this one.
+#: The longest pause, in seconds, before a lost host is tried again. Pauses double up to it.
 _REJOIN_MAX_S = 8.0
-#: The agents of a dead controller that its successor can reach.
+#: The share of the agents of a dead controller that the next controller can reach.
 _TAKEN_OVER = 0.45
 
 
@@ -69,11 +69,11 @@ class SimulatedCluster:
         self._flaps: dict[str, int] = {}
 
     def is_current(self, host: SimulatedHost) -> bool:
-        """Whether the controller works with this agent."""
+        """Return True if the controller works with this agent."""
         return self.controller.alive and self.controller.hosts.get(host.name) is host
 
     def boot(self, plan: HostPlan, controller: Controller) -> None:
-        """Start an agent; it joins a little later."""
+        """Start an agent, which joins a little later."""
         if controller.alive and plan.name not in self.gone and plan.name not in controller.hosts:
             self._clock.after(0.2 + 4 * plan.rtt_s, lambda: self._join(plan, controller))
 
@@ -90,11 +90,11 @@ class SimulatedCluster:
             self._clock.after(self._rng.choice((0.1, 1.0, 3.0)), lambda: self.crash(host, False, 0.01))
 
     def flap(self, host: SimulatedHost, times: int) -> None:
-        """From now on its agents do not live long, for so many times."""
+        """Let the next agents of a host die soon after their starts, so many times."""
         self._flaps[host.name] = times
 
     def crash(self, host: SimulatedHost, silently: bool, noticed_s: float) -> None:
-        """An agent dies; what it had sent is lost with it where that is ``silently``. A while later it is noticed."""
+        """Let an agent die, and with ``silently`` all that it had sent. The controller notices after ``noticed_s``."""
         if host.alive:
             self._story.tell(self._clock.now, f"Host {host.name} crashed.")
         host.die()
@@ -103,7 +103,7 @@ class SimulatedCluster:
         self._clock.after(noticed_s, lambda: self.lose(host, "its agent died"))
 
     def lose(self, host: SimulatedHost, reason: str) -> None:
-        """The controller finds out that a host is gone, and tries to have it again."""
+        """Let the controller find out that a host is lost, and try to reach it again."""
         if not self.is_current(host):
             return
         controller = self.controller
@@ -116,7 +116,7 @@ class SimulatedCluster:
         if self._flaps.get(host.name):
             controller.post(ev.HostDelayed(host.name, f"in quarantine for {pause_s:g} s"))
         if self._rng.random() < 0.1:
-            # It is not back in time: whoever waited for it is told, and it comes later.
+            # The host is not back in time: the tasks that waited for it are told, and it joins later.
             self._clock.after(20.0, lambda: self._give_up(host.name, controller))
             pause_s = 40.0
         self._clock.after(pause_s, lambda: self.boot(self._plans[host.name], controller))
@@ -127,7 +127,7 @@ class SimulatedCluster:
             controller.post(ev.HostLost(name, "it is not back"))
 
     def release(self, name: str) -> None:
-        """A drained host is let go, if it is still there.
+        """Let a drained host go, if it is still there.
 
         Raises:
             InternalError: Something runs there.
@@ -142,7 +142,7 @@ class SimulatedCluster:
         self._clock.after(0.0, lambda: self.lose(host, "it was drained"))
 
     def orphan(self) -> None:
-        """The controller has died: whoever does not hear of another one ends what it runs."""
+        """Close the lines of a dead controller. An agent that no other controller takes over ends its tasks."""
         for host in self.controller.hosts.values():
             line = host.line
             line.close()
@@ -150,12 +150,12 @@ class SimulatedCluster:
 
     @staticmethod
     def lapse(host: SimulatedHost, line: Line) -> None:
-        """The lease that began with this connection is over, unless another has been made since."""
+        """End the lease that began with a line, unless the agent has another line by now."""
         if host.line is line:
             host.lapse()
 
     def take_over(self, dead: Controller) -> dict[SimulatedHost, FoundAgent]:
-        """A new controller goes on with the agents of the one before, where it can have them, else it starts others."""
+        """Have a new controller take over the agents that it can reach, and start others."""
         plans = [plan for plan in self._plans.values() if plan.name not in self.gone]
         self.controller.post(*(ev.HostExpected(plan.name) for plan in plans))
         found = {}

@@ -260,7 +260,7 @@ class Controller:
         recorder = run.recorder = Recorder(
             cast(Journal, journal), plan.plan, cast(TaskIdentities, identities), _close_nothing
         )
-        recorder.earlier.take_in(run, journal.committed(), journal.open_starts())
+        recorder.prior.take_in(run, journal.committed(), journal.open_starts())
         try:
             self.driver.submit(run, recorder.begin(run, found, ()))
         except _DeathError:
@@ -269,7 +269,7 @@ class Controller:
             self.spawn(self._call(run))
 
     async def _call(self, run: RunState) -> None:
-        """Act as the caller of a run: take its results some time after it has ended."""
+        """Be the caller of a run, and take its results some time after the run has ended."""
         await run.ended.wait()
         if not self.alive or run.number not in self.outcomes:
             return  # the controller died, or the caller did not wait

@@ -1,4 +1,4 @@
-"""What goes wrong, how often, and when: drawn anew at every message."""
+"""The faults that may happen at each message, and how often they do."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["Fault", "Faults", "Script", "Weather"]
 class Fault(Enum):
     """What may happen as a message arrives."""
 
-    #: It, and all behind it, comes later.
+    #: The message, and all that follow it, arrive later.
     DELAY = auto()
     #: The connection drops, and is made again within the lease.
     CUT = auto()
-    #: The connection drops, and nobody hears of the other until the lease is over.
+    #: The connection drops until the lease is over.
     SILENCE = auto()
-    #: The agent dies before it takes the message in, or before it has told all that it had to tell.
+    #: The agent dies, before or after the message.
     CRASH = auto()
     #: The process that runs a task there dies.
     WORKER = auto()
-    #: What runs there takes many times as long from now on, for a while.
+    #: The tasks on the host take many times as long, for a while.
     SLOW = auto()
     #: The host has no room for objects, for a while.
     FULL = auto()
-    #: The next objects that the host is asked for do not come: they are gone, or their streams break off.
+    #: The next objects that are fetched from the host do not come: they are gone, or their streams break off.
     COPY = auto()
     #: The agent dies, and again soon after it is back, for a few times.
     FLAP = auto()
@@ -66,9 +66,9 @@ _DEATHS = (Fault.CONTROLLER, Fault.CONTROLLER, Fault.DELAY, Fault.CUT, Fault.SLO
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """How bad it is."""
+    """How many faults a seed has, and of which kinds."""
 
-    #: Faults a message, about.
+    #: The probability of a fault at a message.
     rate: float
     #: Those that may happen.
     kinds: tuple[Fault, ...]
@@ -77,7 +77,7 @@ class Weather:
 
     @classmethod
     def draw(cls, rng: Random) -> Weather:
-        """Calm, one fault alone, one kind of fault, deaths of the controller among others, or all of them together."""
+        """Draw: no fault, a single one, one kind, deaths of the controller among some others, or all kinds."""
         match rng.choice(
             ("calm", "one", "one", "kind", "kind", "deaths", "deaths", "deaths", "storm", "storm", "storm")
         ):
@@ -119,29 +119,29 @@ class Script(NamedTuple):
 
 @dataclass(slots=True)
 class Faults:
-    """Draws them."""
+    """Draws faults, or takes them from a script."""
 
     weather: Weather
     rng: Random
     #: Messages that have arrived.
     messages: int = 0
-    #: None happens any more: what is to be seen is whether all comes to its end.
+    #: True once no more faults happen, and all must come to its end.
     over: bool = False
     #: How many of each kind have happened.
     counts: dict[Fault, int] = field(default_factory=dict)
     #: Deaths of the controller that are still allowed.
     deaths: int = 2
-    #: What happens instead of what would be drawn; None: that.
+    #: The faults that happen; None if they are drawn.
     script: Script | None = None
-    #: What did happen, by message.
+    #: The faults that did happen, by message.
     struck: dict[int, tuple[Fault, float]] = field(default_factory=dict)
     #: The messages whose reports came again later.
     echoed: set[int] = field(default_factory=set)
-    #: Decides what comes of the fault that happens now: the next one does not hang on how much that takes.
+    #: Draws the details of the present fault. They are apart from `rng`, so that later faults do not depend on them.
     detail: Random = field(default_factory=Random)
 
     def at_message(self) -> Fault | None:
-        """What happens as the next message arrives."""
+        """Return the fault that happens as the next message arrives, or None."""
         self.messages += 1
         weather = self.weather
         if self.over:
@@ -156,7 +156,7 @@ class Faults:
             return None
         fault = self.rng.choice(weather.kinds)
         if fault is Fault.CONTROLLER:
-            # One in a storm is plenty: whatever went before is forgotten with it.
+            # Rare among all kinds of faults: the new controller does not know what went wrong before.
             if not self.deaths or (weather.kinds is _ALL and not weather.only_at and self.messages % 10 < 7):
                 return None
             self.deaths -= 1
@@ -173,5 +173,5 @@ class Faults:
         return echoes and (self.script is None or self.messages in self.script.echoes)
 
     def note(self, fault: Fault) -> None:
-        """It did happen."""
+        """Count a fault that did happen."""
         self.counts[fault] = self.counts.get(fault, 0) + 1

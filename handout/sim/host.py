@@ -161,6 +161,8 @@ class SimulatedHost:
         #: By number of a task class: the amounts that its tasks take.
         self._classes: dict[int, Mapping[str, int]] = {}
         self._functions: set[int] = set()
+        #: The largest number of a function or a task class that a controller gave it.
+        self.shift = 0
         #: Every attempt_id that was ever handed to it: the life that did so last, and the keys of what the task makes.
         self._handed: dict[int, tuple[int, Sequence[int]]] = {}
         self._outbox: list[Frame] = []
@@ -172,8 +174,9 @@ class SimulatedHost:
         self._streams = 0
         self._take: dict[type, Callable[[Any, int], None]] = {
             messages.Tasks: self._take_tasks,
-            messages.NewTaskClass: lambda message, life: self._classes.update({message.number: message.need}),
-            messages.Functions: lambda message, life: self._functions.update(message.numbers),
+            messages.NewTaskClass: lambda message, life: self._take_class(message),
+            messages.Functions: lambda message, life: self._take_functions(message.numbers),
+            messages.Release: lambda message, life: self._release_code(message),
             messages.Objects: lambda message, life: self._put(message.keys),
             messages.Drop: lambda message, life: self._drop(message.keys),
             messages.Fetch: lambda message, life: self._give(message.key),
@@ -215,6 +218,20 @@ class SimulatedHost:
         if self.lapsed:
             self._return_all()
         self.pump()
+
+    def _take_class(self, message: messages.NewTaskClass) -> None:
+        self._classes[message.number] = message.need
+        self.shift = max(self.shift, message.number)
+
+    def _take_functions(self, numbers: Sequence[int]) -> None:
+        self._functions.update(numbers)
+        self.shift = max(self.shift, *numbers)
+
+    def _release_code(self, message: messages.Release) -> None:
+        """Drop code at once: the tasks that are here do not look at it any more."""
+        self._functions.difference_update(message.functions)
+        for number in message.task_classes:
+            self._classes.pop(number, None)
 
     def _recall(self, attempt_ids: Iterable[int]) -> None:
         """Give back those that have not started."""
@@ -409,11 +426,6 @@ class SimulatedHost:
             self._release(task)
 
     # ---- another controller ------------------------------------------------------------------------------------
-
-    @property
-    def shift(self) -> int:
-        """The largest number of a function or a class that a controller gave it."""
-        return max((*self._functions, *self._classes), default=0)
 
     def take_over(self, line: Line) -> FoundAgent:
         """Go on with another controller after the one before was lost: say what is here.

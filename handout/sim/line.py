@@ -14,9 +14,9 @@ from handout.sim.clock import Clock
 
 __all__ = ["Line", "Way"]
 
-#: Bytes a second that a stream carries.
+#: Bytes that a stream carries in a second.
 _RATE = 0.5e6
-#: A stream that is ahead of a message sent before it is looked at again after so long.
+#: Seconds after which a stream is tried again that has overtaken a message which was sent before it.
 _OVERTAKEN_S = 0.001
 
 
@@ -54,9 +54,9 @@ class Line:
         self._clock = clock
         self._arriving = arriving
         self.latency_s = latency_s
-        #: False once the controller, or its agent, is gone for the other.
+        #: False once the controller or the agent has given the other up.
         self.open = True
-        #: Nothing arrives before.
+        #: No message arrives before this time.
         self.stalled_until = 0.0
         self._queues: tuple[deque[tuple[float, Callable[[], None]]], ...] = (deque(), deque())
         self._streams = 0
@@ -67,7 +67,7 @@ class Line:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is on its way."""
+        """True if no message and no stream is on its way."""
         return not (self._streams or self._queues[0] or self._queues[1])
 
     def send(self, way: Way, action: Callable[[], None]) -> None:

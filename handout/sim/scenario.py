@@ -221,7 +221,7 @@ class Scenario:
 
     @property
     def is_calm(self) -> bool:
-        """Whether nothing goes wrong: then every task ends well, in one attempt."""
+        """True if no fault happens and no function fails: every task ends well, in one attempt."""
         well = all(not run.bad and run.manner.is_sound for run in self.runs)
         return well and not self.whims and not self.weather.rate and not self.weather.only_at
 

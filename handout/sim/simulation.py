@@ -122,7 +122,7 @@ class _Simulation:
         )
         self._trouble = Trouble(self.clock, self._faults, self.story, self.cluster)
         self._calls: Counter[tuple[int, int]] = Counter()
-        #: The same, since a caller who saw a task fail asked for it again.
+        #: The same, but anew for a task whose end is known when the next controller takes over.
         self._tries: Counter[tuple[int, int]] = Counter()
         #: By run: how it ended, as its caller was told.
         self._outcomes: dict[int, Outcome | None] = {}

@@ -1,4 +1,4 @@
-"""What happened, in order, as sentences: for the reader who has to find out why a seed fails."""
+"""What happened, in order, as sentences from which a reader can find out why a seed fails."""
 
 from __future__ import annotations
 

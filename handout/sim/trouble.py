@@ -21,7 +21,7 @@ _ON_THE_WAY = {Way.TO_HOST: "from the controller to host {}", Way.TO_CONTROLLER:
 
 
 class Trouble:
-    """Delivers messages, unless something happens to them.
+    """Delivers messages, and lets faults happen to them.
 
     Args:
         clock: The time.
@@ -42,7 +42,7 @@ class Trouble:
     # ---- messages ----------------------------------------------------------------------------------------------
 
     def arriving(self, host: SimulatedHost, way: Way, action: Callable[[], None]) -> bool:
-        """A message arrives; see `Line`."""
+        """Deliver a message, with a fault or without; see `Line`."""
         fault = self._faults.at_message()
         if fault is None:
             self._take(host, way, action)
@@ -72,7 +72,7 @@ class Trouble:
             action()
 
     def heard(self, host: SimulatedHost, frames: list[Frame]) -> None:
-        """An agent's frames arrive, in their order or out of it, once or twice."""
+        """Let frames of an agent arrive: in their order or out of it, once or twice."""
         twist, self._twist = self._twist, None
         controller, rng = self._cluster.controller, self._faults.detail
         reports = [frame for frame in frames if is_report(frame)]
@@ -97,7 +97,7 @@ class Trouble:
         controller.heard(host.name, frames)
 
     def handed(self, controller: Controller, host: str, run: int, tasks: Sequence[int]) -> None:
-        """Tasks are handed to a host: what it had said of them before comes again, at the worst moment.
+        """Repeat earlier reports of a host about tasks that are just being handed to it: that is the worst moment.
 
         Then run, task and host are those of the present attempt, and only its number tells the two apart.
         """
@@ -168,7 +168,7 @@ class Trouble:
         self._later(host, HOST_TIMEOUT_S + GRACE_S, lambda: self._cluster.lose(host, "it was silent"))
 
     def _later(self, host: SimulatedHost, delay_s: float, action: Callable[[], None]) -> None:
-        """It comes to that, unless another connection has been made to the agent by then."""
+        """Call ``action`` after a while, unless the agent has another line by then."""
         line = host.line
         self._clock.after(delay_s, lambda: action() if host.line is line else None)
 

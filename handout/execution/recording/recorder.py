@@ -1,4 +1,4 @@
-"""One run and its journal: what is told to it."""
+"""Records one run in its journal."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from handout.transport.threads import call_in_daemon_thread, ended_within
 
 logger = logging.getLogger("handout")
 
-#: A call that is cancelled while its journal is being opened waits so long for that, and for closing it.
+#: Seconds that a cancelled call waits for its journal, which is still being opened, to be opened and closed.
 _CALL_OFF_S = 2.0
-#: Ends after which it is known what happened.
+#: Outcomes after which it is known whether the function took effect.
 _KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
 
 __all__ = ["Recorder"]
 
 
 class _Opened:
-    """A journal, and the thread that opens it and closes it again, where no other one may be had by then.
+    """A journal, and the daemon thread that opens and closes it.
 
     A daemon: a disk that does not answer must not keep the program from ending.
 
@@ -53,9 +53,9 @@ class _Opened:
     def __init__(self, path: str) -> None:
         self._path = path
         self._let_go = threading.Event()
-        #: Done once it is open, or cannot be.
+        #: Done once the journal is open, or cannot be opened.
         self.journal: Future[Journal] = Future()
-        self.journal.set_running_or_notify_cancel()  # whoever waits for it and is cancelled does not cancel it
+        self.journal.set_running_or_notify_cancel()  # so a waiter that is cancelled does not cancel it
         self._ended = call_in_daemon_thread(self._live, "handout-journal-opener")
 
     def _live(self) -> None:
@@ -69,7 +69,7 @@ class _Opened:
         _close(journal)
 
     async def close(self, within_s: float) -> None:
-        """Commit what is left, and let it go, also where it is not open yet.
+        """Commit what is left, and release the journal, even if it is not open yet.
 
         Args:
             within_s: Seconds that this may take; after them the thread goes on with it, with a warning.
@@ -87,12 +87,12 @@ def _close(journal: Journal) -> None:
         logger.exception("The journal %s was not closed in order.", journal.path)
 
 
-def _nobody(error: Exception) -> None:
-    """There is nobody to be told."""
+def _ignore(error: Exception) -> None:
+    """Ignore an error of a journal whose run has been left."""
 
 
 def _is_over(failure: object) -> bool:
-    """Whether an attempt came to an end by itself: what was killed in the middle may have taken effect."""
+    """Return True if an attempt ended by itself. One that was killed may or may not have taken effect."""
     return not isinstance(failure, OutcomeUnknownError) and getattr(failure, "kind", "") not in ("timeout", "memory")
 
 
@@ -100,7 +100,7 @@ class Recorder:
     """Records one run.
 
     Args:
-        journal: It is open, and this run's alone.
+        journal: The open journal, which no other run uses.
         plan: The run's graph.
         identities: The identities of its tasks.
         close: Closes the journal, within the seconds given.
@@ -115,7 +115,7 @@ class Recorder:
     ) -> None:
         self._journal = journal
         self._close = close
-        #: What is committed of the run.
+        #: The objects of the run that are committed.
         self._objects: frozenset[int] = frozenset()
         self._identities = identities
         self._tasks = self._identities.tasks
@@ -131,11 +131,11 @@ class Recorder:
                 path=str(journal.path),
             )
         self._loop = asyncio.get_running_loop()
-        #: What earlier runs left.
-        self.earlier = PriorRuns(journal, self._identities, self._once)
-        #: By host: the link to the agent that a later run could go on with, were this one to end here.
+        #: What earlier runs of the same tasks left.
+        self.prior = PriorRuns(journal, self._identities, self._once)
+        #: By host: the link to the agent that a later run could take over if this controller died.
         self._links: dict[str, AgentLink] = {}
-        #: Attempts that wait for their start to be on the disk: run, task, attempt.
+        #: Attempts that are handed over when their starts are on the disk: run, task, attempt.
         self.held: set[tuple[int, int, int]] = set()
 
     @classmethod
@@ -150,12 +150,12 @@ class Recorder:
             await asyncio.wrap_future(opened.journal)
             return cls(opened.journal.result(), plan, TaskIdentities(plan), opened.close)
         except BaseException:
-            # Cancelled, the thread goes on: what it opens must be closed all the same.
+            # The thread goes on although the call was cancelled, and the journal must be closed once it is open.
             await uninterrupted(opened.close(_CALL_OFF_S))
             raise
 
     async def close(self, within_s: float) -> None:
-        """Commit what is left, and let the journal go.
+        """Commit what is left, and release the journal.
 
         Args:
             within_s: Seconds that this may take; after them a thread goes on with it, with a warning.
@@ -164,29 +164,29 @@ class Recorder:
             if link.agent_ended:
                 self._journal.forget_agent(host)
         await self._close(within_s)
-        # Else the run would hold itself through it, and with it the files of its results, until a garbage collection.
-        self._journal.on_error = _nobody
+        # The callback refers to the run, which would otherwise live, with its files, until a garbage collection.
+        self._journal.on_error = _ignore
 
     def begin(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
-        """Record that the run begins; answers what is known of earlier ones, as events for the core.
+        """Record that the run begins, and return what is known of earlier runs, as events for the core.
 
         Args:
-            run: Submitted in the same turn; results that were committed are among its objects then.
-            found: By host, what agents have that went on without a controller, and are there.
-            data_only: Hosts of which only data is taken.
+            run: The run, which is submitted in the same turn. Its objects get the results that were committed.
+            found: By host: what the agents have that were taken over from an earlier controller.
+            data_only: Hosts with ``trust="data"``.
         """
         self._objects = frozenset(run.spec.outputs)
-        facts = self.earlier.facts(run, found, data_only)
+        facts = self.prior.facts(run, found, data_only)
         classes = [ClassName(*token, module, name) for token, module, name in classes_by_value.own_classes()]
-        self._journal.begin_run(self._ids, self._tasks, len(self.earlier.done), run.number, classes)
+        self._journal.begin_run(self._ids, self._tasks, len(self.prior.done), run.number, classes)
         return facts
 
     def watch(self, lost: Callable[[Exception], None]) -> None:
-        """Have `lost` called (on the loop) when the journal cannot be written any more."""
+        """Have ``lost`` called, in the event loop, when the journal cannot be written any more."""
         self._journal.on_error = self._on_loop(lost)
 
     def agent(self, host: str, link: AgentLink) -> None:
-        """An agent serves the run."""
+        """Record an agent that serves the run."""
         if link.started is not None:
             self._links[host] = link
             said = {**dataclasses.asdict(link.started), "digest": agent_bundle().digest}
@@ -195,10 +195,10 @@ class Recorder:
     # ---- what happens ----------------------------------------------------------------------------------------
 
     def ended(self, run: RunState, command: do.AnnounceTasksEnded, attempts: Sequence[int]) -> None:
-        """Tasks ended. What is here of their results is committed; the rest is when it arrives."""
+        """Record that tasks ended, with the results that the controller has. Others are recorded when they arrive."""
         batches: dict[tuple[str, str, bool], ResultBatch] = {}
         settled: list[bytes] = []
-        once, reused, made = self._once, self.earlier.reused, run.task_objects
+        once, reused, made = self._once, self.prior.reused, run.task_objects
         for task, outcome, failure in zip(command.tasks, command.outcomes, command.failures, strict=True):
             if outcome is Outcome.DONE and (task not in reused or attempts[task]):
                 for number in made[task]:
@@ -213,7 +213,7 @@ class Recorder:
     def _add(
         self, batches: dict[tuple[str, str, bool], ResultBatch], run: RunState, task: int, number: int, attempt: int
     ) -> None:
-        """Add an object to those that ended with it; where its bytes are not here or many, only that its task ended."""
+        """Add an object to its batch. Without its bytes, or if they are many, add only that its task ended well."""
         here = number in self._objects and number in run.objects
         data = run.objects.small(number, INLINE) if here else None
         if here and data is None:
@@ -234,14 +234,14 @@ class Recorder:
             batch.data.append(data)
 
     def _source(self, run: RunState, number: int) -> tuple[str, str, bool]:
-        """Whose bytes an object is made of, which part of a result it is, and whether that host gives only data."""
+        """Return the host that an object comes from, the part of a result that it is, and True if it is untrusted."""
         task = run.spec.producer[number]
         suspect = run.suspects.get(number) if run.suspects else None
         part = "" if number == task else self._identities.part_of(number)
         return suspect or run.hosts[task], part, suspect is not None
 
     def arrived(self, run: RunState, number: int, attempts: Sequence[int]) -> None:
-        """An object came to the controller after its task had ended."""
+        """Record an object that came to the controller after its task had ended."""
         task = run.spec.producer[number]
         if number in self._objects and run.outcomes[task] is Outcome.DONE:
             self._commit(run, number, attempts[task])
@@ -259,24 +259,24 @@ class Recorder:
             self._journal.commit(batch)
 
     def failed(self, failure: Failure, task: int, attempt: int) -> None:
-        """An attempt failed."""
+        """Record that an attempt failed."""
         reason = str(failure.report.get("message") or failure.kind)
         self._journal.record_failure(failure.id, failure.host or "", attempt, failure.kind, reason)
         if not may_have_run(failure):
             self.not_started([task], [attempt])
 
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
-        """The run is over; `then` is called on the loop when all of it is committed, or with what went wrong."""
+        """Record how the run ended. ``then`` is called in the event loop when all is committed, or with the error."""
         self._journal.end_run(outcome.value, self._on_loop(then))
 
     # ---- starts that must not happen twice ---------------------------------------------------------------------
 
     def must_wait(self, command: do.StartTasks) -> bool:
-        """Whether tasks are among them whose start has to be on the disk first."""
+        """Return True if the starts of some of these tasks must be on the disk before they are handed over."""
         return bool(self._once) and not self._once.isdisjoint(command.tasks)
 
     def start(self, run: RunState, command: do.StartTasks, then: Callable[[Exception | None], None]) -> None:
-        """Record the starts of a command; `then` is called on the loop when they are on the disk."""
+        """Record starts. ``then`` is called in the event loop when they are on the disk, or with the error."""
         starts = []
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
             self.held.add((run.number, task, attempt))
@@ -285,7 +285,7 @@ class Recorder:
         self._journal.record_starts(starts, self._on_loop(then))
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
-        """Whether an attempt still waits to be handed over; it does not any more."""
+        """Stop holding an attempt back; return False if it was not held back."""
         key = (run.number, task, attempt)
         if key not in self.held:
             return False
@@ -293,13 +293,13 @@ class Recorder:
         return True
 
     def not_started(self, tasks: Iterable[int], attempts: Iterable[int]) -> None:
-        """Attempts were called off before they began."""
+        """Record that attempts never began."""
         pairs = zip(tasks, attempts, strict=True)
         self._journal.cancel_starts([(self._tasks[task], attempt) for task, attempt in pairs if task in self._once])
 
     def _on_loop(self, then: Callable[[Any], None]) -> Callable[[Any], None]:
         def told(error: Any) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it everybody who would want to know
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, and the run with it
                 self._loop.call_soon_threadsafe(then, error)
 
         return told

@@ -1,4 +1,4 @@
-"""What earlier runs left of a run's tasks: in its journal, and with agents that outlived their controller."""
+"""What earlier runs of the same tasks left: in the journal, and with agents that outlived their controller."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["PriorRuns"]
 
 
 class PriorRuns:
-    """What is known of earlier runs, first of the journal, then of agents.
+    """What the journal and the agents know of earlier runs.
 
     Args:
         journal: Open.
@@ -46,10 +46,10 @@ class PriorRuns:
         self.done: list[int] = []
 
     def number_after(self, number: int) -> int:
-        """What agents are to know this run by: what they knew the same tasks by before, else what they never knew.
+        """Return the number by which agents know this run: the one of the last run of the same tasks, else a new one.
 
         Args:
-            number: Which would be next on the cluster.
+            number: The next number of the cluster.
         """
         last, identities = self._journal.last_run()
         if last and identities == b"".join(self._tasks):
@@ -57,7 +57,7 @@ class PriorRuns:
         return max(number, last + 1)
 
     def known_agents(self) -> dict[str, KnownAgent]:
-        """Agents that a lost controller of these tasks left behind, by host, as far as they are of this version."""
+        """Return the agents of this version that an earlier controller of these tasks left behind, by host."""
         digest = agent_bundle().digest
         known = {}
         for host, token, text in self._journal.left_agents():
@@ -68,13 +68,13 @@ class PriorRuns:
         return known
 
     async def read(self, run: RunState) -> None:
-        """Read the journal, without the results that nobody may need."""
+        """Read the journal; load only the results that the caller gets."""
         tasks = self._tasks
         known = await asyncio.to_thread(self._journal.committed, tasks)
         lost = await asyncio.to_thread(self._journal.open_starts, [i for i in tasks if i not in known])
         self.take_in(run, known, lost)
-        pieces = [piece for number in sorted(self._outputs) if (piece := self._piece(run, number)) is not None]
-        await asyncio.to_thread(self._journal.load_parts, pieces, run.objects.memory_left)
+        parts = [part for number in sorted(self._outputs) if (part := self._part(run, number)) is not None]
+        await asyncio.to_thread(self._journal.load_parts, parts, run.objects.memory_left)
         self._adopt_classes()
 
     def take_in(
@@ -89,18 +89,18 @@ class PriorRuns:
         """
         self._known = known
         self._lost = {identity: start for identity, start in lost.items() if identity not in known}
-        # What the caller gets outlives the journal; the rest is read where a task takes it.
+        # The caller may read its results after the journal is closed. Others are read when a task takes them.
         self._outputs = frozenset(number for number in run.plan.outputs if run.spec.producer[number] >= 0)
 
-    def _piece(self, run: RunState, number: int) -> StoredPart | None:
-        """What is committed of an object, None where nothing is."""
+    def _part(self, run: RunState, number: int) -> StoredPart | None:
+        """Return the committed part that is an object; None if it is not committed."""
         committed = self._known.get(self._tasks[run.spec.producer[number]])
         return None if committed is None else committed.parts.get(self._identities.part_of(number))
 
     def facts(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
         """What is known, as events for the core; see `Recorder.begin`."""
         held = {host: numbering.of_run(each.attempt_ids, run.number) for host, each in found.items()}
-        # Marked otherwise since, a task runs again as any other.
+        # A task that is not marked idempotent=False any more runs again as any other.
         unseen = {t: self._lost[i] for t, i in enumerate(self._tasks) if i in self._lost and t in self._once}
         going_on, superseded = latest_attempts(held, {task: attempt for task, (_, attempt) in unseen.items()})
         began = {task for own, _ in going_on.values() for task in own}
@@ -116,7 +116,7 @@ class PriorRuns:
                 replicas += self._take(run, task, committed, data_only)
             elif task in began or not made or not all(number in left for number in made):
                 continue
-            else:  # it ended in the moment before the controller did: what it made is there
+            else:  # it ended just before the controller died, and an agent has all that it made
                 run.hosts[task] = left[made[0]][0][0]
             self.done.append(task)
             for number in made:
@@ -136,33 +136,33 @@ class PriorRuns:
         if unknown:
             where = [unseen[task] for task in unknown]
             events.append(ev.AttemptsUnknown(run.number, unknown, [w[0] for w in where], [w[1] for w in where]))
-        # Last: the core ends what comes after the attempt that counts, and gives no number out that it has heard of.
+        # Last: the core ends every attempt that comes after the one that counts, and does not use its number again.
         events += [ev.AttemptsFound(host, run.number, *attempts) for host, attempts in superseded.items()]
         return events
 
     def _take(
         self, run: RunState, task: int, found: CommittedTask, data_only: Collection[str]
     ) -> Iterable[tuple[int, int, str]]:
-        """Put a task's committed objects into the run; answers their numbers and sizes, and where they are now."""
+        """Put a task's committed objects into the run; yield the number, the size and the place of each."""
         for number in run.task_objects[task]:
-            piece = found.parts.get(self._identities.part_of(number))
-            if piece is None or not run.wanted[number]:
+            part = found.parts.get(self._identities.part_of(number))
+            if part is None or not run.wanted[number]:
                 continue
-            if piece.data is not None:
-                run.objects.put_new(number, piece.data)
-                piece.data = None
-            elif piece.file is not None:
-                run.objects.put_file(number, piece.file, piece.nbytes)
+            if part.data is not None:
+                run.objects.put_new(number, part.data)
+                part.data = None
+            elif part.file is not None:
+                run.objects.put_file(number, part.file, part.nbytes)
             elif number in self._outputs:
-                run.objects.put_new(number, self._journal.read_part(piece))  # which puts it into a file
+                run.objects.put_new(number, self._journal.read_part(part))  # which puts it into a file
             else:
-                run.objects.put_later(number, partial(self._journal.read_part, piece), piece.nbytes)
-            if piece.data_only or piece.host in data_only:
-                run.suspects[number] = piece.host
-            yield number, piece.nbytes, CONTROLLER
+                run.objects.put_later(number, partial(self._journal.read_part, part), part.nbytes)
+            if part.data_only or part.host in data_only:
+                run.suspects[number] = part.host
+            yield number, part.nbytes, CONTROLLER
 
     def _adopt_classes(self) -> None:
-        """Results of an earlier process are of its classes of ``__main__``: those of the same names here."""
+        """Let the classes of ``__main__`` of an earlier process stand for the classes of the same names here."""
         for origin, number, module, name in self._journal.classes():
             found: Any = None
             try:
@@ -170,7 +170,7 @@ class PriorRuns:
                 for part in name.split("."):
                     found = getattr(found, part)
             except (ImportError, AttributeError):
-                continue  # it is gone; what was of it becomes what its definition says, which travelled with it
+                continue  # the class is gone, and its results are of the definition that travelled with them
             if isinstance(found, type):
                 classes_by_value.adopt((origin, number), found)
 
@@ -182,7 +182,7 @@ _Attempts = dict[str, tuple[list[int], list[int]]]
 def latest_attempts(
     held: Mapping[str, tuple[Sequence[int], Sequence[int]]], unseen: Mapping[int, int]
 ) -> tuple[_Attempts, _Attempts]:
-    """Attempts that agents have: first those that count, then those that a later one took the place of.
+    """Return the attempts that agents have: those that count, then those that a later attempt has replaced.
 
     How such an attempt ended may not have been confirmed to its agent when the controller died. It is told again then,
     and says nothing of the later one, which may have run elsewhere.
@@ -206,7 +206,7 @@ def latest_attempts(
 
 
 def _objects_of(run: int, found: Mapping[str, FoundAgent]) -> dict[int, list[tuple[str, int]]]:
-    """By object of a run: the hosts that have it, and its size."""
+    """Return the hosts that have each object of a run, with its size."""
     objects: dict[int, list[tuple[str, int]]] = {}
     for host, each in found.items():
         for key, nbytes in each.objects:

@@ -1,4 +1,4 @@
-"""How a task's attempts failed, one after the other: for the error that ends it."""
+"""How the attempts of a task failed, for the error with which the task ends."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["AttemptHistory"]
 class AttemptHistory:
     """What agents have reported of one task so far."""
 
-    #: The latest.
+    #: The latest failure.
     last: Failure
-    #: Hosts, in the order of the failures there; a host may stand there more than once.
+    #: The host of each failure, in order.
     hosts: list[str] = field(default_factory=list)
     deaths: int = 0
-    #: Failures through no fault of its own code.
+    #: Failures that the task's own code did not cause.
     troubles: int = 0
-    #: Failures that count against its ``retries``.
+    #: Failures that count against the task's ``retries``.
     tries: int = 0
 
     def note(self, failure: Failure, retries: int) -> None:
-        """One more attempt has failed: say in its failure what came before, and how many more there could be."""
+        """Add a failure, and write into it the attempts before it and the number of attempts that there could be."""
         self.last = failure
         self.hosts.append(failure.host or "")
         if failure.kind == "died":

@@ -1,7 +1,7 @@
-"""The thin shell around the core: performs its commands, and passes on to it what happened.
+"""The driver: performs the commands of the core, and tells the core what happened.
 
-It decides nothing; what agents say is heard in `hearing`. Events that come within one turn of the loop are handled as
-one batch.
+The driver decides nothing. `inbound_messages` makes events of what agents send. The core handles all events of one turn
+of the event loop as one batch.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ __all__ = ["Driver"]
 
 logger = logging.getLogger("handout")
 
-#: How long what is cancelled gets before it is killed: the whole of it must be over within 5 s.
+#: Seconds between SIGTERM and SIGKILL for a cancelled task. A cancelled run must have ended within 5 s.
 _CANCEL_GRACE_S = 2.5
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
 class Driver:
-    """One cluster's core with its hosts and runs.
+    """The core of one cluster, with the agents and the runs.
 
     Args:
         spawn: Starts a coroutine in the cluster's task group.
@@ -62,23 +62,24 @@ class Driver:
         self.runs: dict[int, RunState] = {}
         self.classes = TaskClassTable()
         self._code_uses = CodeUses()
-        #: Told of every agent, where they all serve one recorded run.
+        #: Records every agent. Set where the whole cluster serves one recorded run.
         self.recorder: Recorder | None = None
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._inbox: list[ev.Event] = []
-        #: Attempts that failed in this turn, of runs that are watched: run, task, attempt.
+        #: Attempts of watched runs that failed in this turn: run, task, attempt number, failure.
         self.failed_attempts: list[tuple[RunState, int, int, Failure]] = []
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._asking: dict[int, asyncio.Task[None]] = {}
-        #: By name of a host that is being drained: what the core will say of it.
+        #: By name of a host that is being drained: done when the core releases the host or refuses.
         self._drains: dict[str, asyncio.Future[None]] = {}
-        #: Set when the core broke a promise: every run ends with it.
+        #: The error with which every run ends, once the core or the driver has failed.
         self.broken: InternalError | None = None
         self._closed = False
         traffic = ObjectTraffic(self.runs, self.agents, self.core, self.post)
-        #: By class of command: what performs it. The simulator wraps these, to end a controller between two commands.
+        #: By class of command: the method that performs it. The simulator wraps these, to kill a controller between two
+        #: commands.
         self.performers: dict[type[do.Command], Callable[[Any], None]] = {
             do.StartTasks: self._start_tasks,
             do.CopyObjects: traffic.copy,
@@ -97,13 +98,13 @@ class Driver:
 
     @property
     def now(self) -> float:
-        """Seconds of the loop's clock."""
+        """The time of the event loop, in seconds."""
         return self._loop.time()
 
-    # ---- the turn of the wheel -------------------------------------------------------------------------------
+    # ---- turns -----------------------------------------------------------------------------------------------
 
     def post(self, *events: ev.Event) -> None:
-        """Something happened; it is handled with all else of this turn."""
+        """Tell the core what happened, together with all other events of this turn of the event loop."""
         if self._closed:
             return
         self._inbox.extend(events)
@@ -131,7 +132,7 @@ class Driver:
         self._arm()
 
     def _tell_retries(self) -> None:
-        """Of attempts that failed, only the core knows which are followed by another one."""
+        """Tell watchers which failed attempts are followed by another one: only the core decides that."""
         failed, self.failed_attempts = self.failed_attempts, []
         for run, task, attempt, failure in failed:
             known = self.core.world.runs.get(run.number)
@@ -142,7 +143,7 @@ class Driver:
             run.tell([TaskRetried(at_s, failure.id, failure.host or "", attempt, reason)])
 
     def break_down(self, error: Exception) -> None:
-        """The core or this shell is wrong: end every run by name rather than hang."""
+        """End every run with an `InternalError`: the core or the driver has failed, and the runs would hang."""
         if self.broken is not None:
             return
         while isinstance(error, ExceptionGroup):
@@ -160,7 +161,7 @@ class Driver:
                 drained.set_exception(self.broken)
 
     def _arm(self) -> None:
-        """Wake up when the core next wants to look at the clock."""
+        """Set the timer for the next deadline of the core."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -169,7 +170,7 @@ class Driver:
             self._timer = self._loop.call_at(deadline, self.post)
 
     def close(self) -> None:
-        """No more turns; runs that have not ended end with an error."""
+        """Take no more turns, and end the runs that have not ended with an error."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -184,7 +185,7 @@ class Driver:
     # ---- runs and hosts ----------------------------------------------------------------------------------------
 
     def submit(self, run: RunState, facts: Sequence[ev.Event] = ()) -> None:
-        """Begin a run; `facts` say what earlier runs have done of it."""
+        """Begin a run; ``facts`` are the events that tell the core what earlier runs have done of it."""
         self.runs[run.number] = run
         self._code_uses.begin(run)
         if self.recorder is not None:
@@ -197,11 +198,11 @@ class Driver:
             run.finish(_closed_under(run))
             return
         if run.recorder is not None:
-            run.recorder.watch(lambda error: self._lose_journal(run, error))
+            run.recorder.watch(lambda error: self._on_journal_lost(run, error))
         self.post(ev.RunSubmitted(run.number, run.spec), *facts)
 
     def forget(self, run: RunState) -> None:
-        """The caller has what it wanted of a run."""
+        """Let a run go: its caller has left it."""
         asking = self._asking.pop(run.number, None)
         if asking is not None:
             asking.cancel()
@@ -215,7 +216,7 @@ class Driver:
             self.post(ev.RunClosed(run.number))
 
     def join(self, agent: AgentProxy, event: ev.HostConnected) -> None:
-        """A host is there."""
+        """Tell the core and the watchers that a host has joined."""
         self.agents[agent.name] = agent
         if self.recorder is not None:
             self.recorder.agent(agent.name, agent.link)
@@ -223,7 +224,7 @@ class Driver:
         self._tell_all(lambda at_s: HostJoinedNotice(at_s, agent.name))
 
     def leave(self, agent: AgentProxy, reason: str) -> None:
-        """A host is gone."""
+        """Tell the core and the watchers that a host is lost."""
         if self.agents.get(agent.name) is agent:
             del self.agents[agent.name]
         agent.fetches.lost()
@@ -231,21 +232,21 @@ class Driver:
         self._tell_all(lambda at_s: HostLeft(at_s, agent.name, reason))
 
     def unavailable(self, name: str, error: Exception) -> None:
-        """A host could not be had."""
+        """Tell the core and the watchers that a host cannot be reached."""
         self.post(ev.HostLost(name, str(error)))
         self._tell_all(lambda at_s: HostUnavailable(at_s, name, error))
 
     def quarantined(self, name: str, error: Exception, pause_s: float) -> None:
-        """A host keeps failing: it is left alone for a while; what only it can run waits for it."""
+        """Tell the core and the watchers that a host which keeps failing is not tried for ``pause_s`` seconds."""
         self.post(ev.HostDelayed(name, f"in quarantine for {pause_s:g} s, after it was lost again and again"))
         self._tell_all(lambda at_s: HostQuarantined(at_s, name, pause_s, error))
 
     async def drain(self, name: str) -> None:
-        """Have a host given no new work, and wait until nothing that a run needs is there.
+        """Give a host no new work, and wait until no run needs anything that the host has.
 
         Raises:
-            PlacementError: A task could run nowhere without it; it goes on getting work.
-            InternalError: The core broke a promise: nobody will ever say.
+            PlacementError: A task could not run on any other host. The host gets work again.
+            InternalError: The core has failed.
         """
         if self.broken is not None:
             raise self.broken
@@ -266,7 +267,7 @@ class Driver:
     def _start_tasks(self, command: do.StartTasks) -> None:
         run, agent = self.runs.get(command.run), self.agents.get(command.host)
         if run is None or agent is None:
-            return  # the event that says so is on its way to the core
+            return  # the core is told so by an event of this turn
         if run.recorder is not None and run.recorder.must_wait(command):
             recorder = run.recorder
             recorder.start(run, command, lambda error: self._start_recorded(run, recorder, agent, command, error))
@@ -276,16 +277,16 @@ class Driver:
     def _start_recorded(
         self, run: RunState, recorder: RunRecorder, agent: AgentProxy, command: do.StartTasks, error: Exception | None
     ) -> None:
-        """Hand over what was not called off while its start was being recorded, if the host is still there."""
+        """Hand over the attempts that were not retracted while their starts were being recorded."""
         pairs = zip(command.tasks, command.attempts, strict=True)
         still = [i for i, (task, attempt) in enumerate(pairs) if recorder.release(run, task, attempt)]
         if error is not None:
-            self._lose_journal(run, error)
+            self._on_journal_lost(run, error)
         elif still and self.agents.get(command.host) is agent and run.number in self.runs:
             self._hand_over(run, agent, command.only(still))
 
-    def _lose_journal(self, run: RunState, error: Exception) -> None:
-        """The journal cannot be written: a run that was to be recorded does not go on without."""
+    def _on_journal_lost(self, run: RunState, error: Exception) -> None:
+        """Cancel a run whose journal cannot be written any more."""
         if run.error is None:
             run.error = error
         self.post(ev.CancelRequested(run.number))
@@ -303,18 +304,18 @@ class Driver:
 
     def _cancel_tasks(self, command: do.CancelTasks) -> None:
         agent = self.agents.get(command.host)
-        self._call_off(command)
+        self._give_back_held(command)
         if agent is not None:
             agent.cancel(command, _CANCEL_GRACE_S)
 
     def _recall_tasks(self, command: do.RecallTasks) -> None:
         agent = self.agents.get(command.host)
-        self._call_off(command)
+        self._give_back_held(command)
         if agent is not None:
             agent.recall(command)
 
-    def _call_off(self, command: do.CancelTasks | do.RecallTasks) -> None:
-        """Attempts that were not handed over yet, because their start is being recorded, are back at once."""
+    def _give_back_held(self, command: do.CancelTasks | do.RecallTasks) -> None:
+        """Tell the core at once that attempts are back which wait for their starts to be recorded."""
         run = self.runs.get(command.run)
         if run is None or run.recorder is None:
             return
@@ -329,12 +330,12 @@ class Driver:
             self._spawn(self._await_allocator(run, command))
 
     async def _await_allocator(self, run: RunState, command: do.AskAllocator) -> None:
-        """The user's own code: may raise anything, may never return; the core's clock bounds it."""
+        """Await the user's allocator. It may raise anything or never return; the core bounds its time."""
         task = asyncio.current_task()
         assert task is not None
         assert run.policy.allocator is not None
         if run.number not in self.runs:
-            return  # it ended in the moment before
+            return  # the run has been left since
         self._asking[run.number] = task
         try:
             promised = run.policy.allocator(command.frontier, command.view)
@@ -458,8 +459,8 @@ def _failure(run: RunState, task: int, outcome: Outcome, found: object, cause: i
         return failure
     if isinstance(found, Exception):
         attempt = getattr(found, "attempt", 0) or 1
-        trail = run.trails.get(task)
-        facts = trail.last if trail is not None and trail.last.attempts == attempt else None
+        history = run.histories.get(task)
+        facts = history.last if history is not None and history.last.attempts == attempt else None
         host = run.hosts[task] or None
         return of_exception(ids[task], found, kind="host", host=host, attempts=attempt, facts=facts)
     cancelled = Failure(ids[task], "cancelled", host=run.hosts[task] or None, attempts=0)
@@ -471,7 +472,7 @@ def _failure(run: RunState, task: int, outcome: Outcome, found: object, cause: i
 
 
 def _as_printable(error: BaseException) -> Exception:
-    """The user's exception, or one in its place where it is no `Exception`, or its text cannot be had."""
+    """Return the error, or a `RuntimeError` in its place if it is no `Exception` or its text cannot be read."""
     if isinstance(error, Exception) and has_text(error):
         return error
     stand_in = RuntimeError(f"{type(error).__name__}: {exceptions.message(error)}")

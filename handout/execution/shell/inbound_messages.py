@@ -41,13 +41,13 @@ class InboundMessages:
             "started": self._on_started,
             "stored": self._on_stored,
             "stream_object": self._on_stream_object,
-            "missing": lambda peer, message, _: peer.fetches.missing(message.key),
+            "missing": lambda agent, message, _: agent.fetches.missing(message.key),
             "log": self._on_log,
             "program_ended": self._on_program_ended,
-            "holdings": lambda peer, message, _: None,  # `Takeover` has handled it
+            "holdings": lambda agent, message, _: None,  # `Takeover` has handled it
         }
 
-    def heard(self, peer: AgentProxy, frames: Iterable[Message | Piece]) -> None:
+    def heard(self, agent: AgentProxy, frames: Iterable[Message | Piece]) -> None:
         """Handle frames of one agent, in order.
 
         Raises:
@@ -55,47 +55,47 @@ class InboundMessages:
         """
         for frame in frames:
             if isinstance(frame, Piece):
-                peer.fetches.piece(frame.stream, frame.data, frame.last)
+                agent.fetches.piece(frame.stream, frame.data, frame.last)
                 continue
             name, message = codec.decode(messages.TO_CONTROLLER, frame.fields)
             try:
-                self._handlers[name](peer, message, memoryview(frame.payload))  # type: ignore[literal-required]
+                self._handlers[name](agent, message, memoryview(frame.payload))  # type: ignore[literal-required]
             except ProtocolError:
                 raise
             except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
                 logger.debug("bad message", exc_info=True)
                 raise ProtocolError(f"message {name!r} is not as it should be: {error!r}") from error
 
-    def _on_finished(self, peer: AgentProxy, message: messages.Finished, view: memoryview) -> None:
+    def _on_finished(self, agent: AgentProxy, message: messages.Finished, view: memoryview) -> None:
         position = 0
         batch: _Batch | None = None
         for attempt_id, micros, sizes, lengths in zip(*message, strict=True):
             number, task, attempt = numbering.parts(attempt_id)
             if batch is None or batch.run.number != number:
                 if batch is not None:
-                    self._driver.post(batch.event(peer.name))
+                    self._driver.post(batch.event(agent.name))
                 run = self._driver.runs.get(number)
                 if run is None:
-                    # The caller has left it; what the task had taken of its host is free only now.
+                    # The caller has left the run. The core frees only now what the task had taken of its host.
                     position += sum(n for n in lengths if n > 0)
                     batch = None
-                    self._driver.post(ev.TasksFinished(peer.name, number, [task], [attempt], [0.0], [sizes], [False]))
+                    self._driver.post(ev.TasksFinished(agent.name, number, [task], [attempt], [0.0], [sizes], [False]))
                     continue
                 batch = _Batch(run, self._driver.core.attempts(number))
             held = True
-            # Also from the host that it was given to: no host answers for another one's tasks.
-            current = batch.current[task] == attempt and batch.run.hosts[task] == peer.name
-            current = current or self._driver.core.is_live(number, task, peer.name, attempt)
-            if current and not peer.trusted:
-                batch.run.suspect(task, peer.name)
+            # The report must also come from the host that the attempt was handed to.
+            current = batch.current[task] == attempt and batch.run.hosts[task] == agent.name
+            current = current or self._driver.core.is_live(number, task, agent.name, attempt)
+            if current and not agent.trusted:
+                batch.run.suspect(task, agent.name)
             for made, size, length in zip(batch.run.task_objects[task], sizes, lengths, strict=True):
                 if length >= 0:
                     if length != size or position + length > len(view):
                         raise ValueError(f"{length} bytes of an object of {size}, where {len(view) - position} are")
-                    if current:  # else the core drops it: so must the bytes be
+                    if current:  # the core drops a stale result, so its bytes are dropped, too
                         batch.run.objects.put_new(made, bytes(view[position : position + length]))
                         if batch.run.recorder is not None and batch.run.outcomes[task] is not None:
-                            # It was made again: nobody will hear of its end once more.
+                            # A lost result was made again. The end of its task is not announced a second time.
                             batch.run.recorder.arrived(batch.run, made, batch.current)
                     position += length
                     if batch.run.on_object:
@@ -108,20 +108,20 @@ class InboundMessages:
             batch.sizes.append(sizes)
             batch.held.append(held)
         if batch is not None:
-            self._driver.post(batch.event(peer.name))
+            self._driver.post(batch.event(agent.name))
 
-    def _on_failed(self, peer: AgentProxy, message: messages.Failed, payload: memoryview) -> None:
+    def _on_failed(self, agent: AgentProxy, message: messages.Failed, payload: memoryview) -> None:
         number, task, attempt = numbering.parts(message.attempt_id)
         run = self._driver.runs.get(number)
         if run is None:
-            self._driver.post(ev.TasksRecalled(peer.name, number, [task], [attempt]))  # see `_on_finished`
+            self._driver.post(ev.TasksRecalled(agent.name, number, [task], [attempt]))  # see `_on_finished`
             return
         # Unpickling an exception may run any code, so of hosts with trust="data" only its text is used.
-        pickled = bytes(payload) if peer.trusted else b""
-        failure = from_report(run.plan.ids[task], peer.name, attempt, _facts(message), pickled)
+        pickled = bytes(payload) if agent.trusted else b""
+        failure = from_report(run.plan.ids[task], agent.name, attempt, _facts(message), pickled)
         profile = run.spec.profiles[run.spec.profile[task]]
         retries = profile.retries if may_repeat(profile, failure.kind) else 0
-        run.trails.setdefault(task, AttemptHistory(failure)).note(failure, retries)
+        run.histories.setdefault(task, AttemptHistory(failure)).note(failure, retries)
         retryable = failure.report["retryable"] = self._is_retryable(run, task, failure)
         if run.recorder is not None:
             run.recorder.failed(failure, task, attempt)
@@ -131,7 +131,7 @@ class InboundMessages:
         need = failure.report.get("need")
         need = need if isinstance(need, int) and need > 0 else 0
         called = may_have_run(failure)
-        self._driver.post(ev.TaskFailed(peer.name, number, task, attempt, kind, retryable, failure, need, called))
+        self._driver.post(ev.TaskFailed(agent.name, number, task, attempt, kind, retryable, failure, need, called))
 
     def _is_retryable(self, run: RunState, task: int, failure: Failure) -> bool:
         """Return True if another attempt may help, according to the user's ``retry_on``.
@@ -154,35 +154,35 @@ class InboundMessages:
             failure.exception.add_note(f"retry_on raised {said}; so it was not retried.")
             return False
 
-    def _on_recalled(self, peer: AgentProxy, message: messages.Recalled, _: memoryview) -> None:
+    def _on_recalled(self, agent: AgentProxy, message: messages.Recalled, _: memoryview) -> None:
         for number, tasks, attempts in numbering.by_run(message.attempt_ids):
             run = self._driver.runs.get(number)
             if run is not None and run.recorder is not None:
                 run.recorder.not_started(tasks, attempts)
-            self._driver.post(ev.TasksRecalled(peer.name, number, tasks, attempts))
+            self._driver.post(ev.TasksRecalled(agent.name, number, tasks, attempts))
 
-    def _on_started(self, peer: AgentProxy, message: messages.Started, _: memoryview) -> None:
+    def _on_started(self, agent: AgentProxy, message: messages.Started, _: memoryview) -> None:
         for number, tasks, attempts in numbering.by_run(message.attempt_ids):
             run = self._driver.runs.get(number)
             if run is None:
                 continue
-            self._driver.post(ev.TasksStarted(peer.name, number, tasks, attempts))
+            self._driver.post(ev.TasksStarted(agent.name, number, tasks, attempts))
             if run.watchers:
                 at_s, ids = self._driver.now - run.started_at, run.plan.ids
-                run.tell([TaskStarted(at_s, ids[t], peer.name, a) for t, a in zip(tasks, attempts, strict=True)])
+                run.tell([TaskStarted(at_s, ids[t], agent.name, a) for t, a in zip(tasks, attempts, strict=True)])
 
-    def _on_stream_object(self, peer: AgentProxy, message: messages.StreamObject, _: memoryview) -> None:
-        peer.fetches.announced(message.key, message.stream, message.size)
+    def _on_stream_object(self, agent: AgentProxy, message: messages.StreamObject, _: memoryview) -> None:
+        agent.fetches.announced(message.key, message.stream, message.size)
 
-    def _on_stored(self, peer: AgentProxy, message: messages.Stored, _: memoryview) -> None:
+    def _on_stored(self, agent: AgentProxy, message: messages.Stored, _: memoryview) -> None:
         for key, nbytes in zip(message.keys, message.sizes, strict=True):
             number, made = numbering.key_parts(key)
-            # An object of a run that its caller has left is told, too: the core has it dropped there. A source bundle,
-            # whose key lies below those of all runs, is no business of the core.
+            # The core is told of objects of runs that were left, too, and has them dropped. It is not told of source
+            # bundles, whose keys lie below those of all runs.
             if number:
-                self._driver.post(ev.ObjectsStored(peer.name, number, [made], [nbytes]))
+                self._driver.post(ev.ObjectsStored(agent.name, number, [made], [nbytes]))
 
-    def _on_log(self, peer: AgentProxy, message: messages.Log, payload: memoryview) -> None:
+    def _on_log(self, agent: AgentProxy, message: messages.Log, payload: memoryview) -> None:
         number, task, _ = numbering.parts(message.attempt_id)
         run = self._driver.runs.get(number)
         if run is None:
@@ -192,8 +192,8 @@ class InboundMessages:
             lines.insert(0, f"[{message.dropped} lines dropped]")
         run.logs.add(task, lines)
 
-    def _on_program_ended(self, peer: AgentProxy, message: messages.ProgramEnded, payload: memoryview) -> None:
-        answer = peer.programs.pop(message.id, None)
+    def _on_program_ended(self, agent: AgentProxy, message: messages.ProgramEnded, payload: memoryview) -> None:
+        answer = agent.programs.pop(message.id, None)
         if answer is not None:
             answer(message.status, bytes(payload))
 

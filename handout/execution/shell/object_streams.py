@@ -1,4 +1,4 @@
-"""Objects on their way to, or through, the controller: bytes that nobody here unpickles."""
+"""Objects on their way to, or through, the controller, as bytes that are not unpickled on the way."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ __all__ = ["BytesSource", "Fetches", "Gathered", "Relay", "Room", "Sink"]
 
 logger = logging.getLogger("handout")
 
-#: A relayed object waits in memory up to this size, beyond it in a file: a slow target never fills the controller.
+#: Bytes of a relayed object that wait in memory. The rest waits in a file, so that a slow target host does not fill the
+#: memory of the controller.
 _RELAY_MEMORY = 8 << 20
 
 
 class BytesSource(Source):
-    """An object that is all here, as segments that are never joined."""
+    """An object that the controller has, as segments that are never joined."""
 
     def __init__(self, segments: list[Buffer]) -> None:
         self._segments: list[memoryview] = []
@@ -53,45 +54,45 @@ class Sink(Protocol):
     """Where an incoming object's bytes go."""
 
     def begin(self, size: int) -> None:
-        """The object is announced."""
+        """Take the size of the object, before its first bytes."""
         ...
 
     def write(self, data: Buffer) -> None:
-        """The next bytes."""
+        """Take the next bytes."""
         ...
 
     def end(self) -> None:
-        """That was all."""
+        """Take the object as complete."""
         ...
 
     def fail(self, missing: bool) -> None:
-        """It will not come; ``missing``: its host does not have it."""
+        """Give up: the object will not come. ``missing`` is True if its host does not have it."""
         ...
 
 
 class Room(Protocol):
-    """Memory for objects that are on their way: many may be at once."""
+    """The memory that all objects on their way share."""
 
     def claim(self, nbytes: int) -> bool:
-        """Take so much, where there is enough."""
+        """Take ``nbytes`` and return True, or return False if there is not enough."""
         ...
 
     def release(self, nbytes: int) -> None:
-        """Give it back."""
+        """Give ``nbytes`` back."""
         ...
 
     def new_file(self) -> IO[bytes]:
-        """A file with a name, for what there is not enough memory for."""
+        """Return a new named file, for an object that there is not enough memory for."""
         ...
 
 
 class Gathered:
-    """A sink that hands over the whole object, in memory or (where there is no room for it) in a file.
+    """A sink that hands over the whole object: in memory, or in a file if there is no room in memory.
 
     Args:
-        done: Called with the object.
-        failed: Called where it does not come.
-        room: Where memory is had from, while the object is on its way.
+        done: Called with the object, and its size in bytes.
+        failed: Called if the object does not come, with True if its host does not have it.
+        room: Gives memory while the object is on its way.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class Gathered:
             try:
                 self._file.close()
             except OSError:
-                pass  # what it held back does not fit either; closed it is
+                pass  # the bytes in its buffer do not fit either; the file is closed all the same
             os.unlink(self._file.name)
         self._failed(missing)
 
@@ -157,11 +158,11 @@ class Gathered:
 
 
 class Relay(GrowingSource):
-    """A sink for one host's object that is another host's source, while it is still arriving.
+    """A sink for an object of one host, and at the same time the source from which it is sent to another host.
 
     Args:
-        start: Begins to send it; what it returns gives that up.
-        failed: Called where it does not come.
+        start: Begins to send the object; returns a function that stops sending it.
+        failed: Called if the object does not come, with True if its host does not have it.
     """
 
     def __init__(self, start: Callable[[Relay], Callable[[], None]], failed: Callable[[bool], None]) -> None:
@@ -210,36 +211,36 @@ class Relay(GrowingSource):
         try:
             self._file.close()
         except OSError:
-            pass  # a full disk: nobody reads it any more
+            pass  # the disk is full; the file is not read any more
 
 
 @dataclass(slots=True)
 class Fetches:
-    """What was asked of one agent and has not come yet."""
+    """The objects that one agent was asked for and has not sent yet."""
 
-    #: By object key: who waits for it, the first one first. One request is out per sink.
+    #: By object key: the sinks of the requests that the agent has not answered, in the order of the requests.
     waiting: dict[int, list[Sink]] = field(default_factory=dict)
     #: By incoming stream: its sink.
     arriving: dict[int, Sink] = field(default_factory=dict)
 
     def expect(self, key: int, sink: Sink) -> None:
-        """A request for ``key`` goes out for ``sink``."""
+        """Note that the agent is being asked for an object."""
         self.waiting.setdefault(key, []).append(sink)
 
     def announced(self, key: int, stream: int, size: int) -> None:
-        """The agent begins to send ``key``."""
+        """Handle that the agent begins to send an object."""
         sink = self._next(key)
         if sink is not None:
             self.arriving[stream] = sink
-            with self._given_up_where_there_is_no_room(stream, sink):
+            with self._given_up_without_room(stream, sink):
                 sink.begin(size)
 
     def piece(self, stream: int, data: Buffer, last: bool) -> None:
-        """Some of its bytes."""
+        """Handle bytes of an object."""
         sink = self.arriving.get(stream)
         if sink is None:
             return
-        with self._given_up_where_there_is_no_room(stream, sink):
+        with self._given_up_without_room(stream, sink):
             if len(data):
                 sink.write(data)
             if last:
@@ -247,13 +248,13 @@ class Fetches:
                 self.arriving.pop(stream, None)
 
     def missing(self, key: int) -> None:
-        """The agent does not have it."""
+        """Handle that the agent does not have an object."""
         sink = self._next(key)
         if sink is not None:
             sink.fail(True)
 
     def lost(self) -> None:
-        """The agent is gone, and all that it was asked for with it."""
+        """Give up all objects: the agent is lost."""
         sinks = [*self.arriving.values(), *(s for queue in self.waiting.values() for s in queue)]
         self.arriving.clear()
         self.waiting.clear()
@@ -261,8 +262,8 @@ class Fetches:
             sink.fail(False)
 
     @contextmanager
-    def _given_up_where_there_is_no_room(self, stream: int, sink: Sink) -> Iterator[None]:
-        """What this machine has no room for must not end the conversation that brings it."""
+    def _given_up_without_room(self, stream: int, sink: Sink) -> Iterator[None]:
+        """Give an object up for which the controller has no room, rather than the conversation that brings it."""
         try:
             yield
         except (OSError, MemoryError) as error:

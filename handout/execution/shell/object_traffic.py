@@ -1,4 +1,4 @@
-"""Objects between hosts, and between hosts and the controller: where bytes go that the core wants elsewhere."""
+"""Moves objects: from the controller to hosts, from hosts to the controller, and from host to host through it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ObjectTraffic:
         self._post = post
 
     def copy(self, command: do.CopyObjects) -> None:
-        """Bring objects to a host, from here or from another host through here."""
+        """Send objects to a host, from the controller or from another host."""
         run, agent = self._runs.get(command.run), self._agents.get(command.host)
         if run is None or agent is None:
             return
@@ -77,7 +77,7 @@ class ObjectTraffic:
             self._post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
 
     def _segments(self, run: RunState, number: int) -> list[Segment] | None:
-        """An object's bytes; None where they are not here, or their file was taken away."""
+        """Return an object's bytes; None if the controller does not have them, or their file cannot be read."""
         try:
             return run.objects.segments(number)
         except OSError as error:
@@ -85,13 +85,13 @@ class ObjectTraffic:
             return None
 
     def _note_source(self, run: RunState, number: int, source: str) -> None:
-        """Bytes that a host of which only data is taken had in hand are what it made them, whoever made the first."""
+        """Note that an object's bytes have passed through a host with ``trust="data"`` and are untrusted."""
         giver = self._agents.get(source)
         if giver is not None and not giver.trusted:
             run.suspects.setdefault(number, source)
 
     def _relay(self, run: RunState, number: int, source: str, target: AgentProxy) -> None:
-        """Stream an object from one host to another, through here, while it arrives."""
+        """Stream an object from one host to another while it arrives at the controller."""
         giver = self._agents.get(source)
         host = target.name
 
@@ -110,7 +110,7 @@ class ObjectTraffic:
         giver.fetch(key, Relay(start, failed))
 
     def fetch(self, command: do.FetchObjects) -> None:
-        """Bring objects to the controller."""
+        """Fetch objects from hosts."""
         run = self._runs.get(command.run)
         if run is None:
             return
@@ -122,7 +122,7 @@ class ObjectTraffic:
         def done(data: Buffer | IO[bytes], nbytes: int) -> None:
             run.objects.put(number, data, nbytes)
             if self._runs.get(run.number) is not run:
-                return  # its caller has left it: the core knows no attempts of it any more
+                return  # the caller has left the run, and the core has forgotten its attempts
             if run.recorder is not None:
                 run.recorder.arrived(run, number, self._core.attempts(run.number))
             run.arrived(number)
@@ -138,7 +138,7 @@ class ObjectTraffic:
         giver.fetch(run.base | number, Gathered(done, failed, run.objects))
 
     def drop(self, command: do.DropObjects) -> None:
-        """Free objects on a host, or here."""
+        """Delete objects on a host, or at the controller."""
         run = self._runs.get(command.run)
         if command.host == CONTROLLER:
             if run is not None:

@@ -18,17 +18,17 @@ __all__ = ["RunObjects"]
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An object in a file of its own; it is opened while somebody reads it, for there may be thousands."""
+    """An object in a file of its own. The file is open only while it is read, because there may be thousands."""
 
     path: Path
     nbytes: int
-    #: Whether it goes with the object.
+    #: True if the file is deleted with the object.
     spilled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Later:
-    """An object that somebody else has, and gives when it is needed."""
+    """An object that is read, from the journal, each time it is needed."""
 
     read: Callable[[], bytes]
     nbytes: int
@@ -38,11 +38,11 @@ _Held = bytes | bytearray | memoryview | list[Segment] | _File | _Later
 
 
 class RunObjects:
-    """Bytes by object number; nothing is unpickled before somebody asks for the value.
+    """The bytes of objects, by object number. An object is unpickled only when its value is asked for.
 
     Args:
         values: What the controller supplies, by number. Does not count towards the bound.
-        max_memory: Bytes of results to hold in memory; whoever fetches more brings a file.
+        max_memory: Bytes of results to hold in memory; a result that does not fit goes to a file.
     """
 
     def __init__(self, values: Mapping[int, Sequence[Segment]] | None = None, max_memory: int = 1 << 30) -> None:
@@ -50,7 +50,7 @@ class RunObjects:
         self._spill = TempFolder("handout-spill-")
         #: Bytes of results in memory.
         self.nbytes = 0
-        #: Bytes of memory promised to results that are on their way.
+        #: Bytes of memory that are reserved for results on their way.
         self.claimed = 0
         self._held: dict[int, _Held] = {number: list(segments) for number, segments in (values or {}).items()}
 
@@ -67,18 +67,18 @@ class RunObjects:
         return left if left > 0 else 0
 
     def claim(self, nbytes: int) -> bool:
-        """Promise memory to a result that is on its way, where there is enough left."""
+        """Reserve memory for a result on its way; return False if there is not enough left."""
         if nbytes > self.memory_left:
             return False
         self.claimed += nbytes
         return True
 
     def release(self, nbytes: int) -> None:
-        """Take a promise back: the result is here, or does not come."""
+        """Free reserved memory: the result has arrived, or does not come."""
         self.claimed -= nbytes
 
     def put(self, number: int, data: bytes | bytearray | memoryview | IO[bytes], nbytes: int) -> None:
-        """Hold an object that arrived; one that is here already stays as it is.
+        """Hold an object that arrived, unless it is held already.
 
         Args:
             number: Of the object.
@@ -98,7 +98,7 @@ class RunObjects:
             self._held[number] = _File(path, nbytes, spilled=True)
 
     def new_file(self) -> IO[bytes]:
-        """A new file for a result that there is no memory for, open for writing; its name is that of the path.
+        """Return a new open file, with the path as its name, for a result that there is no memory for.
 
         Files have names, rather than descriptors that stay open: there may be more of them than descriptors.
         """
@@ -107,17 +107,17 @@ class RunObjects:
         return open(path, "w+b")
 
     def put_file(self, number: int, path: Path, nbytes: int) -> None:
-        """`put` for an object whose bytes are in a file that stays."""
+        """Hold an object whose bytes are in a file that is not deleted with the object."""
         if number not in self._held:
             self._held[number] = _File(path, nbytes)
 
     def put_later(self, number: int, read: Callable[[], bytes], nbytes: int) -> None:
-        """`put` for an object that is read each time somebody needs it."""
+        """Hold an object that ``read`` returns each time it is needed."""
         if number not in self._held:
             self._held[number] = _Later(read, nbytes)
 
     def put_new(self, number: int, data: bytes) -> None:
-        """`put` for results that come as a whole, once each; what there is no memory for goes to a file."""
+        """Hold a result that came as a whole, in memory or, if there is not enough, in a file."""
         held = self._held
         if number in held:
             return
@@ -130,7 +130,7 @@ class RunObjects:
             self.put(number, file, len(data))
 
     def segments(self, number: int) -> list[Segment] | None:
-        """An object's bytes, in parts, or None where it is not here.
+        """Return an object's bytes, in parts, or None if the object is not held.
 
         Raises:
             OSError: Its file cannot be read.
@@ -148,7 +148,7 @@ class RunObjects:
         return held if isinstance(held, list) else [held]
 
     def small(self, number: int, limit: int) -> bytes | None:
-        """An object's bytes where they are here, in memory, and at most `limit` many."""
+        """Return an object's bytes if they are in memory and at most ``limit`` many, otherwise None."""
         held = self._held.get(number)
         if type(held) is bytes:
             return held if len(held) <= limit else None
@@ -157,27 +157,27 @@ class RunObjects:
         return b"".join(held) if isinstance(held, list) else bytes(held)
 
     def size(self, number: int) -> int:
-        """How many bytes an object has that is here."""
+        """Return how many bytes an object has that is held."""
         held = self._held.get(number)
         if isinstance(held, _File | _Later):
             return held.nbytes
         return sum(memoryview(segment).nbytes for segment in self.segments(number) or ())
 
     def value(self, number: int, load: Callable[[Segment], Any] = loads) -> Any:
-        """Unpickle an object, anew each time, with ``load``.
+        """Unpickle an object with ``load``, each time anew.
 
         Raises:
-            KeyError: It is not here.
+            KeyError: The object is not held.
         """
         segments = self.segments(number)
         if segments is None:
             raise KeyError(number)
         data = segments[0] if len(segments) == 1 else b"".join(segments)
-        # Read-only, so that what is loaded owns its buffers: writing to a result must not change the object.
+        # Read-only, so that a loaded value owns its buffers: writing to a result must not change the object.
         return load(memoryview(data).toreadonly())
 
     def drop(self, numbers: Iterable[int]) -> None:
-        """Forget objects that nothing needs any more."""
+        """Delete objects that no task and no caller needs any more."""
         for number in numbers:
             held = self._held.pop(number, None)
             if isinstance(held, bytes | bytearray | memoryview):

@@ -1,4 +1,4 @@
-"""One run as the shell keeps it: what the core need not know."""
+"""One run as the driver holds it: all that the core need not know."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["RunRecorder", "RunState"]
 
 
 class RunRecorder(Protocol):
-    """What writes down how a run goes; see `Recorder`."""
+    """Writes down how a run goes; see `Recorder`."""
 
     def watch(self, lost: Callable[[Exception], None]) -> None:
         """Have `lost` called when nothing can be recorded any more."""
@@ -37,7 +37,7 @@ class RunRecorder(Protocol):
         ...
 
     def start(self, run: RunState, command: StartTasks, then: Callable[[Exception | None], None]) -> None:
-        """Record starts; call `then` when they are on the disk, or with the error that kept them from it."""
+        """Record starts; call ``then`` with None when they are on the disk, or with the error that prevented it."""
         ...
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
@@ -61,7 +61,7 @@ class RunRecorder(Protocol):
         ...
 
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
-        """Record how the run ended; call `then` when all of it is committed, or with the error that kept it from it."""
+        """Record how the run ended; call ``then`` with None when all is committed, or with the error."""
         ...
 
 
@@ -78,33 +78,33 @@ class RunState:
     spec: RunSpec
     policy: RunPolicy
     objects: RunObjects
-    #: By profile.
+    #: By profile: what agents are told of its tasks.
     traits: Sequence[Traits]
     started_at: float
     #: By task: how it ended, None while it has not.
     outcomes: list[Outcome | None] = field(default_factory=list)
     #: By task: the host of its last attempt.
     hosts: list[str] = field(default_factory=list)
-    #: By object: what was unpickled of it, when it was first asked for.
+    #: By object: its value, once it was asked for.
     values: dict[int, Any] = field(default_factory=dict)
-    #: By object: the host with ``trust="data"`` that had its bytes in hand. They are read as data, wherever.
+    #: By object: the host with ``trust="data"`` through which its bytes have passed. They are untrusted on every host.
     suspects: dict[int, str] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
-    #: The failing tasks in the order in which they failed for good.
+    #: The tasks that failed, in the order in which they did.
     failed_order: list[int] = field(default_factory=list)
-    #: What ended the run as a whole.
+    #: The error that ended the run as a whole.
     error: Exception | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     #: Called with every batch of events; see `Execution`.
     watchers: list[Callable[[Sequence[RunEvent]], None]] = field(default_factory=list)
-    #: By task: called once when it ends.
+    #: By task: functions that are called once when the task ends.
     on_task_end: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
-    #: By object: called once when it is with the controller, or cannot come.
+    #: By object: functions that are called once when the controller has the object, or it cannot come.
     on_object: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     logs: RunLogs = field(default_factory=RunLogs)
-    #: By task: how its attempts failed, and where; for the error that ends it.
-    trails: dict[int, AttemptHistory] = field(default_factory=dict)
-    #: Records the run, where it has a journal.
+    #: By task: how its attempts failed, and where.
+    histories: dict[int, AttemptHistory] = field(default_factory=dict)
+    #: Records the run, if it has a journal.
     recorder: RunRecorder | None = None
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class RunState:
 
     @property
     def base(self) -> int:
-        """Added to a number of this run, gives a attempt_id's or a key's upper bits."""
+        """The upper bits of the keys of this run's objects."""
         return numbering.base(self.number)
 
     @cached_property
@@ -129,7 +129,7 @@ class RunState:
 
     @cached_property
     def wanted(self) -> bytearray:
-        """By object: 1 where a task, the caller or the cluster needs it."""
+        """By object: 1 if a task, the caller or the cluster needs it."""
         wanted = bytearray(len(self.spec.producer))
         for inputs in self.encoded.inputs:
             for number in inputs:
@@ -139,11 +139,11 @@ class RunState:
         return wanted
 
     def suspect(self, task: int, host: str) -> None:
-        """All that a task made came from a host of which only data is taken."""
+        """Note that all results of a task come from a host with ``trust="data"``."""
         self.suspects.update(dict.fromkeys(self.task_objects[task], host))
 
     def chain(self, task: int, cause: int) -> list[int]:
-        """From a skipped task to the one at the root: a shortest way through what each needs."""
+        """Return a shortest path from a skipped task, through inputs, to the task that caused it to be skipped."""
         came_from = {task: -1}
         queue = deque([task])
         while queue and cause not in came_from:
@@ -159,22 +159,22 @@ class RunState:
         return way[::-1] if way[-1] == task else [task, cause]
 
     def tell(self, events: Sequence[RunEvent]) -> None:
-        """Hand events to whoever watches."""
+        """Hand events to the watchers."""
         for watcher in list(self.watchers):
             watcher(events)
 
     def arrived(self, number: int) -> None:
-        """An object is with the controller, or will never be."""
+        """Call the functions that wait for an object: the controller has it, or it cannot come."""
         for callback in self.on_object.pop(number, ()):
             callback()
 
     def task_ended(self, task: int) -> None:
-        """A task has ended for good."""
+        """Call the functions that wait for the end of a task."""
         for callback in self.on_task_end.pop(task, ()):
             callback()
 
     def finish(self, error: Exception | None) -> None:
-        """The run has ended: let everybody know who waits for anything of it."""
+        """End the run, and call all functions that wait for anything of it."""
         if error is not None and self.error is None:
             self.error = error
         self.ended.set()
@@ -185,7 +185,7 @@ class RunState:
             waiting.clear()
 
     def counts(self) -> Mapping[Outcome, int]:
-        """How many tasks ended how."""
+        """Return the number of tasks by outcome."""
         counts = dict.fromkeys(Outcome, 0)
         for outcome in self.outcomes:
             if outcome is not None:
