@@ -1,4 +1,4 @@
-"""What the built-in allocators share: place each task on the best host that has room for it, by a rank."""
+"""The loop of the built-in allocators: it places each task on the lowest-ranked host that has room for the task."""
 
 from __future__ import annotations
 

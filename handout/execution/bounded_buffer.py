@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class BoundedBuffer(Generic[T]):
-    """A queue that drops its oldest items when it is full, and counts them.
+    """A queue that drops its oldest items when it is full, and counts the dropped ones.
 
     Args:
         most: The largest sum of the sizes of all items.
@@ -26,6 +26,7 @@ class BoundedBuffer(Generic[T]):
         self._size = size
         #: Oldest first.
         self.items: deque[T] = deque()
+        #: The sum of the sizes of all items.
         self.total = 0
         #: How many items were dropped since the owner last set this to 0.
         self.dropped = 0

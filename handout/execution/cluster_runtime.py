@@ -31,16 +31,16 @@ Require = Literal["any", "all"] | int
 
 logger = logging.getLogger("handout")
 
-#: Seconds that closing may take. The hosts get what the two constants below leave.
+#: Seconds that closing a cluster may take. The agents get this time less the next two constants to end.
 CLOSE_TIMEOUT_S = 5.0
-#: Seconds after the last agent has ended until the task group is cancelled.
+#: Seconds that the cluster's tasks get to end after the agents' time is over. The cluster then cancels them.
 _LET_GO_S = 0.25
 #: Seconds that a cancelled task group gets. An allocator or a tracker of the user may refuse to be cancelled.
 _CANCEL_TIMEOUT_S = 0.25
 
 
 class ClusterRuntime:
-    """What serves a `Cluster` and its executions; the arguments are those of `Cluster`."""
+    """Does the work behind a `Cluster` and its executions. It takes the arguments of `Cluster`."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class ClusterRuntime:
         self._closing = asyncio.Event()
         #: Seconds that agents get to end when the cluster is closed.
         self._stop_s = 0.0
-        #: By host: None if it joined, else the reason why it did not.
+        #: By name of a host: None if the host joined, else the error that kept it out.
         self._settled: dict[str, HandoutError | None] = {}
         self._settling = asyncio.Event()
         self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
         self._members: Members | None = None
-        #: By host: the agent of an earlier controller, from the journal.
+        #: By name of a host: the agent that an earlier controller started there, as the journal recorded it.
         self._known: Mapping[str, KnownAgent] = {}
-        #: By host: what such an agent says that it has; None if it could not be taken over.
+        #: By name of a host: what the known agent reported that it holds; None if it could not be taken over.
         self._found: dict[str, tuple[AgentProxy, FoundAgent] | None] = {}
 
     # ---- life ------------------------------------------------------------------------------------------------
@@ -118,18 +118,25 @@ class ClusterRuntime:
         self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
 
     async def wait_until_adopted(self) -> None:
-        """Wait until every known agent has said what it has, or is given up. Host managers bound the time of each."""
+        """Wait until every known agent has reported what it holds, or its host manager has given up on it.
+
+        Each host manager limits its own attempt, so this wait ends.
+        """
         while len(self._found) < len(self._known) and self._serving is not None and not self._serving.done():
             self._settling.clear()
             await self._settling.wait()
 
     def adopted(self) -> Mapping[str, FoundAgent]:
-        """Return what agents of an earlier controller have, for those that are still connected."""
+        """Return what the agents that were taken over hold, by host. An agent that was lost since then is left out."""
         peers = self.driver.agents
         return {name: each[1] for name, each in self._found.items() if each is not None and peers.get(name) is each[0]}
 
     def release(self, run: int) -> None:
-        """Deliver the messages of adopted agents that were held back: the core knows their run now."""
+        """Deliver the messages that were held back because the core did not know their run.
+
+        Args:
+            run: Number of the run that has been submitted now.
+        """
         if self._members is not None:
             self._members.release(run)
 
@@ -141,7 +148,7 @@ class ClusterRuntime:
         """Wait until as many hosts as required have joined.
 
         Raises:
-            HostError: So many can no longer be reached.
+            HostError: So many hosts have failed that the required number cannot join any more.
         """
         total = len(self.inventory)
         while True:
@@ -226,7 +233,7 @@ class ClusterRuntime:
         await members.drain(name)
 
     async def _open_members(self) -> Members:
-        """Return the members of this cluster. A cluster that was begun in this turn of the loop gets one turn to start.
+        """Return the members of this cluster. If `begin` was called in this turn of the loop, wait for one turn first.
 
         Raises:
             HostError: The cluster is not open, or is being closed.
@@ -289,7 +296,7 @@ def _required(require: Any, hosts: int) -> int:
     """Return how many of ``hosts`` hosts must be reached.
 
     Raises:
-        InventoryError: ``require`` is more than that, or is neither a number nor a known word.
+        InventoryError: ``require`` is more than ``hosts``, or is neither a number nor "any" nor "all".
     """
     if require == "all":
         return hosts
@@ -314,7 +321,7 @@ def _refuse(coroutine: Coroutine[Any, Any, None]) -> object:
 
 
 def _too_few(failed: list[HandoutError], required: int, total: int) -> HandoutError:
-    """Return one error for the hosts that cannot be used: that of the only host, else one that names all."""
+    """Return one error for the hosts that cannot be used. A cluster of one host gets that host's own error."""
     if total == 1:
         return failed[0]
     error = HostError(

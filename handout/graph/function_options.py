@@ -1,4 +1,4 @@
-"""The options of a function: their types and documentation, the check of a caller's values, and the read form."""
+"""The options of a function: their types and documentation, their check, and the form that the other modules read."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskOptions:
-    """The options of a task in the form that is used once the graph runs.
+    """The options of a task, checked and with the cost compiled. All code after `Graph.add` reads this form.
 
     The fields are those of `Options`, without ``id``, ``inline`` and ``collocate_with``, which the graph itself
     honours. Interned in each graph: tasks with equal options share one object, so compare by identity.
@@ -88,7 +88,7 @@ class TaskOptions:
 
     #: The variants of ``cost`` in order of preference, read when the function was added. Never empty.
     requirements: tuple[Requirement, ...] = (compile_cost(Cost()),)
-    #: None here and below: the option of the run holds.
+    #: None: the value of the run holds. The same is true of ``max_result_bytes`` and ``enforce_memory``.
     retries: int | None = None
     #: None: any exception is worth another attempt.
     retry_on: RetryOn | None = None
@@ -194,8 +194,8 @@ def intern_options(given: Mapping[str, Any], known: dict[Hashable, tuple[TaskOpt
 
     Args:
         given: Options by name, without ``id``, ``inline`` and ``collocate_with``.
-        known: What this function has made so far. Each entry holds the objects whose identity is part of its key, so
-            that no other object can take their identity.
+        known: The results of earlier calls, by key; this call adds its own. An entry also holds the objects whose
+            ``id()`` is part of its key. While they live, no other object has the same ``id()``.
 
     Raises:
         CostError: The cost cannot be read.
@@ -219,7 +219,11 @@ _SCALARS: Final = frozenset({int, float, str, bool, type(None)})
 
 
 def _key_of(value: Any, kept: list[object]) -> Hashable:
-    """Return a key of plain data by type and content (True is not 1 here), of others by identity, noted in ``kept``."""
+    """Return a dictionary key that is equal for equal option values.
+
+    Plain data is compared by type and content, so True and 1 differ. Any other value is compared by identity and is
+    appended to ``kept``.
+    """
     kind = type(value)
     if kind in _SCALARS:
         return (kind, value)

@@ -29,7 +29,7 @@ class BootError(Exception):
     """The agent cannot start on this host.
 
     Attributes:
-        kind: ``input``, ``space`` or ``start``; the controller chooses the remedy by it.
+        kind: ``input``, ``space`` or ``start``. The controller uses it to choose the remedy.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -41,7 +41,7 @@ def read_exactly(stream: BinaryIO, size: int) -> bytes:
     """Read ``size`` bytes.
 
     Raises:
-        BootError: The stream ends before.
+        BootError: The stream ends too early.
     """
     parts = []
     left = size
@@ -158,9 +158,10 @@ def _detach(report_fd: int, log: int) -> None:
 
 
 def _hide_inherited_mark() -> None:
-    """Remove the mark of another run, whose task may have started this program.
+    """Remove the ``HANDOUT_RUN`` variable of another run. It is set if a task of that run started this program.
 
-    /proc/PID/environ shows the memory that held the environment at the program's start, so that memory is overwritten.
+    /proc/PID/environ shows the memory that held the environment at the program's start. Therefore this function
+    overwrites that memory; to delete the variable is not enough.
     """
     value = os.environb.get(b"HANDOUT_RUN")
     if value:
@@ -173,7 +174,7 @@ def _hide_inherited_mark() -> None:
             if address:
                 ctypes.memset(address, ord("-"), len(value))
         except (ImportError, OSError, AttributeError):
-            pass  # the clean-up of the other run's orphans may then kill this run too
+            pass  # the other run's removal of orphans may then kill this run too
 
 
 def read_report(fd: int) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def read_report(fd: int) -> dict[str, Any]:
     deadline = time.monotonic() + HELLO_TIMEOUT_S
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    poller.register(_ANSWER_FD, 0)  # poll reports a closed reader also where no event is asked for
+    poller.register(_ANSWER_FD, 0)  # with an empty mask, poll still reports that the reader has closed its end
     while b"\n" not in data:
         ready = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
         if _ANSWER_FD in ready and fd not in ready:
@@ -263,9 +264,8 @@ def _await_report(pid: int, reading: int, folder: str, log: int) -> dict[str, An
     except BootError as error:
         end_supervisor(pid)
         if not os.path.exists(os.path.join(folder, ".lock")):
-            shutil.rmtree(
-                folder, ignore_errors=True
-            )  # killed before it locked the folder: no start finds that as an orphan
+            # Later starts look for orphaned folders by their lock, and would not find this one.
+            shutil.rmtree(folder, ignore_errors=True)
         tail = os.pread(log, os.fstat(log).st_size, 0)[-2000:].decode("utf-8", "replace").strip()
         more = f": {tail}" if tail and tail not in str(error) else ""
         raise BootError(error.kind, f"{error}{more}") from None
@@ -277,7 +277,7 @@ def _await_report(pid: int, reading: int, folder: str, log: int) -> dict[str, An
 def main(stream: BinaryIO) -> None:
     """Start the agent as standard input says, and print the answer. The controller's command line calls this."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exception ends the supervisor and removes the folder
-    os.fstat(_ANSWER_FD)  # raises if the controller has closed standard output: then it wants no agent
+    os.fstat(_ANSWER_FD)  # raises if standard output is closed: no controller could then read the answer
     line = stream.readline(1 << 20)
     preface = json.loads(line)
     answer: dict[str, Any]
@@ -291,7 +291,7 @@ def main(stream: BinaryIO) -> None:
     try:
         os.write(_ANSWER_FD, f"\n{preface['marker']}{json.dumps(answer)}\n".encode())
     except OSError:
-        # The controller has gone, and only this process knows that the agent runs.
+        # The controller has closed the connection. It does not know that the agent runs, and cannot end it.
         if "supervisor" in answer:
             os.kill(answer["supervisor"], signal.SIGTERM)
 

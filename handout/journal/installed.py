@@ -1,4 +1,7 @@
-"""Which modules count by name and version in identities, and their versions. No module is imported for it."""
+"""Versions of installed modules. An identity holds an installed module's name and version in place of its code.
+
+The functions here import no module to find its version.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def _is_own_top(top: str) -> bool:
 
 @functools.cache
 def version_of(top: str) -> str:
-    """Return the version of a top-level module; a digest of its files if it has none or is the user's own."""
+    """Return the version of a top-level module. Return a digest of its files if it has no version or is the user's."""
     if top in sys.stdlib_module_names:
         return PYTHON
     from importlib import metadata  # takes 20 ms, and most functions name modules of Python only
@@ -39,7 +42,7 @@ def version_of(top: str) -> str:
     if spec is None:
         return "absent"
     places = [Path(each) for each in spec.submodule_search_locations or filter(None, [spec.origin])]
-    if _is_own_top(top):  # for code in C only: own sources count by themselves
+    if _is_own_top(top):  # only for the user's compiled code; an identity holds the user's Python code itself
         return _files(places)
     name = "handout-dag" if top == "handout" else top
     try:
@@ -49,7 +52,7 @@ def version_of(top: str) -> str:
     # A distribution of another module may have this name, and the parts of a namespace come from several distributions.
     if found is not None and spec.origin is not None and (name != top or _contains(found, top)):
         return found.version
-    if top != "handout":  # which runs from its sources if it has no distribution
+    if top != "handout":  # without a distribution, Handout runs from its sources
         names = metadata.packages_distributions().get(top, [])
         if names:
             return " ".join(f"{each} {metadata.version(each)}" for each in sorted(set(names)))
@@ -71,6 +74,6 @@ def _files(places: list[Path]) -> str:
             if path.name.endswith((".py", *EXTENSIONS)) and path.is_file():
                 status = path.stat()
                 made.update(f"{path.relative_to(place)} {status.st_size}\n".encode())
-                # Libraries may be large, so their bytes are not read: a library that was written anew has another time.
+                # Compiled libraries may be large, so the digest has their time of modification instead of their bytes.
                 made.update(path.read_bytes() if path.suffix == ".py" else b"%d" % status.st_mtime_ns)
     return made.hexdigest()

@@ -16,10 +16,11 @@ FORMAT = 2
 #: SQLite's application id of a journal: the letters ``HAND``.
 _APPLICATION = 0x48414E44
 
-#: A row of results has one host, one part, and all tasks that ended together: a row for each task would cost more than
-#: all the rest of recording. Tasks are numbers within their run; the run's row has their ids and identities. Tasks,
-#: attempts and sizes are JSON lists. The results' bytes follow one another. Rows are only added; the last row of an
-#: identity and part counts.
+#: One row of ``results`` records all tasks that ended together on one host, for one part of their results. A row for
+#: each task would cost more than all other recording. ``tasks``, ``attempts`` and ``sizes`` are JSON lists. A task is
+#: its number within the run; the run's row has the tasks' ids and identities. ``data`` holds the bytes of all results
+#: one after another. Rows of ``results`` are never changed: if several have the same identity and part, the last one
+#: is valid.
 _TABLES = """
 CREATE TABLE runs (
     run INTEGER PRIMARY KEY, began TEXT, ended TEXT, outcome TEXT, reused INTEGER, number INTEGER,
@@ -49,7 +50,7 @@ def check(database: sqlite3.Connection, path: Path) -> bool:
     """Return True if a file is a journal, False if it is empty.
 
     Raises:
-        JournalError: It is something else, or has another format.
+        JournalError: The file is not a journal, or has another format.
     """
     try:
         (application,) = database.execute("PRAGMA application_id").fetchone()

@@ -33,10 +33,10 @@ class Host:
     Args:
         name: Name of the host in the inventory, in events and in messages. Without ``address`` it is also the address.
         address: Host name, IP address or alias of the SSH configuration. Default: ``name``.
-        port: Port of the SSH server. 22, the default, leaves it to the SSH configuration.
+        port: Port of the SSH server. Default: 22; the SSH configuration may then name another port.
         username: User to log in as. Default: as the SSH configuration says.
-        python: Path or name of the Python to use on the host. Default: one of the
-            version that runs here, or else the newest one that is found.
+        python: Path or name of the Python to use on the host. Default: a Python of the same minor version as the
+            controller's, or the newest Python on the host if there is none.
         capabilities: What the host offers. The agent probes the names that are left out. Default: all are probed.
         price_per_hour: Price of an hour, in any currency that is the same for all hosts. Default: 0.
         ssh: Further options of ``asyncssh.connect``, which win over everything else. Default: none.
@@ -112,7 +112,7 @@ class Host:
 
     @classmethod
     def local(cls, name: str = "local", capabilities: CapabilitiesLike = _NOTHING) -> Host:
-        """Return this machine as a host: the same agent, over a pipe and without SSH.
+        """Return this machine as a host. It runs the same agent, which is started and reached without SSH.
 
         Args:
             name: Name of the host.
@@ -149,11 +149,11 @@ class Host:
 
     @property
     def is_local(self) -> bool:
-        """True: the host is this machine, reached over a pipe."""
+        """True: the host is this machine, which is reached without SSH."""
         return self._local
 
     def connect_options(self) -> dict[str, Any]:
-        """Return the arguments of ``asyncssh.connect``. The SSH configuration holds for all others."""
+        """Return the arguments of ``asyncssh.connect``. asyncssh takes all others from the SSH configuration."""
         options: dict[str, Any] = {"host": self.address or self.name}
         if self.port != _SSH_PORT:
             options["port"] = self.port

@@ -1,4 +1,4 @@
-"""What custom allocators are shown of the core's state: the cluster, and the tasks of a frontier."""
+"""The core shows custom allocators its state as these views: one of the cluster, one of each ready task."""
 
 from __future__ import annotations
 

@@ -12,17 +12,17 @@ from handout.errors import InternalError
 
 __all__ = ["Clock", "VirtualLoop"]
 
-#: Turns of the loop at one instant; a simulation that takes more goes round in circles.
+#: Turns of the loop that a simulation may take while the clock stands still. With more, it is in an endless loop.
 _MAX_TURNS_AT_ONCE = 2_000
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """A selector that watches no file: instead of waiting, it lets as much virtual time pass."""
+    """A selector that watches no file. It does not wait; it moves the virtual clock on by the time it should wait."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        #: The virtual time at which a simulation that goes on is broken, and what says how.
+        #: The virtual time by which the simulation must have ended, and a function that returns the error's message.
         self.limit: tuple[float, Callable[[], str]] = (math.inf, str)
         #: Called when no callback is ready and no timer is set.
         self.on_idle: Callable[[], None] = lambda: None
@@ -30,7 +30,7 @@ class _JumpingSelector(selectors.SelectSelector):
         self._turns_at_once = 0
 
     def watch_no_more(self) -> None:
-        """Let whatever is left come to its end: nothing is an error any more."""
+        """Stop all checks, so that the tasks that are left can end without an error."""
         self.limit, self.on_idle = (math.inf, str), lambda: None
         self._turns_at_once = -1 << 60
 
@@ -45,14 +45,17 @@ class _JumpingSelector(selectors.SelectSelector):
                 raise InternalError(self.limit[1]())
         self._turns_at_once += 1
         if self._turns_at_once > _MAX_TURNS_AT_ONCE:
-            raise InternalError(f"R2: it goes round in circles, {_MAX_TURNS_AT_ONCE} turns of the loop at one instant")
+            raise InternalError(
+                f"R2: the event loop ran {_MAX_TURNS_AT_ONCE} turns while the clock stood still: an endless loop"
+            )
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An asyncio event loop in virtual time. What runs in it cannot tell it from a real one.
+    """An asyncio event loop in virtual time. Code behaves in it as in a real event loop.
 
-    Python's own loop asks its selector to wait until the next timer is due. This one's selector does not wait.
+    An asyncio event loop asks its selector to wait until the next timer is due. The selector of this loop returns at
+    once and moves the virtual clock on instead.
     """
 
     def __init__(self) -> None:
@@ -120,7 +123,7 @@ class Clock:
         self._loop.call_at(when, action)
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Call ``action`` after a while."""
+        """Call ``action`` after ``delay_s`` virtual seconds; in the next turn of the loop if that is not above 0."""
         if delay_s > 0:
             self._loop.call_later(delay_s, action)
         else:

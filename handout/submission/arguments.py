@@ -28,20 +28,21 @@ _REMEDY = "Create it inside the function, pass the values that it is created fro
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedRun:
-    """What travels of a run, in columns by task and by object."""
+    """The bytes of a run that are sent to hosts, in columns by task and by object."""
 
     #: By task: the blob that `handout.serialization.calls.load_call` reads. Equal calls share one.
     calls: Sequence[bytes]
     #: By task: index into `functions`.
     fn: Sequence[int]
     functions: Sequence[FunctionBlob]
-    #: By task: the objects that it takes: those of the plan, then those that its large arguments became.
+    #: By task: numbers of the objects that it takes. Those of the plan come first; its large arguments, each an object
+    #: of its own, follow.
     inputs: Sequence[tuple[int, ...]]
     #: By object: the task that makes it, or -1 if the controller has it.
     producers: Sequence[int]
     #: By object: its size in bytes, or -1 if it is not known.
     nbytes: Sequence[int]
-    #: By number: the objects that the controller has.
+    #: By object number: the bytes of the objects that the controller supplies.
     values: Mapping[int, Sequence[Segment]]
     #: The user's own modules, or None if the run needs none.
     bundle: CodeBundle | None
@@ -151,7 +152,7 @@ class _Encoder:
     def _plain(self, args: tuple[Any, ...], inputs: tuple[int, ...], paths: list[Path] | None) -> bytes | None:
         """Return the blob of a call whose arguments are small scalars and whole results of tasks, or None for others.
 
-        Such a blob needs no pickler with Python code, which takes most of the time of the others.
+        The C pickler alone makes such a blob. Other blobs need a pickler with hooks in Python, which is far slower.
         """
         if not inputs:
             for arg in args:
@@ -198,7 +199,10 @@ _SIZED = frozenset({str, bytes})
 
 
 class _CodeWatch:
-    """Tells if the block pickles any code by value. A class, because a generator would take as long as the pickling."""
+    """Tells if its ``with`` block pickles any code by value.
+
+    It is a class because ``contextlib.contextmanager`` would take as much time as the pickling itself.
+    """
 
     __slots__ = ("before", "seen", "snapshot")
 
@@ -230,7 +234,7 @@ class _CallEncoder:
         self.outputs_seen = 0
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-        """Return the blob. Objects that large arguments become are added to `inputs`."""
+        """Return the blob of the call. Each large argument becomes an object, whose number is added to `inputs`."""
         args, named = self._known_large(args, kwargs)
         segments = self._dump(args, named)
         if _size(segments) > LARGE:
@@ -276,7 +280,7 @@ class _CallEncoder:
     def _known_large(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        """Return the arguments with slots for those that are objects already, or large text or bytes."""
+        """Return the arguments. A slot replaces each one that is an object already, or is large text or bytes."""
         large = self.encoder.large
         for arg in (*args, *kwargs.values()):
             if id(arg) in large or (type(arg) in _SIZED and len(arg) > LARGE):
@@ -294,7 +298,10 @@ class _CallEncoder:
         return Slot(self.inputs.index(number))
 
     def _shrink(self, arg: Any) -> Any:
-        """Return a slot for a large argument, others as they are. A container with outputs is shrunk by item."""
+        """Return a slot if an argument is large, or else the argument itself.
+
+        A large container that holds outputs cannot be an object. Its items are replaced instead.
+        """
         if isinstance(arg, Input | Slot) or type(arg) in _TINY:
             return arg
         self.outputs_seen = 0

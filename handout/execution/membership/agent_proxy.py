@@ -1,4 +1,4 @@
-"""The agent of one host, as the controller has it: what it has been sent already, and the messages that send more."""
+"""The controller's proxy of one host's agent: it sends messages and remembers which code the agent has."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _BATCH_BYTES = MAX_PAYLOAD // 16
 
 
 class AgentProxy:
-    """A host that joined. All messages are delivered once and in order.
+    """The proxy of the agent of a host that has joined. The agent gets each message once and in order.
 
     Args:
         name: The host's name.
-        link: The link to its agent.
-        trusted: True where the host's objects may be unpickled; else they are read with the restricted reader.
+        link: The link to the agent.
+        trusted: True if the host's objects may be unpickled. Otherwise the restricted reader reads them.
     """
 
     def __init__(self, name: str, link: AgentLink, *, trusted: bool = True) -> None:
         self.name = name
         self.trusted = trusted
         self.link = link
-        #: Carries all messages. The link itself tells what becomes of the agent.
+        #: Carries all messages. Use ``link`` for the state of the connection and of the agent.
         self.conversation = link.conversation
         self.fetches = Fetches()
-        #: True once the log has told that the host has no room.
+        #: True once the controller has logged that the host's disk is full, so that it logs this once.
         self.was_full = False
         self._functions: set[int] = set()
         self._classes: set[int] = set()
@@ -45,13 +45,19 @@ class AgentProxy:
         #: Added to each number of a function, a task class or a bundle, so that no number of an earlier controller is
         #: used again.
         self.shift = 0
-        #: By number of a `RunProgram` without an answer: what to call with it.
+        #: By number of a `RunProgram` that the agent has not answered: the callback that takes the answer.
         self.programs: dict[int, Callable[[int, bytes], None]] = {}
 
     # ---- tasks ---------------------------------------------------------------------------------------------
 
     def start_tasks(self, run: RunState, command: StartTasks, classes: Sequence[TaskClass]) -> None:
-        """Hand tasks over, each with its class, and before them the code and the classes that the agent lacks."""
+        """Hand tasks over to the agent. Send it the functions, classes and source bundles that it lacks first.
+
+        Args:
+            run: The run of the tasks.
+            command: The tasks, in columns.
+            classes: The task class of each task of ``command``.
+        """
         calls = run.encoded.calls
         self._send_classes(classes)
         for first, end in _batches([len(calls[task]) for task in command.tasks]):
@@ -96,7 +102,7 @@ class AgentProxy:
             self.conversation.send(message, [f.blob for f in part])
 
     def _send_classes(self, classes: Sequence[TaskClass]) -> None:
-        """Send the classes that the agent does not have yet, each behind the sources that its tasks import."""
+        """Send the task classes that the agent lacks. The source bundle of a class goes before the class."""
         known = self._classes
         for each in classes:
             message = each.message
@@ -114,7 +120,7 @@ class AgentProxy:
             self.put(key + self.shift, [data], len(data))
 
     def release_code(self, functions: Set[int], classes: Set[int], bundles: Set[int]) -> None:
-        """Have the agent drop code that no open run uses, as far as it was sent."""
+        """Have the agent drop code that no open run uses. Numbers of code that it was never sent are ignored."""
         shift = self.shift
         sent = ((self._functions, functions), (self._classes, classes), (self._bundles, bundles))
         columns = [[number + shift for number in known & unused] for known, unused in sent]
@@ -124,17 +130,22 @@ class AgentProxy:
             self.conversation.send(messages.Release(*columns))
 
     def cancel(self, command: CancelTasks, grace_s: float) -> None:
-        """End attempts, whether they have started or not."""
+        """Have the agent end attempts, including those that have not started."""
         self.conversation.send(messages.Cancel(_attempt_ids(command), grace_s))
 
     def recall(self, command: RecallTasks) -> None:
-        """Recall attempts, as far as they have not started."""
+        """Recall attempts. Those that have started go on."""
         self.conversation.send(messages.Recall(_attempt_ids(command)))
 
     # ---- objects -------------------------------------------------------------------------------------------
 
     def put(self, key: int, segments: Sequence[Buffer], nbytes: int) -> bool:
-        """Send an object; return True if it is in the store before the next message, False if `Stored` will tell."""
+        """Send an object to the agent's store.
+
+        Returns:
+            True if the agent stores the object before it handles the next message. False if the object is streamed; the
+            agent then reports with `Stored` that it has arrived.
+        """
         if nbytes <= INLINE:
             self.conversation.send(messages.Objects([key], [nbytes]), segments)
             return True
@@ -148,23 +159,23 @@ class AgentProxy:
             self.conversation.send(messages.Objects(keys[first:end], sizes[first:end]), blobs[first:end])
 
     def distrust(self, keys: list[int]) -> None:
-        """Have workers read objects that are about to come with the restricted reader."""
+        """Have the host's workers use the restricted reader for objects that the controller sends next."""
         from handout.serialization.untrusted import reader
 
         self.conversation.send(messages.Distrust(keys, reader.registered()))
 
     def fetch(self, key: int, sink: Sink) -> None:
-        """Ask for an object, whose bytes go to a sink."""
+        """Ask the agent for an object. Its bytes go to ``sink``."""
         self.fetches.expect(key, sink)
         self.conversation.send(messages.Fetch(key))
 
     def drop(self, run: int, objects: Sequence[int]) -> None:
-        """Have objects of a run deleted."""
+        """Have the agent delete objects of a run."""
         base = numbering.base(run)
         self.conversation.send(messages.Drop([base | o for o in objects]))
 
     def drop_other_runs(self, found: FoundAgent, run: int) -> None:
-        """End the attempts of all other runs on an agent that was taken over, and delete their objects."""
+        """Have an agent that was taken over end the attempts of all runs but one, and delete their objects."""
         foreign = [attempt_id for attempt_id in found.attempt_ids if numbering.parts(attempt_id)[0] != run]
         if foreign:
             self.conversation.send(messages.Cancel(foreign, 0.0))
@@ -172,10 +183,10 @@ class AgentProxy:
         if keys:
             self.conversation.send(messages.Drop(keys))
 
-    # ---- the host itself -----------------------------------------------------------------------------------
+    # ---- limits and programs -------------------------------------------------------------------------------
 
     def limits(self, amounts: dict[str, int], devices: Sequence[int]) -> None:
-        """Set what the agent's ledger may grant to tasks."""
+        """Set the amounts that the agent's ledger may grant to tasks."""
         self.conversation.send(messages.Limits(amounts, list(devices)))
 
     def run_program(self, argv: Sequence[str], timeout_s: float, answer: Callable[[int, bytes], None]) -> int:
@@ -187,7 +198,10 @@ class AgentProxy:
 
 
 def _batches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first row and the end of parts whose sizes are not much above `_BATCH_BYTES` together."""
+    """Split rows into parts, and yield the first row and the end of each.
+
+    A part ends with the row that takes the sum of its sizes above `_BATCH_BYTES`.
+    """
     size, first = 0, 0
     for i, each in enumerate(sizes, 1):
         size += each

@@ -1,4 +1,4 @@
-"""The attempts that the agent has and that have not ended: which wait for inputs, which may start, in what order."""
+"""The attempts that the agent has and that have not ended. Some wait for inputs; the others may start, in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NONE: Mapping[int, QueuedTask] = {}
 
 
 class TaskClassQueue:
-    """A task class on this host: what its tasks have in common, and those of them that may start.
+    """A task class on this host, with a queue of its tasks that may start.
 
     The attributes up to ``bundle`` are those of `NewTaskClass`.
     """
@@ -42,11 +42,11 @@ class TaskClassQueue:
         self.options = message.options
         self.alone = message.alone
         self.bundle = message.bundle
-        #: Tasks that may start, in order of arrival. A task that is not READY any more is removed when it comes first.
+        #: Tasks that may start, in order of arrival. `head` removes a task that is not READY any more once it is first.
         self.ready: deque[QueuedTask] = deque()
         #: Workers that hold a claim for this task class.
         self.workers: list[Any] = []
-        #: When its first task first found no room, in seconds of the monotonic clock; None where it has room.
+        #: Since when the first task has waited for room, in seconds of the monotonic clock. None if it does not wait.
         self.blocked_since: float | None = None
 
     @property
@@ -116,58 +116,60 @@ class QueuedTask:
         self.id = id
         self.attempt = attempt
         self.variant = variant
-        #: How many inputs are not in the store.
+        #: How many of the inputs, and of the source bundle, are not in the store.
         self.missing = 0
         self.state = WAITING
         self.order = 0
-        #: The worker that the task is queued on, and its number there.
+        #: The worker that the task is queued on, or None.
         self.worker: Any = None
+        #: The number that this worker knows the task by.
         self.seq = 0
         #: Microseconds that the task is expected to take.
         self.est_us = 0.0
-        #: How the agent ends the task: the kind of its failure, "recalled", or None.
+        #: Why the agent ends the task: a kind of failure of `Failed`, or "recalled"; None if the agent does not end it.
         self.fate: str | None = None
-        #: True where the task runs and is being ended.
+        #: True while the agent is ending the task although it runs.
         self.dying = False
-        #: True where a task whose result this one needs has failed on this host. The task goes back to the controller
-        #: as soon as its worker reports it.
+        #: True if the producer of one of the inputs has failed on this host. The agent gives the task back to the
+        #: controller as soon as the worker returns the task.
         self.doomed = False
-        #: True where a worker died while several tasks ran on it, this one among them: it runs alone from now on.
+        #: True if the task ran beside others on a worker that died. It then gets a worker of its own, so that a second
+        #: death shows which task caused it.
         self.solo = False
-        #: How often a worker lacked inputs of the task.
+        #: How often a worker returned the task because it could not read an input.
         self.misses = 0
-        #: The most memory that was seen, in bytes.
+        #: The largest memory use that the agent has measured, in bytes.
         self.peak = 0
-        #: When its memory is measured next, in seconds of the loop's clock.
+        #: When the agent measures the memory next, in seconds of the loop's clock.
         self.look_at = 0.0
         #: True once the controller has been told that the task runs.
         self.told = False
-        #: When the task was seen to start, in nanoseconds of the monotonic clock; 0 where it was not. Tasks of a shared
-        #: loop have it from their start, others only once they are ended.
+        #: When the task started, in nanoseconds of the monotonic clock; 0 if the agent does not know. The agent sets it
+        #: for a coroutine when it sends it to a worker, and for another task when it ends the task.
         self.started = 0
-        #: What the task holds of the ledger, for tasks of a shared loop; for others, the worker holds it.
+        #: The ledger's claim of a coroutine. None for another task, whose worker holds the claim.
         self.claim: Any = None
 
 
 def _required(task: QueuedTask) -> Sequence[int]:
-    """Return the keys of what must be in the store before a task starts: its inputs and its source bundle."""
+    """Return the keys of the objects that must be in the store before a task starts: inputs and source bundle."""
     return task.inputs if task.cls.bundle is None else [*task.inputs, task.cls.bundle]
 
 
 class TaskQueue:
-    """All attempts on this host, by what they wait for.
+    """All attempts on this host that have not ended.
 
     Args:
-        has: Returns True where the store has an object.
+        has: Returns True if the store has the object of a key.
     """
 
     def __init__(self, has: Callable[[int], bool]) -> None:
         self._has = has
         self.tasks: dict[int, QueuedTask] = {}
         self.classes: dict[int, TaskClassQueue] = {}
-        #: By key of an object: the tasks that lack it, by attempt id.
+        #: By key of an object that is not in the store: the tasks that need it, by attempt id.
         self.waiting: dict[int, dict[int, QueuedTask]] = {}
-        #: By key of an object: the task here that makes it.
+        #: By key of an object: the task on this host that makes it.
         self.producing: dict[int, QueuedTask] = {}
         #: Task classes that may have tasks to start, by number.
         self._active: dict[int, TaskClassQueue] = {}
@@ -206,9 +208,12 @@ class TaskQueue:
         return woken
 
     def put_back(self, tasks: Iterable[QueuedTask]) -> list[QueuedTask]:
-        """Take tasks back from a worker that did not start them: they start first, or wait for inputs again.
+        """Take back tasks that a worker did not start.
 
-        Returns: Tasks that cannot start here, because a task whose result they need has failed here.
+        A task that has all inputs goes to the front of its queue. A task that lacks inputs waits for them again.
+
+        Returns:
+            The tasks that cannot start on this host, because the producer of an input has failed here.
         """
         refused: list[QueuedTask] = []
         for task in sorted(tasks, key=lambda t: t.order, reverse=True):
@@ -251,7 +256,7 @@ class TaskQueue:
         return found
 
     def heads(self) -> list[tuple[int, TaskClassQueue]]:
-        """Return the task classes that have a task to start, each with the order of its first task, in that order."""
+        """Return (arrival number of the first task, task class) of the task classes with a task to start, sorted."""
         found: list[tuple[int, TaskClassQueue]] = []
         for cls in list(self._active.values()):
             head = cls.head

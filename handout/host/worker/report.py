@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import AnyMessage
 
-#: Results, and their bytes, from which on a report is sent before the batch ends.
+#: A worker sends its report before the batch ends if it holds this many results, or more than this many bytes.
 _MAX_COUNT = 64
 _MAX_BYTES = 256 << 10
 
@@ -24,7 +24,7 @@ class EncodedResult(NamedTuple):
 
 
 class WorkerReport:
-    """Gathers the ends of tasks, and sends them to the agent.
+    """Gathers how tasks ended, and sends this to the agent.
 
     Args:
         link: Socket to the agent.
@@ -73,11 +73,14 @@ class WorkerReport:
         self._skipped.append(number)
 
     def add_lacking(self, number: int) -> None:
-        """Add a task that was not run, because an input is not on this host: its producer failed, or it was dropped."""
+        """Add a task that the worker did not run because an input is not on this host.
+
+        The producer of the input failed, or the input was dropped.
+        """
         self._lacking.append(number)
 
     def send_failure(self, failure: messages.TaskFailure, payload: Sequence[frames.Buffer]) -> None:
-        """Send the report of the tasks before it, then the failure of a task."""
+        """Send the failure of a task. Send the gathered report first, to keep the order in which tasks ended."""
         self.flush()
         self._send(failure, payload)
 

@@ -1,4 +1,4 @@
-"""All hosts, by name and by index, what they share, and which of them can ever run a task."""
+"""The hosts that the core knows, the amounts that they share, and which hosts are able to run a task."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Fleet:
         self._by_index: dict[int, HostRecord] = {}
         self.by_name: dict[str, HostRecord] = {}
         self._demands: dict[Profile, tuple[Demand, ...]] = {}
-        #: Hosts that the shell is connecting to, or will be; by name: why the shell waits, or "".
+        #: Hosts that may still join, by name. The value says why the shell does not connect yet; "" if it connects.
         self.expected: dict[str, str] = {}
-        #: Hosts that were drained before they joined. If one joins all the same, it gets no work.
+        #: Hosts that were drained before they joined. If such a host joins, it gets no work.
         self.leaving: set[str] = set()
         self.shared_amounts: dict[str, int] = {}
         self.shared = Ledger({}, ())
@@ -47,7 +47,12 @@ class Fleet:
     # -- members
 
     def expect(self, name: str, reason: str = "") -> None:
-        """Note that a host may join, and why the shell waits with that."""
+        """Note that a host may join.
+
+        Args:
+            name: The host's name.
+            reason: Why the shell has not connected to the host yet, or "".
+        """
         self.expected[name] = reason
 
     def expect_no_more(self, name: str) -> None:
@@ -55,11 +60,11 @@ class Fleet:
         self.expected.pop(name, None)
 
     def leave(self, name: str) -> None:
-        """Note that a host is to get no work if it joins all the same."""
+        """Note that a host was drained before it joined. If it joins, it gets no work."""
         self.leaving.add(name)
 
     def leave_no_more(self, name: str) -> None:
-        """Note that a host may get work if it joins."""
+        """Undo `leave`: if the host joins, it gets work."""
         self.leaving.discard(name)
 
     def join(self, name: str, offer: Offer, python: str, rtt_s: float, epoch: int, price: float) -> HostRecord:
@@ -83,15 +88,15 @@ class Fleet:
         self.note_change()
 
     def at(self, index: int) -> HostRecord | None:
-        """Return the living host of an index."""
+        """Return the host of an index; None if the host was lost."""
         return self._by_index.get(index)
 
     def note_change(self) -> None:
-        """Note that other hosts than before may get a task."""
+        """Note that the set of hosts that may get a task can have changed."""
         self.version += 1
 
     def set_shared(self, amounts: Mapping[str, int]) -> None:
-        """Set what the inventory shares, in parts by name."""
+        """Set the shared amounts of the inventory, by name and in parts."""
         self.shared_amounts = dict(amounts)
         self.shared.resize(amounts, ())
         self._demands.clear()
@@ -99,7 +104,7 @@ class Fleet:
             host.feasible.clear()
         self.note_change()
 
-    # -- which of them can ever run a task
+    # -- which hosts are able to run a task
 
     def demands(self, profile: Profile) -> tuple[Demand, ...]:
         """Return all variants of a profile's cost, in order of preference."""
