@@ -140,8 +140,8 @@ class Session:
         self._kept: deque[tuple[int, list[Buffer]]] = deque()
         self._urgent: deque[Buffer] = deque()
         #: Messages that take turns with the streams. They get their number when they are sent.
-        self._calm: deque[tuple[dict[str, Any], Sequence[Buffer]]] = deque()
-        self._calm_bytes = 0
+        self._bulk: deque[tuple[dict[str, Any], Sequence[Buffer]]] = deque()
+        self._bulk_bytes = 0
         #: By number of an outgoing stream: its source, and the next offset.
         self._streams: dict[int, tuple[Source, int]] = {}
         self._ready: deque[int] = deque()
@@ -173,10 +173,10 @@ class Session:
         if self.attached:
             self._urgent.extend(segments)
 
-    def send_calmly(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
+    def send_bulk(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
         """Send a message that takes turns with the streams: output of tasks."""
-        self._calm.append((fields, payload))
-        self._calm_bytes += sum(len(p) for p in payload)
+        self._bulk.append((fields, payload))
+        self._bulk_bytes += sum(len(p) for p in payload)
 
     def send_stream(self, stream: int, source: Source) -> None:
         """Stream ``source``; the message that announces it must have been sent before."""
@@ -199,12 +199,12 @@ class Session:
     @property
     def unacknowledged(self) -> int:
         """How many messages the peer has not acknowledged."""
-        return len(self._kept) + len(self._calm)
+        return len(self._kept) + len(self._bulk)
 
     @property
-    def calm_bytes(self) -> int:
-        """Payload bytes of those messages of `send_calmly` that have not been sent."""
-        return self._calm_bytes
+    def bulk_bytes(self) -> int:
+        """Payload bytes of those messages of `send_bulk` that have not been sent."""
+        return self._bulk_bytes
 
     def acknowledge(self) -> None:
         """Have the next `take` return a beat."""
@@ -215,7 +215,7 @@ class Session:
         """True where `take` would return anything."""
         if not self.attached:
             return False
-        return bool(self._urgent or self._tell or ((self._calm or self._ready) and self.credit.free > 0))
+        return bool(self._urgent or self._tell or ((self._bulk or self._ready) and self.credit.free > 0))
 
     def take(self, now: float, limit: int = 1 << 20) -> list[Buffer]:
         """Return the next segments to write: messages first, then at most about ``limit`` bytes of streams."""
@@ -228,24 +228,24 @@ class Session:
             segments.extend(self._urgent)
             self._urgent.clear()
         room = min(limit, self.credit.free)
-        while room > 0 and (self._calm or self._ready):
+        while room > 0 and (self._bulk or self._ready):
             # Output of tasks and streams take turns, so that both go on.
-            room -= self._take_calm(segments)
+            room -= self._take_bulk(segments)
             room -= self._take_chunk(segments, room)
         if segments:
-            idle = not self._calm and not self._ready
+            idle = not self._bulk and not self._ready
             self.credit.on_sent(sum(len(s) for s in segments), now, idle)
         return segments
 
-    def _take_calm(self, segments: list[Buffer]) -> int:
-        if not self._calm:
+    def _take_bulk(self, segments: list[Buffer]) -> int:
+        if not self._bulk:
             return 0
-        fields, payload = self._calm.popleft()
+        fields, payload = self._bulk.popleft()
         number = self._next_number
         encoded = encode_message(number, fields, payload)
         self._next_number += 1
         self._kept.append((number, encoded))
-        self._calm_bytes -= sum(len(p) for p in payload)
+        self._bulk_bytes -= sum(len(p) for p in payload)
         segments.extend(encoded)
         return sum(len(s) for s in encoded)
 
@@ -406,7 +406,7 @@ class Session:
         left: list[tuple[dict[str, Any], Sequence[Buffer]]] = [
             (frame.fields, [bytes(frame.payload)]) for frame in frames if type(frame) is Message
         ]
-        left.extend(self._calm)
+        left.extend(self._bulk)
         self.close()
         return left
 
@@ -417,7 +417,7 @@ class Session:
             self.stop_stream(stream)
         self._kept.clear()
         self._urgent.clear()
-        self._calm.clear()
+        self._bulk.clear()
 
 
 def _count(value: object) -> int:

@@ -21,10 +21,10 @@ class Wire:
     """Stands for the link: keeps what is sent."""
 
     def __init__(self) -> None:
-        self.calm: list[tuple[Any, int]] = []
+        self.bulk: list[tuple[Any, int]] = []
 
-    def send_calmly(self, message: Any, payload: list[bytes]) -> None:
-        self.calm.append((message, sum(map(len, payload))))
+    def send_bulk(self, message: Any, payload: list[bytes]) -> None:
+        self.bulk.append((message, sum(map(len, payload))))
 
 
 def new_page() -> memoryview:

@@ -206,11 +206,11 @@ def test_what_was_recalled_stays_so_until_the_worker_has_passed_it(handle: Worke
         completed = make_completion(TaskQueue(lambda key: False))[0]
         handle.page[shared_page.ANNOUNCED], handle.next_number = 4, 11
         completed.recall_from(handle, 8)
-        completed._settle(handle)
+        completed._finish_recall(handle)
         handle.next_number = 13
         completed.recall_from(handle, 12)
         assert (handle.page[shared_page.RECALLED_FROM], handle.page[shared_page.RECALLED_TO]) == (8, 12)
-        completed._settle(handle)
+        completed._finish_recall(handle)
         handle.page[shared_page.ANNOUNCED], handle.next_number = 12, 20
         completed.recall_from(handle, 15)
         assert handle.page[shared_page.RECALLED_FROM] == 15
@@ -221,8 +221,8 @@ def test_what_was_recalled_stays_so_until_the_worker_has_passed_it(handle: Worke
 def test_what_was_queued_on_a_worker_that_cannot_be_killed_starts_elsewhere(handle: WorkerHandle) -> None:
     async def main() -> None:
         queue = TaskQueue(lambda key: False)
-        cls = TaskClassQueue(messages.NewTaskClass(1, {}))
-        task = QueuedTask(1, 1, cls, b"", [], [1], 1, "t", 1, 0)
+        task_class = TaskClassQueue(messages.NewTaskClass(1, {}))
+        task = QueuedTask(1, 1, task_class, b"", [], [1], 1, "t", 1, 0)
         task.state, task.worker, handle.queued = QUEUED, handle, {1: task}
         end, dispatcher = make_completion(queue)
         end._give_up(handle)
@@ -242,7 +242,7 @@ def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(han
         end, _ = make_completion(TaskQueue(lambda key: False))
         failed: list[str] = []
         end._fail = lambda task, kind, payload=(), **fields: failed.append(kind)  # type: ignore[method-assign]
-        end.bury(handle, messages.WorkerGone(1, 9, 0, True))
+        end.on_worker_gone(handle, messages.WorkerGone(1, 9, 0, True))
         assert failed == ["host"]
 
     asyncio.run(main())

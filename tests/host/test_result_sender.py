@@ -23,9 +23,9 @@ def test_no_message_is_over_the_limit_when_many_that_printed_end_at_once() -> No
             logs.add(attempt_id, 1, b"x\n")
             answers.done(attempt_id, 1, [INLINE], [INLINE], data)
         open_ = True
-        answers.emit_loud()
-        assert max(size for _, size in wire.calm) < MAX_PAYLOAD // 4
-        attempt_ids = [t for message, _ in wire.calm for t in message.attempt_ids]
+        answers.send_printed()
+        assert max(size for _, size in wire.bulk) < MAX_PAYLOAD // 4
+        attempt_ids = [t for message, _ in wire.bulk for t in message.attempt_ids]
         assert attempt_ids == list(range(MAX_PAYLOAD // INLINE + 10))
 
     asyncio.run(main())

@@ -99,7 +99,7 @@ def test_a_line_that_drops_anywhere_loses_and_repeats_nothing(cuts: list[int], c
     line, blob = Line(), bytes(i % 251 for i in range(size))
     for i in range(count):
         line.a.session.send({"m": f"a{i}"})
-        line.b.session.send_calmly({"m": f"b{i}"}, [b"x" * 50])
+        line.b.session.send_bulk({"m": f"b{i}"}, [b"x" * 50])
     line.a.session.send_stream(1, Bytes(blob))
     line.b.session.send_stream(1, Bytes(blob))
     for cut in cuts:
@@ -196,7 +196,7 @@ def test_output_of_tasks_is_held_back_by_the_window_as_well() -> None:
     line = Line()
     line.settle()
     for _ in range(100):
-        line.a.session.send_calmly({"m": "log"}, [b"x" * 10_000])
+        line.a.session.send_bulk({"m": "log"}, [b"x" * 10_000])
     taken = sum(len(s) for s in line.a.session.take(line.now))
     assert taken < MIN_WINDOW + 20_000
 

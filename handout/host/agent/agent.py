@@ -43,7 +43,7 @@ from handout.protocol.numbering import FIRST_KEY
 from handout.protocol.resource_ledger import PARTS, Ledger
 
 #: Bytes of output that may wait in the session. Above it, output waits in `Logs`, which drops the oldest lines.
-_CALM_BYTES = 256 << 10
+_MAX_BULK_BYTES = 256 << 10
 _LOG_INTERVAL_S = 0.05
 _BLANK_WORKERS = 4
 #: Messages that another controller is sent again, where the controller before it had not confirmed them.
@@ -101,12 +101,12 @@ class Agent:
             heartbeat_s,
             self._on_message,
             self.transfers.receive,
-            self._on_heard,
-            self._is_over,
+            self._on_received,
+            self._lease_ended,
             self._on_takeover,
         )
         self.transfers.use(self.link)
-        self.logs = Logs(self._send_log, lambda: self.link.session.calm_bytes < _CALM_BYTES)
+        self.logs = Logs(self._send_log, lambda: self.link.session.bulk_bytes < _MAX_BULK_BYTES)
         self.sender = ResultSender(self.link, self.logs)
         self.completion = Completion(
             self.sender, self.queue, self.store, self.dispatcher, self.pool, OomKills(groups.common_group)
@@ -127,13 +127,13 @@ class Agent:
     def _deadline(self) -> float:
         return self.link.session.last_mutual + self._timeout_s
 
-    def _is_over(self) -> bool:
+    def _lease_ended(self) -> bool:
         if now() <= self._deadline:
             return False
         self.on_lapse()
         return True
 
-    def _on_heard(self) -> None:
+    def _on_received(self) -> None:
         deadline = self._deadline
         self._lease.extend(deadline)
         if self._lapsed and now() < deadline:
@@ -148,7 +148,7 @@ class Agent:
             processes.send_signal(os.getppid(), signal.SIGCONT)
             self.stopped.set()
             return
-        self._is_over()
+        self._lease_ended()
         self.completion.oom_kills.refresh(now())
         self.link.flush()
         self._loop.call_later(min(self._heartbeat_s, self._timeout_s / 4) / 2, self._tick)
@@ -236,12 +236,25 @@ class Agent:
         classes, add = self.queue.classes, self.queue.add
         ids, functions, class_numbers, sizes, *columns = message
         calls = codec.parts(payload, sizes)
-        for attempt_id, fn, cls, call, inputs, out, keep, id_, attempt, variant in zip(
+        for attempt_id, function, class_number, call, inputs, outputs, keep, id_, attempt, variant in zip(
             ids, functions, class_numbers, calls, *columns
         ):
-            add(QueuedTask(attempt_id, fn, classes[cls], bytes(call), inputs, out, keep, id_, attempt, variant))
+            add(
+                QueuedTask(
+                    attempt_id,
+                    function,
+                    classes[class_number],
+                    bytes(call),
+                    inputs,
+                    outputs,
+                    keep,
+                    id_,
+                    attempt,
+                    variant,
+                )
+            )
         for key in self._refused.keys() & self.queue.waiting.keys():
-            self.completion.starve(key, self._refused[key])
+            self.completion.fail_waiting(key, self._refused[key])
         if self._lapsed:
             self.completion.lapse()
         self.dispatcher.schedule()
@@ -286,7 +299,7 @@ class Agent:
 
     def on_report(self, worker: WorkerHandle, frame: frames.Message) -> None:
         """See `PoolListener`."""
-        self.completion.take_in(worker, frame)
+        self.completion.on_message(worker, frame)
         self._update_spilling()
 
     def on_output(self, worker: WorkerHandle, fd: int, number: int, data: bytes) -> None:
@@ -302,7 +315,7 @@ class Agent:
     def on_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
         """See `PoolListener`."""
         self.store.clean_up_after(worker.suffix)
-        self.completion.bury(worker, report)
+        self.completion.on_worker_gone(worker, report)
 
     def _flush_logs_soon(self) -> None:
         if not self._flushing_logs:
@@ -312,12 +325,12 @@ class Agent:
     def _flush_logs(self) -> None:
         self._flushing_logs = False
         self.logs.flush(now())
-        self.sender.emit_loud()
+        self.sender.send_printed()
         if self.logs.waiting:
             self._flush_logs_soon()
 
     def _send_log(self, attempt_id: int, fd: int, dropped: int, data: bytes) -> None:
-        self.link.send_calmly(messages.Log(attempt_id, fd, dropped), [data])
+        self.link.send_bulk(messages.Log(attempt_id, fd, dropped), [data])
 
     # ---- objects -------------------------------------------------------------------------------------------
 
@@ -339,7 +352,7 @@ class Agent:
     def _on_refused(self, key: int, error: StoreFullError) -> None:
         """Fail the tasks that wait for an object for which the store has no room, now and later."""
         self._refused[key] = error
-        self.completion.starve(key, error)
+        self.completion.fail_waiting(key, error)
 
     def _update_spilling(self) -> None:
         """Tell workers which folder of the store large results go to from now on."""

@@ -87,15 +87,15 @@ class CodeStore:
             self._retry.cancel()
             self._retry = None
         tasks = self._queue.tasks.values()
-        functions = self._released_functions.difference([task.fn for task in tasks])
+        functions = self._released_functions.difference([task.function for task in tasks])
         for number in functions:
             self.functions.pop(number, None)
         if functions:
             self._pool.forget_functions(functions)
-        for number in self._released_classes.difference([task.cls.number for task in tasks]):
+        for number in self._released_classes.difference([task.task_class.number for task in tasks]):
             self._queue.classes.pop(number, None)
             self._released_classes.discard(number)
-        bundles = self._released_bundles.difference([task.cls.bundle for task in tasks])
+        bundles = self._released_bundles.difference([task.task_class.bundle for task in tasks])
         self._drop_objects(list(bundles))
         self._released_functions -= functions
         self._released_bundles -= bundles

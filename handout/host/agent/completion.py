@@ -93,32 +93,32 @@ class Completion:
         followers = self._queue.followers(task)
         self._queue.end(task)
         facts["message"] = facts.get("message") or _REASONS.get(kind, "")
-        facts.setdefault("elapsed_s", (now_ns() - task.started) / 1e9 if task.started else 0.0)
+        facts.setdefault("elapsed_s", (now_ns() - task.started_ns) / 1e9 if task.started_ns else 0.0)
         if kind == "timeout":
-            facts["limit_s"] = task.cls.timeout_s
+            facts["limit_s"] = task.task_class.timeout_s
         elif kind == "memory":
             facts.update(self._memory_facts(task, facts.get("maxrss") or 0))
         self._sender.failed(messages.Failed(task.attempt_id, kind, **facts), payload)
         for follower in followers:
-            self._doom(follower)
+            self._on_producer_failed(follower)
 
     def _memory_facts(self, task: QueuedTask, maxrss: int) -> dict[str, int]:
-        limit = task.cls.options.memory_limit or 0
+        limit = task.task_class.options.memory_limit or 0
         # A process that the kernel stopped at its limit had that much memory, and wanted more.
         at_least = cgroups.kernel_limit(limit) if task.worker.killed_at_limit else 0
-        peak = max(task.peak, at_least)
+        peak = max(task.peak_memory, at_least)
         return {"limit": limit, "peak": peak, "maxrss": max(maxrss, peak)}
 
-    def _doom(self, task: QueuedTask) -> None:
+    def _on_producer_failed(self, task: QueuedTask) -> None:
         """Give a task back to the controller, because a task whose result it needs has failed here."""
         if task.state == QUEUED:
-            task.doomed = True
+            task.producer_failed = True
         elif task.state != ENDED:
             self._give_back(task)
 
     # ---- reports of workers --------------------------------------------------------------------------------
 
-    def take_in(self, worker: WorkerHandle, frame: frames.Message) -> None:
+    def on_message(self, worker: WorkerHandle, frame: frames.Message) -> None:
         """Handle a worker's message.
 
         Raises:
@@ -133,9 +133,9 @@ class Completion:
     def _take_batch(self, worker: WorkerHandle, report: messages.BatchReport, payload: memoryview) -> None:
         self._take_results(worker, report, payload)
         self._put_back(worker, [worker.queued.pop(number, None) for number in report.skipped])
-        self._miss(worker, [worker.queued.pop(number, None) for number in report.lacking])
+        self._take_back_lacking(worker, [worker.queued.pop(number, None) for number in report.lacking])
         if report.leaving:
-            worker.leaving = worker.leaving_well = True
+            worker.leaving = worker.reported_leaving = True
 
     def _take_results(self, worker: WorkerHandle, report: messages.BatchReport, payload: memoryview) -> None:
         position = 0
@@ -151,15 +151,15 @@ class Completion:
             if task is None:
                 continue
             self._dispatcher.forget(worker, task)
-            if task.fate == "timeout":
+            if task.end_reason == "timeout":
                 # The task suppressed its cancellation.
                 self._fail(task, "timeout")
                 continue
-            durations.add(task.fn, us)
+            durations.add(task.function, us)
             if not self._keep(worker, task, sizes, inline, folders, data):
                 continue
             queue.end(task)
-            for key in task.out:
+            for key in task.outputs:
                 if key in queue.waiting:
                     queue.arrived(key)
             self._sender.done(task.attempt_id, us, sizes, inline, data)
@@ -176,7 +176,7 @@ class Completion:
         """Put a task's objects into the store; return False if the task failed, for lack of room or of a file."""
         position = 0
         waiting = self._queue.waiting
-        for index, (key, size, inlined) in enumerate(zip(task.out, sizes, inline)):
+        for index, (key, size, inlined) in enumerate(zip(task.outputs, sizes, inline)):
             if key == -1:
                 continue
             if inlined < 0:
@@ -199,8 +199,8 @@ class Completion:
             return
         self._dispatcher.forget(worker, task)
         kind = failure.kind
-        if task.fate in _REASONS and kind in ("cancelled", "raised"):
-            kind = task.fate
+        if task.end_reason in _REASONS and kind in ("cancelled", "raised"):
+            kind = task.end_reason
         facts = failure._asdict()
         for name in ("number", "elapsed_us", "kind"):
             del facts[name]
@@ -213,28 +213,28 @@ class Completion:
             if task is None:
                 continue
             self._dispatcher.forget(worker, task)
-            if task.fate == "recalled":
+            if task.end_reason == "recalled":
                 self._give_back(task)
-            elif task.fate is not None:
-                self._fail(task, task.fate)
+            elif task.end_reason is not None:
+                self._fail(task, task.end_reason)
             else:
                 unharmed.append(task)
         for task in self._queue.put_back(unharmed):
             self._give_back(task)
 
-    def _miss(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
+    def _take_back_lacking(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
         """Take back tasks whose inputs a worker lacked: the task that makes them failed, or the worker dropped them."""
         for task in tasks:
             if task is None:
                 continue
-            task.misses += 1
-            if task.misses > _MAX_MISSES and not task.missing and not task.doomed:
+            task.input_misses += 1
+            if task.input_misses > _MAX_MISSES and not task.missing and not task.producer_failed:
                 self._dispatcher.forget(worker, task)
                 self._fail(task, "input", message="an input could not be read from the store")
             else:
                 self._put_back(worker, [task])
 
-    def starve(self, key: int, error: StoreFullError) -> None:
+    def fail_waiting(self, key: int, error: StoreFullError) -> None:
         """Fail the tasks that wait for an object for which the store has no room. Their functions are not called."""
         facts: dict[str, Any] = {"message": str(error), "path": error.path, "need": error.need, "free": error.free}
         for task in list(self._queue.waiting.get(key, {}).values()):
@@ -256,8 +256,8 @@ class Completion:
             self._give_back(task)
         self._dispatcher.schedule()
 
-    def _mark(self, attempt_ids: Sequence[int], fate: str) -> list[QueuedTask]:
-        """Give attempts that are queued on workers a fate, and recall them from there.
+    def _mark(self, attempt_ids: Sequence[int], end_reason: str) -> list[QueuedTask]:
+        """Give attempts that are queued on workers a end_reason, and recall them from there.
 
         Returns: The attempts that are on no worker.
         """
@@ -269,9 +269,9 @@ class Completion:
                 continue
             if task.state != QUEUED:
                 here.append(task)
-            elif task.fate is None or fate == "cancelled":
-                task.fate = fate
-                first[task.worker] = min(task.seq, first.get(task.worker, task.seq))
+            elif task.end_reason is None or end_reason == "cancelled":
+                task.end_reason = end_reason
+                first[task.worker] = min(task.number_on_worker, first.get(task.worker, task.number_on_worker))
         for worker, number in first.items():
             self.recall_from(worker, number)
         return here
@@ -279,7 +279,7 @@ class Completion:
     def recall_from(self, worker: WorkerHandle, first: int) -> None:
         """Keep a worker from starting those of its tasks whose numbers are at least ``first``; see `shared_page`."""
         if worker.recalled_from is None:
-            self._loop.call_later(shared_page.SETTLE_S, self._settle, worker)
+            self._loop.call_later(shared_page.SETTLE_S, self._finish_recall, worker)
             worker.recalled_from = first
         if worker.page[shared_page.ANNOUNCED] < worker.page[shared_page.RECALLED_TO]:
             # The worker has not reached the tasks of an earlier recall yet. These must not start either.
@@ -288,7 +288,7 @@ class Completion:
         worker.page[shared_page.RECALLED_TO] = worker.next_number - 1
         worker.page[shared_page.RECALLED_FROM] = worker.recalled_from
 
-    def _settle(self, worker: WorkerHandle) -> None:
+    def _finish_recall(self, worker: WorkerHandle) -> None:
         """Take back the recalled tasks that the worker has not announced: by now it has seen the recall."""
         first, worker.recalled_from = worker.recalled_from, None
         if worker.gone or first is None:
@@ -296,12 +296,12 @@ class Completion:
         announced, last = worker.page[shared_page.ANNOUNCED], worker.page[shared_page.RECALLED_TO]
         numbers = [n for n in worker.queued if first <= n <= last and n > announced]
         self._put_back(worker, [worker.queued.pop(n) for n in numbers])
-        doomed = [t for t in worker.queued.values() if t.fate == "cancelled" and not t.dying]
+        cancelled = [t for t in worker.queued.values() if t.end_reason == "cancelled" and not t.being_ended]
         for task in worker.queued.values():
-            if task.fate == "recalled":
-                task.fate = None
-        if doomed:
-            self._end(worker, doomed, self._dispatcher.grace_s)
+            if task.end_reason == "recalled":
+                task.end_reason = None
+        if cancelled:
+            self._end(worker, cancelled, self._dispatcher.grace_s)
         if not worker.queued:
             self._dispatcher.release(worker)
         self._dispatcher.schedule()
@@ -309,9 +309,9 @@ class Completion:
     def _end(self, worker: WorkerHandle, tasks: Sequence[QueuedTask], grace_s: float) -> None:
         """End tasks that run: coroutines of a shared loop by cancellation, other tasks with their worker."""
         for task in tasks:
-            task.dying = True
+            task.being_ended = True
             if not worker.shared:
-                task.started = worker.page[shared_page.STARTED]
+                task.started_ns = worker.page[shared_page.STARTED]
         if worker.shared:
             self._dispatcher.cancel_coroutines(worker, tasks)
             self._loop.call_later(grace_s, self._end_stubborn, worker, list(tasks))
@@ -322,7 +322,7 @@ class Completion:
 
     def _end_stubborn(self, worker: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
         """Kill the worker of coroutines that did not end when they were cancelled. Its other tasks start anew."""
-        if any(worker.queued.get(task.seq) is task for task in tasks) and not worker.gone:
+        if any(worker.queued.get(task.number_on_worker) is task for task in tasks) and not worker.gone:
             self._kill(worker, 0.0)
 
     def _kill(self, worker: WorkerHandle, grace_s: float) -> None:
@@ -338,15 +338,15 @@ class Completion:
 
     def end_running(self, worker: WorkerHandle, task: QueuedTask, kind: str) -> None:
         """End a task that exceeds a limit, with its worker; ``kind`` is that of its failure."""
-        if task.fate is not None and task.fate != "recalled":
+        if task.end_reason is not None and task.end_reason != "recalled":
             return
-        task.fate = kind
+        task.end_reason = kind
         if worker.shared:
             self._end(worker, [task], self.kill_after_s)
             return
-        task.started = worker.page[shared_page.STARTED]
-        task.dying = worker.leaving = True
-        self.recall_from(worker, task.seq + 1)
+        task.started_ns = worker.page[shared_page.STARTED]
+        task.being_ended = worker.leaving = True
+        self.recall_from(worker, task.number_on_worker + 1)
         self._pool.signal(worker, shared_page.SAMPLE_SIGNAL)
         # A task that exceeds its memory limit is killed with SIGKILL at once: a grace would let it take more.
         self._loop.call_later(_SAMPLE_S, self._kill, worker, 0.0 if kind == "memory" else self.kill_after_s)
@@ -355,18 +355,18 @@ class Completion:
         """End all tasks because the lease has ended: those that run fail, the others go back to the controller."""
         for task in list(self._queue.tasks.values()):
             if task.state == QUEUED:
-                task.fate = task.fate or "host"
+                task.end_reason = task.end_reason or "host"
             elif task.state != ENDED:
                 self._give_back(task)
         for worker in self._pool.workers.values():
             if worker.queued:
                 running = worker.running
                 if running is not None and not worker.shared:
-                    running.started = worker.page[shared_page.STARTED]
+                    running.started_ns = worker.page[shared_page.STARTED]
                 self.recall_from(worker, 0)
                 self._kill(worker, 0.0)
 
-    def bury(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
+    def on_worker_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
         """Decide how the tasks of a worker that has ended go on, and which of them ended it."""
         queued = list(worker.queued.values())
         if report.error:
@@ -377,17 +377,17 @@ class Completion:
             # The lease ended and was renewed before the agent noticed. The supervisor was right; no task did it.
             worker.killed = True
             for task in queued:
-                task.fate = task.fate or "host"
+                task.end_reason = task.end_reason or "host"
         culprit: QueuedTask | None = None
-        if queued and not worker.killed and not worker.leaving_well and not report.error:
-            culprit = self._culprit(worker, queued)
+        if queued and not worker.killed and not worker.reported_leaving and not report.error:
+            culprit = self._find_culprit(worker, queued)
         worker.queued.clear()
-        if culprit is not None and culprit.fate is None:
+        if culprit is not None and culprit.end_reason is None:
             queued.remove(culprit)
             self._dispatcher.forget(worker, culprit)
             self._fail_culprit(worker, culprit, report)
         for task in queued:
-            task.dying = False
+            task.being_ended = False
             self._put_back(worker, [task])
         self._dispatcher.release(worker)
         self._dispatcher.schedule()
@@ -397,35 +397,35 @@ class Completion:
         self._spawn_failures += 1
         if self._spawn_failures > _MAX_SPAWN_FAILURES and len(self._pool.workers) == 0:
             for task in queued:
-                task.fate = task.fate or "host"
+                task.end_reason = task.end_reason or "host"
 
     def _fail_culprit(self, worker: WorkerHandle, culprit: QueuedTask, report: messages.WorkerGone) -> None:
         if not worker.shared:
-            culprit.started = worker.page[shared_page.STARTED]
+            culprit.started_ns = worker.page[shared_page.STARTED]
         if worker.killed_at_limit:
             self.oom_kills.reset()
             self._fail(culprit, "memory", maxrss=report.rss)
         else:
-            declared = culprit.cls.need.get("memory", 0) // PARTS
+            declared = culprit.task_class.need.get("memory", 0) // PARTS
             self._fail(culprit, "died", declared=declared, **self._cause_of_death(worker, report))
 
-    def _culprit(self, worker: WorkerHandle, queued: Sequence[QueuedTask]) -> QueuedTask | None:
+    def _find_culprit(self, worker: WorkerHandle, queued: Sequence[QueuedTask]) -> QueuedTask | None:
         """Return the task that ended the worker; None where several could have: these run alone from now on."""
         announced = worker.page[shared_page.ANNOUNCED]
         if not worker.shared:
             return worker.queued.get(announced, queued[0])
-        suspects = [task for task in queued if task.seq <= announced]
+        suspects = [task for task in queued if task.number_on_worker <= announced]
         if len(suspects) == 1:
             return suspects[0]
         for task in suspects:
-            task.solo = True
+            task.needs_own_worker = True
         return None
 
     def _cause_of_death(self, worker: WorkerHandle, report: messages.WorkerGone) -> dict[str, Any]:
         """Return the facts of a ``died`` failure."""
         status = report.status
         facts: dict[str, Any] = {"maxrss": report.rss}
-        if worker.cut:
+        if worker.link_misused:
             facts["cut"] = True
             facts["message"] = "the task closed descriptors that are not its own, or replaced its process"
             return facts

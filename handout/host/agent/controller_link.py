@@ -26,7 +26,7 @@ _RECEIVE = 512 << 10
 _HELLO_TIMEOUT_S = 10.0
 _ACCEPT_PAUSE_S = 0.25
 #: Connections that have not been authenticated yet, at most.
-_MAX_STRANGERS = 16
+_MAX_UNAUTHENTICATED = 16
 #: Segments that one `sendmsg` takes, below the system's own limit of 1,024.
 _SEGMENTS = 512
 
@@ -41,8 +41,8 @@ class ControllerLink:
         heartbeat_s: Seconds between heartbeats on an idle connection.
         on_message: Called with every message, once and in order. The payload is valid until the call returns.
         on_piece: Called with every piece of an incoming stream, likewise.
-        on_heard: Called after anything was received: the end of the lease may have moved.
-        is_over: Returns True when the lease has ended. Bytes that wait in the socket then are too old to be read.
+        on_received: Called after anything was received: the end of the lease may have moved.
+        lease_ended: Returns True when the lease has ended. Bytes that wait in the socket then are too old to be read.
         on_takeover: Called when another controller has taken over, with the headers and payloads of the messages that
             the controller before it had not confirmed.
     """
@@ -55,8 +55,8 @@ class ControllerLink:
         heartbeat_s: float,
         on_message: Callable[[wire.Message], None],
         on_piece: Callable[[wire.Piece], None],
-        on_heard: Callable[[], None],
-        is_over: Callable[[], bool],
+        on_received: Callable[[], None],
+        lease_ended: Callable[[], bool],
         on_takeover: Callable[[list[tuple[dict[str, Any], Sequence[wire.Buffer]]]], None],
     ) -> None:
         self.session = Session(heartbeat_s=heartbeat_s, now=now())
@@ -67,16 +67,16 @@ class ControllerLink:
         #: The conversation that goes on, by the name that its controller chose.
         self._conversation: str | None = None
         #: The conversations that takeovers have ended.
-        self._left: set[str] = set()
+        self._ended_conversations: set[str] = set()
         self._on_message = on_message
         self._on_piece = on_piece
-        self._on_heard = on_heard
-        self._is_over = is_over
+        self._on_received = on_received
+        self._lease_ended = lease_ended
         self._on_takeover = on_takeover
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
         #: Connections that are not authenticated yet: the decoder of what they sent, and its bytes.
-        self._strangers: dict[socket.socket, tuple[wire.Decoder, int]] = {}
+        self._unauthenticated: dict[socket.socket, tuple[wire.Decoder, int]] = {}
         self._unsent: deque[memoryview] = deque()
         self._scheduled = False
         #: What was received last. A listener that keeps any of it copies it.
@@ -115,22 +115,22 @@ class ControllerLink:
             self._loop.remove_reader(self._listener.fileno())
             self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
             return
-        if len(self._strangers) >= _MAX_STRANGERS:
+        if len(self._unauthenticated) >= _MAX_UNAUTHENTICATED:
             peer.close()
             return
         peer.setblocking(False)
         enlarge_buffers(peer)
-        self._strangers[peer] = wire.Decoder(greets=True), 0
-        self._loop.add_reader(peer.fileno(), self._on_stranger, peer)
-        self._loop.call_later(_HELLO_TIMEOUT_S, self._turn_away, peer)
+        self._unauthenticated[peer] = wire.Decoder(greets=True), 0
+        self._loop.add_reader(peer.fileno(), self._on_unauthenticated, peer)
+        self._loop.call_later(_HELLO_TIMEOUT_S, self._reject, peer)
 
-    def _turn_away(self, peer: socket.socket) -> None:
-        if self._strangers.pop(peer, None) is not None:
+    def _reject(self, peer: socket.socket) -> None:
+        if self._unauthenticated.pop(peer, None) is not None:
             self._loop.remove_reader(peer.fileno())
             peer.close()
 
-    def _on_stranger(self, peer: socket.socket) -> None:
-        decoder, received = self._strangers[peer]
+    def _on_unauthenticated(self, peer: socket.socket) -> None:
+        decoder, received = self._unauthenticated[peer]
         data = b""
         try:
             # A hello is small. Bytes that follow it stay in the socket.
@@ -141,11 +141,11 @@ class ControllerLink:
         except (OSError, wire.ProtocolError):
             frames = None
         if frames is None:
-            self._turn_away(peer)
+            self._reject(peer)
             return
         received += len(data)
         if not frames:
-            self._strangers[peer] = decoder, received
+            self._unauthenticated[peer] = decoder, received
             return
         hello = frames[0]
         said = hello.fields.get("token") if type(hello) is wire.Hello else None
@@ -154,10 +154,10 @@ class ControllerLink:
             or not isinstance(said, str)
             or not hmac.compare_digest(said.encode("utf-8", "replace"), self._token.encode())
         ):
-            self._turn_away(peer)
+            self._reject(peer)
             return
         assert type(hello) is wire.Hello
-        del self._strangers[peer]
+        del self._unauthenticated[peer]
         self._loop.remove_reader(peer.fileno())
         self._welcome(peer, decoder, received, hello)
 
@@ -168,7 +168,7 @@ class ControllerLink:
         except wire.ProtocolError as error:
             self._refuse(peer, str(error))
             return
-        refusal = self._reason_against(greeting)
+        refusal = self._refusal_of(greeting)
         if refusal:
             self._refuse(peer, refusal)
             return
@@ -188,18 +188,18 @@ class ControllerLink:
             return
         # The controller is there: a lease that had ended begins anew.
         session.last_mutual = now()
-        self._on_heard()
+        self._on_received()
         if unconfirmed is not None:
             self._on_takeover(unconfirmed)
         self.flush()
 
-    def _reason_against(self, greeting: messages.Greeting) -> str:
+    def _refusal_of(self, greeting: messages.Greeting) -> str:
         """Return why a connection is refused, or an empty string."""
         name = greeting.conversation
         is_new = self._conversation is not None and name != self._conversation
         if greeting.agent != self._identity:
             return "another agent was meant"
-        if name in self._left or (is_new and not greeting.takeover):
+        if name in self._ended_conversations or (is_new and not greeting.takeover):
             return "another controller has taken over"
         if greeting.connection <= self._connection and not is_new:
             return "an earlier connection"
@@ -222,7 +222,7 @@ class ControllerLink:
         if greeting.conversation == self._conversation:
             return None
         if self._conversation is not None:
-            self._left.add(self._conversation)
+            self._ended_conversations.add(self._conversation)
         self._conversation = greeting.conversation
         if not greeting.takeover:
             return None
@@ -247,7 +247,7 @@ class ControllerLink:
         peer = self._peer
         if peer is None:
             return
-        if self._is_over():
+        if self._lease_ended():
             # The agent was stopped for so long that the bytes in the socket are old: the controller must connect anew.
             self.disconnect()
             return
@@ -269,7 +269,7 @@ class ControllerLink:
         except wire.ProtocolError:
             self.disconnect()
             return
-        self._on_heard()
+        self._on_received()
         self.schedule()
 
     def send(self, message: AnyMessage, payload: Sequence[wire.Buffer] = ()) -> None:
@@ -277,9 +277,9 @@ class ControllerLink:
         self.session.send(codec.encode(message), payload)
         self.schedule()
 
-    def send_calmly(self, message: AnyMessage, payload: Sequence[wire.Buffer] = ()) -> None:
+    def send_bulk(self, message: AnyMessage, payload: Sequence[wire.Buffer] = ()) -> None:
         """Send a message that waits its turn among the streams."""
-        self.session.send_calmly(codec.encode(message), payload)
+        self.session.send_bulk(codec.encode(message), payload)
         self.schedule()
 
     def schedule(self) -> None:

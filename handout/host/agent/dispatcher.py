@@ -115,80 +115,80 @@ class Dispatcher:
         """Start tasks in the next turn of the loop, after the messages that have arrived by then."""
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._pump)
+            self._loop.call_soon(self._start_ready)
 
     def hold(self) -> None:
         """Fork no worker for a moment, because the system refuses new processes."""
         self._hold_until = now() + _SPAWN_RETRY_S
         self._loop.call_later(_SPAWN_RETRY_S, self.schedule)
 
-    def _pump(self) -> None:
+    def _start_ready(self) -> None:
         self._scheduled = False
         if self.paused:
             return
         blocked = False
-        for _, cls in self._queue.heads():
-            if cls.shared_loop:
-                self._fill_shared(cls)
+        for _, task_class in self._queue.heads():
+            if task_class.shared_loop:
+                self._fill_shared(task_class)
             else:
-                self._fill(cls, blocked)
-            if not cls.head:
-                cls.blocked_since = None
+                self._fill(task_class, blocked)
+            if not task_class.head:
+                task_class.blocked_since = None
                 continue
             blocked = True
             at = now()
-            if cls.blocked_since is None:
-                cls.blocked_since = at
-            elif at - cls.blocked_since > _RESERVE_S:
+            if task_class.blocked_since is None:
+                task_class.blocked_since = at
+            elif at - task_class.blocked_since > _RESERVE_S:
                 break
 
     # ---- one task at a time --------------------------------------------------------------------------------
 
-    def _fill(self, cls: TaskClassQueue, blocked: bool) -> None:
+    def _fill(self, task_class: TaskClassQueue, blocked: bool) -> None:
         """Start those tasks of one task class for which there is room.
 
         Args:
-            cls: The task class.
+            task_class: The task class.
             blocked: True where an earlier task waits for room. Workers of this class then get no further tasks, so that
                 they release their claims in its favour.
         """
-        head = cls.head
+        head = task_class.head
         while head is not None:
-            worker = self._engage(cls)
+            worker = self._claim_worker(task_class)
             if worker is None:
                 break
-            share = max(4, len(cls.ready) // max(1, len(cls.workers)))
-            self._push(worker, share)
-            head = cls.head
-        if head is None or blocked or cls.alone:
+            share = max(4, len(task_class.ready) // max(1, len(task_class.workers)))
+            self._send_tasks(worker, share)
+            head = task_class.head
+        if head is None or blocked or task_class.alone:
             return
-        for worker in cls.workers:
-            if worker.leaving or worker.stuck in worker.queued:
+        for worker in task_class.workers:
+            if worker.leaving or worker.slow_task in worker.queued:
                 continue
             if len(worker.queued) <= _LOW and worker.load_us < BATCH_US / 2:
-                self._push(worker, BATCH)
+                self._send_tasks(worker, BATCH)
 
-    def _engage(self, cls: TaskClassQueue) -> WorkerHandle | None:
+    def _claim_worker(self, task_class: TaskClassQueue) -> WorkerHandle | None:
         """Return a worker with a claim for a task class; None where there is no room for one more."""
         if len(self._pool.workers) >= self.max_workers and not self._pool.has_idle:
             return None
         if self._hold_until > now():
             return None
-        claim = self._ledger.claim(cls.need)
+        claim = self._ledger.claim(task_class.need)
         if claim is None:
             return None
-        key = WorkerKey(cls.bundle, claim.devices, cls.threads, False, cls.options)
-        worker = self._acquire(key, cls)
+        key = WorkerKey(task_class.bundle, claim.devices, task_class.threads, False, task_class.options)
+        worker = self._acquire(key, task_class)
         if worker is None:
             self._ledger.release(claim)
             return None
-        worker.claim, worker.cls = claim, cls
-        cls.workers.append(worker)
+        worker.claim, worker.task_class = claim, task_class
+        task_class.workers.append(worker)
         return worker
 
-    def _acquire(self, key: WorkerKey, cls: TaskClassQueue) -> WorkerHandle | None:
+    def _acquire(self, key: WorkerKey, task_class: TaskClassQueue) -> WorkerHandle | None:
         try:
-            return self._pool.acquire(key, self._environment, self._bundle_path(cls))
+            return self._pool.acquire(key, self._environment, self._bundle_path(task_class))
         except OSError:
             # Too many open files, or no memory: workers that end make room.
             traceback.print_exc()
@@ -202,12 +202,12 @@ class Dispatcher:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[d] if d < len(visible) else str(d) for d in key.devices)
         return environment
 
-    def _bundle_path(self, cls: TaskClassQueue) -> str | None:
-        return self._store.path(cls.bundle) if cls.bundle is not None else None
+    def _bundle_path(self, task_class: TaskClassQueue) -> str | None:
+        return self._store.path(task_class.bundle) if task_class.bundle is not None else None
 
     def forget(self, worker: WorkerHandle, task: QueuedTask) -> None:
         """Record that a task is not queued on its worker any more."""
-        worker.load_us -= task.est_us
+        worker.load_us -= task.expected_us
         if task.claim is not None:
             self._ledger.release(task.claim)
             task.claim = None
@@ -219,10 +219,14 @@ class Dispatcher:
             if self._loops.get(worker.key) is worker:
                 del self._loops[worker.key]
             self._pool.release(worker)
-        if worker.cls is None:
+        if worker.task_class is None:
             return
         claim = worker.claim
-        if claim is not None and not worker.gone and (claim.devices or self._is_bloated(worker, worker.cls)):
+        if (
+            claim is not None
+            and not worker.gone
+            and (claim.devices or self._has_leftover_memory(worker, worker.task_class))
+        ):
             # The device or the memory is free only once the process has ended.
             if not worker.leaving:
                 self._pool.dismiss(worker)
@@ -230,40 +234,44 @@ class Dispatcher:
         if worker.claim is not None:
             self._ledger.release(worker.claim)
             worker.claim = None
-        worker.cls.workers.remove(worker)
-        worker.cls = None
+        worker.task_class.workers.remove(worker)
+        worker.task_class = None
         worker.load_us = 0.0
         self._pool.release(worker)
 
-    def _is_bloated(self, worker: WorkerHandle, cls: TaskClassQueue) -> bool:
+    def _has_leftover_memory(self, worker: WorkerHandle, task_class: TaskClassQueue) -> bool:
         """Return True if earlier tasks left so much memory behind that the next one could exceed its limit for it."""
-        limit = cls.options.memory_limit
+        limit = task_class.options.memory_limit
         return limit is not None and worker.pid > 0 and processes.tree_memory(worker.pid, limit // 2) > limit // 2
 
-    def _push(self, worker: WorkerHandle, limit: int) -> None:
+    def _send_tasks(self, worker: WorkerHandle, limit: int) -> None:
         """Send a worker as many tasks as it has room for, at most ``limit``."""
-        cls = worker.cls
-        assert cls is not None
+        task_class = worker.task_class
+        assert task_class is not None
         batch: list[QueuedTask] = []
         nbytes = 0
         limit = min(limit, BATCH - len(worker.queued))
         get = self.durations.get
         while len(batch) < limit:
-            task = cls.head
+            task = task_class.head
             if task is None:
                 break
-            est = get(task.fn)
+            est = get(task.function)
             if (batch or worker.queued) and (
-                est is None or cls.alone or task.solo or worker.load_us + est > BATCH_US or nbytes > _BATCH_BYTES
+                est is None
+                or task_class.alone
+                or task.needs_own_worker
+                or worker.load_us + est > BATCH_US
+                or nbytes > _BATCH_BYTES
             ):
                 break
-            cls.ready.popleft()
+            task_class.ready.popleft()
             self._enqueue(worker, task, est)
             batch.append(task)
-            nbytes += len(task.blob)
-            if task.solo:
+            nbytes += len(task.call)
+            if task.needs_own_worker:
                 break
-        if not cls.alone and self._queue.waiting:
+        if not task_class.alone and self._queue.waiting:
             self._add_followers(worker, batch)
         if batch:
             self._send(worker, batch)
@@ -272,11 +280,11 @@ class Dispatcher:
     def _enqueue(self, worker: WorkerHandle, task: QueuedTask, est: float | None) -> None:
         task.state = QUEUED
         task.worker = worker
-        task.seq = worker.next_number
-        task.est_us = est if est is not None else BATCH_US
+        task.number_on_worker = worker.next_number
+        task.expected_us = est if est is not None else BATCH_US
         worker.next_number += 1
-        worker.load_us += task.est_us
-        worker.queued[task.seq] = task
+        worker.load_us += task.expected_us
+        worker.queued[task.number_on_worker] = task
 
     def _add_followers(self, worker: WorkerHandle, batch: list[QueuedTask]) -> None:
         """Queue tasks behind those whose results they wait for, where this worker makes all of these results."""
@@ -286,9 +294,9 @@ class Dispatcher:
         for task in sources:
             if len(worker.queued) >= BATCH or worker.load_us > BATCH_US:
                 return
-            for key in task.out:
+            for key in task.outputs:
                 for follower in list(waiting.get(key, none).values()):
-                    est = self.durations.get(follower.fn)
+                    est = self.durations.get(follower.function)
                     if est is None or not self._may_follow(follower, worker):
                         continue
                     if len(worker.queued) >= BATCH or worker.load_us + est > BATCH_US:
@@ -298,7 +306,12 @@ class Dispatcher:
                     sources.append(follower)
 
     def _may_follow(self, task: QueuedTask, worker: WorkerHandle) -> bool:
-        if task.state != WAITING or task.cls is not worker.cls or task.solo or task.doomed:
+        if (
+            task.state != WAITING
+            or task.task_class is not worker.task_class
+            or task.needs_own_worker
+            or task.producer_failed
+        ):
             return False
         producing = self._queue.producing
         for key in task.inputs:
@@ -311,19 +324,19 @@ class Dispatcher:
     def _send(self, worker: WorkerHandle, batch: Sequence[QueuedTask]) -> None:
         functions: list[int] = []
         for task in batch:
-            if task.fn not in worker.functions:
-                worker.functions.add(task.fn)
-                functions.append(task.fn)
+            if task.function not in worker.functions:
+                worker.functions.add(task.function)
+                functions.append(task.function)
         blobs = [self._functions[fn] for fn in functions]
         keys, data = self._inputs(batch)
         distrusted: Sequence[int] = ()
         if self.distrusted:
             distrusted = list(self.distrusted.intersection(key for task in batch for key in task.inputs))
         message = messages.Batch(
-            batch[0].seq,
-            [t.out for t in batch],
-            [t.fn for t in batch],
-            [len(t.blob) for t in batch],
+            batch[0].number_on_worker,
+            [t.outputs for t in batch],
+            [t.function for t in batch],
+            [len(t.call) for t in batch],
             [t.inputs for t in batch],
             [t.id for t in batch],
             [t.attempt for t in batch],
@@ -335,7 +348,7 @@ class Dispatcher:
             distrusted,
             self._types if distrusted else (),
         )
-        self._pool.send(worker, message, [*blobs, *data, *(t.blob for t in batch)])
+        self._pool.send(worker, message, [*blobs, *data, *(t.call for t in batch)])
 
     def distrust(self, keys: Iterable[int], types: Sequence[Any]) -> None:
         """Have workers read objects with the restricted reader: they passed through a host with trust="data"."""
@@ -366,29 +379,34 @@ class Dispatcher:
 
     # ---- many coroutines in one worker ---------------------------------------------------------------------
 
-    def _fill_shared(self, cls: TaskClassQueue) -> None:
-        key = WorkerKey(cls.bundle, (), cls.threads, True, cls.options)
+    def _fill_shared(self, task_class: TaskClassQueue) -> None:
+        key = WorkerKey(task_class.bundle, (), task_class.threads, True, task_class.options)
         batches: dict[WorkerHandle, list[QueuedTask]] = {}
-        task = cls.head
+        task = task_class.head
         while task is not None and self._hold_until <= now():
             worker = self._loops.get(key)
-            if worker is not None and not worker.leaving and not task.solo and len(worker.queued) >= MAX_CONCURRENT:
+            if (
+                worker is not None
+                and not worker.leaving
+                and not task.needs_own_worker
+                and len(worker.queued) >= MAX_CONCURRENT
+            ):
                 break
-            claim = self._ledger.claim(cls.need)
+            claim = self._ledger.claim(task_class.need)
             if claim is None:
                 break
-            if worker is None or worker.leaving or task.solo:
-                worker = self._acquire(key, cls)
+            if worker is None or worker.leaving or task.needs_own_worker:
+                worker = self._acquire(key, task_class)
                 if worker is None:
                     self._ledger.release(claim)
                     break
-                if not task.solo:
+                if not task.needs_own_worker:
                     self._loops[key] = worker
-            cls.ready.popleft()
+            task_class.ready.popleft()
             self._enqueue(worker, task, 0.0)
-            task.claim, task.started = claim, now_ns()
+            task.claim, task.started_ns = claim, now_ns()
             batches.setdefault(worker, []).append(task)
-            task = cls.head
+            task = task_class.head
         for worker, batch in batches.items():
             for at in range(0, len(batch), BATCH):
                 self._send(worker, batch[at : at + BATCH])
@@ -396,4 +414,4 @@ class Dispatcher:
 
     def cancel_coroutines(self, worker: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
         """Have a worker cancel tasks of its shared loop."""
-        self._pool.send(worker, messages.CancelCoroutines([t.seq for t in tasks]))
+        self._pool.send(worker, messages.CancelCoroutines([t.number_on_worker for t in tasks]))

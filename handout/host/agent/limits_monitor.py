@@ -26,7 +26,7 @@ _LOOK_SHARE = 0.05
 #: Nanoseconds after which the tasks queued behind a running task start on another worker.
 _RESCUE_NS = 20_000_000
 #: Nanoseconds after which the controller is told that a task runs.
-_TELL_NS = 50_000_000
+_REPORT_NS = 50_000_000
 
 
 class LimitsMonitor:
@@ -77,17 +77,17 @@ class LimitsMonitor:
             elapsed = at - worker.page[shared_page.STARTED]
             if len(worker.queued) > 1:
                 fast = True
-                if elapsed > _RESCUE_NS and worker.stuck != task.seq:
+                if elapsed > _RESCUE_NS and worker.slow_task != task.number_on_worker:
                     self._rescue(worker, task)
-            if not task.told:
+            if not task.start_reported:
                 fast = True
-                if elapsed > _TELL_NS:
+                if elapsed > _REPORT_NS:
                     fresh.append(task)
             watching |= self._check_limits(worker, task, elapsed)
         if fresh:
             self._sender.started([task.attempt_id for task in fresh])
             for task in fresh:
-                task.told = True
+                task.start_reported = True
         if fast:
             self._look_in(_FAST_S)
         elif watching:
@@ -95,45 +95,45 @@ class LimitsMonitor:
 
     def _rescue(self, worker: WorkerHandle, task: QueuedTask) -> None:
         """Recall the tasks behind a task that takes longer than expected, and have the results before it sent."""
-        worker.stuck = task.seq
-        self._completion.recall_from(worker, task.seq + 1)
-        if next(iter(worker.queued)) < task.seq:
+        worker.slow_task = task.number_on_worker
+        self._completion.recall_from(worker, task.number_on_worker + 1)
+        if next(iter(worker.queued)) < task.number_on_worker:
             self._pool.signal(worker, shared_page.FLUSH_SIGNAL)
 
     def _look_at_coroutines(self, worker: WorkerHandle, at: int, fresh: list[QueuedTask]) -> bool:
         """Look at all tasks of a shared loop; return True if they must be looked at again."""
         limited = False
         for task in list(worker.queued.values()):
-            elapsed = at - task.started
-            if not task.told and elapsed > _TELL_NS:
+            elapsed = at - task.started_ns
+            if not task.start_reported and elapsed > _REPORT_NS:
                 fresh.append(task)
-            timeout_s = task.cls.timeout_s
+            timeout_s = task.task_class.timeout_s
             if timeout_s is not None and elapsed > timeout_s * 1e9:
                 self._completion.end_running(worker, task, "timeout")
-            limited |= timeout_s is not None or not task.told
+            limited |= timeout_s is not None or not task.start_reported
         return limited
 
     def _check_limits(self, worker: WorkerHandle, task: QueuedTask, elapsed: int) -> bool:
         """End a task that exceeds its time or memory; return True if it must be looked at again."""
-        cls = task.cls
-        if cls.timeout_s is not None and elapsed > cls.timeout_s * 1e9:
+        task_class = task.task_class
+        if task_class.timeout_s is not None and elapsed > task_class.timeout_s * 1e9:
             self._completion.end_running(worker, task, "timeout")
-        elif cls.options.memory_limit is not None:
-            self._check_memory(worker, task, cls.options.memory_limit)
-        return cls.timeout_s is not None or cls.options.memory_limit is not None
+        elif task_class.options.memory_limit is not None:
+            self._check_memory(worker, task, task_class.options.memory_limit)
+        return task_class.timeout_s is not None or task_class.options.memory_limit is not None
 
     def _check_memory(self, worker: WorkerHandle, task: QueuedTask, limit: int) -> None:
         """End a task that exceeds its memory limit, or look again before it can exceed it."""
         began = self._loop.time()
-        if not worker.pid or began + _LEAST_S / 2 < task.look_at:
+        if not worker.pid or began + _LEAST_S / 2 < task.measure_at:
             return
         used = processes.tree_memory(worker.pid, limit)
-        task.peak = max(task.peak, used)
+        task.peak_memory = max(task.peak_memory, used)
         # The kernel may have killed a process that the task started, for which the task may wait for ever.
         if used > limit or worker.killed_at_limit:
             self._completion.end_running(worker, task, "memory")
             return
         ended = self._loop.time()
         delay_s = max(min((limit - used) / _GROWTH, _SLOW_S), _LEAST_S, (ended - began) / _LOOK_SHARE)
-        task.look_at = ended + delay_s
+        task.measure_at = ended + delay_s
         self._look_in(delay_s)

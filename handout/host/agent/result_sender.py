@@ -19,7 +19,7 @@ from handout.protocol import frames, messages
 #: Bytes of results in one message, at most.
 _PAYLOAD = 8 << 20
 #: Tasks that have printed and wait to be reported. Above it, the output of each is cut to its last `_SHORT_LOG` bytes.
-_MANY_LOUD = 256
+_MANY_PRINTED = 256
 _SHORT_LOG = 1 << 10
 
 
@@ -58,7 +58,7 @@ class GatheredResults:
         return messages.Finished(self.attempt_ids, self._us, self._sizes, self._inline), [b"".join(self._payload)]
 
 
-class Loud(NamedTuple):
+class PrintedEnd(NamedTuple):
     """The end of an attempt that has printed: its result's columns, or its failure."""
 
     attempt_id: int
@@ -81,7 +81,7 @@ class ResultSender:
         self._loop = asyncio.get_running_loop()
         self._done = GatheredResults()
         #: Ends of attempts that have printed.
-        self._loud: deque[Loud] = deque()
+        self._printed: deque[PrintedEnd] = deque()
         self._recalled: list[int] = []
         self._scheduled = False
 
@@ -89,29 +89,29 @@ class ResultSender:
         """Tell that an attempt returned a result; ``data`` holds its inline objects."""
         if self._logs.has(attempt_id):
             # A copy: the data lies in the receive buffer, and this message may wait.
-            self._end_loudly(Loud(attempt_id, (us, sizes, inline), None, [bytes(data)]))
+            self._end_after_output(PrintedEnd(attempt_id, (us, sizes, inline), None, [bytes(data)]))
             return
         self._done.add(attempt_id, us, sizes, inline, [data])
         if self._done.nbytes > _PAYLOAD:
-            self._emit()
-        self._emit_soon()
+            self._send_gathered()
+        self._send_soon()
 
     def failed(self, failure: messages.Failed, payload: Sequence[frames.Buffer]) -> None:
         """Tell that an attempt failed; ``payload`` is its pickled exception."""
         stderr, stack = self._logs.tail(failure.attempt_id)
         failure = failure._replace(stderr=stderr, stack=stack)
         if self._logs.has(failure.attempt_id):
-            self._end_loudly(Loud(failure.attempt_id, None, failure, [bytes(p) for p in payload]))
+            self._end_after_output(PrintedEnd(failure.attempt_id, None, failure, [bytes(p) for p in payload]))
             return
         # Attempts that ended before are told before.
-        self._emit()
+        self._send_gathered()
         self._link.send(failure, payload)
 
     def recalled(self, attempt_id: int) -> None:
         """Tell that an attempt goes back unstarted."""
         self._logs.discard(attempt_id)
         self._recalled.append(attempt_id)
-        self._emit_soon()
+        self._send_soon()
 
     def started(self, attempt_ids: Sequence[int]) -> None:
         """Tell that attempts have been running for a while."""
@@ -119,20 +119,20 @@ class ResultSender:
 
     def waiting(self) -> list[int]:
         """Return the attempts whose ends have not been given to the link yet."""
-        return [*self._done.attempt_ids, *self._recalled, *(end.attempt_id for end in self._loud)]
+        return [*self._done.attempt_ids, *self._recalled, *(end.attempt_id for end in self._printed)]
 
-    def _end_loudly(self, end: Loud) -> None:
-        if len(self._loud) > _MANY_LOUD:
+    def _end_after_output(self, end: PrintedEnd) -> None:
+        if len(self._printed) > _MANY_PRINTED:
             self._logs.shorten(end.attempt_id, _SHORT_LOG)
-        self._loud.append(end)
-        self._emit_soon()
+        self._printed.append(end)
+        self._send_soon()
 
-    def _emit_soon(self) -> None:
+    def _send_soon(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._emit)
+            self._loop.call_soon(self._send_gathered)
 
-    def _emit(self) -> None:
+    def _send_gathered(self) -> None:
         self._scheduled = False
         if self._done.attempt_ids:
             self._link.send(*self._done.message())
@@ -140,22 +140,22 @@ class ResultSender:
         if self._recalled:
             self._link.send(messages.Recalled(self._recalled))
             self._recalled = []
-        self.emit_loud()
+        self.send_printed()
 
-    def emit_loud(self) -> None:
+    def send_printed(self) -> None:
         """Send the ends of attempts that have printed, each behind its output, as long as the session has room."""
         done = GatheredResults()
-        while self._loud and self._logs.room():
-            end = self._loud.popleft()
+        while self._printed and self._logs.room():
+            end = self._printed.popleft()
             self._logs.end(end.attempt_id, now())
             if end.result is not None:
                 done.add(end.attempt_id, *end.result, end.payload)
                 if done.nbytes <= _PAYLOAD:
                     continue
             if done.attempt_ids:
-                self._link.send_calmly(*done.message())
+                self._link.send_bulk(*done.message())
                 done = GatheredResults()
             if end.failure is not None:
-                self._link.send_calmly(end.failure, end.payload)
+                self._link.send_bulk(end.failure, end.payload)
         if done.attempt_ids:
-            self._link.send_calmly(*done.message())
+            self._link.send_bulk(*done.message())

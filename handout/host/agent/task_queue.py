@@ -67,28 +67,28 @@ class QueuedTask:
     __slots__ = (
         "attempt",
         "attempt_id",
-        "blob",
+        "being_ended",
+        "call",
         "claim",
-        "cls",
-        "doomed",
-        "dying",
-        "est_us",
-        "fate",
-        "fn",
+        "end_reason",
+        "expected_us",
+        "function",
         "id",
+        "input_misses",
         "inputs",
         "keep",
-        "look_at",
-        "misses",
+        "measure_at",
         "missing",
+        "needs_own_worker",
+        "number_on_worker",
         "order",
-        "out",
-        "peak",
-        "seq",
-        "solo",
-        "started",
+        "outputs",
+        "peak_memory",
+        "producer_failed",
+        "start_reported",
+        "started_ns",
         "state",
-        "told",
+        "task_class",
         "variant",
         "worker",
     )
@@ -96,22 +96,22 @@ class QueuedTask:
     def __init__(
         self,
         attempt_id: int,
-        fn: int,
-        cls: TaskClassQueue,
-        blob: Buffer,
+        function: int,
+        task_class: TaskClassQueue,
+        call: Buffer,
         inputs: Sequence[int],
-        out: Sequence[int],
+        outputs: Sequence[int],
         keep: int,
         id: str,
         attempt: int,
         variant: int,
     ) -> None:
         self.attempt_id = attempt_id
-        self.fn = fn
-        self.cls = cls
-        self.blob = blob
+        self.function = function
+        self.task_class = task_class
+        self.call = call
         self.inputs = inputs
-        self.out = out
+        self.outputs = outputs
         self.keep = keep
         self.id = id
         self.attempt = attempt
@@ -123,37 +123,37 @@ class QueuedTask:
         #: The worker that the task is queued on, or None.
         self.worker: Any = None
         #: The number that this worker knows the task by.
-        self.seq = 0
+        self.number_on_worker = 0
         #: Microseconds that the task is expected to take.
-        self.est_us = 0.0
+        self.expected_us = 0.0
         #: Why the agent ends the task: a kind of failure of `Failed`, or "recalled"; None if the agent does not end it.
-        self.fate: str | None = None
+        self.end_reason: str | None = None
         #: True while the agent is ending the task although it runs.
-        self.dying = False
+        self.being_ended = False
         #: True if the producer of one of the inputs has failed on this host. The agent gives the task back to the
         #: controller as soon as the worker returns the task.
-        self.doomed = False
+        self.producer_failed = False
         #: True if the task ran beside others on a worker that died. It then gets a worker of its own, so that a second
         #: death shows which task caused it.
-        self.solo = False
+        self.needs_own_worker = False
         #: How often a worker returned the task because it could not read an input.
-        self.misses = 0
+        self.input_misses = 0
         #: The largest memory use that the agent has measured, in bytes.
-        self.peak = 0
+        self.peak_memory = 0
         #: When the agent measures the memory next, in seconds of the loop's clock.
-        self.look_at = 0.0
+        self.measure_at = 0.0
         #: True once the controller has been told that the task runs.
-        self.told = False
+        self.start_reported = False
         #: When the task started, in nanoseconds of the monotonic clock; 0 if the agent does not know. The agent sets it
         #: for a coroutine when it sends it to a worker, and for another task when it ends the task.
-        self.started = 0
+        self.started_ns = 0
         #: The ledger's claim of a coroutine. None for another task, whose worker holds the claim.
         self.claim: Any = None
 
 
 def _required(task: QueuedTask) -> Sequence[int]:
     """Return the keys of the objects that must be in the store before a task starts: inputs and source bundle."""
-    return task.inputs if task.cls.bundle is None else [*task.inputs, task.cls.bundle]
+    return task.inputs if task.task_class.bundle is None else [*task.inputs, task.task_class.bundle]
 
 
 class TaskQueue:
@@ -180,7 +180,7 @@ class TaskQueue:
         self._order += 1
         task.order = self._order
         self.tasks[task.attempt_id] = task
-        for key in task.out:
+        for key in task.outputs:
             if key != -1:
                 self.producing[key] = task
         has = self._has
@@ -194,8 +194,8 @@ class TaskQueue:
     def make_ready(self, task: QueuedTask) -> None:
         """Let a task start when the ledger has room."""
         task.state = READY
-        task.cls.ready.append(task)
-        self._active[task.cls.number] = task.cls
+        task.task_class.ready.append(task)
+        self._active[task.task_class.number] = task.task_class
 
     def arrived(self, key: int) -> bool:
         """Record that an object is in the store; return True if a task may start because of it."""
@@ -218,21 +218,21 @@ class TaskQueue:
         refused: list[QueuedTask] = []
         for task in sorted(tasks, key=lambda t: t.order, reverse=True):
             task.worker = None
-            if task.doomed:
+            if task.producer_failed:
                 refused.append(task)
             elif task.missing:
                 task.state = WAITING
             else:
                 task.state = READY
-                task.cls.ready.appendleft(task)
-                self._active[task.cls.number] = task.cls
+                task.task_class.ready.appendleft(task)
+                self._active[task.task_class.number] = task.task_class
         return refused
 
     def end(self, task: QueuedTask) -> None:
         """Remove a task that has ended."""
         task.state = ENDED
         self.tasks.pop(task.attempt_id, None)
-        for key in task.out:
+        for key in task.outputs:
             if key != -1 and self.producing.get(key) is task:
                 del self.producing[key]
         if task.missing:
@@ -247,7 +247,7 @@ class TaskQueue:
         seen = {task.attempt_id}
         todo = [task]
         while todo:
-            for key in todo.pop().out:
+            for key in todo.pop().outputs:
                 for follower in self.waiting.get(key, _NONE).values():
                     if follower.attempt_id not in seen:
                         seen.add(follower.attempt_id)
@@ -258,12 +258,12 @@ class TaskQueue:
     def heads(self) -> list[tuple[int, TaskClassQueue]]:
         """Return (arrival number of the first task, task class) of the task classes with a task to start, sorted."""
         found: list[tuple[int, TaskClassQueue]] = []
-        for cls in list(self._active.values()):
-            head = cls.head
+        for task_class in list(self._active.values()):
+            head = task_class.head
             if head is not None:
-                found.append((head.order, cls))
+                found.append((head.order, task_class))
             else:
-                del self._active[cls.number]
+                del self._active[task_class.number]
         if len(found) > 1:
             found.sort(key=lambda pair: pair[0])
         return found

@@ -86,7 +86,7 @@ class WorkerHandle:
         self.unsent: deque[memoryview] = deque()
         #: What the worker holds of the ledger, and for which task class.
         self.claim: Any = None
-        self.cls: TaskClassQueue | None = None
+        self.task_class: TaskClassQueue | None = None
         #: Tasks sent and not reported, by number, in order; the microseconds that they are expected to take.
         self.queued: dict[int, QueuedTask] = {}
         self.load_us = 0.0
@@ -96,19 +96,19 @@ class WorkerHandle:
         #: True where the worker takes no more tasks.
         self.leaving = False
         #: True where code in the worker closed its link, or wrote to it.
-        self.cut = False
+        self.link_misused = False
         #: True while the worker is one of the pool's idle workers.
         self.idle = False
         #: Tasks from this number on are being recalled.
         self.recalled_from: int | None = None
         #: Number of a task that takes longer than expected: no task is queued behind it.
-        self.stuck = 0
-        #: True where the agent kills the worker: tasks without a fate of their own start elsewhere.
+        self.slow_task = 0
+        #: True where the agent kills the worker: tasks without a end_reason of their own start elsewhere.
         self.killed = False
         #: True once the worker has ended.
         self.gone = False
         #: True where the worker reported that it ends: it has not started the tasks that are still queued on it.
-        self.leaving_well = False
+        self.reported_leaving = False
 
     @property
     def shared(self) -> bool:
@@ -164,9 +164,9 @@ class WorkerPool:
         self._next = 1
         self._held = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
-        self._try_again: asyncio.TimerHandle | None = None
+        self._retry_timer: asyncio.TimerHandle | None = None
         #: Idle workers, at most: beyond it, the worker whose key was used longest ago ends.
-        self.keep = max(4, 2 * (os.cpu_count() or 1))
+        self.max_idle = max(4, 2 * (os.cpu_count() or 1))
         #: True where workers write large results to disk.
         self.spill = False
         self._handlers: messages.FromSupervisor = {
@@ -179,7 +179,7 @@ class WorkerPool:
 
     # ---- the supervisor ------------------------------------------------------------------------------------
 
-    def _tell(self, message: AnyMessage, fds: Sequence[int] = ()) -> None:
+    def _send_line(self, message: AnyMessage, fds: Sequence[int] = ()) -> None:
         self._unsent.append((codec.encode_line(message), list(fds)))
         self._flush()
 
@@ -196,7 +196,7 @@ class WorkerPool:
                     # The system does not tell when there is room again. The message must not be dropped: a worker that
                     # was never forked would never be reported as gone.
                     self._loop.remove_writer(self._supervisor.fileno())
-                    self._try_again = self._try_again or self._loop.call_later(_PAUSE_S, self._flush_again)
+                    self._retry_timer = self._retry_timer or self._loop.call_later(_PAUSE_S, self._flush_again)
                     return
                 # The supervisor has ended; the reader notices that.
                 sent = len(line)
@@ -209,7 +209,7 @@ class WorkerPool:
         self._loop.remove_writer(self._supervisor.fileno())
 
     def _flush_again(self) -> None:
-        self._try_again = None
+        self._retry_timer = None
         self._flush()
 
     def _on_supervisor(self) -> None:
@@ -241,7 +241,7 @@ class WorkerPool:
     def shut_down(self, fd: int) -> None:
         """Have the supervisor end everything, and hold a descriptor open until then."""
         fds = [fd] if fd >= 0 else []
-        self._tell(messages.ShutDown(len(fds)), fds)
+        self._send_line(messages.ShutDown(len(fds)), fds)
 
     # ---- coming and going ----------------------------------------------------------------------------------
 
@@ -301,7 +301,7 @@ class WorkerPool:
         worker.idle = True
         self._idle.setdefault(worker.key, []).append(worker)
         self._idle_count += 1
-        if self._idle_count > self.keep:
+        if self._idle_count > self.max_idle:
             # The dictionary is in the order of use: the key that was used longest ago comes first.
             for key, idle in self._idle.items():
                 if key != worker.key:
@@ -335,12 +335,12 @@ class WorkerPool:
         """End a worker and all processes that it started: SIGTERM, and SIGKILL after the grace, in seconds."""
         if not worker.gone:
             worker.leaving = True
-            self._tell(messages.Kill(worker.number, grace_s))
+            self._send_line(messages.Kill(worker.number, grace_s))
 
     def signal(self, worker: WorkerHandle, number: int) -> None:
         """Send a signal to the worker's process alone."""
         if not worker.gone:
-            self._tell(messages.SendSignal(worker.number, number))
+            self._send_line(messages.SendSignal(worker.number, number))
 
     def _spawn(self) -> WorkerHandle:
         number = self._next
@@ -362,7 +362,7 @@ class WorkerPool:
         self.workers[number] = worker
         self._loop.add_reader(ours.fileno(), self._on_link, worker)
         fds = [*ends, page_fd]
-        self._tell(messages.Spawn(number, len(fds)), fds)
+        self._send_line(messages.Spawn(number, len(fds)), fds)
         return worker
 
     def _end(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
@@ -431,7 +431,7 @@ class WorkerPool:
             self._loop.remove_reader(worker.link.fileno())
             if not worker.leaving:
                 # If the process goes on, user code closed the link.
-                worker.cut = processes.is_running(worker.pid)
+                worker.link_misused = processes.is_running(worker.pid)
                 self.kill(worker, 0.0)
             return False
         try:
@@ -442,7 +442,7 @@ class WorkerPool:
             # Code in the worker wrote to a descriptor that is not its own: no message of the worker counts any more.
             traceback.print_exc()
             self._loop.remove_reader(worker.link.fileno())
-            worker.cut = True
+            worker.link_misused = True
             self.kill(worker, 0.0)
             return False
         return True
