@@ -139,7 +139,7 @@ class Session:
         #: Messages that are not acknowledged: (number, segments).
         self._kept: deque[tuple[int, list[Buffer]]] = deque()
         self._urgent: deque[Buffer] = deque()
-        #: Messages that take turns with the streams. They get their number when they are sent.
+        #: Bulk messages, which take turns with the streams. They get their number when they are sent.
         self._bulk: deque[tuple[dict[str, Any], Sequence[Buffer]]] = deque()
         self._bulk_bytes = 0
         #: By number of an outgoing stream: its source, and the next offset.
@@ -174,7 +174,7 @@ class Session:
             self._urgent.extend(segments)
 
     def send_bulk(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
-        """Send a message that takes turns with the streams: output of tasks."""
+        """Send a bulk message, such as output of a task. It takes turns with the streams, and delays no other message."""
         self._bulk.append((fields, payload))
         self._bulk_bytes += sum(len(p) for p in payload)
 
@@ -203,7 +203,7 @@ class Session:
 
     @property
     def bulk_bytes(self) -> int:
-        """Payload bytes of those messages of `send_bulk` that have not been sent."""
+        """Payload bytes of the bulk messages that have not been sent."""
         return self._bulk_bytes
 
     def acknowledge(self) -> None:

@@ -1,9 +1,10 @@
-"""The process on a host that talks to the controller: it takes tasks and objects in, and tells how the tasks ended.
+"""The agent: the process on a host that gets tasks and objects from the controller, and reports how the tasks ended.
 
-The agent uses the standard library only and never unpickles anything: it moves opaque bytes. This module connects its
-parts: `link` (conversation and lease), `task_queue` (which task waits for which object), `dispatcher` (which task
-starts), `worker_pool`, `object_store` and `transfers` (objects), `completion` and `result_sender` (how tasks end),
-`output_capture` (what tasks print), `limits_monitor` (time and memory limits).
+The agent uses the standard library only. It never unpickles anything; it moves opaque bytes. This module connects its
+parts: `controller_link` (conversation and lease), `task_queue` (which task waits for which object), `dispatcher` (which
+task starts), `worker_pool`, `object_store` and `transfers` (objects), `code_store` (functions and task classes),
+`completion` and `result_sender` (how tasks end), `output_capture` (what tasks print), `limits_monitor` (time and memory
+limits).
 """
 
 from __future__ import annotations
@@ -46,21 +47,21 @@ from handout.protocol.resource_ledger import PARTS, Ledger
 _MAX_BULK_BYTES = 256 << 10
 _LOG_INTERVAL_S = 0.05
 _BLANK_WORKERS = 4
-#: Messages that another controller is sent again, where the controller before it had not confirmed them.
+#: After a takeover, the agent sends these messages to the new controller if the earlier one had not confirmed them.
 _SENT_AGAIN = (messages.Finished, messages.Failed, messages.Recalled, messages.Started, messages.Log)
 
 
 class Agent:
-    """The agent: owns its parts, and passes on what the controller, the workers and the supervisor tell.
+    """Owns the parts of the agent, and passes each message of the controller, of workers and of the supervisor to one.
 
     Args:
         folder: Private folder of this agent.
-        store: Folder for objects in memory, or None.
+        store: Folder of a memory file system for objects, or None.
         groups: Control groups of the workers.
         settings: See `supervisor.run`.
-        token: Proves that a connection is the controller's.
+        token: The secret by which the controller proves that a connection is its own.
         supervisor: Socket to the supervisor.
-        lease: Memory in which the agent tells the supervisor when the lease ends.
+        lease: Memory that the agent shares with the supervisor. The agent writes the end of the lease there.
     """
 
     def __init__(
@@ -141,10 +142,13 @@ class Agent:
             self.dispatcher.schedule()
 
     def _tick(self) -> None:
-        """Send a heartbeat where one is due; end the tasks when the lease has ended, the agent after the lingering."""
-        # An agent that no controller has greeted holds nothing that a controller could come back for.
+        """Do what is due by the clock.
+
+        Send a heartbeat. End the tasks if the lease has ended. End the agent if the lingering is over as well.
+        """
+        # An agent that never got a hello holds no results, so it does not linger.
         if now() > self._deadline + (self._linger_s if self.link.was_greeted else 0.0):
-            # A supervisor that was stopped (SIGSTOP) would stay for ever, and the agent's folders with it.
+            # A supervisor that was stopped with SIGSTOP could not remove the agent's folders, and would stay for ever.
             processes.send_signal(os.getppid(), signal.SIGCONT)
             self.stopped.set()
             return
@@ -162,7 +166,7 @@ class Agent:
         self.completion.lapse()
 
     def _on_takeover(self, unconfirmed: list[tuple[dict[str, Any], Sequence[frames.Buffer]]]) -> None:
-        """Tell a controller that took over what the agent holds, and send again what its predecessor had not confirmed.
+        """Send `Holdings` to a controller that took over, then the messages that the earlier one had not confirmed.
 
         Args:
             unconfirmed: Headers and payloads of the messages that the earlier controller had not confirmed.
@@ -186,7 +190,7 @@ class Agent:
         self.code.release_all()
 
     def _break_down(self) -> None:
-        """End the agent after an internal error, so that the controller turns to other hosts."""
+        """End the agent after an internal error, so that the controller uses other hosts."""
         traceback.print_exc()
         self.stopped.set()
 
@@ -195,7 +199,7 @@ class Agent:
         self.stopped.set()
 
     def on_orphaned(self) -> None:
-        """Clean up in place of the supervisor, which was killed, and end."""
+        """Kill all processes, remove all folders, and end. This is the supervisor's work, but it was killed."""
         processes.kill_trees([worker.pid for worker in self.pool.workers.values() if worker.pid])
         orphans.kill_processes([self._folder])
         self._groups.remove()
@@ -211,7 +215,7 @@ class Agent:
             name, message = codec.decode(messages.TO_AGENT, frame.fields)
             _HANDLERS[name](self, message, memoryview(frame.payload))  # type: ignore[literal-required]
         except Exception:
-            # The controller does not send the message again, so it would wait in vain for what the message asked for.
+            # The controller does not send the message again. If the agent went on, it would wait for ever.
             self._break_down()
 
     def _functions(self, message: messages.Functions, payload: memoryview) -> None:
@@ -306,7 +310,7 @@ class Agent:
         """See `PoolListener`."""
         task = worker.queued.get(number)
         if task is None and worker.queued:
-            # The worker has not started a task yet: the output belongs to the first one, for which it is warming up.
+            # The worker has not started a task yet. It printed while it prepared for the first one, such as by imports.
             task = next(iter(worker.queued.values()))
         if task is not None:
             self.logs.add(task.attempt_id, fd, data)
@@ -335,7 +339,7 @@ class Agent:
     # ---- objects -------------------------------------------------------------------------------------------
 
     def _drop_objects(self, keys: Sequence[int]) -> None:
-        """Drop objects from the store, also those that are still arriving."""
+        """Drop objects from the store, and stop the streams of those that are still arriving."""
         self.transfers.drop(keys)
         for key in keys:
             self.store.drop(key)
@@ -350,12 +354,12 @@ class Agent:
         self._update_spilling()
 
     def _on_refused(self, key: int, error: StoreFullError) -> None:
-        """Fail the tasks that wait for an object for which the store has no room, now and later."""
+        """Fail the tasks that wait for an object that the store has no room for. Later tasks that need it fail too."""
         self._refused[key] = error
         self.completion.fail_waiting(key, error)
 
     def _update_spilling(self) -> None:
-        """Tell workers which folder of the store large results go to from now on."""
+        """Let workers write large results to disk while the store's memory is full; see `shared_page`."""
         spilling = self.store.spilling
         if spilling != self.pool.spill:
             self.pool.spill = spilling
@@ -364,7 +368,7 @@ class Agent:
 
 
 def _amounts(probed: Mapping[str, Any]) -> Any:
-    """Return the ledger's first amounts and devices; the controller's first `Limits` replaces them."""
+    """Return the ledger's amounts and devices for the start. The first `Limits` of the controller replaces them."""
     amounts = {name: int(probed[name]) * PARTS for name in ("cpu", "memory", "disk") if name in probed}
     return amounts, [probed.get("gpu_memory", 0) * PARTS] * probed.get("gpu", 0)
 
@@ -412,10 +416,10 @@ async def _serve(
     os.close(report_fd)
     agent.pool.prepare(min(agent.probed["cpu"], _BLANK_WORKERS))
     await agent.stopped.wait()
-    # The acknowledgement tells the controller that its message arrived; then it waits for the connection's end.
+    # The controller waits for an acknowledgement of its `Stop`, then for the end of the connection.
     agent.link.session.acknowledge()
     agent.link.flush()
-    # The connection closes when the supervisor ends: by then no process of this agent is left on the host.
+    # The supervisor holds the connection open until no process of this agent is left on the host.
     agent.pool.shut_down(agent.link.close())
 
 
@@ -429,10 +433,10 @@ def run(
     supervisor: socket.socket,
     lease: Lease,
 ) -> None:
-    """Run the agent until the controller stops it or the lingering ends. The supervisor then ends what is left."""
+    """Run the agent until the controller stops it or the lingering ends. The supervisor then ends all its processes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        # Three descriptors a worker.
+        # Each worker needs three descriptors, so the agent may need more than the usual limit.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ValueError, OSError):
         pass

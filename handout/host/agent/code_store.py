@@ -1,7 +1,7 @@
-"""The code that tasks of this host need: pickled functions, task classes and source bundles, and how long they stay.
+"""Keeps the code that tasks of this host need: pickled functions, task classes and source bundles.
 
-The controller releases code when no open run uses it. A task of such a run may still be here, because its end is on the
-way or because it is being ended. So the agent drops released code only once no task needs it.
+The controller releases code when no open run uses it. The agent may still have a task of a closed run, because it is
+ending the task. Therefore it drops released code only once no task needs the code.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from handout.host.agent.worker_pool import WorkerPool
 from handout.protocol import codec, messages
 from handout.protocol.numbering import FIRST_KEY
 
-#: Seconds until the tasks that still need released code are looked at again.
+#: Seconds until the agent checks again if tasks still need released code.
 _RETRY_S = 1.0
 
 
 class CodeStore:
-    """Has functions and task classes, and drops released code.
+    """Keeps functions and task classes, and drops released code.
 
     Args:
-        queue: The tasks, and the task classes.
-        store: Has the source bundles.
-        pool: The workers, which have functions as well.
-        drop_objects: Drops objects from the store, also those that are still arriving.
+        queue: Holds the tasks and the task classes.
+        store: Holds the source bundles.
+        pool: The workers, which keep functions as well.
+        drop_objects: Drops objects from the store, including those that are still arriving.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CodeStore:
         self.highest_number = max(self.highest_number, message.number)
 
     def expect_bundle(self, key: int) -> None:
-        """Keep a source bundle that arrives, also where it was released before."""
+        """Keep a source bundle that arrives, even if it was released before."""
         self._released_bundles.discard(key)
         self.highest_number = max(self.highest_number, key)
 
@@ -77,7 +77,7 @@ class CodeStore:
         self._sweep()
 
     def release_all(self) -> None:
-        """Drop all code as soon as no task needs it: a controller that takes over uses none of it."""
+        """Drop all code as soon as no task needs it, because a controller that takes over uses none of it."""
         bundles = [key for key in self._store.keys if key < FIRST_KEY]
         self.release(messages.Release(list(self.functions), list(self._queue.classes), bundles))
 

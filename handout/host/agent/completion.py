@@ -25,18 +25,18 @@ from handout.protocol.resource_ledger import PARTS
 
 #: Seconds that a worker gets to write down its stack before it is killed for a limit.
 _SAMPLE_S = 0.05
-#: A task whose worker lacked its inputs is queued again, at most this many times.
+#: A task that a worker returned because it could not read an input is queued again at most this many times.
 _MAX_MISSES = 3
 #: After this many refused forks in a row, with no worker left, tasks fail.
 _MAX_SPAWN_FAILURES = 50
-#: Seconds after SIGKILL when the agent stops waiting for a worker's end.
+#: Seconds that the agent waits for a worker's end after SIGKILL.
 _UNKILLABLE_S = 5.0
 #: The kinds of failure that the agent itself decides, with their messages.
 _REASONS = {
     "cancelled": "the task was cancelled",
     "timeout": "the task ran over its time and was killed",
     "memory": "the task used more memory than its cost says and was killed",
-    "host": "the lease ended: the controller was not heard from, and running code was killed",
+    "host": "the lease ended: the agent got no message from the controller in time, so it killed running code",
 }
 
 
@@ -44,12 +44,12 @@ class Completion:
     """Handles the reports of workers, and decides how each task ends.
 
     Args:
-        sender: Tells the controller.
+        sender: Reports to the controller how tasks ended.
         queue: The tasks.
         store: Takes the objects of results.
-        dispatcher: Starts the tasks that can start now.
+        dispatcher: Starts tasks when others have ended.
         pool: The workers.
-        oom_kills: Tells whether the kernel killed a process for lack of memory.
+        oom_kills: Knows if the kernel killed a process for lack of memory.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Completion:
             "task_failure": self._take_failure,
         }
 
-    # ---- the three ways out --------------------------------------------------------------------------------
+    # ---- how a task leaves the queue -----------------------------------------------------------------------
 
     def _give_back(self, task: QueuedTask) -> None:
         """Give a task that did not start back to the controller."""
@@ -88,7 +88,7 @@ class Completion:
     def _fail(self, task: QueuedTask, kind: str, payload: Sequence[frames.Buffer] = (), **facts: Any) -> None:
         """End a task with a failure; ``facts`` are fields of `Failed`."""
         if task.state == ENDED:
-            # It was given back a moment ago, with the task that it follows.
+            # The agent gave it back a moment ago, when the producer of one of its inputs failed.
             return
         followers = self._queue.followers(task)
         self._queue.end(task)
@@ -104,7 +104,7 @@ class Completion:
 
     def _memory_facts(self, task: QueuedTask, maxrss: int) -> dict[str, int]:
         limit = task.task_class.options.memory_limit or 0
-        # A process that the kernel stopped at its limit had that much memory, and wanted more.
+        # If the kernel killed a process at its limit, the process had reached the limit between two measurements.
         at_least = cgroups.kernel_limit(limit) if task.worker.killed_at_limit else 0
         peak = max(task.peak_memory, at_least)
         return {"limit": limit, "peak": peak, "maxrss": max(maxrss, peak)}
@@ -122,7 +122,7 @@ class Completion:
         """Handle a worker's message.
 
         Raises:
-            ProtocolError: It is not a message of a worker. Other exceptions mean the same: see `WorkerPool`.
+            Exception: The message is not one that a worker may send. `WorkerPool` lists the types that it handles.
         """
         name, message = codec.decode(messages.FROM_WORKER, frame.fields)
         self._handlers[name](worker, message, memoryview(frame.payload))  # type: ignore[literal-required]
@@ -152,7 +152,7 @@ class Completion:
                 continue
             self._dispatcher.forget(worker, task)
             if task.end_reason == "timeout":
-                # The task suppressed its cancellation.
+                # The task caught its cancellation and returned a result, but after its timeout.
                 self._fail(task, "timeout")
                 continue
             durations.add(task.function, us)
@@ -173,7 +173,11 @@ class Completion:
         folders: Sequence[int],
         data: memoryview,
     ) -> bool:
-        """Put a task's objects into the store; return False if the task failed, for lack of room or of a file."""
+        """Put a task's objects into the store.
+
+        Returns:
+            False if the task failed instead, because the store has no room or a result's file has vanished.
+        """
         position = 0
         waiting = self._queue.waiting
         for index, (key, size, inlined) in enumerate(zip(task.outputs, sizes, inline)):
@@ -207,7 +211,7 @@ class Completion:
         self._fail(task, kind, [payload] if len(payload) else [], elapsed_s=failure.elapsed_us / 1e6, **facts)
 
     def _put_back(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
-        """Take back tasks that a worker did not start."""
+        """Take back tasks that a worker did not start. Those that the agent does not end return to the queue."""
         unharmed: list[QueuedTask] = []
         for task in tasks:
             if task is None:
@@ -223,7 +227,10 @@ class Completion:
             self._give_back(task)
 
     def _take_back_lacking(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
-        """Take back tasks whose inputs a worker lacked: the task that makes them failed, or the worker dropped them."""
+        """Take back tasks that a worker did not run because it lacked an input.
+
+        The producer of the input failed, or the input was dropped.
+        """
         for task in tasks:
             if task is None:
                 continue
@@ -235,7 +242,7 @@ class Completion:
                 self._put_back(worker, [task])
 
     def fail_waiting(self, key: int, error: StoreFullError) -> None:
-        """Fail the tasks that wait for an object for which the store has no room. Their functions are not called."""
+        """Fail the tasks that wait for an object that the store has no room for. Their functions are not called."""
         facts: dict[str, Any] = {"message": str(error), "path": error.path, "need": error.need, "free": error.free}
         for task in list(self._queue.waiting.get(key, {}).values()):
             if task.state != ENDED:
@@ -244,7 +251,7 @@ class Completion:
     # ---- cancellation and recall ---------------------------------------------------------------------------
 
     def cancel(self, attempt_ids: Sequence[int], grace_s: float) -> None:
-        """Fail attempts with ``cancelled``; those that run are ended first, within the grace."""
+        """Fail attempts with ``cancelled``. End those that run first, with SIGKILL after ``grace_s`` seconds."""
         for task in self._mark(attempt_ids, "cancelled"):
             self._fail(task, "cancelled")
         self._dispatcher.grace_s = grace_s
@@ -257,9 +264,10 @@ class Completion:
         self._dispatcher.schedule()
 
     def _mark(self, attempt_ids: Sequence[int], end_reason: str) -> list[QueuedTask]:
-        """Give attempts that are queued on workers a end_reason, and recall them from there.
+        """Set ``end_reason`` of attempts that are queued on workers, and recall them from the workers.
 
-        Returns: The attempts that are on no worker.
+        Returns:
+            The attempts that are on no worker.
         """
         here: list[QueuedTask] = []
         first: dict[WorkerHandle, int] = {}
@@ -282,14 +290,14 @@ class Completion:
             self._loop.call_later(shared_page.SETTLE_S, self._finish_recall, worker)
             worker.recalled_from = first
         if worker.page[shared_page.ANNOUNCED] < worker.page[shared_page.RECALLED_TO]:
-            # The worker has not reached the tasks of an earlier recall yet. These must not start either.
+            # The worker may still reach tasks of an earlier recall. These must not start either.
             first = min(first, worker.page[shared_page.RECALLED_FROM])
         worker.recalled_from = min(first, worker.recalled_from)
         worker.page[shared_page.RECALLED_TO] = worker.next_number - 1
         worker.page[shared_page.RECALLED_FROM] = worker.recalled_from
 
     def _finish_recall(self, worker: WorkerHandle) -> None:
-        """Take back the recalled tasks that the worker has not announced: by now it has seen the recall."""
+        """Take back the recalled tasks that the worker has not announced. By now the worker has read the recall."""
         first, worker.recalled_from = worker.recalled_from, None
         if worker.gone or first is None:
             return
@@ -307,7 +315,7 @@ class Completion:
         self._dispatcher.schedule()
 
     def _end(self, worker: WorkerHandle, tasks: Sequence[QueuedTask], grace_s: float) -> None:
-        """End tasks that run: coroutines of a shared loop by cancellation, other tasks with their worker."""
+        """End tasks that run. A coroutine of a shared loop is cancelled; for any other task, its worker is killed."""
         for task in tasks:
             task.being_ended = True
             if not worker.shared:
@@ -316,12 +324,12 @@ class Completion:
             self._dispatcher.cancel_coroutines(worker, tasks)
             self._loop.call_later(grace_s, self._end_stubborn, worker, list(tasks))
         elif not worker.killed:
-            # The tasks queued behind start on another worker.
+            # The tasks that are queued behind this one start on another worker.
             self.recall_from(worker, worker.page[shared_page.ANNOUNCED] + 1)
             self._kill(worker, grace_s)
 
     def _end_stubborn(self, worker: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
-        """Kill the worker of coroutines that did not end when they were cancelled. Its other tasks start anew."""
+        """Kill the worker of coroutines that did not end when they were cancelled. Its other tasks start again."""
         if any(worker.queued.get(task.number_on_worker) is task for task in tasks) and not worker.gone:
             self._kill(worker, 0.0)
 
@@ -331,13 +339,19 @@ class Completion:
         self._loop.call_later(grace_s + _UNKILLABLE_S, self._give_up, worker)
 
     def _give_up(self, worker: WorkerHandle) -> None:
-        """Take back the tasks of a worker that the system does not end, in spite of SIGKILL. Its claim stays."""
+        """Take back the tasks of a worker that has not ended in spite of SIGKILL. The worker keeps its claim."""
         tasks, worker.queued = list(worker.queued.values()), {}
         self._put_back(worker, tasks)
         self._dispatcher.schedule()
 
     def end_running(self, worker: WorkerHandle, task: QueuedTask, kind: str) -> None:
-        """End a task that exceeds a limit, with its worker; ``kind`` is that of its failure."""
+        """End a task that exceeds a limit.
+
+        Args:
+            worker: The worker that runs it, which ends as well unless it has a shared loop.
+            task: The task.
+            kind: The kind of its failure, as in `Failed`.
+        """
         if task.end_reason is not None and task.end_reason != "recalled":
             return
         task.end_reason = kind
@@ -352,7 +366,7 @@ class Completion:
         self._loop.call_later(_SAMPLE_S, self._kill, worker, 0.0 if kind == "memory" else self.kill_after_s)
 
     def lapse(self) -> None:
-        """End all tasks because the lease has ended: those that run fail, the others go back to the controller."""
+        """End all tasks because the lease has ended. Those that run fail; the others go back to the controller."""
         for task in list(self._queue.tasks.values()):
             if task.state == QUEUED:
                 task.end_reason = task.end_reason or "host"
@@ -367,14 +381,14 @@ class Completion:
                 self._kill(worker, 0.0)
 
     def on_worker_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
-        """Decide how the tasks of a worker that has ended go on, and which of them ended it."""
+        """Fail the task that made its worker end, if there is one. Put the worker's other tasks back into the queue."""
         queued = list(worker.queued.values())
         if report.error:
             self._count_spawn_failure(queued)
         else:
             self._spawn_failures = 0
         if report.lapsed:
-            # The lease ended and was renewed before the agent noticed. The supervisor was right; no task did it.
+            # The lease ended and was renewed before the agent noticed, so the supervisor killed the worker, not a task.
             worker.killed = True
             for task in queued:
                 task.end_reason = task.end_reason or "host"
@@ -410,7 +424,11 @@ class Completion:
             self._fail(culprit, "died", declared=declared, **self._cause_of_death(worker, report))
 
     def _find_culprit(self, worker: WorkerHandle, queued: Sequence[QueuedTask]) -> QueuedTask | None:
-        """Return the task that ended the worker; None where several could have: these run alone from now on."""
+        """Return the task that made its worker end.
+
+        Returns:
+            None if several tasks ran on the worker. From now on, each of these gets a worker of its own.
+        """
         announced = worker.page[shared_page.ANNOUNCED]
         if not worker.shared:
             return worker.queued.get(announced, queued[0])
@@ -443,7 +461,7 @@ class Completion:
         return facts
 
     def _was_killed_for_memory(self, worker: WorkerHandle) -> bool | None:
-        """Return True if the kernel killed a worker for lack of memory, None where the agent cannot tell."""
+        """Return True if the kernel killed a worker for lack of memory, None if the agent cannot know this."""
         if worker.group is None or not kills_in(worker.group):
             return self.oom_kills.claim()
         self.oom_kills.reset()

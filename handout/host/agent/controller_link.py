@@ -1,8 +1,9 @@
-"""The agent's end of the link to the controller: a Unix socket, and the one connection on it that counts.
+"""The agent's end of the link to the controller: a Unix socket, and the one connection on it that is in use.
 
-A connection counts once its hello carries the token; a later connection replaces an earlier one. `Session` holds what
-outlives a connection. A controller that takes over from another one begins a conversation under a name of its own; from
-then on the agent refuses connections of earlier conversations, and connections that were delayed on the way.
+The agent uses a connection once a hello with the right token has come over it. A later connection replaces an earlier
+one. `Session` holds the state that outlives a connection. A controller that takes over from another one begins a new
+conversation under its own name. From then on, the agent refuses connections of earlier conversations. It also refuses a
+connection that was delayed on the way, so that a later one of the same conversation came first.
 """
 
 from __future__ import annotations
@@ -37,14 +38,16 @@ class ControllerLink:
     Args:
         path: Path of the socket.
         token: The token that a hello must carry.
-        identity: The agent's identity; a hello for another agent is refused.
+        identity: The agent's identity. A hello for another agent is refused.
         heartbeat_s: Seconds between heartbeats on an idle connection.
         on_message: Called with every message, once and in order. The payload is valid until the call returns.
-        on_piece: Called with every piece of an incoming stream, likewise.
-        on_received: Called after anything was received: the end of the lease may have moved.
-        lease_ended: Returns True when the lease has ended. Bytes that wait in the socket then are too old to be read.
+        on_piece: Called with every piece of an incoming stream, once and in order. Its bytes are valid until the call
+            returns.
+        on_received: Called after bytes were received, because these may have extended the lease.
+        lease_ended: Returns True if the lease has ended. The link then does not read the bytes in the socket, because
+            they may be old.
         on_takeover: Called when another controller has taken over, with the headers and payloads of the messages that
-            the controller before it had not confirmed.
+            the earlier controller had not confirmed.
     """
 
     def __init__(
@@ -62,11 +65,11 @@ class ControllerLink:
         self.session = Session(heartbeat_s=heartbeat_s, now=now())
         self._token = token.hex()
         self._identity = identity
-        #: The number of the last connection: one that was slow on the way does not replace a later one.
+        #: The highest number of a connection of this conversation. One with a lower number was delayed on the way.
         self._connection = 0
-        #: The conversation that goes on, by the name that its controller chose.
+        #: The name of the current conversation, which its controller chose; None before the first one.
         self._conversation: str | None = None
-        #: The conversations that takeovers have ended.
+        #: The names of the conversations that takeovers have ended.
         self._ended_conversations: set[str] = set()
         self._on_message = on_message
         self._on_piece = on_piece
@@ -75,11 +78,11 @@ class ControllerLink:
         self._on_takeover = on_takeover
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
-        #: Connections that are not authenticated yet: the decoder of what they sent, and its bytes.
+        #: By connection without a hello yet: its decoder, and the number of bytes that it has received.
         self._unauthenticated: dict[socket.socket, tuple[wire.Decoder, int]] = {}
         self._unsent: deque[memoryview] = deque()
         self._scheduled = False
-        #: What was received last. A listener that keeps any of it copies it.
+        #: The buffer of every read. A callback that keeps any of its bytes must copy them.
         self._buffer = memoryview(bytearray(_RECEIVE))
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
@@ -90,7 +93,7 @@ class ControllerLink:
 
     @property
     def connected(self) -> bool:
-        """True while a connection counts."""
+        """True while a connection is in use."""
         return self._peer is not None
 
     @property
@@ -110,8 +113,8 @@ class ControllerLink:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError:
-            # No descriptor or no memory is left for the connection, and the socket stays readable: without a pause the
-            # loop would spin.
+            # The system has no descriptor or no memory left for the connection. The socket stays readable, so without a
+            # pause the event loop would be busy with nothing else.
             self._loop.remove_reader(self._listener.fileno())
             self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
             return
@@ -162,7 +165,7 @@ class ControllerLink:
         self._welcome(peer, decoder, received, hello)
 
     def _welcome(self, peer: socket.socket, decoder: wire.Decoder, received: int, hello: wire.Hello) -> None:
-        """Make an authenticated connection the one that counts, or refuse it."""
+        """Use an authenticated connection from now on, or refuse it."""
         try:
             greeting = codec.decode_hello(messages.Greeting, hello.fields)
         except wire.ProtocolError as error:
@@ -186,7 +189,7 @@ class ControllerLink:
         except wire.ProtocolError:
             self.disconnect()
             return
-        # The controller is there: a lease that had ended begins anew.
+        # The controller is reachable, so a lease that had ended begins again.
         session.last_mutual = now()
         self._on_received()
         if unconfirmed is not None:
@@ -215,9 +218,11 @@ class ControllerLink:
     def _begin_conversation(
         self, greeting: messages.Greeting
     ) -> list[tuple[dict[str, Any], Sequence[wire.Buffer]]] | None:
-        """Leave the conversation before, if the greeting names another one.
+        """End the current conversation and begin another one, if the greeting names another one.
 
-        Returns: What the controller before had not confirmed; None where no controller takes over.
+        Returns:
+            The headers and payloads of the messages that the earlier controller had not confirmed. None if no
+            controller takes over.
         """
         if greeting.conversation == self._conversation:
             return None
@@ -231,7 +236,7 @@ class ControllerLink:
         return unconfirmed
 
     def disconnect(self) -> None:
-        """Close the connection, if there is one. The conversation goes on over the next connection."""
+        """Close the connection, if there is one. The conversation continues over the next connection."""
         peer, self._peer = self._peer, None
         if peer is None:
             return
@@ -248,7 +253,7 @@ class ControllerLink:
         if peer is None:
             return
         if self._lease_ended():
-            # The agent was stopped for so long that the bytes in the socket are old: the controller must connect anew.
+            # The agent was stopped for so long that the bytes in the socket are old. The controller must connect again.
             self.disconnect()
             return
         try:
@@ -273,23 +278,23 @@ class ControllerLink:
         self.schedule()
 
     def send(self, message: AnyMessage, payload: Sequence[wire.Buffer] = ()) -> None:
-        """Send a message. All that is sent in one turn of the loop travels in one write."""
+        """Send a message. Messages of one turn of the event loop are written together."""
         self.session.send(codec.encode(message), payload)
         self.schedule()
 
     def send_bulk(self, message: AnyMessage, payload: Sequence[wire.Buffer] = ()) -> None:
-        """Send a message that waits its turn among the streams."""
+        """Send a message that takes turns with the streams, so that it delays no other message."""
         self.session.send_bulk(codec.encode(message), payload)
         self.schedule()
 
     def schedule(self) -> None:
-        """Write what waits to be sent, in the next turn of the loop."""
+        """Have `flush` called in the next turn of the event loop."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write as much as the connection takes now."""
+        """Write as many waiting bytes as the connection takes now."""
         self._scheduled = False
         peer = self._peer
         if peer is None:
@@ -321,7 +326,9 @@ class ControllerLink:
     def close(self) -> int:
         """Stop listening and end the conversation.
 
-        Returns: The connection's descriptor, still open, or -1. Its end tells the controller that the agent has ended.
+        Returns:
+            The descriptor of the connection, still open, or -1. Once it is closed, the controller knows that the agent
+            has ended.
         """
         peer, self._peer = self._peer, None
         if peer is not None:

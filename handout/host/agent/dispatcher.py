@@ -1,8 +1,8 @@
-"""Decides which task starts when and on which worker; the only part that claims amounts of this host's ledger.
+"""Decides which task starts when and on which worker. Only this module claims amounts of this host's ledger.
 
-Tasks start in the order in which they arrived, except that a task that fits passes one that does not. Tasks of
-functions that are known to be short are sent to a worker in batches. Tasks that wait only for results of tasks queued
-on a worker are queued behind them: a round trip for each would take longer than the task.
+Tasks start in the order in which they arrived, except that a task that fits passes a task that does not fit. The
+dispatcher sends a worker short tasks in batches. If a task waits only for results of tasks that are queued on one
+worker, the dispatcher queues it behind them, because a round trip for each task would take longer than the task.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCH = 128
 BATCH_US = 2000.0
 #: Bytes of pickled calls in one batch, at most.
 _BATCH_BYTES = 1 << 20
-#: Bytes of small inputs in one batch. The inputs beyond it become files.
+#: Bytes of small inputs in one batch. The store writes the inputs beyond this to files.
 _SENT_BYTES = 8 << 20
 #: A worker is sent more tasks once it has at most this many left.
 _LOW = 64
@@ -36,7 +36,7 @@ _LOW = 64
 MAX_CONCURRENT = 1000
 #: Functions whose durations are remembered, at most.
 _FUNCTIONS_KEPT = 4096
-#: Seconds after which a task class that finds no room lets no other task class pass it.
+#: After a task class has waited for room for this many seconds, no later task class may pass it.
 _RESERVE_S = 30.0
 #: Seconds before the next fork, after the system refused one.
 _SPAWN_RETRY_S = 0.2
@@ -45,8 +45,8 @@ _SPAWN_RETRY_S = 0.2
 class ExpectedDurations:
     """Expected durations of functions, from the durations of their tasks.
 
-    They outlive the functions, which a later run may use again under the same numbers; those of the last
-    `_FUNCTIONS_KEPT` new functions are kept.
+    A duration is kept when its function is released, because a later run may use the function again under the same
+    number. Only the last `_FUNCTIONS_KEPT` new functions have durations.
     """
 
     def __init__(self) -> None:
@@ -59,8 +59,8 @@ class ExpectedDurations:
     def add(self, fn: int, us: int) -> None:
         """Record the duration of a task.
 
-        A shorter duration counts more than a longer one, because the first task of a function often takes long: it
-        imports modules.
+        A duration below the expected one counts more than one above it. The first task of a function often takes long,
+        because it imports modules.
         """
         old = self._us.get(fn)
         if old is None:
@@ -72,11 +72,11 @@ class ExpectedDurations:
 
 
 class Dispatcher:
-    """Matches tasks with room in the ledger and with workers.
+    """Starts tasks on workers as the ledger has room for them.
 
     Args:
         queue: The tasks.
-        ledger: What this host has, and what of it is free.
+        ledger: The amounts of this host, and those that are free.
         store: The store that has the inputs.
         pool: The workers.
         functions: Pickled functions, by number.
@@ -93,15 +93,15 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self.durations = ExpectedDurations()
-        #: True while the lease has ended: no task starts.
+        #: True after the lease has ended and until it is renewed. No task starts meanwhile.
         self.paused = False
         #: Called when a worker was sent tasks.
         self.on_busy: Callable[[], None] = lambda: None
-        #: Workers, at most: the ledger grants any number of tasks that need nothing.
+        #: Workers, at most. The ledger does not limit tasks whose cost is empty, so this limit is needed as well.
         self.max_workers = 64 + 2 * (os.cpu_count() or 1)
         #: Seconds that a cancelled task gets to end by itself.
         self.grace_s = 5.0
-        #: No worker is forked before this time, because the system refused one.
+        #: No worker is forked before this time, because the system refused to fork one.
         self._hold_until = 0.0
         #: By worker key: the worker whose shared loop takes the next coroutine.
         self._loops: dict[WorkerKey, WorkerHandle] = {}
@@ -145,12 +145,12 @@ class Dispatcher:
     # ---- one task at a time --------------------------------------------------------------------------------
 
     def _fill(self, task_class: TaskClassQueue, blocked: bool) -> None:
-        """Start those tasks of one task class for which there is room.
+        """Start as many tasks of one task class as there is room for.
 
         Args:
             task_class: The task class.
-            blocked: True where an earlier task waits for room. Workers of this class then get no further tasks, so that
-                they release their claims in its favour.
+            blocked: True if an earlier task of another class waits for room. The workers of this class then get no
+                further tasks, so that they release their claims and the earlier task finds room.
         """
         head = task_class.head
         while head is not None:
@@ -169,7 +169,7 @@ class Dispatcher:
                 self._send_tasks(worker, BATCH)
 
     def _claim_worker(self, task_class: TaskClassQueue) -> WorkerHandle | None:
-        """Return a worker with a claim for a task class; None where there is no room for one more."""
+        """Return a worker with a claim for a task class; None if there is no room for one more."""
         if len(self._pool.workers) >= self.max_workers and not self._pool.has_idle:
             return None
         if self._hold_until > now():
@@ -190,14 +190,14 @@ class Dispatcher:
         try:
             return self._pool.acquire(key, self._environment, self._bundle_path(task_class))
         except OSError:
-            # Too many open files, or no memory: workers that end make room.
+            # The system has no descriptors or no memory left. There is room again once other workers have ended.
             traceback.print_exc()
             self.hold()
             return None
 
     def _environment(self, key: WorkerKey) -> dict[str, str]:
         environment = {v: str(key.threads) for v in THREAD_VARIABLES if v not in os.environ}
-        # Where the agent's own environment shows only some devices, the ledger's devices are counted among those.
+        # The agent's own environment may show only some devices. The ledger's device numbers count only these.
         visible = self._visible
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[d] if d < len(visible) else str(d) for d in key.devices)
         return environment
@@ -213,7 +213,7 @@ class Dispatcher:
             task.claim = None
 
     def release(self, worker: WorkerHandle) -> None:
-        """Free the claim of a worker on which no task is queued any more, or that is gone."""
+        """Free the claim of a worker that has no queued task any more, or that has ended."""
         if worker.shared:
             assert worker.key is not None
             if self._loops.get(worker.key) is worker:
@@ -227,7 +227,7 @@ class Dispatcher:
             and not worker.gone
             and (claim.devices or self._has_leftover_memory(worker, worker.task_class))
         ):
-            # The device or the memory is free only once the process has ended.
+            # A device, or memory that earlier tasks left behind, is free only once the process has ended.
             if not worker.leaving:
                 self._pool.dismiss(worker)
             return
@@ -245,7 +245,7 @@ class Dispatcher:
         return limit is not None and worker.pid > 0 and processes.tree_memory(worker.pid, limit // 2) > limit // 2
 
     def _send_tasks(self, worker: WorkerHandle, limit: int) -> None:
-        """Send a worker as many tasks as it has room for, at most ``limit``."""
+        """Send a worker up to ``limit`` tasks of its task class, within the limits of a batch."""
         task_class = worker.task_class
         assert task_class is not None
         batch: list[QueuedTask] = []
@@ -287,7 +287,7 @@ class Dispatcher:
         worker.queued[task.number_on_worker] = task
 
     def _add_followers(self, worker: WorkerHandle, batch: list[QueuedTask]) -> None:
-        """Queue tasks behind those whose results they wait for, where this worker makes all of these results."""
+        """Queue tasks that wait for results on the worker that makes these results, if one worker makes all of them."""
         waiting = self._queue.waiting
         none: dict[int, QueuedTask] = {}
         sources = [*worker.queued.values()]
@@ -351,12 +351,17 @@ class Dispatcher:
         self._pool.send(worker, message, [*blobs, *data, *(t.call for t in batch)])
 
     def distrust(self, keys: Iterable[int], types: Sequence[Any]) -> None:
-        """Have workers read objects with the restricted reader: they passed through a host with trust="data"."""
+        """Have workers read objects with the restricted reader, because these passed through a host with trust="data".
+
+        Args:
+            keys: Keys of the objects.
+            types: See `messages.Distrust`.
+        """
         self.distrusted.update(keys)
         self._types = types
 
     def _inputs(self, batch: Sequence[QueuedTask]) -> tuple[list[int], list[Buffer]]:
-        """Return the keys and the bytes of the small inputs that go along with a batch."""
+        """Return the keys and the bytes of the small inputs that are sent with a batch."""
         keys: dict[int, Buffer] = {}
         nbytes = 0
         for task in batch:

@@ -1,7 +1,7 @@
-"""Looks at running tasks from time to time, and ends those that exceed their timeout or their memory limit.
+"""Checks running tasks from time to time, and ends those that exceed their timeout or their memory limit.
 
-It also tells the controller which tasks have been running for a while, and frees tasks that are queued behind a task
-that takes longer than expected.
+It also reports to the controller which tasks have been running for a while. If a task takes longer than expected, it
+recalls the tasks that are queued behind it on the same worker.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from handout.host.system.clock import now_ns
 
 _FAST_S = 0.02
 _SLOW_S = 0.1
-#: Bytes a second by which a task's memory may grow, as a guess: its memory is measured again before it could exceed the
+#: Bytes a second by which a task's memory is assumed to grow. The next measurement comes before the task reaches its
 #: limit at this rate.
 _GROWTH = 2 << 30
 _LEAST_S = 0.01
-#: The part of the agent's time that measuring the memory of process trees may take, at most.
-_LOOK_SHARE = 0.05
+#: The largest part of the agent's time that it may spend on measuring the memory of process trees.
+_MEASURE_SHARE = 0.05
 #: Nanoseconds after which the tasks queued behind a running task start on another worker.
-_RESCUE_NS = 20_000_000
-#: Nanoseconds after which the controller is told that a task runs.
+_RECALL_NS = 20_000_000
+#: Nanoseconds after which the agent reports to the controller that a task runs.
 _REPORT_NS = 50_000_000
 
 
 class LimitsMonitor:
-    """Looks at the running tasks by a timer, which runs only while a task needs it.
+    """Checks the running tasks by a timer, which runs only while a task needs it.
 
     Args:
         pool: The workers.
         completion: Ends tasks that exceed a limit.
-        sender: Tells the controller which tasks run.
+        sender: Reports to the controller which tasks run.
     """
 
     def __init__(self, pool: WorkerPool, completion: Completion, sender: ResultSender) -> None:
@@ -46,20 +46,20 @@ class LimitsMonitor:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Look soon, because a task was started."""
-        self._look_in(_FAST_S)
+        """Check tasks soon, because the dispatcher has started one."""
+        self._check_in(_FAST_S)
 
-    def _look_in(self, delay_s: float) -> None:
-        """Look after that time, unless an earlier look is due."""
+    def _check_in(self, delay_s: float) -> None:
+        """Check tasks after ``delay_s`` seconds, unless an earlier check is due."""
         when = self._loop.time() + delay_s
         if self._timer is not None:
             if self._timer.when() <= when:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._look)
+        self._timer = self._loop.call_at(when, self._check)
 
-    def _look(self) -> None:
-        """Look at every worker once, and decide when to look again."""
+    def _check(self) -> None:
+        """Check the tasks of every worker once, and decide when to check them again."""
         self._timer = None
         at = now_ns()
         fresh: list[QueuedTask] = []
@@ -68,7 +68,7 @@ class LimitsMonitor:
             if not worker.queued:
                 continue
             if worker.shared:
-                watching |= self._look_at_coroutines(worker, at, fresh)
+                watching |= self._check_coroutines(worker, at, fresh)
                 continue
             task = worker.running
             if task is None or worker.killed:
@@ -77,8 +77,8 @@ class LimitsMonitor:
             elapsed = at - worker.page[shared_page.STARTED]
             if len(worker.queued) > 1:
                 fast = True
-                if elapsed > _RESCUE_NS and worker.slow_task != task.number_on_worker:
-                    self._rescue(worker, task)
+                if elapsed > _RECALL_NS and worker.slow_task != task.number_on_worker:
+                    self._recall_queued(worker, task)
             if not task.start_reported:
                 fast = True
                 if elapsed > _REPORT_NS:
@@ -89,19 +89,19 @@ class LimitsMonitor:
             for task in fresh:
                 task.start_reported = True
         if fast:
-            self._look_in(_FAST_S)
+            self._check_in(_FAST_S)
         elif watching:
-            self._look_in(_SLOW_S)
+            self._check_in(_SLOW_S)
 
-    def _rescue(self, worker: WorkerHandle, task: QueuedTask) -> None:
-        """Recall the tasks behind a task that takes longer than expected, and have the results before it sent."""
+    def _recall_queued(self, worker: WorkerHandle, task: QueuedTask) -> None:
+        """Recall the tasks that are queued behind a slow task. Have the worker report those that ended."""
         worker.slow_task = task.number_on_worker
         self._completion.recall_from(worker, task.number_on_worker + 1)
         if next(iter(worker.queued)) < task.number_on_worker:
             self._pool.signal(worker, shared_page.FLUSH_SIGNAL)
 
-    def _look_at_coroutines(self, worker: WorkerHandle, at: int, fresh: list[QueuedTask]) -> bool:
-        """Look at all tasks of a shared loop; return True if they must be looked at again."""
+    def _check_coroutines(self, worker: WorkerHandle, at: int, fresh: list[QueuedTask]) -> bool:
+        """Check all tasks of a shared loop. Return True if they must be checked again."""
         limited = False
         for task in list(worker.queued.values()):
             elapsed = at - task.started_ns
@@ -114,7 +114,7 @@ class LimitsMonitor:
         return limited
 
     def _check_limits(self, worker: WorkerHandle, task: QueuedTask, elapsed: int) -> bool:
-        """End a task that exceeds its time or memory; return True if it must be looked at again."""
+        """End a task that exceeds its timeout or memory limit. Return True if it must be checked again."""
         task_class = task.task_class
         if task_class.timeout_s is not None and elapsed > task_class.timeout_s * 1e9:
             self._completion.end_running(worker, task, "timeout")
@@ -123,17 +123,17 @@ class LimitsMonitor:
         return task_class.timeout_s is not None or task_class.options.memory_limit is not None
 
     def _check_memory(self, worker: WorkerHandle, task: QueuedTask, limit: int) -> None:
-        """End a task that exceeds its memory limit, or look again before it can exceed it."""
+        """End a task that exceeds its memory limit, or measure again before it can exceed the limit."""
         began = self._loop.time()
         if not worker.pid or began + _LEAST_S / 2 < task.measure_at:
             return
         used = processes.tree_memory(worker.pid, limit)
         task.peak_memory = max(task.peak_memory, used)
-        # The kernel may have killed a process that the task started, for which the task may wait for ever.
+        # The kernel may have killed a process that the task started. The task may then wait for that process for ever.
         if used > limit or worker.killed_at_limit:
             self._completion.end_running(worker, task, "memory")
             return
         ended = self._loop.time()
-        delay_s = max(min((limit - used) / _GROWTH, _SLOW_S), _LEAST_S, (ended - began) / _LOOK_SHARE)
+        delay_s = max(min((limit - used) / _GROWTH, _SLOW_S), _LEAST_S, (ended - began) / _MEASURE_SHARE)
         task.measure_at = ended + delay_s
-        self._look_in(delay_s)
+        self._check_in(delay_s)

@@ -1,7 +1,7 @@
-"""Output of tasks, on the agent's side: finds which task wrote it, limits it, and remembers its end for failures.
+"""The agent's side of the output of tasks: it finds which task wrote it, limits it, and keeps its end for failures.
 
 A task may print without end. The agent always reads the pipe, so that no task waits for a slow link. At most `KEPT`
-bytes wait to be sent; beyond it, the oldest lines are dropped and counted.
+bytes of a stream wait to be sent. If there are more, the agent drops the oldest lines and counts them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
-#: A mark in a pipe: the worker's nonce, then the number of a task (its low half first), and how many of the next bytes
-#: that task wrote.
+#: A mark in a pipe follows the worker's nonce. It has the number of a task (its low half first), and how many of the
+#: next bytes that task wrote.
 _MARK = struct.Struct("<QQI")
 _HALF = 64
 NONCE_SIZE = 16
@@ -23,9 +23,9 @@ MARK_SIZE = NONCE_SIZE + _MARK.size
 KEPT = 64 << 10
 #: Bytes of a task's standard error that are remembered for its failure.
 _TAIL = 16 << 10
-#: Lines of its standard error that a failure has, at most.
+#: Lines of a task's standard error that its failure has, at most.
 TAIL_LINES = 20
-#: Lines of its stack that the failure of a crashed or killed task has, at most.
+#: Lines of a task's stack that its failure has, at most.
 _STACK_LINES = 40
 #: The line with which faulthandler begins the stack of a thread.
 _THREAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):$")
@@ -40,7 +40,10 @@ _READ = 256 << 10
 
 
 def new_nonce() -> bytes:
-    """Return a new nonce, with which the marks of one worker begin: a NUL, which text does not have, then no NUL."""
+    """Return a new nonce, with which all marks of one worker begin: a NUL byte, then random bytes that are not NUL.
+
+    Text has no NUL byte. So the last NUL byte of some data is where an incomplete mark begins, if there is one.
+    """
     return b"\0" + bytes(byte or 1 for byte in os.urandom(NONCE_SIZE - 1))
 
 
@@ -50,28 +53,29 @@ def mark(nonce: bytes, number: int, size: int) -> bytes:
 
 
 class Pipe:
-    """One standard stream of one worker, which the marks in it divide among tasks.
+    """One standard stream of one worker. The marks in it say which task wrote which bytes.
 
-    Bytes without a mark were written past Python's streams, and belong to the task that runs.
+    Bytes without a mark were not written through Python's streams. They belong to the task that runs.
 
     Args:
         fd: The reading end.
         nonce: The beginning of the worker's marks.
-        running: Returns the number of the task that runs now; 0 where several do.
+        running: Returns the number of the task that runs now, or 0 if several run.
     """
 
     def __init__(self, fd: int, nonce: bytes, running: Callable[[], int]) -> None:
         self.fd = fd
         self._nonce = nonce
         self._running = running
-        #: The task of the last mark, and how many of the next bytes are its.
+        #: The task of the last mark.
         self._owner = 0
+        #: How many of the next bytes belong to that task.
         self._left = 0
         self._held = b""
         os.set_blocking(fd, False)
 
     def read(self) -> list[tuple[int, bytes]] | None:
-        """Return what has been written, as (task, bytes); empty where nothing has, None at the end of the stream."""
+        """Return the output that can be read now, as (number of the task, bytes); None at the end of the stream."""
         running = self._running()
         try:
             data = os.read(self.fd, _READ)
@@ -96,7 +100,7 @@ class Pipe:
             at = data.find(self._nonce, start)
             raw = at if at >= 0 else self._incomplete(data, start)
             if raw > start:
-                # Which task of a shared loop wrote it is not known: it goes to the one of the last mark.
+                # The agent cannot know which task of a shared loop wrote it, and takes the task of the last mark.
                 yield running or self._owner, data[start:raw]
             if raw == end:
                 return
@@ -108,7 +112,7 @@ class Pipe:
             start = raw + MARK_SIZE
 
     def _incomplete(self, data: bytes, start: int) -> int:
-        """Return where a mark begins whose end has not arrived yet, else the end of the data."""
+        """Return where an incomplete mark begins at the end of the data, or the length of the data if there is none."""
         at = data.rfind(b"\0", max(start, len(data) - NONCE_SIZE + 1))
         if at >= 0 and self._nonce.startswith(data[at:]):
             return at
@@ -120,9 +124,11 @@ class Pipe:
 
 
 def split_stack(lines: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate what a task wrote from the stacks that faulthandler wrote, of which the current thread's comes first.
+    """Separate the lines that a task wrote from the stacks that faulthandler wrote.
 
-    Frames of the worker itself, below those of the task, are left out.
+    Returns:
+        The lines of the task, and the lines of the stacks. The stack of the current thread comes first. Frames of the
+        worker's own code, below those of the task, are left out.
     """
     written: list[str] = []
     current: list[str] = []
@@ -161,7 +167,7 @@ class Stream:
         self.due = 0.0
 
     def add(self, data: bytes) -> None:
-        """Add output; drop the oldest lines where there is too much."""
+        """Add output. Drop the oldest lines if there is too much."""
         self.text += data
         if self.fd == 2:
             self.tail += data[-_TAIL:]
@@ -169,7 +175,7 @@ class Stream:
         self.cut(KEPT)
 
     def cut(self, nbytes: int) -> None:
-        """Drop the oldest lines until at most so many bytes are left."""
+        """Drop the oldest lines until at most ``nbytes`` bytes are left."""
         excess = len(self.text) - nbytes
         if excess > 0:
             end = self.text.find(b"\n", excess) + 1 or len(self.text)
@@ -181,7 +187,7 @@ class Stream:
 
         Args:
             now: Seconds of the monotonic clock.
-            whole: True where the task has ended: everything is sent, unfinished lines too.
+            whole: True if the task has ended. All output is then sent, including an unfinished line.
         """
         if not whole and now < self.due:
             return None
@@ -194,7 +200,7 @@ class Stream:
         return data
 
     def last_lines(self) -> tuple[list[str], list[str]]:
-        """Return the last lines that the task wrote, and its stack, innermost frame first, if faulthandler wrote it."""
+        """Return the last lines that the task wrote, and the lines of the stack that faulthandler wrote, if any."""
         written, stack = split_stack(self.tail.decode("utf-8", "replace").splitlines())
         return written[-TAIL_LINES:], stack[:_STACK_LINES]
 
@@ -204,7 +210,7 @@ class Logs:
 
     Args:
         send: Called with attempt id, descriptor (1 or 2), count of dropped lines, and bytes.
-        room: Returns True where the session has room for more output.
+        room: Returns True if the session has room for more output.
     """
 
     def __init__(self, send: Callable[[int, int, int, bytes], None], room: Callable[[], bool]) -> None:
@@ -214,7 +220,7 @@ class Logs:
 
     @property
     def waiting(self) -> bool:
-        """True where `flush` has output to send, now or later."""
+        """True if any output waits to be sent."""
         return bool(self._streams)
 
     def has(self, attempt_id: int) -> bool:
@@ -222,19 +228,19 @@ class Logs:
         return (attempt_id, 1) in self._streams or (attempt_id, 2) in self._streams
 
     def add(self, attempt_id: int, fd: int, data: bytes) -> None:
-        """Add what a task wrote."""
+        """Add output of a task."""
         stream = self._streams.get((attempt_id, fd))
         if stream is None:
             stream = self._streams[attempt_id, fd] = Stream(attempt_id, fd)
         stream.add(data)
 
     def tail(self, attempt_id: int) -> tuple[list[str], list[str]]:
-        """Return the last lines of a task's standard error, and its stack where faulthandler wrote it."""
+        """Return the last lines of a task's standard error, and those of the stack that faulthandler wrote, if any."""
         stream = self._streams.get((attempt_id, 2))
         return stream.last_lines() if stream is not None else ([], [])
 
     def shorten(self, attempt_id: int, nbytes: int) -> None:
-        """Keep only the last bytes of what a task printed, because the output of many tasks waits to be sent."""
+        """Drop all but the last ``nbytes`` bytes of a task's output, because the output of many tasks waits."""
         for fd in (1, 2):
             stream = self._streams.get((attempt_id, fd))
             if stream is not None:
@@ -253,7 +259,7 @@ class Logs:
                 self._emit(stream, now, True)
 
     def flush(self, now: float) -> None:
-        """Send output of running tasks that is due, as long as the session has room."""
+        """Send the output of running tasks that is due, as long as the session has room."""
         for stream in self._streams.values():
             if (stream.text or stream.dropped) and self.room():
                 self._emit(stream, now, False)

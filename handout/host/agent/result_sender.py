@@ -1,7 +1,7 @@
-"""Tells the controller how tasks ended. Results are gathered within a turn of the loop and sent together.
+"""Reports to the controller how tasks ended. Results are gathered within a turn of the loop and sent together.
 
-The end of a task that has printed is sent behind its output, and waits with it among the streams. Every other message
-is sent at once.
+If a task has printed, its output is sent first, and the report of its end waits for that. Such a report is sent as a
+bulk message, like the output: it takes turns with the streams of objects. Every other report is sent at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from handout.protocol import frames, messages
 
 #: Bytes of results in one message, at most.
 _PAYLOAD = 8 << 20
-#: Tasks that have printed and wait to be reported. Above it, the output of each is cut to its last `_SHORT_LOG` bytes.
+#: If more reports than this wait behind output, the output of each further task is cut to its last `_SHORT_LOG` bytes.
 _MANY_PRINTED = 256
 _SHORT_LOG = 1 << 10
 
@@ -54,12 +54,12 @@ class GatheredResults:
 
     def message(self) -> tuple[messages.Finished, list[frames.Buffer]]:
         """Return the message and its payload."""
-        # One piece: writing many small pieces costs more than copying them.
+        # The payload is one piece, because to write many small pieces costs more than to copy them.
         return messages.Finished(self.attempt_ids, self._us, self._sizes, self._inline), [b"".join(self._payload)]
 
 
 class PrintedEnd(NamedTuple):
-    """The end of an attempt that has printed: its result's columns, or its failure."""
+    """The report of an attempt that has printed. It has a result (microseconds, sizes, inline sizes) or a failure."""
 
     attempt_id: int
     result: tuple[int, Sequence[int], Sequence[int]] | None
@@ -68,7 +68,7 @@ class PrintedEnd(NamedTuple):
 
 
 class ResultSender:
-    """Tells the controller how attempts ended, each once.
+    """Reports to the controller how each attempt ended, once.
 
     Args:
         link: The link to the controller.
@@ -80,15 +80,15 @@ class ResultSender:
         self._logs = logs
         self._loop = asyncio.get_running_loop()
         self._done = GatheredResults()
-        #: Ends of attempts that have printed.
+        #: Reports of attempts that have printed, in the order in which the attempts ended.
         self._printed: deque[PrintedEnd] = deque()
         self._recalled: list[int] = []
         self._scheduled = False
 
     def done(self, attempt_id: int, us: int, sizes: Sequence[int], inline: Sequence[int], data: memoryview) -> None:
-        """Tell that an attempt returned a result; ``data`` holds its inline objects."""
+        """Report that an attempt returned a result. ``data`` holds its inline objects."""
         if self._logs.has(attempt_id):
-            # A copy: the data lies in the receive buffer, and this message may wait.
+            # The data lies in the receive buffer and this report may wait, so it is copied.
             self._end_after_output(PrintedEnd(attempt_id, (us, sizes, inline), None, [bytes(data)]))
             return
         self._done.add(attempt_id, us, sizes, inline, [data])
@@ -97,28 +97,28 @@ class ResultSender:
         self._send_soon()
 
     def failed(self, failure: messages.Failed, payload: Sequence[frames.Buffer]) -> None:
-        """Tell that an attempt failed; ``payload`` is its pickled exception."""
+        """Report that an attempt failed. ``payload`` is its pickled exception."""
         stderr, stack = self._logs.tail(failure.attempt_id)
         failure = failure._replace(stderr=stderr, stack=stack)
         if self._logs.has(failure.attempt_id):
             self._end_after_output(PrintedEnd(failure.attempt_id, None, failure, [bytes(p) for p in payload]))
             return
-        # Attempts that ended before are told before.
+        # Reports keep the order in which the attempts ended.
         self._send_gathered()
         self._link.send(failure, payload)
 
     def recalled(self, attempt_id: int) -> None:
-        """Tell that an attempt goes back unstarted."""
+        """Report that an attempt goes back to the controller without having started."""
         self._logs.discard(attempt_id)
         self._recalled.append(attempt_id)
         self._send_soon()
 
     def started(self, attempt_ids: Sequence[int]) -> None:
-        """Tell that attempts have been running for a while."""
+        """Report that attempts run. `LimitsMonitor` calls this once they have run for a while."""
         self._link.send(messages.Started(attempt_ids))
 
     def waiting(self) -> list[int]:
-        """Return the attempts whose ends have not been given to the link yet."""
+        """Return the attempts that have ended and whose reports the link does not have yet."""
         return [*self._done.attempt_ids, *self._recalled, *(end.attempt_id for end in self._printed)]
 
     def _end_after_output(self, end: PrintedEnd) -> None:
@@ -143,7 +143,7 @@ class ResultSender:
         self.send_printed()
 
     def send_printed(self) -> None:
-        """Send the ends of attempts that have printed, each behind its output, as long as the session has room."""
+        """Send reports of attempts that have printed, each after its output, as long as the session has room."""
         done = GatheredResults()
         while self._printed and self._logs.room():
             end = self._printed.popleft()

@@ -1,7 +1,7 @@
-"""The workers of a host, as the agent has them, and the socket to the supervisor, which forks and ends them.
+"""The agent's handles of the host's workers, and its socket to the supervisor, which forks and ends workers.
 
-A worker serves one `WorkerKey`, which is fixed before its first import. Blank workers, which have no key yet, are kept
-ready.
+A worker serves one `WorkerKey`, which is fixed before its first import. The pool also keeps blank workers ready, which
+have no key yet.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 _RECEIVE = 256 << 10
-#: Errors of a system that has no room for a message or its descriptors now, and may have it later.
+#: Errors of `send` after which a later try may succeed, because the system has no room now.
 _NOT_NOW = {errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 _PAUSE_S = 0.05
 
 
 class WorkerKey(NamedTuple):
-    """What a worker is set up for; tasks with another key need another worker."""
+    """The setting that a worker is made for. A task with another key needs another worker."""
 
-    #: Key of the source bundle.
+    #: Key of the source bundle, or None.
     bundle: int | None
     #: Indices of the GPUs that tasks see.
     devices: tuple[int, ...]
     threads: int
-    #: True where tasks are coroutines that run beside each other.
+    #: True if tasks are coroutines that run beside each other.
     shared_loop: bool
     options: WorkerOptions
 
 
 class PoolListener(Protocol):
-    """Is called when something happens to a worker."""
+    """The methods that the pool calls. Each docstring says when."""
 
     def on_report(self, worker: WorkerHandle, frame: frames.Message) -> None:
         """A worker sent a message."""
@@ -60,7 +60,7 @@ class PoolListener(Protocol):
         """A task of a worker printed."""
 
     def on_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
-        """A worker and all processes that it left have ended; its messages and its output have been handled."""
+        """A worker and all processes that it left have ended. Its messages and its output were handled before."""
 
     def on_lapse(self) -> None:
         """The supervisor saw the lease end."""
@@ -79,45 +79,47 @@ class WorkerHandle:
         self.nonce = nonce
         self.pid = 0
         self.key: WorkerKey | None = None
-        #: Its control group, where its tasks have a limit of memory.
+        #: Folder of its control group if its tasks have a memory limit and the host has such groups, or None.
         self.group: str | None = None
         self.pipes: list[tuple[int, Pipe]] = []
         self.decoder = frames.Decoder()
         self.unsent: deque[memoryview] = deque()
-        #: What the worker holds of the ledger, and for which task class.
+        #: The ledger's claim that the worker holds, or None.
         self.claim: Any = None
+        #: The task class that the claim is for.
         self.task_class: TaskClassQueue | None = None
-        #: Tasks sent and not reported, by number, in order; the microseconds that they are expected to take.
+        #: Tasks that the worker was sent and has not reported, by their number on the worker, in order.
         self.queued: dict[int, QueuedTask] = {}
+        #: Microseconds that these are expected to take.
         self.load_us = 0.0
         self.next_number = 1
         #: Numbers of the functions that the worker was sent.
         self.functions: set[int] = set()
-        #: True where the worker takes no more tasks.
+        #: True once the worker takes no more tasks.
         self.leaving = False
-        #: True where code in the worker closed its link, or wrote to it.
+        #: True if a task closed the worker's link or wrote to it.
         self.link_misused = False
         #: True while the worker is one of the pool's idle workers.
         self.idle = False
-        #: Tasks from this number on are being recalled.
+        #: The agent is recalling the tasks from this number on. None if it is recalling none.
         self.recalled_from: int | None = None
-        #: Number of a task that takes longer than expected: no task is queued behind it.
+        #: Number of a running task that takes longer than expected, or 0. No task is queued behind it.
         self.slow_task = 0
-        #: True where the agent kills the worker: tasks without a end_reason of their own start elsewhere.
+        #: True if the agent kills the worker. Its tasks that have no ``end_reason`` then start on another worker.
         self.killed = False
         #: True once the worker has ended.
         self.gone = False
-        #: True where the worker reported that it ends: it has not started the tasks that are still queued on it.
+        #: True if the worker reported that it ends by itself. It has not started the tasks that are still queued on it.
         self.reported_leaving = False
 
     @property
     def shared(self) -> bool:
-        """True where tasks are coroutines that run beside each other."""
+        """True if the worker's tasks are coroutines that run beside each other."""
         return self.key is not None and self.key.shared_loop
 
     @property
     def killed_at_limit(self) -> bool:
-        """True where the kernel killed the last task, or a process of it, at the worker's memory limit."""
+        """True if the kernel killed the last task, or a process that it started, at the worker's memory limit."""
         return self.group is not None and cgroups.killed_at_limit(self.group)
 
     @property
@@ -127,7 +129,7 @@ class WorkerHandle:
 
     @property
     def running(self) -> QueuedTask | None:
-        """The task that runs, according to the shared page; the report of its end may be on the way."""
+        """The task that runs according to the shared page, or None. It may have ended, with its report on the way."""
         if self.page[shared_page.IDLE]:
             return None
         return self.queued.get(self.page[shared_page.ANNOUNCED])
@@ -138,9 +140,9 @@ class WorkerPool:
 
     Args:
         supervisor: Socket to the supervisor.
-        listener: Is called when something happens to a worker.
-        set_up: What all workers are told; the rest is filled in for each.
-        folder: Folder for shared pages, on systems without anonymous files.
+        listener: Gets the messages, the output and the ends of workers.
+        set_up: The `SetUp` message with the fields that all workers have in common.
+        folder: Folder for shared pages on systems without anonymous files.
         groups: Control groups, for workers with a memory limit.
     """
 
@@ -165,9 +167,9 @@ class WorkerPool:
         self._held = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._retry_timer: asyncio.TimerHandle | None = None
-        #: Idle workers, at most: beyond it, the worker whose key was used longest ago ends.
+        #: Idle workers, at most. If there are more, the pool ends one whose key was not used for the longest time.
         self.max_idle = max(4, 2 * (os.cpu_count() or 1))
-        #: True where workers write large results to disk.
+        #: True if workers write large results to disk.
         self.spill = False
         self._handlers: messages.FromSupervisor = {
             "forked": self._on_forked,
@@ -193,8 +195,8 @@ class WorkerPool:
                 return
             except OSError as error:
                 if error.errno in _NOT_NOW:
-                    # The system does not tell when there is room again. The message must not be dropped: a worker that
-                    # was never forked would never be reported as gone.
+                    # The system does not report when there is room again, so the pool tries again after a pause. To
+                    # drop the message is not possible: the agent would wait for ever for a worker that is not forked.
                     self._loop.remove_writer(self._supervisor.fileno())
                     self._retry_timer = self._retry_timer or self._loop.call_later(_PAUSE_S, self._flush_again)
                     return
@@ -239,15 +241,20 @@ class WorkerPool:
             self._end(worker, message)
 
     def shut_down(self, fd: int) -> None:
-        """Have the supervisor end everything, and hold a descriptor open until then."""
+        """Have the supervisor end all processes on the host.
+
+        Args:
+            fd: Descriptor of the connection to the controller, or -1. The supervisor holds it open until it has ended
+                the processes.
+        """
         fds = [fd] if fd >= 0 else []
         self._send_line(messages.ShutDown(len(fds)), fds)
 
-    # ---- coming and going ----------------------------------------------------------------------------------
+    # ---- getting and ending workers ------------------------------------------------------------------------
 
     @property
     def has_idle(self) -> bool:
-        """True where a worker is idle."""
+        """True if a worker is idle."""
         return self._idle_count > 0
 
     def prepare(self, count: int) -> None:
@@ -258,7 +265,13 @@ class WorkerPool:
     def acquire(
         self, key: WorkerKey, environment: Callable[[WorkerKey], dict[str, str]], bundle_path: str | None
     ) -> WorkerHandle:
-        """Return an idle worker of a key, else a blank one, else a new one."""
+        """Return an idle worker of a key. Without one, return a blank worker or fork a new one, and set it up.
+
+        Args:
+            key: The setting of the worker.
+            environment: Returns the environment variables of a worker of a key.
+            bundle_path: File of the source bundle, or None.
+        """
         for wanted in (key, None):
             idle = self._idle.get(wanted)
             if idle:
@@ -285,7 +298,7 @@ class WorkerPool:
         return worker
 
     def forget_functions(self, numbers: Set[int]) -> None:
-        """Have workers drop functions that none of their tasks needs any more."""
+        """Have workers drop functions that no task needs any more."""
         for worker in self.workers.values():
             known = worker.functions & numbers
             if known:
@@ -293,7 +306,7 @@ class WorkerPool:
                 self.send(worker, messages.ForgetFunctions(list(known)))
 
     def release(self, worker: WorkerHandle) -> None:
-        """Make a worker idle that has no tasks any more."""
+        """Make a worker idle, because it has no tasks any more."""
         if not worker.leaving and not worker.gone and not worker.idle:
             self._make_idle(worker)
 
@@ -302,7 +315,7 @@ class WorkerPool:
         self._idle.setdefault(worker.key, []).append(worker)
         self._idle_count += 1
         if self._idle_count > self.max_idle:
-            # The dictionary is in the order of use: the key that was used longest ago comes first.
+            # The order of this dictionary is the order of use, so the first key was not used for the longest time.
             for key, idle in self._idle.items():
                 if key != worker.key:
                     oldest = idle[0]
@@ -313,17 +326,17 @@ class WorkerPool:
             self._idle[worker.key] = self._idle.pop(worker.key)
 
     def _make_busy(self, worker: WorkerHandle) -> None:
-        """Take a worker out of the idle ones."""
+        """Remove a worker from the idle workers."""
         worker.idle = False
         self._idle_count -= 1
         idle = self._idle[worker.key]
         idle.remove(worker)
         if not idle:
-            # Else the keys of all workers that there ever were would stay.
+            # Otherwise the dictionary would grow by each key that a worker ever had.
             del self._idle[worker.key]
 
     def dismiss(self, worker: WorkerHandle) -> None:
-        """Let a worker end by itself; kill it after a second."""
+        """Ask a worker to end by itself. Kill it if it has not ended after 1 s."""
         worker.leaving = True
         try:
             worker.link.shutdown(socket.SHUT_WR)
@@ -332,13 +345,13 @@ class WorkerPool:
         self._loop.call_later(1.0, self.kill, worker, 0.0)
 
     def kill(self, worker: WorkerHandle, grace_s: float) -> None:
-        """End a worker and all processes that it started: SIGTERM, and SIGKILL after the grace, in seconds."""
+        """End a worker and all processes that it started, with SIGTERM and after ``grace_s`` seconds with SIGKILL."""
         if not worker.gone:
             worker.leaving = True
             self._send_line(messages.Kill(worker.number, grace_s))
 
     def signal(self, worker: WorkerHandle, number: int) -> None:
-        """Send a signal to the worker's process alone."""
+        """Send a signal to a worker's process, and to none that it started."""
         if not worker.gone:
             self._send_line(messages.SendSignal(worker.number, number))
 
@@ -385,7 +398,7 @@ class WorkerPool:
         if worker.group is not None:
             cgroups.remove_empty(worker.group)
 
-    # ---- talking -------------------------------------------------------------------------------------------
+    # ---- messages and output -------------------------------------------------------------------------------
 
     def send(self, worker: WorkerHandle, message: AnyMessage, payload: Sequence[frames.Buffer] = ()) -> None:
         """Send a message to a worker."""
@@ -398,7 +411,7 @@ class WorkerPool:
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The worker is ending; the supervisor will tell.
+            # The worker is ending. The supervisor reports that with `WorkerGone`.
             return
         if sent < len(data):
             worker.unsent.append(memoryview(data)[sent:])
@@ -420,7 +433,7 @@ class WorkerPool:
         self._loop.remove_writer(worker.link.fileno())
 
     def _on_link(self, worker: WorkerHandle) -> bool:
-        """Handle what a worker sent; return False if its link has no more."""
+        """Handle what a worker sent. Return False if there is nothing left to read."""
         try:
             data = worker.link.recv(_RECEIVE)
         except BlockingIOError:
@@ -430,7 +443,7 @@ class WorkerPool:
         if not data:
             self._loop.remove_reader(worker.link.fileno())
             if not worker.leaving:
-                # If the process goes on, user code closed the link.
+                # If the process still runs, it was a task that closed the link.
                 worker.link_misused = processes.is_running(worker.pid)
                 self.kill(worker, 0.0)
             return False
@@ -439,7 +452,7 @@ class WorkerPool:
                 self.drain(worker)
                 self._listener.on_report(worker, frame)
         except (frames.ProtocolError, KeyError, TypeError, ValueError, IndexError):
-            # Code in the worker wrote to a descriptor that is not its own: no message of the worker counts any more.
+            # A task wrote to the worker's link. The agent can trust no further message on it.
             traceback.print_exc()
             self._loop.remove_reader(worker.link.fileno())
             worker.link_misused = True
@@ -448,7 +461,7 @@ class WorkerPool:
         return True
 
     def drain(self, worker: WorkerHandle) -> None:
-        """Handle what a worker has printed so far."""
+        """Handle the output that a worker has written so far."""
         for fd, pipe in worker.pipes:
             for _ in range(64):
                 if not self._on_pipe(worker, fd, pipe):
