@@ -174,7 +174,7 @@ class Session:
             self._urgent.extend(segments)
 
     def send_bulk(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
-        """Send a bulk message, such as output of a task. It takes turns with the streams, and delays no other message."""
+        """Send a bulk message, such as output of a task. It takes turns with the streams and delays no message."""
         self._bulk.append((fields, payload))
         self._bulk_bytes += sum(len(p) for p in payload)
 
