@@ -434,6 +434,8 @@ class SimulatedHost:
         """
         self.line = line
         self.lapsed = False
+        self._functions.clear()
+        self._classes.clear()
         self.incoming.clear()
         self.refused.clear()
         self.inherited = set(self.store)

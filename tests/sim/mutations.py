@@ -1,6 +1,6 @@
 """Cores and drivers that are broken in one place each: what the simulator has to find.
 
-`python -m tests.sim.mutations` says at which of the first 300 seeds it does.
+`python -m tests.sim.mutations` says at which of the first 300 seeds it does, of those that hold without the mutation.
 """
 
 from __future__ import annotations
@@ -176,10 +176,11 @@ def _is_broken(seed: int) -> bool:
 
 def main() -> None:
     logging.getLogger("handout").setLevel(logging.CRITICAL)
+    sound = [seed for seed in range(300) if not _is_broken(seed)]
     for mutation in ALL:
         with pytest.MonkeyPatch.context() as monkeypatch:
             mutation(monkeypatch)
-            print(mutation.__name__, [seed for seed in range(300) if _is_broken(seed)], flush=True)
+            print(mutation.__name__, [seed for seed in sound if _is_broken(seed)], flush=True)
 
 
 if __name__ == "__main__":

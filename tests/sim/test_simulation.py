@@ -105,6 +105,8 @@ def test_a_broken_core_is_found_and_the_error_says_how_to_see_it_again(
         deque(map(simulate, (known, *range(limit))), maxlen=0)
     assert caught.value.story
     assert f"--seed {caught.value.seed} " in str(caught.value)
+    monkeypatch.undo()
+    simulate(caught.value.seed)  # it was the mutation that was found
 
 
 def test_a_failing_seed_is_shrunk_to_a_short_story_in_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
