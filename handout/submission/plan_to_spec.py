@@ -86,7 +86,7 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
         count=len(plan),
         profiles=profiles.known,
         profile=column,
-        fn=encoded.fn,
+        fn=_duration_keys(encoded),
         inputs=encoded.inputs,
         producer=encoded.producers,
         nbytes=encoded.nbytes,
@@ -163,6 +163,17 @@ def _is_coroutine(fn: Any) -> bool:
         fn = fn.func
     call = getattr(fn, "__call__", None)  # noqa: B004 - the method itself is wanted
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
+
+
+def _duration_keys(encoded: EncodedRun) -> Sequence[int]:
+    """Return the key of expected durations by task: equal functions share one, also if the graph has each anew.
+
+    The functions' own numbers would not do: they grow with each run, and the core has an entry for each key below the
+    highest one.
+    """
+    keys: dict[int, int] = {}
+    of_function = [keys.setdefault(function.number, len(keys)) for function in encoded.functions]
+    return encoded.fn if len(keys) == len(of_function) else [of_function[fn] for fn in encoded.fn]
 
 
 def _journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> list[int]:
