@@ -1,4 +1,4 @@
-"""``handout.current()``: what a function can ask about the task that runs it."""
+"""``handout.current()``: facts about the running task."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import shutil
 
 from handout.serialization.file import set_task_folder
 
-__all__ = ["Current", "current", "publish"]
+__all__ = ["Current", "current", "publish", "remove_scratch"]
 
 
 class Current:
-    """The task that is running, as `current` returns it.
+    """The running task. `current` returns it; programs do not make one themselves.
 
     Attributes:
         id: The id of the function in its graph.
@@ -48,19 +48,20 @@ class Current:
             self._has_scratch = True
         return self._scratch
 
-    def _clean(self) -> None:
-        """Remove the scratch folder if it was made."""
-        if self._has_scratch:
-            self._has_scratch = False
-            shutil.rmtree(self._scratch, ignore_errors=True)
-
     def __repr__(self) -> str:
         return f"Current(id={self.id!r}, host={self.host!r}, attempt={self.attempt})"
 
 
 _current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("handout.current", default=None)
-#: The task of threads that user code starts: a new thread has an empty context.
+#: The running task, for threads that user code starts: a new thread has an empty context.
 _of_process: Current | None = None
+
+
+def remove_scratch(ended: Current) -> None:
+    """Remove the scratch folder of a task that has ended, if the task used it."""
+    if ended._has_scratch:
+        ended._has_scratch = False
+        shutil.rmtree(ended._scratch, ignore_errors=True)
 
 
 def publish(running: Current | None, *, context_only: bool = False) -> None:
@@ -78,10 +79,11 @@ def publish(running: Current | None, *, context_only: bool = False) -> None:
 def current() -> Current:
     """Return the task that is running: its id, host, attempt, variant and scratch folder.
 
-    It works in the function that a worker calls, in all that this calls, in threads that it starts, and in `evaluate`.
+    It works in a function of a graph, in all code that the function calls, and in threads that it starts. It works also
+    in `evaluate`.
 
     Returns:
-        The task.
+        The running task.
 
     Raises:
         RuntimeError: No task is running here.

@@ -13,7 +13,7 @@ from handout.serialization.temp_folder import TempFolder
 __all__ = ["File"]
 
 _numbers = itertools.count(1)
-#: The folder for received files in a process that runs no task, such as the caller's. It goes when the process ends.
+#: The folder for received files in a process that runs no task, such as the caller's. It is removed with the process.
 _received = TempFolder("handout-files-")
 
 
@@ -25,7 +25,7 @@ _task_folder: Callable[[], str | None] = _no_task
 
 
 def set_task_folder(task_folder: Callable[[], str | None]) -> None:
-    """Write the files that arrive from now on into the scratch folder of the task that is running.
+    """From now on, write files that arrive into the scratch folder of the running task.
 
     Args:
         task_folder: Returns that folder, or None while no task runs.
@@ -35,14 +35,15 @@ def set_task_folder(task_folder: Callable[[], str | None]) -> None:
 
 
 class File:
-    """A file as an argument or a result. Its content travels, and it is a path wherever it arrives.
+    """A file as an argument or a result of a task. Its content is sent, and written to a new file where it arrives.
 
-    A file that arrives on a host lies in the scratch folder of the task, and goes with it. One that arrives as a result
-    lies in a temporary folder until the program ends. A `File` is accepted wherever a path is, as by ``open``.
+    On a host, the new file lies in the scratch folder of the task that uses it, and is removed with that folder. In the
+    program that started the run, it lies in a temporary folder, which is removed when the program ends. Functions that
+    take a path, such as ``open``, take a `File` as well.
 
     Args:
-        path: The path of the file in this process. The file is opened when it travels, not before, so a missing file
-            is noticed then.
+        path: The path of the file in this process. Handout opens the file when it sends it. If the file is missing, the
+            error comes then, and not here.
 
     Attributes:
         path: The path of the file in this process.
@@ -106,7 +107,7 @@ File.__module__ = "handout"
 
 
 def _content(path: str) -> tuple[int, Any]:
-    """Return the permissions and the content, which is mapped: a large file is never in memory as a whole."""
+    """Return the permissions and the content. The content is mapped, so that a large file is not read into memory."""
     import mmap
 
     with open(path, "rb") as stream:
@@ -118,7 +119,7 @@ def _content(path: str) -> tuple[int, Any]:
 
 
 def _receive(name: str, mode: int, content: Any) -> File:
-    """Write the content into a new folder below the task's scratch folder, or below that of the process."""
+    """Write the content into a new folder in the scratch folder of the running task, or in that of the process."""
     parent = _task_folder() or _received.path
     folder = os.path.join(parent, f"file-{next(_numbers)}")
     os.makedirs(folder)

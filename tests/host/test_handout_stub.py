@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from handout.host.handout_stub import Current, File, current, publish
+from handout.host.task_context import remove_scratch
 from handout.serialization import exceptions, pickling
 from tests.pythons import MINORS, bundle, require_python, run_on_host
 
@@ -72,14 +73,14 @@ def test_handouts_error_raised_on_a_host_is_the_real_class_in_the_callers_proces
 # ---- current ---------------------------------------------------------------------------------------------
 
 
-def test_current_tells_what_runs_and_makes_its_scratch_folder_when_asked(tmp_path: Path) -> None:
+def test_current_gives_the_running_task_and_makes_its_scratch_folder_at_the_first_access(tmp_path: Path) -> None:
     running = Current("train", "gpu1", 2, 0, str(tmp_path / "scratch"))
     publish(running)
     try:
         assert (current().id, current().host, current().attempt, current().variant) == ("train", "gpu1", 2, 0)
         assert not (tmp_path / "scratch").exists()
         Path(current().scratch, "x").write_text("x")
-        running._clean()
+        remove_scratch(running)
         assert not (tmp_path / "scratch").exists()
     finally:
         publish(None)

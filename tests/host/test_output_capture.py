@@ -1,4 +1,4 @@
-"""Output cut by its marks, wherever the pipe cuts it."""
+"""Output is divided among tasks by its marks, wherever a read from the pipe ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handout.host.agent.output_capture import KEPT, Logs, Pipe, Stream, mark, new_nonce
+from handout.host.agent.output_capture import MAX_UNSENT, Logs, Pipe, TaskOutput, mark, new_nonce
 
 NONCE = new_nonce()
 
@@ -35,7 +35,9 @@ def read_all(chunks: list[bytes], running: int = 0) -> dict[int, bytes]:
     st.lists(st.tuples(st.integers(1, 5) | st.just(3 << 96 | 5), st.binary(min_size=1, max_size=40)), max_size=8),
     st.data(),
 )
-def test_any_cut_gives_the_same_owners(pieces: list[tuple[int, bytes]], data: st.DataObject) -> None:
+def test_the_owners_of_output_do_not_depend_on_how_the_pipe_splits_it(
+    pieces: list[tuple[int, bytes]], data: st.DataObject
+) -> None:
     whole = b"".join(marked(n, text) for n, text in pieces)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(whole)), max_size=10)))
     chunks = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True) if b > a]
@@ -45,28 +47,28 @@ def test_any_cut_gives_the_same_owners(pieces: list[tuple[int, bytes]], data: st
     assert read_all(chunks, running=9) == expected
 
 
-def test_what_carries_no_mark_belongs_to_what_runs() -> None:
+def test_output_without_a_mark_belongs_to_the_task_that_runs() -> None:
     assert read_all([b"before", marked(3, b"three") + b"raw"], running=2) == {2: b"beforeraw", 3: b"three"}
 
 
-def test_a_stream_keeps_its_end_and_counts_the_rest() -> None:
-    stream = Stream(1, 1)
+def test_a_task_that_prints_too_much_keeps_its_last_lines_and_the_others_are_counted() -> None:
+    output = TaskOutput(1, 1)
     for i in range(10_000):
-        stream.add(b"%06d %s\n" % (i, b"x" * 92))
-    data = stream.take(0.0, True)
+        output.add(b"%06d %s\n" % (i, b"x" * 92))
+    data = output.take(0.0, True)
     assert data is not None
-    assert len(data) <= KEPT
+    assert len(data) <= MAX_UNSENT
     assert data.endswith(b"009999 " + b"x" * 92 + b"\n")
-    assert stream.dropped + data.count(b"\n") == 10_000
+    assert output.dropped + data.count(b"\n") == 10_000
 
 
 def test_an_unfinished_line_waits_for_its_end() -> None:
-    stream = Stream(1, 1)
-    stream.add(b"whole\nhal")
-    assert stream.take(0.0, False) == b"whole\n"
-    stream.add(b"f\n")
-    assert stream.take(0.01, False) is None, "too soon"
-    assert stream.take(1.0, False) == b"half\n"
+    output = TaskOutput(1, 1)
+    output.add(b"whole\nhal")
+    assert output.take(0.0, False) == b"whole\n"
+    output.add(b"f\n")
+    assert output.take(0.01, False) is None, "too soon"
+    assert output.take(1.0, False) == b"half\n"
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_nothing_is_sent_while_the_link_has_no_room(sent: list[tuple[int, int, i
     assert sent == [(7, 1, 0, b"text\n")]
 
 
-def test_the_end_of_a_task_takes_everything_along(sent: list[tuple[int, int, int, bytes]]) -> None:
+def test_all_output_is_sent_when_a_task_ends(sent: list[tuple[int, int, int, bytes]]) -> None:
     logs = Logs(lambda *message: sent.append(message), lambda: True)
     logs.add(7, 1, b"no end of line")
     logs.add(7, 2, b"error\n")

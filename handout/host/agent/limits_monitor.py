@@ -15,11 +15,14 @@ from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import processes, shared_page
 from handout.host.system.clock import now_ns
 
+#: Seconds between checks while a task may have to be reported, or may hold up the tasks behind it.
 _FAST_S = 0.02
+#: Seconds between checks of tasks that have a limit.
 _SLOW_S = 0.1
 #: Bytes a second by which a task's memory is assumed to grow. The next measurement comes before the task reaches its
 #: limit at this rate.
 _GROWTH = 2 << 30
+#: Seconds between two measurements of the memory of a task, at least.
 _LEAST_S = 0.01
 #: The largest part of the agent's time that it may spend on measuring the memory of process trees.
 _MEASURE_SHARE = 0.05
@@ -61,20 +64,20 @@ class LimitsMonitor:
     def _check(self) -> None:
         """Check the tasks of every worker once, and decide when to check them again."""
         self._timer = None
-        at = now_ns()
-        fresh: list[QueuedTask] = []
-        watching = fast = False
+        now = now_ns()
+        unreported: list[QueuedTask] = []
+        limited = fast = False
         for worker in list(self._pool.workers.values()):
             if not worker.queued:
                 continue
             if worker.shared:
-                watching |= self._check_coroutines(worker, at, fresh)
+                limited |= self._check_coroutines(worker, now, unreported)
                 continue
             task = worker.running
             if task is None or worker.killed:
                 fast = True
                 continue
-            elapsed = at - worker.page[shared_page.STARTED]
+            elapsed = now - worker.page[shared_page.STARTED]
             if len(worker.queued) > 1:
                 fast = True
                 if elapsed > _RECALL_NS and worker.slow_task != task.number_on_worker:
@@ -82,15 +85,15 @@ class LimitsMonitor:
             if not task.start_reported:
                 fast = True
                 if elapsed > _REPORT_NS:
-                    fresh.append(task)
-            watching |= self._check_limits(worker, task, elapsed)
-        if fresh:
-            self._sender.started([task.attempt_id for task in fresh])
-            for task in fresh:
+                    unreported.append(task)
+            limited |= self._check_limits(worker, task, elapsed)
+        if unreported:
+            self._sender.started([task.attempt_id for task in unreported])
+            for task in unreported:
                 task.start_reported = True
         if fast:
             self._check_in(_FAST_S)
-        elif watching:
+        elif limited:
             self._check_in(_SLOW_S)
 
     def _recall_queued(self, worker: WorkerHandle, task: QueuedTask) -> None:
@@ -100,18 +103,18 @@ class LimitsMonitor:
         if next(iter(worker.queued)) < task.number_on_worker:
             self._pool.signal(worker, shared_page.FLUSH_SIGNAL)
 
-    def _check_coroutines(self, worker: WorkerHandle, at: int, fresh: list[QueuedTask]) -> bool:
+    def _check_coroutines(self, worker: WorkerHandle, now: int, unreported: list[QueuedTask]) -> bool:
         """Check all tasks of a shared loop. Return True if they must be checked again."""
-        limited = False
+        again = False
         for task in list(worker.queued.values()):
-            elapsed = at - task.started_ns
+            elapsed = now - task.started_ns
             if not task.start_reported and elapsed > _REPORT_NS:
-                fresh.append(task)
+                unreported.append(task)
             timeout_s = task.task_class.timeout_s
             if timeout_s is not None and elapsed > timeout_s * 1e9:
                 self._completion.end_running(worker, task, "timeout")
-            limited |= timeout_s is not None or not task.start_reported
-        return limited
+            again |= timeout_s is not None or not task.start_reported
+        return again
 
     def _check_limits(self, worker: WorkerHandle, task: QueuedTask, elapsed: int) -> bool:
         """End a task that exceeds its timeout or memory limit. Return True if it must be checked again."""

@@ -1,7 +1,6 @@
-"""The objects of a host, as opaque bytes: small ones in the agent's memory, large ones as files that workers map.
+"""The objects of a host, as bytes: small ones in the agent's memory, large ones as files that workers map.
 
-Files lie in memory (``/dev/shm``) as long as they fit into the limit, then on disk. The store never reads what an
-object holds.
+Files lie in memory (``/dev/shm``) up to the store's limit, and on disk beyond it. The store never unpickles an object.
 """
 
 from __future__ import annotations
@@ -17,16 +16,17 @@ from handout.protocol.session import Source
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-#: Bytes of small objects in the agent's own memory. Beyond it, small objects become files as well.
+#: Bytes of small objects in the agent's own memory, at most. Beyond it, small objects become files as well.
 _SMALL_LIMIT = 128 << 20
-#: The store's part of the free room in ``/dev/shm``.
+#: The part of the free space in ``/dev/shm`` that the store uses, at most.
 _SHARE = 0.5
-_COPY = 1 << 20
+_COPY_SIZE = 1 << 20
+#: Indexes of the store's folders.
 MEMORY, DISK = 0, 1
 
 
 class StoreFullError(Exception):
-    """There is no room for an object, neither in memory nor on disk."""
+    """Neither memory nor disk has room for an object."""
 
     def __init__(self, path: str, need: int, free: int) -> None:
         super().__init__(f"no room for an object of {need} bytes in {path} ({free} bytes free)")
@@ -34,20 +34,22 @@ class StoreFullError(Exception):
 
 
 class Entry(NamedTuple):
-    """One object: its bytes, or the folder that its file is in."""
+    """One object."""
 
     size: int
+    #: The bytes of a small object; None if the object is a file.
     data: bytes | None
-    where: int
+    #: Index of the folder of the file.
+    folder: int
 
 
 class ObjectStore:
     """The objects of this host.
 
     Args:
-        memory_folder: Folder for files in memory, or None where the host has no such place.
+        memory_folder: Folder for files in memory, or None if the host has no file system in memory.
         disk_folder: Folder for files on disk.
-        limit: Bytes of files in memory; by default half of the room that is free there.
+        limit: Bytes of files in memory, at most. Default: half of the space that is free there.
     """
 
     def __init__(self, memory_folder: str | None, disk_folder: str, limit: int | None = None) -> None:
@@ -57,8 +59,9 @@ class ObjectStore:
             limit = int(shutil.disk_usage(memory_folder).free * _SHARE) if memory_folder else 0
         self._limit = limit
         self._entries: dict[int, Entry] = {}
-        #: Bytes of files in memory, and of small objects.
+        #: Bytes of files in memory.
         self.file_bytes = 0
+        #: Bytes of small objects.
         self.small_bytes = 0
 
     def __contains__(self, key: int) -> bool:
@@ -74,19 +77,19 @@ class ObjectStore:
 
     @property
     def spilling(self) -> bool:
-        """True where new files go to disk."""
+        """True if new files go to disk, because memory is full."""
         return self.file_bytes >= self._limit
 
     def size(self, key: int) -> int:
-        """Return the bytes of an object, as a count."""
+        """Return the size of an object in bytes."""
         return self._entries[key].size
 
     def small(self, key: int) -> bytes | None:
-        """Return the bytes of an object in the agent's memory; None where the object is a file."""
+        """Return the bytes of a small object; None if the object is a file."""
         return self._entries[key].data
 
     def path(self, key: int) -> str | None:
-        """Return the path of an object's file, after making a small object a file; None where the store lacks it.
+        """Return the path of an object's file; None if the store lacks the object. A small object becomes a file.
 
         Raises:
             StoreFullError: There is no room for the file.
@@ -97,15 +100,15 @@ class ObjectStore:
         if entry.data is not None:
             incoming = Incoming(self, key, entry.size, small=False)
             incoming.write(entry.data)
-            # The entry goes only now: should the file not be written, the object stays in memory.
+            # Deleted only after the file was written: if that fails, the object stays in memory.
             del self._entries[key]
             self.small_bytes -= entry.size
             incoming.finish()
             entry = self._entries[key]
-        return f"{self.folders[entry.where]}/{file_name(key)}"
+        return f"{self.folders[entry.folder]}/{file_name(key)}"
 
     def put(self, key: int, data: Buffer) -> None:
-        """Add a small object; its bytes are copied.
+        """Add an object; its bytes are copied.
 
         Raises:
             StoreFullError: There is no room.
@@ -121,41 +124,41 @@ class ObjectStore:
         self.small_bytes += size
         self._entries[key] = Entry(size, bytes(data), MEMORY)
 
-    def take_file(self, key: int, size: int, where: int, suffix: str) -> bool:
-        """Add a file that a worker wrote; return False if it is not there or has another size."""
-        path = f"{self.folders[where]}/{file_name(key)}"
+    def take_file(self, key: int, size: int, folder: int, suffix: str) -> bool:
+        """Add a file that a worker wrote; return False if it does not exist or has another size."""
+        path = f"{self.folders[folder]}/{file_name(key)}"
         try:
             if os.stat(path + suffix).st_size != size:
                 return False
             if key in self._entries:
-                # The object was made twice. The first file stays, because workers may have it mapped.
+                # The object was made twice. The first file stays, because workers may have mapped it.
                 os.unlink(path + suffix)
                 return True
             os.rename(path + suffix, path)
         except OSError:
             return False
-        self._add_file(key, size, where)
+        self._add_file(key, size, folder)
         return True
 
-    def _add_file(self, key: int, size: int, where: int) -> None:
-        self._entries[key] = Entry(size, None, where)
-        if where == MEMORY:
+    def _add_file(self, key: int, size: int, folder: int) -> None:
+        self._entries[key] = Entry(size, None, folder)
+        if folder == MEMORY:
             self.file_bytes += size
 
     def drop(self, key: int) -> None:
-        """Delete an object; a worker that has its file mapped keeps the bytes."""
+        """Delete an object. A worker that has mapped its file keeps the bytes."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return
         if entry.data is not None:
             self.small_bytes -= entry.size
             return
-        if entry.where == MEMORY:
+        if entry.folder == MEMORY:
             self.file_bytes -= entry.size
-        _remove(f"{self.folders[entry.where]}/{file_name(key)}")
+        _remove(f"{self.folders[entry.folder]}/{file_name(key)}")
 
     def open(self, key: int) -> Outgoing:
-        """Return an object as the source of a stream. The source stays readable when the object is dropped.
+        """Return an object as the source of a stream. The source can still be read after the object was dropped.
 
         Raises:
             KeyError: The store does not have the object.
@@ -165,13 +168,13 @@ class ObjectStore:
             return Outgoing(entry.size, data=entry.data)
         try:
             return Outgoing(
-                entry.size, fd=os.open(f"{self.folders[entry.where]}/{file_name(key)}", os.O_RDONLY | os.O_CLOEXEC)
+                entry.size, fd=os.open(f"{self.folders[entry.folder]}/{file_name(key)}", os.O_RDONLY | os.O_CLOEXEC)
             )
         except OSError:
             raise KeyError(key) from None
 
     def clean_up_after(self, suffix: str) -> None:
-        """Remove files that a dead worker left unfinished or unreported."""
+        """Remove files that a worker wrote and did not report before it ended."""
         for folder in set(self.folders):
             try:
                 names = os.listdir(folder)
@@ -213,29 +216,29 @@ class Incoming:
         self.received = 0
         self._small: bytearray | None = bytearray() if small and size <= INLINE else None
         self._fd = -1
-        self._where = MEMORY
+        self._folder = MEMORY
         self._path = ""
         if self._small is None:
             self._open(DISK if store.file_bytes + size > store._limit else MEMORY)
 
-    def _open(self, where: int) -> None:
-        self._where = where
-        self._path = f"{self._store.folders[where]}/{file_name(self.key)}.in"
+    def _open(self, folder: int) -> None:
+        self._folder = folder
+        self._path = f"{self._store.folders[folder]}/{file_name(self.key)}.in"
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         except OSError:
             raise self._full() from None
 
     def _full(self) -> StoreFullError:
-        folder = self._store.folders[DISK]
-        stat = os.statvfs(folder)
-        return StoreFullError(folder, self.size, stat.f_bavail * stat.f_frsize)
+        disk = self._store.folders[DISK]
+        stat = os.statvfs(disk)
+        return StoreFullError(disk, self.size, stat.f_bavail * stat.f_frsize)
 
     def write(self, data: Buffer) -> None:
         """Write the next piece.
 
         Raises:
-            StoreFullError: There is no room; the object was given up.
+            StoreFullError: There is no room. What had arrived of the object was removed.
         """
         self.received += len(data)
         if self._small is not None:
@@ -246,7 +249,7 @@ class Incoming:
             try:
                 view = view[os.write(self._fd, view) :]
             except OSError as error:
-                if self._where == MEMORY and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if self._folder == MEMORY and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     self._move_to_disk()
                     continue
                 self.give_up()
@@ -258,7 +261,7 @@ class Incoming:
             self._open(DISK)
             offset = 0
             while True:
-                data = os.pread(old, _COPY, offset)
+                data = os.pread(old, _COPY_SIZE, offset)
                 if not data:
                     return
                 offset += os.write(self._fd, data)
@@ -270,7 +273,7 @@ class Incoming:
             _remove(path)
 
     def finish(self) -> None:
-        """Add the object to the store: all its pieces have arrived."""
+        """Add the object to the store, after its last piece was written."""
         store = self._store
         if self._small is not None:
             store.put(self.key, self._small)
@@ -280,11 +283,11 @@ class Incoming:
         if self.key in store:
             _remove(self._path)
             return
-        os.rename(self._path, f"{store.folders[self._where]}/{file_name(self.key)}")
-        store._add_file(self.key, self.size, self._where)
+        os.rename(self._path, f"{store.folders[self._folder]}/{file_name(self.key)}")
+        store._add_file(self.key, self.size, self._folder)
 
     def give_up(self) -> None:
-        """Remove what has arrived: the rest will not come."""
+        """Remove what has arrived, because the rest will not come."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

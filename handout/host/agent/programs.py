@@ -1,4 +1,4 @@
-"""Programs that the controller runs on this host outside all tasks, for trackers that ask a host what it offers."""
+"""Programs that run on this host outside all tasks, because a tracker in the controller asked for their output."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from typing import Any
 from handout.host.agent.controller_link import ControllerLink
 from handout.protocol import messages
 
+#: Bytes of a program's output that are sent, at most.
 _MAX_OUTPUT = 1 << 20
+_READ_SIZE = 64 << 10
+#: The status of a program that could not be started, as shells report it.
+_NOT_STARTED = 127
+#: Seconds that the agent waits for the end of a program that it killed.
 _KILL_S = 1.0
-#: Keeps a reference to the tasks while they run: the loop holds weak ones only.
+#: References to the tasks that run, because the loop has only weak ones.
 _running: set[Any] = set()
 
 
 def start(request: messages.RunProgram, link: ControllerLink) -> None:
-    """Start a program; `ProgramEnded` is sent when it has ended."""
+    """Start a program, and send `ProgramEnded` when it has ended."""
     task = asyncio.get_running_loop().create_task(_run(request, link))
     _running.add(task)
     task.add_done_callback(_running.discard)
 
 
 async def _run(request: messages.RunProgram, link: ControllerLink) -> None:
-    status, output = 127, b""
     try:
         process = await asyncio.create_subprocess_exec(
             *request.argv,
@@ -35,32 +39,31 @@ async def _run(request: messages.RunProgram, link: ControllerLink) -> None:
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
-        output = str(error).encode("utf-8", "replace")
+        status, output = _NOT_STARTED, str(error).encode("utf-8", "replace")
     else:
-        assert process.stdout is not None
-        reader = process.stdout
-        parts: list[bytes] = []
-
-        async def collect() -> None:
-            kept = 0
-            while True:
-                data = await reader.read(65536)
-                if not data:
-                    break
-                if kept < _MAX_OUTPUT:
-                    parts.append(data[: _MAX_OUTPUT - kept])
-                    kept += len(parts[-1])
-            await process.wait()
-
-        try:
-            await asyncio.wait_for(collect(), request.timeout_s)
-        except asyncio.TimeoutError:
-            parts.append(b"\n(timed out)")
-        finally:
-            await _end(process)
+        output = await _read_output(process, request.timeout_s)
         status = process.returncode if process.returncode is not None else -signal.SIGKILL
-        output = b"".join(parts)
     link.send(messages.ProgramEnded(request.id, status), [output])
+
+
+async def _read_output(process: asyncio.subprocess.Process, timeout_s: float) -> bytes:
+    """Return the first bytes of a program's output. Afterwards, the program and its process group are killed."""
+    reader = process.stdout
+    assert reader is not None
+    output = bytearray()
+
+    async def read_all() -> None:
+        while data := await reader.read(_READ_SIZE):
+            output.extend(data[: _MAX_OUTPUT - len(output)])
+        await process.wait()
+
+    try:
+        await asyncio.wait_for(read_all(), timeout_s)
+    except asyncio.TimeoutError:
+        output.extend(b"\n(timed out)")
+    finally:
+        await _end(process)
+    return bytes(output)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -1,4 +1,4 @@
-"""Objects that arrive at the store, or leave it, as streams of the link."""
+"""Streams of objects between the controller and the store of this host."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from handout.protocol import frames, messages
 
 
 class Transfers:
-    """Streams in and out of the store.
+    """Receives objects into the store, and sends objects from it.
 
     Args:
         store: The store of this host.
-        on_stored: Called with the key of an object all of which has arrived.
-        on_refused: Called with the key of an object for which the store has no room.
+        on_stored: Called with the key of each object that has arrived.
+        on_refused: Called with the key of each object that the store has no room for, and the store's error.
     """
 
     def __init__(
@@ -29,15 +29,16 @@ class Transfers:
         self._on_stored = on_stored
         self._on_refused = on_refused
         self._link: ControllerLink | None = None
+        #: By number of a stream: the object that arrives, or None if the rest of the stream is received and dropped.
         self._incoming: dict[int, Incoming | None] = {}
         self._last_stream = 0
 
     def use(self, link: ControllerLink) -> None:
-        """Set the link that objects are sent over."""
+        """Set the link to the controller."""
         self._link = link
 
     def announce(self, message: messages.StreamObject) -> None:
-        """Prepare for the pieces of a stream."""
+        """Prepare to receive an object."""
         stream, key, size = message
         try:
             if key in self._store:
@@ -49,7 +50,7 @@ class Transfers:
             self._refuse(stream, key, error)
 
     def _refuse(self, stream: int, key: int, error: StoreFullError) -> None:
-        # The bytes are on their way already: they are received and dropped.
+        # The controller sends the bytes in any case. They are received and dropped.
         self._incoming[stream] = None
         self._on_refused(key, error)
 
@@ -71,21 +72,21 @@ class Transfers:
             self._on_stored(known.key)
 
     def stop(self, stream: int) -> None:
-        """Give up an object: the rest of its stream will not come."""
+        """Give up an object, because the rest of its stream will not come."""
         incoming = self._incoming.pop(stream, None)
         if incoming is not None:
             incoming.give_up()
 
     def drop(self, keys: Iterable[int]) -> None:
-        """Give up objects that no task needs any more: the rest of their streams is received and dropped."""
-        gone = set(keys)
+        """Give up objects that no task needs any more. The rest of their streams is received and dropped."""
+        dropped = set(keys)
         for stream, incoming in self._incoming.items():
-            if incoming is not None and incoming.key in gone:
+            if incoming is not None and incoming.key in dropped:
                 incoming.give_up()
                 self._incoming[stream] = None
 
     def fetch(self, key: int) -> None:
-        """Stream an object to the controller, or tell it that the object is missing."""
+        """Stream an object to the controller, or answer that the store does not have it."""
         link = self._link
         assert link is not None
         try:

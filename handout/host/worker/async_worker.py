@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from handout.host.system import shared_page
 from handout.host.system.clock import now_ns
-from handout.host.task_context import publish
+from handout.host.task_context import publish, remove_scratch
 from handout.host.worker.objects import MissingInputError
 from handout.host.worker.worker import Worker, WorkerTask, writing_task
 
@@ -89,7 +89,7 @@ class SharedLoop:
         else:
             worker.streams.flush()
             worker.report.add_result(number, (now_ns() - started) // 1000, result)
-        current._clean()
+        remove_scratch(current)
         self._flush_soon()
 
     def _forget(self, number: int) -> None:

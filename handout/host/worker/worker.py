@@ -24,7 +24,7 @@ from typing import Any, Callable, NamedTuple, NoReturn
 
 from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.clock import now_ns
-from handout.host.task_context import Current, publish
+from handout.host.task_context import Current, publish, remove_scratch
 from handout.host.worker import importer
 from handout.host.worker.objects import DiskFullError, MissingInputError, OversizedResultError, WorkerObjects
 from handout.host.worker.report import EncodedResult, WorkerReport
@@ -441,7 +441,7 @@ class Worker:
     def _clean_up(self, current: Current) -> None:
         """Flush a task's output, remove its scratch folder, kill its processes, restore the directory and signals."""
         self.streams.flush()
-        current._clean()
+        remove_scratch(current)
         self.kill_children()
         try:
             if self._folder >= 0:
