@@ -12,8 +12,8 @@ from handout.protocol.resource_ledger import PARTS
 from tests.host.rig import Rig
 from tests.seen import resident_bytes
 
-#: What a function closes over: large against all else that an agent has.
-SIZE = 40 << 20
+#: Bytes that a function closes over: more than two new workers have, whose shared pages count for each.
+SIZE = 60 << 20
 #: Keys of runs' objects begin here; those of bundles lie below.
 FIRST = 1 << 44
 
