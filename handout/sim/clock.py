@@ -62,6 +62,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.virtual = _JumpingSelector()
         super().__init__(self.virtual)
         self._failure: BaseException | None = None
+        #: True while the tasks that are left are cancelled. An error must not keep the others from ending.
+        self._cancelling = False
         self.set_exception_handler(self._on_error)
 
     def time(self) -> float:
@@ -75,20 +77,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             Exception: The first error of the coroutine, or of any callback.
         """
         task = self.create_task(main)
-        task.add_done_callback(lambda _: self.stop())
+        task.add_done_callback(self._end)
         try:
             self.run_forever()
-            if self._failure is not None:
-                raise self._failure
-            task.result()
+            if self._failure is None:
+                task.result()
         finally:
+            task.remove_done_callback(self._end)  # the rest may take more turns to end than this task
             try:
                 self._cancel_all()
             finally:
                 self.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _end(self, main: asyncio.Task[None]) -> None:
+        self.stop()
 
     def _cancel_all(self) -> None:
         self.virtual.watch_no_more()
+        self._cancelling = True
         left = asyncio.all_tasks(self)
         for task in left:
             task.cancel()
@@ -98,7 +106,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
         if self._failure is None:
             self._failure = context.get("exception") or InternalError(str(context["message"]))
-        self.stop()
+        if not self._cancelling:
+            self.stop()
 
 
 class Clock:

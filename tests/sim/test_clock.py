@@ -42,6 +42,28 @@ def test_the_first_error_of_a_callback_ends_it_and_what_ran_is_cancelled() -> No
     assert ended == ["cancelled at 2.0 s"]
 
 
+def test_the_first_error_is_told_although_other_tasks_take_longer_to_end_or_fail_as_well() -> None:
+    loop, ended = VirtualLoop(), list[str]()
+
+    async def takes_turns() -> None:
+        try:
+            await asyncio.sleep(100.0)
+        finally:
+            loop.call_soon(lambda: [].pop())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            ended.append("the other task")
+
+    async def main() -> None:
+        other = asyncio.create_task(takes_turns())
+        Clock(loop).after(2.0, lambda: 1 // 0)
+        await asyncio.wait({other})
+
+    with pytest.raises(ZeroDivisionError):
+        loop.play(main())
+    assert ended == ["the other task"]
+
+
 def test_a_loop_that_nothing_will_wake_says_so() -> None:
     loop = VirtualLoop()
 
