@@ -4,11 +4,12 @@ A message is a `NamedTuple`. Its name on the link is its key in one of the six t
 table for each direction of each link. A table is a `TypedDict` of handlers: an end that lacks a handler, or whose
 handler takes another message, does not pass the type checkers.
 
-How a message becomes bytes is the business of `handout.protocol.codec` alone. This module says only what is told:
+`handout.protocol.codec` turns messages into bytes. This module only declares them:
 
-- A ``Column`` has one entry a row. All columns of a message have equally many rows.
+- A ``Column`` has one entry for each row. All columns of a message have the same number of rows.
 - A field with a default may be left out.
-- The payload is bytes beside the fields, which neither end parses on the way. A message that has one says so.
+- A payload is bytes that travel beside the fields without being encoded as JSON. The docstring of a message that has
+  a payload says so.
 
 ``docs/protocol.md`` is drawn from this module by ``tools/draw_protocol.py``.
 """
@@ -34,32 +35,34 @@ __all__ = [
 T = TypeVar("T")
 M = TypeVar("M")
 
-#: One entry a row.
+#: One entry for each row.
 Column = Sequence[T]
 #: Any of the messages below.
 AnyMessage = tuple[Any, ...]
 
-#: Bytes of an object that travels in the payload of a message. A larger one is a stream (between controller and agent)
-#: or a file that both sides map (between agent and worker).
+#: Largest size in bytes of an object that travels in the payload of a message. A larger one travels as a stream between
+#: controller and agent. Between agent and worker it is a file that both map.
 INLINE = 64 << 10
 
 # ---- the hello, which opens a connection between controller and agent ----------------------------------------------
 
 
 class Greeting(NamedTuple):
-    """The controller's hello: which agent it means, and which conversation it wants to go on with."""
+    """The controller's hello. It names the agent and the conversation that this connection is for."""
 
     token: str
-    """Proves that the connection is the controller's: 32 random bytes in hexadecimal, known from the bootstrap."""
+    """The secret that proves that the controller opened the connection: 32 random bytes in hexadecimal. The agent knows
+    it from the bootstrap."""
     agent: str
-    """The identity of the agent that is meant."""
+    """The identity of the agent that the controller wants to reach."""
     conversation: str
-    """Name of the conversation, chosen by the controller. Another controller that takes over chooses another name."""
+    """Name of the conversation, chosen by the controller. A controller that takes over chooses a new name."""
     connection: int
-    """Number of this connection, counted from 1 by the controller. The agent refuses a connection whose number is not
-    above the last one of the same conversation: it was delayed on the way."""
+    """Number of this connection, counted from 1 by the controller. The agent refuses a connection if the same
+    conversation has had one with an equal or higher number, because then this one was delayed on the way."""
     takeover: bool = False
-    """True where this controller takes over from another one: the agent ends that conversation and tells `Holdings`."""
+    """True if this controller takes over from another one. The agent then ends the other one's conversation and sends
+    `Holdings`."""
 
 
 class Welcome(NamedTuple):
@@ -68,16 +71,16 @@ class Welcome(NamedTuple):
     agent: str
     """The agent's identity."""
     error: str = ""
-    """Why the agent refuses the connection, which it closes; empty where it does not."""
+    """Why the agent refuses the connection, which it then closes; empty if it accepts the connection."""
 
 
 class Progress(NamedTuple):
     """How far a side has received the conversation; both hellos carry it under ``state``. See `Session`."""
 
     number: int
-    """The last message that was received; the sender sends again what comes after it."""
+    """Number of the last message that this side has received. The peer sends all later messages again."""
     streams: Mapping[str, int]
-    """By number of an incoming stream: the bytes that were received of it, from where the sender resumes."""
+    """By number of an incoming stream: how many of its bytes this side has received. The peer continues from there."""
 
 
 # ---- from the controller to the agent ------------------------------------------------------------------------------
@@ -96,16 +99,16 @@ class Functions(NamedTuple):
 
 
 class WorkerOptions(NamedTuple):
-    """Options of a function that its worker honours; a part of `NewTaskClass` and of `SetUp`.
+    """The options of a function that its worker must know; a part of `NewTaskClass` and of `SetUp`.
 
-    A worker is set up with them, and serves only tasks with the same ones. A field that has the name of an option in
+    A worker is set up with them, and runs only tasks with the same ones. A field that has the name of an option in
     `handout.Options` gets the value of that option.
     """
 
     memory_limit: int | None = None
-    """Bytes of memory above which a task is killed, or None."""
+    """Bytes of memory above which a task is killed. None: no limit."""
     max_result_bytes: int | None = None
-    """Bytes that each object of a result may have, or None."""
+    """Largest size in bytes of each object of a result. None: no limit."""
 
 
 class NewTaskClass(NamedTuple):
@@ -120,31 +123,31 @@ class NewTaskClass(NamedTuple):
     shared_loop: bool = False
     """True for coroutines that run beside each other in the event loop of one worker."""
     timeout_s: float | None = None
-    """Seconds after which an attempt is ended, or None."""
+    """Seconds after which an attempt is ended. None: no limit."""
     alone: bool = False
-    """True where a worker is never sent a second task of the class before the first has ended: a task that is not
-    idempotent must not be started twice because of its neighbour."""
+    """True if a worker gets a task of the class only once the one before has ended. This is so for tasks that are not
+    idempotent: otherwise a task that kills its worker could force another one to start twice."""
     options: WorkerOptions = WorkerOptions()
-    """The options that its workers honour."""
+    """The options that the workers of these tasks are set up with."""
     bundle: int | None = None
-    """Key of the source bundle that workers import the user's modules from, or None."""
+    """Key of the source bundle that workers import the user's modules from. None: the tasks need no bundle."""
 
 
 class Objects(NamedTuple):
     """Small objects for the agent's store.
 
-    Payload: the objects, one after another; each has at most 64 KiB.
+    Payload: the objects, one after another. Each has at most 64 KiB.
     """
 
     keys: Column[int]
-    """Key of the object: run and number. The keys of source bundles lie below those of all runs."""
+    """Key of the object: run and number. A source bundle has a key below those of all objects of runs."""
     sizes: Column[int]
     """Bytes of the object."""
 
 
 class Tasks(NamedTuple):
-    """Attempts of tasks, handed over to the agent. It starts each when its inputs are in the store and the host's
-    ledger has room.
+    """Attempts of tasks, handed over to the agent. The agent starts each attempt when its inputs are in the store and
+    the host's ledger has room for it.
 
     Payload: the pickled calls, one after another. The controller splits messages above 4 MiB.
     """
@@ -160,20 +163,20 @@ class Tasks(NamedTuple):
     inputs: Column[Sequence[int]]
     """Keys of the objects that the call takes."""
     outputs: Column[Sequence[int]]
-    """Keys of the objects that the result becomes: the whole of it, then its elements; -1 for one that no task
-    and no caller wants."""
+    """Keys of the objects that the result becomes: one for the whole result, then one for each element that is taken
+    from it. -1 in place of a key: no task and no caller needs this object."""
     keep: Column[int]
-    """1 where small results stay in the agent's store as well, 0 where the controller alone gets them."""
+    """1 if small results also stay in the agent's store, 0 if only the controller gets them."""
     names: Column[str]
     """Id of the function in its graph, for ``handout.current()``."""
     attempt_numbers: Column[int]
     """1 for the first attempt of a task."""
     variants: Column[int]
-    """Which of the alternative costs was chosen, from 0."""
+    """Index of the chosen variant of the cost, counted from 0."""
 
 
 class StreamObject(NamedTuple):
-    """An object follows as a stream of chunks. The receiver of the object learns its key and size before its bytes."""
+    """Announces a stream of chunks that carries one object. It gives the receiver the object's key and size."""
 
     stream: int
     """Number of the stream, counted by its sender."""
@@ -184,7 +187,7 @@ class StreamObject(NamedTuple):
 
 
 class StopStream(NamedTuple):
-    """The rest of a stream will not come: its source was lost."""
+    """The rest of a stream will not come, because the sender has lost the source."""
 
     stream: int
     """Number of the stream."""
@@ -205,18 +208,18 @@ class Drop(NamedTuple):
 
 
 class Distrust(NamedTuple):
-    """Objects that are about to come have passed through a host with ``trust="data"``. Workers read them with the
-    restricted reader instead of unpickling them.
+    """Objects that the controller sends next have passed through a host with ``trust="data"``. Workers read them with
+    the restricted reader instead of unpickling them.
     """
 
     keys: Column[int]
     """Key of the object."""
     types: Sequence[Any]
-    """The classes that the restricted reader accepts beside its own, as `reader.registered` tells them."""
+    """The classes that the restricted reader accepts in addition to its own; see `reader.registered`."""
 
 
 class Cancel(NamedTuple):
-    """End attempts. One that has not started does not start; one that runs is ended."""
+    """End attempts. The agent does not start those that wait, and ends those that run."""
 
     attempt_ids: Column[int]
     """Id of the attempt. The agent ignores attempts that it does not have."""
@@ -225,15 +228,15 @@ class Cancel(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Retract attempts that have not started. The agent answers `Recalled` for these; those that run go on."""
+    """Recall attempts that have not started. The agent answers with `Recalled` for these. Those that run go on."""
 
     attempt_ids: Column[int]
     """Id of the attempt. The agent ignores attempts that it does not have."""
 
 
 class Release(NamedTuple):
-    """Code that no open run uses any more. The agent drops it, and has its workers drop it, as soon as no task that it
-    still has needs it. Code that is sent again later stays.
+    """Code that no open run uses any more. Once none of its tasks needs the code, the agent drops it and has its
+    workers drop it. If the controller sends the code again first, the agent keeps it.
     """
 
     functions: Sequence[int]
@@ -250,11 +253,11 @@ class Limits(NamedTuple):
     amounts: Mapping[str, int]
     """Amounts by name, in parts (1/10,000 of a unit)."""
     devices: Column[int]
-    """Memory of each GPU, in parts of a byte."""
+    """Memory of each GPU in bytes, multiplied by 10,000 (in parts)."""
 
 
 class RunProgram(NamedTuple):
-    """Run a program outside all tasks: how trackers ask a host what it offers. Answered by `ProgramEnded`."""
+    """Run a program outside all tasks. Trackers use it to find out what a host offers. The answer is `ProgramEnded`."""
 
     id: int
     """Number of the request."""
@@ -265,7 +268,7 @@ class RunProgram(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """End the agent and all that runs on the host. The connection closes when nothing of it is left."""
+    """End the agent and all its processes. The connection closes when no process is left on the host."""
 
 
 # ---- from the agent to the controller ------------------------------------------------------------------------------
@@ -282,16 +285,16 @@ class Finished(NamedTuple):
     elapsed_us: Column[int]
     """Microseconds that the attempt ran."""
     sizes: Column[Sequence[int]]
-    """Bytes of each object of the result; -1 for one that is not wanted."""
+    """Bytes of each object of the result; -1 for an object that is not needed."""
     inline_sizes: Column[Sequence[int]]
-    """Bytes of each object of the result in the payload; -1 for one that lies in the agent's store instead, or is not
-    wanted."""
+    """Bytes of each object of the result in the payload; -1 for an object that is not needed, or that is only in the
+    agent's store."""
 
 
 class Failed(NamedTuple):
-    """An attempt that failed. Which facts are told depends on the kind.
+    """An attempt that failed. The kind decides which other fields are set.
 
-    Payload: the pickled exception, where there is one; at most 16 MiB.
+    Payload: the pickled exception, if there is one; at most 16 MiB.
     """
 
     attempt_id: int
@@ -302,24 +305,24 @@ class Failed(NamedTuple):
     type: str = ""
     """Qualified name of the exception's class."""
     message: str = ""
-    """Text of the exception, or of what happened."""
+    """Text of the exception, or a description of the failure."""
     text: str = ""
     """The traceback."""
     elapsed_s: float = 0.0
     """Seconds that the attempt ran."""
     maxrss: int | None = None
-    """The most memory of the worker's process, in bytes."""
+    """The largest memory of the worker's process, in bytes."""
     stderr: Sequence[str] = ()
     """The last lines that the task wrote to its standard error."""
     stack: Sequence[str] = ()
-    """Where the task was when it crashed or was ended, innermost frame first."""
+    """The task's stack when it crashed or was ended, innermost frame first."""
     exit: int | str | None = None
     """``exited``, ``died``: the exit status, or the text given to `sys.exit`."""
     signal: int | None = None
     """``died``: the signal that killed the worker."""
     oom: bool | None = None
-    """``died`` by SIGKILL: True where the kernel killed the worker for lack of memory, False where it did not, None
-    where the agent cannot tell."""
+    """``died`` by SIGKILL: True if the kernel killed the worker for lack of memory, False if it did not, None if the
+    agent cannot know."""
     cut: bool = False
     """``died``: the task closed the worker's descriptors, or replaced its process."""
     declared: int | None = None
@@ -329,11 +332,11 @@ class Failed(NamedTuple):
     limit: int | None = None
     """``memory``, ``too_large``: the limit, in bytes."""
     peak: int | None = None
-    """``memory``: the most memory that was seen, in bytes."""
+    """``memory``: the largest memory that the agent measured, in bytes."""
     size: int | None = None
     """``too_large``: bytes of the object."""
     path: str | None = None
-    """``unserializable``: path to the part that cannot be pickled. ``disk``: folder without room."""
+    """``unserializable``: path to the part that cannot be pickled. ``disk``: the folder that is full."""
     culprit: str | None = None
     """``unserializable``: class of the part that cannot be pickled."""
     need: int | None = None
@@ -341,12 +344,12 @@ class Failed(NamedTuple):
     free: int | None = None
     """``disk``: bytes that were free."""
     argument: bool = False
-    """``disk``: True where an argument found no room, and the function was not called."""
+    """``disk``: True if there was no room for an argument, so that the function was not called."""
 
 
 class Recalled(NamedTuple):
-    """Attempts that go back to the controller unstarted: because of `Recall`, or because the agent cannot start them
-    (what they follow failed on the host, or the lease ended).
+    """Attempts that go back to the controller without having started. The controller sent `Recall`, the producer of an
+    input failed on the host, or the lease ended.
     """
 
     attempt_ids: Column[int]
@@ -354,7 +357,7 @@ class Recalled(NamedTuple):
 
 
 class Started(NamedTuple):
-    """Attempts that have been running for 50 ms. Shorter ones are told only when they end."""
+    """Attempts that have been running for 50 ms. The agent does not report the start of shorter ones."""
 
     attempt_ids: Column[int]
     """Id of the attempt."""
@@ -377,7 +380,7 @@ class Missing(NamedTuple):
 
 
 class Log(NamedTuple):
-    """Output of a running task. It travels with the streams, so that it never delays another message.
+    """Output of a running task. It takes turns with the streams, so that it never delays another message.
 
     Payload: whole lines, at most 64 KiB.
     """
@@ -387,7 +390,7 @@ class Log(NamedTuple):
     fd: int
     """1 for standard output, 2 for standard error."""
     dropped: int
-    """Lines that were dropped before these, because the task printed faster than the link took it."""
+    """How many lines the agent dropped before these, because the task printed faster than the link could send."""
 
 
 class ProgramEnded(NamedTuple):
@@ -399,61 +402,61 @@ class ProgramEnded(NamedTuple):
     id: int
     """Number of the request."""
     status: int
-    """Exit status; the negative number of the signal that killed the program; 127 where it could not be started."""
+    """Exit status. The negative number of the signal if a signal killed the program; 127 if it could not be started."""
 
 
 class Holdings(NamedTuple):
-    """What the agent holds of an earlier controller: the first message after a takeover."""
+    """The attempts and objects that the agent has from an earlier controller. The first message after a takeover."""
 
     attempt_ids: Sequence[int]
-    """Ids of the attempts that the agent goes on with, or whose ends the earlier controller has not confirmed."""
+    """Ids of the attempts that have not ended, and of those whose end the earlier controller has not confirmed."""
     keys: Column[int]
     """Key of the object."""
     sizes: Column[int]
     """Bytes of the object."""
     shift: int
-    """The highest number of a function, a task class or a bundle that was used. The new controller adds it to its own
-    numbers, which start from 1 as well."""
+    """The highest number of a function, a task class or a bundle that the agent has seen. The new controller counts its
+    own from 1 and adds this number, so that no number is used twice."""
 
 
 # ---- from the agent to a worker ------------------------------------------------------------------------------------
 
 
 class SetUp(NamedTuple):
-    """What a blank worker becomes. Sent once, before the first batch."""
+    """Sets up a blank worker. Sent once, before the first batch."""
 
     host: str
     """Name of the host, as in the inventory."""
     folders: Sequence[str]
-    """The store's folders: in memory, on disk."""
+    """The store's folder in memory and its folder on disk."""
     scratch: str
-    """Folder that scratch folders of tasks are made in."""
+    """Folder in which the worker makes the scratch folders of its tasks."""
     env: Mapping[str, str]
     """Environment variables to set."""
     nonce: str
-    """16 bytes in hexadecimal, which begin each mark in the worker's output."""
+    """16 bytes in hexadecimal. Each mark in the worker's output begins with them; see `output_capture`."""
     suffix: str
-    """Ends the names of files that the worker writes into the store, until the agent renames them."""
+    """The end of the name of each file that the worker writes into the store, until the agent renames the file."""
     bundle_path: str | None = None
     """File of the source bundle, or None."""
     shared_loop: bool = False
-    """True where tasks are coroutines that run beside each other."""
+    """True if tasks are coroutines that run beside each other."""
     options: WorkerOptions = WorkerOptions()
-    """The options of its tasks."""
+    """The options of the worker's tasks."""
     group: str | None = None
-    """Folder of the worker's control group, where its tasks have a memory limit and the host has such groups."""
+    """Folder of the worker's control group; None if its tasks have no memory limit or the host has no such groups."""
 
 
 class Batch(NamedTuple):
-    """Tasks to run in this order, one after another (or beside each other, in a shared loop).
+    """Tasks to run one after another in this order. A worker with a shared loop runs them beside each other.
 
     Payload: the pickled functions, the objects, then the pickled calls.
     """
 
     first_number: int
-    """Number of the first task on this worker. Tasks are counted up from 1, without gaps within a batch."""
+    """Number of the first task of the batch. The agent counts the tasks of each worker from 1."""
     outputs: Column[Sequence[int]]
-    """Keys of the objects that the result becomes; -1 for one that is not wanted."""
+    """Keys of the objects that the result becomes; -1 for an object that is not needed."""
     functions: Column[int]
     """Number of the function to call."""
     call_sizes: Column[int]
@@ -465,23 +468,23 @@ class Batch(NamedTuple):
     attempt_numbers: Column[int]
     """1 for the first attempt of a task."""
     variants: Column[int]
-    """Which of the alternative costs was chosen, from 0."""
+    """Index of the chosen variant of the cost, counted from 0."""
     new_functions: Sequence[int] = ()
     """Numbers of the functions that the worker does not have yet."""
     new_function_sizes: Sequence[int] = ()
-    """Bytes of each of these."""
+    """Bytes of each of these functions."""
     objects: Sequence[int] = ()
-    """Keys of small inputs that go along. Larger ones are files in the store."""
+    """Keys of the small inputs whose bytes are in the payload. Larger inputs are files in the store."""
     object_sizes: Sequence[int] = ()
-    """Bytes of each of these."""
+    """Bytes of each of these objects."""
     distrusted: Sequence[int] = ()
-    """Keys of inputs that must be read with the restricted reader."""
+    """Keys of the inputs that the worker must read with the restricted reader."""
     types: Sequence[Any] = ()
     """See `Distrust`."""
 
 
 class ForgetFunctions(NamedTuple):
-    """Drop functions: no task of this worker needs them any more."""
+    """Drop functions, because no task needs them any more."""
 
     numbers: Column[int]
     """Number of the function."""
@@ -498,7 +501,7 @@ class CancelCoroutines(NamedTuple):
 
 
 class BatchReport(NamedTuple):
-    """What became of tasks: sent after a batch, earlier where a task takes long or much has gathered.
+    """How tasks ended. A worker sends it after a batch, and earlier if a task takes long or the report is large.
 
     Payload: the inline objects of all results, one after another.
     """
@@ -508,23 +511,24 @@ class BatchReport(NamedTuple):
     elapsed_us: Column[int]
     """Microseconds that it ran."""
     sizes: Column[Sequence[int]]
-    """Bytes of each object of the result; -1 for one that is not wanted."""
+    """Bytes of each object of the result; -1 for an object that is not needed."""
     inline_sizes: Column[Sequence[int]] | None = None
-    """Bytes of each object in the payload, -1 for one that is a file; None where all objects are in the payload."""
+    """Bytes of each object in the payload, -1 for an object that is a file. None: all objects are in the payload."""
     folders: Column[Sequence[int]] | None = None
-    """Which of the store's folders the file of each object is in; None where there is no file."""
+    """For each object that is a file, the index of the store's folder that has the file. None: there are no files."""
     skipped: Sequence[int] = ()
     """Numbers of tasks that were recalled before they started."""
     lacking: Sequence[int] = ()
-    """Numbers of tasks whose inputs are not on the host: the task that was to make them failed."""
+    """Numbers of tasks that the worker did not run because an input is not on the host. The producer of the input
+    failed, or the input was dropped."""
     leaving: bool = False
-    """True where the worker ends now and takes no more tasks."""
+    """True if the worker ends now and takes no more tasks."""
 
 
 class TaskFailure(NamedTuple):
-    """A task that failed. Sent at once, after the report of the tasks before it.
+    """A task that failed. The worker reports the tasks that ended before, and then sends this at once.
 
-    Payload: the pickled exception, where there is one.
+    Payload: the pickled exception, if there is one.
     """
 
     number: int
@@ -532,7 +536,7 @@ class TaskFailure(NamedTuple):
     elapsed_us: int
     """Microseconds that it ran."""
     kind: str
-    """See `Failed`, as for all that follow."""
+    """See `Failed`, which has this field and all further ones."""
     type: str = ""
     """Qualified name of the exception's class."""
     message: str = ""
@@ -540,15 +544,15 @@ class TaskFailure(NamedTuple):
     text: str = ""
     """The traceback."""
     maxrss: int | None = None
-    """The most memory of the worker's process, in bytes."""
+    """The largest memory of the worker's process, in bytes."""
     exit: int | str | None = None
-    """``exited``: what was given to `sys.exit`."""
+    """``exited``: the value that was given to `sys.exit`."""
     limit: int | None = None
     """``too_large``: the limit, in bytes."""
     size: int | None = None
     """``too_large``: bytes of the object."""
     path: str | None = None
-    """``unserializable``: path to the part that cannot be pickled. ``disk``: folder without room."""
+    """``unserializable``: path to the part that cannot be pickled. ``disk``: the folder that is full."""
     culprit: str | None = None
     """``unserializable``: class of that part."""
     need: int | None = None
@@ -561,25 +565,25 @@ class TaskFailure(NamedTuple):
 
 
 class Spawn(NamedTuple):
-    """Fork a worker. Its link, standard output, standard error and shared page go beside the line as descriptors."""
+    """Fork a worker. Descriptors of its link, standard output, standard error and shared page travel with the line."""
 
     worker: int
     """Number of the worker, counted by the agent."""
     fds: int
-    """How many descriptors go beside the line."""
+    """How many descriptors travel with the line."""
 
 
 class Kill(NamedTuple):
-    """End a worker and all that it started."""
+    """End a worker and all processes that it started."""
 
     worker: int
     """Number of the worker."""
     grace_s: float
-    """Seconds between SIGTERM and SIGKILL; 0: SIGKILL at once."""
+    """Seconds between SIGTERM and SIGKILL. 0: SIGKILL at once, without SIGTERM."""
 
 
 class SendSignal(NamedTuple):
-    """Send a signal to the process of a worker alone."""
+    """Send a signal to a worker's process, and to none that it started."""
 
     worker: int
     """Number of the worker."""
@@ -588,16 +592,16 @@ class SendSignal(NamedTuple):
 
 
 class ShutDown(NamedTuple):
-    """End everything on this host. The controller's connection goes beside the line: the supervisor holds it open until
-    nothing is left.
+    """End all processes of this agent on the host. The descriptor of the controller's connection travels with the line.
+    The supervisor holds it open until no process is left.
     """
 
     fds: int
-    """1 where there is a connection, else 0."""
+    """1 if there is a connection, or else 0."""
 
 
 class Forked(NamedTuple):
-    """A worker's process is there."""
+    """The supervisor has forked a worker."""
 
     worker: int
     """Number of the worker."""
@@ -606,18 +610,18 @@ class Forked(NamedTuple):
 
 
 class WorkerGone(NamedTuple):
-    """A worker and all that it started have ended."""
+    """A worker and all processes that it started have ended."""
 
     worker: int
     """Number of the worker."""
     status: int = 0
-    """How its process ended, as `os.waitpid` tells it."""
+    """The status of its process, as `os.waitpid` returns it."""
     rss: int = 0
-    """The most memory of its process, in bytes."""
+    """The largest memory of its process, in bytes."""
     lapsed: bool = False
-    """True where the supervisor killed it because the lease had ended."""
+    """True if the supervisor killed it because the lease had ended."""
     error: str = ""
-    """Why the system refused to fork it; empty where it did not."""
+    """Why the system refused to fork it; empty if it was forked."""
 
 
 class LeaseLapsed(NamedTuple):
@@ -626,7 +630,8 @@ class LeaseLapsed(NamedTuple):
 
 # ---- the directions: what each end must handle ---------------------------------------------------------------------
 
-#: Handles a message: the object that it belongs to or its sender, the message, the payload.
+#: Handles a message. The arguments are the object that the handler is a method of (or the sender of the message), the
+#: message, and its payload.
 Handler = Callable[[Any, M, memoryview], None]
 #: Handles a message of the supervisor's socket, which has no payload.
 LineHandler = Callable[[Any, M], None]
@@ -701,7 +706,7 @@ class FromSupervisor(TypedDict):
 
 
 def _by_name(table: type) -> dict[str, type[AnyMessage]]:
-    """Return the messages of a direction by name, as the annotations of its table tell them."""
+    """Return the messages of a direction by name, from the annotations of its table."""
     return {name: get_args(handler)[0][1] for name, handler in get_type_hints(table).items()}
 
 
