@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
+from handout import Graph
 from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.membership.takeover import Takeover
+from handout.execution.run_options import RunOptions
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.inbound_messages import InboundMessages
+from handout.execution.shell.run_submission import make_run
 from handout.protocol import codec, messages, numbering
-from handout.protocol.frames import Message
+from handout.protocol.frames import Message, ProtocolError
 from handout.protocol.messages import AnyMessage
 from handout.scheduler import events as ev
+from handout.submission.arguments import encode_plan
 from handout.transport.agent_link import AgentLink
 from handout.transport.timings import Timings
 from tests.transport.played import Agent
@@ -54,3 +62,46 @@ async def test_a_source_bundle_that_was_stored_is_not_told_to_the_core(monkeypat
     InboundMessages(driver).heard(peer, [Message(1, codec.encode(messages.Stored([1], [100_000])), b"")])
     assert posted == []
     driver.close()
+
+
+FIRST, BEYOND, KEY = numbering.attempt_id(7, 0, 1), numbering.attempt_id(7, 1, 1), numbering.base(7)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        messages.Started([BEYOND]),
+        messages.Recalled([FIRST, BEYOND]),
+        messages.Stored([KEY | 1], [4]),
+        messages.Stored([KEY], [-4]),
+        messages.Stored([KEY], [0.5]),  # type: ignore[list-item]
+        messages.Finished([FIRST], [-5], [[4]], [[-1]]),
+        messages.Finished([FIRST], [float("nan")], [[4]], [[-1]]),  # type: ignore[list-item]
+        messages.Finished([FIRST], [5], [[1 << 90]], [[-1]]),
+        messages.Finished([FIRST], [5], [["4"]], [[-1]]),  # type: ignore[list-item]
+        messages.StreamObject(1, KEY, -4),
+        messages.StreamObject(1, KEY, 1 << 90),
+    ],
+)
+async def test_numbers_that_the_core_would_break_at_are_refused(message: AnyMessage) -> None:
+    """A broken core ends every run of the cluster, also those that have nothing to do with this host."""
+    driver = Driver(lambda coroutine: coroutine.close())
+    graph = Graph()
+    graph.add(int, id="only")
+    plan = graph.compile()
+    driver.submit(make_run(plan, encode_plan(plan), RunOptions(), 7, None))
+    await asyncio.sleep(0)  # the core takes it in
+    peer = AgentProxy("far", AgentLink("far", None, Agent(), Timings(), lambda frames: None, lambda suspected: None))
+    with pytest.raises(ProtocolError):
+        InboundMessages(driver).heard(peer, [Message(1, codec.encode(message), b"")])
+    driver.close()
+
+
+@pytest.mark.parametrize(
+    "holdings", [(["1"], [], [], 0), ([-1], [], [], 0), ([1 << 128], [], [], 0), ([], [1], [None], 0), ([], [], [], -1)]
+)
+async def test_numbers_of_an_agent_that_was_taken_over_are_checked_before_the_run_reads_them(holdings: Any) -> None:
+    takeover = Takeover()
+    with pytest.raises(ProtocolError):
+        takeover.receive([Message(1, codec.encode(messages.Holdings(*holdings)), b"")])
+    assert not takeover.found.done()

@@ -199,6 +199,19 @@ def test_a_relayed_object_can_be_read_while_it_arrives_and_again() -> None:
     assert story == ["start 6", "more", "more", "more"]
 
 
+@pytest.mark.parametrize("data", [b"abc", b"abcdefg"])
+def test_a_relayed_object_of_another_size_than_announced_is_refused(data: bytes) -> None:
+    """Its target would wait for the rest for ever."""
+    fetches = Fetches()
+    made, story = relay()
+    fetches.expect(5, made)
+    fetches.announced(5, 1, 6)
+    with pytest.raises(ProtocolError, match="an object of 6 bytes"):
+        fetches.piece(1, data, True)
+    fetches.lost()
+    assert story[-2:] == ["stop", "failed False"]
+
+
 def test_a_relay_whose_giver_is_lost_ends_what_it_had_begun_to_send() -> None:
     made, story = relay()
     made.begin(6)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from handout.protocol import messages
 from handout.protocol.resource_ledger import PARTS
-from tests.host.rig import Rig
+from tests.host.rig import Bytes, Rig
 from tests.seen import resident_bytes
 
 #: Bytes that a function closes over: more than two new workers have, whose shared pages count for each.
@@ -90,6 +90,30 @@ def test_a_released_bundle_leaves_the_store(rig: Rig) -> None:
     for key in (3, 4):
         rig.send(messages.Fetch(key))
     rig.wait(lambda: [f["key"] for f in rig.heard("missing")] == [3, 4])
+
+
+def test_a_bundle_that_is_sent_again_while_it_still_arrives_is_whole(rig: Rig) -> None:
+    """Both streams have the same file; the first one goes on after the second one was announced."""
+
+    class Slow(Bytes):
+        arrived = 1000
+
+        def read(self, offset: int, size: int) -> memoryview:
+            return super().read(offset, max(0, min(size, self.arrived - offset)))
+
+    data = os.urandom(200_000)
+    first, second = Slow(data), Slow(data)
+    for stream, source in ((1, first), (2, second)):
+        rig.send(messages.StreamObject(stream, 3, len(data)))
+        rig.session.send_stream(stream, source)
+        rig.pump()
+        rig.pump()
+    for stream, source in ((1, first), (2, second)):
+        source.arrived = len(data)
+        rig.session.wake(stream)
+        rig.pump()
+    rig.wait(lambda: rig.heard("stored"))
+    assert rig.fetch(3) == data
 
 
 def test_a_controller_that_takes_over_uses_numbers_of_its_own_and_old_code_goes(rig: Rig, tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_sys_exit_is_a_failure_of_its_own_kind(rig: Rig, code: object) -> None:
     assert (failed["kind"], failed["exit"]) == ("exited", code)
 
 
+@pytest.mark.parametrize("digits", [30, 5000])
+def test_an_exit_status_that_no_process_has_is_told_as_text(rig: Rig, digits: int) -> None:
+    """As a number it would be too large for a message: the controller would give the host up."""
+    failed = rig.run(lambda: sys.exit(10**digits)).fields
+    assert (failed["kind"], type(failed["exit"])) == ("exited", str)
+
+
 def test_a_keyboard_interrupt_is_a_failure(rig: Rig) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt

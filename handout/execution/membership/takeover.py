@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from handout.protocol import codec, messages
-from handout.protocol.frames import Message, Piece
+from handout.protocol.frames import Message, Piece, ProtocolError
 from handout.transport.bootstrap import StartedAgent
 
 __all__ = ["FoundAgent", "KnownAgent", "Takeover"]
+
+#: Bits of the largest attempt id, which is larger than any other number that an agent tells.
+_BITS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Takeover:
         for frame in frames:
             message = codec.decode(messages.TO_CONTROLLER, frame.fields)[1] if isinstance(frame, Message) else None
             if isinstance(message, messages.Holdings) and not self.found.done():
+                _check(message)
                 objects = list(zip(message.keys, message.sizes, strict=True))
                 self.found.set_result((FoundAgent(message.attempt_ids, objects), message.shift))
             elif isinstance(message, messages.ProgramEnded):
@@ -63,3 +67,14 @@ class Takeover:
         """Return the frames that were held back."""
         held, self._held = self._held, []
         return held
+
+
+def _check(message: messages.Holdings) -> None:
+    """Check the numbers of a message, which are read where a broken one would end the run.
+
+    Raises:
+        ProtocolError: One of them is no integer, or is negative, or is too large.
+    """
+    numbers = [*message.attempt_ids, *message.keys, *message.sizes, message.shift]
+    if {*map(type, numbers)} != {int} or min(numbers) < 0 or max(numbers) >= 1 << _BITS:
+        raise ProtocolError("a number of what the agent holds is not as it should be")

@@ -99,7 +99,12 @@ class PriorRuns:
 
     def facts(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
         """What is known, as events for the core; see `Recorder.begin`."""
-        held = {host: numbering.of_run(each.attempt_ids, run.number) for host, each in found.items()}
+        # A host may tell of tasks that the run does not have.
+        ids = {
+            host: [i for i in each.attempt_ids if numbering.parts(i)[1] < len(self._tasks)]
+            for host, each in found.items()
+        }
+        held = {host: numbering.of_run(each, run.number) for host, each in ids.items()}
         # A task that is not marked idempotent=False any more runs again as any other.
         unseen = {t: self._lost[i] for t, i in enumerate(self._tasks) if i in self._lost and t in self._once}
         going_on, superseded = latest_attempts(held, {task: attempt for task, (_, attempt) in unseen.items()})

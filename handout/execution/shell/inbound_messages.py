@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from handout.events import TaskStarted
@@ -67,6 +68,8 @@ class InboundMessages:
                 raise ProtocolError(f"message {name!r} is not as it should be: {error!r}") from error
 
     def _on_finished(self, agent: AgentProxy, message: messages.Finished, view: memoryview) -> None:
+        _check_counts(message.elapsed_us, 0)
+        _check_counts(list(chain.from_iterable(message.sizes)), -1)
         position = 0
         batch: _Batch | None = None
         for attempt_id, micros, sizes, lengths in zip(*message, strict=True):
@@ -157,8 +160,10 @@ class InboundMessages:
     def _on_recalled(self, agent: AgentProxy, message: messages.Recalled, _: memoryview) -> None:
         for number, tasks, attempts in numbering.by_run(message.attempt_ids):
             run = self._driver.runs.get(number)
-            if run is not None and run.recorder is not None:
-                run.recorder.not_started(tasks, attempts)
+            if run is not None:
+                _check_below(tasks, len(run.plan))
+                if run.recorder is not None:
+                    run.recorder.not_started(tasks, attempts)
             self._driver.post(ev.TasksRecalled(agent.name, number, tasks, attempts))
 
     def _on_started(self, agent: AgentProxy, message: messages.Started, _: memoryview) -> None:
@@ -166,17 +171,23 @@ class InboundMessages:
             run = self._driver.runs.get(number)
             if run is None:
                 continue
+            _check_below(tasks, len(run.plan))
             self._driver.post(ev.TasksStarted(agent.name, number, tasks, attempts))
             if run.watchers:
                 at_s, ids = self._driver.now - run.started_at, run.plan.ids
                 run.tell([TaskStarted(at_s, ids[t], agent.name, a) for t, a in zip(tasks, attempts, strict=True)])
 
     def _on_stream_object(self, agent: AgentProxy, message: messages.StreamObject, _: memoryview) -> None:
+        _check_counts([message.size], 0)
         agent.fetches.announced(message.key, message.stream, message.size)
 
     def _on_stored(self, agent: AgentProxy, message: messages.Stored, _: memoryview) -> None:
+        _check_counts(message.sizes, 0)
         for key, nbytes in zip(message.keys, message.sizes, strict=True):
             number, made = numbering.key_parts(key)
+            run = self._driver.runs.get(number)
+            if run is not None:
+                _check_below([made], len(run.spec.producer))
             # The core is told of objects of runs that were left, too, and has them dropped. It is not told of source
             # bundles, whose keys lie below those of all runs.
             if number:
@@ -221,6 +232,27 @@ class _Batch:
 
 #: No measurement is as large; a larger number could not become a float.
 _MAX_NUMBER = 1 << 80
+
+
+def _check_counts(counts: Sequence[int], least: int) -> None:
+    """Check that all counts of a message are integers of a possible size: the core calculates with them.
+
+    Raises:
+        ValueError: A count is not.
+    """
+    if counts and ({*map(type, counts)} != {int} or min(counts) < least or max(counts) >= _MAX_NUMBER):
+        raise ValueError(f"a count is no integer, is below {least} or is too large")
+
+
+def _check_below(numbers: Iterable[int], end: int) -> None:
+    """Check that a run has the tasks or objects of these numbers: other numbers would break the core, and end all runs.
+
+    Raises:
+        ValueError: The run lacks one.
+    """
+    highest = max(numbers)
+    if highest >= end:
+        raise ValueError(f"the run has no task or object {highest}")
 
 
 def _facts(message: messages.Failed) -> dict[str, Any]:

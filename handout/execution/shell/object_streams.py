@@ -183,6 +183,8 @@ class Relay(GrowingSource):
         """See `Sink`."""
         if self._closed:
             return
+        if self._arrived + len(data) > self.size:
+            raise ProtocolError(f"an object of {self.size} bytes has at least {self._arrived + len(data)}")
         self._file.seek(self._arrived)
         self._file.write(bytes(data))
         self._arrived += len(data)
@@ -190,6 +192,9 @@ class Relay(GrowingSource):
 
     def end(self) -> None:
         """See `Sink`."""
+        if not self._closed and self._arrived < self.size:
+            # The target would wait for the rest for ever.
+            raise ProtocolError(f"an object of {self.size} bytes ended after {self._arrived}")
         self.on_more()
 
     def fail(self, missing: bool) -> None:

@@ -266,6 +266,8 @@ class Agent:
     def _stream_object(self, message: messages.StreamObject, payload: memoryview) -> None:
         if message.key < FIRST_KEY:
             self.code.expect_bundle(message.key)
+            # A bundle that was released while it arrives may be sent again; both streams would write to one file.
+            self.transfers.drop([message.key])
         self.transfers.announce(message)
 
     def _stop_stream(self, message: messages.StopStream, payload: memoryview) -> None:

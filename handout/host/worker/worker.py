@@ -484,7 +484,9 @@ def _kind_of(error: BaseException, cancelled: bool) -> tuple[str, dict[str, Any]
         return "too_large", {"size": error.size, "limit": error.limit}
     if isinstance(error, SystemExit):
         code = error.code
-        return "exited", {"exit": code if code is None or isinstance(code, int) else str(code)}
+        # No exit status is as large, and the controller takes a larger number for a broken message.
+        is_status = code is None or (isinstance(code, int) and abs(code) < 1 << 63)
+        return "exited", {"exit": code if is_status else exceptions.message(code)}
     if isinstance(error, asyncio.CancelledError) and cancelled:
         return "cancelled", {}
     return "raised", {}
