@@ -51,7 +51,7 @@ class _Form(NamedTuple):
     fields: tuple[_Field, ...]
     #: Names of the columns; the first one is whole, so its length is the number of rows.
     columns: tuple[str, ...]
-    #: Names of the fields that hold `WorkerOptions`, which JSON has as a list.
+    #: Names of the fields that hold `WorkerOptions`, which are a list in JSON.
     options: tuple[str, ...]
 
 
@@ -213,6 +213,6 @@ def parts(payload: memoryview, sizes: Sequence[int]) -> Iterator[memoryview]:
     for size in sizes:
         end = position + size
         if size < 0 or end > len(payload):
-            raise ProtocolError(f"a part of {size} bytes, where {len(payload) - position} are left")
+            raise ProtocolError(f"a part of {size} bytes, but {len(payload) - position} are left")
         yield payload[position:end]
         position = end

@@ -30,9 +30,10 @@ VERSION = 1
 
 HELLO, MESSAGE, CHUNK, BEAT = 1, 2, 3, 4
 
-#: Bytes of a message's header, at most: a larger one is refused unread. A batch of 100,000 tasks needs about 10 MiB.
+#: Bytes of a message's header, at most. The receiver refuses a larger one unread. A batch of 100,000 tasks needs about
+#: 10 MiB.
 MAX_HEADER = 64 << 20
-#: Bytes of a payload, at most: a larger one is refused unread. Larger objects are streams.
+#: Bytes of a payload, at most. The receiver refuses a larger one unread. Larger objects travel as streams.
 MAX_PAYLOAD = 64 << 20
 #: Bytes of a hello's header, at most. It has the offset of each incoming stream, about 20 bytes for each.
 MAX_HELLO = 32 << 20
@@ -76,11 +77,11 @@ class Piece(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """What the peer has received so far."""
+    """Acknowledges what a side has received, and is its heartbeat."""
 
     number: int
     received: int
-    #: Milliseconds since the peer last received anything, when it sent this beat.
+    #: Milliseconds from the time when the peer last received bytes until it sent this beat.
     age_ms: int
 
 
@@ -128,12 +129,12 @@ def encode_beat(beat: Beat) -> bytes:
 
 
 class Decoder:
-    """Turns bytes into frames, which do not depend on how the connection splits the bytes.
+    """Turns bytes into frames. It does not matter how the connection splits the bytes.
 
     Memory held is at most one control message; chunk payloads are handed on as they come.
 
     Args:
-        greets: Whether the stream begins with a hello, and holds no other.
+        greets: True if the stream begins with a hello. It may then have no other hello.
     """
 
     def __init__(self, *, greets: bool = False) -> None:
@@ -192,7 +193,8 @@ class Decoder:
     def _parse(self, view: memoryview) -> tuple[int, Frame | None]:
         """Parse one frame at the start of ``view``; of a chunk, its header alone.
 
-        Returns: The bytes of the frame, 0 where its end has not arrived; and the frame, None for a chunk's header.
+        Returns:
+            The size of the frame, or 0 if its end has not arrived; and the frame, or None for the header of a chunk.
         """
         if len(view) < PREFIX_SIZE:
             self._need = PREFIX_SIZE

@@ -1,4 +1,4 @@
-"""Attempt ids and object keys: how attempts and objects of different runs are called on the links.
+"""Attempt ids and object keys: the numbers by which messages name attempts and objects of all runs.
 
 An attempt id holds the numbers of a run, a task and an attempt; a key holds the numbers of a run and an object. Agents
 compare ids and keys, and read nothing from them.
@@ -23,12 +23,12 @@ _TASK = (1 << _RUN_SHIFT - _TASK_SHIFT) - 1
 _RUN = (1 << _TOP_SHIFT - _RUN_SHIFT) - 1
 _OBJECT = (1 << _RUN_SHIFT) - 1
 
-#: Runs are numbered from 1, so no object of a run has a key below this. Source bundles have.
+#: Runs are numbered from 1, so no object of a run has a key below this. The keys of source bundles are below it.
 FIRST_KEY = 1 << _RUN_SHIFT
 
 
 def base(run: int) -> int:
-    """Return what the keys of a run have in common; the lower bits are the object's number."""
+    """Return the upper bits of all keys of a run. The lower bits of a key are the object's number."""
     return run << _RUN_SHIFT
 
 

@@ -16,7 +16,7 @@ PARTS = 10_000
 
 
 class Claim:
-    """Amounts that were claimed; `Ledger.release` takes a claim once.
+    """Amounts that were claimed. Give a claim to `Ledger.release` once.
 
     Attributes:
         need: The amounts, in parts by name; must not be changed while the claim is held.
@@ -45,11 +45,11 @@ class _Device:
         self.used_memory = 0
         #: Parts of the device that claims of a fraction hold.
         self.used_share = 0
-        #: How many claims lie on the device.
+        #: How many claims hold a part of the device.
         self.claims = 0
-        #: True where one claim holds all of the device.
+        #: True if one claim holds all of the device.
         self.whole = False
-        #: False once the host does not have the device any more. Claims may still lie on it.
+        #: False once the host does not have the device any more. Claims may still hold parts of it.
         self.present = True
 
 
@@ -162,7 +162,7 @@ class Ledger:
         self.claims -= 1
 
     def resize(self, amounts: Mapping[str, int], devices: Iterable[int] = ()) -> None:
-        """Replace the host's amounts and devices. Claims stay, also where they exceed the new amounts.
+        """Replace the host's amounts and devices. Claims stay, even if they exceed the new amounts.
 
         A device keeps its index. A device that the host does not have any more gets no further claims.
         """
@@ -239,7 +239,7 @@ class Ledger:
                 device.used_memory -= claim.need.get("gpu_memory", 0)
 
     def _choose(self, need: Mapping[str, int]) -> tuple[int, ...] | None:
-        """Return the devices for a need, () where it needs none, None where too few are free.
+        """Return the devices for a need; () if it needs none, None if too few are free.
 
         The fullest and smallest devices that suffice come first, so that the others stay free for larger needs.
         """
@@ -263,5 +263,5 @@ class Ledger:
 
 
 def _plain(need: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Return the amounts of a need that do not lie on devices, without zeros."""
+    """Return the amounts of a need, without those of devices and without zeros."""
     return [(name, parts) for name, parts in need.items() if parts and name != "gpu" and name != "gpu_memory"]

@@ -1,11 +1,12 @@
 """One side of a conversation that outlives its connections, without any I/O.
 
-Messages go before streams. A message is numbered and kept until it is acknowledged, so that a broken connection loses
-nothing: the hellos of the next one tell how far each side got, and the rest is sent again. Bytes of streams are not
-kept: they are read from their source again, from the offset that the peer reached.
+Messages go before streams. A session numbers each message and keeps it until the peer acknowledges it, so that a broken
+connection loses nothing. The hellos of the next connection say what each side has received, and each side sends the
+rest again. A session does not keep bytes of streams. It reads them from their source again, from the offset that the
+peer has reached.
 
-At most ``max(64 KiB, bandwidth x (round trip + 100 ms))`` bytes of streams are in flight. More would only fill the
-buffers between the two sides, and every heartbeat would wait behind them.
+At most ``max(64 KiB, bandwidth x (round trip + 100 ms))`` bytes of streams are in flight. More bytes would only fill
+the buffers between the two sides, and every heartbeat would wait behind them.
 
 The owner of a session moves the bytes: it passes those of the connection to `Session.receive`, and writes those that
 `Session.take` returns. Times are seconds of a monotonic clock.
@@ -34,34 +35,35 @@ from handout.protocol.frames import (
 
 MIN_WINDOW = 64 << 10
 MAX_WINDOW = 16 << 20
-#: Bytes in flight beyond those that the round trip holds, as seconds of bandwidth.
+#: Bytes that may be in flight in addition to bandwidth x round trip, as seconds of bandwidth.
 QUEUE_S = 0.1
 _CHUNK_MIN = 16 << 10
 _CHUNK_MAX = 256 << 10
-#: Incoming streams that are remembered after their end, so that pieces which a reconnection repeats are recognized.
+#: A session remembers this many incoming streams after their end, and ignores pieces of them that a reconnection
+#: repeats.
 _ENDED_KEPT = 1024
-#: Incoming streams that are remembered, at most: a hello must have room for all of them.
+#: Incoming streams that a session remembers, at most. A hello must have room for all of them.
 _MAX_INCOMING = 1 << 20
 
 
 class Source(abc.ABC):
-    """Has the bytes of an outgoing stream."""
+    """The source of the bytes of an outgoing stream."""
 
-    #: Bytes in all.
+    #: Bytes of the whole stream.
     size: int = 0
 
     @abc.abstractmethod
     def read(self, offset: int, size: int) -> Buffer:
-        """Return at most ``size`` bytes from ``offset``; none where they have not arrived yet (see `Session.wake`)."""
+        """Return at most ``size`` bytes from ``offset``; none if they have not arrived yet (see `Session.wake`)."""
 
-    def close(self) -> None:  # noqa: B027 - not all have something to let go
-        """Release the source: the peer has received the stream, or the stream was given up."""
+    def close(self) -> None:  # noqa: B027 - some sources have nothing to release
+        """Release the source, because the peer has received the stream or the stream was stopped."""
 
 
 class Credit:
     """Decides how many bytes may be in flight, from the acknowledgements of the peer.
 
-    Everything that a connection carries counts; only bulk is held back by it.
+    All bytes of a connection count as bytes in flight. Only streams and bulk messages wait for free credit.
     """
 
     def __init__(self) -> None:
@@ -75,7 +77,8 @@ class Credit:
         self._idle = True
         #: Bytes sent when the window last shrank. It does not shrink again until these are acknowledged.
         self._shrunk_at = 0
-        #: (sent when it left, time, acknowledged at that time, since when, whether there was nothing more to send)
+        #: One entry for each write, oldest first: (``sent`` after it, its time, ``acknowledged`` and ``_since`` at that
+        #: time, True if there was nothing more to send).
         self._marks: deque[tuple[int, float, int, float, bool]] = deque()
 
     @property
@@ -101,16 +104,17 @@ class Credit:
         _, left_at, acknowledged, since, idle = mark
         elapsed = max(now - left_at, 1e-6)
         self.rtt_s = min(self.rtt_s, elapsed) if self.rtt_s else elapsed
-        # Measured from one acknowledgement to another. Acknowledgements that were held up arrive in bursts; measured
-        # from when the bytes were sent, the line would look faster than it is.
+        # The bandwidth is measured from one acknowledgement to another. Delayed acknowledgements arrive in bursts. If
+        # the measurement began when the bytes were sent, a burst would make the line look faster than it is.
         self.bytes_per_s = (total - acknowledged) / max(now - since, 1e-6)
         target = int(self.bytes_per_s * (self.rtt_s + QUEUE_S))
-        # A sender without further output does not show how fast the line is, except where the line was slow even so.
+        # A sender with nothing more to send measures too low a bandwidth. Such a measurement may not raise the window,
+        # and may lower it only if the acknowledgement took longer than usual.
         if idle and (target > self.window or elapsed < self.rtt_s + QUEUE_S):
             return
         if target < self.window:
-            # By half at most, and once for all bytes in flight. The peer acknowledges each quarter of the window that
-            # it was last told: with a smaller window, it would wait for bytes that may not be sent.
+            # The window shrinks by half at most, and once for all bytes in flight. The peer acknowledges each quarter
+            # of the window that it knows. With a much smaller window, it would wait for bytes that may not be sent.
             if total < self._shrunk_at:
                 return
             self._shrunk_at = self.sent
@@ -128,9 +132,9 @@ class Session:
     def __init__(self, *, heartbeat_s: float, now: float) -> None:
         self.heartbeat_s = heartbeat_s
         self.attached = False
-        #: When anything was last received from the peer.
+        #: When this side last received bytes from the peer.
         self.last_heard = now
-        #: The last moment at which the peer is known to have received anything from this side. A lease begins here.
+        #: The latest time at which the peer is known to have received bytes from this side. A lease begins here.
         self.last_mutual = now
         self._peer_age_s = 0.0
         self._next_number = 1
@@ -153,7 +157,7 @@ class Session:
     def _start_connection(self, now: float, decoder: Decoder, received: int) -> None:
         self._decoder = decoder
         self.credit = Credit()
-        #: Streams whose last chunk was sent: (bytes sent by then, stream).
+        #: Streams whose last chunk was sent, as (bytes of the connection that were sent by then, stream).
         self._leaving: deque[tuple[int, int]] = deque()
         self._received = received
         self._told = 0
@@ -179,12 +183,12 @@ class Session:
         self._bulk_bytes += sum(len(p) for p in payload)
 
     def send_stream(self, stream: int, source: Source) -> None:
-        """Stream ``source``; the message that announces it must have been sent before."""
+        """Stream ``source``. Send the message that announces the stream first."""
         self._streams[stream] = (source, 0)
         self._ready.append(stream)
 
     def wake(self, stream: int) -> None:
-        """Go on with an outgoing stream, because more bytes of its source have arrived."""
+        """Continue an outgoing stream, because more bytes of its source have arrived."""
         if stream in self._streams and stream not in self._ready:
             self._ready.append(stream)
 
@@ -212,7 +216,7 @@ class Session:
 
     @property
     def has_output(self) -> bool:
-        """True where `take` would return anything."""
+        """True if `take` would return any bytes."""
         if not self.attached:
             return False
         return bool(self._urgent or self._tell or ((self._bulk or self._ready) and self.credit.free > 0))
@@ -229,7 +233,7 @@ class Session:
             self._urgent.clear()
         room = min(limit, self.credit.free)
         while room > 0 and (self._bulk or self._ready):
-            # Output of tasks and streams take turns, so that both go on.
+            # Bulk messages and streams take turns, so that neither waits for the other's end.
             room -= self._take_bulk(segments)
             room -= self._take_chunk(segments, room)
         if segments:
@@ -282,8 +286,8 @@ class Session:
     def receive(self, data: Buffer, now: float) -> Iterator[Hello | Message | Piece]:
         """Take bytes from the connection and yield the new frames in them. The caller handles each before the next.
 
-        A message counts as received when it is given. What came before something bad is given before the error
-        is raised: the other side will not send it again.
+        A message counts as received once it is yielded. The frames before a bad one are yielded before the error is
+        raised, because the peer does not send them again.
 
         Raises:
             ProtocolError: The connection must be closed.
@@ -334,7 +338,7 @@ class Session:
     def _receive_beat(self, beat: Beat, now: float) -> None:
         self._peer_age_s = beat.age_ms / 1000
         if beat.number >= self._next_number or beat.received > self.credit.sent:
-            raise ProtocolError("an acknowledgement of what was never sent")
+            raise ProtocolError("an acknowledgement of bytes or messages that were never sent")
         while self._kept and self._kept[0][0] <= beat.number:
             self._kept.popleft()
         self.credit.on_acknowledged(beat.received, now)
@@ -346,12 +350,12 @@ class Session:
     # ---- connections ---------------------------------------------------------------------------------------
 
     def open(self, now: float, decoder: Decoder | None = None, received: int = 0) -> None:
-        """Begin a connection. Bytes that the last connection did not deliver are void.
+        """Begin a connection. Bytes that the last connection did not deliver are lost.
 
         Args:
             now: The present, in seconds of a monotonic clock.
             decoder: A decoder that has read the first bytes of this connection, up to the hello.
-            received: How many bytes it has read.
+            received: How many bytes the decoder has read.
         """
         self.attached = False
         self._start_connection(now, decoder or Decoder(greets=True), received)
@@ -360,12 +364,16 @@ class Session:
         """Return the first bytes to write on a connection: a hello with ``fields`` and this side's `Progress`."""
         streams = {str(s): o for s, o in self._incoming.items()}
         encoded = encode_hello({**fields, "state": {"number": self.received_number, "streams": streams}})
-        # The peer acknowledges it at once, which is the first measurement of the round trip.
+        # The peer acknowledges the hello at once. This gives the first measurement of the round trip.
         self.credit.on_sent(len(encoded), now, idle=True)
         return encoded
 
     def attach(self, peer: object, now: float) -> None:
-        """Go on after the peer's hello: send again what its ``state`` lacks.
+        """Continue the conversation after the peer's hello. Send the messages and bytes again that the peer lacks.
+
+        Args:
+            peer: The ``state`` of the peer's hello; see `Progress`.
+            now: The present, in seconds of a monotonic clock.
 
         Raises:
             ProtocolError: The state is not possible.
@@ -374,7 +382,7 @@ class Session:
             raise ProtocolError("a hello without a state")
         number = _count(peer.get("number"))
         if number >= self._next_number:
-            raise ProtocolError("the other side knows messages that were never sent")
+            raise ProtocolError("the peer has received messages that were never sent")
         self.attached = True
         self.last_heard = now
         self._peer_age_s = 0.0

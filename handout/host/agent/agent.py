@@ -142,9 +142,9 @@ class Agent:
             self.dispatcher.schedule()
 
     def _tick(self) -> None:
-        """Do what is due by the clock.
+        """Send a heartbeat if one is due, and schedule the next call.
 
-        Send a heartbeat. End the tasks if the lease has ended. End the agent if the lingering is over as well.
+        If the lease has ended, also end the tasks. If the lingering is over as well, end the agent.
         """
         # An agent that never got a hello holds no results, so it does not linger.
         if now() > self._deadline + (self._linger_s if self.link.was_greeted else 0.0):

@@ -107,7 +107,7 @@ class Dispatcher:
         self._loops: dict[WorkerKey, WorkerHandle] = {}
         #: Keys of objects that workers must read with the restricted reader.
         self.distrusted: set[int] = set()
-        #: The classes that the restricted reader accepts beside its own.
+        #: The classes that the restricted reader accepts in addition to its own.
         self._types: Sequence[Any] = ()
         self._visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
 
