@@ -17,7 +17,7 @@ from typing import Any
 from handout.errors import JournalError, OutcomeUnknownError
 from handout.execution.membership.takeover import FoundAgent
 from handout.execution.recording.resume_matching import PriorRuns
-from handout.execution.shell.run_state import RunState
+from handout.execution.shell.run_state import HeldAttempt, RunState
 from handout.failures import Failure, may_have_run
 from handout.graph.plan import Plan
 from handout.journal import INLINE, AttemptStart, ClassName, Journal, ResultBatch
@@ -135,8 +135,8 @@ class Recorder:
         self.prior = PriorRuns(journal, self._identities, self._once)
         #: By host: the link to the agent that a later run could take over if this controller died.
         self._links: dict[str, AgentLink] = {}
-        #: Attempts that are handed over when their starts are on the disk: run, task, attempt.
-        self.held: set[tuple[int, int, int]] = set()
+        #: By run, task and attempt: the host of an attempt that is handed over when its start is on the disk.
+        self.held: dict[tuple[int, int, int], str] = {}
 
     @classmethod
     async def open(cls, path: str | PathLike[str], plan: Plan) -> Recorder:
@@ -279,18 +279,20 @@ class Recorder:
         """Record starts. ``then`` is called in the event loop when they are on the disk, or with the error."""
         starts = []
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
-            self.held.add((run.number, task, attempt))
+            self.held[run.number, task, attempt] = command.host
             if task in self._once:
                 starts.append(AttemptStart(self._tasks[task], self._ids[task], command.host, attempt))
         self._journal.record_starts(starts, self._on_loop(then))
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
         """Stop holding an attempt back; return False if it was not held back."""
-        key = (run.number, task, attempt)
-        if key not in self.held:
-            return False
-        self.held.discard(key)
-        return True
+        return self.held.pop((run.number, task, attempt), None) is not None
+
+    def release_all(self) -> list[HeldAttempt]:
+        """Stop holding any attempt back; return those that were held back."""
+        released = [HeldAttempt(host, task, attempt) for (_, task, attempt), host in self.held.items()]
+        self.held.clear()
+        return released
 
     def not_started(self, tasks: Iterable[int], attempts: Iterable[int]) -> None:
         """Record that attempts never began."""

@@ -206,6 +206,10 @@ class Driver:
         asking = self._asking.pop(run.number, None)
         if asking is not None:
             asking.cancel()
+        if run.recorder is not None:
+            for host, task, attempt in run.recorder.release_all():
+                run.recorder.not_started([task], [attempt])
+                self.post(ev.TasksRecalled(host, run.number, [task], [attempt]))
         if self.runs.pop(run.number, None) is None:
             return
         functions, bundles = self._code_uses.end(run)
@@ -282,6 +286,8 @@ class Driver:
         still = [i for i, (task, attempt) in enumerate(pairs) if recorder.release(run, task, attempt)]
         if error is not None:
             self._on_journal_lost(run, error)
+            back = command.only(still)
+            self.post(ev.TasksRecalled(command.host, run.number, back.tasks, back.attempts))
         elif still and self.agents.get(command.host) is agent and run.number in self.runs:
             self._hand_over(run, agent, command.only(still))
 

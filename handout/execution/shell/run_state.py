@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from handout.events import RunEvent
 from handout.execution.shell.attempt_history import AttemptHistory
@@ -22,7 +22,15 @@ from handout.scheduler.task_states import Outcome
 from handout.submission.arguments import EncodedRun
 from handout.submission.plan_to_spec import RunPolicy, Traits
 
-__all__ = ["RunRecorder", "RunState"]
+__all__ = ["HeldAttempt", "RunRecorder", "RunState"]
+
+
+class HeldAttempt(NamedTuple):
+    """An attempt that is handed over when its start is recorded."""
+
+    host: str
+    task: int
+    attempt: int
 
 
 class RunRecorder(Protocol):
@@ -42,6 +50,10 @@ class RunRecorder(Protocol):
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
         """Stop holding an attempt back; return False if it was not held back."""
+        ...
+
+    def release_all(self) -> Sequence[HeldAttempt]:
+        """Stop holding any attempt back; return those that were held back."""
         ...
 
     def not_started(self, tasks: Iterable[int], attempts: Iterable[int]) -> None:
