@@ -61,9 +61,9 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
 
 
 def _as_failure(id: str, error: BaseException) -> BaseException:
-    """Return the exception, or another one in its place where the caller would mistake it for its own.
+    """Return the exception of a task, or a replacement if it would act on the caller's own code.
 
-    `SystemExit` would end the caller's program, `CancelledError` and `StopIteration` would be taken for control flow.
+    `SystemExit` would end the caller's program. `CancelledError` and `StopIteration` would change its control flow.
     """
     failure: BaseException = error
     where: dict[str, Any] = {"id": id, "host": HERE, "attempt": 1}
@@ -127,9 +127,9 @@ class _InProcessCall:
         self._values = values
         self._loop = loop
         self._slot_of = plan.slot_of(task)
-        #: By id() of its placeholder: the result of an inline function, which is called once.
+        #: Results of inline functions, by ``id()`` of their placeholders, so that each function is called once.
         self._inlined: dict[int, Any] = {}
-        #: By id() of the original: a rebuilt container, so that a container that occurs twice stays one object.
+        #: Rebuilt containers, by ``id()`` of the originals, so that a container that occurs twice stays one object.
         self._rebuilt: dict[int, Any] = {}
 
     def run(self) -> Any:

@@ -178,7 +178,11 @@ def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> list[int]:
 
 
 def _needed(wiring: Wiring, order: list[int], replaced: Replacements, roots: list[Output[Any]]) -> bytearray:
-    """By node: 1 if this run needs it, which is what the wanted outputs need, up to values that are given."""
+    """Return for each node 1 if this run needs its result, or else 0.
+
+    A run needs the nodes of the wanted outputs, and the producers of all nodes that it needs. It does not need the
+    producer of an output for which the caller gave a value.
+    """
     needed = bytearray(len(wiring.fns))
     for output in roots:
         node = wiring.node_of(output)
@@ -201,7 +205,7 @@ def _inputs(
     objects: ObjectNumbers,
     replaced: Replacements,
 ) -> list[tuple[int, ...]]:
-    """By task: the objects that it and its inline producers take."""
+    """Return for each task the numbers of the objects that the task and its inline producers take."""
     columns: list[tuple[int, ...]] = []
     inlined: dict[int, tuple[int, ...]] = {}
     number, inline, base = objects.number, wiring.nodes.inline, wiring.base

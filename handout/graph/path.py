@@ -62,7 +62,7 @@ class _Recorder:
 
 
 class _RefusedError(Exception):
-    """The callable did something that a recorder refuses. Its own class tells it from errors of the callable."""
+    """The callable did something that a recorder refuses. No callable raises this class by itself."""
 
 
 def _refuse() -> NoReturn:

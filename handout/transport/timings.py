@@ -9,7 +9,7 @@ from handout.errors import HandoutError
 
 __all__ = ["Timings"]
 
-#: The clocks and timers of all systems can count this far.
+#: The largest value of a timing: 100 years. The clocks and timers of all systems can count that far.
 _LONGEST_S = 100 * 365 * 86_400.0
 
 

@@ -1,4 +1,4 @@
-"""Task classes: what agents must know of a task beside its call, sent once for all tasks that have it in common."""
+"""Task classes: the need and the options of tasks, which an agent gets once for all tasks that have the same ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["TaskClass", "TaskClassTable"]
 class TaskClass:
     """One task class."""
 
-    #: What it is found by.
+    #: The key by which `TaskClassTable` finds an equal task class.
     key: tuple[Any, ...]
     message: NewTaskClass
     #: Key and bytes of the source bundle that its workers import from, or None.
@@ -34,18 +34,18 @@ class TaskClassTable:
         self._known: dict[tuple[Any, ...], TaskClass] = {}
         #: By run, then by profile and variant.
         self._by_run: dict[int, dict[tuple[int, int], TaskClass]] = {}
-        #: By number: in how many places of `_by_run` a task class stands.
+        #: By number of a task class: how many entries of ``_by_run`` have it.
         self._uses: Counter[int] = Counter()
         #: Agents drop the classes that no run uses, so no number is used again.
         self._numbers = itertools.count(1)
         self._shared: frozenset[str] = frozenset()
 
     def share(self, names: frozenset[str]) -> None:
-        """Set the names of amounts that hosts share: agents do not account for these."""
+        """Set the names of the amounts that hosts share. A task class leaves them out, as agents do not count them."""
         self._shared = names
 
     def forget(self, run: int) -> set[int]:
-        """Drop what is known of a run; return the numbers of the task classes that no other run uses."""
+        """Drop the entries of a run. Return the numbers of the task classes that no other run uses."""
         unused: set[int] = set()
         for task_class in self._by_run.pop(run, {}).values():
             number = task_class.message.number
@@ -74,10 +74,10 @@ class TaskClassTable:
         limit = memory if options.enforce_memory and memory else None
         bundle = run.encoded.bundle if traits.needs_bundle else None
         message = NewTaskClass(
-            0,  # known only where the class is new
+            0,  # replaced below; an equal task class that exists keeps its own number
             dict(need),
             threads=max(1, math.ceil(cpu / PARTS)),
-            # The memory of one of many tasks in a process cannot be measured.
+            # A task with a memory limit needs a process of its own: the agent can only measure processes.
             shared_loop=traits.coroutine and not cpu and limit is None,
             timeout_s=options.timeout_s,
             options=_worker_options(options, limit),
@@ -93,6 +93,6 @@ class TaskClassTable:
 
 
 def _worker_options(options: TaskOptions, memory_limit: int | None) -> WorkerOptions:
-    """Return the options of a function that its worker honours."""
+    """Return the options of a function that its worker must know."""
     named = {name: getattr(options, name) for name in WorkerOptions._fields if name != "memory_limit"}
     return WorkerOptions(memory_limit=memory_limit, **named)

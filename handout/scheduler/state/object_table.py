@@ -8,14 +8,15 @@ from handout.scheduler.run_spec import RunSpec
 
 __all__ = ["KEEP", "OUTPUT", "ObjectTable"]
 
-#: Flags of an object: the caller wants it at the controller; it stays on its hosts after the run.
+#: Flags of an object. OUTPUT: the caller asked for its value, so a copy goes to the controller. KEEP: it stays on its
+#: hosts after the run.
 OUTPUT, KEEP = 1, 2
 
 _NONE: tuple[int, ...] = ()
 
 
 class ObjectTable:
-    """Columns by object number. Hosts are indices; index 0 is the controller."""
+    """Columns by object number. A host is given by its index in the fleet; index 0 is the controller."""
 
     __slots__ = (
         "awaited",
@@ -33,21 +34,23 @@ class ObjectTable:
     def __init__(self, spec: RunSpec) -> None:
         objects = len(spec.producer)
         self.nbytes = list(spec.nbytes)
-        #: Indices of the hosts that have it, ascending. The controller has what no task makes.
+        #: Indices of the hosts that have the object, ascending. At first only the controller has objects: those that no
+        #: task makes.
         self.replicas: list[tuple[int, ...]] = [_NONE if producer >= 0 else (0,) for producer in spec.producer]
-        #: Tasks that take it.
+        #: Tasks that take the object as an input.
         self.consumers: list[Sequence[int]] = [_NONE] * objects
-        #: How many of these have not ended.
+        #: How many of the object's consumers have not ended.
         self.uses = [0] * objects
         self.flags = bytearray(objects)
-        #: Outputs that may still come to the controller.
+        #: Number of outputs that are not at the controller yet and may still arrive there.
         self.awaited = 0
-        #: By task: elements of its result that are asked for by themselves. Few tasks have any.
+        #: By task: the objects that are elements of its result, for other tasks or the caller. Few tasks have any.
         self.elements: dict[int, list[int]] = {}
-        #: Copies under way: (object, host) -> source.
+        #: Copies under way: the source host, by (object, host that gets it).
         self.copying: dict[tuple[int, int], int] = {}
         self.copy_failures: dict[tuple[int, int], int] = {}
-        #: Results that do not count any more, on hosts where a drop could hit a replica that does: (object, host).
+        #: Copies that do not count as replicas, as (object, host). They stay until the run is closed, because the host
+        #: may have or get a valid replica of the object as well, and a drop could delete that one.
         self.stale_replicas: set[tuple[int, int]] = set()
         self._link(spec)
 
@@ -81,21 +84,21 @@ class ObjectTable:
         return missing
 
     def needed(self, o: int) -> bool:
-        """Return True if an object without a replica must be made (again)."""
+        """Return True if a task must make the object, supposing that no host has it."""
         if self.uses[o]:
             return True
         flags = self.flags[o]
         return bool(flags & KEEP) or bool(flags & OUTPUT and 0 not in self.replicas[o])
 
     def made(self, o: int, size: int, replicas: tuple[int, ...]) -> None:
-        """Set the hosts of an object that had no replica."""
+        """Set the size and the hosts of an object that a task has made. It had no replica before."""
         self.nbytes[o] = size
         self.replicas[o] = replicas
         if not replicas[0] and self.flags[o] & OUTPUT:
             self.awaited -= 1
 
     def add_replica(self, o: int, index: int, size: int) -> None:
-        """Add a host to an object's replicas; ``size`` is negative if it is not known."""
+        """Add a host to an object's replicas. A negative ``size`` means that the size is not known."""
         self.replicas[o] = tuple(sorted((*self.replicas[o], index)))
         if size >= 0:
             self.nbytes[o] = size
@@ -103,7 +106,7 @@ class ObjectTable:
             self.awaited -= 1
 
     def remove_replica(self, o: int, index: int) -> tuple[int, ...]:
-        """Take a host out of an object's replicas; return the others."""
+        """Remove a host from an object's replicas. Return the remaining replicas."""
         left = self.replicas[o] = tuple(i for i in self.replicas[o] if i != index)
         return left
 
@@ -112,11 +115,11 @@ class ObjectTable:
         self.replicas[o] = kept
 
     def add_use(self, o: int) -> None:
-        """Count one more task that uses an object."""
+        """Count one more unfinished task that uses an object."""
         self.uses[o] += 1
 
     def release(self, objects: Iterable[int]) -> list[int]:
-        """Count one task less that uses each of these objects; return those that no task uses any more."""
+        """Count one unfinished task less for each object. Return the objects that no task uses any more."""
         uses, unused = self.uses, []
         for o in objects:
             uses[o] -= 1
@@ -130,7 +133,7 @@ class ObjectTable:
         self.awaited += 1
 
     def give_up_output(self, o: int) -> bool:
-        """Note that an object will not come to the controller; return True if the caller wanted it."""
+        """Note that an object will not come to the controller. Return True if the caller wanted it."""
         if not self.flags[o] & OUTPUT:
             return False
         self.flags[o] &= ~OUTPUT
@@ -142,14 +145,14 @@ class ObjectTable:
         self.copying[o, index] = source
 
     def end_copy(self, o: int, index: int) -> bool:
-        """Note that a copy arrived, failed or is off; return True if it was under way."""
+        """Note that a copy has arrived, failed or been stopped. Return True if it was under way."""
         return self.copying.pop((o, index), None) is not None
 
     def count_copy_failure(self, o: int, index: int) -> int:
-        """Count a failed copy of an object to a host; return how many there were."""
+        """Count a failed copy of an object to a host. Return how many have failed so far."""
         failures = self.copy_failures[o, index] = self.copy_failures.get((o, index), 0) + 1
         return failures
 
     def mark_stale(self, o: int, index: int) -> None:
-        """Note a result on a host that does not count and cannot be dropped safely before the run is closed."""
+        """Note a copy that does not count as a replica and that must not be dropped before the run is closed."""
         self.stale_replicas.add((o, index))
