@@ -94,7 +94,6 @@ FOUND_AT = {
 }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("mutation", FOUND_AT, ids=lambda mutation: mutation.__name__)
 def test_a_broken_core_is_found_and_the_error_says_how_to_see_it_again(
     mutation: mutations.Mutation, monkeypatch: pytest.MonkeyPatch
