@@ -101,7 +101,7 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """Why, in one line. The exception is not unpickled for it."""
+        """Why the task failed, in one line. To read this does not unpickle the exception."""
         type_name = str(self.report.get("type") or "") if self.kind in ("raised", "exited") else ""
         said = str(self.report.get("message") or "")
         if self._exception is not None and not said:

@@ -35,7 +35,7 @@ R = TypeVar("R")
 
 #: Seconds that leaving the block may take. Cancelled tasks have ended or been killed after about 2.5 s.
 _LEAVE_TIMEOUT_S = 5.0
-#: Seconds of these that are kept for ending the agents of a cluster that belongs to the execution.
+#: The part of `_LEAVE_TIMEOUT_S` that is reserved for ending the agents, if the execution has a cluster of its own.
 _CLOSE_S = 2.0
 #: How many unfinished tasks an error names.
 _NAMED = 3

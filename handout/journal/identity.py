@@ -34,11 +34,11 @@ class TaskIdentities:
         self._functions: dict[int, tuple[bytes, bool]] = {}
         self._values: dict[int, bytes] = {}
         self._sources: dict[str, bytes] = {}
-        #: Tasks that match nothing: the function or an argument cannot be taken apart.
+        #: Tasks that match no task of an earlier run, because the function or an argument cannot be taken apart.
         self.unrecognizable: set[int] = set()
-        #: Objects of the caller's that cannot be taken apart.
+        #: Numbers of the caller's values that cannot be taken apart.
         self._unknown_values: set[int] = set()
-        #: By task.
+        #: By task: its identity.
         self.tasks: list[bytes] = []
         seen: dict[bytes, int] = {}
         for task in range(len(plan)):
@@ -50,7 +50,7 @@ class TaskIdentities:
             self.tasks.append(digest(made, b"again %d" % earlier) if earlier else made)
 
     def _inherit_unrecognizable(self, task: int) -> None:
-        """Mark a task that takes a value which matches nothing."""
+        """Mark a task as unrecognizable if one of its inputs is."""
         count, extras = len(self._plan), self._plan.extras
         for number in self._plan.inputs[task]:
             extra = None if number < count else extras[number - count]
@@ -85,7 +85,7 @@ class TaskIdentities:
         return known
 
     def _task(self, task: int) -> bytes:
-        """Return a task's identity, before equal tasks are told apart."""
+        """Return a task's identity. Equal tasks of the plan still have the same one here."""
         plan = self._plan
         fn = plan.fns[task]
         known = self._functions.get(id(fn))  # the plan keeps it alive

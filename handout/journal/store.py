@@ -182,8 +182,8 @@ class Journal:
         """Begin a run. All later records belong to it.
 
         Args:
-            ids: Of its tasks.
-            identities: Of its tasks.
+            ids: The ids of its tasks.
+            identities: The identities of its tasks.
             reused: How many of its tasks ended well in an earlier run.
             number: The number by which agents know the run.
             classes: See `classes`.

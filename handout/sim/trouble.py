@@ -24,10 +24,10 @@ class Trouble:
     """Delivers messages, and lets faults happen to them.
 
     Args:
-        clock: The time.
-        faults: Which happen.
-        story: Where they are told.
-        cluster: Whom they strike.
+        clock: The virtual clock.
+        faults: Chooses the faults.
+        story: Records the faults.
+        cluster: The simulated cluster that they happen to.
     """
 
     def __init__(self, clock: Clock, faults: Faults, story: SimulationStory, cluster: SimulatedCluster) -> None:
@@ -36,7 +36,7 @@ class Trouble:
         self._story = story
         self._cluster = cluster
         self._twist: Fault | None = None
-        #: What the present life of the controller may hear again, by host, run and task.
+        #: Reports that may reach the controller a second time, by host, run and task. Emptied when the controller dies.
         self._echoes: dict[tuple[str, int, int], list[tuple[int, Frame]]] = {}
 
     # ---- messages ----------------------------------------------------------------------------------------------
@@ -97,9 +97,10 @@ class Trouble:
         controller.heard(host.name, frames)
 
     def handed(self, controller: Controller, host: str, run: int, tasks: Sequence[int]) -> None:
-        """Repeat earlier reports of a host about tasks that are just being handed to it: that is the worst moment.
+        """Repeat earlier reports of a host about tasks that are just being handed to it.
 
-        Then run, task and host are those of the present attempt, and only its number tells the two apart.
+        This is the worst moment. The reports and the new attempt have the same run, task and host, so that the
+        controller can only tell them apart by the attempt number.
         """
         for t in tasks if self._echoes else ():
             for message, report in self._echoes.pop((host, run, t), ()):
@@ -118,7 +119,7 @@ class Trouble:
             return
         controller.left = self._faults.detail.randrange(6)
         self._take(host, way, action)
-        # It dies in its next turn, which there is in any case.
+        # The controller dies in its next turn. `post` makes sure that there is one.
         controller.post()
         self._echoes = {}
 
@@ -150,7 +151,7 @@ class Trouble:
                 clock.after(rng.choice((0.1, 5.0, 60.0)), lambda: setattr(host, "full", False))
 
     def _cut(self, host: SimulatedHost, duration_s: float) -> None:
-        """The connection is made again within the lease: nothing is lost."""
+        """Cut a connection for less than the lease, so that nothing is lost."""
         host.line.stall(duration_s)
         if duration_s > SUSPECT_S:
             self._later(host, SUSPECT_S, lambda: self._suspect(host, ev.HostSuspected(host.name)))
@@ -161,14 +162,14 @@ class Trouble:
             self._cluster.controller.post(event)
 
     def _silence(self, host: SimulatedHost) -> None:
-        """The controller and the agent do not hear of each other any more: both let go, the agent first."""
+        """Cut a connection for longer than the lease. The agent ends its tasks, and later the controller gives up."""
         host.line.stall(HOST_TIMEOUT_S + GRACE_S + 1.0)
         self._later(host, SUSPECT_S, lambda: self._suspect(host, ev.HostSuspected(host.name)))
         self._later(host, HOST_TIMEOUT_S, host.lapse)
         self._later(host, HOST_TIMEOUT_S + GRACE_S, lambda: self._cluster.lose(host, "it was silent"))
 
     def _later(self, host: SimulatedHost, delay_s: float, action: Callable[[], None]) -> None:
-        """Call ``action`` after a while, unless the agent has another line by then."""
+        """Call ``action`` after ``delay_s`` virtual seconds, unless the host has another line by then."""
         line = host.line
         self._clock.after(delay_s, lambda: action() if host.line is line else None)
 

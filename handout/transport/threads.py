@@ -1,4 +1,4 @@
-"""Call blocking functions in threads: one way waits for the thread to end, one way never has to."""
+"""Call blocking functions in threads. `in_thread` waits for the thread to end; `call_in_daemon_thread` does not."""
 
 from __future__ import annotations
 

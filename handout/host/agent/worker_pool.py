@@ -195,8 +195,8 @@ class WorkerPool:
                 return
             except OSError as error:
                 if error.errno in _NOT_NOW:
-                    # The system does not report when there is room again, so the pool tries again after a pause. To
-                    # drop the message is not possible: the agent would wait for ever for a worker that is not forked.
+                    # The system does not report when there is room again, so the pool tries again after a pause. It
+                    # must not drop the message: the agent would wait for ever for a worker that is not forked.
                     self._loop.remove_writer(self._supervisor.fileno())
                     self._retry_timer = self._retry_timer or self._loop.call_later(_PAUSE_S, self._flush_again)
                     return
