@@ -97,10 +97,20 @@ class Cost(BaseModel):
         copy._needs = _read(copy)
         return copy
 
+    def copy(self, **how: Any) -> Self:
+        """Return a copy with some values replaced: the name that `model_copy` had in pydantic 1, with its arguments.
+
+        Raises:
+            CostError: A new value cannot be read.
+        """
+        copy = super().copy(**how)
+        copy._needs = _read(copy)
+        return copy
+
     @property
     def amounts(self) -> Mapping[str, Fraction]:
         """What a task consumes, by name: sizes in bytes, everything else in units."""
-        return MappingProxyType({n: Fraction(parts, PARTS) for n, parts in self._needs.amounts.items()})
+        return MappingProxyType({n: Fraction(parts, PARTS) for n, parts in needs_of(self).amounts.items()})
 
 
 CostLike = Cost | Mapping[str, Any] | Sequence[Cost | Mapping[str, Any]]
@@ -133,8 +143,16 @@ def as_costs(cost: CostLike | None) -> tuple[Cost, ...]:
 
 
 def needs_of(cost: Cost) -> Needs:
-    """Return a cost as it was read when it was made."""
-    return cost._needs
+    """Return a cost as it was read when it was made.
+
+    Raises:
+        CostError: The cost was made with pydantic's ``model_construct``, which reads nothing, and has a wrong value.
+    """
+    try:
+        return cost._needs
+    except AttributeError:
+        cost._needs = _read(cost)
+        return cost._needs
 
 
 def _read(cost: Cost) -> Needs:

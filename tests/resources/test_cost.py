@@ -132,6 +132,14 @@ def test_what_means_nothing_is_refused_with_a_remedy(cost: dict[str, Any], name:
         as_costs(cost)
 
 
+@pytest.mark.filterwarnings("ignore:The `copy` method is deprecated")
+def test_costs_that_pydantic_makes_in_other_ways_are_read_as_well() -> None:
+    assert compile_cost(Cost(cpu=1).copy(update={"cpu": 4})).consumed == {"cpu": 4 * PARTS}
+    assert compile_cost(Cost.model_construct(cpu=2)).consumed == {"cpu": 2 * PARTS}
+    with pytest.raises(CostError):
+        compile_cost(Cost.model_construct(cpu="many"))
+
+
 def test_a_cost_cannot_be_changed_and_a_copy_is_read_anew() -> None:
     cost = Cost(memory="1 GB")
     with pytest.raises(ValidationError, match="frozen"):
