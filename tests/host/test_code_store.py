@@ -138,3 +138,15 @@ def test_a_controller_that_takes_over_uses_numbers_of_its_own_and_old_code_goes(
     rig.wait_for(FIRST + 2)
     assert rig.result(FIRST + 2) == "old"
     rig.wait(lambda: resident_bytes(rig.pid) < before + SIZE)
+
+
+def test_a_task_whose_bundle_was_still_arriving_goes_back_to_a_controller_that_takes_over(rig: Rig) -> None:
+    """The rest of the bundle never comes: the task would wait for it for ever."""
+    rig.task_class(7, bundle=3)
+    rig.send(messages.StreamObject(1, 3, 200_000))
+    rig.submit([FIRST + 1], rig.function(lambda: 1), rig.call(), cls=7)
+    rig.pump()
+    rig.disconnect()
+    time.sleep(0.3)
+    assert rig.take_over()["attempt_ids"] == [FIRST + 1]
+    assert rig.wait(lambda: rig.heard("recalled"))[0]["attempt_ids"] == [FIRST + 1]

@@ -187,6 +187,7 @@ class Agent:
         self.link.send(messages.Holdings(list(attempt_ids), objects, sizes, self.code.highest_number))
         for message, payload in again:
             self.link.send(message, payload)
+        self.completion.give_back_without_bundle()
         self.code.release_all()
 
     def _break_down(self) -> None:

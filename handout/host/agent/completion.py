@@ -85,6 +85,13 @@ class Completion:
         self._queue.end(task)
         self._sender.recalled(task.attempt_id)
 
+    def give_back_without_bundle(self) -> None:
+        """Give back the tasks whose source bundle has not arrived: the controller that was sending it is gone."""
+        for task in list(self._queue.tasks.values()):
+            bundle = task.task_class.bundle
+            if bundle is not None and bundle not in self._store:
+                self._give_back(task)
+
     def _fail(self, task: QueuedTask, kind: str, payload: Sequence[frames.Buffer] = (), **facts: Any) -> None:
         """End a task with a failure; ``facts`` are fields of `Failed`."""
         if task.state == ENDED:
