@@ -11,7 +11,7 @@ from handout.journal.value_walk import DIGEST_SIZE
 __all__ = ["FORMAT", "check", "create", "identity_at"]
 
 #: The format changes with the meaning of the tables. A journal of another format is refused, not converted.
-FORMAT = 2
+FORMAT = 3
 
 #: SQLite's application id of a journal: the letters ``HAND``.
 _APPLICATION = 0x48414E44
