@@ -41,3 +41,16 @@ def test_the_glossary_has_no_word_twice() -> None:
 def test_a_word_of_the_glossary_is_the_name_of_one_class_at_most() -> None:
     named = {word: [name for name in classes() if name.strip("_").lower() == word.replace(" ", "")] for word in words()}
     assert {word: names for word, names in named.items() if len(names) > 1} == {}
+
+
+def test_a_tuple_has_three_fields_at_most() -> None:
+    """A position is not a name: four fields and more are a NamedTuple, or columns."""
+    wide = [
+        f"{path.relative_to(HOUSE)}:{node.lineno} {ast.unparse(node)}"
+        for path in sorted(HOUSE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "tuple"
+        if isinstance(node.slice, ast.Tuple) and len(node.slice.elts) > 3
+        if not any(isinstance(each, ast.Starred) for each in node.slice.elts)
+    ]
+    assert wide == []

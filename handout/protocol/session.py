@@ -17,7 +17,7 @@ from __future__ import annotations
 import abc
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from handout.protocol.frames import (
     Beat,
@@ -60,6 +60,19 @@ class Source(abc.ABC):
         """Release the source, because the peer has received the stream or the stream was stopped."""
 
 
+class _Write(NamedTuple):
+    """One write, and what the credit knew when it was made."""
+
+    #: Bytes sent in all, this write included.
+    sent: int
+    at: float
+    #: Bytes acknowledged in all, and since when the line was busy.
+    acknowledged: int
+    since: float
+    #: True if there was nothing more to send.
+    idle: bool
+
+
 class Credit:
     """Decides how many bytes may be in flight, from the acknowledgements of the peer.
 
@@ -77,9 +90,8 @@ class Credit:
         self._idle = True
         #: Bytes sent when the window last shrank. It does not shrink again until these are acknowledged.
         self._shrunk_at = 0
-        #: One entry for each write, oldest first: (``sent`` after it, its time, ``acknowledged`` and ``_since`` at that
-        #: time, True if there was nothing more to send).
-        self._marks: deque[tuple[int, float, int, float, bool]] = deque()
+        #: Writes that are not acknowledged, oldest first.
+        self._writes: deque[_Write] = deque()
 
     @property
     def free(self) -> int:
@@ -90,18 +102,18 @@ class Credit:
             self._since = now
         self._idle = idle
         self.sent += nbytes
-        self._marks.append((self.sent, now, self.acknowledged, self._since, idle))
+        self._writes.append(_Write(self.sent, now, self.acknowledged, self._since, idle))
 
     def on_acknowledged(self, total: int, now: float) -> None:
         if total <= self.acknowledged:
             return
         self.acknowledged, self._since = total, now
-        mark = None
-        while self._marks and self._marks[0][0] <= total:
-            mark = self._marks.popleft()
-        if mark is None:
+        write = None
+        while self._writes and self._writes[0].sent <= total:
+            write = self._writes.popleft()
+        if write is None:
             return
-        _, left_at, acknowledged, since, idle = mark
+        _, left_at, acknowledged, since, idle = write
         elapsed = max(now - left_at, 1e-6)
         self.rtt_s = min(self.rtt_s, elapsed) if self.rtt_s else elapsed
         # The bandwidth is measured from one acknowledgement to another. Delayed acknowledgements arrive in bursts. If

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from handout.errors import DependencyError, HandoutError, InternalError
 from handout.events import (
@@ -49,6 +49,15 @@ _CANCEL_GRACE_S = 2.5
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
+class FailedAttempt(NamedTuple):
+    """An attempt that failed; the core decides whether another one follows."""
+
+    run: RunState
+    task: int
+    attempt: int
+    failure: Failure
+
+
 class Driver:
     """The core of one cluster, with the agents and the runs.
 
@@ -67,8 +76,8 @@ class Driver:
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._inbox: list[ev.Event] = []
-        #: Attempts of watched runs that failed in this turn: run, task, attempt number, failure.
-        self.failed_attempts: list[tuple[RunState, int, int, Failure]] = []
+        #: Attempts of watched runs that failed in this turn.
+        self.failed_attempts: list[FailedAttempt] = []
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._asking: dict[int, asyncio.Task[None]] = {}

@@ -11,7 +11,7 @@ from typing import Any
 from handout.events import TaskStarted
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.attempt_history import AttemptHistory
-from handout.execution.shell.driver import Driver
+from handout.execution.shell.driver import Driver, FailedAttempt
 from handout.execution.shell.run_state import RunState
 from handout.failures import Failure, from_report, may_have_run
 from handout.protocol import codec, messages, numbering
@@ -129,7 +129,7 @@ class InboundMessages:
         if run.recorder is not None:
             run.recorder.failed(failure, task, attempt)
         if run.watchers:
-            self._driver.failed_attempts.append((run, task, attempt, failure))
+            self._driver.failed_attempts.append(FailedAttempt(run, task, attempt, failure))
         kind: Any = failure.kind
         need = failure.report.get("need")
         need = need if isinstance(need, int) and need > 0 else 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from handout.protocol.resource_ledger import Claim
 from handout.scheduler.handlers.replicas import copy_to
-from handout.scheduler.state.hosts import Demand, HostRecord, Lingering
+from handout.scheduler.state.hosts import Demand, HostRecord, Lingering, ahead_task
 from handout.scheduler.state.object_table import KEEP
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
@@ -56,7 +56,7 @@ def hand_over(
     claim, backlog_s = (None, share) if isinstance(share, float) else (share, 0.0)
     attempt = run.begin_attempt(t, index, claim, backlog_s, demand.variant)
     if claim is None:
-        host.add_ahead(backlog_s, None if run.missing[t] else (run.number, t, attempt, world.now))
+        host.add_ahead(backlog_s, None if run.missing[t] else ahead_task(run.number, t, attempt, world.now))
     else:
         host.add_running()
     if run.groups:

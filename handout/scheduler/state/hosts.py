@@ -64,6 +64,11 @@ class AheadTask(NamedTuple):
 _new_tuple = tuple.__new__
 
 
+def ahead_task(run: int, task: int, attempt: int, since_s: float) -> AheadTask:
+    """Return an `AheadTask`. Calling the class takes twice as long."""
+    return _new_tuple(AheadTask, (run, task, attempt, since_s))
+
+
 class Lingering(NamedTuple):
     """What an attempt that the core has given up holds until its agent confirms its end."""
 
@@ -208,14 +213,13 @@ class HostRecord:
         """Count one more task, which has a claim."""
         self.handed += 1
 
-    def add_ahead(self, backlog_s: float, entry: tuple[int, int, int, float] | None) -> None:
-        """Count one more task that is handed ahead. If its inputs exist, queue it with the fields of an `AheadTask`."""
+    def add_ahead(self, backlog_s: float, entry: AheadTask | None) -> None:
+        """Count one more task that is handed ahead. If its inputs exist, queue its entry."""
         self.handed += 1
         self.ahead_n += 1
         self.ahead_s += backlog_s
         if entry is not None:
-            # Calling the class takes twice as long, and this is done for each task that is handed ahead.
-            self.ahead.append(_new_tuple(AheadTask, entry))
+            self.ahead.append(entry)
 
     def remove_attempt(self, claim: Claim | None, backlog_s: float) -> None:
         """Count one task less."""
