@@ -53,7 +53,7 @@ def hand_over(
         found: The host has it already, since before this core began.
     """
     index = host.index
-    claim, backlog_s = (None, share) if isinstance(share, float) else (share, 0.0)
+    claim, backlog_s = (share, 0.0) if isinstance(share, Claim) else (None, share)
     attempt = run.begin_attempt(t, index, claim, backlog_s, demand.variant)
     if claim is None:
         host.add_ahead(backlog_s, None if run.missing[t] else ahead_task(run.number, t, attempt, world.now))
