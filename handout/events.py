@@ -49,7 +49,7 @@ class RunEvent:
 
 @dataclass(frozen=True, slots=True)
 class TaskHandedOver(RunEvent):
-    """A task was handed over to a host. The agent starts it when its inputs and its cost fit.
+    """A task was handed over to a host. The agent starts it once the host has its inputs and room for its cost.
 
     Attributes:
         id: The id of the function.
@@ -104,7 +104,7 @@ class TaskSpeculated(RunEvent):
         attempt: The number of the second attempt.
         beside: The name of the host of the first attempt.
         running_s: Seconds for which the first attempt has run.
-        limit_s: Seconds from which on a task of its function counts as slow.
+        limit_s: A task of this function counts as slow once it has run for this many seconds.
     """
 
     id: str
@@ -145,7 +145,7 @@ class HostJoined(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostUnavailable(RunEvent):
-    """A host cannot be used. The run goes on without it if the others cover the graph.
+    """A host cannot be used. The run goes on without it if other hosts can run all functions of the graph.
 
     Attributes:
         host: The name of the host.
@@ -158,7 +158,7 @@ class HostUnavailable(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostLeft(RunEvent):
-    """A host was lost, and its tasks run on other hosts; or it was drained.
+    """A host left the run, because it was drained or lost. The tasks of a lost host run on other hosts.
 
     Attributes:
         host: The name of the host.
@@ -197,7 +197,7 @@ class HostQuarantined(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostFull(RunEvent):
-    """A host had no room for a result or an argument. Tasks of that function prefer other hosts for a while.
+    """A host had no room for a result or an argument of a task. Tasks of its function prefer other hosts for a while.
 
     Attributes:
         host: The name of the host.

@@ -1,4 +1,7 @@
-"""Notices when code blocks the event loop, and names that code: the hosts must not be blamed for the silence."""
+"""Notices when code blocks the event loop, and logs which code it is.
+
+A blocked loop cannot receive messages. Without the warning, a user would blame the hosts for the silence.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ __all__ = ["LoopMonitor"]
 
 logger = logging.getLogger("handout")
 
-#: Beats of the loop, and looks of the thread, within the limit.
+#: How often within the limit the loop beats, and how often the thread looks for an overdue beat.
 _BEATS = 4
 _PATHS = sysconfig.get_paths()
 _HANDOUT = str(Path(__file__).resolve().parents[1]) + os.sep
 _INSTALLED = tuple({_PATHS["purelib"] + os.sep, _PATHS["platlib"] + os.sep})
 _PYTHON = (_PATHS["stdlib"] + os.sep, "<frozen")
-#: Frames outside of these called the loop, and have nothing to do with what the loop calls. A loop in C, such as
-#: uvloop's, has no frame for its handles.
+#: The frames of the event loop itself. The loop's callbacks run inside of these frames, and the frames outside of them
+#: have started the loop. `Runner.run` is here because a loop in C, such as uvloop's, has no frame for its handles.
 _LOOP = (asyncio.Handle._run.__code__, asyncio.Runner.run.__code__)
 
-#: No code was seen at it.
+#: What the warning says if the thread found no code to blame.
 _UNSEEN = (
     "although it executed nothing that could be seen: this process was stopped, or its interpreter was held by one "
     "call of an extension module"
@@ -38,16 +41,16 @@ _UNSEEN = (
 class _Culprit(NamedTuple):
     """The code that the loop's thread executed while a beat was overdue."""
 
-    #: When the loop had last beaten by then, by the monotonic clock.
+    #: Time of the last beat before the overdue one, by the monotonic clock.
     beat_at: float
-    #: Whose code it is, with file and line, as the warning says it; ``""`` where the loop executed no callback.
+    #: The words of the warning for the code: its owner, file and line. ``""`` if the loop executed no callback.
     blame: str
-    #: The caller of Handout can move the code into a thread.
+    #: True if the code is the caller's own, so that the caller can move it into a thread.
     is_callers: bool = False
 
 
 class LoopMonitor:
-    """Warns, once for each time, that code blocked the running loop for longer than ``limit_s``.
+    """Warns each time that code has blocked the running loop for longer than ``limit_s``.
 
     The loop beats. A thread that finds a beat overdue records the code that the loop's thread executes. The time that
     the loop's thread was ready to run but had to wait for a processor does not count: no code of this process is to
@@ -86,7 +89,7 @@ class LoopMonitor:
         self._watcher.join()
 
     def _beat(self) -> None:
-        """On the loop: warn about an overdue beat when it comes, because only then the length is known."""
+        """Beat, on the loop. Warn of an overdue beat here, when the length of the delay is known."""
         now, waited_s = time.monotonic(), self._waited_s()
         blocked_s = now - self._beat_at - self._period_s - (waited_s - self._waited_at_beat_s)
         if blocked_s > self._limit_s:
@@ -115,7 +118,8 @@ class LoopMonitor:
 def _find_culprit(beat_at: float, innermost: FrameType | None) -> _Culprit:
     """Return the code to blame for an overdue beat, given what the loop's thread executes.
 
-    The caller's code is to blame for the libraries that it calls, and Handout for what it calls and imports itself.
+    If the caller's code calls a library that blocks, the caller's code is to blame. If Handout itself calls or imports
+    the code that blocks, Handout is to blame.
     """
     frames = list(_frames_of_callback(innermost))
     owners = [_owner(frame) for frame in frames]
@@ -131,7 +135,7 @@ def _find_culprit(beat_at: float, innermost: FrameType | None) -> _Culprit:
 
 
 def _frames_of_callback(innermost: FrameType | None) -> Iterator[FrameType]:
-    """Yield the frames below the event loop's own, innermost first."""
+    """Yield the frames of the callback that the event loop executes, innermost first."""
     frame = innermost
     while frame is not None and frame.f_code not in _LOOP:
         yield frame

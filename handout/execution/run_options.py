@@ -21,17 +21,17 @@ class RunOptions(TypedDict, total=False):
     Attributes:
         allocator: Async function that chooses the host of each task. Default: the allocator of the cluster, or else
             `locality`.
-        outputs: Outputs whose values the run brings back. Functions that none of these need do not run. Default: the
-            result of every function that no other function takes.
+        outputs: Outputs whose values the run brings back. Functions that none of these need do not run. Default:
+            each result that no other function takes.
         given: Values that replace outputs in this run, by output or by id. The functions behind them do not run unless
             something else needs them. `Results` of an earlier run are such a mapping. Default: none.
         retries: How many more attempts follow one that raised, for functions without ``retries`` of their own. Default:
             0.
         on_failure: ``"fail_fast"`` cancels the run at the first failure and raises it. ``"continue"`` finishes every
             function that does not depend on a failed one. Default: ``"fail_fast"``.
-        max_result_bytes: Largest size in bytes of a result, or of an element that travels by itself, for functions
-            without ``max_result_bytes`` of their own. A larger one fails its task with `ResultTooLargeError`. Default:
-            no limit.
+        max_result_bytes: Largest size in bytes of a result, or of an element of a result that is sent without the rest
+            of it. Holds for functions without ``max_result_bytes`` of their own. A larger one fails its task with
+            `ResultTooLargeError`. Default: no limit.
         max_memory: Bytes of results that the controller holds in memory. Results beyond it lie in files of a private
             folder, which is removed with the `Results`. Default: 1 GiB.
         enforce_memory: True: a task that takes more memory than its cost says is ended with `MemoryExceededError`.
@@ -79,13 +79,13 @@ class RunOptions(TypedDict, total=False):
 class ClusterOptions(RunOptions, total=False):
     """Options of one run on a cluster of its own: keyword arguments of `execute`, `start` and `run`.
 
-    They are all options of `RunOptions`, and those below.
+    These are all options of `RunOptions`, and in addition the options below.
 
     Attributes:
         inventory: Hosts that the run may use: an `Inventory`, a list of hosts, or the path of a TOML file. Default:
             this machine alone.
-        require: How many hosts must be reached before the run begins: ``"any"`` for one, ``"all"``, or a number. Hosts
-            beyond it join later. `HostError` is raised if fewer can be reached. Default: ``"any"``.
+        require: How many hosts must be reached before the run begins: ``"any"`` for one, ``"all"``, or a number. The
+            remaining hosts join later. `HostError` is raised if fewer can be reached. Default: ``"any"``.
         timings: Seconds of silence after which a host is lost, and the other times of the connection. Default:
             `Timings()`.
 
@@ -105,7 +105,8 @@ class ClusterOptions(RunOptions, total=False):
     timings: Timings | None
 
 
-#: Largest absolute value of a number: a float counts it exactly, and a timer of the event loop can wait that long.
+#: Largest absolute value of a number. A float represents whole numbers up to it exactly, and a timer of the event loop
+#: can wait for that many seconds.
 _MOST: Final = 1e10
 
 

@@ -63,12 +63,12 @@ async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
         **run: The hosts and the options of the run, see `ClusterOptions` and `RunOptions`.
 
     Returns:
-        The results, as bytes on this machine. Nothing is left on the hosts.
+        The results. Their bytes are on this machine, and nothing is left on the hosts.
 
     Raises:
         GraphError: The graph is wrong. Nothing was run.
         InventoryError: The inventory cannot be read, or has fewer hosts than ``require`` asks for.
-        PlacementError: No host can ever run a function.
+        PlacementError: The graph has a function that no host can ever run.
         HostError: Fewer hosts can be reached than ``require`` asks for, or all were lost.
         RunTimeoutError: The run was over its ``timeout_s``.
         JournalError: The journal cannot be used.
@@ -91,7 +91,7 @@ def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     """Run a graph as `execute` does, from code that is not async.
 
     Ctrl-C ends the tasks on the hosts, logs how far the run had come, and raises `KeyboardInterrupt`. A second Ctrl-C
-    ends the program at once. The supervisors on the hosts then end the tasks when their leases are over.
+    ends the program at once. The supervisor on each host then ends the tasks there when its lease is over.
 
     Args:
         graph: A graph, or a list of `function` entries.

@@ -24,7 +24,7 @@ def _key_text(key: Any) -> str:
 
 
 def path_key(path: Path) -> Hashable:
-    """Return a key to compare paths by. A path with a key that cannot be hashed (a slice, a list) goes by its text."""
+    """Return a key to compare paths by: the path itself, or its text if it cannot be hashed (a slice or list in it)."""
     try:
         hash(path)
     except TypeError:
@@ -33,7 +33,7 @@ def path_key(path: Path) -> Hashable:
 
 
 class _Recorder:
-    """The argument of a callable given to `Output.pick`: records the attributes and items that it follows."""
+    """The argument for a callable given to `Output.pick`. Records the attributes and items that the callable reads."""
 
     __slots__ = ("_steps",)
 
@@ -62,7 +62,10 @@ class _Recorder:
 
 
 class _RefusedError(Exception):
-    """The callable did something that a recorder refuses. No callable raises this class by itself."""
+    """The callable did something that a recorder refuses.
+
+    Only recorders raise this class, so no error of the callable's own code is taken for a refusal.
+    """
 
 
 def _refuse() -> NoReturn:

@@ -1,4 +1,4 @@
-"""How functions, methods and modules are taken apart for an identity."""
+"""Computes the identities of functions, methods and modules from their parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def installed(module: str | None, name: str) -> bytes:
 
 
 def function(walk: ValueWalk, fn: types.FunctionType) -> bytes:
-    """Take a Python function apart: its code and the values that the code names; only its name if it is installed.
+    """Return the identity of a Python function, from its code and the values that the code names.
+
+    If the function can be imported from an installed module, only its name and the version count.
 
     The function's globals tell which module it is from. Its ``__module__`` does not, because `functools.wraps` copies
     it.
@@ -40,7 +42,7 @@ def function(walk: ValueWalk, fn: types.FunctionType) -> bytes:
     annotations = getattr(fn, "__annotate__", None) or fn.__annotations__  # 3.14 evaluates them on demand
     parts = [code(walk, fn.__code__, fn.__doc__), walk.of(fn.__defaults__), walk.of(fn.__kwdefaults__)]
     parts += [walk.of(annotations), walk.of(held), walk.of(fn.__closure__)]
-    if is_installed:  # an installed function made it; the values that its code names are of that version
+    if is_installed:  # an installed function made it, so the version covers what its code names
         return digest(installed(home, fn.__qualname__), *parts)
     for name in sorted(names_in(fn.__code__).used):
         if name in space:
@@ -72,7 +74,10 @@ def cell(walk: ValueWalk, cell_: types.CellType) -> bytes:
 
 
 def bound_method(walk: ValueWalk, value: Any, func: Any) -> bytes:
-    """Take a method apart with its object; only its name if a module offers it as a function (`random.random`)."""
+    """Return the identity of a method, from its function and its object.
+
+    If an installed module offers the method as a function, as `random.random`, only its name and the version count.
+    """
     owner, name = value.__self__, getattr(value, "__name__", "")
     if owner is None or isinstance(owner, types.ModuleType):
         return installed(value.__module__ or "builtins", value.__qualname__)
@@ -114,7 +119,7 @@ def module_sources(walk: ValueWalk, name: str) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def _imported(code_: types.CodeType, package: str) -> tuple[str, ...]:
-    """Return the modules that code imports when it runs; `package` stands for all modules of its own package."""
+    """Return the modules that code imports when it runs. A relative import counts as one of the whole `package`."""
     found: set[str] = set()
     for each in code_.co_consts:
         if isinstance(each, types.CodeType):

@@ -125,8 +125,8 @@ class NewTaskClass(NamedTuple):
     timeout_s: float | None = None
     """Seconds after which an attempt is ended. None: no limit."""
     alone: bool = False
-    """True if a worker gets a task of the class only once the one before has ended. This is so for tasks that are not
-    idempotent: otherwise a task that kills its worker could force another one to start twice."""
+    """True if a worker gets a task of the class only after its previous task has ended. This is so for tasks that are
+    not idempotent. Otherwise a task that kills its worker could force another one to start twice."""
     options: WorkerOptions = WorkerOptions()
     """The options that the workers of these tasks are set up with."""
     bundle: int | None = None
@@ -140,7 +140,7 @@ class Objects(NamedTuple):
     """
 
     keys: Column[int]
-    """Key of the object: run and number. A source bundle has a key below those of all objects of runs."""
+    """Key of the object: run and number. The key of a source bundle is lower than that of any object of a run."""
     sizes: Column[int]
     """Bytes of the object."""
 
@@ -235,8 +235,8 @@ class Recall(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Code that no open run uses any more. Once none of its tasks needs the code, the agent drops it and has its
-    workers drop it. If the controller sends the code again first, the agent keeps it.
+    """Code that no open run uses any more. The agent drops the code once none of the agent's tasks needs it, and has
+    its workers drop it too. If the controller sends the code again first, the agent keeps it.
     """
 
     functions: Sequence[int]
@@ -630,8 +630,8 @@ class LeaseLapsed(NamedTuple):
 
 # ---- the directions: what each end must handle ---------------------------------------------------------------------
 
-#: Handles a message. The arguments are the object that the handler is a method of (or the sender of the message), the
-#: message, and its payload.
+#: Handles a message. The first argument is ``self`` if the handler is a method, or else the sender of the message. The
+#: second is the message, and the third is its payload.
 Handler = Callable[[Any, M, memoryview], None]
 #: Handles a message of the supervisor's socket, which has no payload.
 LineHandler = Callable[[Any, M], None]

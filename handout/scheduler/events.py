@@ -1,7 +1,8 @@
 """What happened: the core's input. Frequent events carry columns for a whole batch.
 
 ``host`` is a host's name, ``run`` a run's number, ``tasks`` and ``objects`` are numbers within that run.
-Events about a task carry the attempt that they are about. Events that come too late to count are ignored and counted.
+Events about a task carry the attempt that they are about. The core ignores an event that comes too late to matter, and
+keeps a count of those.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ FailureKind = Literal[
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunSubmitted:
-    """The caller wants a graph run."""
+    """The caller has submitted a graph to run."""
 
     run: int
     spec: RunSpec
@@ -57,13 +58,14 @@ class RunSubmitted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResultsCommitted:
-    """An earlier run of the same tasks committed these. Comes right after `RunSubmitted`."""
+    """Some tasks have results that an earlier run of the same tasks committed. Comes right after `RunSubmitted`."""
 
     run: int
     tasks: Sequence[int]
-    #: Their objects that are left, one entry for each replica, with sizes and hosts (the controller is "").
+    #: The objects of these tasks that still exist. This column and the next two have one entry for each replica.
     objects: Sequence[int]
     nbytes: Sequence[int]
+    #: By replica: the host that has it, "" for the controller.
     hosts: Sequence[str]
 
 
@@ -112,7 +114,7 @@ class HostDelayed:
 
 @dataclass(frozen=True, slots=True)
 class HostConnected:
-    """A host's agent is ready. A higher ``epoch`` replaces a lower one, whose work is lost."""
+    """A host's agent is ready. If the host was there with a lower ``epoch``, the work of that epoch is lost."""
 
     host: str
     offer: Offer
@@ -162,7 +164,7 @@ class CapabilitiesChanged:
 
 @dataclass(frozen=True, slots=True)
 class SharedChanged:
-    """The inventory shares other amounts; by name, in parts."""
+    """The inventory's shared amounts have changed. ``amounts`` has the new ones by name, in parts."""
 
     amounts: Mapping[str, int]
 
@@ -217,7 +219,7 @@ class TaskFailed:
     failure: object
     #: For ``disk``: bytes that found no room, 0 if not known.
     need: int = 0
-    #: True if its code may have run. It has not if it was an argument that found no room.
+    #: True if the task's code may have run. False if an argument found no room, so that the code was not called.
     called: bool = True
 
 
@@ -263,7 +265,7 @@ class AllocatorFailed:
 
 @dataclass(frozen=True, slots=True)
 class OutputsWanted:
-    """The caller wants objects that were not among the outputs. Objects that are gone stay gone."""
+    """The caller wants objects that were not among the outputs. Objects that no longer exist are not made again."""
 
     run: int
     objects: Sequence[int]

@@ -104,6 +104,6 @@ def _effect(old: State, new: State) -> tuple[int, int] | tuple[()] | None:
     return effect if any(effect) else ()
 
 
-#: ``EFFECTS[old][new]``: the same table for the hot path. None for a move that is not legal, else what the move adds to
-#: the counts of active and of unended tasks; empty if nothing.
+#: The same table for the hot path. ``EFFECTS[old][new]`` is None if the move is not legal. Otherwise it is what the
+#: move adds to the count of active tasks and to the count of unended tasks, or empty if it adds nothing to either.
 EFFECTS: Final = tuple(tuple(_effect(old, new) for new in State) for old in State)

@@ -1,9 +1,10 @@
 """Pickles and unpickles all that is sent between processes: values, arguments, functions, classes.
 
 The C pickler writes protocol 5 with out-of-band buffers. A function or class that the receiver can import is written by
-name. All others are written by value (see `functions_by_value` and `classes_by_value`), once in a snapshot and under a
-digest, so that a process loads each one once. Where C pickle refuses a type that dill can write (a mapping proxy, a
-weak reference), a second pass uses dill for that type. This module knows no hosts, tasks or messages.
+name. All others are written by value (see `functions_by_value` and `classes_by_value`). A snapshot pickles each of them
+once. A digest names the bytes of a function and a token names a class, so that a process loads each of them once. Where
+C pickle refuses a type that dill can write (a mapping proxy, a weak reference), a second pass uses dill for that type.
+This module knows no hosts, tasks or messages.
 
 An encoded object is either a plain pickle stream, or, where there are buffers::
 
@@ -30,7 +31,7 @@ from handout.serialization import classes_by_value, functions_by_value
 Segment = Union[bytes, bytearray, memoryview]
 Function = types.FunctionType
 
-#: Buffers below these bytes are written inside the pickle: a header entry and padding would cost more than the copy.
+#: Buffers with fewer bytes are written inside the pickle: a header entry and padding would cost more than the copy.
 OUT_OF_BAND = 4096
 ALIGN = 64
 _MAGIC = b"HBUF"
@@ -85,7 +86,7 @@ class Snapshot:
     def reduce_function(self, fn: Function) -> functions_by_value.Reduced:
         """Return what pickle needs to write `fn` by value at this place."""
         self.by_value = True
-        self.kept_alive.append(fn)  # the bytes name its namespace by its id
+        self.kept_alive.append(fn)  # keeps its namespace alive, because the bytes name the namespace by id
         self.modules.update(functions_by_value.names_in(fn.__code__).imported)
         return functions_by_value.reduce_function(fn, self.serial)
 
@@ -102,14 +103,14 @@ class Snapshot:
 
 
 #: The methods with which Python 3.11.0 to 3.11.3 write a member of an enum as ``getattr(cls, name)``. No reader of
-#: untrusted data can allow that. Other versions write ``cls(value)``, and so does the pickler on these.
+#: untrusted data can allow that. Other versions write ``cls(value)``. On 3.11.0 to 3.11.3 `Pickler` writes the same.
 _ENUMS_BY_GETATTR: tuple[Any, ...] = (
     (enum.Enum.__reduce_ex__, enum.Flag.__reduce_ex__) if (3, 11) <= sys.version_info < (3, 11, 4) else ()
 )
 
 
 class Pickler(pickle.Pickler):
-    """Pickles a value. A function or class by value in it becomes bytes of its own with a digest or a token."""
+    """Pickles a value. Each function or class by value becomes bytes of its own, with a digest or a token."""
 
     def __init__(self, file: Any, snapshot: Snapshot, **options: Any) -> None:
         super().__init__(file, 5, **options)
@@ -140,7 +141,7 @@ class Pickler(pickle.Pickler):
         return NotImplemented if name[0] == obj.__module__ else (functions_by_value.attribute, name)
 
     def function(self, fn: Function) -> functions_by_value.Reduced:
-        if fn.__closure__:  # written at this place, because two closures of one value may share a variable
+        if fn.__closure__:  # written in place, because two closures inside one value may share a variable
             return self.snapshot.reduce_function(fn)
         self.snapshot.by_value = True
         return _load_function, (
@@ -157,7 +158,7 @@ class Pickler(pickle.Pickler):
 
 
 class InPlacePickler(Pickler):
-    """Pickles the inside of one function or class. It writes functions and classes at their place, so cycles end."""
+    """Pickles the inside of one function or class. It writes those inside it in place, so that cycles end."""
 
     def function(self, fn: Function) -> functions_by_value.Reduced:
         return self.snapshot.reduce_function(fn)
@@ -388,7 +389,8 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
     known = _dill_picklers.get(kind)
     if known is not None:
         return known
-    # All of dill's types, because importing dill adds its types to pickle._Pickler.dispatch too: a difference is empty.
+    # This takes all types that dill knows. Those that dill adds to Python's own cannot be told from
+    # pickle._Pickler.dispatch, because importing dill adds its types there, too.
     dill_types = {
         k
         for k in dill.Pickler.dispatch
@@ -421,5 +423,5 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
 
 
 def preload() -> None:
-    """Import what a first use imports. The supervisor calls this before it forks workers."""
+    """Import dill, if it is installed, before its first use. The supervisor calls this before it forks workers."""
     _dill_pickler(Pickler)

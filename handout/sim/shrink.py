@@ -1,4 +1,4 @@
-"""From a seed that fails to the shortest story that still fails."""
+"""Shrinks the scenario of a failing seed, to find a shorter story that breaks the same rule."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from handout.sim.simulation import SimulationError, play
 
 __all__ = ["shrink"]
 
-#: Scenarios that are tried at most: some seconds.
+#: Scenarios that are tried, at most. This many take some seconds.
 _MAX_TRIES = 500
-#: Fewer runs, hosts and tasks send fewer messages: faults are tried at earlier ones, too.
+#: The message at which a fault happens is multiplied by each of these. A scenario with fewer runs, hosts or tasks sends
+#: fewer messages, so the fault may have to happen at an earlier one.
 _FACTORS = (1.0, 0.5, 0.2, 0.05)
 
 
 def shrink(seed: int) -> SimulationError | None:
-    """Return the error with the shortest story found that breaks the same rule as a seed; None if the seed holds.
+    """Return the error with the shortest story found that breaks the same rule as a seed; None if it breaks no rule.
 
-    Runs, hosts, faults and whims are taken out one after the other, graphs are cut, and faults happen earlier, for as
-    long as the rule is still broken and the story becomes shorter.
+    Each try leaves out a run, a host, a fault or a whim, or cuts a graph, and may move faults to earlier messages. If
+    a try still breaks the rule and its story is shorter, the next tries start from it.
     """
     scenario = Scenario.draw(seed)
     error = _error_of(scenario)
@@ -47,7 +48,7 @@ def _error_of(scenario: Scenario) -> SimulationError | None:
 
 
 def _smaller(scenario: Scenario, script: Script) -> Iterator[Scenario]:
-    """Scenarios that lack something, the largest steps first."""
+    """Yield smaller scenarios, each with one part left out or cut, the largest parts first."""
     for factor in _FACTORS:
         earlier = script.earlier(factor)
         for run in scenario.runs if len(scenario.runs) > 1 else ():

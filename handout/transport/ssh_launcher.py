@@ -74,7 +74,7 @@ class SshLauncher:
         self._connection: asyncssh.SSHClientConnection | None = None
         #: True if the server forwards sockets, False if it forbids this; None before the first try.
         self._forwards: bool | None = None
-        #: True if a session was opened on the connection after the last channel to the agent.
+        #: True if a session was opened on the connection since the launcher last asked for a channel to the agent.
         self._had_session = False
 
     @staticmethod
@@ -166,8 +166,8 @@ class SshLauncher:
         except asyncssh.ChannelOpenError as error:
             if connection.is_closed():
                 raise  # asyncssh raises the same error if the connection is lost meanwhile
-            # OpenSSH answers in the same way if it forbids forwarding and if no process listens on the socket. The
-            # answer is only clear after an earlier success.
+            # OpenSSH answers in the same way if it forbids forwarding and if no process listens on the socket. If
+            # forwarding has worked before, the answer means that no process listens.
             if self._forwards:
                 raise self._gone() from error
             self._forwards = False
@@ -354,7 +354,7 @@ class _RelaySession(asyncssh.SSHClientSession[bytes]):
         if self._connected:
             self._receiver.received(data)
             return
-        # The agent sends nothing before a hello, so none of its bytes can follow the marked line yet.
+        # The agent sends nothing before it has the controller's hello, so none of its bytes can follow the marked line.
         if self._output.feed(data):
             self._connected = True
             if not self._ready.done():

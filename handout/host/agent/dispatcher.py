@@ -46,7 +46,7 @@ class ExpectedDurations:
     """Expected durations of functions, from the durations of their tasks.
 
     A duration is kept when its function is released, because a later run may use the function again under the same
-    number. Only the last `_FUNCTIONS_KEPT` new functions have durations.
+    number. Beyond `_FUNCTIONS_KEPT` functions, the one that was recorded first is forgotten.
     """
 
     def __init__(self) -> None:
@@ -240,7 +240,7 @@ class Dispatcher:
         self._pool.release(worker)
 
     def _has_leftover_memory(self, worker: WorkerHandle, task_class: TaskClassQueue) -> bool:
-        """Return True if earlier tasks left so much memory behind that the next one could exceed its limit for it."""
+        """Return True if the memory that earlier tasks left in a worker could make the next task exceed its limit."""
         limit = task_class.options.memory_limit
         return limit is not None and worker.pid > 0 and processes.tree_memory(worker.pid, limit // 2) > limit // 2
 
@@ -287,7 +287,7 @@ class Dispatcher:
         worker.queued[task.number_on_worker] = task
 
     def _add_followers(self, worker: WorkerHandle, batch: list[QueuedTask]) -> None:
-        """Queue tasks that wait for results on the worker that makes these results, if one worker makes all of them."""
+        """Queue waiting tasks on a worker if it makes all of their missing inputs."""
         waiting = self._queue.waiting
         none: dict[int, QueuedTask] = {}
         sources = [*worker.queued.values()]

@@ -22,7 +22,7 @@ from typing import NamedTuple, NoReturn
 from handout.host.system import cgroups, processes, shared_page
 
 _LOCK = ".lock"
-#: Seconds that `lock` retries. A process that looks for orphans holds a free lock for a moment.
+#: Seconds that `lock` retries. A process that looks for orphans takes each free lock for a moment.
 _LOCK_WAIT_S = 0.5
 #: Rounds of stopping processes until no new one is found.
 _ROUNDS = 5
@@ -32,8 +32,8 @@ _KILLED_S = 1.0
 _MOST_HELD = 32
 #: Batches of processes that are killed at most. A fork bomb may leave thousands of processes.
 _BATCHES = 200
-#: Niceness and seconds of the process that removes orphans. Removing them may wait, while the agent that starts may
-#: not; orphans that are left after these seconds stay until the next start.
+#: Niceness of the process that removes orphans, and seconds after which it ends. The niceness keeps it from slowing
+#: down the agent that starts. Orphans that are left after these seconds stay until the next agent starts.
 _NICE = 10
 _REMOVE_S = 60
 
@@ -44,7 +44,7 @@ def folder_prefix() -> str:
 
 
 def _boot() -> bytes:
-    """Return what identifies this start of this machine; empty where the system does not tell."""
+    """Return the id that the kernel chose when this machine started; empty if the system has no such id."""
     try:
         return _read("/proc/sys/kernel/random/boot_id").strip()
     except OSError:
@@ -52,7 +52,7 @@ def _boot() -> bytes:
 
 
 def lock(folder: str, run_folder: str | None = None, group_folders: Iterable[str] = ()) -> None:
-    """Lock a folder for as long as this process or a process that it forks lives, so that it is no orphan until then.
+    """Lock a folder, so that it is no orphan until this process and all processes that it forks have ended.
 
     Args:
         folder: The folder to lock.
@@ -82,7 +82,7 @@ class Orphan(NamedTuple):
     """A folder whose supervisor and agent are both gone, and what belongs to its run."""
 
     folder: str
-    #: Descriptor of the folder's lock, which this process holds. No other process takes the folder as long as it does.
+    #: Descriptor of the folder's lock. No other process takes the folder until this process closes the descriptor.
     fd: int
     #: The run's own folder, whose name its processes carry.
     run: str
@@ -93,8 +93,8 @@ class Orphan(NamedTuple):
 def find(bases: Iterable[str], known: Collection[str] = ()) -> list[Orphan]:
     """Return up to `_MOST_HELD` orphans below some folders, and hold their locks.
 
-    An orphan was made by this machine since it started. Several machines may share a base's file system, and one
-    machine may not see the locks of another.
+    Folders that another machine locked, or this machine before it last started, are not returned. Several machines may
+    share a base's file system, and one machine may not see the locks of another.
 
     Args:
         bases: Folders to look in. Other users may write there, so only files that this user owns are opened.
@@ -176,7 +176,7 @@ def remove_in_background(own: str, stores: str, report_fd: int) -> None:
 
 
 def _remove_all(found: list[Orphan], bases: Iterable[str], spared: Collection[int]) -> NoReturn:
-    """Be the process that removes these orphans, and then further ones, for a bounded time."""
+    """Fork a process that removes these orphans, and then further ones, for a bounded time. End this process."""
     try:
         if os.fork() == 0:
             signal.alarm(_REMOVE_S)
@@ -219,8 +219,8 @@ def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> No
     Args:
         folders: The runs' own folders. One look through all processes serves all runs, because it takes long on a
             machine with thousands of processes.
-        spared: Processes to leave alone. If one of them carries a mark, it is a program that a task left behind and
-            that has started another run. It is left alone together with its descendants.
+        spared: Processes to leave alone. A task of an earlier run may have left a program behind that has started the
+            present run. Such a program carries a mark and is among these, and its descendants are left alone as well.
     """
     for _ in range(_BATCHES):
         if _kill_batch(folders, spared) < _MOST_HELD:
@@ -230,7 +230,8 @@ def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> No
 def _kill_batch(folders: Collection[str], spared: Collection[int]) -> int:
     """Kill up to `_MOST_HELD` processes of these runs. Return how many there were.
 
-    They are stopped first, in rounds until no new one is found: a stopped process cannot fork unseen.
+    All are stopped before the first is killed, because a stopped process cannot fork. While they are being stopped,
+    some may still fork, so this repeats in rounds until it finds no new one.
     """
     held: dict[int, int] = {}
     try:
@@ -277,7 +278,7 @@ def _hold(folders: Collection[str], spared: Collection[int], known: dict[int, in
 def _marked_trees(folders: Collection[str], spared: Collection[int]) -> set[int]:
     """Return the processes that carry the mark of one of these runs, and their descendants."""
     marked = _marked(folders)
-    parents = processes.parents()  # read after the marks, so that it knows each marked process that still runs
+    parents = processes.parents()  # after the marks, so that it includes every marked process that still runs
     starters = marked.intersection(spared)
     left_out = {os.getpid(), *spared, *processes.descendants(starters, parents)}
     return {*marked, *processes.descendants(marked, parents)} - left_out

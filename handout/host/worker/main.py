@@ -19,7 +19,7 @@ __all__ = ["preload", "run"]
 
 
 def preload() -> None:
-    """Import in the supervisor what workers import at the first use, so that its forks have these modules."""
+    """Import modules in the supervisor that its workers will need, so that the forked workers need not import them."""
     pickling.preload()
 
 

@@ -48,9 +48,9 @@ def hand_over(
         t: The task.
         host: The host.
         demand: The variant of the task's cost that it is granted.
-        share: What it has claimed there. A number means that it is handed ahead and waits for a claim, and says how
-            many seconds it adds to the host's backlog.
-        found: The host has it already, since before this core began.
+        share: The task's claim on the host. A number in place of a claim means that the task is handed ahead and waits
+            for a claim there; the number is the seconds that the task adds to the host's backlog.
+        found: True if the host got the task from an earlier controller and still has it.
     """
     index = host.index
     claim, backlog_s = (share, 0.0) if isinstance(share, Claim) else (None, share)
@@ -66,7 +66,8 @@ def hand_over(
     for o in run.spec.inputs[t]:
         copy_to(world, run, o, index)
     if found:
-        return  # inputs that are not known to be there may have been on their way from the earlier controller
+        # The inputs are copied above all the same: the earlier controller may have been sending them when it ended.
+        return
     objects = run.objects
     elements = objects.elements.get(t) if objects.elements else None
     keep = elements is not None or objects.uses[t] > 0 or objects.flags[t] & KEEP > 0
@@ -76,7 +77,7 @@ def hand_over(
 
 
 def _may_be_followed(world: World, run: Run, t: int) -> None:
-    """Have the core look at the followers of a handed task."""
+    """Note a handed task if its followers, the tasks that take its result, may be handed to the same host."""
     host = world.fleet.at(run.host[t])
     consumers = run.objects.consumers
     followers = len(consumers[t])
@@ -101,7 +102,7 @@ def requeue_group(world: World, run: Run, group: int) -> None:
 
 
 def end_attempt(world: World, run: Run, t: int, *, linger: bool = False) -> HostRecord | None:
-    """Give back what a task's present attempt had claimed; return its host if that lives.
+    """Give back what a task's present attempt had claimed. Return its host, or None if the host was lost.
 
     With ``linger`` the agent has not confirmed the end of the attempt. Its claims stay until `confirm_end`.
     """
@@ -130,7 +131,7 @@ def give_up_attempts(world: World, run: Run, t: int) -> None:
 
 
 def end_other_attempt(world: World, run: Run, t: int) -> None:
-    """Give up the attempt beside the present one, which has finished."""
+    """Give up a task's other attempt, because the present one has finished."""
     run.swap_attempts(t)
     _give_up(world, run, t)
     run.continue_with_second(t)
@@ -143,7 +144,7 @@ def _give_up(world: World, run: Run, t: int) -> None:
 
 
 def confirm_end(world: World, host: HostRecord | None, run: int, t: int, attempt: int) -> Sequence[int]:
-    """Release what an attempt holds that the core has given up, because its agent reports its end.
+    """Release what a given-up attempt still holds, because its agent has reported its end.
 
     Returns:
         The objects that it would have made; none if the core had not given up such an attempt.
@@ -160,7 +161,7 @@ def confirm_end(world: World, host: HostRecord | None, run: int, t: int, attempt
 
 
 def release_lingering(world: World, host: HostRecord) -> None:
-    """Release what given-up attempts on a lost host hold of the shared amounts."""
+    """Release the shared amounts that given-up attempts on a lost host still hold."""
     for left in host.lingering.values():
         _release_shared(world, left.shared)
 
@@ -198,7 +199,7 @@ def promote(world: World, host: HostRecord) -> None:
 
 
 def return_to_frontier(world: World, run: Run, t: int) -> None:
-    """Have a task run again that is with no agent any more."""
+    """Make a task that no agent has any more ready to run again, or waiting if an input is missing."""
     if not run.missing[t]:
         run.make_ready(t, world.now)
         return
@@ -206,7 +207,7 @@ def return_to_frontier(world: World, run: Run, t: int) -> None:
     for o in run.spec.inputs[t]:
         producer = run.spec.producer[o]
         if not run.objects.replicas[o] and producer >= 0 and run.state[producer] == State.HANDED:
-            # It may follow its producer again, on the host where that is now.
+            # The task may follow its producer again, on the host that has the producer now.
             _may_be_followed(world, run, producer)
 
 
@@ -217,7 +218,7 @@ def recall(world: World, run: Run, t: int) -> None:
 
 
 def recall_followers(world: World, run: Run, t: int) -> None:
-    """Recall the followers of a task that will not make its result on the host where they wait for it."""
+    """Recall the followers of a task from its host, because the task will not make its result there."""
     index = run.host[t]
     for o in run.objects_of(t):
         if run.objects.replicas[o]:

@@ -23,9 +23,9 @@ __all__ = [
     "pause_before_retry",
 ]
 
-#: Times that the process of a task may die under it.
+#: A task fails for good once its worker has died this many times while it ran the task.
 MAX_DEATHS = 3
-#: Times that a task may fail through no fault of its own code.
+#: A task fails for good once it has failed this many times through no fault of its own code.
 MAX_ENVIRONMENT_FAILURES = 3
 #: Kinds of failure that are no fault of the task's own code.
 ENVIRONMENT_KINDS = ("input", "disk", "host", "cancelled")
@@ -60,13 +60,13 @@ def pause_before_retry(run: Run, t: int, event: TaskFailed) -> float | None:
 def may_repeat(profile: Profile, kind: str) -> bool:
     """Return True if a task that failed with this kind may use its retries.
 
-    A task that must not run twice may not, if Handout ended its code in the middle.
+    A task that is not idempotent may not use them if Handout ended its code in the middle.
     """
     return profile.idempotent or kind not in _KILLED_KINDS
 
 
 def backoff_over(world: World, timer: Timer) -> None:
-    """A task's pause before its next attempt is over."""
+    """Let a task run again, because its pause before the next attempt is over."""
     run = world.runs.get(timer.run)
     t = timer.number
     if run is not None and run.state[t] == State.BACKOFF and run.attempt[t] == timer.attempt:

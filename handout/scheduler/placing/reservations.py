@@ -14,10 +14,10 @@ RESERVE_AFTER_S = 30.0
 
 
 def may_use(world: World, queue: ReadyQueue, host: HostRecord) -> bool:
-    """Return True if what is free on a host is not kept for another queue.
+    """Return True if a queue may use a host, and False if the host is kept free for another queue.
 
-    A reservation of shared amounts is not tied to a host. Otherwise a task that the shared amounts are kept for and
-    a task that a host is kept for could wait for each other.
+    A queue with the reservation of the shared amounts may use every host. Otherwise its task could wait for a reserved
+    host while the task of that reservation waits for the shared amounts.
     """
     return host.reserved is None or host.reserved is queue or world.shared_reservation is queue
 
@@ -29,7 +29,7 @@ def note_placed(world: World, queue: ReadyQueue) -> None:
 
 
 def note_blocked(world: World, queue: ReadyQueue, short: bool, placed: bool) -> None:
-    """Reserve for the head of a queue, which fits nowhere now, once it has waited for long.
+    """Reserve a host or the shared amounts for a queue, once its head has fitted nowhere for `RESERVE_AFTER_S`.
 
     ``short`` means that shared amounts are short; ``placed`` that tasks before the head were placed just now.
     """
@@ -53,7 +53,7 @@ def _reserve(world: World, queue: ReadyQueue) -> None:
 
 
 def give_up_reservation(world: World, queue: ReadyQueue) -> None:
-    """Let all queues have what was kept free for one, if anything was."""
+    """End the reservations of a queue, if it has any, so that all queues may use what was kept free for it."""
     host = world.reservations.pop(queue, None)
     if host is not None:
         host.reserve(None)

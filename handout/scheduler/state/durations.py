@@ -1,4 +1,4 @@
-"""How long the tasks of a run take: the expected duration of a function, and the longest usual one of a profile."""
+"""How long the tasks of a run take: the expected duration of a function, and the limit above which a task is slow."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ __all__ = ["UNKNOWN_S", "Durations"]
 
 #: Stands for a duration that is not known.
 UNKNOWN_S = -1.0
-#: No work counts as shorter. Otherwise a backlog could hold any number of tasks.
+#: Least expected duration. With an expected duration of 0, a backlog of some seconds could hold any number of tasks.
 _SHORTEST_S = 5e-6
-#: Weight of a new duration in the average. It falls faster than it rises, because the first call pays for imports.
+#: Weights of a new duration that is above the average and of one that is below it. The average falls faster than it
+#: rises, because the first call pays for imports.
 _UP, _DOWN = 0.2, 0.5
-#: How many of the latest durations of a profile count.
+#: How many of the latest durations of a profile are kept.
 _KEPT = 256
 
 
 class Durations:
     """Durations of one run's tasks.
 
-    A function has a moving average, which begins with what earlier runs learned under the same name. A profile has
-    its latest durations one by one, if the run may attempt slow tasks a second time: an average says nothing about
-    how far a slow task is from the others.
+    A function has a moving average, which begins with what earlier runs learned under the same name. If the run may
+    attempt slow tasks a second time, the latest durations of each profile are kept one by one, because an average does
+    not tell how far a slow task is from the others.
 
     Args:
         spec: The run.
@@ -68,7 +69,7 @@ class Durations:
                 remembered[name] = self.expected_s[fn]
 
     def known(self, profile: int) -> int:
-        """Return how many durations of a profile count."""
+        """Return how many durations of a profile are kept at present."""
         return len(self._latest.get(profile, ()))
 
     def limit_s(self, profile: int) -> float:
