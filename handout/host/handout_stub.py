@@ -103,7 +103,7 @@ def __getattr__(name: str) -> Any:
 
 
 #: Packages that the bundle holds under their own names.
-_TRAVELLING = ("handout.protocol", "handout.serialization", "handout.host")
+_TRAVELLING = frozenset({"protocol", "serialization", "host"})
 
 
 class _Submodules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -112,7 +112,8 @@ class _Submodules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if not fullname.startswith("handout.") or fullname.startswith(_TRAVELLING):
+        package, *rest = fullname.split(".")
+        if package != "handout" or not rest or rest[0] in _TRAVELLING:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 

@@ -53,6 +53,11 @@ def test_using_an_absent_name_raises_with_the_remedy(bundle: Path, use: str, nam
     assert "__main__" in told
 
 
+def test_a_module_whose_name_begins_like_one_that_travels_has_a_stub(bundle: Path) -> None:
+    source = "from handout.hosting import Thing\nprint(Thing.__name__)"
+    assert run_on_host(sys.executable, source, bundle=bundle) == b"Thing\n"
+
+
 def test_private_names_have_no_stub(bundle: Path) -> None:
     source = "import handout\nprint(hasattr(handout, '__path__'), hasattr(handout, '_x'), hasattr(handout.Cost(), '__len__'))"
     assert run_on_host(sys.executable, source, bundle=bundle) == b"True False False\n"
