@@ -1,10 +1,10 @@
 """The agent: the process on a host that gets tasks and objects from the controller, and reports how the tasks ended.
 
-The agent uses the standard library only. It never unpickles anything; it moves opaque bytes. This module connects its
-parts: `controller_link` (conversation and lease), `task_queue` (which task waits for which object), `dispatcher` (which
-task starts), `worker_pool`, `object_store` and `transfers` (objects), `code_store` (functions and task classes),
-`completion` and `result_sender` (how tasks end), `output_capture` (what tasks print), `limits_monitor` (time and memory
-limits).
+The agent uses the standard library only. It never unpickles anything; it moves opaque bytes. This module connects the
+agent's parts: `controller_link` (conversation and lease), `task_queue` (which task waits for which object),
+`dispatcher` (which task starts), `worker_pool`, `object_store` and `transfers` (objects), `code_store` (functions and
+task classes), `completion` and `result_sender` (how tasks end), `output_capture` (what tasks print), `limits_monitor`
+(time and memory limits).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from handout.protocol import codec, frames, messages
 from handout.protocol.numbering import FIRST_KEY
 from handout.protocol.resource_ledger import PARTS, Ledger
 
-#: Bytes of output that may wait in the session. Above it, output waits in `Logs`, which drops the oldest lines.
+#: Bytes of output that may wait in the session. Further output waits in `Logs`, which drops the oldest lines.
 _MAX_BULK_BYTES = 256 << 10
 _LOG_INTERVAL_S = 0.05
 _BLANK_WORKERS = 4
@@ -52,7 +52,7 @@ _SENT_AGAIN = (messages.Finished, messages.Failed, messages.Recalled, messages.S
 
 
 class Agent:
-    """Owns the parts of the agent, and passes each message of the controller, of workers and of the supervisor to one.
+    """Owns the parts of the agent, and passes each message that arrives to the part that handles it.
 
     Args:
         folder: Private folder of this agent.
@@ -85,7 +85,7 @@ class Agent:
         self.stopped = asyncio.Event()
         self.identity = os.urandom(8).hex()
         self.probed = probe(folder)
-        #: Objects for which the store had no room.
+        #: By key of an object that the store had no room for: the store's error.
         self._refused: dict[int, StoreFullError] = {}
         self.store = ObjectStore(store, f"{folder}/objects", settings.get("store_limit"))
         self.queue = TaskQueue(self.store.__contains__)
@@ -158,7 +158,7 @@ class Agent:
         self._loop.call_later(min(self._heartbeat_s, self._timeout_s / 4) / 2, self._tick)
 
     def on_lapse(self) -> None:
-        """End the running tasks and recall the others, if the lease has ended. Results stay in the store."""
+        """If the lease has ended, end the running tasks and give the others back. Results stay in the store."""
         if self._lapsed or now() <= self._deadline:
             return
         self._lapsed = self.dispatcher.paused = True
@@ -200,7 +200,7 @@ class Agent:
         self.stopped.set()
 
     def on_orphaned(self) -> None:
-        """Kill all processes, remove all folders, and end. This is the supervisor's work, but it was killed."""
+        """Kill all processes, remove all folders, and end. The supervisor would do this, but it was killed."""
         processes.kill_trees([worker.pid for worker in self.pool.workers.values() if worker.pid])
         orphans.kill_processes([self._folder])
         self._groups.remove()
@@ -216,7 +216,7 @@ class Agent:
             name, message = codec.decode(messages.TO_AGENT, frame.fields)
             _HANDLERS[name](self, message, memoryview(frame.payload))  # type: ignore[literal-required]
         except Exception:
-            # The controller does not send the message again. If the agent went on, it would wait for ever.
+            # The controller sends each message once. If the agent went on, the controller could wait for ever.
             self._break_down()
 
     def _functions(self, message: messages.Functions, payload: memoryview) -> None:
@@ -267,7 +267,8 @@ class Agent:
     def _stream_object(self, message: messages.StreamObject, payload: memoryview) -> None:
         if message.key < FIRST_KEY:
             self.code.expect_bundle(message.key)
-            # A bundle that was released while it arrives may be sent again; both streams would write to one file.
+            # The controller may release a bundle before all of it has arrived, and send it again later. Without this
+            # call, both streams would write to one file.
             self.transfers.drop([message.key])
         self.transfers.announce(message)
 
@@ -313,7 +314,7 @@ class Agent:
         """See `PoolListener`."""
         task = worker.queued.get(number)
         if task is None and worker.queued:
-            # The worker has not started a task yet. It printed while it prepared for the first one, such as by imports.
+            # The worker has not started a task yet. It printed while it prepared for the first one, as imports may.
             task = next(iter(worker.queued.values()))
         if task is not None:
             self.logs.add(task.attempt_id, fd, data)
@@ -342,7 +343,7 @@ class Agent:
     # ---- objects -------------------------------------------------------------------------------------------
 
     def _drop_objects(self, keys: Sequence[int]) -> None:
-        """Drop objects from the store, and stop the streams of those that are still arriving."""
+        """Drop objects from the store, and give up those that are still arriving."""
         self.transfers.drop(keys)
         for key in keys:
             self.store.drop(key)
@@ -362,7 +363,7 @@ class Agent:
         self.completion.fail_waiting(key, error)
 
     def _update_spilling(self) -> None:
-        """Let workers write large results to disk while the store's memory is full; see `shared_page`."""
+        """Have workers write large results to disk while the store's memory is full; see `shared_page`."""
         spilling = self.store.spilling
         if spilling != self.pool.spill:
             self.pool.spill = spilling
@@ -371,7 +372,7 @@ class Agent:
 
 
 def _amounts(probed: Mapping[str, Any]) -> Any:
-    """Return the ledger's amounts and devices for the start. The first `Limits` of the controller replaces them."""
+    """Return the ledger's amounts and devices until the controller's first `Limits` replaces them."""
     amounts = {name: int(probed[name]) * PARTS for name in ("cpu", "memory", "disk") if name in probed}
     return amounts, [probed.get("gpu_memory", 0) * PARTS] * probed.get("gpu", 0)
 
@@ -436,7 +437,7 @@ def run(
     supervisor: socket.socket,
     lease: Lease,
 ) -> None:
-    """Run the agent until the controller stops it or the lingering ends. The supervisor then ends all its processes."""
+    """Run the agent until the controller stops it or the lingering ends. The supervisor then ends its workers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         # Each worker needs three descriptors, so the agent may need more than the usual limit.

@@ -1,7 +1,7 @@
 """Keeps the code that tasks of this host need: pickled functions, task classes and source bundles.
 
-The controller releases code when no open run uses it. The agent may still have a task of a closed run, because it is
-ending the task. Therefore it drops released code only once no task needs the code.
+The controller releases code when no open run uses it. At that moment, the agent may still be ending tasks of a closed
+run. Therefore the agent drops released code only once no task needs the code.
 """
 
 from __future__ import annotations

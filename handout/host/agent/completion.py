@@ -1,6 +1,7 @@
 """How tasks end on this host: by themselves, by cancellation or recall, or with the worker that they ran on.
 
-Every task of the queue leaves it in exactly one of three ways: its result is sent, `_fail`, or `_give_back`.
+Every task leaves the queue in exactly one of three ways. `_take_results` sends its result, `_fail` sends its failure,
+or `_give_back` returns the task to the controller.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from handout.host.system.oom_kills import OomKills, kills_in
 from handout.protocol import codec, frames, messages
 from handout.protocol.resource_ledger import PARTS
 
-#: Seconds that a worker gets to write down its stack before it is killed for a limit.
+#: Seconds that a worker gets to print its stack before the agent kills it because its task exceeds a limit.
 _SAMPLE_S = 0.05
-#: A task that a worker returned because it could not read an input is queued again at most this many times.
+#: Times that the agent queues a task again because a worker could not read an input, at most.
 _MAX_MISSES = 3
-#: After this many refused forks in a row, with no worker left, tasks fail.
+#: If the system refuses more forks in a row than this, and no worker is left, the tasks of the last one fail.
 _MAX_SPAWN_FAILURES = 50
 #: Seconds that the agent waits for a worker's end after SIGKILL.
 _UNKILLABLE_S = 5.0
@@ -49,7 +50,7 @@ class Completion:
         store: Takes the objects of results.
         dispatcher: Starts tasks when others have ended.
         pool: The workers.
-        oom_kills: Knows if the kernel killed a process for lack of memory.
+        oom_kills: Tells if the kernel killed a process for lack of memory.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Completion:
     def _fail(self, task: QueuedTask, kind: str, payload: Sequence[frames.Buffer] = (), **facts: Any) -> None:
         """End a task with a failure; ``facts`` are fields of `Failed`."""
         if task.state == ENDED:
-            # The agent gave it back a moment ago, when the producer of one of its inputs failed.
+            # The agent gave the task back a moment ago, when the producer of one of its inputs failed.
             return
         followers = self._queue.followers(task)
         self._queue.end(task)
@@ -117,7 +118,7 @@ class Completion:
         return {"limit": limit, "peak": peak, "maxrss": max(maxrss, peak)}
 
     def _on_producer_failed(self, task: QueuedTask) -> None:
-        """Give a task back to the controller, because a task whose result it needs has failed here."""
+        """Give a task back to the controller, because the producer of one of its inputs has failed here."""
         if task.state == QUEUED:
             task.producer_failed = True
         elif task.state != ENDED:
@@ -129,7 +130,7 @@ class Completion:
         """Handle a worker's message.
 
         Raises:
-            Exception: The message is not one that a worker may send. `WorkerPool` lists the types that it handles.
+            Exception: A worker may not send this message. `WorkerPool` lists the exceptions that it catches.
         """
         name, message = codec.decode(messages.FROM_WORKER, frame.fields)
         self._handlers[name](worker, message, memoryview(frame.payload))  # type: ignore[literal-required]
@@ -159,7 +160,7 @@ class Completion:
                 continue
             self._dispatcher.forget(worker, task)
             if task.end_reason == "timeout":
-                # The task caught its cancellation and returned a result, but after its timeout.
+                # The task exceeded its timeout, caught its cancellation, and still returned a result.
                 self._fail(task, "timeout")
                 continue
             durations.add(task.function, us)
@@ -218,7 +219,7 @@ class Completion:
         self._fail(task, kind, [payload] if len(payload) else [], elapsed_s=failure.elapsed_us / 1e6, **facts)
 
     def _put_back(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
-        """Take back tasks that a worker did not start. Those that the agent does not end return to the queue."""
+        """Take back tasks that a worker did not start. A task without an ``end_reason`` returns to the queue."""
         unharmed: list[QueuedTask] = []
         for task in tasks:
             if task is None:
@@ -258,7 +259,7 @@ class Completion:
     # ---- cancellation and recall ---------------------------------------------------------------------------
 
     def cancel(self, attempt_ids: Sequence[int], grace_s: float) -> None:
-        """Fail attempts with ``cancelled``. End those that run first, with SIGKILL after ``grace_s`` seconds."""
+        """Fail attempts with ``cancelled``. If one runs, end it first, with SIGKILL after ``grace_s`` seconds."""
         for task in self._mark(attempt_ids, "cancelled"):
             self._fail(task, "cancelled")
         self._dispatcher.grace_s = grace_s
@@ -292,7 +293,7 @@ class Completion:
         return here
 
     def recall_from(self, worker: WorkerHandle, first: int) -> None:
-        """Keep a worker from starting those of its tasks whose numbers are at least ``first``; see `shared_page`."""
+        """Recall a worker's tasks from number ``first`` on, so that it does not start them; see `shared_page`."""
         if worker.recalled_from is None:
             self._loop.call_later(shared_page.SETTLE_S, self._finish_recall, worker)
             worker.recalled_from = first
@@ -322,7 +323,7 @@ class Completion:
         self._dispatcher.schedule()
 
     def _end(self, worker: WorkerHandle, tasks: Sequence[QueuedTask], grace_s: float) -> None:
-        """End tasks that run. A coroutine of a shared loop is cancelled; for any other task, its worker is killed."""
+        """End running tasks. Cancel coroutines of a shared loop; for any other task, kill its worker."""
         for task in tasks:
             task.being_ended = True
             if not worker.shared:
@@ -355,7 +356,7 @@ class Completion:
         """End a task that exceeds a limit.
 
         Args:
-            worker: The worker that runs it, which ends as well unless it has a shared loop.
+            worker: The worker that runs the task. It ends as well, unless it has a shared loop.
             task: The task.
             kind: The kind of its failure, as in `Failed`.
         """
@@ -369,7 +370,7 @@ class Completion:
         task.being_ended = worker.leaving = True
         self.recall_from(worker, task.number_on_worker + 1)
         self._pool.signal(worker, shared_page.SAMPLE_SIGNAL)
-        # A task that exceeds its memory limit is killed with SIGKILL at once: a grace would let it take more.
+        # A task that exceeds its memory limit is killed with SIGKILL at once, before it takes even more.
         self._loop.call_later(_SAMPLE_S, self._kill, worker, 0.0 if kind == "memory" else self.kill_after_s)
 
     def lapse(self) -> None:
@@ -395,7 +396,7 @@ class Completion:
         else:
             self._spawn_failures = 0
         if report.lapsed:
-            # The lease ended and was renewed before the agent noticed, so the supervisor killed the worker, not a task.
+            # The supervisor killed the worker, because the lease had ended. The agent saw only its renewal.
             worker.killed = True
             for task in queued:
                 task.end_reason = task.end_reason or "host"

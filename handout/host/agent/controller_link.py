@@ -3,7 +3,7 @@
 The agent uses a connection once a hello with the right token has come over it. A later connection replaces an earlier
 one. `Session` holds the state that outlives a connection. A controller that takes over from another one begins a new
 conversation under its own name. From then on, the agent refuses connections of earlier conversations. It also refuses a
-connection that was delayed on the way, so that a later one of the same conversation came first.
+connection that was delayed on the way and arrives after a later connection of the same conversation.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ControllerLink:
         self.session = Session(heartbeat_s=heartbeat_s, now=now())
         self._token = token.hex()
         self._identity = identity
-        #: The highest number of a connection of this conversation. One with a lower number was delayed on the way.
+        #: The number of the latest connection of this conversation. A lower number means that a connection was delayed.
         self._connection = 0
         #: The name of the current conversation, which its controller chose; None before the first one.
         self._conversation: str | None = None
@@ -78,7 +78,7 @@ class ControllerLink:
         self._on_takeover = on_takeover
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
-        #: By connection without a hello yet: its decoder, and the number of bytes that it has received.
+        #: By connection on which no hello has arrived yet: its decoder, and the number of bytes received.
         self._unauthenticated: dict[socket.socket, tuple[wire.Decoder, int]] = {}
         self._unsent: deque[memoryview] = deque()
         self._scheduled = False
@@ -114,7 +114,7 @@ class ControllerLink:
             return
         except OSError:
             # The system has no descriptor or no memory left for the connection. The socket stays readable, so without a
-            # pause the event loop would be busy with nothing else.
+            # pause the event loop would call this method all the time.
             self._loop.remove_reader(self._listener.fileno())
             self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
             return

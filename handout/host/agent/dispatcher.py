@@ -28,9 +28,9 @@ BATCH = 128
 BATCH_US = 2000.0
 #: Bytes of pickled calls in one batch, at most.
 _BATCH_BYTES = 1 << 20
-#: Bytes of small inputs in one batch. The store writes the inputs beyond this to files.
+#: Bytes of small inputs in one batch, at most. The store writes further inputs to files.
 _SENT_BYTES = 8 << 20
-#: A worker is sent more tasks once it has at most this many left.
+#: The dispatcher sends a worker more tasks once it has at most this many left.
 _LOW = 64
 #: Coroutines in one shared loop, at most.
 MAX_CONCURRENT = 1000
@@ -59,8 +59,8 @@ class ExpectedDurations:
     def add(self, fn: int, us: int) -> None:
         """Record the duration of a task.
 
-        A duration below the expected one counts more than one above it. The first task of a function often takes long,
-        because it imports modules.
+        A duration below the expected one counts more than one above it, because the first task of a function often
+        takes long: it imports modules.
         """
         old = self._us.get(fn)
         if old is None:
@@ -197,7 +197,7 @@ class Dispatcher:
 
     def _environment(self, key: WorkerKey) -> dict[str, str]:
         environment = {v: str(key.threads) for v in THREAD_VARIABLES if v not in os.environ}
-        # The agent's own environment may show only some devices. The ledger's device numbers count only these.
+        # The agent's own environment may list only some devices. The ledger numbers only these, from 0.
         visible = self._visible
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[d] if d < len(visible) else str(d) for d in key.devices)
         return environment

@@ -1,7 +1,7 @@
 """Checks running tasks from time to time, and ends those that exceed their timeout or their memory limit.
 
-It also reports to the controller which tasks have been running for a while. If a task takes longer than expected, it
-recalls the tasks that are queued behind it on the same worker.
+The monitor also reports to the controller which tasks have been running for a while. If a task takes longer than
+expected, the monitor recalls the tasks that are queued behind it on the same worker.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class LimitsMonitor:
             self._check_in(_SLOW_S)
 
     def _recall_queued(self, worker: WorkerHandle, task: QueuedTask) -> None:
-        """Recall the tasks that are queued behind a slow task. Have the worker report those that ended."""
+        """Recall the tasks that are queued behind a slow task. Have the worker report those that ended before it."""
         worker.slow_task = task.number_on_worker
         self._completion.recall_from(worker, task.number_on_worker + 1)
         if next(iter(worker.queued)) < task.number_on_worker:

@@ -16,7 +16,7 @@ from handout.protocol.session import Source
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-#: Bytes of small objects in the agent's own memory, at most. Beyond it, small objects become files as well.
+#: Bytes of small objects in the agent's own memory, at most. Further small objects become files as well.
 _SMALL_LIMIT = 128 << 20
 #: The part of the free space in ``/dev/shm`` that the store uses, at most.
 _SHARE = 0.5
@@ -100,7 +100,7 @@ class ObjectStore:
         if entry.data is not None:
             incoming = Incoming(self, key, entry.size, small=False)
             incoming.write(entry.data)
-            # Deleted only after the file was written: if that fails, the object stays in memory.
+            # The entry is deleted only now, so that the object stays in memory if the write fails.
             del self._entries[key]
             self.small_bytes -= entry.size
             incoming.finish()
@@ -238,7 +238,7 @@ class Incoming:
         """Write the next piece.
 
         Raises:
-            StoreFullError: There is no room. What had arrived of the object was removed.
+            StoreFullError: There is no room. The pieces that had arrived were removed.
         """
         self.received += len(data)
         if self._small is not None:
@@ -287,7 +287,7 @@ class Incoming:
         store._add_file(self.key, self.size, self._folder)
 
     def give_up(self) -> None:
-        """Remove what has arrived, because the rest will not come."""
+        """Remove the pieces that have arrived, because the rest will not come."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,7 +1,7 @@
-"""Output of tasks, in the agent: finds the task that wrote it, limits it, and remembers its last lines for failures.
+"""Handles what tasks print: finds the task of each piece, limits the amount, and keeps the last lines for failures.
 
 A task may print without end. The agent always reads the pipes, so that a task never waits for a slow link. At most
-`MAX_UNSENT` bytes of a task's stream wait to be sent. Beyond it, the oldest lines are dropped and counted.
+`MAX_UNSENT` bytes of a task's stream wait to be sent. If there are more, the agent drops and counts the oldest lines.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ MARK_SIZE = NONCE_SIZE + _MARK.size
 
 #: Bytes of one stream of a task that wait to be sent, at most.
 MAX_UNSENT = 64 << 10
-#: Bytes of a task's standard error that are remembered for its failure.
+#: Bytes of a task's standard error that the agent keeps for its failure, at most.
 _TAIL_BYTES = 16 << 10
-#: Lines of its standard error that are in its failure, at most.
+#: Lines of standard error that a task's failure contains, at most.
 TAIL_LINES = 20
-#: Lines of its stack that are in the failure of a crashed or killed task, at most.
+#: Lines of stack that the failure of a crashed or killed task contains, at most.
 _STACK_LINES = 40
 #: The line with which faulthandler begins the stack of a thread.
 _THREAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):$")
-#: The beginnings of lines in a stack that are frames of the worker.
+#: A line of a stack that begins with one of these is a frame of the worker.
 _OWN_FRAMES = ('  File "handout/host/', '  File "handout/serialization/')
 #: Bytes a second of one stream of a task that are sent, at most.
 _RATE = 256 << 10
@@ -53,7 +53,7 @@ def mark(nonce: bytes, number: int, size: int) -> bytes:
 class Pipe:
     """Reads one standard stream of one worker, and finds by the marks in it which task wrote which bytes.
 
-    C code and subprocesses bypass Python's streams, so that their bytes have no mark. Such bytes belong to the running
+    C code and subprocesses bypass Python's streams, so their bytes have no mark. The agent assigns them to the running
     task.
 
     Args:
@@ -69,7 +69,7 @@ class Pipe:
         #: The task of the last mark, and how many of the next bytes belong to it.
         self._owner = 0
         self._owned_bytes = 0
-        #: The beginning of a mark that has not arrived as a whole.
+        #: The beginning of a mark whose rest has not arrived.
         self._partial_mark = b""
         os.set_blocking(fd, False)
 
@@ -100,7 +100,7 @@ class Pipe:
             if next_mark < 0:
                 next_mark = self._find_partial_mark(data, start)
             if next_mark > start:
-                # The agent cannot know which task of a shared loop wrote this: it takes the task of the last mark.
+                # For a shared loop, the agent cannot know the task of these bytes. It assumes that of the last mark.
                 yield running or self._owner, data[start:next_mark]
             if next_mark == end:
                 return
@@ -112,7 +112,7 @@ class Pipe:
             start = next_mark + MARK_SIZE
 
     def _find_partial_mark(self, data: bytes, start: int) -> int:
-        """Return the position of a nonce of which only the beginning is in the data; else the end of the data."""
+        """Return the position of a nonce whose rest has not arrived; without one, return the end of the data."""
         # Only the first byte of a nonce is NUL, and text has none.
         at = data.rfind(b"\0", max(start, len(data) - NONCE_SIZE + 1))
         if at >= 0 and self._nonce.startswith(data[at:]):
@@ -160,7 +160,7 @@ class TaskOutput:
         self.attempt_id = attempt_id
         self.fd = fd
         self.text = bytearray()
-        #: The end of what was written to standard error, sent or not.
+        #: The last bytes of the task's standard error, sent or not.
         self.tail = bytearray()
         #: Lines that were dropped since the last message.
         self.dropped = 0

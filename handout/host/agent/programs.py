@@ -18,7 +18,7 @@ _READ_SIZE = 64 << 10
 _NOT_STARTED = 127
 #: Seconds that the agent waits for the end of a program that it killed.
 _KILL_S = 1.0
-#: References to the tasks that run, because the loop has only weak ones.
+#: The running asyncio tasks. They are kept here, because the loop has only weak references to them.
 _running: set[Any] = set()
 
 
@@ -47,7 +47,7 @@ async def _run(request: messages.RunProgram, link: ControllerLink) -> None:
 
 
 async def _read_output(process: asyncio.subprocess.Process, timeout_s: float) -> bytes:
-    """Return the first bytes of a program's output. Afterwards, the program and its process group are killed."""
+    """Return the first bytes of a program's output. Afterwards, kill the program and its process group."""
     reader = process.stdout
     assert reader is not None
     output = bytearray()

@@ -1,7 +1,7 @@
 """Reports to the controller how tasks ended. Results are gathered within a turn of the loop and sent together.
 
-If a task has printed, its output is sent first, and the report of its end waits for that. Such a report is sent as a
-bulk message, like the output: it takes turns with the streams of objects. Every other report is sent at once.
+If a task has printed, the sender sends its output first. The report of its end waits for that, and is then sent as a
+bulk message, which takes turns with the streams of objects. Every other report is sent at once.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ResultSender:
     def done(self, attempt_id: int, us: int, sizes: Sequence[int], inline: Sequence[int], data: memoryview) -> None:
         """Report that an attempt returned a result. ``data`` holds its inline objects."""
         if self._logs.has(attempt_id):
-            # The data lies in the receive buffer and this report may wait, so it is copied.
+            # The receive buffer may be filled again before this report is sent, so the data is copied.
             self._end_after_output(PrintedEnd(attempt_id, (us, sizes, inline), None, [bytes(data)]))
             return
         self._done.add(attempt_id, us, sizes, inline, [data])

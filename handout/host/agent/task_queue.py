@@ -46,7 +46,7 @@ class TaskClassQueue:
         self.ready: deque[QueuedTask] = deque()
         #: Workers that hold a claim for this task class.
         self.workers: list[Any] = []
-        #: Since when the first task has waited for room, in seconds of the monotonic clock. None if it does not wait.
+        #: When the first task began to wait for room, in seconds of the monotonic clock. None if it does not wait.
         self.blocked_since: float | None = None
 
     @property
@@ -116,7 +116,7 @@ class QueuedTask:
         self.id = id
         self.attempt = attempt
         self.variant = variant
-        #: How many of the inputs, and of the source bundle, are not in the store.
+        #: How many of the objects that the task needs (inputs and source bundle) are not in the store.
         self.missing = 0
         self.state = WAITING
         self.order = 0
@@ -128,7 +128,7 @@ class QueuedTask:
         self.expected_us = 0.0
         #: Why the agent ends the task: a kind of failure of `Failed`, or "recalled"; None if the agent does not end it.
         self.end_reason: str | None = None
-        #: True while the agent is ending the task although it runs.
+        #: True while the agent is ending the task, which has started.
         self.being_ended = False
         #: True if the producer of one of the inputs has failed on this host. The agent gives the task back to the
         #: controller as soon as the worker returns the task.
@@ -144,10 +144,10 @@ class QueuedTask:
         self.measure_at = 0.0
         #: True once the controller has been told that the task runs.
         self.start_reported = False
-        #: When the task started, in nanoseconds of the monotonic clock; 0 if the agent does not know. The agent sets it
-        #: for a coroutine when it sends it to a worker, and for another task when it ends the task.
+        #: When the task started, in nanoseconds of the monotonic clock; 0 if the agent does not know. For a
+        #: coroutine, the agent sets this when it sends the task to a worker; for any other task, when it ends the task.
         self.started_ns = 0
-        #: The ledger's claim of a coroutine. None for another task, whose worker holds the claim.
+        #: The ledger's claim of a coroutine. None for any other task, because its worker holds the claim.
         self.claim: Any = None
 
 
@@ -256,7 +256,7 @@ class TaskQueue:
         return found
 
     def heads(self) -> list[tuple[int, TaskClassQueue]]:
-        """Return (arrival number of the first task, task class) of the task classes with a task to start, sorted."""
+        """Return (arrival number of the head, task class) of each task class that has a head, sorted."""
         found: list[tuple[int, TaskClassQueue]] = []
         for task_class in list(self._active.values()):
             head = task_class.head

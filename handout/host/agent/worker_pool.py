@@ -79,7 +79,7 @@ class WorkerHandle:
         self.nonce = nonce
         self.pid = 0
         self.key: WorkerKey | None = None
-        #: Folder of its control group if its tasks have a memory limit and the host has such groups, or None.
+        #: Folder of the worker's control group. None if its tasks have no memory limit or the host lacks such groups.
         self.group: str | None = None
         self.pipes: list[tuple[int, Pipe]] = []
         self.decoder = frames.Decoder()
@@ -90,7 +90,7 @@ class WorkerHandle:
         self.task_class: TaskClassQueue | None = None
         #: Tasks that the worker was sent and has not reported, by their number on the worker, in order.
         self.queued: dict[int, QueuedTask] = {}
-        #: Microseconds that these are expected to take.
+        #: Microseconds that the queued tasks are expected to take together.
         self.load_us = 0.0
         self.next_number = 1
         #: Numbers of the functions that the worker was sent.
@@ -129,7 +129,7 @@ class WorkerHandle:
 
     @property
     def running(self) -> QueuedTask | None:
-        """The task that runs according to the shared page, or None. It may have ended, with its report on the way."""
+        """The task that runs according to the shared page, or None. It may have ended if its report is on the way."""
         if self.page[shared_page.IDLE]:
             return None
         return self.queued.get(self.page[shared_page.ANNOUNCED])
@@ -167,7 +167,7 @@ class WorkerPool:
         self._held = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._retry_timer: asyncio.TimerHandle | None = None
-        #: Idle workers, at most. If there are more, the pool ends one whose key was not used for the longest time.
+        #: Idle workers, at most. If there are more, the pool ends one with the least recently used key.
         self.max_idle = max(4, 2 * (os.cpu_count() or 1))
         #: True if workers write large results to disk.
         self.spill = False
@@ -200,7 +200,7 @@ class WorkerPool:
                     self._loop.remove_writer(self._supervisor.fileno())
                     self._retry_timer = self._retry_timer or self._loop.call_later(_PAUSE_S, self._flush_again)
                     return
-                # The supervisor has ended; the reader notices that.
+                # The supervisor has ended. `_on_supervisor` notices that.
                 sent = len(line)
             for fd in fds:
                 os.close(fd)
@@ -315,7 +315,7 @@ class WorkerPool:
         self._idle.setdefault(worker.key, []).append(worker)
         self._idle_count += 1
         if self._idle_count > self.max_idle:
-            # The order of this dictionary is the order of use, so the first key was not used for the longest time.
+            # The keys of this dictionary are in order of use, so the first is the least recently used one.
             for key, idle in self._idle.items():
                 if key != worker.key:
                     oldest = idle[0]
@@ -351,7 +351,7 @@ class WorkerPool:
             self._send_line(messages.Kill(worker.number, grace_s))
 
     def signal(self, worker: WorkerHandle, number: int) -> None:
-        """Send a signal to a worker's process, and to none that it started."""
+        """Send a signal to a worker's process, but not to the processes that it started."""
         if not worker.gone:
             self._send_line(messages.SendSignal(worker.number, number))
 
@@ -433,7 +433,7 @@ class WorkerPool:
         self._loop.remove_writer(worker.link.fileno())
 
     def _on_link(self, worker: WorkerHandle) -> bool:
-        """Handle what a worker sent. Return False if there is nothing left to read."""
+        """Handle the messages that a worker has sent. Return False if there is nothing left to read."""
         try:
             data = worker.link.recv(_RECEIVE)
         except BlockingIOError:
@@ -443,7 +443,7 @@ class WorkerPool:
         if not data:
             self._loop.remove_reader(worker.link.fileno())
             if not worker.leaving:
-                # If the process still runs, it was a task that closed the link.
+                # If the process still runs, a task closed the link.
                 worker.link_misused = processes.is_running(worker.pid)
                 self.kill(worker, 0.0)
             return False

@@ -24,7 +24,7 @@ class SharedLoop:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        #: By number of a running task: what runs it.
+        #: By number of a running task: the asyncio task that runs it.
         self._coroutines: dict[int, asyncio.Task[None]] = {}
         self._flushing = False
 
@@ -97,7 +97,7 @@ class SharedLoop:
         worker = self._worker
         worker.cancelled.discard(number)
         if not self._coroutines:
-            # While a task runs, its processes cannot be told from those that ended tasks left.
+            # While a task runs, the worker cannot tell its processes from those that ended tasks left.
             worker.page[shared_page.IDLE] = 1
             worker.kill_children()
             if worker.leaving:

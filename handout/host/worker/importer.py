@@ -1,8 +1,9 @@
 """Imports the user's own modules from the source bundle that the controller sent.
 
 The bundle is a zip file. Its ``modules.json`` gives the place of each module's source in the zip, and its path on the
-controller. The bundle holds sources and not bytecode, so that they run on another version of Python. Modules keep their
-paths on the controller, so that a traceback has the same paths as there. The lines of a traceback come from the bundle.
+controller. The bundle holds sources and not bytecode, so that they run on another version of Python. A module's
+``__file__`` is its path on the controller, so that tracebacks show that path. The lines of a traceback come from the
+bundle.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def _explain(self, error: ModuleNotFoundError, file: str) -> None:
         """Add to the error the file and line that imported the missing module, and why the module is missing."""
-        # The innermost import is explained first, and is the one to name.
+        # The innermost import is explained first, and the error names only that one.
         if getattr(error, "imported_at", None) is not None:
             return
         line = _line_in(error.__traceback__, file)
@@ -127,7 +128,7 @@ def install(bundle: str | bytes | memoryview) -> BundleFinder:
     """
     archive = zipfile.ZipFile(bundle if isinstance(bundle, str) else io.BytesIO(bundle))
     finder = BundleFinder(archive)
-    # After built-in and frozen modules, and before sys.path, which may have another version of the project.
+    # Built-in and frozen modules come first. sys.path comes last: it may have another version of the project.
     positions = [i for i, known in enumerate(sys.meta_path) if known is importlib.machinery.PathFinder]
     sys.meta_path.insert(positions[0] if positions else len(sys.meta_path), finder)
     return finder

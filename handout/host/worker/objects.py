@@ -52,8 +52,8 @@ class WorkerObjects:
 
     Args:
         folders: The store's folders: in memory, on disk. Both may be the same.
-        suffix: Ends the name of each file that this worker writes. The agent renames the file to the name without it
-            when it adds the file to the store.
+        suffix: The end of the name of each file that this worker writes. When the agent adds the file to the store, it
+            removes this end from the name.
     """
 
     def __init__(self, folders: Sequence[str], suffix: str) -> None:

@@ -24,7 +24,7 @@ class EncodedResult(NamedTuple):
 
 
 class WorkerReport:
-    """Gathers how tasks ended, and sends this to the agent.
+    """Gathers reports on tasks, and sends them to the agent together.
 
     Args:
         link: Socket to the agent.

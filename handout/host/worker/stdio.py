@@ -1,7 +1,7 @@
 """A worker's standard streams: pipes to the agent. A mark before each piece of output says which task wrote it.
 
-C code and subprocesses bypass Python's streams, so that their output has no mark. The agent takes it for the output of
-the task that runs. A task that writes nothing costs nothing.
+C code and subprocesses bypass Python's streams, so their output has no mark. The agent assigns it to the running task.
+A task that writes nothing costs nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MarkedPipe(io.RawIOBase):
         view = memoryview(data).cast("B")
         size = len(view)
         head = mark(self._nonce, self._writing_task(), size)
-        # One call, so that the output of a fork of this process cannot come between the mark and its line.
+        # One call writes both, so that a fork of this process cannot write between the mark and its bytes.
         written = os.writev(self._fd, [head, view])
         if written < len(head) + size:
             # A signal interrupted the write.
@@ -80,7 +80,7 @@ class Streams:
         sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
 
     def flush(self) -> None:
-        """Write what a task left in the buffers, and restore streams that it replaced or closed."""
+        """Write the output that a task left in the buffers, and restore streams that it replaced or closed."""
         out, err = sys.stdout, sys.stderr
         try:
             out.flush()

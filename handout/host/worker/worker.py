@@ -2,7 +2,7 @@
 
 A worker receives a batch, announces each task on the shared page, runs it, and reports the results together. Within a
 batch it does not wait for an answer of the agent. The agent decides which tasks run: the worker skips only tasks that
-the agent has recalled. A worker is a subreaper, so that its children show whether a task left processes behind.
+the agent has recalled. A worker is a subreaper, so processes that a task leaves behind become its children.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from handout.protocol.messages import INLINE
 from handout.serialization import calls, diagnosis, exceptions, pickling
 
 #: Microseconds. If the last task of a function took longer, the worker sends the pending report before it starts the
-#: function's next task, so that the results in the report do not wait for it.
+#: function's next task, so that the results in the report do not wait for that task.
 _SHORT_US = 200
 #: Characters of an exception's message, and of its traceback, that are sent at most.
 _MAX_MESSAGE = 10_000
@@ -49,7 +49,7 @@ _MAX_INLINE = 4 << 20
 #: Seconds that the worker waits for the end of the processes that it killed.
 _REAP_S = 2.0
 
-#: In a shared loop: the number of the task whose coroutine runs, to which its output belongs.
+#: In a shared loop: the number of the task whose coroutine runs. Output that is written now belongs to that task.
 writing_task: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing_task", default=0)
 
 
@@ -93,12 +93,12 @@ class Worker:
         self.forked = False
         #: True if the worker starts no more tasks and ends as soon as it can.
         self.leaving = False
-        #: Bytes that each object of a result may have.
+        #: Bytes that each object of a result may have, at most.
         self._max_result = sys.maxsize
         #: The worker's control group, if its tasks have a memory limit and the host has control groups.
         self._limited: cgroups.MemoryGroup | None = None
         self._in_user_code = False
-        #: True if the agent has cancelled the coroutine that runs alone.
+        #: True if the agent has cancelled the task's coroutine, which `_await` runs.
         self._cancelled = False
         #: True if tasks are coroutines that run at the same time, in one event loop.
         self.shared_loop = False
@@ -198,7 +198,7 @@ class Worker:
         started = now_ns()
         page[shared_page.STARTED] = started
         page[shared_page.ANNOUNCED] = number
-        # Read only after the announcement: see `shared_page`.
+        # The worker reads the recall only after its announcement: see `shared_page`.
         if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or self.leaving:
             self.report.add_skipped(number)
             return
@@ -225,7 +225,7 @@ class Worker:
             self._end_failed(task, current, started, error)
             return
         self._exit_if_forked()
-        # Freed before the next task starts, which may need the memory.
+        # The memory is freed now, because the next task may need it.
         del value, args, kwargs
         self._clean_up(current)
         if self._was_killed_at_limit():
@@ -241,7 +241,7 @@ class Worker:
         self._exit_if_forked()
         failure, payload = self.failure(task.number, error, self._cancelled)
         self._clean_up(current)
-        # The process may be the cause and not the task: it may have no descriptors, memory or disk space left.
+        # The cause may be that the process, and not the task, has no descriptors, memory or disk space left.
         if isinstance(error, (OSError, MemoryError, pickling.LoadError)):
             self.leaving = True
         if self._was_killed_at_limit():
@@ -250,7 +250,7 @@ class Worker:
         self.report.send_failure(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
 
     def _was_killed_at_limit(self) -> bool:
-        """Return True if the kernel killed a process that this worker's task had started, at the memory limit."""
+        """Return True if the kernel killed a process that the task had started, at the worker's memory limit."""
         return self._limited is not None and self._limited.killed_at_limit
 
     def _report_over_memory(self, number: int, started: int) -> None:
@@ -264,7 +264,7 @@ class Worker:
         self.report.send_failure(failure, [])
 
     def flush_on_signal(self, *_: Any) -> None:
-        """Send the pending report, because a task takes long: the handler of `shared_page.FLUSH_SIGNAL`."""
+        """Handle `shared_page.FLUSH_SIGNAL`: send the pending report, because the running task takes long."""
         # Outside user code, the signal may have interrupted a change of the report.
         if self._in_user_code and not self.forked:
             try:
@@ -278,7 +278,7 @@ class Worker:
             os._exit(0)
 
     def new_current(self, task: WorkerTask) -> Current:
-        """Return what `handout.current` returns in a task."""
+        """Return the object that `handout.current` returns in a task."""
         scratch = f"{self.scratch}/{self._pid}-{task.number}"
         return Current(task.name, self.host, task.attempt, task.variant, scratch)
 
@@ -320,7 +320,7 @@ class Worker:
 
     def _unpickle_function(self, number: int) -> Callable[..., Any]:
         if self._bundle_path is not None:
-            # Not done in `_set_up`, because an error here becomes the task's failure.
+            # `_set_up` does not do this, because only an error here becomes the task's failure.
             importer.install(self._bundle_path)
             self._bundle_path = None
         try:
@@ -359,7 +359,7 @@ class Worker:
 
         Args:
             value: What the function returned.
-            paths: The path in the value of each output but the first, which is the whole value.
+            paths: For each output but the first, its path in the value. The first output is the whole value.
             outputs: Keys of the objects; -1 for one that is not wanted.
         """
         try:
@@ -404,11 +404,12 @@ class Worker:
     def failure(
         self, number: int, error: BaseException, cancelled: bool
     ) -> tuple[messages.TaskFailure, list[frames.Buffer]]:
-        """Return the report of a failure, whose duration is still 0, and the pickled exception if there is one.
+        """Return the report of a failure, and the pickled exception if there is one. The caller sets the duration.
 
         Args:
             number: The task's number.
-            error: The exception of the function, or of loading its arguments, or of sending its result.
+            error: The exception that the function raised, or that arose while its arguments were loaded or its result
+                was encoded.
             cancelled: True if the agent cancelled the task.
         """
         kind, facts = _kind_of(error, cancelled)
@@ -484,7 +485,7 @@ def _kind_of(error: BaseException, cancelled: bool) -> tuple[str, dict[str, Any]
         return "too_large", {"size": error.size, "limit": error.limit}
     if isinstance(error, SystemExit):
         code = error.code
-        # No exit status is as large, and the controller takes a larger number for a broken message.
+        # An exit status is never this large, and the controller takes a larger number for a broken message.
         is_status = code is None or (isinstance(code, int) and abs(code) < 1 << 63)
         return "exited", {"exit": code if is_status else exceptions.message(code)}
     if isinstance(error, asyncio.CancelledError) and cancelled:
@@ -507,7 +508,7 @@ def _open_high(path: str) -> int:
 
 
 def _is_raised_by_handout(error: BaseException) -> bool:
-    """Return True if Handout's own code raised an exception, or C code that it called."""
+    """Return True if Handout's own code, or C code that it called, raised an exception."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
