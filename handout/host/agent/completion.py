@@ -1,4 +1,4 @@
-"""How tasks end on this host: by themselves, by cancellation or recall, or with the worker that they ran on.
+"""Decides how each task of this host ends: by itself, by cancellation or recall, or with the worker that runs it.
 
 Every task leaves the queue in exactly one of three ways. `_take_results` sends its result, `_fail` sends its failure,
 or `_give_back` returns the task to the controller.
@@ -374,7 +374,7 @@ class Completion:
         self._loop.call_later(_SAMPLE_S, self._kill, worker, 0.0 if kind == "memory" else self.kill_after_s)
 
     def lapse(self) -> None:
-        """End all tasks because the lease has ended. Those that run fail; the others go back to the controller."""
+        """End all tasks because the lease has ended. Running tasks fail; the others go back to the controller."""
         for task in list(self._queue.tasks.values()):
             if task.state == QUEUED:
                 task.end_reason = task.end_reason or "host"

@@ -19,8 +19,8 @@ from handout.host.system.clock import now_ns
 _FAST_S = 0.02
 #: Seconds between checks of tasks that have a limit.
 _SLOW_S = 0.1
-#: Bytes a second by which a task's memory is assumed to grow. The next measurement comes before the task reaches its
-#: limit at this rate.
+#: Bytes a second by which the monitor assumes that a task's memory grows. The monitor measures again before the task
+#: can reach its limit at this rate.
 _GROWTH = 2 << 30
 #: Seconds between two measurements of the memory of a task, at least.
 _LEAST_S = 0.01

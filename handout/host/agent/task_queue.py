@@ -42,7 +42,7 @@ class TaskClassQueue:
         self.options = message.options
         self.alone = message.alone
         self.bundle = message.bundle
-        #: Tasks that may start, in order of arrival. `head` removes a task that is not READY any more once it is first.
+        #: Tasks that may start, in order of arrival. `head` removes a task that is not READY any more when it is first.
         self.ready: deque[QueuedTask] = deque()
         #: Workers that hold a claim for this task class.
         self.workers: list[Any] = []

@@ -129,7 +129,7 @@ class WorkerHandle:
 
     @property
     def running(self) -> QueuedTask | None:
-        """The task that runs according to the shared page, or None. It may have ended if its report is on the way."""
+        """The task that runs according to the shared page, or None. The report of its end may be on the way."""
         if self.page[shared_page.IDLE]:
             return None
         return self.queued.get(self.page[shared_page.ANNOUNCED])

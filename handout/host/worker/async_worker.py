@@ -97,7 +97,7 @@ class SharedLoop:
         worker = self._worker
         worker.cancelled.discard(number)
         if not self._coroutines:
-            # While a task runs, the worker cannot tell its processes from those that ended tasks left.
+            # While a task runs, the worker cannot tell that task's processes from those that ended tasks left.
             worker.page[shared_page.IDLE] = 1
             worker.kill_children()
             if worker.leaving:

@@ -29,9 +29,9 @@ INDEX = "modules.json"
 class BundledModule(NamedTuple):
     """A module of a bundle, as ``modules.json`` lists it."""
 
-    #: Name of its source in the zip.
+    #: Name of the module's source in the zip.
     member: str
-    #: Its path on the controller.
+    #: Path of the module's source on the controller.
     path: str
     is_package: bool
 

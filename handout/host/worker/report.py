@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import AnyMessage
 
-#: A worker sends its report before the batch ends if it holds this many results, or more than this many bytes.
+#: A worker sends a report before the batch ends if the report holds this many results, or more than this many bytes.
 _MAX_COUNT = 64
 _MAX_BYTES = 256 << 10
 
