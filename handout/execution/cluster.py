@@ -19,7 +19,7 @@ __all__ = ["Cluster", "Require"]
 
 
 class Cluster:
-    """Hosts that stay connected, with warm agents and workers, for many graphs, also for several at the same time.
+    """Hosts that stay connected, with warm agents and workers. They run many graphs, also at the same time.
 
     Use a cluster as ``async with Cluster(...) as cluster``. In a notebook, await `open` and `close` instead. A cluster
     belongs to the event loop that opened it.
@@ -30,7 +30,7 @@ class Cluster:
         allocator: The allocator for graphs that are started without one. None takes the built-in `locality`.
         require: How many hosts must be reached before `open` returns: ``"any"`` for one, ``"all"`` for every host of
             the inventory, or a number.
-        timings: How long hosts may be silent, and how long they keep what they have. None takes the defaults of
+        timings: How long hosts may be silent, and the other times of the connection. None takes the defaults of
             `Timings`.
 
     Raises:
@@ -109,11 +109,11 @@ class Cluster:
             **run: The options of the run, see `RunOptions`.
 
         Returns:
-            The results, as bytes on this machine.
+            The results. Their bytes are on this machine.
 
         Raises:
             GraphError: The graph is wrong. Nothing was run.
-            PlacementError: No host can ever run a function.
+            PlacementError: The graph has a function that no host can ever run.
             HostError: The cluster is not open, or all hosts were lost.
             Exception: The exception of the first function that failed.
         """
@@ -157,7 +157,7 @@ class Cluster:
 
     @property
     def view(self) -> ClusterView:
-        """The hosts that are usable now, with their capabilities and what of these is free.
+        """The hosts that are usable now, with their capabilities and the amounts that are free.
 
         Raises:
             HostError: The cluster is not open.

@@ -31,7 +31,7 @@ Require = Literal["any", "all"] | int
 
 logger = logging.getLogger("handout")
 
-#: Seconds that closing a cluster may take. The agents get this time less the next two constants to end.
+#: Seconds that closing a cluster may take. Agents must end within this time less the next two constants.
 CLOSE_TIMEOUT_S = 5.0
 #: Seconds that the cluster's tasks get to end after the agents' time is over. The cluster then cancels them.
 _LET_GO_S = 0.25
@@ -96,7 +96,7 @@ class ClusterRuntime:
         """Start to connect, without waiting. `close` must follow.
 
         Args:
-            known: By host, agents of an earlier controller, to be taken over where they still run. Their messages are
+            known: By host: the agent of an earlier controller, which is taken over if it still runs. Its messages are
                 held back until `release`.
 
         Raises:

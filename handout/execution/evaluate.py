@@ -63,7 +63,7 @@ def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = 
 
 @dataclass(eq=False)
 class _Evaluated:
-    """What `Results` reads of a run. All of its functions are done."""
+    """Stands for the run that `Results` reads. All of its functions are done."""
 
     plan: Plan
     values: dict[int, Any]

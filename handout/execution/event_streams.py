@@ -1,6 +1,6 @@
 """The async iterators of an execution: its events, the output of a task, and which functions have ended.
 
-They only read the state of the run. They ask no host for anything and do not change when the run ends.
+They only read the state of the run. They send nothing to hosts, and the run never waits for their readers.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class Execution:
             ended.cancel()
 
     def _submit(self, run: RunState, facts: Sequence[ev.Event]) -> None:
-        """Hand the run to the driver, with facts about earlier runs. From here on the run must be ended."""
+        """Hand the run to the driver, with facts about earlier runs. `_leave` must end a run that was submitted."""
         driver = self._driver = self._cluster.driver
         limit_s = run.policy.timeout_s
         if limit_s is not None:
@@ -241,8 +241,8 @@ class Execution:
         Raises:
             Exception: The exception of the first function that failed, unless ``on_failure="continue"``. Its notes
                 give task, host, attempt and remote traceback, and name the other tasks that failed.
-            PlacementError: No host can ever run a task.
-            RunTimeoutError: The run was over its ``timeout_s``.
+            PlacementError: The run has a task that no host can ever run.
+            RunTimeoutError: The run took longer than its ``timeout_s``.
             HostError: All hosts were lost.
             JournalError: The journal cannot be written any more.
         """
@@ -337,7 +337,7 @@ class Execution:
     # ---- watching --------------------------------------------------------------------------------------------
 
     def events(self) -> AsyncIterator[RunEvent]:
-        """Yield what happens from now on, until the run has ended.
+        """Yield the events of the run from now on, until it has ended.
 
         Returns:
             An async iterator of `Event`; the kinds are its subclasses. A reader that is more than 100,000 events behind

@@ -19,7 +19,7 @@ _PATIENCE_S = 0.5
 
 
 def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Do what `asyncio.run` does, and return at once at a second Ctrl-C.
+    """Do what `asyncio.run` does, but raise KeyboardInterrupt at once at a second Ctrl-C.
 
     `asyncio.run` raises the second KeyboardInterrupt inside whatever callback the loop runs, and then waits for all
     tasks: a future that was interrupted in the middle keeps it waiting for ever. Here the loop stops between two

@@ -82,7 +82,7 @@ class LoopMonitor:
         self._watcher.start()
 
     def stop(self) -> None:
-        """Watch no more: the thread is gone when this returns."""
+        """Stop watching. The thread has ended when this returns."""
         if self._timer is not None:
             self._timer.cancel()
         self._ended.set()
@@ -108,7 +108,7 @@ class LoopMonitor:
         )
 
     def _watch(self) -> None:
-        """In the thread: look once for each beat that is overdue."""
+        """Look for the code to blame, in the thread, once for each overdue beat."""
         while not self._ended.wait(self._period_s):
             beat_at = self._beat_at
             if time.monotonic() - beat_at > self._limit_s / 2 and self._culprit.beat_at != beat_at:

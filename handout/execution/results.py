@@ -124,7 +124,7 @@ class Results(Mapping[str, Any]):
 
 
 class Allocations(Mapping[Any, str]):
-    """Host names by id. Outputs are keys too."""
+    """Host names by the ids of functions. Outputs are keys too."""
 
     def __init__(self, run: RunState) -> None:
         self._run = run

@@ -70,7 +70,7 @@ async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
         InventoryError: The inventory cannot be read, or has fewer hosts than ``require`` asks for.
         PlacementError: The graph has a function that no host can ever run.
         HostError: Fewer hosts can be reached than ``require`` asks for, or all were lost.
-        RunTimeoutError: The run was over its ``timeout_s``.
+        RunTimeoutError: The run took longer than its ``timeout_s``.
         JournalError: The journal cannot be used.
         HandoutError: An option does not exist, or has a value that it cannot have.
         Exception: The exception of the first function that failed.

@@ -52,7 +52,7 @@ class RunLogs:
     """The output of all tasks of one run."""
 
     def __init__(self) -> None:
-        #: By task, in the order of the last line of each.
+        #: By task: its kept lines. The task that printed longest ago comes first.
         self._kept: OrderedDict[int, BoundedBuffer[str]] = OrderedDict()
         #: By task without kept lines: how many lines were dropped.
         self._forgotten: dict[int, int] = {}

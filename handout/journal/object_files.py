@@ -18,7 +18,7 @@ Segments = Sequence[bytes | bytearray | memoryview]
 
 
 class ObjectFolder:
-    """The folder of one journal's files. The first file makes it.
+    """The folder of one journal's files. `write` makes it with the first file.
 
     Args:
         path: Path of the folder.
@@ -70,7 +70,7 @@ class ObjectFolder:
         except BaseException:
             os.unlink(unfinished)
             raise
-        # A rename is on the disk only once the folder is.
+        # A rename is on the disk only after the folder has been synced.
         folder = os.open(self._path, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -79,7 +79,7 @@ class ObjectFolder:
 
 
 def is_whole(path: Path, nbytes: int) -> bool:
-    """Return True if a file is there and has its size: it was neither removed nor cut."""
+    """Return True if a file exists with the given size, so that it was neither removed nor cut."""
     try:
         return path.stat().st_size == nbytes
     except OSError:

@@ -21,8 +21,8 @@ _CLASS_MADE = frozenset({
     "__annotations_cache__",
 })  # fmt: skip
 
-#: The entries of pydantic's that count. Its others are made from the rest of the class, such as compiled schemas and
-#: caches.
+#: The entries of pydantic that count. It makes its other entries, such as compiled schemas and caches, from the rest of
+#: the class.
 _PYDANTIC_KEPT = frozenset({
     "__pydantic_fields__", "__pydantic_config__", "__pydantic_generic_metadata__", "__pydantic_root_model__",
     "__pydantic_custom_init__", "__pydantic_post_init__",
@@ -40,7 +40,7 @@ DERIVABLE: Mapping[type, Callable[[ValueWalk, Any], bytes]] = {
 
 
 def a_class(walk: ValueWalk, cls: type) -> bytes:
-    """Take a class apart: its attributes, bases and metaclass; only its name if it is installed."""
+    """Take a class apart: its attributes, bases and metaclass. An installed class counts by name and version."""
     if type(cls) in copyreg.dispatch_table:
         return an_object(walk, cls)
     static = not cls.__flags__ & _HEAP_TYPE
@@ -51,7 +51,7 @@ def a_class(walk: ValueWalk, cls: type) -> bytes:
         held = _pydantic(held)
     hashed = getattr(held.get("__hash__"), "__code__", None)
     if hashed is not None and hashed.co_filename.startswith("<attrs generated"):
-        held["__hash__"] = "made"  # attrs writes the hash of a string into its code
+        held["__hash__"] = "made"  # attrs writes the hash of a string into this code
     registered: Iterable[Any] = ()
     if "_abc_impl" in cls.__dict__ and (dump := getattr(sys.modules.get("_abc"), "_get_dump", None)):
         registered = {found for each in dump(cls)[0] if (found := each()) is not None}
@@ -88,7 +88,7 @@ def an_object(walk: ValueWalk, value: Any) -> bytes:
 
 
 def _named(walk: ValueWalk, value: Any, name: str) -> bytes:
-    """Return the identity of an object that pickling finds by its name in a module, if it is there."""
+    """Return the identity of an object that pickling finds by its name in a module. `unknown` if no module has it."""
     for home in (getattr(value, "__module__", None), type(value).__module__, *_holders(value, name)):
         module = sys.modules.get(home) if isinstance(home, str) else None
         if home is None or module is None or getattr(module, name, None) is not value:
@@ -96,7 +96,7 @@ def _named(walk: ValueWalk, value: Any, name: str) -> bytes:
         if not is_own(home):
             return installed(home, name)
         if not _hides(value):
-            # Pickling finds Cython's functions by name too; only the sources of their module tell more.
+            # Pickling finds Cython's functions by name too. Their code is only in the sources of their module.
             code = b"" if is_own(type(value).__module__) or home == "__main__" else module_sources(walk, home)
             state = object.__getstate__(value)
             return digest(b"named", name.encode(), code, walk.of(type(value)), walk.of(state))
@@ -104,7 +104,7 @@ def _named(walk: ValueWalk, value: Any, name: str) -> bytes:
 
 
 def _hides(value: Any) -> bool:
-    """Return True if an object may hold state that only C sees: it has neither a dictionary nor slots.
+    """Return True if an object may hold state that only C can read: it has neither a dictionary nor slots.
 
     A bare `object` holds nothing.
     """
@@ -113,7 +113,7 @@ def _hides(value: Any) -> bool:
 
 
 def _holders(value: Any, name: str) -> list[str]:
-    """Return the installed modules that offer an object which does not know its module (SciPy's ufuncs)."""
+    """Return the installed modules that have an object by this name. SciPy's ufuncs do not tell their module."""
     found = [each for each, module in list(sys.modules.items()) if getattr(module, "__dict__", {}).get(name) is value]
     return sorted(each for each in found if not is_own(each))
 
@@ -121,7 +121,7 @@ def _holders(value: Any, name: str) -> list[str]:
 def _pydantic(held: dict[str, Any]) -> dict[str, Any]:
     """Return the entries from which a pydantic model is made.
 
-    The functions of validators are attributes of the class. How they are used is known to its decorators only.
+    The functions of validators are attributes of the class. Only the class's decorators tell how it uses them.
     """
     used: Any = held["__pydantic_decorators__"]
     kept = {
@@ -129,7 +129,7 @@ def _pydantic(held: dict[str, Any]) -> dict[str, Any]:
         for k, v in held.items()
         if k in _PYDANTIC_KEPT or not (k.startswith("__pydantic_") or k == "__signature__")
     }
-    if not dataclasses.is_dataclass(used):  # of an unknown version of pydantic, so all of it counts
+    if not dataclasses.is_dataclass(used):  # the version of pydantic is unknown, so all of it counts
         return {**kept, "decorators": used}
     pairs = [pair for field in dataclasses.fields(used) for pair in getattr(used, field.name).items()]
     return {**kept, "decorators": [(name, getattr(each, "info", each)) for name, each in pairs]}

@@ -85,7 +85,7 @@ class Story:
 
     Attributes:
         runs: All runs, in order.
-        tasks: All tasks that ended well. For a task of several runs this is the last record.
+        tasks: All tasks that ended well. A task of several runs has only its last record.
         attempts: All attempts that did not end well.
     """
 

@@ -29,7 +29,7 @@ class ClassName(NamedTuple):
 
 @dataclass(slots=True)
 class ResultBatch:
-    """Results of tasks that ended together: of one host, and the same part of each task's result."""
+    """Results of tasks that ended together on one host. Each is the same part of its task's result."""
 
     host: str
     part: str = ""
@@ -40,7 +40,7 @@ class ResultBatch:
     tasks: list[int] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
-    #: The bytes of all results that have a size, in this order.
+    #: The bytes of each result whose size is not -1, in the order of ``tasks``.
     data: list[bytes] = field(default_factory=list)
 
 

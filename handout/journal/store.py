@@ -1,4 +1,4 @@
-"""A journal that a run writes: what earlier runs left in it, and what the run records."""
+"""The journal of a run: reads what earlier runs left in it, and records the run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Journal:
             raise
         #: Number of the run that is being recorded.
         self.run = 0
-        #: Held while a thread reads: the task that asked for it may be cancelled meanwhile and close the journal.
+        #: Held while a thread reads, so that `close` waits for it. The journal may be closed during a read, because the
+        #: task that asked for the read may be cancelled.
         self._reading = threading.Lock()
         try:
             self._folder.remove_unfinished()
@@ -260,5 +261,5 @@ class Journal:
 
 
 def _text(text: str) -> str:
-    """Return a text that SQLite can hold: file names that are not UTF-8 contain lone surrogates."""
+    """Return a text that SQLite can hold, with lone surrogates escaped. File names that are not UTF-8 contain these."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -26,12 +26,12 @@ from handout.journal.value_walk import Rule, ValueWalk, digest
 
 __all__ = ["new_walk"]
 
-#: Types whose values cannot change what a function computes; they count by class only.
+#: Types whose values cannot change what a function computes. Only the class of such a value counts.
 _HARMLESS: tuple[type, ...] = (
     type(threading.Lock()),  # decides which thread waits, not what is computed
     type(threading.RLock()),
     threading.local,  # empty in the thread that runs the function
-    asyncio.AbstractEventLoop,  # the process's own; the function runs under another one
+    asyncio.AbstractEventLoop,  # belongs to this process; the function runs under another loop
 )
 
 
@@ -58,13 +58,13 @@ def _harmless(walk: ValueWalk, value: Any) -> bytes:
 
 
 def _type_variable(walk: ValueWalk, value: Any) -> bytes:
-    """Take a type variable apart. Its kinds differ in what they have, and before 3.12 they are written in Python."""
+    """Take a type variable apart. Its kinds have different attributes. Before 3.12 they are written in Python."""
     asked = ("__name__", "__bound__", "__constraints__", "__covariant__", "__contravariant__", "__default__")
     return walk.sequence(type(value).__name__.encode(), [getattr(value, each, None) for each in asked])
 
 
 def _descriptor(walk: ValueWalk, value: Any) -> bytes:
-    """Take apart a descriptor of a class: by its name, and for a class written in C by the version of its module."""
+    """Take a class's descriptor apart: its class and name, and for one made in C its module's version."""
     cls, name = value.__objclass__, value.__name__
     made_in_c = type(value) is not types.MemberDescriptorType
     return digest(walk.of(cls), name.encode(), code_rules.installed(cls.__module__, name) if made_in_c else b"slot")
@@ -86,7 +86,7 @@ _DESCRIPTORS = (
     types.ClassMethodDescriptorType,
 )
 
-#: By exact type.
+#: The rule for each exact type.
 _RULES: dict[type, Rule] = {
     list: lambda walk, value: walk.sequence(b"list", value),
     tuple: lambda walk, value: walk.sequence(b"tuple", value),
@@ -110,7 +110,7 @@ _RULES: dict[type, Rule] = {
     type(functools.cache(len)): lambda walk, value: walk.sequence(
         b"cached", (value.__wrapped__, value.cache_parameters(), value.__dict__)
     ),
-    # Only the garbage collector sees the function that it compares with.
+    # Only the garbage collector can read the key's comparison function.
     type(functools.cmp_to_key(lambda one, other: 0)): lambda walk, value: walk.sequence(
         b"key", gc.get_referents(value)
     ),

@@ -34,7 +34,7 @@ class ValueWalk:
     Args:
         rule_for: Returns the rule for a type.
         promise: Returns the identity of the result that an output inside the arguments stands for.
-        sources: Identities of modules by name, for walks that are made at the same time.
+        sources: Identities of modules by name. Several walks can share it.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ValueWalk:
         self._rule_for = rule_for
         self._promise = promise
         self.sources = {} if sources is None else sources
-        #: Places by address. The values are kept alive, so that their addresses are not used again.
+        #: By address: the place where the value was first met, and the value, so that its address is not used again.
         self._met: dict[int, tuple[int, Any]] = {}
         #: True if all parts of the value could be taken apart.
         self.is_complete = True

@@ -17,7 +17,7 @@ from handout.journal.records import ResultBatch
 
 __all__ = ["INSERT_RESULT", "LargeObject", "Rows", "Writer", "result_row"]
 
-#: Entries that become one commit, at most.
+#: Largest number of entries in one commit.
 _BATCH: Final = 4096
 #: Seconds in which the thread gathers entries for a commit that no caller waits for.
 _GATHER_S: Final = 0.01
@@ -31,9 +31,9 @@ class Rows:
 
     statement: str
     rows: Sequence[Sequence[Any]]
-    #: True if `then` must be called only once the rows are on the disk; otherwise the operating system has them.
+    #: True: `then` is called once the rows are on the disk. False: once the operating system has them.
     durable: bool = False
-    #: Called once the rows are committed, or with the error.
+    #: Called with None once the rows are committed, or with the error that prevented it.
     then: Callable[[Exception | None], None] | None = None
 
 
@@ -58,8 +58,8 @@ class Writer:
 
     Args:
         path: The journal's file, for messages.
-        database: Open; the thread uses it until `close`.
-        folder: For large objects.
+        database: The open database, which the thread uses until `close`.
+        folder: The folder for large objects.
 
     Raises:
         RuntimeError: The system has no thread left.
@@ -69,7 +69,7 @@ class Writer:
         self._path = path
         self._database = database
         self._folder = folder
-        #: What went wrong. The thread commits nothing after it.
+        #: The first error, or None. The thread commits nothing after it.
         self.error: Exception | None = None
         #: Called with the error, in the writer's thread, once.
         self.on_error: Callable[[Exception], None] = lambda error: None
@@ -100,7 +100,7 @@ class Writer:
         while going:
             entry = self._entries.get()
             if isinstance(entry, Rows) and entry.then is None:
-                # One commit for each entry would wake the thread so often that it costs the loop more than the commits.
+                # A commit for each entry would wake the thread so often that this costs the loop more than the commits.
                 self._hurry.wait(_GATHER_S)
             self._hurry.clear()
             going = self._commit_with_rest(entry)

@@ -1,1 +1,1 @@
-"""The hosts of a cluster: starting their agents, following their capabilities, and coping with their loss."""
+"""Manages the hosts of a cluster: starts their agents, follows their capabilities, and handles their loss."""

@@ -44,7 +44,7 @@ def read_probe(host: str, found: dict[str, Any]) -> Capabilities:
 
 
 class HostCapabilities:
-    """A host's capabilities, from its agent's connection until the host is lost.
+    """A host's capabilities, from the time that its agent connects until the host is lost.
 
     Args:
         host: The inventory's entry.
@@ -121,7 +121,7 @@ class HostCapabilities:
         except (Exception, asyncio.CancelledError, BaseExceptionGroup, GeneratorExit) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # Handout cancelled this call, and not the tracker itself
+                raise  # Handout cancelled this call; the tracker did not cancel itself
             if isinstance(error, HandoutError) and has_text(error):
                 raise
             name = self._host.name
@@ -136,7 +136,7 @@ class HostCapabilities:
 
 
 async def _serve_quietly(link: AgentLink) -> None:
-    """Serve a link, and ignore its loss, which the host manager notices."""
+    """Serve a link. Ignore its loss, because the host manager handles it."""
     try:
         await link.run()
     except (HostLostError, WireError):

@@ -40,7 +40,7 @@ logger = logging.getLogger("handout")
 
 #: Seconds to wait for an agent of an earlier controller. After these, a new agent is started.
 _TAKEOVER_LIMIT_S = 10.0
-#: Multiple of ``host_timeout_s`` that a tracker's first answer may take. The host gets no tasks before it.
+#: Multiple of ``host_timeout_s`` that each call of a tracker may take. The host gets no tasks before the first answer.
 _TRACKER_LIMIT = 2
 #: Errors that another try does not mend.
 _FINAL = (AuthenticationError, HostKeyError, InventoryError)
@@ -62,7 +62,7 @@ class HostManager:
         settled: Called with the host's name and None each time that the host has joined, and with its name and the
             error each time that the host cannot be used.
         known: An agent of the host that an earlier controller started, or None.
-        taken_over: Called once with what that agent has, or with None if it could not be taken over.
+        taken_over: Called once with the host's name and what that agent holds, or None if it could not be taken over.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class HostManager:
     async def run(self) -> None:
         """Manage the host until an error is final, the host is removed, or the cluster closes.
 
-        Tasks that only a lost host can run wait for it. They stop waiting after twice ``host_timeout_s``, with any
-        quarantine before. The host manager tries on with growing pauses, and the host is used again when it is back.
+        Tasks that only a lost host can run wait for it, for twice ``host_timeout_s`` plus the length of any quarantine.
+        The host manager keeps trying with growing pauses. Tasks use the host again once it has joined.
         """
         self._begun = True
         try:
@@ -147,7 +147,7 @@ class HostManager:
         self._settled(self.host.name, None)
         self._losses.joined(self._driver.now)
         await self._stay()
-        self._takeover = None  # held messages of an agent that is gone have no use
+        self._takeover = None  # the held messages of a lost agent are of no use
         return self._losses.lost(self._driver.now)
 
     async def _pause(self, pause_s: float, give_up_at: float, error: HandoutError | None) -> float:
@@ -174,7 +174,7 @@ class HostManager:
         return None
 
     def _give_up(self, error: HandoutError) -> None:
-        """Report that tasks should not wait for the host. It is used all the same when it joins later."""
+        """Report that tasks should not wait for the host. Tasks still use the host if it joins later."""
         logger.warning("Host %s cannot be used: %s", self.host.name, error)
         self._driver.unavailable(self.host.name, error)
         self._settled(self.host.name, error)
@@ -204,7 +204,7 @@ class HostManager:
         )
 
     async def stop(self, within_s: float = STOP_TIMEOUT_S) -> None:
-        """End the agent, if it runs, within so many seconds, and start no other one."""
+        """End the agent, if it runs, within ``within_s`` seconds. Start no new agent."""
         self._stopping = True
         link, self._link = self._link, None
         if link is not None:
@@ -257,7 +257,7 @@ class HostManager:
             self._taken_over(self.host.name, found)
 
     def _check_wanted(self) -> None:
-        """Check, after each wait of a start, that the host was not removed in the meantime.
+        """Check that the host was not removed. Called after each wait while the agent is started.
 
         Raises:
             HostError: The host was removed.
@@ -341,7 +341,7 @@ class HostManager:
             reason = str(errors.exceptions[0])
             gone = getattr(errors.exceptions[0], "gone", False)
         finally:
-            # Also when the cluster closes, because the link may have connected again after it was stopped.
+            # The link is abandoned even after `stop`, because it may have connected again since.
             with anyio.CancelScope(shield=True):
                 await link.abandon()
         logger.warning("Host %s left: %s", self.host.name, reason)

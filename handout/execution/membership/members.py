@@ -1,4 +1,4 @@
-"""The hosts of an open cluster, each with its host manager: added and removed while tasks run."""
+"""Adds and removes the hosts of an open cluster while tasks run. Each host has a host manager."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Members:
         self._managers: dict[str, HostManager] = {}
         #: Hosts that are being added. Each future is done when the first try to start the host has ended.
         self._arriving: dict[str, asyncio.Future[None]] = {}
-        #: Hosts that are being drained. Each future is done when the host was removed.
+        #: Hosts that are being drained. Each future is done when the host has been removed.
         self._leaving: dict[str, asyncio.Future[None]] = {}
 
     def keep(self, host: Host) -> None:
@@ -77,7 +77,7 @@ class Members:
             del self._arriving[host.name]
 
     async def drain(self, name: str) -> None:
-        """Give a host no more tasks, wait for its last one, and remove it. If the caller is cancelled, that goes on.
+        """Give a host no more tasks, wait for its last one, and remove it. A cancelled caller does not stop this.
 
         Raises:
             InventoryError: The cluster has no such host, or the host is still being added.
@@ -122,7 +122,7 @@ class Members:
         self._left(name)
 
     async def close(self, within_s: float) -> None:
-        """End all agents within so many seconds."""
+        """End all agents within ``within_s`` seconds."""
         async with anyio.create_task_group() as stopping:
             for manager in list(self._managers.values()):
                 stopping.start_soon(manager.stop, within_s)

@@ -12,7 +12,7 @@ from handout.transport.bootstrap import StartedAgent
 
 __all__ = ["FoundAgent", "KnownAgent", "Takeover"]
 
-#: Bits of the largest attempt id, which is larger than any other number that an agent tells.
+#: Bits of the largest attempt id, which is larger than any other number that an agent reports.
 _BITS = 128
 
 
@@ -30,7 +30,7 @@ class KnownAgent:
 class FoundAgent:
     """What an agent holds of earlier runs; see `Holdings`."""
 
-    #: Ids of the attempts that it goes on with, or whose ends no controller has confirmed.
+    #: Ids of the attempts that have not ended, or whose ends no controller has confirmed.
     attempt_ids: Sequence[int]
     #: Its objects: key and size in bytes.
     objects: Sequence[tuple[int, int]]
@@ -40,7 +40,7 @@ class Takeover:
     """Holds back the messages of an agent that was taken over, until the run that they are about has been submitted."""
 
     def __init__(self) -> None:
-        #: What the agent has, and by how much the controller shifts its numbers.
+        #: What the agent holds, and the value for `AgentProxy.shift`.
         self.found: asyncio.Future[tuple[FoundAgent, int]] = asyncio.get_running_loop().create_future()
         self._held: list[Message | Piece] = []
 
@@ -70,7 +70,7 @@ class Takeover:
 
 
 def _check(message: messages.Holdings) -> None:
-    """Check the numbers of a message, which are read where a broken one would end the run.
+    """Check the numbers of a message here. A wrong number would end the run where it is used.
 
     Raises:
         ProtocolError: One of them is no integer, or is negative, or is too large.

@@ -1,1 +1,1 @@
-"""A run and its journal: what is recorded, and what is resumed from."""
+"""Records a run in its journal, and resumes a run from its journal."""

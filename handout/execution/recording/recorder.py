@@ -44,7 +44,7 @@ __all__ = ["Recorder"]
 class _Opened:
     """A journal, and the daemon thread that opens and closes it.
 
-    A daemon: a disk that does not answer must not keep the program from ending.
+    The thread is a daemon, because a disk that does not answer must not keep the program from ending.
 
     Args:
         path: The journal's file.
@@ -72,7 +72,7 @@ class _Opened:
         """Commit what is left, and release the journal, even if it is not open yet.
 
         Args:
-            within_s: Seconds that this may take; after them the thread goes on with it, with a warning.
+            within_s: Seconds to wait. If closing takes longer, a warning is logged and the thread goes on closing.
         """
         self._let_go.set()
         if not await ended_within(self._ended, within_s):
@@ -103,7 +103,7 @@ class Recorder:
         journal: The open journal, which no other run uses.
         plan: The run's graph.
         identities: The identities of its tasks.
-        close: Closes the journal, within the seconds given.
+        close: Closes the journal. Takes the seconds to wait.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Recorder:
     ) -> None:
         self._journal = journal
         self._close = close
-        #: The objects of the run that are committed.
+        #: The numbers of the objects whose bytes the run commits.
         self._objects: frozenset[int] = frozenset()
         self._identities = identities
         self._tasks = self._identities.tasks
@@ -158,7 +158,7 @@ class Recorder:
         """Commit what is left, and release the journal.
 
         Args:
-            within_s: Seconds that this may take; after them a thread goes on with it, with a warning.
+            within_s: Seconds to wait. If closing takes longer, a warning is logged and a thread goes on closing.
         """
         for host, link in self._links.items():
             if link.agent_ended:
@@ -171,8 +171,8 @@ class Recorder:
         """Record that the run begins, and return what is known of earlier runs, as events for the core.
 
         Args:
-            run: The run, which is submitted in the same turn. Its objects get the results that were committed.
-            found: By host: what the agents have that were taken over from an earlier controller.
+            run: The run, which is submitted in the same turn of the event loop. Its objects get the committed results.
+            found: By host: what the agent holds that was taken over from an earlier controller.
             data_only: Hosts with ``trust="data"``.
         """
         self._objects = frozenset(run.spec.outputs)
@@ -213,7 +213,7 @@ class Recorder:
     def _add(
         self, batches: dict[tuple[str, str, bool], ResultBatch], run: RunState, task: int, number: int, attempt: int
     ) -> None:
-        """Add an object to its batch. Without its bytes, or if they are many, add only that its task ended well."""
+        """Add a small object to its batch, or commit a large one. Without bytes, add only that its task ended well."""
         here = number in self._objects and number in run.objects
         data = run.objects.small(number, INLINE) if here else None
         if here and data is None:

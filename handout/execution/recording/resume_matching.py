@@ -27,8 +27,8 @@ class PriorRuns:
     """What the journal and the agents know of earlier runs.
 
     Args:
-        journal: Open.
-        identities: Of the run's tasks.
+        journal: The open journal.
+        identities: The identities of the run's tasks.
         once: Tasks that must not run twice.
     """
 
@@ -42,11 +42,11 @@ class PriorRuns:
         self._outputs: frozenset[int] = frozenset()
         #: Tasks that an earlier run committed.
         self.reused: set[int] = set()
-        #: Those, and the ones whose results are only left with agents.
+        #: The reused tasks, and the tasks whose results only agents hold.
         self.done: list[int] = []
 
     def number_after(self, number: int) -> int:
-        """Return the number by which agents know this run: the one of the last run of the same tasks, else a new one.
+        """Return the number by which agents know this run: the last run's if it had the same tasks, else a new one.
 
         Args:
             number: The next number of the cluster.
@@ -80,7 +80,7 @@ class PriorRuns:
     def take_in(
         self, run: RunState, known: Mapping[bytes, CommittedTask], lost: Mapping[bytes, tuple[str, int]]
     ) -> None:
-        """Take in what the journal has.
+        """Store what the journal has of the run's tasks.
 
         Args:
             run: The run that is to be resumed.
@@ -89,23 +89,24 @@ class PriorRuns:
         """
         self._known = known
         self._lost = {identity: start for identity, start in lost.items() if identity not in known}
-        # The caller may read its results after the journal is closed. Others are read when a task takes them.
+        # Outputs are read now, because the caller may want them after the journal is closed. The journal's other
+        # results are read when a task takes them.
         self._outputs = frozenset(number for number in run.plan.outputs if run.spec.producer[number] >= 0)
 
     def _part(self, run: RunState, number: int) -> StoredPart | None:
-        """Return the committed part that is an object; None if it is not committed."""
+        """Return an object as the journal holds it, or None if the object is not committed."""
         committed = self._known.get(self._tasks[run.spec.producer[number]])
         return None if committed is None else committed.parts.get(self._identities.part_of(number))
 
     def facts(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
-        """What is known, as events for the core; see `Recorder.begin`."""
-        # A host may tell of tasks that the run does not have.
+        """Return what is known of earlier runs, as events for the core; see `Recorder.begin`."""
+        # A host may report attempts of tasks that the run does not have.
         ids = {
             host: [i for i in each.attempt_ids if numbering.parts(i)[1] < len(self._tasks)]
             for host, each in found.items()
         }
         held = {host: numbering.of_run(each, run.number) for host, each in ids.items()}
-        # A task that is not marked idempotent=False any more runs again as any other.
+        # A task that is no longer marked idempotent=False runs again like any other task.
         unseen = {t: self._lost[i] for t, i in enumerate(self._tasks) if i in self._lost and t in self._once}
         going_on, superseded = latest_attempts(held, {task: attempt for task, (_, attempt) in unseen.items()})
         began = {task for own, _ in going_on.values() for task in own}
@@ -121,7 +122,7 @@ class PriorRuns:
                 replicas += self._take(run, task, committed, data_only)
             elif task in began or not made or not all(number in left for number in made):
                 continue
-            else:  # it ended just before the controller died, and an agent has all that it made
+            else:  # the task ended just before the controller died, and agents have all its objects
                 run.hosts[task] = left[made[0]][0][0]
             self.done.append(task)
             for number in made:
@@ -141,7 +142,8 @@ class PriorRuns:
         if unknown:
             where = [unseen[task] for task in unknown]
             events.append(ev.AttemptsUnknown(run.number, unknown, [w[0] for w in where], [w[1] for w in where]))
-        # Last: the core ends every attempt that comes after the one that counts, and does not use its number again.
+        # These events are last. The core ends every attempt that is found after the attempt that counts, and does not
+        # use its number again.
         events += [ev.AttemptsFound(host, run.number, *attempts) for host, attempts in superseded.items()]
         return events
 
@@ -159,7 +161,7 @@ class PriorRuns:
             elif part.file is not None:
                 run.objects.put_file(number, part.file, part.nbytes)
             elif number in self._outputs:
-                run.objects.put_new(number, self._journal.read_part(part))  # which puts it into a file
+                run.objects.put_new(number, self._journal.read_part(part))  # it was too large for `load_parts`
             else:
                 run.objects.put_later(number, partial(self._journal.read_part, part), part.nbytes)
             if part.data_only or part.host in data_only:
@@ -167,7 +169,7 @@ class PriorRuns:
             yield number, part.nbytes, CONTROLLER
 
     def _adopt_classes(self) -> None:
-        """Let the classes of ``__main__`` of an earlier process stand for the classes of the same names here."""
+        """Register the classes of an earlier process's ``__main__`` as the classes of the same names here."""
         for origin, number, module, name in self._journal.classes():
             found: Any = None
             try:
@@ -175,7 +177,7 @@ class PriorRuns:
                 for part in name.split("."):
                     found = getattr(found, part)
             except (ImportError, AttributeError):
-                continue  # the class is gone, and its results are of the definition that travelled with them
+                continue  # the class is gone; its results keep the definition that was pickled with them
             if isinstance(found, type):
                 classes_by_value.adopt((origin, number), found)
 
@@ -189,8 +191,8 @@ def latest_attempts(
 ) -> tuple[_Attempts, _Attempts]:
     """Return the attempts that agents have: those that count, then those that a later attempt has replaced.
 
-    How such an attempt ended may not have been confirmed to its agent when the controller died. It is told again then,
-    and says nothing of the later one, which may have run elsewhere.
+    An agent reports the end of a replaced attempt again if the earlier controller died before it confirmed the end.
+    That report says nothing of the later attempt, which may have run on another host.
 
     Args:
         held: By host: tasks, and the numbers of their attempts there.

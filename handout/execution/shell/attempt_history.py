@@ -12,7 +12,7 @@ __all__ = ["AttemptHistory"]
 
 @dataclass(slots=True)
 class AttemptHistory:
-    """What agents have reported of one task so far."""
+    """The failed attempts of one task so far."""
 
     #: The latest failure.
     last: Failure
@@ -25,7 +25,7 @@ class AttemptHistory:
     tries: int = 0
 
     def note(self, failure: Failure, retries: int) -> None:
-        """Add a failure, and write into it the attempts before it and the number of attempts that there could be."""
+        """Add a failure. Set its largest possible number of attempts, the deaths so far, and the hosts so far."""
         self.last = failure
         self.hosts.append(failure.host or "")
         if failure.kind == "died":

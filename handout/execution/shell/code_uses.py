@@ -1,4 +1,4 @@
-"""Which functions and source bundles the open runs use: agents drop the others."""
+"""Counts which functions and source bundles the open runs use, so that agents can drop the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UnusedCode(NamedTuple):
 class CodeUses:
     """Counts the open runs of a cluster that use each function and each source bundle.
 
-    One unused bundle stays, the last one: the next run is often of the same project.
+    The bundle that went out of use last is kept, because the next run is often of the same project.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class CodeUses:
 
 
 def _discount(uses: Counter[int], numbers: set[int]) -> set[int]:
-    """Count one use less of each number; return those that have none left."""
+    """Subtract one use from each number. Return the numbers that have no use left."""
     uses.subtract(numbers)
     unused = {number for number in numbers if uses[number] <= 0}
     for number in unused:

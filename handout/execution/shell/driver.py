@@ -1,7 +1,7 @@
 """The driver: performs the commands of the core, and tells the core what happened.
 
-The driver decides nothing. `inbound_messages` makes events of what agents send. The core handles all events of one turn
-of the event loop as one batch.
+The driver decides nothing. `inbound_messages` turns the messages of agents into events. The core handles all events of
+one turn of the event loop as one batch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
 class FailedAttempt(NamedTuple):
-    """An attempt that failed; the core decides whether another one follows."""
+    """A failed attempt. The core decides if another attempt follows."""
 
     run: RunState
     task: int
@@ -71,7 +71,7 @@ class Driver:
         self.runs: dict[int, RunState] = {}
         self.classes = TaskClassTable()
         self._code_uses = CodeUses()
-        #: Records every agent. Set where the whole cluster serves one recorded run.
+        #: Records every agent. None unless the cluster belongs to one recorded run.
         self.recorder: Recorder | None = None
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
@@ -141,7 +141,7 @@ class Driver:
         self._arm()
 
     def _tell_retries(self) -> None:
-        """Tell watchers which failed attempts are followed by another one: only the core decides that."""
+        """Tell watchers which failed attempts are followed by another one. Only the core knows this."""
         failed, self.failed_attempts = self.failed_attempts, []
         for run, task, attempt, failure in failed:
             known = self.core.world.runs.get(run.number)
@@ -152,7 +152,7 @@ class Driver:
             run.tell([TaskRetried(at_s, failure.id, failure.host or "", attempt, reason)])
 
     def break_down(self, error: Exception) -> None:
-        """End every run with an `InternalError`: the core or the driver has failed, and the runs would hang."""
+        """End every run with an `InternalError`. The core or the driver has failed, so the runs would hang."""
         if self.broken is not None:
             return
         while isinstance(error, ExceptionGroup):
@@ -179,7 +179,7 @@ class Driver:
             self._timer = self._loop.call_at(deadline, self.post)
 
     def close(self) -> None:
-        """Take no more turns, and end the runs that have not ended with an error."""
+        """Take no more turns. End every open run with an error."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -194,7 +194,7 @@ class Driver:
     # ---- runs and hosts ----------------------------------------------------------------------------------------
 
     def submit(self, run: RunState, facts: Sequence[ev.Event] = ()) -> None:
-        """Begin a run; ``facts`` are the events that tell the core what earlier runs have done of it."""
+        """Begin a run. The events ``facts`` tell the core what earlier runs of the same tasks left."""
         self.runs[run.number] = run
         self._code_uses.begin(run)
         if self.recorder is not None:
@@ -211,7 +211,7 @@ class Driver:
         self.post(ev.RunSubmitted(run.number, run.spec), *facts)
 
     def forget(self, run: RunState) -> None:
-        """Let a run go: its caller has left it."""
+        """Drop a run that its caller has left. Agents drop the code that no other run uses."""
         asking = self._asking.pop(run.number, None)
         if asking is not None:
             asking.cancel()
@@ -280,7 +280,7 @@ class Driver:
     def _start_tasks(self, command: do.StartTasks) -> None:
         run, agent = self.runs.get(command.run), self.agents.get(command.host)
         if run is None or agent is None:
-            return  # the core is told so by an event of this turn
+            return  # an event of this turn tells the core that the run or the host is gone
         if run.recorder is not None and run.recorder.must_wait(command):
             recorder = run.recorder
             recorder.start(run, command, lambda error: self._start_recorded(run, recorder, agent, command, error))
@@ -330,7 +330,7 @@ class Driver:
             agent.recall(command)
 
     def _give_back_held(self, command: do.CancelTasks | do.RecallTasks) -> None:
-        """Tell the core at once that attempts are back which wait for their starts to be recorded."""
+        """Give back to the core the attempts that no agent has, because their starts are still being recorded."""
         run = self.runs.get(command.run)
         if run is None or run.recorder is None:
             return
@@ -387,7 +387,7 @@ class Driver:
         c, id = command, run.plan.ids[command.task]
         function = run.spec.profiles[run.spec.profile[c.task]].fn_name
         if not agent.was_full:
-            agent.was_full = True  # what follows is in the runs' events
+            agent.was_full = True  # later cases are only in the runs' events
             need = f"{c.need} bytes" if c.need else "what"
             logger.warning(
                 "Host %s has no room for %s that task %r makes or takes: tasks of %s prefer other hosts for %g s. "

@@ -79,7 +79,7 @@ class InboundMessages:
                     self._driver.post(batch.event(agent.name))
                 run = self._driver.runs.get(number)
                 if run is None:
-                    # The caller has left the run. The core frees only now what the task had taken of its host.
+                    # The caller has left the run. This event lets the core free what the task used of its host.
                     position += sum(n for n in lengths if n > 0)
                     batch = None
                     self._driver.post(ev.TasksFinished(agent.name, number, [task], [attempt], [0.0], [sizes], [False]))
@@ -119,7 +119,7 @@ class InboundMessages:
         if run is None:
             self._driver.post(ev.TasksRecalled(agent.name, number, [task], [attempt]))  # see `_on_finished`
             return
-        # Unpickling an exception may run any code, so of hosts with trust="data" only its text is used.
+        # Unpickling may run any code, so only the text of an exception from a host with trust="data" is used.
         pickled = bytes(payload) if agent.trusted else b""
         failure = from_report(run.plan.ids[task], agent.name, attempt, _facts(message), pickled)
         profile = run.spec.profiles[run.spec.profile[task]]
@@ -139,8 +139,8 @@ class InboundMessages:
     def _is_retryable(self, run: RunState, task: int, failure: Failure) -> bool:
         """Return True if another attempt may help, according to the user's ``retry_on``.
 
-        The exception is unpickled here only where ``retry_on`` needs it. A result that cannot be pickled, or is too
-        large, is not retried: the next attempt would return one of the same kind.
+        The exception is unpickled here only where ``retry_on`` needs it. A task whose result cannot be pickled,
+        or is too large, is not retried: the next attempt would return a result of the same kind.
         """
         if failure.kind in ("unserializable", "too_large"):
             return False
@@ -188,8 +188,8 @@ class InboundMessages:
             run = self._driver.runs.get(number)
             if run is not None:
                 _check_below([made], len(run.spec.producer))
-            # The core is told of objects of runs that were left, too, and has them dropped. It is not told of source
-            # bundles, whose keys lie below those of all runs.
+            # The core also learns of objects of a run that its caller has left, and has them dropped. It does not learn
+            # of source bundles, whose keys have the run number 0.
             if number:
                 self._driver.post(ev.ObjectsStored(agent.name, number, [made], [nbytes]))
 
@@ -230,7 +230,7 @@ class _Batch:
         )
 
 
-#: No measurement is as large; a larger number could not become a float.
+#: Numbers from this one on are refused. No measurement is that large, and a huge integer cannot become a float.
 _MAX_NUMBER = 1 << 80
 
 
@@ -238,14 +238,14 @@ def _check_counts(counts: Sequence[int], least: int) -> None:
     """Check that all counts of a message are integers of a possible size: the core calculates with them.
 
     Raises:
-        ValueError: A count is not.
+        ValueError: A count is no integer, or is out of range.
     """
     if counts and ({*map(type, counts)} != {int} or min(counts) < least or max(counts) >= _MAX_NUMBER):
         raise ValueError(f"a count is no integer, is below {least} or is too large")
 
 
 def _check_below(numbers: Iterable[int], end: int) -> None:
-    """Check that a run has the tasks or objects of these numbers: other numbers would break the core, and end all runs.
+    """Check that a run has tasks or objects with these numbers. Other numbers would break the core and so end all runs.
 
     Raises:
         ValueError: The run lacks one.
@@ -256,7 +256,7 @@ def _check_below(numbers: Iterable[int], end: int) -> None:
 
 
 def _facts(message: messages.Failed) -> dict[str, Any]:
-    """Return the facts of a failure, as far as they are known.
+    """Return the facts of a failure that the agent knows: the fields that differ from their defaults.
 
     Raises:
         ValueError: A number is too large, or a line is no text.

@@ -1,4 +1,4 @@
-"""Objects on their way to, or through, the controller, as bytes that are not unpickled on the way."""
+"""Streams of objects to, from and through the controller. Their bytes are not unpickled here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BytesSource(Source):
         self._at = 0
 
     def read(self, offset: int, size: int) -> Buffer:
-        """See `Source`; reads are mostly in order, so the segment is remembered."""
+        """See `Source`. Reads are mostly in order, so each read begins to search at the last one's segment."""
         if not self._segments or offset >= self.size:
             return b""
         if self._starts[self._at] > offset:
@@ -51,7 +51,7 @@ class BytesSource(Source):
 
 
 class Sink(Protocol):
-    """Where an incoming object's bytes go."""
+    """Takes the bytes of an incoming object."""
 
     def begin(self, size: int) -> None:
         """Take the size of the object, before its first bytes."""
@@ -71,7 +71,7 @@ class Sink(Protocol):
 
 
 class Room(Protocol):
-    """The memory that all objects on their way share."""
+    """The memory that arriving objects share."""
 
     def claim(self, nbytes: int) -> bool:
         """Take ``nbytes`` and return True, or return False if there is not enough."""
@@ -82,7 +82,7 @@ class Room(Protocol):
         ...
 
     def new_file(self) -> IO[bytes]:
-        """Return a new named file, for an object that there is not enough memory for."""
+        """Return a new named file, for an object that does not fit into memory."""
         ...
 
 
@@ -148,7 +148,7 @@ class Gathered:
             try:
                 self._file.close()
             except OSError:
-                pass  # the bytes in its buffer do not fit either; the file is closed all the same
+                pass  # its buffer could not be written, as on a full disk; the file is closed all the same
             os.unlink(self._file.name)
         self._failed(missing)
 
@@ -193,7 +193,7 @@ class Relay(GrowingSource):
     def end(self) -> None:
         """See `Sink`."""
         if not self._closed and self._arrived < self.size:
-            # The target would wait for the rest for ever.
+            # The target host would wait for the missing bytes for ever.
             raise ProtocolError(f"an object of {self.size} bytes ended after {self._arrived}")
         self.on_more()
 
@@ -268,7 +268,7 @@ class Fetches:
 
     @contextmanager
     def _given_up_without_room(self, stream: int, sink: Sink) -> Iterator[None]:
-        """Give an object up for which the controller has no room, rather than the conversation that brings it."""
+        """Give up only the object, and not the conversation with its agent, if the controller has no room for it."""
         try:
             yield
         except (OSError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""Objects of one run that the controller holds: what it supplies, and results that came to it."""
+"""The objects of one run that the controller holds: values that it supplies, and results from hosts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Later:
-    """An object that is read, from the journal, each time it is needed."""
+    """An object that is read from the journal each time it is needed."""
 
     read: Callable[[], bytes]
     nbytes: int
@@ -41,7 +41,7 @@ class RunObjects:
     """The bytes of objects, by object number. An object is unpickled only when its value is asked for.
 
     Args:
-        values: What the controller supplies, by number. Does not count towards the bound.
+        values: Pickled values that the controller supplies, by object number. They do not count towards ``max_memory``.
         max_memory: Bytes of results to hold in memory; a result that does not fit goes to a file.
     """
 
@@ -50,7 +50,7 @@ class RunObjects:
         self._spill = TempFolder("handout-spill-")
         #: Bytes of results in memory.
         self.nbytes = 0
-        #: Bytes of memory that are reserved for results on their way.
+        #: Bytes of memory that are reserved for arriving results.
         self.claimed = 0
         self._held: dict[int, _Held] = {number: list(segments) for number, segments in (values or {}).items()}
 
@@ -67,7 +67,7 @@ class RunObjects:
         return left if left > 0 else 0
 
     def claim(self, nbytes: int) -> bool:
-        """Reserve memory for a result on its way; return False if there is not enough left."""
+        """Reserve memory for an arriving result; return False if there is not enough left."""
         if nbytes > self.memory_left:
             return False
         self.claimed += nbytes
@@ -81,9 +81,9 @@ class RunObjects:
         """Hold an object that arrived, unless it is held already.
 
         Args:
-            number: Of the object.
+            number: The object's number.
             data: Its bytes, or a file of `new_file` that holds them.
-            nbytes: How many.
+            nbytes: The number of bytes.
         """
         if isinstance(data, bytes | bytearray | memoryview):
             if number not in self._held:
@@ -98,9 +98,9 @@ class RunObjects:
             self._held[number] = _File(path, nbytes, spilled=True)
 
     def new_file(self) -> IO[bytes]:
-        """Return a new open file, with the path as its name, for a result that there is no memory for.
+        """Return a new open file, with the path as its name, for a result that does not fit into memory.
 
-        Files have names, rather than descriptors that stay open: there may be more of them than descriptors.
+        `put` closes the file and keeps its name, because there may be more results than file descriptors.
         """
         descriptor, path = tempfile.mkstemp(dir=self._spill.path)
         os.close(descriptor)
@@ -157,7 +157,7 @@ class RunObjects:
         return b"".join(held) if isinstance(held, list) else bytes(held)
 
     def size(self, number: int) -> int:
-        """Return how many bytes an object has that is held."""
+        """Return the size of a held object in bytes."""
         held = self._held.get(number)
         if isinstance(held, _File | _Later):
             return held.nbytes

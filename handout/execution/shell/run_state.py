@@ -1,4 +1,4 @@
-"""One run as the driver holds it: all that the core need not know."""
+"""The driver's state of one run: the data that the core does not need."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HeldAttempt(NamedTuple):
 
 
 class RunRecorder(Protocol):
-    """Writes down how a run goes; see `Recorder`."""
+    """Records a run; see `Recorder`."""
 
     def watch(self, lost: Callable[[Exception], None]) -> None:
         """Have `lost` called when nothing can be recorded any more."""
@@ -81,7 +81,7 @@ class RunRecorder(Protocol):
 class RunState:
     """A run from its submission until its results have been taken.
 
-    Columns are by task number, as in the plan.
+    Lists and mappings by task use the task numbers of the plan.
     """
 
     number: int
@@ -130,7 +130,7 @@ class RunState:
 
     @cached_property
     def task_objects(self) -> list[tuple[int, ...]]:
-        """By task: its whole result's number, then those of its elements."""
+        """By task: the object number of its whole result, then the object numbers of its elements."""
         count = len(self.plan)
         made: list[tuple[int, ...]] = [(t,) for t in range(count)]
         producer = self.spec.producer
@@ -186,7 +186,7 @@ class RunState:
             callback()
 
     def finish(self, error: Exception | None) -> None:
-        """End the run, and call all functions that wait for anything of it."""
+        """End the run, and call all functions that wait for its tasks or objects."""
         if error is not None and self.error is None:
             self.error = error
         self.ended.set()

@@ -1,4 +1,4 @@
-"""From a plan to a run as the shell keeps it."""
+"""Makes the driver's state of a run from a plan."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def make_run(
 
     Args:
         plan: The validated graph.
-        encoded: What travels of the graph: a snapshot of its arguments.
+        encoded: A snapshot of the graph's functions and arguments, as they are sent to hosts.
         options: The options of the run.
         number: Number of the run, unique among the runs that its hosts have seen.
-        allocator: The cluster's allocator, which holds if the options name none.
+        allocator: The cluster's allocator. The run uses it if the options name none.
 
     Raises:
         GraphError: A function has ``enforce_memory=True`` and no memory in its cost.

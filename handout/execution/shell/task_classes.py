@@ -36,12 +36,12 @@ class TaskClassTable:
         self._by_run: dict[int, dict[tuple[int, int], TaskClass]] = {}
         #: By number of a task class: how many entries of ``_by_run`` have it.
         self._uses: Counter[int] = Counter()
-        #: Agents drop the classes that no run uses, so no number is used again.
+        #: No two task classes ever get the same number, because agents drop unused classes by their numbers.
         self._numbers = itertools.count(1)
         self._shared: frozenset[str] = frozenset()
 
     def share(self, names: frozenset[str]) -> None:
-        """Set the names of the amounts that hosts share. A task class leaves them out, as agents do not count them."""
+        """Set the names of the amounts that hosts share. Task classes leave them out: agents do not count them."""
         self._shared = names
 
     def forget(self, run: int) -> set[int]:
