@@ -22,7 +22,7 @@ def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Do what `asyncio.run` does, but raise KeyboardInterrupt at once at a second Ctrl-C.
 
     `asyncio.run` raises the second KeyboardInterrupt inside whatever callback the loop runs, and then waits for all
-    tasks: a future that was interrupted in the middle keeps it waiting for ever. Here the loop stops between two
+    tasks: a future that was interrupted halfway keeps `asyncio.run` waiting for ever. Here the loop stops between two
     callbacks, and its tasks are abandoned.
 
     Raises:

@@ -76,7 +76,7 @@ class LoopMonitor:
         self._watcher = threading.Thread(target=self._watch, name="handout loop monitor", daemon=True)
 
     def start(self) -> None:
-        """Watch from now on; `stop` must follow."""
+        """Start to watch. `stop` must follow."""
         self._waited_at_beat_s = self._waited_s()
         self._beat()
         self._watcher.start()
@@ -143,7 +143,7 @@ def _frames_of_callback(innermost: FrameType | None) -> Iterator[FrameType]:
 
 
 def _owner(frame: FrameType) -> str:
-    """Return whose code a frame executes; ``""`` for Python's own."""
+    """Return the owner of the code that a frame executes. ``""`` stands for Python itself."""
     file = frame.f_code.co_filename
     if file.startswith(_HANDOUT):
         return "Handout"

@@ -16,7 +16,7 @@ __all__ = ["ClusterOptions", "RunOptions", "check_run_options"]
 
 
 class RunOptions(TypedDict, total=False):
-    """Options of one run: keyword arguments of `execute`, `start`, `run` and of the same methods of a `Cluster`.
+    """Options of one run: keyword arguments of `execute`, `start`, `run`, `Cluster.execute` and `Cluster.start`.
 
     Attributes:
         allocator: Async function that chooses the host of each task. Default: the allocator of the cluster, or else

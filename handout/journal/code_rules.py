@@ -38,7 +38,7 @@ def function(walk: ValueWalk, fn: types.FunctionType) -> bytes:
         return installed(fn.__module__, fn.__qualname__)
     held = {k: v for k, v in fn.__dict__.items() if not k.startswith("__handout")}
     if is_installed and home == "functools" and "registry" in held and "dispatch" in held:
-        return digest(b"dispatch", walk.mapping(held["registry"]))  # singledispatch; the rest of it is a cache
+        return digest(b"dispatch", walk.mapping(held["registry"]))  # singledispatch; the rest of `fn` is a cache
     annotations = getattr(fn, "__annotate__", None) or fn.__annotations__  # 3.14 evaluates them on demand
     parts = [code(walk, fn.__code__, fn.__doc__), walk.of(fn.__defaults__), walk.of(fn.__kwdefaults__)]
     parts += [walk.of(annotations), walk.of(held), walk.of(fn.__closure__)]

@@ -1,4 +1,4 @@
-"""The identity of a task: the same function of the same arguments has one identity, in every process, on every day.
+"""The identity of a task: the same function of the same arguments has one identity, in every process and at any time.
 
 The identity of a function is made from its code (without names of files and numbers of lines), its constants,
 annotations, defaults and closure, and the globals that it names, also those of the user's own modules. Installed

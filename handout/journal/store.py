@@ -157,7 +157,7 @@ class Journal:
 
     @contextmanager
     def _reading_lock(self) -> Iterator[None]:
-        """Keep the journal open while a thread reads, and turn what a read raises into a JournalError."""
+        """Keep the journal open while a thread reads, and turn the errors of a read into a JournalError."""
         with self._reading:
             try:
                 yield

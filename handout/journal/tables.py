@@ -18,9 +18,9 @@ _APPLICATION = 0x48414E44
 
 #: One row of ``results`` records all tasks that ended together on one host, for one part of their results. A row for
 #: each task would cost more than all other recording. ``tasks``, ``attempts`` and ``sizes`` are JSON lists. A task is
-#: its number within the run; the run's row has the tasks' ids and identities. ``data`` holds the bytes of all results
-#: one after another. Rows of ``results`` are never changed: if several have the same identity and part, the last one
-#: is valid.
+#: given by its number within the run; the run's row has the tasks' ids and identities. ``data`` holds the bytes of all
+#: results one after another. Rows of ``results`` are never changed: if several have the same identity and part, the
+#: last one is valid.
 _TABLES = """
 CREATE TABLE runs (
     run INTEGER PRIMARY KEY, began TEXT, ended TEXT, outcome TEXT, reused INTEGER, number INTEGER,

@@ -127,7 +127,7 @@ _RULES: dict[type, Rule] = {
         for name in ("TypeVar", "ParamSpec", "TypeVarTuple", "TypeAliasType")
         if hasattr(typing, name)
     },
-    # Objects that stand for others.
+    # Objects that refer to other values.
     weakref.ref: lambda walk, value: walk.sequence(b"reference", (value(),)),
     contextvars.ContextVar: _context_variable,
 }

@@ -16,7 +16,7 @@ from handout.transport.agent_link import AgentLink
 
 __all__ = ["AgentProxy"]
 
-#: Bytes of the payload of one message. A larger one is split, so that no message comes near the frame limit.
+#: Bytes of the payload of one message. A larger payload is split, so that no message comes near the frame limit.
 _BATCH_BYTES = MAX_PAYLOAD // 16
 
 
@@ -134,7 +134,7 @@ class AgentProxy:
         self.conversation.send(messages.Cancel(_attempt_ids(command), grace_s))
 
     def recall(self, command: RecallTasks) -> None:
-        """Recall attempts. Those that have started go on."""
+        """Recall attempts. Attempts that have started continue."""
         self.conversation.send(messages.Recall(_attempt_ids(command)))
 
     # ---- objects -------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class Takeover:
         self._held: list[Message | Piece] = []
 
     def receive(self, frames: Sequence[Message | Piece]) -> list[Message | Piece]:
-        """Hold frames back; return those that are not about runs. The first message tells what the agent holds.
+        """Hold back the frames about runs, and return the other frames. The first message tells what the agent holds.
 
         Raises:
             ProtocolError: A message is not what an agent may send.

@@ -172,7 +172,7 @@ class Recorder:
 
         Args:
             run: The run, which is submitted in the same turn of the event loop. Its objects get the committed results.
-            found: By host: what the agent holds that was taken over from an earlier controller.
+            found: By host: what an agent holds, if it was taken over from an earlier controller.
             data_only: Hosts with ``trust="data"``.
         """
         self._objects = frozenset(run.spec.outputs)
@@ -266,7 +266,7 @@ class Recorder:
             self.not_started([task], [attempt])
 
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
-        """Record how the run ended. ``then`` is called in the event loop when all is committed, or with the error."""
+        """Record how the run ended. ``then`` is called in the event loop once all is committed, or with the error."""
         self._journal.end_run(outcome.value, self._on_loop(then))
 
     # ---- starts that must not happen twice ---------------------------------------------------------------------

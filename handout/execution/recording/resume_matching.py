@@ -150,7 +150,7 @@ class PriorRuns:
     def _take(
         self, run: RunState, task: int, found: CommittedTask, data_only: Collection[str]
     ) -> Iterable[tuple[int, int, str]]:
-        """Put a task's committed objects into the run; yield the number, the size and the place of each."""
+        """Put a task's committed objects into the run; yield the number, the size and the holder of each."""
         for number in run.task_objects[task]:
             part = found.parts.get(self._identities.part_of(number))
             if part is None or not run.wanted[number]:
@@ -169,7 +169,7 @@ class PriorRuns:
             yield number, part.nbytes, CONTROLLER
 
     def _adopt_classes(self) -> None:
-        """Register the classes of an earlier process's ``__main__`` as the classes of the same names here."""
+        """Use the classes of this process for those of the same names in the ``__main__`` of an earlier process."""
         for origin, number, module, name in self._journal.classes():
             found: Any = None
             try:

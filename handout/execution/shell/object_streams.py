@@ -268,7 +268,7 @@ class Fetches:
 
     @contextmanager
     def _given_up_without_room(self, stream: int, sink: Sink) -> Iterator[None]:
-        """Give up only the object, and not the conversation with its agent, if the controller has no room for it."""
+        """If the controller has no room for the object, give up the object and keep the conversation."""
         try:
             yield
         except (OSError, MemoryError) as error:

@@ -117,7 +117,7 @@ class RunObjects:
             self._held[number] = _Later(read, nbytes)
 
     def put_new(self, number: int, data: bytes) -> None:
-        """Hold a result that came as a whole, in memory or, if there is not enough, in a file."""
+        """Hold a complete result: in memory, or in a file if there is not enough memory."""
         held = self._held
         if number in held:
             return
@@ -173,7 +173,7 @@ class RunObjects:
         if segments is None:
             raise KeyError(number)
         data = segments[0] if len(segments) == 1 else b"".join(segments)
-        # Read-only, so that a loaded value owns its buffers: writing to a result must not change the object.
+        # From a read-only view `load` copies the buffers, so writing to the value does not change the object.
         return load(memoryview(data).toreadonly())
 
     def drop(self, numbers: Iterable[int]) -> None:

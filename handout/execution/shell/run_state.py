@@ -90,7 +90,7 @@ class RunState:
     spec: RunSpec
     policy: RunPolicy
     objects: RunObjects
-    #: By profile: what agents are told of its tasks.
+    #: By profile: the properties of its tasks that agents need.
     traits: Sequence[Traits]
     started_at: float
     #: By task: how it ended, None while it has not.
