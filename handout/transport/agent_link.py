@@ -70,17 +70,18 @@ class AgentLink:
         self._bootstrap = Bootstrap(host, python, settings)
         self._loop = asyncio.get_running_loop()
         self._wakeup = asyncio.Event()
-        #: It outlives the connections, which only the link makes.
+        #: Outlives its connections. Only the link makes connections.
         self.conversation = Conversation(host, timings.heartbeat_s, handler, on_suspect, self._wakeup.set)
         self._stopping = False
         #: Lets one handshake run at a time: `run` and `stop` may both want a connection.
         self._attaching = asyncio.Lock()
-        #: The time limit of the current try of `run` to connect. `stop` ends such a try, because it has no use for it.
+        #: The time limit of the current try to connect, outside of `stop`. `stop` sets the limit to the present,
+        #: because the try may hang.
         self._trying: asyncio.Timeout | None = None
         #: True if the last try to connect hung.
         self._hung = False
         self._starting: asyncio.Future[StartedAgent] | None = None
-        #: True until the agent has been told that this controller takes over.
+        #: True if the agent must still be told that this controller takes over.
         self._taking_over = False
         self._ending: asyncio.Future[None] | None = None
         #: True if the connection was silent for so long that the launcher must make a new one from scratch.
@@ -97,7 +98,7 @@ class AgentLink:
         begun_at = self._loop.time()
         self._starting = asyncio.ensure_future(self._launcher.start(self._bootstrap))
         try:
-            # Shielded: an agent that the host is already starting can be ended only once it runs.
+            # The shield lets the start finish, because the link can end an agent only after it has started.
             started = await asyncio.shield(self._starting)
             self.started = started
         except asyncio.CancelledError:
@@ -222,7 +223,8 @@ class AgentLink:
         """Wait a while for the agent's end; return True if it closed its connection, or nothing listens on its socket.
 
         Args:
-            deadline: When the agent is left to its lease. A try to connect that hangs leaves time for another one.
+            deadline: When the link leaves the agent to its lease, by the loop's clock. A try to connect that hangs ends
+                early enough for another one.
         """
         connection = self.conversation.connection
         if connection is None:
@@ -300,7 +302,7 @@ class AgentLink:
             retry_on: Errors of this class lead to another try.
 
         Raises:
-            HostLostError: The agent is gone: no connection mends that.
+            HostLostError: The agent is gone, so no further try can succeed.
             HostError: Another class of error than `retry_on`.
         """
         pause_s = self._timings.heartbeat_s / 40
@@ -335,18 +337,18 @@ class AgentLink:
         return error or HostUnreachableError(f"The connection to host {self.host!r} dropped.", host=self.host)
 
     def _limit_s(self, left_s: float) -> float:
-        """Return how many of the seconds left a try to connect may take.
+        """Return how many of the remaining seconds a try to connect may take.
 
-        A try that hangs must leave time for another one, and a try that is only slow must succeed. So the first try
-        leaves the time that the host may need (at least a quarter of what is left) but gets no less than that itself,
-        and the try after one that hung gets all.
+        A host may need `_SLOWER` times the seconds of its first start. A try gets at least these seconds, so that a
+        slow host succeeds. Otherwise it leaves these seconds, and at least a quarter of the rest, for another try,
+        because it may hang. The try after one that hung gets all remaining seconds.
         """
         need_s = _SLOWER * self._start_s
         return left_s if self._hung else min(left_s, max(need_s, min(0.75 * left_s, left_s - need_s)))
 
     @property
     def _patience_s(self) -> float:
-        """Seconds after which a try to reach an agent that is to end counts as hanging."""
+        """Seconds after which the link takes a try to connect for hung, once `stop` was called."""
         return max(_STOP_SILENCE_S, self._start_s)
 
     def _abort_hung(self) -> None:

@@ -25,7 +25,8 @@ _NEWEST_MINOR = 15
 _NOISE_KEPT = 4096
 #: Bytes of the marked line: an agent's hello, or the error that kept the agent from starting.
 _MAX_LINE = 64 << 10
-#: Exits with status 93 before it reads any input if Python is too old. Otherwise it runs the source that comes first.
+#: The code on the command line of a host's Python. If Python is too old, the code exits with status 93 and reads no
+#: input. Otherwise it reads the source of `handout.host.boot` from standard input and executes it.
 _STAGE_0 = "import sys;sys.version_info<(3,9) and sys.exit(93);r=sys.stdin.buffer.read;exec(r(int(r(8))))"
 
 #: Remedies by the kind of error that `handout.host.boot` reports. HOST is replaced by the host's name.
@@ -41,7 +42,7 @@ def candidates(python: str | None) -> list[str]:
     """Return the interpreters to try on a host, in order.
 
     Args:
-        python: The only one to try. None: the controller's own version first, then all versions, newest first.
+        python: The only interpreter to try. None: the controller's own version first, then all versions, newest first.
     """
     if python is not None:
         return [python]
@@ -88,7 +89,7 @@ class MarkedOutput:
         if end < 0:
             if len(self.noise) - start <= _MAX_LINE:
                 return False
-            end = len(self.noise)  # no agent sends so long a line: it is taken as it is and refused later
+            end = len(self.noise)  # no agent sends so long a line; `Bootstrap.result` refuses it
         self.line = self.noise[start + 1 + len(self.marker) : end]
         self.noise = self.noise[:start]
         return True
@@ -104,7 +105,7 @@ class Bootstrap:
     Args:
         host: The host's name, for messages.
         python: The interpreter to use on the host, or None to look for one.
-        settings: What the supervisor and the agent are told.
+        settings: Settings of the supervisor and the agent, such as the timings.
     """
 
     def __init__(self, host: str, python: str | None, settings: dict[str, Any]) -> None:
@@ -150,7 +151,7 @@ class Bootstrap:
         """Return the agent that the command's output announces.
 
         Args:
-            exit_status: The command's, for the error message if there is no answer.
+            exit_status: The command's exit status, for the error message if there is no answer.
 
         Raises:
             BootstrapError: The output has no answer, or the answer is an error.
@@ -205,7 +206,7 @@ def _started(report: dict[str, Any]) -> StartedAgent:
     """Read an agent's hello.
 
     Raises:
-        KeyError, TypeError, ValueError: It is not a hello.
+        KeyError, TypeError, ValueError: The report is not a hello.
     """
     folder = _of_type(report["folder"], str)
     major, minor, micro = (_of_type(number, int) for number in report["python"])
@@ -237,7 +238,7 @@ def relay_command(started: StartedAgent, marker: str) -> str:
 
 
 def _quote(word: str) -> str:
-    """Quote with double quotes, because ``$HOME`` is expanded in them."""
+    """Quote a word with double quotes, in which the shell expands ``$HOME``."""
     home = word.startswith("~/")
     for character in '\\"$`':
         word = word.replace(character, "\\" + character)

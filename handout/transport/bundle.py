@@ -36,7 +36,7 @@ class Bundle(NamedTuple):
 
 
 def agent_bundle() -> Bundle:
-    """Return the bundle of this installation: the same bytes for every host. The first call makes it, in any thread."""
+    """Return the bundle of this installation, the same for every host. The first call makes it. Any thread may call."""
     with _making:
         return _agent_bundle()
 
@@ -94,10 +94,10 @@ def _entries() -> dict[str, bytes]:
 
 
 def _compiled(path: Path, name: str) -> bytes:
-    """Return a module's bytecode, which saves a host with the controller's version of Python from compiling it.
+    """Return a module's bytecode, so that a host with the controller's version of Python need not compile the module.
 
-    Another version sees another magic number in it and compiles the source. The bytecode is of the unchecked
-    hash-based kind (PEP 552), because Python then ignores the times in the archive.
+    Any other version of Python refuses the bytecode's magic number and compiles the source. The bytecode is of the
+    unchecked hash-based kind (PEP 552), because Python then ignores the times in the archive.
     """
     loader = importlib.machinery.SourceFileLoader(name.removesuffix(".py").replace("/", "."), str(path))
     code = loader.get_code(loader.name)

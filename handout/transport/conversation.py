@@ -66,14 +66,14 @@ class Conversation:
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._session = Session(heartbeat_s=heartbeat_s, now=self._loop.time())
-        #: Tells the agent this conversation from the one of a controller before or after a takeover.
+        #: The conversation's name. The conversation of a controller that takes over has another name.
         self._name = secrets.token_hex(8)
         self._streams = itertools.count(1)
         self._flush_due = False
         self._suspected = False
-        #: True once a handshake came to its end, good or bad: the program on the host speaks the protocol.
+        #: True once a handshake was accepted or refused, because the program on the host then speaks the protocol.
         self._met = False
-        #: Messages and pieces that the handler got, now and when bad bytes came last.
+        #: How many messages and pieces the handler has got, and how many it had got when bad bytes last came.
         self._handled = self._handled_when_garbled = 0
         #: How often in a row bad bytes came, with nothing new in between.
         self._garbled = 0
@@ -146,7 +146,7 @@ class Conversation:
         self._session.close()
 
     def suspect(self) -> None:
-        """Report that the agent is silent, until it is heard again."""
+        """Report that the agent is silent, once until it is heard again."""
         if not self._suspected:
             self._suspected = True
             self._on_suspect(True)
@@ -189,7 +189,7 @@ class Conversation:
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write the output that waits, with a heartbeat if one is due. Write the rest of much bulk data soon."""
+        """Write the waiting output, with a heartbeat if one is due. Schedule another flush if bulk data is left."""
         self._flush_due = False
         connection = self.connection
         if connection is None or connection.is_paused:
@@ -224,7 +224,7 @@ class Conversation:
             self._fail(self._broken_protocol(error))
             return
         except Exception as error:
-            # The rest of the batch is lost with it, so the conversation cannot go on.
+            # The handler has not handled the rest of the batch either, so the conversation cannot go on.
             self._fail(self._not_handled(error))
             return
         if garbled is not None:
@@ -265,7 +265,7 @@ class Conversation:
                 connection.hello.set_result(frame.fields)
 
     def _on_garbled(self, connection: Connection, error: ProtocolError) -> None:
-        """Replace the connection, over which damaged bytes are sent again. Give up if bad bytes keep coming."""
+        """Close the connection. The agent sends damaged bytes again over the next. Give up if bad bytes keep coming."""
         self._garbled = self._garbled + 1 if self._handled == self._handled_when_garbled else 1
         self._handled_when_garbled = self._handled
         if not self._met or self._garbled > _MAX_GARBLED:

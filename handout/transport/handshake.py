@@ -13,8 +13,8 @@ from handout.transport.connection import Connection
 __all__ = ["HANDSHAKE_TIMEOUT_S", "greeting", "refusal", "shake_hands"]
 
 HANDSHAKE_TIMEOUT_S = 10.0
-#: Numbers all connections of this process. An agent refuses a connection with a lower number than the one that it has,
-#: because it was made earlier and arrived late.
+#: Numbers all connections of this process. An agent refuses a connection with a lower number than its present one has,
+#: because such a connection was made earlier and arrived late.
 _connection_numbers = itertools.count(1)
 
 
@@ -24,7 +24,7 @@ def greeting(agent: str, token: str, conversation: str, *, taking_over: bool) ->
     Args:
         agent: The name of the agent that is meant.
         token: Proves to the agent that this is the controller.
-        conversation: The name of the conversation that goes on.
+        conversation: The name of the conversation that uses the connection.
         taking_over: True if the conversation replaces one of another controller.
     """
     return codec.encode_hello(messages.Greeting(token, agent, conversation, next(_connection_numbers), taking_over))
@@ -53,7 +53,7 @@ async def shake_hands(connection: Connection, hello: bytes, host: str) -> dict[s
 
 
 def refusal(answer: dict[str, Any], agent: str, host: str) -> HostLostError | None:
-    """Return the error of an answer that does not come from the agent that is meant, or that refuses; else None.
+    """Return an error if another agent answered, or if the agent refused; else None.
 
     Raises:
         ProtocolError: The answer is no hello of an agent.

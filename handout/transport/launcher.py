@@ -17,7 +17,7 @@ class Launcher(Protocol):
         """Start an agent.
 
         Raises:
-            HostError: It did not start; the error says what was tried and the remedy.
+            HostError: The agent did not start; the error says what was tried and the remedy.
         """
         ...
 
@@ -35,5 +35,5 @@ class Launcher(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close what `start` and `connect` opened. The link stops the agent itself before."""
+        """Close what `start` and `connect` opened. This does not end the agent; the link does."""
         ...

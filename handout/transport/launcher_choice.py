@@ -1,4 +1,4 @@
-"""Which launcher reaches a host: the one place that knows all of them."""
+"""Chooses the launcher for each host. No other module knows all kinds of launchers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Launchers"]
 class Launchers:
     """Makes the launchers of one cluster's hosts, and holds what these share.
 
-    asyncssh is imported when the first host is reached over SSH, in a thread: the import takes 0.2 s of CPU time, and
-    several times that on a busy machine, for which the caller's event loop must not wait.
+    A thread imports asyncssh when the cluster first needs SSH. The import takes 0.2 s of CPU time, and on a busy
+    machine several times that. The caller's event loop must not wait for it.
     """
 
     def __init__(self) -> None:
         self._over_ssh: Callable[[Host], Launcher] | None = None
-        #: Hosts start at the same time: one thread imports, and takes no more of the caller's executor.
+        #: Hosts start at the same time. The lock lets the import occupy only one thread of the caller's executor.
         self._importing = asyncio.Lock()
 
     async def of(self, host: Host) -> Launcher:
@@ -39,7 +39,7 @@ class Launchers:
 
 
 def _import_ssh_launcher() -> Callable[[Host], Launcher]:
-    """Return what makes the launchers of hosts behind sshd; they share one limit of parallel logins."""
+    """Return a function that makes launchers for hosts behind sshd. They share one limit of parallel logins."""
     from handout.transport.ssh_launcher import SshLauncher
 
     logins = SshLauncher.login_limit()

@@ -25,7 +25,7 @@ class LocalLauncher:
     """Starts agents on this machine and connects to their Unix sockets."""
 
     def __init__(self) -> None:
-        #: The open ones.
+        #: The transports that are open.
         self._transports: set[asyncio.BaseTransport] = set()
 
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
@@ -84,8 +84,8 @@ class LocalLauncher:
 async def _start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
     """Start the bootstrap's process in a session of its own.
 
-    So Ctrl-C reaches the controller only, and one signal to the session also reaches what a wrapper of the interpreter
-    has started.
+    Ctrl-C then reaches the controller only. If the interpreter is a wrapper, one signal to the session also reaches the
+    processes that the wrapper has started.
 
     Raises:
         OSError: The process cannot be started.
@@ -97,7 +97,7 @@ async def _start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # If asyncio itself were cancelled, it would end this process only, and could wait for ever for its children.
+        # If asyncio's own call were cancelled, it would end only the process, and could wait for ever for its children.
         await uninterrupted(_end_started(starting))
         raise
 
@@ -129,7 +129,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def _retrieve_broken_pipe(process: asyncio.subprocess.Process) -> None:
     """Wait until the standard input of an ended process is closed.
 
-    Python before 3.11.4 logs the error of a process that ended before it had read its input, unless it is retrieved.
+    If the process ended before it had read its input, this wait raises an error. Python before 3.11.4 logs the error
+    unless it is retrieved.
     """
     assert process.stdin is not None
     try:
@@ -140,7 +141,7 @@ async def _retrieve_broken_pipe(process: asyncio.subprocess.Process) -> None:
 
 
 class _Socket(asyncio.Protocol):
-    """Passes an agent's socket on to a receiver, and is in the set of open transports while it is open."""
+    """Passes an agent's bytes on to a receiver, and keeps the set of open transports up to date."""
 
     def __init__(self, receiver: Receiver, transports: set[asyncio.BaseTransport]) -> None:
         self._receiver = receiver

@@ -1,4 +1,4 @@
-"""Finish a clean-up although the task around it is cancelled: no process may be left on a host."""
+"""Finish a clean-up even if the surrounding task is cancelled, because no process may be left on a host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
         coroutine: Must be bounded in time.
 
     Raises:
-        CancelledError: The task around was cancelled meanwhile.
+        CancelledError: The surrounding task was cancelled meanwhile.
     """
     task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None

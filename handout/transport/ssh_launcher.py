@@ -139,8 +139,8 @@ class SshLauncher:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 if not self._had_session:
-                    # sshd leaves Nagle's algorithm on until the connection has had a session. Without one, every small
-                    # exchange can stall by 40 ms. The start was a session; a reconnection makes one on purpose.
+                    # sshd leaves Nagle's algorithm on until the connection has had a session. Until then, every small
+                    # exchange can stall by 40 ms. The start was a session; a reconnection opens one for this only.
                     await connection.run("exec true", stdin=asyncssh.DEVNULL)
                 self._had_session = False
                 transport = await self._forward(connection, started, receiver)

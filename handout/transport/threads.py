@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def in_thread(function: Callable[[], T]) -> T:
-    """Call a function in a thread. If cancelled, even repeatedly, raise only after the function has ended.
+    """Call a function in a thread. A caller that is cancelled, even repeatedly, waits until the function has ended.
 
     If the cancellation comes while the function still waits for a free thread, the function is not called: the
     caller's own work may occupy all threads for long.
@@ -55,8 +55,8 @@ async def in_thread(function: Callable[[], T]) -> T:
 def call_in_daemon_thread(function: Callable[[], T], name: str) -> Future[T]:
     """Call a function in a daemon thread of its own, which does not keep the program from ending.
 
-    For functions that may never return, such as a read from a disk that does not answer. The call cannot be cancelled.
-    Its result or exception is in the future, even if the loop has ended before it.
+    Use this for functions that may never return, such as a read from a disk that does not answer. The call cannot be
+    cancelled. The future gets its result or exception even if the loop has ended before.
 
     Raises:
         RuntimeError: The system has no thread left.
