@@ -1,7 +1,8 @@
 """How messages become the JSON header of a frame, and how a header becomes a message again.
 
 A header is an object: the message's name under ``"m"``, and its fields by name. A field that has its default value is
-left out. The first column of a message is always whole; another one whose entries are all equal is sent as one entry.
+left out. The first column of a message is always sent whole. Any other column whose entries are all equal is sent
+as one entry.
 
 What a message says is declared in `handout.protocol.messages`; nothing outside this module depends on its encoding.
 """
@@ -22,7 +23,7 @@ Kind = TypeVar("Kind", bound=AnyMessage)
 
 _NAME = "m"
 _REQUIRED = object()
-#: By the name of a field's type: what JSON may hold there. A missing name stands for any value.
+#: The types of JSON values that a field may have, by the name of the field's type. Other fields may have any value.
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
@@ -60,7 +61,7 @@ def _form(name: str, kind: type[Any]) -> _Form:
     columns: list[str] = []
     options: list[str] = []
     for field, annotation in kind.__annotations__.items():
-        # A string in some versions of Python, and a reference that holds it in others.
+        # Some versions of Python give the annotation as a string, others as an object that holds the string.
         text = str(getattr(annotation, "__forward_arg__", annotation))
         names = [part.partition("[")[0].strip() for part in _alternatives(text)]
         types = tuple(t for each in names for t in _JSON_TYPES.get(each, (object,)))
@@ -135,7 +136,7 @@ def decode(direction: Mapping[str, type[AnyMessage]], header: Mapping[str, Any])
         header: The fields of a frame.
 
     Raises:
-        ProtocolError: The direction has no such message, or its fields are not those that are declared.
+        ProtocolError: The direction has no such message, or the header's fields are not those that are declared.
     """
     name = header.get(_NAME)
     kind = direction.get(name) if isinstance(name, str) else None
@@ -149,7 +150,7 @@ def decode_hello(kind: type[Kind], header: Mapping[str, Any]) -> Kind:
     """Return the hello of a header; fields that are not declared are ignored.
 
     Raises:
-        ProtocolError: Its fields are not those that are declared.
+        ProtocolError: The header's fields are not those that are declared.
     """
     return _read(kind, header, set(header))
 
@@ -207,7 +208,7 @@ def parts(payload: memoryview, sizes: Sequence[int]) -> Iterator[memoryview]:
     """Cut a payload into parts of these sizes, one after another.
 
     Raises:
-        ProtocolError: The payload is shorter than that.
+        ProtocolError: The payload is shorter than these parts.
     """
     position = 0
     for size in sizes:

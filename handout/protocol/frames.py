@@ -35,7 +35,7 @@ HELLO, MESSAGE, CHUNK, BEAT = 1, 2, 3, 4
 MAX_HEADER = 64 << 20
 #: Bytes of a payload, at most. The receiver refuses a larger one unread. Larger objects travel as streams.
 MAX_PAYLOAD = 64 << 20
-#: Bytes of a hello's header, at most. It has the offset of each incoming stream, about 20 bytes for each.
+#: Bytes of a hello's header, at most. The header has the offset of each incoming stream, about 20 bytes for each.
 MAX_HELLO = 32 << 20
 
 _PREFIX = struct.Struct("<2sBBIIQ")
@@ -131,10 +131,10 @@ def encode_beat(beat: Beat) -> bytes:
 class Decoder:
     """Turns bytes into frames. It does not matter how the connection splits the bytes.
 
-    Memory held is at most one control message; chunk payloads are handed on as they come.
+    A decoder holds at most one message in memory. It yields the payload of a chunk in pieces, as they come.
 
     Args:
-        greets: True if the stream begins with a hello. It may then have no other hello.
+        greets: True if the bytes must begin with a hello. There may then be no other hello.
     """
 
     def __init__(self, *, greets: bool = False) -> None:
@@ -143,7 +143,7 @@ class Decoder:
         self._held = bytearray()
         #: Bytes that ``_held`` must have before the next frame can be parsed.
         self._need = PREFIX_SIZE
-        #: The chunk whose payload is arriving: (stream, offset, window, last), and how much is left of it.
+        #: The chunk whose payload is arriving: (stream, offset, window, last), and how many bytes are still to come.
         self._chunk = (0, 0, 0, False)
         self._left = 0
 
@@ -191,7 +191,7 @@ class Decoder:
         return Piece(stream, offset, data, window, last and self._left == 0)
 
     def _parse(self, view: memoryview) -> tuple[int, Frame | None]:
-        """Parse one frame at the start of ``view``; of a chunk, its header alone.
+        """Parse one frame at the start of ``view``. If it is a chunk, parse only its header.
 
         Returns:
             The size of the frame, or 0 if its end has not arrived; and the frame, or None for the header of a chunk.

@@ -1,8 +1,8 @@
 """Every message between the controller, the agent, the workers and the supervisor: names, fields, types and units.
 
 A message is a `NamedTuple`. Its name on the link is its key in one of the six tables at the end of this module, one
-table for each direction of each link. A table is a `TypedDict` of handlers: an end that lacks a handler, or whose
-handler takes another message, does not pass the type checkers.
+table for each direction of each link. A table is a `TypedDict` of handlers. The type checkers refuse an end of
+a link that lacks a handler, or whose handler takes another message.
 
 `handout.protocol.codec` turns messages into bytes. This module only declares them:
 
@@ -41,7 +41,7 @@ Column = Sequence[T]
 AnyMessage = tuple[Any, ...]
 
 #: Largest size in bytes of an object that travels in the payload of a message. A larger one travels as a stream between
-#: controller and agent. Between agent and worker it is a file that both map.
+#: controller and agent. Between agent and worker, a larger one is a file that both map.
 INLINE = 64 << 10
 
 # ---- the hello, which opens a connection between controller and agent ----------------------------------------------
@@ -80,7 +80,7 @@ class Progress(NamedTuple):
     number: int
     """Number of the last message that this side has received. The peer sends all later messages again."""
     streams: Mapping[str, int]
-    """By number of an incoming stream: how many of its bytes this side has received. The peer continues from there."""
+    """Incoming streams by number: how many bytes this side has received. The peer continues from there."""
 
 
 # ---- from the controller to the agent ------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class Cancel(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Recall attempts that have not started. The agent answers with `Recalled` for these. Those that run go on."""
+    """Recall attempts that have not started. The agent answers with `Recalled` for these. Running attempts go on."""
 
     attempt_ids: Column[int]
     """Id of the attempt. The agent ignores attempts that it does not have."""
@@ -324,7 +324,7 @@ class Failed(NamedTuple):
     """``died`` by SIGKILL: True if the kernel killed the worker for lack of memory, False if it did not, None if the
     agent cannot know."""
     cut: bool = False
-    """``died``: the task closed the worker's descriptors, or replaced its process."""
+    """``died``: True if the task closed the worker's descriptors, or replaced the worker's process."""
     declared: int | None = None
     """``died``: memory in the task's cost, in bytes."""
     limit_s: float | None = None
@@ -380,7 +380,7 @@ class Missing(NamedTuple):
 
 
 class Log(NamedTuple):
-    """Output of a running task. It takes turns with the streams, so that it never delays another message.
+    """Output of a running task. The agent sends it in turn with the streams, so that it never delays another message.
 
     Payload: whole lines, at most 64 KiB.
     """
@@ -509,7 +509,7 @@ class BatchReport(NamedTuple):
     numbers: Column[int]
     """Number of a task that returned a result."""
     elapsed_us: Column[int]
-    """Microseconds that it ran."""
+    """Microseconds that the task ran."""
     sizes: Column[Sequence[int]]
     """Bytes of each object of the result; -1 for an object that is not needed."""
     inline_sizes: Column[Sequence[int]] | None = None
@@ -534,7 +534,7 @@ class TaskFailure(NamedTuple):
     number: int
     """Number of the task on this worker."""
     elapsed_us: int
-    """Microseconds that it ran."""
+    """Microseconds that the task ran."""
     kind: str
     """See `Failed`, which has this field and all further ones."""
     type: str = ""
@@ -583,7 +583,7 @@ class Kill(NamedTuple):
 
 
 class SendSignal(NamedTuple):
-    """Send a signal to a worker's process, and to none that it started."""
+    """Send a signal to a worker's process, but to no process that the worker started."""
 
     worker: int
     """Number of the worker."""
@@ -619,9 +619,9 @@ class WorkerGone(NamedTuple):
     rss: int = 0
     """The largest memory of its process, in bytes."""
     lapsed: bool = False
-    """True if the supervisor killed it because the lease had ended."""
+    """True if the supervisor killed the worker because the lease had ended."""
     error: str = ""
-    """Why the system refused to fork it; empty if it was forked."""
+    """Why the system refused to fork the worker; empty if the worker was forked."""
 
 
 class LeaseLapsed(NamedTuple):

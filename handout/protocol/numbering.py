@@ -3,9 +3,9 @@
 An attempt id holds the numbers of a run, a task and an attempt; a key holds the numbers of a run and an object. Agents
 compare ids and keys, and read nothing from them.
 
-All bits of an attempt number are in its id. If the number could wrap, a late answer of an old attempt would pass for
-the answer of a new one. The upper bits of the number lie at the top of the id: the first 4,096 attempts have none, so
-that most ids are short.
+All bits of an attempt number are in the attempt's id. If the number could wrap, a late answer of an old attempt would
+pass for the answer of a new one. The upper bits of the number lie at the top of the id. They are zero for the first
+4,096 attempts, so most ids are short.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def of_run(attempt_ids: Iterable[int], run: int) -> tuple[list[int], list[int]]:
 
 
 def by_run(attempt_ids: Iterable[int]) -> list[tuple[int, list[int], list[int]]]:
-    """Return the attempts sorted by run: run number, task numbers, attempt numbers."""
+    """Return the attempts grouped by run, as (run number, task numbers, attempt numbers)."""
     runs: dict[int, tuple[list[int], list[int]]] = {}
     for each in attempt_ids:
         number, task, attempt = parts(each)

@@ -1,8 +1,8 @@
-"""The amounts that a host has, those that are claimed, and whether another claim fits.
+"""The ledger of a host: the amounts that the host has, and the claims on them.
 
 All amounts are integers, in parts (see `handout.resources.units`). The controller's core and the agent each keep a
-ledger of the host and do the same arithmetic. A ledger knows no tasks. Of the names of amounts it knows only ``gpu``
-and ``gpu_memory``, which lie on devices.
+ledger of the host and do the same arithmetic. A ledger knows no tasks. The only amounts with a meaning of
+their own are ``gpu`` and ``gpu_memory``, which lie on devices.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Claim:
 
 
 class _Device:
-    """One device, and what claims hold of it: a fraction, some of its memory, or all of it."""
+    """One device. A claim on it holds a fraction of it, some of its memory, or the whole device."""
 
     __slots__ = ("claims", "memory", "present", "used_memory", "used_share", "whole")
 
@@ -119,8 +119,9 @@ class Ledger:
     def claim(self, need: Mapping[str, int]) -> Claim | None:
         """Claim a need and return the claim; return None, and claim nothing, if it does not fit.
 
-        ``gpu=2 * PARTS`` claims two whole devices, on which no other claim may lie; less than ``PARTS`` shares one.
-        ``gpu_memory`` is claimed of each of the devices; without ``gpu``, it shares one device that has room.
+        A ``gpu`` of ``2 * PARTS`` claims two whole devices, on which no other claim may lie. A ``gpu`` below ``PARTS``
+        claims a part of one device. The claim also needs ``gpu_memory`` on each of these devices. Without ``gpu``, it
+        takes ``gpu_memory`` on one device that has room.
         """
         free = self._free
         if len(need) == 1 and "cpu" in need:

@@ -1,4 +1,4 @@
-"""One side of a conversation that outlives its connections, without any I/O.
+"""One side of a conversation, which outlives its connections. This module does no I/O.
 
 Messages go before streams. A session numbers each message and keeps it until the peer acknowledges it, so that a broken
 connection loses nothing. The hellos of the next connection say what each side has received, and each side sends the
@@ -66,7 +66,7 @@ class _Write(NamedTuple):
     #: Bytes sent in all, this write included.
     sent: int
     at: float
-    #: Bytes acknowledged in all, and since when the line was busy.
+    #: Bytes acknowledged in all, and the time since when the line was busy.
     acknowledged: int
     since: float
     #: True if there was nothing more to send.
@@ -88,7 +88,7 @@ class Credit:
         #: When the last acknowledgement arrived, or when sending began again after a pause without output.
         self._since = 0.0
         self._idle = True
-        #: Bytes sent when the window last shrank. It does not shrink again until these are acknowledged.
+        #: Bytes sent when the window last shrank. The window does not shrink again until these are acknowledged.
         self._shrunk_at = 0
         #: Writes that are not acknowledged, oldest first.
         self._writes: deque[_Write] = deque()
@@ -158,10 +158,10 @@ class Session:
         #: Bulk messages, which take turns with the streams. They get their number when they are sent.
         self._bulk: deque[tuple[dict[str, Any], Sequence[Buffer]]] = deque()
         self._bulk_bytes = 0
-        #: By number of an outgoing stream: its source, and the next offset.
+        #: Outgoing streams by number: the source, and the next offset to send.
         self._streams: dict[int, tuple[Source, int]] = {}
         self._ready: deque[int] = deque()
-        #: By number of an incoming stream: the next offset.
+        #: Incoming streams by number: the next offset to receive.
         self._incoming: dict[int, int] = {}
         self._ended: deque[int] = deque()
         self._start_connection(now, Decoder(greets=True), 0)
@@ -296,13 +296,13 @@ class Session:
     # ---- receiving -----------------------------------------------------------------------------------------
 
     def receive(self, data: Buffer, now: float) -> Iterator[Hello | Message | Piece]:
-        """Take bytes from the connection and yield the new frames in them. The caller handles each before the next.
+        """Take bytes from the connection and yield the new frames in them.
 
-        A message counts as received once it is yielded. The frames before a bad one are yielded before the error is
-        raised, because the peer does not send them again.
+        The caller handles each frame before it asks for the next. A message counts as received once it is yielded.
+        The frames before a bad one are yielded before the error is raised, because the peer does not send them again.
 
         Raises:
-            ProtocolError: The connection must be closed.
+            ProtocolError: The peer broke the protocol. The caller must close the connection.
         """
         self.last_heard = now
         self._received += len(data)
@@ -388,7 +388,7 @@ class Session:
             now: The present, in seconds of a monotonic clock.
 
         Raises:
-            ProtocolError: The state is not possible.
+            ProtocolError: The hello has no state, or one with messages that this side has never sent.
         """
         if not isinstance(peer, dict):
             raise ProtocolError("a hello without a state")
