@@ -29,7 +29,7 @@ class BootError(Exception):
     """The agent cannot start on this host.
 
     Attributes:
-        kind: ``input``, ``space`` or ``start``. The controller uses it to choose the remedy.
+        kind: ``input``, ``space`` or ``start``. The controller chooses the remedy by the kind.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -91,7 +91,7 @@ def make_folder(nbytes: int) -> str:
 
 
 def unpack(folder: str, bundle: bytes) -> str:
-    """Write the bundle into the folder, and return its path.
+    """Write the bundle into the folder, and return the file's path.
 
     Raises:
         BootError: The file system refused it.

@@ -35,7 +35,7 @@ from handout.protocol.messages import AnyMessage
 
 #: Nanoseconds that the agent has to end by itself, once the time in which it lingers is over.
 _AGENT_GRACE_NS = 2_000_000_000
-#: Seconds after which a dead worker is reported gone although one of its strays cannot be killed.
+#: Seconds after which a dead worker is reported gone even if one of its strays cannot be killed.
 _STRAY_S = 0.5
 #: Seconds between two looks for strays.
 _SWEEP_S = 0.01
@@ -57,11 +57,11 @@ class Child:
     def __init__(self, number: int, pid: int) -> None:
         self.number = number
         self.pid = pid
-        #: Monotonic seconds at which the agent last had a signal sent to it, other than to end it.
+        #: Monotonic seconds of the last `SendSignal` for the worker. Signals that end it do not count.
         self.signalled_at = 0.0
-        #: Monotonic seconds at which it gets SIGKILL; None if the agent wants it to live.
+        #: Monotonic seconds at which the worker gets SIGKILL; None if the worker may go on.
         self.kill_at: float | None = None
-        #: True if it is killed because the lease ended.
+        #: True if the supervisor kills the worker because the lease ended.
         self.lapsed = False
 
 
@@ -82,13 +82,13 @@ class Supervisor:
         self._groups = groups
         self._children: dict[int, Child] = {}
         self._pids: dict[int, Child] = {}
-        #: Reports of reaped workers, each with the monotonic seconds at which it is sent although strays are left.
+        #: Reports of reaped workers, each with the monotonic seconds at which it is sent even if strays are left.
         self._ended: list[tuple[messages.WorkerGone, float]] = []
         self._held = b""
         self._fds: list[int] = []
         self._outgoing = b""
         self._lapsed = False
-        #: True once modules that only some tasks need are imported, too. That waits for a moment without events.
+        #: True once the modules that only some tasks need are imported. The loop does this at a moment without events.
         self._has_preloaded_more = False
         self._stopping = False
         self._most_processes = _limit_processes(groups)
@@ -98,7 +98,7 @@ class Supervisor:
         os.set_blocking(self._wake_write, False)
 
     def loop(self) -> None:
-        """Run until the agent is gone, the lease is over for the agent too, or SIGTERM arrives."""
+        """Run until the agent is gone or asks for the end, its time to linger is over, or SIGTERM arrives."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -197,7 +197,7 @@ class Supervisor:
         child = self._children.get(message.worker)
         if child is None:
             return
-        # A process handles SIGTERM before other signals that wait, and would then not write down its stack any more.
+        # A process handles SIGTERM before other pending signals, and would then end without having written its stack.
         time.sleep(max(0.0, child.signalled_at + _SIGNAL_S - time.monotonic()))
         at = time.monotonic() + message.grace_s
         if message.grace_s > 0:
@@ -288,7 +288,7 @@ class Supervisor:
         latest = time.monotonic() + _STRAY_S
         for child in self._children.values():
             child.lapsed |= child.kill_at is None
-            # The lease also ends a longer grace. A child whose time is nearer was killed once and is looked at again.
+            # The lease cuts a longer grace short. A nearer time stays: the child is killed then, perhaps once more.
             if child.kill_at is None or child.kill_at > latest:
                 child.kill_at = 0.0
         if not self._lapsed:
@@ -450,9 +450,10 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         settings: ``host`` and ``digest``, and where given ``host_timeout_s``, ``heartbeat_s``, ``linger_s``,
             ``kill_after_s``.
         token: The secret that a connection must show to be the controller's.
-        report_fd: Where the agent writes its hello, one JSON line. It leads nowhere afterwards.
+        report_fd: Descriptor to which the agent writes its hello, one JSON line. After the fork of the agent, the
+            supervisor points its own copy to /dev/null.
     """
-    # First, because a subreaper would become the parent of the process that removes orphans.
+    # This comes first, because a subreaper would become the parent of the process that removes orphans.
     orphans.remove_in_background(folder, _STORES, report_fd)
     processes.become_subreaper()
     groups, store = ControlGroups.for_run(os.path.basename(folder)), None
@@ -482,7 +483,7 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
 
 
 def _silence(fd: int) -> None:
-    """Let a descriptor lead nowhere. Closing it would free its number, and a later write would reach another file."""
+    """Point a descriptor to /dev/null. After a close, another file could get its number, and later writes to it."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, fd, inheritable=False)
     os.close(null)

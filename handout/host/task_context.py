@@ -79,8 +79,8 @@ def publish(running: Current | None, *, context_only: bool = False) -> None:
 def current() -> Current:
     """Return the task that is running: its id, host, attempt, variant and scratch folder.
 
-    It works in a function of a graph, in all code that the function calls, and in threads that it starts. It works also
-    in `evaluate`.
+    It works in a function of a graph, in all code that the function calls, and in threads that the function starts. It
+    also works in `evaluate`.
 
     Returns:
         The running task.
@@ -109,5 +109,5 @@ def _scratch_of_running() -> str | None:
 
 set_task_folder(_scratch_of_running)
 
-# On a host, `handout` is the stub in handout_stub.py. Pickled by this name, the function is found on both ends.
+# On a host, `handout` is the stub in handout_stub.py. Both ends find a function that is pickled by this name.
 current.__module__ = "handout"

@@ -1,8 +1,8 @@
 """Control groups (cgroups) of a run: a limit of processes for all its workers, and a limit of memory for each worker.
 
 A run has control groups only where this user may make them. Without them two weaker limits remain: RLIMIT_NPROC, which
-does not bind the superuser, and the agent's regular look at the memory of each task. A control group holds a limit
-however fast a task forks or allocates, and the kernel counts the processes that it killed.
+does not bind the superuser, and the agent's regular look at the memory of each task. The kernel enforces the limit
+of a control group, however fast a task forks or allocates, and counts the processes that it kills there.
 
 A run has one folder for each cgroup controller (version 1), or one folder for both (version 2, the unified hierarchy).
 Below it lie the group ``workers`` and one group for each worker with a memory limit. Sources: the kernel's
@@ -67,7 +67,7 @@ class ControlGroups:
 
     @property
     def common_group(self) -> str | None:
-        """The group that all workers are below, and whose memory events count each kill; None where there is none."""
+        """The group above those of all workers, which counts every kill for lack of memory; None if there is none."""
         folder = self._folders.get("memory")
         return folder if folder is not None and folder == self._folders.get("pids") else None
 
@@ -117,7 +117,7 @@ class ControlGroups:
             os.mkdir(group)
             _write(_limit_file(group), str(kernel_limit(limit)))
             if _is_unified(group):
-                # Processes that the task started are killed with it. Otherwise they could wait for it for ever.
+                # The kernel then kills all processes of a task together. A process that is left could wait for ever.
                 _write(f"{group}/memory.oom.group", "1")
         except OSError:
             remove_empty(group)
@@ -130,11 +130,12 @@ class ControlGroups:
 
 
 class MemoryGroup:
-    """The control group of a worker with a memory limit, as the worker itself sees it. Making one enters the group.
+    """The control group of a worker with a memory limit, as the worker itself sees it. The constructor enters it.
 
     Args:
         group: The group's folder.
         limit: Bytes of memory that the worker's tasks may use.
+
     Raises:
         OSError: The group is gone, or this user may not enter it.
     """
@@ -149,7 +150,7 @@ class MemoryGroup:
     def make_room(self, nbytes: int = 0) -> None:
         """Raise the group's limit by the bytes of files in memory, which are not memory of its tasks.
 
-        The kernel counts a file in memory in the group that first wrote it, such as a result in the store.
+        The kernel charges a file in memory, such as a result in the store, to the group that first wrote it.
 
         Args:
             nbytes: Bytes of files that the worker is about to write.

@@ -12,8 +12,8 @@ def count_kills(group: str | None = None) -> int | None:
     """Return how many processes the kernel has killed for lack of memory; None if the system does not say.
 
     Args:
-        group: The control group that all workers are below. None: count in the group of this process, or on the whole
-            machine where that group does not count.
+        group: The control group above those of all workers. None: the group of this process. If the group has no
+            count, the function returns the count of the whole machine.
     """
     for folder in [group] if group is not None else cgroup_folders("memory")[:1]:
         kills = kills_in(folder)
@@ -23,9 +23,9 @@ def count_kills(group: str | None = None) -> int | None:
 
 
 def kills_in(group: str) -> int | None:
-    """Return how many processes the kernel has killed in a control group for lack of memory, at whichever limit.
+    """Return how many processes of a control group the kernel has killed for lack of memory, at this or another limit.
 
-    Return None if the group does not count them.
+    Return None if the group has no such count.
     """
     for name in ("memory.events", "memory.oom_control"):  # version 2, then 1
         kills = read_value(f"{group}/{name}", "oom_kill")
@@ -43,7 +43,7 @@ class OomKills:
 
     def __init__(self, group: str | None = None) -> None:
         self._group = group
-        #: Kills up to this count are matched, or too old to match.
+        #: Kills up to `_matched` are matched or too old to match. `_latest` is the count at the last `refresh`.
         self._matched = self._latest = count_kills(group)
         self._counted_at = 0.0
 
@@ -64,7 +64,8 @@ class OomKills:
     def claim(self) -> bool | None:
         """Match one death by SIGKILL with one OOM kill.
 
-        Returns: True if there was an unmatched kill, which is matched now; None if the system counts no kills.
+        Returns: True if there was an unmatched kill, which is matched now; False if there was none; None if the system
+            counts no kills.
         """
         kills = count_kills(self._group)
         if kills is None or self._matched is None:

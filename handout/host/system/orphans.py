@@ -214,7 +214,7 @@ def _remove_folder(folder: str) -> None:
 
 
 def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> None:
-    """Kill this user's processes that carry the mark of one of these runs, and their descendants; not this process.
+    """Kill this user's processes that carry the mark of one of these runs, and their descendants, but not this process.
 
     Args:
         folders: The runs' own folders. One look through all processes serves all runs, because it takes long on a
@@ -228,7 +228,7 @@ def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> No
 
 
 def _kill_batch(folders: Collection[str], spared: Collection[int]) -> int:
-    """Kill up to `_MOST_HELD` processes of these runs. Return how many there were.
+    """Kill up to `_MOST_HELD` processes of these runs. Return how many it found.
 
     All are stopped before the first is killed, because a stopped process cannot fork. While they are being stopped,
     some may still fork, so this repeats in rounds until it finds no new one.

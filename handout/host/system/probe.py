@@ -1,7 +1,7 @@
 """Reads this host's capabilities: processors, memory, disk and devices that this process may use, and their kinds.
 
-Limits of control groups and of the affinity mask lower the machine's own figures. A capability that the system does not
-tell is left out.
+If a control group or the affinity mask allows less than the machine has, the lower figure is taken. A capability that
+the system does not report is left out.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def cgroup_folders(controller: str) -> list[str]:
 
 
 def cpu_count() -> int:
-    """Return the processors that this process may use: by its affinity mask, and by its group's quota rounded up."""
+    """Return how many processors the affinity mask and the control group (rounded up) let this process use."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:  # pragma: no cover - macOS
@@ -105,7 +105,7 @@ def cpu_count() -> int:
 
 
 def _quota(folder: str) -> float | None:
-    """Return the processors that a control group may use; None where it sets no quota."""
+    """Return how many processors a control group may use; None if the group sets no quota."""
     both = (read_text(f"{folder}/cpu.max") or "").split()
     if len(both) != 2:
         both = [read_text(f"{folder}/cpu.cfs_quota_us") or "", read_text(f"{folder}/cpu.cfs_period_us") or ""]

@@ -22,8 +22,8 @@ _PF_EXITING = 0x4
 #: user's stores begin.
 _SHARED_MEMORY = (b"/dev/zero", b"/SYSV", b"/memfd:", b"/dev/shm/")
 _STORES = b"/dev/shm/handout-%d-" % os.getuid()
-#: Up to these bytes, a tree's shared memory is not measured closely. That would take milliseconds, and the pages that
-#: Handout itself shares with a worker stay below.
+#: A close measurement leaves out a tree's shared memory up to this many bytes, because it would take milliseconds. The
+#: pages that Handout itself shares with a worker are smaller.
 _NEGLIGIBLE = 1 << 20
 #: What the kernel adds, from -1000 to 1000, when it rates a process for an out-of-memory kill.
 _OOM_SCORE = 500
@@ -52,7 +52,7 @@ def die_with_parent(parent: int) -> None:
 def is_running(pid: int) -> bool:
     """Return True if a process exists and has not begun to end.
 
-    A process that ends sets its flag before the kernel closes its descriptors.
+    When a process ends, the kernel sets its flag before it closes its descriptors.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -76,7 +76,7 @@ def parents() -> dict[int, int]:
                 stat = file.read()
         except OSError:
             continue
-        # The command stands in parentheses and may contain some itself, so the fields start after the last one.
+        # The command stands in parentheses and may itself contain some, so the fields start after the last `)`.
         found[int(name)] = int(stat[stat.rfind(b")") + 2 :].split()[1])
     return found
 
@@ -103,7 +103,7 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(roots: Iterable[int], known: Mapping[int, int] | None = None) -> list[int]:
-    """Return all descendants of some processes, without these; parents before their children.
+    """Return all descendants of some processes, without these processes; parents come before their children.
 
     Args:
         roots: The processes.
@@ -174,7 +174,7 @@ def kill_trees(roots: Sequence[int]) -> None:
 
 
 class _ProcessMemory(NamedTuple):
-    """Bytes of a process in memory; 0 where unknown. Pages that a fork shares with its parent count at both."""
+    """Bytes of a process in memory; 0 where unknown. Pages that a fork shares with its parent count for both."""
 
     #: Anonymous pages, swapped ones included.
     anonymous: int
@@ -188,7 +188,7 @@ def _memory(pid: int) -> _ProcessMemory:
 
 
 def _proportional_memory(pid: int) -> int:
-    """Return the anonymous bytes of a process, each shared page divided by its sharers. Walks the page tables."""
+    """Return the anonymous bytes of a process, where a page shared by n processes counts 1/n. Walks the page tables."""
     sizes = _sizes(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"SwapPss:"))
     return sum(sizes.values()) if sizes else _memory(pid).anonymous
 
@@ -206,9 +206,9 @@ def _sizes(path: str, names: tuple[bytes, ...]) -> dict[bytes, int]:
 class _SharedMapping(NamedTuple):
     """A part of shared memory that a process has mapped."""
 
-    #: The shared memory: device and inode.
+    #: Device and inode of the shared memory.
     memory: bytes
-    #: Where the mapped part begins and ends in it, in bytes.
+    #: Where the mapped part begins and ends in the shared memory, in bytes.
     begin: int
     end: int
     #: Bytes of the part that are resident, each page divided by the processes that share it.
@@ -236,7 +236,7 @@ def _shared_mappings(pid: int, file: str) -> list[_SharedMapping]:
                 elif counts and line.startswith(b"Pss:"):
                     pss = int(line.split()[1])
                 elif counts and line.startswith(b"Anonymous:"):
-                    # The tree's anonymous memory contains the private copies of pages that were written to.
+                    # Private copies of pages are left out here, because they count as anonymous memory of the tree.
                     found[-1] = found[-1]._replace(resident=max(pss - int(line.split()[1]), 0) * 1024)
     except (OSError, ValueError, IndexError):
         pass
@@ -244,7 +244,7 @@ def _shared_mappings(pid: int, file: str) -> list[_SharedMapping]:
 
 
 def _read_mapping(line: bytes) -> _SharedMapping | None:
-    """Read the first line of a mapping; None where it is no shared memory, or an object of a store."""
+    """Read the first line of a mapping. Return None if it is not shared memory, or is an object of a store."""
     span, _, offset, device, inode, *path = line.split(None, 5)
     if not path or not path[0].startswith(_SHARED_MEMORY) or path[0].startswith(_STORES):
         return None
@@ -256,8 +256,8 @@ def _read_mapping(line: bytes) -> _SharedMapping | None:
 def tree_memory(root: int, limit: int) -> int:
     """Return bytes of memory of a process and its descendants: anonymous, and shared except for objects of a store.
 
-    The measurement is the cheapest one that shows whether the tree is over ``limit``. Pages that forks share are
-    counted once, and shared mappings are told apart, only where the tree could be over it.
+    The measurement is the cheapest one that shows whether the tree is over ``limit``. The slow steps
+    follow only if the tree could be over the limit: they count each page that processes share only once.
 
     Args:
         root: The process.
@@ -284,7 +284,7 @@ def tree_memory(root: int, limit: int) -> int:
 
 
 def _mapped_lengths(pids: Iterable[int]) -> dict[bytes, int]:
-    """Return by shared memory the bytes from the first to the last one that these processes have mapped."""
+    """Return for each shared memory the bytes between the first and the last one that these processes have mapped."""
     spans: dict[bytes, tuple[int, int]] = {}
     for mapping in (mapping for pid in pids for mapping in _shared_mappings(pid, "maps")):
         begin, end = spans.get(mapping.memory, (mapping.begin, mapping.end))
@@ -307,7 +307,7 @@ def peak_memory() -> int:
 
 
 def raise_oom_score() -> None:
-    """Have the kernel kill this process, and those that it starts, before this user's others when memory runs out."""
+    """When memory runs out, have the kernel kill this process and those that it starts before the user's others."""
     try:
         with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
             if int(file.read()) < _OOM_SCORE:

@@ -22,7 +22,8 @@ SPILL = 4
 #: 1 while the worker waits for a task.
 IDLE = 5
 
-#: Signals to a worker: print the stack of every thread; send the results that it holds back.
+#: Signals to a worker. On SAMPLE_SIGNAL it prints the stack of every thread. On FLUSH_SIGNAL it sends the results that
+#: it holds back.
 _FIRST = getattr(signal, "SIGRTMIN", None)
 SAMPLE_SIGNAL: int = _FIRST + 6 if _FIRST is not None else signal.SIGUSR1
 FLUSH_SIGNAL: int = _FIRST + 5 if _FIRST is not None else signal.SIGUSR2
