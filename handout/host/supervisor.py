@@ -483,7 +483,7 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
 
 
 def _silence(fd: int) -> None:
-    """Point a descriptor to /dev/null. After a close, another file could get its number, and later writes to it."""
+    """Point a descriptor to /dev/null. If it were closed, later writes could reach a new file that got its number."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, fd, inheritable=False)
     os.close(null)

@@ -4,10 +4,10 @@ A frame is a fixed prefix, a header and a payload::
 
     magic "HO" | version u8 | kind u8 | header length u32 | payload length u32 | number u64 | crc32 u32 | crc32 u32
 
-all little-endian. The first checksum covers the prefix before it, so that a receiver notices a damaged length before it
-allocates anything or waits for bytes. The second checksum covers the header, and the payload of a message. Chunks have
-no checksum of their payload, because SSH checks all bytes. A payload is never parsed here, and copied only where that
-cannot be avoided. There are four kinds of frames:
+All numbers are little-endian. The first checksum covers the prefix before it, so that a receiver notices a damaged
+length before it allocates anything or waits for bytes. The second checksum covers the header, and the payload of a
+message. Chunks have no checksum of their payload, because SSH checks all bytes. A payload is never parsed here, and
+copied only where that cannot be avoided. There are four kinds of frames:
 
 ``HELLO``    a JSON header; the first frame of a connection.
 ``MESSAGE``  a JSON header and a payload; numbered, and kept by its sender until it is acknowledged.

@@ -101,8 +101,8 @@ class Functions(NamedTuple):
 class WorkerOptions(NamedTuple):
     """The options of a function that its worker must know; a part of `NewTaskClass` and of `SetUp`.
 
-    A worker is set up with them, and runs only tasks with the same ones. A field that has the name of an option in
-    `handout.Options` gets the value of that option.
+    A worker is set up with these options, and runs only tasks with equal ones. A field that has the name of an option
+    in `handout.Options` gets the value of that option.
     """
 
     memory_limit: int | None = None

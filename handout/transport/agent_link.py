@@ -1,6 +1,6 @@
 """The link to one host's agent: it starts or takes over the agent, reconnects when the line drops, and ends the agent.
 
-The link decides when a host is lost: nothing was heard for ``host_timeout_s``. The conversation carries the messages,
+The link takes a host for lost when nothing was heard for ``host_timeout_s``. The conversation carries the messages,
 and keeps those that a connection loses.
 """
 
@@ -40,7 +40,7 @@ class AgentLink:
         python: The interpreter to use on the host, or None.
         launcher: Starts the agent and connects to it.
         timings: How long silence may last.
-        handler: Called with every batch of messages and pieces, in order, each once.
+        handler: Called with every batch of messages and pieces. Each of them comes once and in order.
         on_suspect: Called with True when the host falls silent, with False when it is heard again.
     """
 
@@ -75,8 +75,8 @@ class AgentLink:
         self._stopping = False
         #: Lets one handshake run at a time: `run` and `stop` may both want a connection.
         self._attaching = asyncio.Lock()
-        #: The time limit of the current try to connect, outside of `stop`. `stop` sets the limit to the present,
-        #: because the try may hang.
+        #: The time limit of the current try to connect, outside of `stop`. `stop` lets it expire, because the
+        #: try may hang.
         self._trying: asyncio.Timeout | None = None
         #: True if the last try to connect hung.
         self._hung = False
@@ -339,16 +339,16 @@ class AgentLink:
     def _limit_s(self, left_s: float) -> float:
         """Return how many of the remaining seconds a try to connect may take.
 
-        A host may need `_SLOWER` times the seconds of its first start. A try gets at least these seconds, so that a
-        slow host succeeds. Otherwise it leaves these seconds, and at least a quarter of the rest, for another try,
-        because it may hang. The try after one that hung gets all remaining seconds.
+        A host may need `_SLOWER` times the seconds of its first start. A try gets at least these seconds, so that it
+        succeeds on a slow host. A longer try leaves as many seconds, and at least a quarter of the remaining ones, for
+        another try, because it may hang. The try after one that hung gets all remaining seconds.
         """
         need_s = _SLOWER * self._start_s
         return left_s if self._hung else min(left_s, max(need_s, min(0.75 * left_s, left_s - need_s)))
 
     @property
     def _patience_s(self) -> float:
-        """Seconds after which the link takes a try to connect for hung, once `stop` was called."""
+        """Seconds after which a try to connect counts as hung, once `stop` was called."""
         return max(_STOP_SILENCE_S, self._start_s)
 
     def _abort_hung(self) -> None:

@@ -36,7 +36,7 @@ class Bundle(NamedTuple):
 
 
 def agent_bundle() -> Bundle:
-    """Return the bundle of this installation, the same for every host. The first call makes it. Any thread may call."""
+    """Return this installation's bundle, the same for every host. Any thread may call; the first call makes it."""
     with _making:
         return _agent_bundle()
 

@@ -40,7 +40,7 @@ class Conversation:
     Args:
         host: The host's name.
         heartbeat_s: Seconds between heartbeats on an idle connection.
-        handler: Called with every batch of messages and pieces, in order, each once.
+        handler: Called with every batch of messages and pieces. Each of them comes once and in order.
         on_suspect: Called with True when the link suspects that silence will last, with False when the agent is heard
             again.
         on_broken: Called when the connection or the whole conversation broke: see `connection` and `error`.
@@ -146,7 +146,7 @@ class Conversation:
         self._session.close()
 
     def suspect(self) -> None:
-        """Report that the agent is silent, once until it is heard again."""
+        """Report that the agent is silent. Further calls do nothing until it is heard again."""
         if not self._suspected:
             self._suspected = True
             self._on_suspect(True)
@@ -265,7 +265,7 @@ class Conversation:
                 connection.hello.set_result(frame.fields)
 
     def _on_garbled(self, connection: Connection, error: ProtocolError) -> None:
-        """Close the connection. The agent sends damaged bytes again over the next. Give up if bad bytes keep coming."""
+        """Close the connection; the agent sends the bytes again over the next one. Give up if bad bytes keep on."""
         self._garbled = self._garbled + 1 if self._handled == self._handled_when_garbled else 1
         self._handled_when_garbled = self._handled
         if not self._met or self._garbled > _MAX_GARBLED:

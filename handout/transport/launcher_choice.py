@@ -39,7 +39,7 @@ class Launchers:
 
 
 def _import_ssh_launcher() -> Callable[[Host], Launcher]:
-    """Return a function that makes launchers for hosts behind sshd. They share one limit of parallel logins."""
+    """Return a function that makes launchers for hosts behind sshd, with one limit of parallel logins for all."""
     from handout.transport.ssh_launcher import SshLauncher
 
     logins = SshLauncher.login_limit()

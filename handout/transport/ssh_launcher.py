@@ -140,7 +140,7 @@ class SshLauncher:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 if not self._had_session:
                     # sshd leaves Nagle's algorithm on until the connection has had a session. Until then, every small
-                    # exchange can stall by 40 ms. The start was a session; a reconnection opens one for this only.
+                    # exchange can stall by 40 ms. The start was a session; a reconnection opens an empty one.
                     await connection.run("exec true", stdin=asyncssh.DEVNULL)
                 self._had_session = False
                 transport = await self._forward(connection, started, receiver)

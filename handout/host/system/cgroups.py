@@ -117,7 +117,7 @@ class ControlGroups:
             os.mkdir(group)
             _write(_limit_file(group), str(kernel_limit(limit)))
             if _is_unified(group):
-                # The kernel then kills all processes of a task together. A process that is left could wait for ever.
+                # The kernel then kills all of the task's processes. One that is left could wait for ever for another.
                 _write(f"{group}/memory.oom.group", "1")
         except OSError:
             remove_empty(group)

@@ -228,7 +228,7 @@ def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> No
 
 
 def _kill_batch(folders: Collection[str], spared: Collection[int]) -> int:
-    """Kill up to `_MOST_HELD` processes of these runs. Return how many it found.
+    """Kill up to `_MOST_HELD` processes of these runs. Return how many were found.
 
     All are stopped before the first is killed, because a stopped process cannot fork. While they are being stopped,
     some may still fork, so this repeats in rounds until it finds no new one.

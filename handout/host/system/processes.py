@@ -52,7 +52,7 @@ def die_with_parent(parent: int) -> None:
 def is_running(pid: int) -> bool:
     """Return True if a process exists and has not begun to end.
 
-    When a process ends, the kernel sets its flag before it closes its descriptors.
+    When a process ends, the kernel sets the flag before it closes the process's descriptors.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -257,7 +257,7 @@ def tree_memory(root: int, limit: int) -> int:
     """Return bytes of memory of a process and its descendants: anonymous, and shared except for objects of a store.
 
     The measurement is the cheapest one that shows whether the tree is over ``limit``. The slow steps
-    follow only if the tree could be over the limit: they count each page that processes share only once.
+    follow only if the tree could be over the limit. They count a shared page once, and tell shared mappings apart.
 
     Args:
         root: The process.
@@ -307,7 +307,7 @@ def peak_memory() -> int:
 
 
 def raise_oom_score() -> None:
-    """When memory runs out, have the kernel kill this process and those that it starts before the user's others."""
+    """When memory runs out, have the kernel kill this process and those that it starts before this user's others."""
     try:
         with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
             if int(file.read()) < _OOM_SCORE:
