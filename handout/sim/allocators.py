@@ -13,18 +13,18 @@ __all__ = ["Manner"]
 
 
 class Manner(Enum):
-    """How a run's tasks are placed. The core's own allocators first, then ways of a user's allocator."""
+    """How a run's tasks are placed: by an allocator of the core, or by a user's allocator that behaves in some way."""
 
     LOCALITY = "locality"
     LOAD_BALANCED = "load_balanced"
     FIRST_AVAILABLE = "first_available"
-    #: Places what fits.
+    #: Places each task that fits.
     SOUND = "sound"
     #: Places one task at a time, and asks to be asked again.
     RELUCTANT = "reluctant"
-    #: Puts all on one host, whether it fits or not, and takes its time: the world has moved when it answers.
+    #: Puts all tasks on one host, even if they do not fit. It may answer so late that the cluster has changed.
     STUBBORN = "stubborn"
-    #: Names a host or a task that there is not.
+    #: Sometimes names a host or a task that does not exist.
     MISTAKEN = "mistaken"
     RAISING = "raising"
     #: Never answers.
@@ -34,7 +34,7 @@ class Manner(Enum):
 
     @classmethod
     def draw(cls, rng: Random) -> Manner:
-        """Mostly one that works."""
+        """Return a random manner, mostly a sound one."""
         if rng.random() < 0.7:
             return rng.choice((cls.LOCALITY, cls.LOCALITY, cls.LOAD_BALANCED, cls.FIRST_AVAILABLE))
         if rng.random() < 0.7:
@@ -83,7 +83,7 @@ class Manner(Enum):
 
 
 class _Stubborn(dict[str, str]):
-    """Placements whose allocator is to be asked again."""
+    """Placements of an allocator that wants to be asked again."""
 
     ask_again_s = 1.0
 

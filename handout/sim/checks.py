@@ -1,8 +1,8 @@
-"""What must be true after every turn, and at the end; the numbers are those of the table of invariants.
+"""Checks of what must be true after every turn and at the end. The table of invariants numbers the rules.
 
-R1: one outcome a task, stale answers dropped and counted. R2: whatever has not ended has a deadline or a cause. R4: the
-books add up, no more is granted than there is, and at the end they are as they were at the start. R7: what the journal
-has is not run again.
+R1: Each task has one outcome. The core drops and counts stale answers. R2: All that has not ended has a deadline, or a
+cause to go on. R4: The ledgers add up, the core grants no more than there is, and at the end nothing is claimed. R7: A
+task whose results are in the journal does not run again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from handout.sim.host import HandedTask, SimulatedHost
 
 __all__ = ["at_the_end", "began", "performing", "watch_turn"]
 
-#: What the scenario's hosts share.
+#: The names of the amounts that the scenario's hosts share.
 _SHARED = frozenset({"seat"})
 
 
@@ -37,19 +37,19 @@ def _require(holds: bool, rule: str, problem: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """What is known before the core takes events in."""
+    """Facts from before a turn, for the checks after it."""
 
     stale: int
-    #: Tokens in the events that cannot count any more.
+    #: How many attempts in the events the core must count as stale.
     late: int
-    #: Tasks that the events say have finished, by the attempt that counts.
+    #: Tasks whose live attempt has finished according to the events: run and task.
     finished: frozenset[tuple[int, int]]
-    #: What is claimed of ledgers that may be overdrawn, because what they are of has become less.
+    #: The claimed amounts of each ledger that may be overdrawn, because its total may have shrunk.
     used: Sequence[tuple[Ledger, Mapping[str, int]]]
 
     @classmethod
     def of(cls, core: Core, events: Sequence[ev.Event]) -> _Before:
-        """Look at events that are about to be taken in."""
+        """Return the facts before the core takes in the events."""
         late = 0
         finished: set[tuple[int, int]] = set()
         for event in events:
@@ -69,23 +69,23 @@ class _Before:
 
 
 def _tokens(event: ev.TasksFinished | ev.TasksStarted | ev.TasksRecalled | ev.TaskFailed) -> list[tuple[int, int, int]]:
-    """The attempts that an event says something about: run, task, attempt."""
+    """Return the attempts that an event is about: run, task, attempt."""
     if isinstance(event, ev.TaskFailed):
         return [(event.run, event.task, event.attempt)]
     return [(event.run, t, attempt) for t, attempt in zip(event.tasks, event.attempts, strict=True)]
 
 
 def watch_turn(controller: Controller, events: Sequence[ev.Event]) -> Callable[[Sequence[cmd.Command]], None]:
-    """Look at what is before the driver takes a turn; return what checks all that must be true after it."""
+    """Note the facts before a turn of the driver, and return a function that checks the rules after the turn."""
     before = _Before.of(controller.core, events)
     return lambda commands: _after_turn(controller, before, commands)
 
 
 def _after_turn(controller: Controller, before: _Before, commands: Sequence[cmd.Command]) -> None:
-    """Check all that can be checked after any turn.
+    """Check the rules that hold after any turn.
 
     Raises:
-        InternalError: Names the rule, and what is wrong.
+        InternalError: A rule is broken. The message names it.
     """
     core = controller.core
     invariants.check(core.world)
@@ -112,7 +112,7 @@ def performing(controller: Controller, command: cmd.Command) -> None:
     """Check a command that the driver is about to perform.
 
     Raises:
-        InternalError: Names the rule, and what is wrong.
+        InternalError: A rule is broken. The message names it.
     """
     if isinstance(command, cmd.StartTasks):
         for t in command.tasks if controller.spared else ():
@@ -141,19 +141,19 @@ def _run_ends_once(controller: Controller, command: cmd.AnnounceRunEnded) -> Non
 
 
 def began(controller: Controller, host: SimulatedHost, task: HandedTask, times: int) -> None:
-    """Check that a function may be called, for the ``times``-th time.
+    """Check that a task may start.
 
     Args:
-        controller: In its present life.
-        host: Where.
-        task: What.
-        times: Counted over all lives, but anew after an end that is known.
+        controller: The controller in its present life.
+        host: The agent that starts the task.
+        task: The task.
+        times: How often the task has started in all lives of the controller, since its end was last known.
     """
     key = (task.plan.number, task.task)
     if task.plan.is_once(task.task) and times > 1:
         raise InternalError(f"R1: task {key} must not run twice, and does on {host.name!r}")
     if task.life != controller.life:
-        return  # an earlier life had handed it over: this one has broken no rule
+        return  # an earlier life handed the task over, so this one has broken no rule
     _require(key not in controller.spared, "R7", f"task {key} was committed, and runs again on {host.name!r}")
     if controller.alive:
         _shares_what_is_granted(controller)
@@ -163,7 +163,7 @@ def began(controller: Controller, host: SimulatedHost, task: HandedTask, times: 
 
 
 def _uncaused(controller: Controller) -> Iterator[str]:
-    """Tasks that nothing can move on."""
+    """Yield a problem for each run, task or host that waits without a deadline or a cause to go on."""
     world = controller.core.world
     for run in world.runs.values():
         if run.over:
@@ -192,7 +192,7 @@ def _has_timer(world: World, wake: Wake, run: int, number: int | None = None) ->
 
 
 def _idle(world: World, run: Run, t: int) -> str:
-    """Says where a ready task could run at once, and is not placed."""
+    """Return a text that names a host on which a ready task could run at once, or ``""`` if there is none."""
     spec = run.spec
     if (
         run.aborting
@@ -221,7 +221,10 @@ def _fits(world: World, host: HostRecord, need: Mapping[str, int], shared: Mappi
 
 
 def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
-    """A host has told all and been told all: what the core believes to be there is, and waits for something."""
+    """Yield a problem for each task or object that is awaited at a host in vain.
+
+    The caller makes sure that no message is on its way between the host and the controller.
+    """
     world = controller.core.world
     record = world.fleet.by_name.get(host.name)
     if record is None or record.epoch != host.epoch:
@@ -261,7 +264,7 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
 
 
 def _grants_no_more(ledger: Ledger, before: Mapping[str, int]) -> None:
-    """What is overdrawn was so before: nothing more of it was granted."""
+    """Check that the core granted nothing more of an amount that is overdrawn."""
     if min(ledger.free.values(), default=0) < 0:
         for name, parts in ledger.used.items():
             if ledger.free[name] < 0 and parts > before.get(name, 0):
@@ -269,7 +272,10 @@ def _grants_no_more(ledger: Ledger, before: Mapping[str, int]) -> None:
 
 
 def _shares_what_is_granted(controller: Controller) -> None:
-    """All that runs takes no more of what hosts share than the core has claimed: no agent knows of the others."""
+    """Check that running tasks take no more of a shared amount than the core has claimed.
+
+    No agent can check this, because it does not know the tasks of other agents.
+    """
     taken: Counter[str] = Counter()
     for host in controller.hosts.values():
         for task in host.running.values():
@@ -283,10 +289,10 @@ def _shares_what_is_granted(controller: Controller) -> None:
 
 
 def at_the_end(controller: Controller, agents: Sequence[SimulatedHost]) -> None:
-    """All runs are closed and nothing happens any more.
+    """Check that nothing is left, once all runs are closed and nothing happens any more.
 
     Raises:
-        InternalError: Something is left somewhere.
+        InternalError: A run, task, claim or object is left. The message names it.
     """
     for problem in (*_left_here(controller), *_left_there(agents)):
         raise InternalError(f"R4: {problem}")

@@ -12,7 +12,7 @@ from handout.errors import InternalError
 
 __all__ = ["Clock", "VirtualLoop"]
 
-#: Turns of the loop that a simulation may take while the clock stands still. With more, it is in an endless loop.
+#: Turns of the loop that a simulation may take while the clock stands still. More turns mean an endless loop.
 _MAX_TURNS_AT_ONCE = 2_000
 
 
@@ -26,7 +26,7 @@ class _JumpingSelector(selectors.SelectSelector):
         self.limit: tuple[float, Callable[[], str]] = (math.inf, str)
         #: Called when no callback is ready and no timer is set.
         self.on_idle: Callable[[], None] = lambda: None
-        #: Turns of the loop since the clock last moved; negative: not counted.
+        #: Turns of the loop since the clock last moved. `watch_no_more` makes it so low that it meets no limit.
         self._turns_at_once = 0
 
     def watch_no_more(self) -> None:
@@ -83,7 +83,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if self._failure is None:
                 task.result()
         finally:
-            task.remove_done_callback(self._end)  # the rest may take more turns to end than this task
+            task.remove_done_callback(self._end)  # the tasks that are left may end after this one
             try:
                 self._cancel_all()
             finally:

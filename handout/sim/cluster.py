@@ -17,7 +17,7 @@ from handout.sim.story import SimulationStory
 
 __all__ = ["GRACE_S", "HOST_TIMEOUT_S", "SimulatedCluster"]
 
-#: The timings of the house; see `handout.transport.timings.Timings`.
+#: The lease and the grace period in seconds; see `handout.transport.timings.Timings`.
 HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
 #: The longest pause, in seconds, before a lost host is tried again. Pauses double up to it.
 _REJOIN_MAX_S = 8.0
@@ -26,20 +26,20 @@ _TAKEN_OVER = 0.45
 
 
 class SimulatedCluster:
-    """Hosts, and the agents that were ever started there.
+    """The hosts, and all agents that were ever started on them.
 
     Args:
-        clock: The time.
-        rng: Decides what is left to chance here.
-        story: Where it is told what happens to hosts.
+        clock: The virtual clock.
+        rng: Makes the random choices.
+        story: Records what happens to hosts.
         plans: The scenario's hosts.
         runs: The scenario's runs, by number.
-        arriving: Called as each message arrives, see `Line`.
-        heard: Called at the controller with the frames of an agent that arrive together.
-        began: Called as a function is called.
+        arriving: Called when a message arrives, see `Line`.
+        heard: Called with the frames of an agent that reach the controller together.
+        began: Called when a task starts.
     """
 
-    #: The present life.
+    #: The controller in its present life.
     controller: Controller
 
     def __init__(
@@ -65,7 +65,7 @@ class SimulatedCluster:
         #: Hosts that were drained.
         self.gone: set[str] = set()
         self._pauses: dict[str, float] = {}
-        #: How many times more a host's agent dies soon after its start.
+        #: By host: how many of its next agents die soon after their start.
         self._flaps: dict[str, int] = {}
 
     def is_current(self, host: SimulatedHost) -> bool:
@@ -90,11 +90,17 @@ class SimulatedCluster:
             self._clock.after(self._rng.choice((0.1, 1.0, 3.0)), lambda: self.crash(host, False, 0.01))
 
     def flap(self, host: SimulatedHost, times: int) -> None:
-        """Let the next agents of a host die soon after their starts, so many times."""
+        """Let the next ``times`` agents of a host die soon after their start."""
         self._flaps[host.name] = times
 
     def crash(self, host: SimulatedHost, silently: bool, noticed_s: float) -> None:
-        """Let an agent die, and with ``silently`` all that it had sent. The controller notices after ``noticed_s``."""
+        """Let an agent die.
+
+        Args:
+            host: The agent.
+            silently: If True, the messages and streams that the agent had sent are lost.
+            noticed_s: The controller notices the death after this many seconds.
+        """
         if host.alive:
             self._story.tell(self._clock.now, f"Host {host.name} crashed.")
         host.die()
@@ -103,7 +109,7 @@ class SimulatedCluster:
         self._clock.after(noticed_s, lambda: self.lose(host, "its agent died"))
 
     def lose(self, host: SimulatedHost, reason: str) -> None:
-        """Let the controller find out that a host is lost, and try to reach it again."""
+        """Let the controller lose a host, and later try to reach it again."""
         if not self.is_current(host):
             return
         controller = self.controller
@@ -116,7 +122,7 @@ class SimulatedCluster:
         if self._flaps.get(host.name):
             controller.post(ev.HostDelayed(host.name, f"in quarantine for {pause_s:g} s"))
         if self._rng.random() < 0.1:
-            # The host is not back in time: the tasks that waited for it are told, and it joins later.
+            # The host is not back in time. The controller tells the tasks that wait for it, and the host joins later.
             self._clock.after(20.0, lambda: self._give_up(host.name, controller))
             pause_s = 40.0
         self._clock.after(pause_s, lambda: self.boot(self._plans[host.name], controller))
@@ -127,10 +133,10 @@ class SimulatedCluster:
             controller.post(ev.HostLost(name, "it is not back"))
 
     def release(self, name: str) -> None:
-        """Let a drained host go, if it is still there.
+        """Let a drained host go, if the controller still has it.
 
         Raises:
-            InternalError: Something runs there.
+            InternalError: The host still runs tasks.
         """
         self.gone.add(name)
         host = self.controller.hosts.get(name)
@@ -155,7 +161,7 @@ class SimulatedCluster:
             host.lapse()
 
     def take_over(self, dead: Controller) -> dict[SimulatedHost, FoundAgent]:
-        """Have a new controller take over the agents that it can reach, and start others."""
+        """Have a new controller take over the agents that it can reach, and start agents on the other hosts."""
         plans = [plan for plan in self._plans.values() if plan.name not in self.gone]
         self.controller.post(*(ev.HostExpected(plan.name) for plan in plans))
         found = {}

@@ -1,4 +1,4 @@
-"""One life of the controller: the real driver and inbound messages, watched, until it dies between two instructions."""
+"""One life of the controller: the real driver and `InboundMessages`, watched, until the controller is killed."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ __all__ = ["Callbacks", "Controller"]
 
 
 class _DeathError(BaseException):
-    """The controller is killed between two instructions. No handler of errors takes it for one."""
+    """Kills the controller between two instructions. No handler of errors catches it, since it is no `Exception`."""
 
 
 class _Conversation:
-    """What the controller says to one agent: the port in the place of `handout.transport.conversation`."""
+    """Sends messages of the controller to one agent, in place of `handout.transport.conversation`."""
 
     def __init__(self, host: SimulatedHost, life: int) -> None:
         self._host = host
         self._life = life
         self._streams = 0
-        #: By stream: where an object comes from that is not here as a whole.
+        #: By stream: the source of an object whose bytes have not all come yet.
         self._growing: dict[int, Source] = {}
 
     def send(self, message: AnyMessage, payload: Sequence[Buffer] = ()) -> None:
@@ -82,7 +82,7 @@ class _Conversation:
 
 
 class _WatchedDriver(Driver):
-    """The real driver, whose every turn is looked at before and after it, and which may die at every command."""
+    """The real driver. The simulation checks each turn, and may kill the controller at each command."""
 
     def __init__(self, controller: Controller, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         super().__init__(spawn)
@@ -94,7 +94,7 @@ class _WatchedDriver(Driver):
         self._controller.turn(events, super().turn)
 
     def break_down(self, error: Exception) -> None:
-        """Let the simulation end with the error, rather than the runs."""
+        """End the simulation with the error. The real driver ends the runs instead."""
         raise error
 
     @property
@@ -111,32 +111,32 @@ class _WatchedDriver(Driver):
 
 
 class Callbacks(NamedTuple):
-    """What a controller calls."""
+    """The functions that a controller calls."""
 
-    #: A run has ended and its caller was told: its number and its outcome.
+    #: Called when a run has ended and its caller was told, with the run's number and its outcome.
     ended: Callable[[int, Outcome], None]
-    #: A drained host may go.
+    #: Called with the name of a drained host when it may go.
     released: Callable[[str], None]
-    #: The controller has died.
+    #: Called when the controller has died.
     died: Callable[[], None]
-    #: Tasks are handed to a host: its name, their run and their numbers.
+    #: Called when tasks are handed to a host, with the controller, the host's name, the run and the tasks' numbers.
     handed: Callable[[Controller, str, int, Sequence[int]], None]
-    #: The driver is about to take a turn with these events; what this returns is called after the turn with the
+    #: Called before a turn of the driver, with its events. Returns a function that is called after the turn, with the
     #: commands that were performed.
     watch_turn: Callable[[Controller, Sequence[ev.Event]], Callable[[Sequence[do.Command]], None]]
-    #: The driver is about to perform a command.
+    #: Called before the driver performs a command.
     performing: Callable[[Controller, do.Command], None]
 
 
 class Controller:
-    """A driver and what it is told, until it dies.
+    """A driver and the agents that it works with, until the controller dies.
 
     Args:
         life: The number of this life.
-        clock: The time.
-        rng: Decides what is left to chance here.
-        story: Where all is told.
-        callbacks: What it calls.
+        clock: The virtual clock.
+        rng: Makes the random choices.
+        story: Records events and commands.
+        callbacks: The functions that it calls.
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class Controller:
     ) -> None:
         self.life = life
         self.alive = True
-        #: Instructions until it dies; None: it does not.
+        #: How many more instructions pass before it dies, or None if it is not to die.
         self.left: int | None = None
         self.hosts: dict[str, SimulatedHost] = {}
-        #: Tasks that an earlier life committed with all that is needed of them: run and task.
+        #: Tasks of which an earlier life committed all results that are needed: run and task.
         self.spared: set[tuple[int, int]] = set()
         #: Coroutines that it runs.
         self.tasks: set[asyncio.Task[None]] = set()
@@ -178,7 +178,7 @@ class Controller:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if not task.cancelled():
-            task.result()  # an error of it is one of this callback, and ends the simulation
+            task.result()  # raises the task's error in this callback, which ends the simulation
 
     # ---- what happens ------------------------------------------------------------------------------------------
 
@@ -194,11 +194,11 @@ class Controller:
         return isinstance(recorder, Recorder) and (run, t, attempt) in recorder.held
 
     def post(self, *events: ev.Event) -> None:
-        """Tell the core in the next turn."""
+        """Give events to the core in the next turn."""
         self.driver.post(*events)
 
     def turn(self, events: Sequence[ev.Event], perform: Callable[[Sequence[ev.Event]], None]) -> None:
-        """Have the driver take a turn, and see that nothing is broken.
+        """Have the driver take a turn, and check the rules after it.
 
         Raises:
             InternalError: A rule is broken.
@@ -217,7 +217,7 @@ class Controller:
             check(self._performed)
 
     def performing(self, command: do.Command) -> None:
-        """The driver is about to perform a command."""
+        """Check and record a command that the driver is about to perform."""
         self.instruction()
         self._story.tell(self._clock.now, command)
         self._performed.append(command)
@@ -228,7 +228,7 @@ class Controller:
             self.outcomes[command.run] = command.outcome
 
     def instruction(self) -> None:
-        """The controller comes to where it may die."""
+        """Count an instruction, and kill the controller if it was to die here."""
         if self.alive and self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -240,12 +240,12 @@ class Controller:
         self._callbacks.died()
 
     def close(self) -> None:
-        """Let nothing of it go on."""
+        """End all that the controller does."""
         self.alive = False
         self.driver.close()
         for agent in self.driver.agents.values():
             agent.fetches.lost()
-        # What is still to be called back finds nothing to act upon, as in a process that is gone.
+        # Callbacks that are still to come find no agent and no run, as if the process were gone.
         self.driver.agents.clear()
         self.driver.runs.clear()
         for task in list(self.tasks):
@@ -254,7 +254,7 @@ class Controller:
     # ---- runs --------------------------------------------------------------------------------------------------
 
     def submit(self, plan: RunPlan, journal: SimulatedJournal, found: Mapping[str, FoundAgent]) -> None:
-        """Begin a run, or take it up again where its journal, or an agent, knows of it."""
+        """Begin a run, or resume it if its journal or an agent knows of it."""
         run = plan.make_run(plan.manner.allocator(self._rng))
         identities = SimulatedIdentities(len(plan))
         recorder = run.recorder = Recorder(
@@ -269,7 +269,7 @@ class Controller:
             self.spawn(self._call(run))
 
     async def _call(self, run: RunState) -> None:
-        """Be the caller of a run, and take its results some time after the run has ended."""
+        """Act as the caller of a run, which takes the results some time after the run has ended."""
         await run.ended.wait()
         if not self.alive or run.number not in self.outcomes:
             return  # the controller died, or the caller did not wait
@@ -278,7 +278,7 @@ class Controller:
         self.forget(run.number)
 
     def forget(self, number: int) -> None:
-        """The caller has what it wanted of a run, or does not want it any more."""
+        """Forget a run, because its caller has its results or no longer wants them."""
         run = self.driver.runs.get(number)
         if run is not None:
             self.driver.forget(run)
@@ -287,7 +287,7 @@ class Controller:
     # ---- hosts -------------------------------------------------------------------------------------------------
 
     def join(self, host: SimulatedHost, event: ev.HostConnected, shift: int = 0) -> None:
-        """An agent is there."""
+        """Add an agent that has connected."""
         self.hosts[host.name] = host
         link = SimpleNamespace(conversation=_Conversation(host, self.life))
         agent = AgentProxy(host.name, cast(AgentLink, link))
@@ -295,12 +295,12 @@ class Controller:
         self.driver.join(agent, event)
 
     def leave(self, host: SimulatedHost, reason: str) -> None:
-        """An agent is gone."""
+        """Remove an agent that is gone."""
         del self.hosts[host.name]
         self.driver.leave(self.driver.agents[host.name], reason)
 
     def release(self, host: SimulatedHost, found: FoundAgent) -> None:
-        """The runs are there that an agent's messages are about; end what else it has, and hear it."""
+        """Let an agent go on after a takeover, without its tasks and objects of runs that were not resumed."""
         agent, runs = self.driver.agents[host.name], self.driver.runs
         for run, tasks, attempts in numbering.by_run(found.attempt_ids):
             if run not in runs:
@@ -311,7 +311,7 @@ class Controller:
         host.go_on()
 
     def drain(self, name: str) -> None:
-        """The user lets a host go."""
+        """Drain a host, as its user asked."""
         if name not in self._draining:
             self._draining.add(name)
             self.spawn(self._drain(name))
@@ -320,13 +320,13 @@ class Controller:
         try:
             await self.driver.drain(name)
         except PlacementError:
-            return  # it stays, because a task needs it
+            return  # the host stays, because a task needs it
         finally:
             self._draining.discard(name)
         self._callbacks.released(name)
 
     def heard(self, name: str, frames: Sequence[Frame]) -> None:
-        """Frames of a host's agent arrived."""
+        """Take in frames that arrived from a host's agent."""
         agent = self.driver.agents.get(name)
         if agent is None:
             return
@@ -341,4 +341,4 @@ def _as_received(frame: Frame) -> Message | Piece:
 
 
 async def _close_nothing(within_s: float) -> None:
-    """A simulated journal is never closed."""
+    """Do nothing, because a simulated journal is never closed."""

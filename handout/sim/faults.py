@@ -22,7 +22,7 @@ class Fault(Enum):
     SILENCE = auto()
     #: The agent dies, before or after the message.
     CRASH = auto()
-    #: The process that runs a task there dies.
+    #: The process that runs a task on the host dies.
     WORKER = auto()
     #: The tasks on the host take many times as long, for a while.
     SLOW = auto()
@@ -30,18 +30,18 @@ class Fault(Enum):
     FULL = auto()
     #: The next objects that are fetched from the host do not come: they are gone, or their streams break off.
     COPY = auto()
-    #: The agent dies, and again soon after it is back, for a few times.
+    #: The agent dies. The next few agents of the host die, too, each soon after its start.
     FLAP = auto()
     #: A report comes a second time, much later.
     DUPLICATE = auto()
-    #: A report is overtaken by those behind it.
+    #: Later reports overtake a report.
     REORDER = auto()
     #: The controller dies.
     CONTROLLER = auto()
 
     @property
     def sentence(self) -> str:
-        """What the fault does, as the begin of a sentence that names the message."""
+        """The beginning of a sentence that says what the fault did. The caller adds the message's way."""
         return _SENTENCES[self]
 
 
@@ -60,7 +60,7 @@ _SENTENCES = {
     Fault.REORDER: "The network held back a message",
     Fault.CONTROLLER: "The controller was to die, at a message",
 }
-#: The controller's deaths, and what leaves much for the next one to find.
+#: Deaths of the controller, and faults that leave much for the next controller to find.
 _DEATHS = (Fault.CONTROLLER, Fault.CONTROLLER, Fault.DELAY, Fault.CUT, Fault.SLOW, Fault.CRASH, Fault.COPY)
 
 
@@ -70,14 +70,14 @@ class Weather:
 
     #: The probability of a fault at a message.
     rate: float
-    #: Those that may happen.
+    #: The kinds of faults that may happen.
     kinds: tuple[Fault, ...]
-    #: Exactly one fault, at this message; 0: as often as ``rate`` says.
+    #: The message at which the only fault happens, or 0 if faults happen at ``rate``.
     only_at: int = 0
 
     @classmethod
     def draw(cls, rng: Random) -> Weather:
-        """Draw: no fault, a single one, one kind, deaths of the controller among some others, or all kinds."""
+        """Draw weather: no fault, a single one, one kind, deaths of the controller and a few kinds, or all kinds."""
         match rng.choice(
             ("calm", "one", "one", "kind", "kind", "deaths", "deaths", "deaths", "storm", "storm", "storm")
         ):
@@ -94,25 +94,25 @@ class Weather:
 
 
 class Script(NamedTuple):
-    """Faults that are written down, rather than drawn."""
+    """A list of faults, to be used in place of drawn ones."""
 
-    #: By message: what happens, and the seed of its details.
+    #: By message: the fault that happens, and the seed of its details.
     faults: Mapping[int, tuple[Fault, float]]
     #: The messages whose reports come again later.
     echoes: frozenset[int]
 
     def without(self, message: int) -> Script:
-        """Return the script without what happens at a message."""
+        """Return the script without the fault and the echoes of a message."""
         faults = {number: fault for number, fault in self.faults.items() if number != message}
         return Script(faults, self.echoes - {message})
 
     def within(self, first: int, end: int) -> Script:
-        """Return what happens at messages from ``first`` on and before ``end``."""
+        """Return the part of the script for messages from ``first`` to before ``end``."""
         faults = {number: fault for number, fault in self.faults.items() if first <= number < end}
         return Script(faults, frozenset(number for number in self.echoes if first <= number < end))
 
     def earlier(self, factor: float) -> Script:
-        """Return a script in which all happens earlier: a story with fewer messages needs that."""
+        """Return the script with each fault at an earlier message, for a scenario that sends fewer messages."""
         faults = {max(1, int(number * factor)): fault for number, fault in self.faults.items()}
         return Script(faults, frozenset(max(1, int(number * factor)) for number in self.echoes))
 
@@ -125,7 +125,7 @@ class Faults:
     rng: Random
     #: Messages that have arrived.
     messages: int = 0
-    #: True once no more faults happen, and all must come to its end.
+    #: True once no more faults happen.
     over: bool = False
     #: How many of each kind have happened.
     counts: dict[Fault, int] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Faults:
     struck: dict[int, tuple[Fault, float]] = field(default_factory=dict)
     #: The messages whose reports came again later.
     echoed: set[int] = field(default_factory=set)
-    #: Draws the details of the present fault. They are apart from `rng`, so that later faults do not depend on them.
+    #: Draws the details of the present fault. It is not `rng`, so that later faults do not depend on these details.
     detail: Random = field(default_factory=Random)
 
     def at_message(self) -> Fault | None:
@@ -156,7 +156,7 @@ class Faults:
             return None
         fault = self.rng.choice(weather.kinds)
         if fault is Fault.CONTROLLER:
-            # Rare among all kinds of faults: the new controller does not know what went wrong before.
+            # If all kinds may happen, most deaths are left out: a new controller does not know what went wrong before.
             if not self.deaths or (weather.kinds is _ALL and not weather.only_at and self.messages % 10 < 7):
                 return None
             self.deaths -= 1

@@ -1,7 +1,7 @@
-"""One host's agent as the controller comes to know it: a queue, a ledger, a store, and the messages that they lead to.
+"""A simulated agent: a queue of tasks, a ledger, a store of objects, and the messages that the agent sends.
 
-It takes the messages that `handout.host.agent` takes, with the same ledger, and sends those that it would send. One
-object is one epoch: an agent that is started anew is another one.
+It takes and sends the same messages as `handout.host.agent`, and uses the same ledger. An agent that is started anew
+has another epoch and is another `SimulatedHost`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["Frame", "HandedTask", "Said", "SimulatedHost", "attempts_of", "is_re
 
 #: A cancelled task that runs ends within this many seconds.
 _GRACE_S = 3.0
-#: Messages that may have arrived at a controller that died before it acknowledged them.
+#: At most this many batches of frames may have reached a controller that died before it acknowledged them.
 _UNSURE = 2
-#: Longer tasks may be said to have begun.
+#: The agent may report the start of a task that takes longer than this many seconds.
 _TOLD_S = 0.05
-#: The bytes of every object: what counts is how many there are.
+#: Every object consists of such zeros, because only the sizes of objects matter.
 _ZEROS = memoryview(bytes(1 << 20))
 
 _REPORTS = (messages.Finished, messages.Failed, messages.Recalled, messages.Started)
@@ -80,13 +80,13 @@ class HandedTask:
     attempt: int
     variant: int
     keep: bool
-    #: Amounts of the host that it takes.
+    #: The amounts that it takes of the host.
     need: Mapping[str, int]
     #: Keys of its inputs.
     inputs: Sequence[int]
     #: Keys of the objects that it makes, -1 for each that is not needed.
     made: Sequence[int]
-    #: What it has taken while it runs.
+    #: Its claim on the host's ledger, or None before it runs.
     claim: Claim | None = None
     started_at: float = 0.0
 
@@ -105,14 +105,14 @@ class SimulatedHost:
         name: The host's name.
         epoch: The number of this agent.
         offer: What the host has.
-        clock: The time.
-        rng: Decides what is left to chance here.
-        plans: The scenario's runs by number: they say what comes of a task.
-        tell: Called at the controller with the frames of this agent that arrive together.
-        began: Called as a function is called.
+        clock: The virtual clock.
+        rng: Makes the random choices.
+        plans: The scenario's runs by number. A run determines how long its tasks take and how they end.
+        tell: Called with the frames of this agent that reach the controller together.
+        began: Called when a task starts.
     """
 
-    #: To the controller.
+    #: The connection to the controller.
     line: Line
 
     def __init__(
@@ -137,21 +137,21 @@ class SimulatedHost:
         self.incoming: dict[int, int] = {}
         #: False once its process is gone.
         self.alive = True
-        #: True once its lease is over: nothing starts.
+        #: True once its lease is over. No task starts after that.
         self.lapsed = False
-        #: Everything takes this many times as long.
+        #: Tasks take this many times as long.
         self.slowness = 1.0
-        #: True while nothing finds room in its store.
+        #: True while its store has no room for any object.
         self.full = False
-        #: Objects that found no room.
+        #: Keys of the objects that found no room in its store.
         self.refused: set[int] = set()
-        #: Objects that it had and has no more, though the controller was not told.
+        #: Keys of the objects that it has lost, although the controller did not drop them.
         self.lost: set[int] = set()
-        #: How the next objects that it is asked for fail to come.
+        #: How the next fetches of stored objects fail, in order: "missing" or "broken".
         self.failing: deque[str] = deque()
-        #: Reports that were taken out of their order and have yet to come.
+        #: How many batches of reports are held back on their way, so that later ones overtake them.
         self.overtaken = 0
-        #: Objects that it had when a controller took it over, which may know nothing of them.
+        #: Keys of the objects that it had when a new controller took it over. That controller may not know of them.
         self.inherited: set[int] = set()
         self._clock = clock
         self._rng = rng
@@ -163,13 +163,13 @@ class SimulatedHost:
         self._functions: set[int] = set()
         #: The largest number of a function or a task class that a controller gave it.
         self.shift = 0
-        #: Every attempt_id that was ever handed to it: the life that did so last, and the keys of what the task makes.
+        #: By id of each attempt ever handed to it: the controller's life that did so last, and the keys that it makes.
         self._handed: dict[int, tuple[int, Sequence[int]]] = {}
         self._outbox: list[Frame] = []
-        #: The latest batches of frames, and how many of them have arrived. The agent may not know of the last ones.
+        #: The latest batches of frames. The first `_arrived` of them have arrived, which the agent may not know yet.
         self._said: deque[list[Frame]] = deque()
         self._arrived = 0
-        #: True from a takeover until `go_on`: it says nothing.
+        #: True from a takeover until `go_on`, which repeats reports.
         self._waits = False
         self._streams = 0
         self._take: dict[type, Callable[[Any, int], None]] = {
@@ -191,8 +191,8 @@ class SimulatedHost:
         """Take a message.
 
         Args:
-            message: Of the controller.
-            life: The number of the controller's life that sent it.
+            message: A message of the controller.
+            life: The number of the controller's life in which it was sent.
         """
         self._take[type(message)](message, life)
 
@@ -228,19 +228,19 @@ class SimulatedHost:
         self.shift = max(self.shift, *numbers)
 
     def _release_code(self, message: messages.Release) -> None:
-        """Drop code at once: the tasks that are here do not look at it any more."""
+        """Drop code at once, because the tasks that the agent already has do not use it."""
         self._functions.difference_update(message.functions)
         for number in message.task_classes:
             self._classes.pop(number, None)
 
     def _recall(self, attempt_ids: Iterable[int]) -> None:
-        """Give back those that have not started."""
+        """Give back the tasks that have not started."""
         for attempt_id in attempt_ids:
             if attempt_id in self.queue:
                 self._return(self.queue[attempt_id])
 
     def _cancel(self, attempt_ids: Iterable[int]) -> None:
-        """End these: at once where they have not started, else in a while, unless they end first."""
+        """Cancel queued tasks at once, and running tasks within `_GRACE_S` seconds unless they end first."""
         for attempt_id in attempt_ids:
             if attempt_id in self.queue:
                 self._fail(self.queue[attempt_id], "cancelled")
@@ -257,7 +257,7 @@ class SimulatedHost:
         self.incoming = {stream: key for stream, key in self.incoming.items() if key not in gone}
 
     def _give(self, key: int) -> None:
-        """Send an object, or say that it is missing; a "broken" one finds no room at the controller."""
+        """Send an object, or report that it is missing. The controller finds no room for a "broken" one."""
         how = self.failing.popleft() if self.failing and key in self.store else ""
         if how == "missing":
             self.store.discard(key)
@@ -271,7 +271,7 @@ class SimulatedHost:
         self._streams += 1
         stream, nbytes = self._streams, self._size_of(key)
         self._say(messages.StreamObject(stream, key, nbytes))
-        self._flush()  # before the bytes
+        self._flush()  # the announcement must arrive before the bytes
         data: Buffer = _TornBytes() if how else _ZEROS[:nbytes]
         piece = Piece(stream, 0, data, 0, True)
         self.line.stream(Way.TO_CONTROLLER, nbytes // 2 if how else nbytes, lambda: self._tell(self, [piece]))
@@ -281,7 +281,7 @@ class SimulatedHost:
         self.lost.discard(key)
 
     def _put(self, keys: Iterable[int]) -> None:
-        """Objects that came within a message."""
+        """Store objects that came within a message."""
         for key in keys:
             if self.full:
                 self._refuse(key)
@@ -290,7 +290,7 @@ class SimulatedHost:
         self.pump()
 
     def announce(self, stream: int, key: int) -> None:
-        """An object will come as a stream."""
+        """Expect an object as a stream, unless the store has it already or has no room for it."""
         if key in self.store:
             self._say_stored(key)
         elif self.full:
@@ -299,27 +299,27 @@ class SimulatedHost:
             self.incoming[stream] = key
 
     def received(self, stream: int) -> None:
-        """The last of a stream came."""
+        """Store an object whose stream is complete."""
         key = self.incoming.pop(stream, None)
         if key is None:
-            return  # it was dropped meanwhile, or here before: the rest went nowhere
+            return  # the object was in the store before, or found no room, or was dropped meanwhile
         self._stored(key)
         self._say_stored(key)
         self.pump()
 
     def stop(self, stream: int) -> None:
-        """The rest of a stream will not come."""
+        """Expect no more of a stream."""
         self.incoming.pop(stream, None)
 
     def _limit(self, amounts: dict[str, int], devices: Sequence[int]) -> None:
-        """It may give that much to tasks from now on."""
+        """Change the amounts that tasks may take from now on."""
         self.ledger.resize(amounts, devices)
         self.pump()
 
     # ---- what happens here -------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Start what has its inputs and fits, first come first."""
+        """Start the tasks that have their inputs and fit, in the order in which they were handed over."""
         if self.lapsed or not self.alive:
             return
         for task in list(self.queue.values()):
@@ -362,7 +362,7 @@ class SimulatedHost:
         self.pump()
 
     def end(self, attempt_id: int, kind: str) -> None:
-        """A running task fails."""
+        """Let a running task fail."""
         task = self.running.get(attempt_id)
         if task is not None and self.alive:
             self._fail(task, kind)
@@ -374,10 +374,10 @@ class SimulatedHost:
         self.ledger.release(task.claim)
 
     def _fail(self, task: HandedTask, kind: str) -> None:
-        """A task, running or not, fails, and the tasks in the queue that would have followed it go back."""
+        """Let a queued or running task fail, and give back the queued tasks that wait for its results."""
         if task.claim is None:
             if self.queue.pop(task.attempt_id, None) is None:
-                return  # it followed one that failed a moment ago
+                return  # it was given back a moment ago, because a task that it waited for failed
         else:
             self._release(task)
         elapsed_s = max(self._clock.now - task.started_at, 1e-6) if task.claim is not None else 0.0
@@ -410,7 +410,7 @@ class SimulatedHost:
                 self._fail(task, "disk")
 
     def lapse(self) -> None:
-        """The lease is over: what runs is killed, what has not started goes back."""
+        """End the lease: kill the running tasks, and give back the others."""
         if self.alive and not self.lapsed:
             self.lapsed = True
             self._return_all()
@@ -418,7 +418,7 @@ class SimulatedHost:
                 self._fail(task, "host")
 
     def die(self) -> None:
-        """The agent's process is gone, and with it all that it had started."""
+        """End the agent's process and all its tasks."""
         self.alive = False
         self._outbox.clear()
         self.queue.clear()
@@ -428,9 +428,9 @@ class SimulatedHost:
     # ---- another controller ------------------------------------------------------------------------------------
 
     def take_over(self, line: Line) -> FoundAgent:
-        """Go on with another controller after the one before was lost: say what is here.
+        """Switch to a new controller, and return the attempts and objects that the agent has.
 
-        What the controller before missed is said again with `go_on`.
+        `go_on` then repeats what the previous controller may have missed.
         """
         self.line = line
         self.lapsed = False
@@ -453,7 +453,7 @@ class SimulatedHost:
         return FoundAgent(list(attempt_ids), sizes)
 
     def go_on(self) -> None:
-        """Say again what the controller before may have missed: the present one knows the runs by now."""
+        """Repeat the reports that the previous controller may have missed, now that the new one knows the runs."""
         left = [[self._again(frame) for frame in said if is_report(frame)] for said in self._said]
         self._said.clear()
         self._waits = False
@@ -462,12 +462,12 @@ class SimulatedHost:
         self.pump()
 
     def _again(self, report: Frame) -> Frame:
-        """Return what to say of an end that the controller before may have heard of, and acted upon."""
+        """Return what to send in place of a report that the previous controller may have acted on."""
         if isinstance(report, Said) and isinstance(report.message, messages.Finished):
             attempt_id = report.message.attempt_ids[0]
             made = zip(self._handed[attempt_id][1], report.message.sizes[0], strict=True)
             if any(size > INLINE and key not in self.store for key, size in made):
-                # It has had the result dropped.
+                # The previous controller has had the result dropped.
                 return Said(messages.Failed(attempt_id, "host", message=f"gone from {self.name}", elapsed_s=1e-6))
         return report
 
@@ -481,14 +481,14 @@ class SimulatedHost:
         return self._plans[run].nbytes(o)
 
     def _say(self, message: messages.AnyMessage, payload: Buffer = b"") -> None:
-        """What is said within a moment goes as one batch."""
+        """Send a message. Messages of the same half millisecond are one batch."""
         self._outbox.append(Said(message, payload))
         if len(self._outbox) == 1:
             self._clock.after(0.0005, self._flush)
 
     @property
     def quiet(self) -> bool:
-        """True while all that it had to say has been heard."""
+        """True while the agent has nothing to send, and nothing is on its way in either direction."""
         return not self._outbox and not self.overtaken and not self._waits and self.line.idle
 
     def _flush(self) -> None:

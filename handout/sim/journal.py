@@ -1,4 +1,4 @@
-"""What survives the controller: one run's journal, as `handout.journal.Journal` is to its recorder, but in memory."""
+"""The journal of one run, in memory, in place of `handout.journal.Journal`. It survives the controller's death."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from handout.sim.clock import Clock
 
 __all__ = ["SimulatedIdentities", "SimulatedJournal"]
 
-#: From a record of starts to its being on the disk.
+#: Seconds until the record of a start, or of the end of a run, counts as on the disk.
 _FSYNC_S = 0.002
 
 
@@ -29,7 +29,7 @@ class _Record(NamedTuple):
 
 
 class SimulatedIdentities:
-    """Identities of tasks: the number of each."""
+    """Identities of tasks. The identity of a task is its number."""
 
     def __init__(self, tasks: int) -> None:
         self.tasks = [b"%d" % task for task in range(tasks)]
@@ -44,8 +44,8 @@ class SimulatedJournal:
     """Records in the order in which they were written. When the controller dies, the last one may be torn.
 
     Args:
-        clock: The time.
-        instruction: Called after each record: the controller may die there.
+        clock: The virtual clock.
+        instruction: Called after each record, because the controller may die there.
     """
 
     path = "simulated"
@@ -55,7 +55,7 @@ class SimulatedJournal:
         self._clock = clock
         self._instruction = instruction
         self._records: list[_Record] = []
-        #: Records before this one were read back whole, after an earlier death.
+        #: Records before this index were read back after an earlier death, so they cannot be torn any more.
         self._torn_from = 0
 
     def _write(self, record: _Record) -> None:
@@ -65,10 +65,10 @@ class SimulatedJournal:
     # ---- see `handout.journal.Journal` -------------------------------------------------------------------------
 
     def begin_run(self, *columns: object) -> None:
-        """The run begins; nothing of that is read back."""
+        """Record nothing, because the begin of a run is not read back."""
 
     def record_failure(self, *columns: object) -> None:
-        """An attempt failed; nothing of that is read back."""
+        """Record nothing, because failures are not read back."""
 
     def commit(self, batch: ResultBatch) -> None:
         """Commit results."""
@@ -85,30 +85,33 @@ class SimulatedJournal:
         self._write(record._replace(data=b"".join(segments), nbytes=batch.sizes[0]))
 
     def record_starts(self, rows: Sequence[AttemptStart], then: Callable[[Exception | None], None]) -> None:
-        """Attempts are about to be made; ``then`` is called once that is on the disk."""
+        """Record attempts that are about to start. Call ``then`` once the records are on the disk."""
         for identity, _, host, attempt in rows:
             self._write(_Record("start", identity, "", attempt, host))
         self._clock.after(_FSYNC_S, lambda: then(None))
 
     def clear_starts(self, identities: Iterable[bytes]) -> None:
-        """It is known how the attempts of these tasks ended."""
+        """Record that the ends of these tasks' attempts are known."""
         for identity in identities:
             self._write(_Record("clear", identity))
 
     def cancel_starts(self, starts: Iterable[tuple[bytes, int]]) -> None:
-        """These attempts are known not to have begun."""
+        """Record that these attempts have not begun."""
         for identity, attempt in starts:
             self._write(_Record("cancel", identity, "", attempt))
 
     def end_run(self, outcome: str, then: Callable[[Exception | None], None]) -> None:
-        """The run is over; ``then`` is called once all is committed."""
+        """Record the end of the run. Call ``then`` once all is committed."""
         self._write(_Record("end"))
         self._clock.after(_FSYNC_S, lambda: then(None))
 
     # ---- after a death -----------------------------------------------------------------------------------------
 
     def recover(self, rng: Random) -> str:
-        """The controller has died: return what was torn, if anything. A start is on the disk before it counts."""
+        """Perhaps tear the last record, because the controller has died. Return a text for that record, or ``""``.
+
+        The record of a start is never torn, because it is on the disk before the start counts.
+        """
         torn = ""
         if len(self._records) > self._torn_from and self._records[-1].kind != "start" and rng.random() < 0.5:
             record = self._records.pop()

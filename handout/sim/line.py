@@ -1,7 +1,7 @@
-"""The connection between the controller and one agent: in order and each message once, for as long as it lasts.
+"""The connection between the controller and one agent. While it lasts, each message arrives once and in order.
 
-So is the real one, whose session numbers and acknowledges messages and outlives its TCP connections: a connection that
-drops is, from above, a stretch of time in which nothing arrives.
+The real session does the same: it numbers and acknowledges messages, and outlives its TCP connections. If a TCP
+connection drops, the layers above the session only see a time in which nothing arrives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Line", "Way"]
 
 #: Bytes that a stream carries in a second.
 _RATE = 0.5e6
-#: Seconds after which a stream is tried again that has overtaken a message which was sent before it.
+#: The line holds a stream back for this many seconds, again and again, until all earlier messages have arrived.
 _OVERTAKEN_S = 0.001
 
 
@@ -31,10 +31,10 @@ class Line:
     """One agent's connection.
 
     Args:
-        clock: The time.
-        latency_s: How long a message takes.
-        arriving: Called as each message arrives, with its direction and what it does; answers False where it is to
-            come again once the line is not stalled any more.
+        clock: The virtual clock.
+        latency_s: Seconds that a message takes.
+        arriving: Called when a message arrives, with its direction and the function that delivers it. Returns False
+            if the message is to arrive again once the line is no longer stalled.
     """
 
     __slots__ = (
@@ -54,15 +54,15 @@ class Line:
         self._clock = clock
         self._arriving = arriving
         self.latency_s = latency_s
-        #: False once the controller or the agent has given the other up.
+        #: False once the connection is closed for good.
         self.open = True
         #: No message arrives before this time.
         self.stalled_until = 0.0
         self._queues: tuple[deque[tuple[float, Callable[[], None]]], ...] = (deque(), deque())
         self._streams = 0
-        #: By direction: messages that were sent, and those of them that have arrived.
+        #: By direction: how many messages were sent, and how many of them have arrived.
         self._sent, self._arrived = [0, 0], [0, 0]
-        #: By direction: streams that began after fewer messages than these are lost.
+        #: By direction: a stream is lost if fewer messages than this were sent before it.
         self._lost = [0, 0]
 
     @property
@@ -71,7 +71,7 @@ class Line:
         return not (self._streams or self._queues[0] or self._queues[1])
 
     def send(self, way: Way, action: Callable[[], None]) -> None:
-        """Have a message arrive, after all that were sent before it."""
+        """Send a message, which arrives after all messages that were sent before it."""
         if not self.open:
             return
         queue = self._queues[way]
@@ -81,24 +81,24 @@ class Line:
             self._clock.at(queue[0][0], lambda: self._deliver(way))
 
     def stream(self, way: Way, nbytes: int, action: Callable[[], None]) -> None:
-        """Have an object arrive: after the messages that were sent before it, beside those sent since."""
+        """Send an object, which arrives after the messages sent before it and delays none that are sent later."""
         if self.open:
             self._streams += 1
             mark = self._sent[way]
             self._clock.after(self.latency_s + nbytes / _RATE, lambda: self._delivered(way, mark, action))
 
     def stall(self, duration_s: float) -> None:
-        """Let nothing through for a while."""
+        """Let no message arrive for ``duration_s`` seconds."""
         self.stalled_until = max(self.stalled_until, self._clock.now + duration_s)
 
     def close(self) -> None:
-        """What is on its way will never arrive."""
+        """Close the connection for good. Messages and streams on their way never arrive."""
         self.open = False
         for queue in self._queues:
             queue.clear()
 
     def lose(self, way: Way) -> None:
-        """What is on its way in this direction will never arrive; the first of it is arriving already."""
+        """Lose what is on its way in a direction, except the first message, which is arriving already."""
         queue = self._queues[way]
         while len(queue) > 1:
             queue.pop()

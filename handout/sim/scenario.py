@@ -1,4 +1,4 @@
-"""What is to be run, and where: graphs, costs, hosts and callers' whims, all from one seed."""
+"""Scenarios: graphs, costs, hosts and the whims of users, all drawn from one seed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _once(*inputs: object) -> None: ...
 def _stored(*inputs: object) -> None: ...
 
 
-#: The functions that graphs are made of, and what they need and allow.
+#: The functions that graphs are made of, with their options.
 FUNCTIONS: Sequence[tuple[Callable[..., None], Options]] = (
     (_plain, {}),
     (_retried, {"retries": 2, "backoff_s": 0.5}),
@@ -63,19 +63,19 @@ FUNCTIONS: Sequence[tuple[Callable[..., None], Options]] = (
 
 
 class Fate(Enum):
-    """What comes of calling a function."""
+    """How an attempt ends."""
 
     WELL = auto()
     RAISES = auto()
-    #: Its process dies under it.
+    #: The worker dies under the task.
     POISON = auto()
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run that a caller asks for. Columns are by task, or by object as `objects` numbers them.
+    """One run that a caller asks for. Columns are by task, or by object number.
 
-    Object t is the result of task t; those above are values (of producer -1) and elements of results.
+    Object t is the result of task t. Objects with higher numbers are values (producer -1) and elements of results.
     """
 
     number: int
@@ -85,7 +85,7 @@ class RunPlan:
     inputs: Sequence[Sequence[int]]
     #: By object: the task that makes it, -1 for a value.
     producers: Sequence[int]
-    #: Tasks of one number from 0 on run on one host.
+    #: By task: the number of its group, or -1. The tasks of a group run on one host.
     groups: Sequence[int]
     priorities: Sequence[float]
     #: Objects that the caller wants, and objects that stay on the hosts.
@@ -96,14 +96,14 @@ class RunPlan:
     manner: Manner
     durations_s: Sequence[float]
     sizes: Sequence[int]
-    #: By task: attempts that fail, and how; further ones end well.
+    #: By task: how many of its first attempts fail, and how. Later attempts end well.
     bad: Mapping[int, tuple[int, Fate]]
 
     def __len__(self) -> int:
         return len(self.functions)
 
     def first(self, count: int) -> RunPlan:
-        """Return this run with its first tasks alone."""
+        """Return this run with only its first ``count`` tasks."""
         outputs, keep = ([t for t in column if t < count] for column in (self.outputs, self.keep))
         return replace(self, functions=self.functions[:count], outputs=outputs, keep=keep)
 
@@ -124,13 +124,13 @@ class RunPlan:
             if group >= 0:
                 leaders.setdefault(group, results[t])
         taken = {self.producers[o] if o >= count else o for inputs in self.inputs[:count] for o in inputs}
-        # A function that nothing needs would not be part of the plan.
+        # A result that no task takes is an output. Otherwise its function would not be part of the plan.
         return graph.compile(outputs=[results[t] for t in range(count) if t in self.outputs or t not in taken])
 
     def _other(
         self, graph: Graph, o: int, results: Sequence[Output[Any]], others: dict[int, Output[Any]]
     ) -> Output[Any]:
-        """A value, or an element of a result."""
+        """Return the output for an object that is a value or an element of a result."""
         if o not in others:
             producer = self.producers[o]
             others[o] = results[producer][str(o)] if producer >= 0 else graph.value(bytes(self.sizes[o]))
@@ -142,7 +142,7 @@ class RunPlan:
         return encode_plan(self.plan)
 
     def make_run(self, allocator: Allocator | None) -> RunState:
-        """Return the run as a life of the controller keeps it."""
+        """Return a new state of the run, for one life of the controller."""
         run = make_run(self.plan, self.encoded, self.options, self.number, allocator)
         run.spec = replace(run.spec, fn=self.functions, keep=self.keep, speculation=self.speculation)
         return run
@@ -158,12 +158,12 @@ class RunPlan:
         return FUNCTIONS[self.functions[t]][1].get("idempotent") is False
 
     def nbytes(self, o: int) -> int:
-        """Return how large an object of the plan is."""
+        """Return the size of an object in bytes."""
         known = self.encoded.nbytes[o]
         return self.sizes[o % len(self.sizes)] if known < 0 else known
 
     def fate(self, t: int, attempt: int) -> Fate:
-        """Return what comes of an attempt."""
+        """Return how an attempt ends."""
         times, fate = self.bad.get(t, (0, Fate.WELL))
         return fate if attempt <= times else Fate.WELL
 
@@ -175,7 +175,7 @@ class HostPlan:
     name: str
     offer: Offer
     rtt_s: float
-    #: When it is there for the first time.
+    #: When the controller starts its first agent.
     at_s: float
 
 
@@ -185,7 +185,7 @@ class Whim:
 
     at_s: float
     what: str
-    #: Which run, host or task, counted over those there are.
+    #: Chooses the run, host or task: this number modulo how many there are.
     which: int
 
 
@@ -194,7 +194,7 @@ _WHIMS = ("cancel", "cancel", "cancel_some", "cancel_some", "close", "drain", "c
 
 @dataclass(frozen=True)
 class Scenario:
-    """All that one seed stands for, but for the faults, which are drawn as messages arrive."""
+    """All that a seed determines, except the faults, which are drawn as messages arrive."""
 
     seed: int
     hosts: Sequence[HostPlan]
@@ -204,12 +204,12 @@ class Scenario:
     weather: Weather
     #: When faults and whims end.
     horizon_s: float
-    #: The faults, where they are not drawn.
+    #: The faults, or None if they are drawn.
     script: Script | None = None
 
     @classmethod
     def draw(cls, seed: int) -> Scenario:
-        """The scenario of a seed: the same one in every process."""
+        """Return the scenario of a seed. It is the same in every process."""
         rng = Random(seed)
         weather = Weather.draw(rng)
         horizon_s = rng.choice((5.0, 20.0, 60.0))
@@ -227,13 +227,13 @@ class Scenario:
 
 
 def _host(rng: Random, name: str) -> HostPlan:
-    # Every host can run every task: what none can run is another test's business.
+    # Every host can run every task. Other tests cover tasks that no host can run.
     offer = compile_capabilities({"cpu": rng.randint(2, 4), "memory": "4 GB"})
     return HostPlan(name, offer, rng.choice((0.0005, 0.01, 0.1)), rng.choice((0.0, 0.0, 0.0, 3.0)))
 
 
 def _graph(rng: Random, count: int) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Inputs by task and producers by object: elements of results and values among them."""
+    """Return inputs by task, and producers by object. Some objects are elements of results or values."""
     reach = rng.choice((1, 3, 30))
     inputs: list[tuple[int, ...]] = []
     for t in range(count):
@@ -256,7 +256,7 @@ def _run(rng: Random, number: int, horizon_s: float) -> RunPlan:
     quick = rng.random() < 0.5
     options: RunOptions = {
         "journal": "simulated",
-        # What could not be made again is committed in any case.
+        # In both cases, results that could not be made again are committed.
         "journal_results": rng.choice(("all", "outputs")),
         "on_failure": rng.choice(("fail_fast", "continue")),
         "priority": rng.choice((0.0, 0.0, 1.0)),

@@ -25,7 +25,7 @@ from handout.sim.trouble import Trouble
 
 __all__ = ["SimulationError", "SimulationReport", "play", "simulate"]
 
-#: So long after the last fault all must be over.
+#: All must be over this many seconds after faults have ended.
 LIMIT_S = 600.0
 
 
@@ -33,9 +33,9 @@ class SimulationError(HandoutError):
     """A scenario broke a rule."""
 
     seed: int = -1
-    #: The rule, such as "R2", or the begin of the error's text.
+    #: The name of the error's class, with the rule, such as "R2", or the beginning of the error's text.
     rule: str = ""
-    #: All that had happened, a line each.
+    #: The lines of the story until the error.
     story: Sequence[str] = ()
     #: The faults that had happened.
     script: Script = Script({}, frozenset())
@@ -52,15 +52,15 @@ class SimulationReport:
     #: Events, or parts of events, that the core had to ignore, in all lives of the controller.
     stale: int
     faults: dict[Fault, int]
-    #: By run: how it ended, None where its caller forgot it before.
+    #: By run: how it ended, or None if its caller forgot it first.
     outcomes: dict[int, Outcome | None]
-    #: Functions called.
+    #: How many functions were called.
     calls: int
     story: SimulationStory
 
     @property
     def digest(self) -> str:
-        """The same for the same story."""
+        """A hash of the story. Equal stories have equal hashes."""
         return self.story.digest
 
 
@@ -68,8 +68,8 @@ def simulate(seed: int, tell: Callable[[str], object] | None = None) -> Simulati
     """Run the scenario of a seed. No event loop may run in this thread.
 
     Args:
-        seed: Decides everything.
-        tell: Gets the story line by line, at the end, however it ends.
+        seed: Determines all that happens.
+        tell: Called at the end with each line of the story, also if a rule was broken.
     Raises:
         SimulationError: A rule was broken.
     """
@@ -122,7 +122,7 @@ class _Simulation:
         )
         self._trouble = Trouble(self.clock, self._faults, self.story, self.cluster)
         self._calls: Counter[tuple[int, int]] = Counter()
-        #: The same, but anew for a task whose end is known when the next controller takes over.
+        #: Like `_calls`, but a new controller resets the count of a task without a result or open start in the journal.
         self._tries: Counter[tuple[int, int]] = Counter()
         #: By run: how it ended, as its caller was told.
         self._outcomes: dict[int, Outcome | None] = {}
@@ -143,7 +143,7 @@ class _Simulation:
     # ---- from the first event to the last ----------------------------------------------------------------------
 
     async def run(self) -> None:
-        """All of it."""
+        """Play the scenario from its first event to its last."""
         self._over = asyncio.Event()
         virtual, scenario = self._loop.virtual, self.scenario
         self.controller = self._live()
@@ -168,7 +168,7 @@ class _Simulation:
 
     @property
     def report(self) -> SimulationReport:
-        """How it went."""
+        """The report of the simulation."""
         return SimulationReport(
             self.scenario.seed,
             self._took_s,
@@ -192,7 +192,7 @@ class _Simulation:
         )
 
     async def _settle(self) -> None:
-        """Close what is open, let all that is under way come to its end, and look at the books."""
+        """Close all runs, wait until nothing is under way, and check that nothing is left."""
         self._faults.over = True
         for number in list(self.controller.driver.runs):
             self.controller.forget(number)
@@ -217,10 +217,10 @@ class _Simulation:
     # ---- runs --------------------------------------------------------------------------------------------------
 
     def _ask_for(self, plan: RunPlan) -> None:
-        """A caller asks for a run, for the first time or after the controller has died."""
+        """Submit a run for its caller. If the controller is dead, the next one submits the run."""
         self._asked.add(plan.number)
         if not self.controller.alive or plan.number in self._outcomes:
-            return  # it is asked for again once the controller is back
+            return  # the next controller submits it, unless it has ended
         self.controller.submit(plan, self.journals[plan.number], {})
 
     def _run_ended(self, number: int, outcome: Outcome | None) -> None:
@@ -267,7 +267,7 @@ class _Simulation:
         self.clock.after(self._rng.choice((0.1, 5.0, 30.0)), self._revive)
 
     def _revive(self) -> None:
-        """A new controller takes up what the journals have."""
+        """Start a new controller, which resumes the runs from their journals."""
         self.story.tell(self.clock.now, "The controller was started again.")
         known = {number: (journal.committed(), journal.open_starts()) for number, journal in self.journals.items()}
         dead, self.controller = self.controller, self._live()
@@ -292,7 +292,7 @@ class _Simulation:
     # ---- whims -------------------------------------------------------------------------------------------------
 
     def _follow(self, whim: Whim) -> None:
-        """Do what a user, or a tracker, wants just now, if there is something to do it to."""
+        """Do what a user, or a tracker, wants. Do nothing if there is no controller, no run or no host."""
         controller = self.controller
         runs, hosts = list(controller.core.world.runs), list(controller.hosts)
         if not controller.alive or not runs or not hosts:

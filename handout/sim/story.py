@@ -1,4 +1,4 @@
-"""What happened, in order, as sentences from which a reader can find out why a seed fails."""
+"""The story of a simulation: sentences in order, from which a reader can find out why a seed fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SimulationStory", "sentence_of"]
 
 
 class SimulationStory:
-    """Remembers times and events, commands and sentences; makes sentences of them only when asked."""
+    """Keeps events, commands and sentences with their times. Makes sentences of them only when `lines` is read."""
 
     __slots__ = ("_entries",)
 
@@ -40,7 +40,7 @@ class SimulationStory:
 
     @property
     def digest(self) -> str:
-        """The same for the same story."""
+        """A hash of the story. Equal stories have equal hashes."""
         return sha256("\n".join(self.lines()).encode()).hexdigest()
 
 
@@ -50,7 +50,7 @@ def sentence_of(what: object) -> str:
 
 
 def _tasks(each: Any) -> str:
-    """Tasks with their attempts, and their run."""
+    """Return words for tasks, their attempts and their run."""
     attempts = getattr(each, "attempts", None) or [None] * len(each.tasks)
     named = [str(t) if a is None else f"{t} (attempt {a})" for t, a in zip(each.tasks, attempts, strict=True)]
     return f"{'task' if len(named) == 1 else 'tasks'} {', '.join(named)} of run {each.run}"

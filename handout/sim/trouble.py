@@ -1,4 +1,4 @@
-"""Faults as they strike: at a message, on its way in either direction."""
+"""Lets faults happen at messages on their way, in either direction."""
 
 from __future__ import annotations
 
