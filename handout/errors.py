@@ -33,7 +33,7 @@ HandoutError
 └── InternalError             a defect of Handout
 ```
 
-Facts are attributes, the message is made from them, and every class can be pickled.
+Facts are attributes, and the message is made from them. Every class can be pickled.
 """
 
 from __future__ import annotations

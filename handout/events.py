@@ -162,7 +162,7 @@ class HostLeft(RunEvent):
 
     Attributes:
         host: The name of the host.
-        reason: Why, in one line.
+        reason: Why it left, in one line.
     """
 
     host: str

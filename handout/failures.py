@@ -38,7 +38,7 @@ class Failure:
 
     Attributes:
         id: The id of the function.
-        kind: Why, in a word: ``raised``, ``unserializable``, ``too_large``, ``exited``, ``died``, ``timeout``,
+        kind: The reason in one word: ``raised``, ``unserializable``, ``too_large``, ``exited``, ``died``, ``timeout``,
             ``memory``, ``cancelled``, ``input``, ``disk``, ``host`` or ``skipped``.
         host: The name of the host of the last attempt, or None if no host had the task.
         attempts: How many attempts were made.
@@ -77,7 +77,7 @@ class Failure:
 
     @property
     def exception(self) -> Exception:
-        """The exception of the task. Its notes hold what is known. It is unpickled at the first access, not before."""
+        """The exception of the task. Its notes hold the known facts. The first access unpickles the exception."""
         if self._exception is None:
             self._exception = self._build()
             self._annotate()
@@ -94,14 +94,14 @@ class Failure:
         )
 
     def _annotate(self) -> None:
-        """Add what is known to the exception."""
+        """Add the known facts to the exception, as notes."""
         assert self._exception is not None
         for note in self._notes():
             self._exception.add_note(note)
 
     @property
     def reason(self) -> str:
-        """Why the task failed, in one line. To read this does not unpickle the exception."""
+        """Why the task failed, in one line. Reading the reason does not unpickle the exception."""
         type_name = str(self.report.get("type") or "") if self.kind in ("raised", "exited") else ""
         said = str(self.report.get("message") or "")
         if self._exception is not None and not said:
@@ -126,7 +126,7 @@ class Failure:
         return build(self, where)
 
     def _raised(self) -> Exception:
-        """Return the task's exception, or a `RemoteError` if that cannot travel or resembles the caller's own."""
+        """Return the task's exception, or a `RemoteError` if it cannot travel or could pass for the caller's own."""
         reason, remedy = " It cannot be pickled and made again.", _TRAVEL
         if self.pickled:
             try:
@@ -136,7 +136,7 @@ class Failure:
             else:
                 if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
                     return error
-                reason, remedy = "", self._advice()  # the caller would take it for its own
+                reason, remedy = "", self._advice()  # the caller would take the error for its own
         name, message = self.report.get("type", "an exception"), self.report.get("message", "")
         said = f"{name}: {message}" if message else name
         return RemoteError(
@@ -267,7 +267,7 @@ def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickl
 def of_exception(
     id: str, error: Exception, *, kind: str, host: str | None, attempts: int, facts: Failure | None = None
 ) -> Failure:
-    """Return a failure that the controller found, not a host.
+    """Return a failure that the controller, not a host, found.
 
     Args:
         id: The id of the function.
@@ -275,7 +275,7 @@ def of_exception(
         kind: The kind of the failure, as in `Failure.kind`.
         host: The name of the host of the last attempt, or None.
         attempts: How many attempts were made.
-        facts: What a host reported about the same attempt. The notes of the exception then hold it.
+        facts: The failure that a host reported for the same attempt. Its facts become notes of the exception.
     """
     if facts is None:
         text = exceptions.traceback_text(error) if error.__traceback__ else ""

@@ -35,8 +35,8 @@ class EncodedRun:
     #: By task: index into `functions`.
     fn: Sequence[int]
     functions: Sequence[FunctionBlob]
-    #: By task: numbers of the objects that it takes. Those of the plan come first; its large arguments, each an object
-    #: of its own, follow.
+    #: By task: numbers of the objects that it takes. The plan's objects come first. Then come the task's large
+    #: arguments, each an object of its own.
     inputs: Sequence[tuple[int, ...]]
     #: By object: the task that makes it, or -1 if the controller has it.
     producers: Sequence[int]

@@ -25,9 +25,10 @@ _INDEX = "modules.json"
 
 
 class _Numbers:
-    """Numbers by digest: the same number for the same digest, as long as it is one of the last 4,096; never used again.
+    """Numbers by digest. A digest keeps its number while it is one of the last 4,096 digests that were asked for.
 
-    A run that uses a function again after its digest was forgotten sends it under another number.
+    No number is used for two digests. If a run uses a function whose digest was forgotten, the function gets a new
+    number and is sent again.
     """
 
     def __init__(self) -> None:
@@ -52,9 +53,9 @@ _bundle_keys = _Numbers()
 
 @dataclass(frozen=True, slots=True)
 class FunctionBlob:
-    """A function as it travels, for tasks that need the same of a host."""
+    """The bytes of a function, and what they require of a host."""
 
-    #: The same for equal blobs, in all runs of this process.
+    #: Equal blobs have the same number in all runs of this process.
     number: int
     blob: bytes
     #: True if the function travels by value, or its tasks take code that does.
@@ -64,7 +65,7 @@ class FunctionBlob:
 
     @property
     def python(self) -> str | None:
-        """The version of Python that hosts must have, such as ``"3.11"``; None if all will do."""
+        """The version of Python that hosts must have, such as ``"3.11"``, or None if any version will do."""
         return PYTHON if self.by_value else None
 
 
@@ -72,7 +73,7 @@ class FunctionBlob:
 class CodeBundle:
     """Sources of the user's own modules."""
 
-    #: The key by which agents store it; no object of a run has it.
+    #: The key by which agents store it. No object of a run has this key.
     key: int
     data: bytes
     #: Top-level names of its modules.
@@ -82,7 +83,7 @@ class CodeBundle:
 def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> FunctionBlob:
     """Return a function as bytes: by its name if an import finds it, otherwise by value.
 
-    `encode_plan` decides if it needs a bundle, because that depends on the whole run.
+    The blob's `needs_bundle` is False. `encode_plan` may set it, because it depends on the whole run.
 
     Raises:
         CannotPickleError: The function cannot be pickled.
@@ -103,10 +104,10 @@ def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
     """Bundle the user's own modules among `names`, and those that they import in turn.
 
     Args:
-        names: Dotted names of modules; those that are not the user's own are left out.
+        names: Dotted names of modules. Those that are not the user's own are left out.
 
     Returns:
-        The bundle; None if no module is the user's own.
+        The bundle, or None if no module is the user's own.
     """
     found = own_sources(names)
     if not found.packages:

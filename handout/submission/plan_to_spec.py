@@ -1,4 +1,4 @@
-"""From a plan to the columns that the core gets of a run, and what agents get of its tasks."""
+"""Makes the columns of a run for the core, and the traits of its tasks for agents."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ class RunPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What the tasks of a profile have in common that agents must know and the core need not."""
+    """Facts about all tasks of a profile that agents must know and the core need not know."""
 
-    #: With the run's options where the function has none of its own.
+    #: The function's options. Those that it lacks are the run's.
     options: TaskOptions
-    #: Calling the function gives a coroutine.
+    #: True if calling the function gives a coroutine.
     coroutine: bool
-    #: Workers import the user's modules from the bundle of the run.
+    #: True if workers import the user's modules from the bundle of the run.
     needs_bundle: bool
 
 
 def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSpec, list[Traits]]:
-    """Return the columns of a run for the core, and by profile what agents must know.
+    """Return the columns of a run for the core, and the traits of each profile for agents.
 
     Args:
         plan: The validated graph.
-        encoded: Its calls as bytes, with the objects that its large arguments became.
+        encoded: The graph's calls as bytes, with the objects that large arguments became.
         policy: The options of the run.
 
     Raises:
@@ -105,7 +105,7 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
 
 
 class _Profiles:
-    """The profiles of a run, each once: tasks of one function with the same options share one."""
+    """The profiles of a run. Tasks of one function with the same options share a profile."""
 
     def __init__(self, plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> None:
         self.known: list[Profile] = []
@@ -166,10 +166,10 @@ def _is_coroutine(fn: Any) -> bool:
 
 
 def _duration_keys(encoded: EncodedRun) -> Sequence[int]:
-    """Return the key of expected durations by task: equal functions share one, also if the graph has each anew.
+    """Return the key of expected durations by task. Equal functions share a key, even if they are distinct objects.
 
-    The functions' own numbers would not do: they grow with each run, and the core has an entry for each key below the
-    highest one.
+    The numbers of the functions cannot be the keys. They grow with each run, and the core has an entry for each key
+    below the highest one.
     """
     keys: dict[int, int] = {}
     of_function = [keys.setdefault(function.number, len(keys)) for function in encoded.functions]

@@ -1,4 +1,4 @@
-"""Which modules are the user's own: these travel as source. All others must be installed on the host.
+"""Finds the user's own modules, which travel as source. All other modules must be installed on the host.
 
 A module is the user's own if it comes from a ``.py`` file (or a folder of such files) outside the standard library and
 outside site-packages. So editable installs count as own. No module is imported to find this out.
@@ -23,7 +23,7 @@ __all__ = ["EXTENSIONS", "Module", "Package", "Sources", "find_package", "import
 
 #: The endings of the names of extension modules.
 EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
-#: Never the user's own, wherever they are installed: the host has its own copies.
+#: Modules that never count as the user's own, wherever they are installed. The host has its own copies.
 _NEVER_OWN = frozenset({"handout", "dill", "__main__", "__mp_main__"})
 
 
@@ -93,7 +93,7 @@ def _is_own_path(path: str) -> bool:
 
 
 def spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
-    """Return the spec of a top-level module without importing it; None if it is not found."""
+    """Return the spec of a top-level module without importing it, or None if the module is not found."""
     loaded = sys.modules.get(top)
     spec: importlib.machinery.ModuleSpec | None = getattr(loaded, "__spec__", None)
     if spec is not None:
@@ -105,7 +105,7 @@ def spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def find_package(name: str) -> Package | None:
-    """Return the user's own top-level package or module that `name` belongs to; None if it is not the user's own."""
+    """Return the top-level package or module that `name` belongs to, or None if it is not the user's own."""
     top = name.partition(".")[0]
     if top in _NEVER_OWN or top in sys.stdlib_module_names:
         return None
@@ -128,7 +128,7 @@ def _collect(package: Package, name: str, folder: Path) -> None:
     """Add all modules below a folder to a package.
 
     Args:
-        package: Gets the modules.
+        package: The package that gets the modules.
         name: Dotted name of the folder.
         folder: The folder.
     """
@@ -181,7 +181,7 @@ def own_sources(names: Iterable[str], script: str | None = None) -> Sources:
 
     Args:
         names: Dotted names of modules.
-        script: The file of ``__main__``, if that is one of them.
+        script: The file of ``__main__``, if that is one of the modules.
     """
     found = Sources()
     queue = [name.partition(".")[0] for name in names]
