@@ -28,7 +28,7 @@ __all__ = ["Failure", "failure", "from_report", "has_text", "may_have_run", "ref
 
 _ATTRIBUTE = "__handout_failure__"
 _TRAVEL = "To get it itself, make its class importable in the caller, and constructible from the arguments in args."
-#: Characters of a message that other errors quote.
+#: Other errors quote at most this many characters of a message.
 _REASON = 200
 
 
@@ -126,7 +126,7 @@ class Failure:
         return build(self, where)
 
     def _raised(self) -> Exception:
-        """Return the task's exception, or a `RemoteError` if it cannot travel or could pass for the caller's own."""
+        """Return the task's exception, or a `RemoteError` if it cannot travel or looks like one of the caller's own."""
         reason, remedy = " It cannot be pickled and made again.", _TRAVEL
         if self.pickled:
             try:
@@ -172,7 +172,7 @@ class Failure:
             notes.append("Last lines of its standard error:\n" + "\n".join(f"  {line}" for line in self.stderr_tail))
         advice = getattr(self._exception, "remedy", "") if isinstance(self._exception, HandoutError) else self._advice()
         if notes and advice:
-            # Repeated at the end, because a terminal shows the end first.
+            # The message may say this already. It is repeated at the end, because a terminal shows the end first.
             notes.append(f"What to do: {advice}")
         return notes
 
@@ -235,7 +235,7 @@ def may_have_run(failure: Failure) -> bool:
     """Return True if the task's function may have been called in an attempt that failed."""
     if failure.kind == "cancelled" and not failure.report.get("elapsed_s"):
         return False
-    return failure.report.get("argument") is not True  # True: an argument found no room
+    return failure.report.get("argument") is not True  # it is True if an argument found no room
 
 
 def has_text(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ __all__ = ["Manner"]
 
 
 class Manner(Enum):
-    """How a run's tasks are placed: by an allocator of the core, or by a user's allocator that behaves in some way."""
+    """How a run's tasks are placed: by an allocator of the core, or by a user's allocator, sound or unsound."""
 
     LOCALITY = "locality"
     LOAD_BALANCED = "load_balanced"

@@ -1,8 +1,9 @@
-"""Checks of what must be true after every turn and at the end. The table of invariants numbers the rules.
+"""Checks of what must be true after every turn and at the end. The rules have the numbers of the table of invariants.
 
-R1: Each task has one outcome. The core drops and counts stale answers. R2: All that has not ended has a deadline, or a
-cause to go on. R4: The ledgers add up, the core grants no more than there is, and at the end nothing is claimed. R7: A
-task whose results are in the journal does not run again.
+- R1: Each task has one outcome. The core drops and counts stale answers.
+- R2: All that has not ended has a deadline, or a cause to go on.
+- R4: The ledgers add up. The core grants no more than there is. At the end nothing is claimed.
+- R7: A task whose results are in the journal does not run again.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class _JumpingSelector(selectors.SelectSelector):
         self.limit: tuple[float, Callable[[], str]] = (math.inf, str)
         #: Called when no callback is ready and no timer is set.
         self.on_idle: Callable[[], None] = lambda: None
-        #: Turns of the loop since the clock last moved. `watch_no_more` makes it so low that it meets no limit.
+        #: Turns of the loop since the clock last moved. `watch_no_more` makes it too low to ever reach the limit.
         self._turns_at_once = 0
 
     def watch_no_more(self) -> None:

@@ -228,7 +228,7 @@ class Controller:
             self.outcomes[command.run] = command.outcome
 
     def instruction(self) -> None:
-        """Count an instruction, and kill the controller if it was to die here."""
+        """Count an instruction, and kill the controller if it is to die here."""
         if self.alive and self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -311,7 +311,7 @@ class Controller:
         host.go_on()
 
     def drain(self, name: str) -> None:
-        """Drain a host, as its user asked."""
+        """Drain a host on behalf of the user."""
         if name not in self._draining:
             self._draining.add(name)
             self.spawn(self._drain(name))

@@ -163,7 +163,7 @@ class SimulatedHost:
         self._functions: set[int] = set()
         #: The largest number of a function or a task class that a controller gave it.
         self.shift = 0
-        #: By id of each attempt ever handed to it: the controller's life that did so last, and the keys that it makes.
+        #: By id of each attempt ever handed over: the last life to hand it over, and the keys of the task's results.
         self._handed: dict[int, tuple[int, Sequence[int]]] = {}
         self._outbox: list[Frame] = []
         #: The latest batches of frames. The first `_arrived` of them have arrived, which the agent may not know yet.

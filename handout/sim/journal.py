@@ -65,7 +65,7 @@ class SimulatedJournal:
     # ---- see `handout.journal.Journal` -------------------------------------------------------------------------
 
     def begin_run(self, *columns: object) -> None:
-        """Record nothing, because the begin of a run is not read back."""
+        """Record nothing, because the beginning of a run is not read back."""
 
     def record_failure(self, *columns: object) -> None:
         """Record nothing, because failures are not read back."""

@@ -25,7 +25,7 @@ from handout.sim.trouble import Trouble
 
 __all__ = ["SimulationError", "SimulationReport", "play", "simulate"]
 
-#: All must be over this many seconds after faults have ended.
+#: Seconds within which all runs must end once faults have ended. Clearing up after the runs has the same limit.
 LIMIT_S = 600.0
 
 
@@ -70,6 +70,7 @@ def simulate(seed: int, tell: Callable[[str], object] | None = None) -> Simulati
     Args:
         seed: Determines all that happens.
         tell: Called at the end with each line of the story, also if a rule was broken.
+
     Raises:
         SimulationError: A rule was broken.
     """
@@ -99,7 +100,7 @@ def play(scenario: Scenario, tell: Callable[[str], object] | None = None) -> Sim
 
 
 class _Simulation:
-    """Hosts that come and go, runs that are asked for, and a controller that may die."""
+    """Plays a scenario: hosts that come and go, runs that are asked for, and a controller that may die."""
 
     def __init__(self, scenario: Scenario, loop: VirtualLoop) -> None:
         self.scenario = scenario

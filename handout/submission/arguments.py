@@ -136,7 +136,7 @@ class _Encoder:
     # ---- calls ---------------------------------------------------------------------------------------------
 
     def _call(self, task: int) -> tuple[bytes, tuple[int, ...], bool]:
-        """Return the blob of a task's call, its inputs, and True if it holds code by value."""
+        """Return the blob of a task's call, its inputs, and True if the call or an input holds code by value."""
         plan = self.plan
         args, kwargs, inputs = plan.args[task], plan.kwargs[task], plan.inputs[task]
         paths = self.paths.get(task)

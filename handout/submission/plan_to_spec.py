@@ -56,7 +56,7 @@ class RunPolicy:
 class Traits:
     """Facts about all tasks of a profile that agents must know and the core need not know."""
 
-    #: The function's options. Those that it lacks are the run's.
+    #: The function's options. The run's options stand in for those that the function lacks.
     options: TaskOptions
     #: True if calling the function gives a coroutine.
     coroutine: bool
