@@ -28,13 +28,13 @@ __all__ = [
 
 #: Tasks of one queue that are placed before another queue of the same standing gets its turn.
 TURN = 16
-#: Tasks that take nothing of a host are handed to it up to this number.
+#: A host that has this many tasks gets no further tasks that take nothing of it.
 MAX_FREE_TASKS = 4096
-#: Seconds that a task which was handed ahead may wait for a claim before nothing new may pass it on that host.
+#: Once a task that was handed ahead has waited this many seconds for a claim, its host grants none to newer tasks.
 PATIENCE_S = 1.0
 #: Bandwidth that is assumed for every link, in bytes per second, because none is measured.
 BYTES_PER_S = 2e8
-#: Inputs of so many bytes take no noticeable time to copy.
+#: Inputs of up to this many bytes in all take no noticeable time to copy.
 LIGHT_BYTES = 65536
 #: An object on more hosts than this says nothing about where a task should go.
 MAX_HOLDERS = 8
@@ -43,11 +43,11 @@ MAX_HOLDERS = 8
 class Standing(NamedTuple):
     """The order in which queues are served, lowest first."""
 
-    #: Of its head, negated.
+    #: The priority of the queue's head, negated.
     priority: float
     #: Handed tasks of its run: of runs of the same priority, the one with the fewest goes first.
     active: int
-    #: Of its head in the run's order.
+    #: The place of the queue's head in the run's order.
     place: int
 
 
@@ -57,7 +57,7 @@ _Grant = tuple[HostRecord, Demand, Claim | float]
 
 
 def place(world: World) -> None:
-    """Hand over what fits, on all hosts that have got room."""
+    """Hand over the ready tasks that fit, as long as hosts get room."""
     while True:
         reset_waiting(world)
         for host in world.dirty:
@@ -108,7 +108,7 @@ def _serve(world: World, queues: list[ReadyQueue], settled: set[ReadyQueue]) -> 
         more = _place_some(world, candidates, 1 << 60 if alone else TURN, floor)
         t = queue.head()
         if t < 0:
-            continue  # it is not settled: tasks may join it when their group gets its host
+            continue  # the queue is not settled: tasks may join it when their group gets its host
         if more:
             heappush(turns, (_standing(queue), number, candidates))
         else:
@@ -149,7 +149,7 @@ class Candidates:
         #: Hosts that are full, where tasks may be handed ahead, by backlog per slot.
         self.full: list[tuple[float, int, HostRecord]] = []
         self.ahead_allowed = run.spec.profiles[queue.key.profile].idempotent
-        #: True if it was shared amounts that were short.
+        #: True if a claim was not granted because shared amounts were short.
         self.short = False
 
 
@@ -177,12 +177,12 @@ def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[De
     queue.set_hosts(hosts, fleet.version)
     reserved = world.reservations.get(queue)
     if reserved is not None and reserved not in hosts:
-        give_up_reservation(world, queue)  # what is kept free for it there would stand idle
+        give_up_reservation(world, queue)  # the queue cannot use what is kept free for it there
     return hosts
 
 
 def is_paused(world: World, queue: ReadyQueue, host: HostRecord) -> bool:
-    """Return True if a host is paused for a queue's tasks, or for tasks of their group that would have to follow."""
+    """Return True if a host is paused for a queue's tasks, or for tasks of their group, which would have to follow."""
     if host not in world.pausing:
         return False
     key, profiles = queue.key, queue.run.spec.profiles
@@ -201,7 +201,7 @@ def _place_some(world: World, candidates: Candidates, turn: int, floor: float) -
             turn = 0
             break
         if limit is not None and run.active >= limit:
-            # Hosts that get room meanwhile are not noted for this queue, so next time it must ask them all.
+            # Hosts that get room until then are not noted for this queue, so all hosts must be tried the next time.
             queue.block(False)
             give_up_reservation(world, queue)
             break
@@ -226,7 +226,7 @@ def _place_some(world: World, candidates: Candidates, turn: int, floor: float) -
 
 
 def _any_free(world: World, candidates: Candidates, t: int) -> _Grant | None:
-    """The first host by rank that grants a claim."""
+    """Return the first host by rank that grants a claim."""
     free, rank = candidates.free, candidates.strategy.rank
     while free:
         stood, index, host = free[0]
@@ -244,7 +244,7 @@ def _any_free(world: World, candidates: Candidates, t: int) -> _Grant | None:
 
 
 def _least_backlog(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
-    """The full host with the least to do that takes a task ahead."""
+    """Return the full host with the least backlog per slot to which the task may be handed ahead."""
     full = candidates.full
     while full:
         stood, index, host = full[0]
@@ -301,7 +301,7 @@ def ahead_backlog_s(host: HostRecord, demand: Demand, expected_s: float) -> floa
 
 
 def _ahead_backlog_s(world: World, candidates: Candidates, t: int, host: HostRecord, expected_s: float) -> float:
-    """The same for a task of a queue; negative as well if a more urgent task waits for the host."""
+    """Return what `ahead_backlog_s` does, but a negative number also if a more urgent task waits for the host."""
     backlog_s = ahead_backlog_s(host, candidates.demands[host][0], expected_s)
     if backlog_s >= 0.0 and world.waiting and _must_wait(world, candidates, t, host, expected_s):
         return -1.0
@@ -321,7 +321,7 @@ def _is_heavy(run: Run, t: int) -> bool:
 
 
 def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
-    """The host that has most of a task's light inputs, unless other hosts would begin sooner; None: try those."""
+    """Choose the host that has most of a task's light inputs, unless another begins sooner; None: try the others."""
     run = candidates.queue.run
     counts: dict[int, int] = {}
     for o in run.spec.inputs[t]:
@@ -347,7 +347,7 @@ def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: flo
 
 
 def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
-    """The host where a task could begin soonest, by the bytes to copy and the backlog; None: try the others."""
+    """Choose the host where a task could begin soonest, by the bytes to copy and the backlog; None: try the others."""
     run = candidates.queue.run
     best: tuple[float, float, int] | None = None
     nearest: HostRecord | None = None
@@ -372,7 +372,7 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
 
 
 def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:
-    """Hosts that have an input of a task, and the first of the free and of the full ones whatever they have."""
+    """Return the hosts that have an input of a task, and also the first free host and the first full one."""
     run, at, demands = candidates.queue.run, world.fleet.at, candidates.demands
     found = set()
     for o in run.spec.inputs[t]:
@@ -396,7 +396,7 @@ def transfer_s(run: Run, t: int, host: HostRecord) -> float:
         if index not in replicas and (o, index) not in run.objects.copying:
             missing += max(run.objects.nbytes[o], 0) + 1
             if replicas and replicas[0]:
-                wait_s = host.rtt_s  # it has to be copied to the controller first
+                wait_s = host.rtt_s  # the input has to be copied to the controller first
     return missing / BYTES_PER_S + wait_s
 
 

@@ -1,9 +1,9 @@
 """Keep tasks that are handed ahead from taking room that a more urgent task waits for.
 
 A task that was handed ahead begins by itself as soon as there is room, before any task that is placed. If its duration
-is known, it may pass a more urgent task for that long, unless what it takes is all that the more urgent one still
-lacks. If its duration is not known, it may never give back what it takes, so it must not take anything that the more
-urgent task needs.
+is known, it may pass a more urgent task for that long, unless it takes all that the more urgent task still lacks. If
+its duration is not known, it might never give back what it takes, so it must not take anything that the more urgent
+task needs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def reset_waiting(world: World) -> None:
 
 
 def retry_denied(world: World) -> None:
-    """Have hosts tried again that tasks were not handed ahead to, once no more urgent task waits for what they take."""
+    """Try a host of `World.denied` again, once no more urgent task with the same needs waits for the host."""
     for (names, priority), hosts in list(world.denied.items()):
         left = set(hosts)
         for urgency, queue in world.waiting:
@@ -76,7 +76,7 @@ def _demands(world: World, queue: ReadyQueue) -> tuple[Demand, ...]:
 
 
 def _read_on(world: World, host: HostRecord, waiters: Waiters) -> None:
-    """Extend the waiting tasks of a host lazily: only if a caller asks and the entries read so far do not block it."""
+    """Read the rest of `World.waiting` for a host. This is done only if the entries read before do not decide."""
     alike = waiters.alike
     for priority, queue in world.waiting[waiters.seen :]:
         for demand in queue.hosts.get(host, ()):

@@ -19,10 +19,10 @@ class AllocatorRequests:
         self.number = -1
         #: Task numbers by id, as the allocator was shown them in the last request.
         self.tasks: Mapping[str, int] = {}
-        #: The hosts that it was shown, and the fleet's version at that time.
+        #: The hosts that the allocator was shown in that request, and the fleet's version at that time.
         self.hosts: Mapping[str, HostRecord] = {}
         self.fleet_version = -1
-        #: Pending times at which the allocator asked to be asked again.
+        #: How many times at which the allocator wants to be asked again are still to come.
         self.asks_again = 0
         #: True if something has happened since the last request that may change the answer.
         self.changed = True
@@ -50,7 +50,7 @@ class AllocatorRequests:
         self.asks_again += 1
 
     def ask_again(self) -> None:
-        """Note that such a time has come."""
+        """Note that the time has come at which the allocator wanted to be asked again."""
         self.asks_again = max(0, self.asks_again - 1)
         self.changed = True
 

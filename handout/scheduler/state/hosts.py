@@ -43,11 +43,11 @@ class Demand:
         self.variant = variant
         self.host = host
         self.shared = shared
-        #: What of it lies on devices; empty if it needs no GPU and no part of one.
+        #: The amounts of ``host`` that lie on devices; empty if there are no GPUs and no parts of one among them.
         self.devices = {name: parts for name, parts in host.items() if name in ("gpu", "gpu_memory")}
-        #: The rest, without zeros.
+        #: The other amounts of ``host``, without zeros.
         self.plain = {name: parts for name, parts in host.items() if parts and name not in self.devices}
-        #: The names of all amounts that it takes any of.
+        #: The names of the amounts of ``host`` that are not zero.
         self.names = frozenset(name for name, parts in host.items() if parts)
 
 
@@ -86,7 +86,7 @@ class Pause:
     length_s: float
     #: Bytes that found no room, 0 if not known.
     need: int
-    #: Bytes that were dropped on the host since.
+    #: Bytes that were dropped on the host since the pause began.
     freed: float = 0.0
 
 
@@ -149,11 +149,11 @@ class HostRecord:
         self.ahead: deque[AheadTask] = deque()
         #: Number of tasks without a claim: those in ``ahead`` and those whose inputs are still being made here.
         self.ahead_n = 0
-        #: Sum of their expected durations.
+        #: Sum of the seconds that these tasks are expected to take.
         self.ahead_s = 0.0
         #: True if it once offered more than now. Then more may be claimed than it offers.
         self.shrunk = False
-        #: Handed tasks, as (run, task), whose followers may be handed here too, first come first.
+        #: Handed tasks, as (run, task), whose followers may be handed here too, oldest first.
         self.leaders: deque[tuple[int, int]] = deque()
         #: Attempts that the core has given up and whose end the agent has not confirmed: (run, task, attempt).
         self.lingering: dict[tuple[int, int, int], Lingering] = {}
@@ -161,7 +161,7 @@ class HostRecord:
         self.feasible: dict[Profile, tuple[Demand, ...]] = {}
         #: By profile: its last pause here, which may be over.
         self.pauses: dict[Profile, Pause] = {}
-        #: Replicas of an object that only this host has, and of one that the controller has too: shared tuples.
+        #: Shared tuples: the replicas of an object that only this host has, and of one that the controller has too.
         self.only = (index,)
         self.both = (CONTROLLER_INDEX, index)
         self.set_offer(offer)
@@ -169,7 +169,7 @@ class HostRecord:
     # -- what it offers
 
     def set_offer(self, offer: Offer) -> None:
-        """Set what it offers from now on."""
+        """Set what the host offers from now on."""
         self.offer = offer
         self.shrunk = self.shrunk or any(offer.amounts.get(n, 0) < parts for n, parts in self.ledger.total.items())
         self.ledger.resize(offer.amounts, offer.devices)
@@ -181,23 +181,23 @@ class HostRecord:
 
     @property
     def open(self) -> bool:
-        """True if it may get new work."""
+        """True if the host may get new work."""
         return self.alive and not self.suspected and not self.draining
 
     def suspect(self, suspected: bool) -> None:
-        """Note that it is silent, or that it is heard again."""
+        """Note that the host is silent, or that it is heard again."""
         self.suspected = suspected
 
     def drain(self) -> None:
-        """Note that it gets no new work any more."""
+        """Note that the host gets no new work any more."""
         self.draining = True
 
     def mark_released(self) -> None:
-        """Note that the shell may let it go."""
+        """Note that the shell may let the host go."""
         self.released = True
 
     def mark_lost(self) -> None:
-        """Note that it is gone, with all that was on it."""
+        """Note that the host is lost, with all that was on it."""
         self.alive = False
         self.ahead.clear()
         self.leaders.clear()
@@ -222,13 +222,13 @@ class HostRecord:
             self.ahead.append(entry)
 
     def remove_attempt(self, claim: Claim | None, backlog_s: float) -> None:
-        """Count one task less."""
+        """Count one task less, also in the backlog if it had no claim."""
         self.handed -= 1
         if claim is None:
             self.shorten_backlog(backlog_s)
 
     def remove_attempts(self, count: int, ahead: int, backlog_s: float) -> None:
-        """Count so many tasks less; ``ahead`` of them had no claim."""
+        """Count ``count`` tasks less; ``ahead`` of them had no claim."""
         self.handed -= count
         if ahead:
             self.ahead_n -= ahead
@@ -260,11 +260,11 @@ class HostRecord:
         self.leaders.append((run, t))
 
     def next_leader(self) -> tuple[int, int]:
-        """Take out the first such task."""
+        """Take out the first of the leaders."""
         return self.leaders.popleft()
 
     def return_leaders(self, leaders: Sequence[tuple[int, int]]) -> None:
-        """Put back such tasks at the front, in order."""
+        """Put leaders back at the front, in order."""
         self.leaders.extendleft(reversed(leaders))
 
     def add_lingering(self, run: int, t: int, attempt: int, left: Lingering) -> None:
@@ -272,16 +272,16 @@ class HostRecord:
         self.lingering[run, t, attempt] = left
 
     def confirm_end(self, run: int, t: int, attempt: int) -> Lingering | None:
-        """Return what such an attempt held, or None if it is no such attempt. Its end is confirmed now."""
+        """Forget a lingering attempt, whose end is confirmed. Return what it held, or None if there is none such."""
         return self.lingering.pop((run, t, attempt), None)
 
     # -- room
 
     def backlog_for(self, expected_s: float) -> float:
-        """Return the seconds that a task of this expected duration would add to the backlog, or -1 if it is full.
+        """Return the seconds that a task would add to the backlog, or -1 if the backlog has no room for it.
 
-        A negative ``expected_s`` means that the duration is not known. Two tasks per slot of such functions are let
-        in: the first results tell how many more.
+        A negative ``expected_s`` means that the duration is not known. Such a task counts as half of a slot's backlog,
+        so that two fit per slot until the first results tell the duration.
         """
         cost = expected_s if expected_s >= 0.0 else self.target_s * 0.5
         if cost > self.target_s or self.ahead_n >= AHEAD_LIMIT or self.ahead_s + cost > self.budget_s:

@@ -64,7 +64,7 @@ class Outbox:
         command.objects.append(object_)
 
     def drops(self, host: int) -> Iterator[tuple[int, int]]:
-        """Return run and object of all that is to be dropped on a host."""
+        """Return the run and the number of each object that is to be dropped on a host."""
         for (index, run), command in self._drops.items():
             if index == host:
                 for o in command.objects:
@@ -129,7 +129,7 @@ class Outbox:
                 del by_key[key]
 
     def flush(self) -> list[Command]:
-        """Take out all commands. Drops come first: what is made again later in the same call must stay."""
+        """Take out all commands. Drops come first, so that they delete nothing that the later commands make or copy."""
         commands: list[Command] = [
             *self._drops.values(),
             *self._cancels.values(),

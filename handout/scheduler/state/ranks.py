@@ -50,7 +50,7 @@ def _critical_path(
     consumers: Sequence[Sequence[int]],
     objects_of: Callable[[int], Sequence[int]],
 ) -> list[int]:
-    """The longest path, in tasks, from each task to an end of the graph."""
+    """Return the length, in tasks, of the longest path from each task to an end of the graph."""
     producer, inputs = spec.producer, spec.inputs
     missing = list(missing)
     topological = [t for t, n in enumerate(missing) if not n]

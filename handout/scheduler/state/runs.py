@@ -1,4 +1,4 @@
-"""One run as columns: a list entry or a byte for each task, no object for any."""
+"""One run as columns: each column has a list entry or a byte for each task, and no task has a Python object."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FailureCount(Enum):
 
     #: Its own code failed.
     OWN_CODE = auto()
-    #: The process died that ran it.
+    #: The worker that ran it died.
     WORKER_DIED = auto()
     #: It failed through no fault of its own code.
     ENVIRONMENT = auto()
@@ -39,7 +39,7 @@ class FailureCount(Enum):
 
 
 class ReadyQueueKey(NamedTuple):
-    """What decides where a task may go: the tasks of one ready queue differ in nothing else that matters to that."""
+    """What decides where a task may go. All tasks of one ready queue have the same key."""
 
     profile: int
     #: Index of the host that its group is on, 0 for none.
@@ -60,16 +60,16 @@ class ReadyQueue:
         self.key = key
         #: Places in the run's order. An entry is stale if its task is not ready in this queue any more.
         self.heap: list[int] = []
-        #: True if no host had room for the head at the last attempt: only hosts that got room since can have it.
+        #: True if no host had room for the head when it was last tried. Only hosts that got room since are tried then.
         self.blocked = False
-        #: When it was last empty or got something placed.
+        #: When the queue was last empty, or one of its tasks was last placed.
         self.since = 0.0
         #: The hosts that can cover its tasks, computed for this version of the fleet.
         self.hosts: dict[HostRecord, tuple[Demand, ...]] = {}
         self.version = -1
 
     def head(self) -> int:
-        """Return the first task that is ready here, or -1. Stale entries before it go."""
+        """Return the first task that is ready here, or -1. Remove the stale entries before it."""
         run, heap = self.run, self.heap
         while heap:
             t = heap[0] if run.task_at is None else run.task_at[heap[0]]
@@ -98,7 +98,7 @@ class ReadyQueue:
         self.run.queue[head] = None
 
     def block(self, blocked: bool) -> None:
-        """Note that only hosts which get room from now on can have the head, or that any host can."""
+        """Set ``blocked``: True if only hosts that get room from now on are to be tried for the head."""
         self.blocked = blocked
 
     def note_placed(self, now: float) -> None:
@@ -170,7 +170,7 @@ class Run:
         self.objects = ObjectTable(spec)
         self.durations = Durations(spec, remembered)
         self.stragglers = None if spec.speculation is None else Stragglers(spec, spec.speculation, self.durations)
-        #: To the custom allocator, if there is one.
+        #: The requests to the custom allocator, if there is one.
         self.requests = AllocatorRequests()
         self._task_columns(spec)
         self._sparse_columns()
@@ -204,7 +204,7 @@ class Run:
         #: Indices of the hosts that it failed on.
         self.avoid: dict[int, tuple[int, ...]] = {}
         self.failures: dict[tuple[FailureCount, int], int] = {}
-        #: How many of its inputs were found to exist or to be made on its producer's host, when last looked at.
+        #: The place in its inputs where the search for an input that is not made on a host goes on.
         self.inputs_checked: dict[int, int] = {}
         #: The variant of its cost that it was granted, if not the first.
         self.variant: dict[int, int] = {}
@@ -214,13 +214,13 @@ class Run:
         self.recalled: dict[int, int] = {}
         #: Tasks that are known to run.
         self.started: set[int] = set()
-        #: Attempts that a host went on with while there was no controller, whatever limits there are.
+        #: Attempts that a host went on with while there was no controller. They may exceed ``max_concurrency``.
         self.found: dict[int, int] = {}
         #: Of tasks with two live attempts: the one beside the present one.
         self.second_attempts: dict[int, SecondAttempt] = {}
-        #: Tasks that ever had two.
+        #: Tasks that have had two live attempts.
         self.speculated: set[int] = set()
-        #: Of these: the highest number of an attempt, which may not be the present one's.
+        #: Of tasks that have had a second attempt: the highest attempt number, which may not be the present one's.
         self.latest: dict[int, int] = {}
 
     def _whole(self, spec: RunSpec) -> None:
@@ -333,7 +333,7 @@ class Run:
             queue.since = now
 
     def make_ready(self, t: int, now: float) -> None:
-        """Put a task into the frontier, or into another queue of it."""
+        """Make a task ready if it is not, and put it into the queue that it belongs to now."""
         if self.state[t] != _READY:
             self.move(t, _READY)
         self.requests.changed = True
@@ -404,14 +404,14 @@ class Run:
         self.started.add(t)
 
     def mark_recalled(self, t: int) -> bool:
-        """Note that the present attempt is recalled; return False if it was before, or is being cancelled."""
+        """Note that the present attempt is recalled; return False if it was recalled before or is being cancelled."""
         if self.recalled.get(t) == self.attempt[t] or t in self.cancelling:
             return False
         self.recalled[t] = self.attempt[t]
         return True
 
     def mark_cancelling(self, t: int) -> bool:
-        """Note that a handed task is asked to end; return False if it was before."""
+        """Note that a handed task is asked to end; return False if it was asked before."""
         if t in self.cancelling:
             return False
         self.cancelling.add(t)
@@ -422,11 +422,11 @@ class Run:
         self.cancelling.discard(t)
 
     def skip_attempts(self, t: int, attempt: int) -> None:
-        """Have the next attempt of a task get a later number than this."""
+        """Have the next attempt of a task get a higher number than this."""
         self.attempt[t] = max(self.attempt[t], attempt)
 
     def mark_found(self, t: int, attempt: int) -> None:
-        """Note that the attempt which is about to be handed over goes on since before this controller."""
+        """Note that an earlier controller began the attempt which is about to be handed over."""
         self.attempt[t] = attempt - 1
         self.found[t] = attempt
 
@@ -461,7 +461,7 @@ class Run:
         return True
 
     def swap_attempts(self, t: int) -> None:
-        """Exchange the present attempt and the one beside it, because something happened to the latter."""
+        """Exchange the present attempt and the one beside it, because an event concerns the latter."""
         other = self.second_attempts[t]
         self.second_attempts[t] = self._present(t)
         self._install(t, other)
@@ -471,7 +471,7 @@ class Run:
         return SecondAttempt(self.host[t], self.attempt[t], self.claims[t], shared, variant, t in self.started)
 
     def _install(self, t: int, other: SecondAttempt) -> None:
-        # No number is given to two attempts, also where the older one outlives the newer.
+        # Two attempts never get the same number, even if the older one outlives the newer.
         self.latest[t] = max(self.latest.get(t, 0), self.attempt[t], other.attempt)
         self.host[t], self.attempt[t], self.claims[t] = other.host, other.attempt, other.claim
         self.shared.pop(t, None)
@@ -485,7 +485,7 @@ class Run:
     # -- inputs
 
     def input_made(self, t: int) -> int:
-        """Note that an input of a task exists now; return how many are missing still."""
+        """Note that an input of a task exists now; return how many are still missing."""
         missing = self.missing[t] = self.missing[t] - 1
         return missing
 
@@ -515,7 +515,7 @@ class Run:
         return missing
 
     def note_inputs_checked(self, t: int, count: int) -> None:
-        """Note how many of a task's inputs need not be looked at again before the others."""
+        """Note the place in a task's inputs where the next search goes on."""
         self.inputs_checked[t] = count
 
     # -- groups and queues
@@ -546,7 +546,7 @@ class Run:
         self.checked = True
 
     def begin_abort(self, outcome: Outcome, error: Exception | None) -> None:
-        """Note that the run is being ended, and with what."""
+        """Note that the run is being ended, with this outcome and error."""
         self.aborting = True
         self.abort_outcome = outcome
         self.set_error(error)

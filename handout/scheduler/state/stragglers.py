@@ -11,7 +11,7 @@ __all__ = ["Stragglers"]
 
 
 class Stragglers:
-    """Since when the tasks of one run have been running.
+    """When the tasks of one run that run now and may get a second attempt began.
 
     Args:
         spec: The run.

@@ -14,7 +14,7 @@ class Wake(Enum):
 
     #: A task's pause before its next attempt is over.
     BACKOFF = auto()
-    #: A run that is being ended has had its time.
+    #: The time is over in which agents may confirm that the tasks of an aborted run have ended.
     ABORT = auto()
     #: A custom allocator asked to be asked again.
     ASK_AGAIN = auto()

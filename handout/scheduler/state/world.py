@@ -52,11 +52,12 @@ class World:
         self.freed: set[HostRecord] = set()
         #: Hosts with leaders: followers of handed tasks may be handed to them.
         self.leading: set[HostRecord] = set()
-        #: If priorities differ: queues whose head found no room when tasks were last placed, after the head's priority.
+        #: If priorities differ: the queues whose head found no room when tasks were last placed, with its priority.
         self.waiting: list[tuple[float, ReadyQueue]] = []
-        #: By host: which of these wait for it, as far as was asked since.
+        #: By host: the tasks of ``waiting`` that wait for it, as far as they have been read.
         self.waiters: dict[HostRecord, Waiters] = {}
-        #: Hosts that tasks were not handed ahead to, by what a more urgent task needs and by the tasks' priority.
+        #: Hosts that tasks were not handed ahead to, because a more urgent task waits. By the names of what the more
+        #: urgent task needs, and by the priority of the less urgent ones.
         self.denied: dict[tuple[frozenset[str], float], set[HostRecord]] = {}
         #: Hosts that are paused for some function.
         self.pausing: set[HostRecord] = set()
@@ -64,7 +65,7 @@ class World:
         self.ending: set[Run] = set()
         #: True if some task may have become impossible to place.
         self.recheck = False
-        #: Until then capabilities that dropped may come back.
+        #: The time until which the core waits for capabilities that dropped to come back.
         self.shortage_until = float("-inf")
         #: Number of the last request to a custom allocator.
         self.requests = 0
