@@ -37,7 +37,7 @@ class Allocator(Protocol):
             Names of hosts by task id. A task that is left out waits, and is offered again when something has changed.
 
         Raises:
-            Exception: Any exception ends the run with an `AllocatorError` whose cause it is.
+            Exception: Any exception ends the run with an `AllocatorError` that has the exception as its cause.
         """
         ...
 
@@ -45,8 +45,8 @@ class Allocator(Protocol):
 def builtin(allocator: _Function) -> _Function:
     """Mark a function as an allocator whose rule the core applies itself, by the function's name.
 
-    The core never calls such a function. It can still be called from another allocator, for tasks that this one
-    has no opinion about.
+    The core never calls such a function. A custom allocator may call it, for tasks that it does not want to place by a
+    rule of its own.
     """
     allocator.builtin = allocator.__name__  # type: ignore[attr-defined]
     return allocator

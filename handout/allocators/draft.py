@@ -35,7 +35,7 @@ class Draft(Mapping[str, str]):
     __slots__ = ("_hosts", "_ledgers", "_placed", "_shared", "_shared_total", "ask_again_s")
 
     ask_again_s: float | None
-    """Seconds after which the core asks the allocator again even if nothing happens; None: it need not."""
+    """The core asks again after this many seconds even if nothing happens; None: only if something happens."""
 
     def __init__(self, hosts: Mapping[str, HostView], shared: Ledger, shared_total: Mapping[str, int]) -> None:
         self._hosts = hosts
@@ -56,8 +56,8 @@ class Draft(Mapping[str, str]):
     def place(self, task: Task, host: str) -> None:
         """Place the task on the host.
 
-        A task that does not fit there now waits on the host if it is short. Otherwise it comes back in the next
-        frontier.
+        A task that does not fit there now waits on the host if its expected duration is short. Otherwise it comes back
+        in the next frontier.
 
         Raises:
             AllocatorError: The view has no such host.
@@ -80,7 +80,7 @@ class Draft(Mapping[str, str]):
             self.ask_again_s = max(0.0, in_s)
 
     def _variant(self, task: Task, host: str) -> int | None:
-        """The first variant of the task's cost that is free on the host."""
+        """Return the first variant of the task's cost that is free on the host."""
         ledger = self._ledger(host)
         requirements = requirements_of(task)
         for variant in feasible_variants(requirements, offer_of(self._hosts[host]), self._shared_total):

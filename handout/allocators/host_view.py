@@ -1,4 +1,4 @@
-"""One host as an allocator sees it: what it offers, what is free of it, and the links to it."""
+"""One host as an allocator sees it: what it offers, how much of that is free, and the links to it."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class HostView:
 
     Args:
         name: The host's name in the inventory.
-        total: All that it offers.
-        free: What is free of that; None means all of it.
-        price_per_hour: Its price, in the currency in which the inventory states all prices.
+        total: All that the host offers.
+        free: What is free of ``total``; None means all of it.
+        price_per_hour: The host's price, in the currency in which the inventory states all prices.
         running: Number of tasks that have claimed something there.
-        backlog_s: Expected seconds of work, per core, that were handed to it beyond those tasks.
+        backlog_s: Expected seconds of work, per core, that were handed to the host beyond the running tasks.
 
     Example:
         ```python
@@ -61,11 +61,11 @@ class HostView:
     name: str
     """The host's name in the inventory."""
     price_per_hour: float
-    """Its price, in the currency in which the inventory states all prices."""
+    """The host's price, in the currency in which the inventory states all prices."""
     running: int
-    """Number of tasks that have claimed something there."""
+    """Number of tasks that have claimed something on the host."""
     backlog_s: float
-    """Expected seconds of work, per core, that were handed to it beyond those tasks."""
+    """Expected seconds of work, per core, that were handed to the host beyond the running tasks."""
 
     def __init__(
         self,
@@ -89,14 +89,14 @@ class HostView:
 
     @property
     def total(self) -> Capabilities:
-        """All that it offers."""
+        """All that the host offers."""
         if self._total is None:
             self._total = capabilities_of(self._offer)
         return self._total
 
     @property
     def free(self) -> Capabilities:
-        """What is free of that."""
+        """What is free of the host's ``total``."""
         if self._free is None:
             devices = self._ledger.free_devices if self._offer.devices else None
             self._free = remaining(self.total, self._ledger.free, devices)

@@ -22,7 +22,7 @@ class Load:
         self._cores = {name: max(1.0, float(host.total.amounts.get("cpu", 1))) for name, host in view.hosts.items()}
 
     def of(self, host: str) -> float:
-        """Tasks per core of one host."""
+        """Return the tasks per core of one host."""
         return self._tasks[host] / self._cores[host]
 
     def add(self, host: str) -> None:

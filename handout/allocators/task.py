@@ -17,7 +17,7 @@ class InputView:
     """One input of a task: how large it is and which hosts have it.
 
     Args:
-        id: Id of the task that makes it, or ``value-N`` for a value that the caller gave.
+        id: Id of the task that makes the input, or ``value-N`` for a value that the caller gave.
         nbytes: Its size in bytes; None while it does not exist yet.
         hosts: Names of the hosts that have it.
 
@@ -31,11 +31,11 @@ class InputView:
     __slots__ = ("hosts", "id", "nbytes")
 
     id: str
-    """Id of the task that makes it, or ``value-N`` for a value that the caller gave."""
+    """Id of the task that makes the input, or ``value-N`` for a value that the caller gave."""
     nbytes: int | None
-    """Its size in bytes; None while it does not exist yet."""
+    """The input's size in bytes; None while the input does not exist yet."""
     hosts: frozenset[str]
-    """Names of the hosts that have it."""
+    """Names of the hosts that have the input."""
 
     def __init__(self, id: str, *, nbytes: int | None = None, hosts: Iterable[str] = ()) -> None:
         self.id = id
@@ -55,8 +55,8 @@ class Task:
         inputs: What it takes from other tasks.
         priority: Tasks of a higher priority go first.
         rank: How many tasks follow it on the longest path to an end of the graph.
-        expected_s: Seconds that calls of its function have taken, averaged; None before the first one has finished.
-        waiting_s: Seconds since its inputs exist and an allocator was first shown it.
+        expected_s: Average seconds that calls of its function have taken; None before the first one has finished.
+        waiting_s: Seconds since an allocator was first shown the task, whose inputs existed by then.
         labels: What the graph's author attached to it.
         not_on: Hosts to avoid while there are others: the task has failed there, or the host just had no room for what
             the task's function makes or takes.
@@ -85,19 +85,19 @@ class Task:
     id: str
     """The task's id."""
     cost: tuple[Cost, ...]
-    """What it needs: the very objects that were given, and alternatives where there is more than one."""
+    """What the task needs: the cost objects that the author gave. Several are alternatives, in order of preference."""
     inputs: Sequence[InputView]
-    """What it takes from other tasks."""
+    """What the task takes from other tasks."""
     priority: float
     """Tasks of a higher priority go first."""
     rank: float
-    """How many tasks follow it on the longest path to an end of the graph."""
+    """How many tasks follow this one on the longest path to an end of the graph."""
     expected_s: float | None
-    """Seconds that calls of its function have taken, averaged; None before the first one has finished."""
+    """Average seconds that calls of the task's function have taken; None before the first one has finished."""
     waiting_s: float
-    """Seconds since its inputs exist and an allocator was first shown it."""
+    """Seconds since an allocator was first shown the task, whose inputs existed by then."""
     labels: Mapping[str, Any]
-    """What the graph's author attached to it."""
+    """What the graph's author attached to the task."""
     not_on: frozenset[str]
     """Hosts to avoid while there are others."""
 

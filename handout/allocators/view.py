@@ -52,7 +52,7 @@ class ClusterView:
 
     @property
     def shared(self) -> Capabilities:
-        """Amounts that all hosts share, as far as they are free."""
+        """The free part of the amounts that all hosts share."""
         return self._shared or Capabilities()
 
     def link(self, source: str, target: str) -> Link:

@@ -37,7 +37,7 @@ class StartTasks:
     run: int
     tasks: list[int]
     attempts: list[int]
-    #: By task: True if it is handed ahead, beyond what is free there now.
+    #: By task: True if it is handed ahead, beyond what is free on the host now.
     ahead: list[bool]
     #: By task: the variant of its cost that it is granted.
     variants: list[int]
@@ -61,7 +61,7 @@ class StartTasks:
 
 @dataclass(frozen=True, slots=True)
 class CopyObjects:
-    """Copy objects to a host. A source is the controller or a host, from which the controller relays."""
+    """Copy objects to a host. Each source is the controller, or a host whose bytes the controller relays."""
 
     host: str
     run: int
@@ -80,7 +80,7 @@ class FetchObjects:
 
 @dataclass(frozen=True, slots=True)
 class DropObjects:
-    """Drop objects that nothing needs there any more. ``host`` may be the controller."""
+    """Drop a host's replicas that are not needed any more. ``host`` may be the controller."""
 
     host: str
     run: int
@@ -167,7 +167,7 @@ class AnnounceRunEnded:
 
     run: int
     outcome: Outcome
-    #: What ended the run as a whole (placement, allocator, a lost result); None if only tasks failed.
+    #: The error that ended the run as a whole (placement, allocator, a lost result); None if only tasks failed.
     error: Exception | None
 
 

@@ -75,7 +75,7 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
 
 
 def _nothing_else(world: World, timer: Timer) -> None:
-    """Do nothing: the core was called, and finds out what to do when it places tasks."""
+    """Do nothing: the timer has made the shell call `Core.handle`, whose later steps do what the timer was set for."""
 
 
 _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
@@ -115,7 +115,7 @@ class Core:
 
         Raises:
             InternalError: An event is of no known kind, or the core made an illegal move. The core must not be used
-                any more then.
+                after that.
         """
         world = self._world
         world.now = max(world.now, now)
@@ -144,7 +144,7 @@ class Core:
 
     @property
     def next_deadline(self) -> float | None:
-        """When to call `handle` again even if nothing happens, on the clock of ``now``; None: there is no need to."""
+        """When to call `handle` again even if nothing happens, on the clock of ``now``; None if no timer is set."""
         return self._world.timers.next_s
 
     @property

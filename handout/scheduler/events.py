@@ -71,7 +71,7 @@ class ResultsCommitted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttemptsFound:
-    """A host goes on with attempts of an earlier run of the same tasks. Its `HostConnected` came before."""
+    """A host goes on with attempts of an earlier run of the same tasks. The host's `HostConnected` came before."""
 
     host: str
     run: int
@@ -127,7 +127,7 @@ class HostConnected:
 
 @dataclass(frozen=True, slots=True)
 class HostLost:
-    """A host is lost, or, if it was only expected, will not come."""
+    """A connected host is lost, or an expected host will not come."""
 
     host: str
     reason: str = ""
@@ -149,14 +149,17 @@ class HostRecovered:
 
 @dataclass(frozen=True, slots=True)
 class HostDrained:
-    """The caller wants a host to get no new work and to finish what runs. Answers: `ReleaseHost`, `RefuseDrain`."""
+    """The caller wants a host to get no new work and to finish what runs.
+
+    The core answers with `ReleaseHost` or `RefuseDrain`.
+    """
 
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class CapabilitiesChanged:
-    """A host offers something else now. Running tasks go on."""
+    """A host's offer has changed. Running tasks go on."""
 
     host: str
     offer: Offer
@@ -235,7 +238,7 @@ class ObjectsStored:
 
 @dataclass(frozen=True, slots=True)
 class CopyFailed:
-    """A copy of an object did not arrive; ``missing``: because the source does not have the object."""
+    """A copy of an object did not arrive. ``missing`` is True if the source does not have the object."""
 
     host: str
     run: int

@@ -1,7 +1,7 @@
 """What must be true of the core's state after every call: what the methods of `scheduler.state` promise together.
 
-Tests check it after every event. Everything is counted anew, which is slow. Because it is done after every event of
-thousands of simulations, the loops over tasks and objects do no more than they must.
+Tests check these rules after every event. The checks count everything anew, which is slow. They run after every event
+of thousands of simulations, so their loops over tasks and objects do no more than they must.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from handout.scheduler.task_states import State
 
 __all__ = ["broken", "check", "stuck"]
 
-# As plain numbers: an enum's attribute costs too much here.
+# The states as plain numbers, because looking up an enum's attribute costs too much here.
 _WAITING, _READY, _HANDED, _DONE = (int(s) for s in (State.WAITING, State.READY, State.HANDED, State.DONE))
 
 

@@ -25,11 +25,11 @@ class Profile:
     retries: int = 0
     #: Seconds before the first retry; doubled each time, at most 60 s.
     backoff_s: float = 0.0
-    #: The only host that may run it, or None.
+    #: The only host that may run its tasks, or None.
     host: str | None = None
-    #: False: the task is never run again once it may have run.
+    #: False: a task of the profile is never run again once it may have run.
     idempotent: bool = True
-    #: Minor version of Python that the host must have, such as "3.11", or None.
+    #: The version of Python that the host must have, such as "3.11", or None.
     python: str | None = None
     #: The name under which its durations are remembered from run to run.
     fn_name: str = ""
@@ -41,9 +41,9 @@ class Speculation:
 
     #: Least number of tasks of the profile that must have finished.
     peers: int = 10
-    #: A slow task has run for this many times the 95th percentile of their durations,
+    #: A task is slow only if it has run for this many times the 95th percentile of the profile's durations.
     factor: float = 3.0
-    #: and for at least this many seconds. Sooner, a second attempt would take longer than the first one.
+    #: A task is slow only if it has run for this many seconds. Below that, a second attempt would take longer.
     least_s: float = 0.25
 
 
@@ -52,7 +52,7 @@ class RunSpec:
     """One run. Columns by task number have ``count`` entries, columns by object number at least as many.
 
     Object ``t`` is the whole result of task ``t``. Numbers from ``count`` on are elements of results, whose producer is
-    that task, and values that the controller has, whose producer is -1.
+    the task with that result, and values that the controller has, whose producer is -1.
     """
 
     count: int

@@ -25,7 +25,7 @@ class State(IntEnum):
     BACKOFF = 3
     """Failed, and to be tried again after a pause."""
     DONE = 4
-    """Its result exists, or existed and is not needed any more."""
+    """The task's result exists, or existed and is not needed any more."""
     FAILED = 5
     """Failed for good."""
     SKIPPED = 6
@@ -93,7 +93,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
     }
 )
 
-#: States that a task does not leave, except DONE if its result is lost.
+#: The states of a task that has ended. A task leaves none of them but DONE, which it leaves if its result is lost.
 ENDED: Final = frozenset({_D, _F, _S, _C})
 
 

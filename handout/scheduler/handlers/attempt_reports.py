@@ -139,19 +139,19 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
         host: The host.
         o: The object.
         size: Its bytes; negative if it was not stored.
-        held: The controller got its bytes with the report.
-        stored: The host has stored it even if the controller got it.
+        held: True if the controller got its bytes with the report.
+        stored: True if the host has stored it even if the controller got it.
     """
     objects = run.objects
     if size < 0:
-        give_up_output(world, run, o)  # it was asked for after the task was handed over
+        give_up_output(world, run, o)  # the caller asked for the output after the task was handed over
         return
     if objects.copying:
         objects.end_copy(o, host.index)
         if held:
             objects.end_copy(o, 0)
     if objects.replicas[o]:
-        # It was made again while another replica is left.
+        # The task was repeated although another replica exists.
         add_replica(world, run, o, host.index, size)
         if held:
             add_replica(world, run, o, 0, size)
@@ -177,9 +177,9 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
 
 
 def _held_again(world: World, run: Run, host: HostRecord, t: int, sizes: Sequence[int]) -> None:
-    """Note a result of an attempt from before this controller: only the replica at the controller is certain.
+    """Note the result of an attempt that an earlier controller began. Only the controller's replica is certain.
 
-    An earlier controller may have had the result, too, and may have dropped it on the host.
+    The earlier controller may have got the result as well, and may have dropped it on the host.
     """
     for o, size in zip(run.objects_of(t), sizes, strict=False):
         if size < 0:
@@ -208,7 +208,7 @@ def _finished_late(world: World, run: Run, host: HostRecord, t: int, attempt: in
     """Drop the result of an attempt that does not count any more."""
     confirm_end(world, host, run.number, t, attempt)
     if run.state[t] == _HANDED and run.host[t] == host.index:
-        # The present attempt may leave its result in the same place, which must not be dropped.
+        # The present attempt may store its result on the same host, and a drop might hit that result.
         for o in run.objects_of(t):
             run.objects.mark_stale(o, host.index)
     else:
@@ -220,7 +220,7 @@ def _discard_all(world: World, run: Run, host: HostRecord, t: int) -> None:
         if host.index in run.objects.replicas[o]:
             continue
         if (o, host.index) in run.objects.copying:
-            # A copy of the result that counts is on its way there, and the drop might hit the copy.
+            # The result that counts is being copied to the host, and a drop might hit that copy.
             run.objects.mark_stale(o, host.index)
         else:
             world.out.drop(host.index, run.number, o)

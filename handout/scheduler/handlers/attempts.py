@@ -66,7 +66,7 @@ def hand_over(
     for o in run.spec.inputs[t]:
         copy_to(world, run, o, index)
     if found:
-        # The inputs are copied above all the same: the earlier controller may have been sending them when it ended.
+        # The inputs are copied even so: the earlier controller may have been sending them when it ended.
         return
     objects = run.objects
     elements = objects.elements.get(t) if objects.elements else None
@@ -175,7 +175,7 @@ def _release_shared(world: World, claim: Claim | None) -> None:
 
 
 def promote(world: World, host: HostRecord) -> None:
-    """Let tasks that were handed ahead claim what has become free, first come first."""
+    """Let tasks that were handed ahead claim what has become free, in the order in which they began to wait."""
     index = host.index
     count = 0
     for number, t, attempt, _ in host.ahead:
@@ -212,7 +212,7 @@ def return_to_frontier(world: World, run: Run, t: int) -> None:
 
 
 def recall(world: World, run: Run, t: int) -> None:
-    """Recall a handed task, unless that was done before."""
+    """Recall a handed task, unless it is already recalled or being cancelled."""
     if run.mark_recalled(t):
         world.out.recall(run.host[t], run.number, t, run.attempt[t])
 

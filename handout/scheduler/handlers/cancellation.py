@@ -1,4 +1,4 @@
-"""How tasks end other than well, how that ends the tasks that depend on them, and how runs end."""
+"""How tasks fail or are cancelled, how that ends the tasks that depend on them, and how runs end."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _STATE = {
 
 
 def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None, cause: int = -1) -> None:
-    """End a task that is with no agent in any way but well."""
+    """End a task that no agent has, with any outcome but DONE."""
     if run.end_task(t, _STATE[outcome]):
         world.out.ended(run.number, t, outcome, world.fleet.names[run.host[t]], failure, cause)
     for o in run.objects_of(t):
-        # A replica may be left from an earlier time, when the task ended well.
+        # A replica may exist from an earlier time, when the task was DONE.
         if not run.objects.replicas[o]:
             give_up_output(world, run, o)
         elif not run.objects.uses[o]:
@@ -49,7 +49,7 @@ def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None
 
 
 def give_up_output(world: World, run: Run, o: int) -> None:
-    """Have the run wait no more for an output that will not be made (again)."""
+    """Let a run end without an output that will not be made (again)."""
     if run.objects.give_up_output(o):
         world.ending.add(run)
 
@@ -59,7 +59,7 @@ def fail(world: World, run: Run, t: int, failure: object) -> None:
     if run.reported[t]:
         objects = run.objects
         if not any(objects.needed(o) and not objects.replicas[o] for o in run.objects_of(t)):
-            # It had ended well before, and what it was repeated for is not needed any more.
+            # The task was DONE before, and the objects that it was repeated for are not needed any more.
             run.move(t, State.DONE)
             release_inputs(world, run, t)
             world.ending.add(run)
@@ -82,7 +82,7 @@ def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
 
 
 def end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
-    """End all tasks that cannot run any more because of one. Objects of it that are left still serve."""
+    """End all tasks that cannot run any more because ``root`` ended. Consumers of an object that still exists go on."""
     stack = [root]
     while stack:
         for o in run.objects_of(stack.pop()):
@@ -98,7 +98,7 @@ def end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
 
 
 def cancel(world: World, run: Run, tasks: list[int]) -> None:
-    """End tasks and what depends on them. A task with an agent ends when the agent has confirmed it."""
+    """End tasks and what depends on them. A task that an agent has ends when the agent confirms it."""
     for t in tasks:
         if run.ended(t):
             continue
@@ -121,7 +121,7 @@ def _cancel_handed(world: World, run: Run, t: int) -> None:
 
 
 def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = None) -> None:
-    """End a run before its time. It is over when its agents have confirmed that, or after `ABORT_S`."""
+    """End a run before its time. It is over once agents have confirmed that its tasks ended, or after `ABORT_S`."""
     if run.over or run.aborting:
         return
     run.begin_abort(outcome, error)
@@ -137,7 +137,7 @@ def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = No
 
 
 def abort_due(world: World, timer: Timer) -> None:
-    """Give up the attempts whose end no agent has confirmed by now. Their claims stay until one does."""
+    """Give up the attempts whose end no agent has confirmed by now. Their claims stay until an agent confirms it."""
     run = world.runs.get(timer.run)
     if run is None or run.over or not run.aborting:
         return
@@ -159,7 +159,7 @@ def end_runs(world: World) -> None:
 
 
 def close(world: World, run: Run) -> None:
-    """Forget a run: end what still runs, and drop all that it left anywhere."""
+    """Forget a run: give up its attempts, and drop its objects on the controller and on all hosts."""
     for t in range(run.spec.count if run.unended else 0):
         if run.state[t] == State.HANDED:
             give_up_attempts(world, run, t)

@@ -1,4 +1,4 @@
-"""Custom allocators: when they are asked, what they are shown, and what becomes of their answers."""
+"""Custom allocators: when the core asks them, what it shows them, and how it applies their answers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from handout.scheduler.views import cluster_view, task_view
 
 __all__ = ["allocator_failed", "answer_due", "ask_again", "ask_allocators", "note_room", "placements_proposed"]
 
-#: A frontier shows at least so many tasks, if there are that many.
+#: A frontier shows at least this many tasks, if so many are ready.
 MIN_FRONTIER = 256
 #: Tasks that a frontier shows for each free slot.
 FRONTIER_PER_SLOT = 4
-#: Least seconds before an allocator is asked again that wants to be. Otherwise it could keep the core busy.
+#: Least seconds after which an allocator can ask to be asked again. With less, it could keep the core busy.
 MIN_ASK_AGAIN_S = 0.01
 
 
@@ -37,7 +37,7 @@ def note_room(world: World) -> None:
 
 
 def ask_allocators(world: World) -> None:
-    """Ask the allocators of the runs that have something to place and where something has happened since."""
+    """Ask the allocator of each run that has tasks to place and where something has changed since the last request."""
     for run in world.runs.values():
         if run.spec.allocator is not None or run.requests.number >= 0 or not run.requests.changed:
             continue
@@ -147,7 +147,7 @@ def _check_hope(world: World, run: Run) -> None:
 
 
 def _impossible(world: World, run: Run, t: int, key: str | int, name: str) -> tuple[str, str] | None:
-    """Return problem and remedy of a placement that was not possible when the allocator was asked either."""
+    """Return problem and remedy of a placement that was impossible already when the allocator was asked, else None."""
     shown = run.requests
     if t < 0 or shown.tasks.get(run.name_of(t) if t < run.spec.count else "") != t:
         nearest = nearest_name(str(key), shown.tasks)
@@ -187,7 +187,7 @@ def _place(world: World, run: Run, t: int, name: str) -> bool:
 
 
 def _place_on(world: World, run: Run, t: int, host: HostRecord, queue: ReadyQueue) -> bool:
-    """Place a task on a host that has room for it, or where it may wait because it is short."""
+    """Place a task on a host: with a claim if there is room for it, else ahead if the host's backlog has room."""
     profile = run.spec.profiles[run.spec.profile[t]]
     demands = world.fleet.feasible(host, profile)
     if not demands:

@@ -33,13 +33,13 @@ __all__ = [
     "shortage_over",
 ]
 
-#: Seconds that a task waits for capabilities to come back. A tracker may report less for a while, such as memory that
-#: other programs use.
+#: Seconds that a task waits for capabilities to come back. A tracker may report less for a while, for example because
+#: other programs use memory.
 SHORTAGE_S = 60.0
 
 
 def run_submitted(world: World, event: ev.RunSubmitted) -> None:
-    """Make the run's state, and its tasks without inputs ready."""
+    """Create the run's state, and make its tasks without missing inputs ready."""
     if event.run in world.runs:
         world.stale += 1
         return
@@ -77,7 +77,7 @@ def host_delayed(world: World, event: ev.HostDelayed) -> None:
 
 
 def host_connected(world: World, event: ev.HostConnected) -> None:
-    """Open a new host, or a new epoch of one, to work."""
+    """Let a new host, or a new epoch of a known one, get work."""
     known = world.fleet.by_name.get(event.host)
     if known is not None:
         if known.epoch >= event.epoch:
@@ -133,9 +133,10 @@ def host_recovered(world: World, event: ev.HostRecovered) -> None:
 
 
 def host_drained(world: World, event: ev.HostDrained) -> None:
-    """Recall what has not started on a host, let what runs finish, and copy what only it has to the controller.
+    """Give a host no new work, and recall its tasks that have not started. Running tasks go on.
 
-    Nothing of this happens if some task could not run anywhere without the host.
+    Objects that only the host has are copied to the controller before it is released. If some task could not run
+    anywhere without the host, the core refuses to drain it and changes nothing.
     """
     host = world.fleet.by_name.get(event.host)
     if host is not None and host.draining:
@@ -167,7 +168,7 @@ def _refusal(name: str, error: PlacementError) -> PlacementError:
 
 
 def _not_started(run: Run, host: HostRecord) -> list[int]:
-    """Tasks with a host that are not known to run."""
+    """Return the tasks that are handed to a host and not known to run."""
     return [
         t
         for t in range(run.spec.count)
@@ -197,7 +198,7 @@ def _is_evacuated(world: World, host: HostRecord) -> bool:
 
 
 def capabilities_changed(world: World, event: ev.CapabilitiesChanged) -> None:
-    """Recall what has not started on a host and does not fit there any more. Running tasks go on."""
+    """Recall a host's tasks that have not started and do not fit there any more. Running tasks go on."""
     host = world.fleet.by_name.get(event.host)
     if host is None:
         world.stale += 1

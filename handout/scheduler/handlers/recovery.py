@@ -1,4 +1,4 @@
-"""What is lost with a host, and how it is made good: attempts go back, objects are made again from lineage."""
+"""Recover what is lost with a host: its tasks return to the frontier, needed objects are made again from lineage."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from handout.scheduler.task_states import Outcome, State
 
 __all__ = ["copy_failed", "lose_host", "lose_object", "objects_stored", "unpin_groups"]
 
-#: Times that an object is copied to a host in vain before its consumers are placed elsewhere.
+#: After this many failed copies of an object to a host, its consumers are placed elsewhere.
 MAX_COPIES = 3
-#: Hosts that may be lost under one task. More than deaths of a worker, because other tasks that ran there are suspect
-#: as well.
+#: A task fails for good once this many hosts were lost while it may have run there. The limit is above `MAX_DEATHS`,
+#: because another task that ran on the host may be the cause.
 MAX_LOSSES = 5
 
 
 def lose_host(world: World, host: HostRecord, reason: str) -> None:
-    """Forget a lost host, and make good what was on it."""
+    """Forget a lost host, and recover what was on it."""
     release_lingering(world, host)
     world.fleet.remove(host)
     world.out.forget(host.index)
@@ -41,7 +41,7 @@ def lose_host(world: World, host: HostRecord, reason: str) -> None:
         del world.reservations[queue]
     world.note_change()
     for run in list(world.runs.values()):
-        # First the replicas, then the attempts: an attempt that goes back must know which inputs are left.
+        # Replicas go first, because a task that returns to the frontier must know which of its inputs still exist.
         lost = run.lose_host(host.index)
         unpin_groups(world, run, host.index)
         _lose_attempts(world, run, host, reason)
@@ -89,7 +89,7 @@ def _takes_hosts_down(run: Run, t: int, host: str) -> WorkerDiedError:
 
 
 def lose_object(world: World, run: Run, o: int) -> None:
-    """Make an object without a replica again if it is needed. Its consumers' ``missing`` counts it already."""
+    """Make an object without a replica again if it is needed. Its consumers' ``missing`` counts the loss already."""
     for c in run.objects.consumers[o]:
         if run.state[c] == State.READY:
             run.move(c, State.WAITING)
@@ -103,14 +103,14 @@ def lose_object(world: World, run: Run, o: int) -> None:
     if run.state[producer] == State.DONE:
         _repeat(world, run, producer)
         return
-    # The producer was making it again when it failed or was cancelled, and the replica that was left is gone now.
+    # The producer failed or was cancelled while it repeated the object, and the last other replica is lost now.
     give_up_output(world, run, o)
     cancelled = run.state[producer] == State.CANCELLED
     end_dependents(world, run, producer, Outcome.CANCELLED if cancelled else Outcome.SKIPPED)
 
 
 def _repeat(world: World, run: Run, first: int) -> None:
-    """Run a finished task again whose result was lost, and the tasks before it whose results are gone too."""
+    """Repeat a finished task whose result was lost, and the tasks before it whose results are needed and lost too."""
     stack = [first]
     while stack:
         t = stack.pop()
@@ -135,13 +135,13 @@ def _repeat(world: World, run: Run, first: int) -> None:
 
 
 def _makers(run: Run, t: int) -> list[int]:
-    """Producers of the inputs that a task misses."""
+    """Return the producers of a task's missing inputs."""
     producer = run.spec.producer
     return [producer[o] for o in run.spec.inputs[t] if not run.objects.replicas[o] and producer[o] >= 0]
 
 
 def _copy_elsewhere(world: World, run: Run, index: int) -> None:
-    """Give up the copies to a lost host, and take the copies from it from another source."""
+    """Give up the copies to a lost host, and begin its copies to other hosts again from another source."""
     affected = [key for key, source in run.objects.copying.items() if key[1] == index or source == index]
     for o, target in affected:
         run.objects.end_copy(o, target)
@@ -175,7 +175,7 @@ def objects_stored(world: World, event: ObjectsStored) -> None:
         if not asked and index:
             world.stale += 1
             if _is_made_on(run, o, index):
-                # The result itself may be there by then, and must not be dropped.
+                # The attempt's own result may be on the host when the drop arrives, and must not be dropped.
                 objects.mark_stale(o, index)
             elif index not in objects.replicas[o]:
                 world.out.drop(index, run.number, o)
@@ -243,7 +243,7 @@ def _stays_behind(world: World, run: Run, o: int, source: int) -> None:
 
 
 def _place_consumers_elsewhere(world: World, run: Run, o: int, host: HostRecord) -> None:
-    """Place the tasks elsewhere that wait on a host for an object that cannot be copied there, or let them fail."""
+    """Place elsewhere, or fail, the tasks that wait on a host for an object that cannot be copied there."""
     for c in run.objects.consumers[o]:
         if run.state[c] != State.HANDED or run.host[c] != host.index:
             continue

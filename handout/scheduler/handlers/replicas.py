@@ -1,4 +1,4 @@
-"""Replicas: tell the tasks that wait for an object, copy it to where it is needed, and drop it when it is not."""
+"""Replicas: tell tasks that wait for an object, copy it to hosts that need it, and drop it when it is not needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> N
 
 
 def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
-    """Move on the tasks that wait for an object, which had no replica and exists now on a host."""
+    """Tell the tasks that wait for an object that it exists now, with its first replica on this host."""
     state = run.state
     for c in run.objects.consumers[o]:
         s = state[c]
@@ -39,7 +39,7 @@ def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
         if s == _HANDED:
             at = run.host[c]
             if at != index:
-                # It was handed to the host that was to make the object, and another host made it.
+                # The task was handed to the host that was to make the object, and another host made it.
                 copy_to(world, run, o, at)
             if not missing and run.claims[c] is None:
                 host = world.fleet.at(at)
@@ -66,7 +66,7 @@ def copy_to(world: World, run: Run, o: int, index: int) -> None:
 
 
 def want_output(world: World, run: Run, o: int) -> None:
-    """Copy an object to the caller that was not among the outputs, if it exists or as soon as it does."""
+    """Copy an object that was not among the outputs to the controller, now or as soon as it exists."""
     replicas = run.objects.replicas[o]
     if run.objects.flags[o] & OUTPUT or 0 in replicas or (not replicas and run.ended(run.spec.producer[o])):
         return
@@ -88,10 +88,10 @@ def drop_unused(world: World, run: Run, o: int) -> None:
         return
     kept: tuple[int, ...] = ()
     if replicas[0] == 0 and (flags & OUTPUT or run.spec.producer[o] < 0):
-        # The caller gets the one. The other is a value of the caller, which only the controller could supply again.
+        # An output stays for the caller. A value that the caller gave stays, because no task can make it again.
         kept = CONTROLLER_ONLY
     elif flags & OUTPUT:
-        return  # on its way to the controller
+        return  # the output is being copied to the controller
     if replicas == kept:
         return
     objects.keep_replicas(o, kept)

@@ -1,4 +1,4 @@
-"""Facts about an earlier run of the same tasks: what it committed, what goes on, and which outcomes are unknown."""
+"""What an earlier run of the same tasks left: committed results, attempts that go on, and unknown outcomes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["attempts_found", "attempts_unknown", "results_committed"]
 
 
 def results_committed(world: World, event: ResultsCommitted) -> None:
-    """Note tasks that finished before this run began, and which of their objects are left.
+    """Note tasks that finished before this run began, and which of their objects still exist.
 
-    An object that is gone and still needed is made again from lineage.
+    An object that is lost and still needed is made again from lineage.
     """
     run = world.runs.get(event.run)
     if run is None:
@@ -41,7 +41,7 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
         for o in run.objects_of(t):
             if not run.objects.replicas[o]:
                 lose_object(world, run, o)
-    # Only now is it known which objects the tasks use that have to be repeated.
+    # Objects are dropped only now, when it is known which of them the repeated tasks use.
     for o in dict.fromkeys((*used, *event.objects)):
         if not run.objects.uses[o]:
             drop_unused(world, run, o)
@@ -51,7 +51,7 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
 
 
 def attempts_found(world: World, event: AttemptsFound) -> None:
-    """Hand attempts from before this core began to the host that goes on with them, as far as they are needed."""
+    """Hand attempts of an earlier controller to the host that goes on with them, as far as they are needed."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
         world.stale += len(event.tasks)
@@ -69,7 +69,7 @@ def attempts_found(world: World, event: AttemptsFound) -> None:
 
 
 def _end(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> None:
-    """End an attempt that is not needed. What it makes all the same is dropped when its end is confirmed."""
+    """End an attempt that is not needed. If it finishes before it is ended, its objects are dropped."""
     host.add_lingering(run.number, t, attempt, Lingering(None, None, run.objects_of(t)))
     world.out.cancel(host.index, run.number, t, attempt)
 
@@ -94,7 +94,7 @@ def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> No
             fail(world, run, t, outcome_unknown(run, t, host.name, "the host or what is shared has changed since"))
         return
     if run.missing[t]:
-        # Unless it has started, it waits for inputs that may have to be made again, and must not be in their way.
+        # Unless the task has started, it waits for missing inputs, and must not hold room that their producers need.
         recall(world, run, t)
 
 
@@ -112,7 +112,7 @@ def _claim(world: World, run: Run, t: int, host: HostRecord, demand: Demand) -> 
 
 
 def attempts_unknown(world: World, event: AttemptsUnknown) -> None:
-    """Fail tasks that must not run twice and that an earlier run, which ended too soon, may have run."""
+    """Fail tasks that must not run twice and may have run in an earlier run, which did not see them end."""
     run = world.runs.get(event.run)
     if run is None:
         world.stale += len(event.tasks)

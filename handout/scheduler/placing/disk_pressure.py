@@ -1,7 +1,7 @@
 """Pause a function on a host that has no room for what it makes or takes: its tasks avoid the host for a while.
 
-An attempt that ends because there is no room says little about the host's next hour and much about its next second:
-the next task there would end in the same way. Because such tasks end soon, the host would also get the most of them.
+If an attempt ends because there is no room, the next task of its function would end there in the same way, though there
+may be room an hour later. Such attempts end soon, so the host would also get most of the function's tasks.
 The pause is a preference: if no other host can run a task, it goes there all the same.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["FIRST_PAUSE_S", "LONGEST_PAUSE_S", "count_freed", "found_no_room", "
 
 #: Seconds of the first pause of a function on a host. Each further one is twice as long.
 FIRST_PAUSE_S = 10.0
-#: Seconds of the longest pause. After as long without another one, the next pause is a first one again.
+#: Seconds of the longest pause. If the last pause ended longer ago than this, the next one lasts `FIRST_PAUSE_S` again.
 LONGEST_PAUSE_S = 640.0
 
 
@@ -73,7 +73,7 @@ def _may_leave(world: World, run: Run, entry: AheadTask, host: HostRecord, profi
 
 
 def count_freed(world: World) -> None:
-    """End a pause early if as much was dropped since as the tasks need that may start there at once."""
+    """End a pause early once the objects dropped since it began make room for one task per slot."""
     for host in list(world.pausing):
         freed = sum(_freed(world, run, o) for run, o in world.out.drops(host.index))
         if not freed:
@@ -91,13 +91,13 @@ def _fits(pause: Pause, host: HostRecord) -> bool:
 
 
 def _freed(world: World, number: int, o: int) -> float:
-    """Return the bytes of an object that is dropped. A closed run drops all that it had anywhere."""
+    """Return the bytes of a dropped object; infinite if its run is closed, which drops all that the run had."""
     run = world.runs.get(number)
     return float("inf") if run is None else max(run.objects.nbytes[o], 0)
 
 
 def pause_over(world: World, timer: Timer) -> None:
-    """Reopen a host where a pause has had its time, unless the pause ended before that."""
+    """Reopen a host, because the time of a pause there is over."""
     host = world.fleet.at(timer.number)
     if host is not None:
         _reopen(world, host)

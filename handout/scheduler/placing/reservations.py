@@ -9,7 +9,7 @@ from handout.scheduler.state.world import World
 
 __all__ = ["RESERVE_AFTER_S", "expire", "give_up_reservation", "may_use", "note_blocked", "note_placed"]
 
-#: Seconds that a task may be passed over.
+#: Seconds that a task may be passed over before a host or the shared amounts are kept free for it.
 RESERVE_AFTER_S = 30.0
 
 

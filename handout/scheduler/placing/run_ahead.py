@@ -22,7 +22,7 @@ class _Followers(Enum):
     DONE = auto()
     #: Some are not handed over while a more urgent task waits for the host.
     HELD_BACK = auto()
-    #: There is no room for one of them now.
+    #: The host's backlog has no room for one of them now, or the run has reached ``max_concurrency``.
     NO_ROOM = auto()
 
 
@@ -96,8 +96,8 @@ def _may_follow(world: World, run: Run, c: int, host: HostRecord) -> bool:
 def _all_made_at(run: Run, c: int, host: HostRecord) -> bool:
     """Return True if each input of a task exists or is being made on the host.
 
-    A task with many inputs is asked about each time that one of them is handed over. The search goes on where it
-    stopped the last time, and looks at all inputs once more only when it has reached the end.
+    This is asked about a task each time that the producer of one of its inputs is handed over, and there may be many.
+    So the search goes on where it stopped the last time, and checks all inputs once more only at the end.
     """
     producer, replicas, inputs = run.spec.producer, run.objects.replicas, run.spec.inputs[c]
     at = begin = run.inputs_checked.get(c, 0)
@@ -124,9 +124,9 @@ def recall_for_idle(world: World) -> None:
 
 
 def _recall_from(world: World, donor: HostRecord, takers: list[HostRecord]) -> None:
-    """Recall tasks from the end of a host's queue.
+    """Recall tasks from the end of a host's queue, so that the takers can have them.
 
-    Their share of the queue is the share of the takers' free slots among these and the donor's slots.
+    The recalled share of the movable tasks is the takers' free slots over the sum of those and the donor's slots.
     """
     before = world.now - donor.target_s
     waiting = [entry for entry in donor.ahead if _may_be_recalled(world, entry, donor)]

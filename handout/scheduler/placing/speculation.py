@@ -18,7 +18,7 @@ __all__ = ["may_have_second", "speculate"]
 
 
 def may_have_second(run: Run, t: int) -> bool:
-    """Return True if a task may be attempted twice at once: it is safe to repeat, may go elsewhere, and never was."""
+    """Return True if a task may get a second attempt: it is safe to repeat, may go elsewhere, and has had none yet."""
     profile = run.spec.profiles[run.spec.profile[t]]
     grouped = run.spec.group is not None and run.spec.group[t] >= 0
     return profile.idempotent and profile.host is None and not grouped and t not in run.speculated
@@ -69,6 +69,6 @@ def _begin_second(world: World, run: Run, stragglers: Stragglers, t: int) -> boo
 
 
 def _others(world: World, queue: ReadyQueue, first: int) -> list[HostRecord]:
-    """Hosts for a second attempt, the least loaded first."""
+    """Return the hosts for a second attempt, the least loaded first."""
     hosts = [host for host in eligible_hosts(world, queue) if host.index != first and host.index not in queue.key.avoid]
     return sorted(hosts, key=lambda host: (host.load(), host.index))

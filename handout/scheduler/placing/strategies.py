@@ -13,7 +13,7 @@ __all__ = ["STRATEGIES", "Strategy"]
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """The rule of one built-in allocator. `handout.allocators` has it as an async callable of the same name."""
+    """The rule of one built-in allocator. `handout.allocators` has the rule as an async callable of the same name."""
 
     #: Rank of a host for any task, lowest first.
     rank: Callable[[HostRecord], float]

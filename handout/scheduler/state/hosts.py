@@ -74,7 +74,7 @@ class Lingering(NamedTuple):
 
     claim: Claim | None
     shared: Claim | None
-    #: The objects that it will have made if it finishes all the same.
+    #: The objects that the attempt will have made if it finishes before it is ended.
     objects: Sequence[int]
 
 
@@ -272,7 +272,7 @@ class HostRecord:
         self.lingering[run, t, attempt] = left
 
     def confirm_end(self, run: int, t: int, attempt: int) -> Lingering | None:
-        """Forget a lingering attempt, whose end is confirmed. Return what it held, or None if there is none such."""
+        """Forget a lingering attempt, whose end is confirmed. Return what it held, or None if it is not known."""
         return self.lingering.pop((run, t, attempt), None)
 
     # -- room

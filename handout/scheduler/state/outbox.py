@@ -23,7 +23,7 @@ _Key = tuple[int, int]
 
 
 class Outbox:
-    """Gathers commands, one of a kind for each host and run; `flush` returns them in an order that is safe to perform.
+    """Gathers commands, one of each kind for each host and run. `flush` returns them in an order safe to perform.
 
     Args:
         names: Host names by index; grows while hosts join.

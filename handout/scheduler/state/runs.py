@@ -28,7 +28,7 @@ _HANDED, _READY, _DONE = State.HANDED, State.READY, State.DONE
 class FailureCount(Enum):
     """Kinds of failure that are counted for a task, each with a limit of its own."""
 
-    #: Its own code failed.
+    #: The task's own code failed.
     OWN_CODE = auto()
     #: The worker that ran it died.
     WORKER_DIED = auto()
@@ -102,7 +102,7 @@ class ReadyQueue:
         self.blocked = blocked
 
     def note_placed(self, now: float) -> None:
-        """Note that a task of it was placed."""
+        """Note that a task of the queue was placed."""
         self.since = now
 
     def set_hosts(self, hosts: dict[HostRecord, tuple[Demand, ...]], version: int) -> None:
@@ -204,7 +204,7 @@ class Run:
         #: Indices of the hosts that it failed on.
         self.avoid: dict[int, tuple[int, ...]] = {}
         self.failures: dict[tuple[FailureCount, int], int] = {}
-        #: The place in its inputs where the search for an input that is not made on a host goes on.
+        #: By task that may follow others: the place in its inputs where the next check of them goes on.
         self.inputs_checked: dict[int, int] = {}
         #: The variant of its cost that it was granted, if not the first.
         self.variant: dict[int, int] = {}
@@ -418,7 +418,7 @@ class Run:
         return True
 
     def cancel_no_more(self, t: int) -> None:
-        """Note that no agent's confirmation is awaited for a task."""
+        """Note that no agent's confirmation is awaited for a task any more."""
         self.cancelling.discard(t)
 
     def skip_attempts(self, t: int, attempt: int) -> None:
@@ -442,7 +442,7 @@ class Run:
     # -- second attempts
 
     def begin_second_attempt(self, t: int) -> None:
-        """Set the present attempt beside a new one that `begin_attempt` begins. `continue_with_second` undoes this."""
+        """Set the present attempt aside, so that `begin_attempt` can begin one. `continue_with_second` undoes this."""
         self.second_attempts[t] = self._present(t)
         self.claims[t] = None
         self.shared.pop(t, None)
@@ -515,7 +515,7 @@ class Run:
         return missing
 
     def note_inputs_checked(self, t: int, count: int) -> None:
-        """Note the place in a task's inputs where the next search goes on."""
+        """Note the place in a task's inputs where the next check of them goes on."""
         self.inputs_checked[t] = count
 
     # -- groups and queues
@@ -553,7 +553,7 @@ class Run:
         self.requests.close()
 
     def set_error(self, error: Exception | None) -> None:
-        """Set what ended the run as a whole; the first error stays."""
+        """Set the error that ended the run as a whole, unless an earlier one is set."""
         self.error = self.error or error
 
     def end(self) -> Outcome:

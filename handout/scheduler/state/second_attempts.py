@@ -13,7 +13,7 @@ __all__ = ["SecondAttempt"]
 
 
 class SecondAttempt(NamedTuple):
-    """What a run's columns would hold of the attempt that goes on beside the present one."""
+    """The attempt beside the present one, with what a run's columns hold of the present one."""
 
     host: int
     attempt: int

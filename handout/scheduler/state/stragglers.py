@@ -11,7 +11,7 @@ __all__ = ["Stragglers"]
 
 
 class Stragglers:
-    """When the tasks of one run that run now and may get a second attempt began.
+    """The running tasks of one run that may get a second attempt, with the time at which each began.
 
     Args:
         spec: The run.

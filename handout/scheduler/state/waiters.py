@@ -6,12 +6,12 @@ __all__ = ["Waiters"]
 
 
 class Waiters:
-    """Tasks that wait for one host. Tasks that lack the same there and need the same are one entry."""
+    """Tasks that wait for one host. Tasks that need the same amounts and lack the same ones there share an entry."""
 
     __slots__ = ("alike", "seen")
 
     def __init__(self) -> None:
         #: How many entries of `World.waiting` have been read.
         self.seen = 0
-        #: By what they lack on the host and by what they need: the priority of the most urgent task.
+        #: The priority of the most urgent task, by the names of what tasks lack on the host and of what they need.
         self.alike: dict[tuple[frozenset[str], frozenset[str]], float] = {}

@@ -1,4 +1,4 @@
-"""All state of the core in one place, for the functions that make up its decisions."""
+"""All state of the core in one place, for the functions that make its decisions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["World"]
 
 
 class World:
-    """The hosts, the runs, and the commands of the present call. Decides nothing itself."""
+    """The hosts, the runs, and the commands of the present call. A world decides nothing itself."""
 
     __slots__ = (
         "denied",
