@@ -85,7 +85,7 @@ class AttemptsUnknown:
 
     run: int
     tasks: Sequence[int]
-    #: By task: the host that it was on, and the attempt.
+    #: By task: the host that the task was handed to, and the attempt.
     hosts: Sequence[str]
     attempts: Sequence[int]
 

@@ -147,7 +147,7 @@ def confirm_end(world: World, host: HostRecord | None, run: int, t: int, attempt
     """Release what a given-up attempt still holds, because its agent has reported its end.
 
     Returns:
-        The objects that it would have made; none if the core had not given up such an attempt.
+        The objects that the attempt would have made; empty if the core had not given up such an attempt.
     """
     left = None if host is None else host.confirm_end(run, t, attempt)
     if host is None or left is None:

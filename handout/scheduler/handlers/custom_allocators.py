@@ -24,7 +24,8 @@ __all__ = ["allocator_failed", "answer_due", "ask_again", "ask_allocators", "not
 MIN_FRONTIER = 256
 #: Tasks that a frontier shows for each free slot.
 FRONTIER_PER_SLOT = 4
-#: Least seconds after which an allocator can ask to be asked again. With less, it could keep the core busy.
+#: An allocator that wants to be asked again is asked after this many seconds at the soonest. With fewer, it could keep
+#: the core busy.
 MIN_ASK_AGAIN_S = 0.01
 
 

@@ -23,7 +23,7 @@ __all__ = [
     "Pause",
 ]
 
-#: Tasks handed ahead to one host, at most.
+#: Most tasks that may be handed ahead to one host.
 AHEAD_LIMIT = 1024
 #: Least seconds of work that the backlog of a slot may hold.
 MIN_TARGET_S = 0.010
@@ -129,7 +129,7 @@ class HostRecord:
         self.name = name
         self.index = index
         self.epoch = epoch
-        #: First two numbers of the version of its Python.
+        #: First two numbers of the version of the host's Python.
         self.python = ".".join(python.split(".")[:2])
         self.rtt_s = rtt_s
         self.price_per_hour = price
@@ -151,7 +151,7 @@ class HostRecord:
         self.ahead_n = 0
         #: Sum of the seconds that these tasks are expected to take.
         self.ahead_s = 0.0
-        #: True if it once offered more than now. Then more may be claimed than it offers.
+        #: True if the host once offered more than now. Then more may be claimed than it offers.
         self.shrunk = False
         #: Handed tasks, as (run, task), whose followers may be handed here too, oldest first.
         self.leaders: deque[tuple[int, int]] = deque()
@@ -175,7 +175,7 @@ class HostRecord:
         self.ledger.resize(offer.amounts, offer.devices)
         self.slots = max(1, offer.amounts.get("cpu", PARTS) // PARTS)
         self.target_s = max(2 * self.rtt_s, MIN_TARGET_S)
-        # Slightly more, so that binary fractions whose exact sum would fit do fit.
+        # The budget is slightly larger, so that a rounding error does not keep out durations whose exact sum fits.
         self.budget_s = self.target_s * self.slots * (1.0 + 1e-9)
         self.feasible.clear()
 
