@@ -1,4 +1,4 @@
-"""Graphs: what the user builds, validated and numbered. Knows costs, and neither hosts nor time."""
+"""Graphs as the user builds them, and the plans that runs execute. No module here reaches a host or reads a clock."""
 
 from handout.graph.arg import Arg
 from handout.graph.compile import Given, Outs

@@ -19,8 +19,8 @@ T_co = TypeVar("T_co", covariant=True)
 class Arg(Input[T_co]):
     """A producer's result that is converted on its way to a function.
 
-    The value that ``dump`` returns travels. If several functions take the same ``dump`` of the same output, it runs
-    once for all of them. ``load`` runs in each of them.
+    The value that ``dump`` returns travels. If several functions take the same ``dump`` of the same output, ``dump``
+    runs once for all of them. ``load`` runs in each of them.
 
     Args:
         producer: The output to convert.
@@ -45,9 +45,9 @@ class Arg(Input[T_co]):
     producer: Input[Any]
     """The output to convert."""
     dump: Callable[[Any], Any] | None
-    """Runs on the producer's host, or None."""
+    """The function that runs on the producer's host, or None."""
     load: Callable[[Any], Any] | None
-    """Runs on the consumer's host, or None."""
+    """The function that runs on the consumer's host, or None."""
 
     @overload
     def __new__(cls, producer: Input[A], /, *, dump: Callable[[A], B], load: Callable[[B], C]) -> Arg[C]: ...

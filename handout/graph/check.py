@@ -1,4 +1,4 @@
-"""`Graph.check`: the costs of a plan against what an inventory declares, without reaching a host."""
+"""`Graph.check`: compares the costs of a plan with what an inventory declares, without reaching a host."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def _pinned(id: str, options: TaskOptions, offers: Mapping[str, Offer]) -> Mappi
 
 
 def _with_unknowns(offer: Offer, variants: Sequence[Requirement]) -> Offer:
-    """Return the offer with every other name in the costs unknown, because the inventory's tracker may add it."""
+    """Return the offer, with the names in the costs that it lacks marked unknown, because a tracker may add them."""
     asked = {name for each in variants for name in (*each.consumed, *(one.name for one in each.conditions))}
     return replace(offer, unknown=offer.unknown | (asked - offer.names()))

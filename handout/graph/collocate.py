@@ -40,10 +40,10 @@ class _Groups:
 
 
 def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], ids: list[str]) -> list[int]:
-    """Return the group of each task, or -1 for a task that shares its host with none.
+    """Return the group of each task, or -1 for a task that is in no group.
 
-    If one member is pinned to a host, that host is written into the options of the whole group. The first member that
-    is placed is then placed there.
+    If one member is pinned to a host, this function pins all members to it. Otherwise another member, placed first,
+    could take the group to another host.
 
     Args:
         wiring: The edges of the graph.
@@ -72,7 +72,7 @@ def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], id
 
 
 def _join(sets: _Groups, task_of: list[int], node: int, other: int) -> None:
-    # A node that is given, or that no wanted output needs, does not run in this run and has no host to share.
+    # A node that the caller gave a value for, or that no wanted output needs, does not run and has no host to share.
     if task_of[node] >= 0 and task_of[other] >= 0:
         sets.join(task_of[node], task_of[other])
 

@@ -1,4 +1,4 @@
-"""From a graph to a `Plan`: every mistake of a graph is found here, before anything runs."""
+"""Compiles a graph to a `Plan`, and finds every mistake of the graph before anything runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, given:
     options = [nodes.options.get(node, PLAIN) if node < wiring.count else PLAIN for node in task_nodes]
     groups = collocate(wiring, task_of, options, ids)
     kwargs = nodes.kwargs
-    wiring.refs.clear()  # much of the memory of a large graph, and nothing reads them from here on
+    wiring.refs.clear()  # they take much memory in a large graph, and nothing reads them from here on
     return Plan(
         ids=ids,
         fns=[wiring.function(node) for node in task_nodes],
@@ -110,7 +110,7 @@ def _check_load(wiring: Wiring, node: int, arg: Arg[Any], signatures: Signatures
 
 
 def _consumed(wiring: Wiring) -> bytearray:
-    """By node: 1 if another function takes its result."""
+    """Return for each node 1 if another function takes its result, or else 0."""
     consumed = bytearray(len(wiring.fns))
     producers = wiring.producers
     for node, refs in enumerate(wiring.refs):

@@ -27,10 +27,10 @@ class Options(TypedDict, total=False):
         cost: What the task needs while it runs: a `Cost`, a mapping such as ``{"cpu": 4, "memory": "2 GB"}``, or a list
             of these, which are variants in order of preference. It is read when the function is added. Default: one
             core.
-        retries: How many more attempts follow one that raised. Attempts that ended because a host was lost or a worker
-            process died do not count. Default: the ``retries`` of the run, which is 0 by default.
+        retries: Largest number of further attempts after attempts that raised. Attempts that ended because a host was
+            lost or a worker process died do not count. Default: the ``retries`` of the run, which is 0 by default.
         retry_on: Which exceptions are worth another attempt: an exception class, a tuple of these, or a function that
-            takes the exception and returns a bool. It is called in the caller's process. Default: all exceptions.
+            takes the exception and returns a bool. The function runs in the caller's process. Default: all exceptions.
         backoff_s: Seconds before the second attempt. Each further pause is twice as long, up to 60 seconds. Default: 0.
         timeout_s: Seconds that one attempt may run. After that its processes are ended with SIGTERM, then SIGKILL, and
             the attempt fails with `TaskTimeoutError`. Default: no limit.
@@ -83,7 +83,7 @@ class TaskOptions:
     """The options of a task, checked and with the cost compiled. All code after `Graph.add` reads this form.
 
     The fields are those of `Options`, without ``id``, ``inline`` and ``collocate_with``, which the graph itself
-    honours. Interned in each graph: tasks with equal options share one object, so compare by identity.
+    honours. Tasks of one graph with equal options share one object, so compare by identity.
     """
 
     #: The variants of ``cost`` in order of preference, read when the function was added. Never empty.

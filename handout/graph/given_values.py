@@ -27,7 +27,7 @@ class EarlierRun(Protocol):
         ...
 
     def raise_failures(self) -> None:
-        """Raise the failures. The protocol names this method because a plain mapping has none."""
+        """Raise the failures. The protocol has this method so that a plain mapping does not match the protocol."""
         ...
 
 
@@ -80,7 +80,10 @@ class Replacements:
         return bool(self._by_node)
 
     def find(self, node: int, path: Path) -> GivenValue | None:
-        """Return the value that replaces an output, or replaces an element around it; None if nothing does."""
+        """Return the value that replaces an output; None if no value does.
+
+        A value for ``out`` also replaces ``out[0]``, unless ``out[0]`` has a value of its own.
+        """
         by_path = self._by_node.get(node)
         if by_path is None:
             return None

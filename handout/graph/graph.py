@@ -28,7 +28,7 @@ A = TypeVar("A")
 
 
 class Graph(TypedCalls):
-    """A DAG of functions. Building it runs nothing. It can be run any number of times, and grow between two runs.
+    """A DAG of functions. Building a graph runs nothing. It can be run any number of times, and grow between two runs.
 
     Args:
         functions: Functions in the explicit form; see `function`. Default: none.
@@ -50,7 +50,7 @@ class Graph(TypedCalls):
 
     def __init__(self, functions: Iterable[Function[Any]] = ()) -> None:
         self._nodes = Nodes()
-        # Held here because a plain call extends just these two columns.
+        # Held here, because `_add` extends only these two columns for a call without options.
         self._fns = self._nodes.fns
         self._args = self._nodes.args
         self._signatures = Signatures()
@@ -194,7 +194,7 @@ class Graph(TypedCalls):
         if kwargs or (MARKS and mark_of(fn) is not None) or not callable(fn):
             given, own = self._split(fn, kwargs)
             return self._nodes.append(fn, args, own, self._nodes.policy(given))
-        # A call without options and keyword arguments: most of a graph of a million functions, so nothing else is done.
+        # In a graph of a million functions, most calls have no options and no keyword arguments. This path is for them.
         fns = self._fns
         node = len(fns)
         fns.append(fn)
@@ -221,7 +221,7 @@ class Graph(TypedCalls):
         return [append(fn, row, own, policy._replace(id=f"{policy.id}[{i}]")) for i, row in enumerate(rows)]
 
     def _split(self, fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Separate the options, those of `options` included, from the function's own keyword arguments."""
+        """Separate the options from the function's own keyword arguments, and add the options of the decorator."""
         if not callable(fn):
             raise GraphError(
                 f"{fn!r} is not callable.", remedy="Give the function itself, then its arguments: graph.add(f, x)."
@@ -259,7 +259,7 @@ class Graph(TypedCalls):
             nodes.args[node] = producers + function.extra_args
 
     def _producer(self, node: int, function: Function[Any], named: Any) -> Input[Any]:
-        """Return the producer that an entry of ``args`` names: an id, an id with keys, an output or an `Arg`."""
+        """Return the producer that an entry of ``args`` names, be it an id, an id with keys, an output or an `Arg`."""
         if isinstance(named, Arg) and isinstance(named.producer, str | tuple):
             again: Any = Arg
             arg: Input[Any] = again(self._producer(node, function, named.producer), dump=named.dump, load=named.load)

@@ -1,4 +1,4 @@
-"""Readable ids: the n-th use of a function is ``train-n``, the first one ``train``."""
+"""Readable ids: the first use of a function is ``train``, and the n-th use is ``train-n``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def name_of(fn: object) -> str:
 
 
 class FunctionIds:
-    """The ids of the nodes of a graph, in their order. They are generated when one is first read.
+    """The ids of the nodes of a graph, in the order of the nodes. An id is generated when it or a later one is read.
 
     A million strings take 60 MB, and few of them are read while a graph is built. An id depends only on the nodes
     before it, so it is the same whenever it is generated.
@@ -58,14 +58,14 @@ class FunctionIds:
         while True:
             count += 1
             id_ = base if count == 1 else f"{base}-{count}"
-            # Only an id that the caller chose, or one generated from a name with a dash, can be equal.
+            # Only an id that the caller chose, or one generated from a name with a dash, can equal this one.
             if (self._claimed or "-" in base) and self._taken(id_):
                 continue
             self._counts[base] = count
             return id_
 
     def _taken(self, id: str) -> bool:
-        """Return True if a node has this id. No table of all ids is needed for that."""
+        """Return True if a node has this id. This check needs no table of all ids."""
         if id in self._claimed or id in self._counts:
             return True
         base, _, number = id.rpartition("-")

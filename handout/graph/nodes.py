@@ -25,8 +25,9 @@ class Policy(NamedTuple):
 class Nodes:
     """The functions and values of a graph, in columns by number.
 
-    A function with positional arguments alone takes an entry in two lists. Everything that is rarer is in dictionaries
-    by number. Outputs refer to this object and not to the `Graph`, which adds the typed methods.
+    A function with only positional arguments takes one entry in each of two lists. Keyword arguments and options are
+    rarer, so dictionaries and sets by number hold them. Outputs refer to this object and not to the `Graph`, which adds
+    the typed methods.
     """
 
     __slots__ = (
@@ -45,7 +46,7 @@ class Nodes:
     def __init__(self) -> None:
         #: By node: its function; None if the node is a value.
         self.fns: list[Callable[..., Any] | None] = []
-        #: By node: its positional arguments; of a value, the value alone.
+        #: By node: its positional arguments. For a value: the value alone.
         self.args: list[tuple[Any, ...]] = []
         #: By node: its keyword arguments, if it has any. Nodes share them, so they are never changed.
         self.kwargs: dict[int, Mapping[str, Any]] = {}
@@ -105,7 +106,7 @@ class Nodes:
         return self.names.extend(self.fns, len(self.fns))
 
     def id_of(self, node: int, /) -> str:
-        """Return the id of a node. All nodes before it are named as well."""
+        """Return the id of a node. This names all nodes before it as well."""
         return self.names.extend(self.fns, max(node + 1, len(self.names.ids)))[node]
 
     def find(self, id: str) -> int | None:

@@ -19,7 +19,7 @@ __all__ = ["ObjectNumbers", "Pick", "Value"]
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """An element of a task's result, which the host that made the result takes out."""
+    """An element of a task's result. The host that made the result takes the element out."""
 
     task: int
     path: Path
@@ -33,7 +33,7 @@ class Value:
 
 
 class ObjectNumbers:
-    """Numbers the objects of a run. A task's whole result has the task's number, other objects the next free ones."""
+    """Numbers the objects of a run. A task's whole result has the task's number. Others get the next free numbers."""
 
     __slots__ = ("_given", "_names", "_numbers", "_task_of", "_tasks", "_wiring", "extras")
 
@@ -56,7 +56,7 @@ class ObjectNumbers:
         self._numbers: dict[Hashable, int] = {}
 
     def number(self, output: Output[Any]) -> int | None:
-        """Return the number of an output's object, and number the object if it is new. None: it is inline."""
+        """Return the number of an output's object, and number the object if it is new. None: the output is inline."""
         node = self._wiring.node_of(output)
         if not output._path and self._task_of[node] >= 0:
             return self._task_of[node]

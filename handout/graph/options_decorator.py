@@ -17,15 +17,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Options by the identity of a function. They are not an attribute of the function, because functools.wraps would copy
 #: it, a subclass would inherit it, and a pickled function would carry it to hosts without Handout. The second element
-#: keeps the identity valid: a weak reference that removes the entry with the function, or the function itself.
+#: keeps the identity valid. It is the function itself, or a weak reference that removes the entry with the function.
 MARKS: Final[dict[int, tuple[Mapping[str, Any], object]]] = {}
 
 
 def options(**options: Unpack[Options]) -> Callable[[F], F]:
     """Give a function options of its own. The decorator returns the function unchanged.
 
-    The options hold whenever the function is added to a graph. Options that are given there win over them, name by
-    name. Wrappers, partials and subclasses of the function do not have them.
+    The options hold whenever the function is added to a graph. An option in the call that adds it wins over the
+    option of the same name here. Wrappers, partials and subclasses of the function do not have them.
 
     Args:
         **options: Options of the function, as for `Graph.add`, without ``id``.
@@ -54,7 +54,7 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
         number = id(fn)
         try:
             keeper: object = weakref.ref(fn, lambda _: _forget(number))
-        except TypeError:  # it takes no weak references, as a callable with slots: it then lives as long as the process
+        except TypeError:  # a callable with slots takes no weak references, so the entry keeps it alive
             keeper = fn
         MARKS[number] = (merged, keeper)
         return fn

@@ -1,4 +1,4 @@
-"""Outputs: what stands in a graph for a value that does not exist yet.
+"""Outputs, which stand in a graph for values that do not exist yet.
 
 An output knows its origin (the columns of a graph), the number of its node there, and the path to an element.
 """
@@ -77,7 +77,7 @@ class Output(Input[T_co]):
         ```
     """
 
-    # A graph of a million functions holds a million of these: no dictionary, no weak references.
+    # A graph of a million functions holds a million outputs, so they have no dictionary and no weak references.
     __slots__ = ("_node", "_origin", "_path")
 
     _origin: Origin
@@ -124,7 +124,8 @@ class Output(Input[T_co]):
         """Name an element of the result by attributes and items, with its type.
 
         Args:
-            path: Called once, at once, with an object that records the path. The callable itself does not travel.
+            path: `pick` calls it once, before it returns, with an object that records the path. The callable itself
+                does not travel.
 
         Raises:
             GraphError: The callable did anything other than follow attributes and items.
@@ -189,8 +190,7 @@ class Output(Input[T_co]):
 def later(promised: Input[A], /) -> A:
     """Return the output itself, typed as the value that it stands for.
 
-    It is for places where a type checker would refuse an output: inside a list, tuple or dict, or as a keyword
-    argument.
+    Use `later` where a type checker would refuse an output: inside a list, tuple or dict, or as a keyword argument.
 
     Args:
         promised: An `Output` or an `Arg`.

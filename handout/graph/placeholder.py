@@ -1,4 +1,4 @@
-"""From an output inside the arguments of a task to the placeholder that travels in its place."""
+"""Finds the placeholder that travels in the place of an output inside the arguments of a task."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Slots:
         self._index = {number: index for index, number in enumerate(inputs)}
         self._objects = objects
         self._wiring = wiring
-        #: One placeholder for each inline function, because each placeholder is one call.
+        #: One placeholder for each inline function, because the consumer makes one call for each placeholder.
         self._inline: dict[int, Inline] = {}
 
     def __call__(self, ref: Input[Any]) -> Placeholder:
         """Return the placeholder of an output or an `Arg`.
 
         Raises:
-            GraphError: The compiler did not find it, because it is inside an object.
+            GraphError: The output is inside an object, where the compiler did not find it.
         """
         if isinstance(ref, Arg):
             dumped = self._wiring.dump_output(ref)

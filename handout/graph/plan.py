@@ -41,7 +41,7 @@ class Plan:
     inputs: Sequence[tuple[int, ...]]
     #: Tasks with the same number run on the same host. -1: the task may run anywhere.
     groups: Sequence[int]
-    #: By object, from number n on.
+    #: One entry for each object from number n on.
     extras: Sequence[Pick | Value | GivenValue]
     #: Numbers of the objects that the caller wants, each once.
     outputs: Sequence[int]
@@ -64,8 +64,8 @@ class Plan:
     def locate(self, key: Output[Any] | str) -> tuple[int, Path]:
         """Return the object that holds what a caller's key names, and the path from the object to it.
 
-        Objects in `outputs` come first, because the controller has these. Among several the one with the shortest
-        path is chosen.
+        An object in `outputs` comes before others, because the controller has it. Among several objects, the one with
+        the shortest path comes first.
 
         Raises:
             GraphError: The key names no object of this run.

@@ -19,14 +19,14 @@ _LEAVES: Final = frozenset(
     }
 )  # fmt: skip
 
-#: Containers of at least this length are remembered, because one is often an argument of many functions.
+#: The scanner remembers containers of at least this length, because many functions often take the same one.
 _LONG: Final = 16
 
 
 class Scanner:
     """Finds outputs and `Arg` objects in arguments, inside lists, tuples and dicts at any depth.
 
-    Each compilation makes its own, because it is valid only while the arguments do not change.
+    Each compilation makes its own scanner, because a scanner is valid only while the arguments do not change.
     """
 
     __slots__ = ("_seen",)
@@ -78,7 +78,7 @@ class Scanner:
             return
         seen = self._seen.get(id(container))
         if seen is None:
-            # Entered before it is scanned, so that scanning a container that holds itself ends.
+            # The entry is made before the scan, so that the scan of a container that holds itself ends.
             self._seen[id(container)] = ()
             inside: list[Input[Any]] = []
             if not set(map(type, items)) <= _LEAVES:

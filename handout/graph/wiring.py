@@ -17,7 +17,7 @@ __all__ = ["Wiring"]
 
 
 class Wiring:
-    """The nodes of a graph with their references, as they were when this was made.
+    """The nodes of a graph with their references, as they were when this object was made.
 
     The ``dump`` of an `Arg` becomes a node of its own, numbered after the nodes of the graph. All functions that take
     the same ``dump`` of the same output share the node.
@@ -135,7 +135,7 @@ class Wiring:
         return order
 
     def id_of(self, node: int, /) -> str:
-        """Return the id of a node. That of a dump is ``to_bytes(train)``."""
+        """Return the id of a node. The id of a dump looks like ``to_bytes(train)``."""
         if node < self.count:
             return self.nodes.id_of(node)
         known = self._dump_ids.get(node)
