@@ -112,8 +112,8 @@ def compile_capabilities(capabilities: CapabilitiesLike, *, complete: bool = Tru
 
     Args:
         capabilities: The capabilities of the host.
-        complete: True: the host has been probed. Without a number of cores it then has one. False: a name that is
-            probed and missing here is unknown, and no cost is refused because of it.
+        complete: True: the host has been probed. If no number of cores is known, the offer has one core. False: a name
+            that the agent probes and that is missing here is unknown, and no cost is refused because of it.
 
     Raises:
         CostError: A value cannot be read.
@@ -128,8 +128,8 @@ def compile_capabilities(capabilities: CapabilitiesLike, *, complete: bool = Tru
 def merge(probed: CapabilitiesLike, declared: CapabilitiesLike) -> Capabilities:
     """Return the probed capabilities with the declared ones over them, name by name.
 
-    A default of a subclass's field was not declared, so a probed value wins over it. The result has the declared
-    object's class if that is a subclass, so that a user's own class survives the merge.
+    The default of a subclass's field does not count as declared, so a probed value wins over it. If the declared object
+    is of a subclass, the result is of that subclass, so that a user's own class survives the merge.
     """
     below, above = as_capabilities(probed), as_capabilities(declared)
     under, over = stated(below), stated(above)
@@ -145,7 +145,7 @@ def merge(probed: CapabilitiesLike, declared: CapabilitiesLike) -> Capabilities:
 def effective(
     probed: CapabilitiesLike, declared: CapabilitiesLike, tracked: CapabilitiesLike | None = None
 ) -> Capabilities:
-    """Return what a host offers now: probed, with the declared over it, with the tracker's last answer over both."""
+    """Return what a host offers now. Declared values win over probed ones, and the tracker's last answer over both."""
     merged = merge(probed, declared)
     return merged if tracked is None else merge(merged, tracked)
 
@@ -156,7 +156,7 @@ def remaining(total: Capabilities, amounts: Mapping[str, int], devices: tuple[in
     Args:
         total: All that a host offers. The result has the same class.
         amounts: Free parts by name. Names that ``total`` lacks are ignored, and negative amounts count as 0.
-        devices: Free memory, in parts, of each device that no task has whole. None: the devices stay as they are.
+        devices: Free memory, in parts, of each device that no task has for itself. None: the devices stay as they are.
     """
     offer = offer_of(total)
     values = stated(total)
@@ -200,7 +200,7 @@ def _replaced(base: Capabilities, values: Mapping[str, Any]) -> Capabilities:
 
 @lru_cache(maxsize=256)
 def _numeric_fields(model: type[Capabilities]) -> frozenset[str]:
-    """Return the fields of a model that are declared as numbers. A numeral in quotes is an amount there."""
+    """Return the fields of a model that are declared as numbers. In these, a numeral in quotes is an amount."""
     return frozenset(
         name
         for name, info in model.model_fields.items()

@@ -110,7 +110,7 @@ def _read_one(name: str, part: str, text: str) -> Condition:
 
 
 def _version(text: str) -> tuple[int, ...] | None:
-    """Return a version as numbers without trailing zeros, so that 3.9 comes before 3.10; None if it is none."""
+    """Return a version as numbers without trailing zeros, so that 3.9 comes before 3.10; None for other text."""
     if _VERSION.fullmatch(text) is None:
         return None
     pieces = [int(piece) for piece in text.split(".")]
@@ -120,7 +120,7 @@ def _version(text: str) -> tuple[int, ...] | None:
 
 
 def _same_python(said: str, asked: str) -> bool:
-    """Return True if a version is, or refines, the one that is asked for: 3.11.7 is a 3.11."""
+    """Return True if a version is the one that the cost asks for, or a more exact one: 3.11.7 is a 3.11."""
     return said.split(".")[: asked.count(".") + 1] == asked.split(".")
 
 

@@ -23,7 +23,7 @@ Amount = int | float | str
 class Cost(BaseModel):
     """What a function needs of a host while it runs. Amounts are consumed; everything else is a condition.
 
-    Further names are allowed: a number or a size such as ``"2 GB"`` is an amount, True, text or a comparison such as
+    Further names are allowed. A number or a size such as ``"2 GB"`` is an amount. True, text or a comparison such as
     ``">=8.6"`` is a condition. Subclass `Cost` to give your own names types. A cost cannot be changed.
 
     Raises:
@@ -66,7 +66,7 @@ class Cost(BaseModel):
             return None if info.field_name == "python" else 0
         if isinstance(value, plain) and value is not True:
             return value
-        # Refused here with a remedy: pydantic would turn True into 1, and has no remedy for other types.
+        # `read_needs` refuses a wrong type with a remedy. pydantic turns True into 1, and has no remedy for others.
         read_needs([(info.field_name, value, False)])
         return float(value)
 
@@ -98,7 +98,7 @@ class Cost(BaseModel):
         return copy
 
     def copy(self, **how: Any) -> Self:
-        """Return a copy with some values replaced: the name that `model_copy` had in pydantic 1, with its arguments.
+        """Return a copy with some values replaced. It is `model_copy` with its name and arguments in pydantic 1.
 
         Raises:
             CostError: A new value cannot be read.
@@ -121,7 +121,7 @@ def as_costs(cost: CostLike | None) -> tuple[Cost, ...]:
     """Return the variants of a cost, in order of preference. A `Cost` stays the same object.
 
     Raises:
-        CostError: The value is no cost, a list without costs, or one of its values cannot be read.
+        CostError: The value is no cost, or is a list without costs, or one of its values cannot be read.
     """
     if isinstance(cost, Cost):
         return (cost,)
@@ -143,7 +143,7 @@ def as_costs(cost: CostLike | None) -> tuple[Cost, ...]:
 
 
 def needs_of(cost: Cost) -> Needs:
-    """Return a cost as it was read when it was made.
+    """Return the needs that were read from a cost when it was made.
 
     Raises:
         CostError: The cost was made with pydantic's ``model_construct``, which reads nothing, and has a wrong value.
@@ -184,7 +184,7 @@ def _no_cost(cost: object) -> CostError:
 
 
 def _from_mapping(cost: Mapping[str, Any]) -> Cost:
-    """Return the cost of a mapping. Equal mappings share one, because graphs repeat the same literal."""
+    """Return the cost of a mapping. Equal mappings share one `Cost`, because graphs repeat the same literal."""
     try:
         # The type is part of the key, because True == 1 and the two do not mean the same.
         return _interned(tuple((name, type(value), value) for name, value in cost.items()))
@@ -217,7 +217,7 @@ def _build(values: dict[str, Any]) -> Cost:
 
 @lru_cache(maxsize=256)
 def _fields(model: type[Cost]) -> dict[str, bool]:
-    """Return the fields of a model that ask for something of a host, and whether each is declared as a number."""
+    """Return the fields of a model that ask for something of a host, each with True if it is declared as a number."""
     fields = {}
     for name, info in model.model_fields.items():
         if name != "cpu_intensive":

@@ -15,7 +15,7 @@ _COMPARED: Final = 10_000
 _SIMILAR: Final = 0.7
 #: Largest number of names that a remedy lists.
 _LISTED: Final = 8
-#: Names that other tools give to what Handout calls by the name on the right.
+#: Names from other tools, each with the name that Handout has for the same thing.
 _ALIASES: Final = {
     "cpus": "cpu",
     "cores": "cpu",

@@ -1,4 +1,4 @@
-"""Whether a host can ever run a task: the one place that compares compiled costs with what an idle host offers."""
+"""The one place that decides if a host can ever run a task, from compiled costs and what an idle host offers."""
 
 from __future__ import annotations
 

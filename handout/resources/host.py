@@ -27,7 +27,7 @@ _ADDRESS = re.compile(
 class Host:
     """A machine that functions can run on.
 
-    It is reached as ``ssh name`` would reach it, with ``~/.ssh/config``, the SSH agent, keys, jump hosts and
+    The controller reaches it as ``ssh name`` would, with ``~/.ssh/config``, the SSH agent, keys, jump hosts and
     ``known_hosts``.
 
     Args:
@@ -112,7 +112,7 @@ class Host:
 
     @classmethod
     def local(cls, name: str = "local", capabilities: CapabilitiesLike = _NOTHING) -> Host:
-        """Return this machine as a host. It runs the same agent, which is started and reached without SSH.
+        """Return this machine as a host. It runs the same agent, which the controller starts and reaches without SSH.
 
         Args:
             name: Name of the host.

@@ -24,7 +24,7 @@ _HOST_KEYS: Final = (
     "ssh",
     "trust",
 )
-#: Tables of the defaults that a host's own table is laid over key by key.
+#: Tables that are merged key by key: a key of the host's own table wins over the same key of the defaults.
 _MERGED_KEYS: Final = ("capabilities", "ssh")
 
 
@@ -92,7 +92,7 @@ class InventoryFile:
             raise self._file.error([("hosts",)], "it is not a table.", "Add a table [hosts.NAME] for each host.")
 
     def _host(self, place: Place, name: str | None, entry: dict[str, Any] | str, defaults: dict[str, Any]) -> Host:
-        """Return the host of an entry, which is laid over the defaults."""
+        """Return the host of an entry. Keys of the entry win over the defaults."""
         table = {} if isinstance(entry, str) else entry
         self._check_keys(place, table, (*_HOST_KEYS, "local") if name is not None else (*_HOST_KEYS, "local", "name"))
         given = {**defaults, **table}
@@ -120,7 +120,7 @@ class InventoryFile:
             raise self._file.error(places, problem, error.remedy, host=error.host) from error
 
     def _local(self, place: Place, host: Host, table: Mapping[str, Any]) -> Host:
-        """Return the host as this machine."""
+        """Return this machine as a host, with the name, capabilities and price of ``host``."""
         if table["local"] is not True:
             raise self._file.error(
                 [(*place, "local")],
@@ -164,5 +164,5 @@ class InventoryFile:
 
 
 def _inner(error: InventoryError) -> Place:
-    """Return an error's key as the end of a place in the file. It is split once, because capabilities may have dots."""
+    """Return an error's key as the end of a place. It is split once, because names of capabilities may have dots."""
     return tuple(error.key.split(".", 1)) if error.key else ()

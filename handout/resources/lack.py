@@ -14,7 +14,7 @@ class Lack:
         needs: What the cost asks for, such as ``gpu=2``.
         offers: What the host offers, such as ``gpu=1``.
         hint: What the user may have meant, or "".
-        shared: True: the amounts that all hosts share lack it, whichever host is asked.
+        shared: True: an amount that all hosts share is too small, so every host lacks it.
     """
 
     name: str

@@ -19,7 +19,7 @@ Entry = tuple[str, Any, bool]
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """One cost as it was read.
+    """The amounts and conditions that were read from one cost.
 
     Attributes:
         amounts: Parts by name, including zeros.
@@ -84,7 +84,7 @@ def _read_text(name: str, text: str, numeric: bool) -> _Amount | tuple[Condition
     if not text.strip():
         _refuse(name, text, "it is empty", "Leave it out, or write None, to ask for nothing.")
     split = split_number(text)
-    # Under a name of the user a numeral in quotes is text (a version, a rack), and one with a unit of size an amount.
+    # Under a name of the user, a numeral in quotes is text (a version, a rack). With a unit of size, it is an amount.
     if split is not None and split[1] and name != "python":
         parts = as_size(name, text, split[1])
         if parts is not None:
@@ -93,7 +93,7 @@ def _read_text(name: str, text: str, numeric: bool) -> _Amount | tuple[Condition
 
 
 def as_size(name: str, text: str, word: str) -> int | None:
-    """Return the parts of a text with a unit of size, or None if its unit is none.
+    """Return the parts of a text with a unit of size, or None if its unit is no unit of size.
 
     Raises:
         CostError: The unit is nearly a unit of size, such as ``gb``.

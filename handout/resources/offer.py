@@ -24,7 +24,7 @@ class Offer:
 
     Attributes:
         amounts: Parts by name, without ``gpu`` and ``gpu_memory``, which ``devices`` holds.
-        labels: Values by name that are no amounts: a set of texts, True or False.
+        labels: Values that are no amounts, by name: a set of texts, True or False.
         devices: Memory of each device in parts; 0 if it is not known.
         sizes: The names in ``amounts`` that are sizes.
         unknown: Names that are known only once the host has been probed. No cost is refused because of them.
@@ -37,7 +37,7 @@ class Offer:
     unknown: frozenset[str] = frozenset()
 
     def amount(self, name: str) -> int | None:
-        """Return the amount of a name, for ``gpu_memory`` that of the largest device; None if the host has none."""
+        """Return the amount of a name; None if the host has none. For ``gpu_memory``: that of the largest device."""
         if name == "gpu":
             return len(self.devices) * PARTS
         if name == "gpu_memory":
@@ -130,12 +130,12 @@ def _amount(name: str, value: Any) -> tuple[int, bool]:
 
 
 def _devices(count: int | None, memory: list[int]) -> tuple[int, ...]:
-    """Return the memory of each device. Memory without a count is that of one device, or of each in a list."""
+    """Return the memory of each device. Without a count, there is one device for each amount of memory."""
     if count is None:
         return tuple(memory) if any(memory) else ()
     if len(memory) == 1:
         memory = memory * count
-    # A count may be declared over a list that was probed. Devices beyond the list count as its smallest one.
+    # A declared count may differ from the probed list. Devices beyond the list get the smallest memory in it.
     return tuple(memory[:count]) + (min(memory, default=0),) * (count - len(memory))
 
 

@@ -1,4 +1,4 @@
-"""Why no host can run a task: the lacks of each host as text, and the `PlacementError` that lists them."""
+"""Explains why no host can run a task: what each host lacks, as text, and the `PlacementError` that lists it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Requirement:
     Two requirements are equal if they ask for the same, even if they were compiled from different objects.
 
     Attributes:
-        consumed: Amounts that a task consumes, in parts by name. None is zero.
+        consumed: Amounts that a task consumes, in parts by name. Each is above 0.
         conditions: Conditions that the host must meet.
         cost: The object that was compiled, for allocators.
         sizes: The names in ``consumed`` that are sizes.
@@ -48,7 +48,7 @@ class Requirement:
         return ", ".join([*amounts, *map(str, self.conditions)])
 
     def needs(self, shared: Container[str]) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """Return the amounts that a task consumes of its host, and those of the shared amounts, in parts by name."""
+        """Return what a task consumes of its host, and what it consumes of the shared amounts, in parts by name."""
         ours = {name: parts for name, parts in self.consumed.items() if name in shared}
         if not ours:
             return self.consumed, ours
@@ -78,7 +78,7 @@ class Requirement:
         return tuple(lacks)
 
     def _mismatch(self, name: str, offer: Offer) -> bool:
-        """Return True if one side counts bytes and the other does not, so that they cannot be compared."""
+        """Return True if only one of cost and offer counts bytes, so that the two cannot be compared."""
         return offer.amounts[name] > 0 and (name in self.sizes) is not (name in offer.sizes)
 
     def _amount_text(self, name: str, parts: int, than: int | None = None) -> str:

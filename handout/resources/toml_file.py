@@ -1,4 +1,4 @@
-"""A TOML file with the line of each key, so that an error can name it."""
+"""A TOML file with the line of each key, so that an error can name the line."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _locate(text: str) -> dict[Place, int]:
 
 
 def _header(parsed: Any, counts: dict[Place, int]) -> Place:
-    """Return the place of a ``[table]`` or ``[[table]]``; ``counts`` numbers the latter."""
+    """Return the place of a ``[table]`` or ``[[table]]``; ``counts`` has the last index of each array of tables."""
     place: Place = ()
     while parsed:
         if isinstance(parsed, list):

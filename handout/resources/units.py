@@ -1,4 +1,4 @@
-"""Amounts: from text and numbers to exact fixed-point integers, and back.
+"""Turns amounts from text and numbers into exact fixed-point integers, and back.
 
 An amount is counted in *parts*: `PARTS` parts are one unit (one core, one licence seat, one byte).
 """
@@ -18,7 +18,7 @@ from handout.resources.names import COUNTS
 
 #: Number of parts of one unit.
 PARTS: Final = 10_000
-#: Bytes of a plain number of a size, which counts megabytes.
+#: Bytes of a megabyte. A size without a unit counts megabytes.
 MEGABYTE: Final = 10**6
 #: Bytes of each unit of size, smallest first.
 SIZE_UNITS: Final = {
@@ -69,14 +69,14 @@ def parse_amount(value: Any, *, size: bool, name: str = "amount") -> int:
         The amount in parts; at least 1 for a value above 0.
 
     Raises:
-        CostError: The value is not a number, negative or not finite, or its unit is unknown.
+        CostError: The value is not a number, is negative or not finite, or has an unknown unit.
     """
     parts, _ = read_amount(value, size=size, name=name)
     return parts
 
 
 def read_amount(value: Any, *, size: bool, name: str = "amount") -> tuple[int, bool]:
-    """Return the parts of an amount, and True if it is a size. A unit of size makes any amount one."""
+    """Return the parts of an amount, and True if it is a size. A unit of size makes any amount a size."""
     if type(value) is int and value >= 0:
         return value * (MEGABYTE * PARTS if size else PARTS), size
     if isinstance(value, str | float):
@@ -149,7 +149,7 @@ def _exact(number: Any, name: str, value: Any) -> Fraction:
 
 
 def _decimal(number: Fraction) -> str:
-    """Return all digits. Parts and units of size always have finitely many."""
+    """Return a number with all digits. They are finitely many, because denominators divide a power of 10."""
     if number.denominator == 1:
         return str(number.numerator)
     return format(Decimal(number.numerator) / Decimal(number.denominator), "f").rstrip("0").rstrip(".")
