@@ -1,7 +1,7 @@
 """Turns a call into bytes and back: the arguments of one task, with placeholders in the places of other tasks' results.
 
-The bytes are a pickled ``(args, kwargs, paths, fills)``. Most results are a positional argument as a whole. ``fills``
-lists these by position, so that neither end runs Python code in the pickler for them. A result inside a list, a dict or
+The bytes are a pickled ``(args, kwargs, paths, fills)``. Most results are a whole positional argument. ``fills`` lists
+these by position, so that neither end runs Python code in the pickler for them. A result inside a list, a dict or
 an object is a placeholder, which the unpickler replaces.
 """
 
@@ -54,7 +54,7 @@ class Inline:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Stands for what ``load`` returns on the consumer's host for another placeholder: the ``load`` of an ``Arg``."""
+    """Stands for what the ``load`` of an ``Arg`` returns for another placeholder's value, on the consumer's host."""
 
     __slots__ = ("load", "placeholder")
     placeholder: Placeholder
@@ -63,7 +63,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Taken:
-    """Stands for an element of another placeholder, which is taken inside the consumer."""
+    """Stands for an element of another placeholder's value. The consumer takes the element out."""
 
     __slots__ = ("path", "placeholder")
     placeholder: Placeholder
@@ -100,7 +100,7 @@ def apply_path(value: Any, path: Path) -> Any:
 
 
 class CallPickler(Pickler):
-    """Asks `resolve` about each object that could stand for a result."""
+    """Pickles a call, and asks `resolve` about each object that could stand for a result."""
 
     def __init__(self, file: Any, snapshot: Snapshot, resolve: Resolve, **options: Any) -> None:
         super().__init__(file, snapshot, **options)
@@ -182,7 +182,7 @@ def _call_user_code(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 
 
 def _wait(coroutine: Any) -> Any:
-    """Run a coroutine to its end. If this thread runs an event loop already, run it in another thread."""
+    """Run a coroutine to its end, in another thread if this one runs an event loop already."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -251,4 +251,4 @@ def load_call(
         raise LoadError(f"the arguments could not be loaded: {type(error).__name__}: {message(error)}") from error
     finally:
         _reading.get_input = outer
-    raise user_error  # inside the handler, _UserCodeError would become its context
+    raise user_error  # raised inside the handler, it would get _UserCodeError as its context

@@ -9,7 +9,7 @@ from typing import Any, Callable
 from handout.serialization import functions_by_value
 from handout.serialization.pickling import UNPICKLABLE_TYPES, Segment, Snapshot, dumps
 
-#: Objects that a search tries to pickle. After these it names the innermost failing part that it has found.
+#: Largest number of objects that a search tries to pickle. It then names the innermost failing part found so far.
 _MAX_TRIED = 2000
 
 

@@ -14,7 +14,7 @@ from handout.serialization.pickling import Segment, dumps, loads
 #: Makes a substitute for an exception, from its type's name and its message.
 Fallback = Callable[[str, str], BaseException]
 
-#: Exceptions of one chain that are encoded.
+#: Largest number of exceptions of one chain that are encoded.
 _MAX_CHAIN = 32
 
 
@@ -42,7 +42,10 @@ def traceback_text(exc: BaseException) -> str:
 
 
 def _blob(exc: BaseException) -> bytes | None:
-    """Return `exc` as bytes; None if they do not load as the same type, as often with an ``__init__`` of its own."""
+    """Return `exc` as bytes; None if they do not load as the same type.
+
+    An exception whose class has an ``__init__`` of its own often fails to load.
+    """
     try:
         data = b"".join(dumps(exc))
         return data if type(loads(data)).__name__ == type(exc).__name__ else None
@@ -53,14 +56,14 @@ def _blob(exc: BaseException) -> bytes | None:
 def dump_exception(exc: BaseException) -> tuple[bytes | None, str]:
     """Return `exc` as bytes, and its traceback as text.
 
-    The bytes are None if `exc` itself cannot be pickled. The text is for a reader without bytes that it can load.
+    The bytes are None if `exc` itself cannot be pickled. The text is for a reader that has none or cannot load them.
     """
     text = traceback_text(exc)
     chain: list[dict[str, Any]] = []
     numbers: dict[int, int] = {}
 
     def add(each: BaseException | None) -> int:
-        """Append an exception and its causes to the chain. Return its number, -1 for none."""
+        """Append an exception, its cause and its context. Return its number in the chain, or -1 if it is not there."""
         if each is None or len(chain) >= _MAX_CHAIN:
             return -1
         if id(each) in numbers:

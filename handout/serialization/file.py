@@ -35,15 +35,15 @@ def set_task_folder(task_folder: Callable[[], str | None]) -> None:
 
 
 class File:
-    """A file as an argument or a result of a task. Its content is sent, and written to a new file where it arrives.
+    """A file as an argument or a result of a task. Handout sends the content, and the receiver writes a new file.
 
     On a host, the new file lies in the scratch folder of the task that uses it, and is removed with that folder. In the
     program that started the run, it lies in a temporary folder, which is removed when the program ends. Functions that
     take a path, such as ``open``, take a `File` as well.
 
     Args:
-        path: The path of the file in this process. Handout opens the file when it sends it. If the file is missing, the
-            error comes then, and not here.
+        path: The path of the file in this process. Handout opens the file only when it sends it. If the file is
+            missing, sending it fails.
 
     Attributes:
         path: The path of the file in this process.
@@ -101,8 +101,8 @@ class File:
         return _receive, (os.path.basename(self.path), *_content(self.path))
 
 
-# User modules import the class from `handout`, which is the stub in handout_stub.py on a host. Pickled by this name,
-# the class is found on both ends.
+# User modules import the class from `handout`, which is the stub in handout_stub.py on a host. Both ends find the class
+# by the name `handout.File`.
 File.__module__ = "handout"
 
 

@@ -103,7 +103,7 @@ class Snapshot:
 
 
 #: The methods with which Python 3.11.0 to 3.11.3 write a member of an enum as ``getattr(cls, name)``. No reader of
-#: untrusted data can allow that. Other versions write ``cls(value)``. On 3.11.0 to 3.11.3 `Pickler` writes the same.
+#: untrusted data can allow that. Other versions write ``cls(value)``. On 3.11.0 to 3.11.3 `Pickler` writes that, too.
 _ENUMS_BY_GETATTR: tuple[Any, ...] = (
     (enum.Enum.__reduce_ex__, enum.Flag.__reduce_ex__) if (3, 11) <= sys.version_info < (3, 11, 4) else ()
 )
@@ -158,7 +158,7 @@ class Pickler(pickle.Pickler):
 
 
 class InPlacePickler(Pickler):
-    """Pickles the inside of one function or class. It writes those inside it in place, so that cycles end."""
+    """Pickles the inside of one function or class. It writes those that it finds there in place, so that cycles end."""
 
     def function(self, fn: Function) -> functions_by_value.Reduced:
         return self.snapshot.reduce_function(fn)
@@ -195,7 +195,7 @@ def _load_class(token: classes_by_value.Token, version: int, blob: bytes) -> typ
 
 
 class _Sink:
-    """The file of a pickler, which passes large bytes to `write` without a copy."""
+    """Takes the place of a pickler's file. The pickler passes large bytes to `write` without a copy."""
 
     __slots__ = ("write",)
 
@@ -389,8 +389,8 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
     known = _dill_picklers.get(kind)
     if known is not None:
         return known
-    # This takes all types that dill knows. Those that dill adds to Python's own cannot be told from
-    # pickle._Pickler.dispatch, because importing dill adds its types there, too.
+    # This takes all types that dill knows. pickle._Pickler.dispatch does not tell Python's types from those of dill,
+    # because importing dill adds its types there, too.
     dill_types = {
         k
         for k in dill.Pickler.dispatch

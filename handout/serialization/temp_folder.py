@@ -20,7 +20,7 @@ _LOCK = "lock"
 
 
 class TempFolder:
-    """A folder that is made when `path` is first read, and removed with this object, at the latest with this process.
+    """A folder that the first read of `path` makes. It is removed with this object, or when this process ends.
 
     A process that makes a folder first removes the folders of the same prefix whose processes were killed.
 
@@ -58,14 +58,14 @@ def _make(prefix: str) -> tuple[str, int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            continue  # another process took it for an orphan before it was locked, and removes it
+            continue  # another process locked it first, took it for an orphan, and removes it
         except OSError:
             pass  # a file system without locks: if this process is killed, its folder stays
         return path, lock
 
 
 def _remove_orphans(beginning: str) -> None:
-    """Remove this user's folders whose paths begin so and whose locks are free."""
+    """Remove this user's folders whose paths begin with ``beginning`` and whose locks are free."""
     for folder in glob.glob(f"{glob.escape(beginning)}*"):
         lock = None
         try:
@@ -82,6 +82,6 @@ def _remove_orphans(beginning: str) -> None:
 
 
 def _remove_own(folder: str, lock: int, owner: int) -> None:
-    if os.getpid() == owner:  # a fork of this process that ends must not remove it
+    if os.getpid() == owner:  # a fork of this process must not remove the folder when it ends
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)

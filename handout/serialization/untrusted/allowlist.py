@@ -2,7 +2,7 @@
 
 A name in the bytes is looked up, imported or called only if it stands in this list or the caller registered it. The
 types of all arguments are checked, down to their parts, before any code compares, hashes, counts or prints them. Memory
-is allocated for bytes that arrived, and never for a number that they contain.
+is allocated for bytes that arrived, and never for a length that the bytes only state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ C = TypeVar("C", bound=type)
 Spend = Callable[[int], None]
 
 _MAX_TEXT = 300
-#: Largest text and number of a fraction. Its greatest common divisor takes time that grows with their square.
+#: Longest text, and most bits of a number, in a fraction. Reducing a fraction takes time that grows with their square.
 _MAX_RATIO_TEXT, _MAX_RATIO_BITS = 10_000, 20_000
 
 #: Classes that the caller registered, by module and qualified name.
@@ -91,7 +91,7 @@ class Allowed:
     Args:
         name: The name, for messages.
         make: Makes a value from the arguments of the call, or raises `RefusedError`.
-        cls: The registered dataclass of that name. It is never called: the reader makes an empty object and sets its
+        cls: The registered dataclass of that name. The reader never calls it, but makes an empty object and sets its
             state.
     """
 
@@ -124,7 +124,7 @@ def _of_class(cls: type) -> Allowed:
 
 
 def _member(cls: Any, value: Any) -> Any:
-    """Return an enum's member with a value. ``cls(value)`` could call ``_missing_``, which is the caller's code."""
+    """Return the enum's member of this value. ``cls(value)`` could call ``_missing_``, which is the caller's code."""
     members = cls.__members__.values()
     if type(value) in (int, str):
         found = cls._value2member_map_.get(value)
@@ -160,7 +160,7 @@ def _fraction(*args: Any) -> fractions.Fraction:
 
 
 def _date(kind: Any) -> Allowed:
-    """Allow a type of the calendar. Its constructor does not check bytes, but ``replace`` checks all fields."""
+    """Allow a type of ``datetime``. Its constructor does not check bytes, but ``replace`` checks all fields."""
     plain = _plain(kind, bytes, datetime.timezone)
     return Allowed(plain.name, lambda *args: plain.make(*args).replace())
 
@@ -184,7 +184,7 @@ _STANDARD_LIBRARY: dict[tuple[str, str], Allowed] = {
 # ---- numpy: imported when the first array is read ----------------------------------------------------------
 
 
-#: Axes of an array at most (numpy itself allows no more), and depth of records in records.
+#: Most axes of an array (numpy itself allows no more), and largest depth of records inside records.
 _MAX_AXES, _MAX_NESTED = 64, 16
 
 
@@ -287,7 +287,7 @@ def _reconstruct(kind: Any, _shape_of_none: Any, _code: Any) -> Pending:
         if not raw:
             if 0 not in shape:
                 raise RefusedError("a numpy array of elements without a size")
-            # With memory of its own, because numpy would allocate the product of the other axes.
+            # The array gets this memory, because numpy would allocate the product of the other axes.
             return numpy.ndarray(shape, dtype, bytearray(1), order=order)
         return _array(bytearray(raw), dtype, shape, order)  # a copy, because an array over bytes is read-only
 
@@ -301,7 +301,7 @@ def _scalar(kind: Any, raw: Any) -> Any:
     return numpy.frombuffer(raw, kind)[0] if raw else numpy.zeros((), kind)[()]
 
 
-#: The only allowed name that takes another one as its argument: NDARRAY.
+#: The only allowed name whose call takes another allowed name, which is NDARRAY, as an argument.
 RECONSTRUCT = Allowed("numpy._reconstruct", _reconstruct)
 NDARRAY = Allowed("numpy.ndarray", lambda *_: refuse("a numpy array made by a call of its type"))
 _NUMPY: dict[str, Allowed] = {
@@ -321,7 +321,7 @@ def refuse(name: str) -> Any:
 
 
 def look_up(module: Any, name: Any) -> Allowed:
-    """Return what stands for a name in a stream. Only the module of a registered class is imported.
+    """Return the `Allowed` for a name in a stream. Only the module of a registered class is imported.
 
     Raises:
         RefusedError: The name is not allowed.
@@ -340,7 +340,7 @@ def look_up(module: Any, name: Any) -> Allowed:
 def _class(module: str, name: str) -> type | None:
     cls = _registered.get((module, name))
     if cls is None and module == functions_by_value.main_name():
-        # In a program that was started as `python -m pkg.mod`, hosts name its classes `pkg.mod`.
+        # In a program that was started as `python -m pkg.mod`, hosts call the module of its classes `pkg.mod`.
         cls = _registered.get(("__main__", name))
     if cls is None and (module, name) in _allowed_names:
         found: Any = importlib.import_module(module)
@@ -351,7 +351,7 @@ def _class(module: str, name: str) -> type | None:
 
 
 def _class_by_value(token: Any, version: Any, _blob: Any) -> Allowed:
-    """Return what stands for a class that was sent by value, if this process has that class. Its code is not read."""
+    """Return the `Allowed` for a class that was sent by value, if this process has it. Its bytes are not read."""
     named = type(token) is tuple and tuple(map(type, token)) == (str, int) and type(version) is int
     cls = classes_by_value.known_class(token, version) if named else None
     key = (cls.__module__, cls.__qualname__) if cls is not None else None

@@ -4,8 +4,8 @@ A pickle is a program for a small machine, and the ordinary reader runs any prog
 that the C pickler uses to write data. It makes only values on the allowlist: built-in types, numpy arrays and scalars
 of plain numbers and text, and classes that the caller registered. It refuses any other name before it looks the name
 up, imports it or calls it. It also refuses bytes that only cost time or memory: lengths beyond the bytes that arrived,
-keys that take very long to hash. The reader is pure Python. It is about ten times slower on many small objects, and as
-fast on large buffers.
+keys that take very long to hash. The reader is pure Python. On many small objects it is about ten times slower than
+the ordinary one; on large buffers it is as fast.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from handout.serialization.untrusted.allowlist import (
 
 __all__ = ["RefusedError", "allow", "loads", "register", "registered"]
 
-#: Cost that reading a stream may have: for each of its bytes, and for any stream. The reader spends it on the parts of
-#: keys, on a key again for each earlier key of the same hash, and on the arguments of calls and states. Parts may be
-#: shared, so that a few bytes stand for many parts.
+#: Cost that reading a stream may have: the first for each of its bytes, and the second once. The reader spends it on
+#: the parts of keys, on a key again for each earlier key of the same hash, and on the arguments of calls and states.
+#: Parts may be shared, so that a few bytes stand for many parts.
 _COST_OF_BYTE, _COST_OF_ANY = 10, 100_000
-#: Depth of a key's nesting at most, because C hashes a key recursively.
+#: Largest depth of nesting in a key, because C hashes a key recursively.
 _MAX_DEPTH = 200
 #: Shorter texts and smaller numbers cost nothing as keys: hashes of texts are random, those of small numbers differ.
 _SHORT, _SMALL = 256, sys.hash_info.modulus
@@ -62,12 +62,12 @@ def loads(data: Segment) -> Any:
         return _Reader(stream, buffers=buffers).load()
     except LoadError:
         raise
-    except Exception as error:  # a wrong opcode may raise any: an empty stack, a wrong type, a constructor
+    except Exception as error:  # wrong bytes may raise any: an empty stack, a wrong type, a constructor
         raise LoadError(f"the bytes are no encoded value: {type(error).__name__}: {printable(str(error))}") from None
 
 
 class _ArrayArgs:
-    """The arguments of `allowlist.RECONSTRUCT`: the only tuple with a placeholder in it, so it is a placeholder too."""
+    """The arguments of `allowlist.RECONSTRUCT`. Only this tuple may hold a placeholder, so it is one itself."""
 
     __slots__ = ("args",)
 
@@ -75,7 +75,7 @@ class _ArrayArgs:
         self.args = args
 
 
-#: Placeholders: they lie on the stack and in the memo, and never in a value.
+#: Types of placeholders. These lie on the stack and in the memo, but never inside a value.
 _PLACEHOLDERS = frozenset({Allowed, Pending, _ArrayArgs})
 
 
@@ -100,9 +100,9 @@ class _Reader(pickle._Unpickler):
         super().__init__(io.BytesIO(stream), buffers=buffers)
         #: Cost that is left.
         self.left = _COST_OF_ANY + _COST_OF_BYTE * len(stream)
-        #: By id, the objects of registered classes that this reader made and that have no state. Only these get one.
+        #: By id: the objects of registered classes that this reader made without a state. Only these may get a state.
         self.bare: dict[int, Any] = {}
-        #: By id of a dict or set: the object itself, which keeps its id taken, and how many of its keys have each hash.
+        #: By id of a dict or set: the object itself, so that its id stays taken, and the number of its keys by hash.
         self.hashes: dict[int, tuple[Any, dict[int, int]]] = {}
 
     def spend(self, cost: int) -> None:
@@ -218,7 +218,7 @@ class _Reader(pickle._Unpickler):
         return key
 
     def _cost(self, key: Any) -> int:
-        """Spend and return the cost of hashing a key: the parts that hashing visits, shared ones each time."""
+        """Spend and return the cost of hashing a key. A part counts as often as hashing visits it."""
         left = self.left
         inside = [(key, 0)]
         while inside:
@@ -297,7 +297,7 @@ _Reader.dispatch = _steps()
 
 
 def _set_state(target: Any, state: Any) -> None:
-    """Set an object's state as pickle does, but check its names, and call no ``__setattr__`` and no setter."""
+    """Set an object's state as pickle does, but check attribute names, and call no ``__setattr__`` and no setter."""
     cls = type(target)
     own = getattr(cls, "__setstate__", None)
     if own is not None:
@@ -319,11 +319,11 @@ def _set_state(target: Any, state: Any) -> None:
 
 
 def _length(parts: tuple[Any, ...]) -> int:
-    """Return the cost of making a value from these arguments, which may copy or compute with all of them."""
+    """Return the cost of making a value from these arguments. A constructor may copy or compute with all of them."""
     return sum(len(p) if type(p) in _LONG else p.bit_length() >> 3 if type(p) is int else 1 for p in parts)
 
 
-#: Without bytearrays and views of buffers, which no constructor on the allowlist copies.
+#: Types whose length is their cost. Bytearrays and views are not here: no constructor on the allowlist copies them.
 _LONG = frozenset({str, bytes, tuple, list, dict, set, frozenset, deque, OrderedDict})
 _SEQUENCES = frozenset({tuple, list, set, frozenset, deque})
 _ATOMS = frozenset({
