@@ -38,7 +38,7 @@ class Options(TypedDict, total=False):
         collocate_with: Output, or id, of another function. Both tasks run on the same host. Default: none.
         inline: True: the function is no task of its own. It is called inside each function that takes its result. Such
             a function takes no options except ``id`` and ``labels``. Default: False.
-        priority: Orders the tasks of a run that are ready at one time: the larger number goes first. Default: 0.
+        priority: Of the tasks of a run that are ready at one time, those with larger numbers go first. Default: 0.
         idempotent: False: the task must not run twice. An attempt that was ended in the middle is then never repeated,
             whatever ``retries`` says. It fails with `OutcomeUnknownError` if its host or its process was lost, with
             `TaskTimeoutError` if it was over its time, and with `MemoryExceededError` if it was over its memory. An

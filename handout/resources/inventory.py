@@ -85,7 +85,7 @@ class Inventory(Mapping[str, Host]):
 
         A table ``[hosts.NAME]`` (or ``[[hosts]]`` with a ``name``, or ``hosts = ["user@host:2222"]``) takes the
         arguments of `Host`, and ``local = true`` makes the host this machine. ``[defaults]`` holds arguments for all
-        hosts; a host's own ``capabilities`` and ``ssh`` are laid over the defaults key by key. ``[shared]``,
+        hosts. A host's own argument wins over them, in ``capabilities`` and ``ssh`` key by key. ``[shared]``,
         ``interval_s`` and ``tracker = "module:function"`` are arguments of `Inventory`.
 
         Args:

@@ -54,7 +54,7 @@ class Tracker(Protocol):
 
     The controller calls it when the host joins, and then every ``interval_s`` seconds of the `Inventory`. A name that
     the answer leaves out keeps its declared or probed value; ``False`` or ``0`` means that something is gone. Running
-    tasks keep what they have claimed. A call may take twice the ``host_timeout_s`` of `Timings`.
+    tasks keep what they have claimed. A call may take at most twice the ``host_timeout_s`` of `Timings`.
 
     Example:
         ```python

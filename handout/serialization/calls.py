@@ -43,7 +43,7 @@ class Slot:
 class Inline:
     """Stands for the result of an inline function, which is called inside the consumer.
 
-    The pickler makes one call for each `Inline` object, so arguments that share a call must share the object.
+    The consumer makes one call for each `Inline` object, so arguments that share a call must share the object.
     """
 
     __slots__ = ("args", "fn", "kwargs")
@@ -223,7 +223,7 @@ def load_call(
 
     Returns: The arguments, the keyword arguments, and the paths of elements to take from the result.
     Raises:
-        LoadError: The bytes do not become values on this host: a module is missing, or its Python is another version.
+        LoadError: This host cannot load the bytes: a module is missing, or its Python has another version.
         BaseException: An inline function or an ``Arg``'s ``load`` raised it.
     """
     asked: dict[int, Any] = {}

@@ -67,7 +67,7 @@ class _Search:
         self.seen.append(part)  # another object may get the same id if this one dies
         try:
             self.pickle_part(part)
-        except Exception as error:  # a __reduce__ may raise any
+        except Exception as error:  # a __reduce__ may raise any exception
             return error
         return None
 
@@ -133,5 +133,5 @@ def dumps_or_diagnose(value: Any, path: str, snapshot: Snapshot | None = None) -
     """
     try:
         return dumps(value, snapshot)
-    except Exception as error:  # a __reduce__ may raise any
+    except Exception as error:  # a __reduce__ may raise any exception
         raise find_unpicklable(value, path) from error

@@ -49,7 +49,7 @@ def _blob(exc: BaseException) -> bytes | None:
     try:
         data = b"".join(dumps(exc))
         return data if type(loads(data)).__name__ == type(exc).__name__ else None
-    except BaseException:  # pickling and loading run user code, which may raise any
+    except BaseException:  # pickling and loading run user code, which may raise any exception
         return None
 
 
@@ -112,7 +112,7 @@ def _load_entry(entry: dict[str, Any], fallback: Fallback) -> BaseException:
     if entry["blob"] is not None:
         try:
             exc = loads(entry["blob"])
-        except Exception:  # a module may be missing, and an __init__ may raise any
+        except Exception:  # a module may be missing, and an __init__ may raise any exception
             exc = None
     if not isinstance(exc, BaseException):
         exc = fallback(entry["type"], entry["message"])

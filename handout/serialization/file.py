@@ -13,7 +13,7 @@ from handout.serialization.temp_folder import TempFolder
 __all__ = ["File"]
 
 _numbers = itertools.count(1)
-#: The folder for received files in a process that runs no task, such as the caller's. It is removed with the process.
+#: Folder for received files in a process that runs no task, such as the caller's. It is removed when the process ends.
 _received = TempFolder("handout-files-")
 
 

@@ -38,7 +38,7 @@ _MAGIC = b"HBUF"
 _HEAD = struct.Struct("<4sIQ")
 #: Types whose instances C pickle writes without calling a reducer.
 _ATOMS = frozenset({type(None), bool, int, float, str, complex})
-#: Received functions that a process keeps. Each of them is loaded once.
+#: Largest number of received functions that a process keeps. Each of them is loaded once.
 _MAX_FUNCTIONS = 4096
 
 _functions: collections.OrderedDict[tuple[str, bytes], Function] = collections.OrderedDict()
@@ -70,7 +70,7 @@ class Snapshot:
             self.serial = Snapshot._last
         self.modules: set[str] = set()
         self.by_value = False
-        #: Objects that are cached by id. A reference keeps another object from getting the same id.
+        #: Objects that are cached by id. While they are held here, no other object gets the same id.
         self.kept_alive: list[Any] = []
         self.classes: dict[int, bytes] = {}
         self.functions: dict[int, tuple[str, bytes, bytes]] = {}

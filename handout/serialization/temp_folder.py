@@ -15,7 +15,7 @@ import weakref
 
 __all__ = ["TempFolder"]
 
-#: The file in the folder that the folder's process keeps locked as long as it lives.
+#: Name of the file that the process locks in its folder. The lock lasts as long as the process.
 _LOCK = "lock"
 
 

@@ -62,7 +62,7 @@ def loads(data: Segment) -> Any:
         return _Reader(stream, buffers=buffers).load()
     except LoadError:
         raise
-    except Exception as error:  # wrong bytes may raise any: an empty stack, a wrong type, a constructor
+    except Exception as error:  # an empty stack, a wrong type or a constructor may raise any
         raise LoadError(f"the bytes are no encoded value: {type(error).__name__}: {printable(str(error))}") from None
 
 
