@@ -18,6 +18,8 @@ __all__ = ["ClusterOptions", "RunOptions", "check_run_options"]
 class RunOptions(TypedDict, total=False):
     """Options of one run: keyword arguments of `execute`, `start`, `run`, `Cluster.execute` and `Cluster.start`.
 
+    `ClusterOptions` has the further options of `execute`, `start` and `run`, such as the inventory.
+
     Attributes:
         allocator: Async function that chooses the host of each task. Default: the allocator of the cluster, or else
             `locality`.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -291,7 +292,12 @@ class SshLauncher:
 
     def _unreachable(self, error: Exception, why: str = "") -> HostUnreachableError:
         where = self._host.address or self._host.name
-        reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
+        if isinstance(error, ConnectionError) and error.errno:
+            reason = os.strerror(error.errno)  # asyncio's own text is "Connect call failed", without the reason
+        else:
+            reason = (
+                getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
+            )
         return HostUnreachableError(
             f"Host {self._host.name!r} ({where}, port {self._host.port}) cannot be reached: "
             f"{reason}{f' ({why})' if why else ''}.",

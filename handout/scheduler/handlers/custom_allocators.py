@@ -88,7 +88,8 @@ def answer_due(world: World, timer: Timer) -> None:
     run = world.runs.get(timer.run)
     if run is not None and run.requests.number == timer.number and not run.over:
         timeout_s = run.spec.allocator_timeout_s
-        _refuse(world, run, f"the allocator did not answer within {timeout_s:g} s", "Raise allocator_timeout_s.")
+        said = f"the allocator did not answer within {timeout_s:g} s"
+        _refuse(world, run, said, "Answer sooner: place some of the tasks, and use ask_again for the others.")
 
 
 def allocator_failed(world: World, event: AllocatorFailed) -> None:
@@ -98,7 +99,7 @@ def allocator_failed(world: World, event: AllocatorFailed) -> None:
         world.stale += 1
         return
     error = AllocatorError(
-        f"the allocator raised {type(event.error).__name__}: {event.error}",
+        f"the allocator raised {type(event.error).__name__}: {event.error}.",
         remedy="Its own traceback is this error's cause.",
     )
     error.__cause__ = event.error
