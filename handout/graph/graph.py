@@ -50,7 +50,7 @@ class Graph(TypedCalls):
 
     def __init__(self, functions: Iterable[Function[Any]] = ()) -> None:
         self._nodes = Nodes()
-        # Held here, because `_add` extends only these two columns for a call without options.
+        # Attributes for speed: for a call without options, `_add` appends straight to two of the columns of `Nodes`.
         self._fns = self._nodes.fns
         self._args = self._nodes.args
         self._signatures = Signatures()
@@ -141,7 +141,7 @@ class Graph(TypedCalls):
     def check(self, inventory: InventoryLike = None) -> None:
         """Check the graph, and its costs against what an inventory declares, without reaching a host.
 
-        A capability that is not declared and that an agent would probe counts as unknown and not as missing.
+        If a capability is not declared but an agent would probe it, it counts as unknown, not as missing.
 
         Args:
             inventory: The hosts. Default: this machine alone.

@@ -33,7 +33,7 @@ from handout.host.system.lease import Lease
 from handout.protocol import codec, messages
 from handout.protocol.messages import AnyMessage
 
-#: Nanoseconds that the agent has to end by itself, once the time in which it lingers is over.
+#: Once its time to linger is over, the agent gets this many nanoseconds to end by itself.
 _AGENT_GRACE_NS = 2_000_000_000
 #: Seconds after which a dead worker is reported gone even if one of its strays cannot be killed.
 _STRAY_S = 0.5
@@ -184,7 +184,7 @@ class Supervisor:
         self._spawn(message.worker, fds)
 
     def _end(self, message: messages.ShutDown) -> None:
-        # Descriptors beside the message stay open until this process ends.
+        # Descriptors that arrived with this message stay open until this process ends.
         self._stopping = True
 
     def _send_signal(self, message: messages.SendSignal) -> None:
@@ -288,7 +288,7 @@ class Supervisor:
         latest = time.monotonic() + _STRAY_S
         for child in self._children.values():
             child.lapsed |= child.kill_at is None
-            # The lease cuts a longer grace short. A nearer time stays: the child is killed then, perhaps once more.
+            # The lease cuts a longer grace short. A child that is due sooner keeps its time.
             if child.kill_at is None or child.kill_at > latest:
                 child.kill_at = 0.0
         if not self._lapsed:

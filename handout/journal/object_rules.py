@@ -1,4 +1,4 @@
-"""How classes, and objects without a rule of their own, are taken apart for an identity."""
+"""Digest a class, or an object whose type has no rule of its own, from its parts."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _holders(value: Any, name: str) -> list[str]:
 def _pydantic(held: dict[str, Any]) -> dict[str, Any]:
     """Return the entries from which a pydantic model is made.
 
-    The functions of validators are attributes of the class. Only the class's decorators tell how it uses them.
+    The functions of validators are attributes of the class. Their use stands in `__pydantic_decorators__`.
     """
     used: Any = held["__pydantic_decorators__"]
     kept = {

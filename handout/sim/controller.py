@@ -152,7 +152,7 @@ class Controller:
         #: How many more instructions pass before it dies, or None if it is not to die.
         self.left: int | None = None
         self.hosts: dict[str, SimulatedHost] = {}
-        #: Tasks of which an earlier life committed all results that are needed: run and task.
+        #: Tasks, as (run, task), that must not run again: an earlier life committed all of their needed results.
         self.spared: set[tuple[int, int]] = set()
         #: Coroutines that it runs.
         self.tasks: set[asyncio.Task[None]] = set()

@@ -39,7 +39,7 @@ class BytesSource(Source):
         self._at = 0
 
     def read(self, offset: int, size: int) -> Buffer:
-        """See `Source`. Reads are mostly in order, so each read begins to search at the last one's segment."""
+        """See `Source`. Reads are mostly in order, so each search begins at the segment of the previous read."""
         if not self._segments or offset >= self.size:
             return b""
         if self._starts[self._at] > offset:

@@ -22,8 +22,8 @@ _PF_EXITING = 0x4
 #: user's stores begin.
 _SHARED_MEMORY = (b"/dev/zero", b"/SYSV", b"/memfd:", b"/dev/shm/")
 _STORES = b"/dev/shm/handout-%d-" % os.getuid()
-#: A close measurement leaves out a tree's shared memory up to this many bytes, because it would take milliseconds. The
-#: pages that Handout itself shares with a worker are smaller.
+#: The slow steps of a measurement ignore a tree's shared memory up to this many bytes, because measuring it takes
+#: milliseconds. The pages that Handout itself shares with a worker are smaller.
 _NEGLIGIBLE = 1 << 20
 #: What the kernel adds, from -1000 to 1000, when it rates a process for an out-of-memory kill.
 _OOM_SCORE = 500
@@ -257,7 +257,7 @@ def tree_memory(root: int, limit: int) -> int:
     """Return bytes of memory of a process and its descendants: anonymous, and shared except for objects of a store.
 
     The measurement is the cheapest one that shows whether the tree is over ``limit``. The slow steps
-    follow only if the tree could be over the limit. They count a shared page once, and tell shared mappings apart.
+    follow only if the tree could be over the limit. They count each shared page once.
 
     Args:
         root: The process.
@@ -284,7 +284,7 @@ def tree_memory(root: int, limit: int) -> int:
 
 
 def _mapped_lengths(pids: Iterable[int]) -> dict[bytes, int]:
-    """Return for each shared memory the bytes between the first and the last one that these processes have mapped."""
+    """Return, for each piece of shared memory, the distance in bytes from the first to the last byte that is mapped."""
     spans: dict[bytes, tuple[int, int]] = {}
     for mapping in (mapping for pid in pids for mapping in _shared_mappings(pid, "maps")):
         begin, end = spans.get(mapping.memory, (mapping.begin, mapping.end))
@@ -307,7 +307,7 @@ def peak_memory() -> int:
 
 
 def raise_oom_score() -> None:
-    """When memory runs out, have the kernel kill this process and those that it starts before this user's others."""
+    """Have the kernel prefer to kill this process and its descendants when memory runs out."""
     try:
         with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
             if int(file.read()) < _OOM_SCORE:

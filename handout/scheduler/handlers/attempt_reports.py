@@ -140,7 +140,7 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
         o: The object.
         size: Its bytes; negative if it was not stored.
         held: True if the controller got its bytes with the report.
-        stored: True if the host has stored it even if the controller got it.
+        stored: True if the host keeps the object even when it has sent the bytes to the controller.
     """
     objects = run.objects
     if size < 0:

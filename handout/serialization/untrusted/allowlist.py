@@ -25,7 +25,7 @@ from handout.serialization import classes_by_value, functions_by_value
 from handout.serialization.pickling import LoadError
 
 C = TypeVar("C", bound=type)
-#: Spends part of the cost that reading one stream may have. Raises `RefusedError` when the cost is used up.
+#: Takes some of the budget for reading one stream. Raises `RefusedError` when the budget is used up.
 Spend = Callable[[int], None]
 
 _MAX_TEXT = 300
