@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-#: What is read: folders and files of the checkout.
+#: Folders and files of the checkout that the test reads.
 READ = ["handout", "docs", "README.md", "CONTRIBUTING.md"]
 
 #: Sentences that may stay, with the reason: a piece of each, by file.

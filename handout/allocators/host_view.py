@@ -96,7 +96,7 @@ class HostView:
 
     @property
     def free(self) -> Capabilities:
-        """What is free of the host's ``total``."""
+        """The part of the host's ``total`` that is free."""
         if self._free is None:
             devices = self._ledger.free_devices if self._offer.devices else None
             self._free = remaining(self.total, self._ledger.free, devices)

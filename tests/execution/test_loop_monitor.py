@@ -75,7 +75,7 @@ def module_at(file: Path, source: str) -> ModuleType:
 
 
 async def warning_of(block: Callable[[], object], caplog: pytest.LogCaptureFixture) -> str:
-    """What is said when the loop calls that, and nothing of the caller's is between."""
+    """Return the warning of the monitor when the loop calls this function, with no code of the caller between."""
     watch = LoopMonitor(LIMIT_S)
     watch.start()
     await beaten(watch)

@@ -188,7 +188,7 @@ class Run:
         self.host = [0] * count
         #: How many of its inputs have no replica anywhere.
         self.missing = self.objects.missing_inputs(count)
-        #: What it has claimed of its host; None if it is handed ahead or not handed.
+        #: The claim on its host; None if it is handed ahead or not handed.
         self.claims: list[Claim | None] = [None] * count
         #: Seconds that it added to its host's backlog when it was handed ahead.
         self.backlog_s = [0.0] * count
@@ -199,7 +199,7 @@ class Run:
 
     def _sparse_columns(self) -> None:
         """Columns that hold something for few tasks only."""
-        #: What it has claimed of the shared amounts.
+        #: The claim on the shared amounts.
         self.shared: dict[int, Claim] = {}
         #: Indices of the hosts that it failed on.
         self.avoid: dict[int, tuple[int, ...]] = {}

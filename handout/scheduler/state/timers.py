@@ -1,4 +1,4 @@
-"""What is to happen at a later time. The core has no clock: it is told the time and says when to call it again."""
+"""Timers of the core. The core has no clock: the driver passes the time, and the core says when to call it again."""
 
 from __future__ import annotations
 
