@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from marked_page import redraw
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "design.md"
 TABLE = ROOT / "tests" / "test_layers.py"
-BEGIN, END = "<!-- layers: begin -->\n", "<!-- layers: end -->\n"
 
 
 def arrows() -> dict[str, set[str]]:
@@ -53,25 +53,11 @@ def table(below: dict[str, set[str]]) -> Iterator[str]:
         yield f"| `{room}` | {', '.join(f'`{each}`' for each in sorted(direct)) or 'the standard library alone'} |"
 
 
-def drawn(page: str) -> str:
-    """Return the page with a fresh drawing between its markers."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{PAGE} has lost its markers {BEGIN.strip()} and {END.strip()}")
+def main() -> None:
+    """Write the page; with ``--check``, fail if that would change it."""
     listed = arrows()
     rooms = {room: {each.partition(".")[0] for each in direct} for room, direct in listed.items()}
-    return "\n".join([before + begin, *diagram(rooms), "", *table(listed), "", end + after])
-
-
-def main() -> None:
-    """Write the page, or with ``--check`` fail if that would change it."""
-    page = PAGE.read_text(encoding="utf-8")
-    fresh = drawn(page)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(fresh, encoding="utf-8")
-    elif page != fresh:
-        raise SystemExit("docs/design.md is older than ARROWS in tests/test_layers.py: python tools/draw_layers.py")
+    redraw(PAGE, "layers", [*diagram(rooms), "", *table(listed)], "ARROWS in tests/test_layers.py")
 
 
 if __name__ == "__main__":

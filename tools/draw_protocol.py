@@ -8,14 +8,14 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from marked_page import redraw
 
 from handout.protocol import frames, messages
 
 PAGE = Path(__file__).parent.parent / "docs" / "protocol.md"
-BEGIN, END = "<!-- messages: begin -->\n", "<!-- messages: end -->\n"
 
 DIRECTIONS: dict[str, type] = {
     "Controller to agent": messages.ToAgent,
@@ -108,23 +108,9 @@ def drawing() -> Iterator[str]:
                 yield from message(name, kind.__name__)
 
 
-def drawn(page: str) -> str:
-    """Return the page with a fresh drawing between its markers."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{PAGE} has lost its markers {BEGIN.strip()} and {END.strip()}")
-    return "\n".join([before + begin, *drawing()]) + end + after
-
-
 def main() -> None:
-    """Write the page, or with ``--check`` fail when that would change it."""
-    page = PAGE.read_text(encoding="utf-8")
-    fresh = drawn(page)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(fresh, encoding="utf-8")
-    elif page != fresh:
-        raise SystemExit("docs/protocol.md is older than handout/protocol/messages.py: python tools/draw_protocol.py")
+    """Write the page; with ``--check``, fail if that would change it."""
+    redraw(PAGE, "messages", drawing(), "handout/protocol/messages.py")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from marked_page import redraw
 
 from handout.scheduler.task_states import ENDED, TRANSITIONS, State
 
 PAGE = Path(__file__).parent.parent / "docs" / "design.md"
-BEGIN, END = "<!-- states: begin -->\n", "<!-- states: end -->\n"
 
 
 def diagram() -> Iterator[str]:
@@ -35,24 +35,9 @@ def table() -> Iterator[str]:
         yield from (f"| {old.name} | {new.name} | {when} |" for new, when in moves.items())
 
 
-def drawn(page: str) -> str:
-    """Return the page with a fresh drawing between its markers."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{PAGE} has lost its markers {BEGIN.strip()} and {END.strip()}")
-    return "\n".join([before + begin, *diagram(), "", *table(), "", end + after])
-
-
 def main() -> None:
     """Write the page; with ``--check``, fail if that would change it."""
-    page = PAGE.read_text(encoding="utf-8")
-    fresh = drawn(page)
-    if "--check" in sys.argv[1:]:
-        if page != fresh:
-            raise SystemExit("docs/design.md is older than task_states.py: run python tools/draw_states.py")
-    else:
-        PAGE.write_text(fresh, encoding="utf-8")
+    redraw(PAGE, "states", [*diagram(), "", *table()], "task_states.py")
 
 
 if __name__ == "__main__":
