@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypedDict
 
 from handout.allocators import Allocator
 from handout.errors import HandoutError
-from handout.graph import Given, Output
+from handout.graph import Given, Options, Output
 from handout.resources import InventoryLike, nearest_name
 from handout.transport.timings import Timings
 
@@ -146,6 +146,17 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
 }
 
 
+def _remedy_for_unknown(name: str) -> str:
+    """Return what the caller can do about an option that no run has."""
+    if name in ClusterOptions.__annotations__:
+        return f"{name}= is an option of Cluster, and of execute, start and run without a cluster."
+    if name in Options.__annotations__:
+        return f"{name}= is an option of a function: graph.add(..., {name}=...)."
+    known = sorted(ClusterOptions.__annotations__)
+    nearest = nearest_name(name, known)
+    return f"Did you mean {nearest}=?" if nearest else f"Options are {', '.join(known)}."
+
+
 def check_run_options(options: Mapping[str, Any]) -> None:
     """Check the options of a run before it begins.
 
@@ -154,12 +165,7 @@ def check_run_options(options: Mapping[str, Any]) -> None:
     """
     for name, value in options.items():
         if name not in RunOptions.__annotations__:
-            known = list(ClusterOptions.__annotations__)
-            nearest = nearest_name(name, known)
-            raise HandoutError(
-                f"A run has no option {name}=.",
-                remedy=f"Did you mean {nearest}=?" if nearest else f"Options are {', '.join(known)}.",
-            )
+            raise HandoutError(f"A run has no option {name}=.", remedy=_remedy_for_unknown(name))
         wanted, is_right = _RULES.get(name, ("", lambda _: True))
         if not is_right(value):
             raise HandoutError(f"{name}={value!r} is not {wanted}.", remedy="Correct it. Nothing was run.")

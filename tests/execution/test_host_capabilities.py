@@ -46,7 +46,9 @@ async def test_a_tracker_that_raises_keeps_its_host_out_by_name(error: BaseExcep
 
     inventory = Inventory([Host.local("here")], tracker=broken)
     async with asyncio.timeout(HANG_S):
-        with pytest.raises(handout.HostError, match=rf"'here': {type(error).__name__}: no such mount"):
+        with pytest.raises(
+            handout.HostError, match=rf"tracker 'broken' failed for host 'here': {type(error).__name__}: no such mount"
+        ):
             await handout.execute(one(), inventory=inventory)
 
 
@@ -57,7 +59,7 @@ async def test_a_tracker_that_never_answers_keeps_its_host_out_by_name() -> None
 
     cluster = Cluster(Inventory([Host.local("here")], tracker=stuck), timings=Timings().scaled(0.02))
     async with asyncio.timeout(HANG_S):
-        with pytest.raises(handout.HostError, match=r"tracker failed for host 'here': no answer within 0\.6 s"):
+        with pytest.raises(handout.HostError, match=r"tracker 'stuck' failed for host 'here': no answer within 0\.6 s"):
             await cluster.open()
 
 
@@ -155,7 +157,10 @@ async def test_a_tracker_that_hangs_later_is_told_of_and_asked_again(caplog: pyt
     following = asyncio.ensure_future(offering.follow(told.put_nowait))
     async with asyncio.timeout(HANG_S):
         assert (await told.get()).cpu == 3
-    assert "keeps its last capabilities: The tracker failed for host 'here': no answer within 0.05 s" in caplog.text
+    assert (
+        "keeps its last capabilities: The tracker 'tracker' failed for host 'here': no answer within 0.05 s"
+        in caplog.text
+    )
     following.cancel()
     with pytest.raises(asyncio.CancelledError):
         await following

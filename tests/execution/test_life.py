@@ -114,6 +114,8 @@ class TestOnOneCluster:
         ("options", "words"),
         [
             ({"retires": 2}, r"no option retires=.*retries"),
+            ({"require": "all"}, r"require= is an option of Cluster"),
+            ({"backoff_s": 1}, r"backoff_s= is an option of a function"),
             ({"max_concurrency": 0}, r"max_concurrency=0 is not a whole number from 1"),
             ({"on_failure": "contine"}, r"on_failure='contine'"),
             ({"timeout_s": 0}, r"timeout_s=0"),

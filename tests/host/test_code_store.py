@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from handout.protocol import messages
 from handout.protocol.resource_ledger import PARTS
-from tests.host.rig import Bytes, Rig
+from tests.host.rig import Bytes, Rig, alive
 from tests.seen import resident_bytes
 
 #: Bytes that a function closes over: more than two new workers have, whose shared pages count for each.
@@ -21,6 +24,15 @@ FIRST = 1 << 44
 def large(number: int) -> Callable[[], int]:
     data = os.urandom(SIZE)
     return lambda: len(data) + number
+
+
+def bundle(padding: int) -> bytes:
+    """Return a source bundle without modules, with so many bytes that the zip does not compress."""
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("modules.json", json.dumps({"modules": {}, "namespaces": {}, "extensions": []}))
+            archive.writestr("padding", os.urandom(padding))
+        return file.getvalue()
 
 
 def test_released_functions_are_gone_from_the_agent_and_its_workers(make_rig: Callable[..., Rig]) -> None:
@@ -90,6 +102,18 @@ def test_a_released_bundle_leaves_the_store(rig: Rig) -> None:
     for key in (3, 4):
         rig.send(messages.Fetch(key))
     rig.wait(lambda: [f["key"] for f in rig.heard("missing")] == [3, 4])
+
+
+def test_the_workers_of_a_released_bundle_end_because_they_hold_its_file(rig: Rig) -> None:
+    workers = []
+    for attempt_id, padding in ((1, 1 << 20), (2, 100)):  # a file of the store, then a file beside the small objects
+        rig.send_object(3, bundle(padding))
+        rig.task_class(attempt_id, bundle=3)
+        rig.run(os.getpid, attempt_id=attempt_id, cls=attempt_id)
+        workers.append(rig.result(attempt_id))
+        rig.send(messages.Release([], [attempt_id], [3]))
+        rig.wait(lambda: not alive(workers[-1]))
+    assert workers[0] != workers[1]
 
 
 def test_a_bundle_that_is_sent_again_while_it_still_arrives_is_whole(rig: Rig) -> None:

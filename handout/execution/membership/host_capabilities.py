@@ -12,6 +12,7 @@ import anyio
 from handout.errors import BootstrapError, GraphError, HandoutError, HostError, HostLostError, WireError
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.failures import has_text
+from handout.graph.naming import name_of
 from handout.resources import Capabilities, Host, Tracker, as_capabilities, as_probed, compile_capabilities, effective
 from handout.serialization import exceptions
 from handout.transport.agent_link import AgentLink
@@ -129,7 +130,7 @@ class HostCapabilities:
             if limit.expired():
                 reason = f"no answer within {self._limit_s:g} s"
             raise HostError(
-                f"The tracker failed for host {name!r}: {reason}.",
+                f"The tracker {name_of(tracker)!r} failed for host {name!r}: {reason}.",
                 remedy="A tracker returns capabilities, or raises only when the host cannot be used.",
                 host=name,
             ) from error

@@ -96,7 +96,9 @@ class CodeStore:
             self._queue.classes.pop(number, None)
             self._released_classes.discard(number)
         bundles = self._released_bundles.difference([task.task_class.bundle for task in tasks])
-        self._drop_objects(list(bundles))
+        if bundles:
+            self._pool.forget_bundles(bundles)
+            self._drop_objects(list(bundles))
         self._released_functions -= functions
         self._released_bundles -= bundles
         if self._released_functions or self._released_classes or self._released_bundles:

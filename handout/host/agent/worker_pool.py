@@ -305,6 +305,18 @@ class WorkerPool:
                 worker.functions -= known
                 self.send(worker, messages.ForgetFunctions(list(known)))
 
+    def forget_bundles(self, keys: Set[int]) -> None:
+        """Dismiss the workers of source bundles that no task needs any more, because they hold the file of the bundle.
+
+        A worker that has not imported from its bundle yet holds the file's path, which may be another one if the
+        controller sends the bundle again.
+        """
+        idle = [worker for workers in self._idle.values() for worker in workers]
+        for worker in idle:
+            if worker.key is not None and worker.key.bundle in keys:
+                self._make_busy(worker)
+                self.dismiss(worker)
+
     def release(self, worker: WorkerHandle) -> None:
         """Make a worker idle, because it has no tasks any more."""
         if not worker.leaving and not worker.gone and not worker.idle:
