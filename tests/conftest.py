@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.ledger import Ledger, Place, beyond, open_place, tasks, until_none_is_left, until_the_loop_has_none_left
-from tests.sshd import OpenSsh, need_sshd, start_sshd
+from tests.sshd import OpenSsh, find_sshd, need_sshd, start_sshd
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,8 +21,10 @@ def place() -> Iterator[Place]:
 
 
 @pytest.fixture(scope="module")
-def ledger_of_module(place: Place) -> Iterator[None]:
+def ledger_of_module(place: Place, request: pytest.FixtureRequest) -> Iterator[None]:
     """Check after the last test of a module that nothing is left of its runs, including those of the module's cluster."""
+    if find_sshd() is not None:
+        request.getfixturevalue("sshd")  # the session's server starts before the ledger counts what is open
     ledger = Ledger(place, own=False)
     with ledger.listening():
         yield

@@ -89,9 +89,13 @@ async def bad_pipe(cluster: Cluster, host: str) -> AsyncIterator[BadPipe]:
         yield pipe
     finally:
         server.close()
-        # The agent ends when it is told so: over a pipe that is whole.
         os.rename(pipe.behind, pipe.path)
+        conversation = cluster._runtime.driver.agents[host].conversation
+        damaged = conversation.connection
         await pipe.end()
+        # Closing takes a bounded time. On a busy machine a new connection may take longer, and the agent would stay
+        # until its lease ends.
+        await until(lambda: conversation.connection not in (None, damaged))
 
 
 @pytest.mark.parametrize("launcher", ["local", "ssh"])
