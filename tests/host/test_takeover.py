@@ -83,7 +83,10 @@ def test_an_adoption_that_comes_late_changes_nothing(rig: Rig) -> None:
     rig.take_over()
     rig.task_class()
     rig.run(lambda: 1)
-    assert refusal(rig, conversation=rig.conversation, connection=1, takeover=True) == "an earlier connection"
+    assert (
+        refusal(rig, conversation=rig.conversation, connection=1, takeover=True)
+        == "the controller has opened a later connection"
+    )
     rig.run(lambda: 2, attempt_id=2)
     assert rig.socket is not None
 

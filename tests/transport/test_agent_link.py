@@ -80,7 +80,7 @@ async def test_silence_beyond_the_lease_loses_the_host(rig: Rig) -> None:
 
 async def test_an_agent_that_is_gone_when_the_line_is_made_again_is_told_at_once(rig: Rig) -> None:
     await rig.link.open()
-    rig.agent.refusal = "another agent was meant"
+    rig.agent.refusal = "the controller asked for another agent"
     assert rig.agent.line is not None
     rig.agent.line.close()
     with pytest.raises(HostLostError) as caught:

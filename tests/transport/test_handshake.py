@@ -17,8 +17,8 @@ from tests.transport.rig import Heard, Rig, Wire
 
 
 async def test_a_refused_handshake_means_that_the_agent_is_gone(rig: Rig) -> None:
-    rig.agent.refusal = "another agent was meant"
-    with pytest.raises(HostLostError, match=r"'far' is gone: another agent was meant") as caught:
+    rig.agent.refusal = "the controller asked for another agent"
+    with pytest.raises(HostLostError, match=r"'far' is gone: the controller asked for another agent") as caught:
         await rig.link.open()
     assert caught.value.gone
 

@@ -1,1 +1,1 @@
-"""The agent process: it talks to the controller, queues tasks, and keeps the objects of its host."""
+"""The agent process of a host. It talks to the controller, queues tasks, starts them and keeps their objects."""

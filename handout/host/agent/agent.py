@@ -1,10 +1,17 @@
 """The agent: the process on a host that gets tasks and objects from the controller, and reports how the tasks ended.
 
-The agent uses the standard library only. It never unpickles anything; it moves opaque bytes. This module connects the
-agent's parts: `controller_link` (conversation and lease), `task_queue` (which task waits for which object),
-`dispatcher` (which task starts), `worker_pool`, `object_store` and `transfers` (objects), `code_store` (functions and
-task classes), `completion` and `result_sender` (how tasks end), `output_capture` (what tasks print), `limits_monitor`
-(time and memory limits).
+The agent uses only the standard library. It never unpickles anything; it moves opaque bytes. This module connects the
+agent's parts:
+
+- `controller_link` holds the connection to the controller.
+- `task_queue` holds the tasks that have not ended. `dispatcher` decides when each of them starts, and on which worker.
+- `worker_pool` asks the supervisor to fork and kill workers, and exchanges messages with the workers.
+- `object_store` keeps objects. `transfers` streams objects from and to the controller.
+- `code_store` keeps functions and task classes.
+- `completion` decides how tasks end. `result_sender` reports this to the controller.
+- `output_capture` handles the output that tasks print.
+- `limits_monitor` enforces the time and memory limits of tasks.
+- `programs` runs programs for the controller, outside all tasks.
 """
 
 from __future__ import annotations
@@ -43,23 +50,25 @@ from handout.protocol import codec, frames, messages
 from handout.protocol.numbering import FIRST_KEY
 from handout.protocol.resource_ledger import PARTS, Ledger
 
-#: Bytes of output that may wait in the session. Further output waits in `Logs`, which drops the oldest lines.
+#: While the session holds at least this many bytes of bulk messages, further output waits in `Logs`. If too much output
+#: waits there, `Logs` drops the oldest lines.
 _MAX_BULK_BYTES = 256 << 10
 _LOG_INTERVAL_S = 0.05
 _BLANK_WORKERS = 4
-#: After a takeover, the agent sends these messages to the new controller if the earlier one had not confirmed them.
+#: After a takeover, the agent repeats messages of these types to the new controller, unless the earlier controller had
+#: confirmed them.
 _SENT_AGAIN = (messages.Finished, messages.Failed, messages.Recalled, messages.Started, messages.Log)
 
 
 class Agent:
-    """Owns the parts of the agent, and passes each message that arrives to the part that handles it.
+    """Creates the parts of the agent, and passes each message from the controller to the part that handles it.
 
     Args:
         folder: Private folder of this agent.
-        store: Folder of a memory file system for objects, or None.
+        store: Folder for objects in a file system in memory; None if the host has no such file system.
         groups: Control groups of the workers.
         settings: See `supervisor.run`.
-        token: The secret by which the controller proves that a connection is its own.
+        token: The secret that a connection must send to prove that the controller opened it.
         supervisor: Socket to the supervisor.
         lease: Memory that the agent shares with the supervisor. The agent writes the end of the lease there.
     """
@@ -85,7 +94,7 @@ class Agent:
         self.stopped = asyncio.Event()
         self.identity = os.urandom(8).hex()
         self.probed = probe(folder)
-        #: By key of an object that the store had no room for: the store's error.
+        #: The errors with which the store refused objects, by the key of the object.
         self._refused: dict[int, StoreFullError] = {}
         self.store = ObjectStore(store, f"{folder}/objects", settings.get("store_limit"))
         self.queue = TaskQueue(self.store.__contains__)
@@ -144,11 +153,13 @@ class Agent:
     def _tick(self) -> None:
         """Send a heartbeat if one is due, and schedule the next call.
 
-        If the lease has ended, also end the tasks. If the lingering is over as well, end the agent.
+        If the lease has ended, also end the tasks. If the lease ended more than ``linger_s`` seconds ago, end the
+        agent.
         """
-        # An agent that never got a hello holds no results, so it does not linger.
+        # If no controller has ever sent a hello, the agent holds no results. Then it does not linger.
         if now() > self._deadline + (self._linger_s if self.link.was_greeted else 0.0):
-            # A supervisor that was stopped with SIGSTOP could not remove the agent's folders, and would stay for ever.
+            # SIGCONT wakes the supervisor if SIGSTOP has stopped it. Otherwise the supervisor would stay for ever, and
+            # would not remove the agent's folders.
             processes.send_signal(os.getppid(), signal.SIGCONT)
             self.stopped.set()
             return
@@ -158,7 +169,7 @@ class Agent:
         self._loop.call_later(min(self._heartbeat_s, self._timeout_s / 4) / 2, self._tick)
 
     def on_lapse(self) -> None:
-        """If the lease has ended, end the running tasks and give the others back. Results stay in the store."""
+        """If the lease has ended, end all tasks; see `Completion.lapse`. Results stay in the store."""
         if self._lapsed or now() <= self._deadline:
             return
         self._lapsed = self.dispatcher.paused = True
@@ -166,7 +177,9 @@ class Agent:
         self.completion.lapse()
 
     def _on_takeover(self, unconfirmed: list[tuple[dict[str, Any], Sequence[frames.Buffer]]]) -> None:
-        """Send `Holdings` to a controller that took over, then the messages that the earlier one had not confirmed.
+        """Serve a controller that took over: send `Holdings`, then unconfirmed messages of the types in `_SENT_AGAIN`.
+
+        Also give up objects that the earlier controller was still sending, and drop its code.
 
         Args:
             unconfirmed: Headers and payloads of the messages that the earlier controller had not confirmed.
@@ -191,7 +204,7 @@ class Agent:
         self.code.release_all()
 
     def _break_down(self) -> None:
-        """End the agent after an internal error, so that the controller uses other hosts."""
+        """End the agent because of an internal error. The controller then runs the tasks on other hosts."""
         traceback.print_exc()
         self.stopped.set()
 
@@ -200,7 +213,7 @@ class Agent:
         self.stopped.set()
 
     def on_orphaned(self) -> None:
-        """Kill all processes, remove all folders, and end. The supervisor would do this, but it was killed."""
+        """Kill all processes of this run, remove its folders, and end, because the supervisor was killed."""
         processes.kill_trees([worker.pid for worker in self.pool.workers.values() if worker.pid])
         orphans.kill_processes([self._folder])
         self._groups.remove()
@@ -216,7 +229,8 @@ class Agent:
             name, message = codec.decode(messages.TO_AGENT, frame.fields)
             _HANDLERS[name](self, message, memoryview(frame.payload))  # type: ignore[literal-required]
         except Exception:
-            # The controller sends each message once. If the agent went on, the controller could wait for ever.
+            # The controller sends each message once. If the agent went on without having handled this message, the
+            # controller could wait for ever.
             self._break_down()
 
     def _functions(self, message: messages.Functions, payload: memoryview) -> None:
@@ -267,8 +281,8 @@ class Agent:
     def _stream_object(self, message: messages.StreamObject, payload: memoryview) -> None:
         if message.key < FIRST_KEY:
             self.code.expect_bundle(message.key)
-            # The controller may release a bundle before all of it has arrived, and send it again later. Without this
-            # call, both streams would write to one file.
+            # The controller may release a bundle before all of the bundle has arrived, and send it again later. Without
+            # this call, the old stream and the new one would write to the same file.
             self.transfers.drop([message.key])
         self.transfers.announce(message)
 
@@ -314,7 +328,7 @@ class Agent:
         """See `PoolListener`."""
         task = worker.queued.get(number)
         if task is None and worker.queued:
-            # The worker has not started a task yet. It printed while it prepared for the first one, as imports may.
+            # No queued task has this number. For example, an import printed before the worker started its first task.
             task = next(iter(worker.queued.values()))
         if task is not None:
             self.logs.add(task.attempt_id, fd, data)
@@ -343,7 +357,7 @@ class Agent:
     # ---- objects -------------------------------------------------------------------------------------------
 
     def _drop_objects(self, keys: Sequence[int]) -> None:
-        """Drop objects from the store, and give up those that are still arriving."""
+        """Drop objects from the store, and give up the objects that are still arriving."""
         self.transfers.drop(keys)
         for key in keys:
             self.store.drop(key)
@@ -358,12 +372,15 @@ class Agent:
         self._update_spilling()
 
     def _on_refused(self, key: int, error: StoreFullError) -> None:
-        """Fail the tasks that wait for an object that the store has no room for. Later tasks that need it fail too."""
+        """Fail the tasks that wait for an object, because the store has no room for the object.
+
+        `_tasks` fails tasks that arrive later and need the object.
+        """
         self._refused[key] = error
         self.completion.fail_waiting(key, error)
 
     def _update_spilling(self) -> None:
-        """Have workers write large results to disk while the store's memory is full; see `shared_page`."""
+        """Tell workers, through the shared page, to write large results to disk while the store's memory is full."""
         spilling = self.store.spilling
         if spilling != self.pool.spill:
             self.pool.spill = spilling
@@ -372,7 +389,7 @@ class Agent:
 
 
 def _amounts(probed: Mapping[str, Any]) -> Any:
-    """Return the ledger's amounts and devices until the controller's first `Limits` replaces them."""
+    """Return the amounts and devices with which the ledger begins. The first `Limits` message replaces them."""
     amounts = {name: int(probed[name]) * PARTS for name in ("cpu", "memory", "disk") if name in probed}
     return amounts, [probed.get("gpu_memory", 0) * PARTS] * probed.get("gpu", 0)
 
@@ -423,7 +440,7 @@ async def _serve(
     # The controller waits for an acknowledgement of its `Stop`, then for the end of the connection.
     agent.link.session.acknowledge()
     agent.link.flush()
-    # The supervisor holds the connection open until no process of this agent is left on the host.
+    # The supervisor gets the connection and holds it open until no process of this run is left on the host.
     agent.pool.shut_down(agent.link.close())
 
 
@@ -437,10 +454,13 @@ def run(
     supervisor: socket.socket,
     lease: Lease,
 ) -> None:
-    """Run the agent until the controller stops it or the lingering ends. The supervisor then ends its workers."""
+    """Run the agent until it ends. The supervisor then ends the workers.
+
+    The agent ends when the controller stops it, after an internal error, or ``linger_s`` seconds after its lease.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        # Each worker needs three descriptors, so the agent may need more than the usual limit.
+        # The agent holds several descriptors for each worker, so it may need more than the usual limit.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ValueError, OSError):
         pass

@@ -1,7 +1,7 @@
-"""Keeps the code that tasks of this host need: pickled functions, task classes and source bundles.
+"""Keeps the code that tasks on this host need: pickled functions, task classes and source bundles.
 
-The controller releases code when no open run uses it. At that moment, the agent may still be ending tasks of a closed
-run. Therefore the agent drops released code only once no task needs the code.
+The controller releases code when no open run uses the code any more. At that moment, the agent may still be ending
+tasks of a closed run. Therefore the agent keeps released code until no task needs it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from handout.host.agent.worker_pool import WorkerPool
 from handout.protocol import codec, messages
 from handout.protocol.numbering import FIRST_KEY
 
-#: Seconds until the agent checks again if tasks still need released code.
+#: Seconds between two checks of whether tasks still need released code.
 _RETRY_S = 1.0
 
 
@@ -26,7 +26,7 @@ class CodeStore:
     Args:
         queue: Holds the tasks and the task classes.
         store: Holds the source bundles.
-        pool: The workers, which keep functions as well.
+        pool: The workers. They keep functions too, and drop released functions when `CodeStore` drops them.
         drop_objects: Drops objects from the store, including those that are still arriving.
     """
 
@@ -44,7 +44,7 @@ class CodeStore:
         self._loop = asyncio.get_running_loop()
         #: Pickled functions by number.
         self.functions: dict[int, bytes] = {}
-        #: The highest number of a function, a task class or a bundle so far.
+        #: The highest number of a function, a task class or a bundle that the agent has got so far.
         self.highest_number = 0
         self._released_functions: set[int] = set()
         self._released_classes: set[int] = set()
@@ -52,32 +52,32 @@ class CodeStore:
         self._retry: asyncio.TimerHandle | None = None
 
     def add_functions(self, message: messages.Functions, payload: memoryview) -> None:
-        """Add functions."""
+        """Add functions. A function that the controller released before is kept again."""
         for number, blob in zip(message.numbers, codec.parts(payload, message.sizes)):
             self.functions[number] = bytes(blob)
             self._released_functions.discard(number)
             self.highest_number = max(self.highest_number, number)
 
     def add_class(self, message: messages.NewTaskClass) -> None:
-        """Add a task class."""
+        """Add a task class. A class that the controller released before is kept again."""
         self._queue.classes[message.number] = TaskClassQueue(message)
         self._released_classes.discard(message.number)
         self.highest_number = max(self.highest_number, message.number)
 
     def expect_bundle(self, key: int) -> None:
-        """Keep a source bundle that arrives, even if it was released before."""
+        """Keep a source bundle that is about to arrive, even if the controller released it before."""
         self._released_bundles.discard(key)
         self.highest_number = max(self.highest_number, key)
 
     def release(self, message: messages.Release) -> None:
-        """Drop code as soon as no task needs it."""
+        """Drop each piece of the released code as soon as no task needs it."""
         self._released_functions.update(message.functions)
         self._released_classes.update(message.task_classes)
         self._released_bundles.update(message.bundles)
         self._sweep()
 
     def release_all(self) -> None:
-        """Drop all code as soon as no task needs it, because a controller that takes over uses none of it."""
+        """Release all code. A controller that takes over sends its own code."""
         bundles = [key for key in self._store.keys if key < FIRST_KEY]
         self.release(messages.Release(list(self.functions), list(self._queue.classes), bundles))
 

@@ -1,7 +1,7 @@
-"""Decides how each task of this host ends: by itself, by cancellation or recall, or with the worker that runs it.
+"""Decides how each task on this host ends: by itself, by cancellation or recall, or because its worker ends.
 
-Every task leaves the queue in exactly one of three ways. `_take_results` sends its result, `_fail` sends its failure,
-or `_give_back` returns the task to the controller.
+Every task leaves the queue in exactly one of three ways: `_take_results` sends the task's result, `_fail` sends its
+failure, or `_give_back` returns the task to the controller.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ from handout.host.system.oom_kills import OomKills, kills_in
 from handout.protocol import codec, frames, messages
 from handout.protocol.resource_ledger import PARTS
 
-#: Seconds that a worker gets to print its stack before the agent kills it because its task exceeds a limit.
+#: If a task exceeds a limit, the agent first has the worker print the stack, and kills the worker this many seconds
+#: later.
 _SAMPLE_S = 0.05
-#: Times that the agent queues a task again because a worker could not read an input, at most.
+#: If a worker cannot read an input of a task although the store has the input, the agent queues the task again, but at
+#: most this many times.
 _MAX_MISSES = 3
-#: If the system refuses more forks in a row than this, and no worker is left, the tasks of the last one fail.
+#: If the system refuses more forks in a row than this, and the host has no worker left, the tasks for the worker that
+#: could not be forked fail. Before that, such tasks return to the queue.
 _MAX_SPAWN_FAILURES = 50
-#: Seconds that the agent waits for a worker's end after SIGKILL.
+#: Seconds that the agent waits for the end of a worker after SIGKILL. Then the agent takes the worker's tasks back.
 _UNKILLABLE_S = 5.0
-#: The kinds of failure that the agent itself decides, with their messages.
+#: The messages of the failures that the agent itself causes, by the kind of the failure.
 _REASONS = {
     "cancelled": "the task was cancelled",
-    "timeout": "the task ran over its time and was killed",
+    "timeout": "the task ran longer than its timeout and was killed",
     "memory": "the task used more memory than its cost says and was killed",
-    "host": "the lease ended: the agent got no message from the controller in time, so it killed running code",
+    "host": "the lease ended: the agent heard nothing from the controller in time, and therefore killed running code",
 }
 
 
@@ -47,10 +50,10 @@ class Completion:
     Args:
         sender: Reports to the controller how tasks ended.
         queue: The tasks.
-        store: Takes the objects of results.
-        dispatcher: Starts tasks when others have ended.
+        store: Keeps the objects of results.
+        dispatcher: Starts further tasks when tasks have ended.
         pool: The workers.
-        oom_kills: Tells if the kernel killed a process for lack of memory.
+        oom_kills: Tells if the kernel has killed a process for lack of memory.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class Completion:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self.oom_kills = oom_kills
-        #: Seconds between SIGTERM and SIGKILL for a task that exceeds its timeout.
+        #: If a task exceeds its timeout, its worker gets SIGTERM, and this many seconds later SIGKILL.
         self.kill_after_s = 5.0
         self._spawn_failures = 0
         self._handlers: messages.FromWorker = {
@@ -80,23 +83,30 @@ class Completion:
     # ---- how a task leaves the queue -----------------------------------------------------------------------
 
     def _give_back(self, task: QueuedTask) -> None:
-        """Give a task that did not start back to the controller."""
+        """Give a task that has not started back to the controller. Do nothing if it has left the queue already."""
         if task.state == ENDED:
             return
         self._queue.end(task)
         self._sender.recalled(task.attempt_id)
 
     def give_back_without_bundle(self) -> None:
-        """Give back the tasks whose source bundle has not arrived: the controller that was sending it is gone."""
+        """Give back the tasks whose source bundle is missing, because the controller that was sending it is gone."""
         for task in list(self._queue.tasks.values()):
             bundle = task.task_class.bundle
             if bundle is not None and bundle not in self._store:
                 self._give_back(task)
 
     def _fail(self, task: QueuedTask, kind: str, payload: Sequence[frames.Buffer] = (), **facts: Any) -> None:
-        """End a task with a failure; ``facts`` are fields of `Failed`."""
+        """End a task with a failure. Tasks that wait for its result go back to the controller.
+
+        Args:
+            task: The task.
+            kind: The kind of the failure, as in `Failed`.
+            payload: The pickled exception, if there is one.
+            facts: Other fields of `Failed`.
+        """
         if task.state == ENDED:
-            # The agent gave the task back a moment ago, when the producer of one of its inputs failed.
+            # The producer of one of the task's inputs failed a moment ago, so the agent has given the task back.
             return
         followers = self._queue.followers(task)
         self._queue.end(task)
@@ -112,13 +122,17 @@ class Completion:
 
     def _memory_facts(self, task: QueuedTask, maxrss: int) -> dict[str, int]:
         limit = task.task_class.options.memory_limit or 0
-        # If the kernel killed a process at its limit, the process had reached the limit between two measurements.
+        # If the kernel killed a process at the limit of the worker's control group, the memory reached that limit
+        # between two measurements of the agent.
         at_least = cgroups.kernel_limit(limit) if task.worker.killed_at_limit else 0
         peak = max(task.peak_memory, at_least)
         return {"limit": limit, "peak": peak, "maxrss": max(maxrss, peak)}
 
     def _on_producer_failed(self, task: QueuedTask) -> None:
-        """Give a task back to the controller, because the producer of one of its inputs has failed here."""
+        """Give a task back to the controller, because the producer of one of its inputs has failed on this host.
+
+        A task that was sent to a worker goes back only when the worker returns it.
+        """
         if task.state == QUEUED:
             task.producer_failed = True
         elif task.state != ENDED:
@@ -127,10 +141,10 @@ class Completion:
     # ---- reports of workers --------------------------------------------------------------------------------
 
     def on_message(self, worker: WorkerHandle, frame: frames.Message) -> None:
-        """Handle a worker's message.
+        """Handle a message from a worker.
 
         Raises:
-            Exception: A worker may not send this message. `WorkerPool` lists the exceptions that it catches.
+            Exception: The message is not valid. `WorkerPool._on_link` lists the types of exceptions that can occur.
         """
         name, message = codec.decode(messages.FROM_WORKER, frame.fields)
         self._handlers[name](worker, message, memoryview(frame.payload))  # type: ignore[literal-required]
@@ -160,7 +174,7 @@ class Completion:
                 continue
             self._dispatcher.forget(worker, task)
             if task.end_reason == "timeout":
-                # The task exceeded its timeout, caught its cancellation, and still returned a result.
+                # The task exceeded its timeout and was cancelled, but caught the cancellation and returned a result.
                 self._fail(task, "timeout")
                 continue
             durations.add(task.function, us)
@@ -181,10 +195,10 @@ class Completion:
         folders: Sequence[int],
         data: memoryview,
     ) -> bool:
-        """Put a task's objects into the store.
+        """Put the objects of a task's result into the store.
 
         Returns:
-            False if the task failed instead, because the store has no room or a result's file has vanished.
+            False if the task has failed instead, because the store has no room or the file of an object has vanished.
         """
         position = 0
         waiting = self._queue.waiting
@@ -219,7 +233,11 @@ class Completion:
         self._fail(task, kind, [payload] if len(payload) else [], elapsed_s=failure.elapsed_us / 1e6, **facts)
 
     def _put_back(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
-        """Take back tasks that a worker did not start. A task without an ``end_reason`` returns to the queue."""
+        """Take back tasks that a worker will not finish.
+
+        A task with an ``end_reason`` ends for that reason. Every other task returns to the queue, or to the controller
+        if the producer of one of its inputs has failed.
+        """
         unharmed: list[QueuedTask] = []
         for task in tasks:
             if task is None:
@@ -235,7 +253,7 @@ class Completion:
             self._give_back(task)
 
     def _take_back_lacking(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
-        """Take back tasks that a worker did not run because it lacked an input.
+        """Take back tasks that a worker did not run because an input was not on the host.
 
         The producer of the input failed, or the input was dropped.
         """
@@ -250,7 +268,7 @@ class Completion:
                 self._put_back(worker, [task])
 
     def fail_waiting(self, key: int, error: StoreFullError) -> None:
-        """Fail the tasks that wait for an object that the store has no room for. Their functions are not called."""
+        """Fail the tasks that wait for an object, because the store has no room for the object."""
         facts: dict[str, Any] = {"message": str(error), "path": error.path, "need": error.need, "free": error.free}
         for task in list(self._queue.waiting.get(key, {}).values()):
             if task.state != ENDED:
@@ -259,23 +277,28 @@ class Completion:
     # ---- cancellation and recall ---------------------------------------------------------------------------
 
     def cancel(self, attempt_ids: Sequence[int], grace_s: float) -> None:
-        """Fail attempts with ``cancelled``. If one runs, end it first, with SIGKILL after ``grace_s`` seconds."""
+        """End attempts with a failure of the kind ``cancelled``.
+
+        Args:
+            attempt_ids: The attempts. Those that the agent does not have are ignored.
+            grace_s: A running attempt has this many seconds to end by itself. Then its worker gets SIGKILL.
+        """
         for task in self._mark(attempt_ids, "cancelled"):
             self._fail(task, "cancelled")
         self._dispatcher.grace_s = grace_s
         self._dispatcher.schedule()
 
     def recall(self, attempt_ids: Sequence[int]) -> None:
-        """Give attempts that have not started back to the controller; the others go on."""
+        """Give attempts that have not started back to the controller. Attempts that run go on."""
         for task in self._mark(attempt_ids, "recalled"):
             self._give_back(task)
         self._dispatcher.schedule()
 
     def _mark(self, attempt_ids: Sequence[int], end_reason: str) -> list[QueuedTask]:
-        """Set ``end_reason`` of attempts that are queued on workers, and recall them from the workers.
+        """Set the ``end_reason`` of attempts that are queued on workers, and recall these attempts from the workers.
 
         Returns:
-            The attempts that are on no worker.
+            The attempts that are not queued on a worker.
         """
         here: list[QueuedTask] = []
         first: dict[WorkerHandle, int] = {}
@@ -293,19 +316,22 @@ class Completion:
         return here
 
     def recall_from(self, worker: WorkerHandle, first: int) -> None:
-        """Recall a worker's tasks from number ``first`` on, so that it does not start them; see `shared_page`."""
+        """Recall a worker's tasks from number ``first`` on: the worker must not start them. See `shared_page`."""
         if worker.recalled_from is None:
             self._loop.call_later(shared_page.SETTLE_S, self._finish_recall, worker)
             worker.recalled_from = first
         if worker.page[shared_page.ANNOUNCED] < worker.page[shared_page.RECALLED_TO]:
-            # The worker may still reach tasks of an earlier recall. These must not start either.
+            # The worker may still reach tasks of an earlier recall. Those must not start either.
             first = min(first, worker.page[shared_page.RECALLED_FROM])
         worker.recalled_from = min(first, worker.recalled_from)
         worker.page[shared_page.RECALLED_TO] = worker.next_number - 1
         worker.page[shared_page.RECALLED_FROM] = worker.recalled_from
 
     def _finish_recall(self, worker: WorkerHandle) -> None:
-        """Take back the recalled tasks that the worker has not announced. By now the worker has read the recall."""
+        """Take back the recalled tasks that the worker has not announced.
+
+        The worker cannot start these tasks any more; `shared_page` explains why.
+        """
         first, worker.recalled_from = worker.recalled_from, None
         if worker.gone or first is None:
             return
@@ -323,7 +349,7 @@ class Completion:
         self._dispatcher.schedule()
 
     def _end(self, worker: WorkerHandle, tasks: Sequence[QueuedTask], grace_s: float) -> None:
-        """End running tasks. Cancel coroutines of a shared loop; for any other task, kill its worker."""
+        """End tasks that a worker runs. Cancel them if the worker has a shared loop; otherwise kill the worker."""
         for task in tasks:
             task.being_ended = True
             if not worker.shared:
@@ -332,12 +358,12 @@ class Completion:
             self._dispatcher.cancel_coroutines(worker, tasks)
             self._loop.call_later(grace_s, self._end_stubborn, worker, list(tasks))
         elif not worker.killed:
-            # The tasks that are queued behind this one start on another worker.
+            # The tasks that are queued behind the running task start on another worker.
             self.recall_from(worker, worker.page[shared_page.ANNOUNCED] + 1)
             self._kill(worker, grace_s)
 
     def _end_stubborn(self, worker: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
-        """Kill the worker of coroutines that did not end when they were cancelled. Its other tasks start again."""
+        """Kill a worker if it still runs one of these cancelled coroutines. The worker's other tasks start again."""
         if any(worker.queued.get(task.number_on_worker) is task for task in tasks) and not worker.gone:
             self._kill(worker, 0.0)
 
@@ -347,7 +373,7 @@ class Completion:
         self._loop.call_later(grace_s + _UNKILLABLE_S, self._give_up, worker)
 
     def _give_up(self, worker: WorkerHandle) -> None:
-        """Take back the tasks of a worker that has not ended in spite of SIGKILL. The worker keeps its claim."""
+        """Take back the tasks of a worker that did not end after SIGKILL. The worker keeps its claim on the ledger."""
         tasks, worker.queued = list(worker.queued.values()), {}
         self._put_back(worker, tasks)
         self._dispatcher.schedule()
@@ -356,9 +382,9 @@ class Completion:
         """End a task that exceeds a limit.
 
         Args:
-            worker: The worker that runs the task. It ends as well, unless it has a shared loop.
+            worker: The worker that runs the task. The agent kills the worker, unless it has a shared loop.
             task: The task.
-            kind: The kind of its failure, as in `Failed`.
+            kind: The kind of the task's failure, as in `Failed`.
         """
         if task.end_reason is not None and task.end_reason != "recalled":
             return
@@ -370,11 +396,14 @@ class Completion:
         task.being_ended = worker.leaving = True
         self.recall_from(worker, task.number_on_worker + 1)
         self._pool.signal(worker, shared_page.SAMPLE_SIGNAL)
-        # A task that exceeds its memory limit is killed with SIGKILL at once, before it takes even more.
+        # A task that exceeds its memory limit gets SIGKILL without SIGTERM, so that it cannot take even more memory.
         self._loop.call_later(_SAMPLE_S, self._kill, worker, 0.0 if kind == "memory" else self.kill_after_s)
 
     def lapse(self) -> None:
-        """End all tasks because the lease has ended. Running tasks fail; the others go back to the controller."""
+        """End all tasks, because the lease has ended.
+
+        Tasks that were sent to a worker fail, and their workers are killed. All other tasks go back to the controller.
+        """
         for task in list(self._queue.tasks.values()):
             if task.state == QUEUED:
                 task.end_reason = task.end_reason or "host"
@@ -389,14 +418,18 @@ class Completion:
                 self._kill(worker, 0.0)
 
     def on_worker_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
-        """Fail the task that made its worker end, if there is one. Put the worker's other tasks back into the queue."""
+        """Handle the end of a worker.
+
+        If a task caused the end, that task fails. `_put_back` takes the other tasks of the worker back.
+        """
         queued = list(worker.queued.values())
         if report.error:
             self._count_spawn_failure(queued)
         else:
             self._spawn_failures = 0
         if report.lapsed:
-            # The supervisor killed the worker, because the lease had ended. The agent saw only its renewal.
+            # The supervisor killed the worker, because the lease had ended. The agent may not have noticed that, if the
+            # lease was renewed shortly afterwards.
             worker.killed = True
             for task in queued:
                 task.end_reason = task.end_reason or "host"
@@ -435,7 +468,8 @@ class Completion:
         """Return the task that made its worker end.
 
         Returns:
-            None if several tasks ran on the worker. From now on, each of these gets a worker of its own.
+            None if the agent cannot tell. This can happen only in a shared loop: no task had started, or several had.
+            In the second case, each of these gets a worker of its own when it starts again.
         """
         announced = worker.page[shared_page.ANNOUNCED]
         if not worker.shared:
@@ -448,7 +482,7 @@ class Completion:
         return None
 
     def _cause_of_death(self, worker: WorkerHandle, report: messages.WorkerGone) -> dict[str, Any]:
-        """Return the facts of a ``died`` failure."""
+        """Return the fields of `Failed` that say how a worker died."""
         status = report.status
         facts: dict[str, Any] = {"maxrss": report.rss}
         if worker.link_misused:
@@ -469,7 +503,7 @@ class Completion:
         return facts
 
     def _was_killed_for_memory(self, worker: WorkerHandle) -> bool | None:
-        """Return True if the kernel killed a worker for lack of memory, None if the agent cannot know this."""
+        """Return True if the kernel killed a worker for lack of memory, False if not, None if the agent cannot know."""
         if worker.group is None or not kills_in(worker.group):
             return self.oom_kills.claim()
         self.oom_kills.reset()

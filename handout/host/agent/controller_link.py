@@ -1,9 +1,11 @@
-"""The agent's end of the link to the controller: a Unix socket, and the one connection on it that is in use.
+"""The agent's end of the link to the controller. The agent listens on a Unix socket and uses one connection at a time.
 
-The agent uses a connection once a hello with the right token has come over it. A later connection replaces an earlier
-one. `Session` holds the state that outlives a connection. A controller that takes over from another one begins a new
-conversation under its own name. From then on, the agent refuses connections of earlier conversations. It also refuses a
-connection that was delayed on the way and arrives after a later connection of the same conversation.
+The agent accepts a connection once it has received a hello with the right token. A later connection replaces an earlier
+one. `Session` holds the state that outlives a connection.
+
+A controller that takes over from another one begins a new conversation. From then on, the agent refuses connections of
+earlier conversations. A connection can also be delayed on the way, and arrive after a later connection of the same
+conversation. The agent refuses such a connection.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from handout.protocol.session import Session
 _RECEIVE = 512 << 10
 _HELLO_TIMEOUT_S = 10.0
 _ACCEPT_PAUSE_S = 0.25
-#: Connections that have not been authenticated yet, at most.
+#: The largest number of connections that have not sent the right token yet. The agent closes further ones at once.
 _MAX_UNAUTHENTICATED = 16
-#: Segments that one `sendmsg` takes, below the system's own limit of 1,024.
+#: The link passes at most this many segments to one `sendmsg`. The system's own limit is 1,024.
 _SEGMENTS = 512
 
 
@@ -38,14 +40,14 @@ class ControllerLink:
     Args:
         path: Path of the socket.
         token: The token that a hello must carry.
-        identity: The agent's identity. A hello for another agent is refused.
+        identity: The agent's identity. The link refuses a hello that is meant for another agent.
         heartbeat_s: Seconds between heartbeats on an idle connection.
         on_message: Called with every message, once and in order. The payload is valid until the call returns.
-        on_piece: Called with every piece of an incoming stream, once and in order. Its bytes are valid until the call
-            returns.
-        on_received: Called after bytes were received, because these may have extended the lease.
-        lease_ended: Returns True if the lease has ended. The link then does not read the bytes in the socket, because
-            they may be old.
+        on_piece: Called with every piece of an incoming stream, once and in order. The piece's bytes are valid until
+            the call returns.
+        on_received: Called after the link has received bytes, because these bytes may have extended the lease.
+        lease_ended: Returns True if the lease has ended. The link then closes the connection, and does not read the
+            bytes that wait in the socket, because they may be old.
         on_takeover: Called when another controller has taken over, with the headers and payloads of the messages that
             the earlier controller had not confirmed.
     """
@@ -65,7 +67,8 @@ class ControllerLink:
         self.session = Session(heartbeat_s=heartbeat_s, now=now())
         self._token = token.hex()
         self._identity = identity
-        #: The number of the latest connection of this conversation. A lower number means that a connection was delayed.
+        #: The number of the latest connection of this conversation. A connection whose number is not higher was delayed
+        #: on the way.
         self._connection = 0
         #: The name of the current conversation, which its controller chose; None before the first one.
         self._conversation: str | None = None
@@ -78,11 +81,12 @@ class ControllerLink:
         self._on_takeover = on_takeover
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
-        #: By connection on which no hello has arrived yet: its decoder, and the number of bytes received.
+        #: The connections that have not sent a whole hello yet. Each is mapped to its decoder and the number of bytes
+        #: that it has sent.
         self._unauthenticated: dict[socket.socket, tuple[wire.Decoder, int]] = {}
         self._unsent: deque[memoryview] = deque()
         self._scheduled = False
-        #: The buffer of every read. A callback that keeps any of its bytes must copy them.
+        #: Every read fills this buffer anew. A callback that keeps any of the bytes must copy them.
         self._buffer = memoryview(bytearray(_RECEIVE))
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
@@ -113,8 +117,8 @@ class ControllerLink:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError:
-            # The system has no descriptor or no memory left for the connection. The socket stays readable, so without a
-            # pause the event loop would call this method all the time.
+            # The system has no descriptor or no memory left for the connection. The listening socket stays readable, so
+            # without a pause the event loop would call this method again and again.
             self._loop.remove_reader(self._listener.fileno())
             self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
             return
@@ -136,7 +140,7 @@ class ControllerLink:
         decoder, received = self._unauthenticated[peer]
         data = b""
         try:
-            # A hello is small. Bytes that follow it stay in the socket.
+            # A hello is small, and the controller sends nothing else until the agent has answered.
             data = peer.recv(4096)
             frames = list(decoder.feed(data)) if data else None
         except BlockingIOError:
@@ -165,7 +169,7 @@ class ControllerLink:
         self._welcome(peer, decoder, received, hello)
 
     def _welcome(self, peer: socket.socket, decoder: wire.Decoder, received: int, hello: wire.Hello) -> None:
-        """Use an authenticated connection from now on, or refuse it."""
+        """Handle a connection that has sent the right token: use it from now on, or refuse it."""
         try:
             greeting = codec.decode_hello(messages.Greeting, hello.fields)
         except wire.ProtocolError as error:
@@ -189,7 +193,7 @@ class ControllerLink:
         except wire.ProtocolError:
             self.disconnect()
             return
-        # The controller is reachable, so a lease that had ended begins again.
+        # The controller has just sent a hello, so the lease begins anew.
         session.last_mutual = now()
         self._on_received()
         if unconfirmed is not None:
@@ -197,15 +201,15 @@ class ControllerLink:
         self.flush()
 
     def _refusal_of(self, greeting: messages.Greeting) -> str:
-        """Return why a connection is refused, or an empty string."""
+        """Return the reason for which the agent refuses a connection; an empty string if it accepts the connection."""
         name = greeting.conversation
         is_new = self._conversation is not None and name != self._conversation
         if greeting.agent != self._identity:
-            return "another agent was meant"
+            return "the controller asked for another agent"
         if name in self._ended_conversations or (is_new and not greeting.takeover):
             return "another controller has taken over"
         if greeting.connection <= self._connection and not is_new:
-            return "an earlier connection"
+            return "the controller has opened a later connection"
         return ""
 
     def _refuse(self, peer: socket.socket, reason: str) -> None:
@@ -218,11 +222,11 @@ class ControllerLink:
     def _begin_conversation(
         self, greeting: messages.Greeting
     ) -> list[tuple[dict[str, Any], Sequence[wire.Buffer]]] | None:
-        """End the current conversation and begin another one, if the greeting names another one.
+        """If the greeting names another conversation, end the current conversation and begin the other one.
 
         Returns:
-            The headers and payloads of the messages that the earlier controller had not confirmed. None if no
-            controller takes over.
+            If a controller takes over, the headers and payloads of the messages that the earlier controller had not
+            confirmed; otherwise None.
         """
         if greeting.conversation == self._conversation:
             return None
@@ -253,7 +257,7 @@ class ControllerLink:
         if peer is None:
             return
         if self._lease_ended():
-            # The agent was stopped for so long that the bytes in the socket are old. The controller must connect again.
+            # The bytes in the socket may be old, so they must not renew the lease. The controller must connect again.
             self.disconnect()
             return
         try:
@@ -278,12 +282,12 @@ class ControllerLink:
         self.schedule()
 
     def send(self, message: AnyMessage, payload: Sequence[wire.Buffer] = ()) -> None:
-        """Send a message. Messages of one turn of the event loop are written together."""
+        """Send a message. The link writes all messages of one turn of the event loop together."""
         self.session.send(codec.encode(message), payload)
         self.schedule()
 
     def send_bulk(self, message: AnyMessage, payload: Sequence[wire.Buffer] = ()) -> None:
-        """Send a message that takes turns with the streams, so that it delays no other message."""
+        """Send a bulk message. Bulk messages take turns with the streams, so that they delay no other message."""
         self.session.send_bulk(codec.encode(message), payload)
         self.schedule()
 
@@ -324,11 +328,11 @@ class ControllerLink:
                 self._unsent.popleft()
 
     def close(self) -> int:
-        """Stop listening and end the conversation.
+        """Stop listening and end the conversation, but leave the connection open.
 
         Returns:
-            The descriptor of the connection, still open, or -1. Once it is closed, the controller knows that the agent
-            has ended.
+            The descriptor of the connection, or -1 if there is none. When the connection closes, the controller knows
+            that the agent has ended.
         """
         peer, self._peer = self._peer, None
         if peer is not None:

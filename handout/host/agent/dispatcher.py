@@ -1,8 +1,14 @@
-"""Decides which task starts when and on which worker. Only this module claims amounts of this host's ledger.
+"""Decides when each task starts, and on which worker. Only this module claims amounts of this host's ledger.
 
-Tasks start in the order in which they arrived, except that a task that fits passes a task that does not fit. The
-dispatcher sends a worker short tasks in batches. If a task waits only for results of tasks that are queued on one
-worker, the dispatcher queues it behind them, because a round trip for each task would take longer than the task.
+Tasks start in the order in which they arrived. However, if the ledger has no room for a task, later tasks that fit may
+start first.
+
+Most workers run one task at a time. A round trip between agent and worker can take longer than a short task. Therefore
+the dispatcher sends a worker short tasks in batches. If a task waits only for results of tasks that are queued on one
+worker, the dispatcher queues it behind these tasks.
+
+Coroutines are different: if their task class allows it, many of them run at the same time in the event loop of one
+worker. Such a loop is called a shared loop.
 """
 
 from __future__ import annotations
@@ -22,45 +28,47 @@ from handout.protocol import messages
 from handout.protocol.frames import Buffer
 from handout.protocol.resource_ledger import Ledger
 
-#: Tasks queued on one worker, at most.
+#: The largest number of tasks that are queued on one worker, unless the worker has a shared loop.
 BATCH = 128
-#: Microseconds that the tasks queued on one worker are expected to take together, at most.
+#: The dispatcher queues a further task on a worker only if the worker's tasks, including this one, are expected to take
+#: at most this many microseconds together.
 BATCH_US = 2000.0
-#: Bytes of pickled calls in one batch, at most.
+#: A batch gets no further task once its pickled calls have more than this many bytes.
 _BATCH_BYTES = 1 << 20
-#: Bytes of small inputs in one batch, at most. The store writes further inputs to files.
+#: A batch carries at most this many bytes of small inputs. The store writes the other small inputs to files.
 _SENT_BYTES = 8 << 20
-#: The dispatcher sends a worker more tasks once it has at most this many left.
+#: The dispatcher sends a worker more tasks once at most this many tasks are queued on it.
 _LOW = 64
-#: Coroutines in one shared loop, at most.
+#: The largest number of coroutines in one shared loop.
 MAX_CONCURRENT = 1000
-#: Functions whose durations are remembered, at most.
+#: The largest number of functions for which estimates of the duration are kept.
 _FUNCTIONS_KEPT = 4096
-#: After a task class has waited for room for this many seconds, no later task class may pass it.
+#: Once tasks of one task class have waited for room for more than this many seconds, the dispatcher starts no tasks of
+#: classes whose first waiting task arrived later. Room that becomes free then goes to the class that has waited.
 _RESERVE_S = 30.0
-#: Seconds before the next fork, after the system refused one.
+#: Seconds that the dispatcher waits after the system has refused to fork a worker.
 _SPAWN_RETRY_S = 0.2
 
 
 class ExpectedDurations:
-    """Expected durations of functions, from the durations of their tasks.
+    """Estimates how long a function's next task will take. The estimates are made from the durations of earlier tasks.
 
-    A duration is kept when its function is released, because a later run may use the function again under the same
-    number. Beyond `_FUNCTIONS_KEPT` functions, the one that was recorded first is forgotten.
+    When the controller releases a function, the estimate is kept, because a later run may use the function again under
+    the same number. If there are estimates for more than `_FUNCTIONS_KEPT` functions, the oldest one is deleted.
     """
 
     def __init__(self) -> None:
         self._us: dict[int, float] = {}
 
     def get(self, fn: int) -> float | None:
-        """Return the microseconds that a task is expected to take; None before the function's first task has ended."""
+        """Return the estimate for a function in microseconds; None before a task of the function has returned."""
         return self._us.get(fn)
 
     def add(self, fn: int, us: int) -> None:
         """Record the duration of a task.
 
-        A duration below the expected one counts more than one above it, because the first task of a function often
-        takes long: it imports modules.
+        The first task of a function often takes long, because it imports modules. Therefore a duration below the
+        estimate changes the estimate more than a duration above it.
         """
         old = self._us.get(fn)
         if old is None:
@@ -72,14 +80,14 @@ class ExpectedDurations:
 
 
 class Dispatcher:
-    """Starts tasks on workers as the ledger has room for them.
+    """Starts tasks on workers when the ledger has room for them.
 
     Args:
         queue: The tasks.
-        ledger: The amounts of this host, and those that are free.
+        ledger: The amounts that this host has, and the claims of tasks on them.
         store: The store that has the inputs.
         pool: The workers.
-        functions: Pickled functions, by number.
+        functions: Pickled functions, by their numbers.
     """
 
     def __init__(
@@ -93,32 +101,34 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self.durations = ExpectedDurations()
-        #: True after the lease has ended and until it is renewed. No task starts meanwhile.
+        #: True from the end of the lease until it is renewed. No task starts while this is True.
         self.paused = False
-        #: Called when a worker was sent tasks.
+        #: Called after the dispatcher has sent tasks to a worker.
         self.on_busy: Callable[[], None] = lambda: None
-        #: Workers, at most. The ledger does not limit tasks whose cost is empty, so this limit is needed as well.
+        #: If the host has this many workers and none of them is idle, the dispatcher forks no further worker, except
+        #: for a shared loop. The ledger does not limit tasks whose cost is empty, so this limit is needed as well.
         self.max_workers = 64 + 2 * (os.cpu_count() or 1)
-        #: Seconds that a cancelled task gets to end by itself.
+        #: Seconds that a cancelled task has to end by itself, before the agent kills its worker.
         self.grace_s = 5.0
-        #: No worker is forked before this time, because the system refused to fork one.
+        #: The dispatcher takes no further worker into use before this time, in seconds of the monotonic clock. `hold`
+        #: sets the time when the system has refused to fork a worker.
         self._hold_until = 0.0
-        #: By worker key: the worker whose shared loop takes the next coroutine.
+        #: Maps a worker key to the worker whose shared loop gets the next coroutine with this key.
         self._loops: dict[WorkerKey, WorkerHandle] = {}
-        #: Keys of objects that workers must read with the restricted reader.
+        #: Keys of the objects that workers must read with the restricted reader.
         self.distrusted: set[int] = set()
         #: The classes that the restricted reader accepts in addition to its own.
         self._types: Sequence[Any] = ()
         self._visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
 
     def schedule(self) -> None:
-        """Start tasks in the next turn of the loop, after the messages that have arrived by then."""
+        """Start tasks in the next turn of the event loop, when all messages of the present turn have been handled."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._start_ready)
 
     def hold(self) -> None:
-        """Fork no worker for a moment, because the system refuses new processes."""
+        """Take no further worker into use for `_SPAWN_RETRY_S` seconds, because the system refused a new process."""
         self._hold_until = now() + _SPAWN_RETRY_S
         self._loop.call_later(_SPAWN_RETRY_S, self.schedule)
 
@@ -145,12 +155,12 @@ class Dispatcher:
     # ---- one task at a time --------------------------------------------------------------------------------
 
     def _fill(self, task_class: TaskClassQueue, blocked: bool) -> None:
-        """Start as many tasks of one task class as there is room for.
+        """Start as many tasks of one task class as the ledger has room for.
 
         Args:
             task_class: The task class.
-            blocked: True if an earlier task of another class waits for room. The workers of this class then get no
-                further tasks, so that they release their claims and the earlier task finds room.
+            blocked: True if an earlier task of another class waits for room. Workers that already have tasks of this
+                class then get no further ones. They release their claims sooner, and the earlier task finds room.
         """
         head = task_class.head
         while head is not None:
@@ -169,7 +179,7 @@ class Dispatcher:
                 self._send_tasks(worker, BATCH)
 
     def _claim_worker(self, task_class: TaskClassQueue) -> WorkerHandle | None:
-        """Return a worker with a claim for a task class; None if there is no room for one more."""
+        """Claim the need of a task class, and return a worker that holds the claim. Return None if there is no room."""
         if len(self._pool.workers) >= self.max_workers and not self._pool.has_idle:
             return None
         if self._hold_until > now():
@@ -190,14 +200,15 @@ class Dispatcher:
         try:
             return self._pool.acquire(key, self._environment, self._bundle_path(task_class))
         except OSError:
-            # The system has no descriptors or no memory left. There is room again once other workers have ended.
+            # The system has no descriptors or no memory left. It may have some again once other workers have ended.
             traceback.print_exc()
             self.hold()
             return None
 
     def _environment(self, key: WorkerKey) -> dict[str, str]:
         environment = {v: str(key.threads) for v in THREAD_VARIABLES if v not in os.environ}
-        # The agent's own environment may list only some devices. The ledger numbers only these, from 0.
+        # The environment of the agent may name only some devices of the host. The ledger knows only these devices, and
+        # numbers them from 0.
         visible = self._visible
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[d] if d < len(visible) else str(d) for d in key.devices)
         return environment
@@ -206,14 +217,17 @@ class Dispatcher:
         return self._store.path(task_class.bundle) if task_class.bundle is not None else None
 
     def forget(self, worker: WorkerHandle, task: QueuedTask) -> None:
-        """Record that a task is not queued on its worker any more."""
+        """Record that a task is not queued on its worker any more, and release the task's own claim if it has one."""
         worker.load_us -= task.expected_us
         if task.claim is not None:
             self._ledger.release(task.claim)
             task.claim = None
 
     def release(self, worker: WorkerHandle) -> None:
-        """Free the claim of a worker that has no queued task any more, or that has ended."""
+        """Release the claim of a worker that has no queued task any more, or that has ended.
+
+        If the worker can run further tasks, it becomes idle.
+        """
         if worker.shared:
             assert worker.key is not None
             if self._loops.get(worker.key) is worker:
@@ -227,7 +241,8 @@ class Dispatcher:
             and not worker.gone
             and (claim.devices or self._has_leftover_memory(worker, worker.task_class))
         ):
-            # A device, or memory that earlier tasks left behind, is free only once the process has ended.
+            # The worker's process may still hold memory of a device, or memory that earlier tasks left behind. So the
+            # claim is released only when the process has ended.
             if not worker.leaving:
                 self._pool.dismiss(worker)
             return
@@ -240,7 +255,7 @@ class Dispatcher:
         self._pool.release(worker)
 
     def _has_leftover_memory(self, worker: WorkerHandle, task_class: TaskClassQueue) -> bool:
-        """Return True if the memory that earlier tasks left in a worker could make the next task exceed its limit."""
+        """Return True if earlier tasks left so much memory in a worker that the next task could exceed its limit."""
         limit = task_class.options.memory_limit
         return limit is not None and worker.pid > 0 and processes.tree_memory(worker.pid, limit // 2) > limit // 2
 
@@ -287,7 +302,12 @@ class Dispatcher:
         worker.queued[task.number_on_worker] = task
 
     def _add_followers(self, worker: WorkerHandle, batch: list[QueuedTask]) -> None:
-        """Queue waiting tasks on a worker if it makes all of their missing inputs."""
+        """Queue waiting tasks on a worker if tasks that are queued there make all of their missing inputs.
+
+        Args:
+            worker: The worker.
+            batch: The tasks that will be sent to the worker next. The method adds the tasks that it queues.
+        """
         waiting = self._queue.waiting
         none: dict[int, QueuedTask] = {}
         sources = [*worker.queued.values()]
@@ -351,7 +371,7 @@ class Dispatcher:
         self._pool.send(worker, message, [*blobs, *data, *(t.call for t in batch)])
 
     def distrust(self, keys: Iterable[int], types: Sequence[Any]) -> None:
-        """Have workers read objects with the restricted reader, because these passed through a host with trust="data".
+        """Have workers read objects with the restricted reader. The objects passed through a host with trust="data".
 
         Args:
             keys: Keys of the objects.
@@ -361,7 +381,7 @@ class Dispatcher:
         self._types = types
 
     def _inputs(self, batch: Sequence[QueuedTask]) -> tuple[list[int], list[Buffer]]:
-        """Return the keys and the bytes of the small inputs that are sent with a batch."""
+        """Return the keys and the bytes of small inputs to send with a batch. The worker reads other inputs itself."""
         keys: dict[int, Buffer] = {}
         nbytes = 0
         for task in batch:
@@ -418,5 +438,5 @@ class Dispatcher:
             self.on_busy()
 
     def cancel_coroutines(self, worker: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
-        """Have a worker cancel tasks of its shared loop."""
+        """Have a worker cancel coroutines of its shared loop."""
         self._pool.send(worker, messages.CancelCoroutines([t.number_on_worker for t in tasks]))

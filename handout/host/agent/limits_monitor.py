@@ -1,7 +1,7 @@
-"""Checks running tasks from time to time, and ends those that exceed their timeout or their memory limit.
+"""Checks running tasks from time to time, and ends tasks that exceed their timeout or their memory limit.
 
 The monitor also reports to the controller which tasks have been running for a while. If a task takes longer than
-expected, the monitor recalls the tasks that are queued behind it on the same worker.
+`_RECALL_NS`, the monitor recalls the tasks that are queued behind it on the same worker.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import processes, shared_page
 from handout.host.system.clock import now_ns
 
-#: Seconds between checks while a task may have to be reported, or may hold up the tasks behind it.
+#: Seconds between two checks while a running task has not been reported to the controller yet, or while tasks are
+#: queued behind a running task.
 _FAST_S = 0.02
-#: Seconds between checks of tasks that have a limit.
+#: Seconds between two checks if the only reason for them is a timeout or a memory limit.
 _SLOW_S = 0.1
-#: Bytes a second by which the monitor assumes that a task's memory grows. The monitor measures again before the task
-#: can reach its limit at this rate.
+#: The monitor assumes that the memory of a task grows by at most this many bytes per second. It measures the memory
+#: again before the task can reach its limit at this rate.
 _GROWTH = 2 << 30
-#: Seconds between two measurements of the memory of a task, at least.
+#: At least this many seconds pass between two measurements of the memory of one task.
 _LEAST_S = 0.01
-#: The largest part of the agent's time that it may spend on measuring the memory of process trees.
+#: The largest share of its time that the agent may spend on measuring the memory of one task.
 _MEASURE_SHARE = 0.05
-#: Nanoseconds after which the tasks queued behind a running task start on another worker.
+#: Once a task has run for this many nanoseconds, the monitor recalls the tasks that are queued behind it, so that they
+#: can start on another worker.
 _RECALL_NS = 20_000_000
-#: Nanoseconds after which the agent reports to the controller that a task runs.
+#: Once a task has run for this many nanoseconds, the monitor reports to the controller that the task runs.
 _REPORT_NS = 50_000_000
 
 
 class LimitsMonitor:
-    """Checks the running tasks by a timer, which runs only while a task needs it.
+    """Checks the running tasks with a timer. The timer runs only while a task needs a check.
 
     Args:
         pool: The workers.
@@ -49,11 +51,11 @@ class LimitsMonitor:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Check tasks soon, because the dispatcher has started one."""
+        """Check tasks soon, because the dispatcher has sent tasks to a worker."""
         self._check_in(_FAST_S)
 
     def _check_in(self, delay_s: float) -> None:
-        """Check tasks after ``delay_s`` seconds, unless an earlier check is due."""
+        """Check tasks after ``delay_s`` seconds, unless a check is due before that."""
         when = self._loop.time() + delay_s
         if self._timer is not None:
             if self._timer.when() <= when:
@@ -97,14 +99,17 @@ class LimitsMonitor:
             self._check_in(_SLOW_S)
 
     def _recall_queued(self, worker: WorkerHandle, task: QueuedTask) -> None:
-        """Recall the tasks that are queued behind a slow task. Have the worker report those that ended before it."""
+        """Recall the tasks that are queued behind a slow task.
+
+        Also have the worker report the tasks that ended before the slow one, because their report would wait for it.
+        """
         worker.slow_task = task.number_on_worker
         self._completion.recall_from(worker, task.number_on_worker + 1)
         if next(iter(worker.queued)) < task.number_on_worker:
             self._pool.signal(worker, shared_page.FLUSH_SIGNAL)
 
     def _check_coroutines(self, worker: WorkerHandle, now: int, unreported: list[QueuedTask]) -> bool:
-        """Check all tasks of a shared loop. Return True if they must be checked again."""
+        """Check all tasks of a shared loop. Return True if one of them must be checked again."""
         again = False
         for task in list(worker.queued.values()):
             elapsed = now - task.started_ns
@@ -117,7 +122,7 @@ class LimitsMonitor:
         return again
 
     def _check_limits(self, worker: WorkerHandle, task: QueuedTask, elapsed: int) -> bool:
-        """End a task that exceeds its timeout or memory limit. Return True if it must be checked again."""
+        """End a task if it exceeds its timeout or memory limit. Return True if the task has such a limit."""
         task_class = task.task_class
         if task_class.timeout_s is not None and elapsed > task_class.timeout_s * 1e9:
             self._completion.end_running(worker, task, "timeout")
@@ -126,13 +131,13 @@ class LimitsMonitor:
         return task_class.timeout_s is not None or task_class.options.memory_limit is not None
 
     def _check_memory(self, worker: WorkerHandle, task: QueuedTask, limit: int) -> None:
-        """End a task that exceeds its memory limit, or measure again before it can exceed the limit."""
+        """Measure the memory of a task if this is due. End the task if it exceeds its limit, or plan the next check."""
         began = self._loop.time()
         if not worker.pid or began + _LEAST_S / 2 < task.measure_at:
             return
         used = processes.tree_memory(worker.pid, limit)
         task.peak_memory = max(task.peak_memory, used)
-        # The kernel may have killed a process that the task started. The task may then wait for that process for ever.
+        # If the kernel killed a process that the task had started, the task might wait for that process for ever.
         if used > limit or worker.killed_at_limit:
             self._completion.end_running(worker, task, "memory")
             return

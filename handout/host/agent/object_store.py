@@ -1,6 +1,7 @@
-"""The objects of a host, as bytes: small ones in the agent's memory, large ones as files that workers map.
+"""Stores the objects of a host as bytes: small objects in the agent's memory, large ones as files that workers map.
 
-Files lie in memory (``/dev/shm``) up to the store's limit, and on disk beyond it. The store never unpickles an object.
+The files lie in memory (``/dev/shm``). Once they have as many bytes as the store's limit allows, further files lie on
+disk. The store never unpickles an object.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from handout.protocol.session import Source
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-#: Bytes of small objects in the agent's own memory, at most. Further small objects become files as well.
+#: The agent's own memory holds at most this many bytes of small objects. Further small objects become files.
 _SMALL_LIMIT = 128 << 20
-#: The part of the free space in ``/dev/shm`` that the store uses, at most.
+#: By default, the store uses at most this share of the space that is free in ``/dev/shm`` when the agent starts.
 _SHARE = 0.5
 _COPY_SIZE = 1 << 20
-#: Indexes of the store's folders.
+#: Indexes of the folder in memory and the folder on disk.
 MEMORY, DISK = 0, 1
 
 
 class StoreFullError(Exception):
-    """Neither memory nor disk has room for an object."""
+    """The store has no room for an object, neither in memory nor on disk."""
 
     def __init__(self, path: str, need: int, free: int) -> None:
         super().__init__(f"no room for an object of {need} bytes in {path} ({free} bytes free)")
@@ -34,22 +35,23 @@ class StoreFullError(Exception):
 
 
 class Entry(NamedTuple):
-    """One object."""
+    """An object in the store."""
 
     size: int
     #: The bytes of a small object; None if the object is a file.
     data: bytes | None
-    #: Index of the folder of the file.
+    #: Index of the folder that has the file.
     folder: int
 
 
 class ObjectStore:
-    """The objects of this host.
+    """Stores the objects of this host.
 
     Args:
-        memory_folder: Folder for files in memory, or None if the host has no file system in memory.
+        memory_folder: Folder for files in memory; None if the host has no file system in memory.
         disk_folder: Folder for files on disk.
-        limit: Bytes of files in memory, at most. Default: half of the space that is free there.
+        limit: The largest number of bytes of files in memory. Default: half of the space that is free in
+            ``memory_folder``.
     """
 
     def __init__(self, memory_folder: str | None, disk_folder: str, limit: int | None = None) -> None:
@@ -59,9 +61,9 @@ class ObjectStore:
             limit = int(shutil.disk_usage(memory_folder).free * _SHARE) if memory_folder else 0
         self._limit = limit
         self._entries: dict[int, Entry] = {}
-        #: Bytes of files in memory.
+        #: Bytes of the files that lie in memory.
         self.file_bytes = 0
-        #: Bytes of small objects.
+        #: Bytes of the small objects that are not files.
         self.small_bytes = 0
 
     def __contains__(self, key: int) -> bool:
@@ -77,7 +79,7 @@ class ObjectStore:
 
     @property
     def spilling(self) -> bool:
-        """True if new files go to disk, because memory is full."""
+        """True if new files go to disk, because the files in memory have reached the limit."""
         return self.file_bytes >= self._limit
 
     def size(self, key: int) -> int:
@@ -89,7 +91,9 @@ class ObjectStore:
         return self._entries[key].data
 
     def path(self, key: int) -> str | None:
-        """Return the path of an object's file; None if the store lacks the object. A small object becomes a file.
+        """Return the path of an object's file; None if the store does not have the object.
+
+        If the object is small and not a file yet, this method makes a file of it.
 
         Raises:
             StoreFullError: There is no room for the file.
@@ -100,7 +104,7 @@ class ObjectStore:
         if entry.data is not None:
             incoming = Incoming(self, key, entry.size, small=False)
             incoming.write(entry.data)
-            # The entry is deleted only now, so that the object stays in memory if the write fails.
+            # The entry is deleted only after the write, so that the object stays in memory if the write fails.
             del self._entries[key]
             self.small_bytes -= entry.size
             incoming.finish()
@@ -108,10 +112,10 @@ class ObjectStore:
         return f"{self.folders[entry.folder]}/{file_name(key)}"
 
     def put(self, key: int, data: Buffer) -> None:
-        """Add an object; its bytes are copied.
+        """Add an object. The store copies its bytes. If the store has the object already, do nothing.
 
         Raises:
-            StoreFullError: There is no room.
+            StoreFullError: There is no room for the object.
         """
         if key in self._entries:
             return
@@ -125,13 +129,23 @@ class ObjectStore:
         self._entries[key] = Entry(size, bytes(data), MEMORY)
 
     def take_file(self, key: int, size: int, folder: int, suffix: str) -> bool:
-        """Add a file that a worker wrote; return False if it does not exist or has another size."""
+        """Add a file that a worker wrote.
+
+        Args:
+            key: Key of the object.
+            size: Bytes of the object.
+            folder: Index of the folder that has the file.
+            suffix: The end of the file's name. The store removes this end when it takes the file.
+
+        Returns:
+            False if the file does not exist or has another size.
+        """
         path = f"{self.folders[folder]}/{file_name(key)}"
         try:
             if os.stat(path + suffix).st_size != size:
                 return False
             if key in self._entries:
-                # The object was made twice. The first file stays, because workers may have mapped it.
+                # Two attempts made this object. The first object stays, because workers may have mapped its file.
                 os.unlink(path + suffix)
                 return True
             os.rename(path + suffix, path)
@@ -146,7 +160,7 @@ class ObjectStore:
             self.file_bytes += size
 
     def drop(self, key: int) -> None:
-        """Delete an object. A worker that has mapped its file keeps the bytes."""
+        """Delete an object. A worker that has mapped the object's file keeps the bytes."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return
@@ -158,7 +172,7 @@ class ObjectStore:
         _remove(f"{self.folders[entry.folder]}/{file_name(key)}")
 
     def open(self, key: int) -> Outgoing:
-        """Return an object as the source of a stream. The source can still be read after the object was dropped.
+        """Return a source from which an object can be streamed. The source stays readable if the object is dropped.
 
         Raises:
             KeyError: The store does not have the object.
@@ -174,7 +188,11 @@ class ObjectStore:
             raise KeyError(key) from None
 
     def clean_up_after(self, suffix: str) -> None:
-        """Remove files that a worker wrote and did not report before it ended."""
+        """Remove the files that a worker wrote but did not report before it ended.
+
+        Args:
+            suffix: The end of the names of the worker's files.
+        """
         for folder in set(self.folders):
             try:
                 names = os.listdir(folder)
@@ -186,7 +204,7 @@ class ObjectStore:
 
 
 class Outgoing(Source):
-    """The bytes of an object, as the source of a stream."""
+    """A source from which the bytes of an object are streamed."""
 
     def __init__(self, size: int, *, data: bytes | None = None, fd: int = -1) -> None:
         self.size = size
@@ -200,14 +218,24 @@ class Outgoing(Source):
         return os.pread(self._fd, size, offset)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, if the object is a file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 class Incoming:
-    """An object that arrives in pieces."""
+    """An object that is written into the store in pieces.
+
+    Args:
+        store: The store.
+        key: Key of the object.
+        size: Bytes of the object.
+        small: True if the object stays in the agent's memory when it is small enough; False if it becomes a file.
+
+    Raises:
+        StoreFullError: There is no room for a file.
+    """
 
     def __init__(self, store: ObjectStore, key: int, size: int, *, small: bool = True) -> None:
         self._store = store
@@ -238,7 +266,7 @@ class Incoming:
         """Write the next piece.
 
         Raises:
-            StoreFullError: There is no room. The pieces that had arrived were removed.
+            StoreFullError: There is no room for the piece. The earlier pieces have been removed.
         """
         self.received += len(data)
         if self._small is not None:
@@ -273,7 +301,11 @@ class Incoming:
             _remove(path)
 
     def finish(self) -> None:
-        """Add the object to the store, after its last piece was written."""
+        """Add the object to the store. Call this after the last piece was written.
+
+        Raises:
+            StoreFullError: There is no room for the object.
+        """
         store = self._store
         if self._small is not None:
             store.put(self.key, self._small)
@@ -287,7 +319,7 @@ class Incoming:
         store._add_file(self.key, self.size, self._folder)
 
     def give_up(self) -> None:
-        """Remove the pieces that have arrived, because the rest will not come."""
+        """Remove the pieces that have been written, because no further pieces will come."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,7 +1,11 @@
-"""Handles what tasks print: finds the task of each piece, limits the amount, and keeps the last lines for failures.
+"""Handles the output that tasks print.
+
+The agent finds out which task printed which piece of output, limits the amount that it sends, and keeps the last lines
+of a task for the report of its failure.
 
 A task may print without end. The agent always reads the pipes, so that a task never waits for a slow link. At most
-`MAX_UNSENT` bytes of a task's stream wait to be sent. If there are more, the agent drops and counts the oldest lines.
+`MAX_UNSENT` bytes of each stream of a task wait to be sent. If there are more, the agent drops and counts the oldest
+lines.
 """
 
 from __future__ import annotations
@@ -12,69 +16,70 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
-#: A mark in a pipe is the worker's nonce, then the number of a task (its low half first), then the count of the bytes
-#: after the mark that this task wrote.
+#: A worker writes a mark before each piece of a task's output. The mark begins with the worker's nonce. The rest of it
+#: has this format: the two halves of the task's number, the low half first, and the number of bytes in the piece.
 _MARK = struct.Struct("<QQI")
 _HALF_BITS = 64
 NONCE_SIZE = 16
 MARK_SIZE = NONCE_SIZE + _MARK.size
 
-#: Bytes of one stream of a task that wait to be sent, at most.
+#: At most this many bytes of one stream of a task wait to be sent.
 MAX_UNSENT = 64 << 10
-#: Bytes of a task's standard error that the agent keeps for its failure, at most.
+#: The agent keeps this many of the last bytes of a task's standard error, for the case that the task fails.
 _TAIL_BYTES = 16 << 10
-#: Lines of standard error that a task's failure contains, at most.
+#: The report of a task's failure contains at most this many lines of standard error.
 TAIL_LINES = 20
-#: Lines of stack that the failure of a crashed or killed task contains, at most.
+#: The report about a crashed or killed task contains at most this many lines of its stack.
 _STACK_LINES = 40
 #: The line with which faulthandler begins the stack of a thread.
 _THREAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):$")
-#: A line of a stack that begins with one of these is a frame of the worker.
+#: A line of a stack that begins with one of these strings shows a call in the worker's own code.
 _OWN_FRAMES = ('  File "handout/host/', '  File "handout/serialization/')
-#: Bytes a second of one stream of a task that are sent, at most.
+#: The agent sends at most this many bytes per second of one stream of a task.
 _RATE = 256 << 10
-#: Seconds between the messages of one stream of a task, at least.
+#: At least this many seconds pass between two messages with output of one stream of a task.
 _INTERVAL_S = 0.05
-#: Bytes of an unfinished line that waits for its end, at most.
+#: If more than this many bytes of a stream wait to be sent, the agent also sends an unfinished last line.
 _MAX_PARTIAL_LINE = 8 << 10
 _READ_SIZE = 256 << 10
 
 
 def new_nonce() -> bytes:
-    """Return a new nonce for the marks of one worker: a NUL, which text does not contain, then other bytes."""
+    """Return a new nonce for the marks of one worker: a NUL byte, which text does not contain, and random bytes."""
     return b"\0" + bytes(byte or 1 for byte in os.urandom(NONCE_SIZE - 1))
 
 
 def mark(nonce: bytes, number: int, size: int) -> bytes:
-    """Return the mark that a worker writes before ``size`` bytes of a task."""
+    """Return the mark that a worker writes before ``size`` bytes of output of task ``number``."""
     return nonce + _MARK.pack(number & (1 << _HALF_BITS) - 1, number >> _HALF_BITS, size)
 
 
 class Pipe:
-    """Reads one standard stream of one worker, and finds by the marks in it which task wrote which bytes.
+    """Reads one standard stream of one worker. The marks in the stream say which task wrote which bytes.
 
-    C code and subprocesses bypass Python's streams, so their bytes have no mark. The agent assigns them to the running
-    task.
+    C code and subprocesses bypass Python's streams, so there are no marks before their output. The agent assigns such
+    output to the running task.
 
     Args:
-        fd: The reading end.
+        fd: The end of the pipe that is read.
         nonce: The beginning of the worker's marks.
-        running: Returns the number of the task that runs now; 0 in a shared loop, where several may run.
+        running: Returns the number of the task that runs now; 0 if the worker has a shared loop, where several tasks
+            may run.
     """
 
     def __init__(self, fd: int, nonce: bytes, running: Callable[[], int]) -> None:
         self.fd = fd
         self._nonce = nonce
         self._running = running
-        #: The task of the last mark, and how many of the next bytes belong to it.
+        #: The number of the task that the last mark names, and how many of the next bytes belong to this task.
         self._owner = 0
         self._owned_bytes = 0
-        #: The beginning of a mark whose rest has not arrived.
+        #: The beginning of a mark, if the rest of the mark has not arrived yet.
         self._partial_mark = b""
         os.set_blocking(fd, False)
 
     def read(self) -> list[tuple[int, bytes]] | None:
-        """Return new output as pairs of task number and bytes; None at the end of the stream."""
+        """Read new output. Return pairs of a task's number and its bytes, or None at the end of the stream."""
         running = self._running()
         try:
             data = os.read(self.fd, _READ_SIZE)
@@ -100,7 +105,8 @@ class Pipe:
             if next_mark < 0:
                 next_mark = self._find_partial_mark(data, start)
             if next_mark > start:
-                # For a shared loop, the agent cannot know the task of these bytes. It assumes that of the last mark.
+                # These bytes have no mark. In a shared loop, the agent cannot know which task wrote them, and assigns
+                # them to the task of the last mark.
                 yield running or self._owner, data[start:next_mark]
             if next_mark == end:
                 return
@@ -112,8 +118,8 @@ class Pipe:
             start = next_mark + MARK_SIZE
 
     def _find_partial_mark(self, data: bytes, start: int) -> int:
-        """Return the position of a nonce whose rest has not arrived; without one, return the end of the data."""
-        # Only the first byte of a nonce is NUL, and text has none.
+        """Return the position at which the data ends with the beginning of a nonce, or else the length of the data."""
+        # The first byte of a nonce is NUL, and no other byte of a nonce or of text is.
         at = data.rfind(b"\0", max(start, len(data) - NONCE_SIZE + 1))
         if at >= 0 and self._nonce.startswith(data[at:]):
             return at
@@ -127,7 +133,9 @@ class Pipe:
 def split_stack(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate the lines that a task wrote from the stacks that faulthandler wrote.
 
-    The stack of the current thread comes first. Frames of the worker, which called the task, are left out.
+    Returns:
+        The lines that the task wrote, and the lines of the stacks. The stack of the current thread comes first. In each
+        stack, the worker's own code, which called the task, is left out.
     """
     written: list[str] = []
     current: list[str] = []
@@ -152,7 +160,7 @@ def split_stack(lines: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 class TaskOutput:
-    """Output of one task to one of its two streams that has not been sent yet."""
+    """The unsent output of one task to one of its two standard streams."""
 
     __slots__ = ("attempt_id", "dropped", "fd", "send_at", "tail", "text")
 
@@ -160,11 +168,11 @@ class TaskOutput:
         self.attempt_id = attempt_id
         self.fd = fd
         self.text = bytearray()
-        #: The last bytes of the task's standard error, sent or not.
+        #: The last bytes that the task wrote to its standard error. They stay here after they have been sent.
         self.tail = bytearray()
-        #: Lines that were dropped since the last message.
+        #: How many lines the agent has dropped since the last message.
         self.dropped = 0
-        #: When the next message may be sent, in seconds of the monotonic clock.
+        #: The agent does not send the next message before this time, in seconds of the monotonic clock.
         self.send_at = 0.0
 
     def add(self, data: bytes) -> None:
@@ -184,11 +192,11 @@ class TaskOutput:
             del self.text[:end]
 
     def take(self, now: float, ended: bool) -> bytes | None:
-        """Return the lines to send now, or None.
+        """Remove and return the output to send now; None if there is nothing to send yet.
 
         Args:
             now: Seconds of the monotonic clock.
-            ended: True if the task has ended. Everything is then sent, also an unfinished line.
+            ended: True if the task has ended. The method then returns all output, including an unfinished last line.
         """
         if not ended and now < self.send_at:
             return None
@@ -201,13 +209,16 @@ class TaskOutput:
         return data
 
     def last_lines(self) -> tuple[list[str], list[str]]:
-        """Return the last lines that the task wrote, and its stack if faulthandler wrote one, innermost frame first."""
+        """Return the last lines that the task wrote, and the lines of its stack if faulthandler wrote one.
+
+        The innermost frame of the stack comes first.
+        """
         written, stack = split_stack(self.tail.decode("utf-8", "replace").splitlines())
         return written[-TAIL_LINES:], stack[:_STACK_LINES]
 
 
 class Logs:
-    """Output of all tasks of this host that has not been sent yet.
+    """The unsent output of all tasks on this host.
 
     Args:
         send: Called with the attempt id, the descriptor (1 or 2), the count of dropped lines, and the bytes.
@@ -221,11 +232,11 @@ class Logs:
 
     @property
     def waiting(self) -> bool:
-        """True if a task that runs has printed, so that `flush` may have output to send."""
+        """True if `flush` may have output to send, because a task has printed and `end` was not called for it yet."""
         return bool(self._outputs)
 
     def has(self, attempt_id: int) -> bool:
-        """Return True if a task has printed and `end` has not been called for it."""
+        """Return True if a task has printed and `end` was not called for it yet."""
         return (attempt_id, 1) in self._outputs or (attempt_id, 2) in self._outputs
 
     def add(self, attempt_id: int, fd: int, data: bytes) -> None:
@@ -236,12 +247,12 @@ class Logs:
         output.add(data)
 
     def tail(self, attempt_id: int) -> tuple[list[str], list[str]]:
-        """Return the last lines of a task's standard error, and its stack if faulthandler wrote one."""
+        """Return the last lines of a task's standard error, and the lines of its stack if faulthandler wrote one."""
         output = self._outputs.get((attempt_id, 2))
         return output.last_lines() if output is not None else ([], [])
 
     def shorten(self, attempt_id: int, nbytes: int) -> None:
-        """Keep only the last ``nbytes`` bytes of each stream of a task, because output of many tasks is unsent."""
+        """Keep only the last ``nbytes`` unsent bytes of each stream of a task, to save memory."""
         for fd in (1, 2):
             output = self._outputs.get((attempt_id, fd))
             if output is not None:
@@ -253,14 +264,14 @@ class Logs:
             self._outputs.pop((attempt_id, fd), None)
 
     def end(self, attempt_id: int, now: float) -> None:
-        """Send all output of a task that has ended."""
+        """Send the rest of the output of a task that has ended."""
         for fd in (1, 2):
             output = self._outputs.pop((attempt_id, fd), None)
             if output is not None:
                 self._emit(output, now, True)
 
     def flush(self, now: float) -> None:
-        """Send output of running tasks that may be sent now, as long as the session has room."""
+        """Send the output that is due now, as long as the session has room."""
         for output in self._outputs.values():
             if (output.text or output.dropped) and self.room():
                 self._emit(output, now, False)

@@ -1,4 +1,4 @@
-"""Programs that run on this host outside all tasks, because a tracker in the controller asked for their output."""
+"""Runs programs on this host, outside all tasks, when a tracker in the controller needs their output."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from handout.host.agent.controller_link import ControllerLink
 from handout.protocol import messages
 
-#: Bytes of a program's output that are sent, at most.
+#: The agent sends at most this many bytes of a program's output.
 _MAX_OUTPUT = 1 << 20
 _READ_SIZE = 64 << 10
-#: The status of a program that could not be started, as shells report it.
+#: The status that the agent reports if a program could not be started. Shells report the same status.
 _NOT_STARTED = 127
-#: Seconds that the agent waits for the end of a program that it killed.
+#: Seconds that the agent waits for a program to end after SIGKILL.
 _KILL_S = 1.0
-#: The running asyncio tasks. They are kept here, because the loop has only weak references to them.
+#: The asyncio tasks that run programs. The event loop has only weak references to them, so this set keeps them alive.
 _running: set[Any] = set()
 
 
 def start(request: messages.RunProgram, link: ControllerLink) -> None:
-    """Start a program, and send `ProgramEnded` when it has ended."""
+    """Start a program, and send `ProgramEnded` to the controller when the program has ended."""
     task = asyncio.get_running_loop().create_task(_run(request, link))
     _running.add(task)
     task.add_done_callback(_running.discard)
@@ -47,7 +47,11 @@ async def _run(request: messages.RunProgram, link: ControllerLink) -> None:
 
 
 async def _read_output(process: asyncio.subprocess.Process, timeout_s: float) -> bytes:
-    """Return the first bytes of a program's output. Afterwards, kill the program and its process group."""
+    """Read a program's output until the program ends or exceeds its timeout. Then kill its process group.
+
+    Returns:
+        The first bytes of the output. If the program exceeded its timeout, a note at the end says so.
+    """
     reader = process.stdout
     assert reader is not None
     output = bytearray()

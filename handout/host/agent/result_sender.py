@@ -1,7 +1,8 @@
-"""Reports to the controller how tasks ended. Results are gathered within a turn of the loop and sent together.
+"""Reports to the controller how tasks ended.
 
-If a task has printed, the sender sends its output first. The report of its end waits for that, and is then sent as a
-bulk message, which takes turns with the streams of objects. Every other report is sent at once.
+The sender gathers the results of one turn of the event loop, and sends them together. If a task has printed, the sender
+first sends the task's output, and then the report of the task's end. Output and report are then bulk messages, which
+take turns with the streams of objects. So the reports of other tasks do not wait for output.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from handout.host.agent.output_capture import Logs
 from handout.host.system.clock import now
 from handout.protocol import frames, messages
 
-#: Bytes of results in one message, at most.
+#: The sender sends the gathered results once they have more than this many bytes.
 _PAYLOAD = 8 << 20
-#: If more reports than this wait behind output, the output of each further task is cut to its last `_SHORT_LOG` bytes.
+#: Reports wait until the output of their tasks has been sent. If more than this many reports wait when a task ends, the
+#: sender keeps only the last `_SHORT_LOG` unsent bytes of each of the task's streams.
 _MANY_PRINTED = 256
 _SHORT_LOG = 1 << 10
 
 
 class GatheredResults:
-    """Results that are sent together, in columns."""
+    """Results that are sent together, as the columns of one message."""
 
     def __init__(self) -> None:
         self.attempt_ids: list[int] = []
@@ -42,7 +44,7 @@ class GatheredResults:
         inline: Sequence[int],
         payload: Iterable[frames.Buffer],
     ) -> None:
-        """Add the result of one attempt."""
+        """Add the result of one attempt. For the arguments, see `Finished`."""
         self.attempt_ids.append(attempt_id)
         self._us.append(us)
         self._sizes.append(sizes)
@@ -53,13 +55,16 @@ class GatheredResults:
                 self.nbytes += len(data)
 
     def message(self) -> tuple[messages.Finished, list[frames.Buffer]]:
-        """Return the message and its payload."""
-        # The payload is one piece, because to write many small pieces costs more than to copy them.
+        """Return the message with the results, and its payload."""
+        # The payload is joined into one piece, because writing many small pieces costs more than copying them.
         return messages.Finished(self.attempt_ids, self._us, self._sizes, self._inline), [b"".join(self._payload)]
 
 
 class PrintedEnd(NamedTuple):
-    """The report of an attempt that has printed. It has a result (microseconds, sizes, inline sizes) or a failure."""
+    """The report of the end of an attempt that has printed. It has either a result or a failure.
+
+    The result is a tuple of the attempt's microseconds, the sizes of its objects, and their inline sizes.
+    """
 
     attempt_id: int
     result: tuple[int, Sequence[int], Sequence[int]] | None
@@ -68,11 +73,11 @@ class PrintedEnd(NamedTuple):
 
 
 class ResultSender:
-    """Reports to the controller how each attempt ended, once.
+    """Reports to the controller how attempts ended. Each attempt is reported once.
 
     Args:
         link: The link to the controller.
-        logs: The output of tasks that has not been sent yet.
+        logs: The unsent output of tasks.
     """
 
     def __init__(self, link: ControllerLink, logs: Logs) -> None:
@@ -80,15 +85,15 @@ class ResultSender:
         self._logs = logs
         self._loop = asyncio.get_running_loop()
         self._done = GatheredResults()
-        #: Reports of attempts that have printed, in the order in which the attempts ended.
+        #: The unsent reports of attempts that have printed, in the order in which the attempts ended.
         self._printed: deque[PrintedEnd] = deque()
         self._recalled: list[int] = []
         self._scheduled = False
 
     def done(self, attempt_id: int, us: int, sizes: Sequence[int], inline: Sequence[int], data: memoryview) -> None:
-        """Report that an attempt returned a result. ``data`` holds its inline objects."""
+        """Report that an attempt returned a result. ``data`` holds the inline objects of the result."""
         if self._logs.has(attempt_id):
-            # The receive buffer may be filled again before this report is sent, so the data is copied.
+            # The report may wait for long. A view of the data would keep all bytes that arrived with it in memory.
             self._end_after_output(PrintedEnd(attempt_id, (us, sizes, inline), None, [bytes(data)]))
             return
         self._done.add(attempt_id, us, sizes, inline, [data])
@@ -97,13 +102,13 @@ class ResultSender:
         self._send_soon()
 
     def failed(self, failure: messages.Failed, payload: Sequence[frames.Buffer]) -> None:
-        """Report that an attempt failed. ``payload`` is its pickled exception."""
+        """Report that an attempt failed. ``payload`` is the pickled exception, if there is one."""
         stderr, stack = self._logs.tail(failure.attempt_id)
         failure = failure._replace(stderr=stderr, stack=stack)
         if self._logs.has(failure.attempt_id):
             self._end_after_output(PrintedEnd(failure.attempt_id, None, failure, [bytes(p) for p in payload]))
             return
-        # Reports keep the order in which the attempts ended.
+        # The gathered attempts ended before this one, so they are reported first.
         self._send_gathered()
         self._link.send(failure, payload)
 
@@ -114,11 +119,11 @@ class ResultSender:
         self._send_soon()
 
     def started(self, attempt_ids: Sequence[int]) -> None:
-        """Report that attempts run. `LimitsMonitor` calls this once they have run for a while."""
+        """Report that attempts run. `LimitsMonitor` calls this when the attempts have run for a while."""
         self._link.send(messages.Started(attempt_ids))
 
     def waiting(self) -> list[int]:
-        """Return the attempts that have ended and whose reports the link does not have yet."""
+        """Return the ids of the attempts that have ended, but whose reports have not been passed to the link yet."""
         return [*self._done.attempt_ids, *self._recalled, *(end.attempt_id for end in self._printed)]
 
     def _end_after_output(self, end: PrintedEnd) -> None:
@@ -143,7 +148,10 @@ class ResultSender:
         self.send_printed()
 
     def send_printed(self) -> None:
-        """Send reports of attempts that have printed, each after its output, as long as the session has room."""
+        """Send the reports of attempts that have printed, as long as the session has room.
+
+        The output of an attempt is sent before its report.
+        """
         done = GatheredResults()
         while self._printed and self._logs.room():
             end = self._printed.popleft()

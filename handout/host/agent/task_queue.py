@@ -1,4 +1,4 @@
-"""The attempts that the agent has and that have not ended. Some wait for inputs; the others may start, in order."""
+"""Holds the attempts on this host that have not ended, and the order in which they may start."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any, Callable
 from handout.protocol.frames import Buffer
 from handout.protocol.messages import NewTaskClass
 
+#: The states of a task. WAITING: it waits for an input or its source bundle. READY: it may start. QUEUED: the agent has
+#: sent it to a worker. ENDED: it has left the queue.
 WAITING, READY, QUEUED, ENDED = range(4)
 _NONE: Mapping[int, QueuedTask] = {}
 
 
 class TaskClassQueue:
-    """A task class on this host, with a queue of its tasks that may start.
+    """A task class on this host, with the queue of its READY tasks.
 
-    The attributes up to ``bundle`` are those of `NewTaskClass`.
+    The attributes that the constructor sets first, up to ``bundle``, are those of `NewTaskClass`.
     """
 
     __slots__ = (
@@ -42,11 +44,13 @@ class TaskClassQueue:
         self.options = message.options
         self.alone = message.alone
         self.bundle = message.bundle
-        #: Tasks that may start, in order of arrival. `head` removes a task that is not READY any more when it is first.
+        #: The tasks that may start, in the order in which they arrived. If a task is not READY any more, it stays here
+        #: until it is the first one. Then `head` removes it.
         self.ready: deque[QueuedTask] = deque()
-        #: Workers that hold a claim for this task class.
+        #: The workers that hold a claim for tasks of this class.
         self.workers: list[Any] = []
-        #: When the first task began to wait for room, in seconds of the monotonic clock. None if it does not wait.
+        #: Since this time, tasks of this class have waited for room, in seconds of the monotonic clock. None if no task
+        #: waits for room.
         self.blocked_since: float | None = None
 
     @property
@@ -61,7 +65,7 @@ class TaskClassQueue:
 class QueuedTask:
     """One attempt of a task on this host.
 
-    The attributes up to ``variant`` are the columns of `Tasks`.
+    The arguments of the constructor are the columns of `Tasks`.
     """
 
     __slots__ = (
@@ -116,67 +120,68 @@ class QueuedTask:
         self.id = id
         self.attempt = attempt
         self.variant = variant
-        #: How many of the objects that the task needs (inputs and source bundle) are not in the store.
+        #: How many of the objects that the task needs are not in the store. A task needs its inputs and source bundle.
         self.missing = 0
         self.state = WAITING
         self.order = 0
         #: The worker that the task is queued on, or None.
         self.worker: Any = None
-        #: The number that this worker knows the task by.
+        #: The number of the task on this worker.
         self.number_on_worker = 0
         #: Microseconds that the task is expected to take.
         self.expected_us = 0.0
-        #: Why the agent ends the task: a kind of failure of `Failed`, or "recalled"; None if the agent does not end it.
+        #: Why the agent is ending the task: a kind of failure as in `Failed`, or "recalled". Otherwise None.
         self.end_reason: str | None = None
-        #: True while the agent is ending the task, which has started.
+        #: True while the agent is ending the task after the task has started.
         self.being_ended = False
-        #: True if the producer of one of the inputs has failed on this host. The agent gives the task back to the
-        #: controller as soon as the worker returns the task.
+        #: True if the producer of one of the inputs has failed on this host while the task was queued on a worker. The
+        #: agent gives the task back to the controller when the worker returns it.
         self.producer_failed = False
-        #: True if the task ran beside others on a worker that died. It then gets a worker of its own, so that a second
-        #: death shows which task caused it.
+        #: True if the task ran beside other tasks on a worker that died. The task then gets a worker of its own. If
+        #: that worker dies too, the task is the cause.
         self.needs_own_worker = False
-        #: How often a worker returned the task because it could not read an input.
+        #: How often a worker returned the task because the worker could not read an input.
         self.input_misses = 0
         #: The largest memory use that the agent has measured, in bytes.
         self.peak_memory = 0
-        #: When the agent measures the memory next, in seconds of the loop's clock.
+        #: The agent measures the task's memory again at this time, in seconds of the event loop's clock.
         self.measure_at = 0.0
-        #: True once the controller has been told that the task runs.
+        #: True once the agent has reported to the controller that the task runs.
         self.start_reported = False
-        #: When the task started, in nanoseconds of the monotonic clock; 0 if the agent does not know. For a
-        #: coroutine, the agent sets this when it sends the task to a worker; for any other task, when it ends the task.
+        #: When the task started, in nanoseconds of the monotonic clock; 0 if the agent does not know. A coroutine of a
+        #: shared loop counts as started when the agent sends it to the worker. For any other task, the agent sets the
+        #: time only when it ends the task or when the task's worker has died.
         self.started_ns = 0
-        #: The ledger's claim of a coroutine. None for any other task, because its worker holds the claim.
+        #: The claim of a coroutine of a shared loop. None for any other task, because its worker holds the claim.
         self.claim: Any = None
 
 
 def _required(task: QueuedTask) -> Sequence[int]:
-    """Return the keys of the objects that must be in the store before a task starts: inputs and source bundle."""
+    """Return the keys of the objects that a task needs before it starts: its inputs and its source bundle."""
     return task.inputs if task.task_class.bundle is None else [*task.inputs, task.task_class.bundle]
 
 
 class TaskQueue:
-    """All attempts on this host that have not ended.
+    """Holds all attempts on this host that have not ended.
 
     Args:
-        has: Returns True if the store has the object of a key.
+        has: Returns True if the store has the object with a given key.
     """
 
     def __init__(self, has: Callable[[int], bool]) -> None:
         self._has = has
         self.tasks: dict[int, QueuedTask] = {}
         self.classes: dict[int, TaskClassQueue] = {}
-        #: By key of an object that is not in the store: the tasks that need it, by attempt id.
+        #: Maps the key of a missing object, and then an attempt id, to a task that waits for the object.
         self.waiting: dict[int, dict[int, QueuedTask]] = {}
-        #: By key of an object: the task on this host that makes it.
+        #: Maps the key of an object to the task on this host that will make the object.
         self.producing: dict[int, QueuedTask] = {}
-        #: Task classes that may have tasks to start, by number.
+        #: The task classes that may have READY tasks, by their numbers.
         self._active: dict[int, TaskClassQueue] = {}
         self._order = 0
 
     def add(self, task: QueuedTask) -> None:
-        """Add a task."""
+        """Add a task that the controller has handed over."""
         self._order += 1
         task.order = self._order
         self.tasks[task.attempt_id] = task
@@ -192,13 +197,13 @@ class TaskQueue:
             self.make_ready(task)
 
     def make_ready(self, task: QueuedTask) -> None:
-        """Let a task start when the ledger has room."""
+        """Make a task READY: it may start when the ledger has room."""
         task.state = READY
         task.task_class.ready.append(task)
         self._active[task.task_class.number] = task.task_class
 
     def arrived(self, key: int) -> bool:
-        """Record that an object is in the store; return True if a task may start because of it."""
+        """Record that an object is in the store now. Return True if this makes a task READY."""
         woken = False
         for task in self.waiting.pop(key, _NONE).values():
             task.missing -= 1
@@ -208,12 +213,12 @@ class TaskQueue:
         return woken
 
     def put_back(self, tasks: Iterable[QueuedTask]) -> list[QueuedTask]:
-        """Take back tasks that a worker did not start.
+        """Take back tasks that a worker will not finish, so that they can start again.
 
-        A task that has all inputs goes to the front of its queue. A task that lacks inputs waits for them again.
+        A task goes to the front of its queue if all of its inputs are in the store. Otherwise it waits for them again.
 
         Returns:
-            The tasks that cannot start on this host, because the producer of an input has failed here.
+            The tasks that were not taken back, because the producer of one of their inputs has failed on this host.
         """
         refused: list[QueuedTask] = []
         for task in sorted(tasks, key=lambda t: t.order, reverse=True):
@@ -242,7 +247,7 @@ class TaskQueue:
                     del self.waiting[key]
 
     def followers(self, task: QueuedTask) -> list[QueuedTask]:
-        """Return the tasks that wait here for the result of a task, directly or through other tasks."""
+        """Return the tasks on this host that wait for the result of a task, directly or through other tasks."""
         found: list[QueuedTask] = []
         seen = {task.attempt_id}
         todo = [task]
@@ -256,7 +261,10 @@ class TaskQueue:
         return found
 
     def heads(self) -> list[tuple[int, TaskClassQueue]]:
-        """Return (arrival number of the head, task class) of each task class that has a head, sorted."""
+        """Return a pair for each task class that has a head: the arrival number of the head, and the task class.
+
+        The pairs are sorted by the arrival numbers.
+        """
         found: list[tuple[int, TaskClassQueue]] = []
         for task_class in list(self._active.values()):
             head = task_class.head

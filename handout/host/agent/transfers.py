@@ -1,4 +1,4 @@
-"""Streams of objects between the controller and the store of this host."""
+"""Streams objects from the controller into the store of this host, and from the store to the controller."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from handout.protocol import frames, messages
 
 
 class Transfers:
-    """Receives objects into the store, and sends objects from it.
+    """Writes objects that arrive as streams into the store, and streams objects of the store to the controller.
 
     Args:
         store: The store of this host.
-        on_stored: Called with the key of each object that has arrived.
-        on_refused: Called with the key of each object that the store has no room for, and the store's error.
+        on_stored: Called with the key of each announced object once the store has the whole object.
+        on_refused: Called with the key of each object that the store has no room for, and with the store's error.
     """
 
     def __init__(
@@ -29,16 +29,17 @@ class Transfers:
         self._on_stored = on_stored
         self._on_refused = on_refused
         self._link: ControllerLink | None = None
-        #: By number of a stream: the object that arrives, or None if the rest of the stream is received and dropped.
+        #: Maps the number of an arriving stream to the object that gets its bytes, or to None if the agent discards the
+        #: bytes.
         self._incoming: dict[int, Incoming | None] = {}
         self._last_stream = 0
 
     def use(self, link: ControllerLink) -> None:
-        """Set the link to the controller."""
+        """Set the link to the controller. Call this before the first transfer."""
         self._link = link
 
     def announce(self, message: messages.StreamObject) -> None:
-        """Prepare to receive an object."""
+        """Prepare to receive an object that the controller will stream."""
         stream, key, size = message
         try:
             if key in self._store:
@@ -50,12 +51,12 @@ class Transfers:
             self._refuse(stream, key, error)
 
     def _refuse(self, stream: int, key: int, error: StoreFullError) -> None:
-        # The controller sends the bytes in any case. They are received and dropped.
+        # The controller sends the bytes in any case, and the agent discards them.
         self._incoming[stream] = None
         self._on_refused(key, error)
 
     def receive(self, piece: frames.Piece) -> None:
-        """Write a piece of a stream to its object."""
+        """Write a piece of a stream to the object that the stream carries."""
         incoming = self._incoming.get(piece.stream)
         if incoming is not None:
             try:
@@ -72,13 +73,13 @@ class Transfers:
             self._on_stored(known.key)
 
     def stop(self, stream: int) -> None:
-        """Give up an object, because the rest of its stream will not come."""
+        """Give up the object that a stream carries, because the rest of the stream will not come."""
         incoming = self._incoming.pop(stream, None)
         if incoming is not None:
             incoming.give_up()
 
     def drop(self, keys: Iterable[int]) -> None:
-        """Give up objects that no task needs any more. The rest of their streams is received and dropped."""
+        """Give up objects that are arriving, because no task needs them any more. Discard the rest of their streams."""
         dropped = set(keys)
         for stream, incoming in self._incoming.items():
             if incoming is not None and incoming.key in dropped:
@@ -86,7 +87,7 @@ class Transfers:
                 self._incoming[stream] = None
 
     def fetch(self, key: int) -> None:
-        """Stream an object to the controller, or answer that the store does not have it."""
+        """Stream an object to the controller. If the store does not have the object, send `Missing`."""
         link = self._link
         assert link is not None
         try:
@@ -94,14 +95,14 @@ class Transfers:
         except KeyError:
             link.send(messages.Missing(key))
             return
-        # Each side numbers the streams that it sends.
+        # Agent and controller number the streams that they send independently of each other.
         self._last_stream += 1
         link.send(messages.StreamObject(self._last_stream, key, source.size))
         link.session.send_stream(self._last_stream, source)
         link.schedule()
 
     def close(self) -> None:
-        """Give up all objects that have not arrived."""
+        """Give up all objects that have not arrived completely."""
         for incoming in self._incoming.values():
             if incoming is not None:
                 incoming.give_up()

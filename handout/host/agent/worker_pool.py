@@ -1,7 +1,7 @@
-"""The agent's handles of the host's workers, and its socket to the supervisor, which forks and ends workers.
+"""Keeps the agent's handles of the workers on this host, and asks the supervisor to fork and kill workers.
 
-A worker serves one `WorkerKey`, which is fixed before its first import. The pool also keeps blank workers ready, which
-have no key yet.
+A worker runs only tasks of one `WorkerKey`. The worker gets this key before it imports anything for a task. The pool
+also keeps blank workers ready, which have no key yet.
 """
 
 from __future__ import annotations
@@ -32,45 +32,55 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 _RECEIVE = 256 << 10
-#: Errors of `send` after which a later try may succeed, because the system has no room now.
+#: Numbers of errors after which a later call of `send` may succeed, for example because the system has memory again.
 _NOT_NOW = {errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 _PAUSE_S = 0.05
 
 
 class WorkerKey(NamedTuple):
-    """The setting that a worker is made for. A task with another key needs another worker."""
+    """The properties that all tasks of one worker share. A task with another key needs another worker."""
 
     #: Key of the source bundle, or None.
     bundle: int | None
-    #: Indices of the GPUs that tasks see.
+    #: Indices of the GPUs that the tasks see.
     devices: tuple[int, ...]
     threads: int
-    #: True if tasks are coroutines that run beside each other.
+    #: True if the tasks are coroutines that run beside each other, in one event loop.
     shared_loop: bool
     options: WorkerOptions
 
 
 class PoolListener(Protocol):
-    """The methods that the pool calls. Each docstring says when."""
+    """The methods by which the pool reports events."""
 
     def on_report(self, worker: WorkerHandle, frame: frames.Message) -> None:
-        """A worker sent a message."""
+        """Called when a worker has sent a message."""
 
     def on_output(self, worker: WorkerHandle, fd: int, number: int, data: bytes) -> None:
-        """A task of a worker printed."""
+        """Called when a task has printed.
+
+        Args:
+            worker: The worker of the task.
+            fd: 1 for standard output, 2 for standard error.
+            number: The number of the task on this worker, or 0 if the pool does not know it.
+            data: The output.
+        """
 
     def on_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
-        """A worker and all processes that it left have ended. Its messages and its output were handled before."""
+        """Called when a worker and all processes that it left have ended.
+
+        The pool has passed on the worker's last messages and output before.
+        """
 
     def on_lapse(self) -> None:
-        """The supervisor saw the lease end."""
+        """Called when the supervisor has seen the lease end."""
 
     def on_orphaned(self) -> None:
-        """The supervisor has ended."""
+        """Called when the supervisor has ended."""
 
 
 class WorkerHandle:
-    """One worker: its link, its shared page, its output, and the tasks that are queued on it."""
+    """The agent's view of one worker: its link, its shared page, its output, and the tasks that are queued on it."""
 
     def __init__(self, number: int, link: socket.socket, page: memoryview, nonce: bytes) -> None:
         self.number = number
@@ -79,71 +89,77 @@ class WorkerHandle:
         self.nonce = nonce
         self.pid = 0
         self.key: WorkerKey | None = None
-        #: Folder of the worker's control group. None if its tasks have no memory limit or the host lacks such groups.
+        #: Folder of the worker's control group. None if its tasks have no memory limit, or if no group could be made.
         self.group: str | None = None
         self.pipes: list[tuple[int, Pipe]] = []
         self.decoder = frames.Decoder()
         self.unsent: deque[memoryview] = deque()
         #: The ledger's claim that the worker holds, or None.
         self.claim: Any = None
-        #: The task class that the claim is for.
+        #: The task class that the claim is for, or None.
         self.task_class: TaskClassQueue | None = None
-        #: Tasks that the worker was sent and has not reported, by their number on the worker, in order.
+        #: The tasks that the agent has sent to the worker, and whose end the worker has not reported yet. The keys are
+        #: the numbers of the tasks on this worker, in ascending order.
         self.queued: dict[int, QueuedTask] = {}
         #: Microseconds that the queued tasks are expected to take together.
         self.load_us = 0.0
         self.next_number = 1
-        #: Numbers of the functions that the worker was sent.
+        #: Numbers of the functions that the agent has sent to the worker.
         self.functions: set[int] = set()
         #: True once the worker takes no more tasks.
         self.leaving = False
-        #: True if a task closed the worker's link or wrote to it.
+        #: True if a task closed the worker's link or wrote to the link.
         self.link_misused = False
         #: True while the worker is one of the pool's idle workers.
         self.idle = False
-        #: The agent is recalling the tasks from this number on. None if it is recalling none.
+        #: While the agent is recalling tasks from this worker, the lowest of their numbers. Otherwise None.
         self.recalled_from: int | None = None
-        #: Number of a running task that takes longer than expected, or 0. No task is queued behind it.
+        #: Number of the last task that ran so long that the tasks behind it were recalled, or 0. While this task runs,
+        #: no further task is queued behind it.
         self.slow_task = 0
-        #: True if the agent kills the worker. Its tasks that have no ``end_reason`` then start on another worker.
+        #: True once `Completion` has decided to kill the worker. The worker's tasks that have no ``end_reason`` then
+        #: start again on another worker.
         self.killed = False
         #: True once the worker has ended.
         self.gone = False
-        #: True if the worker reported that it ends by itself. It has not started the tasks that are still queued on it.
+        #: True if the worker has reported that it ends by itself. It does not start the tasks that are queued on it.
         self.reported_leaving = False
 
     @property
     def shared(self) -> bool:
-        """True if the worker's tasks are coroutines that run beside each other."""
+        """True if the worker's tasks are coroutines that run beside each other, in one event loop."""
         return self.key is not None and self.key.shared_loop
 
     @property
     def killed_at_limit(self) -> bool:
-        """True if the kernel killed the last task, or a process that it started, at the worker's memory limit."""
+        """True if the kernel killed a process at the memory limit of the worker's control group."""
         return self.group is not None and cgroups.killed_at_limit(self.group)
 
     @property
     def suffix(self) -> str:
-        """The end of the names of files that the worker writes."""
+        """The end of the name of each file that the worker writes into the store."""
         return f".w{self.number}"
 
     @property
     def running(self) -> QueuedTask | None:
-        """The task that runs according to the shared page, or None. The report of its end may be on the way."""
+        """The task that runs according to the shared page, or None.
+
+        The task may have ended already. The report of its end is then on the way.
+        """
         if self.page[shared_page.IDLE]:
             return None
         return self.queued.get(self.page[shared_page.ANNOUNCED])
 
 
 class WorkerPool:
-    """All workers of this host.
+    """Manages all workers of this host.
 
     Args:
         supervisor: Socket to the supervisor.
-        listener: Gets the messages, the output and the ends of workers.
-        set_up: The `SetUp` message with the fields that all workers have in common.
+        listener: The object whose methods the pool calls to report events.
+        set_up: A `SetUp` message with the values that all workers have in common. The pool sets its other fields.
         folder: Folder for shared pages on systems without anonymous files.
-        groups: Control groups, for workers with a memory limit.
+        groups: The control groups of the run. The pool adds a group for each worker with a memory limit.
     """
 
     def __init__(
@@ -167,9 +183,9 @@ class WorkerPool:
         self._held = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._retry_timer: asyncio.TimerHandle | None = None
-        #: Idle workers, at most. If there are more, the pool ends one with the least recently used key.
+        #: The largest number of idle workers. If there are more, the pool ends one with the least recently used key.
         self.max_idle = max(4, 2 * (os.cpu_count() or 1))
-        #: True if workers write large results to disk.
+        #: True if new workers must write large results to disk. The agent itself tells this to existing workers.
         self.spill = False
         self._handlers: messages.FromSupervisor = {
             "forked": self._on_forked,
@@ -195,12 +211,12 @@ class WorkerPool:
                 return
             except OSError as error:
                 if error.errno in _NOT_NOW:
-                    # The system does not report when there is room again, so the pool tries again after a pause. It
-                    # must not drop the message: the agent would wait for ever for a worker that is not forked.
+                    # The system does not report when there is room again, so the pool tries again after a pause. The
+                    # message must not get lost: the agent may wait for a worker that this message asks for.
                     self._loop.remove_writer(self._supervisor.fileno())
                     self._retry_timer = self._retry_timer or self._loop.call_later(_PAUSE_S, self._flush_again)
                     return
-                # The supervisor has ended. `_on_supervisor` notices that.
+                # The supervisor has ended. `_on_supervisor` handles this, so the message is dropped here.
                 sent = len(line)
             for fd in fds:
                 os.close(fd)
@@ -241,11 +257,11 @@ class WorkerPool:
             self._end(worker, message)
 
     def shut_down(self, fd: int) -> None:
-        """Have the supervisor end all processes on the host.
+        """Have the supervisor end all processes of this run on the host.
 
         Args:
-            fd: Descriptor of the connection to the controller, or -1. The supervisor holds it open until it has ended
-                the processes.
+            fd: Descriptor of the connection to the controller, or -1. The supervisor holds the connection open until it
+                has ended the processes.
         """
         fds = [fd] if fd >= 0 else []
         self._send_line(messages.ShutDown(len(fds)), fds)
@@ -258,19 +274,25 @@ class WorkerPool:
         return self._idle_count > 0
 
     def prepare(self, count: int) -> None:
-        """Fork blank workers, so that they are ready."""
+        """Fork ``count`` blank workers, so that tasks need not wait for forks."""
         for _ in range(count):
             self._make_idle(self._spawn())
 
     def acquire(
         self, key: WorkerKey, environment: Callable[[WorkerKey], dict[str, str]], bundle_path: str | None
     ) -> WorkerHandle:
-        """Return an idle worker of a key. Without one, return a blank worker or fork a new one, and set it up.
+        """Take a worker with a given key into use, and return it.
+
+        If an idle worker has the key, the pool takes it. Otherwise the pool takes a blank worker, or forks a new one if
+        there is none, and sets it up with the key.
 
         Args:
-            key: The setting of the worker.
-            environment: Returns the environment variables of a worker of a key.
+            key: The key.
+            environment: Returns the environment variables for a worker with a given key.
             bundle_path: File of the source bundle, or None.
+
+        Raises:
+            OSError: The system has no descriptors or no memory left for a new worker.
         """
         for wanted in (key, None):
             idle = self._idle.get(wanted)
@@ -318,7 +340,7 @@ class WorkerPool:
                 self.dismiss(worker)
 
     def release(self, worker: WorkerHandle) -> None:
-        """Make a worker idle, because it has no tasks any more."""
+        """Make a worker idle, because it has no tasks any more. Do nothing if the worker is leaving."""
         if not worker.leaving and not worker.gone and not worker.idle:
             self._make_idle(worker)
 
@@ -327,7 +349,7 @@ class WorkerPool:
         self._idle.setdefault(worker.key, []).append(worker)
         self._idle_count += 1
         if self._idle_count > self.max_idle:
-            # The keys of this dictionary are in order of use, so the first is the least recently used one.
+            # The keys of the dictionary are in the order of their last use. The first one is the least recently used.
             for key, idle in self._idle.items():
                 if key != worker.key:
                     oldest = idle[0]
@@ -344,7 +366,7 @@ class WorkerPool:
         idle = self._idle[worker.key]
         idle.remove(worker)
         if not idle:
-            # Otherwise the dictionary would grow by each key that a worker ever had.
+            # Otherwise the dictionary would keep every key that a worker ever had.
             del self._idle[worker.key]
 
     def dismiss(self, worker: WorkerHandle) -> None:
@@ -357,7 +379,12 @@ class WorkerPool:
         self._loop.call_later(1.0, self.kill, worker, 0.0)
 
     def kill(self, worker: WorkerHandle, grace_s: float) -> None:
-        """End a worker and all processes that it started, with SIGTERM and after ``grace_s`` seconds with SIGKILL."""
+        """End a worker and all processes that it started.
+
+        Args:
+            worker: The worker.
+            grace_s: Seconds between SIGTERM and SIGKILL. 0: SIGKILL at once, without SIGTERM.
+        """
         if not worker.gone:
             worker.leaving = True
             self._send_line(messages.Kill(worker.number, grace_s))
@@ -391,7 +418,7 @@ class WorkerPool:
         return worker
 
     def _end(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
-        # The last messages and output of the worker are still in its link and its pipes.
+        # The last messages and output of the worker may still be in its link and its pipes.
         while not worker.gone and self._on_link(worker):
             pass
         worker.gone = worker.leaving = True
@@ -445,7 +472,7 @@ class WorkerPool:
         self._loop.remove_writer(worker.link.fileno())
 
     def _on_link(self, worker: WorkerHandle) -> bool:
-        """Handle the messages that a worker has sent. Return False if there is nothing left to read."""
+        """Read from a worker's link and handle the messages. Return False if there is nothing left to read."""
         try:
             data = worker.link.recv(_RECEIVE)
         except BlockingIOError:
@@ -455,7 +482,7 @@ class WorkerPool:
         if not data:
             self._loop.remove_reader(worker.link.fileno())
             if not worker.leaving:
-                # If the process still runs, a task closed the link.
+                # If the worker's process still runs, a task has closed the link.
                 worker.link_misused = processes.is_running(worker.pid)
                 self.kill(worker, 0.0)
             return False
@@ -464,7 +491,7 @@ class WorkerPool:
                 self.drain(worker)
                 self._listener.on_report(worker, frame)
         except (frames.ProtocolError, KeyError, TypeError, ValueError, IndexError):
-            # A task wrote to the worker's link. The agent can trust no further message on it.
+            # A task has written to the worker's link, so the agent cannot trust any further message on the link.
             traceback.print_exc()
             self._loop.remove_reader(worker.link.fileno())
             worker.link_misused = True
@@ -473,7 +500,7 @@ class WorkerPool:
         return True
 
     def drain(self, worker: WorkerHandle) -> None:
-        """Handle the output that a worker has written so far."""
+        """Read and handle the output that a worker has written so far."""
         for fd, pipe in worker.pipes:
             for _ in range(64):
                 if not self._on_pipe(worker, fd, pipe):
