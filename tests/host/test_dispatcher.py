@@ -1,22 +1,38 @@
-"""Which inputs of a task the agent sends along with it."""
+"""Which tasks start, and which inputs the agent sends along with them."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from handout.host.agent.dispatcher import Dispatcher
+from handout.host.agent.dispatcher import _RESERVE_S, Dispatcher
 from handout.host.agent.object_store import ObjectStore, StoreFullError
-from handout.host.agent.task_queue import QueuedTask, TaskClassQueue, TaskQueue
-from handout.host.agent.worker_pool import WorkerPool
+from handout.host.agent.task_queue import QUEUED, READY, QueuedTask, TaskClassQueue, TaskQueue
+from handout.host.agent.worker_pool import WorkerHandle, WorkerKey, WorkerPool
 from handout.protocol import messages
 from handout.protocol.messages import INLINE
-from handout.protocol.resource_ledger import Ledger
-from tests.host.doubles import Nothing
+from handout.protocol.resource_ledger import PARTS, Ledger
+from tests.host.doubles import Nothing, new_page
+
+
+class Workers(Nothing):
+    """A pool whose workers are handles without processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers: dict[int, WorkerHandle] = {}
+        self.has_idle = False
+
+    def acquire(self, key: WorkerKey, *_: object) -> WorkerHandle:
+        number = len(self.workers) + 1
+        worker = self.workers[number] = WorkerHandle(number, cast(socket.socket, Nothing()), new_page(), b"")
+        worker.key = key
+        return worker
 
 
 @pytest.fixture
@@ -45,4 +61,40 @@ def test_on_a_full_disk_small_inputs_go_along_with_their_task(
             store.path(5)
         assert store.small(5) == bytes(INLINE)
 
+    asyncio.run(main())
+
+
+def test_a_class_whose_tasks_start_keeps_no_later_class_waiting(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a task that waits for long keeps later tasks from its host, and each task that starts ends such a wait."""
+    clock = 0.0
+
+    def queued(number: int, task_class: TaskClassQueue) -> QueuedTask:
+        return QueuedTask(number, 1, task_class, b"", [], [], 1, "t", 1, 0)
+
+    async def main() -> None:
+        nonlocal clock
+        queue, pool = TaskQueue(store.__contains__), Workers()
+        dispatcher = Dispatcher(queue, Ledger({"cpu": PARTS, "disk": PARTS}), store, cast(WorkerPool, pool), {1: b""})
+        often, late = (
+            TaskClassQueue(messages.NewTaskClass(number, {name: PARTS})) for number, name in ((1, "cpu"), (2, "disk"))
+        )
+        first, second, third = (queued(number, often) for number in (1, 2, 3))
+        for task in (first, second, third):
+            queue.add(task)
+        dispatcher._start_ready()
+        assert [task.state for task in (first, second, third)] == [QUEUED, READY, READY]
+        worker = pool.workers[1]
+        clock = 2 * _RESERVE_S
+        worker.queued.clear()
+        dispatcher.forget(worker, first)
+        dispatcher.release(worker)
+        dispatcher._start_ready()
+        last = queued(4, late)
+        queue.add(last)
+        dispatcher._start_ready()
+        assert [task.state for task in (second, third, last)] == [QUEUED, READY, QUEUED]
+
+    monkeypatch.setattr("handout.host.agent.dispatcher.now", lambda: clock)
     asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import os
 import socket
@@ -65,5 +66,34 @@ def test_a_supervisor_that_is_gone_is_not_written_to_again(tmp_path: Path) -> No
             assert listener.calls == ["on_orphaned"]
             assert not pool._unsent
             pool._end(pool.workers[1], messages.WorkerGone(1))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_worker_that_cannot_get_its_pipes_leaves_no_descriptor_open(
+    fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, made = os.pipe, 0
+
+    def refuse() -> tuple[int, int]:
+        nonlocal made
+        made += 1
+        if made > fails:
+            raise OSError(errno.EMFILE, "too many open files")
+        return pipe()
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            pool = WorkerPool(ours, cast(Any, Nothing()), {}, str(tmp_path), ControlGroups({}))
+            gc.collect()
+            before = os.listdir("/proc/self/fd")
+            monkeypatch.setattr(os, "pipe", refuse)
+            with pytest.raises(OSError, match="too many"):
+                pool.prepare(1)
+            gc.collect()  # the view of the page
+            assert os.listdir("/proc/self/fd") == before
+            assert not pool.workers
 
     asyncio.run(main())

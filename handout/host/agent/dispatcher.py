@@ -138,12 +138,14 @@ class Dispatcher:
             return
         blocked = False
         for _, task_class in self._queue.heads():
+            head = task_class.head
             if task_class.shared_loop:
                 self._fill_shared(task_class)
             else:
                 self._fill(task_class, blocked)
-            if not task_class.head:
+            if task_class.head is not head:
                 task_class.blocked_since = None
+            if task_class.head is None:
                 continue
             blocked = True
             at = now()

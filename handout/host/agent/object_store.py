@@ -69,9 +69,6 @@ class ObjectStore:
     def __contains__(self, key: int) -> bool:
         return key in self._entries
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     @property
     def keys(self) -> list[int]:
         """The keys of all objects."""
@@ -241,7 +238,6 @@ class Incoming:
         self._store = store
         self.key = key
         self.size = size
-        self.received = 0
         self._small: bytearray | None = bytearray() if small and size <= INLINE else None
         self._fd = -1
         self._folder = MEMORY
@@ -268,7 +264,6 @@ class Incoming:
         Raises:
             StoreFullError: There is no room for the piece. The earlier pieces have been removed.
         """
-        self.received += len(data)
         if self._small is not None:
             self._small += data
             return

@@ -49,8 +49,8 @@ class TaskClassQueue:
         self.ready: deque[QueuedTask] = deque()
         #: The workers that hold a claim for tasks of this class.
         self.workers: list[Any] = []
-        #: Since this time, tasks of this class have waited for room, in seconds of the monotonic clock. None if no task
-        #: waits for room.
+        #: A task of this class has waited for room since this time, in seconds of the monotonic clock, and none has
+        #: started since. None if no task waits for room.
         self.blocked_since: float | None = None
 
     @property

@@ -13,6 +13,7 @@ import socket
 import traceback
 from collections import deque
 from collections.abc import Sequence, Set
+from contextlib import ExitStack
 from typing import Any, Callable, NamedTuple, Protocol
 
 from handout.host.agent.output_capture import Pipe, new_nonce
@@ -397,23 +398,31 @@ class WorkerPool:
     def _spawn(self) -> WorkerHandle:
         number = self._next
         self._next += 1
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        enlarge_buffers(ours)
-        enlarge_buffers(theirs)
-        page_fd, page = shared_page.create(self._folder)
-        page[shared_page.SPILL] = int(self.spill)
-        worker = WorkerHandle(number, ours, page, new_nonce())
-        ends = [theirs.detach()]
-        for fd in (1, 2):
-            reading, writing = os.pipe()
-            ends.append(writing)
-            pipe = Pipe(reading, worker.nonce, lambda: 0 if worker.shared else page[shared_page.ANNOUNCED])
-            worker.pipes.append((fd, pipe))
-            self._loop.add_reader(reading, self._on_pipe, worker, fd, pipe)
+        with ExitStack() as undo:  # if the system has no descriptors left, those that are open already are closed
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            undo.callback(theirs.close)
+            ours.setblocking(False)
+            enlarge_buffers(ours)
+            enlarge_buffers(theirs)
+            page_fd, page = shared_page.create(self._folder)
+            undo.callback(os.close, page_fd)
+            page[shared_page.SPILL] = int(self.spill)
+            worker = WorkerHandle(number, ours, page, new_nonce())
+            writing_ends = []
+            for fd in (1, 2):
+                reading, writing = os.pipe()
+                undo.callback(os.close, writing)
+                writing_ends.append(writing)
+                pipe = Pipe(reading, worker.nonce, lambda: 0 if worker.shared else page[shared_page.ANNOUNCED])
+                undo.callback(pipe.close)
+                worker.pipes.append((fd, pipe))
+            undo.pop_all()
+        for fd, pipe in worker.pipes:
+            self._loop.add_reader(pipe.fd, self._on_pipe, worker, fd, pipe)
         self.workers[number] = worker
         self._loop.add_reader(ours.fileno(), self._on_link, worker)
-        fds = [*ends, page_fd]
+        fds = [theirs.detach(), *writing_ends, page_fd]
         self._send_line(messages.Spawn(number, len(fds)), fds)
         return worker
 
