@@ -1,4 +1,7 @@
-"""Graphs as the user builds them, and the plans that runs execute. No module here reaches a host or reads a clock."""
+"""The graph that a user builds, and the plan that a run executes.
+
+No module in this folder contacts a host or reads a clock.
+"""
 
 from handout.graph.arg import Arg
 from handout.graph.compile import Given, Outs

@@ -105,19 +105,20 @@ class TypedCalls(ABC):
     def add(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Output[Any]:
         """Add one call of a function to the graph.
 
-        Where the function takes a ``T``, an ``Output[T]`` or an `Arg` may stand, also inside lists, tuples and dicts.
-        Keyword arguments with a name of `Options` are options. All others go to the function.
+        Where the function takes a ``T``, the caller may give an ``Output[T]`` or an `Arg` instead, also inside lists,
+        tuples and dicts. Keyword arguments that have the name of an option in `Options` are options. All other keyword
+        arguments go to the function.
 
         Args:
-            fn: A host calls it with the arguments, and awaits it if it is a coroutine function.
+            fn: The function. A host calls it with the arguments, and awaits it if it is a coroutine function.
             *args: Positional arguments of the function.
             **kwargs: Keyword arguments of the function, and options.
 
         Returns:
-            The output that stands for the result.
+            The output that promises the result.
 
         Raises:
-            GraphError: An option is wrong, an id is taken, or an option has the name of a parameter of the function.
+            GraphError: An option is wrong, the id is taken, or a parameter of the function has the name of an option.
 
         Example:
             ```python
@@ -149,15 +150,16 @@ class TypedCalls(ABC):
         """Add one call of a function for each element of an iterable.
 
         Args:
-            fn: A host calls it once for each element.
+            fn: The function. A host calls it once for each element.
             *iterables: One iterable for each positional argument of the function. All must have the same length.
-            **same: Keyword arguments and options that all calls share. ``id="fit"`` gives ``fit[0]``, ``fit[1]``...
+            **same: Keyword arguments and options that all calls share. With ``id="fit"``, the calls get the ids
+                ``fit[0]``, ``fit[1]`` and so on.
 
         Returns:
             One output for each element, in the order of the iterable.
 
         Raises:
-            GraphError: As for `add`, or the iterables differ in length.
+            GraphError: As for `add`. Or the iterables differ in length.
 
         Example:
             ```python

@@ -19,14 +19,15 @@ T_co = TypeVar("T_co", covariant=True)
 class Arg(Input[T_co]):
     """A producer's result that is converted on its way to a function.
 
-    The value that ``dump`` returns travels. If several functions take the same ``dump`` of the same output, ``dump``
-    runs once for all of them. ``load`` runs in each of them.
+    If several functions take the same ``dump`` of the same output, ``dump`` runs once for all of them. ``load`` runs
+    separately for each function.
 
     Args:
         producer: The output to convert.
-        dump: Called with the result, on the producer's host. Default: the result travels as it is.
-        load: Called with the value that travelled, on the consumer's host. The function takes what ``load`` returns.
-            Default: the function takes the value as it is.
+        dump: A function of the result. It runs on the producer's host, and the value that it returns travels. Default:
+            the result travels unchanged.
+        load: A function of the value that travelled. It runs on the consumer's host, and the consumer takes the value
+            that it returns. Default: the consumer takes the value unchanged.
 
     Raises:
         GraphError: Neither ``dump`` nor ``load`` is given, or one of them is not callable.
@@ -63,7 +64,7 @@ class Arg(Input[T_co]):
         dump: Callable[[Any], Any] | None = None,
         load: Callable[[Any], Any] | None = None,
     ) -> Arg[Any]:
-        """Make an argument, whose type depends on ``dump`` and ``load``."""
+        """Make an argument. Its type follows from the types of ``dump`` and ``load``."""
         if dump is None and load is None:
             raise GraphError("an Arg without dump= and load= converts nothing.", remedy="Pass the output itself.")
         for name, convert in (("dump", dump), ("load", load)):

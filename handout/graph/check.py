@@ -1,4 +1,4 @@
-"""`Graph.check`: compares the costs of a plan with what an inventory declares, without reaching a host."""
+"""The check behind `Graph.check`: compares the costs of a plan with the capabilities that an inventory declares."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ __all__ = ["check_placement"]
 
 
 def check_placement(plan: Plan, inventory: InventoryLike) -> None:
-    """Check that every task of a plan has a host that can run it, as far as the declarations tell.
+    """Check that each task of a plan can run on a host of the inventory. No host is contacted.
+
+    A capability that the inventory does not declare, but that an agent or a tracker may report, does not count as
+    missing.
 
     Raises:
-        PlacementError: No host can ever run a task. The error names the first such task and what each host lacks.
+        PlacementError: A task can run on no host, is pinned to a host that the inventory does not have, or must share a
+            host with tasks that only other hosts can run. The error names the first such task.
     """
     hosts = as_inventory(inventory)
     shared = hosts.shared_amounts
@@ -31,7 +35,7 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
     tracked = hosts.tracker is not None
     fitting: dict[int, frozenset[str]] = {}
     for task, options in enumerate(plan.options):
-        if id(options) in fitting:  # tasks with the same options share the answer
+        if id(options) in fitting:  # tasks with the same options have the same answer
             continue
         variants = options.requirements
         open_to = _pinned(plan.ids[task], options, offers)
@@ -46,7 +50,7 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
 
 
 def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]]) -> None:
-    """Raise `PlacementError` if no host can run all members of a group, one after another."""
+    """Raise `PlacementError` if no host can run every task of a group. The tasks need not fit at the same time."""
     common: dict[int, frozenset[str]] = {}
     for task, group in enumerate(plan.groups):
         if group < 0:
@@ -56,8 +60,8 @@ def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]]) -> None:
         if not both:
             before = next(each for each in range(task) if plan.groups[each] == group)
             raise PlacementError(
-                f"tasks {plan.ids[before]!r} and {plan.ids[task]!r} are to share one host, but no host covers both "
-                f"(the latter fits on {', '.join(sorted(mine))}).",
+                f"tasks {plan.ids[before]!r} and {plan.ids[task]!r} must share one host, but no host covers all tasks "
+                f"of their group (the second of the two fits on {', '.join(sorted(mine))}).",
                 remedy="Leave out collocate_with, or add a host that covers all of them.",
                 id=plan.ids[task],
             )
@@ -76,6 +80,9 @@ def _pinned(id: str, options: TaskOptions, offers: Mapping[str, Offer]) -> Mappi
 
 
 def _with_unknowns(offer: Offer, variants: Sequence[Requirement]) -> Offer:
-    """Return the offer, with the names in the costs that it lacks marked unknown, because a tracker may add them."""
+    """Return a copy of the offer in which some names count as unknown: those that a cost asks for and the host lacks.
+
+    A tracker may add these names once the host runs.
+    """
     asked = {name for each in variants for name in (*each.consumed, *(one.name for one in each.conditions))}
     return replace(offer, unknown=offer.unknown | (asked - offer.names()))

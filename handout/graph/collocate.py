@@ -1,4 +1,4 @@
-"""Collocation: the groups of tasks that share one host, and the host that a group is pinned to."""
+"""Collocation: finds the groups of tasks that must share one host, and pins a group if one of its tasks is pinned."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class _Groups:
 def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], ids: list[str]) -> list[int]:
     """Return the group of each task, or -1 for a task that is in no group.
 
-    If one member is pinned to a host, this function pins all members to it. Otherwise another member, placed first,
-    could take the group to another host.
+    If one task of a group is pinned to a host, this function pins the other tasks of the group to the same host.
+    Without that, a task that is placed before the pinned one could bind the group to another host.
 
     Args:
         wiring: The edges of the graph.
-        task_of: By node: its task, or -1 if it has none in this run.
-        options: By task; changed in place.
-        ids: By task.
+        task_of: The task of each node, or -1 for a node that has no task in this run.
+        options: The options of each task. The function changes this list.
+        ids: The id of each task.
 
     Raises:
-        GraphError: Two members are pinned to different hosts, or a function is collocated with a value or an inline
-            function, which have no host.
+        GraphError: Two tasks of a group are pinned to different hosts, or ``collocate_with`` names a function that does
+            not exist, a value or an inline function. Values and inline functions have no host.
     """
     groups = [-1] * len(options)
     if not wiring.nodes.collocated and not wiring.dumped:
@@ -72,13 +72,13 @@ def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], id
 
 
 def _join(sets: _Groups, task_of: list[int], node: int, other: int) -> None:
-    # A node that the caller gave a value for, or that no wanted output needs, does not run and has no host to share.
+    # A node does not run if the caller gave a value for it, or if no wanted output needs it. It then has no host.
     if task_of[node] >= 0 and task_of[other] >= 0:
         sets.join(task_of[node], task_of[other])
 
 
 def _node_named(wiring: Wiring, node: int, target: Input[Any] | str) -> int:
-    """Return the node that `collocate_with` names."""
+    """Return the node that the ``collocate_with`` of a node names."""
     owner = f"function {wiring.id_of(node)!r} is collocated with"
     if isinstance(target, str):
         found = wiring.nodes.find(target)
@@ -103,10 +103,11 @@ def _pin(members: list[int], options: list[TaskOptions], ids: list[str]) -> None
         named = " and ".join(f"{ids[task]!r} is pinned to {host!r}" for host, task in pinned.items())
         together = ", ".join(repr(ids[task]) for task in members[:8])
         raise GraphError(
-            f"{together} are to share one host, but {named}.", remedy="Pin one of them, or all to the same host."
+            f"{together} must share one host, but {named}.",
+            remedy="Pin only one of them, or pin all to the same host.",
         )
     (host,) = pinned
-    changed: dict[int, TaskOptions] = {}  # keeps options interned: one copy for all tasks that shared the original
+    changed: dict[int, TaskOptions] = {}  # tasks that shared one object before share one pinned copy of it
     for task in members:
         old = options[task]
         if old.host is None:

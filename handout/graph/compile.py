@@ -20,7 +20,7 @@ from handout.graph.wiring import Wiring
 __all__ = ["Given", "Outs", "compile_nodes"]
 
 Outs = Iterable[Output[Any]] | None
-"""Outputs that the caller wants. None: the result of every function that no other function takes."""
+"""Outputs that the caller wants. None: all results that no other function takes."""
 
 _NO_KWARGS: dict[str, Any] = {}
 
@@ -55,7 +55,7 @@ def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, given:
     options = [nodes.options.get(node, PLAIN) if node < wiring.count else PLAIN for node in task_nodes]
     groups = collocate(wiring, task_of, options, ids)
     kwargs = nodes.kwargs
-    wiring.refs.clear()  # they take much memory in a large graph, and nothing reads them from here on
+    wiring.refs.clear()  # references take much memory in a large graph, and no later code reads them
     return Plan(
         ids=ids,
         fns=[wiring.function(node) for node in task_nodes],
@@ -88,7 +88,7 @@ def _check_calls(wiring: Wiring, signatures: Signatures) -> None:
             continue
         count = len(wiring.args[node])
         named = kwargs.get(node, _NO_KWARGS) if node < wiring.count else _NO_KWARGS
-        # Most nodes call the same function as the node before. Comparing with that is faster than the check's look-up.
+        # Most nodes call the same function as the node before them. This comparison is faster than a call of `check`.
         if named or last[0] is not fn or last[1] != count:
             check(fn, count, named.keys(), lambda node=node: wiring.id_of(node))  # type: ignore[misc]
             last = (None, -1) if named else (fn, count)
@@ -99,18 +99,18 @@ def _check_calls(wiring: Wiring, signatures: Signatures) -> None:
 
 def _check_load(wiring: Wiring, node: int, arg: Arg[Any], signatures: Signatures) -> None:
     if arg.load is not None:
-        signatures.check(arg.load, 1, (), lambda: f"{wiring.id_of(node)}' (load of its Arg) '")
+        signatures.check(arg.load, 1, (), lambda: f"{wiring.id_of(node)} (load of its Arg)")
     for name, convert in (("load", arg.load), ("dump", arg.dump)):
         inside = name == "load" or wiring.dump_output(arg) is None
         if convert is not None and inside and is_coroutine_function(convert):
             raise GraphError(
                 f"{name} of an Arg of function {wiring.id_of(node)!r} is a coroutine function.",
-                remedy="Give a plain one: it runs while the arguments are unpacked.",
+                remedy="Give a plain function, because it runs while the arguments are unpacked.",
             )
 
 
 def _consumed(wiring: Wiring) -> bytearray:
-    """Return for each node 1 if another function takes its result, or else 0."""
+    """Return an array with one entry for each node: 1 if another function takes its result, 0 if not."""
     consumed = bytearray(len(wiring.fns))
     producers = wiring.producers
     for node, refs in enumerate(wiring.refs):
@@ -127,12 +127,12 @@ def _check_inline(wiring: Wiring, consumed: bytearray) -> None:
         if not consumed[node]:
             raise GraphError(
                 f"function {wiring.id_of(node)!r} is inline, but no function takes its result.",
-                remedy="Leave out inline=True: it has nowhere to run.",
+                remedy="Leave out inline=True, because an inline function runs only inside its consumers.",
             )
         if is_coroutine_function(wiring.fns[node]):
             raise GraphError(
-                f"function {wiring.id_of(node)!r} is inline, but a coroutine function.",
-                remedy="Leave out inline=True, or make it a plain function.",
+                f"function {wiring.id_of(node)!r} is inline, but it is a coroutine function.",
+                remedy="Leave out inline=True, or write it as a plain function.",
             )
 
 
@@ -158,8 +158,8 @@ def _listed(wiring: Wiring, outputs: Any) -> list[Output[Any]]:
                 raise GraphError(f"outputs= names {each!r}, which does not exist.", remedy=remedy)
             output = Output(wiring.nodes, node)
         if not isinstance(output, Output):
-            raise GraphError(f"outputs= holds {each!r}, which this graph does not make.", remedy="Name outputs of it.")
-        wiring.node_of(output)  # raises if it belongs to another graph
+            raise GraphError(f"outputs= holds {each!r}, which is not an output.", remedy="Give outputs of this graph.")
+        wiring.node_of(output)  # raises `GraphError` if the output belongs to another graph
         found.append(output)
     return found
 
@@ -170,7 +170,7 @@ def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> list[int]:
         number = objects.number(output)
         if number is None:
             raise GraphError(
-                f"outputs= holds {output.id!r}, which is inline: it exists only inside its consumers.",
+                f"outputs= holds {output.id!r}, which is inline and exists only inside its consumers.",
                 remedy="Leave out inline=True.",
             )
         numbers[number] = None
@@ -178,10 +178,10 @@ def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> list[int]:
 
 
 def _needed(wiring: Wiring, order: list[int], replaced: Replacements, roots: list[Output[Any]]) -> bytearray:
-    """Return for each node 1 if this run needs its result, or else 0.
+    """Return an array with one entry for each node: 1 if this run needs its result, 0 if not.
 
-    A run needs the nodes of the wanted outputs, and the producers of all nodes that it needs. It does not need the
-    producer of an output for which the caller gave a value.
+    The run needs a node if a wanted output names the node, or if another needed node takes its result. Outputs for
+    which the caller gave a value do not count.
     """
     needed = bytearray(len(wiring.fns))
     for output in roots:
@@ -205,7 +205,7 @@ def _inputs(
     objects: ObjectNumbers,
     replaced: Replacements,
 ) -> list[tuple[int, ...]]:
-    """Return for each task the numbers of the objects that the task and its inline producers take."""
+    """Return one tuple for each task: the numbers of the objects that the task and its inline producers take."""
     columns: list[tuple[int, ...]] = []
     inlined: dict[int, tuple[int, ...]] = {}
     number, inline, base = objects.number, wiring.nodes.inline, wiring.base

@@ -1,4 +1,4 @@
-"""The explicit form of a graph: functions with their ids, their producers by name, and their options."""
+"""The explicit form of a graph: a list of functions, each with its id, the ids of its producers, and its options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Function(Generic[T_co]):
-    """One function of a graph in the explicit form, made by `function`. ``Graph([...])`` takes a list of them.
+    """An entry of a graph in the explicit form. `function` makes entries, and ``Graph([...])`` takes a list of them.
 
     Example:
         ```python
@@ -32,13 +32,13 @@ class Function(Generic[T_co]):
     fn: Callable[..., Any]
     """The function that a host calls."""
     args: tuple[Any, ...]
-    """Its producers: ids, ``(id, key)`` for one element of a result, or outputs."""
+    """The producers of the function: ids, ``(id, key)`` for an element of a result, or outputs."""
     extra_args: tuple[Any, ...]
     """Values that follow the producers' results as positional arguments."""
     kwargs: Mapping[str, Any]
-    """Keyword arguments: values or outputs."""
+    """Keyword arguments of the function: values or outputs."""
     options: Mapping[str, Any]
-    """Options of the function as the caller wrote them."""
+    """Options of the function, as the caller wrote them."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Function(Generic[T_co]):
         kwargs: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:
-        """Not public: call `function`, which checks its arguments."""
+        """Store the fields. This constructor is not public: call `function`, which checks the arguments."""
         self.id = id
         self.fn = fn
         self.args = tuple(args)
@@ -72,18 +72,19 @@ def function(
     kwargs: Mapping[str, Any] | None = None,
     **options: Unpack[Options],
 ) -> Function[R]:
-    """Describe one function of a graph in the explicit form, by the ids of its producers.
+    """Describe one function of a graph in the explicit form, where a function names its producers by their ids.
 
     Args:
         id: Id of the function, unique in the graph.
-        fn: A host calls it with the producers' results, then ``extra_args``.
-        args: Its producers: ids, ``("load_data", 0)`` for one element of a result, or outputs. Default: none.
-        extra_args: Further positional arguments: values. Default: none.
-        kwargs: Keyword arguments: values or outputs. Default: none.
+        fn: The function. A host calls it with the producers' results, followed by ``extra_args``, and with ``kwargs``.
+        args: The producers of the function: ids, ``("load_data", 0)`` for an element of a result, or outputs. Default:
+            none.
+        extra_args: Values that follow the producers' results as positional arguments. Default: none.
+        kwargs: Keyword arguments of the function: values or outputs. Default: none.
         **options: Options of the function, as for `Graph.add`.
 
     Returns:
-        An entry for ``Graph([...])``, `execute`, `start` or `run`.
+        An entry for the list that ``Graph([...])``, `execute`, `start` and `run` take.
 
     Raises:
         GraphError: An argument has the wrong type, or an option is wrong.

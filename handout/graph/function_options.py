@@ -1,4 +1,4 @@
-"""The options of a function: their types and documentation, their check, and the form that the other modules read."""
+"""The options of a function: their types and documentation, their check, and their checked form, `TaskOptions`."""
 
 from __future__ import annotations
 
@@ -19,42 +19,47 @@ RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], 
 
 
 class Options(TypedDict, total=False):
-    """Options of one function: keyword arguments of `Graph.add`, `Graph.map`, `Graph.reduce`, `function` and `options`.
+    """Options of one function. They are keyword arguments of `Graph.add`, `Graph.map`, `Graph.reduce`, `function` and
+    `options`.
 
     Attributes:
-        id: Name of the function's task, unique in its graph. Default: generated from the function's name: ``train``,
-            then ``train-2``.
+        id: Name of the function, unique in its graph. Default: a name that Handout makes from the name of the function,
+            such as ``train`` for the first use and ``train-2`` for the second.
         cost: What the task needs while it runs: a `Cost`, a mapping such as ``{"cpu": 4, "memory": "2 GB"}``, or a list
-            of these, which are variants in order of preference. It is read when the function is added. Default: one
-            core.
-        retries: Largest number of further attempts after attempts that raised. Attempts that ended because a host was
-            lost or a worker process died do not count. Default: the ``retries`` of the run, which is 0 by default.
-        retry_on: Which exceptions are worth another attempt: an exception class, a tuple of these, or a function that
-            takes the exception and returns a bool. The function runs in the caller's process. Default: all exceptions.
-        backoff_s: Seconds before the second attempt. Each further pause is twice as long, up to 60 seconds. Default: 0.
-        timeout_s: Seconds that one attempt may run. After that its processes are ended with SIGTERM, then SIGKILL, and
-            the attempt fails with `TaskTimeoutError`. Default: no limit.
+            of these. A list holds variants in order of preference. The cost is read when the function is added to the
+            graph. Default: one core.
+        retries: Largest number of further attempts after the function raised, or took too much time or memory. Attempts
+            that ended because a host was lost or a worker died do not count. Default: the ``retries`` of the run, which
+            is 0 by default.
+        retry_on: The exceptions after which the task is retried: an exception class, a tuple of these, or a function
+            that takes the exception and returns a bool. The function runs in the caller's process. Default: all
+            exceptions.
+        backoff_s: Seconds to wait before the second attempt. Each later wait is twice as long as the one before, up to
+            60 seconds. Default: 0.
+        timeout_s: Seconds that one attempt may run. After that, the host ends the processes of the attempt with
+            SIGTERM, then SIGKILL, and the attempt fails with `TaskTimeoutError`. Default: no limit.
         host: Name of the host that must run the task. Default: any host that covers the cost.
-        collocate_with: Output, or id, of another function. Both tasks run on the same host. Default: none.
-        inline: True: the function is no task of its own. It is called inside each function that takes its result. Such
-            a function takes no options except ``id`` and ``labels``. Default: False.
-        priority: Of the tasks of a run that are ready at one time, those with larger numbers go first. Default: 0.
-        idempotent: False: the task must not run twice. An attempt that was ended in the middle is then never repeated,
-            whatever ``retries`` says. It fails with `OutcomeUnknownError` if its host or its process was lost, with
-            `TaskTimeoutError` if it was over its time, and with `MemoryExceededError` if it was over its memory. An
-            exception that the function raises is still retried. Default: True.
-        max_result_bytes: Largest size in bytes of the result, or of an element of it that travels by itself. A larger
-            one is not kept, and the task fails with `ResultTooLargeError`. Default: the ``max_result_bytes`` of the
+        collocate_with: The output or the id of another function. Both functions run on the same host. Default: none.
+        inline: True: the function does not become a task. Instead, each task that takes its result calls it. An inline
+            function can have no other options than ``id`` and ``labels``. Default: False.
+        priority: If several tasks of a run are ready, tasks with a larger number are placed first. Default: 0.
+        idempotent: False: the task must not run twice. If an attempt ends before the function returns or raises, the
+            task is not retried, whatever ``retries`` says. The task fails with `OutcomeUnknownError` if the host was
+            lost or the worker died, with `TaskTimeoutError` if the attempt took too much time, and with
+            `MemoryExceededError` if it took too much memory. If the function raises an exception, the task is still
+            retried. Default: True.
+        max_result_bytes: Largest size, in bytes, of the result or of an element of the result that travels separately.
+            If the result is larger, the task fails with `ResultTooLargeError`. Default: the ``max_result_bytes`` of the
             run, which is no limit by default.
-        enforce_memory: True: a task that takes more memory than its cost says is ended with `MemoryExceededError`.
-            Every variant of the cost must then name ``memory``. Default: the ``enforce_memory`` of the run, which is
-            False by default.
+        enforce_memory: True: if the task takes more memory than its cost says, the host ends the attempt, which fails
+            with `MemoryExceededError`. Every variant of the cost must then name ``memory``. Default: the
+            ``enforce_memory`` of the run, which is False by default.
         labels: Facts about the task for allocators, which find them in `Task.labels`. Handout itself never reads them.
             Default: none.
 
     Raises:
-        GraphError: An option has an unknown name, or a value of the wrong type or range. `CostError`, a subclass, for
-            a cost that cannot be read.
+        GraphError: An option has an unknown name, or a value of the wrong type or range.
+        CostError: The cost cannot be read.
 
     Example:
         ```python
@@ -82,15 +87,17 @@ class Options(TypedDict, total=False):
 class TaskOptions:
     """The options of a task, checked and with the cost compiled. All code after `Graph.add` reads this form.
 
-    The fields are those of `Options`, without ``id``, ``inline`` and ``collocate_with``, which the graph itself
-    honours. Tasks of one graph with equal options share one object, so compare by identity.
+    The fields are those of `Options`, with two differences. ``requirements`` replaces ``cost``. ``id``, ``inline`` and
+    ``collocate_with`` are missing, because the graph itself handles them.
+
+    Tasks of one graph with equal options share one object, so two objects are compared by identity.
     """
 
-    #: The variants of ``cost`` in order of preference, read when the function was added. Never empty.
+    #: The compiled variants of ``cost``, in order of preference. There is at least one.
     requirements: tuple[Requirement, ...] = (compile_cost(Cost()),)
-    #: None: the value of the run holds. The same is true of ``max_result_bytes`` and ``enforce_memory``.
+    #: None: the option of the run holds. ``max_result_bytes`` and ``enforce_memory`` use None in the same way.
     retries: int | None = None
-    #: None: any exception is worth another attempt.
+    #: None: the task is retried after any exception.
     retry_on: RetryOn | None = None
     backoff_s: float = 0.0
     timeout_s: float | None = None
@@ -102,7 +109,7 @@ class TaskOptions:
     labels: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: The options of a function that was given none.
+#: The options of a function for which the caller gave no options.
 PLAIN: Final = TaskOptions()
 
 
@@ -110,12 +117,12 @@ def check_options(given: Mapping[str, Any], owner: str) -> None:
     """Check the options of a function.
 
     Args:
-        given: Options by name, as the caller wrote them.
-        owner: The function that they belong to, for the message.
+        given: The options as the caller wrote them, by name.
+        owner: The words that name the function in messages, such as ``function 'train'``.
 
     Raises:
-        GraphError: An option has an unknown name, or a value of the wrong type or range; or an inline function has
-            options of a task.
+        GraphError: An option has an unknown name, or a value of the wrong type or range. Or the function is inline, and
+            an option makes sense only for a task.
     """
     for name, value in given.items():
         rule = _RULES.get(name)
@@ -127,12 +134,12 @@ def check_options(given: Mapping[str, Any], owner: str) -> None:
     if given.get("inline") and not given.keys() <= _INLINE_ALLOWS:
         others = ", ".join(sorted(given.keys() - _INLINE_ALLOWS))
         raise GraphError(
-            f"{owner} is inline, so it runs inside each of its consumers, but it also has {others}.",
-            remedy="Give these to the consumers, or leave out inline=True.",
+            f"{owner} is inline and runs inside each of its consumers, so it cannot have the options {others}.",
+            remedy="Give these options to the consumers, or leave out inline=True.",
         )
 
 
-#: Options that an inline function may have. It is no task, so it has no host and no attempts.
+#: Options that an inline function may have. The others are about tasks, and an inline function is not a task.
 _INLINE_ALLOWS: Final = frozenset({"id", "inline", "labels"})
 
 
@@ -154,7 +161,7 @@ def _is_bool(value: Any) -> bool:
 
 
 def _is_cost(value: Any) -> bool:
-    # `as_costs` checks what is inside, and its errors name the value.
+    # `as_costs` checks the values inside, and names the wrong value in its error.
     return isinstance(value, Cost | Mapping) or (isinstance(value, Sequence) and not isinstance(value, str | bytes))
 
 
@@ -164,7 +171,7 @@ def _is_retry_on(value: Any) -> bool:
     return issubclass(value, Exception) if isinstance(value, type) else callable(value)
 
 
-#: By option: a phrase that says which values it takes, and a function that is True for such a value.
+#: For each option: a phrase that describes its values, and a function that returns True for such a value.
 _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "id": ("a text that is not empty", _is_text),
     "cost": ("a Cost, a mapping, or a list of them", _is_cost),
@@ -188,14 +195,14 @@ OPTION_NAMES: Final = frozenset(_RULES)
 
 
 def intern_options(given: Mapping[str, Any], known: dict[Hashable, tuple[TaskOptions, object]]) -> TaskOptions:
-    """Return the `TaskOptions` of some checked options: the same object for the same options.
+    """Return checked options as `TaskOptions`. Equal options give the same object.
 
-    A loop that adds a million functions with ``cost={"gpu": 1}`` reads that cost once.
+    A loop that adds a million functions with ``cost={"gpu": 1}`` therefore compiles that cost only once.
 
     Args:
-        given: Options by name, without ``id``, ``inline`` and ``collocate_with``.
-        known: The results of earlier calls, by key; this call adds its own. An entry also holds the objects whose
-            ``id()`` is part of its key. While they live, no other object has the same ``id()``.
+        given: The checked options by name, without ``id``, ``inline`` and ``collocate_with``.
+        known: The results of earlier calls, by key. This call adds its own result. Some keys contain the ``id()`` of an
+            object. The entry then also holds the object, so that no other object can get the same ``id()``.
 
     Raises:
         CostError: The cost cannot be read.
@@ -221,8 +228,8 @@ _SCALARS: Final = frozenset({int, float, str, bool, type(None)})
 def _key_of(value: Any, kept: list[object]) -> Hashable:
     """Return a dictionary key that is equal for equal option values.
 
-    Plain data is compared by type and content, so True and 1 differ. Any other value is compared by identity and is
-    appended to ``kept``.
+    Plain data is compared by type and content, so True and 1 differ. Any other value is compared by identity, and is
+    appended to ``kept`` so that it stays alive.
     """
     kind = type(value)
     if kind in _SCALARS:

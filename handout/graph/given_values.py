@@ -1,4 +1,4 @@
-"""Values that replace outputs for one run."""
+"""Values that the caller gives to replace outputs in one run."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ from handout.serialization.calls import Path, apply_path
 __all__ = ["EarlierRun", "Given", "GivenValue", "Replacements"]
 
 Given = Mapping[str, Any] | Mapping[Output[Any], Any]
-"""Values that replace outputs in one run, by output or by id. `Results` of an earlier run are such a mapping."""
+"""A mapping of outputs or ids to values that replace them in one run, such as the `Results` of an earlier run."""
 
 
 @runtime_checkable
 class EarlierRun(Protocol):
-    """`Results` of an earlier run, which may hold functions that this graph lacks, and functions that failed."""
+    """The part of `Results` that this module uses.
+
+    The earlier run may contain functions that failed, and functions that this graph does not have.
+    """
 
     @property
     def failures(self) -> Mapping[str, Any]:
-        """The functions without a result, by id."""
+        """The failures of functions that have no result, by id."""
         ...
 
     def raise_failures(self) -> None:
-        """Raise the failures. The protocol has this method so that a plain mapping does not match the protocol."""
+        """Raise the failures. Only `Results` have this method, so no other mapping matches the protocol."""
         ...
 
 
 class GivenValue:
     """A value that replaces an output in this run.
 
-    The value is looked up when it is needed, because `Results` unpickle a value only then.
+    The value is read only when it is needed, because `Results` unpickle a value when it is read.
     """
 
     __slots__ = ("key", "path", "source")
@@ -44,12 +47,12 @@ class GivenValue:
         self.source: Mapping[Any, Any] = source
         #: Key of the value in `source`.
         self.key: Any = key
-        #: Path from the item of `source` to the value.
+        #: Path to the value inside the item that `source` has under `key`.
         self.path: Path = path
 
     @property
     def value(self) -> Any:
-        """The value."""
+        """The value that replaces the output."""
         return apply_path(self.source[self.key], self.path)
 
 
@@ -73,14 +76,14 @@ class Replacements:
                 raise GraphError(f"given= names {key!r}, which does not exist.", remedy=wiring.nodes.did_you_mean(key))
             return Output(wiring.nodes, node)
         if not isinstance(key, Output):
-            raise GraphError(f"given= cannot replace {key!r}.", remedy="Name outputs of this graph, or ids.")
+            raise GraphError(f"given= cannot replace {key!r}.", remedy="Give outputs of this graph, or ids.")
         return key
 
     def __bool__(self) -> bool:
         return bool(self._by_node)
 
     def find(self, node: int, path: Path) -> GivenValue | None:
-        """Return the value that replaces an output; None if no value does.
+        """Return the value that replaces an output, or None.
 
         A value for ``out`` also replaces ``out[0]``, unless ``out[0]`` has a value of its own.
         """
@@ -97,7 +100,7 @@ class Replacements:
 def _usable(wiring: Wiring, given: Given | None) -> list[object]:
     """Return the keys of `given` that replace an output.
 
-    Functions of an earlier run that failed, or that this graph lacks, replace nothing.
+    The keys of an earlier run are filtered: functions that failed, or that this graph does not have, are left out.
     """
     if not isinstance(given, EarlierRun):
         return list(given or ())

@@ -1,4 +1,4 @@
-"""`Graph`: the functions that the user adds, and their calls."""
+"""`Graph`: the object to which the user adds functions and values."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ A = TypeVar("A")
 
 
 class Graph(TypedCalls):
-    """A DAG of functions. Building a graph runs nothing. It can be run any number of times, and grow between two runs.
+    """A DAG of functions. Nothing runs while it is built. It can be run many times, and can grow between two runs.
 
     Args:
         functions: Functions in the explicit form; see `function`. Default: none.
 
     Raises:
-        GraphError: An entry of ``functions`` is wrong, or two have the same id.
+        GraphError: An entry of ``functions`` is wrong, or two entries have the same id.
 
     Example:
         ```python
@@ -50,35 +50,36 @@ class Graph(TypedCalls):
 
     def __init__(self, functions: Iterable[Function[Any]] = ()) -> None:
         self._nodes = Nodes()
-        # Attributes for speed: for a call without options, `_add` appends straight to two of the columns of `Nodes`.
+        # For a call without options, `_add` appends to these two columns directly, because that is faster.
         self._fns = self._nodes.fns
         self._args = self._nodes.args
         self._signatures = Signatures()
         self._add_explicit(list(functions))
 
     def value(self, value: A, /, *, id: str | None = None) -> Output[A]:
-        """Add a value as an object of its own, which travels once to each host, however many functions take it.
+        """Add a value as an object of its own. It travels once to each host, however many functions take it.
 
-        A run can replace it: ``execute(graph, given={output: other})``.
+        A run can use another value instead: ``execute(graph, given={output: other})``.
 
         Args:
             value: Any value that can be pickled.
-            id: Name of the value, unique in the graph. Default: generated: ``value``, then ``value-2``.
+            id: Name of the value, unique in the graph. Default: ``value`` for the first value, ``value-2`` for the
+                second.
 
         Returns:
-            The output that stands for the value.
+            The output to give to functions in place of the value.
 
         Raises:
-            GraphError: The value is an output already, or the id is taken.
+            GraphError: The value is an `Output` or an `Arg`, or another node has the id.
 
         Example:
             ```python
             table = graph.value(load_table())
-            scores = graph.map(functools.partial(score, table=table), range(100))
+            scores = graph.map(score, range(100), table=table)
             ```
         """
         if isinstance(value, Input):
-            raise GraphError(f"{value!r} stands for a value already.", remedy="Use it as it is.")
+            raise GraphError(f"{value!r} is an output or an Arg, not a value.", remedy="Use it as it is.")
         if id is not None:
             check_options({"id": id}, "graph.value")
         return self._nodes.append(None, (value,), {}, Policy(id=id))
@@ -92,16 +93,16 @@ class Graph(TypedCalls):
         width: int = 16,
         **options: Unpack[Options],
     ) -> Output[A]:
-        """Add a tree of calls that reduces parts to one: each call takes a list of at most ``width`` parts.
+        """Add a tree of calls that reduces many parts to one. Each call takes a list of at most ``width`` parts.
 
-        The order of the parts is kept. The lists of one level differ in length by at most one. A single part is still
-        given to ``fn``, as a list of one.
+        The order of the parts is kept. The lists of one level differ in length by at most one. If there is only one
+        part, ``fn`` is still called, with a list that contains this part.
 
         Args:
             fn: Function that takes a list of parts and returns a part.
             parts: Values or outputs; at least one.
             width: Largest number of parts that one call takes; at least 2.
-            **options: Options of every call. The last call gets ``id``, the others ``id[level,number]``.
+            **options: Options of every call. The last call gets the id ``id``, and the others get ``id[level,number]``.
 
         Returns:
             The output of the last call.
@@ -115,7 +116,7 @@ class Graph(TypedCalls):
             ```
         """
         if not is_whole(width) or width < 2:
-            raise GraphError(f"graph.reduce: width={width!r} would never end.", remedy="Give 2 or more.")
+            raise GraphError(f"graph.reduce: width={width!r} is not a whole number above 1.", remedy="Give 2 or more.")
         level: list[Any] = list(parts)
         if not level:
             raise GraphError(f"graph.reduce: there are no parts for {name_of(fn)!r}.", remedy="Give at least one.")
@@ -139,16 +140,16 @@ class Graph(TypedCalls):
         return self._nodes.append(fn, (level,), {}, policy._replace(id=id_))
 
     def check(self, inventory: InventoryLike = None) -> None:
-        """Check the graph, and its costs against what an inventory declares, without reaching a host.
+        """Check the graph, and compare its costs with the capabilities in an inventory. No host is contacted.
 
-        If a capability is not declared but an agent would probe it, it counts as unknown, not as missing.
+        A capability that the inventory does not declare, but that an agent would probe, does not count as missing.
 
         Args:
             inventory: The hosts. Default: this machine alone.
 
         Raises:
             GraphError: The graph is wrong.
-            PlacementError: No host of the inventory can ever run one of the functions.
+            PlacementError: One of the functions can run on no host of the inventory.
             InventoryError: The inventory cannot be read.
 
         Example:
@@ -162,8 +163,8 @@ class Graph(TypedCalls):
         """Check the graph and number the tasks and objects of one run.
 
         Args:
-            outputs: The outputs that the caller wants. None: the result of every function that no other function takes.
-            given: Values that replace outputs, by output or by id; or `Results` of an earlier run.
+            outputs: The outputs that the caller wants. None: all results that no other function takes.
+            given: Values that replace outputs, by output or by id, or the `Results` of an earlier run.
 
         Returns:
             The plan that a run executes.
@@ -194,7 +195,7 @@ class Graph(TypedCalls):
         if kwargs or (MARKS and mark_of(fn) is not None) or not callable(fn):
             given, own = self._split(fn, kwargs)
             return self._nodes.append(fn, args, own, self._nodes.policy(given))
-        # In a graph of a million functions, most calls have no options and no keyword arguments. This path is for them.
+        # In a large graph, most calls have no options and no keyword arguments. This shorter path is for such calls.
         fns = self._fns
         node = len(fns)
         fns.append(fn)
@@ -210,8 +211,8 @@ class Graph(TypedCalls):
         if len(lengths) != 1:
             sizes = ", ".join(str(len(column)) for column in columns)
             raise GraphError(
-                f"graph.map of {name_of(fn)!r} needs iterables of one length, not {sizes or 'none at all'}.",
-                remedy="Give what all calls share as a keyword argument, or zip(...) the iterables yourself.",
+                f"graph.map of {name_of(fn)!r} needs iterables of the same length, not {sizes or 'none at all'}.",
+                remedy="Give a value that all calls share as a keyword argument, or zip(...) the iterables yourself.",
             )
         policy = self._nodes.policy(given)
         append = self._nodes.append
@@ -221,7 +222,7 @@ class Graph(TypedCalls):
         return [append(fn, row, own, policy._replace(id=f"{policy.id}[{i}]")) for i, row in enumerate(rows)]
 
     def _split(self, fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Separate the options from the function's own keyword arguments, and add the options of the decorator."""
+        """Separate the options from the function's own keyword arguments, and add the options of its decorator."""
         if not callable(fn):
             raise GraphError(
                 f"{fn!r} is not callable.", remedy="Give the function itself, then its arguments: graph.add(f, x)."
@@ -236,7 +237,7 @@ class Graph(TypedCalls):
             raise GraphError(
                 f"{name_of(fn)!r} has a parameter named {name!r}, which graph.add takes as an option.",
                 remedy=f"Give the option with handout.options({name}=...)({name_of(fn)}); "
-                f"then {name}= in graph.add is the function's own.",
+                f"then graph.add passes {name}= to the function.",
             )
         owner = f"function {kwargs.get('id', name_of(fn))!r}"
         given = {**(marked or {}), **{name: kwargs[name] for name in named - clash}}
@@ -259,7 +260,7 @@ class Graph(TypedCalls):
             nodes.args[node] = producers + function.extra_args
 
     def _producer(self, node: int, function: Function[Any], named: Any) -> Input[Any]:
-        """Return the producer that an entry of ``args`` names, be it an id, an id with keys, an output or an `Arg`."""
+        """Return the producer that an entry of ``args`` names by an id, an id with keys, an output or an `Arg`."""
         if isinstance(named, Arg) and isinstance(named.producer, str | tuple):
             again: Any = Arg
             arg: Input[Any] = again(self._producer(node, function, named.producer), dump=named.dump, load=named.load)
@@ -286,14 +287,14 @@ class Graph(TypedCalls):
 
 
 Runnable = Graph | Sequence[Function[Any]]
-"""What `execute`, `start` and `run` take: a `Graph`, or a list of `function` entries."""
+"""A `Graph`, or a list of `function` entries. `execute`, `start` and `run` take either."""
 
 
 def as_graph(graph: Runnable) -> Graph:
     """Return the graph itself, or the graph that a list of functions describes.
 
     Raises:
-        GraphError: The value is neither.
+        GraphError: The value is neither a graph nor a list of functions.
     """
     if isinstance(graph, Graph):
         return graph

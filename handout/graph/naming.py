@@ -22,28 +22,31 @@ def name_of(fn: object) -> str:
 
 
 class FunctionIds:
-    """The ids of the nodes of a graph, in the order of the nodes. An id is generated when it or a later one is read.
+    """The ids of the nodes of a graph, in the order of the nodes.
 
-    A million strings take 60 MB, and few of them are read while a graph is built. An id depends only on the nodes
-    before it, so it is the same whenever it is generated.
+    An id is generated only when that id or the id of a later node is read. A million ids take 60 MB, and few ids are
+    read while a graph is built. The id of a node depends only on the nodes before it, so it is the same whenever it is
+    generated.
     """
 
     __slots__ = ("_bases", "_claimed", "_counts", "_numbers", "ids")
 
     def __init__(self) -> None:
-        #: Ids of the nodes named so far, which are the first nodes of the graph.
+        #: Ids of the nodes that were named so far. These are always the first nodes of the graph.
         self.ids: list[str] = []
-        #: Node by id, for ids that the caller chose.
+        #: The nodes whose ids the caller chose, by id.
         self._claimed: dict[str, int] = {}
-        #: By name: the last number that follows it in an id.
+        #: For each name: the number of the last id that was generated from the name. ``train-2`` has the number 2, and
+        #: ``train`` has 1.
         self._counts: dict[str, int] = {}
-        #: Name by the identity of a function. The graph holds the functions, so identities stay valid.
+        #: The name of each function, by the identity of the function. The graph holds the functions, so that no other
+        #: object gets the same identity.
         self._bases: dict[int, str] = {}
-        #: Node by id for the first entries of ``ids``. Extended when a generated id is looked up.
+        #: The nodes of the first entries of ``ids``, by id. It is extended when a generated id is looked up.
         self._numbers: dict[str, int] = {}
 
     def extend(self, fns: list[Callable[..., Any] | None], until: int) -> list[str]:
-        """Name the nodes before ``until`` and return all ids. ``fns`` holds None for a node that is a value."""
+        """Generate the ids of the nodes before ``until``, and return all ids. For a value, ``fns`` holds None."""
         ids, bases = self.ids, self._bases
         for node in range(len(ids), until):
             fn = fns[node]
@@ -58,21 +61,21 @@ class FunctionIds:
         while True:
             count += 1
             id_ = base if count == 1 else f"{base}-{count}"
-            # Only an id that the caller chose, or one generated from a name with a dash, can equal this one.
+            # Two ids can be equal only if the caller chose one of them, or if a name contains a dash.
             if (self._claimed or "-" in base) and self._taken(id_):
                 continue
             self._counts[base] = count
             return id_
 
     def _taken(self, id: str) -> bool:
-        """Return True if a node has this id. This check needs no table of all ids."""
+        """Return True if a node has this id. The check does without a table of all ids."""
         if id in self._claimed or id in self._counts:
             return True
         base, _, number = id.rpartition("-")
         return number.isdecimal() and number[0] != "0" and 2 <= int(number) <= self._counts.get(base, 0)
 
     def claim(self, id: str) -> None:
-        """Give the next node an id that the caller chose. Every node before it must be named.
+        """Give the next node an id that the caller chose. All earlier nodes must have their ids already.
 
         Raises:
             GraphError: Another node has the id.
@@ -83,7 +86,7 @@ class FunctionIds:
         self.ids.append(id)
 
     def number_of(self, id: str) -> int | None:
-        """Return the node with an id among the nodes named so far, or None."""
+        """Return the node with an id, or None. Only nodes that were named so far are searched."""
         found = self._claimed.get(id)
         if found is None and self._taken(id):
             numbers = self._numbers

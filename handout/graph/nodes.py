@@ -14,7 +14,7 @@ __all__ = ["Nodes", "Policy"]
 
 
 class Policy(NamedTuple):
-    """The options of a function: those that the graph itself honours, and those of the task."""
+    """The options of a function: the options that the graph itself handles, and the options of its task."""
 
     id: str | None = None
     task: TaskOptions = PLAIN
@@ -23,11 +23,11 @@ class Policy(NamedTuple):
 
 
 class Nodes:
-    """The functions and values of a graph, in columns by number.
+    """The functions and values of a graph, stored as columns. The number of a node is its index in the columns.
 
     A function with only positional arguments takes one entry in each of two lists. Keyword arguments and options are
-    rarer, so dictionaries and sets by number hold them. Outputs refer to this object and not to the `Graph`, which adds
-    the typed methods.
+    rarer, so dictionaries and sets hold them, by node number. Outputs refer to this object, not to the `Graph`. The
+    `Graph` adds the typed methods.
     """
 
     __slots__ = (
@@ -44,20 +44,20 @@ class Nodes:
     )
 
     def __init__(self) -> None:
-        #: By node: its function; None if the node is a value.
+        #: The function of each node, or None if the node is a value.
         self.fns: list[Callable[..., Any] | None] = []
-        #: By node: its positional arguments. For a value: the value alone.
+        #: The positional arguments of each node. The entry of a value is a tuple that contains only the value.
         self.args: list[tuple[Any, ...]] = []
-        #: By node: its keyword arguments, if it has any. Nodes share them, so they are never changed.
+        #: The keyword arguments of the nodes that have any. Several nodes may share a mapping, so it is never changed.
         self.kwargs: dict[int, Mapping[str, Any]] = {}
-        #: By node: its options, if they are not `PLAIN`.
+        #: The options of the nodes whose options are not `PLAIN`.
         self.options: dict[int, TaskOptions] = {}
         #: The nodes of inline functions.
         self.inline: set[int] = set()
-        #: By node: the output, or the id, that it shares its host with.
+        #: The ``collocate_with`` of the nodes that have this option.
         self.collocated: dict[int, Input[Any] | str] = {}
         self.names: FunctionIds = FunctionIds()
-        #: True if a node may take the result of a later one. Only then can the graph have a cycle.
+        #: True if a node may take the result of a later node. Only then can the graph have a cycle.
         self.forward: bool = False
         self._interned: dict[Hashable, tuple[TaskOptions, object]] = {}
 
@@ -83,7 +83,7 @@ class Nodes:
         """Add a node and return its output.
 
         Raises:
-            GraphError: The id is taken.
+            GraphError: Another node has the id.
         """
         node = len(self.fns)
         if policy.id is not None:
@@ -106,7 +106,7 @@ class Nodes:
         return self.names.extend(self.fns, len(self.fns))
 
     def id_of(self, node: int, /) -> str:
-        """Return the id of a node. This names all nodes before it as well."""
+        """Return the id of a node. The call also generates the ids of all earlier nodes."""
         return self.names.extend(self.fns, max(node + 1, len(self.names.ids)))[node]
 
     def find(self, id: str) -> int | None:

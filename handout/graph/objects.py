@@ -1,4 +1,4 @@
-"""The objects of a run and their numbers: the object that each output names."""
+"""Numbers the objects of a run, and finds the object that an output names."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ class Pick:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
-    """A value that the graph itself holds."""
+    """A value that was added with `Graph.value`, or an element of such a value."""
 
     value: Any
 
 
 class ObjectNumbers:
-    """Numbers the objects of a run. A task's whole result has the task's number. Others get the next free numbers."""
+    """Numbers the objects of a run.
+
+    The whole result of a task has the number of the task. Each other object gets the next free number.
+    """
 
     __slots__ = ("_given", "_names", "_numbers", "_task_of", "_tasks", "_wiring", "extras")
 
@@ -43,7 +46,7 @@ class ObjectNumbers:
         Args:
             wiring: The edges of the graph.
             given: The values that replace outputs in this run.
-            task_of: By node: its task, or -1 if it has none.
+            task_of: The task of each node, or -1 for a node without a task.
             tasks: Number of tasks.
         """
         self._wiring = wiring
@@ -51,12 +54,15 @@ class ObjectNumbers:
         self._task_of = task_of
         self._tasks = tasks
         self.extras: list[Pick | Value | GivenValue] = []
-        #: By extra: the first output that named it.
+        #: For each entry of ``extras``: the first output that named the object.
         self._names: list[Output[Any]] = []
         self._numbers: dict[Hashable, int] = {}
 
     def number(self, output: Output[Any]) -> int | None:
-        """Return the number of an output's object, and number the object if it is new. None: the output is inline."""
+        """Return the number of the object that an output names. The call numbers the object if it is new.
+
+        None: the output is the result of an inline function, or an element of one.
+        """
         node = self._wiring.node_of(output)
         if not output._path and self._task_of[node] >= 0:
             return self._task_of[node]
@@ -89,7 +95,7 @@ class ObjectNumbers:
         return None if task < 0 else Pick(task, path)
 
     def find(self, output: Output[Any]) -> tuple[int | None, Path]:
-        """Return the object that an output was compiled to, and the path that is left for the consumer to follow.
+        """Return the number of the object that an output names, and the path that the consumer must follow from there.
 
         The number is None for an inline function's result, and for an output that no task of this run takes.
         """
@@ -97,7 +103,7 @@ class ObjectNumbers:
         if not output._path and self._task_of[node] >= 0:
             return self._task_of[node], ()
         number = self._numbers.get((node, path_key(output._path)))
-        # Only the consumer can take an element of an inline function's result.
+        # The result of an inline function exists only in the consumer, so the consumer takes the element out.
         return number, output._path if number is None else ()
 
     def locate(self, key: Output[Any] | str, preferred: Collection[int]) -> tuple[int, Path]:
@@ -132,7 +138,7 @@ class ObjectNumbers:
         for dumped in wiring.dumped:
             if wiring.id_of(dumped) == id:
                 return Output(wiring, dumped)
-        for output in self._names:  # an element, by its full name
+        for output in self._names:  # the id of an element, such as "split[0]"
             if output.id == id:
                 return output
         raise GraphError(f"no function has the id {id!r}.", remedy=wiring.nodes.did_you_mean(id))

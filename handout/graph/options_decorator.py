@@ -15,17 +15,18 @@ __all__ = ["MARKS", "mark_of", "options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Options by the identity of a function. They are not an attribute of the function, because functools.wraps would copy
-#: it, a subclass would inherit it, and a pickled function would carry it to hosts without Handout. The second element
-#: keeps the identity valid. It is the function itself, or a weak reference that removes the entry with the function.
+#: Options of functions, by the identity of the function. They are not stored in an attribute of the function, because
+#: functools.wraps would copy the attribute, a subclass would inherit it, and a pickled function would carry it to hosts
+#: without Handout. The second element of an entry keeps the identity valid. It is the function itself, or a weak
+#: reference that removes the entry when the function is deleted.
 MARKS: Final[dict[int, tuple[Mapping[str, Any], object]]] = {}
 
 
 def options(**options: Unpack[Options]) -> Callable[[F], F]:
     """Give a function options of its own. The decorator returns the function unchanged.
 
-    The options hold whenever the function is added to a graph. An option in the call that adds it wins over the
-    option of the same name here. Wrappers, partials and subclasses of the function do not have them.
+    The options hold whenever the function is added to a graph. If `Graph.add` gets an option of the same name, that
+    option wins. Wrappers, partials and subclasses of the function do not have the options.
 
     Args:
         **options: Options of the function, as for `Graph.add`, without ``id``.
@@ -67,7 +68,7 @@ def _forget(number: int) -> None:
 
 
 def mark_of(fn: Callable[..., Any]) -> Mapping[str, Any] | None:
-    """Return the options that `options` gave to a function, or None. A bound method has those of its function."""
+    """Return the options that `options` gave to a function, or None. A bound method has the options of its function."""
     found = MARKS.get(id(fn))
     if found is None and isinstance(fn, MethodType):
         found = MARKS.get(id(fn.__func__))

@@ -1,4 +1,4 @@
-"""Topological order and cycles of a graph that is given as lists of numbers."""
+"""Topological order and cycles of a graph whose nodes are numbers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ __all__ = ["find_cycle", "topological"]
 
 
 def topological(producers: Sequence[Sequence[int]]) -> list[int]:
-    """Return the nodes with producers before consumers, and otherwise in the order of their numbers.
+    """Return the nodes in an order in which each producer comes before its consumers.
+
+    If several nodes could come next, the smallest number comes first.
 
     Args:
-        producers: By node: the nodes whose results it takes; repetitions do not matter.
+        producers: For each node, the nodes whose results it takes. Repetitions do not matter.
 
     Returns:
-        All nodes except those on a cycle and those that depend on one.
+        All nodes except the nodes on a cycle and the nodes that depend on a cycle.
     """
     count = len(producers)
     missing = [len(set(each)) for each in producers]
@@ -37,7 +39,10 @@ def topological(producers: Sequence[Sequence[int]]) -> list[int]:
 
 
 def find_cycle(producers: Sequence[Sequence[int]], order: Sequence[int]) -> list[int]:
-    """Return a cycle among the nodes that `topological` left out: producers first, the first node again at the end."""
+    """Return a cycle among the nodes that `topological` left out.
+
+    Each node of the cycle comes before its consumer, and the first node is repeated at the end.
+    """
     left = set(range(len(producers))) - set(order)
     node = min(left)
     walk: list[int] = []
@@ -45,6 +50,6 @@ def find_cycle(producers: Sequence[Sequence[int]], order: Sequence[int]) -> list
     while node not in at:
         at[node] = len(walk)
         walk.append(node)
-        # Each node that was left out takes the result of another one that was left out.
+        # Each node that was left out takes the result of a node that was left out, so the walk can always go on.
         node = next(producer for producer in producers[node] if producer in left)
     return [*walk[at[node] :], node][::-1]

@@ -1,6 +1,7 @@
-"""Outputs, which stand in a graph for values that do not exist yet.
+"""Outputs: promises of values that do not exist yet.
 
-An output knows its origin (the columns of a graph), the number of its node there, and the path to an element.
+An output holds its origin, the number of its node there, and the path to an element. The origin is the `Nodes` of a
+graph. For the ``dump`` of an `Arg`, it is the `Wiring` of a run.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class NotAValueError(GraphError, TypeError):
-    """An output was used as if it were the value that it stands for."""
+    """An output was used as if it were its value."""
 
 
 class Origin(Protocol):
-    """The graph that an output belongs to."""
+    """The object that an output belongs to. It knows the ids of the nodes."""
 
     def id_of(self, node: int, /) -> str:
         """Return the id of a node."""
@@ -43,7 +44,7 @@ class Origin(Protocol):
 
 
 class Input(Generic[T_co]):
-    """What may stand in a call of `Graph.add` where the function takes a ``T``: an `Output` or an `Arg`.
+    """An `Output` or an `Arg`. `Graph.add` takes an ``Input[T]`` as an argument where the function takes a ``T``.
 
     Example:
         ```python
@@ -57,14 +58,14 @@ class Input(Generic[T_co]):
     __slots__ = ()
 
     def __hash__(self) -> int:
-        """Return a hash by identity; `Output` hashes by what it names."""
+        """Return a hash of the identity. `Output` replaces this method, because equal outputs need equal hashes."""
         return object.__hash__(self)
 
 
 class Output(Input[T_co]):
-    """A function's result, or an element of it, in a graph.
+    """A promise of a function's result, or of an element of it.
 
-    An output is not the value, which exists only once the graph runs. ``out[0]``, ``out["key"]`` and `pick` name an
+    An output is not the value: the value exists only once the graph runs. ``out[0]``, ``out["key"]`` and `pick` name an
     element. The host that made the result takes the element out, so that only the element travels. Two outputs are
     equal if they name the same element of the same function of the same graph.
 
@@ -77,7 +78,7 @@ class Output(Input[T_co]):
         ```
     """
 
-    # A graph of a million functions holds a million outputs, so they have no dictionary and no weak references.
+    # Memory: a graph of a million functions has a million outputs, so outputs have no __dict__ and no __weakref__.
     __slots__ = ("_node", "_origin", "_path")
 
     _origin: Origin
@@ -85,14 +86,14 @@ class Output(Input[T_co]):
     _path: Path
 
     def __init__(self, origin: Origin, node: int, path: Path = ()) -> None:
-        """Name a node of a graph. `Graph` makes outputs; callers do not."""
+        """Make the output of a node. This constructor is not public: a `Graph` makes the outputs."""
         self._origin = origin
         self._node = node
         self._path = path
 
     @property
     def id(self) -> str:
-        """The id of the function, followed by the path to the element if the output names one: ``split[0]``."""
+        """The id of the function. If the output names an element, the path to it follows, as in ``split[0]``."""
         return self._origin.id_of(self._node) + path_text(self._path)
 
     @overload
@@ -116,16 +117,16 @@ class Output(Input[T_co]):
         if isinstance(key, Input):
             raise NotAValueError(
                 f"output {self.id!r} cannot be indexed by another output, whose value is not known yet.",
-                remedy="Add a function that takes both and indexes.",
+                remedy="Add a function that takes both outputs and returns the element.",
             )
         return Output(self._origin, self._node, (*self._path, ("item", key)))
 
     def pick(self, path: Callable[[T_co], U], /) -> Output[U]:
-        """Name an element of the result by attributes and items, with its type.
+        """Name an element of the result by a path of attributes and items. Type checkers infer the element's type.
 
         Args:
-            path: `pick` calls it once, before it returns, with an object that records the path. The callable itself
-                does not travel.
+            path: A callable that follows the path and returns the element. `pick` calls it once, before `pick` returns,
+                with an object that records the path. The callable itself does not travel.
 
         Raises:
             GraphError: The callable did anything other than follow attributes and items.
@@ -138,19 +139,19 @@ class Output(Input[T_co]):
         return Output(self._origin, self._node, self._path + record_path(path, self.id))
 
     if TYPE_CHECKING:
-        # None makes type checkers refuse `for x in out` and `x in out`; at run time the methods below explain why.
+        # None makes type checkers refuse `for x in out` and `x in out`. At run time, the methods below raise an error.
         __iter__: None
         __contains__: None
     else:
 
         def __iter__(self) -> NoReturn:
-            self._not_a_value("iterated over", "For one task an element, run the first graph and map over its result.")
+            self._not_a_value("iterated over", "Run this graph first, and then map over its result.")
 
         def __contains__(self, item: object) -> NoReturn:
             self._not_a_value("searched", "Search in a function that takes the output.")
 
     def __bool__(self) -> NoReturn:
-        self._not_a_value("asked for its truth", "Decide in a function that takes the output.")
+        self._not_a_value("used as a condition", "Decide in a function that takes the output.")
 
     def _not_a_value(self, what: str, remedy: str) -> NoReturn:
         raise NotAValueError(
@@ -188,7 +189,7 @@ class Output(Input[T_co]):
 
 
 def later(promised: Input[A], /) -> A:
-    """Return the output itself, typed as the value that it stands for.
+    """Return the output itself, typed as its value.
 
     Use `later` where a type checker would refuse an output: inside a list, tuple or dict, or as a keyword argument.
 

@@ -1,4 +1,4 @@
-"""The path to an element of a result: how `Output.pick` records it, and how it is written and compared."""
+"""Paths to elements of results: records them for `Output.pick`, writes them as text, and compares them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["path_key", "path_text", "record_path"]
 
 
 def path_text(path: Path) -> str:
-    """Return a path as Python would write it after the value: ``['weights'][0].name``."""
+    """Return a path as the Python code that would follow the value, such as ``['weights'][0].name``."""
     return "".join(f"[{_key_text(key)}]" if kind == "item" else f".{key}" for kind, key in path)
 
 
@@ -24,7 +24,10 @@ def _key_text(key: Any) -> str:
 
 
 def path_key(path: Path) -> Hashable:
-    """Return a key to compare paths by: the path itself, or its text if it cannot be hashed (a slice or list in it)."""
+    """Return a key by which paths are compared.
+
+    The key is the path itself. If the path cannot be hashed (it contains a slice or a list), the key is its text.
+    """
     try:
         hash(path)
     except TypeError:
@@ -33,7 +36,7 @@ def path_key(path: Path) -> Hashable:
 
 
 class _Recorder:
-    """The argument for a callable given to `Output.pick`. Records the attributes and items that the callable reads."""
+    """The object that `Output.pick` passes to its callable. It records the attributes and items that are read."""
 
     __slots__ = ("_steps",)
 
@@ -64,7 +67,7 @@ class _Recorder:
 class _RefusedError(Exception):
     """The callable did something that a recorder refuses.
 
-    Only recorders raise this class, so no error of the callable's own code is taken for a refusal.
+    Only recorders raise this class, so `record_path` cannot mistake another error in the callable for a refusal.
     """
 
 
@@ -82,7 +85,7 @@ def record_path(pick: Callable[[Any], Any], id: str) -> Path:
 
     Args:
         pick: A callable such as ``lambda m: m.weights["a"][0]``.
-        id: Id of the output that is picked from, for the message.
+        id: Id of the output, for the message.
 
     Raises:
         GraphError: The callable did anything other than follow attributes and items and return the element.

@@ -1,4 +1,4 @@
-"""Finds the placeholder that travels in the place of an output inside the arguments of a task."""
+"""Finds the placeholders that replace outputs when the arguments of a task travel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Slots"]
 
 
 class Slots:
-    """Gives the placeholder of each output in one task's arguments, and in those of its inline producers."""
+    """Finds the placeholders of the outputs in the arguments of one task and in those of its inline producers."""
 
     __slots__ = ("_id", "_index", "_inline", "_objects", "_wiring")
 
@@ -24,14 +24,15 @@ class Slots:
         self._index = {number: index for index, number in enumerate(inputs)}
         self._objects = objects
         self._wiring = wiring
-        #: One placeholder for each inline function, because the consumer makes one call for each placeholder.
+        #: The placeholder of each inline function, by node. There is only one for each function, because the consumer
+        #: makes one call for each placeholder.
         self._inline: dict[int, Inline] = {}
 
     def __call__(self, ref: Input[Any]) -> Placeholder:
         """Return the placeholder of an output or an `Arg`.
 
         Raises:
-            GraphError: The output is inside an object, where the compiler did not find it.
+            GraphError: The output is inside an object, where `Scanner` does not look for outputs.
         """
         if isinstance(ref, Arg):
             dumped = self._wiring.dump_output(ref)

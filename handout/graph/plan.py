@@ -1,7 +1,7 @@
-"""`Plan`: a validated graph as columns of numbers, ready to run.
+"""`Plan`: a graph that was checked and numbered for one run.
 
-Tasks are numbered 0..n-1, producers before their consumers. The whole result of task t is object t. Objects from
-number n on are elements of results and values that the caller supplies.
+The n tasks have the numbers 0 to n - 1, and each producer comes before its consumers. Object number t is the whole
+result of task number t. The objects from number n on are elements of results, and values that no task makes.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ __all__ = ["GivenValue", "Pick", "Plan", "Value"]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A graph as one run sees it. Functions that are added to the graph later are not in it.
+    """A graph as one run sees it. Functions that are added to the graph later are not in the plan.
 
-    The columns up to `groups` have one entry a task.
+    The columns from `ids` to `groups` have one entry for each task.
     """
 
-    #: The user's ids.
+    #: The id that the function of each task has in the graph.
     ids: Sequence[str]
     fns: Sequence[Callable[..., Any]]
-    #: The arguments as the caller gave them. `slot_of` gives the placeholder of each output in them.
+    #: The arguments as the caller gave them. For the outputs in them, `slot_of` finds the placeholders.
     args: Sequence[tuple[Any, ...]]
     kwargs: Sequence[Mapping[str, Any]]
-    #: Interned: tasks with equal options share one object.
+    #: Tasks with equal options share one object.
     options: Sequence[TaskOptions]
     #: Numbers of the objects that the task takes, each once, in the order of its arguments.
     inputs: Sequence[tuple[int, ...]]
     #: Tasks with the same number run on the same host. -1: the task may run anywhere.
     groups: Sequence[int]
-    #: One entry for each object from number n on.
+    #: The objects from number n on.
     extras: Sequence[Pick | Value | GivenValue]
     #: Numbers of the objects that the caller wants, each once.
     outputs: Sequence[int]
@@ -54,18 +54,18 @@ class Plan:
 
     @cached_property
     def producers(self) -> list[int]:
-        """By object: the task that makes it, or -1 for a value of the caller."""
+        """The task that makes each object, or -1 for a value that no task makes."""
         return [*range(len(self.fns)), *[each.task if isinstance(each, Pick) else -1 for each in self.extras]]
 
     def slot_of(self, task: int) -> Callable[[Input[Any]], Placeholder]:
-        """Return a function that gives the placeholder of an output or `Arg` in a task's arguments; see `Slots`."""
+        """Return a function that returns the placeholder of an output or `Arg` in a task's arguments; see `Slots`."""
         return Slots(self.ids[task], self.inputs[task], self.objects, self.wiring)
 
     def locate(self, key: Output[Any] | str) -> tuple[int, Path]:
-        """Return the object that holds what a caller's key names, and the path from the object to it.
+        """Return the object that contains the value of a key, and the path from the object to the value.
 
-        An object in `outputs` comes before others, because the controller has it. Among several objects, the one with
-        the shortest path comes first.
+        Several objects may contain the value. Objects in `outputs` come first, because the controller has them. Among
+        these, or among all objects if none is in `outputs`, the object with the shortest path is returned.
 
         Raises:
             GraphError: The key names no object of this run.
@@ -77,7 +77,7 @@ class Plan:
         return frozenset(self.outputs)
 
     def name_of(self, number: int) -> str:
-        """Return the id of an object: that of its function, followed by the path if it is an element."""
+        """Return the id of an object: the id of its function, followed by the path if the object is an element."""
         if number < len(self.ids):
             return self.ids[number]
         return self.objects.name_of(number)

@@ -1,4 +1,4 @@
-"""A graph as text for Mermaid and Graphviz."""
+"""Writes a graph as text for Mermaid and Graphviz."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ __all__ = ["to_dot", "to_mermaid"]
 
 
 def _edges(wiring: Wiring) -> Iterator[tuple[int, int, str]]:
-    """Yield each edge once as (producer, consumer, label); the label is the path to the element that is taken."""
+    """Yield each edge once as (producer, consumer, label).
+
+    The label is the path to the element that the consumer takes, or "" if it takes the whole result.
+    """
     for node, refs in enumerate(wiring.refs):
         seen = dict.fromkeys((wiring.node_of(output), path_text(output._path)) for output in map(wiring.base, refs))
         for producer, label in seen:
@@ -21,7 +24,7 @@ def _edges(wiring: Wiring) -> Iterator[tuple[int, int, str]]:
 
 
 def _label(wiring: Wiring, node: int) -> str:
-    """Return the id of a node, followed by the function's name if the id was not generated from it."""
+    """Return the id of a node, followed by the function's name if the id was not generated from that name."""
     id_, fn = wiring.id_of(node), wiring.fns[node]
     name = "" if fn is None or node >= wiring.count else name_of(fn)
     generated = id_ == name or id_.removeprefix(name).removeprefix("-").isdecimal()
@@ -46,7 +49,7 @@ def to_mermaid(nodes: Nodes) -> str:
 
 
 def _mermaid(text: str) -> str:
-    # The hash comes first, because Mermaid's escapes begin with it.
+    # The hash sign is replaced first, because the escapes of the other signs contain one.
     for sign, escape in (("#", "#35;"), ('"', "#quot;"), ("<", "#lt;"), (">", "#gt;"), ("\n", "<br/>")):
         text = text.replace(sign, escape)
     return text

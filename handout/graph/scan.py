@@ -11,7 +11,7 @@ from handout.graph.output import Input
 
 __all__ = ["Scanner"]
 
-#: Types that hold no outputs. They are compared exactly, so that objects of subclasses are scanned.
+#: Types whose objects hold no outputs. Types are compared exactly, so that objects of subclasses are scanned.
 _LEAVES: Final = frozenset(
     {
         int, float, complex, str, bytes, bytearray, memoryview, bool, NoneType,
@@ -19,24 +19,24 @@ _LEAVES: Final = frozenset(
     }
 )  # fmt: skip
 
-#: The scanner remembers containers of at least this length, because many functions often take the same one.
+#: The scanner remembers containers of at least this length, because many functions may take the same long container.
 _LONG: Final = 16
 
 
 class Scanner:
     """Finds outputs and `Arg` objects in arguments, inside lists, tuples and dicts at any depth.
 
-    Each compilation makes its own scanner, because a scanner is valid only while the arguments do not change.
+    Each compilation makes a new scanner, because the containers that a scanner remembers may change afterwards.
     """
 
     __slots__ = ("_seen",)
 
     def __init__(self) -> None:
-        #: By the identity of a long container: the references in it.
+        #: The references in each long container, by the identity of the container.
         self._seen: dict[int, tuple[Input[Any], ...]] = {}
 
     def references(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> tuple[Input[Any], ...]:
-        """Return the references in some arguments, in the order of their appearance.
+        """Return the references (outputs and `Arg` objects) in some arguments, in the order in which they appear.
 
         Raises:
             GraphError: An output is inside a set, or the arguments are nested too deeply.
@@ -52,7 +52,7 @@ class Scanner:
                         self._look(value, found)
         except RecursionError:
             raise GraphError(
-                "an argument is nested too deeply, or holds itself.", remedy="Flatten it, or hand it over as a File."
+                "an argument is nested too deeply, or holds itself.", remedy="Flatten it, or pass it as a File."
             ) from None
         return tuple(found)
 
@@ -66,7 +66,7 @@ class Scanner:
         elif isinstance(value, set | frozenset):
             if any(isinstance(item, Input) for item in value):
                 raise GraphError(
-                    f"an output stands inside a set: {value!r}.",
+                    f"an output is inside a set: {value!r}.",
                     remedy="Outputs are found inside lists, tuples and dicts; give one of these.",
                 )
 
@@ -78,7 +78,7 @@ class Scanner:
             return
         seen = self._seen.get(id(container))
         if seen is None:
-            # The entry is made before the scan, so that the scan of a container that holds itself ends.
+            # The entry is made before the scan. Otherwise, the scan of a container that holds itself would not end.
             self._seen[id(container)] = ()
             inside: list[Input[Any]] = []
             if not set(map(type, items)) <= _LEAVES:

@@ -15,7 +15,7 @@ __all__ = ["Signatures", "is_coroutine_function"]
 
 
 class Signatures:
-    """The signatures of functions, each read once, and the ways of calling that were found to be right.
+    """Reads the signature of each function once, and remembers which ways to call a function are right.
 
     Reading a signature takes 10 us and binding arguments 3 us (measured with Python 3.11). That is too much for each
     of a million calls, most of which are alike.
@@ -24,13 +24,13 @@ class Signatures:
     __slots__ = ("_keywords", "_right", "_signatures")
 
     def __init__(self) -> None:
-        #: By the identity of a function: the function, which keeps the identity valid, and its signature.
+        #: Each function and its signature, by the identity of the function. The entry keeps the identity valid.
         self._signatures: dict[int, tuple[object, inspect.Signature | None]] = {}
         self._keywords: dict[int, frozenset[str]] = {}
         self._right: set[tuple[int, int, tuple[str, ...]]] = set()
 
     def _of(self, fn: Callable[..., Any]) -> inspect.Signature | None:
-        """Return the signature of a function; None if a builtin has none."""
+        """Return the signature of a function, or None if it cannot be read, as for some builtins."""
         known = self._signatures.get(id(fn))
         if known is None:
             try:
@@ -41,7 +41,7 @@ class Signatures:
         return known[1]
 
     def keywords(self, fn: Callable[..., Any]) -> frozenset[str]:
-        """Return the parameters that a function takes by keyword, without those that its ``**kwargs`` would take."""
+        """Return the names of the parameters that a function takes by keyword. Its ``**kwargs`` adds no names."""
         known = self._keywords.get(id(fn))
         if known is None:
             signature = self._of(fn)
@@ -63,8 +63,8 @@ class Signatures:
             id: Returns the id of the function in its graph, for the message.
 
         Raises:
-            GraphError: There are too few arguments, too many, or one with an unknown name; or the function is a
-                generator function, whose result cannot travel.
+            GraphError: The function does not take these arguments, or it is a generator function, whose result cannot
+                travel.
         """
         way = (_identity(fn), positional, tuple(keywords))
         if way in self._right:
@@ -88,10 +88,10 @@ class Signatures:
 
 
 def _identity(fn: Callable[..., Any]) -> int:
-    """Return a number that is the same for callables with the same signature.
+    """Return a number that identifies a callable.
 
-    A bound method is a new object at each access, but its function is not. The number of a bound method is negative,
-    because it takes one argument less than its function.
+    Python makes a new object for each access to a bound method, so a bound method is identified by its function. Its
+    number is negative, because it takes one argument less than the function.
     """
     return -id(fn.__func__) if inspect.ismethod(fn) else id(fn)
 
@@ -111,7 +111,7 @@ def _remedy(keywords: Collection[str], parameters: frozenset[str]) -> str:
 
 
 def is_coroutine_function(fn: object) -> bool:
-    """Return True if calling an object gives a coroutine. Objects with an ``async def __call__`` count."""
+    """Return True if a call of an object returns a coroutine. Objects with an ``async def __call__`` count."""
     return inspect.iscoroutinefunction(fn) or (
         not inspect.isroutine(fn)
         and not inspect.isclass(fn)

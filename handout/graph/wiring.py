@@ -1,4 +1,4 @@
-"""The edges of a graph: the outputs inside the arguments of each node, and the nodes that an `Arg` adds."""
+"""The edges of a graph: the outputs inside the arguments of each node, and the nodes that `Arg` objects add."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Wiring"]
 
 
 class Wiring:
-    """The nodes of a graph with their references, as they were when this object was made.
+    """The nodes that a graph had when this object was made, with the references in their arguments.
 
-    The ``dump`` of an `Arg` becomes a node of its own, numbered after the nodes of the graph. All functions that take
-    the same ``dump`` of the same output share the node.
+    The ``dump`` of an `Arg` becomes a node of its own, unless the producer is inline. The numbers of these nodes follow
+    the numbers of the graph's nodes. All functions that take the same ``dump`` of the same output share one node.
     """
 
     __slots__ = ("_dump_ids", "_dumps", "args", "count", "dumped", "fns", "nodes", "refs")
@@ -31,9 +31,9 @@ class Wiring:
         self.count: int = len(nodes.fns)
         self.fns: list[Callable[..., Any] | None] = list(nodes.fns)
         self.args: list[tuple[Any, ...]] = list(nodes.args)
-        #: By node: the references in its arguments, in order, with repetitions. A value has none.
+        #: The references in the arguments of each node, in order, with repetitions. A value has no references.
         self.refs: list[tuple[Input[Any], ...]] = []
-        #: By dump node: the output that it converts.
+        #: The output that each dump node converts.
         self.dumped: dict[int, Output[Any]] = {}
         #: Dump nodes by (producer, identity of the dump function).
         self._dumps: dict[tuple[Input[Any], int], int] = {}
@@ -44,7 +44,7 @@ class Wiring:
         references, kwargs = Scanner().references, self.nodes.kwargs
         fns, args, refs = self.fns, self.args, self.refs
         node = 0
-        while node < len(fns):  # `_enter` appends dump nodes, which are scanned as well
+        while node < len(fns):  # `_enter` appends dump nodes, which this loop scans as well
             found = () if fns[node] is None else references(args[node], kwargs.get(node) if node < self.count else None)
             refs.append(found)
             for ref in found:
@@ -53,7 +53,7 @@ class Wiring:
             node += 1
 
     def _enter(self, ref: Input[Any]) -> None:
-        """Add the dump node of an `Arg`, unless its producer is inline: then the dump runs inside the consumer."""
+        """Add the dump node of an `Arg`. An inline producer needs no dump node: the dump runs in the consumer."""
         if not isinstance(ref, Arg):
             return
         if isinstance(ref.producer, Arg):
@@ -72,14 +72,19 @@ class Wiring:
         self.args.append((ref.producer,))
 
     def dump_output(self, arg: Arg[Any]) -> Output[Any] | None:
-        """Return the output of an `Arg`'s dump node. None: it has no dump, or the dump runs inside the consumer."""
+        """Return the output of an `Arg`'s dump node.
+
+        None: the `Arg` has no dump, or the dump runs inside the consumer.
+        """
         if arg.dump is None:
             return None
         node = self._dumps.get((arg.producer, id(arg.dump)))
         return None if node is None else Output(self, node)
 
     def base(self, ref: Input[Any]) -> Output[Any]:
-        """Return the output whose object travels for a reference.
+        """Return the output whose object travels when a function takes a reference.
+
+        This is the output itself. For an `Arg`, it is the output of the dump node, or the producer if there is none.
 
         Raises:
             GraphError: The reference is neither an output nor an `Arg`.
@@ -106,11 +111,11 @@ class Wiring:
             return node
         raise GraphError(
             f"{output!r} belongs to another graph.",
-            remedy="Add its function to this graph, or hand over the value: results[...], as an argument or as given=.",
+            remedy="Add its function to this graph, or give its value, results[...], as an argument or in given=.",
         )
 
     def producers(self, node: int) -> list[int]:
-        """Return the nodes that a node takes results of, in order, with repetitions."""
+        """Return the nodes whose results a node takes, in order, with repetitions."""
         nodes = self.nodes
         found = []
         for ref in self.refs[node]:

@@ -2,8 +2,8 @@
 
 The controller sends this file as source, before the bundle is on the host. The code therefore imports nothing of
 Handout until it has written the bundle. Standard input carries this source, then one JSON line (settings, marker,
-token, size of the bundle), then the bundle. Standard output carries one line: the marker, then the hello or an error as
-JSON. The login shell may print other lines before that one.
+token, size of the bundle), then the bundle. This code prints one line to standard output: the marker, then the hello or
+an error as JSON. The login shell may have printed other lines before it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import tempfile
 import time
 from typing import Any, BinaryIO, NoReturn
 
-#: Bytes of a Unix socket's path at most. The system allows 108, macOS 104.
+#: The longest path of a Unix socket, in bytes. Linux allows 108 bytes, macOS 104.
 MAX_SOCKET_PATH = 100
-#: Seconds from the start of the supervisor until the agent must have reported.
+#: Seconds that the agent gets to send its hello, counted from the start of the supervisor.
 HELLO_TIMEOUT_S = 30.0
 _ANSWER_FD = 1
 
@@ -29,7 +29,7 @@ class BootError(Exception):
     """The agent cannot start on this host.
 
     Attributes:
-        kind: ``input``, ``space`` or ``start``. The controller chooses the remedy by the kind.
+        kind: ``input``, ``space`` or ``start``. The controller has a remedy for each kind.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -55,7 +55,7 @@ def read_exactly(stream: BinaryIO, size: int) -> bytes:
 
 
 def _current_folder() -> str:
-    """Return the current folder; "" if it was removed."""
+    """Return the path of the current folder, or "" if the folder was removed."""
     try:
         return os.getcwd()
     except OSError:
@@ -63,13 +63,13 @@ def _current_folder() -> str:
 
 
 def make_folder(nbytes: int) -> str:
-    """Make this run's private folder in the first of the usual places that has room for the bundle.
+    """Make this run's private folder in the first usual place that has room for the bundle, and return its path.
 
     Args:
         nbytes: Size of the bundle.
 
     Raises:
-        BootError: No place has room. The message tells what was wrong with each.
+        BootError: No place can hold the folder. The message gives the reason for each place.
     """
     tried = []
     chosen = (os.environ.get("HANDOUT_TMPDIR"), os.environ.get("TMPDIR"))
@@ -77,7 +77,7 @@ def make_folder(nbytes: int) -> str:
         if not base:
             continue
         if len(os.fsencode(base)) > MAX_SOCKET_PATH - 40:
-            tried.append(f"{base}: its path is too long for a socket below it")
+            tried.append(f"{base}: its path is too long for a Unix socket below it")
             continue
         try:
             free = shutil.disk_usage(base).free
@@ -91,10 +91,10 @@ def make_folder(nbytes: int) -> str:
 
 
 def unpack(folder: str, bundle: bytes) -> str:
-    """Write the bundle into the folder, and return the file's path.
+    """Write the bundle into a file in the folder, and return the file's path.
 
     Raises:
-        BootError: The file system refused it.
+        BootError: The system refused to write the file.
     """
     path = os.path.join(folder, "bundle.zip")
     try:
@@ -108,17 +108,18 @@ def unpack(folder: str, bundle: bytes) -> str:
 
 
 def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, report_fd: int, log: int) -> NoReturn:
-    """Turn this fork into the supervisor. Never returns.
+    """Turn this forked process into the supervisor. This call never returns.
 
-    The supervisor has a session of its own, none of the login's open files, and the bundle first on its path.
+    The supervisor runs in a new session. It closes the open files of the login, and puts the bundle first on
+    ``sys.path``.
 
     Args:
         folder: The run's private folder.
         bundle: Path of the bundle.
         settings: See `supervisor.run`.
         token: See `supervisor.run`.
-        report_fd: Where the agent writes its hello.
-        log: Descriptor of the log, which becomes standard output and error.
+        report_fd: Descriptor to which the agent writes its hello.
+        log: Descriptor of the log. It becomes the standard output and standard error of the supervisor.
     """
     _detach(report_fd, log)
     _hide_inherited_mark()
@@ -140,12 +141,15 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
         except OSError:
             pass
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # the supervisor does so itself, unless it failed to start
+        shutil.rmtree(folder, ignore_errors=True)  # the folder still exists only if the supervisor failed to start
         os._exit(status)
 
 
 def _detach(report_fd: int, log: int) -> None:
-    """Begin a session without the login's open files: descriptors 1 and 2 are the log, and 3 is the report's pipe."""
+    """Begin a new session, and close the open files of the login.
+
+    Afterwards, descriptor 0 is /dev/null, descriptors 1 and 2 are the log, and 3 is ``report_fd``.
+    """
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for target, source in ((0, null), (1, log), (2, log)):
@@ -158,10 +162,10 @@ def _detach(report_fd: int, log: int) -> None:
 
 
 def _hide_inherited_mark() -> None:
-    """Remove the ``HANDOUT_RUN`` variable of another run. It is set if a task of that run started this program.
+    """Overwrite the variable ``HANDOUT_RUN`` of another run. It exists if a task of that run started this program.
 
-    /proc/PID/environ shows the memory that held the environment at the program's start. Therefore this function
-    overwrites that memory; to delete the variable is not enough.
+    /proc/PID/environ shows the memory that held the environment when the program started. To delete the variable would
+    not change that memory, so this function overwrites it.
     """
     value = os.environb.get(b"HANDOUT_RUN")
     if value:
@@ -174,17 +178,17 @@ def _hide_inherited_mark() -> None:
             if address:
                 ctypes.memset(address, ord("-"), len(value))
         except (ImportError, OSError, AttributeError):
-            pass  # the other run's removal of orphans may then kill this run too
+            pass  # the mark stays, so this run may be killed together with orphans of the other run
 
 
 def read_report(fd: int) -> dict[str, Any]:
-    """Return the agent's hello.
+    """Wait for the agent's hello, and return it.
 
     Args:
-        fd: The pipe that the supervisor and the agent report on.
+        fd: The pipe to which the supervisor and the agent write their reports.
 
     Raises:
-        BootError: The agent reported an error, or reported nothing in time.
+        BootError: The agent reported an error, ended without a report, or reported nothing in time.
         SystemExit: The controller has closed its end of the connection.
     """
     data = b""
@@ -202,7 +206,7 @@ def read_report(fd: int) -> dict[str, Any]:
         if not part:
             raise BootError("start", "the agent ended before it reported")
         data += part
-    # If the supervisor fails while the agent starts, both report. The first report has the cause.
+    # If the supervisor fails while the agent starts, both write a report. The first report names the cause.
     report = json.loads(data.partition(b"\n")[0])
     if "error" in report:
         raise BootError(report["error"], report.get("message", ""))
@@ -210,9 +214,9 @@ def read_report(fd: int) -> dict[str, Any]:
 
 
 def end_supervisor(pid: int) -> None:
-    """Wait until the supervisor has cleaned up and ended, and kill it if it takes longer than 5 s.
+    """Wait up to 2 s until the supervisor has cleaned up and ended. If it has not, send SIGTERM, and 3 s later SIGKILL.
 
-    The next start on this host removes what a killed supervisor leaves.
+    If the supervisor is killed, the next start on this host removes the folders and processes of this run.
     """
     for number, wait_s in ((0, 2.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0)):
         os.kill(pid, number)
@@ -224,11 +228,14 @@ def end_supervisor(pid: int) -> None:
 
 
 def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
-    """Start the agent, and return its hello with what the controller must know about the start.
+    """Start the agent, and return its hello.
+
+    This function adds four fields to the hello: the run's folder, the path of the bundle, the path of the Python, and
+    the process number of the supervisor.
 
     Args:
-        preface: Size of the bundle, settings and token, as the controller sent them.
-        stream: Where the bundle follows.
+        preface: The size of the bundle, the settings and the token, as the controller sent them.
+        stream: The stream from which to read the bundle.
 
     Raises:
         BootError: The agent did not start.
@@ -237,7 +244,7 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     folder = make_folder(len(bundle))
     try:
         path = unpack(folder, bundle)
-        # This process opens the log, so that it can read it after the supervisor has removed the folder.
+        # This process keeps the log open, because it may read the log after the supervisor has removed the folder.
         log = os.open(os.path.join(folder, "supervisor.log"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         reading, writing = os.pipe()
         pid = os.fork()
@@ -254,7 +261,7 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
 
 
 def _await_report(pid: int, reading: int, folder: str, log: int) -> dict[str, Any]:
-    """Return the hello of the agent that a supervisor has started, or end the supervisor and raise.
+    """Return the hello of the agent that a supervisor has started. On an error, end the supervisor and raise.
 
     Raises:
         BootError: See `read_report`. The message ends with the last lines of the log.
@@ -264,20 +271,23 @@ def _await_report(pid: int, reading: int, folder: str, log: int) -> dict[str, An
     except BootError as error:
         end_supervisor(pid)
         if not os.path.exists(os.path.join(folder, ".lock")):
-            # Later starts look for orphaned folders by their lock, and would not find this one.
+            # A later start finds orphaned folders by their lock file. This folder has none, so it is removed now.
             shutil.rmtree(folder, ignore_errors=True)
         tail = os.pread(log, os.fstat(log).st_size, 0)[-2000:].decode("utf-8", "replace").strip()
         more = f": {tail}" if tail and tail not in str(error) else ""
         raise BootError(error.kind, f"{error}{more}") from None
     except BaseException:
-        os.kill(pid, signal.SIGTERM)  # the agent may have reported already, and would go on running
+        os.kill(pid, signal.SIGTERM)  # otherwise an agent that has started would go on running
         raise
 
 
 def main(stream: BinaryIO) -> None:
-    """Start the agent as standard input says, and print the answer. The controller's command line calls this."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exception ends the supervisor and removes the folder
-    os.fstat(_ANSWER_FD)  # raises if standard output is closed: no controller could then read the answer
+    """Start the agent with the settings from standard input, and print the answer.
+
+    The controller's command line runs this function.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the exception makes `boot` clean up
+    os.fstat(_ANSWER_FD)  # raises if standard output is closed, because no controller could read the answer
     line = stream.readline(1 << 20)
     preface = json.loads(line)
     answer: dict[str, Any]
@@ -291,7 +301,7 @@ def main(stream: BinaryIO) -> None:
     try:
         os.write(_ANSWER_FD, f"\n{preface['marker']}{json.dumps(answer)}\n".encode())
     except OSError:
-        # The controller has closed the connection. It does not know that the agent runs, and cannot end it.
+        # The controller has closed the connection, so it does not know of the agent and cannot end it.
         if "supervisor" in answer:
             os.kill(answer["supervisor"], signal.SIGTERM)
 

@@ -1,9 +1,14 @@
 """The stub that ``import handout`` finds on a host, where the package itself is absent.
 
-A user's module imports Handout for its decorators and types, and a host imports the module for its functions. On a host
-``options`` returns the function unchanged, and ``current`` and ``File`` work. Every other public name can be imported,
-subclassed and called as a class; any further use raises `NotOnHostError`. The bundle carries this file as
-``handout/__init__.py``.
+A user's module may import Handout for its decorators and types, and a host imports that module for its functions. On a
+host, the public names of Handout therefore work as follows:
+
+- ``current`` and ``File`` work as usual. The decorators ``options`` and ``trust`` and the function ``later`` change
+  nothing.
+- A class can be subclassed and called, and an exception class can be raised and caught.
+- Any other use of a public name raises `NotOnHostError`.
+
+The bundle contains this file as ``handout/__init__.py``.
 """
 
 from __future__ import annotations
@@ -25,12 +30,12 @@ A = TypeVar("A")
 
 
 def options(**_options: Any) -> Callable[[F], F]:
-    """Return a decorator that returns the function unchanged. The controller has read the options."""
+    """Return a decorator that returns the function unchanged. The controller has already read the options."""
     return lambda fn: fn
 
 
 def trust(cls: A, /) -> A:
-    """Return the class unchanged. The controller sends the names of the registered classes."""
+    """Return the class unchanged. The controller sends hosts the names of the classes that it trusts."""
     return cls
 
 
@@ -45,13 +50,13 @@ class NotOnHostError(RuntimeError):
 
 def _refuse(name: str) -> NotOnHostError:
     return NotOnHostError(
-        f"{name} is not there on a host: there handout has only options, current and File. "
+        f"{name} is not available on a host: handout has only options, current and File there. "
         "Build and run graphs under `if __name__ == '__main__':`, or in a function that no task calls."
     )
 
 
 class _AbsentType(type):
-    """The type of the classes that stand for Handout's public classes."""
+    """The metaclass of the stub classes, which replace Handout's public classes on a host."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -102,12 +107,12 @@ def __getattr__(name: str) -> Any:
     return found
 
 
-#: Packages that the bundle holds under their own names.
+#: Packages of Handout that the bundle contains. An import of them finds the real modules.
 _TRAVELLING = frozenset({"protocol", "serialization", "host"})
 
 
 class _Submodules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Makes ``from handout.errors import ...`` work, for each module of Handout that the bundle does not hold."""
+    """Makes imports such as ``from handout.errors import ...`` work, although the bundle has no such module."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,4 +1,4 @@
-"""Copies bytes between standard input and output and the agent's socket, for SSH servers that forbid forwarding."""
+"""The relay: it copies bytes between its standard streams and the agent's socket if SSH forwarding is forbidden."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _CHUNK_BYTES = 1 << 18
 
 
 def main(path: str, marker: str) -> None:
-    """Connect to the agent, print the marker, and copy bytes until either side ends.
+    """Connect to the agent, print the marker, and copy bytes until the controller or the agent ends the connection.
 
     Args:
-        path: The agent's socket.
-        marker: Printed on a line of its own. The agent's bytes begin after it.
+        path: The path of the agent's socket.
+        marker: The text to print on a line of its own. The agent's bytes begin after that line.
     """
     agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     agent.connect(path)
@@ -24,12 +24,12 @@ def main(path: str, marker: str) -> None:
 
 
 def pump(routes: dict[int, int]) -> None:
-    """Copy bytes from each key to its value until one descriptor ends.
+    """Copy bytes between descriptors until one of them ends.
 
-    Each direction has a buffer of its own, so that a side that does not read stops one direction only.
+    Each direction has its own buffer. If a side does not read, only the direction towards that side stops.
 
     Args:
-        routes: Descriptor to write to, by descriptor to read from.
+        routes: Pairs of descriptors. The bytes that are read from a key are written to its value.
     """
     pending = dict.fromkeys(routes.values(), b"")
     for fd in {*routes, *routes.values()}:

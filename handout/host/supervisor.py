@@ -1,11 +1,12 @@
-"""The supervisor: the process that starts the agent and the workers of a host, and that ends them.
+"""The supervisor: the process that starts and ends the agent and the workers of a host.
 
-It starts first, has one thread, and has imported what workers need, so that forking a worker takes a millisecond. It is
-a subreaper: when a worker dies, the worker's descendants become the supervisor's children. A child that is neither the
-agent nor a worker is therefore a stray of a dead worker, and the supervisor kills it. The supervisor knows no tasks.
+The supervisor starts first and has one thread. It imports the modules that workers need, so that forking a worker takes
+only a millisecond. It is a subreaper: when a worker dies, the worker's descendants become children of the supervisor.
+Such a child is called a stray, and the supervisor kills it. The supervisor knows nothing about tasks.
 
-It ends all processes of the run when the agent's socket closes. It kills the workers when the lease ends. It reads the
-lease from memory that the agent writes, so that a stopped agent cannot keep user code alive.
+When the agent's socket closes, the supervisor ends all processes of the run. When the lease ends, it kills the workers.
+It reads the end of the lease from memory that it shares with the agent. If the agent hangs, it does not extend the
+lease, so the supervisor still ends user code in time.
 
 Messages to and from the agent are JSON lines on a socket; `handout.protocol.messages` declares them.
 """
@@ -33,31 +34,33 @@ from handout.host.system.lease import Lease
 from handout.protocol import codec, messages
 from handout.protocol.messages import AnyMessage
 
-#: Once its time to linger is over, the agent gets this many nanoseconds to end by itself.
+#: Nanoseconds that the agent gets to end by itself after it has lingered. An agent lingers when the lease has ended: it
+#: keeps finished results for the controller.
 _AGENT_GRACE_NS = 2_000_000_000
-#: Seconds after which a dead worker is reported gone even if one of its strays cannot be killed.
+#: Seconds after which the supervisor reports the end of a worker even if strays of the worker are still alive.
 _STRAY_S = 0.5
-#: Seconds between two looks for strays.
+#: Seconds between two searches for strays.
 _SWEEP_S = 0.01
-#: Seconds between a signal that asks a worker for something and one that ends the worker.
+#: Seconds that a worker gets to handle the signal of a `SendSignal` before the supervisor ends the worker.
 _SIGNAL_S = 0.05
 #: Seconds until `Supervisor.shut_down` gives up.
 _SHUTDOWN_S = 5.0
-#: Folder in memory that holds the stores of runs.
+#: Folder of a file system in memory. Each run makes its store there.
 _STORES = "/dev/shm"
-#: Processes and threads that workers may add, for each processor. A worker that forks for ever then leaves room.
+#: Processes and threads that all workers together may have, for each processor. The limit keeps a task that forks
+#: without end from filling the host.
 _MOST_PROCESSES = 1024
-#: The lowest number of a worker's own descriptors, which keeps them apart from small numbers that user code may guess.
+#: The lowest number of a worker's own descriptors. User code that closes descriptors by number mostly closes low ones.
 HIGH_FD = 600
 
 
 class Child:
-    """A worker's process, until it is reaped."""
+    """A worker process that has not been reaped."""
 
     def __init__(self, number: int, pid: int) -> None:
         self.number = number
         self.pid = pid
-        #: Monotonic seconds of the last `SendSignal` for the worker. Signals that end it do not count.
+        #: When the supervisor last handled a `SendSignal` for the worker, in monotonic seconds.
         self.signalled_at = 0.0
         #: Monotonic seconds at which the worker gets SIGKILL; None if the worker may go on.
         self.kill_at: float | None = None
@@ -66,12 +69,12 @@ class Child:
 
 
 class Supervisor:
-    """The supervisor's loop; see the module.
+    """Serves the agent and watches the workers; see the module's docstring.
 
     Args:
-        agent_pid: The agent, a child of this process.
+        agent_pid: Process number of the agent, a child of this process.
         link: Socket to the agent.
-        lease: Until when user code may run.
+        lease: The lease. User code may run until it ends.
         groups: Control groups for the workers.
     """
 
@@ -82,13 +85,14 @@ class Supervisor:
         self._groups = groups
         self._children: dict[int, Child] = {}
         self._pids: dict[int, Child] = {}
-        #: Reports of reaped workers, each with the monotonic seconds at which it is sent even if strays are left.
+        #: Unsent reports of reaped workers, each with a time in monotonic seconds. After that time, the supervisor
+        #: sends the report even if strays are still alive.
         self._ended: list[tuple[messages.WorkerGone, float]] = []
         self._held = b""
         self._fds: list[int] = []
         self._outgoing = b""
         self._lapsed = False
-        #: True once the modules that only some tasks need are imported. The loop does this at a moment without events.
+        #: True once the modules that only some tasks need are imported. The loop imports them when it is idle.
         self._has_preloaded_more = False
         self._stopping = False
         self._most_processes = _limit_processes(groups)
@@ -98,7 +102,7 @@ class Supervisor:
         os.set_blocking(self._wake_write, False)
 
     def loop(self) -> None:
-        """Run until the agent is gone or asks for the end, its time to linger is over, or SIGTERM arrives."""
+        """Run until the agent ends, sends `ShutDown` or lingers too long, or until this process gets SIGTERM."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -166,9 +170,10 @@ class Supervisor:
         return True
 
     def _take_last_descriptors(self) -> None:
-        """Receive the descriptors that the agent sent before it ended, and hold them.
+        """Receive the descriptors that the agent sent before it ended, and keep them open.
 
-        Among them is the agent's connection, which must stay open until all processes of the run are gone.
+        One of them may be the connection to the controller. It must stay open until all processes of the run have
+        ended, because the controller takes its end as the sign that they have.
         """
         while True:
             try:
@@ -184,7 +189,8 @@ class Supervisor:
         self._spawn(message.worker, fds)
 
     def _end(self, message: messages.ShutDown) -> None:
-        # Descriptors that arrived with this message stay open until this process ends.
+        # The descriptor that came with this message is the connection to the controller. It stays open until this
+        # process ends.
         self._stopping = True
 
     def _send_signal(self, message: messages.SendSignal) -> None:
@@ -197,7 +203,8 @@ class Supervisor:
         child = self._children.get(message.worker)
         if child is None:
             return
-        # A process handles SIGTERM before other pending signals, and would then end without having written its stack.
+        # Without this pause, SIGTERM could arrive while the signal of a `SendSignal` is still pending. The worker would
+        # handle SIGTERM first, and end before it has written its stack.
         time.sleep(max(0.0, child.signalled_at + _SIGNAL_S - time.monotonic()))
         at = time.monotonic() + message.grace_s
         if message.grace_s > 0:
@@ -288,7 +295,7 @@ class Supervisor:
         latest = time.monotonic() + _STRAY_S
         for child in self._children.values():
             child.lapsed |= child.kill_at is None
-            # The lease cuts a longer grace short. A child that is due sooner keeps its time.
+            # The end of the lease overrides a long grace. A child that is due to be killed very soon keeps its time.
             if child.kill_at is None or child.kill_at > latest:
                 child.kill_at = 0.0
         if not self._lapsed:
@@ -298,7 +305,7 @@ class Supervisor:
             self._stopping = True
 
     def shut_down(self) -> None:
-        """Kill all processes of the run and reap them. Give up after a bounded time."""
+        """Kill all processes of the run and reap them. Give up after `_SHUTDOWN_S` seconds."""
         self._link.close()
         processes.send_signal(self._agent_pid, signal.SIGKILL)
         until = time.monotonic() + _SHUTDOWN_S
@@ -321,10 +328,10 @@ _HANDLERS: messages.ToSupervisor = {
 
 
 def _limit_processes(groups: ControlGroups) -> int | None:
-    """Limit the processes and threads of all workers together, by their control group.
+    """Limit the processes and threads of all workers together, through their control group.
 
-    Returns: The number of this user's processes and threads at which a worker may not fork; None for the superuser,
-        whom the system does not bind to such a number.
+    Returns: The limit that each worker must also set for itself with `processes.limit_processes`. None for the
+        superuser, because the system does not apply such a limit to the superuser.
     """
     most = _MOST_PROCESSES * max(4, os.cpu_count() or 1)
     groups.limit_processes(most)
@@ -332,13 +339,13 @@ def _limit_processes(groups: ControlGroups) -> int | None:
 
 
 def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int | None) -> None:
-    """Turn this fork of the supervisor into a worker. Never returns.
+    """Turn this fork of the supervisor into a worker. This call never returns.
 
     Args:
-        parent: The supervisor.
-        fds: The worker's link, standard output, standard error and shared page.
+        parent: Process number of the supervisor.
+        fds: Descriptors of the worker's link, standard output, standard error and shared page, in this order.
         groups: The run's control groups.
-        most: Number of this user's processes and threads at which the worker may not fork; None: no limit of its own.
+        most: The worker may not fork while this user has this many processes and threads. None: no such limit.
     """
     try:
         _isolate(parent, groups, most)
@@ -368,14 +375,14 @@ def _isolate(parent: int, groups: ControlGroups, most: int | None) -> None:
     try:
         groups.join_workers()
     except OSError as error:
-        text = f"worker {os.getpid()} could not enter its control group and runs without it: {error}"
+        text = f"worker {os.getpid()} could not enter its control group, so it runs without one: {error}"
         print(text, file=sys.stderr, flush=True)
     if most is not None:
         processes.limit_processes(most)
 
 
 def _take_descriptors(fds: list[int]) -> tuple[int, int]:
-    """Make these descriptors the worker's, and close all others. Return the link and the shared page."""
+    """Keep these descriptors for the worker, and close all others. Return those of the link and the shared page."""
     high = _high_copies(fds)
     link, out, err, page = high
     null = os.open(os.devnull, os.O_RDONLY)
@@ -389,20 +396,20 @@ def _take_descriptors(fds: list[int]) -> tuple[int, int]:
 
 
 def _high_copies(fds: list[int]) -> list[int]:
-    """Return copies of descriptors with numbers from `HIGH_FD` on, or lower where the system's limit is lower."""
+    """Return copies of descriptors, with numbers from `HIGH_FD` on. If the system refuses these, use lower numbers."""
     base = HIGH_FD
     while True:
         try:
             return [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base) for fd in fds]
         except OSError:
-            # The limit of open files is lower than that number.
+            # The number is above this process's limit of open files.
             if base < 32:
                 raise
             base //= 2
 
 
 def _make_store(folder: str, groups: ControlGroups) -> str | None:
-    """Make a folder in memory for the objects of a run. Return None where the host has no such place."""
+    """Make a folder in memory for the objects of a run. Return None if the host has no file system in memory."""
     if not os.access(_STORES, os.W_OK | os.X_OK):
         return None
     try:
@@ -423,7 +430,7 @@ def _run_agent(
     link: socket.socket,
     lease: Lease,
 ) -> None:
-    """Turn this fork of the supervisor into the agent. Never returns."""
+    """Turn this fork of the supervisor into the agent. This call never returns."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     status = 1
     try:
@@ -443,17 +450,18 @@ def _run_agent(
 
 
 def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> None:
-    """Be this host's supervisor until its agent ends, then remove the run's folders and groups.
+    """Run as this host's supervisor until the agent ends. Then remove the run's folders and control groups.
 
     Args:
-        folder: Private folder of this run. It holds the socket, scratch folders and spilled objects.
-        settings: ``host`` and ``digest``, and where given ``host_timeout_s``, ``heartbeat_s``, ``linger_s``,
-            ``kill_after_s``.
-        token: The secret that a connection must show to be the controller's.
-        report_fd: Descriptor to which the agent writes its hello, one JSON line. After the fork of the agent, the
-            supervisor points its own copy to /dev/null.
+        folder: Private folder of this run. It contains the agent's socket, scratch folders and objects on disk.
+        settings: ``host`` and ``digest``, and optionally ``host_timeout_s``, ``heartbeat_s``, ``linger_s``,
+            ``kill_after_s`` and ``store_limit``.
+        token: The secret by which a connection proves that it comes from the controller.
+        report_fd: Descriptor to which the agent writes its hello, one JSON line. Once the agent is forked, the
+            supervisor redirects its own copy of the descriptor to /dev/null.
     """
-    # This comes first, because a subreaper would become the parent of the process that removes orphans.
+    # The process that removes orphans starts before this process becomes a subreaper. Otherwise this process would
+    # become its parent, and kill it as a stray.
     orphans.remove_in_background(folder, _STORES, report_fd)
     processes.become_subreaper()
     groups, store = ControlGroups.for_run(os.path.basename(folder)), None
@@ -483,14 +491,14 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
 
 
 def _silence(fd: int) -> None:
-    """Point a descriptor to /dev/null. If it were closed, later writes could reach a new file that got its number."""
+    """Redirect a descriptor to /dev/null. If it were closed, a new file could get its number and the later writes."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, fd, inheritable=False)
     os.close(null)
 
 
 def _preload() -> None:
-    """Import what every worker needs, before the first one is forked."""
+    """Import the modules that every worker needs, before the first worker is forked."""
     from handout.host.worker import main  # noqa: F401
 
     gc.collect()
@@ -498,7 +506,7 @@ def _preload() -> None:
 
 
 def _preload_more() -> None:
-    """Import what only some tasks need. If that fails, a task that needs it fails with the same cause."""
+    """Import modules that only some tasks need. If an import fails here, only the tasks that need the module fail."""
     from handout.host.worker import main
 
     try:

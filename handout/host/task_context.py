@@ -12,13 +12,13 @@ __all__ = ["Current", "current", "publish", "remove_scratch"]
 
 
 class Current:
-    """The running task. `current` returns it; programs do not make one themselves.
+    """The running task. `current` returns it; user code does not call this class.
 
     Attributes:
         id: The id of the function in its graph.
         host: The name of the host in the inventory.
-        attempt: The number of the attempt, from 1.
-        variant: The position of the variant of the cost that was chosen, from 0.
+        attempt: The number of the attempt, counted from 1.
+        variant: The position of the chosen variant of the cost, counted from 0.
 
     Example:
         ```python
@@ -42,7 +42,10 @@ class Current:
 
     @property
     def scratch(self) -> str:
-        """The path of a folder for this attempt alone. It is made at the first access and removed after the attempt."""
+        """The path of a folder for this attempt alone.
+
+        The first access makes the folder, and Handout removes it after the attempt.
+        """
         if not self._has_scratch:
             os.makedirs(self._scratch, mode=0o700, exist_ok=True)
             self._has_scratch = True
@@ -53,7 +56,7 @@ class Current:
 
 
 _current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("handout.current", default=None)
-#: The running task, for threads that user code starts: a new thread has an empty context.
+#: The running task of this process. Threads that user code starts need it, because a new thread has an empty context.
 _of_process: Current | None = None
 
 
@@ -65,11 +68,12 @@ def remove_scratch(ended: Current) -> None:
 
 
 def publish(running: Current | None, *, context_only: bool = False) -> None:
-    """Set the task that `current` returns from here on.
+    """Set the task that `current` returns from now on.
 
     Args:
-        running: The task, or None after it has ended.
-        context_only: Set it for this context alone, because other tasks run in this process at the same time.
+        running: The task, or None after the task has ended.
+        context_only: True if other tasks run in this process at the same time. The task is then set only for the
+            current `contextvars` context.
     """
     global _of_process
     _current.set(running)
@@ -79,8 +83,9 @@ def publish(running: Current | None, *, context_only: bool = False) -> None:
 def current() -> Current:
     """Return the task that is running: its id, host, attempt, variant and scratch folder.
 
-    It works in a function of a graph, in all code that the function calls, and in threads that the function starts. It
-    also works in `evaluate`.
+    Call it in a function of a graph, in code that the function calls, or in a thread that the function starts. In a
+    coroutine function and in `evaluate`, a thread must run in a copy of the function's context, as with
+    `asyncio.to_thread`.
 
     Returns:
         The running task.
@@ -109,5 +114,6 @@ def _scratch_of_running() -> str | None:
 
 set_task_folder(_scratch_of_running)
 
-# On a host, `handout` is the stub in handout_stub.py. Both ends find a function that is pickled by this name.
+# `current` is pickled as the name `handout.current`, which the controller and the hosts can both import. On a host,
+# `handout` is the stub in handout_stub.py.
 current.__module__ = "handout"

@@ -1,10 +1,12 @@
-"""The journal: what happened in runs, and the results that are committed, in one file and a folder beside it.
+"""A journal records what happens in runs, and holds their committed results. It is a file with a folder beside it.
 
-A result is committed when its bytes are in the journal: small ones in the file itself (SQLite with a write-ahead log),
-large ones as files that are named by their content. A committed result is kept even if the program is
-killed at any instruction. After a power cut the last commits may be missing, and their tasks run again. Two things are
-forced to the disk: the start of a function that must not run twice, before the function is handed over, and a large
-file, before the row that names it is committed.
+A result is committed when its bytes are in the journal. Small results are in the file, which is an SQLite database with
+a write-ahead log. Each large result is a file of its own in the folder, named by a digest of its bytes.
+
+A committed result is kept even if the program is killed, at any instruction. Commits are not forced to the disk, so the
+last ones may be missing after a power cut. Their tasks then run again. Two things are forced to the disk. The start of
+a task that must not run twice is on the disk before the controller hands over the task. A large result's file is on the
+disk before the row that names the file is committed.
 """
 
 from __future__ import annotations

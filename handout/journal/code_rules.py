@@ -18,18 +18,18 @@ __all__ = ["bound_method", "cell", "code", "function", "installed", "module", "m
 
 
 def installed(module: str | None, name: str) -> bytes:
-    """Return the identity of an object of an installed module: its name, and the module's version."""
+    """Return the identity of an object of an installed module, made from the object's name and the module's version."""
     top = (module or "").partition(".")[0]
     return digest(b"installed", f"{module}:{name}:{version_of(top)}".encode())
 
 
 def function(walk: ValueWalk, fn: types.FunctionType) -> bytes:
-    """Return the identity of a Python function, from its code and the values that the code names.
+    """Return the identity of a Python function, made from its code and the values that the code names.
 
-    If the function can be imported from an installed module, only its name and the version count.
+    If the function can be imported from an installed module, only the function's name and the module's version count.
 
-    The function's globals tell which module it is from. Its ``__module__`` does not, because `functools.wraps` copies
-    it.
+    The function's module is read from the function's globals. The function's attribute ``__module__`` may be wrong,
+    because `functools.wraps` copies that attribute from another function.
     """
     space = fn.__globals__
     home = str(space.get("__name__"))
@@ -38,11 +38,14 @@ def function(walk: ValueWalk, fn: types.FunctionType) -> bytes:
         return installed(fn.__module__, fn.__qualname__)
     held = {k: v for k, v in fn.__dict__.items() if not k.startswith("__handout")}
     if is_installed and home == "functools" and "registry" in held and "dispatch" in held:
-        return digest(b"dispatch", walk.mapping(held["registry"]))  # singledispatch; the rest of `fn` is a cache
-    annotations = getattr(fn, "__annotate__", None) or fn.__annotations__  # 3.14 evaluates them on demand
+        # `functools.singledispatch` made `fn`. Only the registry counts, because the rest of `fn` is a cache.
+        return digest(b"dispatch", walk.mapping(held["registry"]))
+    # Python 3.14 evaluates annotations on demand, by calling ``__annotate__``.
+    annotations = getattr(fn, "__annotate__", None) or fn.__annotations__
     parts = [code(walk, fn.__code__, fn.__doc__), walk.of(fn.__defaults__), walk.of(fn.__kwdefaults__)]
     parts += [walk.of(annotations), walk.of(held), walk.of(fn.__closure__)]
-    if is_installed:  # an installed function made it, so the version covers what its code names
+    if is_installed:
+        # The code of `fn` belongs to an installed module. The module's version covers the globals that the code names.
         return digest(installed(home, fn.__qualname__), *parts)
     for name in sorted(names_in(fn.__code__).used):
         if name in space:
@@ -52,7 +55,7 @@ def function(walk: ValueWalk, fn: types.FunctionType) -> bytes:
 
 
 def code(walk: ValueWalk, code_: types.CodeType, doc: str | None = None) -> bytes:
-    """Take code apart. Names of files, numbers of lines and the docstring do not count."""
+    """Return the identity of a code object. File names, line numbers and the docstring do not count."""
     constants = [
         code(walk, each) if isinstance(each, types.CodeType) else walk.of(None if not at and each == doc else each)
         for at, each in enumerate(code_.co_consts)
@@ -66,17 +69,18 @@ def code(walk: ValueWalk, code_: types.CodeType, doc: str | None = None) -> byte
 
 
 def cell(walk: ValueWalk, cell_: types.CellType) -> bytes:
-    """Take apart the value that a closure holds."""
+    """Return the identity of the value that a cell of a closure holds."""
     try:
         return walk.of(cell_.cell_contents)
-    except ValueError:  # still empty
+    except ValueError:  # the cell has no value yet
         return digest(b"empty")
 
 
 def bound_method(walk: ValueWalk, value: Any, func: Any) -> bytes:
-    """Return the identity of a method, from its function and its object.
+    """Return the identity of a bound method, made from its function and its object.
 
-    If an installed module offers the method as a function, as `random.random`, only its name and the version count.
+    For a built-in function, only its name and its module's version count. The same holds for a method that an installed
+    module offers as a function, such as `random.random`.
     """
     owner, name = value.__self__, getattr(value, "__name__", "")
     if owner is None or isinstance(owner, types.ModuleType):
@@ -90,22 +94,23 @@ def bound_method(walk: ValueWalk, value: Any, func: Any) -> bytes:
 
 
 def module(walk: ValueWalk, module_: types.ModuleType) -> bytes:
-    """Take apart a module that code names as a whole."""
+    """Return the identity of a module that code names as a whole, as in ``import mine; mine.f()``."""
     if sys.modules.get(module_.__name__) is not module_:
         return walk.unknown()
     return module_sources(walk, module_.__name__)
 
 
 def module_sources(walk: ValueWalk, name: str) -> bytes:
-    """Return the identity of a module's sources.
+    """Return the identity of a module, by its name.
 
-    For the user's own module, these are the sources of its top-level package and of all modules that they import. For
-    an installed module, the version counts.
+    The identity of one of the user's own modules is made from the sources of its top-level package, the sources of all
+    of the user's modules that the package imports, and the versions of the installed modules that all these import. The
+    identity of an installed module is made from its version.
     """
     top, script = name.partition(".")[0], None
     if name == "__main__":
         script = getattr(sys.modules[name], "__file__", None)
-        if script is None or not os.path.isfile(script):  # typed into an interpreter
+        if script is None or not os.path.isfile(script):  # the program was typed into an interpreter
             return walk.unknown()
     if top not in walk.sources:
         found = own_sources([main_name() or top if script else top], script)
@@ -119,7 +124,10 @@ def module_sources(walk: ValueWalk, name: str) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def _imported(code_: types.CodeType, package: str) -> tuple[str, ...]:
-    """Return the modules that code imports when it runs. A relative import counts as one of the whole `package`."""
+    """Return the names of the modules that a code object imports when it runs.
+
+    A relative import counts as an import of the whole `package`.
+    """
     found: set[str] = set()
     for each in code_.co_consts:
         if isinstance(each, types.CodeType):
@@ -127,7 +135,8 @@ def _imported(code_: types.CodeType, package: str) -> tuple[str, ...]:
     before = [each for each in dis.get_instructions(code_) if each.opname != "EXTENDED_ARG"]
     for at, each in enumerate(before):
         if each.opname == "IMPORT_NAME":
-            # The import's level is put on the stack two instructions before; it is above 0 for a relative import.
+            # Two instructions before, the code puts the import's level on the stack. The level of a relative import is
+            # above 0.
             relative = before[at - 2].argval != 0
             found.add(package if relative else each.argval)
     return tuple(sorted(found))

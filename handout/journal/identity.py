@@ -1,10 +1,15 @@
-"""The identity of a task: the same function of the same arguments has one identity, in every process and at any time.
+"""Computes the identities of tasks, by which a run recognizes the tasks of earlier runs.
 
-The identity of a function is made from its code (without names of files and numbers of lines), its constants,
-annotations, defaults and closure, and the globals that it names, also those of the user's own modules. Installed
-modules count by name and version (see `value_digest`). The identity of a task adds its arguments, and the identities of
-the tasks that make them. Equal tasks of one graph are told apart by their order. No identity depends on the hash seed,
-on addresses or on pickled bytes. A value whose identity is not certain matches nothing, so its task is run anew.
+Tasks with the same function and the same arguments have the same identity, in every process and at any time.
+
+The identity of a function is made from its code (without file names and line numbers), its constants, annotations,
+defaults and closure, and the values of the globals that it names. These globals may be in any of the user's own
+modules. An installed module counts by its name and version (see `code_rules`). The identity of a task is made from the
+identity of its function, from its arguments, and from the identities of the tasks whose results are among the
+arguments. If a graph has equal tasks, their order tells them apart.
+
+No identity depends on the hash seed, on addresses or on pickled bytes. A value whose identity is not certain matches
+nothing, so its task is run anew.
 """
 
 from __future__ import annotations
@@ -23,10 +28,10 @@ __all__ = ["TaskIdentities"]
 
 
 class TaskIdentities:
-    """The identities of a plan's tasks and of the objects that they make.
+    """The identities of a plan's tasks and of the objects that the tasks make or take.
 
     Args:
-        plan: A validated graph. Its arguments must not change while the identities are made.
+        plan: A validated graph. The arguments in it must not change while the identities are computed.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -34,11 +39,11 @@ class TaskIdentities:
         self._functions: dict[int, tuple[bytes, bool]] = {}
         self._values: dict[int, bytes] = {}
         self._sources: dict[str, bytes] = {}
-        #: Tasks that match no task of an earlier run, because the function or an argument cannot be taken apart.
+        #: Tasks that match no task of an earlier run, because their function or an argument cannot be taken apart.
         self.unrecognizable: set[int] = set()
-        #: Numbers of the caller's values that cannot be taken apart.
+        #: The object numbers of the caller's values that cannot be taken apart.
         self._unknown_values: set[int] = set()
-        #: By task: its identity.
+        #: The identity of each task.
         self.tasks: list[bytes] = []
         seen: dict[bytes, int] = {}
         for task in range(len(plan)):
@@ -50,7 +55,7 @@ class TaskIdentities:
             self.tasks.append(digest(made, b"again %d" % earlier) if earlier else made)
 
     def _inherit_unrecognizable(self, task: int) -> None:
-        """Mark a task as unrecognizable if one of its inputs is."""
+        """Mark a task as unrecognizable if one of its inputs has no certain identity."""
         count, extras = len(self._plan), self._plan.extras
         for number in self._plan.inputs[task]:
             extra = None if number < count else extras[number - count]
@@ -59,7 +64,7 @@ class TaskIdentities:
                 self.unrecognizable.add(task)
 
     def part_of(self, number: int) -> str:
-        """Return which part of its task's result an object is: empty for the whole, else the path to the element."""
+        """Return the path to an object in the result of its task, as text. It is empty for the whole result."""
         count = len(self._plan)
         if number < count:
             return ""
@@ -67,7 +72,7 @@ class TaskIdentities:
         return _path_text(extra.path) if isinstance(extra, Pick) else ""
 
     def object(self, number: int) -> bytes:
-        """Return the identity of an object: a task's result, an element of one, or a value of the caller's."""
+        """Return the identity of an object: a task's result, an element of a result, or a value of the caller."""
         count = len(self._plan)
         if number < count:
             return self.tasks[number]
@@ -85,10 +90,10 @@ class TaskIdentities:
         return known
 
     def _task(self, task: int) -> bytes:
-        """Return a task's identity. Equal tasks of the plan still have the same one here."""
+        """Return a task's identity before equal tasks of the plan are told apart."""
         plan = self._plan
         fn = plan.fns[task]
-        known = self._functions.get(id(fn))  # the plan keeps it alive
+        known = self._functions.get(id(fn))  # the plan keeps `fn` alive, so the id is not used again
         if known is None:
             walk = new_walk(None, self._sources)
             known = self._functions[id(fn)] = walk.whole(fn), walk.is_complete
@@ -106,7 +111,10 @@ class TaskIdentities:
         return made
 
     def _plain_text(self, args: tuple[Any, ...]) -> str | None:
-        """Return arguments as text if all are scalars or whole results; None otherwise. Most tasks need no walk."""
+        """Return the arguments as text if each of them is a scalar or a whole result, otherwise None.
+
+        The arguments of most tasks can be given as text. These tasks need no walk through their arguments.
+        """
         text: list[str] = []
         for arg in args:
             kind = type(arg)
@@ -122,7 +130,7 @@ class TaskIdentities:
         return "\x1f".join(text)
 
     def _promise(self, task: int) -> Callable[[Any, ValueWalk], bytes]:
-        """Return the function that gives a walk the identities of the outputs inside a task's arguments."""
+        """Return a function that gives a walk the identity of each output inside a task's arguments."""
         slot_of, inputs = self._plan.slot_of(task), self._plan.inputs[task]
 
         def stands_for(found: Placeholder, walk: ValueWalk) -> bytes:

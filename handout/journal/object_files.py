@@ -1,4 +1,4 @@
-"""Large objects as files that are named by their content, in the folder beside a journal's file."""
+"""Stores large objects as files in the folder beside a journal's file. Each file's name is a digest of its object."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Final
 
 __all__ = ["ObjectFolder", "Segments", "is_whole"]
 
-#: Begins the names of files that are being written.
+#: The names of files that are still being written begin with this.
 _UNFINISHED: Final = "new-"
 
 Segments = Sequence[bytes | bytearray | memoryview]
 
 
 class ObjectFolder:
-    """The folder of one journal's files. `write` makes it with the first file.
+    """The folder of a journal's large objects. The first call of `write` makes the folder.
 
     Args:
         path: Path of the folder.
@@ -28,11 +28,11 @@ class ObjectFolder:
         self._path = path
 
     def file(self, name: str) -> Path:
-        """Return the path of the file with a name that `write` returned."""
+        """Return the path of a file whose name `write` returned."""
         return self._path / name
 
     def remove_unfinished(self) -> None:
-        """Remove files that a killed program was writing. The caller holds the journal's lock.
+        """Remove the files that a program was writing when it was killed. The caller must hold the journal's lock.
 
         Raises:
             OSError: The folder cannot be written to.
@@ -41,7 +41,12 @@ class ObjectFolder:
             unfinished.unlink()
 
     def write(self, segments: Segments) -> str:
-        """Write an object, unless its file is there; return the file's name once the file is on the disk.
+        """Write an object to a file, unless that file exists already. Return the file's name.
+
+        The file is on the disk when the method returns.
+
+        Args:
+            segments: The object's bytes, in pieces.
 
         Raises:
             OSError: The file cannot be written.
@@ -79,7 +84,7 @@ class ObjectFolder:
 
 
 def is_whole(path: Path, nbytes: int) -> bool:
-    """Return True if a file exists with the given size, so that it was neither removed nor cut."""
+    """Return True if a file exists and has the given size, so that it was neither removed nor truncated."""
     try:
         return path.stat().st_size == nbytes
     except OSError:

@@ -1,4 +1,4 @@
-"""Digest a class, or an object whose type has no rule of its own, from its parts."""
+"""Computes the identities of classes, and of objects whose type has no rule in `value_digest`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from handout.serialization.functions_by_value import importable_name
 
 __all__ = ["DERIVABLE", "a_class", "an_object"]
 
-#: Entries of a class's dictionary that every class has, or that are made from its other entries.
+#: Entries of a class's dictionary that do not count. Every class has them, or they are made from the other entries.
 _CLASS_MADE = frozenset({
     "__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__", "__static_attributes__", "_abc_impl",
     "__annotations_cache__",
 })  # fmt: skip
 
-#: The entries of pydantic that count. It makes its other entries, such as compiled schemas and caches, from the rest of
-#: the class.
+#: Pydantic's entries in a class's dictionary that count. Pydantic makes its other entries, such as compiled schemas and
+#: caches, from the rest of the class.
 _PYDANTIC_KEPT = frozenset({
     "__pydantic_fields__", "__pydantic_config__", "__pydantic_generic_metadata__", "__pydantic_root_model__",
     "__pydantic_custom_init__", "__pydantic_post_init__",
 })  # fmt: skip
 
-#: Flag of a class that was made at run time, and not by a static definition in C (``Py_TPFLAGS_HEAPTYPE``).
+#: The flag of classes that were made at run time, not by a static definition in C (``Py_TPFLAGS_HEAPTYPE``).
 _HEAP_TYPE: Final = 1 << 9
 
-#: Rules for types whose subclasses cannot be pickled but can be taken apart.
+#: The rules for types whose subclasses cannot be pickled, but can be taken apart.
 DERIVABLE: Mapping[type, Callable[[ValueWalk, Any], bytes]] = {
     property: lambda walk, value: walk.sequence(b"property", (value.fget, value.fset, value.fdel)),
     staticmethod: lambda walk, value: walk.sequence(b"staticmethod", (value.__func__,)),
@@ -40,7 +40,10 @@ DERIVABLE: Mapping[type, Callable[[ValueWalk, Any], bytes]] = {
 
 
 def a_class(walk: ValueWalk, cls: type) -> bytes:
-    """Take a class apart: its attributes, bases and metaclass. An installed class counts by name and version."""
+    """Return the identity of a class, made from its attributes, bases and metaclass.
+
+    For a class of an installed module, only its name and the module's version count.
+    """
     if type(cls) in copyreg.dispatch_table:
         return an_object(walk, cls)
     static = not cls.__flags__ & _HEAP_TYPE
@@ -51,7 +54,7 @@ def a_class(walk: ValueWalk, cls: type) -> bytes:
         held = _pydantic(held)
     hashed = getattr(held.get("__hash__"), "__code__", None)
     if hashed is not None and hashed.co_filename.startswith("<attrs generated"):
-        held["__hash__"] = "made"  # attrs writes the hash of a string into this code
+        held["__hash__"] = "made"  # attrs writes a string's hash, which is new in each process, into this code
     registered: Iterable[Any] = ()
     if "_abc_impl" in cls.__dict__ and (dump := getattr(sys.modules.get("_abc"), "_get_dump", None)):
         registered = {found for each in dump(cls)[0] if (found := each()) is not None}
@@ -61,7 +64,7 @@ def a_class(walk: ValueWalk, cls: type) -> bytes:
 
 
 def an_object(walk: ValueWalk, value: Any) -> bytes:
-    """Take apart an object without a rule, as pickling would."""
+    """Return the identity of an object without a rule, made from the parts that pickling would store."""
     kind = type(value)
     reduce = copyreg.dispatch_table.get(kind)
     try:
@@ -88,7 +91,10 @@ def an_object(walk: ValueWalk, value: Any) -> bytes:
 
 
 def _named(walk: ValueWalk, value: Any, name: str) -> bytes:
-    """Return the identity of an object that pickling finds by its name in a module. `unknown` if no module has it."""
+    """Return the identity of an object that pickling would store as a name in a module.
+
+    The object matches nothing if no module has it under that name, or if only C can read the object's state.
+    """
     for home in (getattr(value, "__module__", None), type(value).__module__, *_holders(value, name)):
         module = sys.modules.get(home) if isinstance(home, str) else None
         if home is None or module is None or getattr(module, name, None) is not value:
@@ -96,7 +102,7 @@ def _named(walk: ValueWalk, value: Any, name: str) -> bytes:
         if not is_own(home):
             return installed(home, name)
         if not _hides(value):
-            # Pickling finds Cython's functions by name too. Their code is only in the sources of their module.
+            # Pickling stores Cython's functions as names, too. Their code is only in the sources of their module.
             code = b"" if is_own(type(value).__module__) or home == "__main__" else module_sources(walk, home)
             state = object.__getstate__(value)
             return digest(b"named", name.encode(), code, walk.of(type(value)), walk.of(state))
@@ -104,24 +110,27 @@ def _named(walk: ValueWalk, value: Any, name: str) -> bytes:
 
 
 def _hides(value: Any) -> bool:
-    """Return True if an object may hold state that only C can read: it has neither a dictionary nor slots.
+    """Return True if an object may hold state that only C can read, because it has neither a dictionary nor slots.
 
-    A bare `object` holds nothing.
+    A plain ``object()`` holds no state.
     """
     kind = type(value)
     return kind is not object and not hasattr(value, "__dict__") and "__slots__" not in vars(kind)
 
 
 def _holders(value: Any, name: str) -> list[str]:
-    """Return the installed modules that have an object by this name. SciPy's ufuncs do not tell their module."""
+    """Return the names of the installed modules that have an object under this name.
+
+    This finds the module of SciPy's ufuncs, which do not name their module.
+    """
     found = [each for each, module in list(sys.modules.items()) if getattr(module, "__dict__", {}).get(name) is value]
     return sorted(each for each in found if not is_own(each))
 
 
 def _pydantic(held: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries from which a pydantic model is made.
+    """Return the entries of a pydantic model's dictionary that count.
 
-    The functions of validators are attributes of the class. Their use stands in `__pydantic_decorators__`.
+    The functions of validators are attributes of the class. `__pydantic_decorators__` says what they are used for.
     """
     used: Any = held["__pydantic_decorators__"]
     kept = {
@@ -129,7 +138,7 @@ def _pydantic(held: dict[str, Any]) -> dict[str, Any]:
         for k, v in held.items()
         if k in _PYDANTIC_KEPT or not (k.startswith("__pydantic_") or k == "__signature__")
     }
-    if not dataclasses.is_dataclass(used):  # the version of pydantic is unknown, so all of it counts
+    if not dataclasses.is_dataclass(used):  # this version of pydantic is not known, so all of `used` counts
         return {**kept, "decorators": used}
     pairs = [pair for field in dataclasses.fields(used) for pair in getattr(used, field.name).items()]
     return {**kept, "decorators": [(name, getattr(each, "info", each)) for name, each in pairs]}

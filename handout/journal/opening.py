@@ -1,4 +1,4 @@
-"""Open a journal's file for writing: the lock that one writer holds, and the database."""
+"""Opens a journal's file for writing: takes the lock, which only one run can hold, and opens the database."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ __all__ = ["connect", "resolve", "take_lock", "unusable"]
 
 
 def resolve(path: str | PathLike[str]) -> Path:
-    """Return the absolute path without links.
+    """Return the absolute path of a journal's file, with symbolic links resolved.
 
-    A journal has one lock, whichever name leads to its file, and the program may change its working directory.
+    So a journal has one lock even if several paths lead to its file. And the path stays valid if the program changes
+    its working directory.
 
     Raises:
-        JournalError: It is not the path of a file.
+        JournalError: `path` is not the path of a file.
     """
     try:
         resolved = Path(os.path.realpath(os.fsdecode(path)))
@@ -36,7 +37,7 @@ def resolve(path: str | PathLike[str]) -> Path:
 def take_lock(path: Path) -> int:
     """Lock a journal and return the descriptor that holds the lock.
 
-    Without the lock, two runs with one journal would both run the same tasks, and each commit its own results.
+    Without the lock, two runs could use a journal at the same time. Both would run the same tasks and commit results.
 
     Raises:
         JournalError: Another run holds the lock, or the lock's file cannot be made.
@@ -58,7 +59,7 @@ def take_lock(path: Path) -> int:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the database; make it with mode 0600 if there is none.
+    """Open the database. If the file does not exist, make it with mode 0600.
 
     Raises:
         JournalError: The file is not a journal, has another format, or cannot be written.
@@ -86,6 +87,6 @@ def unusable(path: Path, reason: str) -> JournalError:
     """Return the error for a journal that cannot be opened, read or written."""
     return JournalError(
         f"The journal {str(path)!r} cannot be used: {reason}.",
-        remedy="Check the path, its permissions and the free space; what is committed is kept for the next call.",
+        remedy="Check the path, its permissions and the free space. Committed results are kept for the next call.",
         path=str(path),
     )

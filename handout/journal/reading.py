@@ -1,4 +1,4 @@
-"""Read a journal as data, after its run or while it goes on."""
+"""Reads a journal as data, after a run or during it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["AttemptRecord", "RunRecord", "Story", "TaskRecord", "read"]
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run that was recorded.
+    """One recorded run.
 
     Attributes:
-        number: 1 for the journal's first run.
-        began: When the run began: ISO 8601, UTC.
-        ended: When the run ended; None if it goes on, or if its program ended before it did.
-        outcome: ``"done"``, ``"failed"`` or ``"cancelled"``; None as for `ended`.
+        number: Number of the run, from 1 for the journal's first run.
+        began: Time at which the run began, in ISO 8601 and UTC.
+        ended: Time at which the run ended; None if the run goes on, or if its program ended before the run did.
+        outcome: ``"done"``, ``"failed"`` or ``"cancelled"``; None if `ended` is None.
         tasks: Number of the run's tasks.
-        reused: Number of its tasks that had ended well in an earlier run and were not run again.
+        reused: Number of the run's tasks that were not run again, because they had ended well in an earlier run.
     """
 
     number: int
@@ -41,12 +41,13 @@ class TaskRecord:
     """A task that ended well.
 
     Attributes:
-        run: Number of the run that ran it.
+        run: Number of the run that ran the task.
         id: The task's id.
-        host: Name of the host that ran it.
+        host: Name of the host that ran the task.
         attempt: Number of the attempt that ended well, from 1.
-        nbytes: Size of its committed result in bytes; None if only its end was recorded.
-        identity: The task's identity, hexadecimal: the same for the same function of the same arguments, in every run.
+        nbytes: Size of the task's committed result in bytes; None if the task's result was not committed.
+        identity: The task's identity in hexadecimal. It is the same in every run that has the same function with the
+            same arguments.
     """
 
     run: int
@@ -62,12 +63,12 @@ class AttemptRecord:
     """An attempt that did not end well.
 
     Attributes:
-        run: Number of the run that made it.
+        run: Number of the run that made the attempt.
         id: The task's id.
         host: Name of the host that the attempt was handed over to; empty if it was never handed over.
         attempt: Number of the attempt, from 1.
-        outcome: The kind of failure; ``"started"`` if the function is marked ``idempotent=False`` and its end is
-            unknown.
+        outcome: The kind of failure, or ``"started"`` if the function is marked ``idempotent=False`` and the end of the
+            attempt is unknown.
         error: The error's message; empty for ``"started"``.
     """
 
@@ -85,7 +86,7 @@ class Story:
 
     Attributes:
         runs: All runs, in order.
-        tasks: All tasks that ended well. A task of several runs has only its last record.
+        tasks: All tasks that ended well. If several runs recorded a task, only the last record is here.
         attempts: All attempts that did not end well.
     """
 
@@ -95,16 +96,16 @@ class Story:
 
 
 def read(path: str | PathLike[str]) -> Story:
-    """Read a journal, also while a run writes it.
+    """Read a journal. A run may be writing it at the same time.
 
     Args:
         path: The journal's file.
 
     Returns:
-        Its runs, tasks and attempts. All are empty if no run has begun yet.
+        The journal's runs, tasks and attempts. All three are empty if no run has begun yet.
 
     Raises:
-        JournalError: There is no such file, it is not a journal, or it has another format.
+        JournalError: The file does not exist, is not a journal, has another format, or cannot be read.
 
     Example:
         ```python

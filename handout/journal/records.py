@@ -1,4 +1,4 @@
-"""The data that a journal takes from a run and gives to a later one."""
+"""The records that a run writes to its journal, and those that a later run reads from the journal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ class AttemptStart(NamedTuple):
 
 
 class ClassName(NamedTuple):
-    """The name of a class of ``__main__`` in committed results, and the token that stands for the class there."""
+    """The name of a class of ``__main__`` that occurs in committed results.
+
+    In the results, a token takes the place of the name. The token is `origin` and `number`. The name is `module` and
+    `name`.
+    """
 
     origin: str
     number: int
@@ -29,14 +33,18 @@ class ClassName(NamedTuple):
 
 @dataclass(slots=True)
 class ResultBatch:
-    """Results of tasks that ended together on one host. Each is the same part of its task's result."""
+    """Results of tasks that ended together on one host.
+
+    A batch holds the same part of each task's result: the whole result, or the element at one path.
+    """
 
     host: str
+    #: The path to the element, as text. It is empty for the whole result.
     part: str = ""
     #: True if the host was trusted with data only.
     data_only: bool = False
-    #: By result: its task's number, the attempt that made it, and its size in bytes. Size -1 records only that the task
-    #: ended well.
+    #: For each result: the number of the task, the number of the attempt, and the size in bytes. The size is -1 if only
+    #: the end of the task is recorded, without the result.
     tasks: list[int] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
@@ -46,18 +54,18 @@ class ResultBatch:
 
 @dataclass(slots=True)
 class StoredPart:
-    """One committed object."""
+    """One committed object: a result, or an element of a result."""
 
-    #: The host that made the bytes, and True if that host was trusted with data only.
+    #: The host that made the object. `data_only` is True if that host was trusted with data only.
     host: str
     data_only: bool
     nbytes: int
     #: The file that holds a large object; None for a small one.
     file: Path | None
-    #: The row that holds a small object, and the offset of its bytes in that row.
+    #: The row that holds a small object, and the offset of the object's bytes in the data of that row.
     row: int
     at: int
-    #: The bytes once they are loaded.
+    #: The object's bytes; None until they are loaded.
     data: bytes | None = None
 
 
@@ -66,5 +74,5 @@ class CommittedTask:
     """A task that ended well in an earlier run."""
 
     host: str
-    #: By part of its result: empty for the whole result, otherwise the path to an element.
+    #: The committed parts of the task's result. A key is the path to an element as text, or empty for the whole result.
     parts: dict[str, StoredPart] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The journal of a run: reads what earlier runs left in it, and records the run."""
+"""The journal of a run. It gives the run the records of earlier runs, and takes the run's own records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from handout.journal.writer import INSERT_RESULT, LargeObject, Rows, Writer, res
 
 __all__ = ["INLINE", "Journal"]
 
-#: Results up to this many bytes are in the database itself.
+#: Results of up to this many bytes are in the database. Larger results are files.
 INLINE: Final = 64 << 10
 
 
@@ -29,10 +29,10 @@ class Journal:
     """A journal for one run at a time. Opening, reading and closing wait for the disk; recording does not.
 
     Args:
-        path: The file. If there is none, it is made with mode 0600.
+        path: The journal's file. If it does not exist, it is made with mode 0600.
 
     Raises:
-        JournalError: It is in use, has another format, or cannot be written.
+        JournalError: The file is in use, is not a journal, has another format, or cannot be written.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -44,22 +44,22 @@ class Journal:
         except BaseException:
             os.close(self._lock)
             raise
-        #: Number of the run that is being recorded.
+        #: Number of the run that is being recorded; 0 before `begin_run`.
         self.run = 0
-        #: Held while a thread reads, so that `close` waits for it. The journal may be closed during a read, because the
-        #: task that asked for the read may be cancelled.
+        #: A thread holds this lock while it reads, so that `close` waits for the end of the read. `close` may be called
+        #: during a read, because the asyncio task that asked for the read may have been cancelled.
         self._reading = threading.Lock()
         try:
             self._folder.remove_unfinished()
             self._writer = Writer(self.path, self._database, self._folder)
-        except (OSError, RuntimeError) as error:  # the folder cannot be written to, or no thread is left
+        except (OSError, RuntimeError) as error:  # the folder cannot be written to, or no thread can be started
             self._database.close()
             os.close(self._lock)
             raise opening.unusable(self.path, str(error)) from error
 
     @property
     def on_error(self) -> Callable[[Exception], None]:
-        """Called with the first error of a commit, in another thread. Nothing is committed after it."""
+        """The function that is called in the writer's thread with the first error. Nothing is committed after it."""
         return self._writer.on_error
 
     @on_error.setter
@@ -67,7 +67,7 @@ class Journal:
         self._writer.on_error = then
 
     def close(self) -> None:
-        """Commit what is left, except large objects, and release the file. May be called again."""
+        """Commit the waiting records, except large objects, and release the file. A second call does nothing."""
         if self._lock < 0:
             return
         self._writer.close()
@@ -76,10 +76,17 @@ class Journal:
         os.close(self._lock)
         self._lock = -1
 
-    # ---- what an earlier run left ----------------------------------------------------------------------------
+    # ---- the records of earlier runs -------------------------------------------------------------------------
 
     def committed(self, identities: Iterable[bytes]) -> dict[bytes, CommittedTask]:
-        """Return the tasks among `identities` that ended well before, by identity. Their results are not loaded."""
+        """Find tasks that ended well in earlier runs. Their results are not loaded.
+
+        Args:
+            identities: The identities of the tasks to look for.
+
+        Returns:
+            The tasks that were found, by identity.
+        """
         wanted, found = set(identities), dict[bytes, CommittedTask]()
         with self._reading_lock():
             known = dict(self._database.execute("SELECT run, identities FROM runs"))
@@ -102,7 +109,14 @@ class Journal:
         return found
 
     def open_starts(self, identities: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
-        """Return the starts among `identities` that were not cleared: host and attempt, by identity."""
+        """Find starts of tasks that were recorded, and neither cleared nor cancelled.
+
+        Args:
+            identities: The identities of the tasks to look for.
+
+        Returns:
+            The host's name and the attempt's number, by the task's identity.
+        """
         with self._reading_lock(), self._database:
             if self._database.execute("SELECT 1 FROM starts").fetchone() is None:
                 return {}
@@ -115,7 +129,7 @@ class Journal:
             return {identity: (host, attempt) for identity, host, attempt in rows}
 
     def load_parts(self, parts: Iterable[StoredPart], limit: int) -> None:
-        """Read objects into their parts' `data`, as long as the sum of their sizes stays within ``limit`` bytes."""
+        """Load objects into the `data` of their parts. Skip objects that would bring the sum above ``limit`` bytes."""
         with self._reading_lock():
             row, data = -1, b""
             for part in sorted(parts, key=lambda part: part.row):
@@ -139,25 +153,28 @@ class Journal:
         return data or b""
 
     def classes(self) -> list[ClassName]:
-        """Return the names of the classes of ``__main__`` in committed results."""
+        """Return the names of the classes of ``__main__`` that occur in committed results."""
         with self._reading_lock():
             rows = self._database.execute("SELECT origin, number, module, name FROM classes")
             return [ClassName(*row) for row in rows]
 
     def left_agents(self) -> list[tuple[str, str, str]]:
-        """Return the agents that a lost controller left behind: host, token, and the started agent as JSON."""
+        """Return the agents that an earlier controller left running: host, token, and `StartedAgent` as JSON."""
         with self._reading_lock():
             return list(self._database.execute("SELECT host, token, started FROM agents"))
 
     def last_run(self) -> tuple[int, bytes]:
-        """Return the number by which agents knew the last run (0 if there was none), and its tasks' identities."""
+        """Return the number that agents used for the last run, and the joined identities of its tasks.
+
+        The number is 0 if there was no run.
+        """
         with self._reading_lock():
             row = self._database.execute("SELECT number, identities FROM runs ORDER BY run DESC LIMIT 1").fetchone()
         return (0, b"") if row is None else row
 
     @contextmanager
     def _reading_lock(self) -> Iterator[None]:
-        """Keep the journal open while a thread reads, and turn the errors of a read into a JournalError."""
+        """Keep the journal open while a thread reads, and raise the errors of the read as a JournalError."""
         with self._reading:
             try:
                 yield
@@ -166,11 +183,11 @@ class Journal:
             except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
                 raise JournalError(
                     f"The journal {str(self.path)!r} cannot be read: {type(error).__name__}: {error}.",
-                    remedy="The file is damaged: name another file, and all tasks run anew.",
+                    remedy="The file is damaged. Name another file; all tasks then run anew.",
                     path=str(self.path),
                 ) from error
 
-    # ---- a run -----------------------------------------------------------------------------------------------
+    # ---- the records of the run ------------------------------------------------------------------------------
 
     def begin_run(
         self,
@@ -183,11 +200,11 @@ class Journal:
         """Begin a run. All later records belong to it.
 
         Args:
-            ids: The ids of its tasks.
-            identities: The identities of its tasks.
-            reused: How many of its tasks ended well in an earlier run.
-            number: The number by which agents know the run.
-            classes: See `classes`.
+            ids: The ids of the run's tasks.
+            identities: The identities of the run's tasks.
+            reused: How many of the run's tasks ended well in an earlier run.
+            number: The number that agents use for the run.
+            classes: The names of the program's classes that may occur in results; see `classes`.
         """
         with self._reading_lock():
             self.run = self._database.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
@@ -197,7 +214,7 @@ class Journal:
         self._put("INSERT INTO runs VALUES (?, ?, NULL, NULL, ?, ?, ?, ?)", [row])
 
     def record_agent(self, host: str, token: str, started: str) -> None:
-        """Record that an agent serves the run, so that a run that resumes this one can take over the agent."""
+        """Record that an agent serves the run. A later run that resumes this run can then take over the agent."""
         self._put("INSERT OR REPLACE INTO agents VALUES (?, ?, ?)", [(host, token, started)])
 
     def forget_agent(self, host: str) -> None:
@@ -205,37 +222,37 @@ class Journal:
         self._put("DELETE FROM agents WHERE host = ?", [(host,)])
 
     def commit(self, batch: ResultBatch) -> None:
-        """Commit small results. `batch` must not change any more."""
+        """Commit small results. The caller must not change `batch` afterwards."""
         self._put(INSERT_RESULT, [result_row(self.run, batch, b"".join(batch.data), None)])
 
     def commit_file(self, batch: ResultBatch, segments: Segments) -> None:
-        """Commit one object of more than `INLINE` bytes, which must not change any more.
+        """Commit one object of more than `INLINE` bytes.
 
         Args:
             batch: Describes the object; has no data.
-            segments: The data.
+            segments: The object's bytes, in pieces. The caller must not change them afterwards.
         """
         self._writer.put(LargeObject(self.run, batch, segments))
 
     def record_starts(self, starts: Sequence[AttemptStart], then: Callable[[Exception | None], None]) -> None:
-        """Record attempts that must not be made twice, before they are handed over to a host.
+        """Record the starts of tasks that must not run twice, before the tasks are handed over to a host.
 
         Args:
-            starts: One for each attempt.
-            then: Called in another thread once the starts are on the disk, or with the error.
+            starts: One start for each attempt.
+            then: Called in the writer's thread: with None once the starts are on the disk, or with the error.
         """
         rows = [(start.identity, self.run, _text(start.id), start.host, start.attempt) for start in starts]
         self._writer.put(Rows("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?)", rows, True, then))
 
     def clear_starts(self, identities: Iterable[bytes]) -> None:
-        """Record that the attempts of these tasks are known to have ended, or not to have begun."""
+        """Record that the controller knows the ends of these tasks' attempts, or knows that none has begun."""
         self._put("DELETE FROM starts WHERE identity = ?", [(identity,) for identity in identities])
 
     def cancel_starts(self, starts: Iterable[tuple[bytes, int]]) -> None:
-        """Record that these attempts have not begun. A later attempt of the same task may have.
+        """Record that these attempts have not begun. The record of a later attempt of the same task stays.
 
         Args:
-            starts: Identity and attempt number of each.
+            starts: The task's identity and the attempt's number, for each attempt.
         """
         self._put("DELETE FROM starts WHERE identity = ? AND attempt = ?", list(starts))
 
@@ -249,7 +266,7 @@ class Journal:
 
         Args:
             outcome: ``done``, ``failed`` or ``cancelled``.
-            then: Called in another thread once all records are committed, or with the error.
+            then: Called in the writer's thread: with None once all records are committed, or with the error.
         """
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         row = (ended, outcome, self.run)
@@ -261,5 +278,8 @@ class Journal:
 
 
 def _text(text: str) -> str:
-    """Return a text that SQLite can hold, with lone surrogates escaped. File names that are not UTF-8 contain these."""
+    """Return a text with lone surrogates escaped, because SQLite cannot store them.
+
+    File names that are not UTF-8 contain lone surrogates.
+    """
     return text.encode("utf-8", "backslashreplace").decode()

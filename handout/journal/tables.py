@@ -1,4 +1,4 @@
-"""The tables of a journal, and how its file is recognized."""
+"""The tables of a journal, and the check that a file is a journal."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from handout.journal.value_walk import DIGEST_SIZE
 
 __all__ = ["FORMAT", "check", "create", "identity_at"]
 
-#: The format changes with the meaning of the tables. A journal of another format is refused, not converted.
+#: The number of the format. It changes when the tables change. A journal of another format is refused, not converted.
 FORMAT = 3
 
 #: SQLite's application id of a journal: the letters ``HAND``.
 _APPLICATION = 0x48414E44
 
 #: One row of ``results`` records all tasks that ended together on one host, for one part of their results. A row for
-#: each task would cost more than all other recording. ``tasks``, ``attempts`` and ``sizes`` are JSON lists. A task is
-#: given by its number within the run; the run's row has the tasks' ids and identities. ``data`` holds the bytes of all
-#: results one after another. Rows of ``results`` are never changed: if several have the same identity and part, the
-#: last one is valid.
+#: each task would cost more than all other recording. ``tasks``, ``attempts`` and ``sizes`` are JSON lists. ``tasks``
+#: has the tasks' numbers within the run. The run's row in ``runs`` has the tasks' ids and identities. ``data`` holds
+#: the bytes of all results one after another. Rows of ``results`` are never changed. If several rows have the same
+#: identity and the same part, the last row is valid.
 _TABLES = """
 CREATE TABLE runs (
     run INTEGER PRIMARY KEY, began TEXT, ended TEXT, outcome TEXT, reused INTEGER, number INTEGER,
@@ -59,7 +59,8 @@ def check(database: sqlite3.Connection, path: Path) -> bool:
     except sqlite3.OperationalError as error:
         raise JournalError(
             f"The journal {str(path)!r} cannot be opened: {error}.",
-            remedy="Check its permissions and the free space; from a read-only file system, copy it and its -wal file.",
+            remedy="Check its permissions and the free space. If its file system is read-only, copy it and its -wal "
+            "file to another one.",
             path=str(path),
         ) from error
     except sqlite3.DatabaseError as error:
@@ -81,7 +82,7 @@ def _check_format(path: Path, application: int, version: int) -> None:
         )
     if version != FORMAT:
         raise JournalError(
-            f"The journal {str(path)!r} has format {version}; this version of Handout reads and writes {FORMAT}.",
+            f"The journal {str(path)!r} has format {version}; this version of Handout uses format {FORMAT}.",
             remedy="Use the version of Handout that wrote it, or name another file.",
             path=str(path),
         )

@@ -1,8 +1,10 @@
-"""The identity of a value: the same in every process, whatever the hash seed, the addresses and the order of imports.
+"""Computes the identity of a value, which is the same in every process.
 
-Two different values never have the same identity. A value that cannot be taken apart gets an identity that matches
-nothing, so its task is run anew. One table has the rules by type. A value of a type without a rule is taken apart as
-pickling would take it apart.
+The identity does not depend on the hash seed, on addresses or on the order of imports.
+
+Two values that can make a function compute different results never have the same identity. A value that cannot be taken
+apart gets an identity that matches nothing, so its task is run anew. The table `_RULES` has a rule for each of many
+types. A value of any other type is taken apart into the parts that pickling would store.
 """
 
 from __future__ import annotations
@@ -26,19 +28,19 @@ from handout.journal.value_walk import Rule, ValueWalk, digest
 
 __all__ = ["new_walk"]
 
-#: Types whose values cannot change what a function computes. Only the class of such a value counts.
+#: Types whose values have no effect on a function's result. Only the class of such a value counts.
 _HARMLESS: tuple[type, ...] = (
-    type(threading.Lock()),  # decides which thread waits, not what is computed
+    type(threading.Lock()),  # a lock decides which thread waits, not the result
     type(threading.RLock()),
-    threading.local,  # empty in the thread that runs the function
-    asyncio.AbstractEventLoop,  # belongs to this process; the function runs under another loop
+    threading.local,  # it is empty in the thread that runs the function
+    asyncio.AbstractEventLoop,  # the function runs under the event loop of another process
 )
 
 
 def new_walk(
     promise: Callable[[Any, ValueWalk], bytes] | None = None, sources: dict[str, bytes] | None = None
 ) -> ValueWalk:
-    """Return a walk by the rules of this module; see `ValueWalk`."""
+    """Return a walk that uses the rules of this module. `ValueWalk` explains the arguments."""
     return ValueWalk(_rule_for, promise, sources)
 
 
@@ -58,20 +60,29 @@ def _harmless(walk: ValueWalk, value: Any) -> bytes:
 
 
 def _type_variable(walk: ValueWalk, value: Any) -> bytes:
-    """Take a type variable apart. Its kinds have different attributes. Before 3.12 they are written in Python."""
+    """Return the identity of a type variable, made from the attributes that its kind has.
+
+    The attributes are read by name, because the classes are written in Python before 3.12, and in C since then.
+    """
     asked = ("__name__", "__bound__", "__constraints__", "__covariant__", "__contravariant__", "__default__")
     return walk.sequence(type(value).__name__.encode(), [getattr(value, each, None) for each in asked])
 
 
 def _descriptor(walk: ValueWalk, value: Any) -> bytes:
-    """Take a class's descriptor apart: its class and name, and for one made in C its module's version."""
+    """Return the identity of a class's descriptor, made from the class and the descriptor's name.
+
+    If the descriptor is not a slot, it was made in C, and its module's version counts, too.
+    """
     cls, name = value.__objclass__, value.__name__
     made_in_c = type(value) is not types.MemberDescriptorType
     return digest(walk.of(cls), name.encode(), code_rules.installed(cls.__module__, name) if made_in_c else b"slot")
 
 
 def _context_variable(walk: ValueWalk, value: contextvars.ContextVar[Any]) -> bytes:
-    """Take a context variable apart: by name and default. Its value in the controller is not the one on the host."""
+    """Return the identity of a context variable, made from its name and its default.
+
+    Its value in the controller does not count, because the variable has another value on the host.
+    """
     try:
         return walk.sequence(b"variable", (value.name, contextvars.Context().run(value.get)))
     except LookupError:  # no default
@@ -110,7 +121,7 @@ _RULES: dict[type, Rule] = {
     type(functools.cache(len)): lambda walk, value: walk.sequence(
         b"cached", (value.__wrapped__, value.cache_parameters(), value.__dict__)
     ),
-    # Only the garbage collector can read the key's comparison function.
+    # The key hides its comparison function. Only the garbage collector can read it.
     type(functools.cmp_to_key(lambda one, other: 0)): lambda walk, value: walk.sequence(
         b"key", gc.get_referents(value)
     ),

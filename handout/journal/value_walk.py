@@ -1,4 +1,4 @@
-"""A walk through a value, which takes it apart by rules and digests the parts."""
+"""Walks through a value: takes the value apart by rules, and digests the parts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from handout.serialization.calls import PLAIN_TYPES
 
 __all__ = ["DIGEST_SIZE", "Rule", "ValueWalk", "digest"]
 
-#: Bytes of an identity.
+#: The size of an identity in bytes.
 DIGEST_SIZE: Final = 16
 
 _SCALARS = frozenset({*PLAIN_TYPES, type(Ellipsis), type(NotImplemented)})
 
 
 def digest(*parts: bytes | memoryview) -> bytes:
-    """Return one identity of several parts."""
+    """Return the identity that is made from these parts."""
     made = hashlib.blake2b(digest_size=DIGEST_SIZE)
     for part in parts:
         made.update(part)
@@ -29,12 +29,12 @@ def digest(*parts: bytes | memoryview) -> bytes:
 class ValueWalk:
     """One walk through a value.
 
-    A value that the walk meets again counts by the place where it was first met, so cycles end.
+    If the walk meets a value again, only the place of the first meeting counts. So a value may contain itself.
 
     Args:
         rule_for: Returns the rule for a type.
-        promise: Returns the identity of the result that an output inside the arguments stands for.
-        sources: Identities of modules by name. Several walks can share it.
+        promise: Returns the identity of the result that an output inside the arguments promises.
+        sources: The identities of modules that were computed before, by name. Several walks can share this dictionary.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class ValueWalk:
         self._rule_for = rule_for
         self._promise = promise
         self.sources = {} if sources is None else sources
-        #: By address: the place where the value was first met, and the value, so that its address is not used again.
+        #: The values that the walk has met, by address, each with its place. Keeping them stops the reuse of addresses.
         self._met: dict[int, tuple[int, Any]] = {}
-        #: True if all parts of the value could be taken apart.
+        #: False once a part of the value could not be taken apart.
         self.is_complete = True
 
     def of(self, value: Any) -> bytes:
@@ -64,14 +64,14 @@ class ValueWalk:
         return self._rule_for(kind)(self, value)
 
     def whole(self, value: Any) -> bytes:
-        """Return the identity of a value by itself; `unknown` if it is nested too deeply."""
+        """Return the identity of the walk's value. It matches nothing if the value is nested too deeply."""
         try:
             return self.of(value)
         except RecursionError:
             return self.unknown()
 
     def unknown(self) -> bytes:
-        """Return the identity of a value that cannot be taken apart: it matches nothing, not even itself."""
+        """Return a random identity for a value that cannot be taken apart. It matches no other identity."""
         self.is_complete = False
         return os.urandom(DIGEST_SIZE)
 
@@ -80,14 +80,14 @@ class ValueWalk:
         return digest(tag, *[self.of(value) for value in values])
 
     def mapping(self, value: Any) -> bytes:
-        """Return the identity of a dictionary, in its order."""
+        """Return the identity of a dictionary. The order of its items counts."""
         return self.sequence(b"dict", (each for pair in value.items() for each in pair))
 
     def unordered(self, values: Iterable[Any]) -> bytes:
         """Return the identity of a set.
 
-        The order of a set depends on hashes. So each member is taken as if it were the first, and the identities are
-        sorted.
+        The order of a set depends on hashes. So the walk treats each member as if it were the first, and sorts the
+        members' identities.
         """
         found, before = [], len(self._met)
         for value in values:

@@ -1,4 +1,4 @@
-"""The thread that writes a journal: it commits entries in batches."""
+"""The thread that writes a journal. It commits entries in batches."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from handout.journal.records import ResultBatch
 
 __all__ = ["INSERT_RESULT", "LargeObject", "Rows", "Writer", "result_row"]
 
-#: Largest number of entries in one commit.
+#: The largest number of entries in one commit.
 _BATCH: Final = 4096
-#: Seconds in which the thread gathers entries for a commit that no caller waits for.
+#: Seconds for which the thread gathers entries before a commit, if no caller waits for the commit.
 _GATHER_S: Final = 0.01
 
 INSERT_RESULT: Final = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -27,19 +27,19 @@ INSERT_RESULT: Final = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows for one statement."""
+    """Rows that one SQL statement writes."""
 
     statement: str
     rows: Sequence[Sequence[Any]]
-    #: True: `then` is called once the rows are on the disk. False: once the operating system has them.
+    #: If True, `then` is called once the rows are on the disk; if False, once the operating system has them.
     durable: bool = False
-    #: Called with None once the rows are committed, or with the error that prevented it.
+    #: Called with None once the rows are committed, or with the error that prevented the commit.
     then: Callable[[Exception | None], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LargeObject:
-    """An object that the thread writes to a file, before it commits the row that names the file."""
+    """A large object. The thread writes it to a file, and then commits the row that names the file."""
 
     run: int
     batch: ResultBatch
@@ -54,7 +54,7 @@ def result_row(run: int, batch: ResultBatch, data: bytes | None, file: str | Non
 
 
 class Writer:
-    """Commits entries in the order in which they are put. `put` never waits for the disk.
+    """Commits entries in the order of the calls of `put`, which never waits for the disk.
 
     Args:
         path: The journal's file, for messages.
@@ -62,7 +62,7 @@ class Writer:
         folder: The folder for large objects.
 
     Raises:
-        RuntimeError: The system has no thread left.
+        RuntimeError: The system cannot start another thread.
     """
 
     def __init__(self, path: Path, database: sqlite3.Connection, folder: ObjectFolder) -> None:
@@ -71,7 +71,7 @@ class Writer:
         self._folder = folder
         #: The first error, or None. The thread commits nothing after it.
         self.error: Exception | None = None
-        #: Called with the error, in the writer's thread, once.
+        #: Called once, in the writer's thread, with the first error.
         self.on_error: Callable[[Exception], None] = lambda error: None
         self._closing = False
         self._entries: queue.SimpleQueue[Rows | LargeObject | None] = queue.SimpleQueue()
@@ -81,13 +81,13 @@ class Writer:
         self._thread.start()
 
     def put(self, entry: Rows | LargeObject) -> None:
-        """Queue an entry, which must not change any more."""
+        """Queue an entry. The caller must not change it afterwards."""
         self._entries.put(entry)
         if isinstance(entry, Rows) and entry.then is not None:
             self._hurry.set()
 
     def close(self) -> None:
-        """Commit the entries that are left, except large objects, and end the thread."""
+        """Commit the waiting entries, except large objects, and end the thread."""
         self._closing = True
         self._entries.put(None)
         self._hurry.set()
@@ -100,13 +100,13 @@ class Writer:
         while going:
             entry = self._entries.get()
             if isinstance(entry, Rows) and entry.then is None:
-                # A commit for each entry would wake the thread so often that this costs the loop more than the commits.
+                # With a commit for each entry, waking the thread would cost the event loop more time than the commits.
                 self._hurry.wait(_GATHER_S)
             self._hurry.clear()
             going = self._commit_with_rest(entry)
 
     def _commit_with_rest(self, entry: Rows | LargeObject | None) -> bool:
-        """Commit an entry with those that wait in the queue; return False at the queue's end."""
+        """Commit an entry and those that wait in the queue. Return False once `close` has ended the queue."""
         batch: list[Rows] = []
         while entry is not None:
             rows = self._as_rows(entry)
@@ -122,7 +122,10 @@ class Writer:
         return entry is not None
 
     def _as_rows(self, entry: Rows | LargeObject) -> Rows | None:
-        """Return an entry as rows. Write a large object's file first; return None for an object that is given up."""
+        """Return an entry as rows. Write the file of a large object first.
+
+        Return None for a large object if the journal is closing, or if this write or an earlier one has failed.
+        """
         if isinstance(entry, Rows):
             return entry
         if self.error is not None or self._closing:
@@ -153,7 +156,7 @@ class Writer:
                 entry.then(self.error)
 
     def _give_up(self, error: Exception) -> None:
-        """Stop committing: entries after a gap would look committed without those that they need."""
+        """Stop committing, because a later entry may depend on the entry that could not be committed."""
         self.error = unusable(self._path, str(error))
         self.error.__cause__ = error
         if self._database.in_transaction:

@@ -1,4 +1,4 @@
-"""What a host offers: declared in an inventory, probed on the host, or told by a tracker."""
+"""The capabilities of a host: declared in an inventory, probed by the agent, or reported by a tracker."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from handout.resources.units import PARTS, format_amount
 
 
 class Capabilities(BaseModel):
-    """What a host offers, under any names: amounts, text, sets of texts, True and False.
+    """What a host offers. A value is an amount, a text, a set of texts, True or False. Any names are allowed.
 
-    The agent probes ``cpu`` (cores), ``memory`` and ``disk`` (megabytes, or text such as ``"64 GB"``), ``gpu``
-    (devices), ``gpu_memory`` (of each device, or a list with one amount a device) and ``python`` on the host, unless
-    they are given here. Subclass `Capabilities` to give your own names types.
+    The agent probes the following names on the host, unless they are given here. ``cpu`` is the number of cores.
+    ``memory`` and ``disk`` are sizes: numbers of megabytes, or texts such as ``"64 GB"``. ``gpu`` is the number of
+    devices. ``gpu_memory`` is the memory of each device, or a list with one size for each device. ``python`` is the
+    version of Python. To give your own names types, write a subclass of `Capabilities`.
 
     Raises:
         CostError: A value cannot be read. The message names the value and says what to write.
@@ -45,7 +46,7 @@ class Capabilities(BaseModel):
 
     @property
     def amounts(self) -> Mapping[str, Fraction]:
-        """The amounts, by name: sizes in bytes, ``gpu_memory`` of the largest device, everything else in units."""
+        """The amounts by name. Sizes are in bytes. ``gpu_memory`` is the memory of the largest device."""
         offer = offer_of(self)
         parts = dict(offer.amounts)
         said = stated(self)
@@ -56,11 +57,11 @@ class Capabilities(BaseModel):
 
 
 CapabilitiesLike = Capabilities | Mapping[str, Any]
-"""`Capabilities`, or a mapping of their values by name."""
+"""`Capabilities`, or a mapping of names to values."""
 
 
 def as_capabilities(capabilities: CapabilitiesLike) -> Capabilities:
-    """Return capabilities from a mapping. `Capabilities` stay the same object.
+    """Return the `Capabilities` that a mapping describes. A `Capabilities` object is returned as it is.
 
     Raises:
         CostError: The value is neither a mapping nor `Capabilities`, or one of its values cannot be read.
@@ -79,7 +80,7 @@ def as_capabilities(capabilities: CapabilitiesLike) -> Capabilities:
 
 
 def as_probed(found: Mapping[str, Any]) -> Capabilities:
-    """Return capabilities from an agent's probe, in which sizes count bytes and not megabytes.
+    """Return the capabilities that an agent probed. In a probe, sizes are in bytes instead of megabytes.
 
     Raises:
         CostError: A probed value cannot be read.
@@ -94,26 +95,27 @@ def _bytes(value: Any) -> Any:
 
 
 def stated(capabilities: Capabilities) -> dict[str, Any]:
-    """Return all values by name, without those that are None."""
+    """Return all values that are not None, by name."""
     values = {name: capabilities.__dict__[name] for name in type(capabilities).model_fields}
     values.update(capabilities.__pydantic_extra__ or {})
     return {name: value for name, value in values.items() if value is not None}
 
 
 def offer_of(capabilities: Capabilities, *, unknown: frozenset[str] = frozenset()) -> Offer:
-    """Return the offer that capabilities describe, as their values are now."""
+    """Return the offer that capabilities describe. Their values may change, so each call reads them anew."""
     numeric = _numeric_fields(type(capabilities))
     entries = [(name, value, name in numeric) for name, value in stated(capabilities).items()]
     return read_offer(entries, unknown=unknown)
 
 
 def compile_capabilities(capabilities: CapabilitiesLike, *, complete: bool = True) -> Offer:
-    """Return what a host offers in the form that the scheduler matches costs against.
+    """Return the capabilities of a host as an `Offer`, the form that is compared with costs.
 
     Args:
         capabilities: The capabilities of the host.
-        complete: True: the host has been probed. If no number of cores is known, the offer has one core. False: a name
-            that the agent probes and that is missing here is unknown, and no cost is refused because of it.
+        complete: True: the host has been probed. If no number of cores is known, the offer has one core. False: the
+            host has not been probed. If a name that the agent probes is missing, it counts as unknown, and no cost is
+            refused because of it.
 
     Raises:
         CostError: A value cannot be read.
@@ -126,17 +128,17 @@ def compile_capabilities(capabilities: CapabilitiesLike, *, complete: bool = Tru
 
 
 def merge(probed: CapabilitiesLike, declared: CapabilitiesLike) -> Capabilities:
-    """Return the probed capabilities with the declared ones over them, name by name.
+    """Return the probed capabilities, after declared values have replaced the probed values of the same names.
 
-    The default of a subclass's field does not count as declared, so a probed value wins over it. If the declared object
-    is of a subclass, the result is of that subclass, so that a user's own class survives the merge.
+    The default of a subclass's field does not count as declared, so a probed value replaces it. If ``declared`` is an
+    object of a subclass of `Capabilities`, the result is an object of the same class.
     """
     below, above = as_capabilities(probed), as_capabilities(declared)
     under, over = stated(below), stated(above)
     defaults = {name for name in over if name in type(above).model_fields and name not in above.model_fields_set}
     merged = {**under, **{name: value for name, value in over.items() if name not in defaults or name not in under}}
     if "gpu_memory" in over and "gpu" not in over and not offer_of(below).devices and not merged.get("gpu"):
-        # gpu_memory without gpu means one device, also if the probe found no device.
+        # The probe found no device, but a declared gpu_memory means that there is one. So the probed gpu=0 is dropped.
         merged.pop("gpu", None)
     base = below if type(above) is Capabilities else above
     return _replaced(base, merged)
@@ -145,18 +147,19 @@ def merge(probed: CapabilitiesLike, declared: CapabilitiesLike) -> Capabilities:
 def effective(
     probed: CapabilitiesLike, declared: CapabilitiesLike, tracked: CapabilitiesLike | None = None
 ) -> Capabilities:
-    """Return what a host offers now. Declared values win over probed ones, and the tracker's last answer over both."""
+    """Return what a host offers now. Declared values replace probed ones. The tracker's last answer replaces both."""
     merged = merge(probed, declared)
     return merged if tracked is None else merge(merged, tracked)
 
 
 def remaining(total: Capabilities, amounts: Mapping[str, int], devices: tuple[int, ...] | None = None) -> Capabilities:
-    """Return ``total`` with its amounts replaced by the free ones, for users and allocators.
+    """Return a copy of ``total`` that contains the free amounts, for users and allocators.
 
     Args:
         total: All that a host offers. The result has the same class.
-        amounts: Free parts by name. Names that ``total`` lacks are ignored, and negative amounts count as 0.
-        devices: Free memory, in parts, of each device that no task has for itself. None: the devices stay as they are.
+        amounts: The free amounts in parts, by name. Names that ``total`` does not have are ignored, and negative
+            amounts count as 0.
+        devices: The free memory, in parts, of each device that no task uses alone. None: the devices stay as they are.
     """
     offer = offer_of(total)
     values = stated(total)
@@ -190,7 +193,7 @@ def _plain(parts: int, size: bool) -> Any:
 
 
 def _replaced(base: Capabilities, values: Mapping[str, Any]) -> Capabilities:
-    """Return a copy of ``base`` with exactly these values; its other fields are None."""
+    """Return a copy of ``base`` with exactly these values. All other fields are None."""
     copy = base.model_copy(update={name: values.get(name) for name in type(base).model_fields})
     extra = {name: value for name, value in values.items() if name not in type(base).model_fields}
     object.__setattr__(copy, "__pydantic_extra__", extra)
@@ -200,7 +203,7 @@ def _replaced(base: Capabilities, values: Mapping[str, Any]) -> Capabilities:
 
 @lru_cache(maxsize=256)
 def _numeric_fields(model: type[Capabilities]) -> frozenset[str]:
-    """Return the fields of a model that are declared as numbers. In these, a numeral in quotes is an amount."""
+    """Return the fields of a model that are declared as numbers. In these fields, a text such as "2" is an amount."""
     return frozenset(
         name
         for name, info in model.model_fields.items()

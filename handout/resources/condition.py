@@ -1,4 +1,4 @@
-"""A condition of a cost: what a host must declare. Conditions consume nothing."""
+"""Conditions of a cost. A condition says what a host must offer. A task consumes nothing of it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from handout.errors import CostError
 from handout.resources.names import COUNTS, SIZES
 from handout.resources.units import format_amount, read_amount
 
-#: Operator: the host declares True, or a positive amount.
+#: Operator: the host must offer True or a positive amount under the name.
 HAS: Final = "has"
-#: Operator: the host declares the same text, or a set that holds it.
+#: Operator: the host must offer the same text, or a set that contains the text.
 IS: Final = "is"
 
 _COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
@@ -31,14 +31,14 @@ _VERSION = re.compile(r"\d+(?:\.\d+)*")
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a host must declare under one name.
+    """One condition: what a host must offer under one name.
 
     Attributes:
         name: The capability.
         op: `HAS`, `IS`, or a comparison such as ``">="``.
         text: The right side of the condition, as the user wrote it.
-        parts: The right side as an amount; None if it is text or a version.
-        sized: True: ``parts`` count bytes.
+        parts: The right side as an amount in parts (1/10,000 of a unit). None: the right side is text or a version.
+        sized: True: the amount is a size in bytes.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Condition:
         return f"{self.name}{'=' if self.op == IS else self.op}{self.text}"
 
     def met_by_amount(self, parts: int) -> bool:
-        """Return True if a host that declares this amount meets the condition."""
+        """Return True if a host that offers this amount meets the condition."""
         if self.op == HAS:
             return parts > 0
         if self.op == IS or self.parts is None:
@@ -62,7 +62,7 @@ class Condition:
         return _COMPARE[self.op](parts, self.parts)
 
     def met_by_text(self, said: str) -> bool:
-        """Return True if a host that declares this text, alone or in a set, meets the condition."""
+        """Return True if this text, which the host offers alone or in a set, meets the condition."""
         if self.op == HAS:
             return False
         if self.op == IS:
@@ -77,10 +77,10 @@ class Condition:
 
 
 def read_conditions(name: str, text: str) -> tuple[Condition, ...] | None:
-    """Return the comparisons in a text such as ``">=8.6"`` or ``">=3.10, <3.13"``, or None if it is no comparison.
+    """Return the comparisons in a text such as ``">=8.6"`` or ``">=3.10, <3.13"``, or None for other text.
 
     Raises:
-        CostError: A comparison has no right side, or orders text that is neither an amount nor a version.
+        CostError: A comparison has no right side, or its right side cannot be compared in this way.
     """
     if _COMPARISON.fullmatch(text) is None:
         return None
@@ -110,7 +110,10 @@ def _read_one(name: str, part: str, text: str) -> Condition:
 
 
 def _version(text: str) -> tuple[int, ...] | None:
-    """Return a version as numbers without trailing zeros, so that 3.9 comes before 3.10; None for other text."""
+    """Return a version as numbers, so that 3.9 comes before 3.10. None: the text is not a version.
+
+    Trailing zeros are dropped, so that 2.0 equals 2.
+    """
     if _VERSION.fullmatch(text) is None:
         return None
     pieces = [int(piece) for piece in text.split(".")]
@@ -120,7 +123,7 @@ def _version(text: str) -> tuple[int, ...] | None:
 
 
 def _same_python(said: str, asked: str) -> bool:
-    """Return True if a version is the one that the cost asks for, or a more exact one: 3.11.7 is a 3.11."""
+    """Return True if a version matches the version that a cost asks for. 3.11.7 matches 3.11."""
     return said.split(".")[: asked.count(".") + 1] == asked.split(".")
 
 

@@ -1,4 +1,4 @@
-"""What a function needs of a host."""
+"""`Cost`: what a function needs of a host while it runs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ Amount = int | float | str
 
 
 class Cost(BaseModel):
-    """What a function needs of a host while it runs. Amounts are consumed; everything else is a condition.
+    """What a function needs of a host while it runs. Amounts are consumed. Everything else is a condition.
 
-    Further names are allowed. A number or a size such as ``"2 GB"`` is an amount. True, text or a comparison such as
-    ``">=8.6"`` is a condition. Subclass `Cost` to give your own names types. A cost cannot be changed.
+    Names other than the fields below are allowed. A number or a size such as ``"2 GB"`` is an amount. True, text or a
+    comparison such as ``">=8.6"`` is a condition. To give your own names types, write a subclass of `Cost`. A cost
+    cannot be changed.
 
     Raises:
         CostError: A value cannot be read. The message names the value and says what to write.
@@ -50,7 +51,7 @@ class Cost(BaseModel):
     python: str | None = None
     """Version of Python on the host: ``"3.11"``, or a comparison such as ``">=3.10"``. Default: any."""
     cpu_intensive: bool | None = None
-    """A hint that stands in for ``cpu``: True counts as ``cpu=1``, False as ``cpu=0``. Ignored if ``cpu`` is given."""
+    """A hint instead of ``cpu``: True counts as ``cpu=1``, False as ``cpu=0``. Ignored if ``cpu`` is given."""
 
     _needs: Needs = PrivateAttr()
 
@@ -66,7 +67,8 @@ class Cost(BaseModel):
             return None if info.field_name == "python" else 0
         if isinstance(value, plain) and value is not True:
             return value
-        # `read_needs` refuses a wrong type with a remedy. pydantic turns True into 1, and has no remedy for others.
+        # `read_needs` refuses a wrong type, and its error has a remedy. pydantic would turn True into 1, and its errors
+        # have no remedy.
         read_needs([(info.field_name, value, False)])
         return float(value)
 
@@ -76,8 +78,8 @@ class Cost(BaseModel):
         if value is None or isinstance(value, bool):
             return value
         raise CostError(
-            f"cpu_intensive={value!r} cannot be read: it is a hint, yes or no.",
-            remedy="Write True or False; an amount of cores is cpu=...",
+            f"cpu_intensive={value!r} cannot be read: the hint is neither True nor False.",
+            remedy="Write True or False. For a number of cores, write cpu=...",
             name="cpu_intensive",
             value=value,
         )
@@ -98,7 +100,7 @@ class Cost(BaseModel):
         return copy
 
     def copy(self, **how: Any) -> Self:
-        """Return a copy with some values replaced. It is `model_copy` with its name and arguments in pydantic 1.
+        """Return a copy with some values replaced. This is the form of `model_copy` that pydantic has deprecated.
 
         Raises:
             CostError: A new value cannot be read.
@@ -109,19 +111,19 @@ class Cost(BaseModel):
 
     @property
     def amounts(self) -> Mapping[str, Fraction]:
-        """What a task consumes, by name: sizes in bytes, everything else in units."""
+        """The amounts that a task consumes, by name. Sizes are in bytes."""
         return MappingProxyType({n: Fraction(parts, PARTS) for n, parts in needs_of(self).amounts.items()})
 
 
 CostLike = Cost | Mapping[str, Any] | Sequence[Cost | Mapping[str, Any]]
-"""A `Cost`, a mapping of its values by name, or a list of these: variants in order of preference."""
+"""A `Cost`, a mapping of names to values, or a list of these. A list holds variants in order of preference."""
 
 
 def as_costs(cost: CostLike | None) -> tuple[Cost, ...]:
-    """Return the variants of a cost, in order of preference. A `Cost` stays the same object.
+    """Return the variants of a cost, in order of preference. A `Cost` object is returned as it is.
 
     Raises:
-        CostError: The value is no cost, or is a list without costs, or one of its values cannot be read.
+        CostError: The value is not a cost or is an empty list, or one of its values cannot be read.
     """
     if isinstance(cost, Cost):
         return (cost,)
@@ -134,7 +136,7 @@ def as_costs(cost: CostLike | None) -> tuple[Cost, ...]:
         if not given:
             raise CostError(
                 "cost=[] has no variants.",
-                remedy="Leave the cost out, or give at least one.",
+                remedy="Leave the cost out, or give at least one variant.",
                 name="cost",
                 value=cost,
             )
@@ -146,7 +148,7 @@ def needs_of(cost: Cost) -> Needs:
     """Return the needs that were read from a cost when it was made.
 
     Raises:
-        CostError: The cost was made with pydantic's ``model_construct``, which reads nothing, and has a wrong value.
+        CostError: A value cannot be read. This happens only if pydantic's ``model_construct`` made the cost unchecked.
     """
     try:
         return cost._needs
@@ -184,9 +186,9 @@ def _no_cost(cost: object) -> CostError:
 
 
 def _from_mapping(cost: Mapping[str, Any]) -> Cost:
-    """Return the cost of a mapping. Equal mappings share one `Cost`, because graphs repeat the same literal."""
+    """Return the cost that a mapping describes. Equal mappings share one `Cost`, because graphs repeat a few costs."""
     try:
-        # The type is part of the key, because True == 1 and the two do not mean the same.
+        # The type is part of the key, because True == 1, but True is a condition and 1 is an amount.
         return _interned(tuple((name, type(value), value) for name, value in cost.items()))
     except TypeError:
         return _build(dict(cost))
@@ -217,7 +219,7 @@ def _build(values: dict[str, Any]) -> Cost:
 
 @lru_cache(maxsize=256)
 def _fields(model: type[Cost]) -> dict[str, bool]:
-    """Return the fields of a model that ask for something of a host, each with True if it is declared as a number."""
+    """Return the fields of a model except ``cpu_intensive``, each with True if the field is declared as a number."""
     fields = {}
     for name, info in model.model_fields.items():
         if name != "cpu_intensive":

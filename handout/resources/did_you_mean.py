@@ -1,4 +1,4 @@
-"""The known name that a mistyped one was probably meant to be, alone or as the remedy of an error."""
+"""Finds the known name that is most similar to a mistyped name, and suggests it in the remedy of an error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["nearest_name", "suggestion"]
 
 #: Largest number of names that are compared. difflib takes microseconds for each, and a graph may have a million ids.
 _COMPARED: Final = 10_000
-#: Least similarity of two names, from 0 to 1, as `difflib.SequenceMatcher.ratio` measures it.
+#: Smallest similarity of a name that is suggested, from 0 to 1, as `difflib.SequenceMatcher.ratio` measures it.
 _SIMILAR: Final = 0.7
 #: Largest number of names that a remedy lists.
 _LISTED: Final = 8
-#: Names from other tools, each with the name that Handout has for the same thing.
+#: Names from other tools, each with the name that Handout uses for the same thing.
 _ALIASES: Final = {
     "cpus": "cpu",
     "cores": "cpu",
@@ -34,7 +34,7 @@ _ALIASES: Final = {
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """Return the known name that is most similar to ``name``, or "" if none is similar.
 
-    Names that differ only in case, hyphens or spaces come first, then aliases, then names with similar spelling.
+    A name that differs only in case, hyphens or spaces comes first, then an alias, then a name with similar spelling.
     """
     choices = sorted(set(islice(known, _COMPARED)) - {name})
     shape = _shape(name)
@@ -50,7 +50,7 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return a sentence for an error about an unknown name: the nearest known name, or else a list of the names."""
+    """Return a sentence for an error about an unknown name. It suggests a similar known name, or lists known names."""
     names = sorted(islice(known, _COMPARED))
     if nearest := nearest_name(name, names):
         return f"Did you mean {nearest!r}?"

@@ -1,4 +1,7 @@
-"""The one place that decides if a host can ever run a task, from compiled costs and what an idle host offers."""
+"""Decides if a host can ever run a task, by comparing compiled costs with the offer of the idle host.
+
+No other module decides this.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ __all__ = ["feasible_variants"]
 
 
 def feasible_variants(requirements: Sequence[Requirement], offer: Offer, shared: Mapping[str, int]) -> tuple[int, ...]:
-    """Return the numbers of the variants that a host can cover when it is idle; empty if it never can.
+    """Return the numbers of the variants that an idle host can cover. Empty: the host can never run the task.
 
     Args:
         requirements: The compiled variants of a cost, in order of preference.
         offer: All that the host offers.
-        shared: All that the inventory shares, in parts by name.
+        shared: The amounts that all hosts share, in parts (1/10,000 of a unit), by name.
     """
     return tuple(number for number, each in enumerate(requirements) if not each.lacks(offer, shared))

@@ -1,4 +1,4 @@
-"""One host of an inventory: how it is reached and what it offers."""
+"""`Host`: one host of an inventory, with its address and its capabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from handout.resources.did_you_mean import nearest_name
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _SSH_PORT: Final = 22
-#: "full": results of the host are unpickled. "data": only data is read from them.
+#: "full": the results of the host are unpickled. "data": only data is read from the results.
 Trust = Literal["full", "data"]
 _ADDRESS = re.compile(
     r"(?:ssh://)?(?:(?P<user>[^@\s/]+)@)?(?P<host>\[[^\]\s]+\]|[^:@\s\[\]/]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)"
@@ -27,22 +27,23 @@ _ADDRESS = re.compile(
 class Host:
     """A machine that functions can run on.
 
-    The controller reaches it as ``ssh name`` would, with ``~/.ssh/config``, the SSH agent, keys, jump hosts and
-    ``known_hosts``.
+    The controller connects to the machine as ``ssh name`` would. It uses ``~/.ssh/config``, the SSH agent, keys, jump
+    hosts and ``known_hosts``.
 
     Args:
         name: Name of the host in the inventory, in events and in messages. Without ``address`` it is also the address.
         address: Host name, IP address or alias of the SSH configuration. Default: ``name``.
-        port: Port of the SSH server. Default: 22; the SSH configuration may then name another port.
-        username: User to log in as. Default: as the SSH configuration says.
+        port: Port of the SSH server. Default: the port in the SSH configuration, or 22 if none is there.
+        username: User to log in as. Default: the user that ``ssh`` would take.
         python: Path or name of the Python to use on the host. Default: a Python of the same minor version as the
-            controller's, or the newest Python on the host if there is none.
+            controller's. If the host has none, the newest Python on the host.
         capabilities: What the host offers. The agent probes the names that are left out. Default: all are probed.
-        price_per_hour: Price of an hour, in any currency that is the same for all hosts. Default: 0.
-        ssh: Further options of ``asyncssh.connect``, which win over everything else. Default: none.
+        price_per_hour: Price of one hour on the host. All hosts must use the same currency. Default: 0.
+        ssh: Further options of ``asyncssh.connect``. They win over the arguments above and over the SSH configuration.
+            Default: none.
         trust: ``"full"``: results of the host are unpickled, so the host can run code in this process and on other
-            hosts. ``"data"``: only data is read from them: built-in types, numpy arrays, and classes registered with
-            `trust`. Default: ``"full"``.
+            hosts. ``"data"``: only data is read from its results: built-in types, numpy arrays, and classes registered
+            with `trust`. Default: ``"full"``.
 
     Raises:
         InventoryError: A value is wrong. The error names the host and the key.
@@ -116,7 +117,7 @@ class Host:
 
         Args:
             name: Name of the host.
-            capabilities: What it offers. The agent probes the names that are left out.
+            capabilities: What this machine offers. The agent probes the names that are left out.
         """
         host = cls(name, capabilities=capabilities)
         host._local = True
@@ -124,11 +125,11 @@ class Host:
 
     @classmethod
     def parse(cls, text: str, **given: Any) -> Host:
-        """Return the host that a text such as ``"user@host:2222"`` describes; ``host`` is also its name.
+        """Return the host that a text such as ``"user@host:2222"`` describes. The part ``host`` is also its name.
 
         Args:
             text: ``host``, optionally with ``user@`` before it and ``:port`` after it. An IPv6 address with a port
-                stands in brackets.
+                must be in brackets.
             **given: Further arguments of `Host`. The user and port in the text win over them.
 
         Raises:
@@ -149,11 +150,11 @@ class Host:
 
     @property
     def is_local(self) -> bool:
-        """True: the host is this machine, which is reached without SSH."""
+        """True if the host is this machine, which the controller reaches without SSH."""
         return self._local
 
     def connect_options(self) -> dict[str, Any]:
-        """Return the arguments of ``asyncssh.connect``. asyncssh takes all others from the SSH configuration."""
+        """Return the arguments for ``asyncssh.connect``. asyncssh reads everything else from the SSH configuration."""
         options: dict[str, Any] = {"host": self.address or self.name}
         if self.port != _SSH_PORT:
             options["port"] = self.port
@@ -163,10 +164,11 @@ class Host:
         return options
 
     def check_ssh(self, accepted: Collection[str]) -> None:
-        """Check the names of the ``ssh`` options, once asyncssh has been imported.
+        """Check the names of the ``ssh`` options.
 
         Args:
-            accepted: The options that asyncssh has.
+            accepted: The names of the options that asyncssh has. The caller gives them, because this module does not
+                import asyncssh.
 
         Raises:
             InventoryError: An option has an unknown name.
@@ -197,7 +199,7 @@ class Host:
         given = [
             f"{name}={value!r}"
             for name, value in self._fields().items()
-            # The values of ssh are left out: they can be passwords and keys, and a repr ends up in logs.
+            # The values of ssh are left out, because they can be passwords and keys, and a repr may appear in logs.
             if name not in ("name", "ssh", "port", "_local", "capabilities") and value and value != "full"
         ]
         if self.port != _SSH_PORT:
@@ -208,10 +210,10 @@ class Host:
 
 
 def as_host(host: Host | str) -> Host:
-    """Return a host from text such as ``"user@host:2222"``. A `Host` stays the same object.
+    """Return the host that a text such as ``"user@host:2222"`` describes. A `Host` is returned as it is.
 
     Raises:
-        InventoryError: The value is neither.
+        InventoryError: The value is neither a `Host` nor text, or the text does not describe a host.
     """
     if isinstance(host, Host):
         return host
@@ -227,7 +229,7 @@ def _check_name(name: Any, address: str | None) -> None:
         )
     if address is None and ("@" in name or re.fullmatch(r"[^:]+:\d+", name)):
         raise InventoryError(
-            f"host {name!r}: the name is the address as well, and an address holds neither a user nor a port.",
+            f"host {name!r}: the name is also the address, and an address contains neither a user nor a port.",
             remedy=f"Put the text {name!r} itself into the inventory, or use username= and port=.",
             host=name,
             key="name",

@@ -1,4 +1,4 @@
-"""The hosts that functions may run on, and the amounts that they share."""
+"""`Inventory`: the hosts that functions may run on, and the amounts that these hosts share."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class Inventory(Mapping[str, Host]):
 
     Args:
         hosts: `Host` objects, or text such as ``"user@host:2222"``.
-        shared: Amounts that tasks on all hosts consume together, by name, such as licence seats. Default: none.
-        tracker: Tells what each host offers now. Default: none.
+        shared: Amounts that all hosts share, by name, such as licence seats. A task on any host consumes them. Default:
+            none.
+        tracker: An async function that tells what a host offers now; see `Tracker`. Default: none.
         interval_s: Seconds between two calls of the tracker for the same host. Default: 30.
 
     Raises:
@@ -71,7 +72,7 @@ class Inventory(Mapping[str, Host]):
         if tracker is not None and not callable(tracker):
             raise InventoryError(
                 f"tracker={tracker!r} cannot be called.",
-                remedy="Give an async function of one host that answers with capabilities.",
+                remedy="Give an async function that takes a host and returns capabilities.",
                 key="tracker",
             )
         self.tracker: Tracker | None = tracker
@@ -83,10 +84,11 @@ class Inventory(Mapping[str, Host]):
     def load(cls, path: Path) -> Inventory:
         """Read an inventory from a TOML file.
 
-        A table ``[hosts.NAME]`` (or ``[[hosts]]`` with a ``name``, or ``hosts = ["user@host:2222"]``) takes the
-        arguments of `Host`, and ``local = true`` makes the host this machine. ``[defaults]`` holds arguments for all
-        hosts. A host's own argument wins over them, in ``capabilities`` and ``ssh`` key by key. ``[shared]``,
-        ``interval_s`` and ``tracker = "module:function"`` are arguments of `Inventory`.
+        A host is a table ``[hosts.NAME]`` with arguments of `Host`, a table ``[[hosts]]`` that also has a ``name``, or
+        a text in a list such as ``hosts = ["user@host:2222"]``. ``local = true`` makes a host this machine.
+        ``[defaults]`` holds arguments for all hosts, and a host's own arguments win over these. ``capabilities`` and
+        ``ssh`` are merged key by key. ``[shared]``, ``interval_s`` and ``tracker = "module:function"`` are the
+        arguments of `Inventory`.
 
         Args:
             path: Path of the file.
@@ -101,7 +103,7 @@ class Inventory(Mapping[str, Host]):
             raise file.blame(error) from error
 
     def with_hosts(self, hosts: Iterable[Host]) -> Inventory:
-        """Return the same inventory with other hosts.
+        """Return an inventory with other hosts, and with the same shared amounts and tracker.
 
         Raises:
             InventoryError: Two of the hosts have the same name.
@@ -123,14 +125,14 @@ class Inventory(Mapping[str, Host]):
 
 
 InventoryLike = Inventory | Sequence[Host | str] | Path | None
-"""An `Inventory`, a list of hosts, the path of a TOML file, or None, which is this machine alone."""
+"""An `Inventory`, a list of hosts, the path of a TOML file, or None. None means this machine alone."""
 
 
 def as_inventory(inventory: InventoryLike) -> Inventory:
-    """Return an inventory from a list of hosts, the path of a TOML file, or None, which is this machine alone.
+    """Return the inventory for a list of hosts, the path of a TOML file, or None. None means this machine alone.
 
     Raises:
-        InventoryError: The value is none of these, or one of its hosts is wrong.
+        InventoryError: The value has another type, the file cannot be read, or one of the hosts is wrong.
     """
     if isinstance(inventory, Inventory):
         return inventory
@@ -175,7 +177,7 @@ def _read_interval(interval_s: Any) -> float:
     ):
         return float(interval_s)
     raise InventoryError(
-        f"interval_s={interval_s!r} is wrong: it is not a time.",
-        remedy="Write seconds, more than 0.",
+        f"interval_s={interval_s!r} is wrong: it is not a number of seconds above 0.",
+        remedy="Write a number of seconds, such as 30.",
         key="interval_s",
     )

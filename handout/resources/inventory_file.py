@@ -29,7 +29,7 @@ _MERGED_KEYS: Final = ("capabilities", "ssh")
 
 
 class InventoryFile:
-    """An inventory file.
+    """A TOML file that describes an inventory.
 
     Raises:
         InventoryError: The file cannot be read, or is not TOML.
@@ -53,7 +53,7 @@ class InventoryFile:
         return given
 
     def blame(self, error: InventoryError) -> InventoryError:
-        """Return the error with the line of the value that it is about."""
+        """Return an error that also names the file and the line of the wrong value."""
         return error if error.file else self._file.error([_inner(error)], error.problem, error.remedy)
 
     def _defaults(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class InventoryFile:
             raise self._file.error(
                 [("defaults", "ssh", "known_hosts")],
                 "host keys cannot be left unchecked for all hosts at once.",
-                "Write known_hosts = false at each host that it is meant for.",
+                "Write known_hosts = false in the table of each host that needs it.",
             )
         return defaults
 
@@ -78,9 +78,9 @@ class InventoryFile:
         return hosts
 
     def _host_tables(self, hosts: Any) -> Iterator[tuple[Place, str | None, dict[str, Any] | str]]:
-        """Yield the place of each host, its name if that is part of the place, and its table or text."""
+        """Yield the place of each host, its name if the place contains the name, and its table or text."""
         if not hosts:
-            raise self._file.error([("hosts",)], "there are no hosts.", "Add a table [hosts.NAME] for each.")
+            raise self._file.error([("hosts",)], "there are no hosts.", "Add a table [hosts.NAME] for each host.")
         if isinstance(hosts, dict):
             for name, table in hosts.items():
                 yield ("hosts", name), name, self._table(("hosts", name), table)
@@ -100,7 +100,7 @@ class InventoryFile:
             below, above = defaults.get(key, {}), table.get(key, {})
             given[key] = {**self._table(("defaults", key), below), **self._table((*place, key), above)}
         if given["ssh"].get("known_hosts") is False:
-            # asyncssh checks no host keys if known_hosts is None, and TOML has no null.
+            # asyncssh checks no host keys with known_hosts=None. TOML has no null, so users write false.
             given["ssh"]["known_hosts"] = None
         local = given.pop("local", False)
         name = given.pop("name", name)
@@ -164,5 +164,8 @@ class InventoryFile:
 
 
 def _inner(error: InventoryError) -> Place:
-    """Return an error's key as the end of a place. It is split once, because names of capabilities may have dots."""
+    """Return the key of an error as the last part of a place.
+
+    Only the first dot separates two parts, because names of capabilities may contain dots.
+    """
     return tuple(error.key.split(".", 1)) if error.key else ()

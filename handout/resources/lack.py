@@ -14,7 +14,7 @@ class Lack:
         needs: What the cost asks for, such as ``gpu=2``.
         offers: What the host offers, such as ``gpu=1``.
         hint: What the user may have meant, or "".
-        shared: True: an amount that all hosts share is too small, so every host lacks it.
+        shared: True: the lack is in an amount that all hosts share, so every host has the same lack.
     """
 
     name: str

@@ -1,20 +1,20 @@
-"""The names in costs and capabilities that have a meaning of their own."""
+"""The names that have a fixed meaning in costs and capabilities."""
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Sizes: plain numbers count megabytes.
+#: Sizes. A number without a unit is in megabytes.
 SIZES: Final = frozenset({"memory", "gpu_memory", "disk"})
-#: Counts: amounts without a unit.
+#: Counts. These amounts have no unit.
 COUNTS: Final = frozenset({"cpu", "gpu"})
 #: Names whose values are always amounts.
 KNOWN_AMOUNTS: Final = SIZES | COUNTS
-#: Amounts of a GPU device rather than of the host.
+#: Amounts that belong to GPU devices, not to the host as a whole.
 DEVICE_NAMES: Final = frozenset({"gpu", "gpu_memory"})
-#: All names that a `Cost` documents.
+#: All names that `Cost` has as fields.
 KNOWN_NAMES: Final = KNOWN_AMOUNTS | {"python", "cpu_intensive"}
-#: Names that the agent probes on its host unless the inventory declares them.
+#: Names that the agent probes on its host. A value that the inventory declares replaces the probed one.
 PROBED_NAMES: Final = KNOWN_AMOUNTS | {
     "python",
     "machine",

@@ -13,7 +13,7 @@ from handout.resources.condition import HAS, IS, Condition, read_conditions
 from handout.resources.names import KNOWN_AMOUNTS, SIZES
 from handout.resources.units import PARTS, read_amount, split_number, unit_hint
 
-#: One entry of a cost: its name, its value, and True if its field is declared as a number.
+#: One entry of a cost: the name, the value, and True if the field of this name is declared as a number.
 Entry = tuple[str, Any, bool]
 
 
@@ -22,9 +22,9 @@ class Needs:
     """The amounts and conditions that were read from one cost.
 
     Attributes:
-        amounts: Parts by name, including zeros.
+        amounts: The amounts in parts (1/10,000 of a unit), by name, including zeros.
         sizes: The names of the amounts that are sizes.
-        conditions: The conditions.
+        conditions: The conditions that a host must meet.
     """
 
     amounts: dict[str, int]
@@ -33,10 +33,10 @@ class Needs:
 
 
 def read_needs(entries: Iterable[Entry]) -> Needs:
-    """Read all entries of a cost except ``cpu_intensive``, which is a hint.
+    """Read the entries of a cost. ``cpu_intensive`` must not be among them, because it is only a hint.
 
     Raises:
-        CostError: An entry cannot be read. The message names it and says what to write.
+        CostError: An entry cannot be read. The message names the entry and says what to write.
     """
     amounts: dict[str, int] = {}
     sizes: set[str] = set()
@@ -59,7 +59,7 @@ def read_needs(entries: Iterable[Entry]) -> Needs:
                     sizes.add(name)
         elif isinstance(value, Real) or known:
             if name == "python":
-                _refuse(name, value, "a version is text, or 3.10 would be 3.1", f'Write "{value}" in quotes.')
+                _refuse(name, value, "as a number, version 3.10 equals 3.1", f'Write "{value}" in quotes.')
             amounts[name], sized = read_amount(value, size=name in SIZES, name=name)
             if sized:
                 sizes.add(name)
@@ -84,7 +84,8 @@ def _read_text(name: str, text: str, numeric: bool) -> _Amount | tuple[Condition
     if not text.strip():
         _refuse(name, text, "it is empty", "Leave it out, or write None, to ask for nothing.")
     split = split_number(text)
-    # Under a name of the user, a numeral in quotes is text (a version, a rack). With a unit of size, it is an amount.
+    # Here the user invented the name. A number in quotes is then text, such as a version or the number of a rack. A
+    # number with a unit of size is an amount.
     if split is not None and split[1] and name != "python":
         parts = as_size(name, text, split[1])
         if parts is not None:
@@ -93,10 +94,10 @@ def _read_text(name: str, text: str, numeric: bool) -> _Amount | tuple[Condition
 
 
 def as_size(name: str, text: str, word: str) -> int | None:
-    """Return the parts of a text with a unit of size, or None if its unit is no unit of size.
+    """Return the amount in a text such as ``"2 GB"``, in parts. None: its unit ``word`` is not a unit of size.
 
     Raises:
-        CostError: The unit is nearly a unit of size, such as ``gb``.
+        CostError: The unit is a misspelled unit of size, such as ``gb``.
     """
     hint = unit_hint(word)
     if hint and len(word) > 1:
@@ -121,7 +122,7 @@ def _check_gpu(parts: int) -> None:
         _refuse(
             "gpu",
             parts / PARTS,
-            "a task shares one device or has whole ones",
+            "a task uses either a fraction of one device or whole devices",
             "Write a whole number, or a fraction below 1.",
         )
 
@@ -132,7 +133,7 @@ def _refuse_type(name: str, value: Any) -> NoReturn:
             name,
             value,
             "a cost asks for one value",
-            f"Where any of several will do, give a list of costs: [{{'{name}': ...}}, {{'{name}': ...}}].",
+            f"If any of several values will do, give a list of costs: [{{'{name}': ...}}, {{'{name}': ...}}].",
         )
     _refuse(
         name,

@@ -1,4 +1,4 @@
-"""What a host offers, compiled: its amounts, labels and GPU devices."""
+"""`Offer`: the capabilities of a host in compiled form."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from handout.resources.names import DEVICE_NAMES, KNOWN_AMOUNTS, SIZES
 from handout.resources.needs import as_size
 from handout.resources.units import PARTS, read_amount, split_number
 
-#: One entry of capabilities: its name, its value, and True if its field is declared as a number.
+#: One entry of capabilities: the name, the value, and True if the field of this name is declared as a number.
 Entry = tuple[str, Any, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a host offers.
+    """What a host offers, in the form that is compared with costs.
 
     Attributes:
-        amounts: Parts by name, without ``gpu`` and ``gpu_memory``, which ``devices`` holds.
-        labels: Values that are no amounts, by name: a set of texts, True or False.
+        amounts: The amounts in parts (1/10,000 of a unit), by name. ``gpu`` and ``gpu_memory`` are not among them,
+            because ``devices`` replaces them.
+        labels: The values that are not amounts, by name. Each is a set of texts, True or False.
         devices: Memory of each device in parts; 0 if it is not known.
         sizes: The names in ``amounts`` that are sizes.
-        unknown: Names that are known only once the host has been probed. No cost is refused because of them.
+        unknown: Names whose values are known only after the host was probed. No cost is refused because of these names.
     """
 
     amounts: Mapping[str, int]
@@ -37,7 +38,7 @@ class Offer:
     unknown: frozenset[str] = frozenset()
 
     def amount(self, name: str) -> int | None:
-        """Return the amount of a name; None if the host has none. For ``gpu_memory``: that of the largest device."""
+        """Return the amount under a name, or None. ``gpu_memory`` is the memory of the largest device."""
         if name == "gpu":
             return len(self.devices) * PARTS
         if name == "gpu_memory":
@@ -50,10 +51,10 @@ class Offer:
 
 
 def read_offer(entries: Iterable[Entry], *, unknown: frozenset[str] = frozenset()) -> Offer:
-    """Read all entries of capabilities.
+    """Return the offer that the entries of capabilities describe.
 
     Raises:
-        CostError: An entry cannot be read. The message names it and says what to write.
+        CostError: An entry cannot be read. The message names the entry and says what to write.
     """
     amounts: dict[str, int] = {}
     labels: dict[str, frozenset[str] | bool] = {}
@@ -88,7 +89,7 @@ def _read(name: str, value: Any, numeric: bool) -> tuple[int, bool] | frozenset[
     if name in KNOWN_AMOUNTS:
         parts, sized = _amount(name, 0 if value is False else value)
         if name == "gpu" and parts % PARTS:
-            _refuse(name, value, "devices are whole", "Write how many there are.")
+            _refuse(name, value, "it is not a whole number", "Write how many devices there are.")
         return parts, sized
     if isinstance(value, bool):
         return value
@@ -96,7 +97,7 @@ def _read(name: str, value: Any, numeric: bool) -> tuple[int, bool] | frozenset[
         return _read_text(name, value, numeric)
     if isinstance(value, Real):
         if name == "python":
-            _refuse(name, value, "a version is text, or 3.10 would be 3.1", f'Write "{value}" in quotes.')
+            _refuse(name, value, "as a number, version 3.10 equals 3.1", f'Write "{value}" in quotes.')
         return read_amount(value, size=False, name=name)
     if isinstance(value, set | frozenset | list | tuple):
         texts = frozenset(one.value if isinstance(one, Enum) else one for one in value)
@@ -130,12 +131,12 @@ def _amount(name: str, value: Any) -> tuple[int, bool]:
 
 
 def _devices(count: int | None, memory: list[int]) -> tuple[int, ...]:
-    """Return the memory of each device. Without a count, there is one device for each amount of memory."""
+    """Return the memory of each device. If ``count`` is None, each amount of memory is one device."""
     if count is None:
         return tuple(memory) if any(memory) else ()
     if len(memory) == 1:
         memory = memory * count
-    # A declared count may differ from the probed list. Devices beyond the list get the smallest memory in it.
+    # A declared count may differ from the probed list. Further devices get the smallest amount in the list.
     return tuple(memory[:count]) + (min(memory, default=0),) * (count - len(memory))
 
 

@@ -1,4 +1,4 @@
-"""Explains why no host can run a task: what each host lacks, as text, and the `PlacementError` that lists it."""
+"""Explains why no host can run a task: writes what each host lacks, and makes the `PlacementError`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from handout.errors import PlacementError
 from handout.resources.offer import Offer
 from handout.resources.requirement import Requirement
 
-#: Largest number of reasons in one message. The error's ``lacks`` holds those of all hosts.
+#: Largest number of reasons in one message. The error's ``lacks`` holds the reasons of all hosts.
 _REASONS_IN_MESSAGE = 8
 
 
 def explain_lacks(
     variants: Sequence[Requirement], offers: Mapping[str, Offer], shared: Mapping[str, int]
 ) -> dict[str, str]:
-    """Return what each host lacks, as text by name. Hosts that can cover one of the variants are left out.
+    """Return what each host lacks, as text, by host name. Hosts that can cover one of the variants are left out.
 
     Args:
         variants: The compiled variants of a cost. A host that covers one of them can run the task.
         offers: The offers of the hosts that may run the task, by name.
-        shared: Amounts that all hosts share, in parts by name.
+        shared: Amounts that all hosts share, in parts (1/10,000 of a unit), by name.
     """
     texts: dict[str, str] = {}
     for host, offer in offers.items():
@@ -40,9 +40,9 @@ def placement_error(
 
     Args:
         id: Id of the task.
-        variants: The compiled variants of its cost.
-        offers: The offers of the hosts that may run it: all, or the one that it is pinned to.
-        shared: Amounts that all hosts share, in parts by name.
+        variants: The compiled variants of the task's cost.
+        offers: The offers of the hosts on which the task may run, by name. For a pinned task, this is one host.
+        shared: Amounts that all hosts share, in parts (1/10,000 of a unit), by name.
     """
     lacks = explain_lacks(variants, offers, shared)
     if not offers:
@@ -59,7 +59,7 @@ def placement_error(
 
 
 def _by_reason(lacks: Mapping[str, str]) -> str:
-    """Return the reasons as text, with all hosts that share a reason named together."""
+    """Return the reasons as text. Hosts that have the same reason are named together."""
     hosts: dict[str, list[str]] = {}
     for host, text in lacks.items():
         hosts.setdefault(text, []).append(host)

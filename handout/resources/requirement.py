@@ -1,4 +1,4 @@
-"""A cost, compiled once and then matched against many hosts."""
+"""`Requirement`: a cost in compiled form, which is compared with the offers of many hosts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from handout.resources.units import PARTS, format_amount
 class Requirement:
     """One variant of a cost in the form that the scheduler computes with.
 
-    Two requirements are equal if they ask for the same, even if they were compiled from different objects.
+    Two requirements are equal if they have the same amounts and conditions. The objects in `cost` may differ.
 
     Attributes:
-        consumed: Amounts that a task consumes, in parts by name. Each is above 0.
+        consumed: Amounts that a task consumes, in parts (1/10,000 of a unit), by name. Each is above 0.
         conditions: Conditions that the host must meet.
-        cost: The object that was compiled, for allocators.
+        cost: The object that was compiled. Allocators read it.
         sizes: The names in ``consumed`` that are sizes.
     """
 
@@ -48,18 +48,18 @@ class Requirement:
         return ", ".join([*amounts, *map(str, self.conditions)])
 
     def needs(self, shared: Container[str]) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """Return what a task consumes of its host, and what it consumes of the shared amounts, in parts by name."""
+        """Return the parts that a task consumes of its host, and the parts of the shared amounts, both by name."""
         ours = {name: parts for name, parts in self.consumed.items() if name in shared}
         if not ours:
             return self.consumed, ours
         return {name: parts for name, parts in self.consumed.items() if name not in shared}, ours
 
     def lacks(self, offer: Offer, shared: Mapping[str, int]) -> tuple[Lack, ...]:
-        """Return what keeps an idle host from covering this requirement. Empty: the host can cover it.
+        """Return everything that an idle host lacks for this requirement. Empty: the host can cover it.
 
         Args:
             offer: All that the host offers.
-            shared: Amounts that all hosts share, in parts by name.
+            shared: Amounts that all hosts share, in parts, by name.
         """
         lacks: list[Lack] = []
         for name, parts in self.consumed.items():
@@ -78,7 +78,7 @@ class Requirement:
         return tuple(lacks)
 
     def _mismatch(self, name: str, offer: Offer) -> bool:
-        """Return True if only one of cost and offer counts bytes, so that the two cannot be compared."""
+        """Return True if the amount is in bytes in only one of cost and offer. Such amounts cannot be compared."""
         return offer.amounts[name] > 0 and (name in self.sizes) is not (name in offer.sizes)
 
     def _amount_text(self, name: str, parts: int, than: int | None = None) -> str:
@@ -100,7 +100,7 @@ class Requirement:
         if self._mismatch(name, offer):
             sized = format_amount(has, size=name in offer.sizes)
             needs = f"{name}={self._amount_text(name, parts)}"
-            return Lack(name, needs, f"{name}={sized}", "one has a unit of size and the other has none")
+            return Lack(name, needs, f"{name}={sized}", "only one of the two has a unit of size")
         needs = f"{name}={self._amount_text(name, parts, has)}"
         return Lack(name, needs, f"{name}={self._amount_text(name, has, parts)}", "")
 
@@ -128,7 +128,7 @@ class Requirement:
 
 
 def compile_cost(cost: Cost) -> Requirement:
-    """Return one variant of a cost in the form that the scheduler matches against hosts."""
+    """Return one variant of a cost in the form that is compared with the offers of hosts."""
     needs = needs_of(cost)
     consumed = {name: parts for name, parts in needs.amounts.items() if parts}
     return Requirement(consumed, needs.conditions, cost, needs.sizes)
@@ -140,7 +140,7 @@ def _met(condition: Condition, offer: Offer, shared: Mapping[str, int]) -> bool:
     if isinstance(said, bool):
         return said and condition.op == HAS
     if said is not None:
-        # All texts that the host declares must meet "!="; for other operators one of them is enough.
+        # The host may offer several texts. All must meet "!=". For other operators, one is enough.
         of = all if condition.op == "!=" else any
         return of(map(condition.met_by_text, said))
     parts = offer.amount(name)
@@ -158,7 +158,7 @@ def _lacks_condition(condition: Condition, offer: Offer, shared: Mapping[str, in
         if condition.op == IS:
             hint = f"the host offers an amount: write {condition.text} without quotes, or '==' before it"
         elif condition.parts is not None and condition.sized is not (name in offer.sizes):
-            hint = "one has a unit of size and the other has none"
+            hint = "only one of the two has a unit of size"
     elif name in offer.labels:
         if condition.op == HAS and not isinstance(offer.labels[name], bool):
             hint = "the host offers text: ask for the text instead of True"
@@ -168,7 +168,7 @@ def _lacks_condition(condition: Condition, offer: Offer, shared: Mapping[str, in
 
 
 def _said(name: str, offer: Offer) -> str:
-    """Return what the host declares under a name, for a message."""
+    """Return what the host offers under a name, for a message."""
     said = offer.labels.get(name)
     if isinstance(said, bool):
         return f"{name}={said}"

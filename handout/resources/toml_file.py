@@ -1,4 +1,4 @@
-"""A TOML file with the line of each key, so that an error can name the line."""
+"""Reads a TOML file and finds the line of each key, so that an error can name the line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from handout.errors import InventoryError
 
-#: A place in the file: keys, and indices of arrays.
+#: A place in the file, as the keys of tables and the indices of arrays that lead to it.
 Place = tuple[str | int, ...]
 
 
 class TomlFile:
-    """A file with its parsed data.
+    """A TOML file and its parsed data.
 
     Raises:
         InventoryError: The file cannot be read, or is not TOML.
@@ -32,7 +32,10 @@ class TomlFile:
         self._lines: dict[Place, int] | None = None
 
     def line(self, *places: Place) -> int | None:
-        """Return the line of the first of these places that is in the file, or else of the table around one of them."""
+        """Return the line of the first of these places that the file has.
+
+        If the file has none of them, return the line of the innermost table around one of them, or None.
+        """
         if self._lines is None:
             self._lines = _locate(self._text)
         for place in places:
@@ -45,7 +48,7 @@ class TomlFile:
         return None
 
     def error(self, places: Sequence[Place], problem: str, remedy: str, *, host: str = "") -> InventoryError:
-        """Return an error about the value at one of these places."""
+        """Return an error about the value at the first of these places that the file has."""
         line = self.line(*places)
         where = self.name if line is None else f"{self.name}, line {line}"
         key = ".".join(map(str, places[0])) if places else ""
@@ -81,7 +84,7 @@ class TomlFile:
             line = int(message.rpartition("(at line ")[2].split(",")[0])
         return InventoryError(
             f"{self.name}{'' if line is None else f', line {line}'}: not TOML: {message}.",
-            remedy="Text needs quotes, lists need brackets, and a table is named once.",
+            remedy="Put text in quotes and lists in brackets, and define each table only once.",
             file=self.name,
             line=line,
         )
@@ -91,8 +94,8 @@ def _locate(text: str) -> dict[Place, int]:
     """Return the line of every table and key of a valid file.
 
     The parser of the standard library gives no positions. A valid file is a sequence of statements, so this function
-    adds lines until the parser accepts them: these lines are one statement. That also holds for strings and arrays
-    over several lines.
+    collects lines until the parser accepts them as one statement. A string or an array in a statement may have several
+    lines.
     """
     lines: dict[Place, int] = {}
     table: Place = ()
@@ -117,7 +120,10 @@ def _locate(text: str) -> dict[Place, int]:
 
 
 def _header(parsed: Any, counts: dict[Place, int]) -> Place:
-    """Return the place of a ``[table]`` or ``[[table]]``; ``counts`` has the last index of each array of tables."""
+    """Return the place of a ``[table]`` or ``[[table]]``.
+
+    ``counts`` holds the last index of each array of tables. The function updates it.
+    """
     place: Place = ()
     while parsed:
         if isinstance(parsed, list):

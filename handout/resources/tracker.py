@@ -1,4 +1,4 @@
-"""The protocol of trackers: functions of the user that tell what a host offers now."""
+"""The protocols for trackers. A tracker is an async function of the user. It tells what a host offers now."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class LiveHost(Protocol):
 
     @property
     def declared(self) -> Capabilities:
-        """The capabilities that the inventory declares for it."""
+        """The capabilities that the inventory declares for the host."""
         ...
 
     @property
     def probed(self) -> Capabilities:
-        """The capabilities that its agent probed at its start."""
+        """The capabilities that the agent probed when it started."""
         ...
 
     async def run(self, *argv: str, timeout_s: float = 10.0) -> str:
         """Run a program on the host, outside all tasks.
 
         Args:
-            *argv: The program and its arguments. No shell reads them.
+            *argv: The program and its arguments. No shell interprets them.
             timeout_s: Seconds after which the program is killed.
 
         Returns:
@@ -52,9 +52,10 @@ class LiveHost(Protocol):
 class Tracker(Protocol):
     """An async function that tells what a host offers now.
 
-    The controller calls it when the host joins, and then every ``interval_s`` seconds of the `Inventory`. A name that
-    the answer leaves out keeps its declared or probed value; ``False`` or ``0`` means that something is gone. Running
-    tasks keep what they have claimed. A call may take at most twice the ``host_timeout_s`` of `Timings`.
+    The controller calls the function when a host joins. After that, it calls the function every ``interval_s`` seconds
+    (an argument of `Inventory`). A name that the answer leaves out keeps its declared or probed value. To say that a
+    host no longer has something, answer ``False`` or ``0`` under its name. Running tasks keep what they have claimed. A
+    call may take at most twice the ``host_timeout_s`` of `Timings`.
 
     Example:
         ```python

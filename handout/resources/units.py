@@ -1,4 +1,4 @@
-"""Turns amounts from text and numbers into exact fixed-point integers, and back.
+"""Turns amounts, written as text or numbers, into exact fixed-point integers, and back into text.
 
 An amount is counted in *parts*: `PARTS` parts are one unit (one core, one licence seat, one byte).
 """
@@ -16,11 +16,11 @@ from typing import Any, Final
 from handout.errors import CostError
 from handout.resources.names import COUNTS
 
-#: Number of parts of one unit.
+#: Number of parts in one unit.
 PARTS: Final = 10_000
-#: Bytes of a megabyte. A size without a unit counts megabytes.
+#: Number of bytes in a megabyte. A size without a unit is in megabytes.
 MEGABYTE: Final = 10**6
-#: Bytes of each unit of size, smallest first.
+#: Number of bytes in each unit of size, smallest unit first.
 SIZE_UNITS: Final = {
     "B": 1,
     "kB": 10**3,
@@ -41,13 +41,16 @@ _UNITS_TEXT = "B, kB, MB, GB, TB, KiB, MiB, GiB or TiB"
 
 
 def split_number(text: str) -> tuple[str, str] | None:
-    """Return the numeral at the start of a text and the word after it, or None if it starts with no numeral."""
+    """Return the number at the start of a text and the word after it. None: it does not start with a number."""
     match = _NUMBER.fullmatch(text)
     return (match[1], match[2]) if match else None
 
 
 def unit_hint(word: str) -> str:
-    """Return the unit of size that ``word`` was probably meant to be, or ""."""
+    """Return the unit of size that was probably meant by ``word``, or "".
+
+    A single letter can mean two units. The caller writes quotes around the hint, so there are quotes between the two.
+    """
     shape = word.lower()
     if shape in ("k", "m", "g", "t", "p"):
         return f"{shape.upper() if shape != 'k' else 'k'}B' or '{shape.upper()}iB"
@@ -57,13 +60,13 @@ def unit_hint(word: str) -> str:
 def parse_amount(value: Any, *, size: bool, name: str = "amount") -> int:
     """Read an amount exactly.
 
-    Digits beyond the resolution are dropped and not rounded up, so that ``n`` shares of ``1/n`` always fit into one
-    unit. The noise of binary fractions (``0.1 * 3``) is removed before that.
+    Digits that are smaller than one part are dropped and not rounded up, so that ``n`` shares of ``1/n`` always fit
+    into one unit. Before that, rounding errors of floats are removed, such as the error in ``0.1 * 3``.
 
     Args:
         value: A number, or text such as ``"2 GB"`` or ``"0.5"``.
-        size: True: the amount is a size, so a plain number counts megabytes and the parts are parts of bytes.
-        name: Name of the amount, for an error.
+        size: True: the amount is a size. A number without a unit is in megabytes, and the result is in parts of a byte.
+        name: Name of the amount, for error messages.
 
     Returns:
         The amount in parts; at least 1 for a value above 0.
@@ -76,7 +79,7 @@ def parse_amount(value: Any, *, size: bool, name: str = "amount") -> int:
 
 
 def read_amount(value: Any, *, size: bool, name: str = "amount") -> tuple[int, bool]:
-    """Return the parts of an amount, and True if it is a size. A unit of size makes any amount a size."""
+    """Return an amount in parts, and True if the amount is a size. A unit of size makes any amount a size."""
     if type(value) is int and value >= 0:
         return value * (MEGABYTE * PARTS if size else PARTS), size
     if isinstance(value, str | float):
@@ -86,7 +89,7 @@ def read_amount(value: Any, *, size: bool, name: str = "amount") -> tuple[int, b
 
 @lru_cache(maxsize=1024)
 def _read_cached(value: str | float, size: bool, name: str) -> tuple[int, bool]:
-    """Read a text or float. Cached, because graphs repeat a few amounts and exact arithmetic is slow."""
+    """Read a text or float. Results are cached, because graphs repeat a few amounts and exact arithmetic is slow."""
     number, unit = value, MEGABYTE if size else 1
     if isinstance(value, str):
         split = split_number(value)
@@ -110,9 +113,10 @@ def format_amount(parts: int, *, size: bool, exact: bool = False) -> str:
     """Return an amount as text.
 
     Args:
-        parts: The amount.
-        size: True: its units are bytes.
-        exact: True: all digits, so that reading the text gives the same parts. False: four significant digits.
+        parts: The amount in parts.
+        size: True: the amount is in bytes.
+        exact: True: the text has all digits, so that reading it gives the same parts. False: it has four significant
+            digits.
     """
     number = Fraction(parts, PARTS)
     if not size:
@@ -141,15 +145,15 @@ def _exact(number: Any, name: str, value: Any) -> Fraction:
         if isinstance(number, Integral):
             return Fraction(int(number))
         if isinstance(number, Real):
-            # The shortest decimal form is what the user wrote: 0.1 is a tenth, and not the nearest binary fraction.
+            # repr() gives the shortest decimal form, as the user wrote it. So 0.1 is exactly a tenth.
             return Fraction(repr(float(number)))
     except (ValueError, OverflowError):
-        raise _refuse(name, value, "it is not finite", "Write the amount there is.") from None
+        raise _refuse(name, value, "it is not finite", "Write a finite number.") from None
     raise _refuse(name, value, f"{type(value).__name__} is not an amount", "Write a number, or text such as '2 GB'.")
 
 
 def _decimal(number: Fraction) -> str:
-    """Return a number with all digits. They are finitely many, because denominators divide a power of 10."""
+    """Return a number with all its digits. Their number is finite, because denominators divide a power of 10."""
     if number.denominator == 1:
         return str(number.numerator)
     return format(Decimal(number.numerator) / Decimal(number.denominator), "f").rstrip("0").rstrip(".")
@@ -167,7 +171,7 @@ def _or_size(size: bool) -> str:
 
 def _unit_remedy(name: str, word: str, size: bool) -> str:
     if name in COUNTS:
-        return f"{name} is counted: write the number alone."
+        return f"{name} is counted, so write the number alone."
     if hint := unit_hint(word):
         return f"Did you mean '{hint}'?"
     return f"Units are {_UNITS_TEXT}." if size else "Write the number alone."

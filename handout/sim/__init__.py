@@ -1,6 +1,6 @@
-"""The simulated cluster: the real driver and core in virtual time, with faults at any message, from one seed.
+"""The simulated cluster. It runs the real driver and core in virtual time, with faults at any message.
 
-`python -m handout.sim --seed 1234 --verbose` tells the story of a seed.
+A seed determines all that happens. `python -m handout.sim --seed 1234 --verbose` prints the story of a seed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m handout.sim``: run seeds, or tell the story of one."""
+"""``python -m handout.sim`` runs seeds, or prints the story of one seed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m handout.sim", description="Drive the core through seeded faults.")
     parser.add_argument("--seed", type=int, default=0, help="the seed, or the first of several")
     parser.add_argument("--count", type=int, default=1, help="how many seeds, one after the other")
-    parser.add_argument("--verbose", action="store_true", help="tell all that happens")
+    parser.add_argument("--verbose", action="store_true", help="print a sentence for every event, command and fault")
     chosen = parser.parse_args()
-    logging.getLogger("handout").setLevel(logging.CRITICAL)  # the story tells more
+    logging.getLogger("handout").setLevel(logging.CRITICAL)  # the story says more than the log
     faults: Counter[Fault] = Counter()
     broken = 0
     for seed in range(chosen.seed, chosen.seed + chosen.count):
@@ -36,8 +36,8 @@ def main() -> int:
         faults.update(report.faults)
         if chosen.count == 1:
             ends = ", ".join(f"{run}: {end.value if end else 'forgotten'}" for run, end in report.outcomes.items())
-            print(f"seed {seed}: runs ended {ends}; after {report.took_s:.3f} virtual s, {report.messages} messages,")
-            print(f"{report.calls} calls of functions, {report.stale} stale answers. Story {report.digest[:16]}.")
+            print(f"seed {seed}: runs ended ({ends}) after {report.took_s:.3f} virtual s, {report.messages} messages,")
+            print(f"{report.calls} calls of functions and {report.stale} stale reports. Story: {report.digest[:16]}.")
     print("faults:", ", ".join(f"{fault.name.lower()} {count}" for fault, count in faults.most_common()) or "none")
     if chosen.count > 1:
         print(f"{chosen.count} seeds, {broken} broken")
@@ -47,6 +47,6 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

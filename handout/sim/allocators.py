@@ -1,4 +1,4 @@
-"""Allocators, sound and unsound, as a user may write them."""
+"""Allocators as a user may write them. A sound allocator brings a run to its end, an unsound one may not."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ __all__ = ["Manner"]
 
 
 class Manner(Enum):
-    """How a run's tasks are placed: by an allocator of the core, or by a user's allocator, sound or unsound."""
+    """The way in which a run's tasks are placed. The first three members are built-in allocators."""
 
     LOCALITY = "locality"
     LOAD_BALANCED = "load_balanced"
     FIRST_AVAILABLE = "first_available"
-    #: Places each task that fits.
+    #: Places each task that fits on a host.
     SOUND = "sound"
-    #: Places one task at a time, and asks to be asked again.
+    #: Places one task at a time, and requests another call after a second.
     RELUCTANT = "reluctant"
     #: Puts all tasks on one host, even if they do not fit. It may answer so late that the cluster has changed.
     STUBBORN = "stubborn"
     #: Sometimes names a host or a task that does not exist.
     MISTAKEN = "mistaken"
+    #: Sometimes raises an exception.
     RAISING = "raising"
     #: Never answers.
     SILENT = "silent"
-    #: Places nothing and does not ask again.
+    #: Places no task, and does not request another call.
     EMPTY = "empty"
 
     @classmethod
@@ -43,7 +44,7 @@ class Manner(Enum):
 
     @property
     def is_sound(self) -> bool:
-        """Return True if it brings a run to its end."""
+        """Return True if an allocator of this manner brings a run to its end."""
         return self in _BUILTIN or self in (Manner.SOUND, Manner.RELUCTANT, Manner.STUBBORN)
 
     def allocator(self, rng: Random) -> Allocator:
@@ -64,7 +65,7 @@ class Manner(Enum):
             case Manner.SILENT:
                 await asyncio.get_running_loop().create_future()
             case Manner.RAISING if rng.random() < 0.5:
-                raise RuntimeError("the allocator is ill")
+                raise RuntimeError("the allocator was drawn to fail")
             case Manner.EMPTY:
                 return {}
             case Manner.MISTAKEN if rng.random() < 0.3:
@@ -83,7 +84,7 @@ class Manner(Enum):
 
 
 class _Stubborn(dict[str, str]):
-    """Placements of an allocator that wants to be asked again."""
+    """Placements that request another call of the allocator after ``ask_again_s`` seconds."""
 
     ask_again_s = 1.0
 

@@ -1,7 +1,9 @@
-"""Checks of what must be true after every turn and at the end. The rules have the numbers of the table of invariants.
+"""Checks the rules that must hold after every turn of the driver and at the end of a simulation.
 
-- R1: Each task has one outcome. The core drops and counts stale answers.
-- R2: All that has not ended has a deadline, or a cause to go on.
+`docs/howto/simulator.md` explains the rules.
+
+- R1: Each task ends once, with one outcome. The core drops and counts stale reports.
+- R2: Each run and task that has not ended has a deadline, or a cause to go on.
 - R4: The ledgers add up. The core grants no more than there is. At the end nothing is claimed.
 - R7: A task whose results are in the journal does not run again.
 """
@@ -38,19 +40,20 @@ def _require(holds: bool, rule: str, problem: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """Facts from before a turn, for the checks after it."""
+    """Facts that are noted before a turn, for the checks after the turn."""
 
+    #: How many stale reports the core had counted.
     stale: int
-    #: How many attempts in the events the core must count as stale.
+    #: How many attempts in the turn's events the core must count as stale.
     late: int
-    #: Tasks whose live attempt has finished according to the events: run and task.
+    #: Tasks whose live attempt has finished according to the turn's events, as (run, task).
     finished: frozenset[tuple[int, int]]
-    #: The claimed amounts of each ledger that may be overdrawn, because its total may have shrunk.
+    #: The claims of each ledger whose total may have shrunk, so that more may be claimed than there is.
     used: Sequence[tuple[Ledger, Mapping[str, int]]]
 
     @classmethod
     def of(cls, core: Core, events: Sequence[ev.Event]) -> _Before:
-        """Return the facts before the core takes in the events."""
+        """Note the facts before the core handles the events."""
         late = 0
         finished: set[tuple[int, int]] = set()
         for event in events:
@@ -70,7 +73,7 @@ class _Before:
 
 
 def _tokens(event: ev.TasksFinished | ev.TasksStarted | ev.TasksRecalled | ev.TaskFailed) -> list[tuple[int, int, int]]:
-    """Return the attempts that an event is about: run, task, attempt."""
+    """Return the attempts that an event is about, each as (run, task, attempt)."""
     if isinstance(event, ev.TaskFailed):
         return [(event.run, event.task, event.attempt)]
     return [(event.run, t, attempt) for t, attempt in zip(event.tasks, event.attempts, strict=True)]
@@ -93,14 +96,14 @@ def _after_turn(controller: Controller, before: _Before, commands: Sequence[cmd.
     _require(
         core.stale - before.stale >= before.late,
         "R1",
-        f"{before.late} answers were stale, {core.stale - before.stale} were counted",
+        f"{before.late} reports were stale, but the core counted {core.stale - before.stale}",
     )
     for command in commands:
         if isinstance(command, cmd.AnnounceTasksEnded):
             for t, outcome in zip(command.tasks, command.outcomes, strict=True):
                 if outcome is Outcome.DONE:
                     told = (command.run, t) in before.finished
-                    _require(told, "R1", f"task {t} of run {command.run} is done, though no agent said so")
+                    _require(told, "R1", f"task {t} of run {command.run} is done, but no agent reported that")
     stuck = invariants.stuck(core.world)
     _require(not stuck, "R2", f"nothing can bring runs {stuck} to an end")
     for problem in _uncaused(controller):
@@ -118,7 +121,7 @@ def performing(controller: Controller, command: cmd.Command) -> None:
     if isinstance(command, cmd.StartTasks):
         for t in command.tasks if controller.spared else ():
             key = (command.run, t)
-            _require(key not in controller.spared, "R7", f"task {key} was committed, and is handed over")
+            _require(key not in controller.spared, "R7", f"task {key} was committed, but is handed over")
     elif isinstance(command, cmd.AnnounceTasksEnded):
         run = controller.driver.runs.get(command.run)
         for t in command.tasks:
@@ -133,34 +136,34 @@ def _run_ends_once(controller: Controller, command: cmd.AnnounceRunEnded) -> Non
     _require(number not in controller.outcomes, "R1", f"run {number} ended twice")
     run = controller.driver.runs.get(number)
     if run is None:
-        return  # its caller has forgotten it
+        return  # the run's caller has closed the run
     for t, outcome in enumerate(run.outcomes):
-        _require(outcome is not None, "R1", f"run {number} is over, task {t} has not ended")
+        _require(outcome is not None, "R1", f"run {number} is over, but task {t} has not ended")
     if command.outcome is Outcome.DONE:
         for o in run.spec.outputs:
-            _require(o in run.objects, "R1", f"run {number} is done, its output {o} has not come")
+            _require(o in run.objects, "R1", f"run {number} is done, but its output {o} has not arrived")
 
 
 def began(controller: Controller, host: SimulatedHost, task: HandedTask, times: int) -> None:
-    """Check that a task may start.
+    """Check that no rule forbids the start of a task.
 
     Args:
         controller: The controller in its present life.
         host: The agent that starts the task.
         task: The task.
-        times: How often the task has started in all lives of the controller, since its end was last known.
+        times: How often the task has started since its end was last known, in all lives of the controller.
     """
     key = (task.plan.number, task.task)
     if task.plan.is_once(task.task) and times > 1:
-        raise InternalError(f"R1: task {key} must not run twice, and does on {host.name!r}")
+        raise InternalError(f"R1: task {key} must not run twice, but starts again on {host.name!r}")
     if task.life != controller.life:
-        return  # an earlier life handed the task over, so this one has broken no rule
-    _require(key not in controller.spared, "R7", f"task {key} was committed, and runs again on {host.name!r}")
+        return  # an earlier life handed the task over, so the present life has broken no rule
+    _require(key not in controller.spared, "R7", f"task {key} was committed, but runs again on {host.name!r}")
     if controller.alive:
         _shares_what_is_granted(controller)
 
 
-# ---- R2: a cause for everything ----------------------------------------------------------------------------------
+# ---- R2: all that waits has a deadline or a cause ----------------------------------------------------------------
 
 
 def _uncaused(controller: Controller) -> Iterator[str]:
@@ -170,19 +173,19 @@ def _uncaused(controller: Controller) -> Iterator[str]:
         if run.over:
             continue
         if run.aborting and not _has_timer(world, Wake.ABORT, run.number):
-            yield f"run {run.number} is being ended without a deadline"
+            yield f"run {run.number} is being aborted without a deadline"
         if run.requests.number >= 0 and not _has_timer(world, Wake.ANSWER_DUE, run.number):
-            yield f"the allocator of run {run.number} is asked without a deadline"
+            yield f"the allocator of run {run.number} was asked without a deadline"
         for t in range(run.spec.count):
             state = run.state[t]
             if state == State.BACKOFF and not _has_timer(world, Wake.BACKOFF, run.number, t):
                 yield f"task {t} of run {run.number} pauses without a deadline"
             elif state == State.READY and (problem := _idle(world, run, t)):
-                yield f"task {t} of run {run.number} is ready, and {problem}"
+                yield f"task {t} of run {run.number} is ready and waits, although {problem}"
     for record in world.fleet.by_name.values():
         paused = any(pause.until > world.now for pause in record.pauses.values())
         if paused and not (record in world.pausing and _has_timer(world, Wake.PAUSE, -1, record.index)):
-            yield f"host {record.name!r} is passed over without a deadline"
+            yield f"host {record.name!r} is paused for a function without a deadline"
     for host in controller.hosts.values() if controller.settled else ():
         if host.quiet and host.alive and not host.lapsed:
             yield from _forgotten(controller, host)
@@ -193,7 +196,7 @@ def _has_timer(world: World, wake: Wake, run: int, number: int | None = None) ->
 
 
 def _idle(world: World, run: Run, t: int) -> str:
-    """Return a text that names a host on which a ready task could run at once, or ``""`` if there is none."""
+    """Return a text that names a host on which a ready task could start at once, or ``""`` if there is no such host."""
     spec = run.spec
     if (
         run.aborting
@@ -222,9 +225,9 @@ def _fits(world: World, host: HostRecord, need: Mapping[str, int], shared: Mappi
 
 
 def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
-    """Yield a problem for each task or object that is awaited at a host in vain.
+    """Yield a problem for each task or object for which the core or a host waits in vain.
 
-    The caller makes sure that no message is on its way between the host and the controller.
+    The caller must make sure that no message is on its way between the host and the controller.
     """
     world = controller.core.world
     record = world.fleet.by_name.get(host.name)
@@ -237,20 +240,20 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
                 attempt = run.attempt[t]
                 known = numbering.attempt_id(run.number, t, attempt) in here
                 if not known and not controller.is_held(run.number, t, attempt):
-                    yield f"task {t} of run {run.number} is with {host.name!r}, which does not know it"
+                    yield f"task {t} of run {run.number} was handed to {host.name!r}, whose agent does not have it"
         for t, second in run.second_attempts.items():
             if second.host == record.index and numbering.attempt_id(run.number, t, second.attempt) not in here:
-                yield f"task {t} of run {run.number} is with {host.name!r}, too, which does not know it"
+                yield f"task {t} of run {run.number} has a second attempt that the agent of {host.name!r} does not have"
     for token in record.lingering:
         if numbering.attempt_id(*token) not in here:
-            yield f"{token} is waited for on {host.name!r}, which does not know it"
+            yield f"the core waits for the end of {token} on {host.name!r}, whose agent does not have it"
     coming = set(host.incoming.values())
     asked = {key for agent in controller.driver.agents.values() for key in agent.fetches.waiting}
     for run in world.runs.values():
         for o, index in run.objects.copying:
             key = numbering.base(run.number) | o
             if index == record.index and key not in coming and key not in asked and key not in host.refused:
-                yield f"object {o} of run {run.number} is waited for at {host.name!r}, and is not on its way"
+                yield f"object {o} of run {run.number} should be copied to {host.name!r}, but is not on its way"
     made = {key for ticket in here for key in (host.queue.get(ticket) or host.running[ticket]).made}
     for task in host.queue.values():
         flying = world.runs.get(task.plan.number)
@@ -261,21 +264,21 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
                 yield f"{task} waits on {host.name!r} for object {o}, which is not on its way"
 
 
-# ---- R4: no more than there is, and nothing is left -------------------------------------------------------------
+# ---- R4: no more is granted than there is, and nothing is left at the end ----------------------------------------
 
 
 def _grants_no_more(ledger: Ledger, before: Mapping[str, int]) -> None:
-    """Check that the core granted nothing more of an amount that is overdrawn."""
+    """If more of an amount is claimed than there is, check that the core granted no more of that amount."""
     if min(ledger.free.values(), default=0) < 0:
         for name, parts in ledger.used.items():
             if ledger.free[name] < 0 and parts > before.get(name, 0):
-                raise InternalError(f"R4: {parts} parts of {name!r} are granted of {ledger.total.get(name, 0)}")
+                raise InternalError(f"R4: {parts} parts of {name!r} are granted, of {ledger.total.get(name, 0)} in all")
 
 
 def _shares_what_is_granted(controller: Controller) -> None:
     """Check that running tasks take no more of a shared amount than the core has claimed.
 
-    No agent can check this, because it does not know the tasks of other agents.
+    No agent can check this, because an agent does not know the tasks of other agents.
     """
     taken: Counter[str] = Counter()
     for host in controller.hosts.values():
@@ -290,7 +293,7 @@ def _shares_what_is_granted(controller: Controller) -> None:
 
 
 def at_the_end(controller: Controller, agents: Sequence[SimulatedHost]) -> None:
-    """Check that nothing is left, once all runs are closed and nothing happens any more.
+    """Check that nothing is left after all runs were closed and all events were handled.
 
     Raises:
         InternalError: A run, task, claim or object is left. The message names it.
@@ -302,22 +305,22 @@ def at_the_end(controller: Controller, agents: Sequence[SimulatedHost]) -> None:
 def _left_here(controller: Controller) -> Iterator[str]:
     world = controller.core.world
     if world.runs or world.reservations or world.shared_reservation is not None:
-        yield f"the core has runs {list(world.runs)}, reservations {world.reservations}, {world.shared_reservation}"
+        yield f"the core has runs {list(world.runs)}, reservations {world.reservations} and {world.shared_reservation}"
     if world.fleet.shared.used:
-        yield f"{world.fleet.shared.used} of what is shared is claimed"
+        yield f"{world.fleet.shared.used} of the shared amounts is still claimed"
     if controller.driver.runs:
-        yield f"the driver has runs {list(controller.driver.runs)}"
+        yield f"the driver still has runs {list(controller.driver.runs)}"
     for host in world.fleet.by_name.values():
         if host.handed or host.ahead_n or host.ahead_s or host.ledger.used or host.ledger.claims or host.lingering:
-            yield f"of {host!r} {host.ledger.used} is claimed, and {list(host.lingering)} lingers"
+            yield f"{host!r} still has claims {host.ledger.used} and lingering attempts {list(host.lingering)}"
     if controller.core.next_deadline is not None:
-        yield f"the core wants to be called at {controller.core.next_deadline}"
+        yield f"the core still has a deadline at {controller.core.next_deadline}"
 
 
 def _left_there(agents: Sequence[SimulatedHost]) -> Iterator[str]:
     for host in agents:
         if host.running or host.ledger.claims:
-            yield f"{list(map(str, host.running.values()))} run on {host.name!r} of epoch {host.epoch}"
+            yield f"{list(map(str, host.running.values()))} still run on {host.name!r} with agent {host.epoch}"
         if (
             host.alive
             and host.line.open

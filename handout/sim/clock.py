@@ -1,4 +1,4 @@
-"""Virtual time: an event loop whose clock jumps to the next timer, so that nothing takes any real time."""
+"""Virtual time: an event loop whose clock jumps to the next timer, so that waiting takes no real time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_TURNS_AT_ONCE = 2_000
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """A selector that watches no file. It does not wait; it moves the virtual clock on by the time it should wait."""
+    """A selector that watches no file. Instead of waiting for some time, it moves the virtual clock on by that time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,11 +26,11 @@ class _JumpingSelector(selectors.SelectSelector):
         self.limit: tuple[float, Callable[[], str]] = (math.inf, str)
         #: Called when no callback is ready and no timer is set.
         self.on_idle: Callable[[], None] = lambda: None
-        #: Turns of the loop since the clock last moved. `watch_no_more` makes it too low to ever reach the limit.
+        #: Turns of the loop since the clock last moved. `watch_no_more` sets it so low that it never reaches the limit.
         self._turns_at_once = 0
 
     def watch_no_more(self) -> None:
-        """Stop all checks, so that the tasks that are left can end without an error."""
+        """Stop all checks, so that the remaining asyncio tasks can end without an error."""
         self.limit, self.on_idle = (math.inf, str), lambda: None
         self._turns_at_once = -1 << 60
 
@@ -52,7 +52,7 @@ class _JumpingSelector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An asyncio event loop in virtual time. Code behaves in it as in a real event loop.
+    """An asyncio event loop in virtual time. Code runs in it as in a real event loop.
 
     An asyncio event loop asks its selector to wait until the next timer is due. The selector of this loop returns at
     once and moves the virtual clock on instead.
@@ -62,7 +62,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.virtual = _JumpingSelector()
         super().__init__(self.virtual)
         self._failure: BaseException | None = None
-        #: True while the tasks that are left are cancelled. An error must not keep the others from ending.
+        #: True while `play` cancels the remaining asyncio tasks. Then an error does not stop the loop.
         self._cancelling = False
         self.set_exception_handler(self._on_error)
 
@@ -71,7 +71,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.virtual.now
 
     def play(self, main: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine to its end, then cancel what it left running, and close the loop.
+        """Run a coroutine to its end, then cancel the asyncio tasks that still run, and close the loop.
 
         Raises:
             Exception: The first error of the coroutine, or of any callback.
@@ -83,7 +83,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if self._failure is None:
                 task.result()
         finally:
-            task.remove_done_callback(self._end)  # the tasks that are left may end after this one
+            task.remove_done_callback(self._end)  # its end must not stop the loop for the remaining tasks
             try:
                 self._cancel_all()
             finally:
@@ -128,11 +128,11 @@ class Clock:
         return self._loop.time()
 
     def at(self, when: float, action: Callable[[], None]) -> None:
-        """Call ``action`` at ``when``, or at once if that has passed."""
+        """Call ``action`` at the virtual time ``when``, or in the loop's next turn if ``when`` has passed."""
         self._loop.call_at(when, action)
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Call ``action`` after ``delay_s`` virtual seconds; in the next turn of the loop if that is not above 0."""
+        """Call ``action`` after ``delay_s`` virtual seconds, or in the loop's next turn if ``delay_s`` is 0 or less."""
         if delay_s > 0:
             self._loop.call_later(delay_s, action)
         else:

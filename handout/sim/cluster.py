@@ -1,4 +1,4 @@
-"""The agents on their hosts: how the controller starts, loses and takes over agents."""
+"""Starts simulated agents on their hosts, lets them die, and lets the controller lose them and take them over."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["GRACE_S", "HOST_TIMEOUT_S", "SimulatedCluster"]
 
 #: The lease and the grace period in seconds; see `handout.transport.timings.Timings`.
 HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
-#: The longest pause, in seconds, before a lost host is tried again. Pauses double up to it.
+#: The pause before the controller tries to reach a lost host again doubles each time, up to this many seconds.
 _REJOIN_MAX_S = 8.0
-#: The share of the agents of a dead controller that the next controller can reach.
+#: The probability that the next controller can reach an agent of a dead controller.
 _TAKEN_OVER = 0.45
 
 
 class SimulatedCluster:
-    """The hosts, and all agents that were ever started on them.
+    """The simulated hosts, and all agents that were ever started on them.
 
     Args:
         clock: The virtual clock.
@@ -34,8 +34,8 @@ class SimulatedCluster:
         story: Records what happens to hosts.
         plans: The scenario's hosts.
         runs: The scenario's runs, by number.
-        arriving: Called when a message arrives, see `Line`.
-        heard: Called with the frames of an agent that reach the controller together.
+        arriving: Called when a message arrives at either end; see `Line`.
+        heard: Called with an agent, and the frames of this agent that reach the controller together.
         began: Called when a task starts.
     """
 
@@ -65,7 +65,7 @@ class SimulatedCluster:
         #: Hosts that were drained.
         self.gone: set[str] = set()
         self._pauses: dict[str, float] = {}
-        #: By host: how many of its next agents die soon after their start.
+        #: For each host: how many of its next agents die soon after their start.
         self._flaps: dict[str, int] = {}
 
     def is_current(self, host: SimulatedHost) -> bool:
@@ -73,7 +73,7 @@ class SimulatedCluster:
         return self.controller.alive and self.controller.hosts.get(host.name) is host
 
     def boot(self, plan: HostPlan, controller: Controller) -> None:
-        """Start an agent, which joins a little later."""
+        """Start an agent on a host. The agent joins a little later."""
         if controller.alive and plan.name not in self.gone and plan.name not in controller.hosts:
             self._clock.after(0.2 + 4 * plan.rtt_s, lambda: self._join(plan, controller))
 
@@ -98,7 +98,7 @@ class SimulatedCluster:
 
         Args:
             host: The agent.
-            silently: If True, the messages and streams that the agent had sent are lost.
+            silently: If True, messages and streams of the agent that are on their way to the controller are lost.
             noticed_s: The controller notices the death after this many seconds.
         """
         if host.alive:
@@ -122,7 +122,7 @@ class SimulatedCluster:
         if self._flaps.get(host.name):
             controller.post(ev.HostDelayed(host.name, f"in quarantine for {pause_s:g} s"))
         if self._rng.random() < 0.1:
-            # The host is not back in time. The controller tells the tasks that wait for it, and the host joins later.
+            # The host comes back late, after 40 s. The controller waits for it for only 20 s.
             self._clock.after(20.0, lambda: self._give_up(host.name, controller))
             pause_s = 40.0
         self._clock.after(pause_s, lambda: self.boot(self._plans[host.name], controller))
@@ -130,10 +130,10 @@ class SimulatedCluster:
     @staticmethod
     def _give_up(name: str, controller: Controller) -> None:
         if name not in controller.hosts:
-            controller.post(ev.HostLost(name, "it is not back"))
+            controller.post(ev.HostLost(name, "it did not come back in time"))
 
     def release(self, name: str) -> None:
-        """Let a drained host go, if the controller still has it.
+        """Release a drained host, unless the controller has lost the host already.
 
         Raises:
             InternalError: The host still runs tasks.
@@ -148,7 +148,10 @@ class SimulatedCluster:
         self._clock.after(0.0, lambda: self.lose(host, "it was drained"))
 
     def orphan(self) -> None:
-        """Close the lines of a dead controller. An agent that no other controller takes over ends its tasks."""
+        """Close the lines of a dead controller. An agent's lease ends unless another controller takes over the agent.
+
+        The lease ends `HOST_TIMEOUT_S` seconds after the death of the controller.
+        """
         for host in self.controller.hosts.values():
             line = host.line
             line.close()
@@ -156,12 +159,19 @@ class SimulatedCluster:
 
     @staticmethod
     def lapse(host: SimulatedHost, line: Line) -> None:
-        """End the lease that began with a line, unless the agent has another line by now."""
+        """End the lease of an agent, unless the agent got another line after `line` was closed."""
         if host.line is line:
             host.lapse()
 
     def take_over(self, dead: Controller) -> dict[SimulatedHost, FoundAgent]:
-        """Have a new controller take over the agents that it can reach, and start agents on the other hosts."""
+        """Have a new controller take over the agents that it can reach, and start agents on the other hosts.
+
+        Args:
+            dead: The controller that died before.
+
+        Returns:
+            The agents that were taken over, each with its attempts and objects.
+        """
         plans = [plan for plan in self._plans.values() if plan.name not in self.gone]
         self.controller.post(*(ev.HostExpected(plan.name) for plan in plans))
         found = {}
@@ -175,7 +185,7 @@ class SimulatedCluster:
 
     def _take_over(self, host: SimulatedHost, plan: HostPlan) -> FoundAgent:
         shift, found = host.shift, host.take_over(self._line(host, plan))
-        self._story.tell(self._clock.now, f"The controller took the agent of host {host.name} over.")
+        self._story.tell(self._clock.now, f"The controller took over the agent of host {host.name}.")
         offer = plan.offer
         connected = ev.HostConnected(plan.name, offer, "3.11", plan.rtt_s, host.epoch)
         self.controller.join(host, connected, shift)

@@ -1,4 +1,4 @@
-"""One life of the controller: the real driver and `InboundMessages`, watched, until the controller is killed."""
+"""One life of the controller, until it is killed: the real driver and the real `InboundMessages`, with checks."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ __all__ = ["Callbacks", "Controller"]
 
 
 class _DeathError(BaseException):
-    """Kills the controller between two instructions. No handler of errors catches it, since it is no `Exception`."""
+    """Kills the controller between two instructions. It is not an `Exception`, so no error handler catches it."""
 
 
 class _Conversation:
-    """Sends messages of the controller to one agent, in place of `handout.transport.conversation`."""
+    """Sends the controller's messages to one agent. It replaces `handout.transport.conversation`."""
 
     def __init__(self, host: SimulatedHost, life: int) -> None:
         self._host = host
         self._life = life
         self._streams = 0
-        #: By stream: the source of an object whose bytes have not all come yet.
+        #: The sources of objects that have not come completely, by stream.
         self._growing: dict[int, Source] = {}
 
     def send(self, message: AnyMessage, payload: Sequence[Buffer] = ()) -> None:
@@ -56,7 +56,7 @@ class _Conversation:
         host.line.send(Way.TO_HOST, lambda: host.take(message, life))
 
     def send_object(self, key: int, source: Source) -> int:
-        """Stream an object: announce it, and send its bytes once all of them are here."""
+        """Stream an object: announce it, and send its bytes once the source has all of them."""
         self._streams += 1
         host, stream, size = self._host, (self._life << 20) + self._streams, source.size
         host.line.send(Way.TO_HOST, lambda: host.announce(stream, key))
@@ -73,7 +73,7 @@ class _Conversation:
         return stream
 
     def stop_object(self, stream: int) -> None:
-        """Send no more of an object."""
+        """Stop the stream of an object."""
         host = self._host
         source = self._growing.pop(stream, None)
         if source is not None:
@@ -113,13 +113,13 @@ class _WatchedDriver(Driver):
 class Callbacks(NamedTuple):
     """The functions that a controller calls."""
 
-    #: Called when a run has ended and its caller was told, with the run's number and its outcome.
+    #: Called when a run's caller learns that the run has ended, with the run's number and its outcome.
     ended: Callable[[int, Outcome], None]
-    #: Called with the name of a drained host when it may go.
+    #: Called with a host's name when the core lets the drained host go.
     released: Callable[[str], None]
     #: Called when the controller has died.
     died: Callable[[], None]
-    #: Called when tasks are handed to a host, with the controller, the host's name, the run and the tasks' numbers.
+    #: Called when tasks are handed over, with the controller, the host's name, the run's number and the tasks' numbers.
     handed: Callable[[Controller, str, int, Sequence[int]], None]
     #: Called before a turn of the driver, with its events. Returns a function that is called after the turn, with the
     #: commands that were performed.
@@ -129,14 +129,14 @@ class Callbacks(NamedTuple):
 
 
 class Controller:
-    """A driver and the agents that it works with, until the controller dies.
+    """One life of the controller: a driver, and the agents with which the driver works.
 
     Args:
         life: The number of this life.
         clock: The virtual clock.
         rng: Makes the random choices.
         story: Records events and commands.
-        callbacks: The functions that it calls.
+        callbacks: The functions that the controller calls.
     """
 
     def __init__(
@@ -149,14 +149,14 @@ class Controller:
     ) -> None:
         self.life = life
         self.alive = True
-        #: How many more instructions pass before it dies, or None if it is not to die.
+        #: The controller dies after this many more instructions, or not at all if this is None.
         self.left: int | None = None
         self.hosts: dict[str, SimulatedHost] = {}
         #: Tasks, as (run, task), that must not run again: an earlier life committed all of their needed results.
         self.spared: set[tuple[int, int]] = set()
-        #: Coroutines that it runs.
+        #: The asyncio tasks of the controller's coroutines.
         self.tasks: set[asyncio.Task[None]] = set()
-        #: How runs ended, by number.
+        #: The outcomes of the runs that have ended, by the run's number.
         self.outcomes: dict[int, Outcome] = {}
         self._clock = clock
         self._rng = rng
@@ -180,7 +180,7 @@ class Controller:
         if not task.cancelled():
             task.result()  # raises the task's error in this callback, which ends the simulation
 
-    # ---- what happens ------------------------------------------------------------------------------------------
+    # ---- events and commands -----------------------------------------------------------------------------------
 
     @property
     def settled(self) -> bool:
@@ -188,7 +188,7 @@ class Controller:
         return self.driver.settled
 
     def is_held(self, run: int, t: int, attempt: int) -> bool:
-        """Return True if an attempt waits for its start to be recorded."""
+        """Return True if an attempt is not handed over yet, because its start is still being recorded."""
         known = self.driver.runs.get(run)
         recorder = None if known is None else known.recorder
         return isinstance(recorder, Recorder) and (run, t, attempt) in recorder.held
@@ -228,7 +228,7 @@ class Controller:
             self.outcomes[command.run] = command.outcome
 
     def instruction(self) -> None:
-        """Count an instruction, and kill the controller if it is to die here."""
+        """Count an instruction: a command, or a record in a journal. Kill the controller if it is to die here."""
         if self.alive and self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -245,7 +245,7 @@ class Controller:
         self.driver.close()
         for agent in self.driver.agents.values():
             agent.fetches.lost()
-        # Callbacks that are still to come find no agent and no run, as if the process were gone.
+        # Later callbacks then find no agent and no run, as if the process were gone.
         self.driver.agents.clear()
         self.driver.runs.clear()
         for task in list(self.tasks):
@@ -254,7 +254,7 @@ class Controller:
     # ---- runs --------------------------------------------------------------------------------------------------
 
     def submit(self, plan: RunPlan, journal: SimulatedJournal, found: Mapping[str, FoundAgent]) -> None:
-        """Begin a run, or resume it if its journal or an agent knows of it."""
+        """Begin a run. If its journal or an agent knows the run, resume it."""
         run = plan.make_run(plan.manner.allocator(self._rng))
         identities = SimulatedIdentities(len(plan))
         recorder = run.recorder = Recorder(
@@ -269,10 +269,10 @@ class Controller:
             self.spawn(self._call(run))
 
     async def _call(self, run: RunState) -> None:
-        """Act as the caller of a run, which takes the results some time after the run has ended."""
+        """Act as the caller of a run. The caller takes the results some time after the run has ended."""
         await run.ended.wait()
         if not self.alive or run.number not in self.outcomes:
-            return  # the controller died, or the caller did not wait
+            return  # the controller died, or the caller closed the run before its end
         self._callbacks.ended(run.number, self.outcomes[run.number])
         await asyncio.sleep(self._rng.choice((0.0, 0.1, 20.0)))
         self.forget(run.number)
@@ -295,12 +295,12 @@ class Controller:
         self.driver.join(agent, event)
 
     def leave(self, host: SimulatedHost, reason: str) -> None:
-        """Remove an agent that is gone."""
+        """Remove an agent that was lost or has ended."""
         del self.hosts[host.name]
         self.driver.leave(self.driver.agents[host.name], reason)
 
     def release(self, host: SimulatedHost, found: FoundAgent) -> None:
-        """Let an agent go on after a takeover, without its tasks and objects of runs that were not resumed."""
+        """Let an agent go on after a takeover. Cancel tasks and drop objects of runs that were not resumed."""
         agent, runs = self.driver.agents[host.name], self.driver.runs
         for run, tasks, attempts in numbering.by_run(found.attempt_ids):
             if run not in runs:

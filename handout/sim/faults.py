@@ -1,4 +1,4 @@
-"""The faults that may happen at each message, and how often they do."""
+"""The faults that may happen at each message, and the choice of the fault for a message."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Fault(Enum):
     SILENCE = auto()
     #: The agent dies, before or after the message.
     CRASH = auto()
-    #: The process that runs a task on the host dies.
+    #: The worker that runs a task on the host dies, or the task exceeds its time or memory.
     WORKER = auto()
     #: The tasks on the host take many times as long, for a while.
     SLOW = auto()
     #: The host has no room for objects, for a while.
     FULL = auto()
-    #: The next objects that are fetched from the host do not come: they are gone, or their streams break off.
+    #: The next objects that are fetched from the host do not arrive: the host lacks them, or their streams break off.
     COPY = auto()
     #: The agent dies. The next few agents of the host die, too, each soon after its start.
     FLAP = auto()
@@ -41,13 +41,13 @@ class Fault(Enum):
 
     @property
     def sentence(self) -> str:
-        """The beginning of a sentence that says what the fault did. The caller adds the message's way."""
+        """The beginning of a sentence that says what the fault did. The caller adds the message's direction."""
         return _SENTENCES[self]
 
 
 _ALL = tuple(Fault)
 _SENTENCES = {
-    Fault.DELAY: "The network delayed messages, at a message",
+    Fault.DELAY: "The network began to delay messages, at a message",
     Fault.CUT: "The network cut the connection for a while, at a message",
     Fault.SILENCE: "The network cut the connection until the lease was over, at a message",
     Fault.CRASH: "The agent was to crash, at a message",
@@ -60,24 +60,28 @@ _SENTENCES = {
     Fault.REORDER: "The network held back a message",
     Fault.CONTROLLER: "The controller was to die, at a message",
 }
-#: Deaths of the controller, and faults that leave much for the next controller to find.
+#: Deaths of the controller, and other faults that make recovery harder for the next controller.
 _DEATHS = (Fault.CONTROLLER, Fault.CONTROLLER, Fault.DELAY, Fault.CUT, Fault.SLOW, Fault.CRASH, Fault.COPY)
 
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """How many faults a seed has, and of which kinds."""
+    """How often faults happen with a seed, and which kinds of faults they are."""
 
     #: The probability of a fault at a message.
     rate: float
     #: The kinds of faults that may happen.
     kinds: tuple[Fault, ...]
-    #: The message at which the only fault happens, or 0 if faults happen at ``rate``.
+    #: The number of the message at which the only fault happens, or 0 if faults happen at ``rate``.
     only_at: int = 0
 
     @classmethod
     def draw(cls, rng: Random) -> Weather:
-        """Draw weather: no fault, a single one, one kind, deaths of the controller and a few kinds, or all kinds."""
+        """Draw the weather.
+
+        It has no fault, a single fault, faults of one kind, deaths of the controller with a few other kinds of faults,
+        or faults of all kinds.
+        """
         match rng.choice(
             ("calm", "one", "one", "kind", "kind", "deaths", "deaths", "deaths", "storm", "storm", "storm")
         ):
@@ -94,50 +98,50 @@ class Weather:
 
 
 class Script(NamedTuple):
-    """A list of faults, to be used in place of drawn ones."""
+    """Faults at certain messages, which are used instead of drawn faults."""
 
-    #: By message: the fault that happens, and the seed of its details.
+    #: By the message's number: the fault that happens, and the seed of its details.
     faults: Mapping[int, tuple[Fault, float]]
-    #: The messages whose reports come again later.
+    #: The numbers of messages whose reports arrive again later.
     echoes: frozenset[int]
 
     def without(self, message: int) -> Script:
-        """Return the script without the fault and the echoes of a message."""
+        """Return the script without the fault at a message, and without the second arrival of the message's reports."""
         faults = {number: fault for number, fault in self.faults.items() if number != message}
         return Script(faults, self.echoes - {message})
 
     def within(self, first: int, end: int) -> Script:
-        """Return the part of the script for messages from ``first`` to before ``end``."""
+        """Return the part of the script for the messages from ``first`` up to, but not including, ``end``."""
         faults = {number: fault for number, fault in self.faults.items() if first <= number < end}
         return Script(faults, frozenset(number for number in self.echoes if first <= number < end))
 
     def earlier(self, factor: float) -> Script:
-        """Return the script with each fault at an earlier message, for a scenario that sends fewer messages."""
+        """Return the script with all message numbers multiplied by ``factor``, for a scenario with fewer messages."""
         faults = {max(1, int(number * factor)): fault for number, fault in self.faults.items()}
         return Script(faults, frozenset(max(1, int(number * factor)) for number in self.echoes))
 
 
 @dataclass(slots=True)
 class Faults:
-    """Draws faults, or takes them from a script."""
+    """Draws the faults, or takes them from a script."""
 
     weather: Weather
     rng: Random
-    #: Messages that have arrived.
+    #: How many messages have arrived.
     messages: int = 0
     #: True once no more faults happen.
     over: bool = False
-    #: How many of each kind have happened.
+    #: How many faults of each kind have happened.
     counts: dict[Fault, int] = field(default_factory=dict)
-    #: Deaths of the controller that are still allowed.
+    #: How many more deaths of the controller may be drawn.
     deaths: int = 2
-    #: The faults that happen; None if they are drawn.
+    #: The faults that are to happen; None if they are drawn.
     script: Script | None = None
-    #: The faults that did happen, by message.
+    #: The faults that have happened, and the seeds of their details, by the message's number.
     struck: dict[int, tuple[Fault, float]] = field(default_factory=dict)
-    #: The messages whose reports came again later.
+    #: The numbers of messages whose reports arrived a second time.
     echoed: set[int] = field(default_factory=set)
-    #: Draws the details of the present fault. It is not `rng`, so that later faults do not depend on these details.
+    #: Draws the details of the present fault. `rng` does not draw them, so later faults do not depend on the details.
     detail: Random = field(default_factory=Random)
 
     def at_message(self) -> Fault | None:
@@ -156,7 +160,8 @@ class Faults:
             return None
         fault = self.rng.choice(weather.kinds)
         if fault is Fault.CONTROLLER:
-            # If all kinds may happen, most deaths are left out: a new controller does not know what went wrong before.
+            # If all kinds may happen, most deaths are left out. A new controller has no memory of earlier faults, so
+            # many deaths would hide the effects of the other faults.
             if not self.deaths or (weather.kinds is _ALL and not weather.only_at and self.messages % 10 < 7):
                 return None
             self.deaths -= 1
@@ -168,10 +173,10 @@ class Faults:
         return fault
 
     def may_echo(self) -> bool:
-        """Return True if the reports of the present message may come again later."""
+        """Return True if the reports of the present message may arrive again later."""
         echoes = not self.over and self.weather.rate > 0.0 and Fault.DUPLICATE in self.weather.kinds
         return echoes and (self.script is None or self.messages in self.script.echoes)
 
     def note(self, fault: Fault) -> None:
-        """Count a fault that did happen."""
+        """Count a fault that has happened."""
         self.counts[fault] = self.counts.get(fault, 0) + 1

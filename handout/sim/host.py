@@ -1,7 +1,7 @@
 """A simulated agent: a queue of tasks, a ledger, a store of objects, and the messages that the agent sends.
 
-It takes and sends the same messages as `handout.host.agent`, and uses the same ledger. An agent that is started anew
-has another epoch and is another `SimulatedHost`.
+The simulated agent takes and sends the same messages as `handout.host.agent`, and uses the same ledger. If an agent is
+started again on a host, the new agent has another epoch, and is another `SimulatedHost`.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from handout.sim.scenario import Fate, RunPlan
 
 __all__ = ["Frame", "HandedTask", "Said", "SimulatedHost", "attempts_of", "is_report"]
 
-#: A cancelled task that runs ends within this many seconds.
+#: If a running task is cancelled, it ends within this many seconds.
 _GRACE_S = 3.0
-#: At most this many batches of frames may have reached a controller that died before it acknowledged them.
+#: When a controller dies, up to this many batches of frames may have arrived there without an acknowledgement.
 _UNSURE = 2
 #: The agent may report the start of a task that takes longer than this many seconds.
 _TOLD_S = 0.05
-#: Every object consists of such zeros, because only the sizes of objects matter.
+#: The bytes of every object are zeros from here, because only the sizes of objects matter.
 _ZEROS = memoryview(bytes(1 << 20))
 
 _REPORTS = (messages.Finished, messages.Failed, messages.Recalled, messages.Started)
 
 
 class Said(NamedTuple):
-    """A message of the agent, and its payload."""
+    """A message that the agent sends, and its payload."""
 
     message: messages.AnyMessage
     payload: Buffer = b""
 
 
-#: What an agent sends: a message, or bytes of an object.
+#: A frame that an agent sends: a message, or bytes of an object.
 Frame = Said | Piece
 
 
 class _TornBytes(bytes):
-    """The bytes of a piece that the controller has no room for."""
+    """The bytes of a piece for which the controller has no room. Reading their length raises the error."""
 
     def __len__(self) -> int:
         raise OSError("no room")
 
 
 def is_report(frame: Frame) -> bool:
-    """Return True if a frame says something about attempts."""
+    """Return True if a frame is a report about attempts."""
     return isinstance(frame, Said) and isinstance(frame.message, _REPORTS)
 
 
@@ -70,23 +70,23 @@ def attempts_of(report: Frame) -> Sequence[int]:
 
 @dataclass(slots=True, eq=False)
 class HandedTask:
-    """A task that was handed to the agent and has not ended there."""
+    """A task that was handed over to the agent, until it ends there."""
 
     attempt_id: int
-    #: The life of the controller that handed it over.
+    #: The number of the controller's life in which the task was handed over.
     life: int
     plan: RunPlan
     task: int
     attempt: int
     variant: int
     keep: bool
-    #: The amounts that it takes of the host.
+    #: The amounts of the host that the task takes.
     need: Mapping[str, int]
-    #: Keys of its inputs.
+    #: The keys of the task's inputs.
     inputs: Sequence[int]
-    #: Keys of the objects that it makes, -1 for each that is not needed.
+    #: The keys of the objects that the task makes. The key is -1 if the object is not needed.
     made: Sequence[int]
-    #: Its claim on the host's ledger, or None before it runs.
+    #: The task's claim on the host's ledger, or None before the task starts.
     claim: Claim | None = None
     started_at: float = 0.0
 
@@ -94,20 +94,20 @@ class HandedTask:
         return f"attempt {self.attempt} of task {self.task} of run {self.plan.number}"
 
     def size_of(self, key: int) -> int:
-        """Return the size of an object that it makes."""
+        """Return the size of an object that the task makes."""
         return self.plan.nbytes(numbering.key_parts(key)[1])
 
 
 class SimulatedHost:
-    """An agent.
+    """A simulated agent on its host.
 
     Args:
         name: The host's name.
         epoch: The number of this agent.
-        offer: What the host has.
+        offer: The compiled capabilities of the host.
         clock: The virtual clock.
         rng: Makes the random choices.
-        plans: The scenario's runs by number. A run determines how long its tasks take and how they end.
+        plans: The scenario's runs, by number. They say how long tasks take and how attempts end.
         tell: Called with the frames of this agent that reach the controller together.
         began: Called when a task starts.
     """
@@ -131,45 +131,47 @@ class SimulatedHost:
         self.ledger = Ledger(offer.amounts, offer.devices)
         self.queue: dict[int, HandedTask] = {}
         self.running: dict[int, HandedTask] = {}
-        #: Keys of the objects that it has.
+        #: The keys of the objects that the agent has.
         self.store: set[int] = set()
-        #: Keys of the objects whose streams are coming in, by stream.
+        #: The keys of the objects that are arriving, by stream.
         self.incoming: dict[int, int] = {}
-        #: False once its process is gone.
+        #: False once the agent's process has ended.
         self.alive = True
-        #: True once its lease is over. No task starts after that.
+        #: True once the agent's lease is over. No task starts after that.
         self.lapsed = False
-        #: Tasks take this many times as long.
+        #: The duration of each task is multiplied by this factor.
         self.slowness = 1.0
-        #: True while its store has no room for any object.
+        #: True while the store has no room for any object.
         self.full = False
-        #: Keys of the objects that found no room in its store.
+        #: The keys of the objects for which the store had no room.
         self.refused: set[int] = set()
-        #: Keys of the objects that it has lost, although the controller did not drop them.
+        #: The keys of the objects that the agent lost, although the controller did not drop them.
         self.lost: set[int] = set()
         #: How the next fetches of stored objects fail, in order: "missing" or "broken".
         self.failing: deque[str] = deque()
-        #: How many batches of reports are held back on their way, so that later ones overtake them.
+        #: How many batches of reports are held back on their way, so that later batches overtake them.
         self.overtaken = 0
-        #: Keys of the objects that it had when a new controller took it over. That controller may not know of them.
+        #: The keys of the objects that the agent had when a new controller took it over. The controller may not know
+        #: all of these objects.
         self.inherited: set[int] = set()
         self._clock = clock
         self._rng = rng
         self._plans = plans
         self._tell = tell
         self._began = began
-        #: By number of a task class: the amounts that its tasks take.
+        #: The amounts that the tasks of each task class take, by the number of the class.
         self._classes: dict[int, Mapping[str, int]] = {}
         self._functions: set[int] = set()
-        #: The largest number of a function or a task class that a controller gave it.
+        #: The largest number of a function or a task class that a controller gave the agent.
         self.shift = 0
-        #: By id of each attempt ever handed over: the last life to hand it over, and the keys of the task's results.
+        #: For each attempt that was ever handed over, by id: the last life of the controller that handed it over, and
+        #: the keys of the objects that its task makes.
         self._handed: dict[int, tuple[int, Sequence[int]]] = {}
         self._outbox: list[Frame] = []
-        #: The latest batches of frames. The first `_arrived` of them have arrived, which the agent may not know yet.
+        #: The latest batches of frames. The first `_arrived` of them have arrived, but the agent may not know that.
         self._said: deque[list[Frame]] = deque()
         self._arrived = 0
-        #: True from a takeover until `go_on`, which repeats reports.
+        #: True from a takeover until `go_on`, which repeats the reports.
         self._waits = False
         self._streams = 0
         self._take: dict[type, Callable[[Any, int], None]] = {
@@ -185,14 +187,14 @@ class SimulatedHost:
             messages.Limits: lambda message, life: self._limit(dict(message.amounts), message.devices),
         }
 
-    # ---- what the controller says ------------------------------------------------------------------------------
+    # ---- messages of the controller ----------------------------------------------------------------------------
 
     def take(self, message: messages.AnyMessage, life: int) -> None:
-        """Take a message.
+        """Handle a message.
 
         Args:
             message: A message of the controller.
-            life: The number of the controller's life in which it was sent.
+            life: The number of the controller's life in which the message was sent.
         """
         self._take[type(message)](message, life)
 
@@ -228,7 +230,7 @@ class SimulatedHost:
         self.shift = max(self.shift, *numbers)
 
     def _release_code(self, message: messages.Release) -> None:
-        """Drop code at once, because the tasks that the agent already has do not use it."""
+        """Drop functions and task classes at once, because tasks that were handed over before no longer need them."""
         self._functions.difference_update(message.functions)
         for number in message.task_classes:
             self._classes.pop(number, None)
@@ -240,7 +242,7 @@ class SimulatedHost:
                 self._return(self.queue[attempt_id])
 
     def _cancel(self, attempt_ids: Iterable[int]) -> None:
-        """Cancel queued tasks at once, and running tasks within `_GRACE_S` seconds unless they end first."""
+        """Cancel queued tasks at once, and running tasks within `_GRACE_S` seconds, unless they end before that."""
         for attempt_id in attempt_ids:
             if attempt_id in self.queue:
                 self._fail(self.queue[attempt_id], "cancelled")
@@ -249,7 +251,7 @@ class SimulatedHost:
                 self._clock.after(delay_s, partial(self.end, attempt_id, "cancelled"))
 
     def _drop(self, keys: Iterable[int]) -> None:
-        """Forget objects, also those that are still arriving."""
+        """Forget objects, and stop expecting those that are still arriving."""
         gone = set(keys)
         self.store -= gone
         self.refused -= gone
@@ -257,7 +259,11 @@ class SimulatedHost:
         self.incoming = {stream: key for stream, key in self.incoming.items() if key not in gone}
 
     def _give(self, key: int) -> None:
-        """Send an object, or report that it is missing. The controller finds no room for a "broken" one."""
+        """Send an object, or report that it is missing.
+
+        If `failing` has an entry, this fetch fails in that way: the agent loses the object ("missing"), or the
+        controller has no room for its bytes ("broken").
+        """
         how = self.failing.popleft() if self.failing and key in self.store else ""
         if how == "missing":
             self.store.discard(key)
@@ -281,7 +287,7 @@ class SimulatedHost:
         self.lost.discard(key)
 
     def _put(self, keys: Iterable[int]) -> None:
-        """Store objects that came within a message."""
+        """Store objects that arrived inside a message."""
         for key in keys:
             if self.full:
                 self._refuse(key)
@@ -290,7 +296,7 @@ class SimulatedHost:
         self.pump()
 
     def announce(self, stream: int, key: int) -> None:
-        """Expect an object as a stream, unless the store has it already or has no room for it."""
+        """Expect the stream of an object, unless the store already has the object or has no room for it."""
         if key in self.store:
             self._say_stored(key)
         elif self.full:
@@ -302,13 +308,13 @@ class SimulatedHost:
         """Store an object whose stream is complete."""
         key = self.incoming.pop(stream, None)
         if key is None:
-            return  # the object was in the store before, or found no room, or was dropped meanwhile
+            return  # the store had the object already, or had no room for it, or dropped it meanwhile
         self._stored(key)
         self._say_stored(key)
         self.pump()
 
     def stop(self, stream: int) -> None:
-        """Expect no more of a stream."""
+        """Stop expecting a stream."""
         self.incoming.pop(stream, None)
 
     def _limit(self, amounts: dict[str, int], devices: Sequence[int]) -> None:
@@ -316,10 +322,10 @@ class SimulatedHost:
         self.ledger.resize(amounts, devices)
         self.pump()
 
-    # ---- what happens here -------------------------------------------------------------------------------------
+    # ---- tasks ------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Start the tasks that have their inputs and fit, in the order in which they were handed over."""
+        """Start the tasks whose inputs are here and whose needs fit, in the order in which they were handed over."""
         if self.lapsed or not self.alive:
             return
         for task in list(self.queue.values()):
@@ -377,7 +383,7 @@ class SimulatedHost:
         """Let a queued or running task fail, and give back the queued tasks that wait for its results."""
         if task.claim is None:
             if self.queue.pop(task.attempt_id, None) is None:
-                return  # it was given back a moment ago, because a task that it waited for failed
+                return  # the task was given back just before, because a task on which it waited failed
         else:
             self._release(task)
         elapsed_s = max(self._clock.now - task.started_at, 1e-6) if task.claim is not None else 0.0
@@ -410,7 +416,7 @@ class SimulatedHost:
                 self._fail(task, "disk")
 
     def lapse(self) -> None:
-        """End the lease: kill the running tasks, and give back the others."""
+        """End the lease: give back the queued tasks, and kill the running tasks."""
         if self.alive and not self.lapsed:
             self.lapsed = True
             self._return_all()
@@ -425,12 +431,12 @@ class SimulatedHost:
         for task in list(self.running.values()):
             self._release(task)
 
-    # ---- another controller ------------------------------------------------------------------------------------
+    # ---- takeover by another controller ------------------------------------------------------------------------
 
     def take_over(self, line: Line) -> FoundAgent:
         """Switch to a new controller, and return the attempts and objects that the agent has.
 
-        `go_on` then repeats what the previous controller may have missed.
+        Afterwards, `go_on` repeats the reports that the previous controller may have missed.
         """
         self.line = line
         self.lapsed = False
@@ -462,16 +468,16 @@ class SimulatedHost:
         self.pump()
 
     def _again(self, report: Frame) -> Frame:
-        """Return what to send in place of a report that the previous controller may have acted on."""
+        """Return the frame to send in place of a report. The previous controller may have acted on that report."""
         if isinstance(report, Said) and isinstance(report.message, messages.Finished):
             attempt_id = report.message.attempt_ids[0]
             made = zip(self._handed[attempt_id][1], report.message.sizes[0], strict=True)
             if any(size > INLINE and key not in self.store for key, size in made):
-                # The previous controller has had the result dropped.
+                # The previous controller got the report, and had the result dropped.
                 return Said(messages.Failed(attempt_id, "host", message=f"gone from {self.name}", elapsed_s=1e-6))
         return report
 
-    # ---- what it says ------------------------------------------------------------------------------------------
+    # ---- messages to the controller ----------------------------------------------------------------------------
 
     def _say_stored(self, key: int) -> None:
         self._say(messages.Stored([key], [self._size_of(key)]))
@@ -481,14 +487,14 @@ class SimulatedHost:
         return self._plans[run].nbytes(o)
 
     def _say(self, message: messages.AnyMessage, payload: Buffer = b"") -> None:
-        """Send a message. Messages of the same half millisecond are one batch."""
+        """Send a message. It travels in one batch with the messages of the next half millisecond."""
         self._outbox.append(Said(message, payload))
         if len(self._outbox) == 1:
             self._clock.after(0.0005, self._flush)
 
     @property
     def quiet(self) -> bool:
-        """True while the agent has nothing to send, and nothing is on its way in either direction."""
+        """True while the agent has nothing to send, and no message or stream is on its way in either direction."""
         return not self._outbox and not self.overtaken and not self._waits and self.line.idle
 
     def _flush(self) -> None:

@@ -1,4 +1,4 @@
-"""The journal of one run, in memory, in place of `handout.journal.Journal`. It survives the controller's death."""
+"""The simulated journal of one run. It is in memory, and survives the controller's death."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from handout.sim.clock import Clock
 
 __all__ = ["SimulatedIdentities", "SimulatedJournal"]
 
-#: Seconds until the record of a start, or of the end of a run, counts as on the disk.
+#: Virtual seconds until the record of a start, or of the end of a run, counts as written to the disk.
 _FSYNC_S = 0.002
 
 
 class _Record(NamedTuple):
-    """One line of a journal."""
+    """One record of a journal."""
 
     kind: str
     identity: bytes = b""
@@ -36,12 +36,12 @@ class SimulatedIdentities:
         self.unrecognizable: set[int] = set()
 
     def part_of(self, number: int) -> str:
-        """Return the name of an object among the parts of a result: empty for the whole of it."""
+        """Return the number of an object as text, or an empty text if the object is a whole result."""
         return "" if number < len(self.tasks) else str(number)
 
 
 class SimulatedJournal:
-    """Records in the order in which they were written. When the controller dies, the last one may be torn.
+    """Replaces `handout.journal.Journal`. When the controller dies, the last record may be torn.
 
     Args:
         clock: The virtual clock.
@@ -55,7 +55,7 @@ class SimulatedJournal:
         self._clock = clock
         self._instruction = instruction
         self._records: list[_Record] = []
-        #: Records before this index were read back after an earlier death, so they cannot be torn any more.
+        #: A new controller has read the records before this index, so they cannot be torn any more.
         self._torn_from = 0
 
     def _write(self, record: _Record) -> None:
@@ -85,13 +85,13 @@ class SimulatedJournal:
         self._write(record._replace(data=b"".join(segments), nbytes=batch.sizes[0]))
 
     def record_starts(self, rows: Sequence[AttemptStart], then: Callable[[Exception | None], None]) -> None:
-        """Record attempts that are about to start. Call ``then`` once the records are on the disk."""
+        """Record the starts of attempts. Call ``then`` once the records are on the disk."""
         for identity, _, host, attempt in rows:
             self._write(_Record("start", identity, "", attempt, host))
         self._clock.after(_FSYNC_S, lambda: then(None))
 
     def clear_starts(self, identities: Iterable[bytes]) -> None:
-        """Record that the ends of these tasks' attempts are known."""
+        """Record that the controller knows the ends of these tasks' attempts."""
         for identity in identities:
             self._write(_Record("clear", identity))
 
@@ -101,16 +101,17 @@ class SimulatedJournal:
             self._write(_Record("cancel", identity, "", attempt))
 
     def end_run(self, outcome: str, then: Callable[[Exception | None], None]) -> None:
-        """Record the end of the run. Call ``then`` once all is committed."""
+        """Record the end of the run. Call ``then`` once all records are committed."""
         self._write(_Record("end"))
         self._clock.after(_FSYNC_S, lambda: then(None))
 
     # ---- after a death -----------------------------------------------------------------------------------------
 
     def recover(self, rng: Random) -> str:
-        """Perhaps tear the last record, because the controller has died. Return a text for that record, or ``""``.
+        """Tear the last record with a probability of one half, because the controller has died.
 
-        The record of a start is never torn, because it is on the disk before the start counts.
+        Return a text that describes the torn record, or ``""`` if no record was torn. The record of a start is never
+        torn, because the controller waits until it is on the disk.
         """
         torn = ""
         if len(self._records) > self._torn_from and self._records[-1].kind != "start" and rng.random() < 0.5:
@@ -131,7 +132,7 @@ class SimulatedJournal:
         return found
 
     def open_starts(self) -> dict[bytes, tuple[str, int]]:
-        """Return the starts whose ends are not known: host and attempt by task."""
+        """Return the starts of attempts whose ends are not known: the host and the attempt's number, by identity."""
         open_: dict[bytes, tuple[str, int]] = {}
         for record in self._records:
             if record.kind == "start":

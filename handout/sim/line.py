@@ -1,7 +1,7 @@
 """The connection between the controller and one agent. While it lasts, each message arrives once and in order.
 
-The real session does the same: it numbers and acknowledges messages, and outlives its TCP connections. If a TCP
-connection drops, the layers above the session only see a time in which nothing arrives.
+The real session does the same: it numbers and acknowledges messages, and outlives its connections. If a connection
+drops, the layers above the session only see that nothing arrives for a time.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from handout.sim.clock import Clock
 
 __all__ = ["Line", "Way"]
 
-#: Bytes that a stream carries in a second.
+#: The bytes that a stream carries in a second.
 _RATE = 0.5e6
-#: The line holds a stream back for this many seconds, again and again, until all earlier messages have arrived.
+#: A stream must not arrive before earlier messages. The line checks this again after this many seconds.
 _OVERTAKEN_S = 0.001
 
 
 class Way(IntEnum):
-    """A direction."""
+    """The direction of a message or a stream."""
 
     TO_HOST = 0
     TO_CONTROLLER = 1
 
 
 class Line:
-    """One agent's connection.
+    """The connection of one agent.
 
     Args:
         clock: The virtual clock.
-        latency_s: Seconds that a message takes.
+        latency_s: Seconds that a message takes to arrive.
         arriving: Called when a message arrives, with its direction and the function that delivers it. Returns False
-            if the message is to arrive again once the line is no longer stalled.
+            if the message must arrive again, at the end of the present stall.
     """
 
     __slots__ = (
@@ -60,9 +60,9 @@ class Line:
         self.stalled_until = 0.0
         self._queues: tuple[deque[tuple[float, Callable[[], None]]], ...] = (deque(), deque())
         self._streams = 0
-        #: By direction: how many messages were sent, and how many of them have arrived.
+        #: For each direction: how many messages were sent, and how many of these have arrived.
         self._sent, self._arrived = [0, 0], [0, 0]
-        #: By direction: a stream is lost if fewer messages than this were sent before it.
+        #: For each direction: a stream is lost if fewer messages than this number were sent before it.
         self._lost = [0, 0]
 
     @property
@@ -81,7 +81,7 @@ class Line:
             self._clock.at(queue[0][0], lambda: self._deliver(way))
 
     def stream(self, way: Way, nbytes: int, action: Callable[[], None]) -> None:
-        """Send an object, which arrives after the messages sent before it and delays none that are sent later."""
+        """Send an object as a stream. It arrives after all earlier messages, and does not delay later messages."""
         if self.open:
             self._streams += 1
             mark = self._sent[way]
@@ -92,13 +92,16 @@ class Line:
         self.stalled_until = max(self.stalled_until, self._clock.now + duration_s)
 
     def close(self) -> None:
-        """Close the connection for good. Messages and streams on their way never arrive."""
+        """Close the connection for good. Messages and streams that are on their way never arrive."""
         self.open = False
         for queue in self._queues:
             queue.clear()
 
     def lose(self, way: Way) -> None:
-        """Lose what is on its way in a direction, except the first message, which is arriving already."""
+        """Lose the messages and streams that are on their way in one direction.
+
+        The first message is not lost, because it is already arriving.
+        """
         queue = self._queues[way]
         while len(queue) > 1:
             queue.pop()

@@ -1,4 +1,4 @@
-"""Scenarios: graphs, costs, hosts and the whims of users, all drawn from one seed."""
+"""Scenarios: graphs, costs, hosts and the actions of users, all drawn from one seed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _once(*inputs: object) -> None: ...
 def _stored(*inputs: object) -> None: ...
 
 
-#: The functions that graphs are made of, with their options.
+#: The functions of which the graphs consist, with their options.
 FUNCTIONS: Sequence[tuple[Callable[..., None], Options]] = (
     (_plain, {}),
     (_retried, {"retries": 2, "backoff_s": 0.5}),
@@ -67,28 +67,28 @@ class Fate(Enum):
 
     WELL = auto()
     RAISES = auto()
-    #: The worker dies under the task.
+    #: The worker that runs the task dies.
     POISON = auto()
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run that a caller asks for. Columns are by task, or by object number.
+    """One run that a caller asks for. The index of each sequence is a task's number or an object's number.
 
-    Object t is the result of task t. Objects with higher numbers are values (producer -1) and elements of results.
+    Object t is the result of task t. Objects with higher numbers are values of the caller, and elements of results.
     """
 
     number: int
     at_s: float
-    #: By task: an index into `FUNCTIONS`.
+    #: For each task: an index into `FUNCTIONS`.
     functions: Sequence[int]
     inputs: Sequence[Sequence[int]]
-    #: By object: the task that makes it, -1 for a value.
+    #: For each object: the task that makes it, or -1 if the object is a value.
     producers: Sequence[int]
-    #: By task: the number of its group, or -1. The tasks of a group run on one host.
+    #: For each task: the number of its group, or -1 if it has none. The tasks of a group run on one host.
     groups: Sequence[int]
     priorities: Sequence[float]
-    #: Objects that the caller wants, and objects that stay on the hosts.
+    #: The numbers of the objects that the caller wants, and of those that are kept on the hosts.
     outputs: Sequence[int]
     keep: Sequence[int]
     options: RunOptions
@@ -96,7 +96,7 @@ class RunPlan:
     manner: Manner
     durations_s: Sequence[float]
     sizes: Sequence[int]
-    #: By task: how many of its first attempts fail, and how. Later attempts end well.
+    #: For some tasks: how many of the first attempts fail, and how they fail. All other attempts end well.
     bad: Mapping[int, tuple[int, Fate]]
 
     def __len__(self) -> int:
@@ -109,7 +109,7 @@ class RunPlan:
 
     @cached_property
     def plan(self) -> Plan:
-        """The compiled graph."""
+        """The plan of the run's graph."""
         graph = Graph()
         count, results, others = len(self), list[Output[Any]](), dict[int, Output[Any]]()
         leaders: dict[int, Output[Any]] = {}
@@ -138,7 +138,7 @@ class RunPlan:
 
     @cached_property
     def encoded(self) -> EncodedRun:
-        """The run as bytes."""
+        """The run in serialized form."""
         return encode_plan(self.plan)
 
     def make_run(self, allocator: Allocator | None) -> RunState:
@@ -148,7 +148,7 @@ class RunPlan:
         return run
 
     def needed_of(self, t: int) -> set[str]:
-        """Return the parts of a task's result that the caller, a task or the cluster needs."""
+        """Return the parts of a task's result that the caller or another task needs, or that are kept on the hosts."""
         encoded, count = self.encoded, len(self)
         needed = {o for inputs in encoded.inputs for o in inputs} | {*self.plan.outputs, *self.keep}
         return {"" if o < count else str(o) for o in needed if encoded.producers[o] == t}
@@ -170,22 +170,22 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True)
 class HostPlan:
-    """One host."""
+    """One host of a scenario."""
 
     name: str
     offer: Offer
     rtt_s: float
-    #: When the controller starts its first agent.
+    #: The time at which the controller starts the host's first agent.
     at_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Whim:
-    """Something that a user, or a tracker, does."""
+    """An action of a user or a tracker during the runs."""
 
     at_s: float
     what: str
-    #: Chooses the run, host or task: this number modulo how many there are.
+    #: Selects a run, host or task: the index is this number, modulo the count of runs, hosts or tasks.
     which: int
 
 
@@ -194,7 +194,7 @@ _WHIMS = ("cancel", "cancel", "cancel_some", "cancel_some", "close", "drain", "c
 
 @dataclass(frozen=True)
 class Scenario:
-    """All that a seed determines, except the faults, which are drawn as messages arrive."""
+    """All that a seed determines, except the faults. These are drawn when messages arrive."""
 
     seed: int
     hosts: Sequence[HostPlan]
@@ -202,9 +202,9 @@ class Scenario:
     whims: Sequence[Whim]
     shared: Mapping[str, int]
     weather: Weather
-    #: When faults and whims end.
+    #: The time after which no fault and no whim happens.
     horizon_s: float
-    #: The faults, or None if they are drawn.
+    #: The faults that are to happen, or None if they are drawn.
     script: Script | None = None
 
     @classmethod
@@ -221,7 +221,7 @@ class Scenario:
 
     @property
     def is_calm(self) -> bool:
-        """True if no fault happens and no function fails: every task ends well, in one attempt."""
+        """True if no fault happens and no function fails, so that every task ends well in its first attempt."""
         well = all(not run.bad and run.manner.is_sound for run in self.runs)
         return well and not self.whims and not self.weather.rate and not self.weather.only_at
 
@@ -233,7 +233,7 @@ def _host(rng: Random, name: str) -> HostPlan:
 
 
 def _graph(rng: Random, count: int) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Return inputs by task, and producers by object. Some objects are elements of results or values."""
+    """Return the inputs of each task, and the producer of each object (-1 for a value)."""
     reach = rng.choice((1, 3, 30))
     inputs: list[tuple[int, ...]] = []
     for t in range(count):
@@ -256,7 +256,7 @@ def _run(rng: Random, number: int, horizon_s: float) -> RunPlan:
     quick = rng.random() < 0.5
     options: RunOptions = {
         "journal": "simulated",
-        # In both cases, results that could not be made again are committed.
+        # With either value, results that could not be made again are committed.
         "journal_results": rng.choice(("all", "outputs")),
         "on_failure": rng.choice(("fail_fast", "continue")),
         "priority": rng.choice((0.0, 0.0, 1.0)),

@@ -11,18 +11,20 @@ from handout.sim.simulation import SimulationError, play
 
 __all__ = ["shrink"]
 
-#: Scenarios that are tried, at most. This many take some seconds.
+#: The largest number of scenarios that `shrink` tries. Trying this many takes some seconds.
 _MAX_TRIES = 500
-#: The message at which a fault happens is multiplied by each of these. A scenario with fewer runs, hosts or tasks sends
-#: fewer messages, so the fault may have to happen at an earlier one.
+#: `shrink` multiplies the numbers of the messages at which faults happen by each of these factors. A scenario with
+#: fewer runs, hosts or tasks sends fewer messages, so its faults may have to happen at earlier messages.
 _FACTORS = (1.0, 0.5, 0.2, 0.05)
 
 
 def shrink(seed: int) -> SimulationError | None:
-    """Return the error with the shortest story found that breaks the same rule as a seed; None if it breaks no rule.
+    """Shrink the scenario of a seed, and return the error with the shortest story found.
 
-    Each try leaves out a run, a host, a fault or a whim, or cuts a graph, and may move faults to earlier messages. If
-    a try still breaks the rule and its story is shorter, the next tries start from it.
+    Return None if the seed's scenario breaks no rule. A smaller scenario counts only if it breaks the same rule.
+
+    Each try leaves out a run, a host, a fault or a whim, or cuts a graph. It may also move faults to earlier messages.
+    If the smaller scenario still breaks the rule and has a shorter story, the next tries start from that scenario.
     """
     scenario = Scenario.draw(seed)
     error = _error_of(scenario)
@@ -48,7 +50,7 @@ def _error_of(scenario: Scenario) -> SimulationError | None:
 
 
 def _smaller(scenario: Scenario, script: Script) -> Iterator[Scenario]:
-    """Yield smaller scenarios, each with one part left out or cut, the largest parts first."""
+    """Yield smaller scenarios. Each has one part left out or cut, and the largest parts come first."""
     for factor in _FACTORS:
         earlier = script.earlier(factor)
         for run in scenario.runs if len(scenario.runs) > 1 else ():

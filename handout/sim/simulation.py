@@ -1,4 +1,4 @@
-"""A simulated cluster: the real core, simulated hosts and lines, faults at any message, in virtual time."""
+"""Runs the real core and driver with simulated hosts and lines in virtual time, with faults at any message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from handout.sim.trouble import Trouble
 
 __all__ = ["SimulationError", "SimulationReport", "play", "simulate"]
 
-#: Seconds within which all runs must end once faults have ended. Clearing up after the runs has the same limit.
+#: Virtual seconds within which all runs must end after the last fault. Clearing up after the runs has the same limit.
 LIMIT_S = 600.0
 
 
@@ -33,28 +33,30 @@ class SimulationError(HandoutError):
     """A scenario broke a rule."""
 
     seed: int = -1
-    #: The name of the error's class, with the rule, such as "R2", or the beginning of the error's text.
+    #: The name of the error's class, and the text of its message before the first colon. This text is usually a rule,
+    #: such as "R2".
     rule: str = ""
-    #: The lines of the story until the error.
+    #: The lines of the story up to the error.
     story: Sequence[str] = ()
-    #: The faults that had happened.
+    #: The faults that happened before the error.
     script: Script = Script({}, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationReport:
-    """How a scenario went."""
+    """A report about a scenario that broke no rule."""
 
     seed: int
-    #: Virtual seconds.
+    #: Virtual seconds until all runs had ended.
     took_s: float
+    #: How many messages arrived.
     messages: int
-    #: Events, or parts of events, that the core had to ignore, in all lives of the controller.
+    #: How many events, or parts of events, the core ignored as stale, in all lives of the controller.
     stale: int
     faults: dict[Fault, int]
-    #: By run: how it ended, or None if its caller forgot it first.
+    #: The outcome of each run, or None if the caller closed the run before its end.
     outcomes: dict[int, Outcome | None]
-    #: How many functions were called.
+    #: How many calls of functions began.
     calls: int
     story: SimulationStory
 
@@ -69,7 +71,7 @@ def simulate(seed: int, tell: Callable[[str], object] | None = None) -> Simulati
 
     Args:
         seed: Determines all that happens.
-        tell: Called at the end with each line of the story, also if a rule was broken.
+        tell: Called at the end with each line of the story, even if a rule was broken.
 
     Raises:
         SimulationError: A rule was broken.
@@ -100,7 +102,7 @@ def play(scenario: Scenario, tell: Callable[[str], object] | None = None) -> Sim
 
 
 class _Simulation:
-    """Plays a scenario: hosts that come and go, runs that are asked for, and a controller that may die."""
+    """Plays a scenario: hosts come and go, callers submit runs, and the controller may die."""
 
     def __init__(self, scenario: Scenario, loop: VirtualLoop) -> None:
         self.scenario = scenario
@@ -123,9 +125,10 @@ class _Simulation:
         )
         self._trouble = Trouble(self.clock, self._faults, self.story, self.cluster)
         self._calls: Counter[tuple[int, int]] = Counter()
-        #: Like `_calls`, but a new controller resets the count of a task without a result or open start in the journal.
+        #: Like `_calls`, but a new controller resets the count of each task of which no journal has a result or an open
+        #: start.
         self._tries: Counter[tuple[int, int]] = Counter()
-        #: By run: how it ended, as its caller was told.
+        #: The outcome of each run that its caller was told; None if the caller closed the run.
         self._outcomes: dict[int, Outcome | None] = {}
         self._asked: set[int] = set()
         self._stale = 0
@@ -135,7 +138,7 @@ class _Simulation:
 
     @property
     def script(self) -> Script:
-        """The faults that happened."""
+        """The faults that have happened so far."""
         return Script(self._faults.struck, frozenset(self._faults.echoed))
 
     def _instruction(self) -> None:
@@ -156,7 +159,7 @@ class _Simulation:
         for whim in scenario.whims:
             self.clock.at(whim.at_s, lambda whim=whim: self._follow(whim))  # type: ignore[misc]
         self.clock.at(scenario.horizon_s, self._calm_down)
-        virtual.limit = scenario.horizon_s + LIMIT_S, lambda: f"R2: it has no end; {self._unfinished()}"
+        virtual.limit = scenario.horizon_s + LIMIT_S, lambda: f"R2: the runs do not end; {self._unfinished()}"
         virtual.on_idle = self._hang
         try:
             await self._over.wait()
@@ -182,7 +185,7 @@ class _Simulation:
         )
 
     def _hang(self) -> None:
-        raise InternalError(f"R2: it hangs; {self._unfinished()}")
+        raise InternalError(f"R2: the runs hang; {self._unfinished()}")
 
     def _unfinished(self) -> str:
         return "; ".join(
@@ -193,12 +196,12 @@ class _Simulation:
         )
 
     async def _settle(self) -> None:
-        """Close all runs, wait until nothing is under way, and check that nothing is left."""
+        """Close all runs, wait until nothing more happens, and check that nothing is left."""
         self._faults.over = True
         for number in list(self.controller.driver.runs):
             self.controller.forget(number)
         idle, virtual = asyncio.Event(), self._loop.virtual
-        virtual.limit = self.clock.now + LIMIT_S, lambda: "R4: something goes on for ever"
+        virtual.limit = self.clock.now + LIMIT_S, lambda: "R4: something still happens long after all runs were closed"
         virtual.on_idle = idle.set
         await idle.wait()
         checks.at_the_end(self.controller, self.cluster.agents)
@@ -206,11 +209,11 @@ class _Simulation:
     def _check_calm(self) -> None:
         for number, outcome in self._outcomes.items():
             if outcome is not Outcome.DONE:
-                raise InternalError(f"run {number} ended as {outcome} though nothing was wrong")
+                raise InternalError(f"run {number} ended as {outcome}, although nothing was wrong")
         sure = {run.number for run in self.scenario.runs if run.speculation is None}
         twice = [task for task, count in self._calls.items() if count > 1 and task[0] in sure]
         if twice or len(self._calls) != sum(map(len, self.scenario.runs)):
-            raise InternalError(f"nothing was wrong, and tasks {twice} ran twice, or some did not run at all")
+            raise InternalError(f"nothing was wrong, but tasks {twice} ran twice, or some tasks did not run at all")
 
     def _calm_down(self) -> None:
         self._faults.over = True
@@ -221,7 +224,7 @@ class _Simulation:
         """Submit a run for its caller. If the controller is dead, the next one submits the run."""
         self._asked.add(plan.number)
         if not self.controller.alive or plan.number in self._outcomes:
-            return  # the next controller submits it, unless it has ended
+            return  # the next controller submits the run, unless the run has ended
         self.controller.submit(plan, self.journals[plan.number], {})
 
     def _run_ended(self, number: int, outcome: Outcome | None) -> None:
@@ -293,7 +296,7 @@ class _Simulation:
     # ---- whims -------------------------------------------------------------------------------------------------
 
     def _follow(self, whim: Whim) -> None:
-        """Do what a user, or a tracker, wants. Do nothing if there is no controller, no run or no host."""
+        """Carry out an action of a user or a tracker, unless there is no controller, no run or no host."""
         controller = self.controller
         runs, hosts = list(controller.core.world.runs), list(controller.hosts)
         if not controller.alive or not runs or not hosts:

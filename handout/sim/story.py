@@ -1,4 +1,4 @@
-"""The story of a simulation: sentences in order, from which a reader can find out why a seed fails."""
+"""The story of a simulation: what happened, in sentences, so that a reader can find out why a seed fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SimulationStory", "sentence_of"]
 
 
 class SimulationStory:
-    """Keeps events, commands and sentences with their times. Makes sentences of them only when `lines` is read."""
+    """Keeps events, commands and sentences with their times. `lines` turns events and commands into sentences."""
 
     __slots__ = ("_entries",)
 
@@ -25,11 +25,11 @@ class SimulationStory:
         return len(self._entries)
 
     def tell(self, now: float, what: ev.Event | do.Command | str) -> None:
-        """Add an event, a command or a sentence, which must not change any more."""
+        """Add an event, a command or a sentence. The caller must not change it afterwards."""
         self._entries.append((now, what))
 
     def lines(self) -> Iterator[str]:
-        """Return a line for each sentence, with its time in seconds."""
+        """Yield a line for each entry: the time in virtual seconds, and a sentence."""
         for now, what in self._entries:
             yield f"{now:12.6f} s  {sentence_of(what)}"
 
@@ -45,12 +45,12 @@ class SimulationStory:
 
 
 def sentence_of(what: object) -> str:
-    """Return the sentence that says what happened."""
+    """Return the sentence for an event or a command. Return a sentence as it is."""
     return what if isinstance(what, str) else _SENTENCES[type(what)](what)
 
 
 def _tasks(each: Any) -> str:
-    """Return words for tasks, their attempts and their run."""
+    """Return a phrase that names tasks, their attempts and their run."""
     attempts = getattr(each, "attempts", None) or [None] * len(each.tasks)
     named = [str(t) if a is None else f"{t} (attempt {a})" for t, a in zip(each.tasks, attempts, strict=True)]
     return f"{'task' if len(named) == 1 else 'tasks'} {', '.join(named)} of run {each.run}"
@@ -89,10 +89,10 @@ def _shared(e: ev.SharedChanged) -> str:
 
 _SENTENCES: dict[type, Callable[[Any], str]] = {
     ev.RunSubmitted: lambda e: f"The caller submitted run {e.run} of {e.spec.count} tasks.",
-    ev.RunClosed: lambda e: f"The caller let run {e.run} go.",
-    ev.ResultsCommitted: lambda e: f"The controller knew that an earlier one saw the end of {_tasks(e)}.",
-    ev.AttemptsFound: lambda e: f"Host {e.host} had gone on with {_tasks(e)}.",
-    ev.AttemptsUnknown: lambda e: f"The journal has starts without ends of {_tasks(e)}.",
+    ev.RunClosed: lambda e: f"The caller closed run {e.run}.",
+    ev.ResultsCommitted: lambda e: f"An earlier controller had seen the end of {_tasks(e)}.",
+    ev.AttemptsFound: lambda e: f"Host {e.host} had gone on with {_tasks(e)} while there was no controller.",
+    ev.AttemptsUnknown: lambda e: f"The journal has the start, but not the end, of {_tasks(e)}.",
     ev.HostExpected: lambda e: f"The controller began to reach host {e.host}.",
     ev.HostDelayed: lambda e: f"The controller left host {e.host} alone for now: {e.reason}.",
     ev.HostConnected: lambda e: f"Host {e.host} joined with agent {e.epoch}.",
@@ -100,7 +100,7 @@ _SENTENCES: dict[type, Callable[[Any], str]] = {
     ev.HostSuspected: lambda e: f"Host {e.host} fell silent.",
     ev.HostRecovered: lambda e: f"Host {e.host} was heard again.",
     ev.HostDrained: lambda e: f"The user drained host {e.host}.",
-    ev.CapabilitiesChanged: lambda e: f"Host {e.host} offered {dict(e.offer.amounts)} parts from now on.",
+    ev.CapabilitiesChanged: lambda e: f"Host {e.host} changed its offer to {dict(e.offer.amounts)} parts.",
     ev.SharedChanged: _shared,
     ev.TasksStarted: lambda e: f"Host {e.host} reported the start of {_tasks(e)}.",
     ev.TasksFinished: lambda e: f"Host {e.host} reported the results of {_tasks(e)}.",
@@ -113,16 +113,16 @@ _SENTENCES: dict[type, Callable[[Any], str]] = {
     ev.OutputsWanted: lambda e: f"The caller asked for {_objects(e.run, e.objects)}.",
     ev.CancelRequested: _cancelled,
     do.StartTasks: lambda c: f"The controller handed {_tasks(c)} to host {c.host}.",
-    do.CopyObjects: lambda c: f"The controller sent host {c.host} of run {c.run} {_sources(c)}.",
-    do.FetchObjects: lambda c: f"The controller fetched of run {c.run} {_sources(c)}.",
+    do.CopyObjects: lambda c: f"The controller sent to host {c.host}, for run {c.run}: {_sources(c)}.",
+    do.FetchObjects: lambda c: f"The controller fetched, for run {c.run}: {_sources(c)}.",
     do.DropObjects: lambda c: f"The controller had {_objects(c.run, c.objects)} dropped at {_at(c.host)}.",
     do.CancelTasks: lambda c: f"The controller had host {c.host} cancel {_tasks(c)}.",
     do.RecallTasks: lambda c: f"The controller recalled {_tasks(c)} from host {c.host}.",
     do.AskAllocator: lambda c: f"The controller asked the allocator of run {c.run} about {len(c.frontier)} tasks.",
-    do.AnnouncePause: lambda c: f"The controller passes over host {c.host} for {c.pause_s:g} s: it had no room.",
-    do.AnnounceSecondAttempt: lambda c: f"The controller attempts task {c.task} of run {c.run} on host {c.host}, too.",
+    do.AnnouncePause: lambda c: f"The controller avoids host {c.host} for {c.pause_s:g} s: no room was left there.",
+    do.AnnounceSecondAttempt: lambda c: f"The controller attempts task {c.task} of run {c.run} also on host {c.host}.",
     do.AnnounceTasksEnded: _ends,
     do.AnnounceRunEnded: lambda c: f"The controller announced that run {c.run} ended: {c.outcome.value}.",
-    do.ReleaseHost: lambda c: f"The controller let host {c.host} go.",
+    do.ReleaseHost: lambda c: f"The controller released host {c.host}.",
     do.RefuseDrain: lambda c: f"The controller refused to drain host {c.host}: {c.error}",
 }

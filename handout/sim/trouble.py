@@ -1,4 +1,4 @@
-"""Lets faults happen at messages on their way, in either direction."""
+"""Makes faults happen at messages that are on their way, in either direction."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from handout.sim.story import SimulationStory
 
 __all__ = ["SUSPECT_S", "Trouble"]
 
+#: Seconds of silence after which the controller suspects a host.
 SUSPECT_S = 6.0
 _ON_THE_WAY = {Way.TO_HOST: "from the controller to host {}", Way.TO_CONTROLLER: "from host {} to the controller"}
 
 
 class Trouble:
-    """Delivers messages, and lets faults happen to them.
+    """Delivers messages, and makes faults happen at them.
 
     Args:
         clock: The virtual clock.
         faults: Chooses the faults.
         story: Records the faults.
-        cluster: The simulated cluster that they happen to.
+        cluster: The simulated cluster in which the faults happen.
     """
 
     def __init__(self, clock: Clock, faults: Faults, story: SimulationStory, cluster: SimulatedCluster) -> None:
@@ -36,7 +37,8 @@ class Trouble:
         self._story = story
         self._cluster = cluster
         self._twist: Fault | None = None
-        #: Reports that may reach the controller a second time, by host, run and task. Emptied when the controller dies.
+        #: Reports that may reach the controller a second time, by host, run and task. They are removed when the
+        #: controller dies.
         self._echoes: dict[tuple[str, int, int], list[tuple[int, Frame]]] = {}
 
     # ---- messages ----------------------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ class Trouble:
             action()
 
     def heard(self, host: SimulatedHost, frames: list[Frame]) -> None:
-        """Let frames of an agent arrive: in their order or out of it, once or twice."""
+        """Deliver frames of an agent: in order or out of order, once or twice."""
         twist, self._twist = self._twist, None
         controller, rng = self._cluster.controller, self._faults.detail
         reports = [frame for frame in frames if is_report(frame)]
@@ -99,8 +101,8 @@ class Trouble:
     def handed(self, controller: Controller, host: str, run: int, tasks: Sequence[int]) -> None:
         """Repeat earlier reports of a host about tasks that are just being handed to it.
 
-        This is the worst moment. The reports and the new attempt have the same run, task and host, so that the
-        controller can only tell them apart by the attempt number.
+        A repeated report does the most harm at this moment. It has the same run, task and host as the new attempt, so
+        that only the attempt number shows the controller that the report is stale.
         """
         for t in tasks if self._echoes else ():
             for message, report in self._echoes.pop((host, run, t), ()):
@@ -119,7 +121,7 @@ class Trouble:
             return
         controller.left = self._faults.detail.randrange(6)
         self._take(host, way, action)
-        # The controller dies in its next turn. `post` makes sure that there is one.
+        # The controller dies in its next turn at the latest. `post` makes sure that there is a next turn.
         controller.post()
         self._echoes = {}
 
@@ -162,7 +164,7 @@ class Trouble:
             self._cluster.controller.post(event)
 
     def _silence(self, host: SimulatedHost) -> None:
-        """Cut a connection for longer than the lease. The agent ends its tasks, and later the controller gives up."""
+        """Cut a connection for longer than the lease. The agent ends its tasks. Then the controller loses the host."""
         host.line.stall(HOST_TIMEOUT_S + GRACE_S + 1.0)
         self._later(host, SUSPECT_S, lambda: self._suspect(host, ev.HostSuspected(host.name)))
         self._later(host, HOST_TIMEOUT_S, host.lapse)

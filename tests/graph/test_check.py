@@ -65,7 +65,7 @@ def test_a_group_needs_one_host_for_all(graph: Graph) -> None:
     a = graph.add(len, "abc", cost={"camera": True}, id="a")
     graph.add(len, "abc", cost={"matlab": True}, id="b", collocate_with=a)
     hosts = [Host("x", capabilities={"camera": True}), Host("y", capabilities={"matlab": True})]
-    with pytest.raises(PlacementError, match="'a' and 'b' are to share one host"):
+    with pytest.raises(PlacementError, match="'a' and 'b' must share one host"):
         graph.check(hosts)
     graph.check([*hosts, Host("z", capabilities={"camera": True, "matlab": True})])
 

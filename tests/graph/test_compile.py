@@ -319,7 +319,7 @@ def test_an_inline_coroutine_function_is_refused(graph: Graph) -> None:
         return 1
 
     graph.add(take, graph.add(fetch, inline=True))
-    with pytest.raises(GraphError, match="'fetch' is inline, but a coroutine function"):
+    with pytest.raises(GraphError, match="'fetch' is inline, but it is a coroutine function"):
         graph.compile()
 
 
@@ -409,7 +409,7 @@ def test_contradictory_pins_are_refused(graph: Graph) -> None:
     b = graph.add(make, collocate_with=a, id="b")
     graph.add(make, collocate_with=b, host="h2", id="c")
     with pytest.raises(
-        GraphError, match=r"'a', 'b', 'c' are to share one host, but 'a' is pinned to 'h1' and 'c' .*'h2'"
+        GraphError, match=r"'a', 'b', 'c' must share one host, but 'a' is pinned to 'h1' and 'c' .*'h2'"
     ):
         graph.compile()
 

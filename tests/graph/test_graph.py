@@ -114,7 +114,7 @@ def test_a_value_is_one_object_for_all_that_take_it(graph: Graph) -> None:
 
 
 def test_a_value_of_an_output_is_refused(graph: Graph) -> None:
-    with pytest.raises(GraphError, match="stands for a value already"):
+    with pytest.raises(GraphError, match="is an output or an Arg, not a value"):
         graph.value(graph.add(load, "x"))
 
 

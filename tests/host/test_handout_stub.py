@@ -49,7 +49,7 @@ print(double(4), later(3), issubclass(TaskError, Exception), Inner is Graph, Gra
 def test_using_an_absent_name_raises_with_the_remedy(bundle: Path, use: str, name: str) -> None:
     source = f"import handout\ntry:\n    {use}\nexcept RuntimeError as error:\n    print(error)"
     told = run_on_host(sys.executable, source, bundle=bundle).decode()
-    assert told.startswith(f"{name} is not there on a host")
+    assert told.startswith(f"{name} is not available on a host")
     assert "__main__" in told
 
 

@@ -382,7 +382,7 @@ async def test_a_journal_that_is_full_ends_the_run_when_that_is_seen(tmp_path: P
     async with handout.start(graph, inventory=hosts, journal=tmp_path / "run.db") as execution:
         assert execution._recorder is not None
         execution._recorder._journal._database.execute("PRAGMA max_page_count=1")
-        with pytest.raises(JournalError, match=r"full.*what is committed is kept"):
+        with pytest.raises(JournalError, match=r"full.*Committed results are kept"):
             async with asyncio.timeout(HANG_S):
                 await execution.results()
         assert len(await execution.result("some")) == 60_000

@@ -1,1 +1,1 @@
-"""What the agent, the supervisor and the workers use of the operating system: processes, limits, memory, clock."""
+"""Access to the operating system for agent, supervisor and workers: processes, control groups, memory, clock."""

@@ -1,12 +1,13 @@
-"""Control groups (cgroups) of a run: a limit of processes for all its workers, and a limit of memory for each worker.
+"""Control groups (cgroups) of a run: they limit the processes of all workers together, and the memory of each worker.
 
-A run has control groups only where this user may make them. Without them two weaker limits remain: RLIMIT_NPROC, which
-does not bind the superuser, and the agent's regular look at the memory of each task. The kernel enforces the limit
-of a control group, however fast a task forks or allocates, and counts the processes that it kills there.
+The kernel enforces the limit of a control group, however fast a task forks or allocates. It also counts the processes
+that it kills there. If this user may not make control groups, two weaker limits remain: RLIMIT_NPROC, which does not
+apply to the superuser, and the agent's own measurements of the memory of each task.
 
-A run has one folder for each cgroup controller (version 1), or one folder for both (version 2, the unified hierarchy).
-Below it lie the group ``workers`` and one group for each worker with a memory limit. Sources: the kernel's
-admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1.
+A run uses two cgroup controllers, ``pids`` and ``memory``. In version 1 of control groups, the run has one folder for
+each of them. In version 2, the unified hierarchy, it has one folder for both. These folders contain the group
+``workers``, and a group for each worker that has a memory limit. Sources: the kernel's admin-guide/cgroup-v2.rst and
+admin-guide/cgroup-v1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from handout.host.system.probe import own_cgroups, read_text, read_value
 
 _ROOT = "/sys/fs/cgroup"
 _CONTROLLERS = ("pids", "memory")
-#: Content of these files in a group of version 2 that limits nothing. A missing file limits nothing either.
+#: The contents of these files in a version 2 group that has no limits. A missing file means that there is no limit.
 _UNLIMITED = {
     "memory.max": "max",
     "memory.high": "max",
@@ -34,10 +35,10 @@ _UNLIMITED = {
     "io.max": "",
 }
 _WORKERS = "workers"
-#: Bytes above a task's limit that its group may use. The kernel counts page tables and socket buffers, which the agent
-#: does not count.
+#: Bytes that are added to a task's limit to get the limit of its group. The kernel also counts page tables and socket
+#: buffers for the group. The agent does not count these for the task.
 _KERNEL_ROOM = 64 << 20
-#: Seconds that `remove` keeps trying: a killed process leaves its group only when it has ended.
+#: Seconds that `remove` keeps trying, because the system keeps a group until the killed processes in it have ended.
 _REMOVE_S = 1.0
 
 
@@ -45,7 +46,7 @@ class ControlGroups:
     """The control groups of one run.
 
     Args:
-        folders: The run's folder by controller, for each controller that this user may use.
+        folders: The run's folder by cgroup controller. Only controllers that this user may use are listed.
     """
 
     def __init__(self, folders: Mapping[str, str]) -> None:
@@ -53,26 +54,29 @@ class ControlGroups:
 
     @classmethod
     def for_run(cls, name: str) -> ControlGroups:
-        """Return the groups that a run may make. The call makes none of them.
+        """Return the control groups that a new run may use. They do not exist before `make` is called.
 
         Args:
-            name: Name of the run's own folder. No two runs share one.
+            name: Name of the run's private folder. The folders of other runs have other names.
         """
         return cls({controller: f"{base}/{name}" for controller, base in parent_groups().items()})
 
     @property
     def folders(self) -> list[str]:
-        """Folders to remove when the run ends."""
+        """The run's folders, each once. They must be removed when the run ends."""
         return list(dict.fromkeys(self._folders.values()))
 
     @property
     def common_group(self) -> str | None:
-        """The group above those of all workers, which counts every kill for lack of memory; None if there is none."""
+        """The group that contains the groups of all workers. It counts the out-of-memory kills in all of them.
+
+        None if the run has no such group, as in version 1.
+        """
         folder = self._folders.get("memory")
         return folder if folder is not None and folder == self._folders.get("pids") else None
 
     def make(self) -> None:
-        """Make the groups. A group that cannot be made is left out from here on."""
+        """Make the groups. If the system refuses a group, do not use its cgroup controller from then on."""
         for controller, folder in list(self._folders.items()):
             try:
                 os.makedirs(f"{folder}/{_WORKERS}" if controller == "pids" else folder, exist_ok=True)
@@ -84,7 +88,7 @@ class ControlGroups:
                     remove_empty(folder)
 
     def limit_processes(self, most: int) -> bool:
-        """Limit the processes and threads of all workers together. Return True if the kernel holds the limit."""
+        """Limit the processes and threads of all workers together. Return True if the kernel enforces the limit."""
         folder = self._folders.get("pids")
         try:
             if folder is not None:
@@ -95,7 +99,7 @@ class ControlGroups:
         return False
 
     def join_workers(self) -> None:
-        """Move this process into the workers' group. Processes that it starts later belong to that group too.
+        """Move this process into the workers' group. Processes that it starts later belong to the group too.
 
         Raises:
             OSError: The system refused the move.
@@ -104,7 +108,7 @@ class ControlGroups:
             _enter(f"{self._folders['pids']}/{_WORKERS}")
 
     def add_memory_group(self, name: str, limit: int) -> str | None:
-        """Make a group for one worker, and return its folder; None where it cannot be made.
+        """Make a group for one worker. Return the group's folder, or None if the system refuses the group.
 
         Args:
             name: Name of the new group.
@@ -117,7 +121,8 @@ class ControlGroups:
             os.mkdir(group)
             _write(_limit_file(group), str(kernel_limit(limit)))
             if _is_unified(group):
-                # The kernel then kills all of the task's processes. One that is left could wait for ever for another.
+                # With this setting, the kernel kills all processes in the group together. Otherwise a process that
+                # survives could wait for ever for a killed one.
                 _write(f"{group}/memory.oom.group", "1")
         except OSError:
             remove_empty(group)
@@ -125,35 +130,36 @@ class ControlGroups:
         return group
 
     def remove(self) -> None:
-        """Kill the processes in these groups, and remove the groups."""
+        """Kill the processes in the groups of this run, and remove the groups."""
         remove(self.folders)
 
 
 class MemoryGroup:
-    """The control group of a worker with a memory limit, as the worker itself sees it. The constructor enters it.
+    """The control group of this worker, which has a memory limit. The constructor moves the worker into the group.
 
     Args:
         group: The group's folder.
         limit: Bytes of memory that the worker's tasks may use.
 
     Raises:
-        OSError: The group is gone, or this user may not enter it.
+        OSError: The group does not exist any more, or this user may not enter it.
     """
 
     def __init__(self, group: str, limit: int) -> None:
         self._group = group
         self._limit = limit
-        #: Bytes that have been added to the limit.
+        #: Bytes that `make_room` has added to the group's limit.
         self._room = 0
         _enter(group)
 
     def make_room(self, nbytes: int = 0) -> None:
-        """Raise the group's limit by the bytes of files in memory, which are not memory of its tasks.
+        """Raise the group's limit by the size of the files in memory that the group has written.
 
-        The kernel charges a file in memory, such as a result in the store, to the group that first wrote it.
+        The kernel counts a file in memory, such as a result in the store, for the group that wrote the file first. The
+        file must not reduce the memory that a task may use.
 
         Args:
-            nbytes: Bytes of files that the worker is about to write.
+            nbytes: Bytes of files in memory that the worker is going to write.
         """
         room = nbytes + (read_value(f"{self._group}/memory.stat", "shmem") or 0)
         if room > self._room:
@@ -165,32 +171,36 @@ class MemoryGroup:
 
     @property
     def killed_at_limit(self) -> bool:
-        """True if the kernel killed a process of this group at its limit; see `killed_at_limit`."""
+        """True if the kernel killed a process of this group at the group's own limit; see `cgroups.killed_at_limit`."""
         return killed_at_limit(self._group)
 
 
 def kernel_limit(limit: int) -> int:
-    """Return the bytes at which the kernel stops a worker whose tasks may use ``limit`` bytes, without files."""
+    """Return the memory limit of a worker's group, in bytes.
+
+    Args:
+        limit: Bytes of memory that the worker's tasks may use. `MemoryGroup.make_room` adds room for files in memory.
+    """
     return limit + limit // 16 + _KERNEL_ROOM
 
 
 def killed_at_limit(group: str) -> bool:
     """Return True if the kernel killed a process in a worker's group at that group's own limit.
 
-    A kill at the limit of a parent group or of the machine does not count: the host has too little memory, and the
-    task may succeed on another host.
+    A kill at the limit of a parent group or of the machine does not count. It means that the host has too little
+    memory, so the task may succeed on another host.
     """
     if not kills_in(group):
         return False
     times = read_value(f"{group}/memory.events", "oom")
     if times is None:
-        # Version 1 counts each time that the group reached its limit, also where dropping cached files was enough.
+        # In version 1, this file counts how often the group reached its limit, even if the kernel then killed nothing.
         times = int(read_text(f"{group}/memory.failcnt") or 0)
     return times > 0
 
 
 def remove(folders: Iterable[str]) -> None:
-    """Kill the processes in these runs' groups, and remove the groups. Give up after a bounded time."""
+    """Kill the processes in the groups of runs, and remove the groups. Give up after `_REMOVE_S` seconds."""
     until = time.monotonic() + _REMOVE_S
     for folder in folders:
         while not remove_empty(folder) and time.monotonic() < until:
@@ -201,13 +211,18 @@ def remove(folders: Iterable[str]) -> None:
 
 
 def is_run_folder(folder: str, prefix: str) -> bool:
-    """Return True if a path that was read from a file can be the folder of a run's control group."""
+    """Return True if a path can be the folder of a run's control group.
+
+    Args:
+        folder: The path. It was read from a lock file, so it may be any path.
+        prefix: The beginning of the names of this user's run folders.
+    """
     plain = os.path.normpath(folder) == folder
     return plain and folder.startswith(f"{_ROOT}/") and os.path.basename(folder).startswith(prefix)
 
 
 def parent_groups() -> dict[str, str]:
-    """Return by controller the group below which this process may make groups of its own."""
+    """Return, by cgroup controller, the group in which this process may make new groups."""
     own = own_cgroups()
     if "" in own and _is_unified(_ROOT):
         base = _unified_base(_ROOT + own[""].rstrip("/"))
@@ -217,10 +232,11 @@ def parent_groups() -> dict[str, str]:
 
 
 def _unified_base(own: str) -> str | None:
-    """Return the group of version 2 below which this process may make groups; None where there is none.
+    """Return the group of version 2 in which this process may make new groups; None if there is no such group.
 
-    A group of version 2 that holds processes cannot limit the groups below it. A run's group therefore lies beside the
-    login's group, but only where the login's group has no limit that the run would escape.
+    A group of version 2 that contains processes, such as the login's group, cannot limit the groups below it. The run's
+    group is then made beside the login's group. But if the login's group has a limit, the run gets no group, because
+    the run would escape from that limit.
     """
     if _enabled_below(own):
         return own
@@ -231,7 +247,7 @@ def _unified_base(own: str) -> str | None:
 
 
 def _enabled_below(group: str) -> set[str]:
-    """Return the controllers that a group of version 2 enables for the groups below it."""
+    """Return the cgroup controllers that a group of version 2 enables for the groups below it."""
     return set((read_text(f"{group}/cgroup.subtree_control") or "").split()).intersection(_CONTROLLERS)
 
 
@@ -252,12 +268,12 @@ def _enter(group: str) -> None:
 
 
 def _bottom_up(folder: str) -> list[str]:
-    """Return a group and all groups below it, children before parents. Tasks may have made groups of their own."""
+    """Return a group and all groups below it, children before parents. Tasks may have made some of these groups."""
     return [path for path, _, _ in os.walk(folder, topdown=False)]
 
 
 def _members(group: str) -> list[int]:
-    """Return the processes in a group. The kernel shows a process of another container as 0, which is left out."""
+    """Return the processes in a group. The kernel lists processes of other containers as 0, and these are left out."""
     return [int(pid) for pid in (read_text(f"{group}/cgroup.procs") or "").split() if pid != "0"]
 
 

@@ -1,4 +1,7 @@
-"""The one clock of leases and durations: it counts suspended time, and setting the system time does not move it."""
+"""The clock that leases and durations are measured with. It does not jump when the system time is set.
+
+On Linux it also counts the time during which the machine was suspended.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import time
 if hasattr(time, "CLOCK_BOOTTIME"):
 
     def now_ns() -> int:
-        """Return nanoseconds since the machine started, suspended time included."""
+        """Return nanoseconds since the machine started, including the time during which it was suspended."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 else:  # pragma: no cover - macOS
@@ -18,5 +21,5 @@ else:  # pragma: no cover - macOS
 
 
 def now() -> float:
-    """Return `now_ns` in seconds."""
+    """Return the time of `now_ns` in seconds."""
     return now_ns() / 1e9

@@ -1,4 +1,4 @@
-"""The lease: until when user code may run on this host. The agent writes it, the supervisor reads it."""
+"""The lease: the time until which user code may run on this host. The agent sets it, and the supervisor enforces it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _DEADLINE, _LINGER = 0, 1
 class Lease:
     """A page of memory that this process shares with the processes that it forks later.
 
-    Both values are aligned 64-bit words, so a reader never sees one half written.
+    The page contains two values. Each is an aligned 64-bit word, so a reader never sees a half-written value.
 
     Args:
         timeout_s: Seconds from now until the lease ends, unless the agent extends it.
-        linger_s: Seconds after the lease's end during which finished results are kept for the controller.
+        linger_s: Seconds after the end of the lease during which the agent keeps finished results for the controller.
     """
 
     def __init__(self, timeout_s: float, linger_s: float) -> None:
@@ -26,14 +26,14 @@ class Lease:
 
     @property
     def deadline_ns(self) -> int:
-        """When the lease ends, in nanoseconds of `clock.now_ns`."""
+        """The end of the lease, in nanoseconds of `clock.now_ns`."""
         return self._page[_DEADLINE]
 
     @property
     def linger_ns(self) -> int:
-        """Nanoseconds after the lease's end during which finished results are kept."""
+        """Nanoseconds after the end of the lease during which the agent keeps finished results."""
         return self._page[_LINGER]
 
     def extend(self, deadline_s: float) -> None:
-        """Set when the lease ends, in seconds of `clock.now`."""
+        """Set the end of the lease, in seconds of `clock.now`."""
         self._page[_DEADLINE] = int(deadline_s * 1e9)

@@ -1,19 +1,23 @@
-"""Counts the kernel's out-of-memory (OOM) kills on this host: SIGKILL alone does not tell which process sent it."""
+"""Counts the kernel's out-of-memory (OOM) kills on this host.
+
+The agent needs the count when a worker has died by SIGKILL, because the signal itself does not tell its sender.
+"""
 
 from __future__ import annotations
 
 from handout.host.system.probe import cgroup_folders, read_value
 
-#: Seconds between two counts. A kill counts as the cause of a death for at least one period and at most two.
+#: Seconds between two counts. A kill can be matched with a worker's death for at least one such period after the kill,
+#: and for at most two.
 _PERIOD_S = 2.0
 
 
 def count_kills(group: str | None = None) -> int | None:
-    """Return how many processes the kernel has killed for lack of memory; None if the system does not say.
+    """Return how many processes the kernel has killed for lack of memory; None if the system does not count them.
 
     Args:
-        group: The control group above those of all workers. None: the group of this process. If the group has no
-            count, the function returns the count of the whole machine.
+        group: The control group that contains the groups of all workers. None: the group of this process. If the group
+            has no count, the function returns the count of the whole machine.
     """
     for folder in [group] if group is not None else cgroup_folders("memory")[:1]:
         kills = kills_in(folder)
@@ -23,11 +27,11 @@ def count_kills(group: str | None = None) -> int | None:
 
 
 def kills_in(group: str) -> int | None:
-    """Return how many processes of a control group the kernel has killed for lack of memory, at this or another limit.
+    """Return how many processes of a control group the kernel has killed for lack of memory.
 
-    Return None if the group has no such count.
+    This includes kills at the limit of a parent group or of the machine. Return None if the group has no such count.
     """
-    for name in ("memory.events", "memory.oom_control"):  # version 2, then 1
+    for name in ("memory.events", "memory.oom_control"):  # files of version 2 and of version 1
         kills = read_value(f"{group}/{name}", "oom_kill")
         if kills is not None:
             return kills
@@ -35,7 +39,7 @@ def kills_in(group: str) -> int | None:
 
 
 class OomKills:
-    """The recent OOM kills that no worker's death has been matched with yet.
+    """Matches deaths of workers with recent OOM kills, so that each kill explains one death at most.
 
     Args:
         group: See `count_kills`.
@@ -43,12 +47,13 @@ class OomKills:
 
     def __init__(self, group: str | None = None) -> None:
         self._group = group
-        #: Kills up to `_matched` are matched or too old to match. `_latest` is the count at the last `refresh`.
+        #: `_matched` counts the kills that are matched with a death or too old to match. `_latest` is the count of
+        #: kills at the last `refresh`, but never less than `_matched`.
         self._matched = self._latest = count_kills(group)
         self._counted_at = 0.0
 
     def refresh(self, now: float) -> None:
-        """Count the kills if a period has passed; kills before the previous count become too old to match.
+        """Count the kills again if a period has passed. Kills from before the previous count are then too old to match.
 
         Args:
             now: Monotonic seconds.
@@ -58,14 +63,14 @@ class OomKills:
             self._counted_at = now
 
     def reset(self) -> None:
-        """Treat all kills until now as matched."""
+        """Treat all kills that have happened so far as matched."""
         self._matched = self._latest = count_kills(self._group)
 
     def claim(self) -> bool | None:
         """Match one death by SIGKILL with one OOM kill.
 
-        Returns: True if there was an unmatched kill, which is matched now; False if there was none; None if the system
-            counts no kills.
+        Returns: True if this call has matched the death with a kill. False if there is no unmatched kill. None if the
+            system does not count kills.
         """
         kills = count_kills(self._group)
         if kills is None or self._matched is None:

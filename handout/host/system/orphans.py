@@ -1,9 +1,11 @@
 """Removes orphans: folders and processes of a run whose supervisor and agent were both killed.
 
-Neither of the two could clean up, so the next agent that starts on the host does. The supervisor and the agent hold a
-lock on each folder of their run, so an unlocked folder is an orphan. The processes of a run carry the name of its
-folder: a program has it in its environment, and a process that was only forked has it in the name of a memory mapping
-that it inherited from its worker. Closing descriptors does not remove such a mapping.
+The killed supervisor and agent could not clean up, so the next supervisor that starts on the host does it. While a
+supervisor or an agent lives, it holds a lock on each folder of its run. So a folder without a held lock is an orphan.
+
+The processes of a run carry a mark: the path or the name of the run's folder. A program that a task has started has the
+mark in its environment. A process that was forked from a worker has it in the name of a memory mapping, which the
+process inherited from the worker and keeps even if it closes all descriptors.
 """
 
 from __future__ import annotations
@@ -22,24 +24,25 @@ from typing import NamedTuple, NoReturn
 from handout.host.system import cgroups, processes, shared_page
 
 _LOCK = ".lock"
-#: Seconds that `lock` retries. A process that looks for orphans takes each free lock for a moment.
+#: Seconds that `lock` keeps trying. A process that looks for orphans may hold the lock for a moment.
 _LOCK_WAIT_S = 0.5
-#: Rounds of stopping processes until no new one is found.
+#: Searches that `_kill_batch` makes for processes to stop, at most.
 _ROUNDS = 5
-#: Seconds to wait until killed processes have ended.
+#: Seconds that `_kill_batch` waits for the end of the processes that it has killed.
 _KILLED_S = 1.0
-#: Orphans and processes that are held at a time: each of them takes a descriptor.
+#: The most orphans that `find` locks at one time, and the most processes that `_kill_batch` holds. Each of them takes a
+#: descriptor.
 _MOST_HELD = 32
-#: Batches of processes that are killed at most. A fork bomb may leave thousands of processes.
+#: Batches of processes that `kill_processes` kills, at most. A fork bomb may leave thousands of processes.
 _BATCHES = 200
-#: Niceness of the process that removes orphans, and seconds after which it ends. The niceness keeps it from slowing
-#: down the agent that starts. Orphans that are left after these seconds stay until the next agent starts.
+#: Niceness of the process that removes orphans, so that it does not slow down the agent that is starting.
 _NICE = 10
+#: Seconds after which that process ends. The orphans that are left stay until the next supervisor starts.
 _REMOVE_S = 60
 
 
 def folder_prefix() -> str:
-    """Return how the names of all folders of this user's runs begin."""
+    """Return the beginning of the names of all folders of this user's runs."""
     return f"handout-{os.getuid()}-"
 
 
@@ -52,11 +55,11 @@ def _boot() -> bytes:
 
 
 def lock(folder: str, run_folder: str | None = None, group_folders: Iterable[str] = ()) -> None:
-    """Lock a folder, so that it is no orphan until this process and all processes that it forks have ended.
+    """Lock a folder. It does not count as an orphan while this process, or a process that it forks, holds the lock.
 
     Args:
         folder: The folder to lock.
-        run_folder: The run's own folder, whose name its processes carry. None: `folder` is that folder.
+        run_folder: The run's private folder, whose name is in the mark of the run's processes. None: `folder` itself.
         group_folders: Folders of the run's control groups.
     """
     try:
@@ -66,7 +69,8 @@ def lock(folder: str, run_folder: str | None = None, group_folders: Iterable[str
             time.sleep(0.005)
         os.write(fd, b"\0".join([_boot(), *map(os.fsencode, (run_folder or folder, *group_folders))]))
     except OSError:
-        # A file system without locks. If the run is killed there, its folder stays until the user removes it.
+        # The file system has no locks, or the file cannot be written. If the run is killed, its folder stays until the
+        # user removes it.
         pass
 
 
@@ -79,26 +83,26 @@ def _try_lock(fd: int) -> bool:
 
 
 class Orphan(NamedTuple):
-    """A folder whose supervisor and agent are both gone, and what belongs to its run."""
+    """A folder whose supervisor and agent have both ended, and the run that it belongs to."""
 
     folder: str
-    #: Descriptor of the folder's lock. No other process takes the folder until this process closes the descriptor.
+    #: Descriptor of the folder's lock file. While it is open, no other process removes or uses the folder.
     fd: int
-    #: The run's own folder, whose name its processes carry.
+    #: The run's private folder, whose name is in the mark of the run's processes.
     run: str
     #: Folders of the run's control groups.
     groups: list[str]
 
 
 def find(bases: Iterable[str], known: Collection[str] = ()) -> list[Orphan]:
-    """Return up to `_MOST_HELD` orphans below some folders, and hold their locks.
+    """Find up to `_MOST_HELD` orphans in some folders, and lock them.
 
-    Folders that another machine locked, or this machine before it last started, are not returned. Several machines may
-    share a base's file system, and one machine may not see the locks of another.
+    A folder is left out if another machine locked it, or if this machine locked it and has been restarted since then.
+    Several machines may share a file system, and a machine may not see the locks that the others hold.
 
     Args:
-        bases: Folders to look in. Other users may write there, so only files that this user owns are opened.
-        known: Folders that were found before, to be left out.
+        bases: Folders to look in. Other users may write there, so this function opens only files of this user.
+        known: Folders to leave out, because an earlier call found them.
     """
     boot = _boot()
     folders = (folder for base in bases for folder in _own_folders(base)) if boot else ()
@@ -107,7 +111,7 @@ def find(bases: Iterable[str], known: Collection[str] = ()) -> list[Orphan]:
 
 
 def _own_folders(base: str) -> list[str]:
-    """Return the folders below a base that this user owns and that are named like a run's."""
+    """Return the folders in a base that belong to this user and have the name of a run's folder."""
     found = []
     try:
         names = os.listdir(base)
@@ -128,7 +132,7 @@ def _is_own(status: os.stat_result, kind: int) -> bool:
 
 
 def _claim(folder: str, boot: bytes) -> Orphan | None:
-    """Return a folder as an orphan whose lock this process holds; None if it is in use, or has no readable lock."""
+    """Lock a folder and return it as an orphan. Return None if the folder is in use, or is left out; see `find`."""
     try:
         fd = os.open(f"{folder}/{_LOCK}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -147,22 +151,23 @@ def _claim(folder: str, boot: bytes) -> Orphan | None:
 
 
 def remove_in_background(own: str, stores: str, report_fd: int) -> None:
-    """Start a process that kills and removes the orphans on this host, if there are any.
+    """If there are orphans on this host, start a process that kills and removes them.
 
-    The caller does not wait for it: on a machine with thousands of processes, looking through them takes seconds. The
-    process is no child of the caller, and may outlive it.
+    This function does not wait for that process, because a search through thousands of processes takes seconds. The
+    process is not a child of the caller, and may outlive the caller.
 
     Args:
-        own: This run's folder. The folders of other runs lie beside it.
-        stores: The folder that holds the stores of runs.
-        report_fd: A descriptor that the new process must not hold open.
+        own: This run's private folder. The folders of other runs lie beside it.
+        stores: The folder that contains the stores of runs.
+        report_fd: The supervisor's end of a pipe to the bootstrap. The new process closes it, because the bootstrap
+            must see the end of the pipe if the agent ends.
     """
     bases = [os.path.dirname(own), stores]
     found = find(bases)
     if not found:
         return
     try:
-        # The ancestors are read now, because a parent may end later and cut the chain to the ones above it.
+        # The ancestors are read before the fork. If a parent ends later, those above it cannot be found any more.
         spared = processes.ancestors(os.getpid())
         pid = os.fork()
         if pid == 0:
@@ -170,13 +175,13 @@ def remove_in_background(own: str, stores: str, report_fd: int) -> None:
             _remove_all(found, bases, spared)
         os.waitpid(pid, 0)
     except OSError:
-        pass  # the host cannot fork now: the next start looks for orphans again
+        pass  # the host cannot fork now, and the next supervisor that starts looks for orphans again
     for orphan in found:
         os.close(orphan.fd)
 
 
 def _remove_all(found: list[Orphan], bases: Iterable[str], spared: Collection[int]) -> NoReturn:
-    """Fork a process that removes these orphans, and then further ones, for a bounded time. End this process."""
+    """Fork a process that removes these orphans and then others, for `_REMOVE_S` seconds at most. End this process."""
     try:
         if os.fork() == 0:
             signal.alarm(_REMOVE_S)
@@ -199,12 +204,12 @@ def _remove(found: Iterable[Orphan], spared: Collection[int]) -> None:
         try:
             _remove_folder(orphan.folder)
         except OSError:
-            traceback.print_exc()  # the other orphans are removed all the same
+            traceback.print_exc()  # go on with the other orphans
         os.close(orphan.fd)
 
 
 def _remove_folder(folder: str) -> None:
-    """Remove a folder, and its lock last: if this process is stopped before, the rest is still found as an orphan."""
+    """Remove a folder, its lock file last. If this process ends before that, a later search still finds the orphan."""
     for entry in list(os.scandir(folder)):
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path)
@@ -217,10 +222,10 @@ def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> No
     """Kill this user's processes that carry the mark of one of these runs, and their descendants, but not this process.
 
     Args:
-        folders: The runs' own folders. One look through all processes serves all runs, because it takes long on a
-            machine with thousands of processes.
-        spared: Processes to leave alone. A task of an earlier run may have left a program behind that has started the
-            present run. Such a program carries a mark and is among these, and its descendants are left alone as well.
+        folders: The private folders of the runs. All runs share one search, because a search takes long on a machine
+            with thousands of processes.
+        spared: Processes not to kill, such as the ancestors of this process. One of them may carry a mark, because a
+            task of an orphaned run started it. Then its descendants are not killed either.
     """
     for _ in range(_BATCHES):
         if _kill_batch(folders, spared) < _MOST_HELD:
@@ -230,8 +235,8 @@ def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> No
 def _kill_batch(folders: Collection[str], spared: Collection[int]) -> int:
     """Kill up to `_MOST_HELD` processes of these runs. Return how many were found.
 
-    All are stopped before the first is killed, because a stopped process cannot fork. While they are being stopped,
-    some may still fork, so this repeats in rounds until it finds no new one.
+    The function stops all processes before it kills the first, because a stopped process cannot fork. A process may
+    fork before the function stops it. So the function searches again until it finds no new process.
     """
     held: dict[int, int] = {}
     try:
@@ -255,10 +260,10 @@ def _kill_batch(folders: Collection[str], spared: Collection[int]) -> int:
 
 
 def _hold(folders: Collection[str], spared: Collection[int], known: dict[int, int]) -> dict[int, int]:
-    """Return further processes of these runs with a descriptor of each, -1 where the system has no such descriptors.
+    """Return further processes of these runs, by number, with a descriptor of each (-1 if the system gave none).
 
-    The processes are read a second time once they are held. The kernel does not reuse the number of a held process, so
-    a number that is found again still means the same process.
+    After the search, a process may end and another process may get its number before the descriptor is opened. So the
+    function searches again afterwards, and returns only the processes that it has found twice.
     """
     found: dict[int, int] = {}
     for pid in islice(_marked_trees(folders, spared) - known.keys(), _MOST_HELD - len(known)):
@@ -278,7 +283,7 @@ def _hold(folders: Collection[str], spared: Collection[int], known: dict[int, in
 def _marked_trees(folders: Collection[str], spared: Collection[int]) -> set[int]:
     """Return the processes that carry the mark of one of these runs, and their descendants."""
     marked = _marked(folders)
-    parents = processes.parents()  # after the marks, so that it includes every marked process that still runs
+    parents = processes.parents()  # read after the marks, so that every marked process that still runs is in it
     starters = marked.intersection(spared)
     left_out = {os.getpid(), *spared, *processes.descendants(starters, parents)}
     return {*marked, *processes.descendants(marked, parents)} - left_out

@@ -1,7 +1,7 @@
-"""Reads this host's capabilities: processors, memory, disk and devices that this process may use, and their kinds.
+"""Finds the capabilities of this host: amounts that this process may use, such as memory, and facts about the system.
 
-If a control group or the affinity mask allows less than the machine has, the lower figure is taken. A capability that
-the system does not report is left out.
+If a control group or the affinity mask allows less than the machine has, the lower number counts. A capability that the
+system does not report is left out.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _NVIDIA_TIMEOUT_S = 5.0
 
 
 def probe(folder: str) -> dict[str, Any]:
-    """Return the capabilities of this host by name: plain numbers, sizes in bytes, texts.
+    """Return the capabilities of this host by name. The values are numbers (sizes in bytes), texts or lists of texts.
 
     Args:
-        folder: The folder that objects spill to. The free space of its file system is the ``disk``.
+        folder: A folder on the disk that objects are written to. The free space there is the capability ``disk``.
     """
     found: dict[str, Any] = {"cpu": cpu_count(), "memory": memory_limit(), "disk": _free(folder)}
     devices = gpus()
@@ -47,7 +47,7 @@ def _free(folder: str) -> int | None:
 
 
 def read_text(path: str) -> str | None:
-    """Return the content of a small file without surrounding space; None where it cannot be read."""
+    """Return the content of a small file without surrounding whitespace; None if the file cannot be read."""
     try:
         with open(path) as file:
             return file.read().strip()
@@ -56,7 +56,7 @@ def read_text(path: str) -> str | None:
 
 
 def read_value(path: str, name: str) -> int | None:
-    """Return the number that follows a name in a file of ``name number`` lines; None where there is none."""
+    """Return the number in the line ``name number`` of a file; None if the file has no such line."""
     for line in (read_text(path) or "").splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.isdigit():
@@ -65,7 +65,7 @@ def read_value(path: str, name: str) -> int | None:
 
 
 def own_cgroups() -> dict[str, str]:
-    """Return the control group of this process by controller. The key of the unified hierarchy is ``""``."""
+    """Return the path of this process's control group, by cgroup controller. For version 2, the key is ``""``."""
     groups: dict[str, str] = {}
     for line in (read_text("/proc/self/cgroup") or "").splitlines():
         parts = line.split(":", 2)
@@ -76,7 +76,11 @@ def own_cgroups() -> dict[str, str]:
 
 
 def cgroup_folders(controller: str) -> list[str]:
-    """Return the folders of this process's group and of the groups above it, for one controller; version 1, then 2."""
+    """Return the folders of this process's control group and of the groups above it, innermost first.
+
+    Args:
+        controller: Name of the cgroup controller. Its folders in version 1 come first, then those of version 2.
+    """
     groups = own_cgroups()
     folders: list[str] = []
     for key, base in ((controller, f"/sys/fs/cgroup/{controller}"), ("", "/sys/fs/cgroup")):
@@ -92,7 +96,7 @@ def cgroup_folders(controller: str) -> list[str]:
 
 
 def cpu_count() -> int:
-    """Return how many processors the affinity mask and the control group (rounded up) let this process use."""
+    """Return how many processors this process may use. The quota of a control group is rounded up."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:  # pragma: no cover - macOS
@@ -105,7 +109,7 @@ def cpu_count() -> int:
 
 
 def _quota(folder: str) -> float | None:
-    """Return how many processors a control group may use; None if the group sets no quota."""
+    """Return how many processors a control group may use; None if the group has no quota."""
     both = (read_text(f"{folder}/cpu.max") or "").split()
     if len(both) != 2:
         both = [read_text(f"{folder}/cpu.cfs_quota_us") or "", read_text(f"{folder}/cpu.cfs_period_us") or ""]
@@ -117,7 +121,10 @@ def _quota(folder: str) -> float | None:
 
 
 def memory_limit() -> int | None:
-    """Return the bytes of memory that this process may use: the machine's, or a lower limit of its control group."""
+    """Return the bytes of memory that this process may use: all of the machine's, or less if a control group limits it.
+
+    Return None if the system does not report its memory.
+    """
     try:
         total: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -131,9 +138,9 @@ def memory_limit() -> int | None:
 
 
 def gpus() -> list[tuple[str, int]]:
-    """Return name and memory in bytes of each GPU that ``nvidia-smi`` lists.
+    """Return the name and the memory in bytes of each GPU that ``nvidia-smi`` lists.
 
-    Return an empty list where the tool is absent, fails, or does not end within 5 seconds.
+    Return an empty list if ``nvidia-smi`` is absent, fails, or does not end within 5 seconds.
     """
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -154,7 +161,7 @@ def gpus() -> list[tuple[str, int]]:
 
 
 def parse_gpus(text: str) -> list[tuple[str, int]]:
-    """Read ``name, MiB`` lines, and skip all other lines."""
+    """Return the name and the memory in bytes of each GPU, from lines of the form ``name, MiB``. Skip other lines."""
     devices: list[tuple[str, int]] = []
     for line in text.splitlines():
         name, _, memory = line.rpartition(",")
@@ -164,7 +171,7 @@ def parse_gpus(text: str) -> list[tuple[str, int]]:
 
 
 def container() -> str | None:
-    """Return the kind of container that this process runs in; None where nothing shows one."""
+    """Return the kind of container that this process runs in; None if there is no sign of a container."""
     if os.path.exists("/.dockerenv"):
         return "docker"
     if os.path.exists("/run/.containerenv"):
@@ -186,7 +193,7 @@ def processes_outlive_login() -> bool:
 
 
 def _logind_kills() -> bool:
-    """Return the last ``KillUserProcesses`` of systemd's login settings; see logind.conf(5)."""
+    """Return True if ``KillUserProcesses`` is on in systemd's login settings; see logind.conf(5)."""
     kills = False
     for folder in ("/usr/lib/systemd", "/etc/systemd", "/run/systemd"):
         paths = [f"{folder}/logind.conf"]

@@ -1,6 +1,7 @@
-"""Processes of this host: their trees, their memory, their limits, and how to kill a tree completely.
+"""Processes of this host: finds their trees, measures and limits them, and kills whole trees.
 
-On Linux the functions read /proc. On other systems they ask ``ps`` for parents, and treat memory as unknown.
+On Linux the functions read /proc. On other systems they ask ``ps`` for the parents of processes, and treat their memory
+as unknown.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from typing import NamedTuple
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-#: The flag of a process that has begun to end, from the kernel's sched.h.
+#: The flag of a process that has begun to exit, from the kernel's sched.h.
 _PF_EXITING = 0x4
-#: How the names of shared memory mappings begin (anonymous, System V, memfd, POSIX), and how those of objects in this
-#: user's stores begin.
+#: The beginnings of the names of shared memory mappings: anonymous, System V, memfd and POSIX.
 _SHARED_MEMORY = (b"/dev/zero", b"/SYSV", b"/memfd:", b"/dev/shm/")
+#: The beginning of the names of mapped objects from the stores of this user's runs.
 _STORES = b"/dev/shm/handout-%d-" % os.getuid()
-#: The slow steps of a measurement ignore a tree's shared memory up to this many bytes, because measuring it takes
-#: milliseconds. The pages that Handout itself shares with a worker are smaller.
+#: The slow steps of `tree_memory` ignore up to this many bytes of shared memory, because measuring it takes
+#: milliseconds. The page that every worker shares with the agent is smaller, so this page alone is never measured.
 _NEGLIGIBLE = 1 << 20
-#: What the kernel adds, from -1000 to 1000, when it rates a process for an out-of-memory kill.
+#: The ``oom_score_adj`` of workers, from -1000 to 1000. If memory runs out, the kernel prefers to kill high scores.
 _OOM_SCORE = 500
 
 
@@ -39,7 +40,7 @@ def _prctl(option: int, value: int) -> bool:
 
 
 def become_subreaper() -> bool:
-    """Become the parent of each descendant whose own parent ends. Return False where the system cannot do that."""
+    """Make this process the parent of descendants whose own parent ends. Return False if the system cannot do that."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -50,9 +51,10 @@ def die_with_parent(parent: int) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Return True if a process exists and has not begun to end.
+    """Return True if a process exists and has not begun to exit.
 
-    When a process ends, the kernel sets the flag before it closes the process's descriptors.
+    When a process exits, the kernel sets the exit flag before it closes the process's descriptors. So if a link to a
+    process is closed and this function returns True, the process closed the link itself.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -76,7 +78,7 @@ def parents() -> dict[int, int]:
                 stat = file.read()
         except OSError:
             continue
-        # The command stands in parentheses and may itself contain some, so the fields start after the last `)`.
+        # The command is in parentheses and may itself contain parentheses. The other fields start after the last `)`.
         found[int(name)] = int(stat[stat.rfind(b")") + 2 :].split()[1])
     return found
 
@@ -103,7 +105,7 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(roots: Iterable[int], known: Mapping[int, int] | None = None) -> list[int]:
-    """Return all descendants of some processes, without these processes; parents come before their children.
+    """Return all descendants of some processes, but not these processes. Parents come before their children.
 
     Args:
         roots: The processes.
@@ -125,7 +127,7 @@ def descendants(roots: Iterable[int], known: Mapping[int, int] | None = None) ->
 
 
 def ancestors(pid: int) -> list[int]:
-    """Return a process and its ancestors, beginning with the process."""
+    """Return a process and its ancestors: first the process, then its parent, and so on."""
     known = parents()
     found: list[int] = []
     while pid and pid not in found:
@@ -135,9 +137,9 @@ def ancestors(pid: int) -> list[int]:
 
 
 def send_signal(pid: int, number: int) -> bool:
-    """Send a signal to a process. Return False if the process is gone, or this user may not signal it."""
+    """Send a signal to a process. Return False if the process does not exist, or this user may not signal it."""
     if pid <= 0:
-        return False  # the system takes such a number for a whole group of processes
+        return False  # such a number would signal a whole group of processes
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -146,7 +148,7 @@ def send_signal(pid: int, number: int) -> bool:
 
 
 def send_group_signal(group: int, number: int) -> None:
-    """Send a signal to a process group, if it still exists."""
+    """Send a signal to a process group. Do nothing if the group does not exist, or this user may not signal it."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
@@ -156,8 +158,9 @@ def send_group_signal(group: int, number: int) -> None:
 def kill_trees(roots: Sequence[int]) -> None:
     """Send SIGKILL to processes and all their descendants.
 
-    The trees are stopped first, from the top: a stopped process cannot fork unseen while the tree is read. All trees
-    are read at once, because finding the descendants of one process takes as long as finding those of all.
+    The function first stops the trees with SIGSTOP, from the top, because a stopped process cannot fork while its tree
+    is read. It reads all trees together, because finding the descendants of one process takes as long as finding those
+    of all.
     """
     stopped: set[int] = set()
     for _ in range(5):
@@ -174,9 +177,9 @@ def kill_trees(roots: Sequence[int]) -> None:
 
 
 class _ProcessMemory(NamedTuple):
-    """Bytes of a process in memory; 0 where unknown. Pages that a fork shares with its parent count for both."""
+    """The memory of a process in bytes; 0 if unknown. A page that a fork shares with its parent counts for both."""
 
-    #: Anonymous pages, swapped ones included.
+    #: Anonymous memory, including memory that was swapped out.
     anonymous: int
     #: Resident shared memory.
     shared: int
@@ -188,13 +191,16 @@ def _memory(pid: int) -> _ProcessMemory:
 
 
 def _proportional_memory(pid: int) -> int:
-    """Return the anonymous bytes of a process, where a page shared by n processes counts 1/n. Walks the page tables."""
+    """Return the anonymous memory of a process in bytes. A page that n processes share counts 1/n.
+
+    This is slow, because the kernel walks the page tables.
+    """
     sizes = _sizes(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"SwapPss:"))
     return sum(sizes.values()) if sizes else _memory(pid).anonymous
 
 
 def _sizes(path: str, names: tuple[bytes, ...]) -> dict[bytes, int]:
-    """Return bytes by name, for the lines of a file that begin with one of these names and give a number in kB."""
+    """Read the sizes of some names from a file with lines of the form ``name number kB``. Return bytes by name."""
     try:
         with open(path, "rb") as file:
             lines = [line.split() for line in file if line.startswith(names)]
@@ -206,12 +212,12 @@ def _sizes(path: str, names: tuple[bytes, ...]) -> dict[bytes, int]:
 class _SharedMapping(NamedTuple):
     """A part of shared memory that a process has mapped."""
 
-    #: Device and inode of the shared memory.
+    #: Device and inode of the shared memory, which identify it.
     memory: bytes
-    #: Where the mapped part begins and ends in the shared memory, in bytes.
+    #: Offsets in the shared memory: of the first mapped byte, and of the byte after the last mapped one.
     begin: int
     end: int
-    #: Bytes of the part that are resident, each page divided by the processes that share it.
+    #: Resident bytes of the part. A page that n processes share counts 1/n.
     resident: int
 
 
@@ -220,7 +226,8 @@ def _shared_mappings(pid: int, file: str) -> list[_SharedMapping]:
 
     Args:
         pid: The process.
-        file: ``maps``, which is quick and leaves ``resident`` 0, or ``smaps``, which walks the page tables.
+        file: ``maps`` or ``smaps``. ``maps`` is quick, but leaves ``resident`` at 0. ``smaps`` is slow, because the
+            kernel walks the page tables.
     """
     found: list[_SharedMapping] = []
     pss = 0
@@ -236,7 +243,7 @@ def _shared_mappings(pid: int, file: str) -> list[_SharedMapping]:
                 elif counts and line.startswith(b"Pss:"):
                     pss = int(line.split()[1])
                 elif counts and line.startswith(b"Anonymous:"):
-                    # Private copies of pages are left out here, because they count as anonymous memory of the tree.
+                    # Private copies of pages are subtracted, because they count as anonymous memory of the tree.
                     found[-1] = found[-1]._replace(resident=max(pss - int(line.split()[1]), 0) * 1024)
     except (OSError, ValueError, IndexError):
         pass
@@ -244,7 +251,7 @@ def _shared_mappings(pid: int, file: str) -> list[_SharedMapping]:
 
 
 def _read_mapping(line: bytes) -> _SharedMapping | None:
-    """Read the first line of a mapping. Return None if it is not shared memory, or is an object of a store."""
+    """Read the first line of a mapping. Return None if the mapping is not shared memory, or is an object of a store."""
     span, _, offset, device, inode, *path = line.split(None, 5)
     if not path or not path[0].startswith(_SHARED_MEMORY) or path[0].startswith(_STORES):
         return None
@@ -254,14 +261,16 @@ def _read_mapping(line: bytes) -> _SharedMapping | None:
 
 
 def tree_memory(root: int, limit: int) -> int:
-    """Return bytes of memory of a process and its descendants: anonymous, and shared except for objects of a store.
+    """Return the bytes of memory of a process and its descendants: anonymous memory and shared memory.
 
-    The measurement is the cheapest one that shows whether the tree is over ``limit``. The slow steps
-    follow only if the tree could be over the limit. They count each shared page once.
+    Objects of a store do not count. The function begins with cheap estimates. It takes the slow steps, which count each
+    shared page once, only if the tree may exceed ``limit``.
 
     Args:
         root: The process.
-        limit: Bytes. A result above it is exact, except for pages that begin to be shared during the measurement.
+        limit: Bytes. A result above the limit is exact, with two exceptions. It may lack up to `_NEGLIGIBLE` bytes of
+            shared memory. Pages that processes begin to share during the measurement may count several times. A result
+            up to the limit is an estimate. It only shows that the tree does not exceed the limit.
     """
     pids = [root]
     for pid in pids:
@@ -272,7 +281,7 @@ def tree_memory(root: int, limit: int) -> int:
     anonymous = sum(size.anonymous for size in sizes.values())
     resident = sum(size.shared for size in sizes.values())
     if anonymous + resident <= limit:
-        # The shared bytes may be objects of the store, which no task is charged for.
+        # The shared memory is left out, because it may be objects of a store.
         return anonymous
     sharing = [pid for pid, size in sizes.items() if size.shared]
     lengths = _mapped_lengths(sharing)
@@ -284,7 +293,7 @@ def tree_memory(root: int, limit: int) -> int:
 
 
 def _mapped_lengths(pids: Iterable[int]) -> dict[bytes, int]:
-    """Return, for each piece of shared memory, the distance in bytes from the first to the last byte that is mapped."""
+    """Return the mapped length of each piece of shared memory: the bytes from the first to the last mapped byte."""
     spans: dict[bytes, tuple[int, int]] = {}
     for mapping in (mapping for pid in pids for mapping in _shared_mappings(pid, "maps")):
         begin, end = spans.get(mapping.memory, (mapping.begin, mapping.end))
@@ -293,21 +302,22 @@ def _mapped_lengths(pids: Iterable[int]) -> dict[bytes, int]:
 
 
 def _resident_shared(pids: Iterable[int], lengths: Mapping[bytes, int]) -> int:
-    """Return the resident bytes of shared memory of these processes, each page counted once."""
+    """Return the resident bytes of shared memory of these processes. Each page counts once."""
     parts = dict.fromkeys(lengths, 0)
     for mapping in (mapping for pid in pids for mapping in _shared_mappings(pid, "smaps")):
         parts[mapping.memory] = parts.get(mapping.memory, 0) + mapping.resident
-    # The processes are read one after the other. A fork that begins to share a page meanwhile makes the sum too large.
+    # The processes are read one after the other. If a fork begins to share a page meanwhile, the sum is too large, so
+    # the mapped length limits it.
     return sum(min(parts[memory], length) for memory, length in lengths.items())
 
 
 def peak_memory() -> int:
-    """Return the most bytes that this process has had in memory, shared memory included."""
+    """Return the peak memory of this process so far, in bytes, including shared memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if LINUX else 1)
 
 
 def raise_oom_score() -> None:
-    """Have the kernel prefer to kill this process and its descendants when memory runs out."""
+    """Make the kernel prefer this process and its descendants for a kill when memory runs out."""
     try:
         with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
             if int(file.read()) < _OOM_SCORE:
@@ -317,7 +327,7 @@ def raise_oom_score() -> None:
 
 
 def limit_processes(count: int) -> None:
-    """Forbid this process, and those that it starts, to fork while this user has ``count`` processes and threads."""
+    """Let this process and its descendants fork only while this user has fewer than ``count`` processes and threads."""
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
         if soft == resource.RLIM_INFINITY or soft > count:

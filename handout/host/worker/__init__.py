@@ -1,1 +1,1 @@
-"""The worker process: it runs the functions of users, one task at a time or many coroutines at once."""
+"""The worker process: it runs the user's functions, one task at a time or many coroutines at the same time."""

@@ -19,12 +19,12 @@ class SharedLoop:
     """Runs the tasks of a worker as coroutines in one event loop.
 
     Args:
-        worker: Gives the link, the functions and the objects.
+        worker: The worker whose tasks this loop runs. The loop uses the worker's link, functions and objects.
     """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        #: By number of a running task: the asyncio task that runs it.
+        #: The asyncio task that runs each of the worker's tasks, by the number of the worker's task.
         self._coroutines: dict[int, asyncio.Task[None]] = {}
         self._flushing = False
 
@@ -97,7 +97,7 @@ class SharedLoop:
         worker = self._worker
         worker.cancelled.discard(number)
         if not self._coroutines:
-            # While a task runs, the worker cannot tell that task's processes from those that ended tasks left.
+            # While a task runs, the worker cannot tell the task's processes from those that ended tasks have left.
             worker.page[shared_page.IDLE] = 1
             worker.kill_children()
             if worker.leaving:

@@ -1,9 +1,9 @@
 """Imports the user's own modules from the source bundle that the controller sent.
 
-The bundle is a zip file. Its ``modules.json`` gives the place of each module's source in the zip, and its path on the
-controller. The bundle holds sources and not bytecode, so that they run on another version of Python. A module's
-``__file__`` is its path on the controller, so that tracebacks show that path. The lines of a traceback come from the
-bundle.
+The bundle is a zip file. For each module, its ``modules.json`` gives the name of the source in the zip, and the path of
+the source on the controller. The bundle contains sources instead of bytecode, because the host may have another version
+of Python than the controller. A module's ``__file__`` is the path on the controller, so that tracebacks show that path.
+The source lines in a traceback come from the bundle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["BundleFinder", "install"]
 
-#: The bundle's table of contents.
+#: Name of the file in the bundle that lists its modules.
 INDEX = "modules.json"
 
 
@@ -47,7 +47,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         self._archive = archive
         index: dict[str, Any] = json.loads(archive.read(INDEX))
         self._modules = {name: BundledModule._make(entry) for name, entry in index["modules"].items()}
-        #: By name of a package without an ``__init__.py``: the paths of its folders on the controller.
+        #: Folders on the controller of the packages that have no ``__init__.py``, by name of the package.
         self._namespaces: dict[str, list[str]] = index["namespaces"]
         #: Names of the project's extension modules, which the controller never sends.
         self._extensions: frozenset[str] = frozenset(index["extensions"])
@@ -77,7 +77,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self._modules[fullname].is_package
 
     def get_source(self, fullname: str) -> str:
-        """Return the source. `linecache` calls this method to show lines in a traceback."""
+        """Return a module's source. `linecache` calls this method to show source lines in a traceback."""
         return importlib.util.decode_source(self._archive.read(self._modules[fullname].member))
 
     def get_code(self, fullname: str) -> CodeType:
@@ -95,7 +95,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def _explain(self, error: ModuleNotFoundError, file: str) -> None:
         """Add to the error the file and line that imported the missing module, and why the module is missing."""
-        # The innermost import is explained first, and the error names only that one.
+        # The error passes through each module of a chain of imports. Only the first one that it passes is named.
         if getattr(error, "imported_at", None) is not None:
             return
         line = _line_in(error.__traceback__, file)
@@ -111,7 +111,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
 
 def _line_in(trace: TracebackType | None, file: str) -> int:
-    """Return the line of the innermost frame that runs code of a file; 0 if no frame does."""
+    """Return the line number of the innermost frame that runs code of a file; 0 if there is no such frame."""
     line = 0
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == file:
@@ -121,14 +121,15 @@ def _line_in(trace: TracebackType | None, file: str) -> int:
 
 
 def install(bundle: str | bytes | memoryview) -> BundleFinder:
-    """Import from a bundle from now on. Its modules take precedence over modules that are installed on this host.
+    """Make the modules of a bundle importable. They take precedence over modules that are installed on this host.
 
     Args:
         bundle: The zip file, as a path or as bytes.
     """
     archive = zipfile.ZipFile(bundle if isinstance(bundle, str) else io.BytesIO(bundle))
     finder = BundleFinder(archive)
-    # Built-in and frozen modules come first. sys.path comes last: it may have another version of the project.
+    # The bundle comes after built-in and frozen modules, and before sys.path, which may have another version of the
+    # project.
     positions = [i for i, known in enumerate(sys.meta_path) if known is importlib.machinery.PathFinder]
     sys.meta_path.insert(positions[0] if positions else len(sys.meta_path), finder)
     return finder

@@ -1,4 +1,4 @@
-"""The entry point of a worker, which is a forked copy of the supervisor."""
+"""The entry point of a worker process, which the supervisor has forked from itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["preload", "run"]
 
 
 def preload() -> None:
-    """Import modules in the supervisor that its workers will need, so that the forked workers need not import them."""
+    """Import modules that tasks may need. The supervisor calls this, so that workers forked later have the modules."""
     pickling.preload()
 
 
@@ -27,8 +27,8 @@ def run(link_fd: int, page_fd: int) -> NoReturn:
     """Run tasks until the agent closes the link.
 
     Args:
-        link_fd: Socket to the agent.
-        page_fd: The shared page.
+        link_fd: Descriptor of the socket to the agent.
+        page_fd: Descriptor of the shared page.
     """
     link = socket.socket(fileno=link_fd)
     page = shared_page.attach(page_fd)

@@ -1,6 +1,6 @@
-"""Reads the inputs of a worker's tasks, and keeps their results.
+"""Reads the inputs of a worker's tasks, and stores the results of these tasks.
 
-Large objects are files in the store's folders. The worker also remembers its last small results.
+Large objects are files in the store's folders. The worker keeps its latest small results in its own memory.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-#: Small results that a worker remembers, at most, and their bytes. A task that takes one as an input is often queued on
-#: the same worker.
+#: Limits of the small results that a worker keeps in memory: their number, and their bytes together. A task that takes
+#: such a result as an input is often queued on the same worker.
 _RECENT_COUNT = 512
 _RECENT_BYTES = 8 << 20
 #: Segments that one system call writes, at most.
@@ -28,14 +28,17 @@ def file_name(key: int) -> str:
 
 
 class MissingInputError(Exception):
-    """The worker neither remembers an input nor finds it in the store. The agent queues the task again, or fails it."""
+    """The worker cannot find an input in the batch, in its own memory or in the store.
+
+    The agent queues the task again, gives it back to the controller, or fails it.
+    """
 
 
 class OversizedResultError(Exception):
-    """An object of a result exceeds ``max_result_bytes``."""
+    """An object of a result is larger than ``max_result_bytes``."""
 
     def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"the result has {size} bytes, and may have at most {limit}")
+        super().__init__(f"the result has {size} bytes, but may have at most {limit}")
         self.size, self.limit = size, limit
 
 
@@ -51,9 +54,9 @@ class WorkerObjects:
     """Reads inputs and writes results.
 
     Args:
-        folders: The store's folders: in memory, on disk. Both may be the same.
-        suffix: The end of the name of each file that this worker writes. When the agent adds the file to the store, it
-            removes this end from the name.
+        folders: The store's folder in memory, and its folder on disk. Both may be the same folder.
+        suffix: The ending of the name of each file that this worker writes. When the agent adds the file to the store,
+            the agent removes the ending.
     """
 
     def __init__(self, folders: Sequence[str], suffix: str) -> None:
@@ -70,7 +73,7 @@ class WorkerObjects:
             self._recent_bytes -= len(self._recent.popitem(last=False)[1])
 
     def forget(self, keys: Iterable[int]) -> None:
-        """Remove results that will not be reported."""
+        """Remove the objects of a result that the worker will not report. The key -1 is ignored."""
         for key in keys:
             if key != -1:
                 self._recent_bytes -= len(self._recent.pop(key, b""))
@@ -85,7 +88,8 @@ class WorkerObjects:
             sent: The objects that came with the batch.
 
         Raises:
-            MissingInputError: The input did not come with the batch, is not remembered, and is not in the store.
+            MissingInputError: The input did not come with the batch, is not in this worker's memory, and is not in the
+                store.
         """
         data = sent.get(key)
         if data is None:
@@ -98,7 +102,7 @@ class WorkerObjects:
 
     def _map(self, key: int) -> Buffer | None:
         base = file_name(key)
-        # Each name is tried twice, because the agent may rename the file between two attempts.
+        # Each name is tried twice, because the agent may rename the file between two tries.
         for file in (base, base + self._suffix) * 2:
             for folder in self._folders:
                 try:
@@ -113,11 +117,11 @@ class WorkerObjects:
         return None
 
     def write(self, key: int, segments: list[Any], spill: bool) -> int:
-        """Write a large result into the store, without a copy in memory.
+        """Write a large object of a result into the store, without joining its segments in memory.
 
         Args:
             key: Key of the object.
-            segments: Its bytes.
+            segments: The bytes of the object, in pieces.
             spill: True if the file must lie on disk.
 
         Returns:

@@ -1,4 +1,4 @@
-"""A worker's reports to the agent. Results are gathered in columns and sent together."""
+"""A worker's reports to the agent. The worker gathers the results of several tasks, and sends them in one report."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class WorkerReport:
         self._inline_sizes: list[Any] = []
         self._folders: list[Any] = []
         self._payload: list[frames.Buffer] = []
-        #: True if an object of a gathered result is not in the payload. The report then has the columns `inline_sizes`
-        #: and `folders`.
+        #: True if an object of a gathered result is not in the payload, because it is a file or is not needed. The
+        #: report then has the columns `inline_sizes` and `folders`.
         self._has_files = False
         self._payload_bytes = 0
         self._skipped: list[int] = []
@@ -80,7 +80,7 @@ class WorkerReport:
         self._lacking.append(number)
 
     def send_failure(self, failure: messages.TaskFailure, payload: Sequence[frames.Buffer]) -> None:
-        """Send the failure of a task. Send the gathered report first, to keep the order in which tasks ended."""
+        """Send the failure of a task. First send the gathered report, because the tasks in it ended earlier."""
         self.flush()
         self._send(failure, payload)
 

@@ -1,7 +1,7 @@
-"""A worker's standard streams: pipes to the agent. A mark before each piece of output says which task wrote it.
+"""A worker's standard streams: pipes to the agent. A mark before each piece of output names the task that wrote it.
 
-C code and subprocesses bypass Python's streams, so their output has no mark. The agent assigns it to the running task.
-A task that writes nothing costs nothing.
+C code and subprocesses bypass Python's streams, so their output has no mark. The agent assigns such output to the
+running task. A task that prints nothing writes no marks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from handout.host.agent.output_capture import mark
 
 
 class MarkedPipe(io.RawIOBase):
-    """A pipe as a raw stream. Before each piece it writes a mark with the number of the task and the size of the piece.
+    """A raw stream that writes to a pipe. Before each piece of output, it writes a mark.
+
+    The mark contains the number of the task and the size of the piece.
 
     Args:
-        fd: The pipe.
-        nonce: The beginning of the marks.
+        fd: Descriptor of the pipe.
+        nonce: The random bytes that each mark begins with.
         writing_task: Returns the number of the task that writes.
     """
 
@@ -42,14 +44,14 @@ class MarkedPipe(io.RawIOBase):
         return False
 
     def write(self, data: Any) -> int:
-        """Write all of the data; return its size in bytes."""
+        """Write all of the data, and return the size of the data in bytes."""
         view = memoryview(data).cast("B")
         size = len(view)
         head = mark(self._nonce, self._writing_task(), size)
         # One call writes both, so that a fork of this process cannot write between the mark and its bytes.
         written = os.writev(self._fd, [head, view])
         if written < len(head) + size:
-            # A signal interrupted the write.
+            # A signal interrupted the call after a part of the bytes.
             rest = memoryview(head + bytes(view))[written:]
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
@@ -57,10 +59,10 @@ class MarkedPipe(io.RawIOBase):
 
 
 class Streams:
-    """Installs ``sys.stdout`` and ``sys.stderr`` of a worker, and installs them anew if a task replaced them.
+    """Installs ``sys.stdout`` and ``sys.stderr`` of a worker, and installs new ones if a task has replaced them.
 
     Args:
-        nonce: The beginning of the marks.
+        nonce: The random bytes that each mark begins with.
         writing_task: Returns the number of the task that writes.
     """
 
@@ -80,7 +82,7 @@ class Streams:
         sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
 
     def flush(self) -> None:
-        """Write the output that a task left in the buffers, and restore streams that it replaced or closed."""
+        """Write the output that a task left in the buffers. Install new streams if the task replaced or closed one."""
         out, err = sys.stdout, sys.stderr
         try:
             out.flush()

@@ -1,8 +1,9 @@
-"""The process that runs user code: one task at a time, in the order in which the agent sent them.
+"""The worker: the process that runs user code, one task at a time, in the order in which the agent sent the tasks.
 
-A worker receives a batch, announces each task on the shared page, runs it, and reports the results together. Within a
-batch it does not wait for an answer of the agent. The agent decides which tasks run: the worker skips only tasks that
-the agent has recalled. A worker is a subreaper, so processes that a task leaves behind become its children.
+A worker receives a batch of tasks. It announces each task on the shared page, runs the task, and goes on with the next
+one without waiting for the agent. Then it reports the results together. The worker skips tasks that the agent has
+recalled, and all further tasks once it must end. A worker is a subreaper, so it becomes the parent of processes that a
+task leaves behind, and kills them.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ from handout.protocol import codec, frames, messages
 from handout.protocol.messages import INLINE
 from handout.serialization import calls, diagnosis, exceptions, pickling
 
-#: Microseconds. If the last task of a function took longer, the worker sends the pending report before it starts the
-#: function's next task, so that the results in the report do not wait for that task.
+#: Microseconds. If the last task of a function took this long or longer, the worker sends the pending report before it
+#: starts the function's next task. Otherwise the results in the report would wait for that task.
 _SHORT_US = 200
-#: Characters of an exception's message, and of its traceback, that are sent at most.
+#: Limits of the text that a failure carries: characters of the exception's message, and characters of its traceback.
 _MAX_MESSAGE = 10_000
 _MAX_TEXT = 64 << 10
-#: The lowest descriptor for the worker's own files. User code that closes descriptors by number closes small ones.
+#: The lowest descriptor for the worker's own files. User code that closes descriptors by number mostly closes low ones.
 _HIGH_FD = 512
-#: Bytes of a pickled exception that is sent, at most. Of a larger one, the worker sends only the type, message and
-#: traceback.
+#: The largest pickled exception that a worker sends, in bytes. Of a larger exception, it sends only the type, the
+#: message and the traceback.
 _MAX_EXCEPTION = frames.MAX_PAYLOAD // 4
-#: Bytes of one result's objects that are sent in the report, at most. The other objects of the result become files.
+#: Bytes of one result that a worker sends in a report, at most. Further objects of the result become files.
 _MAX_INLINE = 4 << 20
 #: Seconds that the worker waits for the end of the processes that it killed.
 _REAP_S = 2.0
 
-#: In a shared loop: the number of the task whose coroutine runs. Output that is written now belongs to that task.
+#: In a shared loop: the number of the task whose coroutine runs now. Output that is written now belongs to that task.
 writing_task: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing_task", default=0)
 
 
@@ -69,7 +70,7 @@ class WorkerTask(NamedTuple):
 
 
 class Worker:
-    """Runs tasks one after another. In a shared loop, `SharedLoop` runs the tasks, with the methods of this class.
+    """Runs tasks one after another. In a shared loop, `SharedLoop` runs them instead, and uses methods of this class.
 
     Args:
         link: Socket to the agent.
@@ -82,7 +83,7 @@ class Worker:
         self.report = WorkerReport(link)
         self.queue: deque[WorkerTask] = deque()
         self._decoder = frames.Decoder()
-        #: The working directory and the blocked signals of a new worker, which are restored after each task.
+        #: The working directory and the blocked signals of a new worker. The worker restores them after each task.
         self._folder = _open_high(".")
         self._signals = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._blobs: dict[int, bytes] = {}
@@ -93,18 +94,18 @@ class Worker:
         self.forked = False
         #: True if the worker starts no more tasks and ends as soon as it can.
         self.leaving = False
-        #: Bytes that each object of a result may have, at most.
+        #: Largest size in bytes of each object of a result.
         self._max_result = sys.maxsize
-        #: The worker's control group, if its tasks have a memory limit and the host has control groups.
+        #: The worker's own control group. None if its tasks have no memory limit, or the host has no control groups.
         self._limited: cgroups.MemoryGroup | None = None
         self._in_user_code = False
-        #: True if the agent has cancelled the task's coroutine, which `_await` runs.
+        #: True if SIGTERM has cancelled the coroutine that `_await` runs.
         self._cancelled = False
         #: True if tasks are coroutines that run at the same time, in one event loop.
         self.shared_loop = False
         #: Numbers of the tasks of a shared loop that are being cancelled.
         self.cancelled: set[int] = set()
-        #: Keys of inputs that must be read with the restricted reader.
+        #: Keys of the inputs that the worker must read with the restricted reader.
         self._distrusted: set[int] = set()
 
     # ---- messages ------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ class Worker:
             try:
                 self._limited = cgroups.MemoryGroup(message.group, options.memory_limit)
             except OSError:
-                pass  # the agent measures the memory of the worker in any case
+                pass  # the agent measures the worker's memory even without a group
         self.scratch = message.scratch
         self.objects = WorkerObjects(message.folders, message.suffix)
         writer = writing_task.get if self.shared_loop else lambda: self.page[shared_page.ANNOUNCED]
@@ -207,7 +208,8 @@ class Worker:
         if self._limited is not None:
             self._limited.make_room()
         try:
-            # Loading arguments (inline functions) and pickling the result (`__reduce__`) run user code as well.
+            # User code runs in all of these steps. Loading the arguments calls inline functions, and pickling the
+            # result calls `__reduce__`.
             self._in_user_code = True
             fn = self.load_function(task.fn)
             args, kwargs, paths = self.load_arguments(task)
@@ -225,7 +227,7 @@ class Worker:
             self._end_failed(task, current, started, error)
             return
         self._exit_if_forked()
-        # The memory is freed now, because the next task may need it.
+        # This frees the memory of the values now, because the next task may need it.
         del value, args, kwargs
         self._clean_up(current)
         if self._was_killed_at_limit():
@@ -241,7 +243,7 @@ class Worker:
         self._exit_if_forked()
         failure, payload = self.failure(task.number, error, self._cancelled)
         self._clean_up(current)
-        # The cause may be that the process, and not the task, has no descriptors, memory or disk space left.
+        # This process may have no descriptors, memory or disk space left. Then further tasks would fail here as well.
         if isinstance(error, (OSError, MemoryError, pickling.LoadError)):
             self.leaving = True
         if self._was_killed_at_limit():
@@ -250,13 +252,13 @@ class Worker:
         self.report.send_failure(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
 
     def _was_killed_at_limit(self) -> bool:
-        """Return True if the kernel killed a process that the task had started, at the worker's memory limit."""
+        """Return True if the kernel killed a process of the task because the worker's group was at its memory limit."""
         return self._limited is not None and self._limited.killed_at_limit
 
     def _report_over_memory(self, number: int, started: int) -> None:
         """Report that a task exceeded its memory limit, and run no more tasks.
 
-        The task fails even if it returned a result after the kernel had killed a process that the task had started.
+        The kernel has killed a process that the task had started. The task fails even if it still returned a result.
         """
         self.leaving = True
         elapsed_us = (now_ns() - started) // 1000
@@ -273,7 +275,7 @@ class Worker:
                 pass
 
     def _exit_if_forked(self) -> None:
-        """End the process if a task forked it. Its copy of the task has ended, and only the worker itself reports."""
+        """End this process if a task forked it from the worker, because only the worker itself may report the task."""
         if self.forked:
             os._exit(0)
 
@@ -283,10 +285,10 @@ class Worker:
         return Current(task.name, self.host, task.attempt, task.variant, scratch)
 
     def load_function(self, number: int) -> Callable[..., Any]:
-        """Return a function, which is unpickled at its first use.
+        """Return a function. The first call with its number unpickles the function.
 
         Raises:
-            LoadError: The bytes could not be unpickled.
+            LoadError: This host cannot unpickle the function.
         """
         fn = self._functions.get(number)
         if fn is None:
@@ -298,7 +300,7 @@ class Worker:
 
         Raises:
             MissingInputError: An input is not on this host.
-            LoadError: The bytes could not be unpickled.
+            LoadError: This host cannot unpickle the arguments.
         """
         inputs, sent = task.inputs, task.sent
         try:
@@ -320,7 +322,7 @@ class Worker:
 
     def _unpickle_function(self, number: int) -> Callable[..., Any]:
         if self._bundle_path is not None:
-            # `_set_up` does not do this, because only an error here becomes the task's failure.
+            # This is not done in `_set_up`, because an error there would not become the failure of a task.
             importer.install(self._bundle_path)
             self._bundle_path = None
         try:
@@ -334,7 +336,7 @@ class Worker:
             ) from error
 
     def _await(self, coroutine: Any) -> Any:
-        """Run a coroutine in a loop of its own; return its result. SIGTERM cancels the coroutine."""
+        """Run a coroutine in a new event loop, and return its result. SIGTERM cancels the coroutine."""
 
         async def main() -> Any:
             loop = asyncio.get_running_loop()
@@ -355,17 +357,18 @@ class Worker:
     # ---- results and failures ------------------------------------------------------------------------------
 
     def encode(self, value: Any, paths: Sequence[calls.Path], outputs: Sequence[int]) -> EncodedResult:
-        """Return the objects of a result.
+        """Pickle the objects of a result. Write the large objects into the store.
 
         Args:
-            value: What the function returned.
-            paths: For each output but the first, its path in the value. The first output is the whole value.
-            outputs: Keys of the objects; -1 for one that is not wanted.
+            value: The value that the function returned.
+            paths: Paths of elements in the value. The first object of the result is the whole value. The other objects
+                are these elements.
+            outputs: Keys of the objects; -1 for an object that is not needed.
         """
         try:
             return self._encode(value, paths, outputs)
         except BaseException:
-            # Some files of the result may exist already, and will not be reported.
+            # Some files of the result may exist already, but the worker will not report them.
             self.objects.forget(outputs)
             raise
 
@@ -404,12 +407,14 @@ class Worker:
     def failure(
         self, number: int, error: BaseException, cancelled: bool
     ) -> tuple[messages.TaskFailure, list[frames.Buffer]]:
-        """Return the report of a failure, and the pickled exception if there is one. The caller sets the duration.
+        """Return the report of a failure, and a list with the pickled exception, if there is one to send.
+
+        The duration in the report is 0, and the caller sets it.
 
         Args:
             number: The task's number.
-            error: The exception that the function raised, or that arose while its arguments were loaded or its result
-                was encoded.
+            error: The exception that the function raised. Or an exception that was raised while its arguments were
+                loaded or its result was encoded.
             cancelled: True if the agent cancelled the task.
         """
         kind, facts = _kind_of(error, cancelled)
@@ -424,7 +429,7 @@ class Worker:
             if blob is not None and len(blob) > _MAX_EXCEPTION:
                 blob = None
         elif kind in ("unserializable", "too_large") and _is_raised_by_handout(error.__cause__ or error):
-            text = ""  # a traceback of the worker's own code would add nothing to the message
+            text = ""  # the traceback would only show Handout's own code
         else:
             text = exceptions.traceback_text(error)
         failure = messages.TaskFailure(
@@ -440,7 +445,7 @@ class Worker:
         return failure, [blob] if blob is not None else []
 
     def _clean_up(self, current: Current) -> None:
-        """Flush a task's output, remove its scratch folder, kill its processes, restore the directory and signals."""
+        """Clean up after a task: flush its output, remove its scratch folder, kill its processes, restore the rest."""
         self.streams.flush()
         remove_scratch(current)
         self.kill_children()
@@ -453,7 +458,7 @@ class Worker:
             self.leaving = True
 
     def kill_children(self) -> None:
-        """Kill the processes that a task left. If it left some, the worker runs no more tasks."""
+        """Kill the processes that a task has left behind. If there are any, let the worker run no more tasks."""
         deadline = time.monotonic() + _REAP_S
         while True:
             try:
@@ -485,7 +490,7 @@ def _kind_of(error: BaseException, cancelled: bool) -> tuple[str, dict[str, Any]
         return "too_large", {"size": error.size, "limit": error.limit}
     if isinstance(error, SystemExit):
         code = error.code
-        # An exit status is never this large, and the controller takes a larger number for a broken message.
+        # No exit status is as large as that, and the controller refuses a message that contains a huge integer.
         is_status = code is None or (isinstance(code, int) and abs(code) < 1 << 63)
         return "exited", {"exit": code if is_status else exceptions.message(code)}
     if isinstance(error, asyncio.CancelledError) and cancelled:
@@ -494,7 +499,7 @@ def _kind_of(error: BaseException, cancelled: bool) -> tuple[str, dict[str, Any]
 
 
 def _open_high(path: str) -> int:
-    """Open a folder with a descriptor above the numbers that user code may guess; return -1 if it cannot be opened."""
+    """Open a folder, and return its descriptor, if possible from `_HIGH_FD` on; return -1 if it cannot be opened."""
     try:
         low = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -508,7 +513,7 @@ def _open_high(path: str) -> int:
 
 
 def _is_raised_by_handout(error: BaseException) -> bool:
-    """Return True if Handout's own code, or C code that it called, raised an exception."""
+    """Return True if Handout's own code raised an exception, or if C code that Handout called raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -516,7 +521,7 @@ def _is_raised_by_handout(error: BaseException) -> bool:
 
 
 def _is_own_frame(trace: TracebackType) -> bool:
-    """Return True if a frame runs Handout's code and not the user's."""
+    """Return True if a frame runs Handout's own code."""
     package = trace.tb_frame.f_globals.get("__package__")
     return isinstance(package, str) and package.startswith(("handout.host", "handout.serialization"))
 
