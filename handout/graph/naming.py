@@ -29,7 +29,7 @@ class FunctionIds:
     generated.
     """
 
-    __slots__ = ("_bases", "_claimed", "_counts", "_numbers", "ids")
+    __slots__ = ("_bases", "_claimed", "_counts", "_dashed", "_numbers", "ids")
 
     def __init__(self) -> None:
         #: Ids of the nodes that were named so far. These are always the first nodes of the graph.
@@ -42,6 +42,8 @@ class FunctionIds:
         #: The name of each function, by the identity of the function. The graph holds the functions, so that no other
         #: object gets the same identity.
         self._bases: dict[int, str] = {}
+        #: True once a name contained a dash.
+        self._dashed = False
         #: The nodes of the first entries of ``ids``, by id. It is extended when a generated id is looked up.
         self._numbers: dict[str, int] = {}
 
@@ -58,11 +60,12 @@ class FunctionIds:
 
     def _generate(self, base: str) -> str:
         count = self._counts.get(base, 0)
+        self._dashed = self._dashed or "-" in base
         while True:
             count += 1
             id_ = base if count == 1 else f"{base}-{count}"
             # Two ids can be equal only if the caller chose one of them, or if a name contains a dash.
-            if (self._claimed or "-" in base) and self._taken(id_):
+            if (self._claimed or self._dashed) and self._taken(id_):
                 continue
             self._counts[base] = count
             return id_

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -117,24 +118,24 @@ def read(path: str | PathLike[str]) -> Story:
     path = Path(path)
     if not path.is_file():
         raise JournalError(f"There is no journal {str(path)!r}.", remedy="Check the path.", path=str(path))
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
-        if not check(database, path):
-            return Story((), (), ())
-        runs = database.execute(
-            "SELECT run, began, ended, outcome, json_array_length(ids), reused FROM runs ORDER BY run"
-        )
-        attempts = database.execute(
-            "SELECT run, id, host, attempt, outcome, error FROM attempts UNION ALL "
-            "SELECT run, id, host, attempt, 'started', '' FROM starts ORDER BY 1"
-        )
-        return Story([RunRecord(*row) for row in runs], _tasks(database), [AttemptRecord(*row) for row in attempts])
-    except sqlite3.Error as error:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return _story(database) if check(database, path) else Story((), (), ())
+    except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:  # the last three for damaged rows
         raise JournalError(
-            f"The journal {str(path)!r} cannot be read: {error}.", remedy="Check the file.", path=str(path)
+            f"The journal {str(path)!r} cannot be read: {type(error).__name__}: {error}.",
+            remedy="Check the file.",
+            path=str(path),
         ) from error
-    finally:
-        database.close()
+
+
+def _story(database: sqlite3.Connection) -> Story:
+    runs = database.execute("SELECT run, began, ended, outcome, json_array_length(ids), reused FROM runs ORDER BY run")
+    attempts = database.execute(
+        "SELECT run, id, host, attempt, outcome, error FROM attempts UNION ALL "
+        "SELECT run, id, host, attempt, 'started', '' FROM starts ORDER BY 1"
+    )
+    return Story([RunRecord(*row) for row in runs], _tasks(database), [AttemptRecord(*row) for row in attempts])
 
 
 def _tasks(database: sqlite3.Connection) -> list[TaskRecord]:

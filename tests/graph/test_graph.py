@@ -53,7 +53,7 @@ def test_map_takes_any_iterables(graph: Graph) -> None:
 
 
 def test_map_of_unequal_lengths_is_refused(graph: Graph) -> None:
-    with pytest.raises(GraphError, match="one length, not 2, 3"):
+    with pytest.raises(GraphError, match="the same length, not 2, 3"):
         graph.map(scale, [1.0, 2.0], [1.0, 2.0, 3.0])
     any_map: Any = graph.map
     with pytest.raises(GraphError, match="none at all"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import pytest
 
@@ -34,6 +35,17 @@ def test_callables_of_all_kinds_have_names(graph: Graph) -> None:
     outputs = [graph.add(f) for f in (nothing, functools.partial(train, 1), Model().fit, Model())]
     assert ids(outputs) == ["lambda", "train", "fit", "Model"]
     assert graph.value(3).id == "value"
+
+
+@pytest.mark.parametrize("dashed_first", [True, False])
+def test_a_name_with_a_dash_collides_with_no_number(graph: Graph, dashed_first: bool) -> None:
+    def dashed() -> int:
+        return 1
+
+    dashed.__name__ = "train-2"
+    calls: list[tuple[Callable[..., int], tuple[int, ...]]] = [(train, (1,)), (train, (2,))]
+    calls.insert(0 if dashed_first else 2, (dashed, ()))
+    assert len({graph.add(fn, *args).id for fn, args in calls}) == 3
 
 
 def test_an_id_does_not_depend_on_when_it_is_asked_for(graph: Graph) -> None:

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -245,3 +246,12 @@ def test_a_damaged_journal_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"cannot be read: .*The file is damaged"):
         journal.committed([ONE])
     journal.close()
+
+
+def test_a_damaged_row_is_told_by_name_to_a_reader(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    written(path).close()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE results SET tasks = '[1'")
+    with pytest.raises(JournalError, match="cannot be read: JSONDecodeError"):
+        read(path)

@@ -220,6 +220,8 @@ class Worker:
             self._in_user_code = False
         except MissingInputError:
             self._in_user_code = False
+            self._exit_if_forked()
+            self._clean_up(current)  # inline functions may have run before the missing input was read
             self.report.add_lacking(number)
             return
         except BaseException as error:
