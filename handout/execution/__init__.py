@@ -1,4 +1,4 @@
-"""The thin async shell: clusters, runs, results."""
+"""The asyncio side of Handout: it opens clusters, runs graphs on them, and returns results."""
 
 from __future__ import annotations
 

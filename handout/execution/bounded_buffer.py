@@ -1,4 +1,4 @@
-"""A bounded queue, so that memory does not grow with the output of tasks or with the backlog of readers."""
+"""A queue of bounded size, for events and for the lines that tasks print."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class BoundedBuffer(Generic[T]):
 
     Args:
         most: The largest sum of the sizes of all items.
-        size: Returns the size of an item. By default each item counts as one.
+        size: Returns the size of an item. By default each item has size 1.
     """
 
     __slots__ = ("_most", "_size", "dropped", "items", "total")
@@ -24,18 +24,18 @@ class BoundedBuffer(Generic[T]):
     def __init__(self, most: int, size: Callable[[T], int] = lambda _: 1) -> None:
         self._most = most
         self._size = size
-        #: Oldest first.
+        #: The items, oldest first.
         self.items: deque[T] = deque()
         #: The sum of the sizes of all items.
         self.total = 0
-        #: How many items were dropped since the owner last set this to 0.
+        #: How many items were dropped since the owner of the buffer last set this number to 0.
         self.dropped = 0
 
     def __bool__(self) -> bool:
         return bool(self.items or self.dropped)
 
     def extend(self, items: Iterable[T]) -> None:
-        """Append items. Drop the oldest ones beyond the bound."""
+        """Append items. If the sum of all sizes is then above ``most``, drop the oldest items."""
         for item in items:
             self.items.append(item)
             self.total += self._size(item)

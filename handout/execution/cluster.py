@@ -1,4 +1,4 @@
-"""`Cluster`: hosts that stay connected, with warm agents, for many graphs."""
+"""`Cluster`: hosts that stay connected, with agents that keep running, for many graphs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Cluster", "Require"]
 
 
 class Cluster:
-    """Hosts that stay connected, with warm agents and workers. They run many graphs, also at the same time.
+    """Hosts that stay connected, with agents and workers that keep running. They can run many graphs at the same time.
 
     Use a cluster as ``async with Cluster(...) as cluster``. In a notebook, await `open` and `close` instead. A cluster
     belongs to the event loop that opened it.
@@ -27,14 +27,13 @@ class Cluster:
     Args:
         inventory: The hosts: an `Inventory`, a list of hosts or of texts such as ``"user@host:port"``, the path of a
             TOML file, or None for this machine alone.
-        allocator: The allocator for graphs that are started without one. None takes the built-in `locality`.
+        allocator: The allocator for runs that name no allocator of their own. None means the built-in `locality`.
         require: How many hosts must be reached before `open` returns: ``"any"`` for one, ``"all"`` for every host of
             the inventory, or a number.
-        timings: How long hosts may be silent, and the other times of the connection. None takes the defaults of
-            `Timings`.
+        timings: Time limits, such as how long a host may be silent. None means the defaults of `Timings`.
 
     Raises:
-        InventoryError: The inventory cannot be read, or ``require`` asks for more hosts than it has.
+        InventoryError: The inventory cannot be read, or ``require`` asks for more hosts than the inventory has.
         HandoutError: ``timings`` is not a `Timings`.
 
     Example:
@@ -60,23 +59,25 @@ class Cluster:
         self._runtime = ClusterRuntime(inventory, allocator=allocator, require=require, timings=timings)
 
     async def open(self) -> Self:
-        """Connect to the hosts, and return as soon as ``require`` of them are usable. The rest may join later.
+        """Connect to the hosts, and return as soon as ``require`` of them are usable. The other hosts may join later.
 
         Returns:
             The cluster itself.
 
         Raises:
-            HostError: Fewer hosts than required can be reached. The message names each host and its reason.
+            HostError: The cluster is already open, or fewer hosts than required can be reached. The message gives the
+                reason for each host that cannot be reached.
         """
         await self._runtime.open()
         return self
 
     async def close(self, *, within_s: float = CLOSE_TIMEOUT_S) -> None:
-        """End all agents and connections. Runs that have not ended end with an error. A second call does nothing.
+        """End all agents and connections. Each unfinished run ends with an error. A second call does nothing.
 
         Args:
-            within_s: Seconds that closing may take. The controller gives up on a host that has not answered by then,
-                and logs a warning. The supervisor of that host ends what runs there when its lease is over.
+            within_s: Seconds that closing may take. If the agent on a host has not ended by then, the controller logs a
+                warning and does not wait for it any longer. The supervisor of that host ends the tasks there when the
+                host's lease is over.
         """
         await self._runtime.close(within_s=within_s)
 
@@ -97,7 +98,7 @@ class Cluster:
             The execution. The run begins when its block is entered.
 
         Raises:
-            HandoutError: An option does not exist, or has a value that it cannot have.
+            HandoutError: An option does not exist, or its value is not allowed.
         """
         return Execution(self._runtime, as_graph(graph), run)
 
@@ -121,15 +122,15 @@ class Cluster:
             return await execution.results()
 
     async def add(self, host: Host | str, /) -> None:
-        """Add a host, also for runs that have begun, and return as soon as it is usable.
+        """Add a host, and return as soon as it is usable. Runs that have begun can use it too.
 
-        A host that cannot be used does not stay in the cluster. The same holds if the call is cancelled.
+        If the host cannot be used, or if the call is cancelled, the host is removed from the cluster again.
 
         Args:
             host: A `Host`, or a text such as ``"user@host:2222"``.
 
         Raises:
-            InventoryError: The argument describes no host, or the cluster has a host of that name.
+            InventoryError: The argument describes no host, or the cluster already has a host of that name.
             HostError: The host cannot be reached, or no agent can be started there.
         """
         await self._runtime.add(host)
@@ -137,9 +138,11 @@ class Cluster:
     async def drain(self, name: str, /) -> None:
         """Remove a host without harm to any run, and return as soon as its agent has ended.
 
-        The host gets no new tasks. Tasks that run there may finish, however long that takes. The controller fetches
-        those of its results that are still needed; results that cannot be fetched are made again on another host.
-        A call that is cancelled only stops waiting: the host is still removed, and a further call waits for that.
+        The host gets no new tasks. Tasks that run there may finish, however long that takes. The controller then
+        fetches results that only this host has, if they are still needed. If a result cannot be fetched, its function
+        runs again on another host.
+
+        Cancelling this call does not stop the removal. Another call with the same name waits for the same removal.
 
         Args:
             name: The name of the host.
@@ -152,12 +155,12 @@ class Cluster:
 
     @property
     def inventory(self) -> Inventory:
-        """The hosts of the cluster, with those that were added and without those that were drained."""
+        """The present hosts of the cluster. Added hosts are included, and drained hosts are not."""
         return self._runtime.inventory
 
     @property
     def view(self) -> ClusterView:
-        """The hosts that are usable now, with their capabilities and the amounts that are free.
+        """The hosts that are usable now, with their capabilities and their free amounts.
 
         Raises:
             HostError: The cluster is not open.
@@ -166,5 +169,5 @@ class Cluster:
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """The hosts that could not be reached, by name, each with the reason."""
+        """The errors of the hosts that cannot be used, by name of the host."""
         return self._runtime.unavailable

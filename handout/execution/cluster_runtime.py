@@ -1,4 +1,4 @@
-"""The running part of a `Cluster`: its driver, its host managers, and the task group that holds them."""
+"""The running part of a `Cluster`: its driver, its host managers, and the task group that runs them."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Require = Literal["any", "all"] | int
 
 logger = logging.getLogger("handout")
 
-#: Seconds that closing a cluster may take. Agents must end within this time less the next two constants.
+#: Seconds that closing a cluster may take by default. The agents get this time minus the next two constants.
 CLOSE_TIMEOUT_S = 5.0
-#: Seconds that the cluster's tasks get to end after the agents' time is over. The cluster then cancels them.
+#: Seconds that the cluster's asyncio tasks get to end after the agents' time is over. `close` then cancels them.
 _LET_GO_S = 0.25
-#: Seconds that a cancelled task group gets. An allocator or a tracker of the user may refuse to be cancelled.
+#: Seconds that the cancelled asyncio tasks get to end. The user's allocator or tracker may ignore a cancellation.
 _CANCEL_TIMEOUT_S = 0.25
 
 
 class ClusterRuntime:
-    """Does the work behind a `Cluster` and its executions. It takes the arguments of `Cluster`."""
+    """Does the work behind a `Cluster` and its executions. The constructor takes the arguments of `Cluster`."""
 
     def __init__(
         self,
@@ -62,20 +62,21 @@ class ClusterRuntime:
         self._closing = asyncio.Event()
         #: Seconds that agents get to end when the cluster is closed.
         self._stop_s = 0.0
-        #: By name of a host: None if the host joined, else the error that kept it out.
+        #: Maps the name of a host to None if it has joined, otherwise to the error that says why it cannot be used.
         self._settled: dict[str, HandoutError | None] = {}
         self._settling = asyncio.Event()
         self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
         self._members: Members | None = None
-        #: By name of a host: the agent that an earlier controller started there, as the journal recorded it.
+        #: Maps the name of a host to the agent that an earlier controller started there, as the journal recorded it.
         self._known: Mapping[str, KnownAgent] = {}
-        #: By name of a host: what the known agent reported that it holds; None if it could not be taken over.
+        #: Maps the name of a host to its known agent, with the attempts and objects that the agent reported. The value
+        #: is None if the agent could not be taken over.
         self._found: dict[str, tuple[AgentProxy, FoundAgent] | None] = {}
 
     # ---- life ------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Begin, and wait until as many hosts as required are usable; see `Cluster.open`."""
+        """Start to connect, and wait until as many hosts as required are usable; see `Cluster.open`."""
         self.begin()
         try:
             await self.wait_until_usable()
@@ -93,14 +94,14 @@ class ClusterRuntime:
         await uninterrupted(_end(serving, driver, self._stop_s + _LET_GO_S))
 
     def begin(self, known: Mapping[str, KnownAgent] | None = None) -> None:
-        """Start to connect, without waiting. `close` must follow.
+        """Start to connect to the hosts, without waiting for them. The caller must call `close` later.
 
         Args:
-            known: By host: the agent of an earlier controller, which is taken over if it still runs. Its messages are
-                held back until `release`.
+            known: By name of a host: an agent that an earlier controller started. If the agent still runs, its host
+                manager takes it over, and holds back its messages until `release` is called.
 
         Raises:
-            HostError: The cluster is open.
+            HostError: The cluster is already open.
         """
         if self._serving is not None:
             raise HostError("This cluster is open already.")
@@ -113,29 +114,29 @@ class ClusterRuntime:
         self._driver.classes.share(frozenset(shared))
         self._driver.post(ev.SharedChanged(shared))
         for name in self.inventory:
-            # Posted before any run can be submitted, so that runs wait for these hosts.
+            # The core learns of the hosts before it learns of any run, so that runs wait for these hosts.
             self._driver.post(ev.HostExpected(name))
         self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
 
     async def wait_until_adopted(self) -> None:
         """Wait until every known agent has reported what it holds, or its host manager has given up on it.
 
-        Each host manager limits its own attempt, so this wait ends.
+        Each host manager limits the time of its takeover, so this wait ends.
         """
         while len(self._found) < len(self._known) and self._serving is not None and not self._serving.done():
             self._settling.clear()
             await self._settling.wait()
 
     def adopted(self) -> Mapping[str, FoundAgent]:
-        """Return what the agents that were taken over hold, by host. An agent that was lost since then is left out."""
+        """Return the attempts and objects of each agent that was taken over and is not lost, by name of the host."""
         peers = self.driver.agents
         return {name: each[1] for name, each in self._found.items() if each is not None and peers.get(name) is each[0]}
 
     def release(self, run: int) -> None:
-        """Deliver the messages that were held back because the core did not know their run.
+        """Deliver the messages of agents that were taken over. They were held back until the core knows the run.
 
         Args:
-            run: Number of the run that has been submitted now.
+            run: Number of the run that has just been submitted.
         """
         if self._members is not None:
             self._members.release(run)
@@ -149,6 +150,7 @@ class ClusterRuntime:
 
         Raises:
             HostError: So many hosts have failed that the required number cannot join any more.
+            HandoutError: The cluster was closed, or has failed.
         """
         total = len(self.inventory)
         while True:
@@ -165,7 +167,7 @@ class ClusterRuntime:
             await self._settling.wait()
 
     async def _serve(self, driver: Driver, closing: asyncio.Event) -> None:
-        """Run the host managers and all that the driver spawns in one task group, until the cluster is closed."""
+        """Run the host managers and the driver's coroutines in one task group, until the cluster is closed."""
         launchers = Launchers()
         watch = LoopMonitor(self._timings.blocked_s)
         watch.start()
@@ -219,8 +221,8 @@ class ClusterRuntime:
         host = as_host(host)
         if host.name in self.inventory:
             raise InventoryError(
-                f"this cluster already has a host {host.name!r}.",
-                remedy="Give the new one a name of its own: Host('other', address=...); or drain the old one first.",
+                f"This cluster already has a host {host.name!r}.",
+                remedy="Give the new host another name: Host('other', address=...). Or drain the old host first.",
                 host=host.name,
                 key="name",
             )
@@ -233,7 +235,7 @@ class ClusterRuntime:
         await members.drain(name)
 
     async def _open_members(self) -> Members:
-        """Return the members of this cluster. If `begin` was called in this turn of the loop, wait for one turn first.
+        """Return the members of this cluster. If `_serve` has not made them yet, wait for one turn of the event loop.
 
         Raises:
             HostError: The cluster is not open, or is being closed.
@@ -258,45 +260,45 @@ class ClusterRuntime:
 
         Raises:
             HostError: The cluster is not open.
-            HandoutError: Another event loop than the running one opened the cluster.
+            HandoutError: The cluster was opened in another event loop than the running one.
         """
         if self._driver is None or self._serving is None:
             raise HostError("This cluster is not open.", remedy="Use `async with Cluster(...)`, or await open().")
         if asyncio._get_running_loop() not in (None, self._serving.get_loop()):
             raise HandoutError(
-                "This cluster was opened in another event loop, and serves that one alone.",
-                remedy="Use it in the loop that opened it, or open one for this loop.",
+                "This cluster was opened in another event loop, and can be used only there.",
+                remedy="Use it in the event loop that opened it, or open another cluster in this one.",
             )
         return self._driver
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """The hosts that could not be reached, by name, each with the reason."""
+        """The errors of the hosts that cannot be used, by name of the host."""
         return {name: error for name, error in self._settled.items() if error is not None}
 
     def next_run(self) -> int:
-        """Return a number for a run, which no earlier run of this cluster has."""
+        """Return a run number that no earlier run of this cluster has."""
         return next(self._runs)
 
 
 async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:
-    """Wait until a closing cluster has ended. Cancel it after ``within_s`` seconds."""
+    """Wait until `_serve` of a closing cluster has returned. Cancel it after ``within_s`` seconds."""
     _, pending = await asyncio.wait({serving}, timeout=within_s)
     if pending:
         serving.cancel()
         _, pending = await asyncio.wait({serving}, timeout=_CANCEL_TIMEOUT_S)
     driver.close()
     if pending:
-        logger.warning("An allocator or a tracker was cancelled and still runs; the cluster does not wait for it.")
+        logger.warning("An allocator or a tracker was cancelled but still runs. The cluster no longer waits for it.")
     elif driver.broken is not None:
         raise driver.broken
 
 
 def _required(require: Any, hosts: int) -> int:
-    """Return how many of ``hosts`` hosts must be reached.
+    """Return the number of hosts that must be reached, for an inventory with ``hosts`` hosts.
 
     Raises:
-        InventoryError: ``require`` is more than ``hosts``, or is neither a number nor "any" nor "all".
+        InventoryError: ``require`` is above ``hosts``, or is not "any", "all" or a number of hosts.
     """
     if require == "all":
         return hosts
@@ -305,7 +307,7 @@ def _required(require: Any, hosts: int) -> int:
         raise InventoryError(f"require={require!r} is not a number of hosts.", remedy="Give 'any', 'all' or a number.")
     if required > hosts:
         raise InventoryError(
-            f"require={require!r} asks for {required} hosts, the inventory has {hosts}.",
+            f"require={require!r} asks for {required} hosts, but the inventory has {hosts}.",
             remedy="Add hosts, or require fewer.",
         )
     return int(required)
@@ -321,11 +323,11 @@ def _refuse(coroutine: Coroutine[Any, Any, None]) -> object:
 
 
 def _too_few(failed: list[HandoutError], required: int, total: int) -> HandoutError:
-    """Return one error for the hosts that cannot be used. A cluster of one host gets that host's own error."""
+    """Return one error for the hosts that cannot be used. For a cluster of one host, it is that host's own error."""
     if total == 1:
         return failed[0]
     error = HostError(
-        f"{len(failed)} of {total} hosts cannot be used, {required} required: " + "; ".join(map(str, failed)),
+        f"{len(failed)} of {total} hosts cannot be used, but {required} are required: " + "; ".join(map(str, failed)),
         host=", ".join(getattr(each, "host", "") for each in failed),
     )
     error.__cause__ = failed[0]

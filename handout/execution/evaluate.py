@@ -25,20 +25,20 @@ __all__ = ["evaluate"]
 def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = None) -> Results:
     """Run a graph in this process and thread, for tests. Breakpoints and coverage work.
 
-    Each function is called once, after its producers. It takes the objects that these returned, without a copy.
+    Each function is called once, after the functions whose results it takes. It gets these results without a copy.
     Costs are ignored. Coroutine functions run one after the other.
 
     Args:
         graph: A graph, or a list of `function` entries.
-        outputs: The outputs that are wanted. None takes every function whose result no other function takes.
-        given: Values that replace outputs, by output or id, such as stubs of a test.
+        outputs: The outputs that are wanted. None means every result that no other function takes.
+        given: Values that replace outputs, by output or by id. A test can give stubs here.
 
     Returns:
         The results.
 
     Raises:
         GraphError: The graph is wrong. No function was called.
-        Exception: The exception that a function raised, with its id as a note.
+        Exception: The exception that a function raised, with the id of the function as a note.
 
     Example:
         ```python
@@ -56,14 +56,14 @@ def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = 
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    # Results may be files in the scratch folder, so it is removed with them.
+    # Results may be files in the scratch folder, so the folder must exist as long as the results do.
     weakref.finalize(run, shutil.rmtree, scratch, ignore_errors=True)
     return Results(cast("RunState", run))
 
 
 @dataclass(eq=False)
 class _Evaluated:
-    """Stands for the run that `Results` reads. All of its functions are done."""
+    """A replacement for the `RunState` that `Results` reads. All functions of the run are done."""
 
     plan: Plan
     values: dict[int, Any]

@@ -1,6 +1,6 @@
-"""The async iterators of an execution: its events, the output of a task, and which functions have ended.
+"""The async iterators of an execution: the events of its run, the lines that a task prints, and the ends of functions.
 
-They only read the state of the run. They send nothing to hosts, and the run never waits for their readers.
+The iterators only read the state of the run. They send nothing to hosts, and the run never waits for their readers.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class Ended(Generic[R]):
     """An output whose function has ended, as `Execution.ended` yields it.
 
     Attributes:
-        at_s: Seconds from the start of the run until the function had ended.
-        id: The id of the output's function, with the element if the output is one: ``train['weights']``.
+        at_s: Seconds from the start of the run until the function ended. If it had ended before `Execution.ended` was
+            called, seconds until that call.
+        id: The id of the output: the id of its function, and for an element also its key, as in ``train['weights']``.
         failure: Why the function has no result, or None if it has one.
 
     Example:
@@ -63,7 +64,7 @@ class Ended(Generic[R]):
 def watch_ends(
     run: RunState, outputs: Iterable[Output[R]], fetch: Callable[[Output[R]], Awaitable[R]]
 ) -> AsyncIterator[Ended[R]]:
-    """Yield the given outputs, each once, in the order in which their functions end from now on.
+    """Yield each given output once, in the order in which their functions end. Begin with functions that have ended.
 
     Args:
         run: A submitted run.
@@ -71,7 +72,7 @@ def watch_ends(
         fetch: Returns the value of an output.
 
     Raises:
-        GraphError: One of them is not an output of this run.
+        GraphError: An element of ``outputs`` is not an output of this run.
     """
     ready: deque[tuple[float, Output[R]]] = deque()
     wake = asyncio.Event()
@@ -133,7 +134,7 @@ async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
 
 
 async def watch_log(run: RunState, task: int) -> AsyncIterator[str]:
-    """Yield the lines that a task prints: first those that are kept, then new ones until the task has ended."""
+    """Yield the lines that a task prints: first the kept lines, then new lines until the task has ended."""
     wake = asyncio.Event()
     reader = run.logs.follow(task, wake.set)
     if run.outcomes[task] is None and not run.ended.is_set():

@@ -1,4 +1,4 @@
-"""`Execution`: one run of one graph, while it goes on."""
+"""`Execution`: the caller's access to one run of one graph."""
 
 from __future__ import annotations
 
@@ -36,16 +36,17 @@ R = TypeVar("R")
 #: Seconds that leaving the block may take. Cancelled tasks have ended or been killed after about 2.5 s.
 _LEAVE_TIMEOUT_S = 5.0
 #: The part of `_LEAVE_TIMEOUT_S` that is reserved for ending the agents, if the execution has a cluster of its own.
+#: Closing the journal gets at least this many seconds too.
 _CLOSE_S = 2.0
-#: How many unfinished tasks an error names.
+#: How many unfinished tasks a timeout error names.
 _NAMED = 3
 
 
 class Execution:
     """One run of one graph, made by `start` or `Cluster.start`: ``async with handout.start(graph) as execution``.
 
-    The run begins when the block is entered. Leaving the block cancels the tasks that have not ended, also on the
-    hosts, and takes at most 5 seconds.
+    The run begins when the block is entered. When the block is left, tasks that have not ended are cancelled, on the
+    hosts too. This takes at most 5 seconds, or 7 seconds if the journal's disk does not answer.
 
     Raises:
         GraphError: When the block is entered: the graph is wrong. Nothing was run.
@@ -73,7 +74,7 @@ class Execution:
         self._graph = graph
         self._options = options
         self._entered = False
-        #: The cluster's driver when the run began. The cluster may be closed and opened anew before the run is left.
+        #: The cluster's driver when the run began. A cluster that is closed and opened again has another driver.
         self._driver: Driver | None = None
         self._owns_cluster = owns_cluster
         self._run: RunState | None = None
@@ -121,21 +122,21 @@ class Execution:
         await self._leave()
 
     async def _begin(self, run: RunState) -> None:
-        """Submit the run. A run with a journal first reads what earlier runs have committed."""
+        """Submit the run. If it has a journal, first read what earlier runs have committed."""
         recorder = run.recorder = self._recorder
         if recorder is None:
             self._submit(run, [])
             return
         await recorder.prior.read(run)
         await self._cluster.wait_until_adopted()
-        # Adopted agents are asked last, because an agent that was lost in the meantime no longer has anything.
+        # `adopted` is called last, because it leaves out agents that were lost in the meantime.
         hosts = self._cluster.inventory.values()
         facts = recorder.begin(run, self._cluster.adopted(), {host.name for host in hosts if host.trust != "full"})
         if self._owns_cluster:
-            # Agents of a shared cluster are not recorded: they serve other runs and do not end with this one.
+            # Agents of a shared cluster are not recorded: they serve other runs too, and do not end with this run.
             self._cluster.driver.recorder = recorder
         self._submit(run, facts)
-        # Messages of adopted agents are delivered in the next turn, after the core has handled the submission.
+        # `release` is called in the next turn of the event loop, after the core has handled the submission.
         asyncio.get_running_loop().call_soon(self._cluster.release, run.number)
 
     def _prepare(self, plan: Plan) -> RunState:
@@ -145,7 +146,7 @@ class Execution:
         return make_run(plan, encode_plan(plan), self._options, number, self._cluster.allocator)
 
     async def _until_enough(self, run: RunState) -> None:
-        """Wait for the required hosts before the run is submitted, so that its first tasks are spread over them."""
+        """Wait for the required hosts. The run is submitted only then, so that its first tasks are spread over them."""
         limit_s = run.policy.timeout_s
         try:
             async with asyncio.timeout(limit_s):
@@ -154,7 +155,7 @@ class Execution:
             raise _too_long(limit_s or 0.0, run, "no task had begun") from None
 
     async def _until_usable(self, run: RunState) -> None:
-        """Wait for the required hosts, or until the run has ended, which its ``timeout_s`` may cause."""
+        """Wait until the required hosts have joined, or until the run has ended, perhaps after its ``timeout_s``."""
         usable = asyncio.ensure_future(self._cluster.wait_until_usable())
         ended = asyncio.ensure_future(run.ended.wait())
         try:
@@ -166,7 +167,7 @@ class Execution:
             ended.cancel()
 
     def _submit(self, run: RunState, facts: Sequence[ev.Event]) -> None:
-        """Hand the run to the driver, with facts about earlier runs. `_leave` must end a run that was submitted."""
+        """Submit the run to the driver, with facts about earlier runs. The caller must call `_leave` later."""
         driver = self._driver = self._cluster.driver
         limit_s = run.policy.timeout_s
         if limit_s is not None:
@@ -181,7 +182,7 @@ class Execution:
             self._post(ev.CancelRequested(run.number))
 
     def _unfinished(self, run: RunState) -> str:
-        """Describe a few unfinished tasks: first those that run, then those that were handed to a host, then others."""
+        """Describe a few unfinished tasks: first running tasks, then other handed-over tasks, then the rest."""
         driver = self._driver
         known = None if driver is None else driver.core.world.runs.get(run.number)
         if driver is None or known is None:
@@ -196,7 +197,7 @@ class Execution:
         return "; ".join([*said, f"and {more} more"] if more > 0 else said)
 
     async def _leave(self) -> None:
-        """Cancel the tasks that run, wait until they have ended, and close, also if the caller is cancelled."""
+        """Cancel the tasks, wait until they have ended, and close the rest, even if the caller is cancelled."""
         await uninterrupted(self._let_go())
 
     async def _let_go(self) -> None:
@@ -216,7 +217,7 @@ class Execution:
             await self._cluster.close(within_s=deadline - loop.time())
         if self._recorder is not None:
             if run is not None:
-                # These objects were fetched for the journal alone. The caller's results stay.
+                # Drop the objects that were fetched only for the journal. The caller's results stay.
                 run.objects.drop(set(run.spec.outputs).difference(run.plan.outputs))
             await self._recorder.close(max(_CLOSE_S, deadline - loop.time()))
 
@@ -236,11 +237,11 @@ class Execution:
         """Wait until the run has ended, and return its results.
 
         Returns:
-            The results. They stay usable after the block was left.
+            The results. They stay usable after the block is left.
 
         Raises:
             Exception: The exception of the first function that failed, unless ``on_failure="continue"``. Its notes
-                give task, host, attempt and remote traceback, and name the other tasks that failed.
+                give the task, the host, the attempt and the remote traceback, and name the other tasks that failed.
             PlacementError: The run has a task that no host can ever run.
             RunTimeoutError: The run took longer than its ``timeout_s``.
             HostError: All hosts were lost.
@@ -257,7 +258,7 @@ class Execution:
         return self._results
 
     def _explained(self, error: Exception) -> Exception:
-        """Add a note to a run's error for each host that could not be reached."""
+        """For each host that cannot be used, add a note to the run's error. Return the error."""
         notes = getattr(error, "__notes__", ())
         for host, reason in self._cluster.unavailable.items():
             note = f"Host {host!r} could not be used: {reason}"
@@ -270,7 +271,7 @@ class Execution:
     @overload
     async def result(self, output: str, /) -> Any: ...
     async def result(self, output: Output[Any] | str, /) -> Any:
-        """Wait for one output and return its value, while the rest of the run goes on.
+        """Wait for one output and return its value. The rest of the run goes on meanwhile.
 
         Args:
             output: An output of the graph, or the id of a function.
@@ -279,7 +280,8 @@ class Execution:
             The value.
 
         Raises:
-            Exception: The exception that its function raised, or the error that ended the run.
+            Exception: The exception that the output's function raised, or the error that ended the run.
+            KeyError: The value was dropped before this call, because no task or caller needed it.
             GraphError: The graph has no such output.
         """
         run = self._active
@@ -300,7 +302,7 @@ class Execution:
         return value_of(run, number, path, output)
 
     def _is_gone(self, number: int) -> bool:
-        """Return True if an object was made and has been dropped since, because no task or caller needed it."""
+        """Return True if an object was made, and was dropped later because no task or caller needed it."""
         run = self._active
         producer = run.spec.producer[number]
         made = producer >= 0 and run.outcomes[producer] is Outcome.DONE
@@ -315,22 +317,22 @@ class Execution:
         return run.spec.producer[number] in run.failures
 
     def _want(self, number: int) -> None:
-        """Ask the core to bring an object that is not among the run's outputs."""
+        """If an object is not one of the run's outputs, ask the core to have it fetched nevertheless."""
         run = self._active
         if number not in run.spec.outputs and not run.ended.is_set():
             self._post(ev.OutputsWanted(run.number, [number]))
 
     def ended(self, outputs: Iterable[Output[R]], /) -> AsyncIterator[Ended[R]]:
-        """Yield the given outputs, each once, in the order in which their functions end.
+        """Yield each given output once, in the order in which their functions end.
 
         Args:
             outputs: Outputs of the graph.
 
         Returns:
-            An async iterator of `Ended`. Outputs whose functions have ended before come first.
+            An async iterator of `Ended`. It begins with outputs of functions that have already ended.
 
         Raises:
-            GraphError: One of them is not an output of this graph.
+            GraphError: An element of ``outputs`` is not an output of this graph.
         """
         return watch_ends(self._active, outputs, self.result)
 
@@ -340,16 +342,17 @@ class Execution:
         """Yield the events of the run from now on, until it has ended.
 
         Returns:
-            An async iterator of `Event`; the kinds are its subclasses. A reader that is more than 100,000 events behind
-            loses the oldest ones, and gets an `EventsMissed` with their number in their place.
+            An async iterator of events. Each kind of event is a subclass of `Event`. If a reader is more than 100,000
+            events behind, the oldest of these are dropped. In their place the reader gets an `EventsMissed`, which says
+            how many they were.
         """
         return watch_events(self._active)
 
     def logs(self, id: str | Output[Any], /) -> AsyncIterator[str]:
-        """Yield the lines that a task prints: first those that are kept, then new ones until the task has ended.
+        """Yield the lines that a task prints: first the kept lines, then new lines until the task has ended.
 
-        The controller keeps the last 256 KiB of each task and 32 MiB of a run. A reader can be up to 1 MiB behind. The
-        oldest lines are dropped first, and a line ``[n lines dropped]`` stands in their place.
+        The controller keeps up to 256 KiB of lines for each task and 32 MiB for a run. A reader may be up to 1 MiB
+        behind. Beyond these limits, the oldest lines are dropped, and a line ``[n lines dropped]`` takes their place.
 
         Args:
             id: The id of a function, or its output.
@@ -363,44 +366,44 @@ class Execution:
         return watch_log(self._active, self._task_of(id))
 
     def explain(self, id: str | Output[Any], /) -> Explanation:
-        """Return where a task is, and why it does not run.
+        """Explain where a task is, and why it does not run.
 
         Args:
             id: The id of a function, or its output.
 
         Returns:
-            An `Explanation`: state, attempt, host, and a reason as a sentence.
+            An `Explanation`. It has the state, the attempt, the host and the reason.
 
         Raises:
             GraphError: The graph has no such function, or the output is a plain value.
-            HandoutError: The block was left.
+            HandoutError: The block has been left.
         """
         run, driver, task = self._active, self._driver, self._task_of(id)
         if driver is None or run.number not in driver.runs:
-            raise HandoutError("This execution is over.", remedy="Ask before its block is left.")
+            raise HandoutError("This execution is over.", remedy="Call explain() before its block is left.")
         if run.number not in driver.core.world.runs:
             reason = "the run has ended" if run.ended.is_set() else "the run is being submitted"
             return Explanation(task, run.plan.ids[task], State.WAITING, 0, "", reason)
         return explain(driver.core.world, run.number, task)
 
     def _task_of(self, id: str | Output[Any]) -> int:
-        """Return the number of the task behind an output or an id.
+        """Return the number of the task that has the given id or makes the given output.
 
         Raises:
-            GraphError: The graph has no such output, or it is a plain value.
+            GraphError: The graph has no such output, or the output is a plain value.
         """
         run = self._active
         task = run.spec.producer[run.plan.locate(id)[0]]
         if task < 0:
             name = id if isinstance(id, str) else id.id
-            raise GraphError(f"{name!r} is a value in this run. No function makes it.", remedy="Name a function.")
+            raise GraphError(f"{name!r} is a value in this run, and no function makes it.", remedy="Name a function.")
         return task
 
     async def cancel(self, *outputs: Output[Any] | str) -> None:
-        """Cancel functions and those that depend on them, or the whole run. Return once they have ended on the hosts.
+        """Cancel functions and all that depend on them, or the whole run. Return when they have ended on the hosts.
 
         Args:
-            *outputs: Outputs, or ids of functions. Without any, the whole run is cancelled.
+            *outputs: Outputs, or ids of functions. If none are given, the whole run is cancelled.
 
         Raises:
             GraphError: The graph has no such output.
@@ -424,9 +427,9 @@ def _too_long(limit_s: float, run: RunState, where: str) -> RunTimeoutError:
     tasks = len(run.plan)
     unfinished = run.outcomes.count(None) if run.outcomes else tasks
     return RunTimeoutError(
-        f"The run was over its timeout_s of {limit_s:g} s and was cancelled, {tasks - unfinished} of {tasks} tasks had "
-        f"ended; {where}.",
-        remedy="Raise timeout_s, or run less.",
+        f"The run took longer than its timeout_s of {limit_s:g} s and was cancelled. {tasks - unfinished} of {tasks} "
+        f"tasks had ended; {where}.",
+        remedy="Raise timeout_s, or run fewer functions.",
         limit_s=limit_s,
         tasks=tasks,
         unfinished=unfinished,

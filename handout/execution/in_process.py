@@ -26,7 +26,7 @@ HERE = "local"
 
 
 def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
-    """Call every function of a plan once, after its producers.
+    """Call every function of a plan once, after the functions whose results it takes.
 
     Args:
         plan: The plan.
@@ -61,9 +61,10 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
 
 
 def _as_failure(id: str, error: BaseException) -> BaseException:
-    """Return the exception of a task, or a replacement if it would act on the caller's own code.
+    """Return the exception of a task. Replace an exception that would act on the caller's own code.
 
-    `SystemExit` would end the caller's program. `CancelledError` and `StopIteration` would change its control flow.
+    `SystemExit` would end the caller's program. `CancelledError` and `StopIteration` would change the control
+    flow of the caller's code.
     """
     failure: BaseException = error
     where: dict[str, Any] = {"id": id, "host": HERE, "attempt": 1}
@@ -77,7 +78,7 @@ def _as_failure(id: str, error: BaseException) -> BaseException:
 
 
 class _Loop:
-    """Runs coroutines to their end: in this thread, or in another one if this thread has a running loop."""
+    """Runs coroutines to their end. If an event loop runs in this thread, they run in another thread."""
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
@@ -119,7 +120,7 @@ def _in_a_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 class _InProcessCall:
-    """The call of one task, with the values of its inputs in place of the placeholders."""
+    """Calls the function of one task, with the values of its inputs in place of the placeholders."""
 
     def __init__(self, plan: Plan, task: int, values: dict[int, Any], loop: _Loop) -> None:
         self._plan = plan
@@ -127,9 +128,9 @@ class _InProcessCall:
         self._values = values
         self._loop = loop
         self._slot_of = plan.slot_of(task)
-        #: Results of inline functions, by ``id()`` of their placeholders, so that each function is called once.
+        #: Results of inline functions, by ``id()`` of their placeholders. Each inline function is called once.
         self._inlined: dict[int, Any] = {}
-        #: Rebuilt containers, by ``id()`` of the originals, so that a container that occurs twice stays one object.
+        #: Rebuilt containers, by ``id()`` of the originals. A container that occurs twice is rebuilt once.
         self._rebuilt: dict[int, Any] = {}
 
     def run(self) -> Any:
@@ -156,7 +157,7 @@ class _InProcessCall:
         items = [(self._fill(key), self._fill(each)) for key, each in value.items()]
         if all(a is c and b is d for (a, b), (c, d) in zip(items, value.items(), strict=True)):
             return value
-        filled = copy.copy(value)  # keeps a subclass and its state, such as a default factory
+        filled = copy.copy(value)  # a copy keeps a subclass and its state, such as a default factory
         filled.clear()
         filled.update(items)
         return filled

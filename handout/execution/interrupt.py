@@ -1,4 +1,4 @@
-"""Ctrl-C in `handout.run`: the first one ends the run in order, the second one ends the program at once."""
+"""Handles Ctrl-C in `handout.run`. The first Ctrl-C cancels the run, and the second one ends the program at once."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["run_until_interrupted"]
 
 T = TypeVar("T")
 
-#: Seconds after the second Ctrl-C in which further ones are ignored. One key press may send several signals.
+#: Seconds after the second Ctrl-C in which further signals are ignored. One key press may send several signals.
 _PATIENCE_S = 0.5
 
 
 def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Do what `asyncio.run` does, but raise KeyboardInterrupt at once at a second Ctrl-C.
+    """Do what `asyncio.run` does, but raise KeyboardInterrupt at once when Ctrl-C is pressed a second time.
 
-    `asyncio.run` raises the second KeyboardInterrupt inside whatever callback the loop runs, and then waits for all
-    tasks: a future that was interrupted halfway keeps `asyncio.run` waiting for ever. Here the loop stops between two
-    callbacks, and its tasks are abandoned.
+    `asyncio.run` raises the second KeyboardInterrupt inside the callback that the loop executes at that moment. Then it
+    waits for all tasks. If the callback was about to complete a future, that wait never ends. This function instead
+    stops the loop between two callbacks, and abandons the loop's tasks.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
@@ -31,7 +31,7 @@ def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if threading.current_thread() is not threading.main_thread() or (
         signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     ):
-        return asyncio.run(main())  # a handler of the program decides what Ctrl-C means
+        return asyncio.run(main())  # not the main thread, or the program handles Ctrl-C itself
     runner = asyncio.Runner()
     loop = runner.get_loop()
     interrupts, stopping_since = 0, 0.0
@@ -46,7 +46,7 @@ def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
             stopping_since = time.monotonic()
             loop.call_soon_threadsafe(loop.stop)
         elif time.monotonic() - stopping_since > _PATIENCE_S:
-            signal.default_int_handler(number, frame)  # a callback that does not return keeps the loop from stopping
+            signal.default_int_handler(number, frame)  # a callback that never returns keeps the loop from stopping
 
     async def noted() -> T:
         nonlocal running
@@ -73,7 +73,7 @@ def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def _abandon(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a loop without waiting for its tasks, which may wait for something that never comes."""
+    """Close a loop without waiting for its tasks, because they may never end."""
     loop.set_exception_handler(lambda _, context: None)  # no reports of tasks that were destroyed while pending
     asyncio.set_event_loop(None)
     loop.close()

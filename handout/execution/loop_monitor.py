@@ -1,4 +1,4 @@
-"""Notices when code blocks the event loop, and logs which code it is.
+"""Notices when code blocks the event loop, and logs a warning that names the code.
 
 A blocked loop cannot receive messages. Without the warning, a user would blame the hosts for the silence.
 """
@@ -21,20 +21,21 @@ __all__ = ["LoopMonitor"]
 
 logger = logging.getLogger("handout")
 
-#: How often within the limit the loop beats, and how often the thread looks for an overdue beat.
+#: Number of beats in ``limit_s`` seconds. The watching thread looks for an overdue beat equally often.
 _BEATS = 4
 _PATHS = sysconfig.get_paths()
 _HANDOUT = str(Path(__file__).resolve().parents[1]) + os.sep
 _INSTALLED = tuple({_PATHS["purelib"] + os.sep, _PATHS["platlib"] + os.sep})
 _PYTHON = (_PATHS["stdlib"] + os.sep, "<frozen")
-#: The frames of the event loop itself. The loop's callbacks run inside of these frames, and the frames outside of them
-#: have started the loop. `Runner.run` is here because a loop in C, such as uvloop's, has no frame for its handles.
+#: The code of the event loop itself. Frames that this code calls belong to a callback of the loop. Frames that call
+#: this code have started the loop. `Runner.run` is listed because a loop in C, such as uvloop's, has no frame for its
+#: handles.
 _LOOP = (asyncio.Handle._run.__code__, asyncio.Runner.run.__code__)
 
 #: What the warning says if the thread found no code to blame.
 _UNSEEN = (
-    "although it executed nothing that could be seen: this process was stopped, or its interpreter was held by one "
-    "call of an extension module"
+    "but no code to blame was found. Either this process was stopped, or one call into an extension module kept the "
+    "interpreter busy"
 )
 
 
@@ -43,22 +44,23 @@ class _Culprit(NamedTuple):
 
     #: Time of the last beat before the overdue one, by the monotonic clock.
     beat_at: float
-    #: The words of the warning for the code: its owner, file and line. ``""`` if the loop executed no callback.
+    #: What the warning says about the code: its owner, file and line. ``""`` if no code to blame was found.
     blame: str
-    #: True if the code is the caller's own, so that the caller can move it into a thread.
+    #: True if the code is the caller's own. In that case, the warning says how to move it into a thread.
     is_callers: bool = False
 
 
 class LoopMonitor:
     """Warns each time that code has blocked the running loop for longer than ``limit_s``.
 
-    The loop beats. A thread that finds a beat overdue records the code that the loop's thread executes. The time that
-    the loop's thread was ready to run but had to wait for a processor does not count: no code of this process is to
-    blame for a busy machine.
+    A timer of the loop fires at regular times. Each time is a beat. A second thread watches the beats. If a beat is
+    overdue, the second thread records the code that the loop's thread executes. The time in which the loop's thread has
+    to wait for a processor does not count, because no code of this process is to blame for a busy machine.
 
     Args:
-        limit_s: Seconds.
-        waited_s: Returns how many seconds the calling thread has waited for a processor so far.
+        limit_s: Seconds that code may block the loop without a warning.
+        waited_s: Returns how many seconds the calling thread has waited for a processor so far. None takes the number
+            from Linux.
     """
 
     def __init__(self, limit_s: float, waited_s: Callable[[], float] | None = None) -> None:
@@ -67,7 +69,7 @@ class LoopMonitor:
         self._period_s = limit_s / _BEATS
         self._thread = threading.get_ident()
         self._loop = asyncio.get_running_loop()
-        #: When the loop last beat, and how long its thread had waited for a processor by then.
+        #: The time of the last beat, and the seconds that the loop's thread had waited for a processor by then.
         self._beat_at = time.monotonic()
         self._waited_at_beat_s = 0.0
         self._culprit = _Culprit(0.0, "")
@@ -82,14 +84,14 @@ class LoopMonitor:
         self._watcher.start()
 
     def stop(self) -> None:
-        """Stop watching. The thread has ended when this returns."""
+        """Stop watching, and wait until the thread has ended."""
         if self._timer is not None:
             self._timer.cancel()
         self._ended.set()
         self._watcher.join()
 
     def _beat(self) -> None:
-        """Beat, on the loop. Warn of an overdue beat here, when the length of the delay is known."""
+        """Record a beat, in the loop's thread. If it was overdue, warn now, because its delay is known only now."""
         now, waited_s = time.monotonic(), self._waited_s()
         blocked_s = now - self._beat_at - self._period_s - (waited_s - self._waited_at_beat_s)
         if blocked_s > self._limit_s:
@@ -100,15 +102,15 @@ class LoopMonitor:
     def _warn(self, blocked_s: float) -> None:
         culprit = self._culprit if self._culprit.beat_at == self._beat_at else _Culprit(self._beat_at, "")
         logger.warning(
-            "The event loop was blocked for %.3g s %s. Handout could not hear its hosts meanwhile, and did not take "
-            "them for silent. A host that does not hear from Handout for host_timeout_s ends the tasks that it runs.%s",
+            "The event loop was blocked for %.3g s %s. Handout could not receive messages in that time, so it did not "
+            "count its hosts as silent. A host that hears nothing from Handout for host_timeout_s ends its tasks.%s",
             blocked_s,
             f"by {culprit.blame}" if culprit.blame else _UNSEEN,
             " Move the blocking call into a thread: await asyncio.to_thread(...)." if culprit.is_callers else "",
         )
 
     def _watch(self) -> None:
-        """Look for the code to blame, in the thread, once for each overdue beat."""
+        """Find the code to blame, once for each overdue beat. Runs in the watching thread."""
         while not self._ended.wait(self._period_s):
             beat_at = self._beat_at
             if time.monotonic() - beat_at > self._limit_s / 2 and self._culprit.beat_at != beat_at:
@@ -116,7 +118,7 @@ class LoopMonitor:
 
 
 def _find_culprit(beat_at: float, innermost: FrameType | None) -> _Culprit:
-    """Return the code to blame for an overdue beat, given what the loop's thread executes.
+    """Return the code to blame for an overdue beat, given the innermost frame of the loop's thread.
 
     If the caller's code calls a library that blocks, the caller's code is to blame. If Handout itself calls or imports
     the code that blocks, Handout is to blame.
@@ -143,7 +145,7 @@ def _frames_of_callback(innermost: FrameType | None) -> Iterator[FrameType]:
 
 
 def _owner(frame: FrameType) -> str:
-    """Return the owner of the code that a frame executes. ``""`` stands for Python itself."""
+    """Return the owner of the code that a frame executes, or ``""`` if Python itself is the owner."""
     file = frame.f_code.co_filename
     if file.startswith(_HANDOUT):
         return "Handout"
@@ -158,9 +160,9 @@ def _place(frame: FrameType) -> str:
 
 
 def _processor_wait_s() -> float:
-    """Return the seconds that the calling thread has been ready to run without a processor; 0.0 where unknown."""
+    """Return the seconds that the calling thread has waited for a processor, or 0.0 if they are not known."""
     try:
         with open("/proc/thread-self/schedstat", encoding="ascii") as file:
             return int(file.read().split()[1]) / 1e9
-    except (OSError, IndexError):  # not Linux, or a kernel without this account
+    except (OSError, IndexError):  # not Linux, or a kernel without this statistic
         return 0.0

@@ -21,17 +21,17 @@ R = TypeVar("R")
 
 
 class Results(Mapping[str, Any]):
-    """The values that a run brought back. A mapping whose keys are outputs, lists of outputs, and ids.
+    """The values that a run brought back, as a mapping. Its keys are outputs, lists of outputs, and ids.
 
-    Iterating gives ids. A value is unpickled when it is asked for the first time, and is kept from then on. Values
-    that were never asked for are never unpickled.
+    Iterating gives ids. A value is unpickled when the caller asks for it for the first time, and is kept from then on.
+    Values that the caller never asks for are never unpickled.
 
     Raises:
-        Exception: For a key whose function failed: the exception that it raised.
-        DependencyError: For a key whose function was skipped because another one failed.
+        Exception: For a key whose function failed: the exception that the function raised.
+        DependencyError: For a key whose function was skipped because another function failed.
         TaskCancelledError: For a key whose function was cancelled.
-        TrustError: For a value of a host with ``trust="data"`` that is more than data.
-        KeyError: For an output that was not brought back; name it in ``outputs=[...]``.
+        TrustError: For a value from a host with ``trust="data"``, if the value is more than data.
+        KeyError: For an output that was not brought back. Name it in ``outputs=[...]``.
         GraphError: For a key that is not in the graph.
 
     Example:
@@ -87,7 +87,7 @@ class Results(Mapping[str, Any]):
 
     @property
     def failures(self) -> Mapping[str, Failure]:
-        """Why functions failed, were skipped or were cancelled, by id."""
+        """The reasons why functions failed, were skipped or were cancelled, by id of the function."""
         return {self._run.plan.ids[task]: failure for task, failure in self._run.failures.items()}
 
     @property
@@ -99,11 +99,11 @@ class Results(Mapping[str, Any]):
         return Allocations(self._run)
 
     def raise_failures(self) -> None:
-        """Raise the exception of the first function that failed, if one failed. Its notes name the others.
+        """Raise the exception of the first function that failed. Its notes name the other functions that failed.
 
         Raises:
             Exception: The exception that the function raised.
-            TaskCancelledError: No function failed, and some were cancelled.
+            TaskCancelledError: No function failed, but some functions were cancelled.
         """
         run = self._run
         if not run.failed_order:
@@ -124,7 +124,7 @@ class Results(Mapping[str, Any]):
 
 
 class Allocations(Mapping[Any, str]):
-    """Host names by the ids of functions. Outputs are keys too."""
+    """A mapping from the ids of functions to the names of their hosts. Outputs are keys too."""
 
     def __init__(self, run: RunState) -> None:
         self._run = run
@@ -140,7 +140,7 @@ class Allocations(Mapping[Any, str]):
         return run.hosts[task]
 
     def _ran(self, task: int) -> bool:
-        """Return True if the task ended by itself. A task that was only handed to a host did not run there."""
+        """Return True if a host ran the task to its end. `RunState.hosts` also names hosts that did not."""
         return bool(self._run.hosts[task]) and self._run.outcomes[task] in (Outcome.DONE, Outcome.FAILED)
 
     def __iter__(self) -> Iterator[str]:
@@ -154,7 +154,7 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
     """Return the value of an object, or of an element of it.
 
     Raises:
-        Exception: The exception that its function raised, or the error that ended the run.
+        Exception: The exception that the object's function raised, or the error that ended the run.
         KeyError: The object was not brought back.
     """
     if number in run.objects:
@@ -164,7 +164,7 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
         return calls.apply_path(value, path) if path else value
     failure = run.failures.get(run.spec.producer[number])
     if failure is not None and failure.kind == "cancelled" and run.error is not None:
-        raise run.error  # it says more than that this task was cancelled with the run
+        raise run.error  # this error says why the run and its tasks were cancelled
     if failure is not None:
         if failure.kind == "skipped" and failure.caused_by is not None:
             _chain(run, failure)
@@ -176,10 +176,10 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
 
 
 def _load(run: RunState, number: int) -> Any:
-    """Unpickle a result. Only data is accepted if its bytes passed through a host with ``trust="data"``.
+    """Unpickle a result. If its bytes passed through a host with ``trust="data"``, accept only data.
 
     Raises:
-        TrustError: Such a result is more than data.
+        TrustError: The result passed through such a host, and is more than data.
     """
     host = run.suspects.get(number)
     if host is None:
@@ -195,7 +195,7 @@ def _load(run: RunState, number: int) -> Any:
 
 
 def _chain(run: RunState, failure: Failure) -> None:
-    """Set the failure that caused a skip as the cause of the skipped task's error."""
+    """Give the error of a skipped task a cause: the exception of the task that failed."""
     error = failure.exception
     root = next((f for f in run.failures.values() if f.id == failure.caused_by), None)
     if isinstance(error, DependencyError) and root is not None and error.__cause__ is None:

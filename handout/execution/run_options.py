@@ -1,4 +1,4 @@
-"""The options of a run: their types and documentation, and the check of a caller's values."""
+"""The options of a run: their types, their documentation, and a check of the values that a caller gives."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ class RunOptions(TypedDict, total=False):
     `ClusterOptions` has the further options of `execute`, `start` and `run`, such as the inventory.
 
     Attributes:
-        allocator: Async function that chooses the host of each task. Default: the allocator of the cluster, or else
-            `locality`.
-        outputs: Outputs whose values the run brings back. Functions that none of these need do not run. Default:
-            each result that no other function takes.
-        given: Values that replace outputs in this run, by output or by id. The functions behind them do not run unless
-            something else needs them. `Results` of an earlier run are such a mapping. Default: none.
-        retries: How many more attempts follow one that raised, for functions without ``retries`` of their own. Default:
-            0.
-        on_failure: ``"fail_fast"`` cancels the run at the first failure and raises it. ``"continue"`` finishes every
-            function that does not depend on a failed one. Default: ``"fail_fast"``.
-        max_result_bytes: Largest size in bytes of a result, or of an element of a result that is sent without the rest
-            of it. Holds for functions without ``max_result_bytes`` of their own. A larger one fails its task with
-            `ResultTooLargeError`. Default: no limit.
-        max_memory: Bytes of results that the controller holds in memory. Results beyond it lie in files of a private
-            folder, which is removed with the `Results`. Default: 1 GiB.
-        enforce_memory: True: a task that takes more memory than its cost says is ended with `MemoryExceededError`.
-            Holds for functions without ``enforce_memory`` of their own. Default: False.
-        speculate: True: a task that takes far longer than other tasks of its function is attempted a second time, on
-            another host with free room. The first attempt to finish counts and the second one is ended. A function with
-            ``idempotent=False`` is never attempted a second time. Default: False.
-        max_concurrency: Largest number of tasks that are handed to hosts at one time. Default: no limit.
+        allocator: Async function that chooses the host of each task. Default: the allocator of the cluster, or
+            `locality` if the cluster has none.
+        outputs: Outputs whose values the run brings back. A function that is not needed for them does not run.
+            Default: each result that no other function takes.
+        given: Values that replace outputs in this run, by output or by id. The `Results` of an earlier run can be given
+            too. A function whose output is replaced runs only if another of its outputs is needed. Default: none.
+        retries: How often a function is attempted again after it raised. Applies to functions without ``retries`` of
+            their own. Default: 0.
+        on_failure: ``"fail_fast"`` cancels the run at the first failure, and raises its exception. ``"continue"`` goes
+            on with every function that does not depend on a failed function. Default: ``"fail_fast"``.
+        max_result_bytes: Largest size in bytes of a result. If an element of a result is sent alone, the limit applies
+            to the element. A task with a larger result fails with `ResultTooLargeError`. Applies to functions without
+            ``max_result_bytes`` of their own. Default: no limit.
+        max_memory: Bytes of results that the controller holds in memory. It writes further results to files in a
+            private folder, which is removed together with the `Results`. Default: 1 GiB.
+        enforce_memory: If True, a task that takes more memory than its cost says is ended with `MemoryExceededError`.
+            Applies to functions without ``enforce_memory`` of their own. Default: False.
+        speculate: If True, a task that takes far longer than other tasks of its function gets a second attempt, on
+            another host with free room. The attempt that finishes first counts, and the other attempt is ended. A
+            function with ``idempotent=False`` never gets a second attempt in this way. Default: False.
+        max_concurrency: Largest number of tasks that are handed over to hosts at one time. Default: no limit.
         timeout_s: Seconds that the whole run may take. After that the run is cancelled and raises `RunTimeoutError`.
             Default: no limit.
-        priority: Orders the runs of one cluster that are active at one time: tasks of the run with the larger number go
-            first. Default: 0.
+        priority: Orders the runs of one cluster that are active at the same time. Tasks of the run with the larger
+            number go first. Default: 0.
         journal: File that records the run. A run that is started again with the same file takes every committed result
-            from it and does not run these functions again. `JournalError` is raised if the file cannot be used.
-            Default: none.
+            from the file, and does not run the functions of these results again. `JournalError` is raised if the file
+            cannot be used. Default: none.
         journal_results: Which results a journal commits. ``"all"`` copies every result that another function or the
-            caller takes. ``"outputs"`` copies only results that the caller takes, and a resumed run makes the others
-            again. Default: ``"all"``.
+            caller takes. ``"outputs"`` copies only results that the caller takes, and a resumed run makes the other
+            results again. Default: ``"all"``.
 
     Raises:
         HandoutError: An option has an unknown name or a value of the wrong type or range. Nothing was run.
@@ -81,18 +81,17 @@ class RunOptions(TypedDict, total=False):
 class ClusterOptions(RunOptions, total=False):
     """Options of one run on a cluster of its own: keyword arguments of `execute`, `start` and `run`.
 
-    These are all options of `RunOptions`, and in addition the options below.
+    It has all options of `RunOptions`, and in addition the options below.
 
     Attributes:
         inventory: Hosts that the run may use: an `Inventory`, a list of hosts, or the path of a TOML file. Default:
             this machine alone.
         require: How many hosts must be reached before the run begins: ``"any"`` for one, ``"all"``, or a number. The
-            remaining hosts join later. `HostError` is raised if fewer can be reached. Default: ``"any"``.
-        timings: Seconds of silence after which a host is lost, and the other times of the connection. Default:
-            `Timings()`.
+            remaining hosts join later. `HostError` is raised if fewer hosts can be reached. Default: ``"any"``.
+        timings: Time limits, such as the seconds of silence after which a host is lost. Default: `Timings()`.
 
     Raises:
-        HandoutError: As for `RunOptions`; also for a wrong ``require`` or ``timings``.
+        HandoutError: As for `RunOptions`. Also raised if ``require`` or ``timings`` has a wrong value.
         InventoryError: The inventory cannot be read.
         HostError: Fewer hosts than required could be reached.
 
@@ -107,8 +106,8 @@ class ClusterOptions(RunOptions, total=False):
     timings: Timings | None
 
 
-#: Largest absolute value of a number. A float represents whole numbers up to it exactly, and a timer of the event loop
-#: can wait for that many seconds.
+#: Largest absolute value of an option that is a number. A float is exact for all whole numbers up to it, and a timer of
+#: the event loop can wait for that many seconds.
 _MOST: Final = 1e10
 
 
@@ -120,8 +119,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
 
 
-#: By option: a phrase that says which values it takes, and a function that is True for such a value. The cluster checks
-#: the options of `ClusterOptions` itself.
+#: Maps each option to a phrase that describes its allowed values, and to a function that returns True for an allowed
+#: value. The cluster checks the options that only `ClusterOptions` has.
 _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "allocator": (
         "an async function of frontier and view, such as handout.locality",
@@ -168,4 +167,4 @@ def check_run_options(options: Mapping[str, Any]) -> None:
             raise HandoutError(f"A run has no option {name}=.", remedy=_remedy_for_unknown(name))
         wanted, is_right = _RULES.get(name, ("", lambda _: True))
         if not is_right(value):
-            raise HandoutError(f"{name}={value!r} is not {wanted}.", remedy="Correct it. Nothing was run.")
+            raise HandoutError(f"{name}={value!r} is not {wanted}.", remedy="Correct this option. Nothing was run.")

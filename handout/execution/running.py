@@ -1,4 +1,4 @@
-"""`execute`, `start` and `run`: one graph on a cluster of its own."""
+"""`execute`, `start` and `run`: each runs one graph on a cluster of its own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
 
     Raises:
         InventoryError: The inventory cannot be read, or has fewer hosts than ``require`` asks for.
-        HandoutError: An option does not exist, or has a value that it cannot have.
+        HandoutError: An option does not exist, or its value is not allowed.
 
     Example:
         ```python
@@ -72,7 +72,7 @@ async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
         HostError: Fewer hosts can be reached than ``require`` asks for, or all were lost.
         RunTimeoutError: The run took longer than its ``timeout_s``.
         JournalError: The journal cannot be used.
-        HandoutError: An option does not exist, or has a value that it cannot have.
+        HandoutError: An option does not exist, or its value is not allowed.
         Exception: The exception of the first function that failed.
 
     Example:
@@ -90,8 +90,8 @@ async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
 def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     """Run a graph as `execute` does, from code that is not async.
 
-    Ctrl-C ends the tasks on the hosts, logs how far the run had come, and raises `KeyboardInterrupt`. A second Ctrl-C
-    ends the program at once. The supervisor on each host then ends the tasks there when its lease is over.
+    Ctrl-C ends the tasks on the hosts, logs how many tasks had ended, and raises `KeyboardInterrupt`. A second Ctrl-C
+    ends the program at once. The supervisor on each host then ends the tasks there when the lease is over.
 
     Args:
         graph: A graph, or a list of `function` entries.
@@ -123,10 +123,10 @@ async def _until_interrupted(execution: Execution) -> Results:
         try:
             return await execution.results()
         except asyncio.CancelledError:
-            # Only Ctrl-C cancels this task.
+            # Only Ctrl-C cancels this asyncio task.
             logger.warning(
-                "Interrupted: %r. Its tasks are being ended. A second Ctrl-C ends this program at once, and leaves "
-                "the tasks to the hosts, which end them a little later.",
+                "Interrupted: %r. Its tasks are being ended. A second Ctrl-C ends this program at once, and the hosts "
+                "end the tasks a little later.",
                 execution,
             )
             raise

@@ -1,4 +1,4 @@
-"""The output of a run's tasks: the last lines are kept, and readers of a task get new lines as they come."""
+"""The lines that a run's tasks print. The last lines are kept, and readers of a task get new lines as they arrive."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from handout.execution.bounded_buffer import BoundedBuffer
 
 __all__ = ["LogReader", "RunLogs"]
 
-#: Bytes of memory for the kept output of one task.
+#: Bytes of memory for the kept lines of one task.
 MAX_TASK = 256 << 10
-#: Bytes of memory for the kept output of a whole run.
+#: Bytes of memory for the kept lines of a whole run.
 MAX_RUN = 32 << 20
 #: Bytes of memory for the lines that one reader has not taken yet.
 MAX_READER = 1 << 20
@@ -24,7 +24,7 @@ class LogReader:
     """The lines of one task that one reader has not taken yet.
 
     Args:
-        wake: Called when lines have come.
+        wake: Called when lines have arrived.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -32,13 +32,13 @@ class LogReader:
         self._wake = wake
 
     def hear(self, lines: Sequence[str], dropped: int = 0) -> None:
-        """Add lines. The oldest ones are dropped beyond `MAX_READER` bytes."""
+        """Add lines. Before them, ``dropped`` lines were lost. Beyond `MAX_READER` bytes, drop the oldest lines."""
         self._lines.dropped += dropped
         self._lines.extend(lines)
         self._wake()
 
     def take(self) -> Iterator[str]:
-        """Yield the lines that were not taken yet. A line ``[n lines dropped]`` stands in place of dropped ones."""
+        """Yield the lines that were not taken yet. A line ``[n lines dropped]`` takes the place of dropped lines."""
         lines = self._lines
         while lines:
             if lines.dropped:
@@ -49,12 +49,12 @@ class LogReader:
 
 
 class RunLogs:
-    """The output of all tasks of one run."""
+    """The kept lines of all tasks of one run, and the readers of these tasks."""
 
     def __init__(self) -> None:
-        #: By task: its kept lines. The task that printed longest ago comes first.
+        #: The kept lines of each task. The task that printed longest ago comes first.
         self._kept: OrderedDict[int, BoundedBuffer[str]] = OrderedDict()
-        #: By task without kept lines: how many lines were dropped.
+        #: For each task that has no kept lines any more, how many of its lines were dropped.
         self._forgotten: dict[int, int] = {}
         self._readers: dict[int, list[LogReader]] = {}
         #: Bytes kept for all tasks together.
@@ -82,7 +82,7 @@ class RunLogs:
         self._forgotten[task] = kept.dropped + len(kept.items)
 
     def follow(self, task: int, wake: Callable[[], None]) -> LogReader:
-        """Return a reader that begins with the oldest kept line of a task. `unfollow` must be called in the end."""
+        """Return a reader that begins with the oldest kept line of a task. The caller must call `unfollow` later."""
         reader = LogReader(wake)
         kept = self._kept.get(task)
         if kept is not None:

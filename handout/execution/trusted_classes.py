@@ -12,10 +12,11 @@ C = TypeVar("C", bound=type)
 
 
 def trust(cls: C, /) -> C:
-    """Register a class whose objects are accepted from hosts with ``trust="data"``. It can serve as a decorator.
+    """Register a class whose objects are accepted from hosts with ``trust="data"``. Can be used as a decorator.
 
-    The host chooses the values of the fields. They are set on an empty object: neither ``__init__`` nor
-    ``__post_init__`` checks them. A ``__setstate__`` of the class does run.
+    The host chooses the values of the fields. The reader sets these values on an empty object. It calls neither
+    ``__init__`` nor ``__post_init__``, so these cannot check the values. If the class has a ``__setstate__``, the
+    reader calls it.
 
     Args:
         cls: A dataclass or an ``Enum``. Classes derived from it must be registered too.

@@ -1,4 +1,5 @@
-"""Turns values, functions, classes, calls and exceptions into bytes and back. Both ends use it, so it travels to hosts.
+"""Turns values, functions, classes, calls and exceptions into bytes and back.
 
-It uses the standard library only (dill and numpy where they are installed), and runs on Python 3.9 or newer.
+The controller and the hosts both use this package, so it travels to hosts. It needs the standard library alone, and
+runs on Python 3.9 or newer. If dill or numpy is installed, the package uses it as well.
 """

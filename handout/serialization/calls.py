@@ -1,8 +1,11 @@
-"""Turns a call into bytes and back: the arguments of one task, with placeholders in the places of other tasks' results.
+"""Turns a call into bytes and back.
 
-The bytes are a pickled ``(args, kwargs, paths, fills)``. Most results are a whole positional argument. ``fills`` lists
-these by position, so that neither end runs Python code in the pickler for them. A result inside a list, a dict or
-an object is a placeholder, which the unpickler replaces.
+A call consists of the arguments of one task, with placeholders for the task's inputs, such as other tasks' results.
+
+The bytes are a pickled tuple ``(args, kwargs, paths, fills)``. In most calls, every argument is a plain value or
+one whole input. For such a call, ``fills`` holds a pair ``(position, index)`` for each input, so that neither end runs
+Python code in the pickler. In any other call, the pickle contains the placeholders, and the unpickler replaces them by
+the inputs.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from typing import Any, Callable, Union
 from handout.serialization.exceptions import message
 from handout.serialization.pickling import LoadError, Pickler, Segment, Snapshot, encode, loads
 
-#: The steps to an element of a value: ``("item", key)`` or ``("attr", name)``.
+#: The steps that lead to an element of a value. Each step is ``("item", key)`` or ``("attr", name)``.
 Path = tuple[tuple[str, Any], ...]
-#: Returns the placeholder of an object that stands for a result, and None for any other object.
+#: A function that returns the placeholder for an object that represents a result, and None for any other object.
 Resolve = Callable[[Any], Any]
 
 #: Types whose values cannot contain a placeholder.
@@ -29,10 +32,10 @@ PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, complex})
 
 @dataclass(frozen=True)
 class Slot:
-    """Stands for one of the task's inputs.
+    """A placeholder for one of the task's inputs.
 
     Attributes:
-        index: Index into the inputs of the task.
+        index: The position of the input among the task's inputs.
     """
 
     __slots__ = ("index",)
@@ -41,9 +44,10 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Inline:
-    """Stands for the result of an inline function, which is called inside the consumer.
+    """A placeholder for the result of an inline function.
 
-    The consumer makes one call for each `Inline` object, so arguments that share a call must share the object.
+    The consuming task calls the function while it loads its own arguments. It makes one call for each `Inline` object,
+    so arguments that share one call must contain the same `Inline` object.
     """
 
     __slots__ = ("args", "fn", "kwargs")
@@ -54,7 +58,10 @@ class Inline:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Stands for what the ``load`` of an ``Arg`` returns for another placeholder's value, on the consumer's host."""
+    """A placeholder for the value that the ``load`` of an ``Arg`` returns.
+
+    The consuming task calls ``load`` on its own host, with the value of the inner placeholder.
+    """
 
     __slots__ = ("load", "placeholder")
     placeholder: Placeholder
@@ -63,7 +70,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Taken:
-    """Stands for an element of another placeholder's value. The consumer takes the element out."""
+    """A placeholder for an element of the inner placeholder's value. The consuming task takes the element out."""
 
     __slots__ = ("path", "placeholder")
     placeholder: Placeholder
@@ -74,14 +81,14 @@ Placeholder = Union[Slot, Inline, Loaded, Taken]
 
 
 class _UserCodeError(BaseException):
-    """Carries an exception of user code through the unpickler, so that it differs from the unpickler's own errors."""
+    """Carries an exception of user code through the unpickler, so that `load_call` can tell it from other errors."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
 class _Reading(threading.local):
-    """The call that this thread is reading."""
+    """For each thread, the function that returns the inputs of the call that the thread is decoding."""
 
     get_input: Callable[[int], Any] | None = None
 
@@ -100,7 +107,7 @@ def apply_path(value: Any, path: Path) -> Any:
 
 
 class CallPickler(Pickler):
-    """Pickles a call, and asks `resolve` about each object that could stand for a result."""
+    """Pickles a call. It writes the placeholder of each object for which `resolve` returns one."""
 
     def __init__(self, file: Any, snapshot: Snapshot, resolve: Resolve, **options: Any) -> None:
         super().__init__(file, snapshot, **options)
@@ -123,12 +130,12 @@ def dumps_call(
     """Encode one call.
 
     Args:
-        args: Positional arguments. Objects that stand for results may be among them at any depth.
-        kwargs: Keyword arguments, likewise.
-        paths: Elements of the result that become objects of their own.
-        resolve: Returns the placeholder of an object. It returns the same one for the same inline call, so that the
-            consuming task makes that call once.
-        snapshot: The snapshot of the call's run.
+        args: Positional arguments. They may contain objects that represent results, at any depth.
+        kwargs: Keyword arguments. They may contain such objects, too.
+        paths: Paths of the elements of the task's result that become separate objects.
+        resolve: Returns the placeholder of an object, as `Resolve` describes. For one inline call it must always return
+            the same placeholder, so that the consuming task makes that call once.
+        snapshot: The snapshot of the run. Default: a new snapshot.
     """
     fills: list[tuple[int, int]] | None = None
     plain = not kwargs
@@ -182,7 +189,10 @@ def _call_user_code(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 
 
 def _wait(coroutine: Any) -> Any:
-    """Run a coroutine to its end, in another thread if this one runs an event loop already."""
+    """Run a coroutine to its end, and return its result.
+
+    If this thread already runs an event loop, another thread runs the coroutine.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -218,12 +228,12 @@ def load_call(
     """Decode one call.
 
     Args:
-        data: What `dumps_call` returned.
-        get_input: Returns an input by its number. It is called once for each input that the call contains.
+        data: The segments that `dumps_call` returned, joined together.
+        get_input: Returns the input with the given index. It is called once for each input that the call contains.
 
-    Returns: The arguments, the keyword arguments, and the paths of elements to take from the result.
+    Returns: The positional arguments, the keyword arguments, and the paths of elements to take from the result.
     Raises:
-        LoadError: This host cannot load the bytes: a module is missing, or its Python has another version.
+        LoadError: The bytes cannot be loaded on this host, for example because a module is missing.
         BaseException: An inline function or an ``Arg``'s ``load`` raised it.
     """
     asked: dict[int, Any] = {}
@@ -251,4 +261,4 @@ def load_call(
         raise LoadError(f"the arguments could not be loaded: {type(error).__name__}: {message(error)}") from error
     finally:
         _reading.get_input = outer
-    raise user_error  # raised inside the handler, it would get _UserCodeError as its context
+    raise user_error  # not in the handler, where Python would set _UserCodeError as its context

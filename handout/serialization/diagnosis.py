@@ -1,4 +1,4 @@
-"""Finds the part of a value that cannot be pickled, after pickling the value has failed: ``args[1].model.lock``."""
+"""Finds the part of a value that prevents the value from being pickled, such as ``args[1].model.lock``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Callable
 from handout.serialization import functions_by_value
 from handout.serialization.pickling import UNPICKLABLE_TYPES, Segment, Snapshot, dumps
 
-#: Largest number of objects that a search tries to pickle. It then names the innermost failing part found so far.
+#: A search tries to pickle at most this many objects. At the limit, it reports the innermost failing part found so far.
 _MAX_TRIED = 2000
 
 
@@ -17,9 +17,9 @@ class CannotPickleError(TypeError):
     """A value cannot be pickled.
 
     Attributes:
-        path: Path to the part that fails: ``args[1].model.lock``.
+        path: Path to the part that cannot be pickled, such as ``args[1].model.lock``.
         type: Name of that part's type.
-        reason: Message of the error that pickling it raised.
+        reason: Message of the error that pickling that part raised.
     """
 
     def __init__(self, path: str, type: str, reason: str) -> None:
@@ -31,12 +31,12 @@ class CannotPickleError(TypeError):
 
 
 def find_unpicklable(value: Any, path: str, pickle_part: Callable[[Any], Any] | None = None) -> CannotPickleError:
-    """Return the error that names the innermost part of `value` that cannot be pickled.
+    """Find the innermost part of `value` that cannot be pickled, and return an error that names this part.
 
     Args:
         value: The value that could not be pickled.
-        path: The value's name, with which the path begins.
-        pickle_part: Pickles a part, or raises. None: `dumps` with a snapshot of its own.
+        path: The name of `value`. The path in the error begins with this name.
+        pickle_part: Function that pickles a part, or raises an error. Default: `dumps` with a new snapshot.
     """
     search = _Search(pickle_part or (lambda part: dumps(part, Snapshot())))
     reason = search.refusal(value)
@@ -60,11 +60,14 @@ class _Search:
         self.ids: set[int] = set()
 
     def refusal(self, part: Any) -> BaseException | None:
-        """Return the error that pickling `part` raises; None if it raises none, or `part` was tried before."""
+        """Try to pickle `part`, and return the error that this raises.
+
+        Return None if it raises no error, if `part` was tried before, or if the limit of tries is reached.
+        """
         if id(part) in self.ids or len(self.seen) >= _MAX_TRIED:
             return None
         self.ids.add(id(part))
-        self.seen.append(part)  # another object may get the same id if this one dies
+        self.seen.append(part)  # keeps the part alive, because Python may give a dead object's id to another object
         try:
             self.pickle_part(part)
         except Exception as error:  # a __reduce__ may raise any exception
@@ -73,7 +76,7 @@ class _Search:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the parts of `value`, each with the step that leads to it."""
+    """Yield ``(step, part)`` for each part of `value`. The step, such as ``[0]``, leads from `value` to the part."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield f"[{key!r}]", item
@@ -129,7 +132,7 @@ def dumps_or_diagnose(value: Any, path: str, snapshot: Snapshot | None = None) -
     """Encode `value` as `dumps` does.
 
     Raises:
-        CannotPickleError: Part of `value` cannot be pickled. The path to it begins with `path`.
+        CannotPickleError: A part of `value` cannot be pickled. The error's path begins with `path`.
     """
     try:
         return dumps(value, snapshot)

@@ -1,6 +1,8 @@
-"""Turns exceptions into bytes and back: type, arguments, notes, causes and contexts, as far as they can be pickled.
+"""Turns exceptions into bytes and back, with their types, arguments, notes, causes and contexts.
 
-Each exception of a chain of causes and contexts is pickled on its own, so that one that fails does not lose the others.
+An exception, its causes and its contexts form a chain. Each exception of the chain is pickled separately. If a cause or
+a context cannot be pickled, the others still arrive. A substitute, which names the type and the message, takes its
+place.
 """
 
 from __future__ import annotations
@@ -11,22 +13,22 @@ from typing import Any, Callable
 
 from handout.serialization.pickling import Segment, dumps, loads
 
-#: Makes a substitute for an exception, from its type's name and its message.
+#: A function that makes a substitute for an exception from the name of the exception's type and from the message.
 Fallback = Callable[[str, str], BaseException]
 
-#: Largest number of exceptions of one chain that are encoded.
+#: At most this many exceptions of one chain are encoded.
 _MAX_CHAIN = 32
 
 
 def type_name(exc: BaseException) -> str:
-    """Return the name of an exception's type: ``ValueError``, ``pkg.mod.Error``."""
+    """Return the name of an exception's type, such as ``ValueError`` or ``pkg.mod.Error``."""
     kind = type(exc)
     home = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
     return home + kind.__qualname__
 
 
 def message(value: object) -> str:
-    """Return ``str(value)`` of an exception or a note, or a text that says what its ``__str__`` raised."""
+    """Return the text of an exception or a note. If its ``__str__`` raises an error, return a text that says so."""
     try:
         return str(value)
     except BaseException as error:  # __str__ is user code, and may also raise SystemExit
@@ -34,7 +36,7 @@ def message(value: object) -> str:
 
 
 def traceback_text(exc: BaseException) -> str:
-    """Return the traceback as Python prints it, causes and contexts included."""
+    """Return the traceback as Python prints it, with all causes and contexts."""
     try:
         return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
     except BaseException as error:
@@ -42,9 +44,9 @@ def traceback_text(exc: BaseException) -> str:
 
 
 def _blob(exc: BaseException) -> bytes | None:
-    """Return `exc` as bytes; None if they do not load as the same type.
+    """Return `exc` as bytes. Return None if it cannot be pickled, or if the bytes do not load as the same type.
 
-    An exception whose class has an ``__init__`` of its own often fails to load.
+    Loading often fails if the exception's class defines ``__init__``.
     """
     try:
         data = b"".join(dumps(exc))
@@ -56,14 +58,18 @@ def _blob(exc: BaseException) -> bytes | None:
 def dump_exception(exc: BaseException) -> tuple[bytes | None, str]:
     """Return `exc` as bytes, and its traceback as text.
 
-    The bytes are None if `exc` itself cannot be pickled. The text is for a reader that has none or cannot load them.
+    The bytes are None if `exc` itself cannot be pickled. The text is for a process that gets no bytes or cannot load
+    the bytes.
     """
     text = traceback_text(exc)
     chain: list[dict[str, Any]] = []
     numbers: dict[int, int] = {}
 
     def add(each: BaseException | None) -> int:
-        """Append an exception, its cause and its context. Return its number in the chain, or -1 if it is not there."""
+        """Add an exception, its cause and its context to the chain, and return the exception's index in the chain.
+
+        Return -1 if there is no exception, or if the chain is full.
+        """
         if each is None or len(chain) >= _MAX_CHAIN:
             return -1
         if id(each) in numbers:
@@ -88,11 +94,11 @@ def load_exception(blob: Segment, fallback: Fallback | None = None) -> BaseExcep
 
     Args:
         blob: The bytes.
-        fallback: Makes the substitute for an exception that has no bytes or cannot be loaded here. None: a cause or
-            context is replaced by a plain `Exception`, and the exception itself must load.
+        fallback: Makes the substitute for an exception that has no bytes or cannot be loaded here. Default: a plain
+            `Exception` replaces a cause or a context, and nothing replaces the exception itself.
 
     Raises:
-        Exception: There is no `fallback`, and loading the exception itself raised this.
+        Exception: No `fallback` was given, and loading the exception itself raised this.
     """
     chain: list[dict[str, Any]] = pickle.loads(blob)
     if fallback is None:

@@ -1,4 +1,4 @@
-"""``handout.File``: a file as an argument or a result."""
+"""Defines ``handout.File``, which carries a file to or from a task."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _task_folder: Callable[[], str | None] = _no_task
 
 
 def set_task_folder(task_folder: Callable[[], str | None]) -> None:
-    """From now on, write files that arrive into the scratch folder of the running task.
+    """Make this process write the files that it receives into the scratch folder of the running task.
 
     Args:
-        task_folder: Returns that folder, or None while no task runs.
+        task_folder: Function that returns the scratch folder of the running task, or None while no task runs.
     """
     global _task_folder
     _task_folder = task_folder
@@ -38,12 +38,12 @@ class File:
     """A file as an argument or a result of a task. Handout sends the content, and the receiver writes a new file.
 
     On a host, the new file lies in the scratch folder of the task that uses it, and is removed with that folder. In the
-    program that started the run, it lies in a temporary folder, which is removed when the program ends. Functions that
-    take a path, such as ``open``, take a `File` as well.
+    program that started the run, the new file lies in a temporary folder, which is removed when the program ends.
+    Functions that take a path, such as ``open``, take a `File` as well.
 
     Args:
-        path: The path of the file in this process. Handout opens the file only when it sends it. If the file is
-            missing, sending it fails.
+        path: The path of the file in this process. Handout opens the file only when it sends the content. If the file
+            does not exist then, sending it fails.
 
     Attributes:
         path: The path of the file in this process.
@@ -101,8 +101,8 @@ class File:
         return _receive, (os.path.basename(self.path), *_content(self.path))
 
 
-# User modules import the class from `handout`, which is the stub in handout_stub.py on a host. Both ends find the class
-# by the name `handout.File`.
+# The user's code imports this class from `handout`. On a host, the stub in handout_stub.py takes the place of `handout`
+# and has the class as well. So both ends find the class under the name `handout.File`.
 File.__module__ = "handout"
 
 
@@ -119,7 +119,11 @@ def _content(path: str) -> tuple[int, Any]:
 
 
 def _receive(name: str, mode: int, content: Any) -> File:
-    """Write the content into a new folder in the scratch folder of the running task, or in that of the process."""
+    """Write the content to a file in a new folder.
+
+    The folder lies in the scratch folder of the running task. While no task runs, it lies in the process's folder for
+    received files.
+    """
     parent = _task_folder() or _received.path
     folder = os.path.join(parent, f"file-{next(_numbers)}")
     os.makedirs(folder)

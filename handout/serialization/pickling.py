@@ -1,14 +1,16 @@
-"""Pickles and unpickles all that is sent between processes: values, arguments, functions, classes.
+"""Pickles and unpickles everything that is sent between processes: values, arguments, functions and classes.
 
-The C pickler writes protocol 5 with out-of-band buffers. A function or class that the receiver can import is written by
-name. All others are written by value (see `functions_by_value` and `classes_by_value`). A snapshot pickles each of them
-once. A digest names the bytes of a function and a token names a class, so that a process loads each of them once. Where
-C pickle refuses a type that dill can write (a mapping proxy, a weak reference), a second pass uses dill for that type.
-This module knows no hosts, tasks or messages.
+The C pickler writes protocol 5 with out-of-band buffers. It writes a function or class by name if the receiver can
+import it, and otherwise by value (see `functions_by_value` and `classes_by_value`). In one run, a snapshot pickles each
+such function and class only once. A function's bytes have a digest and a class has a token, so that the receiving
+process loads each of them once. If the C pickler refuses a type that dill can write, such as a mapping proxy or a weak
+reference, a second pass uses dill for that type. This module knows nothing of hosts, tasks or messages.
 
-An encoded object is either a plain pickle stream, or, where there are buffers::
+Without out-of-band buffers, an encoded object is a plain pickle stream. With buffers, it consists of these parts::
 
-    "HBUF" | u32 buffers | u64 pickle bytes | u64 length of each buffer | pickle | buffers, each aligned to 64
+    "HBUF" | u32 number of buffers | u64 length of the pickle | u64 length of each buffer | pickle | buffers
+
+Within the object, each buffer begins at a multiple of 64 bytes.
 """
 
 from __future__ import annotations
@@ -31,14 +33,14 @@ from handout.serialization import classes_by_value, functions_by_value
 Segment = Union[bytes, bytearray, memoryview]
 Function = types.FunctionType
 
-#: Buffers with fewer bytes are written inside the pickle: a header entry and padding would cost more than the copy.
+#: Buffers with fewer bytes are copied into the pickle, because a header entry and padding would cost more than a copy.
 OUT_OF_BAND = 4096
 ALIGN = 64
 _MAGIC = b"HBUF"
 _HEAD = struct.Struct("<4sIQ")
-#: Types whose instances C pickle writes without calling a reducer.
+#: Types whose instances the C pickler writes without calling ``reducer_override``.
 _ATOMS = frozenset({type(None), bool, int, float, str, complex})
-#: Largest number of received functions that a process keeps. Each of them is loaded once.
+#: A process keeps at most this many received functions, so that it loads each of these once.
 _MAX_FUNCTIONS = 4096
 
 _functions: collections.OrderedDict[tuple[str, bytes], Function] = collections.OrderedDict()
@@ -47,17 +49,18 @@ _originals: weakref.WeakValueDictionary[tuple[str, bytes], Function] = weakref.W
 
 
 class LoadError(Exception):
-    """Bytes could not be turned into a value; see the error's cause."""
+    """Bytes could not be turned into a value. The message says why."""
 
 
 class Snapshot:
     """The functions and classes that one run sends by value. Each is pickled once, at its first use.
 
-    The next run has a snapshot of its own, because globals and classes may have changed.
+    Each run has a new snapshot, because globals and classes may change between two runs.
 
     Attributes:
         modules: Names of the modules that the pickled values refer to.
-        by_value: True if a function or class was written by value. Only the same minor version of Python can read it.
+        by_value: True if a function or class was written by value. Only the same minor version of Python can read its
+            bytes.
     """
 
     _last = 0
@@ -65,18 +68,18 @@ class Snapshot:
 
     def __init__(self) -> None:
         with Snapshot._lock:
-            # Clock time and not a count, because versions of a class are compared across restarts of processes.
+            # A time instead of a count, because versions of a class are compared even if the process was restarted.
             Snapshot._last = max(Snapshot._last + 1, time.time_ns())
             self.serial = Snapshot._last
         self.modules: set[str] = set()
         self.by_value = False
-        #: Objects that are cached by id. While they are held here, no other object gets the same id.
+        #: Objects that are cached by id. This list keeps them alive, so that no other object can get the same id.
         self.kept_alive: list[Any] = []
         self.classes: dict[int, bytes] = {}
         self.functions: dict[int, tuple[str, bytes, bytes]] = {}
 
     def class_blob(self, cls: type) -> bytes:
-        """Return `cls` as bytes of its own."""
+        """Return the bytes of `cls` by value. They do not depend on the value that contains the class."""
         blob = self.classes.get(id(cls))
         if blob is None:
             blob = self.classes[id(cls)] = _join(_dump(InPlacePickler, cls, self))
@@ -84,14 +87,14 @@ class Snapshot:
         return blob
 
     def reduce_function(self, fn: Function) -> functions_by_value.Reduced:
-        """Return what pickle needs to write `fn` by value at this place."""
+        """Return the reduced form of `fn`, from which pickle writes `fn` by value inside the current pickle."""
         self.by_value = True
-        self.kept_alive.append(fn)  # keeps its namespace alive, because the bytes name the namespace by id
+        self.kept_alive.append(fn)  # this keeps the function's globals alive, because the bytes contain their id
         self.modules.update(functions_by_value.names_in(fn.__code__).imported)
         return functions_by_value.reduce_function(fn, self.serial)
 
     def function_blob(self, fn: Function) -> tuple[str, bytes, bytes]:
-        """Return `fn` as ``(origin, digest, bytes)``. A function that was received keeps the bytes that it came in."""
+        """Return `fn` as ``(origin, digest, bytes)``. For a received function, these are the bytes that arrived."""
         known = self.functions.get(id(fn)) or _function_tokens.get(fn)
         if known is None:
             blob = _join(_dump(InPlacePickler, fn, self))
@@ -102,15 +105,16 @@ class Snapshot:
         return known
 
 
-#: The methods with which Python 3.11.0 to 3.11.3 write a member of an enum as ``getattr(cls, name)``. No reader of
-#: untrusted data can allow that. Other versions write ``cls(value)``. On 3.11.0 to 3.11.3 `Pickler` writes that, too.
+#: The methods by which Python 3.11.0 to 3.11.3 write a member of an enum as ``getattr(cls, name)``. A reader of
+#: untrusted data cannot allow ``getattr``. So on these versions `Pickler` writes ``cls(value)``, as other versions of
+#: Python do.
 _ENUMS_BY_GETATTR: tuple[Any, ...] = (
     (enum.Enum.__reduce_ex__, enum.Flag.__reduce_ex__) if (3, 11) <= sys.version_info < (3, 11, 4) else ()
 )
 
 
 class Pickler(pickle.Pickler):
-    """Pickles a value. Each function or class by value becomes bytes of its own, with a digest or a token."""
+    """Pickles a value. It writes each function or class by value as separate bytes with a digest or a token."""
 
     def __init__(self, file: Any, snapshot: Snapshot, **options: Any) -> None:
         super().__init__(file, 5, **options)
@@ -141,7 +145,7 @@ class Pickler(pickle.Pickler):
         return NotImplemented if name[0] == obj.__module__ else (functions_by_value.attribute, name)
 
     def function(self, fn: Function) -> functions_by_value.Reduced:
-        if fn.__closure__:  # written in place, because two closures inside one value may share a variable
+        if fn.__closure__:  # not as separate bytes, because two closures inside one value may share a variable
             return self.snapshot.reduce_function(fn)
         self.snapshot.by_value = True
         return _load_function, (
@@ -158,7 +162,10 @@ class Pickler(pickle.Pickler):
 
 
 class InPlacePickler(Pickler):
-    """Pickles the inside of one function or class. It writes those that it finds there in place, so that cycles end."""
+    """Pickles the contents of one function or class.
+
+    It writes the functions and classes that it finds there in place, so that pickle notices cycles among them.
+    """
 
     def function(self, fn: Function) -> functions_by_value.Reduced:
         return self.snapshot.reduce_function(fn)
@@ -206,13 +213,13 @@ class _Sink:
 def _dump(
     kind: type[Pickler], value: Any, snapshot: Snapshot, buffers: list[memoryview] | None = None, **options: Any
 ) -> list[Segment]:
-    """Pickle `value`. If C pickle refuses it, pickle it once more with dill for the types that C pickle cannot write.
+    """Pickle `value`. If the C pickler refuses a type in it, pickle `value` again with dill for such types.
 
     Args:
         kind: The pickler's class.
         value: The value.
         snapshot: The snapshot of the run.
-        buffers: Receives the large buffers. None: all buffers are written inside the pickle.
+        buffers: List that receives the large buffers. If it is None, all buffers are written inside the pickle.
         **options: Further arguments of the pickler.
     """
     segments: list[Segment] = []
@@ -246,25 +253,25 @@ def _join(segments: list[Segment]) -> bytes:
     return bytes(segments[0]) if len(segments) == 1 else b"".join(segments)
 
 
-#: Up to this size, copying bytes is cheaper than a segment of their own.
+#: Bytes up to this size are copied, because a copy is cheaper than a separate segment.
 _COPIED = 16384
 
 
 def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
-    """Encode `value` as segments. The encoded object is their concatenation.
+    """Encode `value` as segments. Joined together, the segments are the encoded object.
 
     Large segments may be views of the value's memory. Write or copy them before the value changes.
 
     Args:
         value: Any value.
-        snapshot: The snapshot of the run; a new one when left out.
+        snapshot: The snapshot of the run. Default: a new snapshot.
 
     Raises:
         Exception: Pickling raised it. `diagnosis.find_unpicklable` finds the part of the value that failed.
     """
     kind = type(value)
     if kind is bytes and len(value) > _COPIED:
-        # The same bytes as the pickler writes, but without a copy.
+        # This is a pickle of `value` that contains `value` itself instead of a copy.
         return [b"\x80\x05" + pickle.BINBYTES8 + struct.pack("<Q", len(value)), value, pickle.STOP]
     if kind in _ATOMS:
         return [pickle.dumps(value, 5)]
@@ -272,7 +279,7 @@ def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
 
 
 def encode(kind: type[Pickler], value: Any, snapshot: Snapshot, **options: Any) -> list[Segment]:
-    """Encode `value` as `dumps` does, with another pickler.
+    """Encode `value` as `dumps` does, with the given pickler.
 
     Args:
         kind: The pickler's class.
@@ -299,7 +306,7 @@ def encode(kind: type[Pickler], value: Any, snapshot: Snapshot, **options: Any) 
 
 
 class _MainUnpickler(pickle.Unpickler):
-    """Reads names of ``pkg.mod`` from ``__main__``, for a process that was started as ``python -m pkg.mod``."""
+    """In a process that was started as ``python -m pkg.mod``, looks up names of ``pkg.mod`` in ``__main__``."""
 
     def find_class(self, module_name: str, name: str) -> Any:
         return super().find_class("__main__" if module_name == functions_by_value.main_name() else module_name, name)
@@ -308,8 +315,8 @@ class _MainUnpickler(pickle.Unpickler):
 def loads(data: Segment) -> Any:
     """Return the value that `dumps` encoded.
 
-    Buffers are views of `data` if it is writable (a private mapping). Otherwise they are copied, so that the value can
-    be written to as before.
+    If `data` is writable, such as a private mapping, the buffers of the value are views of `data`. If `data` is
+    read-only, the buffers are copies, because the caller may write to the value.
 
     Raises:
         LoadError: `data` ends early.
@@ -348,7 +355,7 @@ def split(data: Segment) -> tuple[memoryview, list[Any]]:
     return stream, buffers
 
 
-# ---- dill for the rest -----------------------------------------------------------------------------------
+# ---- dill for other types --------------------------------------------------------------------------------
 
 #: Types that dill would copy although a copy is useless in another process.
 UNPICKLABLE_TYPES: tuple[type, ...] = (
@@ -359,7 +366,7 @@ UNPICKLABLE_TYPES: tuple[type, ...] = (
 _dill_picklers: dict[type, Any] = {}
 
 
-#: Types that dill must leave to `Pickler` or to C pickle.
+#: Types that dill must not write, because `Pickler` or the C pickler writes them.
 _NATIVE: tuple[type, ...] = (
     type(None), int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, type, Function,
     pickle.PickleBuffer,
@@ -381,7 +388,10 @@ def _undill(blob: bytes) -> Any:
 
 
 def _dill_pickler(kind: type[Pickler]) -> Any:
-    """Return `kind` extended by dill for the types that C pickle cannot write; None if dill is not installed."""
+    """Return a subclass of `kind` that uses dill for the types that the C pickler cannot write.
+
+    Return None if dill is not installed.
+    """
     try:
         import dill
     except ImportError:
@@ -389,8 +399,8 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
     known = _dill_picklers.get(kind)
     if known is not None:
         return known
-    # This takes all types that dill knows. pickle._Pickler.dispatch does not tell Python's types from those of dill,
-    # because importing dill adds its types there, too.
+    # All types that dill knows, except those above. Python's own table (pickle._Pickler.dispatch) cannot show which
+    # types only dill can write, because importing dill adds these types to that table.
     dill_types = {
         k
         for k in dill.Pickler.dispatch
@@ -398,7 +408,7 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
     }
 
     class ObjectPickler(dill.Pickler):  # type: ignore[misc]
-        """Writes one object that C pickle cannot write. It writes functions and classes inside it as `Pickler` does."""
+        """Writes one object that the C pickler cannot write, and the functions and classes in it as `Pickler` does."""
 
         def __init__(self, file: Any, snapshot: Snapshot) -> None:
             super().__init__(file, protocol=5, byref=False, recurse=True)
@@ -423,5 +433,5 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
 
 
 def preload() -> None:
-    """Import dill, if it is installed, before its first use. The supervisor calls this before it forks workers."""
+    """Import dill in advance, if it is installed. The supervisor calls this before it forks workers."""
     _dill_pickler(Pickler)

@@ -1,6 +1,6 @@
-"""A private temporary folder of a process, removed when the process ends.
+"""Gives a process a private temporary folder, which is removed when the process ends.
 
-If the process is killed, a later process removes its folder.
+If the process is killed, a later process removes the folder.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import weakref
 
 __all__ = ["TempFolder"]
 
-#: Name of the file that the process locks in its folder. The lock lasts as long as the process.
+#: Name of a file in the folder. The process that made the folder keeps this file locked until the process ends.
 _LOCK = "lock"
 
 
 class TempFolder:
-    """A folder that the first read of `path` makes. It is removed with this object, or when this process ends.
+    """A temporary folder, which the first read of `path` makes.
 
-    A process that makes a folder first removes the folders of the same prefix whose processes were killed.
+    The folder is removed when this object is garbage-collected, or when this process ends. Before a process makes its
+    folder, it removes folders with the same prefix that killed processes have left.
 
     Args:
-        prefix: How the folder's name begins.
+        prefix: The beginning of the folder's name.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -58,9 +59,9 @@ def _make(prefix: str) -> tuple[str, int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            continue  # another process locked it first, took it for an orphan, and removes it
+            continue  # another process locked the file first: it took the folder for an orphan and removes it
         except OSError:
-            pass  # a file system without locks: if this process is killed, its folder stays
+            pass  # the file system has no locks: if this process is killed, no process removes its folder
         return path, lock
 
 
@@ -75,7 +76,7 @@ def _remove_orphans(beginning: str) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            pass  # its process lives, or has not made the lock yet, or another process removes the folder
+            pass  # the folder's process lives or has made no lock yet, or another process removes the folder
         finally:
             if lock is not None:
                 os.close(lock)

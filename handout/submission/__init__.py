@@ -1,1 +1,1 @@
-"""From a plan to bytes: arguments, functions, and the user's code as bundles of source."""
+"""Turns a plan into bytes: the functions, the arguments, and the user's own modules as a bundle of sources."""

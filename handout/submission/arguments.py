@@ -1,4 +1,4 @@
-"""The functions, arguments and values of a plan as bytes: pickled once, before the run begins."""
+"""Pickles the functions, arguments and values of a plan, once, before the run begins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_mod
 
 __all__ = ["LARGE", "EncodedRun", "encode_plan"]
 
-#: An argument of more bytes becomes an object of its own, which travels once to each host.
+#: An argument of more than this many bytes becomes a separate object, which travels to each host only once.
 LARGE = 65536
 
 _REMEDY = "Create it inside the function, pass the values that it is created from, or leave it out in __getstate__."
@@ -28,21 +28,22 @@ _REMEDY = "Create it inside the function, pass the values that it is created fro
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedRun:
-    """The bytes of a run that are sent to hosts, in columns by task and by object."""
+    """The bytes that the controller sends to hosts in a run. Most fields have an entry for each task or object."""
 
-    #: By task: the blob that `handout.serialization.calls.load_call` reads. Equal calls share one.
+    #: For each task, the blob of its call, which `handout.serialization.calls.load_call` reads. Equal calls may share
+    #: a blob.
     calls: Sequence[bytes]
-    #: By task: index into `functions`.
+    #: For each task, the index of its function in `functions`.
     fn: Sequence[int]
     functions: Sequence[FunctionBlob]
-    #: By task: numbers of the objects that it takes. The plan's objects come first. Then come the task's large
-    #: arguments, each an object of its own.
+    #: For each task, the numbers of the objects that it takes: first the plan's objects, then the objects that the
+    #: task's large arguments became.
     inputs: Sequence[tuple[int, ...]]
-    #: By object: the task that makes it, or -1 if the controller has it.
+    #: For each object, the task that makes the object, or -1 if the controller supplies it.
     producers: Sequence[int]
-    #: By object: its size in bytes, or -1 if it is not known.
+    #: For each object, its size in bytes, or -1 if the size is not known.
     nbytes: Sequence[int]
-    #: By object number: the bytes of the objects that the controller supplies.
+    #: The bytes of the objects that the controller supplies, by object number.
     values: Mapping[int, Sequence[Segment]]
     #: The user's own modules, or None if the run needs none.
     bundle: CodeBundle | None
@@ -64,12 +65,14 @@ class _Encoder:
         self.producers: list[int] = list(plan.producers)
         self.nbytes: list[int] = [-1] * len(self.producers)
         self.values: dict[int, list[Segment]] = {}
-        #: Object numbers of large arguments by identity. The plan holds the arguments, so identities stay valid.
+        #: Object numbers of large arguments, by ``id``. The plan keeps the arguments alive, so each ``id`` stays valid.
         self.large: dict[int, int] = {}
         self.functions: list[FunctionBlob] = []
-        #: By (identity of the function, True if its call holds code by value): index into `functions`.
+        #: Indices into `functions`. A key is a pair: the function's ``id``, and True if the call or an input holds code
+        #: by value.
         self.function_index: dict[tuple[int, bool], int] = {}
-        #: Objects that hold code by value. A task that takes one needs this version of Python.
+        #: Numbers of the objects that hold code by value. A task that takes such an object needs the controller's
+        #: version of Python.
         self.code_objects: set[int] = set()
         self.shared: dict[Any, bytes] = {}
         self.paths: dict[int, list[Path]] = {}
@@ -92,7 +95,7 @@ class _Encoder:
             fn.append(self._function(task, by_value))
         bundle = bundle_modules(self.snapshot.modules)
         functions = self.functions
-        if bundle is not None:  # the arguments and results of any task may have classes of any of these modules
+        if bundle is not None:  # any argument or result may be an object of a class from these modules
             functions = [replace(function, needs_bundle=True) for function in functions]
         return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle)
 
@@ -109,7 +112,7 @@ class _Encoder:
             if len(blob.blob) > MAX_PAYLOAD:
                 raise UnserializableError(
                     f"function {self.plan.ids[task]!r} holds {len(blob.blob) / 1e6:.0f} MB. Its closure and globals "
-                    f"travel with it, and together they may have {MAX_PAYLOAD / 1e6:.0f} MB.",
+                    f"travel with it, and the limit for all of it is {MAX_PAYLOAD / 1e6:.0f} MB.",
                     remedy="Pass large data as an argument, or as graph.value(...), so that it travels as an object.",
                     path=self.plan.ids[task],
                     type=type(fn).__name__,
@@ -125,7 +128,7 @@ class _Encoder:
             raise _refused(id, error) from error
 
     def hold(self, number: int, value: Any) -> None:
-        """Pickle a value as the object of a number."""
+        """Pickle a value, and keep its bytes as the object with this number."""
         with _CodeWatch(self.snapshot) as code:
             kept = [_own(segment) for segment in diagnosis.dumps_or_diagnose(value, "value", self.snapshot)]
         self.values[number] = kept
@@ -150,7 +153,10 @@ class _Encoder:
         return blob, tuple(call.inputs), code.seen or not self.code_objects.isdisjoint(call.inputs)
 
     def _plain(self, args: tuple[Any, ...], inputs: tuple[int, ...], paths: list[Path] | None) -> bytes | None:
-        """Return the blob of a call whose arguments are small scalars and whole results of tasks, or None for others.
+        """Return the blob of a call if each argument is a small scalar, or an output that names a whole object.
+
+        Return None for other calls.
+
 
         The C pickler alone makes such a blob. Other blobs need a pickler with hooks in Python, which is far slower.
         """
@@ -182,7 +188,7 @@ class _Encoder:
         return self._share(tuple(fills), ((None,) * len(args), None, None, fills))
 
     def _whole(self, output: Output[Any]) -> int:
-        """Return the task whose whole result an output is, or -1 for any other output."""
+        """Return the number of the object that an output names, or -1 if the output has a path or names no object."""
         if output._path:
             return -1
         number, path = self.plan.objects.find(output)
@@ -199,7 +205,7 @@ _SIZED = frozenset({str, bytes})
 
 
 class _CodeWatch:
-    """Tells if its ``with`` block pickles any code by value.
+    """A context manager. After its block, `seen` is True if the block has pickled code by value.
 
     It is a class because ``contextlib.contextmanager`` would take as much time as the pickling itself.
     """
@@ -221,20 +227,21 @@ class _CodeWatch:
 
 
 class _CallEncoder:
-    """Encodes a call with arguments that are neither scalars nor whole results."""
+    """Encodes a call that `_Encoder._plain` refuses, such as a call with keyword arguments or with a list."""
 
     def __init__(self, encoder: _Encoder, task: int, paths: Sequence[Path]) -> None:
         self.encoder = encoder
         self.task = task
         self.paths = paths
         self.inputs: list[int] = list(encoder.plan.inputs[task])
-        #: Made at the first output, because most arguments hold none.
+        #: The function that returns the placeholder of an output. It is made at the first output, because most calls
+        #: contain no output.
         self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
-        #: Number of outputs seen since it was last reset.
+        #: How many outputs `resolve` has met since this number was last set to 0.
         self.outputs_seen = 0
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-        """Return the blob of the call. Each large argument becomes an object, whose number is added to `inputs`."""
+        """Return the blob of the call. Before, turn large arguments into objects, and add these objects to `inputs`."""
         args, named = self._known_large(args, kwargs)
         segments = self._dump(args, named)
         if _size(segments) > LARGE:
@@ -258,7 +265,7 @@ class _CallEncoder:
                 self._attempt(arg)
             except Exception:  # any exception of a __reduce__
                 return _refused(self.encoder.plan.ids[self.task], diagnosis.find_unpicklable(arg, name, self._attempt))
-        problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed once, and not when tried again")
+        problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed, but succeeded when tried again")
         return _refused(self.encoder.plan.ids[self.task], problem)
 
     def _attempt(self, part: Any) -> list[Segment]:
@@ -280,7 +287,7 @@ class _CallEncoder:
     def _known_large(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        """Return the arguments. A slot replaces each one that is an object already, or is large text or bytes."""
+        """Return the arguments, with slots for those that are objects already, or that are large text or bytes."""
         large = self.encoder.large
         for arg in (*args, *kwargs.values()):
             if id(arg) in large or (type(arg) in _SIZED and len(arg) > LARGE):
@@ -298,9 +305,9 @@ class _CallEncoder:
         return Slot(self.inputs.index(number))
 
     def _shrink(self, arg: Any) -> Any:
-        """Return a slot if an argument is large, or else the argument itself.
+        """Return a slot for a large argument. Return any other argument itself.
 
-        A large container that holds outputs cannot be an object. Its items are replaced instead.
+        A large container that holds outputs cannot become an object. Its large items become objects instead.
         """
         if isinstance(arg, Input | Slot) or type(arg) in _TINY:
             return arg
@@ -338,7 +345,7 @@ def _size(segments: Sequence[Segment]) -> int:
 
 
 def _own(segment: Segment) -> Segment:
-    """Return the segment, as a copy if the caller could still change it."""
+    """Return the segment, or a copy of it if the caller could still change its bytes."""
     if isinstance(segment, bytes) or (isinstance(segment, memoryview) and segment.readonly):
         return segment
     return bytes(segment)

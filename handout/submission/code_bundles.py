@@ -1,4 +1,4 @@
-"""The user's own modules as one bundle of sources with a digest, and functions as blobs."""
+"""Turns each function into a blob, and the user's own modules into one bundle of sources."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from handout.submission.project_modules import Package, own_sources
 
 __all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
 
-#: The time of all entries. With the files' own times, equal sources would give different zips.
+#: The time of every entry in the zip. With the times of the files, equal sources would give different zips.
 _EPOCH = (2020, 1, 1, 0, 0, 0)
 _INDEX = "modules.json"
 
 
 class _Numbers:
-    """Numbers by digest. A digest keeps its number while it is one of the last 4,096 digests that were asked for.
+    """Gives each digest a number, and remembers the numbers of the 4,096 digests that were used last.
 
     No number is used for two digests. If a run uses a function whose digest was forgotten, the function gets a new
     number and is sent again.
@@ -46,21 +46,21 @@ class _Numbers:
 
 
 _NUMBERS_KEPT = 4096
-#: Agents know functions and bundles by these numbers, in all runs of this process.
+#: Agents identify functions and bundles by these numbers, which hold for all runs of this process.
 _function_numbers = _Numbers()
 _bundle_keys = _Numbers()
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionBlob:
-    """The bytes of a function, and what they require of a host."""
+    """The bytes of a function, and the conditions under which a host can load them."""
 
     #: Equal blobs have the same number in all runs of this process.
     number: int
     blob: bytes
-    #: True if the function travels by value, or its tasks take code that does.
+    #: True if the function travels by value, or if its tasks take code by value.
     by_value: bool
-    #: True if workers need the run's bundle to load it.
+    #: True if workers need the run's bundle to load the function or the arguments of its tasks.
     needs_bundle: bool
 
     @property
@@ -73,17 +73,17 @@ class FunctionBlob:
 class CodeBundle:
     """Sources of the user's own modules."""
 
-    #: The key by which agents store it. No object of a run has this key.
+    #: The key under which agents store the bundle. It is lower than the key of any object.
     key: int
     data: bytes
-    #: Top-level names of its modules.
+    #: Top-level names of the modules in the bundle.
     names: frozenset[str]
 
 
 def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> FunctionBlob:
     """Return a function as bytes: by its name if an import finds it, otherwise by value.
 
-    The blob's `needs_bundle` is False. `encode_plan` may set it, because it depends on the whole run.
+    The returned `needs_bundle` is False. `encode_plan` may set it to True, because it depends on the whole run.
 
     Raises:
         CannotPickleError: The function cannot be pickled.
@@ -101,10 +101,10 @@ def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> Fu
 
 
 def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
-    """Bundle the user's own modules among `names`, and those that they import in turn.
+    """Bundle the user's own modules among `names`, and the user's own modules that these import in turn.
 
     Args:
-        names: Dotted names of modules. Those that are not the user's own are left out.
+        names: Dotted names of modules. Modules that are not the user's own are left out.
 
     Returns:
         The bundle, or None if no module is the user's own.
@@ -132,7 +132,7 @@ def _zip(packages: list[Package], files: dict[str, bytes]) -> CodeBundle:
 
 
 def _members(packages: list[Package], files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a bundle by name: the sources, and the index that the worker's importer reads."""
+    """Return the contents of a bundle's files by name: the sources, and the index that the worker's importer reads."""
     index: dict[str, Any] = {"modules": {}, "namespaces": {}, "extensions": []}
     members: dict[str, bytes] = {}
     for package in packages:

@@ -18,15 +18,16 @@ from handout.submission.arguments import EncodedRun
 
 __all__ = ["JournalResults", "RunPolicy", "Traits", "make_spec"]
 
-#: Which results a journal commits: those that another function or the caller takes, or only those for the caller.
+#: The results that a journal commits. "all": those that another function or the caller takes. "outputs": only those
+#: that the caller takes.
 JournalResults = Literal["all", "outputs"]
-#: Options of a run that hold for each function without such an option of its own.
+#: Options of a run that apply to each function for which the same option was not set.
 _FUNCTION_DEFAULTS: Final = ("retries", "max_result_bytes", "enforce_memory")
 
 
 @dataclass(frozen=True, slots=True)
 class RunPolicy:
-    """The options of a run, `handout.RunOptions`, that matter once it is submitted, with their defaults."""
+    """The options in `handout.RunOptions` that still matter after the run was submitted, with their defaults."""
 
     allocator: Allocator | None = None
     retries: int = 0
@@ -43,22 +44,22 @@ class RunPolicy:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> RunPolicy:
-        """Return the policy of the checked options of a run."""
+        """Return the policy of a run. `options` are the run's options, which were checked before."""
         return cls(**{each.name: options[each.name] for each in fields(cls) if each.name in options})
 
     def apply(self, options: TaskOptions) -> TaskOptions:
-        """Return a function's options, with those of the run where the function has none of its own."""
+        """Return a function's options. The run's options replace those that were not set for the function."""
         missing = [name for name in _FUNCTION_DEFAULTS if getattr(options, name) is None]
         return replace(options, **{name: getattr(self, name) for name in missing}) if missing else options
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """Facts about all tasks of a profile that agents must know and the core need not know."""
+    """Facts about all tasks of a profile. Agents need these facts, and the core does not."""
 
-    #: The function's options. The run's options stand in for those that the function lacks.
+    #: The function's options. The run's options replace those that were not set for the function.
     options: TaskOptions
-    #: True if calling the function gives a coroutine.
+    #: True if calling the function returns a coroutine.
     coroutine: bool
     #: True if workers import the user's modules from the bundle of the run.
     needs_bundle: bool
@@ -69,7 +70,7 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
 
     Args:
         plan: The validated graph.
-        encoded: The graph's calls as bytes, with the objects that large arguments became.
+        encoded: The bytes of the plan, with the objects that large arguments became.
         policy: The options of the run.
 
     Raises:
@@ -149,16 +150,16 @@ class _Profiles:
 
 
 def _check_memory(id: str, requirements: Sequence[Requirement]) -> None:
-    """Raise `GraphError` if a variant of a cost names no memory that could be enforced."""
+    """Raise `GraphError` if a variant of a cost has no memory, because there is then no limit to enforce."""
     if any("memory" not in each.consumed for each in requirements):
         raise GraphError(
-            f"{id!r} has enforce_memory=True and no memory in its cost: there is nothing to hold it to.",
-            remedy="Give it one in every variant of its cost, such as cost={'memory': '2 GB'}.",
+            f"{id!r} has enforce_memory=True and no memory in its cost, so there is no limit to enforce.",
+            remedy="Add memory to every variant of its cost, such as cost={'memory': '2 GB'}.",
         )
 
 
 def _is_coroutine(fn: Any) -> bool:
-    """Return True if calling an object gives a coroutine. The function of a partial or a wrapper counts as well."""
+    """Return True if calling an object returns a coroutine. For a partial or a wrapper, the function inside counts."""
     while hasattr(fn, "func") and not inspect.isfunction(fn):
         fn = fn.func
     call = getattr(fn, "__call__", None)  # noqa: B004 - the method itself is wanted
@@ -166,10 +167,10 @@ def _is_coroutine(fn: Any) -> bool:
 
 
 def _duration_keys(encoded: EncodedRun) -> Sequence[int]:
-    """Return the key of expected durations by task. Equal functions share a key, even if they are distinct objects.
+    """Return for each task the key under which the core keeps the expected duration of the task's function.
 
-    The numbers of the functions cannot be the keys. They grow with each run, and the core has an entry for each key
-    below the highest one.
+    Equal functions share a key, even if they are distinct objects. The numbers of the functions cannot be the keys,
+    because they grow with each run, and the core has an entry for each key up to the highest one.
     """
     keys: dict[int, int] = {}
     of_function = [keys.setdefault(function.number, len(keys)) for function in encoded.functions]
@@ -177,9 +178,9 @@ def _duration_keys(encoded: EncodedRun) -> Sequence[int]:
 
 
 def _journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> list[int]:
-    """Return the objects that a journaled run brings to the controller, its outputs first.
+    """Return the objects that a run with a journal brings to the controller. The run's outputs come first.
 
-    The result of a function that must not run twice is always committed, because it could not be made again.
+    The result of a function that must not run twice is always among them, because it cannot be made again.
     """
     wanted = dict.fromkeys(plan.outputs)
     for inputs in encoded.inputs:

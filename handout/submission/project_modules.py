@@ -1,7 +1,7 @@
 """Finds the user's own modules, which travel as source. All other modules must be installed on the host.
 
 A module is the user's own if it comes from a ``.py`` file (or a folder of such files) outside the standard library and
-outside site-packages. So editable installs count as own. No module is imported to find this out.
+outside site-packages. So editable installs count as the user's own. The search imports no module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 __all__ = ["EXTENSIONS", "Module", "Package", "Sources", "find_package", "imports_of", "own_sources", "spec_of"]
 
-#: The endings of the names of extension modules.
+#: The suffixes of the file names of extension modules.
 EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 #: Modules that never count as the user's own, wherever they are installed. The host has its own copies.
 _NEVER_OWN = frozenset({"handout", "dill", "__main__", "__mp_main__"})
@@ -38,39 +38,39 @@ class Module:
 
 @dataclass(slots=True)
 class Package:
-    """A top-level module with all modules in it."""
+    """A top-level package with all modules in it, or a single top-level module."""
 
     name: str
     modules: list[Module] = field(default_factory=list)
-    #: Folders without an ``__init__.py``, by dotted name.
+    #: The folders that contain modules but no ``__init__.py``, by dotted name.
     namespaces: dict[str, list[str]] = field(default_factory=dict)
-    #: Files of extension modules, by dotted name.
+    #: The files of extension modules, by dotted name.
     extensions: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Sources:
-    """The user's own modules among some names, and those that they import in turn."""
+    """The user's own modules among given modules, and the user's own modules that these import in turn."""
 
-    #: By top-level name.
+    #: The packages, by top-level name.
     packages: dict[str, Package] = field(default_factory=dict)
-    #: Source by dotted name of the module.
+    #: The sources of the modules, by dotted name.
     files: dict[str, bytes] = field(default_factory=dict)
-    #: Top-level names of the imported modules that are not the user's own.
+    #: Top-level names of the given or imported modules that are not the user's own.
     installed: set[str] = field(default_factory=set)
 
 
 class _ReadFile(NamedTuple):
-    """A source file as it was read last."""
+    """A source file as it was when it was last read."""
 
     mtime_ns: int
     size: int
     source: bytes
-    #: Top-level names that it imports.
+    #: Top-level names of the modules that the file imports.
     imports: tuple[str, ...]
 
 
-#: Files that were read, by path, so that a further run reads and parses only files that have changed.
+#: The files that were read, by path. A later run reads and parses only the files that have changed since.
 _read_files: dict[str, _ReadFile] = {}
 
 
@@ -105,7 +105,7 @@ def spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def find_package(name: str) -> Package | None:
-    """Return the top-level package or module that `name` belongs to, or None if it is not the user's own."""
+    """Return the top-level package or module that `name` belongs to, or None if this is not the user's own."""
     top = name.partition(".")[0]
     if top in _NEVER_OWN or top in sys.stdlib_module_names:
         return None
@@ -152,17 +152,18 @@ def _collect(package: Package, name: str, folder: Path) -> None:
         package.namespaces.setdefault(name, []).append(str(folder))
 
 
-#: Attributes of statements that hold other statements.
+#: The attributes in which a statement holds other statements.
 _BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 def imports_of(source: bytes) -> Iterator[str]:
-    """Yield the top-level names of the modules that a source imports absolutely, anywhere in it."""
+    """Yield the top-level name of each module that a source imports, anywhere in it. Skip relative imports."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return  # importing the module raises the same error, with its place
-    # Only statements are visited: expressions are most of a tree, and the caller's event loop waits for this.
+        return  # importing the module will raise the same error and show the place
+    # Only statements are visited, because the caller's event loop waits. Expressions are most of a tree, and contain no
+    # imports.
     bodies: list[list[ast.AST]] = [list(tree.body)]
     while bodies:
         for node in bodies.pop():
@@ -177,11 +178,11 @@ def imports_of(source: bytes) -> Iterator[str]:
 
 
 def own_sources(names: Iterable[str], script: str | None = None) -> Sources:
-    """Read the user's own modules among `names`, and those that they import in turn.
+    """Read the user's own modules among `names`, and the user's own modules that these import in turn.
 
     Args:
         names: Dotted names of modules.
-        script: The file of ``__main__``, if that is one of the modules.
+        script: The file of ``__main__``, if ``__main__`` is one of the modules.
     """
     found = Sources()
     queue = [name.partition(".")[0] for name in names]

@@ -1,1 +1,1 @@
-"""How the controller reaches a host: it starts an agent there, connects to it, and talks with it."""
+"""Starts an agent on a host, connects the controller to the agent, and exchanges messages with it."""

@@ -1,7 +1,7 @@
 """The link to one host's agent: it starts or takes over the agent, reconnects when the line drops, and ends the agent.
 
-The link takes a host for lost when nothing was heard for ``host_timeout_s``. The conversation carries the messages,
-and keeps those that a connection loses.
+The link treats a host as lost when nothing came from it for ``host_timeout_s``. The conversation carries the messages.
+If a connection loses messages, the conversation sends them again over the next connection.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["STOP_TIMEOUT_S", "AgentLink", "release_error"]
 
 logger = logging.getLogger("handout.link")
 
-#: Ending an agent may take this long; closing a whole cluster may take 5 s.
+#: Ending an agent may take this many seconds. The limit for closing a whole cluster is 5 s.
 STOP_TIMEOUT_S = 4.0
 _STOP_PAUSE_S = 0.05
-#: A stop that is not acknowledged after this long is sent again, over another connection.
+#: If the agent does not acknowledge a stop within this many seconds, the link sends it again over another connection.
 _STOP_SILENCE_S = 1.0
-#: Connecting to a host may take this many times as long as its first start did.
+#: A later try to connect to a host may take this many times as long as the first start of its agent took.
 _SLOWER = 3
 
 
@@ -37,11 +37,11 @@ class AgentLink:
 
     Args:
         host: The host's name.
-        python: The interpreter to use on the host, or None.
+        python: The interpreter to use on the host, or None to look for one.
         launcher: Starts the agent and connects to it.
-        timings: How long silence may last.
-        handler: Called with every batch of messages and pieces. Each of them comes once and in order.
-        on_suspect: Called with True when the host falls silent, with False when it is heard again.
+        timings: How long the host may be silent.
+        handler: Called with every batch of messages and pieces from the agent. Each of them comes once and in order.
+        on_suspect: Called with True when the host has become silent, and with False when something comes from it again.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class AgentLink:
         self._bootstrap = Bootstrap(host, python, settings)
         self._loop = asyncio.get_running_loop()
         self._wakeup = asyncio.Event()
-        #: Outlives its connections. Only the link makes connections.
+        #: The conversation goes on when a connection ends. The link makes a new connection for it.
         self.conversation = Conversation(host, timings.heartbeat_s, handler, on_suspect, self._wakeup.set)
         self._stopping = False
-        #: Lets one handshake run at a time: `run` and `stop` may both want a connection.
+        #: Lets one handshake run at a time, because `run` and `stop` may both make a connection.
         self._attaching = asyncio.Lock()
-        #: The time limit of the current try to connect, outside of `stop`. `stop` lets it expire, because the
-        #: try may hang.
+        #: The time limit of a try to connect that `open`, `take_over` or `run` is making. `stop` lets this limit
+        #: expire at once, because the try may hang.
         self._trying: asyncio.Timeout | None = None
         #: True if the last try to connect hung.
         self._hung = False
         self._starting: asyncio.Future[StartedAgent] | None = None
-        #: True if the agent must still be told that this controller takes over.
+        #: True if the next handshake must tell the agent that this controller takes over.
         self._taking_over = False
         self._ending: asyncio.Future[None] | None = None
-        #: True if the connection was silent for so long that the launcher must make a new one from scratch.
+        #: True if the host was silent for so long that the launcher must make a completely new connection to it.
         self._silent = False
 
     # ---- beginning -----------------------------------------------------------------------------------------
@@ -93,18 +93,18 @@ class AgentLink:
         """Start the agent and connect to it.
 
         Raises:
-            HostError: The start failed; the error says what was tried and the remedy.
+            HostError: The agent did not start, or cannot be reached. The error says what was tried and the remedy.
         """
         begun_at = self._loop.time()
         self._starting = asyncio.ensure_future(self._launcher.start(self._bootstrap))
         try:
-            # The shield lets the start finish, because the link can end an agent only after it has started.
+            # The shield lets the start finish, because the link can end the agent only after the agent has started.
             started = await asyncio.shield(self._starting)
             self.started = started
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._stopping and task is not None and not task.cancelling():
-                # `stop` has cancelled the start; the task that waits for it was not cancelled.
+                # `stop` has cancelled the start. The asyncio task that runs `open` was not cancelled itself.
                 raise release_error(self.host) from None
             if not self._bootstrap.command_sent:
                 self._starting.cancel()
@@ -114,12 +114,12 @@ class AgentLink:
         return started
 
     async def take_over(self, started: StartedAgent, token: str, within_s: float) -> None:
-        """Go on with an agent that a lost controller started.
+        """Connect to an agent that another controller started before that controller was lost.
 
         Args:
             started: The agent.
-            token: Proves to the agent that it may listen to this controller.
-            within_s: Seconds in which the link tries to connect.
+            token: The secret that proves to the agent that it may obey this controller.
+            within_s: The link tries to connect for this many seconds.
 
         Raises:
             HostError: The agent is gone or cannot be reached.
@@ -136,14 +136,14 @@ class AgentLink:
 
     @property
     def token(self) -> str:
-        """Proves to the agent that a connection is the controller's."""
+        """The secret that proves to the agent that a connection comes from the controller."""
         return self._bootstrap.token
 
     async def run(self) -> None:
-        """Keep the conversation going until the host is lost. Return once `stop` was called.
+        """Keep the conversation going until `stop` is called, and then return.
 
         Raises:
-            HostLostError: Nothing was heard for ``host_timeout_s``, or the agent is gone.
+            HostLostError: Nothing came from the host for ``host_timeout_s``, or the agent is gone.
             WireError: The agent broke the protocol.
             InternalError: The controller failed to handle a message.
         """
@@ -171,20 +171,22 @@ class AgentLink:
     # ---- ending --------------------------------------------------------------------------------------------
 
     async def stop(self, within_s: float = STOP_TIMEOUT_S) -> None:
-        """Tell the agent to end, and wait until it has ended with all its processes. May be called again.
+        """Tell the agent to end, and wait until the agent and all its processes have ended.
+
+        A further call waits for the same end.
 
         Args:
             within_s: Seconds after which the link logs a warning and leaves the agent to its lease.
         """
         self._stopping = True
         if self._trying is not None and not self._trying.expired():
-            self._trying.reschedule(self._loop.time())  # the try may hang, and holds the lock meanwhile
+            self._trying.reschedule(self._loop.time())  # the try may hang, and it holds the lock that `_end` needs
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end(self._loop.time() + within_s))
         await asyncio.shield(self._ending)
 
     async def _end(self, deadline: float) -> None:
-        """Deliver the stop, over a new connection if the last one is gone, and wait until the agent has ended."""
+        """Send the stop, if necessary over a new connection, and wait until the agent has ended."""
         try:
             async with asyncio.timeout_at(deadline):
                 await self._await_start()
@@ -205,13 +207,13 @@ class AgentLink:
 
     def _how_it_is_left(self) -> str:
         if self.started is None:
-            return "was still being started when the controller stopped it; it ends when its start finds no reader"
+            return "was still being started when the controller stopped it; it will end when it finds no controller"
         silent_s = self._loop.time() - self.conversation.last_heard
         where = "not connected" if self.conversation.connection is None else "connected"
         return f"did not confirm that it ended; its lease will end it ({where}, last heard {silent_s:.1f} s ago)"
 
     async def _await_start(self) -> None:
-        """Wait for an agent that the host is starting; otherwise it would run until the end of its lease."""
+        """Wait for an agent that the host is starting. Without a stop, the agent would run until its lease is over."""
         starting = self._starting
         if starting is None or not (starting.done() or self._bootstrap.command_sent):
             return
@@ -220,32 +222,32 @@ class AgentLink:
             self.started = starting.result()
 
     async def _has_ended(self, deadline: float) -> bool:
-        """Wait a while for the agent's end; return True if it closed its connection, or nothing listens on its socket.
+        """Wait a while for the agent's end. Return True if the agent has closed its connection, or is gone.
 
         Args:
-            deadline: When the link leaves the agent to its lease, by the loop's clock. A try to connect that hangs ends
-                early enough for another one.
+            deadline: The time at which the link leaves the agent to its lease, by the loop's clock. A try to connect
+                that hangs ends so early that another try is possible before the deadline.
         """
         connection = self.conversation.connection
         if connection is None:
             return await self._is_gone(deadline)
         self.conversation.flush()
         silent_s = self._loop.time() - self.conversation.last_heard
-        # An agent that has already missed a heartbeat is not waited for.
+        # If the agent has already missed a heartbeat, do not wait for it.
         limit_s = _STOP_SILENCE_S if silent_s < 1.5 * self._timings.heartbeat_s else 0
         try:
             async with asyncio.timeout(limit_s):
                 await connection.closed.wait()
         except TimeoutError:
             if self.conversation.unacknowledged:
-                # The stop has not arrived: this connection may be dead although the host can be reached.
+                # The agent has not confirmed the stop. This connection may be dead although the host can be reached.
                 self._launcher.abort()
                 self.conversation.drop()
             return False
         return connection.error is None
 
     async def _is_gone(self, deadline: float) -> bool:
-        """Try to connect to the agent; return True if that shows that it is gone."""
+        """Try to connect to the agent. Return True if the try shows that the agent is gone."""
         try:
             limit_s = min(self._patience_s, (deadline - self._loop.time()) / 2)
             async with asyncio.timeout(None if self._hung else limit_s):
@@ -254,18 +256,18 @@ class AgentLink:
             return True
         except TimeoutError:
             self._abort_hung()
-        except HandoutError as error:  # also an InternalError that had ended the conversation before
+        except HandoutError as error:  # for example an InternalError that ended the conversation earlier
             logger.info("The controller cannot reach the agent on %s to end it: %s", self.host, error)
             await asyncio.sleep(_STOP_PAUSE_S)
         return False
 
     async def abandon(self) -> None:
-        """Release a host that is lost. If `stop` is already ending its agent, wait for that."""
+        """Close the connection to a host that is lost. If `stop` is ending its agent already, wait for `stop`."""
         if self._ending is not None:
             await self.stop()
             return
         self._stopping = True
-        self._launcher.abort()  # an orderly close would wait for an answer of a silent host
+        self._launcher.abort()  # an orderly close would wait for an answer from the silent host
         self.conversation.close()
         await self._launcher.aclose()
 
@@ -281,29 +283,33 @@ class AgentLink:
             self.conversation.suspect()
 
     async def _reattach(self) -> None:
-        """Connect again, trying until the lease is over."""
+        """Try to connect again until the lease is over.
+
+        Raises:
+            HostLostError: No try succeeded before the end of the lease, or the agent is gone.
+        """
         if self._silent:
-            # The line may be dead without an error (a router forgot it, the host has moved), so it is not used again.
+            # The launcher's connection may be dead without an error, because a router forgot it or the host has moved.
             self._silent = False
             self._launcher.abort()
         error = await self._attach_by(self.conversation.last_heard + self._timings.host_timeout_s, HostError)
         if error is not None:
             raise HostLostError(
                 f"Host {self.host!r} was silent for {self._timings.host_timeout_s:g} s: {str(error).rstrip('.')}.",
-                remedy="The controller runs its tasks on other hosts, and uses the host again when it answers.",
+                remedy="The controller runs the host's tasks elsewhere, and uses the host again when it answers.",
                 host=self.host,
             )
 
     async def _attach_by(self, deadline: float, retry_on: type[HostError]) -> HostError | None:
-        """Connect by a deadline; return the last error if that fails, None if it succeeds or `stop` is called.
+        """Try to connect until a deadline. Return None if a try succeeds or `stop` is called, otherwise the last error.
 
         Args:
-            deadline: By the loop's clock.
+            deadline: The time at which the tries end, by the loop's clock.
             retry_on: Errors of this class lead to another try.
 
         Raises:
             HostLostError: The agent is gone, so no further try can succeed.
-            HostError: Another class of error than `retry_on`.
+            HostError: A try failed with an error of another class than `retry_on`.
         """
         pause_s = self._timings.heartbeat_s / 40
         error: HostError | None = None
@@ -322,9 +328,9 @@ class AgentLink:
                 took_s = self._loop.time() - tried_at
                 if not self._stopping or took_s > self._patience_s:
                     self._abort_hung()
-                if error is None:  # an earlier error tells more
+                if error is None:  # an error of an earlier try says more
                     error = HostUnreachableError(
-                        f"Connecting to host {self.host!r} took over {took_s:.1f} s.", host=self.host
+                        f"Connecting to host {self.host!r} took more than {took_s:.1f} s.", host=self.host
                     )
             finally:
                 self._trying = None
@@ -337,11 +343,14 @@ class AgentLink:
         return error or HostUnreachableError(f"The connection to host {self.host!r} dropped.", host=self.host)
 
     def _limit_s(self, left_s: float) -> float:
-        """Return how many of the remaining seconds a try to connect may take.
+        """Return the time limit of a try to connect, in seconds.
 
-        A host may need `_SLOWER` times the seconds of its first start. A try gets at least these seconds, so that it
-        succeeds on a slow host. A longer try leaves as many seconds, and at least a quarter of the remaining ones, for
-        another try, because it may hang. The try after one that hung gets all remaining seconds.
+        The limit is at least `_SLOWER` times the seconds of the first start, so that the try succeeds on a slow host.
+        A longer limit leaves at least as many seconds, and at least a quarter of the remaining time, for another try,
+        because the first try may hang. After a try that hung, the next try gets all of the remaining time.
+
+        Args:
+            left_s: The remaining time. The limit is never longer.
         """
         need_s = _SLOWER * self._start_s
         return left_s if self._hung else min(left_s, max(need_s, min(0.75 * left_s, left_s - need_s)))
@@ -352,12 +361,12 @@ class AgentLink:
         return max(_STOP_SILENCE_S, self._start_s)
 
     def _abort_hung(self) -> None:
-        """Drop the line on which a try hung: another try on it would hang again."""
+        """Drop the launcher's connection after a try on it hung, because another try on it would hang as well."""
         self._hung = True
         self._launcher.abort()
 
     async def _attach(self) -> None:
-        """Make one connection with one handshake, unless `run` or `stop` has made it meanwhile."""
+        """Make a connection to the agent, with a handshake. Do nothing if `run` or `stop` has made one meanwhile."""
         async with self._attaching:
             if self.conversation.connection is None:
                 await self._connect()
@@ -370,7 +379,7 @@ class AgentLink:
         try:
             await self.conversation.attach(connection, self.started.agent, self.token, taking_over=self._taking_over)
         except TimeoutError:
-            self._launcher.abort()  # another try on this line would hang again
+            self._launcher.abort()  # another try on the launcher's connection would hang as well
             raise HostUnreachableError(
                 f"The agent on host {self.host!r} did not answer the handshake within {HANDSHAKE_TIMEOUT_S:g} s.",
                 remedy="Check the network to the host, and whether the host is out of memory or stopped.",

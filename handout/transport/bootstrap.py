@@ -1,6 +1,6 @@
-"""Start an agent from a shell: the command line, its standard input, and the line that the host answers.
+"""Defines how a shell on a host starts an agent: the command line, its input, and the line that it prints in answer.
 
-This module handles text only. The launchers move the bytes.
+This module makes the input and reads the answer. The launchers send and receive the bytes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["OLDEST_PYTHON", "Bootstrap", "MarkedOutput", "StartedAgent", "relay_
 T = TypeVar("T")
 
 OLDEST_PYTHON = (3, 9)
-#: Newest minor version of Python 3 that is looked for by name.
+#: The command line looks for versions of Python 3 by name, up to this minor version.
 _NEWEST_MINOR = 15
 #: Bytes of a login shell's output that an error message may quote.
 _NOISE_KEPT = 4096
-#: Bytes of the marked line: an agent's hello, or the error that kept the agent from starting.
+#: Most bytes of the marked line, which contains an agent's hello, or the error that kept the agent from starting.
 _MAX_LINE = 64 << 10
 #: The code on the command line of a host's Python. If Python is too old, the code exits with status 93 and reads no
 #: input. Otherwise it reads the source of `handout.host.boot` from standard input and executes it.
@@ -42,7 +42,8 @@ def candidates(python: str | None) -> list[str]:
     """Return the interpreters to try on a host, in order.
 
     Args:
-        python: The only interpreter to try. None: the controller's own version first, then all versions, newest first.
+        python: The only interpreter to try. If it is None, the controller's own version comes first, then all versions
+            from the newest to the oldest, then ``python3``.
     """
     if python is not None:
         return [python]
@@ -78,7 +79,7 @@ class MarkedOutput:
     line: bytes | None = None
 
     def feed(self, data: bytes) -> bool:
-        """Take output; return True once the marked line is complete."""
+        """Add output of the command. Return True once the marked line is complete."""
         self.noise += data
         start = self.noise.find(b"\n" + self.marker.encode())
         if start < 0:
@@ -89,7 +90,7 @@ class MarkedOutput:
         if end < 0:
             if len(self.noise) - start <= _MAX_LINE:
                 return False
-            end = len(self.noise)  # no agent sends so long a line; `Bootstrap.result` refuses it
+            end = len(self.noise)  # no agent sends such a long line, so `Bootstrap.result` will refuse it
         self.line = self.noise[start + 1 + len(self.marker) : end]
         self.noise = self.noise[:start]
         return True
@@ -111,17 +112,17 @@ class Bootstrap:
     def __init__(self, host: str, python: str | None, settings: dict[str, Any]) -> None:
         self.host = host
         self.python = python
-        #: Proves to the agent that a connection is the controller's. It travels on standard input only, because every
-        #: user of the host can read command lines.
+        #: The secret that proves to the agent that a connection comes from the controller. It travels on standard input
+        #: only, because every user of the host can read command lines.
         self.token = secrets.token_hex(32)
         self.marker = f"handout-{secrets.token_hex(8)}:"
         self.output = MarkedOutput(self.marker)
-        #: Set by the launcher when it tells the host to start an agent. From then on an agent may run on the host.
+        #: The launcher sets this when it tells the host to start an agent. From then on, an agent may run on the host.
         self.command_sent = False
         self._settings = settings
 
     def command(self) -> str:
-        """Return the command line for any login shell: ``sh`` looks for a usable Python and runs it."""
+        """Return a command line for any login shell. It starts ``sh``, which finds a usable Python and runs it."""
         names = " ".join(_quote(name) for name in candidates(self.python))
         script = (
             f'for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; "$p" -c "{_STAGE_0}"; s=$?; '
@@ -151,7 +152,7 @@ class Bootstrap:
         """Return the agent that the command's output announces.
 
         Args:
-            exit_status: The command's exit status, for the error message if there is no answer.
+            exit_status: The command's exit status. The error message names it if there is no answer.
 
         Raises:
             BootstrapError: The output has no answer, or the answer is an error.
@@ -185,7 +186,7 @@ class Bootstrap:
         return BootstrapError(
             f"Host {self.host!r} ran the start command (exit status {exit_status}) but no agent answered; "
             f"it printed: {printed[-1000:] or 'nothing'}.",
-            remedy="Check the login shell on the host: an agent cannot start from one that runs another program "
+            remedy="Check the login shell on the host: an agent cannot start if the shell runs another program "
             "or exits early.",
             host=self.host,
             output=printed,
@@ -231,14 +232,17 @@ def _of_type(value: Any, kind: type[T]) -> T:
 
 
 def relay_command(started: StartedAgent, marker: str) -> str:
-    """Return the command line of the relay, which copies bytes where the server forbids socket forwarding."""
+    """Return the command line of a relay on the host.
+
+    A relay copies bytes between the SSH session and the agent's socket if the server forbids socket forwarding.
+    """
     code = "import sys;sys.path.insert(0,sys.argv[1]);import handout.host.relay as r;r.main(*sys.argv[2:])"
     words = [started.executable, "-c", code, started.bundle, started.socket, marker]
     return "exec " + " ".join(_quote(word) for word in words)
 
 
 def _quote(word: str) -> str:
-    """Quote a word with double quotes, in which the shell expands ``$HOME``."""
+    """Quote a word for the shell, in double quotes. A leading ``~`` becomes ``$HOME``, which the shell then expands."""
     home = word.startswith("~/")
     for character in '\\"$`':
         word = word.replace(character, "\\" + character)

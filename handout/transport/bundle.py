@@ -1,4 +1,4 @@
-"""The zip that the controller sends to a host: the folders that travel, a stub for ``handout``, and dill."""
+"""Makes the zip that the controller sends to a host: the folders that travel, a stub for ``handout``, and dill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["TRAVELS", "Bundle", "agent_bundle", "boot_source"]
 
 #: The folders of the package that travel to hosts. No other folder does.
 TRAVELS = ("protocol", "serialization", "host")
-#: The time of all entries. With the files' own times, equal sources would give different zips.
+#: The time of every entry in the zip. With the times of the files, equal sources would give different zips.
 _EPOCH = (2020, 1, 1, 0, 0, 0)
 
 _making = threading.Lock()
@@ -36,7 +36,7 @@ class Bundle(NamedTuple):
 
 
 def agent_bundle() -> Bundle:
-    """Return this installation's bundle, the same for every host. Any thread may call; the first call makes it."""
+    """Return this installation's bundle, which is the same for every host. The first call, in any thread, makes it."""
     with _making:
         return _agent_bundle()
 
@@ -66,8 +66,8 @@ def _agent_bundle() -> Bundle:
             info = zipfile.ZipInfo(name, _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, data)
-    # The digest leaves the bytecode out: marshal writes other bytes in each process, depending on what else refers to
-    # a constant.
+    # The bytecode is not part of the digest. Its bytes differ between processes, because marshal's output depends on
+    # the number of references to each constant.
     digest = hashlib.sha256(importlib.util.MAGIC_NUMBER)
     for name, data in entries.items():
         if name.endswith(".py"):
@@ -97,7 +97,7 @@ def _compiled(path: Path, name: str) -> bytes:
     """Return a module's bytecode, so that a host with the controller's version of Python need not compile the module.
 
     Any other version of Python refuses the bytecode's magic number and compiles the source. The bytecode is of the
-    unchecked hash-based kind (PEP 552), because Python then ignores the times in the archive.
+    unchecked hash-based kind (PEP 552), so that Python does not compare it with the times in the archive.
     """
     loader = importlib.machinery.SourceFileLoader(name.removesuffix(".py").replace("/", "."), str(path))
     code = loader.get_code(loader.name)
@@ -108,6 +108,6 @@ def _compiled(path: Path, name: str) -> bytes:
 
 
 def _renamed(code: CodeType, name: str) -> CodeType:
-    """Return the code as if it came from ``name``, so that no path of the controller's machine reaches a host."""
+    """Return the code with ``name`` as its file, so that no path of the controller's machine reaches a host."""
     consts = tuple(_renamed(const, name) if isinstance(const, CodeType) else const for const in code.co_consts)
     return code.replace(co_filename=name, co_consts=consts)

@@ -1,4 +1,4 @@
-"""The two sides of a byte stream to an agent: a launcher provides one, a connection uses the other."""
+"""The two sides of a byte stream to an agent. A launcher makes the `Transport`, and a connection is the `Receiver`."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ class Transport(Protocol):
     """The writing side of a byte stream to an agent."""
 
     def write(self, data: Buffer) -> None:
-        """Queue bytes. After ``Receiver.paused`` the caller should write control messages only."""
+        """Queue bytes. After ``Receiver.paused`` the caller should not write bulk data until ``Receiver.resumed``."""
         ...
 
     def close(self) -> None:
-        """Close the stream. ``Receiver.lost`` follows once the agent has closed its side, or the line is lost."""
+        """Close the stream. ``Receiver.lost`` is called once the agent has closed its side, or cannot be reached."""
         ...
 
 
 class Receiver(Protocol):
-    """The reading side. The transport calls these methods on the event loop."""
+    """The reading side of a byte stream to an agent. The transport calls these methods on the event loop."""
 
     def received(self, data: bytes) -> None:
         """Take bytes that came from the agent."""
         ...
 
     def paused(self) -> None:
-        """Stop writing: the transport's buffer is full."""
+        """Stop writing, because the transport's buffer is full."""
         ...
 
     def resumed(self) -> None:
-        """Write again: the transport's buffer has room."""
+        """Write again, because the transport's buffer has room."""
         ...
 
     def lost(self, error: Exception | None) -> None:
-        """Note that the stream ended; called once.
+        """Note that the stream has ended. The transport calls this once.
 
         Args:
-            error: Why it ended; None if the agent closed it in order.
+            error: Why the stream ended. None if the agent closed it in an orderly way.
         """
         ...

@@ -14,23 +14,23 @@ from handout.transport.byte_stream import Transport
 
 __all__ = ["Connection", "ConnectionListener"]
 
-#: Bytes of one write: allocating larger buffers costs more than filling them.
+#: Bytes of one write. A larger buffer would take longer to allocate than to fill.
 _WRITE = 64 << 10
 
 
 class ConnectionListener(Protocol):
-    """Hears what happens on a connection, also on one that a newer connection has replaced."""
+    """Gets the events of a connection, even after a newer connection has replaced it."""
 
     def received(self, connection: Connection, data: bytes) -> None:
         """Take bytes that came."""
         ...
 
     def resumed(self) -> None:
-        """Write again: the connection has room."""
+        """Write again, because the connection has room."""
         ...
 
     def lost(self, connection: Connection) -> None:
-        """Note that the connection ended; called once."""
+        """Note that the connection has ended. The connection calls this once."""
         ...
 
 
@@ -38,19 +38,20 @@ class Connection:
     """The receiver of one transport, and the way to write to it.
 
     Args:
-        listener: Hears what happens on the connection.
+        listener: Gets the events of the connection.
     """
 
     def __init__(self, listener: ConnectionListener) -> None:
         self._listener = listener
-        #: Set by the link once the transport is open: a launcher needs the receiver before it has a transport.
+        #: The link sets this later, because the launcher needs this receiver before it can make the transport.
         self.transport: Transport | None = None
         #: True while the transport's buffer is full.
         self.is_paused = False
-        #: The agent's answer to the hello; ConnectionResetError if the connection ends before it.
+        #: The fields of the agent's hello. If the connection ends before the hello comes, this future raises
+        #: ConnectionResetError.
         self.hello: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.closed = asyncio.Event()
-        #: Why the connection ended; None if the agent closed it in order.
+        #: Why the connection ended. None if it is open, or if the agent closed it in an orderly way.
         self.error: Exception | None = None
 
     def write(self, segments: Sequence[Buffer]) -> None:
@@ -64,8 +65,8 @@ class Connection:
             self.transport.write(data)
 
     def close(self) -> None:
-        """End the connection at once, even if the agent does not hear of it."""
-        # The connection notes its end itself: over a dead line the transport waits for an answer and reports nothing.
+        """End the connection at once, even if the agent does not notice."""
+        # The transport may never report the end, because on a dead line it waits for an answer. So report it here.
         self.lost(ConnectionAbortedError("the controller closed the connection"))
         if self.transport is not None:
             self.transport.close()
@@ -86,19 +87,19 @@ class Connection:
         self._listener.resumed()
 
     def lost(self, error: Exception | None) -> None:
-        """See `Receiver`; of several calls, the first one counts."""
+        """See `Receiver`. Any call after the first one does nothing."""
         if self.closed.is_set():
             return
         self.error = error
         self.closed.set()
         if not self.hello.done():
             self.hello.set_exception(ConnectionResetError(str(error or "closed")))
-            self.hello.exception()  # read here: asyncio would log a future whose exception is never read
+            self.hello.exception()  # reads the exception, because asyncio would log an exception that is never read
         self._listener.lost(self)
 
 
 def _writes(segments: Sequence[Buffer]) -> Iterator[Buffer]:
-    """Join small segments and cut large ones into writes of `_WRITE` bytes; only joined bytes are copied."""
+    """Join small segments and cut large ones, so that each write has `_WRITE` bytes. Copy only what is joined."""
     small: list[Buffer] = []
     size = 0
     for segment in segments:

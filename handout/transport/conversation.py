@@ -1,8 +1,8 @@
 """The conversation with one host's agent, which outlives the connections that carry it.
 
 The conversation delivers messages and bulk data once and in order, whatever happens to a connection. Bytes that were
-damaged on the way are sent again. The conversation's owner knows what the messages mean. The link makes the
-connections and decides when silence has lasted too long.
+damaged on the way are sent again. The conversation does not know what the messages mean; its owner does. The link makes
+the connections, and decides when the agent has been silent for too long.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["Conversation", "FrameHandler", "GrowingSource"]
 
 logger = logging.getLogger("handout.link")
 
-#: Bytes of bulk data that one flush gives to a connection; the loop runs other callbacks in between.
+#: One flush gives at most this many bytes of bulk data to a connection. The loop runs other callbacks between flushes.
 _SLICE = 256 << 10
-#: Connections in a row that may bring bad bytes and nothing new.
+#: The conversation ends if more than this many connections in a row bring bad bytes and nothing new.
 _MAX_GARBLED = 20
 
 FrameHandler = Callable[[Sequence[Message | Piece]], None]
@@ -40,10 +40,10 @@ class Conversation:
     Args:
         host: The host's name.
         heartbeat_s: Seconds between heartbeats on an idle connection.
-        handler: Called with every batch of messages and pieces. Each of them comes once and in order.
-        on_suspect: Called with True when the link suspects that silence will last, with False when the agent is heard
-            again.
-        on_broken: Called when the connection or the whole conversation broke: see `connection` and `error`.
+        handler: Called with every batch of messages and pieces from the agent. Each of them comes once and in order.
+        on_suspect: Called with True when the agent has become silent, and with False when bytes come from it again.
+        on_broken: Called when the connection or the whole conversation has ended. If only the connection has ended,
+            `error` is None.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Conversation:
     ) -> None:
         #: The current connection. Bytes of any other connection are ignored.
         self.connection: Connection | None = None
-        #: Why the conversation cannot go on over any connection; None while it can.
+        #: Why the conversation has ended for good. None while it can go on over some connection.
         self.error: Exception | None = None
-        #: Seconds of the last handshake's round trip.
+        #: How many seconds the round trip of the last handshake took.
         self.rtt_s = 0.0
         self._host = host
         self._handler = handler
@@ -71,16 +71,16 @@ class Conversation:
         self._streams = itertools.count(1)
         self._flush_due = False
         self._suspected = False
-        #: True once a handshake was accepted or refused, because the program on the host then speaks the protocol.
+        #: True once the agent has answered a handshake, which shows that the program on the host speaks the protocol.
         self._met = False
-        #: How many messages and pieces the handler has got, and how many it had got when bad bytes last came.
+        #: How many messages and pieces the handler has got so far, and how many it had got when bad bytes last came.
         self._handled = self._handled_when_garbled = 0
         #: How often in a row bad bytes came, with nothing new in between.
         self._garbled = 0
 
     @property
     def last_heard(self) -> float:
-        """When anything came from the agent last, by the loop's clock."""
+        """The time at which bytes last came from the agent, by the loop's clock."""
         return self._session.last_heard
 
     @property
@@ -91,19 +91,19 @@ class Conversation:
     # ---- connections ---------------------------------------------------------------------------------------
 
     async def attach(self, connection: Connection, agent: str, token: str, *, taking_over: bool) -> None:
-        """Go on over a new connection, if the right agent answers on it.
+        """Continue the conversation over a new connection, if the right agent answers on that connection.
 
         Args:
             connection: An open connection, which replaces the one before.
             agent: The agent's name.
-            token: Proves to the agent that this is the controller.
+            token: The secret that proves to the agent that this is the controller.
             taking_over: True to tell the agent that this controller takes over from another one.
 
         Raises:
             HostLostError: The agent is gone: another agent answered, or the agent refuses.
             TimeoutError: No answer came in time.
             HostUnreachableError: The connection ended.
-            WireError: The bytes that came are not an answer.
+            WireError: Bytes came that are not an answer.
             InternalError: The controller failed to handle the bytes that came.
         """
         self.connection = connection
@@ -115,7 +115,7 @@ class Conversation:
         except (HostUnreachableError, TimeoutError):
             self.drop()
             if self.error is not None:
-                raise self.error from None  # the connection was closed because of it
+                raise self.error from None  # this error is the reason why the connection was closed
             raise
         except BaseException:
             self.drop()
@@ -146,7 +146,7 @@ class Conversation:
         self._session.close()
 
     def suspect(self) -> None:
-        """Report that the agent is silent. Further calls do nothing until it is heard again."""
+        """Report that the agent is silent. Further calls do nothing until something comes from the agent again."""
         if not self._suspected:
             self._suspected = True
             self._on_suspect(True)
@@ -164,7 +164,7 @@ class Conversation:
         self._flush_soon()
 
     def send_object(self, key: int, source: Source) -> int:
-        """Stream an object into the agent's store; return the stream's number, which `stop_object` takes."""
+        """Stream an object into the agent's store. Return the number of the stream, which `stop_object` takes."""
         stream = next(self._streams)
         self._session.send(codec.encode(messages.StreamObject(stream, key, source.size)))
         self._session.send_stream(stream, source)
@@ -224,7 +224,7 @@ class Conversation:
             self._fail(self._broken_protocol(error))
             return
         except Exception as error:
-            # The handler has not handled the rest of the batch either, so the conversation cannot go on.
+            # The handler has skipped the rest of the batch, too, so the conversation cannot go on.
             self._fail(self._not_handled(error))
             return
         if garbled is not None:
@@ -249,7 +249,7 @@ class Conversation:
     # ---- receiving -----------------------------------------------------------------------------------------
 
     def _take_in(self, connection: Connection, data: bytes, fresh: list[Message | Piece]) -> None:
-        """Read bytes that came, and add the new messages and pieces to ``fresh``, also those before bad bytes.
+        """Read bytes that came, and add the new messages and pieces to ``fresh``. Stop at the first bad bytes.
 
         Raises:
             ProtocolError: Some bytes are bad.
@@ -265,7 +265,10 @@ class Conversation:
                 connection.hello.set_result(frame.fields)
 
     def _on_garbled(self, connection: Connection, error: ProtocolError) -> None:
-        """Close the connection; the agent sends the bytes again over the next one. Give up if bad bytes keep on."""
+        """Close the connection, so that the agent sends the bytes again over the next one.
+
+        If bad bytes come again and again, end the conversation.
+        """
         self._garbled = self._garbled + 1 if self._handled == self._handled_when_garbled else 1
         self._handled_when_garbled = self._handled
         if not self._met or self._garbled > _MAX_GARBLED:
@@ -284,7 +287,7 @@ class Conversation:
     def _broken_protocol(self, error: ProtocolError) -> WireError:
         return WireError(
             f"The agent on host {self._host!r} broke the protocol: {error}.",
-            remedy="Check that nothing between the controller and the host changes bytes; otherwise please report it.",
+            remedy="Check if anything between the controller and the host changes bytes. If not, please report it.",
         )
 
     def _not_handled(self, error: Exception) -> InternalError:
@@ -303,5 +306,5 @@ class GrowingSource(Source):
     """A source whose bytes are still arriving."""
 
     def __init__(self) -> None:
-        #: Set by the conversation that sends the source; the owner calls it when more bytes have arrived.
+        #: The conversation that sends the source sets this. The source's owner calls it when more bytes have arrived.
         self.on_more: Callable[[], None] = lambda: None

@@ -13,8 +13,8 @@ from handout.transport.connection import Connection
 __all__ = ["HANDSHAKE_TIMEOUT_S", "greeting", "refusal", "shake_hands"]
 
 HANDSHAKE_TIMEOUT_S = 10.0
-#: Numbers all connections of this process. An agent refuses a connection with a lower number than its present one has,
-#: because such a connection was made earlier and arrived late.
+#: Gives each connection of this process a number. An agent refuses a connection whose number is lower than that of its
+#: present connection: the controller made such a connection earlier, and it arrived late.
 _connection_numbers = itertools.count(1)
 
 
@@ -22,10 +22,10 @@ def greeting(agent: str, token: str, conversation: str, *, taking_over: bool) ->
     """Return the fields of a hello, without the session's state.
 
     Args:
-        agent: The name of the agent that is meant.
-        token: Proves to the agent that this is the controller.
+        agent: The name of the agent that is to answer.
+        token: The secret that proves to the agent that this is the controller.
         conversation: The name of the conversation that uses the connection.
-        taking_over: True if the conversation replaces one of another controller.
+        taking_over: True if this controller takes the agent over from another controller.
     """
     return codec.encode_hello(messages.Greeting(token, agent, conversation, next(_connection_numbers), taking_over))
 
@@ -38,7 +38,7 @@ async def shake_hands(connection: Connection, hello: bytes, host: str) -> dict[s
         HostUnreachableError: The connection ended.
     """
     try:
-        # On a connection that is closed already, either the write or the wait raises.
+        # If the connection is closed already, either the write or the wait raises OSError.
         connection.write([hello])
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             return await connection.hello
@@ -53,17 +53,17 @@ async def shake_hands(connection: Connection, hello: bytes, host: str) -> dict[s
 
 
 def refusal(answer: dict[str, Any], agent: str, host: str) -> HostLostError | None:
-    """Return an error if another agent answered, or if the agent refused; else None.
+    """Return an error if another agent answered, or if the agent refused. Return None otherwise.
 
     Raises:
-        ProtocolError: The answer is no hello of an agent.
+        ProtocolError: The answer is not an agent's hello.
     """
     welcome = codec.decode_hello(messages.Welcome, answer)
     if not welcome.error and welcome.agent == agent:
         return None
     return HostLostError(
         f"The agent on host {host!r} is gone: {welcome.error or 'another agent answered'}.",
-        remedy="The controller runs its tasks on other hosts and starts another agent.",
+        remedy="The controller runs the agent's tasks on other hosts, and starts another agent.",
         host=host,
         gone=True,
     )

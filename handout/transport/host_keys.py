@@ -1,6 +1,7 @@
-"""Host keys: asyncssh checks each against ``known_hosts`` before the login, and an unknown key ends the connection.
+"""Makes the error for an unknown host key.
 
-The check is on by default. ``Host(..., ssh={"known_hosts": None})`` turns it off for one host.
+Before a login, asyncssh checks the host's key against ``known_hosts``. If the key is unknown, asyncssh ends the
+connection. The check is on by default. ``Host(..., ssh={"known_hosts": None})`` turns it off for one host.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ __all__ = ["unknown_key_error"]
 
 
 def unknown_key_error(host: Host, error: asyncssh.HostKeyNotVerifiable) -> HostKeyError:
-    """Return the error for a host that showed a key which ``known_hosts`` does not have for it."""
+    """Return the error for a host whose key is not the one in ``known_hosts``, or is not in that file at all."""
     where, port = host.address or host.name, host.port
     return HostKeyError(
         f"Host {host.name!r} showed a host key that is not on record for it: {error.reason}.",
-        remedy=f"Compare the key by hand. If the old one is out of date, run `ssh-keygen -R "
+        remedy=f"Compare the key by hand. If the key on record is out of date, run `ssh-keygen -R "
         f"{_name_in_known_hosts(where, port)}`. Then run `ssh-keyscan -p {port} {where} >> ~/.ssh/known_hosts`.",
         host=host.name,
     )

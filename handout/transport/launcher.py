@@ -1,4 +1,7 @@
-"""What a launcher does: it starts an agent on a host and connects to it. A new kind of host needs a new launcher."""
+"""The interface of launchers, which start an agent on a host and connect to it.
+
+A new kind of host needs a new launcher.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class Launcher(Protocol):
         """Start an agent.
 
         Raises:
-            HostError: The agent did not start; the error says what was tried and the remedy.
+            HostError: The agent did not start. The error says what was tried and the remedy.
         """
         ...
 
@@ -26,14 +29,14 @@ class Launcher(Protocol):
 
         Raises:
             HostLostError: The agent is gone.
-            HostError: The host cannot be reached now; a later try may succeed.
+            HostError: The host cannot be reached now. A later try may succeed.
         """
         ...
 
     def abort(self) -> None:
-        """Drop the connection to the host at once, because nothing comes over it. The next call makes a new one."""
+        """Drop the connection to the host without waiting for an answer. The next call makes a new connection."""
         ...
 
     async def aclose(self) -> None:
-        """Close what `start` and `connect` opened. This does not end the agent; the link does."""
+        """Close all that `start` and `connect` have opened. The agent goes on: only the link ends an agent."""
         ...

@@ -14,21 +14,21 @@ __all__ = ["Launchers"]
 
 
 class Launchers:
-    """Makes the launchers of one cluster's hosts, and holds what these share.
+    """Makes the launchers for the hosts of one cluster.
 
-    A thread imports asyncssh when the cluster first needs SSH. The import takes 0.2 s of CPU time, and on a busy
-    machine several times that. The caller's event loop must not wait for it.
+    When the cluster first needs SSH, a thread imports asyncssh, because the caller's event loop must not wait. The
+    import takes 0.2 s of CPU time, and several times as long on a busy machine.
     """
 
     def __init__(self) -> None:
         self._over_ssh: Callable[[Host], Launcher] | None = None
-        #: Hosts start at the same time. The lock lets the import occupy only one thread of the caller's executor.
+        #: Hosts start at the same time. With this lock, the import occupies only one thread of the caller's executor.
         self._importing = asyncio.Lock()
 
     async def of(self, host: Host) -> Launcher:
         """Return a new launcher for a host, chosen by the host's entry in the inventory.
 
-        A new kind of launcher is added here: nothing else in the controller asks how a host is reached.
+        Only this method knows how a host is reached, so a new kind of launcher is added here.
         """
         if host.is_local:
             return LocalLauncher()
@@ -39,7 +39,7 @@ class Launchers:
 
 
 def _import_ssh_launcher() -> Callable[[Host], Launcher]:
-    """Return a function that makes launchers for hosts behind sshd, with one limit of parallel logins for all."""
+    """Return a function that makes launchers for hosts behind sshd. They share one limit of parallel logins."""
     from handout.transport.ssh_launcher import SshLauncher
 
     logins = SshLauncher.login_limit()

@@ -1,4 +1,4 @@
-"""The launcher for the controller's own machine: the same agent as on other hosts, without SSH."""
+"""The launcher for the controller's own machine. It starts the same agent as on other hosts, but without SSH."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from handout.transport.threads import in_thread
 __all__ = ["LocalLauncher"]
 
 _START_TIMEOUT_S = 40.0
-#: A bootstrap process is given this long to end after each of SIGTERM and SIGKILL.
+#: Seconds that a bootstrap process has for ending after SIGTERM, and again after SIGKILL.
 _END_TIMEOUT_S = 0.5
 
 
@@ -30,7 +30,7 @@ class LocalLauncher:
 
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """See `Launcher`."""
-        # The first call makes the bundle, which would block the loop.
+        # The call is in a thread, because the first call makes the bundle and would block the loop.
         stdin = await in_thread(bootstrap.stdin)
         try:
             process = await _start_process(bootstrap)
@@ -97,7 +97,8 @@ async def _start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # If asyncio's own call were cancelled, it would end only the process, and could wait for ever for its children.
+        # asyncio's call must not be cancelled itself. It would then end only the process, and could wait for the
+        # children of the process forever.
         await uninterrupted(_end_started(starting))
         raise
 
@@ -110,7 +111,7 @@ async def _end_started(starting: asyncio.Future[asyncio.subprocess.Process]) -> 
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End a bootstrap's session, with SIGTERM if that suffices.
+    """End the processes of a bootstrap's session with SIGTERM, or with SIGKILL if SIGTERM is not enough.
 
     The wait is bounded, because a process that has left the session may hold the output open for long.
     """
@@ -129,8 +130,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def _retrieve_broken_pipe(process: asyncio.subprocess.Process) -> None:
     """Wait until the standard input of an ended process is closed.
 
-    If the process ended before it had read its input, this wait raises an error. Python before 3.11.4 logs the error
-    unless it is retrieved.
+    If the process ended before it had read its input, this wait raises an error. If the error is not retrieved, Python
+    before 3.11.4 logs it.
     """
     assert process.stdin is not None
     try:

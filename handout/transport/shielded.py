@@ -1,4 +1,4 @@
-"""Finish a clean-up even if the surrounding task is cancelled, because no process may be left on a host."""
+"""Finishes a clean-up even if the surrounding asyncio task is cancelled, so that no process is left on a host."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ T = TypeVar("T")
 
 
 async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await a coroutine to its end, and raise a cancellation that came meanwhile only then.
+    """Await a coroutine to its end. If a cancellation comes meanwhile, raise it only after the end.
 
     Args:
         coroutine: Must be bounded in time.
 
     Raises:
-        CancelledError: The surrounding task was cancelled meanwhile.
+        CancelledError: The surrounding asyncio task was cancelled meanwhile.
     """
     task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
-    # Within a cancelled scope anyio cancels every await again and again; the shield stops that. asyncio cancels once.
+    # In a cancelled scope, anyio cancels every await again. The shield prevents this. asyncio cancels only one await.
     with anyio.CancelScope(shield=True):
         while not task.done():
             try:
@@ -34,5 +34,5 @@ async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
     if cancelled is None:
         return task.result()
     if not task.cancelled():
-        task.exception()  # read, so that asyncio does not log it: the cancellation is raised instead
+        task.exception()  # reads the exception, so that asyncio does not log it
     raise cancelled

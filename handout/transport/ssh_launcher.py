@@ -1,9 +1,9 @@
-"""The launcher for hosts behind sshd: one asyncssh connection to each host, by the user's own SSH configuration.
+"""The launcher for hosts behind sshd. It makes one asyncssh connection to each host with the user's SSH configuration.
 
 asyncssh checks host keys and uses ``~/.ssh/config``, ssh-agent, keys and jump hosts by default. The launcher turns none
 of these off. It reaches the agent's Unix socket through SSH forwarding. Forwarding opens no port and does not count
 towards the server's limit of sessions. If the server forbids forwarding, a relay on the host copies the bytes in an SSH
-session; a server that allows one session at a time is enough.
+session. It is enough if the server allows one session at a time.
 """
 
 from __future__ import annotations
@@ -36,20 +36,21 @@ __all__ = ["SshLauncher"]
 
 _CONNECT_TIMEOUT_S = 15.0
 _START_TIMEOUT_S = 45.0
-#: OpenSSH begins to refuse unauthenticated connections at 10 (sshd_config(5): ``MaxStartups 10:30:100``).
+#: Most logins of one cluster at the same time. At 10 connections that have not logged in yet, OpenSSH begins to refuse
+#: further ones (sshd_config(5): ``MaxStartups 10:30:100``).
 _PARALLEL_LOGINS = 8
 #: How often the launcher tries to log in before it gives up.
 _TRIES = 6
 #: Seconds between the first try and the second. Each further pause is twice as long.
 _FIRST_PAUSE_S = 0.2
-#: The cipher that is tried first. On processors with AES instructions it doubles the throughput of asyncssh's default.
+#: The cipher to try first. On processors with AES instructions, its throughput is twice that of asyncssh's default.
 _CIPHERS = "^aes128-gcm@openssh.com"
 #: Bytes that a channel may receive before the controller confirms them.
 _WINDOW = 16 << 20
-#: Bytes of a packet. From 128 KiB on, glibc maps and unmaps memory for each packet.
+#: Most bytes of a packet. For each packet of 128 KiB or more, glibc would map and unmap memory.
 _PACKET = 64 << 10
-#: Bytes of one read from a connection. For every packet in a read, asyncssh copies the rest of the read. In our
-#: measurement, the throughput with 64 KiB is 1.5 times that with asyncio's default of 256 KiB.
+#: Most bytes of one read from a connection. asyncssh copies the rest of a read after each packet in it, so large reads
+#: are slow. In our measurement, the throughput with 64 KiB is 1.5 times that with asyncio's default of 256 KiB.
 _READ = 64 << 10
 _WRITE_BUFFER_HIGH = 512 << 10
 _WRITE_BUFFER_LOW = 128 << 10
@@ -66,7 +67,7 @@ class SshLauncher:
 
     Args:
         host: The host, as the inventory describes it.
-        logins: Limits how many hosts of a cluster are logged in to at once.
+        logins: Limits how many launchers of a cluster log in at the same time. Default: a limit for this one alone.
     """
 
     def __init__(self, host: Host, logins: asyncio.Semaphore | None = None) -> None:
@@ -80,12 +81,12 @@ class SshLauncher:
 
     @staticmethod
     def login_limit() -> asyncio.Semaphore:
-        """Return a limit on logins for the hosts of one cluster to share."""
+        """Return a limit on parallel logins, which the launchers of one cluster share."""
         return asyncio.Semaphore(_PARALLEL_LOGINS)
 
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """See `Launcher`."""
-        # To make the bundle takes as long as to log in, so a thread makes it at the same time.
+        # Making the bundle takes as long as logging in, so a thread makes the bundle at the same time.
         making = asyncio.ensure_future(in_thread(bootstrap.stdin))
         try:
             connection = await self._connected()
@@ -113,7 +114,7 @@ class SshLauncher:
         return bootstrap.result(status)
 
     async def _bootstrap(self, connection: asyncssh.SSHClientConnection, bootstrap: Bootstrap) -> int | None:
-        """Run the bootstrap's command, write its standard input, and read until the marked line; return its status."""
+        """Run the bootstrap's command, write its input, read until the marked line, and return the exit status."""
         process = await connection.create_process(bootstrap.command(), encoding=None, stderr=asyncssh.DEVNULL)
         bootstrap.command_sent = True
         # `async with` would wait until the host confirms the close, which a silent host never does.
@@ -122,11 +123,11 @@ class SshLauncher:
                 process.stdin.write(bootstrap.stdin())
                 process.stdin.write_eof()
             except (BrokenPipeError, ConnectionError):
-                pass  # the command ended before it read its input: its output says why
+                pass  # the command ended before it had read its input, and its output says why
             while data := await process.stdout.read(1 << 16):
                 if bootstrap.output.feed(data):
                     break
-            # The next session must wait for this one's end: a server may allow one session at a time.
+            # Wait for the end of this session, because the server may allow only one session at a time.
             await process.wait_closed()
         finally:
             process.close()
@@ -141,7 +142,7 @@ class SshLauncher:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 if not self._had_session:
                     # sshd leaves Nagle's algorithm on until the connection has had a session. Until then, every small
-                    # exchange can stall by 40 ms. The start was a session; a reconnection opens an empty one.
+                    # exchange can stall by 40 ms. Starting an agent is a session. A reconnection opens an empty one.
                     await connection.run("exec true", stdin=asyncssh.DEVNULL)
                 self._had_session = False
                 transport = await self._forward(connection, started, receiver)
@@ -157,7 +158,7 @@ class SshLauncher:
     async def _forward(
         self, connection: asyncssh.SSHClientConnection, started: StartedAgent, receiver: Receiver
     ) -> Transport | None:
-        """Reach the agent through a forwarded socket; return None if the server forbids forwarding."""
+        """Reach the agent through a forwarded socket. Return None if the server forbids forwarding."""
         if self._forwards is False:
             return None
         try:
@@ -167,8 +168,8 @@ class SshLauncher:
         except asyncssh.ChannelOpenError as error:
             if connection.is_closed():
                 raise  # asyncssh raises the same error if the connection is lost meanwhile
-            # OpenSSH answers in the same way if it forbids forwarding and if no process listens on the socket. If
-            # forwarding has worked before, the answer means that no process listens.
+            # This answer of OpenSSH has two possible meanings: the server forbids forwarding, or no process listens on
+            # the socket. If forwarding has worked before, no process listens.
             if self._forwards:
                 raise self._gone() from error
             self._forwards = False
@@ -227,7 +228,7 @@ class SshLauncher:
                 connection.abort()
 
     async def _connected(self) -> asyncssh.SSHClientConnection:
-        """Return the connection to the host; make a new one if it is gone, with pauses while sshd is overloaded."""
+        """Return the connection to the host. If it is gone, make a new one, with pauses while sshd is overloaded."""
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         self._connection = None
@@ -243,7 +244,7 @@ class SshLauncher:
             except TimeoutError as error:
                 raise self._unreachable(TimeoutError(f"no answer within {_CONNECT_TIMEOUT_S:.0f} s")) from error
             except (asyncssh.ConnectionLost, ConnectionResetError) as error:
-                # sshd drops connections beyond MaxStartups without an answer, and may accept a later one.
+                # sshd drops connections beyond MaxStartups without an answer. A later try may succeed.
                 if attempt == _TRIES:
                     raise self._unreachable(
                         error,
@@ -309,8 +310,9 @@ class SshLauncher:
 def _bound_reads(connection: asyncssh.SSHClientConnection) -> None:
     """Bound the size of one read from the connection.
 
-    Neither asyncssh nor asyncio has a public setting for this size, so this sets a private attribute of asyncio. The
-    transports of other event loops and the channels of jump hosts lack the attribute, and keep their own size.
+    Neither asyncssh nor asyncio has a public setting for this size, so this function sets a private attribute of
+    asyncio's transport. The transports of other event loops and the channels of jump hosts lack the attribute, and keep
+    their own size.
     """
     transport: Any = getattr(connection, "_transport", None)
     if hasattr(transport, "max_size"):
@@ -360,7 +362,7 @@ class _RelaySession(asyncssh.SSHClientSession[bytes]):
         if self._connected:
             self._receiver.received(data)
             return
-        # The agent sends nothing before it has the controller's hello, so none of its bytes can follow the marked line.
+        # The agent sends nothing before it gets the controller's hello. So `data` has no bytes after the marked line.
         if self._output.feed(data):
             self._connected = True
             if not self._ready.done():

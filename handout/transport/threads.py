@@ -1,4 +1,4 @@
-"""Call blocking functions in threads. `in_thread` waits for the thread to end; `call_in_daemon_thread` does not."""
+"""Calls blocking functions in threads. `in_thread` waits for the function to end; `call_in_daemon_thread` does not."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 async def in_thread(function: Callable[[], T]) -> T:
     """Call a function in a thread. A caller that is cancelled, even repeatedly, waits until the function has ended.
 
-    If the cancellation comes while the function still waits for a free thread, the function is not called: the
-    caller's own work may occupy all threads for long.
+    If no thread is free yet when the cancellation comes, the function is not called and the caller does not wait,
+    because other work of the program may occupy all threads for a long time.
 
     Args:
         function: Must be bounded in time.
@@ -32,7 +32,7 @@ async def in_thread(function: Callable[[], T]) -> T:
 
     def call() -> T | None:
         begun.set()
-        # This order cannot miss: either the thread sees `cancelled`, or the caller sees `begun`.
+        # The order of these two steps matters: either the thread sees `cancelled`, or the caller sees `begun`.
         return None if cancelled.is_set() else function()
 
     calling = asyncio.get_running_loop().run_in_executor(None, call)
@@ -45,24 +45,24 @@ async def in_thread(function: Callable[[], T]) -> T:
         try:
             await uninterrupted(asyncio.wait({calling}))
         finally:
-            # The call is not done if the loop is shutting down; asyncio then waits for the threads.
+            # The call may not have ended if the loop is shutting down. asyncio then waits for the threads itself.
             if calling.done() and not calling.cancelled():
-                calling.exception()  # read, so that asyncio does not log it: the cancellation is raised instead
+                calling.exception()  # reads the exception, so that asyncio does not log it
         raise
     return calling.result()  # type: ignore[return-value]  # None only if cancelled, which raises above
 
 
 def call_in_daemon_thread(function: Callable[[], T], name: str) -> Future[T]:
-    """Call a function in a daemon thread of its own, which does not keep the program from ending.
+    """Call a function in a new daemon thread. Such a thread does not keep the program from ending.
 
     Use this for functions that may never return, such as a read from a disk that does not answer. The call cannot be
-    cancelled. The future gets its result or exception even if the loop has ended before.
+    cancelled. The future gets the function's result or exception even if the event loop has ended before.
 
     Raises:
         RuntimeError: The system has no thread left.
     """
     future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # otherwise a cancelled waiter would cancel the future
+    future.set_running_or_notify_cancel()  # otherwise the cancellation of a waiter would cancel the future
 
     def call() -> None:
         try:
@@ -75,7 +75,7 @@ def call_in_daemon_thread(function: Callable[[], T], name: str) -> Future[T]:
 
 
 async def ended_within(future: Future[T], within_s: float) -> bool:
-    """Wait for a call; return True if it ended, False if it still runs after ``within_s`` seconds.
+    """Wait for a call. Return True if the call has ended, or False if it still runs after ``within_s`` seconds.
 
     Raises:
         Exception: The function raised it.

@@ -1,4 +1,4 @@
-"""How long silence between the controller and a host may last: the lease, and the steps on the way to its end."""
+"""The time limits for silence between the controller and a host: the lease, and the steps before its end."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ _LONGEST_S = 100 * 365 * 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """How long silence may last, and what follows from it. All values are seconds.
+    """The time limits for silence between the controller and a host, and for what follows. All values are seconds.
 
     Args:
         heartbeat_s: Time between heartbeats on an idle connection, in both directions.
         suspect_s: A host that was silent for this long gets no new work.
         reconnect_s: After this much silence the controller replaces the connection by a new one.
-        host_timeout_s: The lease. After this much silence the host kills user code, and the controller takes the host
-            for lost.
+        host_timeout_s: The lease. After this much silence the host kills user code, and the controller treats the host
+            as lost.
         grace_s: The controller waits this much longer before it runs a lost host's tasks on other hosts, so that
             the host has killed them by then.
-        linger_s: An agent keeps finished results for this long after its lease; then it ends and removes its files.
-        restart_s: Pause before the controller starts an agent again on a host that was lost; doubled for each further
-            try.
+        linger_s: An agent keeps finished results for this long after its lease. Then it ends and removes its files.
+        restart_s: Pause before the controller starts an agent again on a host that was lost. The pause doubles with
+            each further try.
         unstable_s: A host that is lost three times within this time is put into quarantine. A host that stays
             connected for longer starts with a clean record.
-        quarantine_s: The controller leaves a host in quarantine alone for this long; doubled for each further loss.
+        quarantine_s: The controller does not use a host in quarantine for this long. The time doubles with each further
+            loss.
         kill_after_s: Code that exceeds its time limit gets SIGTERM, and this much later SIGKILL.
         blocked_s: The controller logs a warning if the caller's event loop was blocked for longer than this.
 
     Raises:
-        HandoutError: A value is not a number above 0, or ``heartbeat_s``, ``suspect_s``, ``reconnect_s`` and
-            ``host_timeout_s`` do not increase in this order.
+        HandoutError: A value is not a number above 0 and up to 100 years. Or ``heartbeat_s``, ``suspect_s``,
+            ``reconnect_s`` and ``host_timeout_s`` do not increase in this order.
 
     Example:
         ```python
@@ -71,19 +72,20 @@ class Timings:
             if getattr(self, earlier) >= getattr(self, later):
                 raise HandoutError(
                     f"{earlier}={getattr(self, earlier):g} is not below {later}={getattr(self, later):g}.",
-                    remedy="Set the others too; Timings().scaled(factor) keeps their proportions.",
+                    remedy="Set the other timings too. Timings().scaled(factor) changes all of them in proportion.",
                 )
 
     def scaled(self, factor: float) -> Timings:
         """Return these timings with every value multiplied by a factor.
 
         Args:
-            factor: ``0.1`` finds lost hosts ten times sooner, on a network without pauses or in tests.
+            factor: The factor. With ``0.1``, lost hosts are found ten times sooner. This suits tests, and networks
+                without pauses.
 
         Returns:
             The new timings.
 
         Raises:
-            HandoutError: A value is no longer above 0, or above 100 years.
+            HandoutError: A new value is not above 0, or is above 100 years.
         """
         return Timings(**{field.name: getattr(self, field.name) * factor for field in fields(self)})

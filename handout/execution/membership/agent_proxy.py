@@ -1,4 +1,4 @@
-"""The controller's proxy of one host's agent: it sends messages and remembers which code the agent has."""
+"""The controller's proxy of one host's agent. It sends messages, and remembers which code the agent has."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from handout.transport.agent_link import AgentLink
 
 __all__ = ["AgentProxy"]
 
-#: Bytes of the payload of one message. A larger payload is split, so that no message comes near the frame limit.
+#: Desired size in bytes of a message's payload. Larger payloads are split into several messages, so that no message
+#: comes near the limit of a frame.
 _BATCH_BYTES = MAX_PAYLOAD // 16
 
 
 class AgentProxy:
-    """The proxy of the agent of a host that has joined. The agent gets each message once and in order.
+    """The proxy of one host's agent. The agent gets each message once, and all messages in order.
 
     Args:
         name: The host's name.
         link: The link to the agent.
-        trusted: True if the host's objects may be unpickled. Otherwise the restricted reader reads them.
+        trusted: True if objects from the host may be unpickled. Otherwise the restricted reader reads them.
     """
 
     def __init__(self, name: str, link: AgentLink, *, trusted: bool = True) -> None:
@@ -36,22 +37,22 @@ class AgentProxy:
         #: Carries all messages. Use ``link`` for the state of the connection and of the agent.
         self.conversation = link.conversation
         self.fetches = Fetches()
-        #: True once the controller has logged that the host's disk is full, so that it logs this once.
+        #: True once the controller has logged that the host's disk is full, so that it logs this only once.
         self.was_full = False
         self._functions: set[int] = set()
         self._classes: set[int] = set()
         self._bundles: set[int] = set()
         self._commands = 0
-        #: Added to each number of a function, a task class or a bundle, so that no number of an earlier controller is
-        #: used again.
+        #: The proxy adds this to the number of each function, task class and source bundle, so that it does not use a
+        #: number again that an earlier controller has used. It is 0 unless the agent was taken over.
         self.shift = 0
-        #: By number of a `RunProgram` that the agent has not answered: the callback that takes the answer.
+        #: Maps the number of each `RunProgram` that the agent has not answered to the callback for the answer.
         self.programs: dict[int, Callable[[int, bytes], None]] = {}
 
     # ---- tasks ---------------------------------------------------------------------------------------------
 
     def start_tasks(self, run: RunState, command: StartTasks, classes: Sequence[TaskClass]) -> None:
-        """Hand tasks over to the agent. Send it the functions, classes and source bundles that it lacks first.
+        """Hand tasks over to the agent. Before that, send the functions, task classes and source bundles that it lacks.
 
         Args:
             run: The run of the tasks.
@@ -102,7 +103,7 @@ class AgentProxy:
             self.conversation.send(message, [f.blob for f in part])
 
     def _send_classes(self, classes: Sequence[TaskClass]) -> None:
-        """Send the task classes that the agent lacks. The source bundle of a class goes before the class."""
+        """Send the task classes that the agent lacks. The source bundle of a class is sent before the class."""
         known = self._classes
         for each in classes:
             message = each.message
@@ -120,7 +121,7 @@ class AgentProxy:
             self.put(key + self.shift, [data], len(data))
 
     def release_code(self, functions: Set[int], classes: Set[int], bundles: Set[int]) -> None:
-        """Have the agent drop code that no open run uses. Numbers of code that it was never sent are ignored."""
+        """Tell the agent to drop code that no open run uses. Numbers of code that the agent never got are ignored."""
         shift = self.shift
         sent = ((self._functions, functions), (self._classes, classes), (self._bundles, bundles))
         columns = [[number + shift for number in known & unused] for known, unused in sent]
@@ -130,11 +131,11 @@ class AgentProxy:
             self.conversation.send(messages.Release(*columns))
 
     def cancel(self, command: CancelTasks, grace_s: float) -> None:
-        """Have the agent end attempts, including those that have not started."""
+        """Tell the agent to end attempts, including attempts that have not started."""
         self.conversation.send(messages.Cancel(_attempt_ids(command), grace_s))
 
     def recall(self, command: RecallTasks) -> None:
-        """Recall attempts. Attempts that have started continue."""
+        """Recall attempts. The agent lets an attempt continue if it has already started."""
         self.conversation.send(messages.Recall(_attempt_ids(command)))
 
     # ---- objects -------------------------------------------------------------------------------------------
@@ -143,8 +144,8 @@ class AgentProxy:
         """Send an object to the agent's store.
 
         Returns:
-            True if the agent stores the object before it handles the next message. False if the object is streamed; the
-            agent then reports with `Stored` that it has arrived.
+            True if the agent stores the object before it handles the next message. False if the object is streamed. The
+            agent then reports with `Stored` that the object has arrived.
         """
         if nbytes <= INLINE:
             self.conversation.send(messages.Objects([key], [nbytes]), segments)
@@ -153,13 +154,13 @@ class AgentProxy:
         return False
 
     def put_many(self, keys: list[int], blobs: list[bytes]) -> None:
-        """Send small objects, in as few messages as possible."""
+        """Send small objects in few messages."""
         sizes = [len(b) for b in blobs]
         for first, end in _batches(sizes):
             self.conversation.send(messages.Objects(keys[first:end], sizes[first:end]), blobs[first:end])
 
     def distrust(self, keys: list[int]) -> None:
-        """Have the host's workers use the restricted reader for objects that the controller sends next."""
+        """Tell the host to use the restricted reader for objects. Called before the controller sends these objects."""
         from handout.serialization.untrusted import reader
 
         self.conversation.send(messages.Distrust(keys, reader.registered()))
@@ -170,12 +171,12 @@ class AgentProxy:
         self.conversation.send(messages.Fetch(key))
 
     def drop(self, run: int, objects: Sequence[int]) -> None:
-        """Have the agent delete objects of a run."""
+        """Tell the agent to delete objects of a run."""
         base = numbering.base(run)
         self.conversation.send(messages.Drop([base | o for o in objects]))
 
     def drop_other_runs(self, found: FoundAgent, run: int) -> None:
-        """Have an agent that was taken over end the attempts of all runs but one, and delete their objects."""
+        """After a takeover, tell the agent to end all attempts of runs other than ``run``, and delete their objects."""
         foreign = [attempt_id for attempt_id in found.attempt_ids if numbering.parts(attempt_id)[0] != run]
         if foreign:
             self.conversation.send(messages.Cancel(foreign, 0.0))
@@ -186,11 +187,17 @@ class AgentProxy:
     # ---- limits and programs -------------------------------------------------------------------------------
 
     def limits(self, amounts: dict[str, int], devices: Sequence[int]) -> None:
-        """Set the amounts that the agent's ledger may grant to tasks."""
+        """Set the amounts and the devices that the agent's ledger may grant to tasks."""
         self.conversation.send(messages.Limits(amounts, list(devices)))
 
     def run_program(self, argv: Sequence[str], timeout_s: float, answer: Callable[[int, bytes], None]) -> int:
-        """Run a program on the host, outside all tasks; ``answer`` gets its exit status and output."""
+        """Run a program on the host, outside all tasks. Return the key of the program in ``programs``.
+
+        Args:
+            argv: The program and its arguments.
+            timeout_s: Seconds after which the agent kills the program.
+            answer: Called with the exit status and the output of the program.
+        """
         self._commands += 1
         self.programs[self._commands] = answer
         self.conversation.send(messages.RunProgram(self._commands, list(argv), timeout_s))
@@ -198,9 +205,9 @@ class AgentProxy:
 
 
 def _batches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Split rows into parts, and yield the first row and the end of each.
+    """Split rows into parts. For each part, yield the index of its first row and the index after its last row.
 
-    A part ends with the row that takes the sum of its sizes above `_BATCH_BYTES`.
+    ``sizes`` has the size of each row in bytes. A part ends as soon as its rows together are above `_BATCH_BYTES`.
     """
     size, first = 0, 0
     for i, each in enumerate(sizes, 1):

@@ -1,4 +1,4 @@
-"""A joined host's capabilities: found by its agent, declared in the inventory, and updated by a tracker."""
+"""The capabilities of one host: found by its agent, declared in the inventory, and updated by a tracker."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class HostCapabilities:
 
     Args:
         host: The inventory's entry.
-        probed: The capabilities that its agent found.
-        agent: Runs a tracker's programs on the host.
-        tracker: Called when the host joins and then every ``interval_s`` seconds; None for a host without a tracker.
+        probed: The capabilities that the host's agent found.
+        agent: Runs programs on the host for the tracker.
+        tracker: Called before the host joins, and then every ``interval_s`` seconds. None for a host without a tracker.
         interval_s: Seconds between two calls of the tracker.
     """
 
@@ -71,7 +71,7 @@ class HostCapabilities:
         """Return the capabilities with which the host joins.
 
         Args:
-            link: The link to the agent. It is served in the meantime, because the tracker may run programs over it.
+            link: The link to the agent. It is served meanwhile, because the tracker may run programs on the host.
             limit_s: Seconds that each call of the tracker may take.
 
         Raises:
@@ -90,10 +90,10 @@ class HostCapabilities:
         return self._now
 
     async def follow(self, changed: Callable[[Capabilities], None]) -> None:
-        """Call the tracker regularly until this is cancelled. Return at once if the host has no tracker.
+        """Call the tracker regularly, until the caller cancels this. Return at once if the host has no tracker.
 
         Args:
-            changed: Called with the new capabilities when they differ from the last ones.
+            changed: Called with the new capabilities each time that they differ from the previous ones.
         """
         if self._tracker is None:
             return
@@ -122,7 +122,7 @@ class HostCapabilities:
         except (Exception, asyncio.CancelledError, BaseExceptionGroup, GeneratorExit) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # Handout cancelled this call; the tracker did not cancel itself
+                raise  # Handout cancelled this call, so the tracker has not failed
             if isinstance(error, HandoutError) and has_text(error):
                 raise
             name = self._host.name
@@ -131,7 +131,7 @@ class HostCapabilities:
                 reason = f"no answer within {self._limit_s:g} s"
             raise HostError(
                 f"The tracker {name_of(tracker)!r} failed for host {name!r}: {reason}.",
-                remedy="A tracker returns capabilities, or raises only when the host cannot be used.",
+                remedy="A tracker must return capabilities. It may raise only if the host cannot be used.",
                 host=name,
             ) from error
 
@@ -145,7 +145,7 @@ async def _serve_quietly(link: AgentLink) -> None:
 
 
 class _JoinedHost:
-    """A joined host, as a tracker gets it."""
+    """The host as its tracker sees it. Implements `handout.resources.tracker.LiveHost`."""
 
     def __init__(self, host: Host, probed: Capabilities, agent: AgentProxy) -> None:
         self._host = host

@@ -1,4 +1,4 @@
-"""Manages one host of a cluster: starts its agent, joins, serves the link, and starts the agent again after a loss."""
+"""Manages one host of a cluster: starts its agent, serves the link to it, and starts the agent again after a loss."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ __all__ = ["HostManager"]
 
 logger = logging.getLogger("handout")
 
-#: Seconds to wait for an agent of an earlier controller. After these, a new agent is started.
+#: Seconds to wait for an agent of an earlier controller. After this time, the host manager starts a new agent.
 _TAKEOVER_LIMIT_S = 10.0
-#: Multiple of ``host_timeout_s`` that each call of a tracker may take. The host gets no tasks before the first answer.
+#: Each call of a tracker may take this many times ``host_timeout_s``. The host gets no tasks until the first call ends.
 _TRACKER_LIMIT = 2
-#: Errors that another try does not mend.
+#: Errors after which the host manager does not try again, because the next try would fail too.
 _FINAL = (AuthenticationError, HostKeyError, InventoryError)
-#: Errors that another try may mend although the host has never joined: it was not reached, or its agent is gone.
+#: Errors after which the host manager tries again even if the host has never joined: the host was not reached, or its
+#: agent was lost.
 _PASSING = (HostUnreachableError, HostLostError)
 
 
@@ -55,14 +56,15 @@ class HostManager:
         host: The inventory's entry.
         driver: Passes the host's events to the core.
         launcher: Makes the launcher that starts the agent and connects to it.
-        timings: The times after which silence counts as a loss.
-        tracker: Returns the host's capabilities when it joins and then every ``interval_s`` seconds; None for a host
-            without a tracker.
+        timings: Time limits, such as how long a host may be silent, and the pauses between tries.
+        tracker: Returns the host's capabilities. It is called before the host joins, and then every ``interval_s``
+            seconds. None for a host without a tracker.
         interval_s: Seconds between two calls of the tracker.
-        settled: Called with the host's name and None each time that the host has joined, and with its name and the
-            error each time that the host cannot be used.
+        settled: Called each time that the host has joined, with its name and None. Also called each time that the host
+            cannot be used, with its name and the error.
         known: An agent of the host that an earlier controller started, or None.
-        taken_over: Called once with the host's name and what that agent holds, or None if it could not be taken over.
+        taken_over: Called once if ``known`` is given: with the host's name, and with the attempts and objects that the
+            agent holds. The second argument is None if the agent could not be taken over.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class HostManager:
         self.host = host
         self._known = known
         self._taken_over = taken_over
-        #: Holds the messages of an agent that was taken over, until `release`.
+        #: Holds back the messages of an agent that was taken over, until `release` is called.
         self._takeover: Takeover | None = None
         self._driver = driver
         self._inbound = InboundMessages(driver)
@@ -102,8 +104,9 @@ class HostManager:
     async def run(self) -> None:
         """Manage the host until an error is final, the host is removed, or the cluster closes.
 
-        Tasks that only a lost host can run wait for it, for twice ``host_timeout_s`` plus the length of any quarantine.
-        The host manager keeps trying with growing pauses. Tasks use the host again once it has joined.
+        If the host is lost, tasks that can run on no other host wait for it. They wait for twice ``host_timeout_s``,
+        plus the length of a quarantine. The host manager keeps trying to start the agent again, with growing pauses.
+        Once the host has joined again, tasks can use it.
         """
         self._begun = True
         try:
@@ -114,7 +117,7 @@ class HostManager:
 
     async def _restart_until_stopped(self) -> None:
         give_up_at = math.inf
-        #: True once the result of the first try was reported.
+        #: True once the first try has ended.
         told = False
         while not self._stopping:
             error = await self._try(give_up_at)
@@ -127,9 +130,9 @@ class HostManager:
                     error = self._quarantine(pause_s)
                     give_up_at = self._driver.now if self._losses.hopeless else give_up_at + pause_s
             elif self._stopping:
-                return  # the reason for the failure is that the host is being removed
+                return  # the try failed because the host is being removed
             else:
-                # An error of the first start is final too if the host itself refused it.
+                # Before the first join, all errors but `_PASSING` are final, because the host itself refused the agent.
                 final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, _PASSING))
                 if not told and isinstance(error, HostLostError):
                     give_up_at, told = self._driver.now + 2 * self._timings.host_timeout_s, True
@@ -138,7 +141,7 @@ class HostManager:
                     self._give_up(error)
                 if final:
                     return
-                logger.info("Host %s could not be started and is tried again: %s", self.host.name, error)
+                logger.info("The agent on host %s did not start. Handout tries again: %s", self.host.name, error)
                 pause_s = self._losses.missed()
             give_up_at = await self._pause(pause_s, give_up_at, error)
 
@@ -147,7 +150,7 @@ class HostManager:
         self._settled(self.host.name, None)
         self._losses.joined(self._driver.now)
         await self._stay()
-        self._takeover = None  # the held messages of a lost agent are of no use
+        self._takeover = None  # messages of a lost agent that were held back are of no use
         return self._losses.lost(self._driver.now)
 
     async def _pause(self, pause_s: float, give_up_at: float, error: HandoutError | None) -> float:
@@ -174,19 +177,19 @@ class HostManager:
         return None
 
     def _give_up(self, error: HandoutError) -> None:
-        """Report that tasks should not wait for the host. Tasks still use the host if it joins later."""
+        """Report that tasks should no longer wait for the host. They can still use it if it joins later."""
         logger.warning("Host %s cannot be used: %s", self.host.name, error)
         self._driver.unavailable(self.host.name, error)
         self._settled(self.host.name, error)
 
     def _quarantine(self, pause_s: float) -> HostUnstableError:
-        """Report that the host is in quarantine, and return the error that says so."""
+        """Report that the host is in quarantine, and return the error for that."""
         losses, window_s = self._losses.losses, self._timings.unstable_s
         error = HostUnstableError(
-            f"Host {self.host.name!r} is in quarantine for {pause_s:g} s: lost again, "
+            f"Host {self.host.name!r} is in quarantine for {pause_s:g} s: it was lost again, "
             f"{losses} time{'s' if losses > 1 else ''} within {window_s:g} s.",
-            remedy="See why its agent or its connection fails. It is used again after the quarantine, and each further "
-            "quarantine is longer.",
+            remedy="Find out why its agent or its connection fails. The host is used again after the quarantine. Each "
+            "further quarantine is longer.",
             host=self.host.name,
             losses=losses,
             pause_s=pause_s,
@@ -199,22 +202,22 @@ class HostManager:
     def _too_late(self) -> HostError:
         return HostUnreachableError(
             f"Host {self.host.name!r} was lost and has not joined again after {2 * self._timings.host_timeout_s:g} s.",
-            remedy="Start the host or its connection again; it is used as soon as it joins.",
+            remedy="Restart the host or its connection. Handout uses the host as soon as it has joined.",
             host=self.host.name,
         )
 
     async def stop(self, within_s: float = STOP_TIMEOUT_S) -> None:
-        """End the agent, if it runs, within ``within_s`` seconds. Start no new agent."""
+        """End the agent within ``within_s`` seconds, if it runs. From now on, start no new agent."""
         self._stopping = True
         link, self._link = self._link, None
         if link is not None:
             await link.stop(within_s)
 
     async def leave(self, reason: str) -> None:
-        """End the agent, and stop managing the host. Takes a bounded time.
+        """End the agent, and stop managing the host. This takes a bounded time.
 
         Args:
-            reason: Why the host leaves, for its event.
+            reason: Why the host leaves. The event about it gives this reason.
         """
         await self.stop()
         self._scope.cancel()
@@ -226,7 +229,7 @@ class HostManager:
             self._driver.post(ev.HostLost(self.host.name, reason))
 
     async def _join(self) -> None:
-        """Take an agent over or start one, connect, and tell the core the host's capabilities."""
+        """Take over an agent or start a new one, connect to it, and tell the core the host's capabilities."""
         found = await self._take_over()
         self._check_wanted()
         link = self._link or await self._new_link()
@@ -257,7 +260,7 @@ class HostManager:
             self._taken_over(self.host.name, found)
 
     def _check_wanted(self) -> None:
-        """Check that the host was not removed. Called after each wait while the agent is started.
+        """Check that the host has not been removed. Called after each wait of `_join`.
 
         Raises:
             HostError: The host was removed.
@@ -276,7 +279,7 @@ class HostManager:
         return AgentProxy(self.host.name, link, trusted=self.host.trust == "full")
 
     async def _take_over(self) -> FoundAgent | None:
-        """Take over the agent of an earlier controller. Return None if there is none, or it cannot be reached."""
+        """Take over the agent of an earlier controller. Return None if no agent is known, or the takeover fails."""
         known, self._known = self._known, None
         if known is None:
             return None
@@ -302,10 +305,10 @@ class HostManager:
         return found
 
     def release(self, run: int) -> None:
-        """Deliver the held messages of an agent that was taken over, and drop what it has of other runs.
+        """Deliver the messages that were held back since a takeover. Attempts and objects of other runs are dropped.
 
         Args:
-            run: Number of the run that the messages are about. It has begun.
+            run: Number of the run that the messages are about. The core already knows this run.
         """
         takeover, self._takeover = self._takeover, None
         if takeover is None or self._agent is None or not takeover.found.done():
@@ -318,7 +321,7 @@ class HostManager:
             self._agent.conversation.give_up(str(error))
 
     async def _stay(self) -> None:
-        """Serve the host's link until it is lost, then tell the core."""
+        """Serve the host's link until the host is lost. Then tell the core."""
         reason, gone = "its link ended", False
         link, agent, capabilities = self._link, self._agent, self._capabilities
         assert link is not None
@@ -334,20 +337,20 @@ class HostManager:
                 group.start_soon(capabilities.follow, changed)
                 try:
                     await link.run()
-                    await anyio.sleep_forever()  # `stop` has ended the link, and this is cancelled next
+                    await anyio.sleep_forever()  # `stop` has ended the link. `leave` or the cluster cancels this soon
                 finally:
                     group.cancel_scope.cancel()
         except* (HostLostError, WireError) as errors:
             reason = str(errors.exceptions[0])
             gone = getattr(errors.exceptions[0], "gone", False)
         finally:
-            # The link is abandoned even after `stop`, because it may have connected again since.
+            # The link is abandoned even if `stop` has ended it, because it may have connected again in the meantime.
             with anyio.CancelScope(shield=True):
                 await link.abandon()
         logger.warning("Host %s left: %s", self.host.name, reason)
         self._link = None
         if not gone:
-            # Its tasks may run elsewhere only after the host's supervisor has ended them, when the lease is over.
+            # When the lease is over, the host's supervisor ends the tasks. Only then may they run on other hosts.
             await anyio.sleep(self._timings.grace_s)
         self._driver.leave(agent, reason)
         self._driver.post(ev.HostExpected(self.host.name))

@@ -24,9 +24,9 @@ class Members:
     Args:
         driver: Passes events about hosts to the core.
         group: The task group that the host managers run in.
-        make_manager: Makes the manager of a host. The manager calls the given function with the host's name and None
-            when the host has joined, and with its name and the error when the host cannot be used.
-        settled: Called in the same way, for every host.
+        make_manager: Makes the manager of a host from the host and a function. The manager calls that function with the
+            host's name and None when the host has joined, and with the name and an error when it cannot be used.
+        settled: Called for every host in the same cases, with the same two arguments.
         left: Called with the name of each host that was removed.
     """
 
@@ -44,24 +44,24 @@ class Members:
         self._settled = settled
         self._left = left
         self._managers: dict[str, HostManager] = {}
-        #: Hosts that are being added. Each future is done when the first try to start the host has ended.
+        #: Hosts that are being added. Each future is done when the first try to start its agent has ended.
         self._arriving: dict[str, asyncio.Future[None]] = {}
         #: Hosts that are being drained. Each future is done when the host has been removed.
         self._leaving: dict[str, asyncio.Future[None]] = {}
 
     def keep(self, host: Host) -> None:
-        """Add a host without waiting for it, and restart it when it is lost."""
+        """Add a host without waiting for it. Its manager starts the agent again each time that the host is lost."""
         self._driver.post(ev.HostExpected(host.name))
         manager = self._managers[host.name] = self._make_manager(host, self._on_settled)
         self._group.start_soon(manager.run)
 
     def release(self, run: int) -> None:
-        """Deliver the held messages of agents that were taken over; see `HostManager.release`."""
+        """Deliver the messages that were held back since agents were taken over; see `HostManager.release`."""
         for manager in self._managers.values():
             manager.release(run)
 
     async def add(self, host: Host) -> None:
-        """Add a host and wait until it can be used. Remove it again if it cannot, or if the caller is cancelled.
+        """Add a host and wait until it can be used. If this fails or is cancelled, remove the host again.
 
         Raises:
             HostError: The host cannot be used.
@@ -77,7 +77,9 @@ class Members:
             del self._arriving[host.name]
 
     async def drain(self, name: str) -> None:
-        """Give a host no more tasks, wait for its last one, and remove it. A cancelled caller does not stop this.
+        """Give a host no more tasks, wait until its last task has ended, and remove the host.
+
+        If the caller is cancelled, the drain goes on.
 
         Raises:
             InventoryError: The cluster has no such host, or the host is still being added.
@@ -114,7 +116,7 @@ class Members:
             del self._leaving[name]
             if not gone.done():
                 gone.set_exception(_closed(name))
-            gone.exception()  # marks it as retrieved, because the caller of `drain` may have been cancelled
+            gone.exception()  # marks the error as retrieved, because the caller of `drain` may have been cancelled
 
     async def _remove(self, name: str, reason: str) -> None:
         await self._managers[name].leave(reason)

@@ -1,4 +1,7 @@
-"""Pauses between tries to start a host's agent, and quarantine after repeated losses. Callers pass the time."""
+"""Computes the pauses between tries to start a host's agent, and the quarantines after repeated losses.
+
+Callers pass the current time.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ __all__ = ["MAX_LOSSES", "LossHistory"]
 
 #: Losses within ``Timings.unstable_s`` that put a host into quarantine.
 MAX_LOSSES = 3
-#: Pauses and quarantines double up to these multiples of the first one.
+#: Each pause or quarantine is twice as long as the previous one, up to these multiples of the first one.
 _LONGEST_PAUSE = 128
 _LONGEST_QUARANTINE = 64
 
@@ -19,8 +22,9 @@ _LONGEST_QUARANTINE = 64
 class LossHistory:
     """One host's losses, and the pause before the next try.
 
-    Each try doubles the pause. After `MAX_LOSSES` losses within ``timings.unstable_s`` the host is in quarantine. Each
-    further loss leads to a quarantine twice as long, until the host has stayed for ``timings.unstable_s``.
+    Each try doubles the pause. After `MAX_LOSSES` losses within ``timings.unstable_s`` seconds, the host is in
+    quarantine. After each further loss the quarantine is twice as long. A host that stays connected for longer
+    than ``timings.unstable_s`` seconds starts with a clean record.
 
     Args:
         timings: Gives ``restart_s``, ``quarantine_s`` and ``unstable_s``.
@@ -35,17 +39,17 @@ class LossHistory:
 
     @property
     def losses(self) -> int:
-        """Number of losses within the last ``unstable_s``, at most `MAX_LOSSES`."""
+        """Number of losses in the ``unstable_s`` seconds up to the last loss, but at most `MAX_LOSSES`."""
         return len(self._losses)
 
     @property
     def quarantined(self) -> bool:
-        """True if the last loss led to quarantine."""
+        """True if the last loss led to a quarantine."""
         return self._quarantines > 0
 
     @property
     def hopeless(self) -> bool:
-        """True if the quarantine has its greatest length: tasks should not wait for the host."""
+        """True if the quarantine has its greatest length. Tasks should then not wait for the host."""
         return _doubled(self._quarantines, _LONGEST_QUARANTINE) == _LONGEST_QUARANTINE
 
     def joined(self, now: float) -> None:
@@ -53,7 +57,7 @@ class LossHistory:
         self._joined_at = now
 
     def missed(self) -> float:
-        """Record that a try failed. Return the seconds to wait before the next one."""
+        """Record that a try failed. Return the seconds to wait before the next try."""
         return self._next_pause()
 
     def lost(self, now: float) -> float:
@@ -75,5 +79,5 @@ class LossHistory:
 
 
 def _doubled(times: int, most: int) -> float:
-    """Return 1 for the first time, twice as much for each further time, and at most ``most``."""
+    """Return 2 to the power of ``times - 1``, but at most ``most``."""
     return min(2.0 ** min(times - 1, 60), most)

@@ -1,4 +1,4 @@
-"""Agents that an earlier controller started, and that this one takes over."""
+"""Takes over agents that an earlier controller started."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from handout.transport.bootstrap import StartedAgent
 
 __all__ = ["FoundAgent", "KnownAgent", "Takeover"]
 
-#: Bits of the largest attempt id, which is larger than any other number that an agent reports.
+#: No number that an agent reports has more bits. Attempt ids are the largest of these numbers.
 _BITS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class KnownAgent:
-    """How to reach an agent that an earlier controller started."""
+    """The facts by which this controller can reach an agent that an earlier controller started."""
 
     host: str
     started: StartedAgent
-    #: The secret that a connection shows to be the controller's.
+    #: The secret by which a controller proves to the agent that it may connect.
     token: str
 
 
 @dataclass(frozen=True, slots=True)
 class FoundAgent:
-    """What an agent holds of earlier runs; see `Holdings`."""
+    """The attempts and objects of earlier runs that an agent holds; see `Holdings`."""
 
-    #: Ids of the attempts that have not ended, or whose ends no controller has confirmed.
+    #: Ids of attempts that have not ended, or whose end no controller has confirmed.
     attempt_ids: Sequence[int]
-    #: Its objects: key and size in bytes.
+    #: The key and the size in bytes of each object.
     objects: Sequence[tuple[int, int]]
 
 
@@ -40,15 +40,15 @@ class Takeover:
     """Holds back the messages of an agent that was taken over, until the run that they are about has been submitted."""
 
     def __init__(self) -> None:
-        #: What the agent holds, and the value for `AgentProxy.shift`.
+        #: Done when the agent has reported its attempts and objects. The number is for `AgentProxy.shift`.
         self.found: asyncio.Future[tuple[FoundAgent, int]] = asyncio.get_running_loop().create_future()
         self._held: list[Message | Piece] = []
 
     def receive(self, frames: Sequence[Message | Piece]) -> list[Message | Piece]:
-        """Hold back the frames about runs, and return the other frames. The first message tells what the agent holds.
+        """Hold back the frames about runs, and return the other frames. The first `Holdings` completes `found`.
 
         Raises:
-            ProtocolError: A message is not what an agent may send.
+            ProtocolError: An agent may not send such a message.
         """
         now: list[Message | Piece] = []
         for frame in frames:
@@ -70,11 +70,11 @@ class Takeover:
 
 
 def _check(message: messages.Holdings) -> None:
-    """Check the numbers of a message here. A wrong number would end the run where it is used.
+    """Check the numbers of a message. A wrong number would end the run later, when the controller uses the number.
 
     Raises:
-        ProtocolError: One of them is no integer, or is negative, or is too large.
+        ProtocolError: A number is not an integer, is negative or is too large.
     """
     numbers = [*message.attempt_ids, *message.keys, *message.sizes, message.shift]
     if {*map(type, numbers)} != {int} or min(numbers) < 0 or max(numbers) >= 1 << _BITS:
-        raise ProtocolError("a number of what the agent holds is not as it should be")
+        raise ProtocolError("the agent's list of its attempts and objects has an impossible number")

@@ -33,9 +33,9 @@ from handout.transport.threads import call_in_daemon_thread, ended_within
 
 logger = logging.getLogger("handout")
 
-#: Seconds that a cancelled call waits for its journal, which is still being opened, to be opened and closed.
+#: Seconds that a cancelled or failed `Recorder.open` waits until the journal is closed again.
 _CALL_OFF_S = 2.0
-#: Outcomes after which it is known whether the function took effect.
+#: Outcomes after which it can be known whether the function took effect; see `_is_over`.
 _KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
 
 __all__ = ["Recorder"]
@@ -55,7 +55,7 @@ class _Opened:
         self._let_go = threading.Event()
         #: Done once the journal is open, or cannot be opened.
         self.journal: Future[Journal] = Future()
-        self.journal.set_running_or_notify_cancel()  # so a waiter that is cancelled does not cancel it
+        self.journal.set_running_or_notify_cancel()  # so that a cancelled waiter does not cancel this future
         self._ended = call_in_daemon_thread(self._live, "handout-journal-opener")
 
     def _live(self) -> None:
@@ -69,7 +69,7 @@ class _Opened:
         _close(journal)
 
     async def close(self, within_s: float) -> None:
-        """Commit what is left, and release the journal, even if it is not open yet.
+        """Commit the remaining rows, and release the journal. If it is still being opened, release it afterwards.
 
         Args:
             within_s: Seconds to wait. If closing takes longer, a warning is logged and the thread goes on closing.
@@ -77,22 +77,22 @@ class _Opened:
         self._let_go.set()
         if not await ended_within(self._ended, within_s):
             doing = "written" if self.journal.done() else "opened"
-            logger.warning("The journal %s is still being %s; it is in use until that is over.", self._path, doing)
+            logger.warning("The journal %s is still being %s. It stays in use until this has ended.", self._path, doing)
 
 
 def _close(journal: Journal) -> None:
     try:
         journal.close()
     except Exception:
-        logger.exception("The journal %s was not closed in order.", journal.path)
+        logger.exception("The journal %s could not be closed properly.", journal.path)
 
 
 def _ignore(error: Exception) -> None:
-    """Ignore an error of a journal whose run has been left."""
+    """Ignore an error of a journal, because the caller has left its run."""
 
 
 def _is_over(failure: object) -> bool:
-    """Return True if an attempt ended by itself. One that was killed may or may not have taken effect."""
+    """Return True if an attempt was not killed. The function of a killed attempt may or may not have taken effect."""
     return not isinstance(failure, OutcomeUnknownError) and getattr(failure, "kind", "") not in ("timeout", "memory")
 
 
@@ -102,8 +102,8 @@ class Recorder:
     Args:
         journal: The open journal, which no other run uses.
         plan: The run's graph.
-        identities: The identities of its tasks.
-        close: Closes the journal. Takes the seconds to wait.
+        identities: The identities of the run's tasks.
+        close: Closes the journal. Its argument is the number of seconds to wait.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Recorder:
     ) -> None:
         self._journal = journal
         self._close = close
-        #: The numbers of the objects whose bytes the run commits.
+        #: The numbers of the objects whose bytes are committed.
         self._objects: frozenset[int] = frozenset()
         self._identities = identities
         self._tasks = self._identities.tasks
@@ -126,16 +126,16 @@ class Recorder:
         if nameless:
             raise JournalError(
                 f"Task {plan.ids[nameless[0]]!r} is marked idempotent=False and would not be recognized after a crash: "
-                "its function, or what it takes, holds something that is another one in every process.",
+                "its function or an argument holds an object that differs from process to process.",
                 remedy="Give it plain data (no open files, generators, connections), or run it without a journal.",
                 path=str(journal.path),
             )
         self._loop = asyncio.get_running_loop()
-        #: What earlier runs of the same tasks left.
+        #: The results and attempts that earlier runs of the same tasks left.
         self.prior = PriorRuns(journal, self._identities, self._once)
-        #: By host: the link to the agent that a later run could take over if this controller died.
+        #: Maps each host to the link of its agent. If this controller dies, a later one can take over the agent.
         self._links: dict[str, AgentLink] = {}
-        #: By run, task and attempt: the host of an attempt that is handed over when its start is on the disk.
+        #: Maps run, task and attempt to the host, for each attempt that is held back until its start is on the disk.
         self.held: dict[tuple[int, int, int], str] = {}
 
     @classmethod
@@ -143,19 +143,20 @@ class Recorder:
         """Open a journal for a run.
 
         Raises:
-            JournalError: It is in use, of another format, or cannot be written.
+            JournalError: The journal is in use, has another format, or cannot be written. Or the plan has a task that
+                must not run twice and that could not be recognized after a crash.
         """
         opened = _Opened(os.fspath(path))
         try:
             await asyncio.wrap_future(opened.journal)
             return cls(opened.journal.result(), plan, TaskIdentities(plan), opened.close)
         except BaseException:
-            # The thread goes on although the call was cancelled, and the journal must be closed once it is open.
+            # The thread goes on even if the call was cancelled. The journal must be closed once it is open.
             await uninterrupted(opened.close(_CALL_OFF_S))
             raise
 
     async def close(self, within_s: float) -> None:
-        """Commit what is left, and release the journal.
+        """Commit the remaining rows, and release the journal.
 
         Args:
             within_s: Seconds to wait. If closing takes longer, a warning is logged and a thread goes on closing.
@@ -164,15 +165,15 @@ class Recorder:
             if link.agent_ended:
                 self._journal.forget_agent(host)
         await self._close(within_s)
-        # The callback refers to the run, which would otherwise live, with its files, until a garbage collection.
+        # The callback refers to the run. It is replaced so that the run and its files can be freed at once.
         self._journal.on_error = _ignore
 
     def begin(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
-        """Record that the run begins, and return what is known of earlier runs, as events for the core.
+        """Record that the run begins. Return the facts that are known of earlier runs, as events for the core.
 
         Args:
-            run: The run, which is submitted in the same turn of the event loop. Its objects get the committed results.
-            found: By host: what an agent holds, if it was taken over from an earlier controller.
+            run: The run, which is submitted in the same turn of the event loop. The committed results are put into it.
+            found: Maps each host whose agent was taken over to the attempts and objects of that agent.
             data_only: Hosts with ``trust="data"``.
         """
         self._objects = frozenset(run.spec.outputs)
@@ -182,11 +183,11 @@ class Recorder:
         return facts
 
     def watch(self, lost: Callable[[Exception], None]) -> None:
-        """Have ``lost`` called, in the event loop, when the journal cannot be written any more."""
+        """Register ``lost``. It is called in the event loop when the journal can no longer be written."""
         self._journal.on_error = self._on_loop(lost)
 
     def agent(self, host: str, link: AgentLink) -> None:
-        """Record an agent that serves the run."""
+        """Record an agent that serves the run, so that a later controller can take it over."""
         if link.started is not None:
             self._links[host] = link
             said = {**dataclasses.asdict(link.started), "digest": agent_bundle().digest}
@@ -195,7 +196,7 @@ class Recorder:
     # ---- what happens ----------------------------------------------------------------------------------------
 
     def ended(self, run: RunState, command: do.AnnounceTasksEnded, attempts: Sequence[int]) -> None:
-        """Record that tasks ended, with the results that the controller has. Others are recorded when they arrive."""
+        """Record that tasks ended, with the results that the controller has. Other results are recorded later."""
         batches: dict[tuple[str, str, bool], ResultBatch] = {}
         settled: list[bytes] = []
         once, reused, made = self._once, self.prior.reused, run.task_objects
@@ -213,7 +214,10 @@ class Recorder:
     def _add(
         self, batches: dict[tuple[str, str, bool], ResultBatch], run: RunState, task: int, number: int, attempt: int
     ) -> None:
-        """Add a small object to its batch, or commit a large one. Without bytes, add only that its task ended well."""
+        """Add a small object to its batch, or commit a large one.
+
+        If the controller does not have the object or does not commit it, add only that its task has succeeded.
+        """
         here = number in self._objects and number in run.objects
         data = run.objects.small(number, INLINE) if here else None
         if here and data is None:
@@ -234,14 +238,14 @@ class Recorder:
             batch.data.append(data)
 
     def _source(self, run: RunState, number: int) -> tuple[str, str, bool]:
-        """Return the host that an object comes from, the part of a result that it is, and True if it is untrusted."""
+        """Return the host of an object, its part of the task's result, and True if the object is untrusted."""
         task = run.spec.producer[number]
         suspect = run.suspects.get(number) if run.suspects else None
         part = "" if number == task else self._identities.part_of(number)
         return suspect or run.hosts[task], part, suspect is not None
 
     def arrived(self, run: RunState, number: int, attempts: Sequence[int]) -> None:
-        """Record an object that came to the controller after its task had ended."""
+        """Record an object that arrived at the controller after its task had ended."""
         task = run.spec.producer[number]
         if number in self._objects and run.outcomes[task] is Outcome.DONE:
             self._commit(run, number, attempts[task])
@@ -266,17 +270,17 @@ class Recorder:
             self.not_started([task], [attempt])
 
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
-        """Record how the run ended. ``then`` is called in the event loop once all is committed, or with the error."""
+        """Record how the run ended. Then call ``then`` in the event loop, with None or the error of the journal."""
         self._journal.end_run(outcome.value, self._on_loop(then))
 
     # ---- starts that must not happen twice ---------------------------------------------------------------------
 
     def must_wait(self, command: do.StartTasks) -> bool:
-        """Return True if the starts of some of these tasks must be on the disk before they are handed over."""
+        """Return True if the starts of some tasks must be on the disk before the tasks are handed over."""
         return bool(self._once) and not self._once.isdisjoint(command.tasks)
 
     def start(self, run: RunState, command: do.StartTasks, then: Callable[[Exception | None], None]) -> None:
-        """Record starts. ``then`` is called in the event loop when they are on the disk, or with the error."""
+        """Record starts. Then call ``then`` in the event loop, with None or the error of the journal."""
         starts = []
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
             self.held[run.number, task, attempt] = command.host
@@ -285,11 +289,11 @@ class Recorder:
         self._journal.record_starts(starts, self._on_loop(then))
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
-        """Stop holding an attempt back; return False if it was not held back."""
+        """Stop holding back an attempt. Return False if it was not held back."""
         return self.held.pop((run.number, task, attempt), None) is not None
 
     def release_all(self) -> list[HeldAttempt]:
-        """Stop holding any attempt back; return those that were held back."""
+        """Stop holding back all attempts, and return them."""
         released = [HeldAttempt(host, task, attempt) for (_, task, attempt), host in self.held.items()]
         self.held.clear()
         return released
@@ -301,7 +305,7 @@ class Recorder:
 
     def _on_loop(self, then: Callable[[Any], None]) -> Callable[[Any], None]:
         def told(error: Any) -> None:
-            with contextlib.suppress(RuntimeError):  # the event loop is closed, and the run with it
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, so the run is over
                 self._loop.call_soon_threadsafe(then, error)
 
         return told

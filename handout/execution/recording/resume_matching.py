@@ -1,4 +1,4 @@
-"""What earlier runs of the same tasks left: in the journal, and with agents that outlived their controller."""
+"""Finds what earlier runs of the same tasks left in the journal, and on agents that outlived their controller."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["PriorRuns"]
 
 
 class PriorRuns:
-    """What the journal and the agents know of earlier runs.
+    """Earlier runs of the same tasks, as the journal and the agents know them.
 
     Args:
         journal: The open journal.
@@ -42,11 +42,13 @@ class PriorRuns:
         self._outputs: frozenset[int] = frozenset()
         #: Tasks that an earlier run committed.
         self.reused: set[int] = set()
-        #: The reused tasks, and the tasks whose results only agents hold.
+        #: The reused tasks, and the tasks whose results exist only on agents.
         self.done: list[int] = []
 
     def number_after(self, number: int) -> int:
-        """Return the number by which agents know this run: the last run's if it had the same tasks, else a new one.
+        """Return the number of this run. It is the last run's number if that run had the same tasks.
+
+        Agents that outlived the last run know their attempts by this number. Other runs get a new number.
 
         Args:
             number: The next number of the cluster.
@@ -57,7 +59,7 @@ class PriorRuns:
         return max(number, last + 1)
 
     def known_agents(self) -> dict[str, KnownAgent]:
-        """Return the agents of this version that an earlier controller of these tasks left behind, by host."""
+        """Return, by host, the agents that an earlier controller with the same version of Handout left running."""
         digest = agent_bundle().digest
         known = {}
         for host, token, text in self._journal.left_agents():
@@ -68,7 +70,7 @@ class PriorRuns:
         return known
 
     async def read(self, run: RunState) -> None:
-        """Read the journal; load only the results that the caller gets."""
+        """Read the tasks that the journal has. Load only the results that the caller gets."""
         tasks = self._tasks
         known = await asyncio.to_thread(self._journal.committed, tasks)
         lost = await asyncio.to_thread(self._journal.open_starts, [i for i in tasks if i not in known])
@@ -80,17 +82,17 @@ class PriorRuns:
     def take_in(
         self, run: RunState, known: Mapping[bytes, CommittedTask], lost: Mapping[bytes, tuple[str, int]]
     ) -> None:
-        """Store what the journal has of the run's tasks.
+        """Keep the facts that the journal has of the run's tasks.
 
         Args:
             run: The run that is to be resumed.
-            known: By identity: the tasks that are committed.
-            lost: By identity: host and attempt of the starts whose ends are not known.
+            known: The tasks that are committed, by identity.
+            lost: The host and the attempt of each start whose end is not known, by identity of the task.
         """
         self._known = known
         self._lost = {identity: start for identity, start in lost.items() if identity not in known}
-        # Outputs are read now, because the caller may want them after the journal is closed. The journal's other
-        # results are read when a task takes them.
+        # These results are read now, because the caller may want them after the journal is closed. The other results
+        # of the journal are read when a task takes them.
         self._outputs = frozenset(number for number in run.plan.outputs if run.spec.producer[number] >= 0)
 
     def _part(self, run: RunState, number: int) -> StoredPart | None:
@@ -99,8 +101,8 @@ class PriorRuns:
         return None if committed is None else committed.parts.get(self._identities.part_of(number))
 
     def facts(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
-        """Return what is known of earlier runs, as events for the core; see `Recorder.begin`."""
-        # A host may report attempts of tasks that the run does not have.
+        """Return the facts that are known of earlier runs, as events for the core; see `Recorder.begin`."""
+        # Leave out attempts of tasks that the run does not have. A wrong agent may report such attempts.
         ids = {
             host: [i for i in each.attempt_ids if numbering.parts(i)[1] < len(self._tasks)]
             for host, each in found.items()
@@ -142,15 +144,15 @@ class PriorRuns:
         if unknown:
             where = [unseen[task] for task in unknown]
             events.append(ev.AttemptsUnknown(run.number, unknown, [w[0] for w in where], [w[1] for w in where]))
-        # These events are last. The core ends every attempt that is found after the attempt that counts, and does not
-        # use its number again.
+        # These events must come last. The core then knows the attempt that counts. It ends every other attempt
+        # that an event reports, and never uses the number of such an attempt again.
         events += [ev.AttemptsFound(host, run.number, *attempts) for host, attempts in superseded.items()]
         return events
 
     def _take(
         self, run: RunState, task: int, found: CommittedTask, data_only: Collection[str]
     ) -> Iterable[tuple[int, int, str]]:
-        """Put a task's committed objects into the run; yield the number, the size and the holder of each."""
+        """Put a task's committed objects into the run. Yield the number, the size and the holder of each object."""
         for number in run.task_objects[task]:
             part = found.parts.get(self._identities.part_of(number))
             if part is None or not run.wanted[number]:
@@ -169,7 +171,7 @@ class PriorRuns:
             yield number, part.nbytes, CONTROLLER
 
     def _adopt_classes(self) -> None:
-        """Use the classes of this process for those of the same names in the ``__main__`` of an earlier process."""
+        """For each class that an earlier process pickled by value, use the class of the same name in this process."""
         for origin, number, module, name in self._journal.classes():
             found: Any = None
             try:
@@ -177,26 +179,26 @@ class PriorRuns:
                 for part in name.split("."):
                     found = getattr(found, part)
             except (ImportError, AttributeError):
-                continue  # the class is gone; its results keep the definition that was pickled with them
+                continue  # there is no such class now, so its objects use the definition that was pickled with them
             if isinstance(found, type):
                 classes_by_value.adopt((origin, number), found)
 
 
-#: By host: tasks, and the numbers of their attempts there.
+#: Maps each host to the tasks that it has, and to the numbers of their attempts.
 _Attempts = dict[str, tuple[list[int], list[int]]]
 
 
 def latest_attempts(
     held: Mapping[str, tuple[Sequence[int], Sequence[int]]], unseen: Mapping[int, int]
 ) -> tuple[_Attempts, _Attempts]:
-    """Return the attempts that agents have: those that count, then those that a later attempt has replaced.
+    """Split the attempts that agents have: return the attempts that count, and then the replaced attempts.
 
-    An agent reports the end of a replaced attempt again if the earlier controller died before it confirmed the end.
-    That report says nothing of the later attempt, which may have run on another host.
+    An attempt is replaced if its task has a later attempt. If the earlier controller died before it confirmed the end
+    of a replaced attempt, the agent reports that end again. The report says nothing about the later attempt.
 
     Args:
-        held: By host: tasks, and the numbers of their attempts there.
-        unseen: By task that must not run twice: the number of its latest attempt, whose end was not seen.
+        held: Maps each host to the tasks that it has, and to the numbers of their attempts.
+        unseen: Maps each task that must not run twice and whose end is not known to the number of its latest attempt.
     """
     latest = dict(unseen)
     for tasks, attempts in held.values():
@@ -213,7 +215,7 @@ def latest_attempts(
 
 
 def _objects_of(run: int, found: Mapping[str, FoundAgent]) -> dict[int, list[tuple[str, int]]]:
-    """Return the hosts that have each object of a run, with its size."""
+    """For each object of a run, return the hosts that have it, each with the size in bytes there."""
     objects: dict[int, list[tuple[str, int]]] = {}
     for host, each in found.items():
         for key, nbytes in each.objects:

@@ -1,1 +1,1 @@
-"""The asyncio shell around the core: performs its commands, and feeds back what happened."""
+"""The asyncio shell around the core. It performs the core's commands, and reports to the core what happened."""

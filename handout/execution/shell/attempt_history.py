@@ -1,4 +1,4 @@
-"""How the attempts of a task failed, for the error with which the task ends."""
+"""Collects how the attempts of a task failed, for the error with which the task ends."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ class AttemptHistory:
     last: Failure
     #: The host of each failure, in order.
     hosts: list[str] = field(default_factory=list)
+    #: Failures because the worker died.
     deaths: int = 0
-    #: Failures that the task's own code did not cause.
+    #: Failures that neither the task's code nor the death of its worker caused.
     troubles: int = 0
     #: Failures that count against the task's ``retries``.
     tries: int = 0
 
     def note(self, failure: Failure, retries: int) -> None:
-        """Add a failure. Set its largest possible number of attempts, the deaths so far, and the hosts so far."""
+        """Add a failure. Write into it the largest possible number of attempts, and the deaths and hosts so far."""
         self.last = failure
         self.hosts.append(failure.host or "")
         if failure.kind == "died":

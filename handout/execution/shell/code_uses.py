@@ -1,4 +1,4 @@
-"""Counts which functions and source bundles the open runs use, so that agents can drop the others."""
+"""Counts how many open runs use each function and each source bundle, so that agents can drop unused code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["CodeUses", "UnusedCode"]
 
 
 class UnusedCode(NamedTuple):
-    """Code that no open run uses any more."""
+    """Code that agents can drop, because no open run uses it any more."""
 
     #: Numbers of functions.
     functions: set[int]
@@ -22,7 +22,7 @@ class UnusedCode(NamedTuple):
 class CodeUses:
     """Counts the open runs of a cluster that use each function and each source bundle.
 
-    The bundle that went out of use last is kept, because the next run is often of the same project.
+    The bundle that became unused last is kept, because the next run is often of the same project.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class CodeUses:
             self._bundles[run.encoded.bundle.key] += 1
 
     def end(self, run: RunState) -> UnusedCode:
-        """Return the code that no open run uses now that a run is over."""
+        """Stop counting a run that is over. Return the code that agents can drop."""
         functions = _discount(self._functions, {function.number for function in run.encoded.functions})
         bundle, bundles = run.encoded.bundle, set[int]()
         if bundle is not None and _discount(self._bundles, {bundle.key}):
@@ -48,7 +48,7 @@ class CodeUses:
 
 
 def _discount(uses: Counter[int], numbers: set[int]) -> set[int]:
-    """Subtract one use from each number. Return the numbers that have no use left."""
+    """Subtract one use of each number. Return the numbers that have no use left."""
     uses.subtract(numbers)
     unused = {number for number in numbers if uses[number] <= 0}
     for number in unused:

@@ -1,7 +1,7 @@
 """The driver: performs the commands of the core, and tells the core what happened.
 
 The driver decides nothing. `inbound_messages` turns the messages of agents into events. The core handles all events of
-one turn of the event loop as one batch.
+one turn of the event loop together.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
 class FailedAttempt(NamedTuple):
-    """A failed attempt. The core decides if another attempt follows."""
+    """A failed attempt. The core decides whether another attempt follows."""
 
     run: RunState
     task: int
@@ -59,7 +59,7 @@ class FailedAttempt(NamedTuple):
 
 
 class Driver:
-    """The core of one cluster, with the agents and the runs.
+    """Connects the core of one cluster with the cluster's agents and runs.
 
     Args:
         spawn: Starts a coroutine in the cluster's task group.
@@ -71,24 +71,24 @@ class Driver:
         self.runs: dict[int, RunState] = {}
         self.classes = TaskClassTable()
         self._code_uses = CodeUses()
-        #: Records every agent. None unless the cluster belongs to one recorded run.
+        #: Records every agent in a journal. None unless the cluster belongs to one run that has a journal.
         self.recorder: Recorder | None = None
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._inbox: list[ev.Event] = []
-        #: Attempts of watched runs that failed in this turn.
+        #: The attempts that failed in this turn, if their runs have watchers.
         self.failed_attempts: list[FailedAttempt] = []
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._asking: dict[int, asyncio.Task[None]] = {}
-        #: By name of a host that is being drained: done when the core releases the host or refuses.
+        #: Maps each host that is being drained to a future, which is done when the core releases the host or refuses.
         self._drains: dict[str, asyncio.Future[None]] = {}
         #: The error with which every run ends, once the core or the driver has failed.
         self.broken: InternalError | None = None
         self._closed = False
         traffic = ObjectTraffic(self.runs, self.agents, self.core, self.post)
-        #: By class of command: the method that performs it. The simulator wraps these, to kill a controller between two
-        #: commands.
+        #: Maps each class of commands to the method that performs them. The simulator wraps these methods, so that it
+        #: can kill a controller between two commands.
         self.performers: dict[type[do.Command], Callable[[Any], None]] = {
             do.StartTasks: self._start_tasks,
             do.CopyObjects: traffic.copy,
@@ -113,7 +113,7 @@ class Driver:
     # ---- turns -----------------------------------------------------------------------------------------------
 
     def post(self, *events: ev.Event) -> None:
-        """Tell the core what happened, together with all other events of this turn of the event loop."""
+        """Queue events for the core. It gets all events of this turn of the event loop together."""
         if self._closed:
             return
         self._inbox.extend(events)
@@ -132,7 +132,7 @@ class Driver:
             self.break_down(error)
 
     def turn(self, events: Sequence[ev.Event]) -> None:
-        """Tell the core what happened, perform what it commands, and arm the timer for its next deadline."""
+        """Give events to the core, perform its commands, and set the timer for its next deadline."""
         commands = self.core.handle(events, self._loop.time())
         if self.failed_attempts:
             self._tell_retries()
@@ -141,7 +141,7 @@ class Driver:
         self._arm()
 
     def _tell_retries(self) -> None:
-        """Tell watchers which failed attempts are followed by another one. Only the core knows this."""
+        """Tell the watchers after which failed attempts another attempt follows. Only the core knows this."""
         failed, self.failed_attempts = self.failed_attempts, []
         for run, task, attempt, failure in failed:
             known = self.core.world.runs.get(run.number)
@@ -152,15 +152,15 @@ class Driver:
             run.tell([TaskRetried(at_s, failure.id, failure.host or "", attempt, reason)])
 
     def break_down(self, error: Exception) -> None:
-        """End every run with an `InternalError`. The core or the driver has failed, so the runs would hang."""
+        """End every run with an `InternalError`, because the core or the driver has failed and runs would hang."""
         if self.broken is not None:
             return
         while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
-        logger.error("internal error", exc_info=error)
+        logger.error("Handout itself failed.", exc_info=error)
         self.broken = InternalError(
             f"Handout itself failed: {type(error).__name__}: {exceptions.message(error)}.",
-            remedy="Please report it, with the traceback of its cause.",
+            remedy="Please report this error, with the traceback of its cause.",
         )
         self.broken.__cause__ = error
         for run in self.runs.values():
@@ -179,7 +179,7 @@ class Driver:
             self._timer = self._loop.call_at(deadline, self.post)
 
     def close(self) -> None:
-        """Take no more turns. End every open run with an error."""
+        """Give the core no more events. End every open run with an error."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -211,7 +211,7 @@ class Driver:
         self.post(ev.RunSubmitted(run.number, run.spec), *facts)
 
     def forget(self, run: RunState) -> None:
-        """Drop a run that its caller has left. Agents drop the code that no other run uses."""
+        """Drop a run that its caller has left. Tell agents to drop the code that no other run uses."""
         asking = self._asking.pop(run.number, None)
         if asking is not None:
             asking.cancel()
@@ -250,15 +250,15 @@ class Driver:
         self._tell_all(lambda at_s: HostUnavailable(at_s, name, error))
 
     def quarantined(self, name: str, error: Exception, pause_s: float) -> None:
-        """Tell the core and the watchers that a host which keeps failing is not tried for ``pause_s`` seconds."""
+        """Tell the core and the watchers that a host is in quarantine, and is not tried for ``pause_s`` seconds."""
         self.post(ev.HostDelayed(name, f"in quarantine for {pause_s:g} s, after it was lost again and again"))
         self._tell_all(lambda at_s: HostQuarantined(at_s, name, pause_s, error))
 
     async def drain(self, name: str) -> None:
-        """Give a host no new work, and wait until no run needs anything that the host has.
+        """Give a host no new tasks, and wait until no run needs a task or an object on the host.
 
         Raises:
-            PlacementError: A task could not run on any other host. The host gets work again.
+            PlacementError: A task could not run on any other host. The host is not drained.
             InternalError: The core has failed.
         """
         if self.broken is not None:
@@ -280,7 +280,7 @@ class Driver:
     def _start_tasks(self, command: do.StartTasks) -> None:
         run, agent = self.runs.get(command.run), self.agents.get(command.host)
         if run is None or agent is None:
-            return  # an event of this turn tells the core that the run or the host is gone
+            return  # the run or the host is gone, and the core gets an event about it in this turn
         if run.recorder is not None and run.recorder.must_wait(command):
             recorder = run.recorder
             recorder.start(run, command, lambda error: self._start_recorded(run, recorder, agent, command, error))
@@ -290,7 +290,7 @@ class Driver:
     def _start_recorded(
         self, run: RunState, recorder: RunRecorder, agent: AgentProxy, command: do.StartTasks, error: Exception | None
     ) -> None:
-        """Hand over the attempts that were not retracted while their starts were being recorded."""
+        """Hand over attempts whose starts are now recorded, except those that the core has cancelled or recalled."""
         pairs = zip(command.tasks, command.attempts, strict=True)
         still = [i for i, (task, attempt) in enumerate(pairs) if recorder.release(run, task, attempt)]
         if error is not None:
@@ -301,7 +301,7 @@ class Driver:
             self._hand_over(run, agent, command.only(still))
 
     def _on_journal_lost(self, run: RunState, error: Exception) -> None:
-        """Cancel a run whose journal cannot be written any more."""
+        """Cancel a run, because its journal can no longer be written."""
         if run.error is None:
             run.error = error
         self.post(ev.CancelRequested(run.number))
@@ -330,7 +330,7 @@ class Driver:
             agent.recall(command)
 
     def _give_back_held(self, command: do.CancelTasks | do.RecallTasks) -> None:
-        """Give back to the core the attempts that no agent has, because their starts are still being recorded."""
+        """If attempts are still held back, so that no agent has them, tell the core that they are recalled."""
         run = self.runs.get(command.run)
         if run is None or run.recorder is None:
             return
@@ -345,17 +345,17 @@ class Driver:
             self._spawn(self._await_allocator(run, command))
 
     async def _await_allocator(self, run: RunState, command: do.AskAllocator) -> None:
-        """Await the user's allocator. It may raise anything or never return; the core bounds its time."""
+        """Await the user's allocator. It may raise any exception or never return. The core limits its time."""
         task = asyncio.current_task()
         assert task is not None
         assert run.policy.allocator is not None
         if run.number not in self.runs:
-            return  # the run has been left since
+            return  # the caller has left the run in the meantime
         self._asking[run.number] = task
         try:
             promised = run.policy.allocator(command.frontier, command.view)
             if not inspect.isawaitable(promised):
-                raise TypeError(f"it answered {type(promised).__name__} at once: define it with `async def`")
+                raise TypeError(f"it returned a {type(promised).__name__} at once: define it with `async def`")
             answer = await promised
             event = ev.PlacementsProposed(
                 run.number, command.request, dict(answer), getattr(answer, "ask_again_s", None)
@@ -364,7 +364,7 @@ class Driver:
             current = asyncio.current_task()
             if run.number not in self._asking or (current is not None and current.cancelling()):
                 return  # the run is over
-            self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("it was cancelled from inside")))
+            self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("it cancelled itself")))
         except (Exception, BaseExceptionGroup, GeneratorExit) as error:
             self.post(ev.AllocatorFailed(run.number, command.request, _as_printable(error)))
         else:
@@ -387,11 +387,11 @@ class Driver:
         c, id = command, run.plan.ids[command.task]
         function = run.spec.profiles[run.spec.profile[c.task]].fn_name
         if not agent.was_full:
-            agent.was_full = True  # later cases are only in the runs' events
-            need = f"{c.need} bytes" if c.need else "what"
+            agent.was_full = True  # later cases are not logged, but the events of the runs report them
+            need = f"{c.need} bytes" if c.need else "data"
             logger.warning(
-                "Host %s has no room for %s that task %r makes or takes: tasks of %s prefer other hosts for %g s. "
-                "Free some space there, or give the function a disk cost.",
+                "Host %s has no room for %s that task %r makes or takes. Tasks of %s prefer other hosts for %g s. "
+                "Free some space on the host, or give the function a disk cost.",
                 *(c.host, need, id, function, c.pause_s),
             )
         if run.watchers:
@@ -450,7 +450,7 @@ def _closed_under(run: RunState) -> HandoutError:
     left = sum(1 for outcome in run.outcomes if outcome is None)
     return HandoutError(
         f"The cluster was closed while {left} of the {len(run.plan)} tasks of this run had not ended.",
-        remedy="Close it after its runs have ended.",
+        remedy="Close the cluster after its runs have ended.",
     )
 
 
@@ -463,8 +463,9 @@ def _failure(run: RunState, task: int, outcome: Outcome, found: object, cause: i
         chain = [ids[t] for t in run.chain(task, cause)]
         why = run.failures[cause].reason if cause in run.failures else "it failed"
         error = DependencyError(
-            f"Task {ids[task]!r} was skipped, because {root!r} failed, which it needs: {' <- '.join(chain)} ({why}).",
-            remedy=f"Mend {root!r} first.",
+            f"Task {ids[task]!r} was skipped, because {root!r} failed and the task depends on it: "
+            f"{' <- '.join(chain)} ({why}).",
+            remedy=f"Fix {root!r} first.",
             id=ids[task],
             caused_by=root,
             chain=tuple(chain),
@@ -487,7 +488,7 @@ def _failure(run: RunState, task: int, outcome: Outcome, found: object, cause: i
 
 
 def _as_printable(error: BaseException) -> Exception:
-    """Return the error, or a `RuntimeError` in its place if it is no `Exception` or its text cannot be read."""
+    """Return the error. If it is no `Exception`, or its text cannot be read, return a `RuntimeError` instead."""
     if isinstance(error, Exception) and has_text(error):
         return error
     stand_in = RuntimeError(f"{type(error).__name__}: {exceptions.message(error)}")

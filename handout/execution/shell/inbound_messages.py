@@ -29,7 +29,7 @@ class InboundMessages:
     """Handles the messages of one cluster's agents.
 
     Args:
-        driver: Takes the events.
+        driver: Passes the events to the core.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -52,7 +52,7 @@ class InboundMessages:
         """Handle frames of one agent, in order.
 
         Raises:
-            ProtocolError: A message is not what an agent may send.
+            ProtocolError: An agent may not send such a message.
         """
         for frame in frames:
             if isinstance(frame, Piece):
@@ -65,7 +65,7 @@ class InboundMessages:
                 raise
             except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
                 logger.debug("bad message", exc_info=True)
-                raise ProtocolError(f"message {name!r} is not as it should be: {error!r}") from error
+                raise ProtocolError(f"message {name!r} has wrong content: {error!r}") from error
 
     def _on_finished(self, agent: AgentProxy, message: messages.Finished, view: memoryview) -> None:
         _check_counts(message.elapsed_us, 0)
@@ -79,7 +79,7 @@ class InboundMessages:
                     self._driver.post(batch.event(agent.name))
                 run = self._driver.runs.get(number)
                 if run is None:
-                    # The caller has left the run. This event lets the core free what the task used of its host.
+                    # The caller has left the run. With this event the core can free the amounts that the task took.
                     position += sum(n for n in lengths if n > 0)
                     batch = None
                     self._driver.post(ev.TasksFinished(agent.name, number, [task], [attempt], [0.0], [sizes], [False]))
@@ -94,11 +94,13 @@ class InboundMessages:
             for made, size, length in zip(batch.run.task_objects[task], sizes, lengths, strict=True):
                 if length >= 0:
                     if length != size or position + length > len(view):
-                        raise ValueError(f"{length} bytes of an object of {size}, where {len(view) - position} are")
-                    if current:  # the core drops a stale result, so its bytes are dropped, too
+                        raise ValueError(
+                            f"{length} bytes for an object of {size} bytes; the payload has {len(view) - position} left"
+                        )
+                    if current:  # the core drops a stale result, so the result's bytes are dropped too
                         batch.run.objects.put_new(made, bytes(view[position : position + length]))
                         if batch.run.recorder is not None and batch.run.outcomes[task] is not None:
-                            # A lost result was made again. The end of its task is not announced a second time.
+                            # A lost result was made again, and the core does not announce the end of its task again.
                             batch.run.recorder.arrived(batch.run, made, batch.current)
                     position += length
                     if batch.run.on_object:
@@ -154,7 +156,7 @@ class InboundMessages:
         except Exception as error:
             failure.report["retryable"] = False
             said = f"{type(error).__name__}: {exceptions.message(error)}"
-            failure.exception.add_note(f"retry_on raised {said}; so it was not retried.")
+            failure.exception.add_note(f"retry_on raised {said}, so the task was not retried.")
             return False
 
     def _on_recalled(self, agent: AgentProxy, message: messages.Recalled, _: memoryview) -> None:
@@ -188,8 +190,8 @@ class InboundMessages:
             run = self._driver.runs.get(number)
             if run is not None:
                 _check_below([made], len(run.spec.producer))
-            # The core also learns of objects of a run that its caller has left, and has them dropped. It does not learn
-            # of source bundles, whose keys have the run number 0.
+            # If the caller has left the run, the core still gets the event, and has the object dropped. The core is
+            # not told about a source bundle. The key of a source bundle has the run number 0.
             if number:
                 self._driver.post(ev.ObjectsStored(agent.name, number, [made], [nbytes]))
 
@@ -210,13 +212,13 @@ class InboundMessages:
 
 
 class _Batch:
-    """The finished tasks of one run in one message."""
+    """The tasks of one run that one message reports as finished."""
 
     __slots__ = ("attempts", "current", "durations_s", "held", "run", "sizes", "tasks")
 
     def __init__(self, run: RunState, current: Sequence[int]) -> None:
         self.run = run
-        #: By task: the attempt whose result counts.
+        #: The number of the attempt whose result counts, for each task.
         self.current = current
         self.tasks: list[int] = []
         self.attempts: list[int] = []
@@ -230,25 +232,25 @@ class _Batch:
         )
 
 
-#: Numbers from this one on are refused. No measurement is that large, and a huge integer cannot become a float.
+#: Numbers as large as this are refused. No measurement is that large, and a huge integer cannot become a float.
 _MAX_NUMBER = 1 << 80
 
 
 def _check_counts(counts: Sequence[int], least: int) -> None:
-    """Check that all counts of a message are integers of a possible size: the core calculates with them.
+    """Check that all counts of a message are integers of a possible size, because the core calculates with them.
 
     Raises:
-        ValueError: A count is no integer, or is out of range.
+        ValueError: A count is not an integer, or is out of range.
     """
     if counts and ({*map(type, counts)} != {int} or min(counts) < least or max(counts) >= _MAX_NUMBER):
-        raise ValueError(f"a count is no integer, is below {least} or is too large")
+        raise ValueError(f"a count is not an integer, is below {least} or is too large")
 
 
 def _check_below(numbers: Iterable[int], end: int) -> None:
-    """Check that a run has tasks or objects with these numbers. Other numbers would break the core and so end all runs.
+    """Check that a run has tasks or objects with these numbers. Other numbers would break the core and end all runs.
 
     Raises:
-        ValueError: The run lacks one.
+        ValueError: The run lacks a task or an object with one of the numbers.
     """
     highest = max(numbers)
     if highest >= end:
@@ -256,10 +258,10 @@ def _check_below(numbers: Iterable[int], end: int) -> None:
 
 
 def _facts(message: messages.Failed) -> dict[str, Any]:
-    """Return the facts of a failure that the agent knows: the fields that differ from their defaults.
+    """Return the facts of a failure that the agent reports: the fields that differ from their defaults.
 
     Raises:
-        ValueError: A number is too large, or a line is no text.
+        ValueError: A number is too large, or a line is not a text.
     """
     defaults = message._field_defaults
     facts = {k: v for k, v in message._asdict().items() if k != "attempt_id" and v != defaults.get(k)}
@@ -267,5 +269,5 @@ def _facts(message: messages.Failed) -> dict[str, Any]:
         if isinstance(value, int | float) and abs(value) >= _MAX_NUMBER:
             raise ValueError(f"{name} is {str(value)[:50]!r}")
         if isinstance(value, list) and not all(isinstance(line, str) for line in value):
-            raise ValueError(f"{name} is no list of lines")
+            raise ValueError(f"{name} is not a list of lines")
     return facts

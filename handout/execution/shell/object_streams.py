@@ -1,4 +1,4 @@
-"""Streams of objects to, from and through the controller. Their bytes are not unpickled here."""
+"""Streams of objects to, from and through the controller. The objects are not unpickled here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RELAY_MEMORY = 8 << 20
 
 
 class BytesSource(Source):
-    """An object that the controller has, as segments that are never joined."""
+    """The source of an object that the controller has. It reads from the object's segments, and never joins them."""
 
     def __init__(self, segments: list[Buffer]) -> None:
         self._segments: list[memoryview] = []
@@ -62,16 +62,16 @@ class Sink(Protocol):
         ...
 
     def end(self) -> None:
-        """Take the object as complete."""
+        """Note that the object is complete."""
         ...
 
     def fail(self, missing: bool) -> None:
-        """Give up: the object will not come. ``missing`` is True if its host does not have it."""
+        """Give up, because the object will not come. ``missing`` is True if the host does not have it."""
         ...
 
 
 class Room(Protocol):
-    """The memory that arriving objects share."""
+    """The memory and the files for arriving objects."""
 
     def claim(self, nbytes: int) -> bool:
         """Take ``nbytes`` and return True, or return False if there is not enough."""
@@ -87,12 +87,12 @@ class Room(Protocol):
 
 
 class Gathered:
-    """A sink that hands over the whole object: in memory, or in a file if there is no room in memory.
+    """A sink that collects a whole object: in memory, or in a file if there is no room in memory.
 
     Args:
-        done: Called with the object, and its size in bytes.
-        failed: Called if the object does not come, with True if its host does not have it.
-        room: Gives memory while the object is on its way.
+        done: Called when the object is complete, with its bytes or the file that has them, and with its size in bytes.
+        failed: Called if the object does not come. The argument is True if the host does not have the object.
+        room: Gives memory, or a file, for the arriving object.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Gathered:
         """See `Sink`."""
         end = self._at + len(data)
         if end > self._size:
-            raise ProtocolError(f"an object of {self._size} bytes has at least {end}")
+            raise ProtocolError(f"an object of {self._size} bytes was sent with at least {end} bytes")
         if self._file is not None:
             self._file.write(data)
         else:
@@ -133,7 +133,7 @@ class Gathered:
     def end(self) -> None:
         """See `Sink`."""
         if self._at < self._size:
-            raise ProtocolError(f"an object of {self._size} bytes ended after {self._at}")
+            raise ProtocolError(f"an object of {self._size} bytes ended after {self._at} bytes")
         self._give_back()
         if self._file is not None:
             self._file.flush()
@@ -148,7 +148,7 @@ class Gathered:
             try:
                 self._file.close()
             except OSError:
-                pass  # its buffer could not be written, as on a full disk; the file is closed all the same
+                pass  # the last bytes could not be written, for example on a full disk; the file is closed anyway
             os.unlink(self._file.name)
         self._failed(missing)
 
@@ -158,11 +158,11 @@ class Gathered:
 
 
 class Relay(GrowingSource):
-    """A sink for an object of one host, and at the same time the source from which it is sent to another host.
+    """Receives an object from one host, and sends it to another host at the same time. A sink and a source in one.
 
     Args:
-        start: Begins to send the object; returns a function that stops sending it.
-        failed: Called if the object does not come, with True if its host does not have it.
+        start: Begins to send the object. Returns a function that stops sending it.
+        failed: Called if the object does not come. The argument is True if the host does not have the object.
     """
 
     def __init__(self, start: Callable[[Relay], Callable[[], None]], failed: Callable[[bool], None]) -> None:
@@ -184,7 +184,7 @@ class Relay(GrowingSource):
         if self._closed:
             return
         if self._arrived + len(data) > self.size:
-            raise ProtocolError(f"an object of {self.size} bytes has at least {self._arrived + len(data)}")
+            raise ProtocolError(f"an object of {self.size} bytes was sent with {self._arrived + len(data)} bytes")
         self._file.seek(self._arrived)
         self._file.write(bytes(data))
         self._arrived += len(data)
@@ -193,8 +193,8 @@ class Relay(GrowingSource):
     def end(self) -> None:
         """See `Sink`."""
         if not self._closed and self._arrived < self.size:
-            # The target host would wait for the missing bytes for ever.
-            raise ProtocolError(f"an object of {self.size} bytes ended after {self._arrived}")
+            # Without this error, the target host would wait for the missing bytes for ever.
+            raise ProtocolError(f"an object of {self.size} bytes ended after {self._arrived} bytes")
         self.on_more()
 
     def fail(self, missing: bool) -> None:
@@ -216,24 +216,24 @@ class Relay(GrowingSource):
         try:
             self._file.close()
         except OSError:
-            pass  # the disk is full; the file is not read any more
+            pass  # the disk is full, but the file is no longer needed
 
 
 @dataclass(slots=True)
 class Fetches:
-    """The objects that one agent was asked for and has not sent yet."""
+    """The objects that the controller has requested from one agent, and that have not arrived completely."""
 
-    #: By object key: the sinks of the requests that the agent has not answered, in the order of the requests.
+    #: Maps each object key to the sinks of the requests that the agent has not answered, in the order of requests.
     waiting: dict[int, list[Sink]] = field(default_factory=dict)
-    #: By incoming stream: its sink.
+    #: Maps the number of each incoming stream to the sink for its bytes.
     arriving: dict[int, Sink] = field(default_factory=dict)
 
     def expect(self, key: int, sink: Sink) -> None:
-        """Note that the agent is being asked for an object."""
+        """Note that the controller requests an object from the agent."""
         self.waiting.setdefault(key, []).append(sink)
 
     def announced(self, key: int, stream: int, size: int) -> None:
-        """Handle that the agent begins to send an object."""
+        """Handle the message that the agent begins to send an object."""
         sink = self._next(key)
         if sink is not None:
             self.arriving[stream] = sink
@@ -253,13 +253,13 @@ class Fetches:
                 self.arriving.pop(stream, None)
 
     def missing(self, key: int) -> None:
-        """Handle that the agent does not have an object."""
+        """Handle the message that the agent does not have an object."""
         sink = self._next(key)
         if sink is not None:
             sink.fail(True)
 
     def lost(self) -> None:
-        """Give up all objects: the agent is lost."""
+        """Give up all objects, because the agent is lost."""
         sinks = [*self.arriving.values(), *(s for queue in self.waiting.values() for s in queue)]
         self.arriving.clear()
         self.waiting.clear()
@@ -268,11 +268,11 @@ class Fetches:
 
     @contextmanager
     def _given_up_without_room(self, stream: int, sink: Sink) -> Iterator[None]:
-        """If the controller has no room for the object, give up the object and keep the conversation."""
+        """If the controller has no room for an object, give up only the object, not the conversation."""
         try:
             yield
         except (OSError, MemoryError) as error:
-            logger.warning("An object could not be taken in here: %s: %s", type(error).__name__, error)
+            logger.warning("The controller could not store an arriving object: %s: %s", type(error).__name__, error)
             self.arriving.pop(stream, None)
             sink.fail(False)
 

@@ -1,4 +1,4 @@
-"""Moves objects: from the controller to hosts, from hosts to the controller, and from host to host through it."""
+"""Moves objects between the controller and hosts, and from host to host by way of the controller."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ObjectTraffic:
     Args:
         runs: The cluster's runs by number, as the driver keeps them.
         agents: The cluster's agents by the names of their hosts, as the driver keeps them.
-        core: Says which attempt of a task counts.
-        post: Tells the core how a command went.
+        core: Knows the number of the latest attempt of each task.
+        post: Reports the outcome of a command to the core.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class ObjectTraffic:
             self._post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
 
     def _segments(self, run: RunState, number: int) -> list[Segment] | None:
-        """Return an object's bytes; None if the controller does not have them, or their file cannot be read."""
+        """Return an object's bytes, or None if the controller does not have them or cannot read their file."""
         try:
             return run.objects.segments(number)
         except OSError as error:
-            logger.warning("A result of this run cannot be read any more, and is made again: %s", error)
+            logger.warning("The file of a result cannot be read any more, so the result is made again: %s", error)
             return None
 
     def _note_source(self, run: RunState, number: int, source: str) -> None:
-        """Note that an object's bytes have passed through a host with ``trust="data"`` and are untrusted."""
+        """If an object comes from a host with ``trust="data"``, note that its bytes are untrusted."""
         giver = self._agents.get(source)
         if giver is not None and not giver.trusted:
             run.suspects.setdefault(number, source)

@@ -1,4 +1,4 @@
-"""The objects of one run that the controller holds: values that it supplies, and results from hosts."""
+"""The objects of one run that the controller holds: values from the caller, and results from hosts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["RunObjects"]
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An object in a file of its own. The file is open only while it is read, because there may be thousands."""
+    """An object in a file of its own. The file is open only while it is read, because many objects may have files."""
 
     path: Path
     nbytes: int
-    #: True if the file is deleted with the object.
+    #: True if the file is deleted when the object is dropped.
     spilled: bool = False
 
 
@@ -38,11 +38,11 @@ _Held = bytes | bytearray | memoryview | list[Segment] | _File | _Later
 
 
 class RunObjects:
-    """The bytes of objects, by object number. An object is unpickled only when its value is asked for.
+    """The bytes of objects, by object number. An object is unpickled only when `value` is called.
 
     Args:
-        values: Pickled values that the controller supplies, by object number. They do not count towards ``max_memory``.
-        max_memory: Bytes of results to hold in memory; a result that does not fit goes to a file.
+        values: Pickled values from the caller, by object number. They do not count towards ``max_memory``.
+        max_memory: Bytes of results to hold in memory. A result that does not fit is written to a file.
     """
 
     def __init__(self, values: Mapping[int, Sequence[Segment]] | None = None, max_memory: int = 1 << 30) -> None:
@@ -67,14 +67,14 @@ class RunObjects:
         return left if left > 0 else 0
 
     def claim(self, nbytes: int) -> bool:
-        """Reserve memory for an arriving result; return False if there is not enough left."""
+        """Reserve memory for an arriving result. Return False if there is not enough left."""
         if nbytes > self.memory_left:
             return False
         self.claimed += nbytes
         return True
 
     def release(self, nbytes: int) -> None:
-        """Free reserved memory: the result has arrived, or does not come."""
+        """Free reserved memory, because the result has arrived or will not come."""
         self.claimed -= nbytes
 
     def put(self, number: int, data: bytes | bytearray | memoryview | IO[bytes], nbytes: int) -> None:
@@ -98,9 +98,9 @@ class RunObjects:
             self._held[number] = _File(path, nbytes, spilled=True)
 
     def new_file(self) -> IO[bytes]:
-        """Return a new open file, with the path as its name, for a result that does not fit into memory.
+        """Return a new open file for a result that does not fit into memory. Its ``name`` is its path.
 
-        `put` closes the file and keeps its name, because there may be more results than file descriptors.
+        `put` closes the file and keeps only its path, because there may be more results than file descriptors.
         """
         descriptor, path = tempfile.mkstemp(dir=self._spill.path)
         os.close(descriptor)
@@ -133,7 +133,7 @@ class RunObjects:
         """Return an object's bytes, in parts, or None if the object is not held.
 
         Raises:
-            OSError: Its file cannot be read.
+            OSError: The object's file cannot be read.
         """
         held = self._held.get(number)
         if held is None:
@@ -148,7 +148,7 @@ class RunObjects:
         return held if isinstance(held, list) else [held]
 
     def small(self, number: int, limit: int) -> bytes | None:
-        """Return an object's bytes if they are in memory and at most ``limit`` many, otherwise None."""
+        """Return an object's bytes if they are in memory and are at most ``limit`` bytes. Otherwise return None."""
         held = self._held.get(number)
         if type(held) is bytes:
             return held if len(held) <= limit else None
@@ -164,7 +164,7 @@ class RunObjects:
         return sum(memoryview(segment).nbytes for segment in self.segments(number) or ())
 
     def value(self, number: int, load: Callable[[Segment], Any] = loads) -> Any:
-        """Unpickle an object with ``load``, each time anew.
+        """Unpickle an object with ``load``. Each call makes a new value.
 
         Raises:
             KeyError: The object is not held.
@@ -173,7 +173,7 @@ class RunObjects:
         if segments is None:
             raise KeyError(number)
         data = segments[0] if len(segments) == 1 else b"".join(segments)
-        # From a read-only view `load` copies the buffers, so writing to the value does not change the object.
+        # `load` copies the buffers of a read-only view, so that writing to the value does not change the object.
         return load(memoryview(data).toreadonly())
 
     def drop(self, numbers: Iterable[int]) -> None:

@@ -26,7 +26,7 @@ __all__ = ["HeldAttempt", "RunRecorder", "RunState"]
 
 
 class HeldAttempt(NamedTuple):
-    """An attempt that is handed over when its start is recorded."""
+    """An attempt that is held back until its start is recorded."""
 
     host: str
     task: int
@@ -37,23 +37,23 @@ class RunRecorder(Protocol):
     """Records a run; see `Recorder`."""
 
     def watch(self, lost: Callable[[Exception], None]) -> None:
-        """Have `lost` called when nothing can be recorded any more."""
+        """Register ``lost``. It is called when nothing can be recorded any more."""
         ...
 
     def must_wait(self, command: StartTasks) -> bool:
-        """Return True if the starts of some of these tasks must be recorded before the tasks are handed over."""
+        """Return True if the starts of some tasks must be recorded before the tasks are handed over."""
         ...
 
     def start(self, run: RunState, command: StartTasks, then: Callable[[Exception | None], None]) -> None:
-        """Record starts; call ``then`` with None when they are on the disk, or with the error that prevented it."""
+        """Record starts. Then call ``then``, with None or the error that prevented the recording."""
         ...
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
-        """Stop holding an attempt back; return False if it was not held back."""
+        """Stop holding back an attempt. Return False if it was not held back."""
         ...
 
     def release_all(self) -> Sequence[HeldAttempt]:
-        """Stop holding any attempt back; return those that were held back."""
+        """Stop holding back all attempts, and return them."""
         ...
 
     def not_started(self, tasks: Iterable[int], attempts: Iterable[int]) -> None:
@@ -69,11 +69,11 @@ class RunRecorder(Protocol):
         ...
 
     def arrived(self, run: RunState, number: int, attempts: Sequence[int]) -> None:
-        """Record a result that came to the controller after its task had ended."""
+        """Record a result that arrived at the controller after its task had ended."""
         ...
 
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
-        """Record how the run ended; call ``then`` with None when all is committed, or with the error."""
+        """Record how the run ended. Then call ``then``, with None if all is committed, or with the error."""
         ...
 
 
@@ -90,31 +90,32 @@ class RunState:
     spec: RunSpec
     policy: RunPolicy
     objects: RunObjects
-    #: By profile: the properties of its tasks that agents need.
+    #: For each profile, the properties of its tasks that agents must know.
     traits: Sequence[Traits]
     started_at: float
-    #: By task: how it ended, None while it has not.
+    #: For each task, how it ended, or None if it has not ended.
     outcomes: list[Outcome | None] = field(default_factory=list)
-    #: By task: the host of its last attempt.
+    #: For each task, the host to which its last attempt was handed over.
     hosts: list[str] = field(default_factory=list)
-    #: By object: its value, once it was asked for.
+    #: The unpickled values that the caller has asked for, by object number.
     values: dict[int, Any] = field(default_factory=dict)
-    #: By object: the host with ``trust="data"`` through which its bytes have passed. They are untrusted on every host.
+    #: For each object whose bytes have passed through a host with ``trust="data"``, that host. Such bytes are untrusted
+    #: on every host.
     suspects: dict[int, str] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
-    #: The tasks that failed, in the order in which they did.
+    #: The tasks that failed, in the order of their failures.
     failed_order: list[int] = field(default_factory=list)
     #: The error that ended the run as a whole.
     error: Exception | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Called with every batch of events; see `Execution`.
+    #: Called with every batch of events; see `Execution.events`.
     watchers: list[Callable[[Sequence[RunEvent]], None]] = field(default_factory=list)
-    #: By task: functions that are called once when the task ends.
+    #: For each task, the functions that are called once when the task ends.
     on_task_end: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
-    #: By object: functions that are called once when the controller has the object, or it cannot come.
+    #: For each object, the functions that are called once, when the controller has the object or cannot get it.
     on_object: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     logs: RunLogs = field(default_factory=RunLogs)
-    #: By task: how its attempts failed, and where.
+    #: For each task that has failed attempts, these attempts.
     histories: dict[int, AttemptHistory] = field(default_factory=dict)
     #: Records the run, if it has a journal.
     recorder: RunRecorder | None = None
@@ -130,7 +131,7 @@ class RunState:
 
     @cached_property
     def task_objects(self) -> list[tuple[int, ...]]:
-        """By task: the object number of its whole result, then the object numbers of its elements."""
+        """For each task, the object number of its whole result, then the object numbers of its elements."""
         count = len(self.plan)
         made: list[tuple[int, ...]] = [(t,) for t in range(count)]
         producer = self.spec.producer
@@ -141,7 +142,7 @@ class RunState:
 
     @cached_property
     def wanted(self) -> bytearray:
-        """By object: 1 if a task, the caller or the cluster needs it."""
+        """For each object, 1 if a task, the caller or the cluster needs it, otherwise 0."""
         wanted = bytearray(len(self.spec.producer))
         for inputs in self.encoded.inputs:
             for number in inputs:
@@ -155,7 +156,7 @@ class RunState:
         self.suspects.update(dict.fromkeys(self.task_objects[task], host))
 
     def chain(self, task: int, cause: int) -> list[int]:
-        """Return a shortest path from a skipped task, through inputs, to the task that caused it to be skipped."""
+        """Return a shortest path of tasks, from a skipped task through its inputs to the task that caused the skip."""
         came_from = {task: -1}
         queue = deque([task])
         while queue and cause not in came_from:
@@ -176,7 +177,7 @@ class RunState:
             watcher(events)
 
     def arrived(self, number: int) -> None:
-        """Call the functions that wait for an object: the controller has it, or it cannot come."""
+        """Call the functions that wait for an object, because the controller has it or cannot get it."""
         for callback in self.on_object.pop(number, ()):
             callback()
 

@@ -26,7 +26,7 @@ def make_run(
         encoded: A snapshot of the graph's functions and arguments, as they are sent to hosts.
         options: The options of the run.
         number: Number of the run, unique among the runs that its hosts have seen.
-        allocator: The cluster's allocator. The run uses it if the options name none.
+        allocator: The cluster's allocator. The run uses it if its options name no allocator.
 
     Raises:
         GraphError: A function has ``enforce_memory=True`` and no memory in its cost.

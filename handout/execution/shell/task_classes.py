@@ -1,4 +1,4 @@
-"""Task classes: the need and the options of tasks, which an agent gets once for all tasks that have the same ones."""
+"""Task classes. A task class has the need and the options that several tasks share. An agent gets it only once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["TaskClass", "TaskClassTable"]
 
 @dataclass(frozen=True, slots=True)
 class TaskClass:
-    """One task class."""
+    """A task class, with the message that sends it to an agent."""
 
     #: The key by which `TaskClassTable` finds an equal task class.
     key: tuple[Any, ...]
     message: NewTaskClass
-    #: Key and bytes of the source bundle that its workers import from, or None.
+    #: The key and the bytes of the source bundle that its workers import from, or None.
     bundle: tuple[int, bytes] | None
 
 
@@ -32,16 +32,16 @@ class TaskClassTable:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], TaskClass] = {}
-        #: By run, then by profile and variant.
+        #: The task classes of each run, by profile and variant.
         self._by_run: dict[int, dict[tuple[int, int], TaskClass]] = {}
-        #: By number of a task class: how many entries of ``_by_run`` have it.
+        #: For each number of a task class, how many entries of ``_by_run`` have this class.
         self._uses: Counter[int] = Counter()
         #: No two task classes ever get the same number, because agents drop unused classes by their numbers.
         self._numbers = itertools.count(1)
         self._shared: frozenset[str] = frozenset()
 
     def share(self, names: frozenset[str]) -> None:
-        """Set the names of the amounts that hosts share. Task classes leave them out: agents do not count them."""
+        """Set the names of the amounts that hosts share. Task classes lack them, because agents do not count them."""
         self._shared = names
 
     def forget(self, run: int) -> set[int]:
@@ -77,7 +77,7 @@ class TaskClassTable:
             0,  # replaced below; an equal task class that exists keeps its own number
             dict(need),
             threads=max(1, math.ceil(cpu / PARTS)),
-            # A task with a memory limit needs a process of its own: the agent can only measure processes.
+            # A task with a memory limit needs a process of its own, because the agent can only measure processes.
             shared_loop=traits.coroutine and not cpu and limit is None,
             timeout_s=options.timeout_s,
             options=_worker_options(options, limit),

@@ -1,1 +1,1 @@
-"""Reads the bytes of a host with ``trust="data"``. Only data is made from them, and nothing in them can run."""
+"""Reads the bytes that a host with ``trust="data"`` sent. It makes only data from them, and runs nothing in them."""

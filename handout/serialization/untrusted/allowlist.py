@@ -1,8 +1,8 @@
 """The allowlist: the names that an untrusted host's bytes may contain, and how the reader makes a value for each.
 
-A name in the bytes is looked up, imported or called only if it stands in this list or the caller registered it. The
-types of all arguments are checked, down to their parts, before any code compares, hashes, counts or prints them. Memory
-is allocated for bytes that arrived, and never for a length that the bytes only state.
+A name in the bytes is imported or called only if it is in this list, or if the caller registered it. The functions
+below check the types of all arguments and of their parts before any other code compares, hashes, counts or prints them.
+They allocate memory only for bytes that arrived, never for a length that the bytes claim.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from handout.serialization import classes_by_value, functions_by_value
 from handout.serialization.pickling import LoadError
 
 C = TypeVar("C", bound=type)
-#: Takes some of the budget for reading one stream. Raises `RefusedError` when the budget is used up.
+#: A function that takes a cost from the budget for reading one stream. It raises `RefusedError` if too little is left.
 Spend = Callable[[int], None]
 
 _MAX_TEXT = 300
-#: Longest text, and most bits of a number, in a fraction. Reducing a fraction takes time that grows with their square.
+#: A fraction may be made of a text of up to 10,000 characters, or of numbers of up to 20,000 bits. The time for
+#: reducing a fraction grows with the square of these sizes.
 _MAX_RATIO_TEXT, _MAX_RATIO_BITS = 10_000, 20_000
 
 #: Classes that the caller registered, by module and qualified name.
 _registered: dict[tuple[str, str], type] = {}
-#: Module and qualified name of classes that the caller registered in its own process. They are imported when needed.
+#: Module and qualified name of each class that the caller registered in the caller's process. A class is imported here
+#: when a stream first names it.
 _allowed_names: set[tuple[str, str]] = set()
 
 
 def printable(text: str) -> str:
-    """Return a host's text for a message: cut to 300 characters, with ``?`` for unprintable ones."""
+    """Make a host's text safe for a message: cut it to 300 characters, and replace unprintable ones by ``?``."""
     return "".join(char if char.isprintable() else "?" for char in text[:_MAX_TEXT])
 
 
@@ -75,7 +77,7 @@ def register(cls: C) -> C:
 
 
 def registered() -> list[tuple[str, str]]:
-    """Return module and qualified name of each registered class, as other processes import it."""
+    """Return the module and the qualified name by which other processes import each registered class."""
     main = functions_by_value.main_name()
     return [(main if main is not None and module == "__main__" else module, name) for module, name in _registered]
 
@@ -86,13 +88,15 @@ def allow(names: Iterable[Any]) -> None:
 
 
 class Allowed:
-    """Stands for an allowed name in a stream. The stream can call it, but never gets the named object itself.
+    """The object that the reader puts in the place of an allowed name.
+
+    The stream can call this object, but never gets the named class or function itself.
 
     Args:
         name: The name, for messages.
         make: Makes a value from the arguments of the call, or raises `RefusedError`.
-        cls: The registered dataclass of that name. The reader never calls it, but makes an empty object and sets its
-            state.
+        cls: The class with that name, if it is a registered dataclass. The reader never calls the class. It makes an
+            empty object of the class instead, and sets the object's state.
     """
 
     __slots__ = ("cls", "make", "name")
@@ -102,7 +106,7 @@ class Allowed:
 
 
 class Pending:
-    """Stands for an object whose state follows in the stream.
+    """A placeholder for an object whose state comes later in the stream.
 
     Args:
         finish: Makes the object from its state.
@@ -112,7 +116,7 @@ class Pending:
 
     def __init__(self, finish: Callable[[Any, Spend], Any]) -> None:
         self.finish = finish
-        #: Number in the reader's memo; -1 if the stream has not put it there.
+        #: Number of this placeholder in the reader's memo, or -1 if the stream has not put it into the memo.
         self.index = -1
 
 
@@ -124,11 +128,14 @@ def _of_class(cls: type) -> Allowed:
 
 
 def _member(cls: Any, value: Any) -> Any:
-    """Return the enum's member of this value. ``cls(value)`` could call ``_missing_``, which is the caller's code."""
+    """Return the member of an enum that has this value.
+
+    ``cls(value)`` is used for combinations of flags only, because it could call the caller's code in ``_missing_``.
+    """
     members = cls.__members__.values()
     if type(value) in (int, str):
         found = cls._value2member_map_.get(value)
-    else:  # compared and not hashed: hashing the value may take long, or fail
+    else:  # a search instead of a look-up, because hashing the value may take long or fail
         found = next((m for m in members if type(m._value_) is type(value) and m._value_ == value), None)
     if found is None and issubclass(cls, enum.Flag) and type(value) is int:
         known = functools.reduce(lambda bits, member: bits | member._value_, members, 0)
@@ -137,7 +144,7 @@ def _member(cls: Any, value: Any) -> Any:
 
 
 def _plain(kind: type, *accepted: type) -> Allowed:
-    """Allow a type of the standard library with arguments of the accepted types."""
+    """Return the `Allowed` for a type of the standard library. It takes arguments of the accepted types only."""
 
     def make(*args: Any) -> Any:
         for arg in args:
@@ -160,7 +167,11 @@ def _fraction(*args: Any) -> fractions.Fraction:
 
 
 def _date(kind: Any) -> Allowed:
-    """Allow a type of ``datetime``. Its constructor does not check bytes, but ``replace`` checks all fields."""
+    """Return the `Allowed` for a type of ``datetime``.
+
+    The constructor of such a type does not check the bytes that it gets. So ``replace`` is called, which checks every
+    field.
+    """
     plain = _plain(kind, bytes, datetime.timezone)
     return Allowed(plain.name, lambda *args: plain.make(*args).replace())
 
@@ -184,7 +195,7 @@ _STANDARD_LIBRARY: dict[tuple[str, str], Allowed] = {
 # ---- numpy: imported when the first array is read ----------------------------------------------------------
 
 
-#: Most axes of an array (numpy itself allows no more), and largest depth of records inside records.
+#: An array may have up to 64 axes, as in numpy itself. Records may be nested to a depth of 16.
 _MAX_AXES, _MAX_NESTED = 64, 16
 
 
@@ -193,10 +204,14 @@ def _numpy() -> Any:
 
 
 def _without_references(kind: Any) -> Any:
-    """Return a numpy dtype if it holds no references, so that any bytes are a value of it."""
+    """Return a numpy dtype if it holds no references. Any bytes are then a valid value of the dtype.
+
+    Raises:
+        RefusedError: The value is not a dtype, or the dtype holds references.
+    """
     numpy = _numpy()
     if not isinstance(kind, numpy.dtype) or kind.hasobject:
-        # The message does not print the type: if its parts are shared, printing takes very long.
+        # The message does not contain the dtype, because printing a dtype with shared parts may take very long.
         raise RefusedError("a numpy array of objects")
     return kind
 
@@ -213,7 +228,10 @@ def _dtype(code: Any, _align: Any = False, _copy: Any = True) -> Pending:
         raise RefusedError(f"a numpy array of {code!r}" if type(code) is str else "a numpy array of no type")
 
     def finish(state: Any, spend: Spend) -> Any:
-        """Make the dtype. numpy's own ``__setstate__`` trusts sizes and flags, and could read memory out of bounds."""
+        """Make the dtype without numpy's ``__setstate__``.
+
+        That method trusts the sizes and flags in the state, and could let numpy read memory out of bounds.
+        """
         order, subarray, names, fields = state[1:5]
         if subarray is not None:
             raise RefusedError("a numpy array with subarrays")
@@ -242,7 +260,10 @@ def _record_dtype(names: tuple[Any, ...], fields: dict[Any, Any], itemsize: int,
 
 
 def _spend_on_fields(kind: Any, spend: Spend) -> None:
-    """Spend cost for each field of a record, at any depth. Fields may share parts, and numpy visits each part again."""
+    """Spend cost for each field of a record, at any depth.
+
+    A part that several fields share counts for each of them, because numpy visits the part each time.
+    """
     inside = [(kind, 1)]
     while inside:
         part, depth = inside.pop()
@@ -272,7 +293,7 @@ def _array(data: Any, kind: Any, shape: Any, order: Any, axes: Any = None) -> An
 
 
 def _reconstruct(kind: Any, _shape_of_none: Any, _code: Any) -> Pending:
-    """Read an array that was not contiguous, or that has no bytes."""
+    """Return a placeholder for an array that was not contiguous, or that has no bytes."""
     numpy = _numpy()
     if kind is not NDARRAY:
         raise RefusedError("a subclass of numpy's array")
@@ -287,7 +308,7 @@ def _reconstruct(kind: Any, _shape_of_none: Any, _code: Any) -> Pending:
         if not raw:
             if 0 not in shape:
                 raise RefusedError("a numpy array of elements without a size")
-            # The array gets this memory, because numpy would allocate the product of the other axes.
+            # One byte suffices. Without it, numpy would allocate memory for the product of the other axes.
             return numpy.ndarray(shape, dtype, bytearray(1), order=order)
         return _array(bytearray(raw), dtype, shape, order)  # a copy, because an array over bytes is read-only
 
@@ -301,7 +322,7 @@ def _scalar(kind: Any, raw: Any) -> Any:
     return numpy.frombuffer(raw, kind)[0] if raw else numpy.zeros((), kind)[()]
 
 
-#: The only allowed name whose call takes another allowed name, which is NDARRAY, as an argument.
+#: This allowed name takes another allowed name, `NDARRAY`, as an argument. No other one does.
 RECONSTRUCT = Allowed("numpy._reconstruct", _reconstruct)
 NDARRAY = Allowed("numpy.ndarray", lambda *_: refuse("a numpy array made by a call of its type"))
 _NUMPY: dict[str, Allowed] = {
@@ -316,12 +337,12 @@ _NUMPY_HOMES = ("numpy", "numpy.core", "numpy._core", "numpy.core.multiarray", "
 
 
 def refuse(name: str) -> Any:
-    """Raise `RefusedError`. The return type lets an expression call it."""
+    """Raise `RefusedError`. The declared return type lets expressions contain the call."""
     raise RefusedError(name)
 
 
 def look_up(module: Any, name: Any) -> Allowed:
-    """Return the `Allowed` for a name in a stream. Only the module of a registered class is imported.
+    """Return the `Allowed` for a name in a stream. This imports no module except that of a registered class.
 
     Raises:
         RefusedError: The name is not allowed.
@@ -340,7 +361,7 @@ def look_up(module: Any, name: Any) -> Allowed:
 def _class(module: str, name: str) -> type | None:
     cls = _registered.get((module, name))
     if cls is None and module == functions_by_value.main_name():
-        # In a program that was started as `python -m pkg.mod`, hosts call the module of its classes `pkg.mod`.
+        # This program was started as `python -m pkg.mod`. Here its main module is `__main__`, but on hosts `pkg.mod`.
         cls = _registered.get(("__main__", name))
     if cls is None and (module, name) in _allowed_names:
         found: Any = importlib.import_module(module)
@@ -351,7 +372,13 @@ def _class(module: str, name: str) -> type | None:
 
 
 def _class_by_value(token: Any, version: Any, _blob: Any) -> Allowed:
-    """Return the `Allowed` for a class that was sent by value, if this process has it. Its bytes are not read."""
+    """Return the `Allowed` for a class that was sent by value.
+
+    This process must have the class already, because the bytes of the class are not read.
+
+    Raises:
+        RefusedError: This process does not have the class, or the caller did not register the class.
+    """
     named = type(token) is tuple and tuple(map(type, token)) == (str, int) and type(version) is int
     cls = classes_by_value.known_class(token, version) if named else None
     key = (cls.__module__, cls.__qualname__) if cls is not None else None

@@ -1,11 +1,11 @@
 """Reads the pickled data of an untrusted host, so that nothing in it can run.
 
-A pickle is a program for a small machine, and the ordinary reader runs any program. This reader knows only the opcodes
-that the C pickler uses to write data. It makes only values on the allowlist: built-in types, numpy arrays and scalars
-of plain numbers and text, and classes that the caller registered. It refuses any other name before it looks the name
-up, imports it or calls it. It also refuses bytes that only cost time or memory: lengths beyond the bytes that arrived,
-keys that take very long to hash. The reader is pure Python. On many small objects it is about ten times slower than
-the ordinary one; on large buffers it is as fast.
+A pickle is a program for a small machine, and Python's ordinary reader runs any such program. This reader knows only
+the opcodes that the C pickler uses to write data. It makes only values of the types on the allowlist: built-in types,
+numpy arrays and scalars of plain numbers and text, and classes that the caller registered. It refuses any other name
+before that name is imported or called. It also refuses bytes that serve only to waste time or memory, such as lengths
+beyond the bytes that arrived, or keys that take very long to hash. The reader is pure Python. For many small objects,
+it is about ten times slower than the ordinary reader. For large buffers, it is as fast.
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ from handout.serialization.untrusted.allowlist import (
 
 __all__ = ["RefusedError", "allow", "loads", "register", "registered"]
 
-#: Cost that reading a stream may have: the first for each of its bytes, and the second once. The reader spends it on
-#: the parts of keys, on a key again for each earlier key of the same hash, and on the arguments of calls and states.
-#: Parts may be shared, so that a few bytes stand for many parts.
+#: The budget for reading a stream is `_COST_OF_ANY`, plus `_COST_OF_BYTE` for each byte. The reader spends the budget
+#: on hashing the parts of keys, on comparing a key with each earlier key of the same hash, and on the arguments of
+#: calls and states. The size of the stream alone limits none of these: values may share parts, so a few bytes can
+#: describe values with very many parts.
 _COST_OF_BYTE, _COST_OF_ANY = 10, 100_000
-#: Largest depth of nesting in a key, because C hashes a key recursively.
+#: Largest depth of nesting in a key. Python hashes a nested key recursively in C, which could overflow the stack.
 _MAX_DEPTH = 200
-#: Shorter texts and smaller numbers cost nothing as keys: hashes of texts are random, those of small numbers differ.
+#: As keys, shorter texts and smaller numbers cost nothing, because a host cannot choose many with the same hash: the
+#: hashes of texts are random, and those of small numbers differ (except those of -1 and -2).
 _SHORT, _SMALL = 256, sys.hash_info.modulus
 
 
@@ -54,20 +56,23 @@ def loads(data: Segment) -> Any:
     """Return the value that `pickling.dumps` encoded, if it is data.
 
     Raises:
-        RefusedError: The bytes contain something else, which the error names.
-        LoadError: The bytes are no encoded value.
+        RefusedError: The bytes contain something that is not data. The error names it.
+        LoadError: The bytes are not an encoded value.
     """
     stream, buffers = split(data)
     try:
         return _Reader(stream, buffers=buffers).load()
     except LoadError:
         raise
-    except Exception as error:  # an empty stack, a wrong type or a constructor may raise any
+    except Exception as error:  # an empty stack, a wrong type or a constructor may raise any exception
         raise LoadError(f"the bytes are no encoded value: {type(error).__name__}: {printable(str(error))}") from None
 
 
 class _ArrayArgs:
-    """The arguments of `allowlist.RECONSTRUCT`. Only this tuple may hold a placeholder, so it is one itself."""
+    """The arguments of `allowlist.RECONSTRUCT`.
+
+    No other tuple may contain a placeholder. This tuple is a placeholder itself, so that no value can contain it.
+    """
 
     __slots__ = ("args",)
 
@@ -75,7 +80,7 @@ class _ArrayArgs:
         self.args = args
 
 
-#: Types of placeholders. These lie on the stack and in the memo, but never inside a value.
+#: The types of placeholders. A placeholder may be on the stack or in the memo, but never inside a value.
 _PLACEHOLDERS = frozenset({Allowed, Pending, _ArrayArgs})
 
 
@@ -86,9 +91,9 @@ def _require_data(values: Iterable[Any]) -> None:
 
 
 class _Reader(pickle._Unpickler):
-    """pickle's reader in Python, with the opcodes that data needs and no others."""
+    """Python's own pure-Python reader of pickles, restricted to the opcodes that data needs."""
 
-    #: Method by opcode.
+    #: For each opcode, the method that executes it.
     dispatch: ClassVar[dict[int, Callable[[Any], None]]]
     stack: list[Any]
     memo: dict[int, Any]
@@ -98,17 +103,18 @@ class _Reader(pickle._Unpickler):
 
     def __init__(self, stream: memoryview, *, buffers: Any) -> None:
         super().__init__(io.BytesIO(stream), buffers=buffers)
-        #: Cost that is left.
+        #: The part of the budget that is left.
         self.left = _COST_OF_ANY + _COST_OF_BYTE * len(stream)
-        #: By id: the objects of registered classes that this reader made without a state. Only these may get a state.
+        #: The objects of registered classes that have no state yet, by id. Only these objects may get a state.
         self.bare: dict[int, Any] = {}
-        #: By id of a dict or set: the object itself, so that its id stays taken, and the number of its keys by hash.
+        #: For each dict or set, by its id: the object itself, and the number of its keys for each hash. The object is
+        #: kept here so that no other object can get its id.
         self.hashes: dict[int, tuple[Any, dict[int, int]]] = {}
 
     def spend(self, cost: int) -> None:
         self.left -= cost
         if self.left < 0:
-            refuse("what takes too long to read")
+            refuse("data that takes too long to read")
 
     def find_class(self, module: Any, name: Any) -> Any:
         return look_up(module, name)
@@ -185,7 +191,7 @@ class _Reader(pickle._Unpickler):
 
     def step_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")
-        data = self.read(min(size, sys.maxsize))  # nothing is allocated before the bytes are read
+        data = self.read(min(size, sys.maxsize))  # this allocates memory for existing bytes only
         if len(data) != size:
             raise LoadError(f"the bytes end {size - len(data)} bytes early, within a bytearray of {size} bytes")
         self.append(bytearray(data))
@@ -206,7 +212,7 @@ class _Reader(pickle._Unpickler):
             target[self._key(items[at], target)] = items[at + 1]
 
     def _key(self, key: Any, target: Any) -> Any:
-        """Return a key, after spending the cost of hashing it and of comparing it with keys of the same hash."""
+        """Spend the cost of hashing a key and of comparing it with earlier keys of the same hash. Return the key."""
         if (type(key) is str and len(key) < _SHORT) or (type(key) is int and -_SMALL < key < _SMALL):
             return key
         cost = self._cost(key)
@@ -218,7 +224,7 @@ class _Reader(pickle._Unpickler):
         return key
 
     def _cost(self, key: Any) -> int:
-        """Spend and return the cost of hashing a key. A part counts as often as hashing visits it."""
+        """Spend the cost of hashing a key, and return this cost. A part counts each time that hashing visits it."""
         left = self.left
         inside = [(key, 0)]
         while inside:
@@ -297,7 +303,10 @@ _Reader.dispatch = _steps()
 
 
 def _set_state(target: Any, state: Any) -> None:
-    """Set an object's state as pickle does, but check attribute names, and call no ``__setattr__`` and no setter."""
+    """Set an object's state. This calls the class's own ``__setstate__`` if there is one.
+
+    Otherwise it sets the attributes as pickle does, but checks their names, and calls no ``__setattr__`` and no setter.
+    """
     cls = type(target)
     own = getattr(cls, "__setstate__", None)
     if own is not None:
@@ -319,11 +328,12 @@ def _set_state(target: Any, state: Any) -> None:
 
 
 def _length(parts: tuple[Any, ...]) -> int:
-    """Return the cost of making a value from these arguments. A constructor may copy or compute with all of them."""
+    """Return the cost of making a value from these arguments, because a constructor may copy all of their contents."""
     return sum(len(p) if type(p) in _LONG else p.bit_length() >> 3 if type(p) is int else 1 for p in parts)
 
 
-#: Types whose length is their cost. Bytearrays and views are not here: no constructor on the allowlist copies them.
+#: Types whose cost is their length. Bytearrays and views are left out, because no constructor on the allowlist copies
+#: them.
 _LONG = frozenset({str, bytes, tuple, list, dict, set, frozenset, deque, OrderedDict})
 _SEQUENCES = frozenset({tuple, list, set, frozenset, deque})
 _ATOMS = frozenset({
@@ -333,7 +343,7 @@ _ATOMS = frozenset({
 
 
 def _parts(part: Any) -> Any:
-    """Return the parts that hashing or comparing a key visits next; None if the key has no parts."""
+    """Return the direct parts of a key, which hashing or comparing the key visits. Return None if it has no parts."""
     kind = type(part)
     if kind in _ATOMS or isinstance(part, enum.Enum):
         return None
@@ -346,7 +356,7 @@ def _parts(part: Any) -> Any:
     if kind is fractions.Fraction:
         return part.numerator, part.denominator
     if kind.__module__ == "numpy" and kind.__name__ != "void":
-        return None  # a number; an array has no hash
+        return None  # a scalar without parts: an array cannot be a key
     if hasattr(kind, "__dataclass_fields__"):
         return [*getattr(part, "__dict__", {}).values(), *_in_slots(part)]
     return refuse(f"a key of type {kind.__name__}")
