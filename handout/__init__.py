@@ -1,7 +1,7 @@
 """Handout runs a DAG of Python functions on the hosts you can already ``ssh`` to.
 
-This module holds the public names. Each is imported when it is first used, so that a module that only marks its
-functions with `options` does not pay for the rest.
+This module holds the public names. Each name is imported when it is first used. So a module that only needs the
+decorator `options` does not wait for the import of all other parts.
 """
 
 from __future__ import annotations
@@ -177,10 +177,11 @@ __all__ = [
     "trust",
 ]
 
-#: Public modules: the kinds of events, and all errors.
+#: Public modules. ``errors`` has all classes of errors, and ``events`` all classes of events.
 _MODULES = frozenset({"errors", "events"})
 
-#: By public name: the module that defines it, with its name there if that differs. Checkers read the imports above.
+#: The module that defines each public name. If the module uses another name for it, that name follows after a colon.
+#: Type checkers read the imports above instead.
 _HOMES = {
     "trust": "handout.execution.trusted_classes",
     "Current": "handout.host.handout_stub",

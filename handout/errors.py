@@ -4,36 +4,36 @@
 HandoutError
 ├── GraphError                the author of the graph
 │   ├── CostError             a cost or capability that cannot be read
-│   └── UnserializableError   an argument or function that cannot travel
+│   └── UnserializableError   an argument or function that cannot be serialized
 ├── PlacementError            no host covers a cost: change the cost or the inventory
 │   └── AllocatorError        the author of the allocator
 ├── TaskError                 the author of a function
-│   ├── RemoteError           an exception that cannot travel, or that the caller would take for its own
+│   ├── RemoteError           an exception that cannot be passed on to the caller as it is
 │   ├── ResultError           a result that cannot be serialized
-│   ├── ResultTooLargeError   a result over its limit
-│   ├── TrustError            more than data from a host with trust="data"
+│   ├── ResultTooLargeError   a result larger than max_result_bytes
+│   ├── TrustError            a host with trust="data" sent more than data
 │   ├── TaskExitedError       the function called sys.exit()
-│   ├── WorkerDiedError       the worker died under the task
-│   ├── TaskTimeoutError      the task was over its time
-│   ├── MemoryExceededError   the task was over its memory
+│   ├── WorkerDiedError       the worker died while it ran the task
+│   ├── TaskTimeoutError      the task ran longer than timeout_s
+│   ├── MemoryExceededError   the task took more memory than its cost says
 │   ├── OutcomeUnknownError   the task may have run, and must not be repeated
 │   ├── TaskCancelledError    the caller cancelled the task
-│   └── DependencyError       the task was skipped, because another one failed
+│   └── DependencyError       the task was skipped, because a task that it depends on failed
 ├── HostError                 the administrator of the hosts
 │   ├── InventoryError        an inventory that cannot be read
-│   ├── HostUnreachableError  no connection
+│   ├── HostUnreachableError  the controller cannot connect
 │   ├── HostKeyError          a wrong or unknown host key
 │   ├── AuthenticationError   the host refused the login
-│   ├── BootstrapError        connected, but the agent did not start
+│   ├── BootstrapError        the controller connected, but the agent did not start
 │   ├── HostLostError         the host is gone or silent
 │   └── HostUnstableError     the host was lost again and again
 ├── JournalError              a journal that cannot record or resume a run
-├── RunTimeoutError           the run was over its time
+├── RunTimeoutError           the run took longer than timeout_s
 ├── WireError                 a message that the protocol does not allow
 └── InternalError             a defect of Handout
 ```
 
-Facts are attributes, and the message is made from them. Every class can be pickled.
+The attributes of an error hold the facts, and its message repeats them. Every error can be pickled.
 """
 
 from __future__ import annotations
@@ -75,16 +75,16 @@ __all__ = [
 
 
 class HandoutError(Exception):
-    """Base of all errors that Handout raises by itself.
+    """Base class of all errors that Handout defines.
 
     Args:
-        problem: What was tried, on what, and why it failed.
-        remedy: What the reader can do next. It is the last sentence of the message.
-        **fields: Facts about the failure, kept as attributes.
+        problem: What Handout tried to do, and why this failed.
+        remedy: What the user can do next. The message ends with it.
+        **fields: Facts about the failure. Each becomes an attribute.
 
     Attributes:
-        problem: What was tried, on what, and why it failed.
-        remedy: What the reader can do next, or ``""``.
+        problem: What Handout tried to do, and why this failed.
+        remedy: What the user can do next, or ``""``.
 
     Example:
         ```python
@@ -110,12 +110,12 @@ class HandoutError(Exception):
         return f"{self.problem} {self.remedy}".strip()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # All fields travel as state, not as arguments, because a field may refer back to the error.
+        # All fields are pickled as state, not as arguments, because a field may refer back to the error.
         return type(self), (self.problem,), dict(self.__dict__)
 
 
 class GraphError(HandoutError):
-    """The graph or an option of a function is wrong. No function was run."""
+    """The graph, or an option of a function, is wrong. No function has run."""
 
 
 class CostError(GraphError):
@@ -131,7 +131,7 @@ class CostError(GraphError):
 
 
 class UnserializableError(GraphError):
-    """An argument or a function cannot travel to a host.
+    """An argument or a function cannot be serialized, so it cannot be sent to a host.
 
     Attributes:
         path: Where the object is, such as ``args[1].model.lock``.
@@ -147,7 +147,7 @@ class PlacementError(HandoutError):
 
     Attributes:
         id: The id of the function.
-        lacks: By host name, what the host lacks.
+        lacks: For each host, by its name: what the host lacks.
     """
 
     id: str = ""
@@ -173,7 +173,10 @@ class TaskError(HandoutError):
 
 
 class RemoteError(TaskError):
-    """A function raised an exception that cannot travel, or that the caller would take for one of its own.
+    """A function raised an exception that cannot be passed on to the caller as it is.
+
+    Either the exception cannot be pickled and rebuilt, or it would disturb the caller's program. For example,
+    ``StopIteration`` would end a loop there.
 
     Attributes:
         type_name: The name of the exception's type.
@@ -199,7 +202,7 @@ class ResultError(TaskError):
 
 
 class ResultTooLargeError(TaskError):
-    """A result is larger than its ``max_result_bytes``.
+    """A result is larger than the function's ``max_result_bytes``.
 
     Attributes:
         size: The size of the result in bytes.
@@ -211,10 +214,10 @@ class ResultTooLargeError(TaskError):
 
 
 class TrustError(TaskError):
-    """A host with ``trust="data"`` sent more than data. The object was not made.
+    """A host with ``trust="data"`` sent more than data. The object was not created.
 
     Attributes:
-        type: The type that was refused.
+        type: The name of the type that was refused.
     """
 
     type: str = ""
@@ -231,15 +234,15 @@ class TaskExitedError(TaskError):
 
 
 class WorkerDiedError(TaskError):
-    """The worker process died under the task, three times.
+    """The worker died in three attempts of the task, or five hosts were lost while they may have run it.
 
     Attributes:
-        signal: The signal that killed it, or None.
-        exit_code: Its exit status, or None if a signal killed it.
-        peak_memory: The most memory that it had, in bytes, or None if not known.
+        signal: The signal that killed the worker, or None.
+        exit_code: The exit status of the worker, or None if a signal killed it.
+        peak_memory: The peak memory of the worker in bytes, or None if not known.
         declared_memory: The ``memory`` of the task's cost, in bytes, or None.
-        out_of_memory: True if the kernel killed it for lack of memory, None if not known.
-        stderr_tail: The last lines of its stderr.
+        out_of_memory: True if the kernel killed the worker for lack of memory, False if not, or None if not known.
+        stderr_tail: The last lines that the worker wrote to stderr.
         hosts: The names of the hosts that were tried.
     """
 
@@ -257,8 +260,8 @@ class TaskTimeoutError(TaskError):
 
     Attributes:
         limit_s: The limit in seconds.
-        elapsed_s: Seconds that the attempt ran.
-        stack: The stack of the task when it was stopped, innermost first.
+        elapsed_s: Seconds for which the attempt ran.
+        stack: The stack of the task when it was stopped, innermost frame first.
     """
 
     limit_s: float = 0.0
@@ -271,7 +274,7 @@ class MemoryExceededError(TaskError):
 
     Attributes:
         limit: The limit in bytes.
-        peak: The most memory that the task had, in bytes.
+        peak: The peak memory of the task in bytes.
     """
 
     limit: int = 0
@@ -279,11 +282,11 @@ class MemoryExceededError(TaskError):
 
 
 class OutcomeUnknownError(TaskError):
-    """A task with ``idempotent=False`` was lost while it may have run. It is not run again."""
+    """A task with ``idempotent=False`` may have run, and its outcome is not known. The task is not run again."""
 
 
 class TaskCancelledError(TaskError):
-    """The caller cancelled the task, or the run ended before it."""
+    """The caller cancelled the task, or the run ended before the task did."""
 
 
 class DependencyError(TaskError):
@@ -291,7 +294,7 @@ class DependencyError(TaskError):
 
     Attributes:
         caused_by: The id of the function that failed.
-        chain: The ids from the skipped function to the one that failed, which is the last.
+        chain: The ids of the functions on the path from the skipped function to the failed one, both included.
     """
 
     caused_by: str = ""
@@ -299,22 +302,22 @@ class DependencyError(TaskError):
 
 
 class HostError(HandoutError):
-    """Hosts cannot be used.
+    """One or more hosts cannot be used.
 
     Attributes:
-        host: The name of the host, or several names.
+        host: The name of the host, or the names of several hosts.
     """
 
     host: str = ""
 
 
 class InventoryError(HostError):
-    """An inventory cannot be read, or names a host wrongly.
+    """An inventory cannot be read, or an entry in it is wrong.
 
     Attributes:
-        file: The path of the file, or None if the inventory is no file.
-        line: The line in the file, if known.
-        key: The key that is wrong.
+        file: The path of the file, or None if the inventory is not from a file.
+        line: The number of the line in the file, or None if not known.
+        key: The key that is wrong, or ``""``.
     """
 
     file: str | None = None
@@ -327,11 +330,11 @@ class HostUnreachableError(HostError):
 
 
 class HostKeyError(HostError):
-    """A host showed a key that is unknown, or not the one on record. The controller does not try again."""
+    """The host key is not in ``known_hosts``, or differs from the key there. The controller does not try again."""
 
 
 class AuthenticationError(HostError):
-    """A host refused the login. The controller tries once.
+    """A host refused the login. The controller does not try again.
 
     Attributes:
         username: The user name of the login.
@@ -341,20 +344,20 @@ class AuthenticationError(HostError):
 
 
 class BootstrapError(HostError):
-    """The agent did not start on a host: no Python, too old a Python, or no space.
+    """The agent did not start on a host. For example, the host has no Python, an old Python, or no free disk space.
 
     Attributes:
-        output: What the host printed instead.
+        output: The text that the host printed instead of the agent's first message.
     """
 
     output: str = ""
 
 
 class HostLostError(HostError):
-    """A host is gone or silent.
+    """A host is lost, an object could not be copied to or from a host, or a lost object could not be made again.
 
     Attributes:
-        gone: True if its agent has certainly ended.
+        gone: True if the agent has certainly ended, False if the host may only be silent.
     """
 
     gone: bool = False
@@ -364,8 +367,8 @@ class HostUnstableError(HostError):
     """A host was lost again and again, and is in quarantine.
 
     Attributes:
-        losses: How often it was lost.
-        pause_s: Seconds for which the controller leaves it alone.
+        losses: How often the host was lost.
+        pause_s: Seconds for which the controller does not use the host.
     """
 
     losses: int = 0
@@ -383,12 +386,12 @@ class JournalError(HandoutError):
 
 
 class RunTimeoutError(HandoutError, TimeoutError):
-    """A run took longer than its ``timeout_s`` and was cancelled. The message says where unfinished tasks were.
+    """A run took longer than its ``timeout_s`` and was cancelled. The message says where the unfinished tasks were.
 
     Attributes:
         limit_s: The limit in seconds.
         tasks: How many tasks the run had.
-        unfinished: How many of them had not ended.
+        unfinished: How many of these tasks had not ended.
     """
 
     limit_s: float = 0.0

@@ -1,4 +1,4 @@
-"""The events of a run, as `Execution.events` yields them, in the order in which they happened."""
+"""The events of a run. `Execution.events` yields them in the order in which they happened."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """Base of all events of a run. Times are on the controller's monotonic clock.
+    """Base class of all events of a run. Times are measured with the controller's monotonic clock.
 
     Attributes:
         at_s: Seconds from the start of the run.
@@ -64,7 +64,7 @@ class TaskHandedOver(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskStarted(RunEvent):
-    """A task runs. A task that ends within 50 ms has no such event.
+    """A task has started. There is no such event for a task that ends within 50 ms.
 
     Attributes:
         id: The id of the function.
@@ -79,13 +79,13 @@ class TaskStarted(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskRetried(RunEvent):
-    """An attempt failed, and another one follows.
+    """An attempt of a task failed, and another attempt follows.
 
     Attributes:
         id: The id of the function.
         host: The name of the host of the failed attempt.
         attempt: The number of the failed attempt, from 1.
-        reason: Why it failed, in one line.
+        reason: Why the attempt failed, in one line.
     """
 
     id: str
@@ -134,7 +134,7 @@ class TaskEnded(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostJoined(RunEvent):
-    """A host is usable: its agent has said hello.
+    """A host has joined. Its agent is ready, so the host may get tasks.
 
     Attributes:
         host: The name of the host.
@@ -149,7 +149,7 @@ class HostUnavailable(RunEvent):
 
     Attributes:
         host: The name of the host.
-        error: Why it cannot be used.
+        error: Why the host cannot be used.
     """
 
     host: str
@@ -162,7 +162,7 @@ class HostLeft(RunEvent):
 
     Attributes:
         host: The name of the host.
-        reason: Why it left, in one line.
+        reason: Why the host left, in one line.
     """
 
     host: str
@@ -171,7 +171,7 @@ class HostLeft(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class EventsMissed(RunEvent):
-    """The reader of `Execution.events` was too slow, and events were dropped in this place.
+    """The reader of `Execution.events` was too slow, so the events that belong here were dropped.
 
     Attributes:
         count: How many events were dropped.
@@ -182,12 +182,13 @@ class EventsMissed(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostQuarantined(RunEvent):
-    """A host was lost again and again. The controller leaves it alone for a while.
+    """A host was lost again and again. The controller does not use it for a while.
 
     Attributes:
         host: The name of the host.
-        pause_s: Seconds for which the controller leaves it alone. Each further pause is twice as long.
-        error: Why it was lost.
+        pause_s: Seconds for which the controller does not use the host. Each further pause is twice as long, up to a
+            limit.
+        error: Why the host was lost the last time.
     """
 
     host: str
@@ -197,13 +198,13 @@ class HostQuarantined(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostFull(RunEvent):
-    """A host had no room for a result or an argument of a task. Tasks of its function prefer other hosts for a while.
+    """A host had no room for a result or an argument. Tasks of the same function prefer other hosts for a while.
 
     Attributes:
         host: The name of the host.
-        id: The id of the function whose task found no room.
+        id: The id of the function for whose result or argument there was no room.
         function: The name of the function.
-        need: Bytes that found no room, or 0 if not known.
+        need: How many bytes the host had no room for, or 0 if not known.
         pause_s: Seconds for which tasks of the function prefer other hosts.
     """
 
@@ -216,12 +217,12 @@ class HostFull(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class RunEnded(RunEvent):
-    """The run has ended. This is its last event.
+    """The run has ended. This is the last event of a run.
 
     Attributes:
         done: How many tasks are done.
         failed: How many tasks failed.
-        skipped: How many tasks were skipped because another one failed.
+        skipped: How many tasks were skipped, because a task that they depend on failed.
         cancelled: How many tasks were cancelled.
     """
 

@@ -1,4 +1,4 @@
-"""`Failure`: why a task failed, and the error that is made of it."""
+"""A `Failure` says why a task failed, and makes the exception that the caller gets."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from handout.serialization import exceptions
 __all__ = ["Failure", "failure", "from_report", "has_text", "may_have_run", "refused"]
 
 _ATTRIBUTE = "__handout_failure__"
-_TRAVEL = "To get it itself, make its class importable in the caller, and constructible from the arguments in args."
-#: Other errors quote at most this many characters of a message.
+_TRAVEL = "To get the exception itself, make its class importable in the caller, and constructible from its args."
+#: `Failure.reason` quotes at most this many characters of an exception's message.
 _REASON = 200
 
 
 @dataclass(slots=True, eq=False)
 class Failure:
-    """Why a task has no result. `Results.failures` and some events hold failures.
+    """Why a task has no result. `Results.failures` holds objects of this class, and so do some events.
 
     Attributes:
         id: The id of the function.
@@ -44,11 +44,12 @@ class Failure:
         attempts: How many attempts were made.
         traceback: The traceback on the host, as text.
         stderr_tail: The last lines that the worker wrote to stderr.
-        stack: The stack of the task when its worker crashed or was ended, innermost first.
+        stack: The stack of the task when its worker crashed or was killed, innermost frame first.
         hosts: The names of the hosts on which attempts failed, each once.
-        most_attempts: How many attempts the options allow for failures of this kind, or None if not known.
-        caused_by: For a skipped task, the id of the function that failed; otherwise None.
-        elapsed_s: Seconds that the last attempt ran.
+        most_attempts: How many attempts the task gets if all further ones fail in the same way, or None if not known.
+        caused_by: For a task that was skipped or cancelled because of another one, the id of that other function.
+            Otherwise None.
+        elapsed_s: Seconds for which the last attempt ran.
         report: Further facts that the agent reported, by name.
         pickled: The pickled exception, as the host sent it.
 
@@ -77,7 +78,7 @@ class Failure:
 
     @property
     def exception(self) -> Exception:
-        """The exception of the task. Its notes hold the known facts. The first access unpickles the exception."""
+        """The exception of the task, with the known facts as notes. The first access unpickles the exception."""
         if self._exception is None:
             self._exception = self._build()
             self._annotate()
@@ -85,7 +86,7 @@ class Failure:
         return self._exception
 
     def bare(self) -> Exception:
-        """Return the exception without notes, for use before all facts are known."""
+        """Return the exception without adding notes. Use this method while some facts are not known yet."""
         return self._build() if self._exception is None else self._exception
 
     def __str__(self) -> str:
@@ -110,11 +111,11 @@ class Failure:
         return words or self.kind
 
     def _mark(self) -> None:
-        """Mark the exception, so that `failure` finds this object."""
+        """Store this object in the exception, where the function `failure` finds it."""
         try:
             setattr(self._exception, _ATTRIBUTE, self)
         except AttributeError:
-            pass  # a class with slots; its notes still hold the facts
+            pass  # the class refuses new attributes; the notes of the exception still hold the facts
 
     def _build(self) -> Exception:
         where: dict[str, Any] = {"id": self.id, "host": self.host, "attempt": self.attempts}
@@ -126,17 +127,17 @@ class Failure:
         return build(self, where)
 
     def _raised(self) -> Exception:
-        """Return the task's exception, or a `RemoteError` if it cannot travel or looks like one of the caller's own."""
-        reason, remedy = " It cannot be pickled and made again.", _TRAVEL
+        """Return the task's exception, or a `RemoteError` if the exception cannot be passed on as it is."""
+        reason, remedy = " It cannot be pickled and rebuilt.", _TRAVEL
         if self.pickled:
             try:
                 error = exceptions.load_exception(self.pickled, self._substitute)
-            except Exception as problem:  # whatever a user's __setstate__ or __init__ may raise
+            except Exception as problem:  # __setstate__ and __init__ are user code, and may raise anything
                 reason = f" It could not be rebuilt here: {type(problem).__name__}: {exceptions.message(problem)}."
             else:
                 if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
                     return error
-                reason, remedy = "", self._advice()  # the caller would take the error for its own
+                reason, remedy = "", self._advice()  # in the caller, such an error would end a loop or the program
         name, message = self.report.get("type", "an exception"), self.report.get("message", "")
         said = f"{name}: {message}" if message else name
         return RemoteError(
@@ -151,7 +152,7 @@ class Failure:
         )
 
     def _substitute(self, type_name: str, message: str) -> RemoteError:
-        """Return an error in place of a cause that could not travel."""
+        """Return the error that replaces an exception or a cause which could not be unpickled."""
         return RemoteError(
             f"{type_name}: {message}",
             id=self.id,
@@ -167,17 +168,18 @@ class Failure:
         if self.traceback:
             notes.append(f"On the host:\n{self.traceback.rstrip()}")
         if self.stack:
-            notes.append("Where it was:\n" + "\n".join(self.stack))
+            notes.append("Where the task was:\n" + "\n".join(self.stack))
         if self.stderr_tail:
             notes.append("Last lines of its standard error:\n" + "\n".join(f"  {line}" for line in self.stderr_tail))
         advice = getattr(self._exception, "remedy", "") if isinstance(self._exception, HandoutError) else self._advice()
         if notes and advice:
-            # The message may say this already. It is repeated at the end, because a terminal shows the end first.
+            # The message may contain the advice already. It is repeated as the last note, because users read the end of
+            # a traceback first.
             notes.append(f"What to do: {advice}")
         return notes
 
     def _where(self) -> str:
-        """Describe the last attempt: number, host, duration, memory, and the hosts tried."""
+        """Describe the last attempt: its number, host, duration and memory, and the hosts that were tried."""
         most = f" of {self.most_attempts}" if self.most_attempts is not None else ""
         took = f" after {_duration(self.elapsed_s)}" if self.elapsed_s else ""
         peak = self.report.get("maxrss") if self.kind != "died" else None
@@ -189,21 +191,22 @@ class Failure:
         """Return what the user can do about an exception that the task raised."""
         if self._met_the_limit():
             return (
-                "The processes and threads of this run's tasks on that host, or of its user, have reached their limit: "
-                "find the function that starts them without end, which may be another one, or run fewer tasks at once."
+                "The processes and threads of this run on that host, or of all programs of its user there, have "
+                "reached their limit. Find the function that starts too many, which may be another function than this "
+                "one, or run fewer tasks at once."
             )
         if self.report.get("retryable") is False:
-            return "Mend the function. Its retry_on= excludes another attempt for this exception."
+            return "Mend the function. Its retry_on= does not allow another attempt after this exception."
         if self.attempts > 1:
             return "Mend the function, or raise retries= if one more attempt may help."
         return "Mend the function, or set retries= if another attempt may help."
 
     def _met_the_limit(self) -> bool:
-        """Return True if the system refused the task one more process or thread."""
+        """Return True if the operating system refused to start one more process or thread for the task."""
         kind, said = self.report.get("type", ""), str(self.report.get("message"))
         if kind != "BlockingIOError":
             return kind == "RuntimeError" and _NO_THREAD in said
-        # Busy locks, sockets and pipes raise the same error. The innermost frame tells them apart.
+        # Busy locks, sockets and pipes raise the same error. The innermost frame shows if the task started a process.
         innermost = self.traceback.rpartition('  File "')[2]
         return _NO_PROCESS in said and _STARTS.search(innermost) is not None
 
@@ -215,7 +218,7 @@ def failure(error: BaseException) -> Failure | None:
         error: An exception that a run or an access to its results raised.
 
     Returns:
-        The failure, or None if the exception is not that of a task.
+        The failure, or None if the exception does not come from a task.
 
     Example:
         ```python
@@ -232,14 +235,14 @@ def failure(error: BaseException) -> Failure | None:
 
 
 def may_have_run(failure: Failure) -> bool:
-    """Return True if the task's function may have been called in an attempt that failed."""
+    """Return True if the worker may have called the task's function in the failed attempt."""
     if failure.kind == "cancelled" and not failure.report.get("elapsed_s"):
         return False
-    return failure.report.get("argument") is not True  # it is True if an argument found no room
+    return failure.report.get("argument") is not True  # if it is True, the host had no room for an argument
 
 
 def has_text(error: BaseException) -> bool:
-    """Return True if ``str(error)`` does not raise. If it does, `exceptions.message` gives a text in its place."""
+    """Return True if ``str(error)`` does not raise. If it raises, use the text that `exceptions.message` returns."""
     try:
         str(error)
     except Exception:
@@ -267,11 +270,11 @@ def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickl
 def of_exception(
     id: str, error: Exception, *, kind: str, host: str | None, attempts: int, facts: Failure | None = None
 ) -> Failure:
-    """Return a failure that the controller, not a host, found.
+    """Return the failure for an error that was made on the controller, not on a host.
 
     Args:
         id: The id of the function.
-        error: The exception to raise for it.
+        error: The exception that the caller gets.
         kind: The kind of the failure, as in `Failure.kind`.
         host: The name of the host of the last attempt, or None.
         attempts: How many attempts were made.
@@ -291,19 +294,19 @@ def of_exception(
 _NO_THREAD = "can't start new thread"
 #: The text of the system's error when no further process can be started.
 _NO_PROCESS = "Resource temporarily unavailable"
-#: Matches the innermost frame of a traceback if that starts a process.
+#: Matches the innermost frame of a traceback if the frame starts a process.
 _STARTS = re.compile(r'[/\\]subprocess\.py", |\b_?(?:fork|posix_spawn)\w*\(')
-#: What the user can do about a worker that was killed. The key is True if the kernel killed it for lack of memory, and
-#: None if that is not known.
+#: What the user can do about a worker that was killed. The key is True if the kernel killed the worker for lack of
+#: memory, False if it did not, and None if this is not known.
 _KILLED: dict[bool | None, str] = {
-    True: "Raise memory in its cost, so that it runs on a host with enough memory and beside fewer tasks.",
-    False: "The kernel did not kill it for lack of memory. The task killed it, or another program on that host did.",
-    None: "The task killed it, or another program or the kernel did. If the kernel did, raise memory in its cost.",
+    True: "Raise memory in the task's cost, so that the task gets a host with enough memory and beside fewer tasks.",
+    False: "The kernel did not kill it for lack of memory. The task killed its own process, or another program did.",
+    None: "The task, another program or the kernel killed it. If it was the kernel, raise memory in the task's cost.",
 }
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT})
-_CRASHED = "It is a crash in native code: look at its stack, and at the last lines of its standard error."
-_CUT = "Let it close only descriptors that it opened, and start other programs with subprocess."
-_ENDED = "It ended its own process, or native code did: let it return or raise."
+_CRASHED = "Native code crashed: look at the stack of the task, and at the last lines of its standard error."
+_CUT = "Let the task close only descriptors that it opened itself, and start other programs with subprocess."
+_ENDED = "The function, or native code that it called, ended the process: let the function return or raise instead."
 
 
 def _died(self: Failure, where: dict[str, Any]) -> Exception:
@@ -313,14 +316,14 @@ def _died(self: Failure, where: dict[str, Any]) -> Exception:
     how = f"signal {number} ({_signal_name(number)})" if number else f"exit status {code}"
     cut = self.report.get("cut") is True
     if cut:
-        how = "it closed descriptors that are not its own, or replaced its process, and was ended"
+        how = "the task closed descriptors that are not its own, or replaced its process, and was ended"
     if peak:
         how += f", peak memory {peak / 1e6:.0f} MB"
     if oom:
         how += f", declared memory {declared / 1e6:.0f} MB" if declared else ", no memory declared in its cost"
     end = "was killed by the kernel for lack of memory" if oom else "died"
     return WorkerDiedError(
-        f"The process under task {self.id!r} {end} ({how}) on host {self.host!r}; "
+        f"The process that ran task {self.id!r} {end} ({how}) on host {self.host!r}; "
         f"deaths: {self.report.get('deaths', 1)}.",
         remedy=_CUT if cut else _CRASHED if number in _CRASHES else _KILLED[oom] if number else _ENDED,
         signal=number,
@@ -402,20 +405,20 @@ def _too_large(self: Failure, where: dict[str, Any]) -> Exception:
 
 
 def _cancelled(self: Failure, where: dict[str, Any]) -> Exception:
-    why = f", because {self.caused_by!r} ended otherwise" if self.caused_by is not None else ""
+    why = f", because {self.caused_by!r} failed or was cancelled" if self.caused_by is not None else ""
     return TaskCancelledError(f"Task {self.id!r} was cancelled{why}.", **where)
 
 
 def _unknown(self: Failure, where: dict[str, Any]) -> Exception:
     return OutcomeUnknownError(
-        f"Task {self.id!r} is marked idempotent=False and was lost on host {self.host!r} while it may have run.",
-        remedy="Check by hand whether it took effect. It is not run again.",
+        f"Task {self.id!r} was lost on host {self.host!r}. It may have run, and it is marked idempotent=False.",
+        remedy="Check by hand if the task took effect. It is not run again.",
         **where,
     )
 
 
 def refused(problem: str, type_name: str, **where: Any) -> TrustError:
-    """Return the error for a result of a host with ``trust="data"`` that is more than data."""
+    """Return the error for a result that came from a host with ``trust="data"`` and is more than data."""
     return TrustError(
         f"The result of task {where['id']!r} came from host {where['host']!r}, from which only data is accepted "
         f"(trust='data'), and {problem}.",

@@ -1,6 +1,6 @@
-"""The pure core: events in, commands out.
+"""The core of the controller: a state machine that takes events and returns commands.
 
-It imports no asyncio, clock, I/O, logging, configuration or randomness.
+The core imports no asyncio, clock, I/O, logging, configuration or randomness.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What the shell is to do: the core's output, in columns.
+"""The commands that the core returns. Most have columns, with one entry for each task or object.
 
-The shell performs each command and feeds back what happened. It decides nothing.
+The shell (`handout.execution.shell`) performs each command and reports to the core what happened. The shell makes no
+decisions.
 """
 
 from __future__ import annotations
@@ -31,21 +32,22 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StartTasks:
-    """Hand tasks to a host's agent, which starts each as soon as its inputs and resources are there."""
+    """Hand tasks over to a host's agent. The agent starts each task when its inputs exist there and its cost fits."""
 
     host: str
     run: int
     tasks: list[int]
     attempts: list[int]
-    #: By task: True if it is handed ahead, beyond what is free on the host now.
+    #: By task: True if the task is handed ahead: it has no claim yet, and waits on the host until its cost fits.
     ahead: list[bool]
-    #: By task: the variant of its cost that it is granted.
+    #: By task: the number of the variant of its cost that the core has chosen.
     variants: list[int]
-    #: By task: True if the host must store its result even if the controller gets a small one with the report.
+    #: By task: True if the host must store the result in any case. If False, the host does not store a small result,
+    #: because the controller gets it with the report.
     keep: list[bool]
 
     def only(self, places: Sequence[int]) -> StartTasks:
-        """Return the same command for the tasks at these places of its columns."""
+        """Return the part of this command that is about the tasks at these positions in the columns."""
         if len(places) == len(self.tasks):
             return self
         return StartTasks(
@@ -61,7 +63,7 @@ class StartTasks:
 
 @dataclass(frozen=True, slots=True)
 class CopyObjects:
-    """Copy objects to a host. Each source is the controller, or a host whose bytes the controller relays."""
+    """Copy objects to a host, from the controller or from other hosts. The controller relays bytes between hosts."""
 
     host: str
     run: int
@@ -80,7 +82,7 @@ class FetchObjects:
 
 @dataclass(frozen=True, slots=True)
 class DropObjects:
-    """Drop a host's replicas that are not needed any more. ``host`` may be the controller."""
+    """Drop the replicas of objects on a host, because they are not needed there. ``host`` may be the controller."""
 
     host: str
     run: int
@@ -89,7 +91,7 @@ class DropObjects:
 
 @dataclass(frozen=True, slots=True)
 class CancelTasks:
-    """End attempts. The agent answers each with a failure, a recall or a result."""
+    """End attempts. For each attempt, the agent reports a failure, a recall or a result."""
 
     host: str
     run: int
@@ -99,7 +101,7 @@ class CancelTasks:
 
 @dataclass(frozen=True, slots=True)
 class RecallTasks:
-    """Recall the attempts that have not started. The others run on."""
+    """Recall those of the attempts that have not started. The attempts that have started go on."""
 
     host: str
     run: int
@@ -109,31 +111,31 @@ class RecallTasks:
 
 @dataclass(frozen=True, slots=True)
 class AskAllocator:
-    """Call a custom allocator and feed back its answer, or its failure, under the same request number."""
+    """Call a custom allocator, and report its answer or its failure to the core with the same request number."""
 
     run: int
     request: int
     frontier: Sequence[Task]
     view: ClusterView
-    #: The frontier's task numbers, by id.
+    #: The number of each task of the frontier, by the task's id.
     numbers: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class AnnouncePause:
-    """A host had no room for what a task makes or takes, so tasks of its function avoid the host for a while."""
+    """A host had no room for a result or an argument. Tasks of the same function avoid the host for a while."""
 
     run: int
     task: int
     host: str
     pause_s: float
-    #: Bytes that found no room, 0 if not known.
+    #: How many bytes the host had no room for, 0 if not known.
     need: int
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceSecondAttempt:
-    """A slow task is attempted a second time, beside the first attempt. Its `StartTasks` is among the commands, too."""
+    """A slow task gets a second attempt, and the first attempt goes on. `StartTasks` starts the second attempt."""
 
     run: int
     task: int
@@ -141,46 +143,47 @@ class AnnounceSecondAttempt:
     attempt: int
     #: The host where the first attempt goes on.
     beside: str
-    #: Seconds that the first attempt has run, and seconds after which tasks of its profile are slow.
+    #: Seconds for which the first attempt has run.
     running_s: float
+    #: Seconds after which a running task of the same profile counts as slow.
     limit_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceTasksEnded:
-    """Tasks have ended. Each task of a run is announced exactly once."""
+    """Tasks have ended. The core announces each task of a run exactly once."""
 
     run: int
     tasks: list[int]
     outcomes: list[Outcome]
-    #: The host of the last attempt, "" if there was none.
+    #: By task: the host of its last attempt, "" if there was no attempt.
     hosts: list[str]
-    #: For FAILED the failure that the event carried, or the core's own error; else None.
+    #: By task: the failure, if the outcome is FAILED, else None. It comes from `TaskFailed`, or the core has made it.
     failures: list[object]
-    #: For SKIPPED and CANCELLED dependents the task whose end is the cause; else -1.
+    #: By task: the other task because of which it was skipped or cancelled, else -1.
     causes: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceRunEnded:
-    """All tasks of a run have ended, and the outputs that exist are with the controller."""
+    """A run is over. All of its tasks have ended. Unless it was aborted, the controller has all outputs that exist."""
 
     run: int
     outcome: Outcome
-    #: The error that ended the run as a whole (placement, allocator, a lost result); None if only tasks failed.
+    #: The error that ended the run as a whole, such as a `PlacementError`. None if there is none.
     error: Exception | None
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseHost:
-    """Let a drained host go: it has nothing left that a run needs, or is lost."""
+    """Let a drained host go. The host has nothing that a run needs, or it is lost."""
 
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class RefuseDrain:
-    """Report that a host is not drained, because without it some task could not run anywhere."""
+    """Report that a host is not drained, because some task could not run anywhere without the host."""
 
     host: str
     error: Exception

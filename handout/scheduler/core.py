@@ -1,4 +1,7 @@
-"""The core: events in, commands out. It has no clock, no I/O and no randomness: its decisions follow from its input."""
+"""The core takes events and returns commands.
+
+The core has no clock, no I/O and no randomness, so the same events at the same times always lead to the same commands.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
 
 
 def _nothing_else(world: World, timer: Timer) -> None:
-    """Do nothing: the timer has made the shell call `Core.handle`, whose later steps do what the timer was set for."""
+    """Do nothing. The timer only makes the shell call `Core.handle`, and later steps of `handle` do the work."""
 
 
 _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
@@ -92,10 +95,10 @@ _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
 
 
 class Core:
-    """Decides for one cluster and all runs on it.
+    """Makes all decisions about one cluster and the runs on it.
 
-    The shell feeds it events, performs its commands in order, and calls it again at `next_deadline` if nothing happens
-    before that.
+    The shell calls `handle` with events and performs the returned commands in order. If nothing happens until
+    `next_deadline`, the shell calls `handle` then, without events.
     """
 
     __slots__ = ("_world",)
@@ -104,18 +107,18 @@ class Core:
         self._world = World()
 
     def handle(self, events: Sequence[ev.Event], now: float) -> list[Command]:
-        """Take in events and return what is to be done.
+        """Handle events, and return the commands that the shell must perform.
 
         Args:
-            events: In the order in which they happened, host by host.
-            now: Seconds on any clock that does not go back.
+            events: The events. Those of one host are in the order in which they happened.
+            now: The time in seconds, on any clock that never goes back.
 
         Returns:
-            Commands, to be performed in this order.
+            The commands, in the order in which the shell must perform them.
 
         Raises:
-            InternalError: An event is of no known kind, or the core made an illegal move. The core must not be used
-                after that.
+            InternalError: An event is of no known class, or the core has broken one of its own rules. The core must not
+                be used any more.
         """
         world = self._world
         world.now = max(world.now, now)
@@ -144,31 +147,34 @@ class Core:
 
     @property
     def next_deadline(self) -> float | None:
-        """When to call `handle` again even if nothing happens, on the clock of ``now``; None if no timer is set."""
+        """When to call `handle` if nothing happens before, on the clock of ``now``; None if no timer is set."""
         return self._world.timers.next_s
 
     @property
     def stale(self) -> int:
-        """Number of events, or of tasks and objects in them, that were ignored because they came too late to count."""
+        """How many reports the core has ignored, because they came too late. Each task or object of an event counts."""
         return self._world.stale
 
     @property
     def view(self) -> ClusterView:
-        """The cluster as allocators see it."""
+        """A view of the cluster, as the core shows it to allocators."""
         return cluster_view(self._world)
 
     @property
     def world(self) -> World:
-        """The state, for checks and tests to read."""
+        """The core's state. Do not change it."""
         return self._world
 
     def attempts(self, run: int) -> Sequence[int]:
-        """Return the number of the present attempt by task, to be read only; see `is_live`."""
+        """Return, by task, the number of the present attempt. Do not change this column.
+
+        A task may also have a second attempt, which only `is_live` knows.
+        """
         known = self._world.runs.get(run)
         return () if known is None else known.attempt
 
     def is_live(self, run: int, task: int, host: str, attempt: int) -> bool:
-        """Return True if reports about this attempt count. A task may have two such attempts."""
+        """Return True if the core accepts reports about this attempt. A task may have two such attempts."""
         known = self._world.runs.get(run)
         if known is None:
             return False
@@ -186,7 +192,7 @@ class Core:
         return explain(self._world, run, task)
 
     def locate(self, run: int, object_: int) -> tuple[str, ...]:
-        """Return the names of the hosts that have an object. The controller, ``""``, comes first if it has it."""
+        """Return the names of the hosts that have an object. If the controller has it, too, ``""`` comes first."""
         known = self._world.runs.get(run)
         names = self._world.fleet.names
         return () if known is None else tuple(names[index] for index in known.objects.replicas[object_])
@@ -198,6 +204,6 @@ class Core:
 
 
 def _story(event: ev.Event) -> str:
-    """Return a sentence that tells which event the core handled when something went wrong."""
+    """Return a sentence that says which event the core was handling when an error occurred."""
     facts = [f"{name} {value!r}" for name in ("host", "run") if (value := getattr(event, name, None)) is not None]
     return f"The core was handling {type(event).__name__}{' of ' if facts else ''}{' and '.join(facts)}."

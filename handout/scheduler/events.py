@@ -1,8 +1,8 @@
-"""What happened: the core's input. Frequent events carry columns for a whole batch.
+"""The events that the shell reports to the core. Frequent events have columns, with an entry for each task or object.
 
-``host`` is a host's name, ``run`` a run's number, ``tasks`` and ``objects`` are numbers within that run.
-Events about a task carry the attempt that they are about. The core ignores an event that comes too late to matter, and
-keeps a count of those.
+``host`` is the name of a host, and ``run`` is the number of a run. ``tasks`` and ``objects`` are numbers within that
+run. An event about a task names the attempt, too. The core ignores events that come too late to matter, and counts
+them in `Core.stale`.
 """
 
 from __future__ import annotations
@@ -58,12 +58,14 @@ class RunSubmitted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResultsCommitted:
-    """Some tasks have results that an earlier run of the same tasks committed. Comes right after `RunSubmitted`."""
+    """An earlier run committed results of these tasks. This event follows directly after `RunSubmitted`."""
 
     run: int
     tasks: Sequence[int]
-    #: The objects of these tasks that still exist. This column and the next two have one entry for each replica.
+    #: This column and the next two are about the replicas of these tasks' objects that still exist. By replica: the
+    #: number of its object.
     objects: Sequence[int]
+    #: By replica: its size in bytes.
     nbytes: Sequence[int]
     #: By replica: the host that has it, "" for the controller.
     hosts: Sequence[str]
@@ -71,7 +73,7 @@ class ResultsCommitted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttemptsFound:
-    """A host goes on with attempts of an earlier run of the same tasks. The host's `HostConnected` came before."""
+    """A host still has attempts that an earlier run handed over. The host's `HostConnected` comes before this event."""
 
     host: str
     run: int
@@ -81,32 +83,33 @@ class AttemptsFound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttemptsUnknown:
-    """An earlier run handed over tasks that must not run twice, and ended before it saw how they ended."""
+    """An earlier run handed over tasks that must not run twice. It ended before it learned how the tasks ended."""
 
     run: int
     tasks: Sequence[int]
-    #: By task: the host that the task was handed to, and the attempt.
+    #: By task: the host that the task was handed to.
     hosts: Sequence[str]
+    #: By task: the number of the attempt.
     attempts: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class RunClosed:
-    """The shell is done with a run, so the core may forget all that concerns it."""
+    """The shell does not need a run any more. The core forgets the run."""
 
     run: int
 
 
 @dataclass(frozen=True, slots=True)
 class HostExpected:
-    """The shell is connecting to a host. Tasks that only this host could run wait for it."""
+    """The shell is connecting to a host. Tasks that only this host can run wait for it."""
 
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class HostDelayed:
-    """The shell does not connect to an expected host for now; ``reason`` says why, and for how long."""
+    """The shell has postponed its next try to connect to an expected host. ``reason`` says why, and for how long."""
 
     host: str
     reason: str
@@ -114,20 +117,22 @@ class HostDelayed:
 
 @dataclass(frozen=True, slots=True)
 class HostConnected:
-    """A host's agent is ready. If the host was there with a lower ``epoch``, the work of that epoch is lost."""
+    """A host's agent is ready."""
 
     host: str
     offer: Offer
-    #: Version of the host's Python; the core reads the first two numbers.
+    #: The version of the host's Python. The core reads the first two numbers.
     python: str
     rtt_s: float
+    #: The number of the agent. Each new agent on a host gets a higher number. If the core still has the host with a
+    #: lower number, the earlier agent and all of its work are lost.
     epoch: int = 0
     price_per_hour: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class HostLost:
-    """A connected host is lost, or an expected host will not come."""
+    """A connected host is lost, or an expected host will not join."""
 
     host: str
     reason: str = ""
@@ -135,21 +140,21 @@ class HostLost:
 
 @dataclass(frozen=True, slots=True)
 class HostSuspected:
-    """A host has been silent for a while. It gets no new work until it is heard again."""
+    """The controller has not heard from a host for a while. The host gets no new work until `HostRecovered`."""
 
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class HostRecovered:
-    """A suspected host is heard again."""
+    """The controller has heard from a suspected host again."""
 
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class HostDrained:
-    """The caller wants a host to get no new work and to finish what runs.
+    """The caller drains a host: the host gets no new work, and its running tasks go on.
 
     The core answers with `ReleaseHost` or `RefuseDrain`.
     """
@@ -167,14 +172,14 @@ class CapabilitiesChanged:
 
 @dataclass(frozen=True, slots=True)
 class SharedChanged:
-    """The inventory's shared amounts have changed. ``amounts`` has the new ones by name, in parts."""
+    """The inventory's shared amounts have changed. ``amounts`` has the new amounts by name, in parts."""
 
     amounts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class TasksStarted:
-    """Tasks run now, so they cannot be recalled any more."""
+    """Tasks have started, so they cannot be recalled any more."""
 
     host: str
     run: int
@@ -184,16 +189,17 @@ class TasksStarted:
 
 @dataclass(frozen=True, slots=True)
 class TasksFinished:
-    """Tasks returned results."""
+    """Tasks have finished with results."""
 
     host: str
     run: int
     tasks: Sequence[int]
     attempts: Sequence[int]
     durations_s: Sequence[float]
-    #: By task: bytes of each of its objects, the whole result first, then its elements by number; -1: not stored.
+    #: By task: the sizes in bytes of the objects that it makes: first the whole result, then the elements in the order
+    #: of their numbers. A size is -1 if the object was not stored.
     sizes: Sequence[Sequence[int]]
-    #: By task: True if the controller got the bytes with the report.
+    #: By task: True if the controller got the bytes of the objects with the report.
     held: Sequence[bool]
 
 
@@ -216,19 +222,19 @@ class TaskFailed:
     task: int
     attempt: int
     kind: FailureKind
-    #: True if the task's options allow another attempt after a failure of its own code.
+    #: True if another attempt may help, according to the function's ``retry_on``. The core counts the retries.
     retryable: bool
-    #: What the shell wants back with `AnnounceTasksEnded`.
+    #: The shell's record of the failure. The core does not read it, and returns it in `AnnounceTasksEnded`.
     failure: object
-    #: For ``disk``: bytes that found no room, 0 if not known.
+    #: For the kind ``disk``: how many bytes the host had no room for, 0 if not known.
     need: int = 0
-    #: True if the task's code may have run. False if an argument found no room, so that the code was not called.
+    #: True if the worker may have called the function. False, for example, if the host had no room for an argument.
     called: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectsStored:
-    """Copies of objects arrived. ``host`` may be the controller."""
+    """Copies of objects have arrived on a host. ``host`` may be the controller."""
 
     host: str
     run: int
@@ -238,7 +244,7 @@ class ObjectsStored:
 
 @dataclass(frozen=True, slots=True)
 class CopyFailed:
-    """A copy of an object did not arrive. ``missing`` is True if the source does not have the object."""
+    """A copy of an object from ``source`` to ``host`` failed. ``missing`` is True if the source has no replica."""
 
     host: str
     run: int
@@ -249,7 +255,7 @@ class CopyFailed:
 
 @dataclass(frozen=True, slots=True)
 class PlacementsProposed:
-    """A custom allocator answered. Keys are task numbers, or the ids that the frontier showed."""
+    """A custom allocator has answered. The keys of ``placements`` are task numbers, or ids from the frontier."""
 
     run: int
     request: int
@@ -259,7 +265,7 @@ class PlacementsProposed:
 
 @dataclass(frozen=True, slots=True)
 class AllocatorFailed:
-    """A custom allocator raised."""
+    """A custom allocator has raised an exception."""
 
     run: int
     request: int
@@ -268,7 +274,7 @@ class AllocatorFailed:
 
 @dataclass(frozen=True, slots=True)
 class OutputsWanted:
-    """The caller wants objects that were not among the outputs. Objects that no longer exist are not made again."""
+    """The caller wants objects that were not among the outputs. The core does not make an object again for this."""
 
     run: int
     objects: Sequence[int]
@@ -276,7 +282,7 @@ class OutputsWanted:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """The caller wants tasks and what depends on them cancelled; ``tasks`` None: the whole run."""
+    """The caller cancels tasks, and with them all tasks that depend on them. ``tasks`` is None for the whole run."""
 
     run: int
     tasks: Sequence[int] | None = None

@@ -1,4 +1,4 @@
-"""Why a task does not run, as data."""
+"""Explain where a task is, and why it does not run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["Explanation", "explain"]
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where one task is, and what it waits for, as `Execution.explain` returns it. ``str()`` gives a few lines of text.
+    """Where one task is, and what it waits for. `Execution.explain` returns it. ``str()`` gives a few lines of text.
 
     Attributes:
         task: The number of the task in its run.
         id: The id of the function.
         state: ``WAITING`` (for inputs), ``READY`` (for a host), ``HANDED`` (to a host), ``BACKOFF`` (until its
             retry), ``DONE``, ``FAILED``, ``SKIPPED`` or ``CANCELLED``.
-        attempt: How many attempts were handed over.
+        attempt: How many attempts of the task were handed over.
         host: The name of the host that has the task or had it last, or ``""``.
         reason: Why the task is in this state, as one clause.
         waits_for: The ids of the functions whose results are missing.
-        hosts: For a ready task, by host name: why the host does not take it.
+        hosts: For a ready task: why each host does not get the task, by host name.
 
     Example:
         ```python
@@ -69,7 +69,7 @@ def explain(world: World, number: int, t: int) -> Explanation:
         reason = f"waits for {_results_of(waits_for)}" if waits_for else "waits for inputs"
     elif state is State.READY:
         hosts = {host.name: _why_not(world, run, t, host) for host in world.fleet.by_name.values()}
-        hosts |= {name: why or "is being reached" for name, why in world.fleet.expected.items()}
+        hosts |= {name: why or "the controller is connecting to it" for name, why in world.fleet.expected.items()}
         reason = _why_ready(world, run, t)
     elif state is State.HANDED:
         reason = _where_handed(world, run, t)
@@ -119,17 +119,17 @@ def _why_not(world: World, run: Run, t: int, host: HostRecord) -> str:
     if host.suspected:
         return "is silent"
     if host.reserved is not None and host.reserved is not run.queue[t]:
-        return "is kept free for a task that was passed over for long"
+        return "is kept free for a task that has waited for a long time"
     if host.is_paused(profile, world.now):
         left_s = host.pauses[profile].until - world.now
-        return f"had no room for what its function makes or takes, and is passed over for {left_s:.0f} s more"
+        return f"had no room for a result or an argument of its function, and is avoided for {left_s:.0f} s more"
     if host.index in key.avoid:
-        return "it has failed there"
+        return "the task has failed there"
     demands = world.fleet.feasible(host, profile)
     if not any(host.ledger.fits(demand.host) for demand in demands):
         return f"is busy with {host.handed} tasks"
     if not any(world.fleet.shared.fits(demand.shared) for demand in demands):
-        return "all shared amounts that it needs are in use"
+        return "too little is free of the shared amounts that the task needs"
     return "has room"
 
 

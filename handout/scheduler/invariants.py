@@ -1,7 +1,7 @@
-"""What must be true of the core's state after every call: what the methods of `scheduler.state` promise together.
+"""The rules that the core's state must follow after every call of the core.
 
-Tests check these rules after every event. The checks count everything anew, which is slow. They run after every event
-of thousands of simulations, so their loops over tasks and objects do no more than they must.
+Only tests and the simulator check these rules. The checks count everything anew, which is slow, and thousands of
+simulations run them after every event. So the loops over tasks and objects are written for speed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from handout.scheduler.task_states import State
 
 __all__ = ["broken", "check", "stuck"]
 
-# The states as plain numbers, because looking up an enum's attribute costs too much here.
+# The states are plain numbers here, because looking up an attribute of an enum takes too long in these loops.
 _WAITING, _READY, _HANDED, _DONE = (int(s) for s in (State.WAITING, State.READY, State.HANDED, State.DONE))
 
 
@@ -26,14 +26,14 @@ def check(world: World) -> None:
     """Check all rules.
 
     Raises:
-        InternalError: Some rule is broken; the message names each.
+        InternalError: Some rule is broken. The message names each broken rule.
     """
     if problems := list(broken(world)):
         raise InternalError("the core broke its own rules: " + "; ".join(problems), remedy="Please report it.")
 
 
 def broken(world: World) -> Iterator[str]:
-    """Return a clause for each rule that is broken."""
+    """Yield a clause for each rule that is broken."""
     for run in world.runs.values():
         for problem in (*_columns(run), *_tasks(world, run), *_objects(world, run), *_whole(run)):
             yield f"run {run.number}: {problem}"
@@ -45,7 +45,7 @@ def broken(world: World) -> Iterator[str]:
 
 
 def stuck(world: World) -> list[int]:
-    """Return the runs that have not ended although nothing is under way that could end them."""
+    """Return the numbers of the runs that hang: they are not over, and the core waits for nothing that may end them."""
     fleet = world.fleet
     if (
         world.timers.next_s is not None
@@ -92,7 +92,7 @@ def _tasks(world: World, run: Run) -> Iterator[str]:
             queue = run.queue_of(t)
             place = t if run.order is None else run.order[t]
             if run.missing[t] or run.queue[t] is not queue or place not in queue.heap:
-                yield f"task {t} is ready, misses {run.missing[t]} inputs, and is not in its queue"
+                yield f"task {t} is ready, and misses {run.missing[t]} inputs or is not in its queue"
             if run.queues.get(queue.key) is not queue:
                 yield f"task {t} is in a queue that was forgotten"
         elif state == _WAITING:
@@ -103,7 +103,7 @@ def _tasks(world: World, run: Run) -> Iterator[str]:
                     yield f"task {t} waits for object {o}, which no task makes"
     for t in (*run.shared, *run.recalled, *run.second_attempts):
         if run.state[t] != _HANDED:
-            yield f"task {t} is {State(run.state[t]).name} and has claimed shared amounts, or has a second attempt"
+            yield f"task {t} is {State(run.state[t]).name} and has shared amounts, a recall or a second attempt"
 
 
 def _handed(world: World, run: Run, t: int) -> Iterator[str]:
@@ -111,7 +111,7 @@ def _handed(world: World, run: Run, t: int) -> Iterator[str]:
     other = run.second_attempts.get(t)
     if other is not None:
         if world.fleet.at(other.host) is None or other.host == index or other.attempt == run.attempt[t]:
-            yield f"task {t} is attempted as {other} beside attempt {run.attempt[t]} on host {index}"
+            yield f"task {t} has second attempt {other} beside attempt {run.attempt[t]} on host {index}"
         if not run.spec.profiles[run.spec.profile[t]].idempotent:
             yield f"task {t} must not run twice and is attempted twice"
     if world.fleet.at(index) is None:
@@ -132,10 +132,10 @@ def _objects(world: World, run: Run) -> Iterator[str]:
             before = -1
             for i in replicas:
                 if i <= before or (i and at(i) is None):
-                    yield f"object {o} is on {replicas}"
+                    yield f"object {o} has replicas on {replicas}, which are unsorted or on a lost host"
                 before = i
             if not uses[o] and not flags[o] and producer[o] >= 0:
-                yield f"object {o} is on {replicas} and no task needs it"
+                yield f"object {o} has replicas on {replicas} and is not needed"
         if flags[o] & KEEP and run.reported[run.spec.producer[o]] and not replicas and not run.over:
             if run.spec.producer[o] >= 0 and run.state[run.spec.producer[o]] == State.DONE and not run.aborting:
                 yield f"object {o} is to be kept and is gone"
@@ -162,16 +162,16 @@ def _whole(run: Run) -> Iterator[str]:
     if run.over and unended:
         yield "it is over and tasks have not ended"
     if not run.over and not unended and (not awaited or run.aborting):
-        yield "it ought to be over"
+        yield "it is not over, and it waits for no task and no output"
     limit = run.spec.max_concurrency
     if limit is not None and run.active > limit:
         found = sum(1 for t, attempt in run.found.items() if state[t] == _HANDED and run.attempt[t] == attempt)
         if run.active - found > limit:
-            yield f"{run.active} tasks are handed where {limit} may be"
+            yield f"{run.active} tasks are handed, and max_concurrency is {limit}"
 
 
 class _Sum:
-    """What the runs hold of one host, counted anew."""
+    """The tasks and claims on one host, or the claims on the shared amounts, counted anew."""
 
     __slots__ = ("ahead", "claims", "handed", "used")
 

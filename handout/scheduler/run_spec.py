@@ -1,4 +1,4 @@
-"""What a run is made of, as columns: tasks, objects, and the profiles that tasks share."""
+"""The description of a run for the core: columns of its tasks and objects, and the profiles that tasks share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from handout.resources.requirement import Requirement
 
 __all__ = ["CONTROLLER", "OnFailure", "Profile", "RunSpec", "Speculation"]
 
-#: Stands for the controller wherever a host's name is expected.
+#: The name of the controller in places where the name of a host is expected.
 CONTROLLER = ""
 
 OnFailure = Literal["fail_fast", "continue"]
@@ -18,74 +18,75 @@ OnFailure = Literal["fail_fast", "continue"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Profile:
-    """What many tasks have in common that matters to placement and retries."""
+    """Properties that matter for placement and retries. Many tasks, such as those of one function, share a profile."""
 
-    #: Alternatives in order of preference.
+    #: The variants of the cost, in order of preference.
     requirements: tuple[Requirement, ...]
     retries: int = 0
-    #: Seconds before the first retry; doubled each time, at most 60 s.
+    #: Seconds before the first retry. The pause doubles for each further retry, up to 60 s.
     backoff_s: float = 0.0
-    #: The only host that may run its tasks, or None.
+    #: The only host that may run the tasks, or None.
     host: str | None = None
-    #: False: a task of the profile is never run again once it may have run.
+    #: If False, a task that may have run is never run again.
     idempotent: bool = True
     #: The version of Python that the host must have, such as "3.11", or None.
     python: str | None = None
-    #: The name under which its durations are remembered from run to run.
+    #: The name of the function. The core remembers durations from run to run under this name.
     fn_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """When a task is slow, compared with other tasks of its profile."""
+    """When a task counts as slow, compared with other tasks of its profile."""
 
-    #: Least number of tasks of the profile that must have finished.
+    #: No task is slow before this many tasks of the profile have finished.
     peers: int = 10
     #: A task is slow only if it has run for this many times the 95th percentile of the profile's durations.
     factor: float = 3.0
-    #: A task is slow only if it has run for this many seconds. Below that, a second attempt would take longer.
+    #: A task is slow only if it has run for this many seconds. For shorter tasks, a second attempt saves no time.
     least_s: float = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunSpec:
-    """One run. Columns by task number have ``count`` entries, columns by object number at least as many.
+    """The description of one run.
 
-    Object ``t`` is the whole result of task ``t``. Numbers from ``count`` on are elements of results, whose producer is
-    the task with that result, and values that the controller has, whose producer is -1.
+    A column by task has ``count`` entries, and a column by object has at least as many. Object ``t`` is the whole
+    result of task ``t``. The objects from number ``count`` on are elements of results, and values that the controller
+    has from the beginning. The producer of an element is the task that makes the result. Such a value has producer -1.
     """
 
     count: int
     profiles: Sequence[Profile]
-    #: By task: index in ``profiles``.
+    #: By task: the index of its profile in ``profiles``.
     profile: Sequence[int]
-    #: By task: function number, the key of expected durations.
+    #: By task: the number of its function. Expected durations are kept for each function.
     fn: Sequence[int]
-    #: By task: distinct object numbers.
+    #: By task: the numbers of the objects that it takes, each number once.
     inputs: Sequence[tuple[int, ...]]
     #: By object: the task that makes it, -1 if the controller has it.
     producer: Sequence[int]
-    #: By object: bytes if known, else -1.
+    #: By object: its size in bytes, -1 if not known.
     nbytes: Sequence[int]
-    #: Objects that the caller wants; they are copied to the controller.
+    #: Objects that the caller wants. They are copied to the controller.
     outputs: Sequence[int] = ()
     #: Objects that stay on their hosts after the run.
     keep: Sequence[int] = ()
-    #: By task: higher goes first; None: all are 0.
+    #: By task: its priority. Tasks of a higher priority go first. None: all priorities are 0.
     priority: Sequence[float] | None = None
-    #: By task: collocation group, -1 for none.
+    #: By task: the number of its collocation group, -1 for none. None: there are no groups.
     group: Sequence[int] | None = None
     on_failure: OnFailure = "fail_fast"
-    #: Most tasks of the run that may be handed over at a time.
+    #: The largest number of tasks of the run that may be handed over at a time. None: no limit.
     max_concurrency: int | None = None
-    #: Name of a built-in allocator; None: a custom one, asked with `AskAllocator`.
+    #: The name of a built-in allocator. None: there is a custom allocator, which the core asks with `AskAllocator`.
     allocator: str | None = "locality"
     allocator_timeout_s: float = 30.0
-    #: By task: what the graph's author attached to it.
+    #: By task: the labels that the author of the graph gave to it. None: there are no labels.
     labels: Sequence[Mapping[str, Any]] | None = None
-    #: By task: the user's ids, for errors, explanations and allocators; None: the numbers are used.
+    #: By task: its id, for errors, explanations and allocators. None: the task numbers are used instead.
     ids: Sequence[str] | None = None
-    #: When a task gets a second attempt beside the first; None: never.
+    #: When a task gets a second attempt beside the first. None: never.
     speculation: Speculation | None = None
-    #: Added to each task's priority; orders concurrent runs.
+    #: The core adds this number to the priority of each task. So it orders the runs that share the cluster.
     run_priority: float = 0.0

@@ -1,6 +1,7 @@
 """The states of a task and every legal move between them, as data.
 
-`Run.move` raises on a move that `TRANSITIONS` does not have. The diagram in the documentation is drawn from it.
+`Run.move` raises `InternalError` for a move that is not in `TRANSITIONS`. The diagram in the documentation is made from
+`TRANSITIONS`, too.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ __all__ = ["EFFECTS", "ENDED", "TRANSITIONS", "Outcome", "State"]
 
 
 class State(IntEnum):
-    """Where a task is. A run's state column holds the numbers."""
+    """The state of a task. A run's column ``state`` holds the numbers."""
 
     WAITING = 0
     """Some input does not exist yet."""
     READY = 1
-    """All inputs exist; the task is in the frontier."""
+    """All inputs exist, and the task is in the frontier."""
     HANDED = 2
-    """With an agent: running, queued there, or waiting there for inputs that are being made or copied."""
+    """An agent has the task. The task runs, is queued, or waits for inputs that are being made or copied."""
     BACKOFF = 3
-    """Failed, and to be tried again after a pause."""
+    """The task failed, and will be tried again after a pause."""
     DONE = 4
-    """The task's result exists, or existed and is not needed any more."""
+    """The result of the task exists, or it has existed and is not needed any more."""
     FAILED = 5
-    """Failed for good."""
+    """The task failed for good."""
     SKIPPED = 6
-    """Never ran, because a task that it needs failed."""
+    """The task ended without a result, because a task that it depends on failed."""
     CANCELLED = 7
-    """Cancelled by the caller, or with its run."""
+    """The caller cancelled the task, or its run ended before the task did."""
 
 
 class Outcome(Enum):
@@ -48,7 +49,7 @@ _D, _F, _S, _C = State.DONE, State.FAILED, State.SKIPPED, State.CANCELLED
 
 _DONE_BEFORE = "an earlier run had finished it, or the result that it was repeated for is not needed any more"
 
-#: From each state to those that may follow, each with its cause.
+#: By state: the states that may follow it, each with the cause of the move.
 TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
     {
         _W: {
@@ -93,7 +94,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
     }
 )
 
-#: The states of a task that has ended. A task leaves none of them but DONE, which it leaves if its result is lost.
+#: The states of a task that has ended. A task can leave only DONE, if its result is lost. It stays in the others.
 ENDED: Final = frozenset({_D, _F, _S, _C})
 
 
@@ -104,6 +105,6 @@ def _effect(old: State, new: State) -> tuple[int, int] | tuple[()] | None:
     return effect if any(effect) else ()
 
 
-#: The same table for the hot path. ``EFFECTS[old][new]`` is None if the move is not legal. Otherwise it is what the
-#: move adds to the count of active tasks and to the count of unended tasks, or empty if it adds nothing to either.
+#: The table for the hot path. ``EFFECTS[old][new]`` is None if the move is not legal. Otherwise it holds two numbers,
+#: which the move adds to the counts of active and of unended tasks. It is empty if both numbers are 0.
 EFFECTS: Final = tuple(tuple(_effect(old, new) for new in State) for old in State)

@@ -1,4 +1,4 @@
-"""The core shows custom allocators its state as these views: one of the cluster, one of each ready task."""
+"""Make the views of the core's state for custom allocators: one of the cluster, and one of each ready task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["cluster_view", "task_view"]
 
 
 def cluster_view(world: World) -> ClusterView:
-    """Return a view of the hosts that may get work now."""
+    """Return a view of the cluster with the hosts that may get work now."""
     hosts = [host for host in world.fleet.by_name.values() if host.open]
     rtt_s = {host.name: host.rtt_s for host in hosts}
     return view_of_core(map(_host_view, hosts), world.now, world.fleet.shared, rtt_s)

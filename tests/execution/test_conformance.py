@@ -227,7 +227,7 @@ async def test_retry_on_says_what_is_worth_another_try(cluster: Cluster, tmp_pat
     graph.add(work.fail_then_succeed, str(tmp_path / "tries"), 2, retries=5, retry_on=KeyError)
     with pytest.raises(ValueError, match="try 1") as caught:
         await cluster.execute(graph)
-    assert "Its retry_on= excludes another attempt for this exception" in caught.value.__notes__[-1]
+    assert "Its retry_on= does not allow another attempt after this exception" in caught.value.__notes__[-1]
 
 
 async def test_a_retry_on_that_raises_what_has_no_text_is_a_no(cluster: Cluster, tmp_path: Path) -> None:

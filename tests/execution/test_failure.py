@@ -190,7 +190,7 @@ def test_a_failure_that_this_side_found_is_behind_its_exception_as_well() -> Non
 
 def test_a_task_that_was_nowhere_says_nothing_of_a_host() -> None:
     error = Failure("a", "cancelled", attempts=0, caused_by="b").exception
-    assert str(error) == "Task 'a' was cancelled, because 'b' ended otherwise."
+    assert str(error) == "Task 'a' was cancelled, because 'b' failed or was cancelled."
     assert not hasattr(error, "__notes__")
 
 

@@ -67,7 +67,7 @@ async def test_row_03_what_the_kernel_kills_for_lack_of_memory_is_told_as_such(
         assert error.peak_memory is not None
         assert 50_000_000 < error.peak_memory < LIMIT
         assert "declared memory 100 MB" in str(error)
-        assert "Raise memory in its cost" in error.remedy
+        assert "Raise memory in the task's cost" in error.remedy
 
         # The agent and the supervisor were spared, and a later death by other means is not taken for one like that.
         after = Graph()

@@ -178,7 +178,7 @@ async def test_row_18_an_exception_that_cannot_be_made_again_comes_as_text(clust
     assert isinstance(error, handout.RemoteError)
     assert (error.type_name, error.message) == ("tests.faults.deeds.Stubborn", "no way back")
     assert 'raise Stubborn("no way back", code=3)' in error.traceback
-    assert "cannot be pickled and made again" in str(error)
+    assert "cannot be pickled and rebuilt" in str(error)
 
 
 @pytest.mark.parametrize("code", [0, 3])

@@ -1,1 +1,1 @@
-"""What the core does about each family of events."""
+"""The handlers of events: one module for each family of events."""

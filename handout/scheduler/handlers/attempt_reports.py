@@ -1,4 +1,4 @@
-"""What agents report about attempts: started, finished, recalled, failed."""
+"""Handle the reports of agents about attempts that have started, finished, failed or been recalled."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HANDED, _DONE = State.HANDED, State.DONE
 
 
 def tasks_started(world: World, event: TasksStarted) -> None:
-    """Note that tasks run, so that they cannot be recalled any more."""
+    """Note that tasks have started, so that they cannot be recalled any more."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
         world.stale += len(event.tasks)
@@ -45,7 +45,7 @@ def tasks_started(world: World, event: TasksStarted) -> None:
 
 
 def tasks_recalled(world: World, event: TasksRecalled) -> None:
-    """Return tasks that did not start to the frontier, or end them if they are being cancelled."""
+    """Return recalled tasks to the frontier. Tasks that are being cancelled end instead."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     for t, attempt in zip(event.tasks, event.attempts, strict=True):
         if run is None or host is None or not _counts(run, host, t, attempt):
@@ -62,7 +62,10 @@ def tasks_recalled(world: World, event: TasksRecalled) -> None:
 
 
 def tasks_finished(world: World, event: TasksFinished) -> None:
-    """Note results, make their consumers ready, and drop inputs that are not needed. The hottest path of all."""
+    """Note results, make their consumers ready, and drop inputs that are not needed any more.
+
+    This function is the hottest path of the core.
+    """
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
         _finished_after_close(world, event, host)
@@ -117,7 +120,11 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
 
 
 def _end_finished(world: World, run: Run, host: HostRecord, t: int) -> bool:
-    """End a finished attempt, and the one beside it; return False if the task was cancelled meanwhile."""
+    """End a finished attempt, and the task's other attempt if there is one.
+
+    Returns:
+        False if the task is being cancelled, so that its result does not count.
+    """
     if t in run.cancelling:
         end_attempt(world, run, t)
         if not run.continue_with_second(t):
@@ -138,20 +145,20 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
         run: The run.
         host: The host.
         o: The object.
-        size: Its bytes; negative if it was not stored.
-        held: True if the controller got its bytes with the report.
-        stored: True if the host keeps the object even when it has sent the bytes to the controller.
+        size: The object's size in bytes; negative if the object was not stored.
+        held: True if the controller got the object's bytes with the report.
+        stored: True if the host has stored the object even if it has sent the bytes with the report.
     """
     objects = run.objects
     if size < 0:
-        give_up_output(world, run, o)  # the caller asked for the output after the task was handed over
+        give_up_output(world, run, o)  # the caller asked for the object after the task was handed over
         return
     if objects.copying:
         objects.end_copy(o, host.index)
         if held:
             objects.end_copy(o, 0)
     if objects.replicas[o]:
-        # The task was repeated although another replica exists.
+        # The task has run again although a replica of the object exists.
         add_replica(world, run, o, host.index, size)
         if held:
             add_replica(world, run, o, 0, size)
@@ -163,7 +170,7 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
             if not users:
                 drop_unused(world, run, o)
         elif flags:
-            objects.made(o, size, CONTROLLER_ONLY)  # `StartTasks.keep` was False: the host has not kept it
+            objects.made(o, size, CONTROLLER_ONLY)  # `StartTasks.keep` was False: the host has not stored it
         else:
             world.out.drop(0, run.number, o)
     elif users or flags:
@@ -177,9 +184,10 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
 
 
 def _held_again(world: World, run: Run, host: HostRecord, t: int, sizes: Sequence[int]) -> None:
-    """Note the result of an attempt that an earlier controller began. Only the controller's replica is certain.
+    """Note the result of an attempt that an earlier controller handed over.
 
-    The earlier controller may have got the result as well, and may have dropped it on the host.
+    Only this controller's replica is certain. The earlier controller may have got the result, too, and may then have
+    told the host to drop it.
     """
     for o, size in zip(run.objects_of(t), sizes, strict=False):
         if size < 0:
@@ -208,7 +216,7 @@ def _finished_late(world: World, run: Run, host: HostRecord, t: int, attempt: in
     """Drop the result of an attempt that does not count any more."""
     confirm_end(world, host, run.number, t, attempt)
     if run.state[t] == _HANDED and run.host[t] == host.index:
-        # The present attempt may store its result on the same host, and a drop might hit that result.
+        # The present attempt may have stored its result on the same host, and a drop could delete that result.
         for o in run.objects_of(t):
             run.objects.mark_stale(o, host.index)
     else:
@@ -220,14 +228,14 @@ def _discard_all(world: World, run: Run, host: HostRecord, t: int) -> None:
         if host.index in run.objects.replicas[o]:
             continue
         if (o, host.index) in run.objects.copying:
-            # The result that counts is being copied to the host, and a drop might hit that copy.
+            # The result of another attempt is being copied to this host, and a drop could delete that copy.
             run.objects.mark_stale(o, host.index)
         else:
             world.out.drop(host.index, run.number, o)
 
 
 def task_failed(world: World, event: TaskFailed) -> None:
-    """Try the task again, on other hosts first, or let it fail for good, depending on the kind of failure."""
+    """Let a failed task run again, on other hosts first, or let it fail for good. The kind of failure decides."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     t = event.task
     if run is None or host is None or not _counts(run, host, t, event.attempt):
@@ -237,7 +245,7 @@ def task_failed(world: World, event: TaskFailed) -> None:
     if event.kind == "disk":
         found_no_room(world, run, t, host, event.need)
     if run.continue_with_second(t):
-        return  # the failed attempt was an extra one, so it is not counted
+        return  # the task's other attempt goes on, so this failure is not counted
     if t in run.cancelling:
         end(world, run, t, Outcome.CANCELLED)
         return
@@ -258,7 +266,10 @@ def task_failed(world: World, event: TaskFailed) -> None:
 
 
 def _counts(run: Run, host: HostRecord, t: int, attempt: int) -> bool:
-    """Return True if a report about this attempt counts. If the attempt is beside the present one, swap the two."""
+    """Return True if a report about this attempt counts.
+
+    If the attempt is the task's other attempt, it becomes the present one, and the present one becomes the other.
+    """
     other = run.second_attempts.get(t) if run.second_attempts else None
     if other is not None and other.host == host.index and other.attempt == attempt:
         run.swap_attempts(t)

@@ -1,4 +1,4 @@
-"""An attempt's life with an agent: handed over, given its claim, recalled, given up, confirmed to have ended."""
+"""The steps of an attempt's life: it is handed over, gets its claim, is recalled or given up, and ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ __all__ = [
     "return_to_frontier",
 ]
 
-#: A task's followers are handed over with it only if there are few. Many are better spread over the hosts.
+#: A task's followers, the tasks that take its result, are handed to the same host if there are at most this many. More
+#: followers run sooner if they are spread over several hosts.
 MAX_FOLLOWERS = 2
 
 
@@ -47,10 +48,10 @@ def hand_over(
         run: The task's run.
         t: The task.
         host: The host.
-        demand: The variant of the task's cost that it is granted.
-        share: The task's claim on the host. A number in place of a claim means that the task is handed ahead and waits
-            for a claim there; the number is the seconds that the task adds to the host's backlog.
-        found: True if the host got the task from an earlier controller and still has it.
+        demand: The variant of the task's cost that the core has chosen.
+        share: The task's claim on the host. If the task is handed ahead, it has no claim yet. Then this argument is the
+            number of seconds that the task adds to the host's backlog.
+        found: True if an earlier controller handed the task to the host, and the host still has it.
     """
     index = host.index
     claim, backlog_s = (share, 0.0) if isinstance(share, Claim) else (None, share)
@@ -60,13 +61,14 @@ def hand_over(
     else:
         host.add_running()
     if run.groups:
-        group = run.spec.group[t]  # type: ignore[index]  # there are groups, so there is the column
+        group = run.spec.group[t]  # type: ignore[index]  # a run with groups has this column
         if group >= 0:
             _pin_group(world, run, group, index)
     for o in run.spec.inputs[t]:
         copy_to(world, run, o, index)
     if found:
-        # The inputs are copied even so: the earlier controller may have been sending them when it ended.
+        # The agent has the task already. Only the inputs are copied, because the earlier controller may have ended
+        # before it had sent them all.
         return
     objects = run.objects
     elements = objects.elements.get(t) if objects.elements else None
@@ -77,7 +79,10 @@ def hand_over(
 
 
 def _may_be_followed(world: World, run: Run, t: int) -> None:
-    """Note a handed task if its followers, the tasks that take its result, may be handed to the same host."""
+    """Note that the followers of a handed task may be handed to the same host, if there are few.
+
+    The followers of a task are the tasks that take its result.
+    """
     host = world.fleet.at(run.host[t])
     consumers = run.objects.consumers
     followers = len(consumers[t])
@@ -89,22 +94,23 @@ def _may_be_followed(world: World, run: Run, t: int) -> None:
 
 
 def _pin_group(world: World, run: Run, group: int, index: int) -> None:
-    """Send the other tasks of a group to the host of the first one that is placed."""
+    """Pin a group to the host on which its first task is placed. The other tasks of the group must run there, too."""
     if run.pin_group(group, index):
         requeue_group(world, run, group)
 
 
 def requeue_group(world: World, run: Run, group: int) -> None:
-    """Put the ready tasks of a group into the queue that they belong to now."""
+    """Move the ready tasks of a group to other queues, because the group's host has changed."""
     for t in run.groups[group]:
         if run.state[t] == State.READY:
             run.make_ready(t, world.now)
 
 
 def end_attempt(world: World, run: Run, t: int, *, linger: bool = False) -> HostRecord | None:
-    """Give back what a task's present attempt had claimed. Return its host, or None if the host was lost.
+    """End a task's present attempt and release its claims. Return its host, or None if the host was lost.
 
-    With ``linger`` the agent has not confirmed the end of the attempt. Its claims stay until `confirm_end`.
+    If ``linger`` is True, the agent has not confirmed that the attempt has ended. Then the claims stay until
+    `confirm_end`.
     """
     claim, shared = run.end_attempt(t)
     host = world.fleet.at(run.host[t])
@@ -123,7 +129,7 @@ def end_attempt(world: World, run: Run, t: int, *, linger: bool = False) -> Host
 
 
 def give_up_attempts(world: World, run: Run, t: int) -> None:
-    """Give up all attempts of a task before their agents have confirmed their end."""
+    """Give up all attempts of a task. Their agents have not confirmed that the attempts have ended."""
     _give_up(world, run, t)
     if run.continue_with_second(t):
         _give_up(world, run, t)
@@ -144,10 +150,10 @@ def _give_up(world: World, run: Run, t: int) -> None:
 
 
 def confirm_end(world: World, host: HostRecord | None, run: int, t: int, attempt: int) -> Sequence[int]:
-    """Release what a given-up attempt still holds, because its agent has reported its end.
+    """Release the claims of an attempt that the core had given up. Its agent has reported that the attempt has ended.
 
     Returns:
-        The objects that the attempt would have made; empty if the core had not given up such an attempt.
+        The objects that the attempt would have made. Empty if the core had not given up such an attempt.
     """
     left = None if host is None else host.confirm_end(run, t, attempt)
     if host is None or left is None:
@@ -170,12 +176,12 @@ def _release_shared(world: World, claim: Claim | None) -> None:
     if claim is None:
         return
     world.fleet.shared.release(claim)
-    # A task that waits for shared amounts may fit on any host now, even if nothing else has changed there.
+    # A task that waits for shared amounts may fit on any host now, so all hosts are tried again.
     world.dirty.update(world.fleet.by_name.values())
 
 
 def promote(world: World, host: HostRecord) -> None:
-    """Let tasks that were handed ahead claim what has become free, in the order in which they began to wait."""
+    """Grant claims to tasks that were handed ahead, as far as there is room. Tasks that waited longer come first."""
     index = host.index
     count = 0
     for number, t, attempt, _ in host.ahead:
@@ -199,7 +205,7 @@ def promote(world: World, host: HostRecord) -> None:
 
 
 def return_to_frontier(world: World, run: Run, t: int) -> None:
-    """Make a task that no agent has any more ready to run again, or waiting if an input is missing."""
+    """Make a task READY again, or WAITING if an input is missing. No agent has the task at this time."""
     if not run.missing[t]:
         run.make_ready(t, world.now)
         return
@@ -207,18 +213,18 @@ def return_to_frontier(world: World, run: Run, t: int) -> None:
     for o in run.spec.inputs[t]:
         producer = run.spec.producer[o]
         if not run.objects.replicas[o] and producer >= 0 and run.state[producer] == State.HANDED:
-            # The task may follow its producer again, on the host that has the producer now.
+            # The task may again be handed to the host where its producer is now.
             _may_be_followed(world, run, producer)
 
 
 def recall(world: World, run: Run, t: int) -> None:
-    """Recall a handed task, unless it is already recalled or being cancelled."""
+    """Recall a task that was handed over, unless it was recalled before or is being cancelled."""
     if run.mark_recalled(t):
         world.out.recall(run.host[t], run.number, t, run.attempt[t])
 
 
 def recall_followers(world: World, run: Run, t: int) -> None:
-    """Recall the followers of a task from its host, because the task will not make its result there."""
+    """Recall the followers of a task that wait on its host, because the task will not make its result there."""
     index = run.host[t]
     for o in run.objects_of(t):
         if run.objects.replicas[o]:

@@ -1,4 +1,4 @@
-"""How tasks fail or are cancelled, how that ends the tasks that depend on them, and how runs end."""
+"""End tasks that fail or are cancelled, end the tasks that depend on them, and end runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "give_up_output",
 ]
 
-#: Seconds that a run which is being ended waits for agents to confirm that its tasks have ended.
+#: An aborted run waits at most this many seconds for agents to confirm that its tasks have ended.
 ABORT_S = 5.0
 
 _STATE = {
@@ -35,11 +35,11 @@ _STATE = {
 
 
 def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None, cause: int = -1) -> None:
-    """End a task that no agent has, with any outcome but DONE."""
+    """End a task with an outcome other than DONE. No agent has the task at this time."""
     if run.end_task(t, _STATE[outcome]):
         world.out.ended(run.number, t, outcome, world.fleet.names[run.host[t]], failure, cause)
     for o in run.objects_of(t):
-        # A replica may exist from an earlier time, when the task was DONE.
+        # A replica may exist if the task was DONE before.
         if not run.objects.replicas[o]:
             give_up_output(world, run, o)
         elif not run.objects.uses[o]:
@@ -49,17 +49,17 @@ def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None
 
 
 def give_up_output(world: World, run: Run, o: int) -> None:
-    """Let a run end without an output that will not be made (again)."""
+    """Let a run end without this output, because no task will make it."""
     if run.objects.give_up_output(o):
         world.ending.add(run)
 
 
 def fail(world: World, run: Run, t: int, failure: object) -> None:
-    """End a task that failed for good, and what depends on it."""
+    """End a task that failed for good, and the tasks that depend on it."""
     if run.reported[t]:
         objects = run.objects
         if not any(objects.needed(o) and not objects.replicas[o] for o in run.objects_of(t)):
-            # The task was DONE before, and the objects that it was repeated for are not needed any more.
+            # The task was DONE before, and was repeated for objects that are not needed any more.
             run.move(t, State.DONE)
             release_inputs(world, run, t)
             world.ending.add(run)
@@ -75,7 +75,7 @@ def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
     name = run.name_of(t)
     return HostLostError(
         f"the result of task {name!r} was lost with its host, and making it again failed: {failure}",
-        remedy="A result that is lost with a host is made again: write the function so that it can run twice.",
+        remedy="A function runs again if its result is lost with a host: write it so that it can run twice.",
         id=name,
         failure=failure,
     )
@@ -98,7 +98,7 @@ def end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
 
 
 def cancel(world: World, run: Run, tasks: list[int]) -> None:
-    """End tasks and what depends on them. A task that an agent has ends when the agent confirms it."""
+    """Cancel tasks and all that depend on them. If an agent has a task, the task ends when the agent confirms this."""
     for t in tasks:
         if run.ended(t):
             continue
@@ -121,7 +121,7 @@ def _cancel_handed(world: World, run: Run, t: int) -> None:
 
 
 def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = None) -> None:
-    """End a run before its time. It is over once agents have confirmed that its tasks ended, or after `ABORT_S`."""
+    """Cancel all tasks of a run. The run is over once the agents have confirmed this, or after `ABORT_S` seconds."""
     if run.over or run.aborting:
         return
     run.begin_abort(outcome, error)
@@ -137,7 +137,10 @@ def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = No
 
 
 def abort_due(world: World, timer: Timer) -> None:
-    """Give up the attempts whose end no agent has confirmed by now. Their claims stay until an agent confirms it."""
+    """Give up the remaining attempts of an aborted run, because `ABORT_S` is over.
+
+    The claims of these attempts stay until their agents confirm that the attempts have ended.
+    """
     run = world.runs.get(timer.run)
     if run is None or run.over or not run.aborting:
         return
@@ -148,7 +151,7 @@ def abort_due(world: World, timer: Timer) -> None:
 
 
 def end_runs(world: World) -> None:
-    """Announce the runs that are over."""
+    """End and announce the runs that have no task or output to wait for any more."""
     for run in sorted(world.ending, key=lambda run: run.number):
         if run.over or run.unended or (run.objects.awaited and not run.aborting):
             continue

@@ -22,15 +22,15 @@ __all__ = ["allocator_failed", "answer_due", "ask_again", "ask_allocators", "not
 
 #: A frontier shows at least this many tasks, if so many are ready.
 MIN_FRONTIER = 256
-#: Tasks that a frontier shows for each free slot.
+#: A frontier shows this many tasks for each free slot, if that is more than `MIN_FRONTIER`.
 FRONTIER_PER_SLOT = 4
-#: An allocator that wants to be asked again is asked after this many seconds at the soonest. With fewer, it could keep
-#: the core busy.
+#: If an allocator wants to be asked again, the core waits at least this many seconds. Without a limit, the allocator
+#: could keep the core busy.
 MIN_ASK_AGAIN_S = 0.01
 
 
 def note_room(world: World) -> None:
-    """Have custom allocators asked again if hosts have got room."""
+    """Have the custom allocators asked again if some host has got room."""
     if world.dirty:
         for run in world.runs.values():
             if run.spec.allocator is None:
@@ -38,7 +38,10 @@ def note_room(world: World) -> None:
 
 
 def ask_allocators(world: World) -> None:
-    """Ask the allocator of each run that has tasks to place and where something has changed since the last request."""
+    """Ask the custom allocators of the runs that have tasks to place.
+
+    An allocator is asked only if something has changed since its last request.
+    """
     for run in world.runs.values():
         if run.spec.allocator is not None or run.requests.number >= 0 or not run.requests.changed:
             continue
@@ -62,7 +65,7 @@ def _ask(world: World, run: Run, tasks: list[int]) -> None:
 
 
 def _frontier(world: World, run: Run) -> list[int]:
-    """Return the ready tasks that the allocator is to place, most urgent first."""
+    """Return the ready tasks to show to the allocator, the most urgent first."""
     free = sum(max(0, host.slots - host.handed) for host in world.fleet.by_name.values() if host.open)
     limit = max(MIN_FRONTIER, FRONTIER_PER_SLOT * free)
     queues = [queue for queue in run.queues.values() if queue.head() >= 0 and is_for_allocator(queue)]
@@ -77,14 +80,14 @@ def _frontier(world: World, run: Run) -> list[int]:
 
 
 def ask_again(world: World, timer: Timer) -> None:
-    """Have an allocator asked again at the time that it wanted."""
+    """Have an allocator asked again, because the time that it asked for has come."""
     run = world.runs.get(timer.run)
     if run is not None:
         run.requests.ask_again()
 
 
 def answer_due(world: World, timer: Timer) -> None:
-    """End a run whose allocator has not answered in its time."""
+    """End a run whose allocator has not answered in time."""
     run = world.runs.get(timer.run)
     if run is not None and run.requests.number == timer.number and not run.over:
         timeout_s = run.spec.allocator_timeout_s
@@ -100,16 +103,17 @@ def allocator_failed(world: World, event: AllocatorFailed) -> None:
         return
     error = AllocatorError(
         f"the allocator raised {type(event.error).__name__}: {event.error}.",
-        remedy="Its own traceback is this error's cause.",
+        remedy="The allocator's exception, with its traceback, is the cause of this error.",
     )
     error.__cause__ = event.error
     abort(world, run, Outcome.FAILED, error)
 
 
 def placements_proposed(world: World, event: PlacementsProposed) -> None:
-    """Place the tasks that still can be placed.
+    """Place tasks as a custom allocator has proposed.
 
-    A placement that is not possible any more is ignored. One that never was possible ends the run.
+    A placement that has become impossible since the allocator was asked is ignored. A placement that was impossible
+    even then ends the run.
     """
     run = world.runs.get(event.run)
     if run is None or run.requests.number != event.request or run.over:
@@ -133,8 +137,8 @@ def placements_proposed(world: World, event: PlacementsProposed) -> None:
 
 
 def _check_hope(world: World, run: Run) -> None:
-    """End a run whose allocator placed nothing, if nothing will happen that could change its answer."""
-    # A host that was let go stays closed. Any other closed host may open again, or be lost.
+    """End a run whose allocator placed nothing, if nothing will happen that could change the answer."""
+    # A released host stays closed. Any other closed host may open again or be lost, which may change the answer.
     busy = any(h.handed or h.lingering or not (h.open or h.released) for h in world.fleet.by_name.values())
     if busy or run.requests.changed or run.requests.asks_again or world.fleet.expected:
         return
@@ -144,18 +148,18 @@ def _check_hope(world: World, run: Run) -> None:
         world,
         run,
         f"the allocator placed none of {len(tasks)} tasks ({names}) though all hosts are idle",
-        "Place at least one, or say view.draft().ask_again(in_s=...) when to be asked again.",
+        "Place at least one, or return a draft on which ask_again(in_s=...) was called, to be asked again later.",
     )
 
 
 def _impossible(world: World, run: Run, t: int, key: str | int, name: str) -> tuple[str, str] | None:
-    """Return problem and remedy of a placement that was impossible already when the allocator was asked, else None."""
+    """Return problem and remedy of a placement that was impossible even when the allocator was asked; else None."""
     shown = run.requests
     if t < 0 or shown.tasks.get(run.name_of(t) if t < run.spec.count else "") != t:
         nearest = nearest_name(str(key), shown.tasks)
         return (
             f"the allocator placed task {key!r}, which was not in its frontier",
-            f"Did you mean {nearest!r}?" if nearest else "Answer with ids of the tasks that it is given.",
+            f"Did you mean {nearest!r}?" if nearest else "Answer with the ids of tasks in the frontier.",
         )
     host = shown.hosts.get(name)
     id_ = run.name_of(t)
@@ -174,22 +178,27 @@ def _impossible(world: World, run: Run, t: int, key: str | int, name: str) -> tu
 
 
 def _place(world: World, run: Run, t: int, name: str) -> bool:
-    """Place one task if that is still possible."""
+    """Place one task if that is still possible. Return True if it was placed."""
     host = world.fleet.by_name.get(name)
     limit = run.spec.max_concurrency
     if host is None or not host.open or run.state[t] != State.READY or (limit is not None and run.active >= limit):
         return False
     queue = run.queue_of(t)
     if not is_for_allocator(queue):
-        return False  # a task of its group was placed meanwhile, so its host is fixed
+        return False  # another task of its group was placed meanwhile, so the host is fixed
     if all(world.fleet.feasible(host, run.spec.profiles[p]) for p in queue.key.group_profiles):
         return _place_on(world, run, t, host, queue)
-    # The allocator knows nothing of groups. Collocated tasks go to a host that can run all of them.
+    # The allocator does not know which tasks are collocated. The host that it chose cannot run the whole group, so the
+    # task goes to a host that can.
     return any(_place_on(world, run, t, other, queue) for other in eligible_hosts(world, queue))
 
 
 def _place_on(world: World, run: Run, t: int, host: HostRecord, queue: ReadyQueue) -> bool:
-    """Place a task on a host: with a claim if there is room for it, else ahead if the host's backlog has room."""
+    """Place a task on a host: with a claim if there is room, else ahead if the host's backlog has room.
+
+    Returns:
+        True if the task was placed.
+    """
     profile = run.spec.profiles[run.spec.profile[t]]
     demands = world.fleet.feasible(host, profile)
     if not demands:

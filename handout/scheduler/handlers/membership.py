@@ -1,4 +1,4 @@
-"""Hosts come, go and change; runs come and go."""
+"""Handle hosts that join, change or leave, and runs that are submitted or closed."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ __all__ = [
     "shortage_over",
 ]
 
-#: Seconds that a task waits for capabilities to come back. A tracker may report less for a while, for example because
-#: other programs use memory.
+#: After the capabilities of a host have changed, a run with tasks that no host can run does not end for this many
+#: seconds. A tracker may report less for a while, for example because other programs use memory.
 SHORTAGE_S = 60.0
 
 
 def run_submitted(world: World, event: ev.RunSubmitted) -> None:
-    """Create the run's state, and make its tasks without missing inputs ready."""
+    """Create the run's state. The tasks without missing inputs become READY."""
     if event.run in world.runs:
         world.stale += 1
         return
@@ -55,7 +55,7 @@ def run_submitted(world: World, event: ev.RunSubmitted) -> None:
 
 
 def run_closed(world: World, event: ev.RunClosed) -> None:
-    """Forget all that concerns the run."""
+    """Forget the run."""
     run = world.runs.get(event.run)
     if run is None:
         world.stale += 1
@@ -64,7 +64,7 @@ def run_closed(world: World, event: ev.RunClosed) -> None:
 
 
 def host_expected(world: World, event: ev.HostExpected) -> None:
-    """Let tasks that only this host can run wait for it."""
+    """Note that a host may join. Tasks that only this host can run wait for it."""
     world.fleet.leave_no_more(event.host)
     if event.host not in world.fleet.by_name:
         world.fleet.expect(event.host)
@@ -77,7 +77,7 @@ def host_delayed(world: World, event: ev.HostDelayed) -> None:
 
 
 def host_connected(world: World, event: ev.HostConnected) -> None:
-    """Let a new host, or a new epoch of a known one, get work."""
+    """Let a new host get work. If the core knows an earlier epoch of the host, that epoch is lost."""
     known = world.fleet.by_name.get(event.host)
     if known is not None:
         if known.epoch >= event.epoch:
@@ -110,7 +110,7 @@ def host_lost(world: World, event: ev.HostLost) -> None:
 
 
 def _expect_no_more(world: World, name: str) -> None:
-    """Forget an expected host. Custom allocators may have left out tasks to wait for it, so ask them again."""
+    """Forget an expected host. Ask the custom allocators again, because they may have kept tasks back for this host."""
     world.fleet.expect_no_more(name)
     world.note_change()
 
@@ -135,8 +135,8 @@ def host_recovered(world: World, event: ev.HostRecovered) -> None:
 def host_drained(world: World, event: ev.HostDrained) -> None:
     """Give a host no new work, and recall its tasks that have not started. Running tasks go on.
 
-    Objects that only the host has are copied to the controller before it is released. If some task could not run
-    anywhere without the host, the core refuses to drain it and changes nothing.
+    Needed objects that only this host has are copied to the controller before the host is released. If some task could
+    not run anywhere without the host, the core refuses to drain the host and changes nothing.
     """
     host = world.fleet.by_name.get(event.host)
     if host is not None and host.draining:
@@ -161,14 +161,14 @@ def host_drained(world: World, event: ev.HostDrained) -> None:
 def _refusal(name: str, error: PlacementError) -> PlacementError:
     return PlacementError(
         f"host {name!r} cannot be drained, because without it {error.problem}",
-        remedy="Add a host that covers it first, or wait until that task has ended.",
+        remedy="First add another host that can run that task, or wait until the task has ended.",
         id=error.id,
         lacks=error.lacks,
     )
 
 
 def _not_started(run: Run, host: HostRecord) -> list[int]:
-    """Return the tasks that are handed to a host and not known to run."""
+    """Return the tasks that were handed to a host and, as far as the core knows, have not started."""
     return [
         t
         for t in range(run.spec.count)
@@ -177,7 +177,7 @@ def _not_started(run: Run, host: HostRecord) -> list[int]:
 
 
 def release_drained(world: World) -> None:
-    """Tell the shell which drained hosts it can let go."""
+    """Let the shell release the drained hosts that no run needs any more."""
     for host in world.fleet.by_name.values():
         if host.draining and not host.released and not host.handed and not host.lingering:
             if _is_evacuated(world, host):
@@ -186,7 +186,10 @@ def release_drained(world: World) -> None:
 
 
 def _is_evacuated(world: World, host: HostRecord) -> bool:
-    """Return True if no object that is needed is on this host alone. Such objects are copied to the controller."""
+    """Return True if every needed object on a host has a replica elsewhere.
+
+    An object without another replica is copied to the controller.
+    """
     empty = True
     for run in world.runs.values():
         objects = run.objects
@@ -198,7 +201,7 @@ def _is_evacuated(world: World, host: HostRecord) -> bool:
 
 
 def capabilities_changed(world: World, event: ev.CapabilitiesChanged) -> None:
-    """Recall a host's tasks that have not started and do not fit there any more. Running tasks go on."""
+    """Recall the tasks of a host that have not started and can never run there any more. Running tasks go on."""
     host = world.fleet.by_name.get(event.host)
     if host is None:
         world.stale += 1
@@ -217,7 +220,7 @@ def capabilities_changed(world: World, event: ev.CapabilitiesChanged) -> None:
 
 
 def _unpin_uncovered(world: World, run: Run, host: HostRecord) -> None:
-    """Let the groups of a host go elsewhere if it does not cover all of their tasks any more."""
+    """Let the groups of a host go elsewhere if the host cannot run all of their tasks any more."""
     profiles = run.spec.profiles
     if any(
         at == host.index and not all(world.fleet.feasible(host, profiles[p]) for p in run.group_profiles[group])
@@ -227,12 +230,12 @@ def _unpin_uncovered(world: World, run: Run, host: HostRecord) -> None:
 
 
 def shortage_over(world: World, timer: Timer) -> None:
-    """Check all runs, because capabilities that dropped have had their time to come back."""
+    """Check all runs again, because the time for lost capabilities to come back is over."""
     world.recheck = True
 
 
 def shared_changed(world: World, event: ev.SharedChanged) -> None:
-    """Set the shared amounts of the inventory."""
+    """Set the shared amounts of the inventory, and let all hosts be tried again."""
     world.fleet.set_shared(event.amounts)
     for host in world.fleet.by_name.values():
         _has_room(world, host)

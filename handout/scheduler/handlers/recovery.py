@@ -1,4 +1,7 @@
-"""Recover what is lost with a host: its tasks return to the frontier, needed objects are made again from lineage."""
+"""Recover from lost hosts and failed copies.
+
+The tasks of a lost host return to the frontier. Lost objects that are still needed are made again from lineage.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,15 @@ from handout.scheduler.task_states import Outcome, State
 
 __all__ = ["copy_failed", "lose_host", "lose_object", "objects_stored", "unpin_groups"]
 
-#: After this many failed copies of an object to a host, its consumers are placed elsewhere.
+#: After this many failed copies of an object to one host, the tasks that wait for it there are placed elsewhere.
 MAX_COPIES = 3
-#: A task fails for good once this many hosts were lost while it may have run there. The limit is above `MAX_DEATHS`,
-#: because another task that ran on the host may be the cause.
+#: A task fails for good once this many hosts were lost while the task may have been running there. The limit is higher
+#: than `MAX_DEATHS`, because the cause may also be another task on the same host.
 MAX_LOSSES = 5
 
 
 def lose_host(world: World, host: HostRecord, reason: str) -> None:
-    """Forget a lost host, and recover what was on it."""
+    """Forget a lost host, and recover the tasks and objects that were on it."""
     release_lingering(world, host)
     world.fleet.remove(host)
     world.out.forget(host.index)
@@ -41,7 +44,7 @@ def lose_host(world: World, host: HostRecord, reason: str) -> None:
         del world.reservations[queue]
     world.note_change()
     for run in list(world.runs.values()):
-        # Replicas go first, because a task that returns to the frontier must know which of its inputs still exist.
+        # Replicas are removed before tasks, because a task that returns to the frontier may have lost inputs.
         lost = run.lose_host(host.index)
         unpin_groups(world, run, host.index)
         _lose_attempts(world, run, host, reason)
@@ -52,7 +55,7 @@ def lose_host(world: World, host: HostRecord, reason: str) -> None:
 
 
 def unpin_groups(world: World, run: Run, index: int) -> None:
-    """Let the groups that are on a host go to another one together."""
+    """Let the groups that are pinned to a host go to other hosts. Each group stays together."""
     for group in run.unpin_groups(index):
         requeue_group(world, run, group)
 
@@ -79,8 +82,8 @@ def _lose_attempts(world: World, run: Run, host: HostRecord, reason: str) -> Non
 
 def _takes_hosts_down(run: Run, t: int, host: str) -> WorkerDiedError:
     return WorkerDiedError(
-        f"task {run.name_of(t)!r} may have run on {MAX_LOSSES} hosts as each of them was lost, last on {host!r}.",
-        remedy="It is not tried again: see whether it takes the agent or the machine down, by its memory for example.",
+        f"task {run.name_of(t)!r} may have been running on {MAX_LOSSES} hosts when they were lost, last on {host!r}.",
+        remedy="It is not tried again. See if it makes the agent or the machine crash, for example by its memory use.",
         id=run.name_of(t),
         host=host,
         attempt=run.attempt[t],
@@ -89,7 +92,10 @@ def _takes_hosts_down(run: Run, t: int, host: str) -> WorkerDiedError:
 
 
 def lose_object(world: World, run: Run, o: int) -> None:
-    """Make an object without a replica again if it is needed. Its consumers' ``missing`` counts the loss already."""
+    """Have an object made again if it is still needed. The object has lost its last replica.
+
+    The column ``missing`` of the object's consumers must count the object already.
+    """
     for c in run.objects.consumers[o]:
         if run.state[c] == State.READY:
             run.move(c, State.WAITING)
@@ -103,14 +109,15 @@ def lose_object(world: World, run: Run, o: int) -> None:
     if run.state[producer] == State.DONE:
         _repeat(world, run, producer)
         return
-    # The producer failed or was cancelled while it repeated the object, and the last other replica is lost now.
+    # The producer was DONE, was repeated later, and then failed or was cancelled. Now the last replica that was left
+    # from the first time is lost.
     give_up_output(world, run, o)
     cancelled = run.state[producer] == State.CANCELLED
     end_dependents(world, run, producer, Outcome.CANCELLED if cancelled else Outcome.SKIPPED)
 
 
 def _repeat(world: World, run: Run, first: int) -> None:
-    """Repeat a finished task whose result was lost, and the tasks before it whose results are needed and lost too."""
+    """Repeat a finished task whose result was lost, and all tasks whose lost results it needs for this."""
     stack = [first]
     while stack:
         t = stack.pop()
@@ -141,7 +148,7 @@ def _makers(run: Run, t: int) -> list[int]:
 
 
 def _copy_elsewhere(world: World, run: Run, index: int) -> None:
-    """Give up the copies to a lost host, and begin its copies to other hosts again from another source."""
+    """Give up the copies to a lost host. Begin the copies that came from this host again, from other sources."""
     affected = [key for key, source in run.objects.copying.items() if key[1] == index or source == index]
     for o, target in affected:
         run.objects.end_copy(o, target)
@@ -157,7 +164,7 @@ def _is_wanted_at(run: Run, o: int, target: int) -> bool:
 
 
 def objects_stored(world: World, event: ObjectsStored) -> None:
-    """Note copies that arrived, or drop them if they are not needed any more."""
+    """Note copies that have arrived. Drop those that are not needed any more."""
     run = world.runs.get(event.run)
     host = world.fleet.by_name.get(event.host)
     if event.host and host is None:
@@ -175,7 +182,7 @@ def objects_stored(world: World, event: ObjectsStored) -> None:
         if not asked and index:
             world.stale += 1
             if _is_made_on(run, o, index):
-                # The attempt's own result may be on the host when the drop arrives, and must not be dropped.
+                # An attempt on this host makes the same object. A drop could delete the result of that attempt.
                 objects.mark_stale(o, index)
             elif index not in objects.replicas[o]:
                 world.out.drop(index, run.number, o)
@@ -194,7 +201,11 @@ def _is_made_on(run: Run, o: int, index: int) -> bool:
 
 
 def copy_failed(world: World, event: CopyFailed) -> None:
-    """Copy from another source, give up on the host after some tries, or make the object again if no host has it."""
+    """Try a failed copy again, from another source if there is one.
+
+    After some failures, the tasks that wait for the copy go to other hosts. If no host has the object any more, it is
+    made again.
+    """
     run = world.runs.get(event.run)
     host = world.fleet.by_name.get(event.host)
     o = event.object
@@ -223,7 +234,7 @@ def copy_failed(world: World, event: CopyFailed) -> None:
 
 
 def _lose_replica(world: World, run: Run, o: int, index: int) -> bool:
-    """Forget a replica that a host does not have. Return True if it was the only one."""
+    """Forget a replica that a host does not have or cannot send. Return True if there is no other replica."""
     if run.objects.remove_replica(o, index):
         if _is_wanted_at(run, o, index):
             copy_to(world, run, o, index)
@@ -234,7 +245,7 @@ def _lose_replica(world: World, run: Run, o: int, index: int) -> bool:
 
 
 def _stays_behind(world: World, run: Run, o: int, source: int) -> None:
-    """Count a failed copy from a host that is being drained. After some tries the object is made again instead."""
+    """Count a failed copy from a host that is being drained. After `MAX_COPIES` failures, make the object again."""
     host = world.fleet.at(source)
     if host is None or not host.draining or source not in run.objects.replicas[o]:
         return
@@ -243,7 +254,10 @@ def _stays_behind(world: World, run: Run, o: int, source: int) -> None:
 
 
 def _place_consumers_elsewhere(world: World, run: Run, o: int, host: HostRecord) -> None:
-    """Place elsewhere, or fail, the tasks that wait on a host for an object that cannot be copied there."""
+    """End the attempts that wait on a host for an object that cannot be copied there.
+
+    Their tasks go to other hosts. A task fails instead once it has `MAX_ENVIRONMENT_FAILURES` failures of this sort.
+    """
     for c in run.objects.consumers[o]:
         if run.state[c] != State.HANDED or run.host[c] != host.index:
             continue
@@ -267,17 +281,17 @@ def _input_not_copied(world: World, run: Run, t: int, host: HostRecord, failures
     others = f", on hosts {', '.join(map(repr, tried))}" if len(tried) > 1 else ""
     return HostLostError(
         f"task {name!r} could not get one of its inputs on host {host.name!r}; it was tried {failures} times{others}.",
-        remedy="Look at the free space there and at the connection to it.",
+        remedy="Look at the free space on that host and at the connection to it.",
         host=host.name,
         id=name,
     )
 
 
 def _abort_without_output(world: World, run: Run, o: int, source: str) -> None:
-    """End a run that has an output which cannot be copied to the controller."""
+    """End a run, because one of its outputs cannot be copied to the controller."""
     name = run.name_of(run.spec.producer[o])
     error = HostLostError(
-        f"the result of task {name!r} could not be brought to the controller from {source!r}; "
+        f"the result of task {name!r} could not be copied from host {source!r} to the controller; "
         f"it was tried {MAX_COPIES} times.",
         remedy="Look at the controller's free memory and disk space.",
         host=source,

@@ -1,4 +1,4 @@
-"""Replicas: tell tasks that wait for an object, copy it to hosts that need it, and drop it when it is not needed."""
+"""Note where objects are, copy objects to the hosts that need them, and drop objects that are not needed any more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WAITING, _HANDED, _DONE = State.WAITING, State.HANDED, State.DONE
 
 
 def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> None:
-    """Note that a host (0: the controller) has an object; ``size`` is negative if it is not known."""
+    """Note that a host (0: the controller) has an object. ``size`` is negative if the size is not known."""
     objects = run.objects
     before = objects.replicas[o]
     if index in before:
@@ -29,7 +29,7 @@ def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> N
 
 
 def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
-    """Tell the tasks that wait for an object that it exists now, with its first replica on this host."""
+    """Tell the tasks that wait for an object that the object exists now. Its first replica is on host ``index``."""
     state = run.state
     for c in run.objects.consumers[o]:
         s = state[c]
@@ -39,7 +39,7 @@ def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
         if s == _HANDED:
             at = run.host[c]
             if at != index:
-                # The task was handed to the host that was to make the object, and another host made it.
+                # The task was handed to the host that should have made the object. Another host has made it instead.
                 copy_to(world, run, o, at)
             if not missing and run.claims[c] is None:
                 host = world.fleet.at(at)
@@ -53,20 +53,24 @@ def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
 
 
 def copy_to(world: World, run: Run, o: int, index: int) -> None:
-    """Have an object copied to a host (0: the controller), if it has a replica and no copy is under way."""
+    """Begin to copy an object to a host (0: the controller).
+
+    Nothing happens if the object has no replica, if the host has one, or if the copy is under way.
+    """
     replicas = run.objects.replicas[o]
     if not replicas or index in replicas or (o, index) in run.objects.copying:
         return
     source = replicas[0]
     if source and len(replicas) > 1:
-        # The controller relays all copies, so its own replica is nearest. Otherwise spread the load.
+        # All copies pass through the controller, so its own replica is the best source. Without one, the copies are
+        # spread over the hosts that have the object.
         source = replicas[(index + o) % len(replicas)]
     run.objects.begin_copy(o, index, source)
     world.out.copy(index, run.number, o, source)
 
 
 def want_output(world: World, run: Run, o: int) -> None:
-    """Copy an object that was not among the outputs to the controller, now or as soon as it exists."""
+    """Make an object an output of the run, so that it is copied to the controller as soon as it exists."""
     replicas = run.objects.replicas[o]
     if run.objects.flags[o] & OUTPUT or 0 in replicas or (not replicas and run.ended(run.spec.producer[o])):
         return
@@ -75,20 +79,20 @@ def want_output(world: World, run: Run, o: int) -> None:
 
 
 def release_inputs(world: World, run: Run, t: int) -> None:
-    """Count one user less of each input of a task that has ended, and drop inputs that no task uses any more."""
+    """Note that a task has ended and does not use its inputs any more. Drop inputs that no other task uses."""
     for o in run.objects.release(run.spec.inputs[t]):
         drop_unused(world, run, o)
 
 
 def drop_unused(world: World, run: Run, o: int) -> None:
-    """Drop the replicas of an object that no task will use, except those that the caller gets or wants to keep."""
+    """Drop the replicas of an object that no task will use. Replicas that the caller gets or wants to keep stay."""
     objects = run.objects
     flags, replicas = objects.flags[o], objects.replicas[o]
     if flags & KEEP or not replicas:
         return
     kept: tuple[int, ...] = ()
     if replicas[0] == 0 and (flags & OUTPUT or run.spec.producer[o] < 0):
-        # An output stays for the caller. A value that the caller gave stays, because no task can make it again.
+        # An output stays for the caller. A value from the caller stays, because no task can make it again.
         kept = CONTROLLER_ONLY
     elif flags & OUTPUT:
         return  # the output is being copied to the controller

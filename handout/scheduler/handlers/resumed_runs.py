@@ -1,4 +1,4 @@
-"""What an earlier run of the same tasks left: committed results, attempts that go on, and unknown outcomes."""
+"""Take over from an earlier run of the same tasks: committed results, attempts that go on, and unknown outcomes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["attempts_found", "attempts_unknown", "results_committed"]
 
 
 def results_committed(world: World, event: ResultsCommitted) -> None:
-    """Note tasks that finished before this run began, and which of their objects still exist.
+    """Note the tasks that an earlier run has finished, and the replicas of their objects that still exist.
 
-    An object that is lost and still needed is made again from lineage.
+    Objects that are needed and do not exist any more are made again from lineage.
     """
     run = world.runs.get(event.run)
     if run is None:
@@ -41,7 +41,7 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
         for o in run.objects_of(t):
             if not run.objects.replicas[o]:
                 lose_object(world, run, o)
-    # Objects are dropped only now, when it is known which of them the repeated tasks use.
+    # Objects are dropped only now, because some may be inputs of the tasks that are repeated.
     for o in dict.fromkeys((*used, *event.objects)):
         if not run.objects.uses[o]:
             drop_unused(world, run, o)
@@ -51,14 +51,15 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
 
 
 def attempts_found(world: World, event: AttemptsFound) -> None:
-    """Hand attempts of an earlier controller to the host that goes on with them, as far as they are needed."""
+    """Take over the attempts that an earlier controller handed to a host. End those that are not needed."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
         world.stale += len(event.tasks)
         return
     for t, attempt in zip(event.tasks, event.attempts, strict=True):
         if run.state[t] == State.HANDED and attempt > run.attempt[t]:
-            # Two hosts have an attempt: the earlier controller had seen the end of the one with the lower number.
+            # Two hosts have an attempt of this task. Only the one with the higher number counts: the earlier controller
+            # began it after the end of the other.
             give_up_attempts(world, run, t)
             return_to_frontier(world, run, t)
         if run.state[t] not in (State.WAITING, State.READY) or attempt <= run.attempt[t]:
@@ -69,13 +70,13 @@ def attempts_found(world: World, event: AttemptsFound) -> None:
 
 
 def _end(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> None:
-    """End an attempt that is not needed. If it finishes before it is ended, its objects are dropped."""
+    """End an attempt that is not needed. If it finishes before the host ends it, its objects are dropped."""
     host.add_lingering(run.number, t, attempt, Lingering(None, None, run.objects_of(t)))
     world.out.cancel(host.index, run.number, t, attempt)
 
 
 def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> None:
-    """Hand an attempt to the host that has it: with a claim if there is room, else ahead."""
+    """Take over an attempt on the host that has it: with a claim if there is room, else ahead."""
     profile = run.spec.profiles[run.spec.profile[t]]
     demands = world.fleet.feasible(host, profile)
     granted = next(((demand, c) for demand in demands if (c := _claim(world, run, t, host, demand)) is not None), None)
@@ -91,15 +92,15 @@ def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> No
         run.skip_attempts(t, attempt)
         _end(world, run, t, host, attempt)
         if not profile.idempotent:
-            fail(world, run, t, outcome_unknown(run, t, host.name, "the host or what is shared has changed since"))
+            fail(world, run, t, outcome_unknown(run, t, host.name, "the host or the shared amounts have changed since"))
         return
     if run.missing[t]:
-        # Unless the task has started, it waits for missing inputs, and must not hold room that their producers need.
+        # If the task has not started, it would wait for its inputs, and hold room that their producers may need.
         recall(world, run, t)
 
 
 def _claim(world: World, run: Run, t: int, host: HostRecord, demand: Demand) -> Claim | None:
-    """Claim what an attempt takes of its host, and of the shared amounts."""
+    """Claim what an attempt takes of its host and of the shared amounts. Return None if there is not enough."""
     claim = host.ledger.claim(demand.host)
     if claim is None or not demand.shared:
         return claim
@@ -112,7 +113,7 @@ def _claim(world: World, run: Run, t: int, host: HostRecord, demand: Demand) -> 
 
 
 def attempts_unknown(world: World, event: AttemptsUnknown) -> None:
-    """Fail tasks that must not run twice and may have run in an earlier run, which did not see them end."""
+    """Fail tasks that must not run twice, because an earlier run handed them over and did not see them end."""
     run = world.runs.get(event.run)
     if run is None:
         world.stale += len(event.tasks)

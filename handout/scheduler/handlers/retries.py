@@ -1,4 +1,4 @@
-"""Retries: whether a failed task gets another attempt, and how long it pauses before that attempt."""
+"""Decide if a failed task gets another attempt, and how long it waits before that attempt."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ __all__ = [
 
 #: A task fails for good once its worker has died this many times while it ran the task.
 MAX_DEATHS = 3
-#: A task fails for good once it has failed this many times through no fault of its own code.
+#: A task fails for good once it has had this many failures that its own code did not cause.
 MAX_ENVIRONMENT_FAILURES = 3
-#: Kinds of failure that are no fault of the task's own code.
+#: Kinds of failure that the task's own code did not cause.
 ENVIRONMENT_KINDS = ("input", "disk", "host", "cancelled")
-#: Kinds of failure that leave open whether the task took effect.
+#: Kinds of failure after which the core does not know if the task took effect.
 UNKNOWN_KINDS = ("died", "disk", "host", "cancelled")
-#: Kinds of failure where Handout itself ended the task's code in the middle.
+#: Kinds of failure in which Handout itself killed the running task.
 _KILLED_KINDS = ("timeout", "memory")
-#: What became of an attempt whose end was not observed.
+#: By kind of failure: how the attempt was lost, for the message of `OutcomeUnknownError`.
 CAUSES = {
     "died": "its worker died",
     "disk": "there was no room for its result",
     "host": "its host gave it up",
     "cancelled": "it was ended there",
 }
-#: Longest pause before a retry.
+#: Longest pause before a retry, in seconds.
 MAX_BACKOFF_S = 60.0
 
 
 def pause_before_retry(run: Run, t: int, event: TaskFailed) -> float | None:
-    """Count a failure; return the seconds before the next attempt, or None if there is to be none."""
+    """Count a failure. Return the seconds to wait before the next attempt, or None if there is no next attempt."""
     if event.kind == "died":
         return 0.0 if run.count(FailureCount.WORKER_DIED, t) < MAX_DEATHS else None
     if event.kind in ENVIRONMENT_KINDS:
@@ -58,15 +58,15 @@ def pause_before_retry(run: Run, t: int, event: TaskFailed) -> float | None:
 
 
 def may_repeat(profile: Profile, kind: str) -> bool:
-    """Return True if a task that failed with this kind may use its retries.
+    """Return True if a task may be retried after a failure of this kind.
 
-    A task that is not idempotent may not use them if Handout ended its code in the middle.
+    A task that is not idempotent may not be retried if Handout killed it while it ran.
     """
     return profile.idempotent or kind not in _KILLED_KINDS
 
 
 def backoff_over(world: World, timer: Timer) -> None:
-    """Let a task run again, because its pause before the next attempt is over."""
+    """Return a task to the frontier, because its pause before the next attempt is over."""
     run = world.runs.get(timer.run)
     t = timer.number
     if run is not None and run.state[t] == State.BACKOFF and run.attempt[t] == timer.attempt:
@@ -80,7 +80,7 @@ def outcome_unknown(run: Run, t: int, host: str, how: str) -> OutcomeUnknownErro
     return OutcomeUnknownError(
         f"task {name!r} was lost on host {host!r} ({how}) in attempt {run.attempt[t]}; it may have run, and it is "
         "marked idempotent=False, so it is not run again.",
-        remedy=f"{first}Find out whether it took effect; mark it idempotent=True, if only for once, to run it again.",
+        remedy=f"{first}Find out if it took effect. To run it again, mark it idempotent=True, at least for one run.",
         id=name,
         host=host,
         attempt=run.attempt[t],

@@ -1,1 +1,1 @@
-"""Which ready task goes to which host, and which task waits instead."""
+"""Decide which ready task goes to which host, and which tasks wait instead."""

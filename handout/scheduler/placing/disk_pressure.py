@@ -1,8 +1,9 @@
-"""Pause a function on a host that has no room for what it makes or takes: its tasks avoid the host for a while.
+"""Pause a function on a host that has no room for its results or arguments: its tasks avoid the host for a while.
 
-If an attempt ends because there is no room, the next task of its function would end there in the same way, though there
-may be room an hour later. Such attempts end soon, so the host would also get most of the function's tasks.
-The pause is a preference: if no other host can run a task, it goes there all the same.
+If an attempt fails because the host has no room, the next task of the same function would probably fail there, too.
+Such attempts fail quickly, so the host would soon be free for more tasks, and would get most of the function's tasks.
+There may be room again later, so the pause ends. The pause is a preference only: if no other host can run a task, the
+task goes to the paused host.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from handout.scheduler.task_states import State
 
 __all__ = ["FIRST_PAUSE_S", "LONGEST_PAUSE_S", "count_freed", "found_no_room", "pause_over"]
 
-#: Seconds of the first pause of a function on a host. Each further one is twice as long.
+#: Length of the first pause of a function on a host, in seconds. Each further pause is twice as long.
 FIRST_PAUSE_S = 10.0
-#: Seconds of the longest pause. If the last pause ended longer ago than this, the next one lasts `FIRST_PAUSE_S` again.
+#: Length of the longest pause, in seconds. If the last pause ended longer ago than this, the next has the first length.
 LONGEST_PAUSE_S = 640.0
 
 
 def found_no_room(world: World, run: Run, t: int, host: HostRecord, need: int) -> None:
-    """Pause the function of a task on a host where ``need`` bytes (0: not known) found no room."""
+    """Pause the function of a task on a host that had no room for ``need`` bytes (0: not known)."""
     profile = run.spec.profiles[run.spec.profile[t]]
     before = host.pauses.get(profile)
     if before is not None and before.until > world.now:
-        # The attempt was under way when the pause began.
+        # The function is paused already: the attempt was under way when the pause began. The pause does not get longer.
         host.pause(profile, Pause(before.until, before.length_s, max(before.need, need), before.freed))
         return
     length_s = FIRST_PAUSE_S
@@ -46,9 +47,9 @@ def found_no_room(world: World, run: Run, t: int, host: HostRecord, need: int) -
 
 
 def _recall_waiting(world: World, host: HostRecord, profile: Profile, *, but: tuple[Run, int]) -> None:
-    """Recall the tasks of a paused function that wait for a claim on the host and can go elsewhere.
+    """Recall the tasks of a paused function that wait for a claim on the host and can run elsewhere.
 
-    The task ``but`` has just ended there.
+    The task ``but`` is not recalled: its attempt has just ended.
     """
     kept = []
     for entry in host.ahead:
@@ -73,7 +74,7 @@ def _may_leave(world: World, run: Run, entry: AheadTask, host: HostRecord, profi
 
 
 def count_freed(world: World) -> None:
-    """End a pause early once the objects dropped since it began make room for one task per slot."""
+    """End a pause early, once enough objects were dropped since its beginning to make room for one task per slot."""
     for host in list(world.pausing):
         freed = sum(_freed(world, run, o) for run, o in world.out.drops(host.index))
         if not freed:
@@ -86,25 +87,25 @@ def count_freed(world: World) -> None:
 
 
 def _fits(pause: Pause, host: HostRecord) -> bool:
-    """Return True if there is room again for one task per slot, as far as the core can know."""
+    """Return True if the dropped objects have made room for one task per slot."""
     return pause.freed >= pause.need * host.slots
 
 
 def _freed(world: World, number: int, o: int) -> float:
-    """Return the bytes of a dropped object; infinite if its run is closed, which drops all that the run had."""
+    """Return the bytes of a dropped object; infinite if its run is closed, because all its objects are dropped then."""
     run = world.runs.get(number)
     return float("inf") if run is None else max(run.objects.nbytes[o], 0)
 
 
 def pause_over(world: World, timer: Timer) -> None:
-    """Reopen a host, because the time of a pause there is over."""
+    """Have tasks tried on a host again, because the time of a pause there is over."""
     host = world.fleet.at(timer.number)
     if host is not None:
         _reopen(world, host)
 
 
 def _reopen(world: World, host: HostRecord) -> None:
-    """Have tasks tried again on a host that may be open to their function again."""
+    """Have tasks tried on a host again, because a pause there has ended."""
     if not any(pause.until > world.now for pause in host.pauses.values()):
         world.pausing.discard(host)
     world.fleet.note_change()

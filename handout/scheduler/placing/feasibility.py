@@ -1,4 +1,4 @@
-"""End a run at once if it has a task that no host can ever run, with the reason for each host."""
+"""End a run at once if no host can ever run one of its tasks. The error has the reason for each host."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["depends_on_host", "end_infeasible_runs"]
 
 
 def end_infeasible_runs(world: World) -> None:
-    """End the runs with a task that no host, present or expected, can ever run.
+    """End the runs that have a task which no connected host can ever run.
 
-    While capabilities that dropped may come back, only new runs are checked.
+    No run is checked while some host is expected. While lost capabilities may come back, only new runs are checked.
     """
     if not world.recheck:
         return
@@ -29,7 +29,7 @@ def end_infeasible_runs(world: World) -> None:
         if run.over or run.aborting or (run.checked and world.now < world.shortage_until):
             continue
         run.mark_checked()
-        # A task that is with an agent has found its host.
+        # Tasks that were handed over do not count, because their hosts can run them.
         if (error := _infeasible(world, run, hosts, handed=False)) is not None:
             abort(world, run, Outcome.FAILED, error)
 
@@ -37,8 +37,8 @@ def end_infeasible_runs(world: World) -> None:
 def depends_on_host(world: World, name: str) -> PlacementError | None:
     """Return the error of the first task that no other host could run, or None if the host may be drained.
 
-    A task that is with the host now counts, because it may have to be tried again. Hosts that are only expected count
-    as able to run any task, unless this host is only expected itself.
+    Tasks that are with the host now count, too, because they may have to run again. If the host is connected, other
+    hosts that are only expected do not count. If the host itself is only expected, any other expected host is enough.
     """
     fleet = world.fleet
     if name not in fleet.by_name and fleet.expected.keys() - {name}:
@@ -51,9 +51,9 @@ def depends_on_host(world: World, name: str) -> PlacementError | None:
 
 
 def _infeasible(world: World, run: Run, hosts: list[HostRecord], *, handed: bool) -> PlacementError | None:
-    """Return the error of the first task that none of these hosts can run.
+    """Return the error of the first task that none of these hosts can ever run.
 
-    With ``handed`` the tasks that are with an agent count, too.
+    If ``handed`` is True, tasks that were handed over count, too.
     """
     feasible, profiles = world.fleet.feasible, run.spec.profiles
 

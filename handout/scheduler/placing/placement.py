@@ -1,4 +1,4 @@
-"""Place ready tasks: serve the ready queues in order, each task on the best host that has room for it."""
+"""Place ready tasks: take them from the ready queues in order, and hand each to the best host that has room for it."""
 
 from __future__ import annotations
 
@@ -26,38 +26,39 @@ __all__ = [
     "transfer_s",
 ]
 
-#: Tasks of one queue that are placed before another queue of the same standing gets its turn.
+#: Most tasks of one queue that are placed before another queue may get its turn.
 TURN = 16
-#: A host that has this many tasks gets no further tasks that take nothing of it.
+#: A host that has this many tasks gets no further tasks whose cost takes nothing of the host.
 MAX_FREE_TASKS = 4096
 #: Once a task that was handed ahead has waited this many seconds for a claim, its host grants none to newer tasks.
 PATIENCE_S = 1.0
-#: Bandwidth that is assumed for every link, in bytes per second, because none is measured.
+#: The bandwidth of every link, in bytes per second. It is assumed, because none is measured.
 BYTES_PER_S = 2e8
-#: Inputs of up to this many bytes in all take no noticeable time to copy.
+#: If all inputs of a task have at most this many bytes together, copying them takes no noticeable time.
 LIGHT_BYTES = 65536
-#: An object on more hosts than this says nothing about where a task should go.
+#: Light inputs that are on more hosts than this do not count when the host of a task is chosen. Of the hosts that have
+#: a heavy input, only the first ones are considered.
 MAX_HOLDERS = 8
 
 
 class Standing(NamedTuple):
-    """The order in which queues are served, lowest first."""
+    """The key by which queues are sorted. The queue with the lowest key is served first."""
 
-    #: The priority of the queue's head, negated.
+    #: The priority of the queue's first task, negated.
     priority: float
-    #: Handed tasks of its run: of runs of the same priority, the one with the fewest goes first.
+    #: How many tasks of the queue's run are handed over. So at the same priority, the run with the fewest comes first.
     active: int
-    #: The place of the queue's head in the run's order.
+    #: The place of the queue's first task in the run's order.
     place: int
 
 
-#: Where a task goes, the variant of its cost that it is granted, and what it takes there: a claim, or, if it is handed
-#: ahead, seconds of the backlog.
+#: The host that a task goes to, the chosen variant of its cost, and its share of the host. The share is a claim, or the
+#: seconds of the backlog if the task is handed ahead.
 _Grant = tuple[HostRecord, Demand, Claim | float]
 
 
 def place(world: World) -> None:
-    """Hand over the ready tasks that fit, as long as hosts get room."""
+    """Hand over the ready tasks that fit. Begin again if hosts have got room meanwhile."""
     while True:
         reset_waiting(world)
         for host in world.dirty:
@@ -67,14 +68,17 @@ def place(world: World) -> None:
         while queues := _queues_to_serve(world, settled):
             _serve(world, queues, settled)
         retry_denied(world)
-        # Reservations that were given up meanwhile make room for queues that had been served before.
+        # Hosts in ``freed`` are not reserved or denied any more, so queues that were served before may use them now.
         world.dirty, world.freed = world.freed, set()
         if not world.dirty:
             return
 
 
 def _queues_to_serve(world: World, settled: set[ReadyQueue]) -> list[ReadyQueue]:
-    """Return the queues with something to place that are not settled in this call."""
+    """Return the queues with tasks that the core may place, without the queues in ``settled``.
+
+    A queue is settled once it was served and no further task of it fits.
+    """
     found = []
     for run in world.runs.values():
         if run.over or run.aborting:
@@ -91,12 +95,12 @@ def _queues_to_serve(world: World, settled: set[ReadyQueue]) -> list[ReadyQueue]
 
 
 def is_for_allocator(queue: ReadyQueue) -> bool:
-    """Return True if a custom allocator says where the queue's tasks go: they have no pin and no group with a host."""
+    """Return True if a custom allocator may choose the host: no option and no group has fixed it for these tasks."""
     return not queue.key.pin and queue.run.spec.profiles[queue.key.profile].host is None
 
 
 def _serve(world: World, queues: list[ReadyQueue], settled: set[ReadyQueue]) -> None:
-    """Serve queues in the order of their `Standing`, a turn at a time."""
+    """Serve queues in the order of their `Standing`. In one turn, a queue places up to `TURN` tasks."""
     alone = len(queues) == 1
     ranked = _has_priorities(world)
     turns = [(_standing(queue), number, Candidates(world, queue)) for number, queue in enumerate(queues)]
@@ -108,7 +112,7 @@ def _serve(world: World, queues: list[ReadyQueue], settled: set[ReadyQueue]) -> 
         more = _place_some(world, candidates, 1 << 60 if alone else TURN, floor)
         t = queue.head()
         if t < 0:
-            continue  # the queue is not settled: tasks may join it when their group gets its host
+            continue  # the queue is empty but not settled: tasks may join it when their group gets its host
         if more:
             heappush(turns, (_standing(queue), number, candidates))
         else:
@@ -130,7 +134,7 @@ def _standing(queue: ReadyQueue) -> Standing:
 
 
 class Candidates:
-    """The hosts that may get the tasks of one queue in one call, those with room first."""
+    """The hosts that may get the tasks of one queue in one call of `_serve`. Hosts with room are tried first."""
 
     __slots__ = ("ahead_allowed", "demands", "free", "full", "queue", "short", "strategy")
 
@@ -138,27 +142,27 @@ class Candidates:
         self.queue = queue
         run = queue.run
         self.strategy: Strategy = STRATEGIES.get(run.spec.allocator or "locality", STRATEGIES["locality"])
-        #: By host: what the tasks would take of it.
+        #: By host: the variants of the tasks' cost that the host can cover.
         self.demands = eligible_hosts(world, queue)
         if queue.blocked:
             self.demands = {host: self.demands[host] for host in world.dirty if host in self.demands}
         rank = self.strategy.rank
-        #: Hosts where a claim may be granted, by rank.
+        #: A heap of the hosts that may have room for a claim, by rank.
         self.free: list[tuple[float, int, HostRecord]] = [(rank(host), host.index, host) for host in self.demands]
         heapify(self.free)
-        #: Hosts that are full, where tasks may be handed ahead, by backlog per slot.
+        #: A heap of the full hosts, to which tasks may be handed ahead, by backlog per slot.
         self.full: list[tuple[float, int, HostRecord]] = []
         self.ahead_allowed = run.spec.profiles[queue.key.profile].idempotent
-        #: True if a claim was not granted because shared amounts were short.
+        #: True if some claim was not granted because too little was free of the shared amounts.
         self.short = False
 
 
 def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[Demand, ...]]:
-    """Return the open hosts that can cover a queue's tasks, with what the tasks would take of them.
+    """Return the open hosts that can cover a queue's tasks, each with the variants of the cost that it can cover.
 
-    Hosts that are paused for the tasks are left out if there are others. Of the rest, hosts where the tasks have failed
-    are left out if there are others. So a failed task goes back to the same host rather than to a paused one, where it
-    would fail again.
+    First, hosts that are paused for the tasks are left out, unless all are paused. Then hosts on which the tasks have
+    failed are left out, unless no host would remain. In this order, a failed task goes back to the same host rather
+    than to a paused host, where it would fail again.
     """
     fleet = world.fleet
     if queue.version == fleet.version:
@@ -177,12 +181,12 @@ def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[De
     queue.set_hosts(hosts, fleet.version)
     reserved = world.reservations.get(queue)
     if reserved is not None and reserved not in hosts:
-        give_up_reservation(world, queue)  # the queue cannot use what is kept free for it there
+        give_up_reservation(world, queue)  # the queue cannot use the host that is reserved for it
     return hosts
 
 
 def is_paused(world: World, queue: ReadyQueue, host: HostRecord) -> bool:
-    """Return True if a host is paused for a queue's tasks, or for tasks of their group, which would have to follow."""
+    """Return True if a host is paused for a queue's tasks, or for tasks of their group, which must run on one host."""
     if host not in world.pausing:
         return False
     key, profiles = queue.key, queue.run.spec.profiles
@@ -190,7 +194,10 @@ def is_paused(world: World, queue: ReadyQueue, host: HostRecord) -> bool:
 
 
 def _place_some(world: World, candidates: Candidates, turn: int, floor: float) -> bool:
-    """Place up to ``turn`` tasks of a queue, none of a lower priority than ``floor``; return True if more may fit."""
+    """Place up to ``turn`` tasks of a queue. Return True if more may fit.
+
+    Stop at the first task with a lower priority than ``floor``.
+    """
     queue, run = candidates.queue, candidates.queue.run
     limit = run.spec.max_concurrency
     weighs = candidates.strategy.weighs_bytes and len(candidates.demands) > 1
@@ -201,7 +208,8 @@ def _place_some(world: World, candidates: Candidates, turn: int, floor: float) -
             turn = 0
             break
         if limit is not None and run.active >= limit:
-            # Hosts that get room until then are not noted for this queue, so all hosts must be tried the next time.
+            # The run has reached its limit. Hosts that get room before it falls below the limit are not noted for this
+            # queue, so all hosts must be tried the next time.
             queue.block(False)
             give_up_reservation(world, queue)
             break
@@ -226,7 +234,7 @@ def _place_some(world: World, candidates: Candidates, turn: int, floor: float) -
 
 
 def _any_free(world: World, candidates: Candidates, t: int) -> _Grant | None:
-    """Return the first host by rank that grants a claim."""
+    """Return a grant on the host of the lowest rank that has room for a claim, or None if no host has room."""
     free, rank = candidates.free, candidates.strategy.rank
     while free:
         stood, index, host = free[0]
@@ -244,7 +252,7 @@ def _any_free(world: World, candidates: Candidates, t: int) -> _Grant | None:
 
 
 def _least_backlog(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
-    """Return the full host with the least backlog per slot to which the task may be handed ahead."""
+    """Return a grant on the full host with the least backlog per slot, among those that may get the task ahead."""
     full = candidates.full
     while full:
         stood, index, host = full[0]
@@ -268,7 +276,11 @@ def claim_on(
     t: int,
     candidates: Candidates | None = None,
 ) -> tuple[Demand, Claim] | None:
-    """Claim the first variant that is free on a host now, and what it takes of the shared amounts."""
+    """Claim the first variant of a cost that fits on a host now, and its part of the shared amounts.
+
+    Returns:
+        The variant and the claim on the host, or None if no variant fits.
+    """
     if host.reserved is not None and not may_use(world, queue, host):
         return None
     if host.ahead and world.now - host.ahead[0].since_s > PATIENCE_S:
@@ -294,14 +306,14 @@ def claim_on(
 
 
 def ahead_backlog_s(host: HostRecord, demand: Demand, expected_s: float) -> float:
-    """Return the seconds that a task handed ahead would add to a host's backlog; negative if it may not be."""
+    """Return the seconds that a task would add to a host's backlog; negative if it may not be handed ahead there."""
     if demand.shared or demand.devices or host.reserved is not None:
         return -1.0
     return host.backlog_for(expected_s)
 
 
 def _ahead_backlog_s(world: World, candidates: Candidates, t: int, host: HostRecord, expected_s: float) -> float:
-    """Return what `ahead_backlog_s` does, but a negative number also if a more urgent task waits for the host."""
+    """Return the same as `ahead_backlog_s`, or a negative number if a more urgent task waits for the host."""
     backlog_s = ahead_backlog_s(host, candidates.demands[host][0], expected_s)
     if backlog_s >= 0.0 and world.waiting and _must_wait(world, candidates, t, host, expected_s):
         return -1.0
@@ -313,7 +325,7 @@ def _must_wait(world: World, candidates: Candidates, t: int, host: HostRecord, e
 
 
 def _is_heavy(run: Run, t: int) -> bool:
-    """Return True if copying a task's inputs to another host would take a noticeable time."""
+    """Return True if it would take noticeable time to copy a task's inputs to another host."""
     nbytes, total = run.objects.nbytes, 0
     for o in run.spec.inputs[t]:
         total += nbytes[o]
@@ -321,7 +333,11 @@ def _is_heavy(run: Run, t: int) -> bool:
 
 
 def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
-    """Choose the host that has most of a task's light inputs, unless another begins sooner; None: try the others."""
+    """Choose the host that has most of a task's inputs, which are light, unless another host can begin sooner.
+
+    Returns:
+        A grant, or None if the other hosts must be tried.
+    """
     run = candidates.queue.run
     counts: dict[int, int] = {}
     for o in run.spec.inputs[t]:
@@ -347,7 +363,11 @@ def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: flo
 
 
 def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
-    """Choose the host where a task could begin soonest, by the bytes to copy and the backlog; None: try the others."""
+    """Choose the host where a task could begin soonest, by the bytes to copy and by the backlog.
+
+    Returns:
+        A grant, or None if the other hosts must be tried.
+    """
     run = candidates.queue.run
     best: tuple[float, float, int] | None = None
     nearest: HostRecord | None = None
@@ -372,7 +392,7 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
 
 
 def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:
-    """Return the hosts that have an input of a task, and also the first free host and the first full one."""
+    """Return the hosts that have an input of a task, and also the first free host and the first full host."""
     run, at, demands = candidates.queue.run, world.fleet.at, candidates.demands
     found = set()
     for o in run.spec.inputs[t]:
@@ -387,7 +407,7 @@ def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:
 
 
 def transfer_s(run: Run, t: int, host: HostRecord) -> float:
-    """Return the seconds that copying a task's missing inputs to a host would take, roughly."""
+    """Return roughly how many seconds it would take to copy a task's inputs to a host, without those that it has."""
     index = host.index
     missing = 0
     wait_s = 0.0
@@ -401,7 +421,7 @@ def transfer_s(run: Run, t: int, host: HostRecord) -> float:
 
 
 def any_ready(world: World) -> bool:
-    """Return True if some task is in the frontier."""
+    """Return True if some task of any run is in the frontier."""
     return any(
         queue.heap and queue.head() >= 0 for run in world.runs.values() if not run.over for queue in run.queues.values()
     )

@@ -1,9 +1,11 @@
-"""Keep tasks that are handed ahead from taking room that a more urgent task waits for.
+"""Do not hand tasks ahead if they would take room that a more urgent task waits for.
 
-A task that was handed ahead begins by itself as soon as there is room, before any task that is placed. If its duration
-is known, it may pass a more urgent task for that long, unless it takes all that the more urgent task still lacks. If
-its duration is not known, it might never give back what it takes, so it must not take anything that the more urgent
-task needs.
+The agent starts a task that was handed ahead as soon as there is room, before the core can place a more urgent task.
+So a task is not handed ahead to a host if a more urgent task waits for this host, in two cases:
+
+- The task would take some of each amount that the more urgent task lacks there.
+- The task's duration is not known, and the task would take some amount that the more urgent task needs. The task might
+  never give this amount back.
 """
 
 from __future__ import annotations
@@ -17,19 +19,19 @@ __all__ = ["must_wait", "note_waiting", "reset_waiting", "retry_denied"]
 
 
 def note_waiting(world: World, queue: ReadyQueue, priority: float) -> None:
-    """Note that the head of a queue, which has this priority, waits because no host had room for it."""
+    """Note that the first task of a queue waits, because no host had room for it. The task has this priority."""
     world.waiting.append((priority, queue))
 
 
 def must_wait(world: World, host: HostRecord, demand: Demand, priority: float, expected_s: float) -> bool:
-    """Return True if a task must not be handed ahead to a host, because a more urgent one waits for it.
+    """Return True if a task must not be handed ahead to a host, because a more urgent task waits for the host.
 
     Args:
         world: The core's state.
         host: The host.
-        demand: What the task would take of it.
+        demand: What the task would take of the host.
         priority: The task's priority.
-        expected_s: Its expected duration in seconds; negative if not known.
+        expected_s: The task's expected duration in seconds; negative if not known.
     """
     if not world.waiting:
         return False
@@ -39,7 +41,7 @@ def must_wait(world: World, host: HostRecord, demand: Demand, priority: float, e
         waiters = world.waiters[host] = Waiters()
     while True:
         for (lacks, needs), urgency in waiters.alike.items():
-            # A waiting task that lacks nothing on the host waits for its turn only, not for room.
+            # ``lacks`` is empty if the more urgent task would fit on the host and only waits for its turn.
             if urgency > priority and (lacks <= takes or (expected_s < 0.0 and not needs.isdisjoint(takes))):
                 world.denied.setdefault((needs, priority), set()).add(host)
                 return True
@@ -49,7 +51,7 @@ def must_wait(world: World, host: HostRecord, demand: Demand, priority: float, e
 
 
 def reset_waiting(world: World) -> None:
-    """Forget which tasks wait, because tasks are about to be placed on hosts that have got room."""
+    """Forget which tasks wait, and which hosts with new room were denied. The core is about to place tasks again."""
     world.waiting.clear()
     world.waiters.clear()
     for hosts in world.denied.values():
@@ -57,7 +59,7 @@ def reset_waiting(world: World) -> None:
 
 
 def retry_denied(world: World) -> None:
-    """Try a host of `World.denied` again, once no more urgent task with the same needs waits for the host."""
+    """Have the hosts of `World.denied` tried again once the more urgent tasks do not wait for them any more."""
     for (names, priority), hosts in list(world.denied.items()):
         left = set(hosts)
         for urgency, queue in world.waiting:
@@ -76,7 +78,7 @@ def _demands(world: World, queue: ReadyQueue) -> tuple[Demand, ...]:
 
 
 def _read_on(world: World, host: HostRecord, waiters: Waiters) -> None:
-    """Read the rest of `World.waiting` for a host. This is done only if the entries read before do not decide."""
+    """Read the rest of `World.waiting` for a host, because the entries that were read before did not decide."""
     alike = waiters.alike
     for priority, queue in world.waiting[waiters.seen :]:
         for demand in queue.hosts.get(host, ()):
@@ -86,7 +88,7 @@ def _read_on(world: World, host: HostRecord, waiters: Waiters) -> None:
 
 
 def _lacks(host: HostRecord, demand: Demand) -> frozenset[str]:
-    """Return the names of what is short on a host now. Devices count as one name, whichever part is short."""
+    """Return the names of the amounts of a demand of which the host has too little now. Devices count as one name."""
     free = host.ledger.free
     short = [name for name, parts in demand.plain.items() if parts > free.get(name, 0)]
     if demand.devices and not host.ledger.fits(demand.devices):

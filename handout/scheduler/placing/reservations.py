@@ -1,4 +1,4 @@
-"""Keep a host, or the shared amounts, free for a task that was passed over for long, until the task fits."""
+"""Keep a host, or the shared amounts, free for a task that has waited for a long time, until the task fits."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from handout.scheduler.state.world import World
 
 __all__ = ["RESERVE_AFTER_S", "expire", "give_up_reservation", "may_use", "note_blocked", "note_placed"]
 
-#: Seconds that a task may be passed over before a host or the shared amounts are kept free for it.
+#: After a task has waited this many seconds, a host or the shared amounts are kept free for it.
 RESERVE_AFTER_S = 30.0
 
 
 def may_use(world: World, queue: ReadyQueue, host: HostRecord) -> bool:
     """Return True if a queue may use a host, and False if the host is kept free for another queue.
 
-    A queue with the reservation of the shared amounts may use every host. Otherwise its task could wait for a reserved
-    host while the task of that reservation waits for the shared amounts.
+    The queue for which the shared amounts are reserved may use every host. Otherwise its task could wait for a host
+    that is reserved for a second queue, while the task of the second queue waits for the shared amounts.
     """
     return host.reserved is None or host.reserved is queue or world.shared_reservation is queue
 
 
 def note_placed(world: World, queue: ReadyQueue) -> None:
-    """Note that a task of a queue was placed, so that the queue is not starving."""
+    """Note that a task of a queue was placed. The queue's waiting time begins anew, and its reservations end."""
     queue.note_placed(world.now)
     give_up_reservation(world, queue)
 
 
 def note_blocked(world: World, queue: ReadyQueue, short: bool, placed: bool) -> None:
-    """Reserve a host or the shared amounts for a queue, once its head has fitted nowhere for `RESERVE_AFTER_S`.
+    """Reserve a host or the shared amounts for a queue whose first task has fitted nowhere for `RESERVE_AFTER_S`.
 
-    ``short`` means that shared amounts are short; ``placed`` that tasks before the head were placed just now.
+    Args:
+        world: The core's state.
+        queue: The queue.
+        short: True if the first task does not fit because too little is free of the shared amounts.
+        placed: True if other tasks of the queue were placed just now.
     """
     if placed:
         note_placed(world, queue)
@@ -44,7 +48,7 @@ def note_blocked(world: World, queue: ReadyQueue, short: bool, placed: bool) -> 
 
 
 def _reserve(world: World, queue: ReadyQueue) -> None:
-    """Keep the host free that will probably have room soonest."""
+    """Reserve for a queue the host with the least load, because it will probably have room first."""
     hosts = [host for host in queue.hosts if host.reserved is None and host.open]
     if hosts:
         host = min(hosts, key=lambda host: (host.load(), host.index))
@@ -53,7 +57,7 @@ def _reserve(world: World, queue: ReadyQueue) -> None:
 
 
 def give_up_reservation(world: World, queue: ReadyQueue) -> None:
-    """End the reservations of a queue, if it has any, so that all queues may use what was kept free for it."""
+    """End the reservations of a queue, if it has any, so that other queues may use the host or the shared amounts."""
     host = world.reservations.pop(queue, None)
     if host is not None:
         host.reserve(None)
@@ -64,7 +68,7 @@ def give_up_reservation(world: World, queue: ReadyQueue) -> None:
 
 
 def expire(world: World) -> None:
-    """Give up the reservations of queues that have nothing to place any more."""
+    """End the reservations of queues that have no task to place any more."""
     for queue in [queue for queue in world.reservations if queue.head() < 0]:
         give_up_reservation(world, queue)
     if world.shared_reservation is not None and world.shared_reservation.head() < 0:

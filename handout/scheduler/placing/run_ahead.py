@@ -1,4 +1,4 @@
-"""Hide latency: hand followers over with the tasks that they wait for, and recall them when another host idles."""
+"""Hide latency: hand tasks over together with the tasks that make their inputs, and recall tasks for idle hosts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ __all__ = ["hand_over_followers", "recall_for_idle"]
 
 
 class _Followers(Enum):
-    """What became of the followers of a handed task."""
+    """The outcome of a try to hand over the followers of a task, which are the tasks that take its result."""
 
+    #: No follower needs another try.
     DONE = auto()
-    #: Some are not handed over while a more urgent task waits for the host.
+    #: Some followers are not handed over as long as a more urgent task waits for the host.
     HELD_BACK = auto()
-    #: The host's backlog has no room for one of them now, or the run has reached ``max_concurrency``.
+    #: The host's backlog has no room for some follower now, or the run has reached ``max_concurrency``.
     NO_ROOM = auto()
 
 
@@ -42,7 +43,7 @@ def hand_over_followers(world: World) -> None:
                 break
             leader = host.next_leader()
             if followers is _Followers.HELD_BACK:
-                held.append(leader)  # the followers of the next leaders may be more urgent
+                held.append(leader)  # the followers of the next leaders may be urgent enough
         host.return_leaders(held)
         if not host.leaders:
             world.leading.discard(host)
@@ -53,7 +54,7 @@ def _is_with(run: Run, t: int, host: HostRecord) -> bool:
 
 
 def _hand_over_followers_of(world: World, run: Run, t: int, host: HostRecord) -> _Followers:
-    """Hand over the followers of one task that may be handed over."""
+    """Hand over those followers of one task that may be handed over now."""
     limit, result = run.spec.max_concurrency, _Followers.DONE
     for o in run.objects_of(t):
         for c in run.objects.consumers[o]:
@@ -76,7 +77,7 @@ def _hand_over_followers_of(world: World, run: Run, t: int, host: HostRecord) ->
 
 
 def _may_follow(world: World, run: Run, c: int, host: HostRecord) -> bool:
-    """Return True if a waiting task may be handed to a host although inputs are still being made there."""
+    """Return True if a waiting task may be handed to a host although its inputs are still being made there."""
     profiles = run.spec.profiles
     profile = profiles[run.spec.profile[c]]
     demands = world.fleet.feasible(host, profile)
@@ -96,8 +97,9 @@ def _may_follow(world: World, run: Run, c: int, host: HostRecord) -> bool:
 def _all_made_at(run: Run, c: int, host: HostRecord) -> bool:
     """Return True if each input of a task exists or is being made on the host.
 
-    This is asked about a task each time that the producer of one of its inputs is handed over, and there may be many.
-    So the search goes on where it stopped the last time, and checks all inputs once more only at the end.
+    This function is called each time that a producer of one of the task's inputs is handed over, and the task may have
+    many inputs. So each call begins with the input at which the last call stopped. Only after the last input, all
+    inputs are checked once more.
     """
     producer, replicas, inputs = run.spec.producer, run.objects.replicas, run.spec.inputs[c]
     at = begin = run.inputs_checked.get(c, 0)
@@ -112,7 +114,7 @@ def _all_made_at(run: Run, c: int, host: HostRecord) -> bool:
 
 
 def recall_for_idle(world: World) -> None:
-    """Recall tasks that have waited on one host for too long while another one has nothing to do."""
+    """Recall tasks that have waited on one host for too long, if another host is idle."""
     donors = [host for host in world.fleet.by_name.values() if host.ahead]
     if not donors or len(world.fleet.by_name) == 1 or any_ready(world):
         return
@@ -124,9 +126,9 @@ def recall_for_idle(world: World) -> None:
 
 
 def _recall_from(world: World, donor: HostRecord, takers: list[HostRecord]) -> None:
-    """Recall tasks from the end of a host's queue, so that the takers can have them.
+    """Recall tasks from the end of a host's queue, so that they can run on the takers.
 
-    The recalled share of the movable tasks is the takers' free slots over the sum of those and the donor's slots.
+    If the takers have F free slots, and the donor has D slots, the share F / (F + D) of the movable tasks is recalled.
     """
     before = world.now - donor.target_s
     waiting = [entry for entry in donor.ahead if _may_be_recalled(world, entry, donor)]

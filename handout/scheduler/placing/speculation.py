@@ -1,4 +1,4 @@
-"""Second attempts: a task far slower than others of its profile is attempted on another host, too, if one is free."""
+"""Begin second attempts. A task that is far slower than the others of its profile runs on another host, too."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def may_have_second(run: Run, t: int) -> bool:
 
 
 def speculate(world: World) -> None:
-    """Begin second attempts of slow tasks, as long as no ready task waits for the room that they take."""
+    """Begin second attempts of slow tasks, as long as no ready task waits for the room."""
     for run in world.runs.values():
         stragglers = run.stragglers
         if stragglers is None or run.over or run.aborting:
@@ -45,7 +45,7 @@ def _is_room(world: World) -> bool:
 
 
 def _begin_second(world: World, run: Run, stragglers: Stragglers, t: int) -> bool:
-    """Hand a running task to a second host that can begin with it now; return False if there is none."""
+    """Hand a running task to a second host that can start it now. Return False if there is no such host."""
     limit = run.spec.max_concurrency
     if run.state[t] != State.HANDED or t in run.cancelling or run.claims[t] is None or run.missing[t]:
         return False
@@ -69,6 +69,6 @@ def _begin_second(world: World, run: Run, stragglers: Stragglers, t: int) -> boo
 
 
 def _others(world: World, queue: ReadyQueue, first: int) -> list[HostRecord]:
-    """Return the hosts for a second attempt, the least loaded first."""
+    """Return the hosts that may get a second attempt, the least loaded host first."""
     hosts = [host for host in eligible_hosts(world, queue) if host.index != first and host.index not in queue.key.avoid]
     return sorted(hosts, key=lambda host: (host.load(), host.index))

@@ -1,4 +1,4 @@
-"""The built-in allocators as the core runs them: how each ranks the hosts that have room for a task."""
+"""The rules of the built-in allocators, as the core uses them to rank the hosts that have room for a task."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["STRATEGIES", "Strategy"]
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """The rule of one built-in allocator. `handout.allocators` has the rule as an async callable of the same name."""
+    """The rule of one built-in allocator. `handout.allocators` has the same rule as an async callable."""
 
-    #: Rank of a host for any task, lowest first.
+    #: Returns the rank of a host. The host of the lowest rank is tried first.
     rank: Callable[[HostRecord], float]
-    #: True if the time to copy a task's inputs to a host counts before the rank.
+    #: True if the time to copy a task's inputs to the host counts more than the rank.
     weighs_bytes: bool = False
 
 
