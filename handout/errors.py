@@ -243,7 +243,7 @@ class WorkerDiedError(TaskError):
         declared_memory: The ``memory`` of the task's cost, in bytes, or None.
         out_of_memory: True if the kernel killed the worker for lack of memory, False if not, or None if not known.
         stderr_tail: The last lines that the worker wrote to stderr.
-        hosts: The names of the hosts that were tried.
+        hosts: The names of the hosts that were tried. If five hosts were lost, only the last of them.
     """
 
     signal: int | None = None

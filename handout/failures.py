@@ -196,10 +196,10 @@ class Failure:
                 "one, or run fewer tasks at once."
             )
         if self.report.get("retryable") is False:
-            return "Mend the function. Its retry_on= does not allow another attempt after this exception."
+            return "Fix the function. Its retry_on= does not allow another attempt after this exception."
         if self.attempts > 1:
-            return "Mend the function, or raise retries= if one more attempt may help."
-        return "Mend the function, or set retries= if another attempt may help."
+            return "Fix the function, or raise retries= if one more attempt may help."
+        return "Fix the function, or set retries= if another attempt may help."
 
     def _met_the_limit(self) -> bool:
         """Return True if the operating system refused to start one more process or thread for the task."""
