@@ -1,4 +1,4 @@
-"""Placement as users see it: the protocol of allocators, what allocators are shown, and the built-in ones."""
+"""The public side of placement: the protocol of allocators, the views that they get, and the built-in allocators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol of allocators: any async callable from a frontier and a view to placements."""
+"""The protocol of allocators: async callables that take a frontier and a view, and return placements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Allocator(Protocol):
-    """An async callable that says which task goes to which host.
+    """An async callable that chooses a host for each task.
 
     Example:
         ```python
@@ -30,30 +30,36 @@ class Allocator(Protocol):
         """Choose hosts for tasks.
 
         Args:
-            frontier: Tasks whose inputs all exist, most urgent first. At most ``max(256, 4 * free slots)`` of them.
-            view: The cluster at this moment. ``view.draft()`` keeps account of what the placements take.
+            frontier: Tasks whose inputs all exist, most urgent first. There are at most ``max(256, 4 * free slots)``
+                of them. Each whole core of a host is a slot.
+            view: The cluster at this moment. ``view.draft()`` keeps account of the amounts that placed tasks take.
 
         Returns:
-            Names of hosts by task id. A task that is left out waits, and is offered again when something has changed.
+            The name of the chosen host, by task id. A task that is left out waits. The core shows such a task to the
+            allocator again when something has changed.
 
         Raises:
-            Exception: Any exception ends the run with an `AllocatorError` that has the exception as its cause.
+            Exception: Any exception that the allocator raises ends the run with an `AllocatorError`. The exception is
+                the cause of that error.
         """
         ...
 
 
 def builtin(allocator: _Function) -> _Function:
-    """Mark a function as an allocator whose rule the core applies itself, by the function's name.
+    """Mark a function as a built-in allocator.
 
-    The core never calls such a function. A custom allocator may call it, for tasks that it does not want to place by a
-    rule of its own.
+    The core never calls a built-in allocator. The core has the same rule under the function's name, and applies that
+    rule itself. A custom allocator may call a built-in one, to place the tasks for which it has no rule of its own.
     """
     allocator.builtin = allocator.__name__  # type: ignore[attr-defined]
     return allocator
 
 
 def builtin_name(allocator: Allocator | None) -> str | None:
-    """Return the name of the core's own rule for an allocator, or None for a custom allocator."""
+    """Return the name of a built-in allocator, or None for a custom allocator.
+
+    If ``allocator`` is None, return the name of the default allocator, ``locality``.
+    """
     if allocator is None:
         return "locality"
     name = getattr(allocator, "builtin", None)

@@ -1,4 +1,4 @@
-"""An allocator's answer while it is being made: the placements so far, and what they leave free."""
+"""The draft of an allocator's answer: the placements so far, and the amounts that they leave free."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Draft"]
 
 
 class Draft(Mapping[str, str]):
-    """Placements by task id, with an account of what they take. Make one with `ClusterView.draft`.
+    """The host of each placed task, by task id, with an account of the amounts that these tasks take.
 
-    An allocator may return it as its answer.
+    Make a draft with `ClusterView.draft`. An allocator may return the draft as its answer.
 
     Example:
         ```python
@@ -35,7 +35,7 @@ class Draft(Mapping[str, str]):
     __slots__ = ("_hosts", "_ledgers", "_placed", "_shared", "_shared_total", "ask_again_s")
 
     ask_again_s: float | None
-    """The core asks again after this many seconds even if nothing happens; None: only if something happens."""
+    """Seconds after which the core asks the allocator again, even if nothing has changed. None: only after a change."""
 
     def __init__(self, hosts: Mapping[str, HostView], shared: Ledger, shared_total: Mapping[str, int]) -> None:
         self._hosts = hosts
@@ -46,7 +46,7 @@ class Draft(Mapping[str, str]):
         self.ask_again_s = None
 
     def fits(self, task: Task, host: str) -> bool:
-        """Return True if the host has room for the task now, beside the tasks placed so far.
+        """Return True if the host has room for the task now, in addition to the tasks that the draft has placed there.
 
         Raises:
             AllocatorError: The view has no such host.
@@ -56,8 +56,8 @@ class Draft(Mapping[str, str]):
     def place(self, task: Task, host: str) -> None:
         """Place the task on the host.
 
-        A task that does not fit there now waits on the host if its expected duration is short. Otherwise it comes back
-        in the next frontier.
+        The host may have no room for the task now. If the task's expected duration is short, the task then waits on
+        the host. Otherwise the task comes back in the next frontier.
 
         Raises:
             AllocatorError: The view has no such host.
@@ -72,15 +72,15 @@ class Draft(Mapping[str, str]):
             self._shared.claim(shared)
 
     def ask_again(self, in_s: float) -> None:
-        """Have the core ask again after ``in_s`` seconds, even if nothing happens until then.
+        """Have the core ask the allocator again after ``in_s`` seconds, even if nothing has changed by then.
 
-        Of several calls the shortest time counts. The core waits at least 0.01 s.
+        If this is called several times, the shortest time counts. The core waits at least 0.01 s.
         """
         if self.ask_again_s is None or in_s < self.ask_again_s:
             self.ask_again_s = max(0.0, in_s)
 
     def _variant(self, task: Task, host: str) -> int | None:
-        """Return the first variant of the task's cost that is free on the host."""
+        """Return the index of the first variant of the task's cost that the host has room for, or None."""
         ledger = self._ledger(host)
         requirements = requirements_of(task)
         for variant in feasible_variants(requirements, offer_of(self._hosts[host]), self._shared_total):

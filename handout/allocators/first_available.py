@@ -1,4 +1,4 @@
-"""The built-in allocator that fills the hosts in the order of the inventory."""
+"""The built-in allocator that fills one host after another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["first_available"]
 
 @builtin
 async def first_available(frontier: Sequence[Task], view: ClusterView, /) -> Mapping[str, str]:
-    """Place each task on the first host, in the order of the inventory, that has room for it.
+    """Place each task on the first host of the view that has room for the task.
 
     Example:
         ```python

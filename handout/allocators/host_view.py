@@ -1,4 +1,4 @@
-"""One host as an allocator sees it: what it offers, how much of that is free, and the links to it."""
+"""One host as an allocator sees it: what the host offers, how much of that is free, and the links to the host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from handout.resources import (
 
 __all__ = ["DEFAULT_BYTES_PER_S", "HostView", "Link", "free_ledger", "offer_of", "view_of_ledger"]
 
-#: Bandwidth that is assumed for every link, because none is measured: 1.6 Gbit/s, between a fast and a slow network.
+#: The bandwidth that is assumed for every link, in bytes per second, because Handout does not measure bandwidth. The
+#: value is 1.6 Gbit/s, which lies between the bandwidths of a slow and of a fast network.
 DEFAULT_BYTES_PER_S = 2e8
 
 
@@ -33,21 +34,22 @@ class Link:
     """
 
     bytes_per_s: float = DEFAULT_BYTES_PER_S
-    """Bandwidth in bytes per second; an assumption, not a measurement."""
+    """Bandwidth in bytes per second. Handout assumes it and does not measure it."""
     rtt_s: float = 0.0
-    """Round-trip time in seconds, measured when the host was connected."""
+    """Round-trip time in seconds, as measured when the controller connected to the host."""
 
 
 class HostView:
-    """One host: what it offers, what is free of that, and what it has to do.
+    """One host: what the host offers, how much of that is free, and how much work the host has.
 
     Args:
         name: The host's name in the inventory.
         total: All that the host offers.
-        free: What is free of ``total``; None means all of it.
+        free: The free part of ``total``. None: all of it is free.
         price_per_hour: The host's price, in the currency in which the inventory states all prices.
-        running: Number of tasks that have claimed something there.
-        backlog_s: Expected seconds of work, per core, that were handed to the host beyond the running tasks.
+        running: Number of tasks that have claimed amounts of the host.
+        backlog_s: Expected seconds of work, per core, of the tasks that were handed over to the host and have not
+            claimed anything yet.
 
     Example:
         ```python
@@ -63,9 +65,10 @@ class HostView:
     price_per_hour: float
     """The host's price, in the currency in which the inventory states all prices."""
     running: int
-    """Number of tasks that have claimed something on the host."""
+    """Number of tasks that have claimed amounts of the host."""
     backlog_s: float
-    """Expected seconds of work, per core, that were handed to the host beyond the running tasks."""
+    """Expected seconds of work, per core, of the tasks that were handed over to the host and have not claimed anything
+    yet."""
 
     def __init__(
         self,
@@ -109,7 +112,10 @@ class HostView:
 def view_of_ledger(
     name: str, offer: Offer, ledger: Ledger, *, price_per_hour: float, running: int, backlog_s: float
 ) -> HostView:
-    """Make the view of a host from the core's ledger of it. ``total`` and ``free`` are computed when they are read."""
+    """Make the view of a host from the core's ledger of that host.
+
+    The view computes ``total`` and ``free`` only when they are first read.
+    """
     view = HostView.__new__(HostView)
     view.name = name
     view.price_per_hour = price_per_hour
@@ -122,10 +128,10 @@ def view_of_ledger(
 
 
 def offer_of(view: HostView) -> Offer:
-    """Return all that a host offers, compiled."""
+    """Return all that a host offers, in the compiled form that costs are compared with."""
     return view._offer
 
 
 def free_ledger(view: HostView) -> Ledger:
-    """Return a new ledger of what is free on a host, for trial claims."""
+    """Return a copy of the ledger of a host's free amounts. Claims can be tried on the copy."""
     return view._ledger.copy()

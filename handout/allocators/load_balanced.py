@@ -14,7 +14,7 @@ __all__ = ["load_balanced"]
 
 @builtin
 async def load_balanced(frontier: Sequence[Task], view: ClusterView, /) -> Mapping[str, str]:
-    """Place each task on the host with the fewest tasks per core.
+    """Place each task on the least loaded host that has room for it. The load is the number of tasks per core.
 
     Example:
         ```python

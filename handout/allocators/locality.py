@@ -1,4 +1,4 @@
-"""The built-in allocator that moves the fewest bytes: the default."""
+"""The default allocator, which is built in. It places tasks where the fewest bytes must be copied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ __all__ = ["locality"]
 
 @builtin
 async def locality(frontier: Sequence[Task], view: ClusterView, /) -> Mapping[str, str]:
-    """Place each task on the host that misses the fewest bytes of its inputs; the number of tasks per core breaks ties.
+    """Place each task on the host that lacks the fewest bytes of the task's inputs.
+
+    Among hosts that lack equally many bytes, the task goes to the host with the fewest tasks per core.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""The loop of the built-in allocators: it places each task on the lowest-ranked host that has room for the task."""
+"""The loop of the built-in allocators. Of the hosts with room for a task, it chooses the one with the lowest rank."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from handout.allocators.view import ClusterView
 
 __all__ = ["Load", "Rank", "place_by_rank"]
 
-#: Ranks one host for one task; the lowest tuple wins.
+#: A function that returns the rank of a host for a task. The host with the lowest rank gets the task.
 Rank = Callable[[Task, str], tuple[float, ...]]
 
 
 class Load:
-    """Tasks per core of each host, including those that the draft has placed."""
+    """The number of tasks per core of each host: tasks that run there, and tasks that the draft has placed there."""
 
     def __init__(self, view: ClusterView) -> None:
         self._tasks = {name: float(host.running) for name, host in view.hosts.items()}
@@ -33,9 +33,10 @@ class Load:
 def place_by_rank(
     frontier: Sequence[Task], view: ClusterView, rank: Rank, placed: Callable[[str], None] = lambda host: None
 ) -> Draft:
-    """Place each task on the host of the lowest rank that has room for it.
+    """Place each task on a host that has room for it. Of several such hosts, choose the one with the lowest rank.
 
-    Hosts in a task's ``not_on`` come last. ``placed`` is called with the host of each task that was placed.
+    A host in a task's ``not_on`` gets the task only if no other host has room. After each placement, the function
+    calls ``placed`` with the name of the host.
     """
     draft = view.draft()
     for task in frontier:

@@ -14,12 +14,12 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class InputView:
-    """One input of a task: how large it is and which hosts have it.
+    """One input of a task: how large the input is, and which hosts have it.
 
     Args:
         id: Id of the task that makes the input, or ``value-N`` for a value that the caller gave.
-        nbytes: Its size in bytes; None while it does not exist yet.
-        hosts: Names of the hosts that have it.
+        nbytes: The input's size in bytes; None while the size is not known.
+        hosts: Names of the hosts that have the input.
 
     Example:
         ```python
@@ -33,7 +33,7 @@ class InputView:
     id: str
     """Id of the task that makes the input, or ``value-N`` for a value that the caller gave."""
     nbytes: int | None
-    """The input's size in bytes; None while the input does not exist yet."""
+    """The input's size in bytes; None while the size is not known."""
     hosts: frozenset[str]
     """Names of the hosts that have the input."""
 
@@ -47,19 +47,20 @@ class InputView:
 
 
 class Task:
-    """A task of the frontier. Changing one changes nothing in the run.
+    """A task of the frontier. Changes to this object have no effect on the run.
 
     Args:
         id: The task's id.
-        cost: What it needs. A list of costs holds alternatives, in order of preference.
-        inputs: What it takes from other tasks.
+        cost: What the task needs. A list of costs holds alternatives, in order of preference.
+        inputs: The inputs of the task: results of other tasks, and values that the caller gave.
         priority: Tasks of a higher priority go first.
-        rank: How many tasks follow it on the longest path to an end of the graph.
-        expected_s: Average seconds that calls of its function have taken; None before the first one has finished.
-        waiting_s: Seconds since an allocator was first shown the task, whose inputs existed by then.
-        labels: What the graph's author attached to it.
-        not_on: Hosts to avoid while there are others: the task has failed there, or the host just had no room for what
-            the task's function makes or takes.
+        rank: Number of tasks that follow this task on the longest path to an end of the graph.
+        expected_s: Average duration, in seconds, of the finished calls of the task's function. None: no call has
+            finished.
+        waiting_s: Seconds since the core first showed the task to an allocator. All of its inputs existed at that time.
+        labels: The labels that the graph's author attached to the task.
+        not_on: Names of the hosts to avoid while other hosts can run the task. The task has failed on such a host, or
+            the host recently had no room for a result or an argument of the task's function.
 
     Example:
         ```python
@@ -85,21 +86,21 @@ class Task:
     id: str
     """The task's id."""
     cost: tuple[Cost, ...]
-    """What the task needs: the cost objects that the author gave. Several are alternatives, in order of preference."""
+    """The cost objects that the graph's author gave. Several costs are alternatives, in order of preference."""
     inputs: Sequence[InputView]
-    """What the task takes from other tasks."""
+    """The inputs of the task: results of other tasks, and values that the caller gave."""
     priority: float
     """Tasks of a higher priority go first."""
     rank: float
-    """How many tasks follow this one on the longest path to an end of the graph."""
+    """Number of tasks that follow this task on the longest path to an end of the graph."""
     expected_s: float | None
-    """Average seconds that calls of the task's function have taken; None before the first one has finished."""
+    """Average duration of the finished calls of the task's function, in seconds. None: no call has finished."""
     waiting_s: float
-    """Seconds since an allocator was first shown the task, whose inputs existed by then."""
+    """Seconds since the core first showed the task to an allocator. All of its inputs existed at that time."""
     labels: Mapping[str, Any]
-    """What the graph's author attached to the task."""
+    """The labels that the graph's author attached to the task."""
     not_on: frozenset[str]
-    """Hosts to avoid while there are others."""
+    """Names of the hosts to avoid while other hosts can run the task."""
 
     def __init__(
         self,
@@ -130,14 +131,14 @@ class Task:
 
 
 def requirements_of(task: Task) -> tuple[Requirement, ...]:
-    """Return a task's costs, compiled. A task that was made by hand compiles them at the first call."""
+    """Return a task's costs in compiled form. For a task that the core has not made, the first call compiles them."""
     if task._requirements is None:
         task._requirements = tuple(map(compile_cost, task.cost))
     return task._requirements
 
 
 def task_of_core(id: str, requirements: tuple[Requirement, ...], **fields: Any) -> Task:
-    """Make a task whose costs were compiled before; ``fields`` are the other arguments of `Task`."""
+    """Make a task from costs that are compiled already. ``fields`` are the other arguments of `Task`."""
     task = Task(id, cost=tuple(requirement.cost for requirement in requirements), **fields)
     task._requirements = requirements
     return task

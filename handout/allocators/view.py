@@ -1,4 +1,4 @@
-"""The cluster as an allocator sees it: its hosts, what they share, and the links between them."""
+"""The cluster as an allocator sees it: the hosts, the amounts that all hosts share, and the links between hosts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _NOTHING: Mapping[str, Amount] = MappingProxyType({})
 
 
 class ClusterView:
-    """The hosts that may get work now, and the links between them, at one moment.
+    """A snapshot of the hosts that may get work, and of the links between them.
 
     Args:
-        hosts: Views of hosts, or hosts of an inventory, which count as idle.
-        now_s: The time in seconds. Only differences between two views of one run mean something.
-        shared: Amounts by name that all hosts share and that are free.
+        hosts: Views of hosts, or hosts of an inventory. A host of an inventory counts as idle.
+        now_s: The time in seconds. It has no fixed start, so only differences between views of one run have a meaning.
+        shared: The free part of the amounts that all hosts share, by name.
 
     Example:
         ```python
@@ -34,9 +34,9 @@ class ClusterView:
     __slots__ = ("_links", "_shared", "_shared_total", "hosts", "now_s")
 
     now_s: float
-    """The time in seconds. Only differences between two views of one run mean something."""
+    """The time in seconds. It has no fixed start, so only differences between views of one run have a meaning."""
     hosts: Mapping[str, HostView]
-    """The hosts by name, in the order of the inventory."""
+    """The hosts by name. In a run, they are in the order in which they joined the cluster."""
 
     def __init__(
         self, hosts: Iterable[HostView | Host], *, now_s: float = 0.0, shared: Mapping[str, Amount] = _NOTHING
@@ -45,7 +45,7 @@ class ClusterView:
         views = [_as_view(host) for host in hosts]
         self.hosts = MappingProxyType({view.name: view for view in views})
         self._shared: Capabilities | None = as_capabilities(dict(shared))
-        # Compiling adds a core where none is named. That default is for hosts, not for shared amounts.
+        # If no number of cores is given, compiling adds one core. That default is for hosts, so it is left out here.
         amounts = {name: parts for name, parts in compile_capabilities(shared).amounts.items() if name in shared}
         self._shared_total: Mapping[str, int] = amounts
         self._links: Mapping[str, float] = {}
@@ -56,9 +56,10 @@ class ClusterView:
         return self._shared or Capabilities()
 
     def link(self, source: str, target: str) -> Link:
-        """Return the path between two hosts, or between a host and the controller, whose name is ``""``.
+        """Return the link between two hosts, or between a host and the controller. The controller's name is ``""``.
 
-        Bytes between two hosts pass through the controller, so such a path has half the bandwidth and both round trips.
+        Bytes between two hosts pass through the controller. So the link between two hosts has half the bandwidth, and
+        its round-trip time is the sum of the round-trip times of both hosts.
         """
         if source == target:
             return Link(float("inf"), 0.0)
@@ -66,11 +67,11 @@ class ClusterView:
         return Link(DEFAULT_BYTES_PER_S / max(1, len(hops)), sum(self._links.get(name, 0.0) for name in hops))
 
     def missing_bytes(self, task: Task, host: str) -> int:
-        """Return the bytes of a task's inputs that the host does not have. Inputs of unknown size count as 0."""
+        """Return how many bytes of a task's inputs the host does not have. An input of unknown size counts as 0."""
         return sum(one.nbytes or 0 for one in task.inputs if host not in one.hosts)
 
     def draft(self) -> Draft:
-        """Return an empty draft, which keeps account of what placements take."""
+        """Return an empty draft. It keeps account of the amounts that placed tasks take."""
         free = compile_capabilities(self.shared).amounts
         shared = Ledger({name: free.get(name, 0) for name in self._shared_total})
         return Draft(self.hosts, shared, self._shared_total)
@@ -84,9 +85,9 @@ def view_of_core(hosts: Iterable[HostView], now_s: float, shared: Ledger, rtt_s:
 
     Args:
         hosts: The hosts that may get work now.
-        now_s: The core's time.
-        shared: The core's ledger of shared amounts.
-        rtt_s: Round-trip times in seconds from the controller, by host.
+        now_s: The core's time in seconds.
+        shared: The core's ledger of the shared amounts.
+        rtt_s: The round-trip time between the controller and each host, in seconds by the host's name.
     """
     view = ClusterView(hosts, now_s=now_s)
     view._shared = capabilities_of(Offer({name: max(0, parts) for name, parts in shared.free.items()}))

@@ -1,1 +1,1 @@
-"""What both ends of a link agree on: frames, the session, the ledger's arithmetic, numbers. Travels to hosts."""
+"""The code that both ends of a link share: frames, sessions, messages, ids and the ledger. It travels to hosts."""

@@ -1,10 +1,10 @@
-"""How messages become the JSON header of a frame, and how a header becomes a message again.
+"""Encodes messages as the JSON headers of frames, and decodes headers into messages.
 
-A header is an object: the message's name under ``"m"``, and its fields by name. A field that has its default value is
-left out. The first column of a message is always sent whole. Any other column whose entries are all equal is sent
-as one entry.
+A header is a JSON object. It holds the name of the message under ``"m"``, and the fields of the message by name. The
+encoder leaves out each field that has its default value. It writes the first column of a message whole, because that
+column shows the number of rows. If all entries of another column are equal, the encoder writes only one of them.
 
-What a message says is declared in `handout.protocol.messages`; nothing outside this module depends on its encoding.
+`handout.protocol.messages` declares the messages. Other modules do not depend on how messages are encoded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ Kind = TypeVar("Kind", bound=AnyMessage)
 
 _NAME = "m"
 _REQUIRED = object()
-#: The types of JSON values that a field may have, by the name of the field's type. Other fields may have any value.
+#: The types that the JSON value of a field may have, by the name of the field's declared type. A field of any other
+#: declared type may have any value.
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
@@ -40,8 +41,9 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 class _Field(NamedTuple):
     name: str
     default: Any
+    #: True for each column but the first one of a message. The encoder may write such a column as one entry.
     is_column: bool
-    #: The types of JSON values that are allowed.
+    #: The types that the field's JSON value may have.
     types: tuple[type, ...]
 
 
@@ -50,9 +52,9 @@ class _Form(NamedTuple):
 
     name: str
     fields: tuple[_Field, ...]
-    #: Names of the columns; the first one is whole, so its length is the number of rows.
+    #: Names of the columns. The first column is always whole, so its length is the number of rows.
     columns: tuple[str, ...]
-    #: Names of the fields that hold `WorkerOptions`, which are a list in JSON.
+    #: Names of the fields that hold `WorkerOptions`. In JSON, such a field is a list.
     options: tuple[str, ...]
 
 
@@ -75,7 +77,7 @@ def _form(name: str, kind: type[Any]) -> _Form:
 
 
 def _alternatives(annotation: str) -> list[str]:
-    """Split a union at its outermost bars."""
+    """Split the text of a union type at each ``|`` that is outside of brackets."""
     depth, parts = 0, [""]
     for character in annotation:
         depth += (character == "[") - (character == "]")
@@ -102,7 +104,7 @@ _FORMS: dict[type[Any], _Form] = {
 
 
 def name_of(kind: type[AnyMessage]) -> str:
-    """Return the name of a message on its link."""
+    """Return the name that a message has on its link."""
     return _FORMS[kind].name
 
 
@@ -129,14 +131,14 @@ def _put(header: dict[str, Any], form: _Form, message: AnyMessage) -> dict[str, 
 
 
 def decode(direction: Mapping[str, type[AnyMessage]], header: Mapping[str, Any]) -> tuple[str, AnyMessage]:
-    """Return the name and the message of a header.
+    """Decode a header. Return the name of the message, and the message.
 
     Args:
-        direction: The messages that may come from the sender, by name.
-        header: The fields of a frame.
+        direction: The types of the messages that the sender may send, by name.
+        header: The header of a frame.
 
     Raises:
-        ProtocolError: The direction has no such message, or the header's fields are not those that are declared.
+        ProtocolError: The sender may not send a message of this name, or the fields differ from the declared ones.
     """
     name = header.get(_NAME)
     kind = direction.get(name) if isinstance(name, str) else None
@@ -147,10 +149,10 @@ def decode(direction: Mapping[str, type[AnyMessage]], header: Mapping[str, Any])
 
 
 def decode_hello(kind: type[Kind], header: Mapping[str, Any]) -> Kind:
-    """Return the hello of a header; fields that are not declared are ignored.
+    """Decode the header of a hello. Ignore fields that are not declared.
 
     Raises:
-        ProtocolError: The header's fields are not those that are declared.
+        ProtocolError: A declared field is missing, or has a value of a wrong type.
     """
     return _read(kind, header, set(header))
 
@@ -162,9 +164,9 @@ def _read(kind: type[Kind], header: Mapping[str, Any], ignored: set[str]) -> Kin
         value = header.get(name, default)
         if value is default:
             if default is _REQUIRED:
-                raise ProtocolError(f"message {form.name!r} has no field {name!r}")
+                raise ProtocolError(f"message {form.name!r} lacks its field {name!r}")
         elif not isinstance(value, types):
-            raise ProtocolError(f"message {form.name!r} has {str(value)[:50]!r} as its field {name!r}")
+            raise ProtocolError(f"message {form.name!r} has the bad value {str(value)[:50]!r} in its field {name!r}")
         values[name] = value
     if not ignored.issuperset(header) and (unknown := set(header) - values.keys() - ignored):
         raise ProtocolError(f"message {form.name!r} has no field {min(unknown)!r}")
@@ -177,12 +179,12 @@ def _read(kind: type[Kind], header: Mapping[str, Any], ignored: set[str]) -> Kin
 
 def _read_options(values: Sequence[Any]) -> WorkerOptions:
     if len(values) != len(WorkerOptions._fields):
-        raise ProtocolError(f"there are {len(values)} options of a worker")
+        raise ProtocolError(f"a message has {len(values)} worker options, which is the wrong number")
     return WorkerOptions(*values)
 
 
 def _expand(form: _Form, values: dict[str, Any]) -> None:
-    """Bring all columns to the length of the first."""
+    """Extend each column that was sent as one entry to the length of the first column."""
     first, *others = form.columns
     count = len(values[first])
     for name in others:
@@ -195,25 +197,25 @@ def _expand(form: _Form, values: dict[str, Any]) -> None:
 
 
 def encode_line(message: AnyMessage) -> bytes:
-    """Return a message of the supervisor's socket as a line."""
+    """Encode a message for the supervisor's socket, as one line."""
     return json.dumps(encode(message)).encode() + b"\n"
 
 
 def decode_line(direction: Mapping[str, type[AnyMessage]], line: bytes) -> tuple[str, Any]:
-    """Return the name and the message of a line of the supervisor's socket."""
+    """Decode a line from the supervisor's socket. Return the name of the message, and the message."""
     return decode(direction, json.loads(line))
 
 
 def parts(payload: memoryview, sizes: Sequence[int]) -> Iterator[memoryview]:
-    """Cut a payload into parts of these sizes, one after another.
+    """Yield the parts of a payload. The parts follow each other and have these sizes.
 
     Raises:
-        ProtocolError: The payload is shorter than these parts.
+        ProtocolError: The payload is shorter than the parts together, or a size is negative.
     """
     position = 0
     for size in sizes:
         end = position + size
         if size < 0 or end > len(payload):
-            raise ProtocolError(f"a part of {size} bytes, but {len(payload) - position} are left")
+            raise ProtocolError(f"a payload has a part of {size} bytes, but only {len(payload) - position} are left")
         yield payload[position:end]
         position = end

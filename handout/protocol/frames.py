@@ -1,18 +1,20 @@
-"""Frames: how bytes become messages, without any I/O. Used by both ends of a link.
+"""Encodes and decodes frames, which carry all messages and streams of a link. This module does no I/O.
 
 A frame is a fixed prefix, a header and a payload::
 
     magic "HO" | version u8 | kind u8 | header length u32 | payload length u32 | number u64 | crc32 u32 | crc32 u32
 
-All numbers are little-endian. The first checksum covers the prefix before it, so that a receiver notices a damaged
-length before it allocates anything or waits for bytes. The second checksum covers the header, and the payload of a
-message. Chunks have no checksum of their payload, because SSH checks all bytes. A payload is never parsed here, and
-copied only where that cannot be avoided. There are four kinds of frames:
+All numbers are little-endian. The first checksum covers the fields before it. With this checksum, a receiver notices a
+damaged length before it allocates memory or waits for bytes. The second checksum covers the header and, in a message,
+the payload. The payload of a chunk has no checksum, because SSH checks all bytes. This module never parses a payload,
+and copies a payload only where it must. There are four kinds of frames:
 
-``HELLO``    a JSON header; the first frame of a connection.
-``MESSAGE``  a JSON header and a payload; numbered, and kept by its sender until it is acknowledged.
-``CHUNK``    a part of a stream: (stream, offset, window); not numbered. A stream resumes at an offset.
-``BEAT``     acknowledgement and heartbeat: (last message number, bytes received, age of the last byte received).
+``HELLO``    The first frame of a connection. It has a JSON header.
+``MESSAGE``  A JSON header and a payload. It is numbered, and its sender keeps it until the peer acknowledges it.
+``CHUNK``    A part of a stream. The header is (stream, offset, window). A chunk is not numbered, because a stream
+             resumes at an offset.
+``BEAT``     An acknowledgement, which is also the heartbeat. The header is (number of the last message received, bytes
+             received, milliseconds since the last byte was received).
 """
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ VERSION = 1
 
 HELLO, MESSAGE, CHUNK, BEAT = 1, 2, 3, 4
 
-#: Bytes of a message's header, at most. The receiver refuses a larger one unread. A batch of 100,000 tasks needs about
-#: 10 MiB.
+#: The largest header of a message, in bytes. The receiver refuses a larger header without reading it. A batch of
+#: 100,000 tasks needs about 10 MiB.
 MAX_HEADER = 64 << 20
-#: Bytes of a payload, at most. The receiver refuses a larger one unread. Larger objects travel as streams.
+#: The largest payload of a frame, in bytes. The receiver refuses a larger payload without reading it. Larger objects
+#: travel as streams.
 MAX_PAYLOAD = 64 << 20
-#: Bytes of a hello's header, at most. The header has the offset of each incoming stream, about 20 bytes for each.
+#: The largest header of a hello, in bytes. For each incoming stream, the header has an offset of about 20 bytes.
 MAX_HELLO = 32 << 20
 
 _PREFIX = struct.Struct("<2sBBIIQ")
@@ -52,13 +55,13 @@ class ProtocolError(ValueError):
 
 
 class Hello(NamedTuple):
-    """The first frame of a connection, in each direction."""
+    """The first frame that each side sends on a connection."""
 
     fields: dict[str, Any]
 
 
 class Message(NamedTuple):
-    """A message, whose header `handout.protocol.codec` reads."""
+    """A message. `handout.protocol.codec` decodes its fields."""
 
     number: int
     fields: dict[str, Any]
@@ -66,22 +69,24 @@ class Message(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some bytes of a stream. A chunk may arrive as several pieces; ``last`` marks the stream's end."""
+    """Some bytes of a stream. A chunk may arrive as several pieces. ``last`` is True for the last piece of a stream."""
 
     stream: int
     offset: int
     data: Buffer
-    #: Bytes that the sender has in flight, at most. The receiver acknowledges each quarter of it.
+    #: The sender has at most this many bytes in flight. The receiver acknowledges after each quarter of that number.
     window: int
     last: bool
 
 
 class Beat(NamedTuple):
-    """Acknowledges what a side has received, and is its heartbeat."""
+    """The heartbeat of a side. It acknowledges what that side has received."""
 
+    #: Number of the last message that the side has received.
     number: int
+    #: Number of bytes that the side has received on this connection.
     received: int
-    #: Milliseconds from the time when the peer last received bytes until it sent this beat.
+    #: Milliseconds from the time when the side last received bytes until it sent this beat.
     age_ms: int
 
 
@@ -105,10 +110,10 @@ def encode_hello(fields: dict[str, Any]) -> bytes:
 
 
 def encode_message(number: int, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> list[Buffer]:
-    """Return a message as segments, to be written in order.
+    """Return a message as segments, which must be written in this order.
 
     Raises:
-        ProtocolError: The message is larger than a frame may be.
+        ProtocolError: The header or the payload is too large for a frame.
     """
     header = _dumps(fields).encode()
     size = sum(len(p) for p in payload)
@@ -118,7 +123,7 @@ def encode_message(number: int, fields: dict[str, Any], payload: Sequence[Buffer
 
 
 def encode_chunk(stream: int, offset: int, data: Buffer, window: int, last: bool) -> list[Buffer]:
-    """Return a chunk of a stream as segments; ``data`` is not copied."""
+    """Return a chunk of a stream as segments, without a copy of ``data``."""
     header = _CHUNK.pack(stream, offset, window | (_LAST if last else 0))
     return [_frame(CHUNK, header, len(data), 0), data]
 
@@ -129,12 +134,12 @@ def encode_beat(beat: Beat) -> bytes:
 
 
 class Decoder:
-    """Turns bytes into frames. It does not matter how the connection splits the bytes.
+    """Turns bytes into frames. A frame may arrive in any number of parts.
 
-    A decoder holds at most one message in memory. It yields the payload of a chunk in pieces, as they come.
+    A decoder holds at most one message in memory. It yields the payload of a chunk in pieces, as the bytes arrive.
 
     Args:
-        greets: True if the bytes must begin with a hello. There may then be no other hello.
+        greets: True if the first frame must be a hello, and no later frame may be one.
     """
 
     def __init__(self, *, greets: bool = False) -> None:
@@ -143,17 +148,19 @@ class Decoder:
         self._held = bytearray()
         #: Bytes that ``_held`` must have before the next frame can be parsed.
         self._need = PREFIX_SIZE
-        #: The chunk whose payload is arriving: (stream, offset, window, last), and how many bytes are still to come.
+        #: The chunk whose payload is arriving, as (stream, offset, window, last).
         self._chunk = (0, 0, 0, False)
+        #: How many bytes of that payload are still to come.
         self._left = 0
 
     def feed(self, data: Buffer) -> Iterator[Frame]:
-        """Take bytes and yield the frames that they complete. The caller handles each before it asks for the next.
+        """Take bytes, and yield the frames that these bytes complete.
 
-        Frames before a bad one are good: they are yielded before the error is raised.
+        The caller must handle each frame before it asks for the next one. If a frame is bad, the decoder yields the
+        frames before it, and only then raises the error.
 
         Raises:
-            ProtocolError: The bytes are not this protocol; the connection must be closed.
+            ProtocolError: The bytes break the protocol. The caller must close the connection.
         """
         view = memoryview(data)
         position, end = 0, len(view)
@@ -191,10 +198,11 @@ class Decoder:
         return Piece(stream, offset, data, window, last and self._left == 0)
 
     def _parse(self, view: memoryview) -> tuple[int, Frame | None]:
-        """Parse one frame at the start of ``view``. If it is a chunk, parse only its header.
+        """Parse the frame at the start of ``view``. Of a chunk, parse only the prefix and the header.
 
         Returns:
-            The size of the frame, or 0 if its end has not arrived; and the frame, or None for the header of a chunk.
+            The number of bytes that were parsed, and the frame. If the end of the frame has not arrived, the number is
+            0 and the frame is None. If the payload of a chunk is still to come, the frame is None.
         """
         if len(view) < PREFIX_SIZE:
             self._need = PREFIX_SIZE
@@ -227,7 +235,11 @@ class Decoder:
         return whole, None if payload_size else self._piece(view[:0])
 
     def _check_kind(self, kind: int, header_size: int, payload_size: int) -> None:
-        """Raise `ProtocolError` for sizes that a kind may not have, before the receiver waits for the bytes."""
+        """Check a frame's kind and sizes, before the receiver waits for the bytes of the frame.
+
+        Raises:
+            ProtocolError: A frame of this kind may not have these sizes, or may not come at this point.
+        """
         allowed = _SIZES.get(kind)
         if allowed is None or not allowed[0] <= header_size <= allowed[1] or payload_size > allowed[2]:
             raise ProtocolError(f"frame of kind {kind} with {header_size} + {payload_size} bytes is not allowed")
@@ -235,7 +247,7 @@ class Decoder:
             raise ProtocolError("a second hello" if self._greeted else f"a frame of kind {kind} before the hello")
 
 
-#: By kind: the fewest and the most bytes of a header, and the most bytes of a payload.
+#: By kind of frame: the smallest and the largest header, and the largest payload, in bytes.
 _SIZES = {
     HELLO: (2, MAX_HELLO, 0),
     MESSAGE: (2, MAX_HEADER, MAX_PAYLOAD),
@@ -246,14 +258,14 @@ _SIZES = {
 
 def _refuse_prefix(view: memoryview) -> NoReturn:
     if bytes(view[:2]) != MAGIC:
-        raise ProtocolError(f"not a Handout frame: starts with {bytes(view[:16])!r}")
+        raise ProtocolError(f"the bytes are not a Handout frame: they start with {bytes(view[:16])!r}")
     if view[2] != VERSION:
-        raise ProtocolError(f"wire version {view[2]}, this side speaks {VERSION}")
+        raise ProtocolError(f"a frame has the version {view[2]}, and this side speaks version {VERSION}")
     raise ProtocolError("the checksum of a frame's prefix does not match")
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not allowed in JSON")
 
 
 _decode = json.JSONDecoder(parse_constant=_no_constant).decode
@@ -261,10 +273,10 @@ _decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
 def _fields(header: memoryview) -> dict[str, Any]:
     try:
-        # `json.loads` of bytes would accept other encodings than UTF-8.
+        # The bytes are decoded here, because `json.loads` would also accept encodings other than UTF-8.
         fields = _decode(str(header, "utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"a header that is not JSON: {type(error).__name__}: {str(error)[:200]}") from None
+        raise ProtocolError(f"a header is not JSON: {type(error).__name__}: {str(error)[:200]}") from None
     if not isinstance(fields, dict):
-        raise ProtocolError("a header that is not an object")
+        raise ProtocolError("a header is not a JSON object")
     return fields

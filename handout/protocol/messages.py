@@ -1,17 +1,17 @@
 """Every message between the controller, the agent, the workers and the supervisor: names, fields, types and units.
 
-A message is a `NamedTuple`. Its name on the link is its key in one of the six tables at the end of this module, one
-table for each direction of each link. A table is a `TypedDict` of handlers. The type checkers refuse an end of
-a link that lacks a handler, or whose handler takes another message.
+A message is a `NamedTuple`. Six tables at the end of this module list the messages: one table for each direction of
+each link. The key of a message in its table is its name on the link. A table is a `TypedDict` of handlers. So a type
+checker reports a receiver that lacks a handler, or whose handler takes a different message.
 
 `handout.protocol.codec` turns messages into bytes. This module only declares them:
 
 - A ``Column`` has one entry for each row. All columns of a message have the same number of rows.
-- A field with a default may be left out.
-- A payload is bytes that travel beside the fields without being encoded as JSON. The docstring of a message that has
-  a payload says so.
+- A sender may leave out a field that has a default.
+- A payload is bytes that travel beside the fields and are not encoded as JSON. If a message has a payload, its
+  docstring says so.
 
-``docs/protocol.md`` is drawn from this module by ``tools/draw_protocol.py``.
+``tools/draw_protocol.py`` draws ``docs/protocol.md`` from this module.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = [
 T = TypeVar("T")
 M = TypeVar("M")
 
-#: One entry for each row.
+#: A sequence with one entry for each row of a message.
 Column = Sequence[T]
 #: Any of the messages below.
 AnyMessage = tuple[Any, ...]
 
-#: Largest size in bytes of an object that travels in the payload of a message. A larger one travels as a stream between
-#: controller and agent. Between agent and worker, a larger one is a file that both map.
+#: Largest size in bytes of an object that travels in the payload of a message. Between controller and agent, a larger
+#: object travels as a stream. Between agent and worker, a larger object is a file that both map into their memory.
 INLINE = 64 << 10
 
 # ---- the hello, which opens a connection between controller and agent ----------------------------------------------
@@ -51,68 +51,68 @@ class Greeting(NamedTuple):
     """The controller's hello. It names the agent and the conversation that this connection is for."""
 
     token: str
-    """The secret that proves that the controller opened the connection: 32 random bytes in hexadecimal. The agent knows
-    it from the bootstrap."""
+    """A secret by which the controller proves that it opened the connection: 32 random bytes in hexadecimal. The agent
+    received the same secret from the bootstrap."""
     agent: str
     """The identity of the agent that the controller wants to reach."""
     conversation: str
-    """Name of the conversation, chosen by the controller. A controller that takes over chooses a new name."""
+    """Name of the conversation, which the controller chooses. A controller that takes over chooses a new name."""
     connection: int
-    """Number of this connection, counted from 1 by the controller. The agent refuses a connection if the same
-    conversation has had one with an equal or higher number, because then this one was delayed on the way."""
+    """Number of this connection. The controller counts its connections from 1. The agent refuses a connection that was
+    delayed on the way: the same conversation has already had a connection with an equal or higher number."""
     takeover: bool = False
-    """True if this controller takes over from another one. The agent then ends the other one's conversation and sends
-    `Holdings`."""
+    """True if this controller takes over from another controller. The agent then ends the conversation with the other
+    controller and sends `Holdings`."""
 
 
 class Welcome(NamedTuple):
-    """The agent's hello, which answers a greeting."""
+    """The agent's hello. It is the answer to a greeting."""
 
     agent: str
     """The agent's identity."""
     error: str = ""
-    """Why the agent refuses the connection, which it then closes; empty if it accepts the connection."""
+    """Why the agent refuses the connection and closes it. Empty if the agent accepts the connection."""
 
 
 class Progress(NamedTuple):
-    """How far a side has received the conversation; both hellos carry it under ``state``. See `Session`."""
+    """What a side has received of the conversation so far. Both hellos have this under ``state``. See `Session`."""
 
     number: int
     """Number of the last message that this side has received. The peer sends all later messages again."""
     streams: Mapping[str, int]
-    """Incoming streams by number: how many bytes this side has received. The peer continues from there."""
+    """By number of an incoming stream: how many bytes of it this side has received. The peer continues from there."""
 
 
 # ---- from the controller to the agent ------------------------------------------------------------------------------
 
 
 class Functions(NamedTuple):
-    """Functions that tasks will call. Sent before the first task that calls them.
+    """Functions that tasks will call. The controller sends a function before the first task that calls it.
 
     Payload: the pickled functions, one after another, at most 64 MiB together.
     """
 
     numbers: Column[int]
-    """Number of the function, the same for equal functions of all runs of one controller."""
+    """Number of the function. Equal functions have the same number in all runs of one controller."""
     sizes: Column[int]
     """Bytes of the pickled function."""
 
 
 class WorkerOptions(NamedTuple):
-    """The options of a function that its worker must know; a part of `NewTaskClass` and of `SetUp`.
+    """The options of a function that its worker must know. `NewTaskClass` and `SetUp` contain them.
 
-    A worker is set up with these options, and runs only tasks with equal ones. A field that has the name of an option
-    in `handout.Options` gets the value of that option.
+    The agent sets up a worker with these options, and gives it only tasks that have equal options. A field that has the
+    name of an option in `handout.Options` gets the value of that option.
     """
 
     memory_limit: int | None = None
-    """Bytes of memory above which a task is killed. None: no limit."""
+    """Most memory in bytes that a task may use. A task that uses more is killed. None: no limit."""
     max_result_bytes: int | None = None
-    """Largest size in bytes of each object of a result. None: no limit."""
+    """Largest size in bytes that an object of a result may have. None: no limit."""
 
 
 class NewTaskClass(NamedTuple):
-    """What the tasks of one task class have in common. Sent before the first task of the class."""
+    """What the tasks of one task class have in common. The controller sends it before the first task of the class."""
 
     number: int
     """Number of the task class."""
@@ -121,16 +121,16 @@ class NewTaskClass(NamedTuple):
     threads: int = 1
     """Threads that numerical libraries may use in a task."""
     shared_loop: bool = False
-    """True for coroutines that run beside each other in the event loop of one worker."""
+    """True if the tasks are coroutines that run concurrently in the event loop of one worker."""
     timeout_s: float | None = None
-    """Seconds after which an attempt is ended. None: no limit."""
+    """Seconds after which the agent ends an attempt. None: no limit."""
     alone: bool = False
-    """True if a worker gets a task of the class only after its previous task has ended. This is so for tasks that are
-    not idempotent. Otherwise a task that kills its worker could force another one to start twice."""
+    """True if a worker gets a task of the class only after the worker's previous task has ended. This is so for tasks
+    that are not idempotent. A task that is queued behind another one can start twice if that one kills the worker."""
     options: WorkerOptions = WorkerOptions()
-    """The options that the workers of these tasks are set up with."""
+    """The options with which the agent sets up the workers of these tasks."""
     bundle: int | None = None
-    """Key of the source bundle that workers import the user's modules from. None: the tasks need no bundle."""
+    """Key of the source bundle from which workers import the user's modules. None: the tasks need no bundle."""
 
 
 class Objects(NamedTuple):
@@ -140,20 +140,20 @@ class Objects(NamedTuple):
     """
 
     keys: Column[int]
-    """Key of the object: run and number. The key of a source bundle is lower than that of any object of a run."""
+    """Key of the object; see `numbering`. The key of a source bundle is lower than the keys of all objects of runs."""
     sizes: Column[int]
     """Bytes of the object."""
 
 
 class Tasks(NamedTuple):
-    """Attempts of tasks, handed over to the agent. The agent starts each attempt when its inputs are in the store and
-    the host's ledger has room for it.
+    """Attempts of tasks that the controller hands over to the agent. The agent starts an attempt when the inputs are in
+    the store and the host's ledger has room for the attempt.
 
     Payload: the pickled calls, one after another. The controller splits messages above 4 MiB.
     """
 
     attempt_ids: Column[int]
-    """Id of the attempt: run, task and attempt number; see `numbering`."""
+    """Id of the attempt; see `numbering`."""
     functions: Column[int]
     """Number of the function to call."""
     task_classes: Column[int]
@@ -163,14 +163,14 @@ class Tasks(NamedTuple):
     inputs: Column[Sequence[int]]
     """Keys of the objects that the call takes."""
     outputs: Column[Sequence[int]]
-    """Keys of the objects that the result becomes: one for the whole result, then one for each element that is taken
-    from it. -1 in place of a key: no task and no caller needs this object."""
+    """Keys of the objects that are made from the result: first the whole result, then each element that is taken from
+    it. -1 in place of a key: neither a task nor the caller needs this object."""
     keep: Column[int]
-    """1 if small results also stay in the agent's store, 0 if only the controller gets them."""
+    """1 if a small result also stays in the agent's store. 0 if the agent only sends it to the controller."""
     names: Column[str]
-    """Id of the function in its graph, for ``handout.current()``."""
+    """Id of the function in its graph. ``handout.current()`` shows it to the task."""
     attempt_numbers: Column[int]
-    """1 for the first attempt of a task."""
+    """Number of the attempt; 1 for the first attempt of a task."""
     variants: Column[int]
     """Index of the chosen variant of the cost, counted from 0."""
 
@@ -179,7 +179,7 @@ class StreamObject(NamedTuple):
     """Announces a stream of chunks that carries one object. It gives the receiver the object's key and size."""
 
     stream: int
-    """Number of the stream, counted by its sender."""
+    """Number of the stream. Each sender counts its own streams."""
     key: int
     """Key of the object."""
     size: int
@@ -187,29 +187,29 @@ class StreamObject(NamedTuple):
 
 
 class StopStream(NamedTuple):
-    """The rest of a stream will not come, because the sender has lost the source."""
+    """Announces that the rest of a stream will not come, because the sender has lost the source of the bytes."""
 
     stream: int
     """Number of the stream."""
 
 
 class Fetch(NamedTuple):
-    """The controller wants an object. The agent answers with `StreamObject` or `Missing`."""
+    """Ask for an object. The agent answers with `StreamObject` or `Missing`."""
 
     key: int
     """Key of the object."""
 
 
 class Drop(NamedTuple):
-    """No task needs these objects on this host any more. The agent deletes them."""
+    """Delete objects, because no task needs them on this host any more."""
 
     keys: Column[int]
     """Key of the object."""
 
 
 class Distrust(NamedTuple):
-    """Objects that the controller sends next have passed through a host with ``trust="data"``. Workers read them with
-    the restricted reader instead of unpickling them.
+    """Names objects that have passed through a host with ``trust="data"``. The controller sends the objects afterwards.
+    Workers read these objects with the restricted reader instead of unpickling them.
     """
 
     keys: Column[int]
@@ -219,7 +219,7 @@ class Distrust(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """End attempts. The agent does not start those that wait, and ends those that run."""
+    """End attempts. The agent ends attempts that run, and does not start attempts that wait."""
 
     attempt_ids: Column[int]
     """Id of the attempt. The agent ignores attempts that it does not have."""
@@ -228,47 +228,49 @@ class Cancel(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Recall attempts that have not started. The agent answers with `Recalled` for these. Running attempts go on."""
+    """Recall attempts. The agent answers `Recalled` for the attempts that have not started. The others go on."""
 
     attempt_ids: Column[int]
     """Id of the attempt. The agent ignores attempts that it does not have."""
 
 
 class Release(NamedTuple):
-    """Code that no open run uses any more. The agent drops the code once none of the agent's tasks needs it, and has
-    its workers drop it too. If the controller sends the code again first, the agent keeps it.
+    """Names code that no open run uses any more. The agent and its workers drop the code once none of the agent's tasks
+    needs it. If the controller sends the same code again before that, the agent keeps it.
     """
 
     functions: Sequence[int]
     """Numbers of functions."""
     task_classes: Sequence[int]
-    """Numbers of task classes. The controller does not use the numbers again."""
+    """Numbers of task classes. The controller never uses these numbers again."""
     bundles: Sequence[int]
     """Keys of source bundles."""
 
 
 class Limits(NamedTuple):
-    """What the agent's ledger may grant to tasks from now on."""
+    """Sets the amounts that the agent's ledger may grant to tasks from now on."""
 
     amounts: Mapping[str, int]
     """Amounts by name, in parts (1/10,000 of a unit)."""
     devices: Column[int]
-    """Memory of each GPU in bytes, multiplied by 10,000 (in parts)."""
+    """Memory of each GPU, in parts (1/10,000 of a byte)."""
 
 
 class RunProgram(NamedTuple):
-    """Run a program outside all tasks. Trackers use it to find out what a host offers. The answer is `ProgramEnded`."""
+    """Run a program that belongs to no task. Trackers run programs to find out what a host offers. The agent answers
+    with `ProgramEnded`.
+    """
 
     id: int
     """Number of the request."""
     argv: Sequence[str]
     """The program and its arguments."""
     timeout_s: float
-    """Seconds after which the program is killed."""
+    """Seconds after which the agent kills the program."""
 
 
 class Stop(NamedTuple):
-    """End the agent and all its processes. The connection closes when no process is left on the host."""
+    """End the agent and all its processes. The connection closes when none of these processes is left on the host."""
 
 
 # ---- from the agent to the controller ------------------------------------------------------------------------------
@@ -287,12 +289,13 @@ class Finished(NamedTuple):
     sizes: Column[Sequence[int]]
     """Bytes of each object of the result; -1 for an object that is not needed."""
     inline_sizes: Column[Sequence[int]]
-    """Bytes of each object of the result in the payload; -1 for an object that is not needed, or that is only in the
+    """For each object of the result, its bytes in the payload. -1 if the object is not needed, or if it is only in the
     agent's store."""
 
 
 class Failed(NamedTuple):
-    """An attempt that failed. The kind decides which other fields are set.
+    """An attempt that failed. If the description of a field begins with a kind such as ``died``, only failures of this
+    kind set the field.
 
     Payload: the pickled exception, if there is one; at most 16 MiB.
     """
@@ -300,8 +303,8 @@ class Failed(NamedTuple):
     attempt_id: int
     """Id of the attempt."""
     kind: str
-    """``raised``, ``exited``, ``died``, ``timeout``, ``memory``, ``cancelled``, ``unserializable``, ``too_large``,
-    ``input``, ``disk`` or ``host``."""
+    """How the attempt failed: ``raised``, ``exited``, ``died``, ``timeout``, ``memory``, ``cancelled``,
+    ``unserializable``, ``too_large``, ``input``, ``disk`` or ``host``."""
     type: str = ""
     """Qualified name of the exception's class."""
     message: str = ""
@@ -315,7 +318,7 @@ class Failed(NamedTuple):
     stderr: Sequence[str] = ()
     """The last lines that the task wrote to its standard error."""
     stack: Sequence[str] = ()
-    """The task's stack when it crashed or was ended, innermost frame first."""
+    """The task's stack at the time when the task crashed or was ended, innermost frame first."""
     exit: int | str | None = None
     """``exited``, ``died``: the exit status, or the text given to `sys.exit`."""
     signal: int | None = None
@@ -326,7 +329,7 @@ class Failed(NamedTuple):
     cut: bool = False
     """``died``: True if the task closed the worker's descriptors, or replaced the worker's process."""
     declared: int | None = None
-    """``died``: memory in the task's cost, in bytes."""
+    """``died``: the memory that the task's cost states, in bytes."""
     limit_s: float | None = None
     """``timeout``: the limit, in seconds."""
     limit: int | None = None
@@ -344,12 +347,13 @@ class Failed(NamedTuple):
     free: int | None = None
     """``disk``: bytes that were free."""
     argument: bool = False
-    """``disk``: True if there was no room for an argument, so that the function was not called."""
+    """``disk``: True if there was no room for an argument. In that case, the function was not called."""
 
 
 class Recalled(NamedTuple):
-    """Attempts that go back to the controller without having started. The controller sent `Recall`, the producer of an
-    input failed on the host, or the lease ended.
+    """Attempts that the agent gives back to the controller before they have started. This happens if the controller
+    sent `Recall`, if the producer of an input failed on the host, if the lease ended, or if the attempt's source bundle
+    had not arrived at the time of a takeover.
     """
 
     attempt_ids: Column[int]
@@ -357,14 +361,14 @@ class Recalled(NamedTuple):
 
 
 class Started(NamedTuple):
-    """Attempts that have been running for 50 ms. The agent does not report the start of shorter ones."""
+    """Attempts that have been running for 50 ms. The agent does not report the start of an attempt that ends sooner."""
 
     attempt_ids: Column[int]
     """Id of the attempt."""
 
 
 class Stored(NamedTuple):
-    """Objects that were streamed to the agent and are in its store now."""
+    """Objects that the controller streamed to the agent, and that are in the agent's store now."""
 
     keys: Column[int]
     """Key of the object."""
@@ -380,7 +384,7 @@ class Missing(NamedTuple):
 
 
 class Log(NamedTuple):
-    """Output of a running task. The agent sends it in turn with the streams, so that it never delays another message.
+    """Output of a running task. It takes turns with the chunks of streams, so that it never delays another message.
 
     Payload: whole lines, at most 64 KiB.
     """
@@ -402,61 +406,66 @@ class ProgramEnded(NamedTuple):
     id: int
     """Number of the request."""
     status: int
-    """Exit status. The negative number of the signal if a signal killed the program; 127 if it could not be started."""
+    """Exit status of the program. It is negative if a signal killed the program, and is then the number of the signal
+    with a minus. It is 127 if the program could not be started."""
 
 
 class Holdings(NamedTuple):
-    """The attempts and objects that the agent has from an earlier controller. The first message after a takeover."""
+    """The attempts and objects that the agent has from an earlier controller. After a takeover, the agent sends this
+    message first.
+    """
 
     attempt_ids: Sequence[int]
-    """Ids of the attempts that have not ended, and of those whose end the earlier controller has not confirmed."""
+    """Ids of attempts that have not ended, and of ended attempts whose end the earlier controller has not confirmed."""
     keys: Column[int]
     """Key of the object."""
     sizes: Column[int]
     """Bytes of the object."""
     shift: int
     """The highest number of a function, a task class or a bundle that the agent has seen. The new controller counts its
-    own from 1 and adds this number, so that no number is used twice."""
+    own functions, task classes and bundles from 1, and adds this number. So no number is used twice."""
 
 
 # ---- from the agent to a worker ------------------------------------------------------------------------------------
 
 
 class SetUp(NamedTuple):
-    """Sets up a blank worker. Sent once, before the first batch."""
+    """Sets up a blank worker. The agent sends it once, before the first batch."""
 
     host: str
     """Name of the host, as in the inventory."""
     folders: Sequence[str]
-    """The store's folder in memory and its folder on disk."""
+    """The store's folder in memory and its folder on disk. Both may be the same folder."""
     scratch: str
     """Folder in which the worker makes the scratch folders of its tasks."""
     env: Mapping[str, str]
     """Environment variables to set."""
     nonce: str
-    """16 bytes in hexadecimal. Each mark in the worker's output begins with them; see `output_capture`."""
+    """16 bytes in hexadecimal. Each mark that the worker writes into its output begins with these bytes; see
+    `output_capture`."""
     suffix: str
-    """The end of the name of each file that the worker writes into the store, until the agent renames the file."""
+    """The ending of the name of each file that the worker writes into the store's folders. When the agent adds the file
+    to the store, the agent removes the ending."""
     bundle_path: str | None = None
-    """File of the source bundle, or None."""
+    """Path of the source bundle. None: the tasks need no bundle."""
     shared_loop: bool = False
-    """True if tasks are coroutines that run beside each other."""
+    """True if the tasks are coroutines that run concurrently."""
     options: WorkerOptions = WorkerOptions()
     """The options of the worker's tasks."""
     group: str | None = None
-    """Folder of the worker's control group; None if its tasks have no memory limit or the host has no such groups."""
+    """Folder of the worker's control group. None: the tasks have no memory limit, or the host has no control groups."""
 
 
 class Batch(NamedTuple):
-    """Tasks to run one after another in this order. A worker with a shared loop runs them beside each other.
+    """Tasks that a worker runs one after another, in this order. A worker with a shared loop runs them concurrently.
 
-    Payload: the pickled functions, the objects, then the pickled calls.
+    Payload: the pickled new functions, then the small inputs, then the pickled calls.
     """
 
     first_number: int
     """Number of the first task of the batch. The agent counts the tasks of each worker from 1."""
     outputs: Column[Sequence[int]]
-    """Keys of the objects that the result becomes; -1 for an object that is not needed."""
+    """Keys of the objects that are made from the result; -1 for an object that is not needed."""
     functions: Column[int]
     """Number of the function to call."""
     call_sizes: Column[int]
@@ -466,7 +475,7 @@ class Batch(NamedTuple):
     names: Column[str]
     """Id of the function in its graph."""
     attempt_numbers: Column[int]
-    """1 for the first attempt of a task."""
+    """Number of the attempt; 1 for the first attempt of a task."""
     variants: Column[int]
     """Index of the chosen variant of the cost, counted from 0."""
     new_functions: Sequence[int] = ()
@@ -501,7 +510,7 @@ class CancelCoroutines(NamedTuple):
 
 
 class BatchReport(NamedTuple):
-    """How tasks ended. A worker sends it after a batch, and earlier if a task takes long or the report is large.
+    """Tells how tasks ended. A worker sends it after a batch, and earlier if a task takes long or the report is large.
 
     Payload: the inline objects of all results, one after another.
     """
@@ -513,20 +522,22 @@ class BatchReport(NamedTuple):
     sizes: Column[Sequence[int]]
     """Bytes of each object of the result; -1 for an object that is not needed."""
     inline_sizes: Column[Sequence[int]] | None = None
-    """Bytes of each object in the payload, -1 for an object that is a file. None: all objects are in the payload."""
+    """For each object of the result, its bytes in the payload. -1 if the object is not needed, or if it is a file.
+    None: all objects of all results are in the payload."""
     folders: Column[Sequence[int]] | None = None
-    """For each object that is a file, the index of the store's folder that has the file. None: there are no files."""
+    """For each object of the result, the index of the store's folder that has the object's file; 0 if it is not a file.
+    None: all objects of all results are in the payload."""
     skipped: Sequence[int] = ()
-    """Numbers of tasks that were recalled before they started."""
+    """Numbers of tasks that the worker did not start, because they were recalled or because the worker is ending."""
     lacking: Sequence[int] = ()
     """Numbers of tasks that the worker did not run because an input is not on the host. The producer of the input
     failed, or the input was dropped."""
     leaving: bool = False
-    """True if the worker ends now and takes no more tasks."""
+    """True if the worker is ending and takes no more tasks."""
 
 
 class TaskFailure(NamedTuple):
-    """A task that failed. The worker reports the tasks that ended before, and then sends this at once.
+    """A task that failed. The worker first reports the tasks that ended before it, and then sends this message at once.
 
     Payload: the pickled exception, if there is one.
     """
@@ -536,7 +547,7 @@ class TaskFailure(NamedTuple):
     elapsed_us: int
     """Microseconds that the task ran."""
     kind: str
-    """See `Failed`, which has this field and all further ones."""
+    """How the task failed. See `Failed`, which has the same field, and also all fields below."""
     type: str = ""
     """Qualified name of the exception's class."""
     message: str = ""
@@ -554,7 +565,7 @@ class TaskFailure(NamedTuple):
     path: str | None = None
     """``unserializable``: path to the part that cannot be pickled. ``disk``: the folder that is full."""
     culprit: str | None = None
-    """``unserializable``: class of that part."""
+    """``unserializable``: class of the part that cannot be pickled."""
     need: int | None = None
     """``disk``: bytes that did not fit."""
     free: int | None = None
@@ -565,10 +576,12 @@ class TaskFailure(NamedTuple):
 
 
 class Spawn(NamedTuple):
-    """Fork a worker. Descriptors of its link, standard output, standard error and shared page travel with the line."""
+    """Fork a worker. The descriptors of its link, its standard output and error, and its shared page travel with the
+    line.
+    """
 
     worker: int
-    """Number of the worker, counted by the agent."""
+    """Number of the worker. The agent counts its workers."""
     fds: int
     """How many descriptors travel with the line."""
 
@@ -593,11 +606,11 @@ class SendSignal(NamedTuple):
 
 class ShutDown(NamedTuple):
     """End all processes of this agent on the host. The descriptor of the controller's connection travels with the line.
-    The supervisor holds it open until no process is left.
+    The supervisor holds the descriptor open until none of the processes is left.
     """
 
     fds: int
-    """1 if there is a connection, or else 0."""
+    """How many descriptors travel with the line: 1 if there is a connection, 0 if there is none."""
 
 
 class Forked(NamedTuple):
@@ -606,32 +619,32 @@ class Forked(NamedTuple):
     worker: int
     """Number of the worker."""
     pid: int
-    """Id of its process."""
+    """Id of the worker's process."""
 
 
 class WorkerGone(NamedTuple):
-    """A worker and all processes that it started have ended."""
+    """A worker and all processes that it started have ended, or the supervisor could not fork the worker."""
 
     worker: int
     """Number of the worker."""
     status: int = 0
-    """The status of its process, as `os.waitpid` returns it."""
+    """The status of the worker's process, as `os.waitpid` returns it."""
     rss: int = 0
-    """The largest memory of its process, in bytes."""
+    """The largest memory of the worker's process, in bytes."""
     lapsed: bool = False
     """True if the supervisor killed the worker because the lease had ended."""
     error: str = ""
-    """Why the system refused to fork the worker; empty if the worker was forked."""
+    """Why the system refused to fork the worker. Empty if the worker was forked."""
 
 
 class LeaseLapsed(NamedTuple):
-    """The supervisor saw the lease end and kills the workers."""
+    """The supervisor has seen that the lease has ended, and kills the workers."""
 
 
 # ---- the directions: what each end must handle ---------------------------------------------------------------------
 
-#: Handles a message. The first argument is ``self`` if the handler is a method, or else the sender of the message. The
-#: second is the message, and the third is its payload.
+#: Handles a message. If the handler is an unbound method, the first argument is ``self``. If it is a bound method, the
+#: first argument is the sender. The second argument is the message, and the third is the message's payload.
 Handler = Callable[[Any, M, memoryview], None]
 #: Handles a message of the supervisor's socket, which has no payload.
 LineHandler = Callable[[Any, M], None]
@@ -706,7 +719,7 @@ class FromSupervisor(TypedDict):
 
 
 def _by_name(table: type) -> dict[str, type[AnyMessage]]:
-    """Return the messages of a direction by name, from the annotations of its table."""
+    """Return the messages of a direction by name, as the annotations of its table declare them."""
     return {name: get_args(handler)[0][1] for name, handler in get_type_hints(table).items()}
 
 

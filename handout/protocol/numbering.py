@@ -1,11 +1,11 @@
-"""Attempt ids and object keys: the numbers by which messages name attempts and objects of all runs.
+"""Attempt ids and object keys: the numbers that name the attempts and objects of all runs in messages.
 
-An attempt id holds the numbers of a run, a task and an attempt; a key holds the numbers of a run and an object. Agents
-compare ids and keys, and read nothing from them.
+An attempt id combines the numbers of a run, a task and an attempt. A key combines the numbers of a run and an object.
+Agents only compare ids and keys. They do not take them apart.
 
-All bits of an attempt number are in the attempt's id. If the number could wrap, a late answer of an old attempt would
-pass for the answer of a new one. The upper bits of the number lie at the top of the id. They are zero for the first
-4,096 attempts, so most ids are short.
+An attempt id has all bits of the attempt number. If the number were cut to some lower bits, a late report of an old
+attempt could pass for a report of a new one. The upper bits of the number are at the top of the id. They are zero for
+attempt numbers below 4,096, so most ids are short.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TASK = (1 << _RUN_SHIFT - _TASK_SHIFT) - 1
 _RUN = (1 << _TOP_SHIFT - _RUN_SHIFT) - 1
 _OBJECT = (1 << _RUN_SHIFT) - 1
 
-#: Runs are numbered from 1, so no object of a run has a key below this. The keys of source bundles are below it.
+#: The lowest key that an object of a run can have, because runs are numbered from 1. Source bundles have lower keys.
 FIRST_KEY = 1 << _RUN_SHIFT
 
 
@@ -41,7 +41,7 @@ def parts(attempt_id: int) -> tuple[int, int, int]:
     """Return the run, task and attempt numbers of an attempt id.
 
     Raises:
-        ValueError: The number is no attempt id.
+        ValueError: The number has more than 128 bits.
     """
     top = attempt_id >> _TOP_SHIFT
     if top:
@@ -57,7 +57,7 @@ def key_parts(key: int) -> tuple[int, int]:
 
 
 def of_run(attempt_ids: Iterable[int], run: int) -> tuple[list[int], list[int]]:
-    """Return the task and attempt numbers of those attempts that belong to one run."""
+    """Return the task numbers and the attempt numbers of the attempts that belong to one run."""
     for number, tasks, attempts in by_run(attempt_ids):
         if number == run:
             return tasks, attempts

@@ -1,8 +1,8 @@
 """The ledger of a host: the amounts that the host has, and the claims on them.
 
 All amounts are integers, in parts (see `handout.resources.units`). The controller's core and the agent each keep a
-ledger of the host and do the same arithmetic. A ledger knows no tasks. The only amounts with a meaning of
-their own are ``gpu`` and ``gpu_memory``, which lie on devices.
+ledger of the host and do the same arithmetic. A ledger does not know which task a claim belongs to. It handles all
+amounts alike except ``gpu`` and ``gpu_memory``, which it claims on particular devices.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Iterable, Mapping
 
 __all__ = ["PARTS", "Claim", "Ledger"]
 
-#: Parts of one unit; the same number as in `handout.resources.units`.
+#: Number of parts in one unit. `handout.resources.units`, which this package may not import, has the same number.
 PARTS = 10_000
 
 
 class Claim:
-    """Amounts that were claimed. Give a claim to `Ledger.release` once.
+    """Amounts that were claimed from a ledger. Pass each claim to `Ledger.release` exactly once.
 
     Attributes:
-        need: The amounts, in parts by name; must not be changed while the claim is held.
-        devices: Indices of the devices that the claim lies on.
+        need: The claimed amounts, in parts by name. The mapping must not change while the claim is held.
+        devices: Indices of the devices that the claim uses.
     """
 
     __slots__ = ("devices", "need")
@@ -34,20 +34,20 @@ class Claim:
 
 
 class _Device:
-    """One device. A claim on it holds a fraction of it, some of its memory, or the whole device."""
+    """One GPU. A claim holds either the whole device, or a fraction of the device and some of its memory."""
 
     __slots__ = ("claims", "memory", "present", "used_memory", "used_share", "whole")
 
     def __init__(self, memory: int) -> None:
-        #: All of its memory, in parts.
+        #: All memory of the device, in parts.
         self.memory = memory
-        #: Parts of memory that claims hold.
+        #: Memory that claims hold, in parts. Claims on the whole device do not count.
         self.used_memory = 0
-        #: Parts of the device that claims of a fraction hold.
+        #: The sum of the fractions that claims hold, in parts. `PARTS` is the whole device.
         self.used_share = 0
-        #: How many claims hold a part of the device.
+        #: Number of claims on the device.
         self.claims = 0
-        #: True if one claim holds all of the device.
+        #: True if one claim holds the whole device.
         self.whole = False
         #: False once the host does not have the device any more. Claims may still hold parts of it.
         self.present = True
@@ -56,7 +56,7 @@ class _Device:
 class Ledger:
     """Amounts and devices of one host, and the claims on them.
 
-    Free amounts can be negative after `resize`, because claims stay.
+    After `resize`, free amounts can be negative, because claims stay.
 
     Args:
         amounts: All amounts of the host, in parts by name.
@@ -74,17 +74,17 @@ class Ledger:
 
     @property
     def total(self) -> Mapping[str, int]:
-        """All amounts, in parts by name, without those of devices."""
+        """All amounts except those of devices, in parts by name."""
         return self._total
 
     @property
     def free(self) -> Mapping[str, int]:
-        """The free amounts, in parts by name, without those of devices."""
+        """The free amounts except those of devices, in parts by name."""
         return self._free
 
     @property
     def used(self) -> dict[str, int]:
-        """The claimed amounts, in parts by name, without zeros and those of devices."""
+        """The claimed amounts except those of devices, in parts by name. Amounts of 0 are left out."""
         total, free = self._total, self._free
         used = {name: total.get(name, 0) - left for name, left in free.items()}
         return {name: parts for name, parts in used.items() if parts}
@@ -96,7 +96,7 @@ class Ledger:
 
     @property
     def free_devices(self) -> tuple[int, ...]:
-        """Free memory, in parts, of each present device that no claim holds as a whole."""
+        """Free memory of each present device, in parts. Devices that one claim holds whole are left out."""
         return tuple(d.memory - d.used_memory for d in self._devices if d.present and not d.whole)
 
     @property
@@ -105,7 +105,7 @@ class Ledger:
         return sum(1 for device in self._devices if device.present and not device.claims)
 
     def fits(self, need: Mapping[str, int]) -> bool:
-        """Return True if `claim` would grant a need now."""
+        """Return True if `claim` would grant this need now."""
         free = self._free
         if "gpu" in need or "gpu_memory" in need:
             if self._choose(need) is None:
@@ -117,15 +117,15 @@ class Ledger:
         return True
 
     def claim(self, need: Mapping[str, int]) -> Claim | None:
-        """Claim a need and return the claim; return None, and claim nothing, if it does not fit.
+        """Claim the amounts of a need, in parts by name. Return the claim, or None if the need does not fit.
 
-        A ``gpu`` of ``2 * PARTS`` claims two whole devices, on which no other claim may lie. A ``gpu`` below ``PARTS``
-        claims a part of one device. The claim also needs ``gpu_memory`` on each of these devices. Without ``gpu``, it
-        takes ``gpu_memory`` on one device that has room.
+        A ``gpu`` of ``2 * PARTS`` claims two whole devices, which must have no other claims. A ``gpu`` below ``PARTS``
+        claims a fraction of one device. If the need also has ``gpu_memory``, each of these devices must have that much
+        free memory. A need with ``gpu_memory`` and without ``gpu`` claims memory of one device.
         """
         free = self._free
         if len(need) == 1 and "cpu" in need:
-            # Most tasks need CPU cores only, and this runs for each task in the core and in the agent.
+            # A shortcut for speed: most tasks need only CPU cores, and the core and the agent call this for each task.
             parts = need["cpu"]
             left = free.get("cpu", 0) - parts
             if left < 0 and parts:
@@ -181,7 +181,7 @@ class Ledger:
         self._devices.extend(_Device(memory) for memory in memories[len(self._devices) :])
 
     def room(self, need: Mapping[str, int], limit: int = 1 << 30) -> int:
-        """Return how many claims of a need would be granted now, one after another; at most ``limit``."""
+        """Return how many claims of this need `claim` would grant now, one after another, but at most ``limit``."""
         for name, parts in _plain(need):
             limit = max(0, min(limit, self._free.get(name, 0) // parts))
         if not (need.get("gpu") or need.get("gpu_memory")):
@@ -193,7 +193,7 @@ class Ledger:
         return count
 
     def copy(self) -> Ledger:
-        """Return a copy, on which claims can be tried."""
+        """Return a copy of the ledger. Claims can be tried on the copy."""
         other = Ledger(self._total)
         other._free = dict(self._free)
         other.claims = self.claims
@@ -240,9 +240,9 @@ class Ledger:
                 device.used_memory -= claim.need.get("gpu_memory", 0)
 
     def _choose(self, need: Mapping[str, int]) -> tuple[int, ...] | None:
-        """Return the devices for a need; () if it needs none, None if too few are free.
+        """Return the indices of the devices for a need. Return () if it needs no device, and None if too few are free.
 
-        The fullest and smallest devices that suffice come first, so that the others stay free for larger needs.
+        Of the devices that suffice, choose the fullest and smallest, so that the others stay free for larger needs.
         """
         share, memory = need.get("gpu", 0), need.get("gpu_memory", 0)
         if share <= 0 and memory <= 0:
@@ -264,5 +264,5 @@ class Ledger:
 
 
 def _plain(need: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Return the amounts of a need, without those of devices and without zeros."""
+    """Return the amounts of a need that are not zero, except those of devices."""
     return [(name, parts) for name, parts in need.items() if parts and name != "gpu" and name != "gpu_memory"]

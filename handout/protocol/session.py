@@ -1,15 +1,15 @@
-"""One side of a conversation, which outlives its connections. This module does no I/O.
+"""One side of a conversation. A conversation outlives its connections. This module does no I/O.
 
-Messages go before streams. A session numbers each message and keeps it until the peer acknowledges it, so that a broken
-connection loses nothing. The hellos of the next connection say what each side has received, and each side sends the
-rest again. A session does not keep bytes of streams. It reads them from their source again, from the offset that the
-peer has reached.
+A session sends messages before streams. It numbers each message and keeps the message until the peer acknowledges it,
+so that a broken connection loses nothing. The hellos of the next connection say what each side has received, and each
+side sends the rest again. A session does not keep bytes of streams. After a broken connection, it reads them from their
+source again, from the offset that the peer has reached.
 
-At most ``max(64 KiB, bandwidth x (round trip + 100 ms))`` bytes of streams are in flight. More bytes would only fill
-the buffers between the two sides, and every heartbeat would wait behind them.
+A session sends bytes of streams only while fewer than ``max(64 KiB, bandwidth x (round trip + 100 ms))`` bytes are in
+flight. More bytes would only fill the buffers between the two sides, and every heartbeat would wait behind them.
 
-The owner of a session moves the bytes: it passes those of the connection to `Session.receive`, and writes those that
-`Session.take` returns. Times are seconds of a monotonic clock.
+The owner of a session does the I/O. It passes the bytes that arrive to `Session.receive`, and writes the bytes that
+`Session.take` returns. All times are in seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -35,48 +35,51 @@ from handout.protocol.frames import (
 
 MIN_WINDOW = 64 << 10
 MAX_WINDOW = 16 << 20
-#: Bytes that may be in flight in addition to bandwidth x round trip, as seconds of bandwidth.
+#: Seconds that are added to the round trip when the window is computed as bandwidth x round trip.
 QUEUE_S = 0.1
 _CHUNK_MIN = 16 << 10
 _CHUNK_MAX = 256 << 10
-#: A session remembers this many incoming streams after their end, and ignores pieces of them that a reconnection
-#: repeats.
+#: A session remembers this many ended incoming streams. It ignores pieces of them that the peer repeats after a
+#: reconnection.
 _ENDED_KEPT = 1024
-#: Incoming streams that a session remembers, at most. A hello must have room for all of them.
+#: The most incoming streams that a session remembers. A hello lists all of them and must not exceed `MAX_HELLO`.
 _MAX_INCOMING = 1 << 20
 
 
 class Source(abc.ABC):
-    """The source of the bytes of an outgoing stream."""
+    """Provides the bytes of an outgoing stream."""
 
     #: Bytes of the whole stream.
     size: int = 0
 
     @abc.abstractmethod
     def read(self, offset: int, size: int) -> Buffer:
-        """Return at most ``size`` bytes from ``offset``; none if they have not arrived yet (see `Session.wake`)."""
+        """Return at most ``size`` bytes from ``offset`` on. Return none if none have arrived: see `Session.wake`."""
 
     def close(self) -> None:  # noqa: B027 - some sources have nothing to release
-        """Release the source, because the peer has received the stream or the stream was stopped."""
+        """Release the source, because the peer has received the whole stream, or the stream was stopped."""
 
 
 class _Write(NamedTuple):
-    """One write, and what the credit knew when it was made."""
+    """One write to the connection, and the state of the credit at that time."""
 
-    #: Bytes sent in all, this write included.
+    #: Bytes sent on the connection so far, including this write.
     sent: int
+    #: When the bytes were written.
     at: float
-    #: Bytes acknowledged in all, and the time since when the line was busy.
+    #: Bytes that the peer had acknowledged by then.
     acknowledged: int
+    #: The value of `Credit._since` at that time. The measurement of the bandwidth begins there.
     since: float
-    #: True if there was nothing more to send.
+    #: True if the sender had nothing more to send.
     idle: bool
 
 
 class Credit:
-    """Decides how many bytes may be in flight, from the acknowledgements of the peer.
+    """Decides, from the peer's acknowledgements, how many bytes may be in flight. This limit is the window.
 
-    All bytes of a connection count as bytes in flight. Only streams and bulk messages wait for free credit.
+    All bytes that were sent and not acknowledged are in flight. Only streams and bulk messages wait if the window is
+    full.
     """
 
     def __init__(self) -> None:
@@ -85,12 +88,13 @@ class Credit:
         self.rtt_s = 0.0
         self.sent = 0
         self.acknowledged = 0
-        #: When the last acknowledgement arrived, or when sending began again after a pause without output.
+        #: When the last acknowledgement arrived, or when sending began again after a time with nothing to send.
         self._since = 0.0
         self._idle = True
-        #: Bytes sent when the window last shrank. The window does not shrink again until these are acknowledged.
+        #: Bytes that had been sent when the window last shrank. The window does not shrink again until the peer has
+        #: acknowledged these bytes.
         self._shrunk_at = 0
-        #: Writes that are not acknowledged, oldest first.
+        #: Writes that the peer has not acknowledged, oldest first.
         self._writes: deque[_Write] = deque()
 
     @property
@@ -117,16 +121,17 @@ class Credit:
         elapsed = max(now - left_at, 1e-6)
         self.rtt_s = min(self.rtt_s, elapsed) if self.rtt_s else elapsed
         # The bandwidth is measured from one acknowledgement to another. Delayed acknowledgements arrive in bursts. If
-        # the measurement began when the bytes were sent, a burst would make the line look faster than it is.
+        # a measurement began at the time when its bytes were sent, a burst would make the line look faster than it is.
         self.bytes_per_s = (total - acknowledged) / max(now - since, 1e-6)
         target = int(self.bytes_per_s * (self.rtt_s + QUEUE_S))
-        # A sender with nothing more to send measures too low a bandwidth. Such a measurement may not raise the window,
-        # and may lower it only if the acknowledgement took longer than usual.
+        # If the sender had nothing more to send, the measured bandwidth is too low. Such a measurement never raises the
+        # window. It lowers the window only if this acknowledgement took `QUEUE_S` longer than the shortest round trip.
         if idle and (target > self.window or elapsed < self.rtt_s + QUEUE_S):
             return
         if target < self.window:
-            # The window shrinks by half at most, and once for all bytes in flight. The peer acknowledges each quarter
-            # of the window that it knows. With a much smaller window, it would wait for bytes that may not be sent.
+            # The window shrinks to half at most, and not again before all bytes in flight are acknowledged. The peer
+            # acknowledges the bytes after each quarter of the window that it was told last. If the window became much
+            # smaller than that, the peer would wait for bytes that may not be sent.
             if total < self._shrunk_at:
                 return
             self._shrunk_at = self.sent
@@ -137,7 +142,7 @@ class Session:
     """The state of one conversation, on one of its two sides. The peer is the other side.
 
     Args:
-        heartbeat_s: Seconds between beats, at most.
+        heartbeat_s: The longest time between two beats, in seconds.
         now: The present, in seconds of a monotonic clock.
     """
 
@@ -146,42 +151,48 @@ class Session:
         self.attached = False
         #: When this side last received bytes from the peer.
         self.last_heard = now
-        #: The latest time at which the peer is known to have received bytes from this side. A lease begins here.
+        #: When the peer last received bytes from this side, as far as this side knows. The lease begins at this time.
         self.last_mutual = now
         self._peer_age_s = 0.0
         self._next_number = 1
         #: Number of the last message that was received.
         self.received_number = 0
-        #: Messages that are not acknowledged: (number, segments).
+        #: Messages that the peer has not acknowledged, as (number, segments).
         self._kept: deque[tuple[int, list[Buffer]]] = deque()
+        #: Segments of messages that `take` returns next.
         self._urgent: deque[Buffer] = deque()
-        #: Bulk messages, which take turns with the streams. They get their number when they are sent.
+        #: Bulk messages that have not been sent. They take turns with the streams, and are numbered when they are sent.
         self._bulk: deque[tuple[dict[str, Any], Sequence[Buffer]]] = deque()
         self._bulk_bytes = 0
-        #: Outgoing streams by number: the source, and the next offset to send.
+        #: By number of an outgoing stream: its source, and the next offset to send.
         self._streams: dict[int, tuple[Source, int]] = {}
+        #: Numbers of the outgoing streams that may have bytes to send.
         self._ready: deque[int] = deque()
-        #: Incoming streams by number: the next offset to receive.
+        #: By number of an incoming stream: the next offset to receive.
         self._incoming: dict[int, int] = {}
+        #: Numbers of incoming streams that have ended, in the order of their ends.
         self._ended: deque[int] = deque()
         self._start_connection(now, Decoder(greets=True), 0)
 
     def _start_connection(self, now: float, decoder: Decoder, received: int) -> None:
         self._decoder = decoder
         self.credit = Credit()
-        #: Streams whose last chunk was sent, as (bytes of the connection that were sent by then, stream).
+        #: Streams whose last chunk was sent, as (bytes sent on the connection up to that chunk, stream).
         self._leaving: deque[tuple[int, int]] = deque()
+        #: Bytes received on the connection.
         self._received = received
+        #: The bytes, and the number of the last message, that this side's last beat acknowledged.
         self._told = 0
         self._told_number = self.received_number
         self._peer_window = MIN_WINDOW
+        #: True if the next `take` must return a beat.
         self._tell = False
         self._beat_at = now
 
     # ---- sending -------------------------------------------------------------------------------------------
 
     def send(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
-        """Send a message, before any stream. It is delivered once and in order, across reconnections."""
+        """Send a message, before any stream. The peer gets it once and in order, even if connections break."""
         number = self._next_number
         segments = encode_message(number, fields, payload)
         self._next_number += 1
@@ -190,12 +201,12 @@ class Session:
             self._urgent.extend(segments)
 
     def send_bulk(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
-        """Send a bulk message, such as output of a task. It takes turns with the streams and delays no message."""
+        """Send a bulk message, such as output of a task. It takes turns with streams, and delays no other message."""
         self._bulk.append((fields, payload))
         self._bulk_bytes += sum(len(p) for p in payload)
 
     def send_stream(self, stream: int, source: Source) -> None:
-        """Stream ``source``. Send the message that announces the stream first."""
+        """Begin an outgoing stream. The caller must already have sent the message that announces the stream."""
         self._streams[stream] = (source, 0)
         self._ready.append(stream)
 
@@ -223,18 +234,21 @@ class Session:
         return self._bulk_bytes
 
     def acknowledge(self) -> None:
-        """Have the next `take` return a beat."""
+        """Have the next `take` return a beat, which acknowledges what this side has received."""
         self._tell = True
 
     @property
     def has_output(self) -> bool:
-        """True if `take` would return any bytes."""
+        """True if there are bytes to write now, apart from a heartbeat that is due."""
         if not self.attached:
             return False
         return bool(self._urgent or self._tell or ((self._bulk or self._ready) and self.credit.free > 0))
 
     def take(self, now: float, limit: int = 1 << 20) -> list[Buffer]:
-        """Return the next segments to write: messages first, then at most about ``limit`` bytes of streams."""
+        """Return the next segments to write: messages first, then bulk messages and streams.
+
+        Of bulk messages and streams, about ``limit`` bytes are returned at most. If a beat is due, it comes before all.
+        """
         if not self.attached:
             return []
         segments: list[Buffer] = []
@@ -245,7 +259,7 @@ class Session:
             self._urgent.clear()
         room = min(limit, self.credit.free)
         while room > 0 and (self._bulk or self._ready):
-            # Bulk messages and streams take turns, so that neither waits for the other's end.
+            # Bulk messages and streams take turns, so that neither kind waits until the other kind is sent.
             room -= self._take_bulk(segments)
             room -= self._take_chunk(segments, room)
         if segments:
@@ -296,10 +310,11 @@ class Session:
     # ---- receiving -----------------------------------------------------------------------------------------
 
     def receive(self, data: Buffer, now: float) -> Iterator[Hello | Message | Piece]:
-        """Take bytes from the connection and yield the new frames in them.
+        """Take bytes from the connection, and yield the new frames in these bytes.
 
-        The caller handles each frame before it asks for the next. A message counts as received once it is yielded.
-        The frames before a bad one are yielded before the error is raised, because the peer does not send them again.
+        The caller must handle each frame before it asks for the next one. A message counts as received once it is
+        yielded. If a frame is bad, the frames before it are yielded before the error is raised, because the peer does
+        not send those frames again.
 
         Raises:
             ProtocolError: The peer broke the protocol. The caller must close the connection.
@@ -311,7 +326,7 @@ class Session:
                 if frame.number <= self.received_number:
                     continue
                 if frame.number != self.received_number + 1:
-                    raise ProtocolError(f"message {frame.number} after {self.received_number}")
+                    raise ProtocolError(f"message {frame.number} came after message {self.received_number}")
                 self.received_number = frame.number
                 yield frame
             elif type(frame) is Piece:
@@ -329,7 +344,7 @@ class Session:
         self.last_mutual = max(self.last_mutual, now - self._peer_age_s)
 
     def _is_new(self, piece: Piece) -> bool:
-        """Return True if a piece has not been received before, over an earlier connection."""
+        """Return True if a piece is new. A piece that came over an earlier connection may come again."""
         self._peer_window = piece.window
         if piece.last:
             self._tell = True
@@ -362,11 +377,11 @@ class Session:
     # ---- connections ---------------------------------------------------------------------------------------
 
     def open(self, now: float, decoder: Decoder | None = None, received: int = 0) -> None:
-        """Begin a connection. Bytes that the last connection did not deliver are lost.
+        """Begin a connection. `attach` then sends again what the last connection did not deliver.
 
         Args:
             now: The present, in seconds of a monotonic clock.
-            decoder: A decoder that has read the first bytes of this connection, up to the hello.
+            decoder: The decoder that has read the peer's hello on this connection. None: nothing has been read yet.
             received: How many bytes the decoder has read.
         """
         self.attached = False
@@ -376,19 +391,19 @@ class Session:
         """Return the first bytes to write on a connection: a hello with ``fields`` and this side's `Progress`."""
         streams = {str(s): o for s, o in self._incoming.items()}
         encoded = encode_hello({**fields, "state": {"number": self.received_number, "streams": streams}})
-        # The peer acknowledges the hello at once. This gives the first measurement of the round trip.
+        # The peer acknowledges the hello at once, which gives the first measurement of the round trip.
         self.credit.on_sent(len(encoded), now, idle=True)
         return encoded
 
     def attach(self, peer: object, now: float) -> None:
-        """Continue the conversation after the peer's hello. Send the messages and bytes again that the peer lacks.
+        """Continue the conversation after the peer's hello. Send again the messages and the bytes that the peer lacks.
 
         Args:
             peer: The ``state`` of the peer's hello; see `Progress`.
             now: The present, in seconds of a monotonic clock.
 
         Raises:
-            ProtocolError: The hello has no state, or one with messages that this side has never sent.
+            ProtocolError: The hello has no state, or its state names a message that this side has never sent.
         """
         if not isinstance(peer, dict):
             raise ProtocolError("a hello without a state")
@@ -416,11 +431,11 @@ class Session:
         self._tell = True
 
     def detach(self) -> None:
-        """Record that the connection has ended. Messages that are not acknowledged wait for the next one."""
+        """Record that the connection has ended. Messages without an acknowledgement wait for the next connection."""
         self.attached = False
 
     def leave_behind(self) -> list[tuple[dict[str, Any], Sequence[Buffer]]]:
-        """End the conversation; return the headers and payloads of the messages that the peer has not acknowledged."""
+        """End the conversation. Return the headers and payloads of the messages that the peer has not acknowledged."""
         decoder = Decoder()
         frames = [frame for _, segments in self._kept for frame in decoder.feed(b"".join(segments))]
         left: list[tuple[dict[str, Any], Sequence[Buffer]]] = [
@@ -431,7 +446,7 @@ class Session:
         return left
 
     def close(self) -> None:
-        """End the conversation and release every source."""
+        """End the conversation, and release the sources of all outgoing streams."""
         self.attached = False
         for stream in list(self._streams):
             self.stop_stream(stream)

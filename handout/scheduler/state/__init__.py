@@ -1,1 +1,1 @@
-"""The core's state. Only these modules write the columns of runs and host records."""
+"""The core's state. Only the modules of this package change the columns of runs and the records of hosts."""

@@ -1,4 +1,4 @@
-"""The requests of one run to its custom allocator."""
+"""The requests that the core makes to the custom allocator of one run."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ __all__ = ["AllocatorRequests"]
 
 
 class AllocatorRequests:
-    """The request that is open, and when to make the next one."""
+    """The open request to the allocator, and the facts that decide when the core makes the next request."""
 
     __slots__ = ("_first_shown", "asks_again", "changed", "fleet_version", "hosts", "number", "tasks")
 
     def __init__(self) -> None:
-        #: Number of the open request, -1 for none.
+        #: Number of the open request. -1: no request is open.
         self.number = -1
-        #: Task numbers by id, as the allocator was shown them in the last request.
+        #: By id: the number of each task that the last request showed to the allocator.
         self.tasks: Mapping[str, int] = {}
-        #: The hosts that the allocator was shown in that request, and the fleet's version at that time.
+        #: By name: each host that the last request showed to the allocator.
         self.hosts: Mapping[str, HostRecord] = {}
+        #: The fleet's version at the time of the last request.
         self.fleet_version = -1
-        #: How many times at which the allocator wants to be asked again are still to come.
+        #: Number of timers that are set because the allocator wants to be asked again at a certain time.
         self.asks_again = 0
-        #: True if something has happened since the last request that may change the answer.
+        #: True if something that may change the allocator's answer has happened since the last request.
         self.changed = True
-        #: By task: when the allocator was first shown it.
+        #: By task: when the core first showed the task to the allocator.
         self._first_shown: dict[int, float] = {}
 
     def open(self, number: int, tasks: Mapping[str, int], hosts: Mapping[str, HostRecord], fleet_version: int) -> None:
-        """Note a request and what it shows."""
+        """Note that a request was made, and what it showed to the allocator."""
         self.number = number
         self.tasks = tasks
         self.hosts = hosts
@@ -38,7 +39,7 @@ class AllocatorRequests:
         self.changed = False
 
     def close(self) -> None:
-        """Note that the open request is answered, or that its answer does not count any more."""
+        """Note that the allocator has answered the open request, or that its answer does not count any more."""
         self.number = -1
 
     def note_change(self) -> None:
@@ -46,14 +47,17 @@ class AllocatorRequests:
         self.changed = True
 
     def will_ask_again(self) -> None:
-        """Note that the allocator asked to be asked again at some time."""
+        """Note that a timer is set, because the allocator wants to be asked again at a certain time."""
         self.asks_again += 1
 
     def ask_again(self) -> None:
-        """Note that the time has come at which the allocator wanted to be asked again."""
+        """Note that the time has come at which the allocator wants to be asked again."""
         self.asks_again = max(0, self.asks_again - 1)
         self.changed = True
 
     def waiting_s(self, t: int, now: float) -> float:
-        """Return the seconds since a ready task was first shown to the allocator."""
+        """Return the seconds since the core first showed a ready task to the allocator.
+
+        The first call for a task records the time and returns 0.
+        """
         return now - self._first_shown.setdefault(t, now)

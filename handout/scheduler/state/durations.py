@@ -9,26 +9,27 @@ from handout.scheduler.run_spec import RunSpec
 
 __all__ = ["UNKNOWN_S", "Durations"]
 
-#: Stands for a duration that is not known.
+#: The value of a duration that is not known.
 UNKNOWN_S = -1.0
-#: Least expected duration. With an expected duration of 0, a backlog of some seconds could hold any number of tasks.
+#: The shortest expected duration. A host's backlog is limited in seconds, so it could hold any number of tasks with an
+#: expected duration of 0 s.
 _SHORTEST_S = 5e-6
-#: Weights of a new duration that is above the average and of one that is below it. The average falls faster than it
-#: rises, because the first call pays for imports.
+#: The weight of a new duration above the average, and the weight of a new duration below the average. The average falls
+#: faster than it rises, because a first call also imports modules and takes longer than later calls.
 _UP, _DOWN = 0.2, 0.5
-#: How many of the latest durations of a profile are kept.
+#: For each profile, this many durations are kept, the latest ones.
 _KEPT = 256
 
 
 class Durations:
     """Durations of one run's tasks.
 
-    A function has a moving average, which begins with what earlier runs learned under the same name. If the run may
-    attempt slow tasks a second time, the latest durations of each profile are kept one by one, because an average does
-    not tell how far a slow task is from the others.
+    Each function has a moving average. It begins with the average that earlier runs have learned for a function of the
+    same name. If the run may attempt slow tasks a second time, the latest durations of each `Profile` are also kept. An
+    average alone does not tell how far a slow task is from the others.
 
     Args:
-        spec: The run.
+        spec: The specification of the run.
         remembered: Expected seconds by function name, from earlier runs.
     """
 
@@ -40,12 +41,14 @@ class Durations:
         if spec.count:
             for fn, profile in set(zip(spec.fn, spec.profile, strict=True)):
                 self._names[fn] = spec.profiles[profile].fn_name
-        #: By function number; `UNKNOWN_S` until one call has finished.
+        #: By function number: the expected duration in seconds; `UNKNOWN_S` until a call of the function has finished.
         self.expected_s = [UNKNOWN_S] * (max(self._names, default=-1) + 1)
         for fn, name in self._names.items():
             if name:
                 self.expected_s[fn] = remembered.get(name, UNKNOWN_S)
+        #: By profile: the latest durations in seconds.
         self._latest: dict[int, deque[float]] = {}
+        #: By profile: the result of `limit_s` for the present durations.
         self._limits: dict[int, float] = {}
 
     def learn(self, t: int, took_s: float) -> None:
@@ -63,7 +66,7 @@ class Durations:
             self._limits.pop(profile, None)
 
     def remember(self, remembered: dict[str, float]) -> None:
-        """Leave what was learned about functions to later runs."""
+        """Write the expected durations of functions into ``remembered``, for later runs."""
         for fn, name in self._names.items():
             if name and self.expected_s[fn] >= 0.0:
                 remembered[name] = self.expected_s[fn]
@@ -73,7 +76,10 @@ class Durations:
         return len(self._latest.get(profile, ()))
 
     def limit_s(self, profile: int) -> float:
-        """Return the seconds after which a running task of a profile is slow; infinite while too few have finished."""
+        """Return the seconds after which a running task of a profile is slow.
+
+        The result is infinite while too few tasks of the profile have finished.
+        """
         limit_s = self._limits.get(profile)
         if limit_s is None:
             limit_s = inf

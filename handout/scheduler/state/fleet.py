@@ -15,7 +15,7 @@ __all__ = ["Fleet"]
 
 
 class Fleet:
-    """The connected hosts, the expected ones, and the shared amounts of the inventory."""
+    """The connected hosts, the hosts that may still join, and the amounts that all hosts of the inventory share."""
 
     __slots__ = (
         "_by_index",
@@ -30,18 +30,19 @@ class Fleet:
     )
 
     def __init__(self) -> None:
-        #: Names by index, those of lost hosts included; index 0 is the controller.
+        #: Names of all hosts by index, including lost hosts. Index 0 is the controller.
         self.names: list[str] = [CONTROLLER]
         self._by_index: dict[int, HostRecord] = {}
         self.by_name: dict[str, HostRecord] = {}
         self._demands: dict[Profile, tuple[Demand, ...]] = {}
-        #: Hosts that may still join, by name. The value says why the shell does not connect yet; "" if it connects.
+        #: By name of a host that may still join: why the shell does not connect to it yet, or "" if the shell connects.
         self.expected: dict[str, str] = {}
         #: Hosts that were drained before they joined. If such a host joins, it gets no work.
         self.leaving: set[str] = set()
+        #: The amounts that all hosts share, in parts by name. ``shared`` also has the claims on them.
         self.shared_amounts: dict[str, int] = {}
         self.shared = Ledger({}, ())
-        #: Changes whenever the answer to "which hosts may get this task?" may have changed.
+        #: This number grows whenever the answer to "Which hosts may get this task?" may have changed.
         self.version = 0
 
     # -- members
@@ -51,7 +52,7 @@ class Fleet:
 
         Args:
             name: The host's name.
-            reason: Why the shell has not connected to the host yet, or "".
+            reason: Why the shell does not connect to the host yet, or "" if the shell connects.
         """
         self.expected[name] = reason
 
@@ -68,7 +69,7 @@ class Fleet:
         self.leaving.discard(name)
 
     def join(self, name: str, offer: Offer, python: str, rtt_s: float, epoch: int, price: float) -> HostRecord:
-        """Make the record of a host whose agent is ready."""
+        """Add a host whose agent is ready, and return its record."""
         host = HostRecord(name, len(self.names), offer, python, rtt_s, epoch, price)
         self.names.append(name)
         self._by_index[host.index] = host
@@ -88,15 +89,15 @@ class Fleet:
         self.note_change()
 
     def at(self, index: int) -> HostRecord | None:
-        """Return the host of an index; None if the host was lost."""
+        """Return the host that has an index, or None if that host was lost."""
         return self._by_index.get(index)
 
     def note_change(self) -> None:
-        """Note that the set of hosts that may get a task can have changed."""
+        """Note that a task may now be able to go to other hosts than before."""
         self.version += 1
 
     def set_shared(self, amounts: Mapping[str, int]) -> None:
-        """Set the shared amounts of the inventory, by name and in parts."""
+        """Set the amounts that all hosts share, in parts by name."""
         self.shared_amounts = dict(amounts)
         self.shared.resize(amounts, ())
         self._demands.clear()
@@ -117,7 +118,10 @@ class Fleet:
         return demands
 
     def feasible(self, host: HostRecord, profile: Profile) -> tuple[Demand, ...]:
-        """Return the variants that a host can cover when it is idle, in order of preference; empty if it never can."""
+        """Return the variants of a profile's cost that a host can cover when it is idle, in order of preference.
+
+        The result is empty if the host can never run tasks of the profile.
+        """
         feasible = host.feasible.get(profile)
         if feasible is None:
             feasible = host.feasible[profile] = self._feasible(host, profile)
@@ -132,11 +136,11 @@ class Fleet:
         )
 
     def why_infeasible(self, host: HostRecord, profile: Profile) -> str:
-        """Return why a host can never run tasks of a profile, as one clause; "" if it can."""
+        """Return why a host can never run tasks of a profile, as a clause, or "" if the host can run them."""
         if profile.host not in (None, host.name):
-            return f"it is pinned to {profile.host!r}"
+            return f"the task is pinned to {profile.host!r}"
         if profile.python not in (None, host.python):
-            return f"has Python {host.python}, it needs {profile.python}"
+            return f"has Python {host.python}, but the task needs Python {profile.python}"
         return explain_lacks(profile.requirements, {host.name: host.offer}, self.shared_amounts).get(host.name, "")
 
     def forget(self, profiles: Iterable[Profile]) -> None:

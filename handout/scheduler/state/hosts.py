@@ -1,4 +1,8 @@
-"""One host as the core sees it: what it offers, what is claimed of it, and what has been handed over to it."""
+"""One host as the core sees it: its offer, the claims on that offer, and the tasks that were handed over to it.
+
+A task is handed ahead if the core hands it over although the host has no room for it yet. Such a task waits on the host
+for a claim. The backlog of a host is the work of its tasks that were handed ahead.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +27,19 @@ __all__ = [
     "Pause",
 ]
 
-#: Most tasks that may be handed ahead to one host.
+#: If a host has this many tasks without a claim, the core hands no further tasks ahead to the host.
 AHEAD_LIMIT = 1024
-#: Least seconds of work that the backlog of a slot may hold.
+#: The backlog may hold at least this many seconds of work for each slot.
 MIN_TARGET_S = 0.010
 
-#: The controller's place among host indices.
+#: The controller's index. Hosts have higher indices.
 CONTROLLER_INDEX = 0
-#: Replicas of an object that only the controller has.
+#: The ``replicas`` of an object that only the controller has.
 CONTROLLER_ONLY = (CONTROLLER_INDEX,)
 
 
 class Demand:
-    """One variant of a profile's cost on the ledgers: what it takes of a host, and of the shared amounts."""
+    """One variant of a profile's cost, divided into amounts of the host and amounts that all hosts share."""
 
     __slots__ = ("devices", "host", "names", "plain", "shared", "variant")
 
@@ -43,7 +47,7 @@ class Demand:
         self.variant = variant
         self.host = host
         self.shared = shared
-        #: The amounts of ``host`` that lie on devices; empty if there are no GPUs and no parts of one among them.
+        #: The amounts of ``host`` that are claimed on devices; empty if a task needs no GPU and no part of a GPU.
         self.devices = {name: parts for name, parts in host.items() if name in ("gpu", "gpu_memory")}
         #: The other amounts of ``host``, without zeros.
         self.plain = {name: parts for name, parts in host.items() if parts and name not in self.devices}
@@ -57,7 +61,7 @@ class AheadTask(NamedTuple):
     run: int
     task: int
     attempt: int
-    #: When it began to wait, in the core's time.
+    #: The core's time at which the task began to wait.
     since_s: float
 
 
@@ -65,33 +69,35 @@ _new_tuple = tuple.__new__
 
 
 def ahead_task(run: int, task: int, attempt: int, since_s: float) -> AheadTask:
-    """Return an `AheadTask`. Calling the class takes twice as long."""
+    """Return an `AheadTask`. A call of the class would take twice as long."""
     return _new_tuple(AheadTask, (run, task, attempt, since_s))
 
 
 class Lingering(NamedTuple):
-    """What an attempt that the core has given up holds until its agent confirms its end."""
+    """The claims and objects of an attempt that the core has given up and whose end the agent has not confirmed yet."""
 
     claim: Claim | None
     shared: Claim | None
-    #: The objects that the attempt will have made if it finishes before it is ended.
+    #: The objects that the attempt makes if it finishes before the agent ends it.
     objects: Sequence[int]
 
 
 @dataclass(slots=True)
 class Pause:
-    """A host had no room for what a function makes or takes, so tasks of that function avoid it for a while."""
+    """A time in which a function's tasks avoid a host, because the host had no room for a result or an argument."""
 
+    #: The core's time at which the pause ends.
     until: float
+    #: Seconds that the pause lasts.
     length_s: float
-    #: Bytes that found no room, 0 if not known.
+    #: Bytes for which the host had no room; 0 if not known.
     need: int
-    #: Bytes that were dropped on the host since the pause began.
+    #: Bytes of the objects that were dropped on the host since the pause began.
     freed: float = 0.0
 
 
 class HostRecord:
-    """One epoch of one host. A host that comes back is a new record with a new index."""
+    """A host from the time when its agent is ready until the host is lost. A host that comes back gets a new record."""
 
     __slots__ = (
         "ahead",
@@ -127,42 +133,46 @@ class HostRecord:
         self, name: str, index: int, offer: Offer, python: str, rtt_s: float, epoch: int, price: float
     ) -> None:
         self.name = name
+        #: The host's number in the fleet, which is never used again for another record.
         self.index = index
         self.epoch = epoch
-        #: First two numbers of the version of the host's Python.
+        #: The first two numbers of the host's version of Python, such as "3.11".
         self.python = ".".join(python.split(".")[:2])
         self.rtt_s = rtt_s
         self.price_per_hour = price
         self.alive = True
         self.suspected = False
         self.draining = False
-        #: True if the shell has been told that it may let the drained host go.
+        #: True if the core has told the shell that it may let this drained host go.
         self.released = False
-        #: The one ready queue that may have what becomes free here, or None. It is only compared by identity.
+        #: The ready queue for which the host is kept free, or None. It is only compared by identity. This module cannot
+        #: name its type, because the module of queues imports this module.
         self.reserved: object | None = None
-        #: What the tasks that are believed to run have claimed.
+        #: The host's amounts, and the claims of the tasks that run there, as far as the core knows.
         self.ledger = Ledger(offer.amounts, offer.devices)
-        #: Number of tasks with its agent, those handed ahead included.
+        #: Number of tasks that the host's agent has, including tasks that were handed ahead.
         self.handed = 0
-        #: Tasks that were handed ahead, have their inputs and wait for a claim. Stale entries stay until they come
+        #: Tasks that were handed ahead, have all their inputs, and wait for a claim. A stale entry stays until it comes
         #: to the front.
         self.ahead: deque[AheadTask] = deque()
-        #: Number of tasks without a claim: those in ``ahead`` and those whose inputs are still being made here.
+        #: Number of tasks without a claim: tasks in ``ahead``, and tasks whose inputs are still being made here.
         self.ahead_n = 0
-        #: Sum of the seconds that these tasks are expected to take.
+        #: The backlog: the seconds that the tasks without a claim are expected to take in all.
         self.ahead_s = 0.0
-        #: True if the host once offered more than now. Then more may be claimed than it offers.
+        #: True if the host's offer has ever become smaller. More may then be claimed than the host offers.
         self.shrunk = False
-        #: Handed tasks, as (run, task), whose followers may be handed here too, oldest first.
+        #: The leaders, as (run, task), oldest first. A leader is a handed task whose followers may be handed to this
+        #: host too. The followers of a task are the tasks that take its result.
         self.leaders: deque[tuple[int, int]] = deque()
-        #: Attempts that the core has given up and whose end the agent has not confirmed: (run, task, attempt).
+        #: By (run, task, attempt): the attempts that the core has given up and whose end the agent has not confirmed.
         self.lingering: dict[tuple[int, int, int], Lingering] = {}
         #: By profile: the demands that this host can cover when it is idle. A cache of `Fleet.feasible`.
         self.feasible: dict[Profile, tuple[Demand, ...]] = {}
-        #: By profile: its last pause here, which may be over.
+        #: By profile: its last pause on this host. The pause may be over.
         self.pauses: dict[Profile, Pause] = {}
-        #: Shared tuples: the replicas of an object that only this host has, and of one that the controller has too.
+        #: The ``replicas`` of every object that only this host has.
         self.only = (index,)
+        #: The ``replicas`` of every object that only the controller and this host have.
         self.both = (CONTROLLER_INDEX, index)
         self.set_offer(offer)
 
@@ -173,9 +183,12 @@ class HostRecord:
         self.offer = offer
         self.shrunk = self.shrunk or any(offer.amounts.get(n, 0) < parts for n, parts in self.ledger.total.items())
         self.ledger.resize(offer.amounts, offer.devices)
+        #: Number of whole cores, but at least 1.
         self.slots = max(1, offer.amounts.get("cpu", PARTS) // PARTS)
+        #: Seconds of work that the backlog may hold for each slot.
         self.target_s = max(2 * self.rtt_s, MIN_TARGET_S)
-        # The budget is slightly larger, so that a rounding error does not keep out durations whose exact sum fits.
+        # The budget is the target of all slots and a little more. Otherwise, a rounding error could keep out a task
+        # although the exact sum of the durations fits.
         self.budget_s = self.target_s * self.slots * (1.0 + 1e-9)
         self.feasible.clear()
 
@@ -185,7 +198,7 @@ class HostRecord:
         return self.alive and not self.suspected and not self.draining
 
     def suspect(self, suspected: bool) -> None:
-        """Note that the host is silent, or that it is heard again."""
+        """Note that the host is silent (True), or that it is heard again (False)."""
         self.suspected = suspected
 
     def drain(self) -> None:
@@ -204,7 +217,7 @@ class HostRecord:
         self.lingering.clear()
 
     def reserve(self, queue: object | None) -> None:
-        """Keep what becomes free here for one ready queue; None ends that."""
+        """Keep the host free for one ready queue. None ends the reservation."""
         self.reserved = queue
 
     # -- tasks with its agent
@@ -214,7 +227,7 @@ class HostRecord:
         self.handed += 1
 
     def add_ahead(self, backlog_s: float, entry: AheadTask | None) -> None:
-        """Count one more task that is handed ahead. If its inputs exist, queue its entry."""
+        """Count one more task that is handed ahead, and queue its entry. None: an input of the task is missing."""
         self.handed += 1
         self.ahead_n += 1
         self.ahead_s += backlog_s
@@ -222,57 +235,57 @@ class HostRecord:
             self.ahead.append(entry)
 
     def remove_attempt(self, claim: Claim | None, backlog_s: float) -> None:
-        """Count one task less, also in the backlog if it had no claim."""
+        """Count one task less. If the task had no claim, take it out of the backlog too."""
         self.handed -= 1
         if claim is None:
             self.shorten_backlog(backlog_s)
 
     def remove_attempts(self, count: int, ahead: int, backlog_s: float) -> None:
-        """Count ``count`` tasks less; ``ahead`` of them had no claim."""
+        """Count ``count`` tasks less. ``ahead`` of them had no claim, and made up ``backlog_s`` of the backlog."""
         self.handed -= count
         if ahead:
             self.ahead_n -= ahead
             self.ahead_s = self.ahead_s - backlog_s if self.ahead_n else 0.0
 
     def shorten_backlog(self, backlog_s: float) -> None:
-        """Count one task less that waits for a claim."""
+        """Take one task out of the backlog."""
         self.ahead_n -= 1
         # An empty backlog is set to exactly 0, so that rounding errors do not add up.
         self.ahead_s = self.ahead_s - backlog_s if self.ahead_n else 0.0
 
     def wait_for_claim(self, run: int, t: int, attempt: int, now: float) -> None:
-        """Queue a task that was handed ahead and has its inputs."""
+        """Queue a task that was handed ahead, because it has all its inputs now."""
         self.ahead.append(AheadTask(run, t, attempt, now))
 
     def remove_ahead(self, count: int) -> None:
-        """Take out the first tasks that wait for a claim."""
+        """Remove the first ``count`` entries of tasks that wait for a claim."""
         for _ in range(count):
             self.ahead.popleft()
 
     def keep_ahead(self, entries: Iterable[AheadTask]) -> None:
-        """Set the tasks that wait for a claim to those that are not recalled."""
+        """Keep only these entries of the tasks that wait for a claim, because the other tasks are recalled."""
         entries = list(entries)
         self.ahead.clear()
         self.ahead.extend(entries)
 
     def add_leader(self, run: int, t: int) -> None:
-        """Note that the followers of a handed task may be handed here too."""
+        """Note that the followers of a handed task may be handed to this host too."""
         self.leaders.append((run, t))
 
     def next_leader(self) -> tuple[int, int]:
-        """Take out the first of the leaders."""
+        """Remove the first leader and return it."""
         return self.leaders.popleft()
 
     def return_leaders(self, leaders: Sequence[tuple[int, int]]) -> None:
-        """Put leaders back at the front, in order."""
+        """Put leaders back at the front, in their order."""
         self.leaders.extendleft(reversed(leaders))
 
     def add_lingering(self, run: int, t: int, attempt: int, left: Lingering) -> None:
-        """Note an attempt whose end the agent has not confirmed."""
+        """Note an attempt that the core has given up and whose end the agent has not confirmed yet."""
         self.lingering[run, t, attempt] = left
 
     def confirm_end(self, run: int, t: int, attempt: int) -> Lingering | None:
-        """Forget a lingering attempt, whose end is confirmed. Return what it held, or None if it is not known."""
+        """Forget a given-up attempt whose end is confirmed. Return what the attempt held, or None if it is unknown."""
         return self.lingering.pop((run, t, attempt), None)
 
     # -- room
@@ -280,8 +293,8 @@ class HostRecord:
     def backlog_for(self, expected_s: float) -> float:
         """Return the seconds that a task would add to the backlog, or -1 if the backlog has no room for it.
 
-        A negative ``expected_s`` means that the duration is not known. Such a task counts as half of a slot's backlog,
-        so that two fit per slot until the first results tell the duration.
+        A negative ``expected_s`` means that the duration is not known. Such a task counts as half of a slot's target.
+        So each slot takes two such tasks until the first results tell the duration.
         """
         cost = expected_s if expected_s >= 0.0 else self.target_s * 0.5
         if cost > self.target_s or self.ahead_n >= AHEAD_LIMIT or self.ahead_s + cost > self.budget_s:
@@ -293,7 +306,7 @@ class HostRecord:
         return expected_s > self.target_s
 
     def load(self) -> float:
-        """Return the number of tasks per slot."""
+        """Return the number of tasks per slot, including tasks that were handed ahead."""
         return self.handed / self.slots
 
     # -- pauses
@@ -303,7 +316,7 @@ class HostRecord:
         self.pauses[profile] = pause
 
     def end_pause(self, profile: Profile) -> None:
-        """End a pause before its time, and forget it."""
+        """End the pause of a profile before its time, and forget the pause."""
         del self.pauses[profile]
 
     def is_paused(self, profile: Profile, now: float) -> bool:

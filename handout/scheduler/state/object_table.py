@@ -8,15 +8,15 @@ from handout.scheduler.run_spec import RunSpec
 
 __all__ = ["KEEP", "OUTPUT", "ObjectTable"]
 
-#: Flags of an object. OUTPUT: the caller asked for its value, so a copy goes to the controller. KEEP: it stays on its
-#: hosts after the run.
+#: Flags of an object. OUTPUT: the caller asked for the value of the object, so a copy goes to the controller. KEEP: the
+#: object stays on its hosts after the run.
 OUTPUT, KEEP = 1, 2
 
 _NONE: tuple[int, ...] = ()
 
 
 class ObjectTable:
-    """Columns by object number. A host is given by its index in the fleet; index 0 is the controller."""
+    """Columns by object number. The columns name a host by its index in the fleet. Index 0 is the controller."""
 
     __slots__ = (
         "awaited",
@@ -33,24 +33,27 @@ class ObjectTable:
 
     def __init__(self, spec: RunSpec) -> None:
         objects = len(spec.producer)
+        #: Bytes of the object; -1 if not known.
         self.nbytes = list(spec.nbytes)
-        #: Indices of the hosts that have the object, ascending. At first only the controller has objects: those that no
-        #: task makes.
+        #: Indices of the hosts that have the object, ascending. At first, the controller has the objects that no task
+        #: makes, and no host has any object.
         self.replicas: list[tuple[int, ...]] = [_NONE if producer >= 0 else (0,) for producer in spec.producer]
         #: Tasks that take the object as an input.
         self.consumers: list[Sequence[int]] = [_NONE] * objects
         #: How many of the object's consumers have not ended.
         self.uses = [0] * objects
         self.flags = bytearray(objects)
-        #: Number of outputs that are not at the controller yet and may still arrive there.
+        #: Number of outputs that the controller does not have yet and may still get.
         self.awaited = 0
-        #: By task: the objects that are elements of its result, for other tasks or the caller. Few tasks have any.
+        #: By task: the objects that are elements of its result. An element is an object only if another task or the
+        #: caller takes it. Few tasks have such elements.
         self.elements: dict[int, list[int]] = {}
-        #: Copies under way: the source host, by (object, host that gets it).
+        #: Copies that are under way. Key: (object, host that gets the copy). Value: the host that the copy comes from.
         self.copying: dict[tuple[int, int], int] = {}
+        #: By (object, host that should get it): how many copies have failed.
         self.copy_failures: dict[tuple[int, int], int] = {}
-        #: Copies that do not count as replicas, as (object, host). They stay until the run is closed, because the host
-        #: may have or get a valid replica of the object as well, and a drop could delete that one.
+        #: Copies that do not count as replicas, as (object, host). The core drops them only when the run is closed. The
+        #: host may also have or get a valid replica of the object, and an earlier drop could delete that replica.
         self.stale_replicas: set[tuple[int, int]] = set()
         self._link(spec)
 
@@ -84,14 +87,14 @@ class ObjectTable:
         return missing
 
     def needed(self, o: int) -> bool:
-        """Return True if a task must make the object, supposing that no host has it."""
+        """Return True if the object is still needed, so that a task must make it if no host has it."""
         if self.uses[o]:
             return True
         flags = self.flags[o]
         return bool(flags & KEEP) or bool(flags & OUTPUT and 0 not in self.replicas[o])
 
     def made(self, o: int, size: int, replicas: tuple[int, ...]) -> None:
-        """Set the size and the hosts of an object that a task has made. It had no replica before."""
+        """Set the size and the first replicas of an object that a task has made."""
         self.nbytes[o] = size
         self.replicas[o] = replicas
         if not replicas[0] and self.flags[o] & OUTPUT:
@@ -111,15 +114,15 @@ class ObjectTable:
         return left
 
     def keep_replicas(self, o: int, kept: tuple[int, ...]) -> None:
-        """Set an object's replicas to those that are not dropped."""
+        """Replace an object's replicas by those that are kept. The caller drops the others."""
         self.replicas[o] = kept
 
     def add_use(self, o: int) -> None:
-        """Count one more unfinished task that uses an object."""
+        """Count one more unfinished task that uses the object."""
         self.uses[o] += 1
 
     def release(self, objects: Iterable[int]) -> list[int]:
-        """Count one unfinished task less for each object. Return the objects that no task uses any more."""
+        """Count one unfinished task less for each object. Return the objects that no unfinished task uses any more."""
         uses, unused = self.uses, []
         for o in objects:
             uses[o] -= 1
@@ -133,7 +136,7 @@ class ObjectTable:
         self.awaited += 1
 
     def give_up_output(self, o: int) -> bool:
-        """Note that an object will not come to the controller. Return True if the caller wanted it."""
+        """Note that the controller will not get an object. Return True if the caller had asked for it."""
         if not self.flags[o] & OUTPUT:
             return False
         self.flags[o] &= ~OUTPUT
@@ -149,10 +152,10 @@ class ObjectTable:
         return self.copying.pop((o, index), None) is not None
 
     def count_copy_failure(self, o: int, index: int) -> int:
-        """Count a failed copy of an object to a host. Return how many have failed so far."""
+        """Count a failed copy of an object to a host. Return how many copies to this host have failed so far."""
         failures = self.copy_failures[o, index] = self.copy_failures.get((o, index), 0) + 1
         return failures
 
     def mark_stale(self, o: int, index: int) -> None:
-        """Note a copy that does not count as a replica and that must not be dropped before the run is closed."""
+        """Note that a host's copy of an object is not a replica, and must not be dropped before the run is closed."""
         self.stale_replicas.add((o, index))

@@ -1,4 +1,4 @@
-"""The commands of one call of the core, whose columns grow until they are handed out."""
+"""Gathers the commands that one call of the core returns. The columns of a command grow until the end of the call."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _Key = tuple[int, int]
 
 
 class Outbox:
-    """Gathers commands, one of each kind for each host and run. `flush` returns them in an order safe to perform.
+    """Gathers commands. Commands of the same kind, host and run are combined into one command with columns.
 
     Args:
-        names: Host names by index; grows while hosts join.
+        names: Names of hosts by index. The list grows when hosts join.
     """
 
     __slots__ = ("_cancels", "_copies", "_drops", "_ended", "_fetches", "_names", "_others", "_recalls", "_starts")
@@ -57,14 +57,14 @@ class Outbox:
         command.keep.append(keep)
 
     def drop(self, host: int, run: int, object_: int) -> None:
-        """Free a replica."""
+        """Drop the replica of an object on a host."""
         command = self._drops.get((host, run))
         if command is None:
             command = self._drops[host, run] = DropObjects(self._names[host], run, [])
         command.objects.append(object_)
 
     def drops(self, host: int) -> Iterator[tuple[int, int]]:
-        """Return the run and the number of each object that is to be dropped on a host."""
+        """Yield the run and the number of each object that a host is about to drop."""
         for (index, run), command in self._drops.items():
             if index == host:
                 for o in command.objects:
@@ -101,7 +101,7 @@ class Outbox:
         command.attempts.append(attempt)
 
     def done(self, run: int, host: str, tasks: Sequence[int]) -> None:
-        """Announce tasks that finished."""
+        """Announce tasks that ended with `Outcome.DONE`."""
         command = self._ended_of(run)
         command.tasks.extend(tasks)
         command.outcomes.extend([Outcome.DONE] * len(tasks))
@@ -110,7 +110,7 @@ class Outbox:
         command.causes.extend([-1] * len(tasks))
 
     def ended(self, run: int, task: int, outcome: Outcome, host: str, failure: object, cause: int) -> None:
-        """Announce a task that ended in any way."""
+        """Announce one task that ended, with any outcome."""
         command = self._ended_of(run)
         command.tasks.append(task)
         command.outcomes.append(outcome)
@@ -119,17 +119,20 @@ class Outbox:
         command.causes.append(cause)
 
     def add(self, command: Command) -> None:
-        """Add any other command; these come last."""
+        """Add a command of another kind. `flush` returns these commands last."""
         self._others.append(command)
 
     def forget(self, host: int) -> None:
-        """Take out the commands for a lost host."""
+        """Remove the commands for a lost host."""
         for by_key in (self._drops, self._cancels, self._recalls, self._starts, self._copies):
             for key in [key for key in by_key if key[0] == host]:
                 del by_key[key]
 
     def flush(self) -> list[Command]:
-        """Take out all commands. Drops come first, so that they delete nothing that the later commands make or copy."""
+        """Remove and return all commands, in the order in which the shell must perform them.
+
+        Drops come first, so that they delete nothing that the later commands make or copy.
+        """
         commands: list[Command] = [
             *self._drops.values(),
             *self._cancels.values(),

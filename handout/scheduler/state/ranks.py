@@ -1,4 +1,4 @@
-"""The order of ready tasks: by priority, then by the number of tasks that still follow, then by task number."""
+"""The order of ready tasks: by priority, then by the length of the path of tasks that follow, then by task number."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def ranks_of(
     consumers: Sequence[Sequence[int]],
     objects_of: Callable[[int], Sequence[int]],
 ) -> tuple[list[int], list[int] | None, list[int] | None]:
-    """Rank the tasks of a run that has not begun.
+    """Return the ranks and the order of the tasks of a run that has not begun.
 
     Args:
         spec: The run.
-        missing: By task: how many of its inputs a task of the run makes.
-        consumers: By object: the tasks that take it.
+        missing: By task: how many of its inputs must still be made by other tasks of the run.
+        consumers: By object: the tasks that take the object.
         objects_of: Returns the objects that a task makes.
 
     Returns:
-        Ranks by task, empty if no task has a follower; each task's place in the order; the task at each place. The
-        latter two are None if the order is that of the task numbers.
+        Three columns: the rank of each task, the place of each task in the order, and the task at each place. The first
+        column is empty if no task follows another. The other two are None if the order is that of the task numbers.
 
     Raises:
-        InternalError: The graph has a cycle, which compiling it should have refused.
+        InternalError: The graph has a cycle. A graph with a cycle should never become a run.
     """
     count = spec.count
     rank = _critical_path(spec, missing, consumers, objects_of) if any(missing) else []
@@ -50,7 +50,7 @@ def _critical_path(
     consumers: Sequence[Sequence[int]],
     objects_of: Callable[[int], Sequence[int]],
 ) -> list[int]:
-    """Return the length, in tasks, of the longest path from each task to an end of the graph."""
+    """Return for each task how many tasks follow it on the longest path to an end of the graph."""
     producer, inputs = spec.producer, spec.inputs
     missing = list(missing)
     topological = [t for t, n in enumerate(missing) if not n]

@@ -1,4 +1,4 @@
-"""One run as columns: each column has a list entry or a byte for each task, and no task has a Python object."""
+"""The state of one run, in columns. A column has one entry for each task, so no task needs an object of its own."""
 
 from __future__ import annotations
 
@@ -26,50 +26,52 @@ _HANDED, _READY, _DONE = State.HANDED, State.READY, State.DONE
 
 
 class FailureCount(Enum):
-    """Kinds of failure that are counted for a task, each with a limit of its own."""
+    """The kinds of failure that the core counts for each task. Each kind has a limit of its own."""
 
     #: The task's own code failed.
     OWN_CODE = auto()
-    #: The worker that ran it died.
+    #: The worker that ran the task died.
     WORKER_DIED = auto()
-    #: It failed through no fault of its own code.
+    #: The task failed, but not because of its own code.
     ENVIRONMENT = auto()
-    #: Its host was lost while it may have run there.
+    #: The task's host was lost, and the task may have been running there.
     HOST_LOST = auto()
 
 
 class ReadyQueueKey(NamedTuple):
-    """What decides where a task may go. All tasks of one ready queue have the same key."""
+    """The facts that decide to which hosts a task may go. All tasks of one ready queue have the same key."""
 
     profile: int
-    #: Index of the host that its group is on, 0 for none.
+    #: Index of the host that the task's group is on. 0: the task has no group, or the group has no host yet.
     pin: int
-    #: Indices of hosts to be tried last.
+    #: Indices of the hosts that are tried last, because the task has failed there.
     avoid: tuple[int, ...]
-    #: All profiles of its group while the group has no host yet: the host must cover them all.
+    #: All profiles of the task's group, as long as the group has no host: one host must be able to run all of them.
     group_profiles: frozenset[int]
 
 
 class ReadyQueue:
-    """Ready tasks of one run with one key, in order."""
+    """The ready tasks of one run that have the same key, in the order of the run."""
 
     __slots__ = ("blocked", "heap", "hosts", "key", "run", "since", "version")
 
     def __init__(self, run: Run, key: ReadyQueueKey) -> None:
         self.run = run
         self.key = key
-        #: Places in the run's order. An entry is stale if its task is not ready in this queue any more.
+        #: The tasks, as places in the run's order. An entry is stale if its task is not ready in this queue any more.
         self.heap: list[int] = []
-        #: True if no host had room for the head when it was last tried. Only hosts that got room since are tried then.
+        #: True if no host had room for the head of the queue when the core last tried to place it. The next try then
+        #: considers only hosts that have got room since.
         self.blocked = False
-        #: When the queue was last empty, or one of its tasks was last placed.
+        #: The last time at which the queue was empty, or at which one of its tasks was placed.
         self.since = 0.0
-        #: The hosts that can cover its tasks, computed for this version of the fleet.
+        #: By host that can run the queue's tasks: the demands that the host can cover.
         self.hosts: dict[HostRecord, tuple[Demand, ...]] = {}
+        #: The version of the fleet for which ``hosts`` was computed.
         self.version = -1
 
     def head(self) -> int:
-        """Return the first task that is ready here, or -1. Remove the stale entries before it."""
+        """Return the first ready task of the queue, or -1. Remove the stale entries before it."""
         run, heap = self.run, self.heap
         while heap:
             t = heap[0] if run.task_at is None else run.task_at[heap[0]]
@@ -82,7 +84,7 @@ class ReadyQueue:
         return -1
 
     def push(self, t: int, now: float) -> None:
-        """Put in a task."""
+        """Add a ready task."""
         run, heap = self.run, self.heap
         if run.queue[t] is self:
             return  # an entry from an earlier time is still in the heap
@@ -93,12 +95,12 @@ class ReadyQueue:
         heappush(heap, t if run.order is None else run.order[t])
 
     def remove_head(self, head: int) -> None:
-        """Take out the head, as `head` returned it."""
+        """Remove ``head``, the task that the method `head` has returned."""
         heappop(self.heap)
         self.run.queue[head] = None
 
     def block(self, blocked: bool) -> None:
-        """Set ``blocked``: True if only hosts that get room from now on are to be tried for the head."""
+        """Set ``blocked``. True: the next try to place the head considers only hosts that get room from now on."""
         self.blocked = blocked
 
     def note_placed(self, now: float) -> None:
@@ -106,16 +108,16 @@ class ReadyQueue:
         self.since = now
 
     def set_hosts(self, hosts: dict[HostRecord, tuple[Demand, ...]], version: int) -> None:
-        """Set the hosts that can cover its tasks in a version of the fleet."""
+        """Set the hosts that can run the queue's tasks, as computed for a version of the fleet."""
         self.hosts = hosts
         self.version = version
         self.blocked = False
 
 
 class Run:
-    """State of one run. Columns are indexed by task number.
+    """The state of one run. Its columns are indexed by task number.
 
-    Other modules read the columns, and change them by the methods only.
+    Other modules may read the columns, but change them only by calling methods.
     """
 
     __slots__ = (
@@ -176,58 +178,62 @@ class Run:
         self._sparse_columns()
         self._whole(spec)
         self._groups(spec)
-        #: How many tasks still follow each task (empty if none does), its place in the order, the task at each place.
+        #: The rank of each task, its place in the order, and the task at each place; see `ranks_of`.
         self.rank, self.order, self.task_at = ranks_of(spec, self.missing, self.objects.consumers, self.objects_of)
 
     def _task_columns(self, spec: RunSpec) -> None:
         count = spec.count
         self.state = bytearray(count)
-        #: Attempts so far; the number of the present one while the task is handed.
+        #: Number of the present attempt while the task is handed, otherwise of the last attempt; 0 if there was none.
         self.attempt = [0] * count
-        #: Index of the host that has it, or had it last.
+        #: Index of the host that has the task, or had it last.
         self.host = [0] * count
-        #: How many of its inputs have no replica anywhere.
+        #: How many of the task's inputs have no replica anywhere.
         self.missing = self.objects.missing_inputs(count)
-        #: The claim on its host; None if it is handed ahead or not handed.
+        #: The task's claim on its host. None: the task was handed ahead and has no claim yet, or it is not handed.
         self.claims: list[Claim | None] = [None] * count
-        #: Seconds that it added to its host's backlog when it was handed ahead.
+        #: Seconds that the task added to its host's backlog when it was handed ahead.
         self.backlog_s = [0.0] * count
-        #: 1 if the shell has been told how it ended. The shell is told once.
+        #: 1 if the core has told the shell how the task ended. The core tells it only once for each task.
         self.reported = bytearray(count)
-        #: The queue that has an entry for it, which may be stale.
+        #: The ready queue that has an entry for the task. The entry may be stale.
         self.queue: list[ReadyQueue | None] = [None] * count
 
     def _sparse_columns(self) -> None:
-        """Columns that hold something for few tasks only."""
-        #: The claim on the shared amounts.
+        """Create the columns that have entries for few tasks only. Their keys are task numbers."""
+        #: The task's claim on the shared amounts.
         self.shared: dict[int, Claim] = {}
-        #: Indices of the hosts that it failed on.
+        #: Indices of the hosts on which the task has failed.
         self.avoid: dict[int, tuple[int, ...]] = {}
+        #: By (kind, task): how many failures of this kind the task has had.
         self.failures: dict[tuple[FailureCount, int], int] = {}
-        #: By task that may follow others: the place in its inputs where the next check of them goes on.
+        #: For a task that may be handed over while its inputs are still being made: the position in its inputs at which
+        #: the next check of these inputs begins.
         self.inputs_checked: dict[int, int] = {}
-        #: The variant of its cost that it was granted, if not the first.
+        #: Index of the variant of the cost that the task was granted, unless it is the first variant.
         self.variant: dict[int, int] = {}
-        #: Tasks that are asked to end and whose agents have not confirmed it.
+        #: Tasks that the core has asked to end, and whose end the agent has not confirmed yet.
         self.cancelling: set[int] = set()
-        #: Attempts that are recalled and whose agents have not answered.
+        #: Number of the attempt that the core has recalled, and for which the agent has not answered yet.
         self.recalled: dict[int, int] = {}
-        #: Tasks that are known to run.
+        #: Tasks that run, as far as the core knows.
         self.started: set[int] = set()
-        #: Attempts that a host went on with while there was no controller. They may exceed ``max_concurrency``.
+        #: Number of an attempt that an earlier controller began and that its host has continued. Such attempts may
+        #: exceed ``max_concurrency``.
         self.found: dict[int, int] = {}
-        #: Of tasks with two live attempts: the one beside the present one.
+        #: For a task with two live attempts: the attempt beside the present one.
         self.second_attempts: dict[int, SecondAttempt] = {}
-        #: Tasks that have had two live attempts.
+        #: Tasks that have, or have had, two live attempts.
         self.speculated: set[int] = set()
-        #: Of tasks that have had a second attempt: the highest attempt number, which may not be the present one's.
+        #: For a task that has had a second attempt: its highest attempt number. The present attempt may have a lower
+        #: number.
         self.latest: dict[int, int] = {}
 
     def _whole(self, spec: RunSpec) -> None:
-        """The run as a whole."""
-        #: Tasks that are handed.
+        """Create the fields that concern the run as a whole."""
+        #: Number of tasks that are handed.
         self.active = 0
-        #: Tasks that have not ended.
+        #: Number of tasks that have not ended.
         self.unended = spec.count
         self.failed = 0
         self.cancelled = 0
@@ -235,14 +241,16 @@ class Run:
         self.abort_outcome = Outcome.DONE
         self.error: Exception | None = None
         self.over = False
-        #: True if it has been checked that the hosts can run its tasks.
+        #: True if the core has checked whether the hosts can run the run's tasks.
         self.checked = False
 
     def _groups(self, spec: RunSpec) -> None:
-        """Collocation groups, and the ready queues."""
+        """Create the collocation groups and the ready queues."""
+        #: By group: its tasks.
         self.groups: dict[int, list[int]] = {}
-        #: By group: index of the host that it is on, once its first task is placed.
+        #: By group: index of the host that the group is on. A group gets a host when its first task is placed.
         self.group_host: dict[int, int] = {}
+        #: By group: the profiles of its tasks.
         self.group_profiles: dict[int, frozenset[int]] = {}
         if spec.group is not None:
             for t, group in enumerate(spec.group):
@@ -274,7 +282,7 @@ class Run:
         return queue
 
     def objects_of(self, t: int) -> Sequence[int]:
-        """Return what a task makes: its whole result and the elements that are asked for by themselves."""
+        """Return the objects that a task makes: its whole result, and the elements that are objects of their own."""
         elements = self.objects.elements
         return (t, *elements[t]) if elements and t in elements else (t,)
 
@@ -284,7 +292,7 @@ class Run:
         return self.spec.run_priority + (0.0 if column is None else column[t])
 
     def name_of(self, t: int) -> str:
-        """Return the user's id of a task."""
+        """Return the id of a task, as the user knows it."""
         return str(t) if self.spec.ids is None else self.spec.ids[t]
 
     def ended(self, t: int) -> bool:
@@ -294,7 +302,7 @@ class Run:
     # -- states
 
     def move(self, t: int, new: State) -> None:
-        """Move a task to another state, and keep the counts of active and unended tasks.
+        """Move a task to another state, and update the counts of active and unended tasks.
 
         Raises:
             InternalError: `TRANSITIONS` has no such move.
@@ -314,7 +322,7 @@ class Run:
         legal = "; ".join(f"{state.name} ({cause})" for state, cause in TRANSITIONS[old].items())
         return InternalError(
             f"task {self.name_of(t)!r} (number {t}) of run {self.number} cannot move from {old.name} to "
-            f"{State(new).name}. It is in attempt {self.attempt[t]}, its last host has index {self.host[t]}, it misses "
+            f"{State(new).name}. It is in attempt {self.attempt[t]}, its last host has index {self.host[t]}, it lacks "
             f"{self.missing[t]} inputs, and its end was {'' if self.reported[t] else 'not '}reported. "
             f"From {old.name} a task moves to {legal or 'no other state'}.",
             remedy="Please report it.",
@@ -340,7 +348,7 @@ class Run:
         self.queue_of(t).push(t, now)
 
     def end_task(self, t: int, new: State) -> bool:
-        """Move a task to a final state other than DONE; return True if the shell has not been told of an end yet."""
+        """Move a task to a final state other than DONE. Return True if the core must now tell the shell of the end."""
         self.move(t, new)
         self.cancelling.discard(t)
         self.failed += new is State.FAILED
@@ -350,7 +358,7 @@ class Run:
         return untold
 
     def mark_reported(self, tasks: Iterable[int]) -> None:
-        """Note that the shell is told how tasks ended."""
+        """Note that the core tells the shell how tasks ended."""
         reported = self.reported
         for t in tasks:
             reported[t] = 1
@@ -358,9 +366,9 @@ class Run:
     # -- attempts
 
     def begin_attempt(self, t: int, host: int, claim: Claim | None, backlog_s: float, variant: int) -> int:
-        """Hand a task to the host of an index; return the number of the attempt.
+        """Begin an attempt of a task on a host, and return the number of the attempt.
 
-        Without a claim it is handed ahead and adds ``backlog_s`` to the host's backlog.
+        Without a claim, the task is handed ahead, and ``backlog_s`` is what it adds to the host's backlog.
         """
         self.move(t, _HANDED)
         attempt = self.attempt[t] + 1
@@ -379,9 +387,9 @@ class Run:
         return attempt
 
     def end_attempt(self, t: int) -> tuple[Claim | None, Claim | None]:
-        """Clear what the columns hold of a task's present attempt; return its claims of the host and of shared amounts.
+        """Clear the columns of a task's present attempt. Return its claims on the host and on the shared amounts.
 
-        The task must be moved to its next state, or go on with its second attempt.
+        The caller must then move the task to its next state, or let it go on with its second attempt.
         """
         claim = self.claims[t]
         self.claims[t] = None
@@ -392,11 +400,11 @@ class Run:
         return claim, self.shared.pop(t, None)
 
     def set_claim(self, t: int, claim: Claim | None) -> None:
-        """Give a task that was handed ahead its claim; None: its claim is about to be released."""
+        """Set the claim of a handed task: its first claim, or None because the caller releases the claim."""
         self.claims[t] = claim
 
     def grant_shared(self, t: int, claim: Claim) -> None:
-        """Note what a task that is about to be handed over has claimed of the shared amounts."""
+        """Note the claim on the shared amounts of a task that the core is about to hand over."""
         self.shared[t] = claim
 
     def mark_started(self, t: int) -> None:
@@ -404,29 +412,29 @@ class Run:
         self.started.add(t)
 
     def mark_recalled(self, t: int) -> bool:
-        """Note that the present attempt is recalled; return False if it was recalled before or is being cancelled."""
+        """Note that a task's present attempt is recalled. Return False if it is already recalled or being cancelled."""
         if self.recalled.get(t) == self.attempt[t] or t in self.cancelling:
             return False
         self.recalled[t] = self.attempt[t]
         return True
 
     def mark_cancelling(self, t: int) -> bool:
-        """Note that a handed task is asked to end; return False if it was asked before."""
+        """Note that the core asks a handed task to end. Return False if the core has asked it before."""
         if t in self.cancelling:
             return False
         self.cancelling.add(t)
         return True
 
     def cancel_no_more(self, t: int) -> None:
-        """Note that no agent's confirmation is awaited for a task any more."""
+        """Note that the core does not wait any more for an agent to confirm the end of a task."""
         self.cancelling.discard(t)
 
     def skip_attempts(self, t: int, attempt: int) -> None:
-        """Have the next attempt of a task get a higher number than this."""
+        """Have the next attempt of a task get a number above ``attempt``."""
         self.attempt[t] = max(self.attempt[t], attempt)
 
     def mark_found(self, t: int, attempt: int) -> None:
-        """Note that an earlier controller began the attempt which is about to be handed over."""
+        """Note that the attempt that the core is about to hand over was begun by an earlier controller."""
         self.attempt[t] = attempt - 1
         self.found[t] = attempt
 
@@ -435,25 +443,31 @@ class Run:
         self.avoid[t] = tuple(sorted({*self.avoid.get(t, ()), index}))
 
     def count(self, kind: FailureCount, t: int) -> int:
-        """Count a failure of a task; return how many of this kind there were."""
+        """Count a failure of a task. Return how many failures of this kind the task has had."""
         failures = self.failures[kind, t] = self.failures.get((kind, t), 0) + 1
         return failures
 
     # -- second attempts
 
     def begin_second_attempt(self, t: int) -> None:
-        """Set the present attempt aside, so that `begin_attempt` can begin one. `continue_with_second` undoes this."""
+        """Set the present attempt of a task aside, so that `begin_attempt` can begin another one.
+
+        `continue_with_second` undoes this.
+        """
         self.second_attempts[t] = self._present(t)
         self.claims[t] = None
         self.shared.pop(t, None)
         self.started.discard(t)
 
     def mark_speculated(self, t: int) -> None:
-        """Note that a task has had two live attempts: it gets no third one."""
+        """Note that a task has got a second attempt, so that it never gets another second attempt."""
         self.speculated.add(t)
 
     def continue_with_second(self, t: int) -> bool:
-        """Make the second attempt of a task the present one, whose columns are clear; return False if there is none."""
+        """Make the second attempt of a task the present one. Return False if the task has no second attempt.
+
+        The columns of the present attempt must have been cleared before.
+        """
         other = self.second_attempts.pop(t, None)
         if other is None:
             return False
@@ -461,7 +475,7 @@ class Run:
         return True
 
     def swap_attempts(self, t: int) -> None:
-        """Exchange the present attempt and the one beside it, because an event concerns the latter."""
+        """Exchange a task's present attempt and its second attempt, because an event concerns the second attempt."""
         other = self.second_attempts[t]
         self.second_attempts[t] = self._present(t)
         self._install(t, other)
@@ -471,7 +485,8 @@ class Run:
         return SecondAttempt(self.host[t], self.attempt[t], self.claims[t], shared, variant, t in self.started)
 
     def _install(self, t: int, other: SecondAttempt) -> None:
-        # Two attempts never get the same number, even if the older one outlives the newer.
+        # The highest number is kept, so that no later attempt gets the same number, even if the older of the two
+        # attempts outlives the newer one.
         self.latest[t] = max(self.latest.get(t, 0), self.attempt[t], other.attempt)
         self.host[t], self.attempt[t], self.claims[t] = other.host, other.attempt, other.claim
         self.shared.pop(t, None)
@@ -485,7 +500,7 @@ class Run:
     # -- inputs
 
     def input_made(self, t: int) -> int:
-        """Note that an input of a task exists now; return how many are still missing."""
+        """Note that an input of a task exists now. Return how many of its inputs are still missing."""
         missing = self.missing[t] = self.missing[t] - 1
         return missing
 
@@ -496,7 +511,7 @@ class Run:
                 self.missing[c] += 1
 
     def lose_host(self, index: int) -> list[int]:
-        """Take a host out of all replicas; return the objects that have none any more."""
+        """Remove a host from the replicas of all objects. Return the objects that have no replica any more."""
         objects = self.objects
         held = [o for o, replicas in enumerate(objects.replicas) if index in replicas]
         lost = [o for o in held if not objects.remove_replica(o, index)]
@@ -505,7 +520,7 @@ class Run:
         return lost
 
     def use_inputs_again(self, t: int) -> list[int]:
-        """Note that a task which had ended uses its inputs again; return those that are missing."""
+        """Note that a task that had ended needs its inputs again. Return the inputs that have no replica."""
         missing = []
         for o in self.spec.inputs[t]:
             self.objects.add_use(o)
@@ -515,20 +530,20 @@ class Run:
         return missing
 
     def note_inputs_checked(self, t: int, count: int) -> None:
-        """Note the place in a task's inputs where the next check of them goes on."""
+        """Note the position in a task's inputs at which the next check of these inputs begins."""
         self.inputs_checked[t] = count
 
     # -- groups and queues
 
     def pin_group(self, group: int, index: int) -> bool:
-        """Put a group on the host of an index; return False if it is on one already."""
+        """Put a group on a host. Return False if the group is on a host already."""
         if group in self.group_host:
             return False
         self.group_host[group] = index
         return True
 
     def unpin_groups(self, index: int) -> list[int]:
-        """Take all groups off a host; return them."""
+        """Take all groups off a host, and return these groups."""
         groups = [group for group, at in self.group_host.items() if at == index]
         for group in groups:
             del self.group_host[group]
@@ -542,11 +557,11 @@ class Run:
     # -- the run as a whole
 
     def mark_checked(self) -> None:
-        """Note that the hosts can run its tasks."""
+        """Note that the core has checked whether the hosts can run the run's tasks."""
         self.checked = True
 
     def begin_abort(self, outcome: Outcome, error: Exception | None) -> None:
-        """Note that the run is being ended, with this outcome and error."""
+        """Note that the core is ending the run, with this outcome and error."""
         self.aborting = True
         self.abort_outcome = outcome
         self.set_error(error)
@@ -557,7 +572,7 @@ class Run:
         self.error = self.error or error
 
     def end(self) -> Outcome:
-        """Note that the run is over; return its outcome."""
+        """Note that the run is over. Return its outcome."""
         self.over = True
         if self.aborting:
             return self.abort_outcome

@@ -1,6 +1,8 @@
-"""Two live attempts of one task: the present one, which the run's columns describe, and one beside it.
+"""The second live attempt of a task, which runs at the same time as the present attempt.
 
-The first attempt to finish gives the task's result. If one of the two ends in another way, the other goes on alone.
+The columns of a run describe one attempt of each task, the present one. If a task has two live attempts, a
+`SecondAttempt` describes the other one. The attempt that finishes first gives the task's result. If one of the attempts
+ends in another way, the other one goes on alone.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ __all__ = ["SecondAttempt"]
 
 
 class SecondAttempt(NamedTuple):
-    """The attempt beside the present one, with what a run's columns hold of the present one."""
+    """The live attempt of a task that is not the present one. Each field has the meaning of a column of `Run`."""
 
     host: int
     attempt: int

@@ -1,4 +1,4 @@
-"""Running tasks that may get a second attempt, and which of them are far slower than the others of their profile."""
+"""Finds the running tasks that are far slower than other tasks of their profile, and so may get a second attempt."""
 
 from __future__ import annotations
 
@@ -11,43 +11,46 @@ __all__ = ["Stragglers"]
 
 
 class Stragglers:
-    """The running tasks of one run that may get a second attempt, with the time at which each began.
+    """The running tasks of one run that may get a second attempt, with the time at which each task began to run.
 
     Args:
         spec: The run.
-        rule: When a task is slow.
-        durations: What is known of the run's durations.
+        rule: Says when a task is slow.
+        durations: The durations of the run's tasks, as far as they are known.
     """
 
     __slots__ = ("_durations", "_peers", "_profile", "look_at", "running")
 
     def __init__(self, spec: RunSpec, rule: Speculation, durations: Durations) -> None:
         self._profile, self._peers, self._durations = spec.profile, rule.peers, durations
-        #: Tasks that run and may get a second attempt, and since when.
+        #: By running task that may get a second attempt: when it began to run.
         self.running: dict[int, float] = {}
-        #: The soonest time at which a task may turn out to be slow.
+        #: When the core looks for slow tasks next; infinite if no running task can become slow.
         self.look_at = inf
 
     def started(self, t: int, now: float) -> None:
-        """Note that a task runs."""
+        """Note that a task has begun to run."""
         self.running[t] = now
         self.look_at = min(self.look_at, now + self._durations.limit_s(self._profile[t]))
 
     def stopped(self, t: int) -> None:
-        """Note that a task runs no more, or may not get a second attempt any more."""
+        """Note that a task does not run any more, or may not get a second attempt any more."""
         self.running.pop(t, None)
 
     def learned(self, t: int, now: float) -> None:
-        """Note that the duration of a task is known. Once enough are known, the core looks for slow tasks."""
+        """Note that a task has finished. Once enough have finished, the core looks for slow tasks."""
         if self._durations.known(self._profile[t]) == self._peers:
             self.look_at = now
 
     def look_again(self, now: float) -> None:
-        """Have the core look for slow tasks again as soon as a host has room."""
+        """Have the core look for slow tasks again, as soon as a host has room for a second attempt."""
         self.look_at = now
 
     def slow(self, now: float) -> list[int]:
-        """Return the slow tasks, the one that has run longest first, and set when to look for others."""
+        """Return the slow tasks, the longest-running task first.
+
+        Also set ``look_at`` to the time at which the next task becomes slow.
+        """
         slow, self.look_at = [], inf
         for t, since in self.running.items():
             due = since + self._durations.limit_s(self._profile[t])

@@ -10,31 +10,33 @@ __all__ = ["Timer", "Timers", "Wake"]
 
 
 class Wake(Enum):
-    """Why the core wants to be called."""
+    """The reason for which the core wants to be called at a certain time."""
 
     #: A task's pause before its next attempt is over.
     BACKOFF = auto()
-    #: The time is over in which agents may confirm that the tasks of an aborted run have ended.
+    #: Agents have had their time to confirm that the tasks of an aborted run have ended.
     ABORT = auto()
-    #: A custom allocator asked to be asked again.
+    #: The time has come at which a custom allocator wants to be asked again.
     ASK_AGAIN = auto()
     #: A custom allocator has had its time to answer.
     ANSWER_DUE = auto()
-    #: Tasks handed ahead may have waited too long behind others.
+    #: Tasks that were handed ahead may have waited for too long on their host, while another host is idle.
     RECALL = auto()
-    #: A function's pause on a host is over; the number is the host's index.
+    #: A function's pause on a host is over. The timer's ``number`` is the host's index.
     PAUSE = auto()
-    #: A task may have been passed over for too long.
+    #: A ready task may have been passed over for too long.
     RESERVE = auto()
     #: A running task may be far slower than the others of its profile.
     SPECULATE = auto()
-    #: Capabilities that dropped have had their time to come back.
+    #: A host whose capabilities dropped has had its time to offer them again.
     SHORTAGE = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """One entry. ``run`` is -1 if it is about no run; ``number`` is a task, a request or a host's index."""
+    """One timer. ``run`` is -1 if the timer concerns no run. ``number`` is the number of a task or of a request, or the
+    index of a host.
+    """
 
     wake: Wake
     run: int = -1
@@ -43,14 +45,15 @@ class Timer:
 
 
 class Timers:
-    """A heap of timers. A timer whose cause is gone still fires; its handler then finds nothing to do."""
+    """A heap of timers. A timer also fires if there is no reason for it any more. Its handler then does nothing."""
 
     __slots__ = ("_count", "_heap", "_soonest")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = 0
-        #: When the wakes that are about no run fire next. One timer for each is enough.
+        #: By reason that was passed to `wake`: when the next timer for it fires. `wake` sets no second, later timer for
+        #: the same reason.
         self._soonest: dict[Wake, float] = {}
 
     def set(self, when: float, timer: Timer) -> None:
@@ -70,11 +73,11 @@ class Timers:
         return self._heap[0][0] if self._heap else None
 
     def pending(self) -> list[Timer]:
-        """Return the timers that have not fired, in no order; for checks."""
+        """Return the timers that have not fired, in any order. Only checks of the state call this."""
         return [timer for _, _, timer in self._heap]
 
     def due(self, now: float) -> list[Timer]:
-        """Take out the timers that fire by ``now``, in order."""
+        """Remove and return the timers that must fire by ``now``, in the order of their times."""
         fired = []
         while self._heap and self._heap[0][0] <= now:
             when, _, timer = heapq.heappop(self._heap)
@@ -84,6 +87,6 @@ class Timers:
         return fired
 
     def forget(self, run: int) -> None:
-        """Take out the timers of a closed run."""
+        """Remove the timers of a closed run."""
         self._heap = [entry for entry in self._heap if entry[2].run != run]
         heapq.heapify(self._heap)

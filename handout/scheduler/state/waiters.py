@@ -1,4 +1,4 @@
-"""The ready tasks that wait for one host. They are read from `World.waiting` as decisions need them."""
+"""The ready tasks that wait for one host. The core reads them from `World.waiting` only as far as it needs them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ __all__ = ["Waiters"]
 
 
 class Waiters:
-    """Tasks that wait for one host. Tasks that need and lack amounts of the same names share an entry."""
+    """The tasks that wait for one host. Tasks share an entry if they need and lack amounts of the same names."""
 
     __slots__ = ("alike", "seen")
 
     def __init__(self) -> None:
         #: How many entries of `World.waiting` have been read.
         self.seen = 0
-        #: Key: the names of amounts that tasks lack on this host, and the names of all that they need. Value: the
-        #: priority of the most urgent such task.
+        #: Key: (names of the amounts that the tasks lack on this host, names of all amounts that the tasks need).
+        #: Value: the priority of the most urgent of these tasks.
         self.alike: dict[tuple[frozenset[str], frozenset[str]], float] = {}

@@ -1,4 +1,4 @@
-"""All state of the core in one place, for the functions that make its decisions."""
+"""All state of the core in one object, for the functions that make the core's decisions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["World"]
 
 
 class World:
-    """The hosts, the runs, and the commands of the present call. A world decides nothing itself."""
+    """The hosts, the runs, and the commands of the present call of the core. A world decides nothing itself."""
 
     __slots__ = (
         "denied",
@@ -44,20 +44,23 @@ class World:
         self.out = Outbox(self.fleet.names)
         self.timers = Timers()
         self.now = 0.0
-        #: Number of events, or of tasks and objects in them, that were ignored because they came too late to count.
+        #: Number of events that the core ignored because they came too late. In an event about several tasks or
+        #: objects, each task or object counts.
         self.stale = 0
         #: Hosts that have got room since tasks were last placed.
         self.dirty: set[HostRecord] = set()
-        #: Hosts whose reservation was given up while tasks were being placed.
+        #: Hosts on which the core tries to place tasks once more in the present call, because a reservation or an entry
+        #: of ``denied`` has ended.
         self.freed: set[HostRecord] = set()
-        #: Hosts with leaders: followers of handed tasks may be handed to them.
+        #: Hosts that have leaders; see `HostRecord.leaders`.
         self.leading: set[HostRecord] = set()
-        #: If priorities differ: the queues whose head found no room when tasks were last placed, with its priority.
+        #: The queues whose head found no room when tasks were last placed, each with the priority of its head. Empty if
+        #: all tasks have the same priority.
         self.waiting: list[tuple[float, ReadyQueue]] = []
-        #: By host: the tasks of ``waiting`` that wait for it, as far as they have been read.
+        #: By host: the tasks in ``waiting`` that wait for this host, as far as the core has read them.
         self.waiters: dict[HostRecord, Waiters] = {}
-        #: Hosts that tasks were not handed ahead to, because a more urgent task waits. By the names of what the more
-        #: urgent task needs, and by the priority of the less urgent ones.
+        #: Hosts to which a task was not handed ahead, because a more urgent task waits. Key: (names of the amounts that
+        #: the more urgent task needs, priority of the task that was not handed ahead).
         self.denied: dict[tuple[frozenset[str], float], set[HostRecord]] = {}
         #: Hosts that are paused for some function.
         self.pausing: set[HostRecord] = set()
@@ -65,13 +68,13 @@ class World:
         self.ending: set[Run] = set()
         #: True if some task may have become impossible to place.
         self.recheck = False
-        #: The time until which the core waits for capabilities that dropped to come back.
+        #: Until this time, the core waits for capabilities that dropped to come back.
         self.shortage_until = float("-inf")
         #: Number of the last request to a custom allocator.
         self.requests = 0
-        #: Queues that were passed over for long, and the host that is kept free for each.
+        #: By queue that was passed over for long: the host that is kept free for it.
         self.reservations: dict[ReadyQueue, HostRecord] = {}
-        #: The queue that shared amounts are kept free for, or None.
+        #: The queue for which the shared amounts are kept free, or None.
         self.shared_reservation: ReadyQueue | None = None
         #: Expected durations by function name, from closed runs.
         self.remembered: dict[str, float] = {}
