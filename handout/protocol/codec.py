@@ -42,7 +42,7 @@ class _Field(NamedTuple):
     name: str
     default: Any
     #: True for each column but the first one of a message. The encoder may write such a column as one entry.
-    is_column: bool
+    may_shrink: bool
     #: The types that the field's JSON value may have.
     types: tuple[type, ...]
 

@@ -99,11 +99,6 @@ class Ledger:
         """Free memory of each present device, in parts. Devices that one claim holds whole are left out."""
         return tuple(d.memory - d.used_memory for d in self._devices if d.present and not d.whole)
 
-    @property
-    def idle_devices(self) -> int:
-        """How many present devices have no claim."""
-        return sum(1 for device in self._devices if device.present and not device.claims)
-
     def fits(self, need: Mapping[str, int]) -> bool:
         """Return True if `claim` would grant this need now."""
         free = self._free

@@ -107,7 +107,7 @@ def test_a_view_tells_total_free_and_shared() -> None:
     assert view.shared.amounts == {"licence": 2}
 
 
-async def test_first_available_takes_the_inventory_s_order() -> None:
+async def test_first_available_takes_the_order_of_the_view() -> None:
     view = ClusterView([HostView("b", {"cpu": 1}), HostView("a", {"cpu": 2})])
     tasks = [Task(str(i)) for i in range(4)]
     assert await first_available(tasks, view) == {"0": "b", "1": "a", "2": "a"}
