@@ -39,7 +39,8 @@ def test_the_glossary_has_no_word_twice() -> None:
 
 
 def test_a_word_of_the_glossary_is_the_name_of_one_class_at_most() -> None:
-    named = {word: [name for name in classes() if name.strip("_").lower() == word.replace(" ", "")] for word in words()}
+    every = classes()
+    named = {word: [name for name in every if name.strip("_").lower() == word.replace(" ", "")] for word in words()}
     assert {word: names for word, names in named.items() if len(names) > 1} == {}
 
 

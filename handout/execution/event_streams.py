@@ -123,6 +123,7 @@ async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
                 if seen.dropped:
                     missed, seen.dropped = seen.dropped, 0
                     yield EventsMissed(seen.items[0].at_s, missed)
+                    continue  # while the reader handled this, further events may have been dropped
                 yield seen.take()
             if run.ended.is_set():
                 return

@@ -12,7 +12,7 @@ import pytest
 
 import handout
 from handout import Cluster, Graph, Host
-from handout.events import EventsMissed, RunEnded, TaskEnded
+from handout.events import EventsMissed, HostLeft, RunEnded, TaskEnded
 from handout.execution import event_streams, task_logs
 from handout.execution.bounded_buffer import BoundedBuffer
 from handout.execution.task_logs import RunLogs
@@ -98,14 +98,35 @@ async def test_a_slow_reader_of_events_misses_the_oldest_and_is_told(monkeypatch
         first = await anext(events)
         await execution.results()
         rest = [event async for event in events]
-    missed = [event for event in rest if isinstance(event, EventsMissed)]
-    assert len(missed) == 1
-    assert missed[0] is rest[0]
-    assert missed[0].count > 100
-    assert missed[0].at_s >= first.at_s
-    assert len(rest) == 11
+    missed, *last = rest
+    assert isinstance(missed, EventsMissed)
+    assert missed.at_s >= first.at_s
+    before = first.count if isinstance(first, EventsMissed) else 1
+    assert before + missed.count > 100
+    assert len(last) == 10
+    assert not any(isinstance(event, EventsMissed) for event in last)
     assert isinstance(rest[-1], RunEnded)
     assert isinstance(rest[-2], TaskEnded)
+
+
+async def test_a_gap_is_told_before_the_event_that_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events may be dropped again while the reader handles the news of an earlier gap."""
+    monkeypatch.setattr(event_streams, "_MAX_EVENTS", 2)
+    graph = Graph()
+    graph.add(work.identity, 1)
+    async with handout.start(graph, inventory=[Host.local("here", {"cpu": 1})]) as execution:
+        run = execution._active
+        run.watchers.clear()
+        events = execution.events()
+        first = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        (watch,) = run.watchers
+        batches = [[HostLeft(float(i + 10 * batch), "far", "it was drained") for i in range(3)] for batch in range(2)]
+        watch(batches[0])
+        assert await first == EventsMissed(1.0, 1)
+        watch(batches[1])
+        assert [await anext(events) for _ in range(2)] == [EventsMissed(11.0, 3), batches[1][1]]
+        await events.aclose()
 
 
 @pytest.mark.parametrize("launcher", ["local", "ssh"])

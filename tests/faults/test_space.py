@@ -89,8 +89,9 @@ async def test_row_08_results_without_room_cost_a_few_attempts_and_leave_nothing
     async with Cluster([cramped.host, sshd.host("roomy", TWO)], require="all") as cluster:
         result, seen = await watched(cluster, graph, out)
         assert result == [(i, 1 << 20) for i in range(200)]
-        # Those that were under way, or on their way, as it was found out; without a pause it would be nearly all.
-        assert 1 <= len(without_room(seen)) <= 60
+        # Only attempts that the host already had when the first one found no room. Without a pause of the host there
+        # would be nearly 200. A busy machine finds out later.
+        assert 1 <= len(without_room(seen)) <= 120
         (told,) = [event for event in seen if isinstance(event, HostFull)]
         assert (told.host, told.function, told.pause_s) == ("cramped", "filled", 10.0)
         assert told.need > 1 << 20
