@@ -1,4 +1,4 @@
-"""Watches where the tasks of an event loop wait: each suspension in the package's code, or in a library that it awaits."""
+"""Reports the places at which asyncio tasks wait in the package's code, or in a library that the package awaits."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import handout
 
 __all__ = ["Site", "watch_awaits"]
 
-#: The place at which a task waits: its lines from the outermost to the innermost, as ``file:line function``.
+#: The place at which a task waits: one ``file:line function`` for each frame, from the outermost to the innermost.
 Site = tuple[str, ...]
 
-#: The interpreter's own types. They do not show which coroutine they wrap.
+#: Names of interpreter types that wrap a coroutine or generator, but have no attribute for the wrapped object.
 _WRAPPERS = frozenset({"coroutine_wrapper", "async_generator_asend", "async_generator_athrow"})
 _HOUSE = str(Path(handout.__file__).parent) + "/"
 
 
 @contextmanager
 def watch_awaits(seen: Callable[[Site], None]) -> Iterator[None]:
-    """Call `seen` whenever a task made from now on begins to wait in the package's code.
+    """Call `seen` each time that a task begins to wait in the package's code.
 
-    The loop is still stepping the task: a cancellation by `seen` takes effect once the task waits.
+    Only tasks that are created inside the block are watched. The call comes while the loop still runs the task's step.
+    So if `seen` cancels the task, the cancellation takes effect once the task waits.
     """
     loop = asyncio.get_running_loop()
     before = loop.get_task_factory()
 
     def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(_watched(coroutine, seen), loop=loop, **options)
-        task.add_done_callback(
-            lambda _: coroutine.close()
-        )  # a task that is cancelled before its first step never runs it
+        # A task that is cancelled before its first step never awaits its coroutine. Without close(), Python would warn.
+        task.add_done_callback(lambda _: coroutine.close())
         return task
 
     loop.set_task_factory(make)
@@ -46,12 +46,12 @@ def watch_awaits(seen: Callable[[Site], None]) -> Iterator[None]:
 
 
 async def _watched(coroutine: Coroutine[Any, Any, Any], seen: Callable[[Site], None]) -> Any:
-    """Wrap the coroutine in another one, because anyio asks the coroutine of a task for its state."""
+    """Wrap a `_Steps` in a real coroutine, because anyio reads the state of every task's coroutine."""
     return await _Steps(coroutine, seen)
 
 
 class _Steps:
-    """Steps a coroutine as a task does."""
+    """Runs a coroutine step by step, as a task does, and reports each wait in the package's code."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], seen: Callable[[Site], None]) -> None:
         self._coroutine = coroutine
@@ -69,14 +69,14 @@ class _Steps:
                 self._seen(site)
             try:
                 value = yield waited
-            except BaseException as error:  # thrown into the task, so it goes on into the coroutine
+            except BaseException as error:  # thrown into the task, such as a cancellation
                 step = partial(self._coroutine.throw, error)
             else:
                 step = partial(self._coroutine.send, value)
 
 
 def _site(coroutine: Any) -> Site:
-    """Return the place at which a coroutine waits, or () if no line of the package is in it."""
+    """Return the place at which a coroutine waits, or () if none of its frames is in the package's code."""
     lines, ours = [], False
     at = coroutine
     while at is not None:
@@ -95,7 +95,7 @@ def _site(coroutine: Any) -> Site:
 
 
 def _inside(awaited: object) -> object:
-    """Return the coroutine or generator that an ``__await__`` or an asynchronous iteration wraps, or None."""
+    """Return the coroutine or asynchronous generator inside an object of `_WRAPPERS`, or None for any other object."""
     if type(awaited).__name__ not in _WRAPPERS:
         return None
     return next(

@@ -1,4 +1,4 @@
-"""Fixtures of many tests: the session's folder, the checks that nothing is left, and one sshd."""
+"""Fixtures for all tests: the session's folder, the checks that a test leaves nothing behind, and one sshd."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ from tests.sshd import OpenSsh, find_sshd, need_sshd, start_sshd
 
 @pytest.fixture(scope="session", autouse=True)
 def place() -> Iterator[Place]:
-    """The folder in which all hosts of the session keep theirs; see `tests.ledger`."""
+    """Yield the folder in which all hosts of the test session keep their folders; see `tests.ledger`."""
     with open_place() as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def ledger_of_module(place: Place, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Check after the last test of a module that nothing is left of its runs, including those of the module's cluster."""
+    """Check after a module's last test that no run has left anything behind, not even runs of the module's cluster."""
     if find_sshd() is not None:
         request.getfixturevalue("sshd")  # the session's server starts before the ledger counts what is open
     ledger = Ledger(place, own=False)
     with ledger.listening():
         yield
-        gc.collect()  # asyncio reports an exception that was never retrieved when the task is collected
+        gc.collect()  # asyncio reports an unretrieved exception only when the task is garbage-collected
         until_none_is_left(ledger.left)
 
 
 @pytest.fixture
 def ledger(ledger_of_module: None, place: Place, request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    """Check after the test that nothing is left of it. Request it first: fixtures requested later end before it."""
+    """Check that the test has left nothing behind.
+
+    A test must request this fixture before all others, so that pytest ends the others before the check.
+    """
     if _loop_of(request) == "module":
-        request.getfixturevalue("_loop_of_module")  # opens the descriptors of the module's loop before they are counted
+        request.getfixturevalue("_loop_of_module")  # opens the module's loop before the ledger counts descriptors
     lasting = request.getfixturevalue("cluster") if "cluster" in request.fixturenames else None
     kept = Ledger(place, cluster=lasting)
     with kept.listening():
@@ -46,14 +49,14 @@ def ledger(ledger_of_module: None, place: Place, request: pytest.FixtureRequest)
 
 @pytest.fixture
 def ledger_of_loop(ledger: Ledger, request: pytest.FixtureRequest) -> None:
-    """Check that no task is left in the test's loop, before the loop ends and cancels them all."""
+    """Check that the test has left no task in its event loop, before the loop ends and cancels all tasks."""
     if (loop := _loop_of(request)) is not None:
         request.getfixturevalue(f"_tasks_of_{loop}_loop")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def _loop_of_module() -> None:
-    """Open the loop of the module."""
+    """Do nothing. A request for this fixture makes pytest-asyncio open the module's event loop."""
 
 
 @pytest_asyncio.fixture
@@ -67,12 +70,12 @@ async def _tasks_of_function_loop() -> AsyncIterator[None]:
 async def _tasks_of_module_loop(ledger: Ledger) -> AsyncIterator[None]:
     before = tasks()
     yield
-    # Check the ledger here, too: some things go only while this loop runs.
+    # Check the ledger here as well, because some things disappear only while this loop runs.
     await until_the_loop_has_none_left(lambda: beyond(before, tasks()) + ledger.left())
 
 
 def _loop_of(request: pytest.FixtureRequest) -> str | None:
-    """Return the scope of a test's loop, or None for a test without one."""
+    """Return the scope of a test's event loop, or None if the test is not a coroutine function."""
     if not inspect.iscoroutinefunction(request.function):
         return None
     marker = request.node.get_closest_marker("asyncio")
@@ -81,7 +84,7 @@ def _loop_of(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSsh]:
-    """One OpenSSH server on loopback for the whole session."""
+    """Run one OpenSSH server on loopback for the whole test session."""
     need_sshd()
     with start_sshd(tmp_path_factory.mktemp("sshd")) as server:
         yield server
@@ -89,6 +92,6 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSsh]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one folder in one process under ``-n 2``: they share a cluster."""
+    """Keep the tests of one folder in one process under ``-n 2``, because tests of one module share a cluster."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(item.path.parent.name))

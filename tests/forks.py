@@ -1,4 +1,4 @@
-"""Counts the processes that the user of the calling process may start."""
+"""Counts how many more processes the calling process may start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["fork_and_count"]
 
 
 def fork_and_count(most: int) -> int:
-    """Fork until the system refuses, or `most` times. Return the number of forks; all of them have ended."""
+    """Fork until the system refuses, but at most `most` times. Then end all forks, and return their number."""
     made: list[int] = []
     try:
         for _ in range(most):

@@ -1,14 +1,21 @@
-"""Checks that a fault test leaves nothing behind: invariants R3 (no orphans) and R4 (the books are even).
+"""Checks that a test leaves nothing behind: no orphans are left, and all amounts of hosts are free again.
 
-Before and after a test, the ledger lists the processes, folders, stores and control groups of all runs of this test
-session, the descriptors, threads and children of this process, and the tasks of the event loop. Whatever the list has
-gained must go by itself within `LIMIT_S`. Otherwise the test fails.
+Before and after a test, the ledger lists three kinds of things:
 
-Other programs may run agents on the same machine. The ledger tells the session's processes by an environment variable
-that programs started here inherit, and that the servers of `tests.sshd` pass on. Forks inherit it as well. The ledger so
-finds every process that Handout finds by its own marks (see `handout.host.system.orphans`), and finds it before the
-marks are set. The folders of runs lie in a folder of the session, and stores and control groups are named after them.
-The ledger reads /proc. On systems other than Linux it checks nothing.
+- the processes, folders, stores and control groups of all runs of this test session
+- the descriptors, threads and children of this process
+- the tasks of the event loop
+
+Everything that is new in the list after the test must disappear without help within `LIMIT_S`, or the test fails.
+
+Other programs may run agents on the same machine. The ledger recognizes the session's processes by an environment
+variable. Programs that are started here inherit the variable, forks inherit it as well, and the servers of
+`tests.sshd` pass it on. So the ledger finds every process that Handout finds by its own marks (see
+`handout.host.system.orphans`), even before these marks are set.
+
+The folders of all runs lie in a folder of the session. The control group of a run has the name of the run's folder. The
+lock file of a store contains the path of that folder. The ledger reads /proc, so it checks nothing on systems other
+than Linux.
 """
 
 from __future__ import annotations
@@ -46,11 +53,13 @@ __all__ = [
     "until_the_loop_has_none_left",
 ]
 
-#: Seconds in which a run's remains must go by themselves: a supervisor closes its connections before it exits, and a thread
-#: that is not waited for may be reading keys. A busy machine needs more of them than an idle one. The limit is below the
-#: default lease, so that what only the lease would end is found. A test that leaves something to a lease waits for that itself.
+#: Seconds within which everything that a run leaves must disappear without help. Some things need a moment: a
+#: supervisor closes its connections before it exits, and a thread that no code waits for may still be reading keys. A
+#: busy machine needs more time than an idle one. The limit is shorter than the default lease, so that the ledger
+#: reports processes that only the end of the lease would stop. A test that needs the end of a lease must wait for that
+#: end before the check.
 LIMIT_S = 12.0
-#: The variable that marks the session's processes, and the one that names the folder for its hosts' folders.
+#: The environment variable that marks the session's processes, and the variable that names the parent of host folders.
 VARIABLE, PLACE = "HANDOUT_TESTS", "HANDOUT_TMPDIR"
 
 _IN_CREATE = 0x100
@@ -61,15 +70,16 @@ _STORES = "/dev/shm"
 class Thing(NamedTuple):
     """One thing that the ledger counts."""
 
-    #: Things of one kind may replace each other: only their number must not grow.
+    #: A new thing may replace an old thing of the same kind. Only the number of things of one kind must not grow.
     kind: str
-    #: The identity of the thing, and its name in the message if it is left.
+    #: The identity of the thing.
     which: object
+    #: How the failure message describes the thing.
     words: str
 
 
 def beyond(before: Iterable[Thing], after: Iterable[Thing]) -> list[str]:
-    """Return the names of new things, of each kind whose number has grown."""
+    """Return descriptions of the new things of each kind whose number has grown."""
     before, after = list(before), list(after)
     more = Counter(thing.kind for thing in after) - Counter(thing.kind for thing in before)
     known = {thing.which for thing in before}
@@ -77,10 +87,10 @@ def beyond(before: Iterable[Thing], after: Iterable[Thing]) -> list[str]:
 
 
 class Place:
-    """The folder for the folders of a session's hosts, which tells the session's runs from other runs on this machine.
+    """The parent folder of all host folders of a test session. It tells the session's runs from other runs.
 
     Args:
-        folder: An empty folder. Its name is short, because it is part of the paths of sockets.
+        folder: An empty folder. Its path must be short, because it is part of the paths of sockets.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -93,7 +103,7 @@ class Place:
         self.watch(folder)
 
     def watch(self, folder: Path) -> None:
-        """Watch one more folder in which hosts keep their folders, as long as it exists."""
+        """Watch one more parent folder of host folders, as long as it exists."""
         if processes.LINUX and self._libc.inotify_add_watch(self._events, os.fsencode(folder), _IN_CREATE) < 0:
             raise OSError(ctypes.get_errno(), "cannot be watched", str(folder))
         self._watched = [path for path in self._watched if path.exists()] + [folder]
@@ -104,7 +114,7 @@ class Place:
             os.close(self._events)
 
     def names(self) -> set[str]:
-        """Return the names of the folders of all runs so far, including folders that are gone."""
+        """Return the names of the folders of all runs so far, including removed folders."""
         while self._events >= 0:
             try:
                 events = os.read(self._events, 1 << 16)
@@ -127,7 +137,7 @@ class Place:
         return found
 
     def pids(self) -> set[int]:
-        """Return all living processes that this one has started, directly or not, except those of sshd."""
+        """Return the living processes that this process has started, directly or indirectly, without sshd's own."""
         found = set()
         for name in filter(str.isdigit, os.listdir("/proc") if processes.LINUX else ()):
             if self._mark in _read(f"/proc/{name}/environ").split(b"\0") and not _read(f"/proc/{name}/comm").startswith(
@@ -138,12 +148,13 @@ class Place:
 
 
 class Ledger:
-    """The state when the ledger is made, and all that is left beyond it later.
+    """Records the state of the session when it is created, and later reports what was added to that state.
 
     Args:
         place: The session's folder.
-        own: True to check also the descriptors, threads and children of this process.
-        cluster: A cluster that is open all the while. Its hosts must have as much free as before.
+        own: True to check the descriptors, threads and children of this process as well.
+        cluster: A cluster that stays open during the test. After the test, its hosts must have the same free amounts
+            and numbers of tasks as before.
     """
 
     def __init__(self, place: Place, *, own: bool = True, cluster: Cluster | None = None) -> None:
@@ -167,7 +178,7 @@ class Ledger:
             logger.removeHandler(handler)
 
     def left(self) -> list[str]:
-        """Return what is left now, as text."""
+        """Return descriptions of the things that are left now."""
         if not processes.LINUX:
             return []
         return self._said + beyond(self._things, self._look()) + self._processes_left()
@@ -181,14 +192,14 @@ class Ledger:
         return [*found, *_descriptors(), *_threads(), *_children()] if self._own else found
 
     def _processes_left(self) -> list[str]:
-        """Return new processes, except new workers of agents that were there before: agents start workers as needed."""
+        """Describe the new processes. Leave out new workers of older agents, because agents start workers as needed."""
         pids = self._place.pids()
         workers = _workers(self._pids & pids, pids)
         return [_describe("process", pid) for pid in sorted(pids - self._pids - workers)]
 
 
 def _workers(before: set[int], pids: set[int]) -> set[int]:
-    """Return the processes of `pids` that are workers of agents in `before`, without the forks of workers.
+    """Return the processes in `pids` that are workers of agents in `before`. Leave out processes that workers forked.
 
     A worker shares a page of memory with its agent, and with no other process. Both are children of the supervisor, and
     the agent is in the supervisor's session.
@@ -210,7 +221,7 @@ def _workers(before: set[int], pids: set[int]) -> set[int]:
 
 def _pages(pid: int) -> set[bytes]:
     lines = (line.split() for line in _read(f"/proc/{pid}/maps").splitlines() if b"/memfd:handout-page-" in line)
-    return {line[4] for line in lines}  # its inode
+    return {line[4] for line in lines}  # the page's inode
 
 
 def _session(pid: int) -> int:
@@ -231,7 +242,7 @@ def _descriptors() -> Iterator[Thing]:
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
-            continue  # this loop's own descriptor of the folder
+            continue  # listdir's own descriptor, which is closed now
         yield Thing(re.sub(r"\[\d+\]", "", target), (name, target), f"descriptor {name}: {target}")
 
 
@@ -256,17 +267,17 @@ def tasks() -> list[Thing]:
 
 
 def until_none_is_left(left: Callable[[], list[str]], limit_s: float | None = None) -> None:
-    """Wait until nothing is left.
+    """Wait until `left` returns nothing.
 
     Raises:
-        AssertionError: Something is left after the limit; the message names it.
+        AssertionError: Something is still left after the limit. The message names it.
     """
     for _ in _looks(left, limit_s):
         time.sleep(_PAUSE_S)
 
 
 async def until_the_loop_has_none_left(left: Callable[[], list[str]], limit_s: float | None = None) -> None:
-    """Wait in the same way for things that go only while the loop runs."""
+    """Wait as `until_none_is_left` does, but let the loop run meanwhile, because some things disappear only then."""
     for _ in _looks(left, limit_s):
         await asyncio.sleep(_PAUSE_S)
 
@@ -280,7 +291,7 @@ def _looks(left: Callable[[], list[str]], limit_s: float | None) -> Iterator[Non
 
 @contextmanager
 def open_place() -> Iterator[Place]:
-    """Make the session's folder. Hosts started from here on keep their folders in it; nothing is left at the end."""
+    """Make the session's folder, in which hosts then keep their folders. At the end, check that nothing is left."""
     folder = Path(tempfile.mkdtemp(prefix="ho-"))
     before = {name: os.environ.get(name) for name in (VARIABLE, PLACE)}
     os.environ.update({VARIABLE: str(folder), PLACE: str(folder)})
@@ -302,7 +313,7 @@ def open_place() -> Iterator[Place]:
 
 
 def handed_on() -> dict[str, str]:
-    """Return the variables that a server must set for the programs it starts, because they do not inherit them."""
+    """Return the variables that sshd must set for the programs it starts, because it gives them a new environment."""
     return {name: os.environ[name] for name in (VARIABLE, PLACE) if name in os.environ}
 
 

@@ -1,7 +1,7 @@
-"""A host in a network namespace of its own, whose line the test breaks: drops, resets, loss, a cable pulled.
+"""Network namespaces for hosts. A test can break the line to a namespace: drop or reset packets, or pull the cable.
 
-Everything is made by the test and goes with it: the namespace, the two ends of its cable, its rules, and every process
-that lives in it. Needs root, ``ip`` and ``nft``.
+`make_namespace` makes a namespace and its virtual cable. At the end of its block, it removes both, and kills all
+processes in the namespace. This needs root, ``ip`` and ``nft``.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def why_none() -> str | None:
 
 
 class Namespace:
-    """A network namespace, and the faults of its line.
+    """A network namespace whose connection to this machine can have faults.
 
     Args:
-        name: Its name.
-        subnet: The first three numbers of its network and of this side's; see `address`.
+        name: The name of the namespace.
+        subnet: The first three numbers of the addresses at both ends of the cable, such as ``198.18.0``.
     """
 
     def __init__(self, name: str, subnet: str) -> None:
@@ -72,7 +72,7 @@ class Namespace:
         """Kill every process in the namespace."""
         until = time.monotonic() + HANG_S
         while pids := self.pids():
-            assert time.monotonic() < until, f"cannot be ended: {pids}"
+            assert time.monotonic() < until, f"processes that cannot be killed: {pids}"
             for pid in pids:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -101,7 +101,7 @@ class Namespace:
         self._rule("meta l4proto tcp reject with tcp reset", True, True)
 
     def lose(self, percent: int) -> None:
-        """Drop that percentage of packets in each direction, at random."""
+        """Drop `percent` % of the packets in each direction, at random."""
         self._rule(f"numgen random mod 100 < {percent} drop", True, True)
 
     def heal(self) -> None:
@@ -134,9 +134,9 @@ class Namespace:
 
 @contextmanager
 def make_namespace() -> Iterator[Namespace]:
-    """Make a namespace, and remove it when the block ends, also by an error."""
+    """Make a namespace, and remove it when the block ends, even if the block raises."""
     taken = _call("ip", "-4", "-o", "address").stdout
-    # Reserved for tests of networks (RFC 2544); other tests may run on this machine at the same time.
+    # RFC 2544 reserves 198.18.0.0/15 for network tests. The choice is random, because other tests may run here now.
     subnets = (f"198.{18 + secrets.randbelow(2)}.{secrets.randbelow(256)}" for _ in range(1000))
     subnet = next(subnet for subnet in subnets if f" {subnet}." not in taken)
     namespace = Namespace(f"handout-{os.getpid()}-{next(_number)}", subnet)

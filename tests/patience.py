@@ -1,7 +1,7 @@
-"""How long a test waits for what must come, on a machine that may be busy.
+"""Time limits for tests, on a machine that may be busy.
 
-:data:`HANG_S` is the bound of a wait that only a hang reaches. A bound that is a promise of Handout's own, such as the five
-seconds of closing a cluster, is what the promise says on an idle machine, and is stretched on a busy one.
+`HANG_S` is for waits that reach their limit only if the code hangs. Handout also promises some limits, such as five
+seconds for closing a cluster. A promise holds on an idle machine. `stretched` returns the longer limit for a busy one.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import time
 
 __all__ = ["HANG_S", "stretched"]
 
-#: Seconds. It is below pytest's own limit for a test, whose failure would not say what was waited for.
+#: Seconds. This is less than pytest's limit for a test, because pytest's message does not say what the test waited for.
 HANG_S = 120.0
 
-#: Seconds of CPU time over which the machine is measured: several slices of a scheduler.
+#: Seconds of CPU time that one measurement of the machine takes: several time slices of the system's scheduler.
 _SAMPLE_S = 0.03
 
 
 def stretched(limit_s: float) -> float:
-    """Return how long something may take on this machine now that takes at most `limit_s` on an idle one.
+    """Return the limit on this machine now for an action that takes at most `limit_s` on an idle machine.
 
-    A computation on a machine with ten other busy processes takes several times its own CPU time; so does what the test
-    measures.
+    Beside ten other busy processes, a computation takes several times its CPU time, and so does the action that the
+    test measures. The function measures this factor with a short computation.
     """
     began, until = time.monotonic(), time.thread_time() + _SAMPLE_S
     while time.thread_time() < until:

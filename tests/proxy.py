@@ -1,4 +1,4 @@
-"""A small TCP proxy between a client and sshd: cuts, stalls, limits the rate."""
+"""A small TCP proxy between a client and sshd. It can cut connections, hold back bytes and limit the rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Proxy:
 
     Args:
         target_port: The server's port on loopback.
-        bytes_per_s: In each direction, or None for no limit.
+        bytes_per_s: The limit of the rate in each direction, or None for no limit.
     """
 
     def __init__(self, target_port: int, bytes_per_s: float | None = None) -> None:
@@ -39,7 +39,7 @@ class Proxy:
         self._left: int | None = None
 
     def cut_after(self, nbytes: int) -> None:
-        """Let `nbytes` pass, both directions together, and then reset all connections, once."""
+        """Reset all connections once, after `nbytes` more bytes have passed in both directions together."""
         self._left = nbytes
 
     @property
@@ -48,12 +48,12 @@ class Proxy:
         return self._left is not None
 
     def cut(self) -> None:
-        """Reset all connections."""
+        """Close all connections at once, without sending the bytes that are buffered here."""
         for writer in list(self._writers):
             writer.transport.abort()
 
     def stall(self) -> None:
-        """Hold back all bytes without closing a connection: a black hole."""
+        """Hold back all bytes, but close no connection."""
         self._open.clear()
 
     def resume(self) -> None:
@@ -61,7 +61,7 @@ class Proxy:
         self._open.set()
 
     def strand(self) -> None:
-        """Hold back the bytes of the present connections for good; later connections work."""
+        """Hold back the bytes of the present connections for ever. Later connections work."""
         self.stall()
         self._open = asyncio.Event()
         self._open.set()
@@ -138,7 +138,7 @@ class Proxy:
         writer.transport.abort()
 
     def _reset(self) -> None:
-        """Send the bytes that were let through, then reset all connections."""
+        """Close all connections with a TCP reset."""
         for writer in list(self._writers):
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -14,14 +14,14 @@ from tests.patience import HANG_S
 
 
 async def until(condition: Callable[[], object], limit_s: float = HANG_S) -> None:
-    """Poll until a condition outside this process holds."""
+    """Poll a condition until it holds. Raise TimeoutError after `limit_s` seconds."""
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 def started(cluster: Cluster | ClusterRuntime, host: str) -> StartedAgent:
-    """Return the address and processes of a host's agent."""
+    """Return what the running agent of a host has reported of itself, such as its folder and its supervisor."""
     runtime = cluster._runtime if isinstance(cluster, Cluster) else cluster
     found = runtime.driver.agents[host].link.started
     assert found is not None
@@ -29,12 +29,12 @@ def started(cluster: Cluster | ClusterRuntime, host: str) -> StartedAgent:
 
 
 def agent_pid(agent: StartedAgent) -> int:
-    """Return the agent's process, which is the first child of its supervisor."""
+    """Return the number of the agent's process, which is the first child of the supervisor."""
     return int(Path(f"/proc/{agent.supervisor}/task/{agent.supervisor}/children").read_text().split()[0])
 
 
 def gone(pid: int) -> bool:
-    """Return True if a process has ended; its parent may not have waited for it yet."""
+    """Return True if a process has ended, even if its parent has not waited for it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
     except OSError:
@@ -42,7 +42,7 @@ def gone(pid: int) -> bool:
 
 
 def family(agent: StartedAgent) -> list[int]:
-    """Return a living agent's supervisor and all processes below it."""
+    """Return the numbers of a living agent's supervisor and of all processes below the supervisor."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -54,7 +54,7 @@ def family(agent: StartedAgent) -> list[int]:
     found = [agent.supervisor]
     for above in found:
         found += [pid for pid, parent in parents.items() if parent == above]
-    assert len(found) > 2, "a supervisor, its agent and workers"
+    assert len(found) > 2, "expected a supervisor, its agent and at least one worker"
     return found
 
 
@@ -64,6 +64,6 @@ def descendants(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process and all below it; pages that forks share count for each."""
+    """Return the memory of a process and of all processes below it. A page that forks share counts for each fork."""
     pages = sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in descendants(pid))
     return pages * os.sysconf("SC_PAGE_SIZE")

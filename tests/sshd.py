@@ -49,7 +49,7 @@ def _make_key(path: Path) -> str:
 
 @dataclass(frozen=True)
 class OpenSsh:
-    """A server that runs, and what a client has to know about it."""
+    """A running server, with the data that a client needs."""
 
     folder: Path
     port: int
@@ -59,7 +59,7 @@ class OpenSsh:
 
     @property
     def options(self) -> dict[str, object]:
-        """For ``Host(ssh=...)``: this server's keys and nothing of the user's own configuration."""
+        """The options for ``Host(ssh=...)``: the keys of this server, and none of the user's own configuration."""
         return {
             "known_hosts": str(self.folder / "known_hosts"),
             "client_keys": [str(self.folder / "client_key")],
@@ -74,13 +74,13 @@ class OpenSsh:
         python: str = sys.executable,
         port: int | None = None,
     ) -> Host:
-        """An inventory entry; several names make several hosts of this one server.
+        """Return an inventory entry for this server. Each name makes another host of the one server.
 
         Args:
-            name: Of the host.
-            capabilities: What is declared of it.
-            python: The interpreter there.
-            port: Of a proxy in front of the server: the same key is known there.
+            name: The name of the host.
+            capabilities: The capabilities that the entry declares.
+            python: The interpreter on the host.
+            port: The port of a proxy in front of the server. The client accepts the server's key at that port, too.
         """
         options = self.options
         if port is not None:
@@ -98,7 +98,12 @@ class OpenSsh:
         )
 
     def inventory_file(self, hosts: Mapping[str, str], *, python: str = sys.executable) -> Path:
-        """A ``hosts.toml`` with each name's capabilities given as an inline table."""
+        """Write a ``hosts.toml`` and return its path.
+
+        Args:
+            hosts: The capabilities of each host, as an inline TOML table, by the name of the host.
+            python: The interpreter on all hosts.
+        """
         lines = [
             "[defaults]",
             f'address = "{self.address}"',
@@ -122,10 +127,11 @@ def start_sshd(
     """Run a server until the block ends.
 
     Args:
-        folder: An empty folder for its keys and its configuration.
-        settings: Lines for its ``sshd_config``; they win over the ones here.
-        address: Where it listens.
-        prefix: What its command line begins with: a program that turns into it, such as ``ip netns exec NAME``.
+        folder: An empty folder for the server's keys and configuration.
+        settings: Lines for ``sshd_config``. They take precedence over the lines that this function writes.
+        address: The address at which the server listens.
+        prefix: The beginning of the command line. The program there must replace itself by the server, as
+            ``ip netns exec`` does.
     """
     program = find_sshd()
     assert program, "no sshd on this machine"
@@ -173,14 +179,17 @@ def start_sshd(
 
 
 def _set_env(settings: Iterable[str]) -> list[str]:
-    """Return the SetEnv line for programs that the server starts. sshd heeds only one such line."""
+    """Return one SetEnv line with the variables of `settings` and of the ledger: sshd uses only the first such line."""
     said = [line.removeprefix("SetEnv ") for line in settings if line.startswith("SetEnv ")]
     values = {**handed_on(), **dict(pair.split("=", 1) for line in said for pair in line.split())}
     return ["SetEnv " + " ".join(f"{name}={value}" for name, value in values.items())] if values else []
 
 
 def _copy_log(process: subprocess.Popen[str], path: Path, listening: threading.Event) -> None:
-    """Copy the server's log into a file, so that the server never waits for a reader. Set `listening` when it is up."""
+    """Copy the server's log into a file, and set `listening` when the log says that the server listens.
+
+    If no thread read the server's output, the pipe could fill up, and the server would wait.
+    """
     assert process.stderr is not None
     with process.stderr as lines, path.open("w", encoding="utf-8") as log:
         for line in lines:

@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run_example(name: str, *arguments: str) -> str:
-    """What an example prints; its errors, when it fails, are the test's."""
+    """Run an example, and return what it prints. If the example fails, the test fails with the example's errors."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments],
         capture_output=True,
@@ -56,7 +56,7 @@ def test_the_ancestors_example_takes_the_heavy_part_to_the_host_with_cuda() -> N
 
 @pytest.mark.ssh
 def test_the_word_index_over_ssh(sshd: OpenSsh) -> None:
-    """Which of the hosts is up first is chance; that every task ran on one of them is not."""
+    """Chance decides which host is up first, so the test only checks that every task ran on one of the two hosts."""
     inventory = sshd.inventory_file({"left": "{ cpu = 1 }", "right": "{ cpu = 1 }"})
     printed = run_example("wordcount.py", "--shards", "12", "--inventory", str(inventory))
     assert re.search(r"^'socket' is in \d+ modules", printed, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Names have one meaning each: classes, and the words of the glossary."""
+"""The name of a class has one meaning, and so has each word of the glossary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GLOSSARY = HOUSE.parent / "docs" / "index.md"
 
 
 def classes() -> dict[str, list[str]]:
-    """By name: where classes are defined, module by module."""
+    """Return the places at which the package defines each class, by the name of the class."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(HOUSE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -24,7 +24,7 @@ def classes() -> dict[str, list[str]]:
 
 
 def words() -> list[str]:
-    """The words of the glossary: the lines that a definition follows."""
+    """Return the words of the glossary. A word stands on the line before its definition."""
     text = GLOSSARY.read_text(encoding="utf-8").partition("## Words")[2]
     return [word for line in re.findall(r"^(\w.*)\n: ", text, re.MULTILINE) for word in line.split(", ")]
 
@@ -45,7 +45,7 @@ def test_a_word_of_the_glossary_is_the_name_of_one_class_at_most() -> None:
 
 
 def test_a_tuple_has_three_fields_at_most() -> None:
-    """A position is not a name: four fields and more are a NamedTuple, or columns."""
+    """A reader cannot tell many fields by their positions, so four or more fields must have names or be columns."""
     wide = [
         f"{path.relative_to(HOUSE)}:{node.lineno} {ast.unparse(node)}"
         for path in sorted(HOUSE.rglob("*.py"))

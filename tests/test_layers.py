@@ -1,4 +1,8 @@
-"""The walls of the house: which room may import which, what the agent may use, and what the core may not know."""
+"""The rules for imports in the package, which is called the house here.
+
+The files and folders at the top of the house are its rooms; see ``docs/design.md``. The tests check which rooms a room
+may import, what code that travels to hosts may use, and what the core must not use.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +19,22 @@ import handout
 
 HOUSE = Path(handout.__file__).parent
 
-#: The rooms of the house, lowest first, and for each the rooms (or single modules) that it may import.
+#: The rooms of the house, lowest first. The set of each room has the rooms, or single modules, that it may import.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
-    # Travel to hosts.
+    # Rooms that travel to hosts.
     "protocol": set(),
     "serialization": set(),
     "host": {"protocol", "serialization"},
-    # What went wrong with a task, and what a run tells its watchers.
+    # The failures of tasks, and the events that a run sends to its watchers.
     "failures": {"errors", "serialization"},
     "events": {"errors", "failures"},
-    # What the user builds, and decisions about it.
+    # Hosts and graphs, which the user describes, and the decisions about their tasks.
     "resources": {"errors"},
     "graph": {"errors", "resources", "serialization"},
     "allocators": {"errors", "resources", "protocol"},
     "scheduler": {"errors", "resources", "allocators", "protocol"},
-    # The controller's own work.
+    # The other parts of the controller, and the simulator.
     "submission": {"errors", "resources", "graph", "allocators", "scheduler", "protocol", "serialization"},
     "transport": {"errors", "resources", "protocol", "serialization"},
     "journal": {"errors", "graph", "serialization", "submission"},
@@ -63,10 +67,10 @@ ARROWS: dict[str, set[str]] = {
     },
 }
 
-#: The rooms that travel.
+#: The rooms that travel to hosts.
 TRAVELS = ("protocol", "serialization", "host")
 
-#: What a decision must not depend on.
+#: Modules that the core must not import, because its decisions may depend only on its arguments.
 IMPURE = {
     "asyncio",
     "anyio",
@@ -81,14 +85,14 @@ IMPURE = {
     "time",
 }
 
-#: Travels in the bundle beside them, so its modules may import it, at call time only.
+#: Packages that travel in the same bundle. Modules that travel may import these packages, but only inside functions.
 CARRIED = {"dill"}
 
 MODULES = sorted(HOUSE.rglob("*.py"))
 
 
 def part_of(path: Path) -> str:
-    """The folder (or the file, for one that stands alone) of the house that a module belongs to."""
+    """Return the room of a module: the folder at the top of the house, or the file itself if it lies at the top."""
     return path.relative_to(HOUSE).parts[0].removesuffix(".py")
 
 
@@ -98,7 +102,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, int, bool]]:
-    """Every import of a module as (absolute dotted name, line, whether at module level)."""
+    """Yield the absolute dotted name and the line of each import, with True if the import is at module level."""
     package = ["handout", *path.relative_to(HOUSE).parts[:-1]]
     tree = parsed(path)
     top_level = {id(node) for node in tree.body}
@@ -121,7 +125,7 @@ def named(path: Path) -> str:
 @pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) != "__init__"], ids=named)
 def test_imports_follow_the_arrows(path: Path) -> None:
     mine = part_of(path)
-    assert mine in ARROWS, f"{mine} has no arrows: give it some here and in docs/design.md"
+    assert mine in ARROWS, f"{mine} is missing: add it to ARROWS and to docs/design.md"
     for name, line, _ in imports_of(path):
         parts = name.split(".")
         if parts[0] != "handout":
@@ -130,11 +134,11 @@ def test_imports_follow_the_arrows(path: Path) -> None:
         assert len(parts) > 1, f"{where}: import from the module that defines it"
         assert parts[1] in ARROWS, f"{where}: import from the module that defines it"
         allowed = parts[1] == mine or parts[1] in ARROWS[mine] or ".".join(parts[1:3]) in ARROWS[mine]
-        assert allowed, f"{where}: {mine} may import {sorted(ARROWS[mine])}"
+        assert allowed, f"{where}: {mine} may import only {sorted(ARROWS[mine])}"
 
 
 def test_the_arrows_have_no_circle() -> None:
-    """The table lists the lowest room first, so each arrow points up the page."""
+    """The table lists the lowest room first, so a room may import only rooms that stand above it in the table."""
     rooms = list(ARROWS)
     for room, below in ARROWS.items():
         for each in below:
@@ -143,7 +147,7 @@ def test_the_arrows_have_no_circle() -> None:
 
 @functools.cache
 def only_for_checkers(path: Path) -> set[int]:
-    """The lines below ``if TYPE_CHECKING:``."""
+    """Return the numbers of the lines inside ``if TYPE_CHECKING:``."""
     return {
         line
         for node in ast.walk(parsed(path))
@@ -154,7 +158,7 @@ def only_for_checkers(path: Path) -> set[int]:
 
 
 def test_packages_do_not_import_each_other_in_a_ring() -> None:
-    """Two folders of one storey may know each other in one direction only; names in annotations do not count."""
+    """Two rooms must not import each other. Imports inside ``if TYPE_CHECKING:`` do not count."""
     edges = {
         (part_of(path), name.split(".")[1])
         for path in MODULES
@@ -167,13 +171,13 @@ def test_packages_do_not_import_each_other_in_a_ring() -> None:
 
 
 def module_of(path: Path) -> str:
-    """The dotted name of a module of the house."""
+    """Return the dotted name of a module of the house."""
     parts = ["handout", *path.relative_to(HOUSE).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imported_modules(path: Path, known: set[str]) -> set[str]:
-    """The modules of the house that a module names in its imports, also below ``if TYPE_CHECKING:``."""
+    """Return the modules of the house that a module imports, also inside ``if TYPE_CHECKING:``."""
     found = set()
     for name, _, _ in imports_of(path):
         module = name if name in known else name.rpartition(".")[0]
@@ -183,7 +187,7 @@ def imported_modules(path: Path, known: set[str]) -> set[str]:
 
 
 def circles() -> set[frozenset[str]]:
-    """The groups of modules that import each other, directly or by way of others of the group."""
+    """Return the groups of modules that import each other, directly or through other modules of the group."""
     known = {module_of(path) for path in MODULES}
     below = {module_of(path): imported_modules(path, known) for path in MODULES}
     reached: dict[str, set[str]] = {}
@@ -203,7 +207,7 @@ def circles() -> set[frozenset[str]]:
 
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
-    """Names that are imported for annotations only count, too."""
+    """Imports inside ``if TYPE_CHECKING:`` count as well."""
     assert [sorted(circle) for circle in circles()] == []
 
 
@@ -216,9 +220,9 @@ def test_what_travels_uses_the_standard_library_and_itself(path: Path) -> None:
         parts = name.split(".")
         where = f"{named(path)}:{line} imports {name}"
         if parts[0] == "handout":
-            assert parts[1] in TRAVELS, f"{where}: the rest of the house does not travel"
+            assert parts[1] in TRAVELS, f"{where}: that room does not travel to hosts"
         elif parts[0] in CARRIED:
-            assert not at_top, f"{where} at the top: it is bundled, but must cost nothing until it is needed"
+            assert not at_top, f"{where} at module level: import it in the function that needs it"
         else:
             assert parts[0] in sys.stdlib_module_names, f"{where}, which a bare Python does not have"
 
@@ -235,12 +239,12 @@ def test_what_travels_is_written_in_python_3_9(path: Path) -> None:
 def test_the_scheduler_knows_no_clock_and_no_io(path: Path) -> None:
     for name, line, _ in imports_of(path):
         assert name.split(".")[0] not in IMPURE, (
-            f"{named(path)}:{line} imports {name}: a decision takes it as an argument"
+            f"{named(path)}:{line} imports {name}: the core must take such values as arguments"
         )
 
 
 def test_importing_handout_does_not_import_asyncssh() -> None:
-    """It costs 0.2 s, and a run on this machine never needs it."""
+    """The import of asyncssh takes 0.2 s, and a run on this machine never needs it."""
     code = "import sys, handout; print([m for m in ('asyncssh', 'cryptography', 'dill', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""The check that follows every fault test can fail, and says what it found."""
+"""The ledger, which checks what a fault test leaves behind, finds each kind of thing and names it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_whatever_a_test_leaves_is_found_and_named(tmp_path: Path) -> None:
         "a_task_in_the_modules_loop": [r"task <Task pending .*coro=<forever\(\)"],
         "a_task_on_a_host": [r"task <Task pending", r"host here with .* free, tasks: 1"],
         "an_exception_that_nobody_heard_of": [r"asyncio said: Task exception was never retrieved"],
-        # Its store, too, unless another program's agent on this machine has removed it meanwhile.
+        # The store is left as well, but an agent of another program on this machine may have removed it by now.
         "what_nobody_looks_after_any_more": [r"folder \S+/ho-\w+/handout-"],
     }
     if parent_groups():
@@ -49,7 +49,7 @@ def test_whatever_a_test_leaves_is_found_and_named(tmp_path: Path) -> None:
 
 
 def fork_and_stay(path: str) -> None:
-    """Start a process in three ways, and say who they are."""
+    """Start three processes, each in another way. Write their numbers to `path`, and stay."""
     fork = os.fork()
     if fork == 0:
         time.sleep(60)

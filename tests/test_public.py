@@ -1,4 +1,4 @@
-"""The public names: one list, three faces of it, and what importing them costs."""
+"""The public names: type checkers and the interpreter see the same names, and every name exists."""
 
 from __future__ import annotations
 

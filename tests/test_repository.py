@@ -1,4 +1,4 @@
-"""What the repository says about itself stays true: the README's commands and code, the configuration, the diagrams."""
+"""What the repository says is true: the README's commands and code, other pages, the configuration, the diagrams."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_python_in_the_documentation_compiles(page: Path) -> None:
 
 
 def test_the_first_graph_of_the_readme_works(tmp_path: Path) -> None:
-    """As a user would: saved as a file, with three numbers in data.csv."""
+    """The test runs the code as a user would: from a file, with three numbers in data.csv."""
     (code,) = (block for block in blocks("python") if "asyncio.run" in block)
     (tmp_path / "first.py").write_text(code, encoding="utf-8")
     (tmp_path / "data.csv").write_text("1\n2\n6\n", encoding="utf-8")
@@ -111,7 +111,7 @@ def test_the_folders_that_travel_and_no_other_are_held_to_python_3_9() -> None:
     environments = project["tool"]["pyright"]["executionEnvironments"]
     old = {each["root"] for each in environments if each.get("pythonVersion") == "3.9"}
     assert old == {f"handout/{folder}" for folder in TRAVELS}
-    assert environments[-1] == {"root": "."}, "pyright takes the first that fits"
+    assert environments[-1] == {"root": "."}, "the root must be last: pyright takes the first that fits"
 
 
 @pytest.mark.parametrize("folder", ["execution", *TRAVELS])

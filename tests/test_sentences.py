@@ -1,7 +1,8 @@
-"""Sentences name their actor: none of docstrings, comments, messages and pages has "who" or "somebody" for one.
+"""Sentences name their actor: in docstrings, comments, messages and pages, no "who" or "somebody" is the subject.
 
-``whoever``, ``somebody``, ``anybody`` and ``nobody`` are refused wherever they stand. ``who`` is refused where it begins a
-sentence or a clause: "a user who presses Ctrl-C" says of whom it speaks, "who is silent is let go" does not.
+The test refuses ``whoever``, ``somebody``, ``anybody`` and ``nobody`` everywhere. It refuses ``who`` only at the
+beginning of a sentence or clause, as in "who is silent is let go". It accepts "a user who presses Ctrl-C", because this
+names the actor.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ ROOT = Path(__file__).parent.parent
 #: Folders and files of the checkout that the test reads.
 READ = ["handout", "docs", "README.md", "CONTRIBUTING.md"]
 
-#: Sentences that may stay, with the reason: a piece of each, by file.
+#: Sentences that may stay as they are: a piece of each sentence, by file. A comment beside each piece gives the reason.
 EXCEPTIONS: dict[str, set[str]] = {}
 
-#: Files that are still to be rewritten. A file that is clean leaves this list for good.
+#: Files that must still be rewritten. A file that was rewritten must never be listed again.
 NOT_YET: set[str] = set()
 
 _NOBODY = re.compile(r"\b(whoever|somebody|anybody|nobody)\b", re.IGNORECASE)
@@ -50,14 +51,14 @@ _CLAUSE = [
     "of",
 ]
 _WHO = re.compile(rf"(?:^|[.,;:!?(\u2013\u2014-]\s+|\b(?:{'|'.join(_CLAUSE)})\s+)who\b(?!\s*\?)", re.IGNORECASE)
-#: "Readers who debug a link, or who change it" has one subject for both.
+#: In "readers who debug a link, or who change it", the second "who" has the same subject as the first, so it may stay.
 _AND_WHO = re.compile(rf"(\b(?!(?:{'|'.join(_CLAUSE)})\b)\w+ who\b[^.;:]*?,? (?:and|or)) who\b")
 
 
 def sentences_of_code(source: str) -> Iterator[tuple[int, str]]:
-    """Each docstring, comment and other string with a space in it, with the line that it begins at.
+    """Yield the text of each comment and string of a module, with the line at which the text begins.
 
-    Comments that follow each other, and the parts of one f-string, are one text.
+    Comments on successive lines are one text, and so are all parts of an f-string.
     """
     comment, began, last = "", 0, -1
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -82,7 +83,7 @@ def sentences_of_code(source: str) -> Iterator[tuple[int, str]]:
 
 
 def sentences_of_page(page: str) -> Iterator[tuple[int, str]]:
-    """Each paragraph, list item and row of a table, without what is code."""
+    """Yield each paragraph, list item and table row of a page, with its first line number. Leave out blocks of code."""
     code, text, began = False, "", 0
     for number, line in enumerate([*page.splitlines(), ""], 1):
         if line.lstrip().startswith("```"):
@@ -98,7 +99,7 @@ def sentences_of_page(page: str) -> Iterator[tuple[int, str]]:
 
 
 def found_in(path: Path) -> list[tuple[int, str]]:
-    """Sentences of a file that have no actor, with their lines."""
+    """Return the sentences of a file that do not name their actor, with their line numbers."""
     text = path.read_text(encoding="utf-8")
     found = []
     for line, each in sentences_of_code(text) if path.suffix == ".py" else sentences_of_page(text):

@@ -1,4 +1,4 @@
-"""The soak of `benchmarks.soak` in small, so that it can be relied on when it is run at length."""
+"""A short run of the soak in `benchmarks.soak`, so that a long run can be relied on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works where there is no checkout."""
+"""The wheel: what it contains, and that it works without the checkout."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ if __name__ == "__main__":
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """What a command prints; its errors are the test's. It inherits nothing that would let it find the checkout."""
+    """Run a command, and return what it prints. If the command fails, the test fails with its errors.
+
+    The command does not inherit environment variables by which it could find the checkout.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     done = subprocess.run(
         list(map(str, command)),
@@ -59,7 +62,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from this checkout, without isolation: nothing is fetched."""
+    """Build the wheel from this checkout. The build uses the packages that are installed here, and downloads none."""
     folder = tmp_path_factory.mktemp("wheel")
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
     (built,) = folder.glob("*.whl")
@@ -84,7 +87,7 @@ def test_the_wheel_has_the_package_with_its_types_and_nothing_else(wheel: Path) 
 
 
 def check_it_runs(python: Path, program: Path, sshd: OpenSsh, on_hosts: str) -> None:
-    """A graph over SSH, from a folder beside the checkout, by the package that this Python has installed."""
+    """Run a graph over SSH, in a folder outside the checkout, with the handout package that `python` has installed."""
     inventory = sshd.inventory_file({"one": "{ cpu = 1 }", "two": "{ cpu = 1 }"}, python=on_hosts)
     numbers, file = run(python, program, inventory, cwd=program.parent).splitlines()
     assert numbers in ("[2, 4, 6] one", "[2, 4, 6] two")
@@ -94,14 +97,14 @@ def check_it_runs(python: Path, program: Path, sshd: OpenSsh, on_hosts: str) -> 
 
 @pytest.mark.ssh
 def test_the_wheel_runs_a_graph_without_the_checkout(wheel: Path, program: Path, sshd: OpenSsh, tmp_path: Path) -> None:
-    """In a fresh environment, whose dependencies are those of the environment of the tests."""
+    """The test installs the wheel in a fresh environment, which takes its dependencies from the tests' environment."""
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"
     run(
         sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel, cwd=tmp_path
     )
     installed = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
-    # Of a path that such a file names, other such files are not read: what is installed as editable is not found.
+    # Python reads no .pth files in a folder that a .pth file names, so it does not find handout's editable install.
     Path(installed, "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
     check_it_runs(python, program, sshd, on_hosts=sys._base_executable)
 
@@ -112,7 +115,7 @@ def test_the_wheel_runs_a_graph_without_the_checkout(wheel: Path, program: Path,
 def test_the_wheel_installs_with_its_dependencies_and_runs(
     minor: int, wheel: Path, program: Path, sshd: OpenSsh, tmp_path: Path
 ) -> None:
-    """As a user's `pip install` does it: what it depends on comes from the registry."""
+    """As for a user, `pip install` takes the dependencies of the wheel from the registry."""
     base = require_python(minor)
     run(base, "-m", "venv", tmp_path / "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"

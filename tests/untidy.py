@@ -1,4 +1,4 @@
-"""Tests that each leave something behind: `tests.test_ledger` runs them and checks that the ledger reports it."""
+"""Tests that leave something behind. `tests.test_ledger` runs them, and checks that the ledger reports each thing."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_leaves_an_exception_that_nobody_heard_of() -> None:
 
 
 async def test_leaves_what_nobody_looks_after_any_more() -> None:
-    """Folders, a store and a control group of a run whose supervisor and agent are killed with everything below."""
+    """The run's folder, store and control group stay, because the test kills the supervisor and the agent."""
     async with Cluster([Host.local("lost", {"cpu": 1})]) as cluster:
         graph = Graph()
         graph.add(work.identity, 1)

@@ -1,4 +1,4 @@
-"""Functions that tests run on hosts: a user's own module, which travels by source."""
+"""Functions that tests run on hosts. To Handout, this is a user's module, which travels as source code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import handout
 
 
 class Refused(Exception):
-    """A user's own exception, with an argument that its constructor needs."""
+    """A user's exception whose constructor has two required arguments."""
 
     def __init__(self, what: str, code: int) -> None:
         super().__init__(what, code)
@@ -39,17 +39,13 @@ def greet(name: str, *, greeting: str = "hello") -> str:
     return f"{greeting} {name}"
 
 
-def describe(parts: dict[str, Any]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in sorted(parts.items()))
-
-
 async def later_add(a: int, b: int) -> int:
     await asyncio.sleep(0)
     return a + b
 
 
 async def wait_for_company(folder: str, me: str, other: str) -> bool:
-    """Ends only when another one runs at the same time in the same place."""
+    """Return True once the call named `other` has begun in the same folder. Return False after 10 s without it."""
     Path(folder, me).touch()
     for _ in range(2000):
         if Path(folder, other).exists():
@@ -71,7 +67,7 @@ def length(data: bytes) -> int:
 
 
 def where() -> tuple[str, int, str]:
-    """The host's name as the task sees it, its process, its attempt's folder."""
+    """Return the host's name as the task sees it, the number of the process, and the folder of the attempt."""
     current = handout.current()
     return current.host, os.getpid(), current.scratch
 
@@ -81,7 +77,7 @@ def fail(message: str) -> None:
 
 
 def fail_then_succeed(path: str, times: int) -> str:
-    """Fails the first ``times`` times, counted in a file."""
+    """Raise in the first `times` calls, and return in later calls. A file counts the calls."""
     with open(path, "a+", encoding="utf-8") as file:
         file.write("x")
         file.seek(0)
@@ -92,7 +88,7 @@ def fail_then_succeed(path: str, times: int) -> str:
 
 
 def mark_and_return(path: str, value: Any) -> Any:
-    """Appends a line, so that a test can count runs."""
+    """Append a line to a file, so that a test can count the calls. Return `value`."""
     with open(path, "a", encoding="utf-8") as file:
         file.write("ran\n")
     return value
@@ -106,17 +102,13 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
-def leave_hard() -> None:
-    os._exit(0)
-
-
 def sleep(seconds: float) -> str:
     time.sleep(seconds)
     return "slept"
 
 
 def sleep_forever(path: str) -> None:
-    """Says where it is, and stays."""
+    """Write the number of the process to a file, and sleep for ever."""
     Path(path).write_text(str(os.getpid()), encoding="utf-8")
     while True:
         time.sleep(3600)
@@ -139,7 +131,7 @@ def spin_ignoring_signals(path: str) -> None:
 
 
 def leave_a_grandchild(path: str) -> str:
-    """A process in a session of its own that would outlive the task."""
+    """Start a process in a session of its own. The process outlives the task unless the supervisor kills it."""
     code = "import os, time; open(%r, 'w').write(str(os.getpid())); time.sleep(1000)" % path
     subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     while not Path(path).exists() or not Path(path).read_text():
@@ -178,7 +170,7 @@ def say(text: str) -> str:
 
 
 def say_and_stay(path: str, lines: int) -> None:
-    """Says who it is, prints, and stays."""
+    """Write the number of the process to a file, print some lines, and sleep for ten minutes."""
     Path(path).write_text(str(os.getpid()), encoding="utf-8")
     for i in range(lines):
         print(f"line {i}")
@@ -200,21 +192,21 @@ def environment(name: str) -> str | None:
 
 
 def wait_for_file(path: str) -> str:
-    """Runs until a file is there."""
+    """Wait until a file exists, and return its path."""
     while not Path(path).exists():
         time.sleep(0.005)
     return path
 
 
 def first_waits(path: str, x: int) -> int:
-    """Of many, the first one takes until a file is there."""
+    """Return `x`. Of many calls, only the call with 0 waits until a file exists."""
     if x == 0:
         wait_for_file(path)
     return x
 
 
 def change_in_place(numbers: Any) -> int:
-    """Writes to its argument. No other task may see that."""
+    """Write to the argument. No other task may see the change."""
     numbers[0] = 99
     return int(numbers[1])
 
@@ -224,14 +216,17 @@ def python_version() -> tuple[int, int]:
 
 
 def grow(path: str, number: int, data: bytes) -> bytes:
-    """One byte more; notes that it ran."""
+    """Return the data with one more byte, and append `number` to a file for each call."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"{number}\n")
     return data + b"x"
 
 
 def nap(folder: str, number: int) -> int:
-    """Takes a fifth of a second of a process that runs; says which one that is."""
+    """Write the number of the process to a file, and sleep for 0.2 s.
+
+    The sleep has short steps, so that the time in which a test has stopped the process does not count.
+    """
     Path(folder, f"{number}-{handout.current().attempt}").write_text(str(os.getpid()), encoding="utf-8")
     for _ in range(20):
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Allocators without a cluster: tasks and views are made by hand."""
+"""Allocators without a cluster: each test makes its tasks and its view of the cluster itself."""
 
 from __future__ import annotations
 

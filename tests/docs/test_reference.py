@@ -1,4 +1,4 @@
-"""The reference as a reader sees it: the site is built strictly, and its pages are searched for every public name."""
+"""The reference pages: the site builds without a warning, the pages describe every public name, and examples run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import handout.journal
 
 ROOT = Path(handout.__file__).parents[1]
 
-#: Public names that are not in `handout` itself.
+#: Names from `handout.events`, `handout.errors` and `handout.journal` that need a section of their own as well.
 ELSEWHERE = [
     *handout.events.__all__,
     *handout.errors.__all__,
@@ -35,7 +35,7 @@ ELSEWHERE = [
 
 
 class Sections(HTMLParser):
-    """The documented objects of a page, by name, each with its text."""
+    """Collects the text of each documented object of a page, by the object's name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def sections(site: Path) -> dict[str, str]:
 
 
 def words_of(text: str | None) -> str:
-    """The letters of a text alone, so that a docstring and its rendering can be compared."""
+    """Return only the letters and digits of a text, so that a docstring can be compared with its rendering."""
     return re.sub(r"[\W_]+", "", text or "")
 
 
@@ -108,7 +108,7 @@ def test_every_public_name_has_a_section_with_its_description(sections: dict[str
 @pytest.mark.timeout(300)
 @pytest.mark.xdist_group("site")
 def test_no_section_shows_a_module_instead_of_its_function(site: Path) -> None:
-    """`handout.locality` names a function, and `handout.allocators.locality` the module that defines it."""
+    """`handout.locality` is a function. `handout.allocators.locality` is the module that defines it."""
     pages = {page.parent.name: page.read_text(encoding="utf-8") for page in (site / "reference").rglob("*.html")}
     assert [name for name, text in pages.items() if "doc-symbol-module" in text] == []
 
@@ -116,14 +116,14 @@ def test_no_section_shows_a_module_instead_of_its_function(site: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.xdist_group("site")
 def test_every_public_method_has_a_section(sections: dict[str, str]) -> None:
-    """Also an inherited one, such as `Graph.add`."""
+    """Inherited methods, such as `Graph.add`, need a section as well."""
     wanted = {
         name
         for cls in public_classes()
         for base in cls.__mro__
         if base.__module__.startswith("handout")
         for name, member in vars(base).items()
-        if not name.startswith(("_", "model_")) and inspect.isfunction(member)  # model_...: pydantic's
+        if not name.startswith(("_", "model_")) and inspect.isfunction(member)  # model_...: names of pydantic
     }
     assert {"add", "map", "reduce", "drain"} < wanted
     assert wanted - sections.keys() == set()
@@ -145,14 +145,14 @@ def test_every_option_is_described_where_editors_and_readers_look(options: type,
 
 
 def own_annotations(cls: type) -> set[str]:
-    """The annotated names of a class, without those of the classes that it extends."""
-    if cls is handout.ClusterOptions:  # Python copies a TypedDict's keys into those that extend it
+    """Return the names that a class itself annotates, without the names that it inherits."""
+    if cls is handout.ClusterOptions:  # Python copies the keys of a TypedDict into its subclasses
         return set(cls.__annotations__) - set(handout.RunOptions.__annotations__)
     return set(vars(cls).get("__annotations__", ()))
 
 
 def attributes_of(cls: type) -> dict[str, str]:
-    """What ``help(cls)`` says of each attribute: the entries of the ``Attributes`` section of the docstring."""
+    """Return the text of each attribute in the ``Attributes`` section of a docstring, which ``help(cls)`` shows."""
     text = inspect.cleandoc(cls.__doc__ or "")
     block = re.search(r"^Attributes:\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
     entries = re.findall(
@@ -177,18 +177,18 @@ def test_every_public_member_of_a_public_class_has_a_docstring(cls: type) -> Non
         if inspect.isfunction(member) or isinstance(member, property):
             assert inspect.getdoc(member) or name in described, f"{cls.__name__}.{name}"
     for name in own_annotations(cls):
-        if not name.startswith("_") and name != "model_config":  # pydantic's own
+        if not name.startswith("_") and name != "model_config":  # an attribute of pydantic
             assert name in described or name in arguments_of(cls), f"{cls.__name__}.{name}"
 
 
 def arguments_of(cls: type) -> set[str]:
-    """The names in the ``Args`` section of a class."""
+    """Return the names in the ``Args`` section of a class's docstring."""
     block = re.search(r"^Args:\n((?:    .*\n?|\n)+)", inspect.cleandoc(cls.__doc__ or ""), re.MULTILINE)
     return set(re.findall(r"^    \*{0,2}(\w+):", block.group(1), re.MULTILINE)) if block else set()
 
 
 def literals_of(cls: type) -> list[tuple[str, str]]:
-    """The strings below attributes."""
+    """Return the name of each annotated attribute that has a string below it, with that string."""
     try:
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     except (OSError, TypeError, ValueError):
@@ -208,7 +208,7 @@ def literals_of(cls: type) -> list[tuple[str, str]]:
     "path", sorted((ROOT / "handout").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT / "handout"))
 )
 def test_docstrings_are_markdown(path: Path) -> None:
-    """Roles of Sphinx such as ``:func:`` stand as raw text on the pages."""
+    """MkDocs would show a Sphinx role such as ``:func:`` as raw text."""
     source = path.read_text(encoding="utf-8")
     assert re.findall(r":(?:func|class|meth|mod|attr|data|exc|ref|term|doc):`", source) == []
 
@@ -258,7 +258,7 @@ def test_examples_compile(name: str, code: str) -> None:
     compile(code, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
-#: What examples use without defining it.
+#: Functions and values that examples use without defining them.
 GIVEN = """
 import asyncio
 import handout
@@ -279,7 +279,7 @@ graph = handout.Graph()
 data = graph.add(load, id="load")
 """
 
-#: Examples that need hosts: they are only compiled.
+#: Names whose examples need hosts. Tests compile these examples, but do not run them.
 NEED_HOSTS = {"ClusterOptions"}
 
 

@@ -1,4 +1,4 @@
-"""Clusters over every launcher: the local one, and two hosts behind a real sshd."""
+"""Fixtures: a cluster of two hosts for each launcher. The hosts are local, or are reached over a real sshd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.sshd import OpenSsh
 
 
 def hosts(request: pytest.FixtureRequest, launcher: str) -> list[Host]:
-    """Two hosts of one kind: ``plain`` and ``gpu``, with two processors each."""
+    """Return two hosts that the launcher reaches, ``plain`` and ``gpu``, with two processors each."""
     offers: dict[str, dict[str, object]] = {
         "plain": {"cpu": 2, "memory": "8 GB", "has_cuda": False, "gpu": 0},
         "gpu": {"cpu": 2, "memory": "4 GB", "has_cuda": True, "gpu": 2, "gpu_memory": "4 GB"},
@@ -25,7 +25,7 @@ def hosts(request: pytest.FixtureRequest, launcher: str) -> list[Host]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "ssh"])
 async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
-    """One cluster for all tests of a module: hosts stay connected."""
+    """Yield one cluster for all tests of a module, so that its hosts are connected only once."""
     async with Cluster(hosts(request, request.param), require="all") as opened:
         yield opened
 

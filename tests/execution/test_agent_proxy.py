@@ -1,4 +1,4 @@
-"""What one host is sent, within what a frame may hold; to an agent that the test plays."""
+"""The messages to one host stay below the size limit of a frame. The test plays the agent that receives them."""
 
 from __future__ import annotations
 

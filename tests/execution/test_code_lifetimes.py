@@ -1,4 +1,4 @@
-"""Functions, task classes and source bundles last as long as the runs that use them: a cluster lives for weeks."""
+"""A cluster, which may live for weeks, drops functions, task classes and source bundles that no run uses any more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from handout import Cluster, Graph, Host
 from tests.seen import resident_bytes, started, until
 
 RUNS, TASKS = 10, 1000
-#: Bytes that each task's function closes over: a run's functions are 20 MB, wherever they are kept.
+#: Bytes that each task's function closes over. The functions of a run take 20 MB in each process that keeps them.
 CLOSED_OVER = 20_000
 
 
@@ -47,8 +47,8 @@ async def test_ten_runs_of_a_thousand_closures_leave_memory_flat_everywhere() ->
             gc.collect()
             here.append(resident_bytes(os.getpid()) - resident_bytes(pid))
             there.append(resident_bytes(pid))
-    # The first runs grow heaps that later runs use again. Functions that stay would be seven runs' bytes in the
-    # controller, in the agent, and again in the workers.
+    # The first runs grow heaps that later runs use again, so the third run is the reference. If no function were
+    # dropped, the controller and the host would each hold the bytes of five more runs after the eighth run.
     for each in (here, there):
         assert min(each[-3:]) < each[2] + 2 * TASKS * CLOSED_OVER, (here, there)
 
@@ -96,7 +96,7 @@ async def test_code_that_was_dropped_is_sent_again(runs: int) -> None:
 async def test_one_bundle_that_no_run_uses_stays_and_an_older_one_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next run is often of the same project."""
+    """The cluster keeps the bundle that became unused last, because the next run is often of the same project."""
     async with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
         peer = cluster._runtime.driver.agents["here"]
         for version in range(4):

@@ -1,4 +1,4 @@
-"""What every launcher must do: the same tests on this machine and over a real sshd."""
+"""Tests that every launcher must pass. Each test runs on local hosts, and on hosts that a real sshd serves."""
 
 from __future__ import annotations
 
@@ -380,7 +380,7 @@ async def test_ended_gives_each_output_once_as_it_ends(cluster: Cluster, tmp_pat
 
 async def test_graphs_share_a_cluster_without_over_committing_it(cluster: Cluster, tmp_path: Path) -> None:
     def crowd(folder: str, me: str) -> int:
-        """How many were in here at once, at most."""
+        """Return the largest number of calls that this call has seen running at the same time."""
         import time
 
         mine = os.path.join(folder, me)
@@ -402,7 +402,7 @@ async def test_graphs_share_a_cluster_without_over_committing_it(cluster: Cluste
 
 
 class MuteError(Exception):
-    """Raises when it is turned into text."""
+    """An exception that raises another one when it is turned into text."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
@@ -488,7 +488,7 @@ async def test_a_function_that_is_not_safe_to_repeat_runs_once(cluster: Cluster,
 
 async def test_one_slow_task_does_not_hold_up_those_behind_it(cluster: Cluster, tmp_path: Path) -> None:
     graph = Graph()
-    graph.map(work.first_waits, [str(tmp_path / "go")] * 50, range(1, 51))  # now it is known to be short
+    graph.map(work.first_waits, [str(tmp_path / "go")] * 50, range(1, 51))  # now the core expects short tasks
     await cluster.execute(graph)
     graph = Graph()
     outs = graph.map(work.first_waits, [str(tmp_path / "go")] * 50, range(50))

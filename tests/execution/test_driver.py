@@ -1,4 +1,4 @@
-"""The driver by itself: what it tells the core of attempts that wait for their starts to be recorded."""
+"""The driver alone: the events that it sends to the core about attempts that the recorder holds back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from handout.scheduler import events as ev
 
 
 class HoldingRecorder:
-    """Holds attempt 2 of task 3 back, which is to go to host far."""
+    """A recorder that holds back attempt 2 of task 3. The task was placed on host ``far``."""
 
     def __init__(self) -> None:
         self.held = [HeldAttempt("far", 3, 2)]
@@ -39,7 +39,7 @@ async def posted(monkeypatch: pytest.MonkeyPatch) -> list[ev.Event]:
 
 
 async def test_a_run_that_is_left_gives_back_what_was_not_handed_over(posted: list[ev.Event]) -> None:
-    """Otherwise the core would wait for the end of the attempt, and the host's amounts would never be free again."""
+    """Otherwise the core would wait for ever for the attempt's end, and never free the amounts claimed for it."""
     driver, recorder = Driver(lambda coroutine: coroutine.close()), HoldingRecorder()
     run: Any = SimpleNamespace(number=7, recorder=recorder)
     driver.forget(run)

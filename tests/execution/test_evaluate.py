@@ -1,4 +1,4 @@
-"""A plan in this process."""
+"""`evaluate_plan` runs a plan in the calling process, without a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a failed task's exception says, and that it can be kept, sent and looked at."""
+"""The exception of a failed task: what it says, and that it can be pickled and copied."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from handout.serialization import exceptions
 
 
 class MuteError(Exception):
-    """Raises when it is turned into text."""
+    """An exception that raises another one when it is turned into text."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
 
 
 class BreakingError(Exception):
-    """Made again, it raises what has no text."""
+    """An exception that raises a `MuteError` when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return _break, ()
@@ -105,7 +105,12 @@ NO_THREAD = RuntimeError("can't start new thread")
 
 
 def said_at(error: Exception, *places: str) -> str:
-    """What a task's error ends with, that went through such places, the last of them within the system."""
+    """Return the last note of a task's error.
+
+    Args:
+        error: The exception that the task raised.
+        places: The frames of its traceback, innermost last.
+    """
     text = "\n".join(["Traceback (most recent call last):", *places, f"{type(error).__name__}: {error}"])
     report = {"kind": "raised", "type": type(error).__name__, "message": str(error), "text": text}
     pickled, _ = exceptions.dump_exception(error)
@@ -121,7 +126,7 @@ CHILD = '  File "/usr/lib/python3.11/subprocess.py", line 1883, in _execute_chil
 @pytest.mark.parametrize(
     ("error", "places"),
     [
-        (NO_PROCESS, [MINE, POPEN, CHILD]),  # where no sources are
+        (NO_PROCESS, [MINE, POPEN, CHILD]),  # no source line for the innermost frame
         (NO_PROCESS, [MINE, POPEN, f"{CHILD}\n    self.pid = _fork_exec(\n               ^^^^^^^^^^^"]),
         (NO_PROCESS, [f"{MINE}\n    pid = os.fork()\n          ^^^^^^^^^"]),
         (NO_PROCESS, [f"{MINE}\n    child, fd = pty.fork()"]),

@@ -1,4 +1,4 @@
-"""A host whose very first start goes wrong in a way that another try mends."""
+"""A host whose first connection fails is tried again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests import work
 
 
 class DroppedOnce(LocalLauncher):
-    """Its agent's first connections end as the lines of a host do that is not quite up."""
+    """A launcher whose next connection ends with the error in `drops`, as on a host that is still starting."""
 
     drops: ClassVar[list[Exception]] = []
 

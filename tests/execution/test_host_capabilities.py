@@ -1,4 +1,4 @@
-"""What hosts are taken to offer, with trackers that do not do what they should, and agents that find nonsense."""
+"""The capabilities that a cluster uses for a host if the tracker fails, or if the agent reports nonsense."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.transport.played import Agent
 
 
 class MuteError(Exception):
-    """Raises when it is turned into text."""
+    """An exception that raises another one when it is turned into text."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
 
 
 class MuteHostError(handout.HostError):
-    """An error of Handout's family that raises when it is turned into text."""
+    """An error of Handout that raises another exception when it is turned into text."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
@@ -173,7 +173,7 @@ async def test_without_a_tracker_there_is_nothing_to_follow() -> None:
     )
     assert (await offering.first(link, 5.0)).cpu == 2
     async with asyncio.timeout(HANG_S):
-        await offering.follow(lambda offered: pytest.fail("nothing changed"))
+        await offering.follow(lambda offered: pytest.fail("reported a change without a tracker"))
 
 
 @pytest.mark.parametrize("found", [{"cpu": "many"}, {"memory": -1}, {"cpu": float("inf")}])

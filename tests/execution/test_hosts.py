@@ -1,4 +1,4 @@
-"""Hosts that cannot be had, hosts that are odd, hosts that go: seen over a real sshd."""
+"""Hosts that cannot be used, hosts with unusual servers or logins, and hosts that are lost, all over a real sshd."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("ledger_of_loop")
 
 ONE = {"cpu": 1}
 
-#: A tenth of the defaults: what takes 15 s takes 1.5 s.
+#: A tenth of the default timings. For example, the lease is 1.5 s instead of 15 s.
 QUICK = Timings().scaled(0.1)
 
 
@@ -140,7 +140,7 @@ async def test_what_only_a_missing_host_could_run_is_refused_by_name(sshd: OpenS
 
 async def test_a_login_shell_that_prints_noise_is_no_obstacle(tmp_path: Path) -> None:
     need_sshd()
-    # sshd runs this around every command: as loud a login as a .bashrc can make.
+    # sshd runs this script for every command. The script prints noise, as a .bashrc may, and then runs the command.
     noisy = tmp_path / "noisy"
     noisy.write_text(
         '#!/bin/sh\necho "Welcome!"; printf "\\033[1mmotd\\033[0m\\n\\377\\376"\nexec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n'
@@ -162,11 +162,8 @@ async def test_a_bashrc_that_prints_noise_is_no_obstacle(tmp_path: Path) -> None
     (home / ".bashrc").write_text('echo "noise of a .bashrc"\n')
     folder = tmp_path / "sshd"
     folder.mkdir()
-    # bash reads .bashrc for commands of sshd; HOME is set so that it reads this one.
+    # Before bash runs the command, it reads the file that BASH_ENV names: this .bashrc.
     wrapper = tmp_path / "login"
-    wrapper.write_text(
-        f'#!/bin/sh\nexport HOME={home} SSH_CLIENT="x" SHLVL=0\nexec bash --rcfile {home}/.bashrc -c "$SSH_ORIGINAL_COMMAND"\n'
-    )
     wrapper.write_text(f'#!/bin/sh\nexport HOME={home} BASH_ENV={home}/.bashrc\nexec bash -c "$SSH_ORIGINAL_COMMAND"\n')
     wrapper.chmod(0o755)
     with start_sshd(folder, [f"ForceCommand {wrapper}"]) as server:
@@ -181,9 +178,9 @@ async def test_a_host_without_room_is_named_with_its_places_and_the_run_goes_on_
 ) -> None:
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("needs root and mount namespaces, for file systems that are full")
-    # The interpreter itself: an environment's link to it may lie in /tmp, which is another one there.
+    # A virtual environment's link to the interpreter may lie in /tmp, which another file system hides on this server.
     python = os.path.realpath(sys.executable)
-    # A server whose usual places are a full /tmp and /var/tmp, and a home that cannot be written.
+    # The agent finds no room in its usual places: /tmp and /var/tmp are too small, and the home folder is read-only.
     cramped = tmp_path / "cramped"
     cramped.write_text(
         "#!/bin/sh -e\n"
@@ -326,7 +323,7 @@ async def test_closing_while_the_line_is_down_leaves_no_agent_behind(sshd: OpenS
             assert started is not None
             proxy.cut()
         assert not Path(started.folder).exists()
-        # Its connection closes while it exits: it has nothing left to do, and may not be reaped yet.
+        # The supervisor has done all its work when its connection closes, but it may still be exiting.
         await until(lambda: gone(started.supervisor))
 
 
@@ -350,7 +347,7 @@ async def test_a_silent_line_is_noticed_and_user_code_ends_with_its_lease(sshd: 
 async def test_on_a_slow_line_control_is_at_most_half_a_second_late_past_bulk_in_both_directions(
     sshd: OpenSsh,
 ) -> None:
-    """Measured one way on one clock: a program that the agent runs says when it was reached."""
+    """Each direction is measured alone, on one clock: the agent runs a program that prints the time."""
     async with start_proxy(sshd.port, bytes_per_s=250_000) as proxy:  # 2 Mbit/s each way
         host = sshd.host("slow", {"cpu": 2}, port=proxy.port)
         graph = Graph()
@@ -376,7 +373,7 @@ async def test_on_a_slow_line_control_is_at_most_half_a_second_late_past_bulk_in
 
 
 async def _echo(cluster: Cluster, host: str) -> tuple[float, float, float]:
-    """When a control message left, when it had reached its host, and when the answer was here."""
+    """Return the times at which a control message was sent, the host had received it, and the answer arrived here."""
     answered: asyncio.Future[tuple[float, float]] = asyncio.get_running_loop().create_future()
     clock = [sys.executable, "-S", "-c", "import time; print(time.monotonic())"]
     left = time.monotonic()

@@ -1,4 +1,4 @@
-"""Messages of agents about runs that have ended."""
+"""Messages of agents about runs that have ended, and messages with numbers that the controller must refuse."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ ID = numbering.attempt_id(7, 3, 2)
             b"abcd",
             ev.TasksFinished("far", 7, [3], [2], [0.0], [[4]], [False]),
         ),
-        # The core then has the object dropped there.
+        # The core answers this event with a command to drop the object on the host.
         (messages.Stored([numbering.base(7) | 5], [4]), b"", ev.ObjectsStored("far", 7, [5], [4])),
     ],
 )
 async def test_the_end_of_an_attempt_whose_run_was_left_is_told_to_the_core(
     message: AnyMessage, payload: bytes, event: ev.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else what it had taken of its host would never be free again."""
+    """Otherwise the amounts that the attempt claims on its host would never be free again."""
     driver = Driver(lambda coroutine: coroutine.close())
     posted: list[ev.Event] = []
     monkeypatch.setattr(driver, "post", lambda *events: posted.extend(events))
@@ -54,7 +54,7 @@ async def test_the_end_of_an_attempt_whose_run_was_left_is_told_to_the_core(
 
 
 async def test_a_source_bundle_that_was_stored_is_not_told_to_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The core would have it dropped, as an object of a run that it does not know."""
+    """The core would take the bundle for an object of an unknown run, and have the agent drop it."""
     driver = Driver(lambda coroutine: coroutine.close())
     posted: list[ev.Event] = []
     monkeypatch.setattr(driver, "post", lambda *events: posted.extend(events))
@@ -84,13 +84,13 @@ FIRST, BEYOND, KEY = numbering.attempt_id(7, 0, 1), numbering.attempt_id(7, 1, 1
     ],
 )
 async def test_numbers_that_the_core_would_break_at_are_refused(message: AnyMessage) -> None:
-    """A broken core ends every run of the cluster, also those that have nothing to do with this host."""
+    """A broken core ends every run of the cluster, even the runs that do not use this host."""
     driver = Driver(lambda coroutine: coroutine.close())
     graph = Graph()
     graph.add(int, id="only")
     plan = graph.compile()
     driver.submit(make_run(plan, encode_plan(plan), RunOptions(), 7, None))
-    await asyncio.sleep(0)  # the core takes it in
+    await asyncio.sleep(0)  # let the core handle the submission
     peer = AgentProxy("far", AgentLink("far", None, Agent(), Timings(), lambda frames: None, lambda suspected: None))
     with pytest.raises(ProtocolError):
         InboundMessages(driver).heard(peer, [Message(1, codec.encode(message), b"")])

@@ -1,4 +1,4 @@
-"""Clusters and executions used twice, too early, too late, and cancelled at bad moments; on this machine."""
+"""Clusters and executions that are used twice, too early or too late, and runs that are cancelled at bad moments."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ async def test_a_run_over_its_time_does_not_wait_for_a_host_that_says_nothing() 
 async def test_what_breaks_inside_ends_every_run_by_name(tmp_path: Path) -> None:
     cluster = Cluster([Host.local("here", {"cpu": 1})])
     await cluster.open()
-    with pytest.raises(handout.InternalError, match="RuntimeError: a bug"):  # noqa: PT012 - from the run, then from the cluster
+    with pytest.raises(handout.InternalError, match="RuntimeError: a bug"):  # noqa: PT012 - the run raises, then the cluster
         async with cluster.start(stuck(tmp_path / "pid")) as execution:
             cluster._runtime.driver.break_down(ExceptionGroup("", [RuntimeError("a bug")]))
             with pytest.raises(handout.InternalError, match=r"RuntimeError: a bug.*report"):

@@ -1,4 +1,4 @@
-"""What is kept of what tasks print: the newest, within bounds, with a count of what went."""
+"""The controller keeps the newest lines that tasks print, within bounds, and counts the lines that it drops."""
 
 from __future__ import annotations
 
@@ -145,12 +145,12 @@ async def test_output_comes_while_a_task_runs_and_after_its_process_was_killed(
             async for line in execution.logs(out):
                 heard.append(line)
                 if len(heard) == 4:
-                    # It has said all of this and runs still: so it was live.
+                    # The task still runs, so these lines have arrived live.
                     assert sorted(heard) == ["line 0", "line 1", "line 2", "to stderr"]
                 if len(heard) % 4 == 0:
                     os.kill(int(path.read_text()), signal.SIGKILL)
         results = await execution.results()
-        assert len(heard) == 12  # of the three attempts
+        assert len(heard) == 12  # four lines from each of the three attempts
         assert [line async for line in execution.logs(out)] == heard
     failure = results.failures[out.id]
     assert isinstance(failure.exception, handout.WorkerDiedError)

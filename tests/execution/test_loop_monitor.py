@@ -1,4 +1,4 @@
-"""A blocked event loop: the warning names the code that blocked it, once, and blames no code for a busy machine."""
+"""A blocked event loop: Handout warns once and names the code to blame. A busy machine causes no warning."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LIMIT_S = 0.2
 
 
 def blocking(seconds: float) -> None:
-    time.sleep(seconds)  # found here
+    time.sleep(seconds)  # the warning names this line
 
 
 async def beaten(watch: LoopMonitor) -> None:
-    """Wait until the loop has beaten, and so has warned of what blocked it."""
+    """Wait for the monitor's next beat. By then, the monitor has warned if the loop was blocked."""
     beat_at = watch._beat_at
     async with asyncio.timeout(HANG_S):
         while watch._beat_at == beat_at:
@@ -68,14 +68,14 @@ async def test_the_line_is_the_callers_own_not_that_of_a_library_that_it_called(
 
 
 def module_at(file: Path, source: str) -> ModuleType:
-    """A module whose code says that it comes from that file."""
+    """Return a module whose code names `file` as its source file. The file does not exist."""
     module = ModuleType(file.stem)
     exec(compile(source, str(file), "exec"), module.__dict__)
     return module
 
 
 async def warning_of(block: Callable[[], object], caplog: pytest.LogCaptureFixture) -> str:
-    """Return the warning of the monitor when the loop calls this function, with no code of the caller between."""
+    """Let the event loop call `block` directly, and return the monitor's warning about it."""
     watch = LoopMonitor(LIMIT_S)
     watch.start()
     await beaten(watch)
@@ -132,7 +132,10 @@ async def test_a_package_that_nobody_of_these_called_is_named(caplog: pytest.Log
 
 
 async def test_time_without_a_processor_is_not_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """The same sleep stands for two machines: one that ran other processes all the while, and one that ran a part."""
+    """Two sleeps simulate a busy machine.
+
+    `waited_s` says that the loop waited for a processor during all of the first sleep, and a quarter of the second.
+    """
     at = 0.0
 
     def waited_s() -> float:
@@ -161,7 +164,7 @@ from handout.execution.loop_monitor import LoopMonitor, _processor_wait_s
 logging.basicConfig(format="%(message)s")
 
 def starved(cpu):
-    # One that may run on one processor only, which a busy loop of higher priority has.
+    # This process may use only one processor. A busy loop of higher priority occupies that processor.
     os.sched_setaffinity(0, {cpu})
     os.nice(15)
     until = _processor_wait_s() + 1.0
@@ -185,7 +188,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="the system does not say what waited")
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="the system does not report waiting time")
 @pytest.mark.parametrize("name", ["starved", "busy"])
 def test_a_process_that_the_machine_does_not_run_is_not_said_to_be_blocked(name: str) -> None:
     cpu = min(os.sched_getaffinity(0))
@@ -205,7 +208,7 @@ import asyncio, sys, threading, time
 import handout
 
 class Slowly:
-    # Stands for a busy machine, where the import takes long.
+    # Makes the import of asyncssh slow, as it is on a busy machine.
     def find_spec(self, name, path=None, target=None):
         if name == "asyncssh":
             print("imported by", threading.current_thread().name)

@@ -1,4 +1,4 @@
-"""Hosts are added to, and drained from, a cluster that is open."""
+"""A caller adds hosts to an open cluster, and drains its hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects on their way through the controller: sources, sinks, and what becomes of them when there is no room."""
+"""Objects that pass through the controller: where they come from, where they go, and what happens without room."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_segments_read_as_if_they_were_joined(segments: list[bytes], data: st.Da
     whole = b"".join(segments)
     source = BytesSource(list(segments))
     assert source.size == len(whole)
-    for _ in range(5):  # anywhere: after a reconnection a stream goes on from an earlier place
+    for _ in range(5):  # at any offset, because a stream goes back after a reconnection
         offset = data.draw(st.integers(0, len(whole) + 2))
         got = bytes(source.read(offset, 7))
         assert got == whole[offset : offset + len(got)]
@@ -35,7 +35,7 @@ def test_segments_of_any_type_count_in_bytes() -> None:
 
 
 class Outcome:
-    """What a sink reported."""
+    """Records what a sink reports."""
 
     def __init__(self) -> None:
         self.got: list[bytes] = []
@@ -132,7 +132,7 @@ def test_an_object_of_another_size_than_announced_is_nonsense(pieces: list[bytes
 
 
 class Full:
-    """A sink on a full disk."""
+    """A sink on a full disk. The method whose name is `fails_at` raises."""
 
     def __init__(self, fails_at: str) -> None:
         self.fails_at = fails_at
@@ -201,7 +201,7 @@ def test_a_relayed_object_can_be_read_while_it_arrives_and_again() -> None:
 
 @pytest.mark.parametrize("data", [b"abc", b"abcdefg"])
 def test_a_relayed_object_of_another_size_than_announced_is_refused(data: bytes) -> None:
-    """Its target would wait for the rest for ever."""
+    """Otherwise the host that gets the object would wait for the rest for ever."""
     fetches = Fetches()
     made, story = relay()
     fetches.expect(5, made)

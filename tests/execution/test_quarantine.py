@@ -1,4 +1,4 @@
-"""When a host that was lost is started again, and when it is left alone."""
+"""The pauses before a lost host is started again, and the quarantine after several losses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from handout.transport.timings import Timings
 
 
 def flap(record: LossHistory, now: float, up_s: float) -> tuple[float, float]:
-    """It joins, stays so long, and is lost; answers when, and the pause that follows."""
+    """Let a host join at `now` and be lost `up_s` later. Return the time of the loss, and the pause after the loss."""
     record.joined(now)
     return now + up_s, record.lost(now + up_s)
 

@@ -1,4 +1,4 @@
-"""What a run tells its journal."""
+"""What a run records in its journal, and that it releases the journal even if no thread can be started."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_a_start_is_called_off_where_the_function_was_not_called(
 
 
 class NoThreads:
-    """A system that starts so many threads more."""
+    """Simulates a system that can start only `left` more threads."""
 
     def __init__(self, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = left
@@ -59,7 +59,7 @@ class NoThreads:
         monkeypatch.setattr(threading.Thread, "start", scarce)
 
     def check_let_go(self, path: Path) -> None:
-        """Check that the journal is released: once threads can start, it opens again."""
+        """Check that the journal was released, by opening it again now that threads can be started."""
         self.left = 9
         Journal(path).close()
 

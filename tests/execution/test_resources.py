@@ -1,4 +1,4 @@
-"""What hosts offer and share, as it is seen to hold while graphs run."""
+"""Running graphs respect costs, capabilities, shared amounts and the Python versions of hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.sshd import OpenSsh
 
 
 def crowd(folder: str, me: str) -> int:
-    """How many were in here at once, at most."""
+    """Return the largest number of calls that this call has seen running at the same time."""
     import time
 
     mine = os.path.join(folder, me)
@@ -60,7 +60,7 @@ async def test_a_tracker_changes_what_a_host_offers_during_a_run(tmp_path: Path)
     asked: list[str] = []
 
     async def mounts(host: LiveHost) -> dict[str, object]:
-        """Says that a share is mounted, once the host itself says so."""
+        """Report the share as mounted once a command on the host finds it."""
         asked.append(await host.run("sh", "-c", f"test -e {tmp_path}/mounted && echo yes || echo no"))
         return {"share": asked[-1].strip() == "yes"}
 
@@ -155,13 +155,13 @@ async def test_run_works_without_a_loop_and_says_so_inside_one() -> None:
 
 async def test_what_one_task_does_to_its_process_is_not_the_next_ones_trouble(tmp_path: Path) -> None:
     def move(path: str) -> None:
-        """Goes somewhere else, and lets that vanish."""
+        """Make a folder the working directory of this process, and remove the folder."""
         os.mkdir(path)
         os.chdir(path)
         os.rmdir(path)
 
     def leak() -> None:
-        """Takes all descriptors that there are, for good."""
+        """Open files until the process has no descriptor left, and never close them."""
         kept = globals().setdefault("kept", [])
         while True:
             kept.append(os.open(os.devnull, os.O_RDONLY))

@@ -1,4 +1,4 @@
-"""What results and events say of tasks that did not end well; on this machine."""
+"""What results and events say about tasks that failed, were skipped or were cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken up of what a lost controller left behind."""
+"""A resumed run goes on with attempts that an earlier controller left on hosts when it died."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_an_attempt_whose_end_was_not_confirmed_says_nothing_of_the_one_after_it
 
 
 class Journal:
-    """Records which starts are cleared."""
+    """Plays a journal, and records which starts the run clears."""
 
     def __init__(self) -> None:
         self.cleared: list[bytes] = []
@@ -34,7 +34,13 @@ class Journal:
 
 
 def left(journal: Any, once: bool, **held: int) -> list[ev.Event]:
-    """What is told of a task whose second attempt was on b, where hosts have these attempts of it."""
+    """Return the events for the core about one task. Its attempt 2 began on host b, and may or may not have ended.
+
+    Args:
+        journal: The journal in which the run clears starts.
+        once: True if the task must not run twice.
+        held: The attempt of the task that each host reports.
+    """
     identities: Any = SimpleNamespace(tasks=[b"t"])
     earlier = PriorRuns(journal, identities, {0} if once else ())
     earlier._lost = {b"t": ("b", 2)}
@@ -63,7 +69,7 @@ def test_no_number_of_an_attempt_that_a_host_has_is_given_out_again(held: dict[s
     for host, attempt in held.items():
         if attempt < 2 and (once or len(held) > 1):
             assert any(isinstance(c, cmd.CancelTasks) and (c.host, c.attempts) == (host, [attempt]) for c in commands)
-            # Its old answer says nothing of the present attempt.
+            # The core ignores a late report about the old attempt.
             assert scene.said(scene.tell(ev.TaskFailed(host, 1, 0, attempt, "raised", False, "old"))) == []
     started = [attempt for c in commands if isinstance(c, cmd.StartTasks) for attempt in c.attempts]
     assert not started or min(started) > latest

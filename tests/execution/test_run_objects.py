@@ -1,4 +1,4 @@
-"""What the controller holds of a run."""
+"""The objects that the controller holds for a run, in memory and in files."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_files_go_with_their_table_and_those_of_a_killed_process_with_the_next(
     table, other = RunObjects(), RunObjects()
     table.new_file().close()
     assert not left.exists()
-    other.new_file().close()  # does not touch what a living process has
+    other.new_file().close()  # a new table leaves the files of living processes alone
     assert len(list(tmp_path.iterdir())) == 2
     del table, other
     gc.collect()

@@ -1,4 +1,4 @@
-"""Hosts are reached as ``ssh`` would reach them: configuration, aliases, jump hosts, agent, known hosts."""
+"""Handout reaches hosts as ``ssh`` does: with its configuration, aliases, jump hosts, ssh-agent and known hosts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def where() -> tuple[Graph, handout.Output[tuple[str, int, str]]]:
 
 @pytest.fixture
 def configuration(sshd: OpenSsh, tmp_path: Path) -> Path:
-    """An ssh_config with an alias that is reached through a jump host."""
+    """Write an ssh_config, and return its path. Its alias ``inner`` is reached through a jump host."""
     path = tmp_path / "config"
     common = (
         f"  HostName 127.0.0.1\n  Port {sshd.port}\n  User {sshd.username}\n"
@@ -35,7 +35,7 @@ def configuration(sshd: OpenSsh, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def agent(sshd: OpenSsh, tmp_path: Path) -> Iterator[str]:
-    """An ssh-agent that holds the key."""
+    """Run an ssh-agent that holds the client's key, and yield the path of its socket."""
     socket = str(tmp_path / "agent")
     started = subprocess.run(["ssh-agent", "-a", socket], capture_output=True, text=True, check=True)
     pid = int(started.stdout.split("SSH_AGENT_PID=")[1].split(";")[0])

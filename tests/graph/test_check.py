@@ -1,4 +1,4 @@
-"""Costs against declared capabilities."""
+"""`Graph.check` compares the costs of functions with the capabilities that hosts declare."""
 
 from __future__ import annotations
 

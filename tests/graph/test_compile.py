@@ -1,4 +1,7 @@
-"""From a graph to a plan: numbering, what is needed, and everything that is refused."""
+"""`Graph.compile` makes a plan of a graph.
+
+It numbers the tasks and objects, leaves out the functions that no output needs, and refuses wrong graphs and calls.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,7 @@ def test_an_output_inside_an_object_has_no_slot(graph: Graph) -> None:
         slots(plan, 1, other)
 
 
-# ---- what runs -------------------------------------------------------------------------------------------
+# ---- which functions run ---------------------------------------------------------------------------------
 
 
 def test_by_default_what_nobody_takes_is_wanted(graph: Graph) -> None:
@@ -199,7 +202,7 @@ def test_wrong_given_keys_are_refused(graph: Graph) -> None:
 
 
 class PriorRuns(dict[str, Any]):
-    """Results of an earlier run, as far as compiling looks at them."""
+    """A substitute for the results of an earlier run, with only the members that `Graph.compile` needs."""
 
     failures: dict[str, Any] = {"b": "why"}  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""Options: who gets them, and which are refused."""
+"""Options of functions: how they reach the plan, and which ones `Graph.add` and `options` refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building: calls, maps, reductions, values, and the explicit form."""
+"""How a graph is built: with `add`, `map`, `reduce` and `value`, or from explicit `function(...)` entries."""
 
 from __future__ import annotations
 

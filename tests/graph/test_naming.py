@@ -1,4 +1,4 @@
-"""Ids: readable, unique, and independent of when they are asked for."""
+"""Ids of functions are readable and unique, and do not depend on when the program reads them."""
 
 from __future__ import annotations
 

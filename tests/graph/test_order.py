@@ -1,4 +1,4 @@
-"""Order and cycles on plain numbers."""
+"""The topological order of a graph, and the search for a cycle, on lists of plain numbers."""
 
 from __future__ import annotations
 

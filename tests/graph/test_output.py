@@ -1,4 +1,4 @@
-"""What stands for a value: equality, elements, and what it refuses."""
+"""`Output`, the promise of a result: its equality, its elements, and the uses that it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs as text that other programs draw."""
+"""A graph is written as Mermaid or DOT text, which other programs draw."""
 
 from __future__ import annotations
 

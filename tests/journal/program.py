@@ -1,4 +1,9 @@
-"""A program with a journal that kills itself: ``program.py FOLDER WHEN [RESULTS]``; it dies at the WHEN-th commit."""
+"""A program that runs a graph with a journal, and kills itself at a chosen commit.
+
+Usage: ``program.py FOLDER WHEN [RESULTS]``. WHEN is 1 to kill the program before its first commit, 2 after the first
+commit, 3 before the second commit, and so on. With 0, the program is not killed. RESULTS is the option
+``journal_results``, by default "all".
+"""
 
 from __future__ import annotations
 
@@ -15,14 +20,14 @@ from handout.journal import writer
 from handout.journal.writer import Rows, Writer
 from handout.transport.timings import Timings
 
-#: The agent of a killed program ends soon, because no controller takes it over.
+#: With this short ``linger_s``, the agent of a killed program ends soon, because no controller takes it over.
 QUICK = replace(Timings().scaled(0.1), linger_s=0.1)
 FOLDER = Path(sys.argv[1])
 
 
 @dataclass
 class Part:
-    """A class of `__main__`: the next process has another class of this name."""
+    """A class of `__main__`. Each process that runs this program makes its own class of this name."""
 
     value: int
     padding: bytes
@@ -42,7 +47,7 @@ def total(parts: list[Part], folder: str) -> int:
 
 def build() -> Graph:
     graph = Graph()
-    sizes = (10, 100_000)  # in the database, and as a file
+    sizes = (10, 100_000)  # the journal keeps small results in its database, and each large result in a file
     parts = [graph.add(part, n, str(FOLDER), sizes[n % 2], id=f"part-{n}") for n in range(6)]
     halves = [
         graph.add(total, parts[:3], str(FOLDER), id="half-0"),
@@ -54,7 +59,7 @@ def build() -> Graph:
 
 
 def die_at(commit: int) -> None:
-    """Kill the program at a commit: before it is made for odd numbers, after it for even ones."""
+    """Make the program kill itself: 1 is before its first commit, 2 after its first, 3 before its second, and so on."""
     commit_batch = Writer._commit
     seen = 0
 
@@ -69,7 +74,7 @@ def die_at(commit: int) -> None:
         commit_batch(self, batch)
 
     Writer._commit = dying  # type: ignore[method-assign]
-    writer._GATHER_S = 0.0  # type: ignore[misc]  # as many commits as there can be
+    writer._GATHER_S = 0.0  # type: ignore[misc]  # no wait for more entries, so many small commits
 
 
 async def main() -> None:

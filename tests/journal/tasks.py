@@ -8,14 +8,14 @@ import time
 
 
 class Box:
-    """A class that the reader of plain data refuses."""
+    """A class whose objects the controller refuses from hosts that it trusts with data only (``trust="data"``)."""
 
     def __init__(self, value: int) -> None:
         self.value = value
 
 
 def wait_forever(folder: str) -> None:
-    """Append a line to a file, and never end."""
+    """Write the number of the process to the file ``began``, and never return."""
     with open(f"{folder}/began", "w", encoding="utf-8") as began:
         began.write(str(os.getpid()))
     while True:
@@ -23,7 +23,7 @@ def wait_forever(folder: str) -> None:
 
 
 def fails_once(path: str) -> int:
-    """Make the file and raise; return if the file is there already."""
+    """Make the file and raise an error. If the file exists already, return 7."""
     if not os.path.exists(path):
         open(path, "w").close()
         raise ValueError("the first time")
@@ -31,7 +31,7 @@ def fails_once(path: str) -> int:
 
 
 def gated(folder: str, name: str) -> str:
-    """Append a line to a file, and wait for another file."""
+    """Append a line to ``NAME.began``, wait until ``NAME.go`` exists, and return the name."""
     with open(f"{folder}/{name}.began", "a", encoding="utf-8") as began:
         began.write(f"began {os.getpid()}\n")
     while not os.path.exists(f"{folder}/{name}.go"):
@@ -40,31 +40,31 @@ def gated(folder: str, name: str) -> str:
 
 
 def big(folder: str) -> bytes:
-    """Return a result that is too large for a message."""
+    """Append a line to ``big.began``, and return a result that is too large for a message."""
     with open(f"{folder}/big.began", "a", encoding="utf-8") as began:
         began.write("began\n")
     return bytes(300_000)
 
 
 def gather(first: str, once: str, data: bytes) -> list[object]:
-    """Return the arguments, the data as its length."""
+    """Return the arguments, with the length of the data in place of the data."""
     return [first, once, len(data)]
 
 
 def raises_bytes(data: bytes) -> None:
-    """Raise an error that names a file whose name is not UTF-8."""
+    """Raise an error whose text is these bytes, decoded like a file name. The bytes need not be UTF-8."""
     raise ValueError(os.fsdecode(data))
 
 
 def noted(path: str, name: str) -> str:
-    """Append a line to a file."""
+    """Append the name to a file as a line, and return the name."""
     with open(path, "a", encoding="utf-8") as ran:
         ran.write(f"{name}\n")
     return name
 
 
 def waits_then_fails(path: str) -> None:
-    """Raise once the file is there."""
+    """Wait until the file exists, and then raise an error."""
     while not os.path.exists(path):
         time.sleep(0.005)
     raise ValueError("as told")

@@ -1,4 +1,4 @@
-"""Identities: which changes leave a task the same, and which make it another task."""
+"""Identities of tasks: which changes of code and arguments keep an identity, and which changes give another one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def identity_of(value: Any) -> bytes:
 
 
 def function(source: str, name: str = "f", **space: Any) -> Any:
-    """Return a function of the user's own, as a file would define it."""
+    """Run the source as a file of the user's program would run, and return what it defines as ``name``."""
     namespace: dict[str, Any] = {"__name__": "__main__", **space}
     exec(compile(source, f"/somewhere/{len(source)}.py", "exec"), namespace)
     return namespace[name]
@@ -78,10 +78,10 @@ def test_what_changes_what_a_function_does_changes_its_identity(one: str, two: s
 
 HELD: list[tuple[str, str, str]] = [
     ("a pattern", "import re\nV = re.compile('a')", "import re\nV = re.compile('b')"),
-    ("a packing", "import struct\nV = struct.Struct('i')", "import struct\nV = struct.Struct('q')"),
+    ("a struct format", "import struct\nV = struct.Struct('i')", "import struct\nV = struct.Struct('q')"),
     ("a ufunc", "import numpy\nV = numpy.add", "import numpy\nV = numpy.multiply"),
     ("a ufunc by hand", *["import numpy\nV = numpy.frompyfunc(lambda a: a + %d, 1, 1)" % n for n in (1, 2)]),
-    ("an order", *["import functools\nV = functools.cmp_to_key(lambda a, b: a - b * %d)" % n for n in (1, 2)]),
+    ("a sort key", *["import functools\nV = functools.cmp_to_key(lambda a, b: a - b * %d)" % n for n in (1, 2)]),
     ("a cached function", *["import functools\n@functools.cache\ndef V(x): return x + %d" % n for n in (1, 2)]),
     ("a cache's size", *["import functools\n@functools.lru_cache(%d)\ndef V(x): return x" % n for n in (1, 2)]),
     ("a wrapper", *["import functools, json\n@functools.wraps(json.dumps)\ndef V(x): return x + %d" % n for n in (1, 2)]),
@@ -95,7 +95,7 @@ HELD: list[tuple[str, str, str]] = [
     ("what an installed factory closes over", *[
         "import threading\nV = threading.settrace\nimport reprlib\nV = reprlib.recursive_repr('%s')(len)" % n for n in "ab"
     ]),
-    ("a dispatch", *[
+    ("a single dispatch", *[
         "import functools\n@functools.singledispatch\ndef V(x): return 1\n@V.register\ndef _(x: int): return %d" % n
         for n in (1, 2)
     ]),
@@ -113,15 +113,15 @@ HELD: list[tuple[str, str, str]] = [
     ("a metaclass", *[
         "class M(type):\n  def __call__(cls): return %d\nclass V(metaclass=M): pass" % n for n in (1, 2)
     ]),
-    ("what matches", *["class V:\n  __match_args__ = ('%s',)" % n for n in "xy"]),
-    ("what counts as one", *[
+    ("match arguments", *["class V:\n  __match_args__ = ('%s',)" % n for n in "xy"]),
+    ("a registered subclass", *[
         "import abc\nclass V(abc.ABC): pass\nV.register(%s)" % n for n in ("int", "str")
     ]),
     ("slots", *["class S:\n  __slots__ = ('x',)\nV = S()\nV.x = %d" % n for n in (1, 2)]),
     ("a dictionary with attributes", *["class D(dict): pass\nV = D()\nV.x = %d" % n for n in (1, 2)]),
     ("a partial with attributes", *["import functools\nV = functools.partial(len)\nV.x = %d" % n for n in (1, 2)]),
     ("a context variable", *["import contextvars\nV = contextvars.ContextVar('V', default=%d)" % n for n in (1, 2)]),
-    ("a reference", *["import weakref\nclass C: x = %d\nV = weakref.ref(C)" % n for n in (1, 2)]),
+    ("a weak reference", *["import weakref\nclass C: x = %d\nV = weakref.ref(C)" % n for n in (1, 2)]),
     ("an enumeration", *["import enum\nclass V(enum.Enum):\n  A = %d" % n for n in (1, 2)]),
     ("a data class", *["import dataclasses\n@dataclasses.dataclass\nclass V:\n  a: int = %d" % n for n in (1, 2)]),
     ("a named tuple", *["import typing\nclass V(typing.NamedTuple):\n  a: int = %d" % n for n in (1, 2)]),
@@ -146,12 +146,12 @@ HELD: list[tuple[str, str, str]] = [
 def test_what_a_function_finds_in_a_global_changes_its_identity(one: str, two: str) -> None:
     use = "\ndef f(x): return V"
     assert identity_of(function(one + use)) != identity_of(function(two + use))
-    if "frompyfunc" not in one:  # it keeps its function where only C sees it
+    if "frompyfunc" not in one:  # only C code can see its function, so no two are alike
         assert identity_of(function(one + use)) == identity_of(function(one + use))
 
 
 def installed_closure(k: int) -> Any:
-    """A class that a factory of an installed module makes; its code belongs to no module."""
+    """Return a closure over ``k`` that seems to be of ``json.extra``. `json` is installed, but has no such module."""
     return function("def make(k):\n  def inner(x): return x + k\n  return inner", "make", __name__="json.extra")(k)
 
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_taken_apart_is_never_the_same(value: Any) -> None:
 
 
 class Odd:
-    """Pickling reduces it to one array, whose elements are compared one by one."""
+    """An object that pickling reduces to a numpy array. Comparing such arrays gives an array, not True or False."""
 
     def __reduce__(self) -> Any:
         return Odd, (numpy.arange(3),)

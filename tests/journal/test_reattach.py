@@ -1,4 +1,4 @@
-"""A controller is killed, and another one finds the agents still at work and takes them over."""
+"""A controller is killed while its agents work. The next controller finds these agents and takes them over."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.sshd import OpenSsh
 pytestmark = pytest.mark.usefixtures("ledger_of_loop")
 
 ROOT = Path(__file__).parent.parent.parent
-#: A lease of an hour in place of one of 15 s, with all times divided by ten.
+#: The default times divided by ten, except the lease and ``linger_s``, which are six minutes each.
 LONG = Timings(host_timeout_s=3600, linger_s=3600).scaled(0.1)
 
 PROGRAM = """
@@ -41,7 +41,10 @@ asyncio.run(handout.execute(build(folder), inventory=inventory, journal=folder /
 
 
 def build(folder: Path) -> Graph:
-    """A task that waits for a file, a task that must not run twice, and a task that needs both."""
+    """Return a graph of two tasks that wait for files, a task with a large result, and a task that takes all three.
+
+    One of the waiting tasks, ``once``, must not run twice.
+    """
     graph = Graph()
     first = graph.add(tasks.gated, str(folder), "first", id="first")
     once = graph.add(tasks.gated, str(folder), "once", id="once", idempotent=False)
@@ -62,7 +65,7 @@ def inventory(sshd: OpenSsh) -> Path:
 
 
 async def start_and_kill(folder: Path, inventory: Path) -> None:
-    """Run the program until its gated tasks run and its other task is done, and kill it."""
+    """Run the program until the tasks ``first``, ``once`` and ``big`` have begun, and kill it."""
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(folder), str(inventory)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -82,10 +85,11 @@ def began(folder: Path, name: str) -> int:
 
 async def test_what_ran_when_the_controller_was_killed_goes_on_and_runs_once(tmp_path: Path, inventory: Path) -> None:
     await start_and_kill(tmp_path, inventory)
-    (tmp_path / "first.go").touch()  # it ends while there is no controller
+    (tmp_path / "first.go").touch()  # so the task ends while no controller runs
     wrong = build(tmp_path)
     wrong.add(tasks.gated, threading.Lock(), "wrong")
-    with pytest.raises(handout.UnserializableError):  # before any host is asked, so the journal still knows the agents
+    # The error is raised before the controller asks any host, so the journal still knows the agents.
+    with pytest.raises(handout.UnserializableError):
         await handout.execute(
             wrong, inventory=handout.Inventory.load(inventory), journal=tmp_path / "run.db", timings=LONG
         )
@@ -156,7 +160,7 @@ async def test_a_call_that_is_cancelled_while_it_takes_over_an_agent_ends_it(
 async def test_an_agent_that_is_lost_before_the_run_is_there_has_nothing_any_more(
     tmp_path: Path, inventory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One agent answers, ends and is started anew while the controller still asks the others."""
+    """The agent answers the controller, is killed, and is replaced by a new agent before the run is submitted."""
     await start_and_kill(tmp_path, inventory)
     waited = ClusterRuntime.wait_until_adopted
 

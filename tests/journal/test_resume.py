@@ -1,4 +1,4 @@
-"""Runs with a journal: a committed task never runs again, whatever happened to the program that committed it."""
+"""Runs with a journal: a committed task never runs again, even if the program that committed it was killed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def ran(folder: Path) -> list[str]:
 def test_row_25_killed_at_any_commit_no_committed_task_runs_again(tmp_path: Path, when: int) -> None:
     killed = run_program(tmp_path, when)
     if killed.returncode == 0:
-        assert when > 4, killed.stderr  # the program made fewer commits
+        assert when > 4, killed.stderr  # the program ended by itself, because it makes fewer commits
     else:
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     committed = {task.id for task in read(tmp_path / "run.db").tasks if task.nbytes is not None}
@@ -75,7 +75,7 @@ def test_with_outputs_alone_a_whole_run_is_not_run_again_and_a_killed_one_makes_
 
 
 class Counted:
-    """Runs one graph after another with one journal, and reports which tasks ran."""
+    """Runs graphs one after the other with one journal, and returns which tasks of each graph ran."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -183,7 +183,7 @@ async def test_what_must_not_run_twice_is_not_run_again_after_a_crash(tmp_path: 
         program.wait()
     graph = Graph()
     graph.add(tasks.wait_forever, str(tmp_path), id="once", idempotent=False)
-    for _ in range(2):  # and it stays so
+    for _ in range(2):  # the second try is refused as well
         with pytest.raises(
             OutcomeUnknownError, match=r"'once' was lost on host 'here' \(an earlier run did not see it end\)"
         ):
@@ -203,7 +203,7 @@ async def test_what_must_not_run_twice_and_ended_is_reused(counted: Counted) -> 
 
 
 async def test_marked_otherwise_since_it_runs_again(tmp_path: Path) -> None:
-    """A task that another failure ended in the middle has an unknown outcome; one that had not begun has not."""
+    """A failure ends the task "first" in the middle, so its outcome is unknown. The task "second" had not begun."""
     path = tmp_path / "ran"
 
     def build(idempotent: bool) -> Graph:
@@ -242,7 +242,7 @@ async def test_what_must_not_run_twice_and_was_killed_for_its_time_is_not_run_ag
 
 
 async def test_what_must_not_run_twice_and_would_not_be_recognized_is_refused(tmp_path: Path) -> None:
-    """The task takes the result of a task whose argument cannot be taken apart."""
+    """The task takes the result of `tasks.drawn`, which reads a generator. A later run cannot recognize a generator."""
     graph = Graph()
     made = graph.add(tasks.drawn, id="made")
     graph.add(work.add, made, 2, id="once", idempotent=False)
@@ -252,7 +252,7 @@ async def test_what_must_not_run_twice_and_would_not_be_recognized_is_refused(tm
 
 
 async def test_a_journals_results_are_held_within_max_memory(tmp_path: Path) -> None:
-    """All results of the first run come to the controller and stay there; the next run reads those that it needs."""
+    """The first run commits more bytes than it may hold. The second run reads only the results that it needs."""
 
     def build(more: bool) -> Graph:
         graph = Graph()
@@ -299,7 +299,7 @@ async def test_texts_that_are_no_unicode_are_recorded(tmp_path: Path) -> None:
 
 
 async def test_runs_of_a_shared_cluster_are_told_apart_from_what_the_journal_knows(tmp_path: Path) -> None:
-    """The run's number in the journal is the number of another run of this cluster."""
+    """In the journal, run 1 is the first run of ``quick``. In the second cluster, run 1 is the run of ``slow``."""
     (quick, slow), journal = (Graph(), Graph()), tmp_path / "run.db"
     five = quick.add(work.add, 2, 3)
     held = slow.add(tasks.gated, str(tmp_path), "slow")
@@ -328,7 +328,7 @@ async def test_more_large_results_than_files_may_be_open_are_taken_up_again(tmp_
 
 
 async def test_results_of_a_host_that_has_another_name_now_are_what_they_were(counted: Counted) -> None:
-    """The inventory no longer has the host, so its trust at the time of the commit counts."""
+    """The second inventory does not have the host, so the trust that the host had at the commit counts."""
     graph = Graph()
     box = graph.add(tasks.Box, 3)
     for name in ("one", "other"):
@@ -341,7 +341,10 @@ async def test_results_of_a_host_that_has_another_name_now_are_what_they_were(co
 async def test_results_of_a_resumed_run_do_not_need_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another name or another working directory leads to the same journal; neither run brings back other results."""
+    """The second run names the journal by a link, and both runs go on in another working directory.
+
+    Both use the same files, and return no results but their outputs.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.db").symlink_to("run.db")
     graph = Graph()
@@ -362,7 +365,7 @@ async def test_results_of_a_resumed_run_do_not_need_the_journal(
 
 
 async def test_a_result_that_is_made_again_is_committed(tmp_path: Path) -> None:
-    """The first run committed only the task's end, because nothing asked for the bytes."""
+    """The first run committed the end of the task without its result, because the result was not an output."""
     ran = tmp_path / "ran"
     graph = Graph()
     one = graph.add(tasks.noted, str(ran), "one")

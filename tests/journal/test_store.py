@@ -1,4 +1,4 @@
-"""The journal's file: commits are found again, other files are refused, and one run writes at a time."""
+"""The file of a journal: commits are found again, other files are refused, and only one run writes at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def written(path: Path) -> Journal:
 
 
 def loaded(journal: Journal, known: dict[bytes, CommittedTask]) -> dict[bytes, dict[str, bytes]]:
-    """Return the committed bytes by identity and part; check that `read_part` gives the same."""
+    """Return the committed bytes by identity and part, and check that `read_part` returns the same bytes."""
     parts = [part for committed in known.values() for part in committed.parts.values()]
     journal.load_parts(parts, 1 << 30)
     assert all(journal.read_part(part) == part.data for part in parts if part.file is None)
@@ -145,7 +145,7 @@ def test_a_cancelled_start_leaves_the_start_of_a_later_attempt(tmp_path: Path) -
 
 @pytest.mark.parametrize("cut", [1, 100, 5000])
 def test_a_torn_tail_costs_only_what_was_in_it(tmp_path: Path, cut: int) -> None:
-    """A crash leaves a write-ahead log without its end."""
+    """A crash can leave a write-ahead log whose end is missing."""
     journal = written(tmp_path / "run.db")
     torn = tmp_path / "torn.db"
     for suffix in ("", "-wal"):
@@ -183,7 +183,7 @@ def test_a_journal_that_cannot_be_written_says_so_once_and_commits_nothing_more(
 
 
 def test_tasks_that_ended_together_are_one_row_and_each_is_found(tmp_path: Path) -> None:
-    """The last record of a task counts; size -1 records its end, and nothing of its result."""
+    """The last record of a task counts. Size -1 records that the task has ended, without its result."""
     identities = [bytes([i]) * 16 for i in range(4)]
     journal = Journal(tmp_path / "run.db")
     journal.begin_run([f"t{i}" for i in range(4)], identities, 0, 1, [])

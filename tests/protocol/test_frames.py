@@ -1,4 +1,4 @@
-"""The wire: any split into chunks gives the same frames; garbage gives an error, never a hang."""
+"""Frames: bytes that arrive in any pieces give the same frames, and garbage gives an error and never a hang."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _stream() -> bytes:
 
 
 def _joined(frames: list[wire.Frame]) -> list[object]:
-    """Frames with the pieces of a chunk put together again."""
+    """Return the frames, with the pieces of each chunk joined into one."""
     joined: list[object] = []
     for frame in frames:
         if isinstance(frame, Piece):
@@ -79,7 +79,10 @@ def test_garbage_is_refused(data: bytes) -> None:
 
 @given(st.integers(0, wire.PREFIX_SIZE - 5), st.integers(1, 255))
 def test_a_flipped_prefix_is_noticed_at_once(position: int, flip: int) -> None:
-    """Also in a length: waiting for what it promises would swallow all that follows."""
+    """The decoder notices a wrong length as well.
+
+    If it waited for that many bytes, it would swallow the frames that follow.
+    """
     frame = bytearray(b"".join(bytes(p) for p in wire.encode_message(1, {"m": "x"}, [b"abc"])))
     frame[position] ^= flip
     with pytest.raises(ProtocolError):

@@ -1,6 +1,7 @@
-"""The decoder, the hello and the conversation under fire: a million damaged inputs, and whatever hypothesis finds.
+"""The decoder, the session and the bootstrap get a million damaged inputs, and the inputs that hypothesis generates.
 
-Only `ProtocolError` may come out; nothing hangs, and no length that nobody checked is believed.
+They may raise `ProtocolError`, and the bootstrap may raise `BootstrapError`, but no other error. Nothing may hang, and
+memory is never allocated for a length that was not checked.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from handout.protocol.frames import Beat, Decoder, Hello, ProtocolError
 from handout.protocol.session import Session
 from handout.transport.bootstrap import Bootstrap
 
-#: A million inputs in all, in parts that take a second or two each.
+#: One million inputs in all. Each part takes one or two seconds.
 PARTS, INPUTS = 10, 100_000
 
 _EXTREME = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, (64 << 20) + 1]
@@ -54,7 +55,7 @@ CORPUS = _corpus()
 
 
 def _damaged(chance: random.Random) -> bytes:
-    """One input: a real frame, or several, with a few things done to it."""
+    """Return one input: one or several real frames, with one to three random changes."""
     data = bytearray(chance.choice(CORPUS))
     for _ in range(chance.randrange(1, 4)):
         act = chance.randrange(7)
@@ -81,7 +82,7 @@ def _damaged(chance: random.Random) -> bytes:
 
 
 def _mend_checks(data: bytearray) -> None:
-    """Damage that the checksums do not notice: what an enemy sends, not what a line does."""
+    """Make the checksums match the damaged data. An attacker can send such data; a faulty line does not."""
     size = wire._PREFIX.size
     whole = wire.PREFIX_SIZE + int.from_bytes(data[4:8], "little")
     if data[3] != wire.CHUNK:
@@ -91,7 +92,7 @@ def _mend_checks(data: bytearray) -> None:
 
 
 def _hear(data: bytes, cut: int) -> None:
-    """What a link does with bytes, all of it that is not I/O."""
+    """Give the bytes to a session in two parts, and handle the frames that it returns as a link does."""
     session = Session(heartbeat_s=2.0, now=0.0)
     for number in range(3):
         session.send({"m": str(number)})
@@ -118,11 +119,11 @@ def test_a_million_damaged_inputs_give_frames_or_a_protocol_error(part: int) -> 
                 _hear(data, chance.randrange(len(data) + 1))
         except ProtocolError:
             refused += 1
-    assert INPUTS // 10 < refused < INPUTS  # it is neither all noise nor all good
+    assert INPUTS // 10 < refused < INPUTS  # the decoder refuses many inputs, and accepts some
 
 
 def test_no_length_makes_a_decoder_allocate() -> None:
-    """A prefix may promise what it likes: memory is taken as bytes come."""
+    """A prefix may announce any length. The decoder allocates memory only for bytes that have arrived."""
     tracemalloc.start()
     try:
         for header_size in (*_EXTREME, wire.MAX_HEADER):
@@ -139,7 +140,7 @@ def test_no_length_makes_a_decoder_allocate() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 4096])
 def test_a_large_message_in_small_parts_costs_what_its_bytes_cost(size: int) -> None:
-    """Each byte is copied a few times, however it is cut: twice as much in as many cuts is twice the work."""
+    """The decoder copies each byte only a few times, however small the parts are."""
     data = _joined(wire.encode_message(1, {"m": "x", "pad": "y" * 100_000}))
     decoder = Decoder()
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""The declared messages: each end handles all of them, and bytes become only what is declared."""
+"""The declared messages: each end handles all messages that it may get, and refuses bytes that are no such message."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def snake(name: str) -> str:
 
 
 def filled(kind: type[Any], rows: int) -> AnyMessage:
-    """A message with a value of the right type in every field."""
+    """Return a message with a value of the right type in every field, and ``rows`` entries in every column."""
     values = {"int": 3, "float": 0.5, "str": "s", "bool": True, "Mapping": {"cpu": 1}, "Sequence": [1]}
     values["WorkerOptions"] = messages.WorkerOptions(1, 2)
     made: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What attempts are called on the wire: one that came again would let an old answer pass for a new one."""
+"""Attempt ids: no two attempts share an id, so a late report never passes for a report of another attempt."""
 
 from __future__ import annotations
 

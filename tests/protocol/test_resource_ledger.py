@@ -1,4 +1,4 @@
-"""The ledger: nothing is given out twice, and everything comes back."""
+"""The ledger: it grants no amount twice, and each amount is free again after its release."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_memory_alone_shares_one_device_that_has_room() -> None:
     second = granted(ledger, gpu_memory=3 * GB)
     third = granted(ledger, gpu_memory=5 * GB)
     assert (first.devices, second.devices, third.devices) == ((0,), (0,), (1,))
-    assert ledger.claim({"gpu_memory": 4 * GB}) is None, "7 GB are free, but not on one device"
+    assert ledger.claim({"gpu_memory": 4 * GB}) is None, "only 3 GB are free, all of them on device 1"
     ledger.release(first)
     assert ledger.claim({"gpu": PARTS}) is None, "neither device is idle"
     assert ledger.free_devices == (5 * GB, 3 * GB)
@@ -210,7 +210,7 @@ DEVICES = st.lists(st.integers(0, 8), max_size=3)
 
 
 class LedgerStory(RuleBasedStateMachine):
-    """Any order of claims, releases and changes of capacity, beside a model that only adds up."""
+    """Claims, releases and changes of capacity in any order, compared with a model that only adds amounts."""
 
     held = Bundle("held")
 

@@ -1,4 +1,7 @@
-"""The session: delivered once and in order, across connections that drop anywhere; bulk within its credit."""
+"""The session delivers each message once and in order, although its connections may drop after any byte.
+
+It keeps the bulk data in flight within the window.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Bytes(Source):
 
 
 class End:
-    """One side: a session and what it got."""
+    """One side of a conversation: a session, and the messages and streams that it has received."""
 
     def __init__(self) -> None:
         self.session = Session(heartbeat_s=2.0, now=0.0)
@@ -62,7 +65,11 @@ class Line:
         self.a.feed(to_a, self.now)
 
     def step(self, cut_after: int | None = None, elapsed_s: float = 0.001) -> bool:
-        """Move what each side has to write; False where nothing moved or the line was cut."""
+        """Deliver the bytes that each side has to send, and return True if there were any.
+
+        If there are more than ``cut_after`` bytes, deliver only so many, drop the connection and make it again, and
+        return False.
+        """
         self.now += elapsed_s
         moved = 0
         for source, target in ((self.a, self.b), (self.b, self.a)):
@@ -147,7 +154,10 @@ def test_the_window_grows_on_a_fast_line_and_stays_small_on_a_slow_one() -> None
 
 
 def test_the_round_trip_is_known_from_the_first_answer_on() -> None:
-    """Measured behind the sender's own bulk it would excuse the queue that it is to prevent."""
+    """A round trip that is measured behind the sender's own bulk data is too long.
+
+    With such a measurement, the window would allow the very queue that it must prevent.
+    """
     line = Line()
     line.settle()
     for end in (line.a, line.b):
@@ -165,7 +175,7 @@ def test_a_line_that_slows_down_is_not_left_waiting_for_an_acknowledgement() -> 
     line.a.session.send_stream(2, source)
     data = b"".join(bytes(s) for _ in range(2) for s in line.a.session.take(line.now, 900 << 10))
     line.now += 5.0
-    # More than a quarter of a MiB-sized window, so that it is acknowledged; what is left would not be.
+    # At this window, the peer acknowledges every 1 MiB. 1100 KiB are enough for that, and the other 700 KiB are not.
     line.b.feed(data[: 1100 << 10], line.now)
     line.a.feed(b"".join(bytes(s) for s in line.b.session.take(line.now)), line.now)
     line.b.feed(data[1100 << 10 :], line.now)
@@ -232,7 +242,7 @@ def test_a_peer_that_no_longer_hears_does_not_prolong_the_lease() -> None:
     line = Line()
     line.settle()
     start = line.a.session.last_mutual
-    for _ in range(10):  # b's bytes arrive, a's do not
+    for _ in range(10):  # the bytes of b arrive, and those of a do not
         line.now += 2.0
         line.a.session.take(line.now)
         line.a.feed(b"".join(bytes(s) for s in line.b.session.take(line.now)), line.now)
@@ -241,7 +251,7 @@ def test_a_peer_that_no_longer_hears_does_not_prolong_the_lease() -> None:
 
 
 def test_messages_before_a_bad_frame_of_the_same_read_are_delivered() -> None:
-    """They count as received, so that the other side does not send them again."""
+    """The messages count as received, so the other side does not send them again."""
     line = Line()
     line.a.session.send({"m": "one"})
     line.a.session.send({"m": "two"})

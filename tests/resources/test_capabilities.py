@@ -1,4 +1,4 @@
-"""Capabilities: what a host says, and how the sources of it are merged."""
+"""Capabilities: how they are read, and how declared, probed and tracked capabilities of a host are merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costs: what they consume, what they ask for, and what they refuse."""
+"""Costs: the amounts that they consume, the conditions that they set, and the values that they refuse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from handout.resources import PARTS, Amount, Cost, Host, Inventory, as_costs, co
 
 
 class LabCost(Cost):
-    """The cost of the program p06."""
+    """A cost class as users write it, with fields and a validator of its own."""
 
     scratch: Amount = 0
     bandwidth: Amount = 0

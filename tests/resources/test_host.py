@@ -1,4 +1,4 @@
-"""Hosts: how they are written, what they pass on, and what they refuse."""
+"""Hosts: how they are written, which options they pass on to SSH, and which values they refuse."""
 
 from __future__ import annotations
 

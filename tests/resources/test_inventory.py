@@ -1,4 +1,4 @@
-"""Inventories: lists, files, and errors that say where to look."""
+"""Inventories: they are made of lists and files, and their errors name the file, the line and the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matching: each line of the design's table, and what a refusal says."""
+"""Requirements: which hosts cover a cost, and how an error describes what the other hosts lack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Amounts: exact, in parts, and readable both ways."""
+"""Amounts: they are exact whole numbers of parts, and can be read from text and written as text."""
 
 from __future__ import annotations
 

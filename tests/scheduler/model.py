@@ -1,7 +1,7 @@
-"""A cluster in memory that stands for the agents: it performs commands, in steps that a test chooses.
+"""A model of a cluster, in memory: it performs the core's commands as agents would, in steps that a test chooses.
 
-Each agent keeps a ledger, a store and a queue, starts what fits, and tells the core what happened, later and in
-order, unless the test repeats or loses it.
+Each agent of the model has a ledger, a store and a queue, and starts the tasks that fit. Its events reach the core
+later, and in order. A test can deliver an event twice, or lose the events of a host together with the host.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Ticket = tuple[int, int, int]
 
 @dataclass
 class Agent:
-    """One host's agent."""
+    """The model of the agent of one host."""
 
     name: str
     epoch: int
@@ -28,7 +28,7 @@ class Agent:
     inbox: deque[cmd.Command] = field(default_factory=deque)
     outbox: deque[ev.Event] = field(default_factory=deque)
     store: set[tuple[int, int]] = field(default_factory=set)
-    #: Ticket -> (variant, whether to keep a small result).
+    #: For each waiting task: the variant of its cost, and True if the agent keeps the result even if it is small.
     queue: dict[Ticket, tuple[int, bool]] = field(default_factory=dict)
     running: dict[Ticket, tuple[Claim, bool]] = field(default_factory=dict)
     alive: bool = True
@@ -36,7 +36,7 @@ class Agent:
 
 
 class Cluster:
-    """Agents, the core, and a check of what the core tells the shell."""
+    """A core and its agents. The model also checks the commands that the core gives."""
 
     def __init__(self, *, size: int = 100) -> None:
         self.core = Core()
@@ -44,6 +44,7 @@ class Cluster:
         self.size = size
         self.agents: dict[str, Agent] = {}
         self.copies: deque[tuple[str, int, int, str]] = deque()
+        #: The objects that the controller has, as numbers of the run and the object.
         self.home: set[tuple[int, int]] = set()
         self.specs: dict[int, RunSpec] = {}
         self.ended: dict[tuple[int, int], Outcome] = {}
@@ -52,7 +53,7 @@ class Cluster:
         self.forgotten: set[int] = set()
         self.asked: deque[cmd.AskAllocator] = deque()
         self.executed: dict[tuple[int, int], int] = {}
-        #: Second attempts beside first ones.
+        #: The number of second attempts that the core has announced.
         self.seconds = 0
         self.pauses = 0
         self.epochs = 0
@@ -60,7 +61,7 @@ class Cluster:
     # -- the shell
 
     def tell(self, *events: ev.Event) -> None:
-        """Feed the core, and pass on its commands."""
+        """Give the core these events, and perform its commands."""
         commands = self.core.handle(events, self.now)
         for command in commands:
             self._perform(command)
@@ -93,7 +94,7 @@ class Cluster:
                     assert (command.run, t) in self.ended, f"task {t} has not ended"
                 if command.outcome is Outcome.DONE:
                     for o in spec.outputs:
-                        assert (command.run, o) in self.home, f"output {o} has not come"
+                        assert (command.run, o) in self.home, f"output {o} is not at the controller"
             case cmd.AskAllocator():
                 self.asked.append(command)
             case cmd.AnnounceSecondAttempt():
@@ -105,7 +106,7 @@ class Cluster:
 
     @staticmethod
     def _drop_first(agent: Agent, run: int, o: int) -> None:
-        """A link keeps its order: a copy does not overtake a drop of the same object that was sent before it."""
+        """Perform the drops of an object that were sent before its copy: a link keeps the order of its messages."""
         for command in agent.inbox:
             if isinstance(command, cmd.DropObjects) and command.run == run and o in command.objects:
                 command.objects.remove(o)
@@ -127,7 +128,7 @@ class Cluster:
         self.tell(ev.HostConnected(name, compiled, "3.11", rtt_s, self.epochs))
 
     def change(self, name: str, *, cores: float) -> None:
-        """A tracker says that a host offers something else now."""
+        """Report to the core, as a tracker would, that a host now offers another number of cores."""
         compiled = compile_capabilities({"cpu": cores})
         self.agents[name].ledger.resize(compiled.amounts, compiled.devices)
         self.tell(ev.CapabilitiesChanged(name, compiled))
@@ -140,7 +141,7 @@ class Cluster:
     # -- the network
 
     def receive(self, name: str) -> None:
-        """An agent gets its next command."""
+        """Let an agent receive its next command."""
         agent = self.agents[name]
         command = agent.inbox.popleft()
         match command:
@@ -162,10 +163,10 @@ class Cluster:
                         self._recalled(agent, ticket)
 
     def deliver(self, name: str, *, again: bool = False) -> None:
-        """The core gets the next event of an agent."""
+        """Give the core the next event of an agent, twice if ``again`` is True."""
         event = self.agents[name].outbox.popleft()
         if isinstance(event, ev.TasksFinished):
-            # The bytes of small results ride in the same message.
+            # The bytes of small results travel in the same message.
             for t, held in zip(event.tasks, event.held, strict=True):
                 producer = self.specs[event.run].producer
                 self.home |= {(event.run, o) for o, p in enumerate(producer) if p == t and held}
@@ -174,7 +175,7 @@ class Cluster:
             self.tell(event)
 
     def copy(self, number: int = 0) -> None:
-        """A copy arrives, or turns out to be impossible."""
+        """Let a copy arrive, or report that it failed because the source does not have the object."""
         target, run, o, source = self.copies[number]
         del self.copies[number]
         held = (run, o) in (self.home if source == "" else self.agents[source].store) if self._up(source) else False
@@ -192,7 +193,7 @@ class Cluster:
     # -- the agents
 
     def startable(self, name: str) -> list[Ticket]:
-        """Tasks that have their inputs and fit now, in the order in which they came."""
+        """Return the tasks that have their inputs and fit now, in the order in which the agent received them."""
         agent = self.agents[name]
         return [
             ticket
@@ -239,7 +240,7 @@ class Cluster:
         self._return_followers(agent, ticket)
 
     def _return_followers(self, agent: Agent, ticket: Ticket) -> None:
-        """Return the tasks that wait here for a result that will not be made here."""
+        """Report as recalled the tasks that wait on this agent for a result that it will not make."""
         run, t, _ = ticket
         producer = self.specs[run].producer
         for other in list(agent.queue):
@@ -254,10 +255,10 @@ class Cluster:
             agent.outbox.append(ev.TasksRecalled(agent.name, run, [t], [attempt]))
             self._return_followers(agent, ticket)
 
-    # -- all of it
+    # -- the whole cluster
 
     def step(self) -> bool:
-        """Let everything that is under way go on a little; return False if nothing was."""
+        """Deliver all messages and copies, and start and finish tasks. Return False if there was nothing to do."""
         moved = False
         for name in list(self.agents):
             agent = self.agents[name]
@@ -279,11 +280,11 @@ class Cluster:
         return moved
 
     def all_over(self) -> bool:
-        """Return True if every run has ended that the test waits for."""
+        """Return True if every run has ended, or was closed before its end."""
         return self.over.keys() | self.forgotten == self.specs.keys()
 
     def settle(self) -> None:
-        """Run until nothing is under way, timers included."""
+        """Take steps until all runs are over, or until there is nothing to do and no timer is set."""
         for _ in range(10_000):
             if self.step():
                 continue
@@ -292,4 +293,4 @@ class Cluster:
                 return
             self.now = max(self.now, deadline)
             self.tell()
-        raise AssertionError("it goes on for ever")
+        raise AssertionError("the cluster still has something to do after 10,000 steps")

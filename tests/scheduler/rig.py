@@ -1,4 +1,4 @@
-"""Builders for tests of the core: graphs from a line of text, hosts in a word, and events by the names of tasks."""
+"""Helpers for tests of the core: they make graphs and hosts from short texts, and events from the names of tasks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ def profile(cost: Any = None, **fields: Any) -> Profile:
 
 
 def graph(text: str, *, profiles: Mapping[str, Profile] | None = None, **fields: Any) -> RunSpec:
-    """A run of ``"a -> b; a, c -> d; e"``: each arrow says what a task takes. Outputs are what no task takes.
+    """Return the specification of a run from a text such as ``"a -> b; a, c -> d; e"``.
 
-    ``profiles`` by task name (others get the default one); ``outputs`` and ``keep`` by name.
+    Here b takes the result of a, d takes the results of a and c, and e takes none. By default, the outputs are the
+    results that no task takes. ``profiles`` has the profiles by the name of the task; a task that is not in it gets the
+    default profile. ``outputs``, ``keep``, ``groups`` and ``priorities`` use the names of tasks as well.
     """
     inputs: dict[str, list[str]] = {}
     for clause in text.split(";"):
@@ -59,7 +61,7 @@ def graph(text: str, *, profiles: Mapping[str, Profile] | None = None, **fields:
 
 
 class Scene:
-    """A core, its time, and the names of one run's tasks. Every call checks the invariants."""
+    """A core, its clock, and the names of its tasks. Each call of `tell` checks the invariants of the core."""
 
     def __init__(self, *hosts: str, **shared: int) -> None:
         self.core = Core()
@@ -91,7 +93,7 @@ class Scene:
         return commands
 
     def join(self, text: str, **offer: Any) -> list[Said]:
-        """``"h1"`` or ``"h1 2"`` for two cores."""
+        """Connect a host: ``"h1"`` has one core, and ``"h1 2"`` has two."""
         name, _, cores = text.partition(" ")
         offer = {"cpu": float(cores or 1), **offer}
         return self.said(self.tell(joined(name, **offer)))
@@ -141,7 +143,7 @@ class Scene:
         return self.said(self.tell(ev.HostLost(host, "it is gone")))
 
     def wake(self) -> list[Said]:
-        """Let time pass until the core wants to be called."""
+        """Let time pass until the core's next deadline, and call the core."""
         deadline = self.core.next_deadline
         assert deadline is not None
         return self.said(self.tell(at=deadline))
@@ -167,7 +169,7 @@ class Scene:
         return self.core.locate(run, self.number(run, name))
 
     def said(self, commands: Iterable[cmd.Command]) -> list[Said]:
-        """Commands in words: ``("start", "h1", "a", "b")``, in the order given."""
+        """Return commands as words, such as ``("start", "h1", "a", "b")``, in the order in which the core gave them."""
         return [words for command in commands for words in self._words(command)]
 
     def _words(self, command: cmd.Command) -> Sequence[Said]:

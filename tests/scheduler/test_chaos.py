@@ -26,9 +26,9 @@ PROFILES: list[Profile] = [
     profile([{"cpu": 2}, {"cpu": 1}], retries=1),
     profile(idempotent=False),
 ]
-#: Index of the one that must not run twice.
+#: The index of the profile whose tasks must not run twice.
 ONCE = 6
-#: Whatever runs for longer than the quickest of its peers is slow.
+#: One finished task of a profile is enough: each task of the profile that runs longer than the finished ones is slow.
 HASTY = Speculation(peers=1, factor=1.0, least_s=0.0)
 
 
@@ -169,7 +169,7 @@ class Chaos(RuleBasedStateMachine):
             self.answer_one(data.draw(st.integers(0, 2)))
 
     def answer_one(self, number: int) -> None:
-        """An allocator that puts all on one host of its view."""
+        """Answer a request: place each task on one chosen host, or on the first host that covers the task's cost."""
         request = self.cluster.asked.popleft()
         names = list(request.view.hosts)
         placements = {task.id: names[number % len(names)] for task in request.frontier}
@@ -192,7 +192,7 @@ class Chaos(RuleBasedStateMachine):
             assert all(parts >= 0 for parts in agent.ledger.free.values())
 
     def teardown(self) -> None:
-        """Calm returns: two hosts that can run everything stay, and every run must come to its end."""
+        """Connect all hosts, let everything end without further faults, and check that nothing is left over."""
         cluster = self.cluster
         for name in list(cluster.agents):
             cluster.tell(ev.HostRecovered(name))
@@ -208,10 +208,10 @@ class Chaos(RuleBasedStateMachine):
             if cluster.step() or cluster.asked:
                 continue
             deadline = cluster.core.next_deadline
-            assert deadline is not None, f"it hangs: {[cluster.core.counts(run) for run in self.open_runs()]}"
+            assert deadline is not None, f"no timer is set: {[cluster.core.counts(run) for run in self.open_runs()]}"
             cluster.now = max(cluster.now, deadline)
             cluster.tell()
-        assert cluster.all_over(), "a run has no end"
+        assert cluster.all_over(), "a run has not ended"
         for run in self.open_runs():
             cluster.tell(ev.RunClosed(run))
         cluster.asked.clear()

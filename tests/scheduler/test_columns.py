@@ -21,7 +21,7 @@ MODULES = sorted(path for path in ROOM.rglob("*.py") if path.parent.name != "sta
 
 RECORDS = (AllocatorRequests, Durations, HostRecord, ObjectTable, ReadyQueue, Run, Stragglers)
 COLUMNS = {name for record in RECORDS for name in record.__slots__}
-#: Change a list, a set, a dict or a deque.
+#: Methods that change a list, a set, a dict or a deque.
 CHANGES = {
     *("add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop", "popitem", "popleft"),
     *("remove", "reverse", "rotate", "setdefault", "sort", "update", "difference_update", "intersection_update"),
@@ -30,19 +30,19 @@ HEAP_CHANGES = {"heapify", "heappop", "heappush", "heapreplace"}
 
 
 def is_column(node: ast.AST, aliases: set[str]) -> bool:
-    """Tell if an expression is a column of some record, or a local name for one."""
+    """Return True if an expression is a column of a record, or a local name for a column."""
     match node:
         case ast.Name(id=name):
             return name in aliases
         case ast.Attribute(value=ast.Name(id="self" | "world")):
-            return False  # a class of the module's own, or the world's own sets
+            return False  # an attribute of a class in the module, or a set of the world
         case ast.Attribute(attr=attr):
             return attr in COLUMNS
     return False
 
 
 def aliases_in(tree: ast.AST) -> set[str]:
-    """Local names for columns: ``state = run.state``, also several at once."""
+    """Return local names for columns, such as ``state`` after ``state = run.state`` or ``a, state = 1, run.state``."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
@@ -55,7 +55,7 @@ def aliases_in(tree: ast.AST) -> set[str]:
 
 
 def writes_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Every statement that writes a column, as line and text."""
+    """Yield each statement that writes a column, as the number of its line and its text."""
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef):
             continue

@@ -1,4 +1,7 @@
-"""The plain path: submit, hand over, finish, fetch, drop, end. Events in, exact commands out."""
+"""Runs in which nothing fails, from their submission to their end.
+
+Each test gives the core events, and compares the commands that the core returns with the exact list that is expected.
+"""
 
 from __future__ import annotations
 
@@ -231,7 +234,7 @@ def test_what_is_gone_already_stays_gone() -> None:
 
 
 def test_an_output_that_is_asked_for_and_was_not_stored_is_waited_for_no_more() -> None:
-    """No task needed it when its task was handed over, so the agent has not kept it."""
+    """No task needed the result of a when a was handed over, so the agent did not keep the result."""
     scene = Scene("h1")
     scene.submit(graph("a; b", outputs=["b"]))
     scene.tell(ev.OutputsWanted(1, [0]))

@@ -1,4 +1,4 @@
-"""Custom allocators: what they are shown, when they are asked, and what becomes of good, late and bad answers."""
+"""Custom allocators: what the core shows them, when it asks them, and how it treats good, late and bad answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONG = profile({"cpu": 1}, idempotent=False, fn_name="long")
 
 
 def asked(scene: Scene, text: str, **fields: Any) -> cmd.AskAllocator:
-    """Submit a run with a custom allocator and take its first request."""
+    """Submit a run with a custom allocator, and return the first request to the allocator."""
     fields.setdefault("profiles", {name.strip(): LONG for name in text.replace("->", ";").replace(",", ";").split(";")})
     scene.specs[1] = graph(text, allocator=None, **fields)
     commands = scene.tell(ev.RunSubmitted(1, scene.specs[1]))
@@ -196,7 +196,7 @@ def test_a_task_that_failed_somewhere_says_so() -> None:
 
 
 def test_it_is_asked_again_when_another_run_makes_room() -> None:
-    """It found no room and did not ask to be asked again: nothing of its own run would ever happen."""
+    """The allocator found no room and set no time to be asked again, and its own run has nothing under way."""
     scene = Scene("h1")
     scene.submit(graph("x", profiles={"x": LONG}), run=2)
     request = asked(scene, "a")
@@ -206,7 +206,7 @@ def test_it_is_asked_again_when_another_run_makes_room() -> None:
 
 
 def test_leaving_out_everything_while_an_end_is_still_awaited_is_no_error() -> None:
-    """A host is not idle while what was cancelled there has not ended."""
+    """A host is not idle until the tasks that were cancelled on it have ended."""
     scene = Scene("h1")
     scene.submit(graph("x", profiles={"x": LONG}), run=2)
     request = asked(scene, "a")
@@ -218,7 +218,10 @@ def test_leaving_out_everything_while_an_end_is_still_awaited_is_no_error() -> N
 
 
 def test_it_is_asked_again_when_an_expected_host_will_not_come() -> None:
-    """Leaving out everything was fine while a host was expected; now it is for the allocator to say what else."""
+    """An allocator is allowed to place nothing while the core expects a host.
+
+    When the host is lost, the core asks the allocator again. If it still places nothing, the run ends.
+    """
     scene = Scene("h1")
     scene.tell(ev.HostExpected("h2"))
     request = asked(scene, "a")

@@ -1,4 +1,7 @@
-"""Hosts without room for what a function makes or takes: its tasks avoid them for a while, tasks of others do not."""
+"""A host has no room for a result or an argument of a function.
+
+Tasks of this function avoid the host for a while, and tasks of other functions do not.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ from handout.scheduler import events as ev
 from handout.scheduler.run_spec import Speculation
 from tests.scheduler.rig import Said, Scene, graph, profile
 
-#: What takes something shared is never handed ahead: each start is one that was placed.
+#: A task that takes a shared amount is never handed ahead. So each start of such a task is a placement.
 BIG = profile({"cpu": 1, "licence": 1})
 GATE = profile(host="h2")
 
 
 def gated(count: int, *hosts: str, more: str = "", **fields: object) -> Scene:
-    """g0 -> x0; g1 -> x1; ...: each big task is ready when its gate ends, on h2. It goes to h1 if it may."""
+    """Submit a run of ``g0 -> x0; g1 -> x1; ...``, where the g are gates and the x are big tasks.
+
+    Each big task is ready when its gate ends on h2. It is placed on h1, unless its function avoids h1.
+    """
     scene = Scene(*(hosts or ("h1", "h2 99")), licence=99)
     profiles = {f"g{i}": GATE for i in range(count)} | {f"x{i}": BIG for i in range(count)}
     profiles |= fields.pop("profiles", {})  # type: ignore[arg-type]
@@ -30,12 +36,12 @@ def starts(said: list[Said]) -> list[Said]:
 
 
 def ready(scene: Scene, number: int) -> list[Said]:
-    """Make a big task ready, and return where it starts."""
+    """End the gate of a big task, and return the starts that follow."""
     return starts(scene.finish("h2", f"g{number}"))
 
 
 def full(count: int = 3, *hosts: str, need: int = 0, **fields: object) -> Scene:
-    """h1 has no room for x0, which runs on h2 now."""
+    """Return a scene in which h1 had no room for x0, so that x0 now runs on h2."""
     scene = gated(count, *hosts, **fields)  # type: ignore[arg-type]
     assert ready(scene, 0) == [("start", "h1", "x0")]
     assert ("start", "h2", "x0") in scene.fail("h1", "x0", "disk", need=need)
@@ -131,7 +137,7 @@ def test_a_pinned_task_goes_to_its_host() -> None:
 def test_when_the_others_are_not_to_be_had_it_goes_there_at_once(event: type) -> None:
     scene = full(2, "h1", "h2 99", "h3")
     scene.fail("h2", "x0", "disk")
-    assert scene.state("x0") is State.HANDED  # on h3, where it fills the one slot
+    assert scene.state("x0") is State.HANDED  # on h3, which has only one slot
     ready(scene, 1)
     assert scene.core.explain(1, scene.number(1, "x1")).hosts["h1"] == (
         "had no room for a result or an argument of its function, and is avoided for 10 s more"
@@ -158,7 +164,7 @@ def test_tasks_wait_for_a_host_that_is_busy_but_no_longer_than_the_pause() -> No
 
 @pytest.mark.parametrize(("need", "host"), [(1_000_000, "h2"), (500_000, "h1")])
 def test_a_pause_ends_early_where_as_much_was_dropped_as_one_task_a_slot_needs(need: int, host: str) -> None:
-    """k is a megabyte on h1, which has two slots; l takes it there, and it goes."""
+    """h1 has two slots. The result of k takes 1 MB there, and is dropped when the task l, which needs it, has ended."""
     profiles = dict.fromkeys("kl", profile(host="h1", idempotent=False))
     scene = gated(2, "h1 2", "h2 99", more="; k -> l", profiles=profiles)
     scene.finish("h1", "k", size=1_000_000, held=False)
@@ -203,7 +209,7 @@ def test_an_idle_host_without_room_is_no_reason_to_take_back_what_waits_on_anoth
 
 
 def test_a_follower_is_not_handed_where_its_function_is_paused() -> None:
-    """a, of another function, is made on h1; b takes it."""
+    """The task a is of another function and runs on h1. The task b takes its result."""
     big = profile()
     profiles = {"x": big, "b": big, "a": profile(host="h1"), "g": profile(host="h2", idempotent=False)}
     scene = Scene("h1 2", "h2 2")
@@ -264,7 +270,10 @@ def _asked(commands: list[cmd.Command]) -> cmd.AskAllocator:
 
 
 def test_a_host_is_not_kept_free_for_a_function_that_is_paused_there() -> None:
-    """w has all of h1, v, of the same function, waits for as much; then w finds no room there."""
+    """The tasks w and v are of one function: w takes both cores of h1, and v waits for them.
+
+    Then w fails, because h1 has no room on its disk.
+    """
     wide, small = profile({"cpu": 2, "licence": 1}), profile({"licence": 1})
     profiles = {"w": wide, "v": wide, "a": small, "b": small, "g": GATE}
     scene = Scene("h1 2", "h2 3", licence=99)
@@ -285,7 +294,7 @@ ALONE = profile(fn_name="alone", **ONCE)
 
 
 def kept_for_a_group(*groups: str) -> Scene:
-    """On each of two hosts a core is taken by others; h1 is kept free for the pair, which waits for both of its cores."""
+    """Return a scene in which h1 is kept free for the task ``pair``, which waits until both cores of h1 are free."""
     scene = Scene("h1 2", "h2 2")
     taken = {"z": profile(host="h1", **ONCE), "y": profile(host="h2", **ONCE), "x": profile(host="h2", **ONCE)}
     scene.submit(graph("z; y; x", profiles=taken), run=9)
@@ -297,7 +306,10 @@ def kept_for_a_group(*groups: str) -> Scene:
 
 
 def found_no_room(scene: Scene, name: str) -> None:
-    """It was not called, so a task that must not run twice may be tried elsewhere."""
+    """Report that h1 had no room for a task.
+
+    The task's function was not called, so the task may be tried elsewhere although it must not run twice.
+    """
     t = scene.number(1, name)
     scene.tell(ev.TaskFailed("h1", 1, t, scene.attempt(1, t), "disk", True, None, 8, False))
 

@@ -1,4 +1,4 @@
-"""A host is let go while runs go on: it is emptied first, or kept where it is needed."""
+"""A host is drained while runs go on: the core empties and releases it, or refuses because a task needs the host."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_host_that_is_lost_while_it_is_drained_is_released() -> None:
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_what_cannot_be_brought_away_is_made_again(missing: bool) -> None:
-    """h2 is busy with b, which c waits for; h1 has made a."""
+    """The task b runs on h2, and c waits for its result. h1 has the result of a."""
     scene = Scene("h2", "h1")
     busy = profile(host="h2")
     scene.submit(graph("b; a -> c; b -> c", profiles={"b": busy, "c": busy}))

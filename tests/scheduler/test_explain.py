@@ -1,4 +1,4 @@
-"""Why a task does not run, as data."""
+"""`Core.explain` tells why a task does not run."""
 
 from __future__ import annotations
 

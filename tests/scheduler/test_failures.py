@@ -1,4 +1,4 @@
-"""Tasks that fail: retried elsewhere first, given up, and what that does to the rest of the run."""
+"""Tasks that fail: the core retries them on another host first, or gives up and skips or cancels other tasks."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_must_not_run_twice_and_raised_is_retried_as_asked() -> None:
 
 
 def test_fail_fast_cancels_the_rest_and_waits_for_the_agents() -> None:
-    """a fails while b runs; c waits for a, d for b."""
+    """The task a fails while b runs. The task c waits for a, and d waits for b."""
     scene = Scene("h1 2")
     scene.submit(graph("a -> c; b -> d", profiles=dict.fromkeys("cd", profile(idempotent=False))))
     assert scene.fail("h1", "a") == [

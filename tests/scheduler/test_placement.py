@@ -1,4 +1,4 @@
-"""Where tasks go: pins, groups, versions, bytes, reservations; and what can go nowhere."""
+"""Where the core places tasks: pins, groups, Python versions, bytes, reservations, and tasks that fit on no host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fresh core gets facts about an earlier run: what it committed, and which attempts go on."""
+"""A fresh core gets facts about an earlier run: which results were committed, and which attempts still go on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ ONCE = profile(idempotent=False)
 
 
 def resume(scene: Scene, spec: RunSpec, done: str, there: str | None = None, unknown: str = "") -> list[Said]:
-    """Submit with facts; ``there`` names the objects whose bytes are with the controller, by default all."""
+    """Submit a run with facts about an earlier run.
+
+    Args:
+        scene: The scene.
+        spec: The run.
+        done: The tasks that were committed.
+        there: The committed tasks whose results the controller has. By default it has all of them.
+        unknown: The tasks that had begun and whose end was not seen.
+    """
     scene.specs[1] = spec
     tasks = [scene.number(1, name) for name in done.split()]
     objects = tasks if there is None else [scene.number(1, name) for name in there.split()]
@@ -116,13 +124,13 @@ def test_an_attempt_that_nobody_wants_any_more_is_ended_and_its_number_not_used_
 
 
 def found(scene: Scene, spec: RunSpec, *said: ev.Event) -> list[Said]:
-    """Submit a run, some of whose attempts hosts go on with."""
+    """Submit a run together with events about results and attempts of an earlier run."""
     scene.specs[1] = spec
     return scene.said(scene.tell(ev.RunSubmitted(1, spec), *said))
 
 
 def test_an_attempt_for_which_its_host_has_no_room_waits_there() -> None:
-    """It may have begun: handed to another host it would run twice."""
+    """The attempt may have begun. If the core handed the task to another host, the task could run twice."""
     scene = Scene("h1", "h2")
     said = found(scene, graph("a; b", profiles={"b": ONCE}), ev.AttemptsFound("h1", 1, [0, 1], [1, 1]))
     assert said == []
@@ -162,12 +170,12 @@ def test_of_two_attempts_that_are_found_the_later_one_goes_on() -> None:
     spec = graph("a", profiles={"a": ONCE})
     said = found(scene, spec, ev.AttemptsFound("h1", 1, [0], [1]), ev.AttemptsFound("h2", 1, [0], [2]))
     assert said == [("cancel", "h1", "a")]
-    scene.tell(ev.TasksRecalled("h1", 1, [0], [1]))  # so it had said before
+    scene.tell(ev.TasksRecalled("h1", 1, [0], [1]))  # as h1 had told the earlier controller
     assert ("done", "a") in scene.finish("h2", "a")
 
 
 def test_attempts_that_are_found_may_be_more_than_may_run_at_once() -> None:
-    """The earlier controller had seen the end of one."""
+    """The earlier controller handed b over after a had ended. The report of this end now comes a second time."""
     scene = Scene("h1", "h2")
     spec = graph("a; b; c", max_concurrency=1)
     assert found(scene, spec, ev.AttemptsFound("h1", 1, [0], [1]), ev.AttemptsFound("h2", 1, [1], [1])) == []
@@ -176,7 +184,7 @@ def test_attempts_that_are_found_may_be_more_than_may_run_at_once() -> None:
 
 
 def test_a_result_that_is_told_again_is_not_believed_to_be_on_its_host() -> None:
-    """The earlier controller may have had it dropped there."""
+    """The earlier controller may have told the host to drop the result."""
     scene = Scene("h1")
     found(scene, graph("a -> b"), ev.AttemptsFound("h1", 1, [0], [1]))
     said = scene.finish("h1", "a")

@@ -1,4 +1,7 @@
-"""Tasks handed ahead of room, followers handed over with the tasks they wait for, and recalls of what waited too long."""
+"""Tasks that are handed ahead: before there is room for them, or with the tasks whose results they take.
+
+Tasks that have waited on a host for too long are recalled.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ SHORT = profile(fn_name="short")
 
 
 def one_slot(host: str = "h1") -> Scene:
-    """The core knows how long `LONG` and `SHORT` take, and nothing about other profiles."""
+    """Return a scene whose core knows how long tasks of `LONG` and `SHORT` take, but knows no other durations."""
     scene = Scene(host)
     scene.submit(graph("x; y", profiles={"x": LONG, "y": SHORT}), run=99)
     scene.finish("h1", "x", run=99, took_s=60.0)
@@ -79,7 +82,7 @@ def test_who_is_less_urgent_is_not_handed_ahead_where_somebody_more_urgent_waits
 
 
 def test_nor_is_a_less_urgent_task_of_the_same_function_after_more_urgent_ones() -> None:
-    """The hosts that these may be handed ahead to are computed before any task waits."""
+    """The core lists the hosts for a, b and c together, at a time when the urgent task does not wait yet."""
     scene = one_slot()
     both = dict.fromkeys("abc", profile(fn_name="both"))
     spec = graph("a; b; urgent; c", profiles={**both, "urgent": LONG}, priorities={"a": 9.0, "b": 9.0, "urgent": 5.0})
@@ -110,7 +113,10 @@ def test_or_nobody_who_is_more_urgent_than_that() -> None:
 
 
 def waits_for_gpu(cpu: int) -> Scene:
-    """A host of four cores, far away, where one more urgent task has the only GPU and another waits for it."""
+    """Return a scene with a distant host of four cores and one GPU.
+
+    Two urgent tasks need the GPU: one has it, and the other one waits for it.
+    """
     scene = Scene()
     scene.tell(joined("h1", cpu=4, gpu=1, rtt_s=0.05))
     scene.submit(graph("y", profiles={"y": SHORT}), run=99)
@@ -147,7 +153,7 @@ def test_until_what_they_take_is_all_that_it_lacks() -> None:
 
 
 def test_those_of_unknown_duration_are_only_where_they_take_nothing_of_what_it_needs() -> None:
-    """A task of unknown duration might take what the urgent one lacks last, and never release it."""
+    """A task of unknown duration might take an amount that the urgent task needs, and never release it."""
     unknown = profile(fn_name="unknown")
     for cpu, ahead in ((0, 8), (1, 0)):
         scene = waits_for_gpu(cpu)
@@ -156,7 +162,7 @@ def test_those_of_unknown_duration_are_only_where_they_take_nothing_of_what_it_n
 
 
 def test_nothing_is_where_it_lacks_nothing_but_its_turn() -> None:
-    """A task that was handed ahead has waited for so long that nothing new may pass it."""
+    """The task b was handed ahead and has waited so long that the host grants nothing to newer tasks before it."""
     scene = Scene()
     scene.join("h1", disk=1)
     scene.submit(graph("a; b"))
@@ -176,7 +182,7 @@ def chain(**fields: Any) -> RunSpec:
 
 @pytest.mark.parametrize(("limit", "count"), [(None, 11), (2, 2)])
 def test_nor_is_a_less_urgent_follower(limit: int | None, count: int) -> None:
-    """Each task of a chain would get in before it."""
+    """Otherwise each task of the chain would start before the urgent task."""
     scene = one_slot()
     scene.submit(chain(max_concurrency=limit))
     assert handed(scene) == count
@@ -274,7 +280,7 @@ def test_a_follower_waits_for_producers_on_other_hosts() -> None:
 
 
 def test_an_idle_host_gets_what_has_waited_elsewhere_for_too_long() -> None:
-    """h1 took one task and two ahead; h2 comes later."""
+    """h1 got one task that runs and two that were handed ahead. h2 connects later."""
     scene = Scene("h1")
     scene.submit(graph("a; b; c"))
     scene.now = 1.0

@@ -21,7 +21,7 @@ def began(scene: Scene, host: str, *names: str) -> list[Said]:
 
 
 def slow(text: str = "p1; p2; slow", *, hosts: tuple[str, ...] = ("h1 3", "h2 3"), **fields: object) -> Scene:
-    """Two peers took 1 s each, on h1; ``slow`` runs there since 0.0."""
+    """Return a scene in which two peers took 1 s each on h1, and ``slow`` has run there since 0.0."""
     scene = Scene(*hosts)
     fields.setdefault("allocator", "first_available")
     scene.submit(graph(text, speculation=RULE, **fields))
@@ -31,7 +31,7 @@ def slow(text: str = "p1; p2; slow", *, hosts: tuple[str, ...] = ("h1 3", "h2 3"
 
 
 def twice(**fields: object) -> Scene:
-    """The same, with a second attempt on h2."""
+    """Return a scene as `slow` does, after the core has started a second attempt of the slow task on h2."""
     scene = slow(**fields)
     assert ("start", "h2", "slow") in scene.wake()
     return scene
@@ -84,7 +84,7 @@ def test_the_first_to_finish_counts_and_the_other_is_ended(winner: str, attempt:
     scene = twice()
     assert finished(scene, winner, attempt) == [("cancel", loser, "slow"), ("done", "slow"), ("over", "done")]
     assert scene.core.world.fleet.by_name[winner].ledger.used == {}
-    # What the loser has claimed stays so until its agent has confirmed that it ended.
+    # The loser keeps its claim until its agent has confirmed that the attempt ended.
     assert scene.core.world.fleet.by_name[loser].ledger.used == {"cpu": 10_000}
     of(scene, ev.TaskFailed, loser, other, "cancelled")
     assert scene.core.world.fleet.by_name[loser].ledger.used == {}
@@ -149,7 +149,7 @@ def test_there_is_one_extra_attempt_a_task_and_no_more() -> None:
 
 
 def test_nothing_is_attempted_twice_while_others_wait_for_room() -> None:
-    """All of h2 is taken, and one more task wants all of it."""
+    """One task takes all of h2, and another task waits for all of h2."""
     wide = profile({"cpu": 3}, idempotent=False)
     scene = slow("p1; p2; slow; w1; w2", profiles={"w1": wide, "w2": wide})
     assert scene.wake() == []
@@ -201,7 +201,7 @@ def test_a_second_attempt_claims_what_the_inventory_shares_anew() -> None:
 
 
 def test_a_copy_of_the_winners_result_is_not_hit_by_the_end_of_the_loser() -> None:
-    """The consumer runs where the loser ran, and its input is on its way there when the loser finishes, too."""
+    """The consumer is placed on the loser's host. Its input is on the way there when the loser finishes as well."""
     scene = twice(text="p1; p2; slow -> next", profiles={"next": profile(host="h1", idempotent=False)})
     assert ("copy", "slow", "h2", "h1") in finished(scene, "h2", 2, held=False)
     assert finished(scene, "h1", 1, held=False) == []

@@ -28,7 +28,7 @@ def test_every_move_says_what_brings_it_about() -> None:
 
 
 def moved(*states: State) -> Run:
-    """A run of one task, ``a``, that was moved to these states."""
+    """Return a run of one task, ``a``, that was moved through these states."""
     run = Run(1, graph("a"), {})
     for state in states:
         run.move(0, state)

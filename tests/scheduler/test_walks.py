@@ -1,6 +1,6 @@
-"""Long random walks, seeded: graphs of some dozen tasks on hosts that come, go, fall silent and fail.
+"""Long random walks, each from a seed: graphs of up to 30 tasks, on hosts that connect, are lost or fall silent.
 
-The property test finds small histories; these find the ones that need hundreds of steps.
+The property test in `test_chaos` finds errors that need few steps. These walks find errors that need hundreds of steps.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def random_spec(rng: Random) -> RunSpec:
 
 
 class Walk(Chaos):
-    """The property test's cluster, driven by a seed."""
+    """The cluster of the property test, with steps that are drawn from a seed."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ def test_a_cluster_that_nothing_happens_to_runs_everything_once() -> None:
 
 
 class Stragglers(Walk):
-    """Few tasks on hosts with much room: a slow task gets a second attempt, and loses one of the two, or both."""
+    """Few tasks on hosts with much room: slow tasks get second attempts, and lose one attempt or both."""
 
     def go(self, steps: int) -> None:
         for name in HOSTS[1:]:

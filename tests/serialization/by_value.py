@@ -1,7 +1,8 @@
-"""A program whose functions and classes only travel by value; run as ``__main__`` by test_pickling.
+"""A program whose functions and classes can only travel by value, because `test_pickling` runs it as ``__main__``.
 
-It sends them to a fresh process, which uses them and sends some back. Runs on every version that an agent does,
-from the agent's bundle (its only argument).
+It sends its functions and classes to a fresh process, which uses them and sends some of them back. The program runs on
+every version of Python that agents run on. Its only argument is the path of the agent's bundle, from which it imports
+`handout`.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ def make():
 
 
 def use(v):
-    """Runs on the other side: everything works, and every class is there once."""
+    """Check on the other side that all values work and that each class exists only once. Return some of the values."""
     q, point, point3 = v["point3"], v["Point"], v["Point3"]
     assert isinstance(q, point)
     assert type(q) is point3
@@ -249,7 +250,7 @@ def use(v):
     increment, get, factorial = v["closures"]
     increment()
     increment()
-    assert get() == 2  # and closures of one call their variables
+    assert get() == 2  # closures that were made by one call share its variables
     assert factorial(5) == 120
     assert v["keywords"](1) == 5
     assert v["increment"](1) == 2

@@ -109,7 +109,10 @@ def test_a_module_travels_by_name() -> None:
 
 @pytest.mark.parametrize("minor", MINORS)
 def test_code_of_main_makes_a_round_trip_through_a_fresh_process(minor: int, bundle: Path) -> None:
-    """Functions that call each other, enums, named tuples and closures. Classes map back to the originals."""
+    """The program sends functions that call each other, enums, named tuples and closures.
+
+    The classes that come back are the original classes.
+    """
     command = [require_python(minor), "-S", str(PROGRAM), str(bundle)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG_S)
     assert done.stdout.strip() == "round trip", done.stderr
@@ -254,7 +257,7 @@ def test_a_structure_nested_too_deeply_is_refused_by_name() -> None:
 
 
 class Promise:
-    """Stands for a graph's output."""
+    """A substitute for an output of a graph."""
 
     def __init__(self, mark: Any) -> None:
         self.mark = mark
@@ -348,7 +351,7 @@ def test_arguments_that_cannot_be_loaded_are_not_the_users_error() -> None:
 
 
 class Picky(Exception):
-    """Its ``__init__`` does not take what its ``args`` say."""
+    """An exception whose ``__init__`` cannot be called with its ``args``."""
 
     def __init__(self, code: int, *, detail: str) -> None:
         super().__init__(f"{code} {detail}")
@@ -386,7 +389,7 @@ def test_an_exception_that_does_not_load_has_no_bytes_and_keeps_its_text() -> No
 
 
 class Unprintable:
-    """A note that is no text, and that cannot be turned into one."""
+    """A note that is not text, and whose ``__str__`` raises an error."""
 
     def __str__(self) -> str:
         raise OSError("no text")

@@ -1,4 +1,7 @@
-"""Temporary folders: made at the first use, removed with their object or process, or by a later process after a kill."""
+"""Temporary folders: each one is made when it is first used, and removed with its object or its process.
+
+If the process was killed, a later process removes the folder.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ import pytest
 
 from handout.serialization.temp_folder import TempFolder
 
-#: Receives a file as a run's caller does.
+#: The source of a program that receives a file as the caller of a run does.
 RECEIVE = "import os, pickle, sys; from handout import File; got = pickle.loads(pickle.dumps(File(sys.argv[1]), 5))"
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of temporary files."""
+    """Return the folder in which the test makes its temporary files."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path

@@ -1,4 +1,4 @@
-"""Bytes of an untrusted host: data comes back unchanged, and all else is refused by name and never made."""
+"""Bytes from an untrusted host: data is read unchanged. Objects of other types are refused by name and not made."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Rights(enum.Flag):
 
 @trust
 class Size(enum.Enum):
-    """An unknown value would run its ``_missing_``."""
+    """An enum whose ``_missing_`` Python would call for an unknown value."""
 
     SMALL = (1, 2)
     LARGE = 3.5
@@ -73,7 +73,7 @@ class Size(enum.Enum):
 @trust
 @dataclasses.dataclass
 class Watched:
-    """Records each of its methods that runs."""
+    """A class that records which of its methods ran."""
 
     number: int = 0
 
@@ -94,7 +94,7 @@ class Watched:
         ran.append("setter")
 
 
-#: The methods of these classes that ran.
+#: The methods of `Watched`, and the unknown values of `Size`, that ran.
 ran: list[Any] = []
 
 
@@ -104,7 +104,7 @@ class Unknown:
 
 
 class Canary:
-    """Makes a file when it is unpickled."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -212,7 +212,7 @@ def _deep_key() -> bytes:
 def _shared_key() -> bytes:
     doubled = b"".join(
         pickle.MEMOIZE + pickle.BINGET + bytes([i]) + pickle.TUPLE2 for i in range(KEYS)
-    )  # ((x, x), (x, x)) and so on: small, and 2**60 parts to hash
+    )  # ((x, x), (x, x)) and so on: a few bytes, but 2**60 parts to hash
     return pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + doubled + pickle.NONE + pickle.SETITEM
 
 
@@ -242,7 +242,7 @@ def dtype(code: str) -> bytes:
 
 
 def _nested(count: int, *, shared: bool) -> bytes:
-    """A `Pair` of a pair of a pair (of the same pair twice where they are shared), as a key of a dict."""
+    """Return a stream with nested pairs as the key of a dict. If ``shared``, each pair holds the next one twice."""
     out = pickle.EMPTY_LIST + pickle.EMPTY_LIST + pickle.MARK + number(1) + pickle.MEMOIZE
     for at in range(count):
         inside = pickle.LONG_BINGET + struct.pack("<I", at)
@@ -263,7 +263,7 @@ def _doubled() -> bytes:
 
 
 def _records(count: int) -> bytes:
-    """A numpy type of two of a type of two of ..."""
+    """Return a stream with a numpy record type of ``count`` levels. Each level has two fields of the level below."""
     out = dtype("i1")
     for at in range(count):
         field = pickle.BINGET + bytes([at]) + number(0) + pickle.TUPLE2
@@ -292,12 +292,12 @@ HOSTILE = {
     "a key that takes forever to hash": _shared_key(),
     "a state for a class": ROW + pickle.EMPTY_DICT + text("number") + pickle.NONE + pickle.SETITEM + pickle.BUILD,
     "another class for an object": ROW + pickle.EMPTY_TUPLE + pickle.NEWOBJ + STATE + pickle.BUILD,
-    "a bytearray of a size that is not there": pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 50),
-    "a memo of a size that is not there": pickle.NONE + pickle.LONG_BINPUT + struct.pack("<I", 0xFFFFFFFF),
+    "a bytearray longer than the stream": pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 50),
+    "a memo number far too high": pickle.NONE + pickle.LONG_BINPUT + struct.pack("<I", 0xFFFFFFFF),
     "a persistent id": text("x") + pickle.BINPERSID,
     "an extension": pickle.EXT1 + b"\x01",
-    "the old way to call": pickle.MARK + b"iposix\nsystem\n",
-    "the old way to name": b"cposix\nsystem\n",
+    "the old opcode for a call": pickle.MARK + b"iposix\nsystem\n",
+    "the old opcode for a name": b"cposix\nsystem\n",
     "a ratio that takes forever": named("fractions", "Fraction") + text("1e999999999") + pickle.TUPLE1 + pickle.REDUCE,
     "a length as a constructor's argument": named("builtins", "bytearray")
     + pickle.BININT + struct.pack("<i", 1 << 30) + pickle.TUPLE1 + pickle.REDUCE,
@@ -407,12 +407,12 @@ def _strided(code: str, *shape: int, raw: bytes = b"") -> bytes:
 
 
 LARGE = {
-    "a scalar of a size that is not there": _scalar("V300000000"),
+    "a scalar without its bytes": _scalar("V300000000"),
     "a scalar of another size": _scalar("V300000000", b"abc"),
     "elements without a size": _strided("S0", 1 << 30),
-    "an array of a size that is not there": _strided("f8", 1 << 30),
+    "an array without its bytes": _strided("f8", 1 << 30),
     "an array of another size": _strided("f8", 1 << 30, raw=b"12345678"),
-    "a length below nothing": _strided("f8", -1, raw=b"12345678"),
+    "a negative length": _strided("f8", -1, raw=b"12345678"),
 }
 
 

@@ -1,6 +1,7 @@
-"""Cores and drivers that are broken in one place each: what the simulator has to find.
+"""Mutations: each one breaks the core or the driver in one place, and the simulator must find the defect.
 
-`python -m tests.sim.mutations` says at which of the first 300 seeds it does, of those that hold without the mutation.
+`python -m tests.sim.mutations` prints, for each mutation, which of the first 300 seeds find it. Seeds that fail without
+a mutation are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from handout.scheduler.task_states import State
 from handout.sim import SimulationError, simulate
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
-#: All that are below.
+#: All mutations of this module.
 ALL: list[Mutation] = []
 
 
@@ -37,7 +38,7 @@ def _ignore(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
 
 @_listed
 def reports_count_for_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said of an attempt is taken for what is said of the present one."""
+    """The core takes a report about any attempt of a task for a report about the present attempt."""
 
     def is_present(run: Any, host: Any, t: int, attempt: int) -> bool:
         return run.state[t] == State.HANDED and run.host[t] == host.index
@@ -47,7 +48,10 @@ def reports_count_for_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @_listed
 def results_count_for_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A result is taken for the present attempt's: the check that `tasks_finished` makes on its own hot path."""
+    """The core takes the result of any attempt of a task for the result of the present attempt.
+
+    `tasks_finished` is on the hot path and has its own check of attempts, which this mutation bypasses.
+    """
 
     def finished(world: Any, event: ev.TasksFinished) -> None:
         run = world.runs.get(event.run)
@@ -60,7 +64,7 @@ def results_count_for_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @_listed
 def copies_are_not_sought_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It forgets that what was being copied from a lost host must come from elsewhere."""
+    """The core forgets that objects that were being copied from a lost host must be copied from another place."""
     monkeypatch.setattr(recovery, "_copy_elsewhere", lambda world, run, index: None)
 
 
@@ -91,7 +95,7 @@ def found_attempts_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @_listed
 def attempts_that_were_given_up_give_back_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though they may still run."""
+    """The core frees the shared amounts of an attempt that it gave up, although the attempt may still run."""
     real = attempts.end_attempt
 
     def end_attempt(world: Any, run: Any, t: int, *, linger: bool = False) -> Any:
@@ -118,7 +122,7 @@ def shared_amounts_are_granted_without_end(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class _Endless(Ledger):
-    """Grants all."""
+    """A ledger that grants every claim."""
 
     def fits(self, need: Any) -> bool:
         return True
@@ -132,7 +136,7 @@ class _Endless(Ledger):
 
 @_listed
 def events_of_a_command_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver loses the events that performing a command leads to at once, such as a copy from a lost host."""
+    """The driver loses events that occur while it performs a command, such as a failed copy from a lost host."""
     real = Driver.turn
 
     def turn(driver: Driver, events: Sequence[ev.Event]) -> None:
@@ -144,7 +148,7 @@ def events_of_a_command_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @_listed
 def starts_are_performed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver hands the tasks of a command over two times."""
+    """The driver hands over the tasks of each command twice."""
     real = Driver._start_tasks
 
     def start_tasks(driver: Driver, command: do.StartTasks) -> None:
@@ -156,7 +160,7 @@ def starts_are_performed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @_listed
 def the_timer_is_not_armed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver arms its timer for the core's first deadline alone."""
+    """The driver arms its timer only for the first deadline of the core."""
     real = Driver._arm
 
     def arm(driver: Driver) -> None:

@@ -1,4 +1,4 @@
-"""The virtual loop: asyncio's own, in time that costs none."""
+"""The virtual loop: an asyncio event loop in which waiting takes no real time."""
 
 from __future__ import annotations
 

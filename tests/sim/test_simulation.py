@@ -1,4 +1,4 @@
-"""Seeded faults at every message; the rules are checked after every event inside the simulation itself."""
+"""Simulations with faults that are drawn from seeds. The simulation itself checks the rules, after every event."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.sim import mutations
 
 SEEDS = 2000
 BATCH = 100
-#: Each change is tried with so many; the rest are of the full tier.
+#: Every test run tries this many seeds. Only the full tier tries the rest.
 DAILY = 200
 
 
@@ -28,7 +28,10 @@ DAILY = 200
     [pytest.param(first, marks=[pytest.mark.full] if first >= DAILY else []) for first in range(0, SEEDS, BATCH)],
 )
 def test_every_seed_keeps_the_rules(first: int) -> None:
-    """R1, R2, R4 and R7; a failure names its seed and tells the shortest story that breaks the same rule."""
+    """The rules are R1, R2, R4 and R7 of `handout.sim.checks`.
+
+    A failure names its seed, and tells the shortest story that was found to break the same rule.
+    """
     for seed in range(first, first + BATCH):
         try:
             simulate(seed)
@@ -55,12 +58,12 @@ def test_the_seeds_inject_every_kind_of_fault_and_stale_answers() -> None:
     assert calm
     assert all(kinds[event.__name__] for event in get_args(ev.Event))
     assert all(kinds[command.__name__] for command in get_args(do.Command))
-    # Without these R7 is hardly looked at.
+    # R7 is about committed results. Without these events, hardly any seed would test it.
     assert min(kinds["ResultsCommitted"], kinds["AttemptsFound"], kinds["AttemptsUnknown"]) > 0.03 * 400
 
 
 def test_a_seed_is_the_same_story_in_every_process() -> None:
-    """Also where strings hash differently: nothing that is decided may hang on that."""
+    """The story is the same although strings hash differently in each process: no decision may depend on the hashes."""
     code = "from handout.sim import simulate; print(*(simulate(seed).digest for seed in range(40)))"
     told = {
         subprocess.run(
@@ -75,8 +78,9 @@ def test_a_seed_is_the_same_story_in_every_process() -> None:
     assert len(told) == 1
 
 
-#: By mutation: a seed that finds it, looked at first, and below which some seed must. `python -m tests.sim.mutations`
-#: says which do now: another draw in the simulator, or another decision of the core, is another story.
+#: For each mutation: a seed that finds it, which is tried first, and a limit below which some seed must find it. After
+#: a change in the simulator or in the core's decisions, other seeds find a mutation. `python -m tests.sim.mutations`
+#: prints them.
 FOUND_AT = {
     mutations.reports_count_for_any_attempt: (6, 100),
     mutations.results_count_for_any_attempt: (33, 100),
@@ -105,7 +109,7 @@ def test_a_broken_core_is_found_and_the_error_says_how_to_see_it_again(
     assert caught.value.story
     assert f"--seed {caught.value.seed} " in str(caught.value)
     monkeypatch.undo()
-    simulate(caught.value.seed)  # it was the mutation that was found
+    simulate(caught.value.seed)  # without the mutation, the seed keeps the rules
 
 
 def test_a_failing_seed_is_shrunk_to_a_short_story_in_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +129,7 @@ def test_a_seed_that_keeps_the_rules_is_not_shrunk() -> None:
 
 
 def test_an_endless_loop_at_one_instant_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error of a simulation whose clock stands still names R2 and the seed."""
+    """If the clock of a simulation does not move on, the error names the rule R2 and the seed."""
     monkeypatch.setattr(SimulatedHost, "pump", lambda host: host._clock.after(0.0, host.pump))
     with pytest.raises(SimulationError, match=r"seed 7 .* R2: the event loop ran \d+ turns"):
         simulate(7)

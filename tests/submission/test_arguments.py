@@ -1,4 +1,4 @@
-"""A plan as bytes, and from them the same results as in one process."""
+"""A plan is encoded as bytes. Running the bytes gives the same results as running the plan in one process."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def size(x: Any, *_: Any) -> int:
 
 
 def run(plan: Plan) -> tuple[dict[int, Any], EncodedRun]:
-    """Do what hosts would: every object's value, by number."""
+    """Encode a plan and run it as hosts would. Return the value of each object by number, and the encoded run."""
     encoded = encode_plan(plan)
     table = RunObjects(encoded.values)
     for task, blob in enumerate(encoded.calls):
@@ -149,7 +149,7 @@ def test_a_large_argument_is_one_object_however_many_take_it_and_however(large: 
     assert encoded.producers[5] == -1
     assert max(map(len, encoded.calls)) < 1000
     assert values[1] == len(large)
-    assert values[4] == 2  # the list stayed in the call, what it holds did not
+    assert values[4] == 2  # the list stayed in the call, but not the large argument inside it
 
 
 def test_arguments_that_are_large_only_together_stay_in_the_call() -> None:
@@ -199,7 +199,7 @@ def test_a_run_with_modules_of_ones_own_needs_their_bundle_and_others_need_none(
     assert __name__.partition(".")[0] in encoded.bundle.names
 
 
-# ---- what cannot -----------------------------------------------------------------------------------------
+# ---- what cannot travel ----------------------------------------------------------------------------------
 
 
 class Model:
@@ -300,7 +300,7 @@ def home(tmp_path: Path) -> Path:
 def test_a_program_with_modules_beside_it(
     home: Path, bundle: Path, command: list[str], module: str, by_value: bool, names: list[str]
 ) -> None:
-    """A script's own functions go by value, those of ``python -m pkg.mod`` as ``pkg.mod``."""
+    """Functions of a script travel by value. With ``python -m pkg.mod``, functions of ``pkg.mod`` travel by name."""
     source = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, *command],

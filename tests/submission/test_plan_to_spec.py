@@ -1,4 +1,4 @@
-"""From a plan to the core's columns."""
+"""`make_spec` turns a plan into the columns that the core works with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ def returns(value: int) -> Callable[[], int]:
 
 
 def test_equal_functions_share_their_expected_duration() -> None:
-    """A loop makes its lambda anew for each task. Without a known duration only two tasks a slot are handed ahead."""
+    """A loop makes a new lambda for each task.
+
+    If each lambda counted as another function, the core would not know its duration, and would hand only two tasks a
+    slot ahead.
+    """
     graph = Graph()
     for _ in range(3):
         graph.add(lambda: None)
@@ -28,7 +32,7 @@ def test_equal_functions_share_their_expected_duration() -> None:
 
 
 def test_functions_that_close_over_different_values_have_durations_of_their_own() -> None:
-    """The keys are as small as there are functions, whatever ran in this process before."""
+    """The functions of a run are numbered from 0, whatever ran in this process before."""
     for first in (0, 100):
         graph = Graph()
         for value in (first, first + 1, first):

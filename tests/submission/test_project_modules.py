@@ -1,4 +1,4 @@
-"""The rules by which a module is the user's own, and the bundle of such modules."""
+"""The rules that decide whether a module is the user's own, and the bundle of such modules."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_package_is_taken_whole_without_what_cannot_be_imported(project: Path)
         "hoproj_pkg", "hoproj_pkg.a", "hoproj_pkg.sub", "hoproj_pkg.sub.b", "hoproj_pkg.plain.c"
     }  # fmt: skip
     assert package.namespaces == {"hoproj_pkg.plain": [str(root / "plain")]}
-    assert list(package.extensions) in (["hoproj_pkg.fast"], [])  # by the suffixes of this platform
+    assert list(package.extensions) in (["hoproj_pkg.fast"], [])  # empty if Python ignores this suffix
 
 
 def test_what_lies_in_site_packages_is_not_even_in_a_folder_of_ones_own(

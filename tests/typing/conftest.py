@@ -1,3 +1,3 @@
-"""The programs are checked and run by the tests here, not collected."""
+"""Keeps pytest from collecting the programs. The tests in this folder check and run them."""
 
 collect_ignore = ["programs"]

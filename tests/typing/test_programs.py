@@ -1,6 +1,7 @@
-"""The surface as the checkers see it: programs that both accept, and calls that both refuse.
+"""Type checkers and the public names: mypy and pyright both accept the programs, and both refuse the wrong calls.
 
-``programs/`` are written against the stub that the surface was designed with; they are checked against the package.
+The files in ``programs/`` were written for the stub with which the public names were designed. The tests check these
+files against the package itself.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ REFUSED = {
     if re.search(r"# E\d", line)
 }
 
-#: Lines that use what the stub has and the package has not yet: Stored, keep=, Results.stored, Cluster.call, Cluster.put.
+#: Lines that use names of the stub that the package does not have yet: Stored, keep=, Results.stored, Cluster.call and
+#: Cluster.put.
 STILL_TO_COME = {
     "more_types.py": {7, 55, 56, 57},
     "more_types_2.py": {7, 16, 17, 23},
@@ -39,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 
 def mypy(folder: Path) -> Errors:
-    """Errors by file and line."""
+    """Run mypy on the files of a folder. Return its errors by file and line."""
     (folder / "mypy.ini").write_text(
         f"[mypy]\nstrict = True\npython_version = 3.11\nmypy_path = {ROOT}:{HERE / 'stubs'}:{folder}\n"
         "[mypy-asyncssh.*,dill.*]\nignore_missing_imports = True\n"
@@ -50,14 +52,14 @@ def mypy(folder: Path) -> Errors:
     assert "checked" in done.stdout, done.stdout + done.stderr
     errors: Errors = {}
     for line in done.stdout.splitlines():
-        # A path with folders is the package's own file: the nox session checks that, by its own settings.
+        # A path with a folder in it is a file of the package, which a nox session checks with other settings.
         if match := re.match(r"([^/]+?):(\d+): error: (.*)", line):
             errors.setdefault(match[1], {})[int(match[2])] = match[3]
     return errors
 
 
 def pyright(folder: Path) -> Errors:
-    """Errors by file and line."""
+    """Run pyright on the files of a folder. Return its errors by file and line."""
     config = {"include": ["."], "extraPaths": [str(ROOT), str(HERE / "stubs")], "pythonVersion": "3.11"}
     (folder / "pyrightconfig.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "pyright", "--outputjson", "-p", str(folder), "--pythonpath", sys.executable]
@@ -73,7 +75,7 @@ def pyright(folder: Path) -> Errors:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """The programs, in a folder that belongs to no package."""
+    """Copy the programs into a folder that belongs to no package, and return that folder."""
     return Path(shutil.copytree(PROGRAMS, tmp_path / "programs", ignore=shutil.ignore_patterns("__pycache__")))
 
 
