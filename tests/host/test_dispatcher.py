@@ -1,4 +1,4 @@
-"""Which inputs of a task the agent sends along with it."""
+"""The inputs that the agent sends to a worker together with a task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> ObjectStore:
 def test_on_a_full_disk_small_inputs_go_along_with_their_task(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many of them would become files."""
+    """On a disk with room, the agent would write many of these inputs to files instead."""
 
     def refuse(fd: int, data: object) -> int:
         raise OSError(errno.ENOSPC, "full")
