@@ -1,6 +1,6 @@
-"""Every check and errand of the project by name: ``nox -l`` lists them.
+"""The checks and the other jobs of the project, as nox sessions: ``nox -l`` lists them.
 
-``nox --no-venv -s NAME`` runs a session in the environment at hand, which is how ``.ci/run`` uses them.
+``nox --no-venv -s NAME`` runs a session in the current environment. ``.ci/run`` runs its sessions this way.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ def _build_docs(session: nox.Session, *command: str) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """The README's demo: word statistics over the standard library, on this machine's own workers."""
+    """Run the README's demo: index the words of the standard library, with workers on this machine."""
     _install(session, "-e", ".")
     session.run("python", "examples/wordcount.py", *session.posargs)
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
-    """The tests of the README's command, on each Python that the controller supports; missing ones are skipped."""
+    """Run the tests of the README's command on each Python that the controller supports. Skip missing Pythons."""
     _install(session, "-e", ".[dev]")
     session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
 
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """Every test, also those that take long, both soaks, and the documentation: for the night, or before a release."""
+    """Run every test, run both soaks, and build the documentation. Do this at night, and before a release."""
     _install(session, "-e", ".[dev,docs]")
     session.run("python", "-m", "pytest", "-n", "2", "-m", "", *session.posargs)
     session.run("python", "-m", "benchmarks.soak", "kills")
@@ -51,7 +51,7 @@ def full(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy strict, pyright, and pyright's verdict on how completely the public names are typed."""
+    """Run mypy (strict) and pyright, and check that all public names have complete types."""
     _install(session, "-e", ".[dev]")
     session.run("python", "-m", "mypy", *TYPED)
     session.run("python", "-m", "pyright", *TYPED)
@@ -60,7 +60,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff: rules and format."""
+    """Check the rules and the format with ruff."""
     _install(session, "ruff>=0.9")
     session.run("python", "-m", "ruff", "check", ".")
     session.run("python", "-m", "ruff", "format", "--check", ".")
@@ -68,13 +68,13 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation, strictly: a broken reference is an error. ``-- serve`` to read it live."""
+    """Build the documentation. A broken reference is an error. ``-- serve`` serves the pages instead."""
     _install(session, "-e", ".[docs]")
     _build_docs(session, *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure; ``-- --peers`` runs the neighbouring systems on the same work where they are installed."""
+    """Measure Handout. ``-- --peers`` also measures other systems on the same work, if they are installed."""
     _install(session, "-e", ".[dev]")
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,1 +1,1 @@
-"""The speed of Handout, and of similar systems on the same work: ``python -m benchmarks``."""
+"""Measure the speed of Handout, and of similar systems on the same work: ``python -m benchmarks``."""

@@ -1,7 +1,7 @@
-"""One command: ``python -m benchmarks [--peers] [--repeats 3] [--json FILE]``.
+"""Measure Handout and similar systems: ``python -m benchmarks [--peers] [--repeats 3] [--json FILE]``.
 
-Every system runs in a process of its own, one after the other, on the same work. Handout runs over a real sshd on
-loopback, which this command starts. Figures are medians. Machines are noisy, so compare figures of one run only.
+The command runs one system after the other, each in its own process and on the same work. It starts a real sshd on
+loopback, and Handout runs over that sshd. Figures are medians. Machines are noisy, so compare figures of one run only.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tests.sshd import start_sshd
 
 ROOT = Path(__file__).parent.parent
 
-#: A system that takes longer gets no figures.
+#: The time limit for all work of one system. A system that takes longer gets no figures.
 LIMIT_S = 240
 
-#: Module, the package that must be installed for it, and its name in the table.
+#: For each system: its module, the package that must be installed, and the name of the system in the table.
 SYSTEMS = (
     ("handout_ssh", "handout", "Handout, over sshd"),
     ("dask_local", "distributed", "Dask, local (start-up: SSHCluster)"),
@@ -32,6 +32,7 @@ SYSTEMS = (
     ("execnet_local", "execnet", "execnet channels, local"),
 )
 
+#: For each row of the table: the key of the figure, the label of the row, and the format.
 FIGURES = (
     ("startup_s", "start-up, s", "{:.2f}"),
     ("noop_per_s", "10,000 no-ops, /s", "{:,.0f}"),
@@ -61,7 +62,7 @@ def measure(module: str, repeats: int, environment: dict[str, str]) -> dict[str,
 
 
 def table(measured: dict[str, dict[str, float] | str]) -> str:
-    """Return the figures as a Markdown table."""
+    """Return the figures as a Markdown table, with a column for each system."""
     names = {module: name for module, _, name in SYSTEMS}
     lines = ["| | " + " | ".join(names[m] for m in measured) + " |", "|---" * (len(measured) + 1) + "|"]
     for key, label, form in FIGURES:
@@ -71,7 +72,7 @@ def table(measured: dict[str, dict[str, float] | str]) -> str:
 
 
 def machine() -> str:
-    """Return a description of this machine."""
+    """Return a short description of this machine."""
     cores = os.cpu_count()
     return f"{platform.system()} {platform.machine()}, {cores} cores, Python {platform.python_version()}"
 

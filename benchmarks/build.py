@@ -1,9 +1,9 @@
-"""The cost of a graph of a million functions: microseconds and bytes for each function, to build and to compile.
+"""Measure the time and the memory that it takes to build and to compile a graph of a million functions.
 
     python -m benchmarks.build [FUNCTIONS]
 
-The aims are 3 us and 350 bytes to build. Outputs are kept in a list, as a caller would do. The list's own 8 bytes and
-the arguments are counted.
+The figures are microseconds and bytes for each function. The aims for building are 3 us and 350 bytes. The benchmark
+keeps all outputs in a list, as a caller would. The bytes include the arguments, and 8 bytes for the entry in that list.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def step(x: int) -> int:
 
 
 def independent(count: int) -> Built:
-    """Return a graph in which no function needs another."""
+    """Return a graph in which no function takes a result of another."""
     graph = Graph()
     add = graph.add
     return graph, [add(step, i) for i in range(count)]
 
 
 def chain(count: int) -> Built:
-    """Return a graph in which each function needs the one before."""
+    """Return a graph in which each function takes the result of the function before it."""
     graph = Graph()
     add = graph.add
     outputs = [add(step, 0)]
@@ -43,12 +43,13 @@ def chain(count: int) -> Built:
 
 
 def mapped(count: int) -> Built:
+    """Return a graph of independent functions that `Graph.map` has added."""
     graph = Graph()
     return graph, graph.map(step, range(count))
 
 
 def priced(count: int) -> Built:
-    """Return a graph in which each call names a cost as a literal."""
+    """Return a graph in which each call has a cost, written as a dict."""
     graph = Graph()
     add = graph.add
     return graph, [add(step, i, cost={"memory": "1 GB"}) for i in range(count)]
@@ -63,7 +64,10 @@ SHAPES: dict[str, Callable[[int], Built]] = {
 
 
 def measure(build: Callable[[int], Built], count: int) -> dict[str, float]:
-    """Measure time and memory in separate passes, because tracing memory slows everything down."""
+    """Measure time and memory for each function of a graph.
+
+    Time and memory are measured in separate passes, because tracing memory slows the code down.
+    """
     gc.collect()
     began = time.perf_counter()
     graph, outputs = build(count)

@@ -1,6 +1,7 @@
-"""The time that the scheduler's core takes for a task: events through `Core.handle`, with hosts that take no time.
+"""Measure the time that the scheduler's core takes for a task.
 
-``python -m benchmarks.core`` prints microseconds a task for some shapes of graph.
+``python -m benchmarks.core`` prints the microseconds for each task, for graphs of several shapes. The benchmark passes
+events to `Core.handle`, and simulates the hosts. Only the time inside the core counts.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from handout.scheduler import Core, Profile, RunSpec
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 
+#: The most tasks that a simulated host finishes in one event.
 BATCH = 100
+#: The duration of a task that simulated hosts report, in seconds.
 TASK_S = 20e-6
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A graph to run: for each task, the tasks whose results it takes."""
+    """A graph to run."""
 
     name: str
+    #: For each task, the numbers of the tasks whose results it takes.
     inputs: list[tuple[int, ...]]
 
 
@@ -62,7 +66,10 @@ def spec_of(shape: Shape) -> RunSpec:
 
 
 def measure(shape: Shape, hosts: int, cores: int) -> dict[str, float | str | int]:
-    """Run a graph on hosts that finish in batches all tasks that can run; time only the core."""
+    """Run a graph on simulated hosts, and return the time that the core took.
+
+    In each step, a host finishes up to ``BATCH`` tasks whose inputs exist there.
+    """
     core = Core()
     offer = compile_capabilities({"cpu": cores})
     spec = spec_of(shape)
@@ -128,7 +135,7 @@ def measure(shape: Shape, hosts: int, cores: int) -> dict[str, float | str | int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--repeat", type=int, default=5, help="take the best of this many")
+    parser.add_argument("--repeat", type=int, default=5, help="take the best of this many measurements")
     arguments = parser.parse_args()
     cases = [(independent(10_000), 2), (independent(100_000), 2), (chain(1_000), 2), (diamond(5_000), 2)]
     cases.append((independent(10_000), 100))

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.cpu``: processor time of all processes for one task, over a real sshd on loopback.
+"""Measure the processor time of all processes for one task, over a real sshd on loopback: ``python -m benchmarks.cpu``.
 
-Wall time on a shared machine differs by half from one hour to the next; processor time does not. The sum covers the
-controller, sshd, and each host's supervisor, agent and workers. To compare two versions of Handout, run this module
-in both checkouts in turns and compare the medians.
+On a shared machine, wall time can differ by half from one hour to the next. Processor time does not. The sum covers
+the controller, sshd, and each host's supervisor, agent and workers. To compare two versions of Handout, run this module
+in the two checkouts in turns, and compare the medians.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from tests.sshd import start_sshd
 _PR_SET_CHILD_SUBREAPER = 36
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
-#: Workload -> tasks of one measurement. Each takes a second or more, so that ticks of 10 ms are fine enough.
+#: For each workload, the number of tasks in one measurement. A measurement takes a second or more, so the 10 ms ticks
+#: of the system's accounting are precise enough.
 TASKS = {"noops": 20_000, "chain": 5_000, "diamond": 10_000}
 
 
 def _stat(pid: str) -> tuple[int, int] | None:
-    """Return a process's parent and the ticks that it and the children it waited for have used; None if it ended."""
+    """Return a process's parent and the process's clock ticks, with those of its reaped children; None if it ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -37,7 +38,7 @@ def _stat(pid: str) -> tuple[int, int] | None:
 
 
 def processor_s() -> float:
-    """Return the processor seconds of this process and all its descendants, daemons included."""
+    """Return the processor seconds of this process and all its descendants, including daemons."""
     stats = {int(pid): stat for pid in os.listdir("/proc") if pid.isdigit() and (stat := _stat(pid)) is not None}
     family = {os.getpid()}
     grown = True
@@ -49,7 +50,7 @@ def processor_s() -> float:
 
 
 async def measure(repeats: int) -> dict[str, list[float]]:
-    """Return microseconds of processor time a task, by workload, one figure a repeat."""
+    """Return, for each workload, the microseconds of processor time for a task, with one figure for each repeat."""
     workloads: dict[str, Callable[[Cluster, int], Awaitable[float]]] = {
         "noops": handout_ssh.noops,
         "chain": handout_ssh.chain,
@@ -67,11 +68,12 @@ async def measure(repeats: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Measure and print JSON."""
+    """Measure all workloads and print the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    # Agents leave their login sessions; as this process's orphans they stay among its descendants.
+    # An agent outlives its login session and becomes an orphan. A subreaper adopts orphans, so this process keeps all
+    # agents among its descendants.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory() as folder, start_sshd(Path(folder)) as server:
         os.environ["BENCH_INVENTORY"] = str(server.inventory_file({"a": "{ cpu = 1 }", "b": "{ cpu = 1 }"}))

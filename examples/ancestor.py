@@ -1,11 +1,12 @@
-"""Load, process, output, on two declared hosts, one of them with CUDA: the example of Handout's predecessor.
+"""Load, process and output numbers on two declared hosts, one of them with CUDA.
 
     python examples/ancestor.py
     python examples/ancestor.py --inventory hosts.toml   # two hosts, one with has_cuda = true and gpu_memory
 
-The functions are given in the explicit form, by name. An allocator in this file decides where they run. Without an
-inventory, both hosts are this machine under two names. Their capabilities are declared and not probed, so no GPU is
-needed. Hosts need the same minor version of Python, because functions of a script travel as bytecode.
+This was the example of Handout's predecessor. Each function has a name, and names the functions whose results it takes.
+An allocator in this file decides where the functions run. Without an inventory, both hosts are this machine under two
+names. Their capabilities are declared and not probed, so no GPU is needed. Hosts need the same minor version of Python
+as this machine, because functions of a script travel as bytecode.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def load_data(count: int) -> list[int]:
 
 
 def process_data(numbers: list[int], factor: int) -> list[int]:
-    """Return the multiplied numbers. This function asks for memory, GPU memory and CUDA."""
+    """Return the multiplied numbers. The cost of this function, in `main`, asks for memory, GPU memory and CUDA."""
     return [number * factor for number in numbers]
 
 
@@ -38,7 +39,7 @@ def output_data(numbers: list[int], title: str) -> str:
 
 
 async def cuda_last(frontier: Sequence[Task], view: ClusterView) -> Mapping[str, str]:
-    """Place tasks on hosts without CUDA where possible; among those, on the host with the shortest queue."""
+    """Place each task on a host without CUDA if possible. Among several hosts, take the one with the shortest queue."""
     draft = view.draft()
     for task in frontier:
         able = [host for host in view.hosts.values() if draft.fits(task, host.name)]
@@ -72,7 +73,7 @@ async def main() -> None:
             cost={"memory": "1 GB"},
         ),
     ]
-    # With require="all" the cluster waits for all hosts; `handout.execute(functions, ...)` would begin with the first.
+    # With require="all", the cluster waits for all hosts. By default, work begins as soon as one host is usable.
     async with Cluster(inventory, require="all") as cluster:
         results = await cluster.execute(Graph(functions), allocator=cuda_last)
 

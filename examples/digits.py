@@ -1,11 +1,11 @@
-"""A model search on scikit-learn's bundled digits: 24 trainings at once, and the best one.
+"""Search for the best model of scikit-learn's bundled digits, with 24 trainings that can run at the same time.
 
     pip install -e '.[examples]'                         # numpy and scikit-learn
     python examples/digits.py
     python examples/digits.py --inventory hosts.toml
 
-The hosts need numpy and scikit-learn, because installed packages travel by name. They need the same minor version of
-Python as this machine, because functions of a script travel as bytecode. They do not need Handout.
+The hosts need numpy and scikit-learn, because only the names of installed packages travel. The hosts need the same
+minor version of Python as this machine, because functions of a script travel as bytecode. They do not need Handout.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """One training: its parameters, its score on pictures that it had not seen, and the model."""
+    """One training: its parameters, the model, and the model's score on pictures that it was not trained on."""
 
     gamma: float
     penalty: float
@@ -69,7 +69,7 @@ def train(seen: Data, unseen: Data, gamma: float, penalty: float) -> Fit:
 
 
 def best(scores: list[float]) -> int:
-    """Return the number of the best training."""
+    """Return the index of the best score."""
     return int(np.argmax(scores))
 
 

@@ -1,12 +1,13 @@
-"""An inverted index of the standard library's sources: which modules use which words, and how often.
+"""Build an inverted index of the standard library's sources: which modules use which words, and how often.
 
-One function indexes each shard of files, and a tree of merges joins the indexes. It runs on this machine or on hosts:
+The files are split into shards. One task indexes each shard, and a tree of merges joins the indexes. The example runs
+on this machine or on hosts:
 
     python examples/wordcount.py
     python examples/wordcount.py --inventory hosts.toml --find socket
 
-The files travel by content, so every host reads this machine's library. The hosts need the same minor version of
-Python, because functions of a script travel as bytecode. Functions of modules travel as source.
+The contents of the files travel, so every host reads this machine's library. The hosts need the same minor version of
+Python as this machine, because functions of a script travel as bytecode. Functions of modules travel as source.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 import handout
 from handout import File, Graph, Output, Results
 
-#: By word and module: how often the module uses the word.
+#: For each word, the modules that use the word, with the number of uses in each.
 Index = dict[str, dict[str, int]]
 
 
@@ -39,7 +40,7 @@ def read(files: list[tuple[str, File]]) -> Index:
 
 
 def merge(parts: list[Index]) -> Index:
-    """Return one index of several, each of different files."""
+    """Join several indexes, which cover different files, into one."""
     total: Index = {}
     for part in parts:
         for word, modules in part.items():
@@ -67,7 +68,7 @@ def shards(root: Path, count: int) -> list[list[tuple[str, File]]]:
 
 
 def what_ran_where(results: Results) -> str:
-    """Return a line for each host: how many tasks of each function it ran."""
+    """Return a line for each host, with the number of tasks of each function that the host ran."""
     hosts: dict[str, Counter[str]] = {}
     for task, host in results.allocations.items():
         hosts.setdefault(host, Counter())[str(task).split("-")[0]] += 1
@@ -82,7 +83,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Index the standard library's sources.")
     parser.add_argument("--inventory", help="a hosts.toml; without it, everything runs on this machine")
     parser.add_argument("--find", default="socket", help="the word to look up")
-    parser.add_argument("--shards", type=int, default=48, help="how many parts to read at once")
+    parser.add_argument("--shards", type=int, default=48, help="how many parts to split the files into")
     return parser.parse_args()
 
 

@@ -1,6 +1,7 @@
-"""Draws the rooms of ``handout/`` and their imports into ``docs/design.md``, from the table that a test enforces.
+"""Draw the imports between the rooms of ``handout/`` into ``docs/design.md``, from a table that a test enforces.
 
-``python tools/draw_layers.py`` writes the page; with ``--check`` it fails if the page is out of date.
+A room is a folder or a module at the top of ``handout/``. ``python tools/draw_layers.py`` writes the page. With
+``--check``, it fails if the page is out of date.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ TABLE = ROOT / "tests" / "test_layers.py"
 
 
 def arrows() -> dict[str, set[str]]:
-    """Read ``ARROWS``: for each room, lowest first, the rooms that it may import."""
+    """Return ``ARROWS`` of the test: for each room, the rooms that it may import. The lowest room comes first."""
     for node in ast.parse(TABLE.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "ARROWS":
             pairs = zip(node.value.keys, node.value.values, strict=True) if isinstance(node.value, ast.Dict) else ()
-            # An empty set is written as a call, which literal_eval does not take.
+            # An empty set is written as the call set(), which literal_eval refuses.
             return {
                 ast.literal_eval(room): set() if isinstance(below, ast.Call) else ast.literal_eval(below)
                 for room, below in pairs
@@ -31,12 +32,12 @@ def arrows() -> dict[str, set[str]]:
 
 
 def reachable(room: str, below: dict[str, set[str]]) -> set[str]:
-    """Return all rooms that a room imports, directly or through others."""
+    """Return all rooms that a room imports, directly or through other rooms."""
     return below[room].union(*(reachable(each, below) for each in below[room]))
 
 
 def diagram(below: dict[str, set[str]]) -> Iterator[str]:
-    """Draw each arrow that does not follow from others."""
+    """Yield the lines of a diagram. It leaves out each arrow that follows from other arrows."""
     yield "```mermaid"
     yield "flowchart TD"
     for room, direct in below.items():
@@ -46,7 +47,7 @@ def diagram(below: dict[str, set[str]]) -> Iterator[str]:
 
 
 def table(below: dict[str, set[str]]) -> Iterator[str]:
-    """List all arrows."""
+    """Yield the lines of a table with all arrows."""
     yield "| room | may import |"
     yield "|---|---|"
     for room, direct in below.items():
@@ -54,7 +55,7 @@ def table(below: dict[str, set[str]]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the page; with ``--check``, fail if that would change it."""
+    """Write the page. With ``--check``, fail instead if the page is out of date."""
     listed = arrows()
     rooms = {room: {each.partition(".")[0] for each in direct} for room, direct in listed.items()}
     redraw(PAGE, "layers", [*diagram(rooms), "", *table(listed)], "ARROWS in tests/test_layers.py")

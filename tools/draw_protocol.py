@@ -1,6 +1,6 @@
-"""Draws the messages of ``handout/protocol/messages.py`` into ``docs/protocol.md``.
+"""Describe the messages of ``handout/protocol/messages.py`` in ``docs/protocol.md``.
 
-``python tools/draw_protocol.py`` writes the page; with ``--check`` it fails where the page is not up to date.
+``python tools/draw_protocol.py`` writes the page. With ``--check``, it fails if the page is out of date.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from handout.protocol import frames, messages
 
 PAGE = Path(__file__).parent.parent / "docs" / "protocol.md"
 
+#: For each heading of the page, the class that lists the messages in that direction.
 DIRECTIONS: dict[str, type] = {
     "Controller to agent": messages.ToAgent,
     "Agent to controller": messages.ToController,
@@ -27,12 +28,12 @@ DIRECTIONS: dict[str, type] = {
 }
 HELLOS = (messages.Greeting, messages.Welcome, messages.Progress)
 
-#: Class by name, as parsed: runtime classes do not keep the texts below their fields.
+#: The syntax tree of each class, by name. It has the texts below the fields, which a class does not keep at run time.
 PARSED = {node.name: node for node in ast.parse(inspect.getsource(messages)).body if isinstance(node, ast.ClassDef)}
 
 
 def marked(text: str) -> str:
-    """Turn the docstring marks for code into those of Markdown, and links to messages into links of the page."""
+    """Turn a docstring's marks for code into Markdown, and its references to messages into links on the page."""
     text = re.sub(r"``(.+?)``", r"`\1`", " ".join(text.split()))
     return re.sub(r"(?<!`)`([A-Z]\w+)`", lambda m: f"[`{m[1]}`](#{m[1].lower()})" if m[1] in PARSED else m[0], text)
 
@@ -55,7 +56,12 @@ def fields(name: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def message(title: str, name: str) -> Iterator[str]:
-    """Draw one message."""
+    """Yield the section for one message.
+
+    Args:
+        title: The message's name on the link; empty for a class that is not sent by name.
+        name: The name of the message's class.
+    """
     yield f"### {name}"
     yield ""
     if title:
@@ -73,7 +79,7 @@ def message(title: str, name: str) -> Iterator[str]:
 
 
 def limits() -> Iterator[str]:
-    """Draw the size limits of frames."""
+    """Yield a table of the size limits of frames."""
     yield "| limit | bytes |"
     yield "|---|---|"
     yield f"| header of a message | {frames.MAX_HEADER:,} |"
@@ -84,7 +90,7 @@ def limits() -> Iterator[str]:
 
 
 def drawing() -> Iterator[str]:
-    """Draw all messages, by direction."""
+    """Yield the generated part of the page: the size limits, then all messages by direction."""
     yield "## Size limits"
     yield ""
     yield from limits()
@@ -109,7 +115,7 @@ def drawing() -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the page; with ``--check``, fail if that would change it."""
+    """Write the page. With ``--check``, fail instead if the page is out of date."""
     redraw(PAGE, "messages", drawing(), "handout/protocol/messages.py")
 
 

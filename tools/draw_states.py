@@ -1,6 +1,6 @@
-"""Draws the states of a task into ``docs/design.md``, from the scheduler's own transition table.
+"""Draw the states of a task into ``docs/design.md``, from the scheduler's own transition table.
 
-``python tools/draw_states.py`` writes the page. With ``--check`` it fails if the page is out of date.
+``python tools/draw_states.py`` writes the page. With ``--check``, it fails if the page is out of date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "design.md"
 
 
 def diagram() -> Iterator[str]:
-    """Yield every transition as an arrow. The states in which a task ends are dashed."""
+    """Yield the lines of a diagram with an arrow for each transition. States in which a task has ended are dashed."""
     yield "```mermaid"
     yield "stateDiagram-v2"
     yield f"  [*] --> {State(0).name}"
@@ -28,7 +28,7 @@ def diagram() -> Iterator[str]:
 
 
 def table() -> Iterator[str]:
-    """Yield a table of the transitions and the cause of each."""
+    """Yield the lines of a table with the cause of each transition."""
     yield "| from | to | when |"
     yield "|---|---|---|"
     for old, moves in TRANSITIONS.items():
@@ -36,7 +36,7 @@ def table() -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the page; with ``--check``, fail if that would change it."""
+    """Write the page. With ``--check``, fail instead if the page is out of date."""
     redraw(PAGE, "states", [*diagram(), "", *table()], "task_states.py")
 
 

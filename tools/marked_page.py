@@ -1,4 +1,4 @@
-"""A page of the documentation with a part that a tool draws, between two markers."""
+"""Write the part of a documentation page that a tool generates. The part lies between two markers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 
 
 def redraw(page: Path, name: str, lines: Iterable[str], source: str) -> None:
-    """Write the drawn part of a page anew. With ``--check`` on the command line, fail if that would change the page.
+    """Replace the generated part of a page. With ``--check`` on the command line, fail if that would change the page.
 
     Args:
-        page: The page.
+        page: The path of the page.
         name: The name of the part. Its markers are ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``.
-        lines: The drawing.
-        source: The file that the drawing is made from, for the message.
+        lines: The new lines of the part.
+        source: The file from which the lines are made. The error message names it.
+
+    Raises:
+        SystemExit: The page has no such markers, or is out of date and ``--check`` was given.
     """
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
     old = page.read_text(encoding="utf-8")
@@ -27,4 +30,4 @@ def redraw(page: Path, name: str, lines: Iterable[str], source: str) -> None:
     if "--check" not in sys.argv[1:]:
         page.write_text(fresh, encoding="utf-8")
     elif fresh != old:
-        raise SystemExit(f"{page.name} is older than {source}: run python {sys.argv[0]}")
+        raise SystemExit(f"{page.name} does not match {source}: run python {sys.argv[0]}")

@@ -4,10 +4,14 @@
     python tools/overloads.py --check    # fail if the file is not up to date
 
 Type checkers need two overloads for each number of arguments: one for coroutine functions, whose result is the awaited
-value, and one for plain functions. The order matters. For one and two arguments an overload that takes only outputs
-comes first, because without it mypy widens the type variable to a union. The overload for a function of one list comes
-after those that take a list as it is. ParamSpec, the only one that checks keyword arguments, comes last, because it
-refuses an output in place of its value.
+value, and one for plain functions. The order of the overloads matters:
+
+- For one and two arguments, an overload that takes only outputs comes first. Without it, mypy widens the type variable
+  to a union.
+- The overload for a function of one list, given as an iterable of outputs and values, comes after the overloads that
+  take any single value.
+- The overloads with a ParamSpec come last, because they refuse an output in place of its value. They are the only ones
+  that check keyword arguments.
 """
 
 from __future__ import annotations
@@ -18,12 +22,14 @@ from pathlib import Path
 
 TARGET = Path(__file__).parents[1] / "handout" / "graph" / "_overloads.py"
 
-#: Positional arguments that are checked one by one.
+#: Type checkers check up to this many positional arguments of ``add`` one by one.
 ADD_ARGUMENTS = 6
+#: Type checkers check up to this many iterables of ``map`` one by one.
 MAP_ARGUMENTS = 3
-#: Up to here a variant for outputs alone comes first.
+#: For up to this many arguments, an overload that takes only outputs comes first.
 EXACT_ARGUMENTS = 2
 
+#: The type variables of the arguments, as the header of the file defines them.
 LETTERS = "ABCDEG"
 
 HEADER = '''\
@@ -125,7 +131,7 @@ MAP = '''\
 
 
 def overload(name: str, fn: str, arguments: list[str], tail: str, result: str) -> Iterator[str]:
-    """One signature, twice: for coroutine functions and for plain ones."""
+    """Yield one signature twice: for coroutine functions, and for plain functions."""
     for returned in ("Coroutine[Any, Any, R]", "R"):
         parts = ["self", f"fn: Callable[{fn}, {returned}]", *arguments]
         positional = ", ".join([*parts, "/"])
@@ -133,12 +139,12 @@ def overload(name: str, fn: str, arguments: list[str], tail: str, result: str) -
 
 
 def either(letter: str) -> str:
-    """The type of an argument where a value or what stands for it may be given."""
+    """Return the type of an argument that is a value, or an output or `Arg` in place of the value."""
     return f"{letter} | Input[{letter}]"
 
 
 def adds() -> Iterator[str]:
-    """The overloads of ``add``, most exact first."""
+    """Yield the overloads of ``add``, the most exact first."""
     options = "**options: Unpack[Options]"
     for count in range(ADD_ARGUMENTS + 1):
         letters = LETTERS[:count]
@@ -158,7 +164,7 @@ def adds() -> Iterator[str]:
 
 
 def maps() -> Iterator[str]:
-    """The overloads of ``map``."""
+    """Yield the overloads of ``map``."""
     for count in range(1, MAP_ARGUMENTS + 1):
         letters = LETTERS[:count]
         arguments = [f"xs_{letter.lower()}: Iterable[{either(letter)}]" for letter in letters]
@@ -169,12 +175,12 @@ def maps() -> Iterator[str]:
 
 
 def source() -> str:
-    """The whole file."""
+    """Return the text of the whole file."""
     return "\n".join([HEADER, "".join(adds()) + ADD, "".join(maps()) + MAP])
 
 
 def main() -> None:
-    """Write the file, or compare."""
+    """Write the file. With ``--check``, fail instead if the file is out of date."""
     if "--check" in sys.argv[1:]:
         if TARGET.read_text(encoding="utf-8") != source():
             sys.exit(f"{TARGET.name} is not what tools/overloads.py writes: run it.")

@@ -1,7 +1,8 @@
-"""Fails unless the type of every public name is known to every checker, as pyright's ``--verifytypes`` sees it.
+"""Fail unless all public names have complete types. Pyright's ``--verifytypes`` finds types that are not complete.
 
-Pyright counts all modules; what is asked for here is what users touch: the names in ``handout.__all__`` and the
-members of those classes. A type that is "partially unknown" only repeats what is reported where it is defined.
+Pyright reports on all modules. This tool looks only at the names that users see: those in ``handout.__all__``, and the
+members of those classes. It skips a report that a type is "partially unknown", because pyright also reports the cause
+where the type is defined.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import handout
 
 
 def public() -> dict[str, str]:
-    """Where each public class and function is defined, by its public name; aliases of types are left out."""
+    """Return the public name of each public class and function, by the full name of its definition.
+
+    Aliases of types are left out, because they have no such name.
+    """
     names = {}
     for name in handout.__all__:
         thing = getattr(handout, name)
@@ -28,13 +32,13 @@ def public() -> dict[str, str]:
 
 
 def verified() -> list[dict[str, Any]]:
-    """What pyright says of every symbol of the package.
+    """Return pyright's report on each symbol of the package.
 
     Raises:
-        SystemExit: Pyright did not look at the package.
+        SystemExit: Pyright failed, or did not find the package.
     """
     command = [sys.executable, "-m", "pyright", "--ignoreexternal", "--outputjson", "--verifytypes", "handout"]
-    # Pyright looks for the package where the first `python` on PATH imports from, and finds nothing beside another one.
+    # Pyright asks the first `python` on PATH where packages lie. So the folder of this interpreter comes first on PATH.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     answer = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
     if answer.returncode not in (0, 1) or not answer.stdout:
@@ -48,7 +52,11 @@ def verified() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print what is not known of public names, with the line to mend."""
+    """Print each public name whose type is not fully known, with the line to fix.
+
+    Raises:
+        SystemExit: A type is not fully known, or pyright looked at another package.
+    """
     wanted = {*public(), *public().values()}
     total, incomplete = 0, 0
     for symbol in verified():

@@ -1,1 +1,4 @@
-"""Hours of failures in minutes, over a real sshd on loopback: ``python -m benchmarks.soak kills | blackouts``."""
+"""Soak tests: many failures within minutes, over a real sshd on loopback.
+
+Run them with ``python -m benchmarks.soak kills`` and ``python -m benchmarks.soak blackouts``.
+"""

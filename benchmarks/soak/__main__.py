@@ -1,8 +1,12 @@
-"""``python -m benchmarks.soak kills [--tasks 20000 --workers 1000 --agents 50]`` and ``... blackouts [--minutes 10]``.
+"""Run one of the two soaks.
 
-Both run over a real sshd on loopback, with several hosts of that one server. They print a table and JSON, and end with
-status 1 if a result was wrong, a process was left, or a task, kill or blackout is missing. They kill only processes
-that the soak's own server started, which have a mark in their environment.
+    python -m benchmarks.soak kills [--tasks 20000 --workers 1000 --agents 50]
+    python -m benchmarks.soak blackouts [--minutes 10]
+
+Both soaks start a real sshd on loopback, and use it as several hosts. They print a table and JSON. They end with status
+1 if a result was wrong, if a process was left over, or if a task, a kill or a blackout is missing. ``kills`` also ends
+with status 1 if a task ended twice, and ``blackouts`` if a task ran twice. The soaks kill only processes that their own
+sshd has started. They recognize these by a mark in the environment.
 """
 
 from __future__ import annotations
@@ -36,10 +40,10 @@ def _arguments() -> argparse.Namespace:
     which = parser.add_subparsers(dest="which", required=True)
     killing = which.add_parser("kills", help="SIGKILL for workers and agents while a graph runs")
     killing.add_argument("--tasks", type=int, default=20_000)
-    killing.add_argument("--workers", type=int, default=1_000, help="how many to kill")
-    killing.add_argument("--agents", type=int, default=50, help="how many to kill")
+    killing.add_argument("--workers", type=int, default=1_000, help="how many workers to kill")
+    killing.add_argument("--agents", type=int, default=50, help="how many agents to kill")
     killing.add_argument("--hosts", type=int, default=20)
-    killing.add_argument("--rounds", type=int, default=1, help="how often to repeat the soak in one process")
+    killing.add_argument("--rounds", type=int, default=1, help="how many times to run the soak in one process")
     darkening = which.add_parser("blackouts", help="five seconds of silence a minute")
     darkening.add_argument("--minutes", type=int, default=10)
     darkening.add_argument("--hosts", type=int, default=4)
@@ -49,7 +53,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _soak(server: OpenSsh, folder: Path, mark: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Run one soak; return its figures, and True if all was done and nothing went wrong."""
+    """Run one soak. Return its figures, and True if the soak did all its work and nothing went wrong."""
     names = [f"h{i:02}" for i in range(arguments.hosts)]
     if arguments.which == "kills":
         tasks, workers, agents = arguments.tasks, arguments.workers, arguments.agents
@@ -66,7 +70,7 @@ def _soak(server: OpenSsh, folder: Path, mark: str, arguments: argparse.Namespac
 def main() -> int:
     """Run the soaks and print their figures; return 1 if anything went wrong."""
     arguments = _arguments()
-    # Warnings about hosts that leave are expected here.
+    # The soak makes hosts leave, so it hides Handout's warnings about that.
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.ERROR)
     logging.getLogger("asyncssh").setLevel(logging.ERROR)
     mark, all_good = new_mark(), True

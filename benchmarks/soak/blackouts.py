@@ -1,4 +1,4 @@
-"""A network that passes nothing for five seconds of each minute, while graphs run over it."""
+"""Run graphs over a network that passes no bytes for five seconds of each minute."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from handout.events import HostLeft, TaskEnded
 from tests.proxy import Proxy, start_proxy
 from tests.sshd import OpenSsh
 
+#: The duration of a blackout, in seconds.
 DARK_S = 5.0
 _MINUTE_S = 60.0
-#: Tasks of each of the short graphs, and their mean duration in seconds.
+#: The number of tasks in each short graph.
 _TASKS = 1500
+#: The mean duration of a task of a short graph, in seconds.
 _MEAN_S = 0.04
-#: Tasks of each of the long graphs, which always run when a blackout begins, and their duration.
+#: The number of tasks in each long graph, and the mean duration of such a task, in seconds. A long task takes longer
+#: than a blackout. Long graphs follow one another, so that some long tasks run when a blackout begins.
 _LONG_TASKS, _LONG_S = 2, 25.0
-#: A run that takes longer hangs.
+#: The time limit for a run, in seconds. A run that takes longer counts as a hang.
 _LIMIT_S = 300.0
 
 
 class Flow:
-    """Runs one graph after another until `over` is set, and counts what came of them.
+    """Runs one graph after another until `over` is set, and counts their tasks, results and failures.
 
     Args:
-        cluster: Runs the graphs.
-        folder: For the files that the tasks write.
+        cluster: The cluster that runs the graphs.
+        folder: The folder for the files that the tasks write.
     """
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
@@ -42,11 +45,11 @@ class Flow:
         self._number = 0
         self.over = False
         self.counts: Counter[str] = Counter()
-        #: When a task last ended, on the loop's clock.
+        #: The time at which a task last ended, on the event loop's clock.
         self.last_end = 0.0
 
     async def go_on(self, tasks: int, mean_s: float) -> None:
-        """Run one graph after another."""
+        """Run one graph after another until `over` is set."""
         while not self.over:
             await self._one(tasks, mean_s)
 
@@ -72,7 +75,7 @@ class Flow:
 
 
 async def soak(server: OpenSsh, names: list[str], folder: Path, mark: str, *, minutes: int) -> dict[str, Any]:
-    """Let graphs run for some minutes, each with a blackout; return the figures."""
+    """Run graphs for some minutes, with one blackout in each minute. Return the figures."""
     figures: dict[str, Any] = {"hosts": len(names)}
     holds: dict[str, Any] = {}
     async with start_proxy(server.port) as proxy:
@@ -113,10 +116,11 @@ async def soak(server: OpenSsh, names: list[str], folder: Path, mark: str, *, mi
 
 
 async def _minute(proxy: Proxy, flow: Flow) -> tuple[float, float]:
-    """Let a minute pass, with a blackout in its middle.
+    """Wait for a minute, with a blackout in the middle of the minute.
 
     Returns:
-        Seconds from the last end of a task to the blackout's end, and from there to the next end of a task.
+        Two durations in seconds. The first is from the last end of a task before the end of the blackout to the end of
+        the blackout. The second is from the end of the blackout to the next end of a task.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()

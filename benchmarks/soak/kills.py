@@ -1,4 +1,4 @@
-"""Workers and agents are killed while a graph runs."""
+"""Kill workers and agents while a graph runs."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from handout.events import HostLeft, TaskEnded
 from handout.scheduler.handlers.retries import MAX_DEATHS
 from handout.scheduler.state.runs import FailureCount
 
-#: All kills are done when this share of the tasks has ended.
+#: The share of the tasks that have ended when all kills are done.
 _DONE_BY = 0.95
-#: A run that takes longer has failed.
+#: The time limit for the run, in seconds.
 _LIMIT_S = 1800.0
+#: The pause between two looks at the processes, in seconds.
 _TICK_S = 0.002
-#: The share of the idle workers found that are killed.
+#: The probability that an idle worker is killed when the killer looks at it.
 _IDLE = 0.05
-#: The share of the hosts that must be connected when an agent is killed: a run without hosts ends.
+#: An agent is killed only while more than this share of the hosts is connected, because a run without hosts ends.
 _LEAST_HOSTS = 0.25
-#: At the end, killed hosts get this long to come back.
+#: After the run, the soak waits up to this many seconds until all hosts have new agents.
 _REJOIN_S = 180.0
 
 
 class Killer:
-    """Sends SIGKILL to workers of the soak's own agents, and to the agents, as the tasks progress.
+    """Sends SIGKILL to the soak's own agents and their workers, while the tasks run.
 
     Args:
         cluster: The cluster of the hosts.
-        execution: The run that goes on.
-        folder: The folder in which its tasks record their runs.
+        execution: The execution of the graph.
+        folder: The folder in which the graph's tasks record their runs.
         mark: The mark of processes that may be killed.
-        seed: For the random choices.
+        seed: The seed of the random choices.
     """
 
     def __init__(self, cluster: Cluster, execution: Execution, folder: Path, mark: str, seed: int) -> None:
@@ -51,18 +52,21 @@ class Killer:
         self._folder = folder
         self._mark = mark
         self._chance = random.Random(seed)
-        #: Tasks in the middle of which a worker was killed.
+        #: The tasks during which a worker was killed. Each task is in the set at most once.
         self._hit: set[int] = set()
-        #: Number of workers killed, and of those that were killed in the middle of a task.
+        #: The number of workers that were killed.
         self.workers = 0
+        #: The number of workers that were killed during a task.
         self.at_work = 0
+        #: For each host, the number of its agents that were killed.
         self.agents: Counter[str] = Counter()
-        #: Ends of each task that the run reported, and the number of hosts that left.
+        #: For each task, how often the run reported its end.
         self.ended: Counter[str] = Counter()
+        #: How often the run reported that a host left.
         self.left = 0
 
     async def watch(self) -> None:
-        """Count the run's events."""
+        """Count the ends of tasks, and the hosts that leave, from the run's events."""
         async for event in self._execution.events():
             if isinstance(event, TaskEnded):
                 self.ended[event.id] += 1
@@ -95,7 +99,7 @@ class Killer:
                 return
 
     def _kill_worker(self, pid: int) -> bool:
-        """Kill a worker unless it must live; return True if it was killed."""
+        """Kill a worker, unless a task would then fail for good. Return True if the worker was killed."""
         try:
             # A stopped worker cannot begin another task between the check and the kill.
             os.kill(pid, signal.SIGSTOP)
@@ -108,14 +112,14 @@ class Killer:
                 return True
             os.kill(pid, signal.SIGCONT)
         except ProcessLookupError:
-            pass  # it has ended by itself
+            pass  # the worker has already ended
         return False
 
     def _may_die(self, pid: int) -> bool:
-        """Return True if no task fails for good when a stopped worker dies."""
+        """Return True if no task fails for good when this stopped worker dies."""
         doomed, task = self._doomed(), running(self._folder, pid)
         if task is None:
-            # The soak cannot see which task, if any, an idle worker's death counts against.
+            # A task may be on its way to an idle worker. The soak cannot see which task the death would count against.
             return not doomed
         if task in self._hit or f"t{task}" in doomed:
             return False
@@ -124,7 +128,7 @@ class Killer:
         return True
 
     def _doomed(self) -> set[str]:
-        """Return the tasks that fail, by design, if their worker dies once more."""
+        """Return the tasks that fail for good, by design, if a worker dies under them once more."""
         run = self._cluster._runtime.driver.core.world.runs.get(self._execution._active.number)
         if run is None:
             return set()
@@ -135,7 +139,7 @@ class Killer:
         }
 
     def _kill_agent(self) -> None:
-        """Kill the agent of a host whose agents were killed least."""
+        """Kill the agent of one of the hosts whose agents were killed least often."""
         names = list(self._cluster._runtime.driver.agents)
         if len(names) <= len(self._cluster.inventory) * _LEAST_HOSTS:
             return
@@ -150,7 +154,7 @@ class Killer:
 async def soak(
     inventory: Inventory, folder: Path, mark: str, *, tasks: int, workers: int, agents: int
 ) -> dict[str, Any]:
-    """Run the graph, kill workers and agents meanwhile, and return the figures."""
+    """Run the graph, kill workers and agents during the run, and return the figures."""
     figures: dict[str, Any] = {"tasks": tasks, "hosts": len(inventory)}
     _made(folder)
     before = asdict(held())
@@ -171,7 +175,7 @@ async def soak(
 
 
 async def _warm_up(cluster: Cluster, folder: Path) -> None:
-    """Let every host run tasks, so that resources held later are held for the run."""
+    """Run some tasks on every host, so that later figures leave out resources that a host takes only once."""
     work = build(_made(folder / "warm"), 400, 0.004, seed=0)
     results = await cluster.execute(work.graph, outputs=work.outputs)
     assert work.wrong(results[work.outputs]) == 0

@@ -1,4 +1,4 @@
-"""Processes of the soak, and the resources that processes hold, from ``/proc``."""
+"""Find the soak's processes, and the resources that processes hold, in ``/proc``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from handout import Cluster
 
-#: Every process that the soak's own sshd starts has this variable in its environment, with the soak's mark.
+#: The environment variable that holds the soak's mark, in every process that the soak's own sshd has started.
 VARIABLE = "HANDOUT_SOAK"
 
 
 def new_mark() -> str:
-    """Return a word that no other soak has."""
+    """Return a random mark that no other soak has."""
     return secrets.token_hex(8)
 
 
@@ -35,7 +35,7 @@ def marked(mark: str) -> list[int]:
 
 
 def state(pid: int) -> str:
-    """Return the state of a process as in ``/proc/PID/stat``; empty if there is no such process."""
+    """Return the letter for a process's state in ``/proc/PID/stat``, or an empty string if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
@@ -51,7 +51,7 @@ def children(pid: int) -> list[int]:
 
 
 def supervisor(cluster: Cluster, host: str) -> int | None:
-    """Return the process number of a host's supervisor; None if the host is not connected."""
+    """Return the process number of a host's supervisor, or None if the host is not connected."""
     peer = cluster._runtime.driver.agents.get(host)
     started = None if peer is None else peer.link.started
     return None if started is None else started.supervisor
@@ -64,20 +64,24 @@ class Held:
     rss_mb: float
     descriptors: int
     threads: int
-    #: Tasks of the event loop; 0 for other processes.
+    #: The number of asyncio tasks; always 0 for a process other than this one.
     asyncio_tasks: int = 0
 
 
 def held(pid: int | None = None) -> Held:
-    """Return the resources that a process holds; this process by default.
+    """Return the resources that a process holds.
+
+    Args:
+        pid: The number of the process. The default is this process.
 
     Raises:
-        ProcessLookupError: There is no such process.
+        FileNotFoundError: There is no such process.
+        ProcessLookupError: The process is a zombie.
     """
     folder = Path(f"/proc/{pid or os.getpid()}")
     fields = dict(line.split(":", 1) for line in (folder / "status").read_text(encoding="utf-8").splitlines())
     if "VmRSS" not in fields:
-        raise ProcessLookupError(f"process {pid} has ended")  # it is a zombie: its parent has not read its status yet
+        raise ProcessLookupError(f"process {pid} has ended")  # a zombie: the parent has not reaped it yet
     return Held(
         rss_mb=round(int(fields["VmRSS"].split()[0]) / 1024, 1),
         descriptors=len(os.listdir(folder / "fd")),
@@ -87,7 +91,7 @@ def held(pid: int | None = None) -> Held:
 
 
 def agents_held(cluster: Cluster) -> dict[str, float]:
-    """Return the most megabytes and descriptors that any agent, and any supervisor, holds now."""
+    """Return the most memory and the most descriptors that an agent holds now, and the same for a supervisor."""
     most = {"agent_rss_mb": 0.0, "agent_descriptors": 0, "supervisor_rss_mb": 0.0, "supervisor_descriptors": 0}
     for host in cluster._runtime.driver.agents:
         parent = supervisor(cluster, host)
@@ -97,15 +101,15 @@ def agents_held(cluster: Cluster) -> dict[str, float]:
             try:
                 found = held(pid)
             except OSError:
-                continue  # it ended meanwhile
+                continue  # the process has ended
             most[f"{kind}_rss_mb"] = max(most[f"{kind}_rss_mb"], found.rss_mb)
             most[f"{kind}_descriptors"] = max(most[f"{kind}_descriptors"], found.descriptors)
     return most
 
 
 async def until(condition: Callable[[], bool], limit_s: float) -> None:
-    """Poll a condition until it is true, or until the limit is over."""
+    """Poll a condition until it is true, or until ``limit_s`` seconds are over."""
     loop = asyncio.get_running_loop()
     limit = loop.time() + limit_s
-    while not condition() and loop.time() < limit:  # noqa: ASYNC110 - it may happen outside this process
+    while not condition() and loop.time() < limit:  # noqa: ASYNC110 - another process may make it true
         await asyncio.sleep(0.005)

@@ -1,7 +1,7 @@
-"""The graph of the soak, and its functions, which record each of their runs.
+"""The graph of the soak. Its functions record each of their runs.
 
-A function writes a line when it begins and a line when it ends, to a file of its process. So the soak knows at any
-moment which task a worker runs, and how often each task has run.
+Each worker process has a file of its own. A function adds one line to that file when it begins, and one when it ends.
+So the soak knows at any moment which task a worker runs, and how often each task has run.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from typing import Any
 
 from handout import Graph, Output
 
-#: One of this many tasks has a large result. Such a result stays on its host, and is lost with the host.
+#: One task in this many has a large result. A large result stays on its host. If the host is lost, so is the result.
 LARGE_EVERY = 50
+#: The size of a large result. It is too large to travel in the message that reports it.
 LARGE_BYTES = 100 << 10
-#: A task takes the results of up to three of this many tasks before it.
+#: The inputs of a task are chosen among the results of this many tasks before it.
 REACH = 400
 
 
 def small(folder: str, index: int, seconds: float, inputs: Sequence[int | bytes]) -> int:
-    """Return a number that depends on all inputs."""
+    """Sleep for some seconds, and return a number that depends on all inputs."""
     _note(folder, f"begin {index}")
     time.sleep(seconds)
     made = value(index, inputs)
@@ -35,7 +36,7 @@ def small(folder: str, index: int, seconds: float, inputs: Sequence[int | bytes]
 
 
 def large(folder: str, index: int, seconds: float, inputs: Sequence[int | bytes]) -> bytes:
-    """Return the number of `small` as ``LARGE_BYTES`` bytes."""
+    """Do the same as `small`, but return the number as ``LARGE_BYTES`` bytes."""
     return enlarged(small(folder, index, seconds, inputs))
 
 
@@ -46,7 +47,7 @@ def value(index: int, inputs: Sequence[int | bytes]) -> int:
 
 
 def enlarged(number: int) -> bytes:
-    """Return a number as ``LARGE_BYTES`` bytes."""
+    """Return the four bytes of a number, repeated up to ``LARGE_BYTES`` bytes."""
     return number.to_bytes(4, "big") * (LARGE_BYTES // 4)
 
 
@@ -62,23 +63,27 @@ class Work:
 
     graph: Graph
     outputs: list[Output[Any]] = field(default_factory=list)
-    #: The right result of each output.
+    #: The correct result of each output, in the order of ``outputs``.
     expected: list[int | bytes] = field(default_factory=list)
 
     def wrong(self, found: Sequence[int | bytes]) -> int:
-        """Return the number of wrong results."""
+        """Return how many of the results that a run found are wrong."""
         return sum(1 for a, b in zip(found, self.expected, strict=True) if a != b)
 
 
 def build(folder: Path, count: int, mean_s: float, seed: int) -> Work:
-    """Return a graph of tasks of ``mean_s`` seconds on average. A task takes up to three of the ``REACH`` before it."""
+    """Return a graph of ``count`` tasks that take ``mean_s`` seconds on average.
+
+    Each task takes the results of up to three tasks, chosen among the ``REACH`` tasks before it.
+    """
     chosen = random.Random(seed)
     work = Work(Graph())
     for i in range(count):
         before = range(max(0, i - REACH), i)
         parents = set(chosen.sample(before, min(len(before), chosen.randrange(4))))
         if i % LARGE_EVERY == 1:
-            parents.add(i - 1)  # a result that no task takes would not be made
+            # The plan leaves out task i - 1, which has a large result, if no task and no caller takes that result.
+            parents.add(i - 1)
         inputs: list[Any] = [work.outputs[p] for p in sorted(parents)]
         known = [work.expected[p] for p in sorted(parents)]
         seconds = mean_s * (0.5 + chosen.random())
@@ -99,12 +104,12 @@ class Runs:
     ended: int
     #: Tasks that have run at least once.
     tasks: int
-    #: Runs of the task that ran most often.
+    #: The number of runs of the task that ran most often.
     most: int
 
 
 def count_runs(folder: Path) -> Runs:
-    """Read the records in a folder."""
+    """Count the runs that the files in a folder record."""
     begun: Counter[str] = Counter()
     ended = 0
     for path in folder.iterdir():
@@ -118,7 +123,7 @@ def count_runs(folder: Path) -> Runs:
 
 
 def running(folder: Path, pid: int) -> int | None:
-    """Return the task that a stopped worker runs; None if it runs none."""
+    """Return the number of the task that a stopped worker runs, or None if the worker runs no task."""
     try:
         with (folder / str(pid)).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 40))

@@ -1,1 +1,1 @@
-"""One module a system: the same work, each in its own words. Run in a process of its own by ``benchmarks``."""
+"""One module for each system. All modules do the same work, and ``benchmarks`` runs each in its own process."""

@@ -1,4 +1,7 @@
-"""Dask: two worker processes with one thread each, on this machine; over SSH for the start-up figure."""
+"""Measure Dask with two worker processes of one thread each, on this machine.
+
+Dask starts these workers over SSH for the start-up figure, and without SSH for the other figures.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def startup() -> float:
     start = time.perf_counter()
     client = connect_over_ssh()
     workers = list(client.scheduler_info()["workers"])
-    # A builtin, because Dask's workers over SSH have none of this repository's modules.
+    # The task is a builtin, because Dask's workers over SSH have none of this repository's modules.
     assert client.gather([client.submit(abs, i, workers=[w], pure=False) for i, w in enumerate(workers)]) == [0, 1]
     seconds = time.perf_counter() - start
     client.shutdown()

@@ -1,4 +1,4 @@
-"""execnet's bare channels to two local interpreters: no scheduler, no graph, no recovery."""
+"""Measure execnet's channels to two local interpreters, without a scheduler, a graph or recovery."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def startup() -> float:
 
 
 def spread(channels: list[Any], items: list[tuple[str, Any]]) -> list[Any]:
-    """Send items to the channels in turn; return the answers in order."""
+    """Send the items to the two channels in turn, and return the answers in the order of the items."""
     for i, item in enumerate(items):
         channels[i % 2].send(item)
     return [channels[i % 2].receive() for i in range(len(items))]

@@ -1,4 +1,4 @@
-"""Handout over sshd on loopback: two hosts with one worker each."""
+"""Measure Handout over sshd on loopback, with two hosts of one worker each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def inventory() -> Inventory:
 
 
 async def startup() -> float:
-    """Return the seconds from nothing to the first result of each host."""
+    """Return the seconds from the start, without any agent, to the first result of each host."""
     start = time.perf_counter()
     graph = Graph()
     outs = [graph.add(work.nothing, i, host=name) for i, name in enumerate(inventory())]
@@ -34,7 +34,7 @@ async def startup() -> float:
 
 
 async def noops(cluster: Cluster, count: int, journal: bool = False) -> float:
-    """Return the seconds for independent no-op tasks, with the building of the graph."""
+    """Return the seconds for independent no-op tasks, including the time to build the graph."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         graph = Graph()
@@ -47,7 +47,7 @@ async def noops(cluster: Cluster, count: int, journal: bool = False) -> float:
 
 
 async def chain(cluster: Cluster, count: int) -> float:
-    """Return the seconds for a chain of tasks."""
+    """Return the seconds for a chain of tasks, including the time to build the graph."""
     start = time.perf_counter()
     graph = Graph()
     out: Output[int] = graph.add(work.successor, 0)
@@ -59,7 +59,10 @@ async def chain(cluster: Cluster, count: int) -> float:
 
 
 async def diamond(cluster: Cluster, width: int) -> float:
-    """Return the seconds for one task, `width` tasks that take its result, and a fan-in by 16 to one task."""
+    """Return the seconds for a diamond, including the time to build the graph.
+
+    A diamond is one task, `width` tasks that take its result, and tasks that join 16 results each until one is left.
+    """
     start = time.perf_counter()
     graph = Graph()
     root = graph.add(work.nothing, 1)
@@ -72,7 +75,7 @@ async def diamond(cluster: Cluster, width: int) -> float:
 
 
 async def down(cluster: Cluster, kind: str) -> float:
-    """Return the bytes a second from a host to the controller, without the time to make the bytes."""
+    """Return the bytes that a host sends to the controller in a second, without the time to make the bytes."""
     graph = Graph()
     out = graph.add(work.KINDS[kind], SIZE)
     async with cluster.start(graph) as execution:
@@ -87,7 +90,7 @@ async def down(cluster: Cluster, kind: str) -> float:
 
 
 async def up(cluster: Cluster, kind: str) -> float:
-    """Return the bytes a second from the controller to a host."""
+    """Return the bytes that the controller sends to a host in a second."""
     data = work.KINDS[kind](SIZE)
     graph = Graph()
     out = graph.add(work.length, data)
@@ -98,7 +101,7 @@ async def up(cluster: Cluster, kind: str) -> float:
 
 
 async def main(repeats: int) -> dict[str, float]:
-    """Return all figures: medians of several runs."""
+    """Return all figures. Each is the median of several runs."""
     figures = {"startup_s": sorted([await startup() for _ in range(repeats)])[repeats // 2]}
     async with Cluster(inventory(), require="all") as cluster:
         await noops(cluster, 1000)

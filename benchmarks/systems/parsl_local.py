@@ -1,4 +1,4 @@
-"""Parsl: the high-throughput executor with two workers on this machine."""
+"""Measure Parsl's high-throughput executor, with two workers on this machine."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def main(repeats: int) -> dict[str, float]:
     figures["noop_per_s"] = 10_000 / work.median(lambda: work.timed(lambda: noops(10_000)), repeats)
     figures["chain_us"] = 1e3 * work.median(lambda: work.timed(lambda: chain(1000)), repeats)
     figures["diamond_per_s"] = 5_336 / work.median(lambda: work.timed(lambda: diamond(5000)), repeats)
-    # Bytes only: Parsl pickles with a protocol without out-of-band buffers.
+    # Only bytes are measured. Parsl's pickle protocol has no out-of-band buffers, so Parsl treats an array like bytes.
     blob, length, data = app(work.blob), app(work.length), work.blob(SIZE)
     figures["down_bytes_mib_s"] = SIZE / 2**20 / work.median(lambda: work.timed(lambda: blob(SIZE).result()), repeats)
     figures["up_bytes_mib_s"] = SIZE / 2**20 / work.median(lambda: work.timed(lambda: length(data).result()), repeats)

@@ -1,4 +1,4 @@
-"""Ray: two workers on this machine."""
+"""Measure Ray with two workers on this machine."""
 
 from __future__ import annotations
 

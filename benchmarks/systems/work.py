@@ -1,4 +1,4 @@
-"""The functions that every system runs, and how their time is measured."""
+"""The functions that every system runs, and the helpers that measure their time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import SupportsIndex
 
 
 def nothing(x: int) -> int:
-    """Return the argument: a task that costs nothing."""
+    """Return the argument: a no-op task."""
     return x
 
 
@@ -21,18 +21,18 @@ def successor(x: int) -> int:
 
 
 def total(parts: Sequence[int]) -> int:
-    """Return the sum: a fan-in."""
+    """Return the sum: a task that joins many results."""
     return sum(parts)
 
 
 class Array:
-    """Like an array of numpy to a pickler: an object whose buffer is not copied when it is unpickled."""
+    """An object that a pickler treats like a numpy array: unpickling does not copy its buffer."""
 
     def __init__(self, data: bytes | memoryview) -> None:
         self.data = memoryview(data)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[Array], tuple[object]]:
-        # Some systems pickle with an older protocol; numpy then falls back to a copy too.
+        # Some systems pickle with a protocol below 5. In that case, this class copies its buffer, and so does numpy.
         return Array, (pickle.PickleBuffer(self.data) if protocol.__index__() >= 5 else bytes(self.data),)
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Array:
 
 
 def blob(size: int) -> bytes:
-    """Return bytes to carry, of a random pattern, so that compressing them gains nothing."""
+    """Return bytes that repeat a random pattern of 1 MiB, so that usual compression gains nothing."""
     return os.urandom(1 << 20) * (size >> 20)
 
 
@@ -50,11 +50,11 @@ def array(size: int) -> Array:
 
 
 def length(data: bytes | Array) -> int:
-    """Return the length: takes many bytes and returns few."""
+    """Return the length: a task that takes many bytes and returns few."""
     return len(data)
 
 
-#: The kinds of values that carry bytes in both directions, and the functions that make them.
+#: The kinds of values that are sent in both directions, each with the function that makes it.
 KINDS: dict[str, Callable[[int], bytes | Array]] = {"bytes": blob, "array": array}
 
 
@@ -66,5 +66,5 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def median(work: Callable[[], float], repeats: int) -> float:
-    """Return the median of several measurements."""
+    """Call ``work`` several times, and return the median of the values that it returns."""
     return statistics.median(work() for _ in range(repeats))

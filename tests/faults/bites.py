@@ -1,4 +1,7 @@
-"""Functions of a host that means harm: what they return and raise runs where it is unpickled."""
+"""Functions for a malicious host: some of their results and exceptions run code in the process that unpickles them.
+
+This code is called a bite. It writes the id of the process to a file.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,19 @@ import handout
 
 
 def bite(path: str, *_rest: object) -> str:
-    """Says in which process it ran."""
+    """Append the id of the process that runs this function to a file."""
     with open(path, "a") as file:
         file.write(f"{os.getpid()}\n")
     return "bitten"
 
 
 def bitten(path: Path) -> list[int]:
-    """The processes in which something bit."""
+    """Return the ids of the processes in which `bite` ran."""
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
 class Canary:
-    """Bites where it is unpickled."""
+    """An object that calls `bite` in the process that unpickles it."""
 
     def __init__(self, path: str, nbytes: int = 0) -> None:
         self.path, self.nbytes = path, nbytes
@@ -34,7 +37,7 @@ class Canary:
 
 
 class BitingError(Exception):
-    """Likewise."""
+    """An exception that calls `bite` in the process that unpickles it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _bite_and_make, (str(self),)

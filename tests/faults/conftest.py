@@ -1,4 +1,4 @@
-"""Clusters over every launcher, and a host behind a line of its own, which the tests break."""
+"""Fixtures: clusters over each launcher, and a host whose network connection the tests break."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _nothing_is_left(ledger_of_loop: None) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "ssh"])
 async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
-    """One cluster for all tests of a module: two hosts, ``plain`` and ``gpu``, that stay connected."""
+    """Open one cluster for all tests of a module. Its hosts ``plain`` and ``gpu`` stay connected."""
     async with Cluster(hosts(request, request.param), require="all") as opened:
         yield opened
 
@@ -40,21 +40,22 @@ def namespaces() -> None:
 
 @pytest.fixture(scope="session")
 def far_server(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    """One namespace with an sshd for the whole session."""
+    """Make one network namespace with an sshd in it, for the whole session."""
     need_sshd()
     with make_namespace() as line:
         with start_sshd(tmp_path_factory.mktemp("far"), address=line.address, prefix=line.prefix) as server:
             yield Far(line, server)
-            line.end_processes()  # sshd would wait for sessions whose line was cut
+            line.end_processes()  # otherwise sshd waits for sessions whose connection was cut
 
 
 @pytest.fixture
 def far(far_server: Far) -> Iterator[Far]:
-    """The far server with a line in order. After the test the line is mended."""
+    """Yield the far server with a working connection. After the test, repair the connection and end all agents."""
     yield far_server
     far_server.line.heal()
     far_server.line.plug()
-    # An agent that lingers must not be left to the next test. Its supervisor ends it, and leaves nothing.
+    # A lost agent lingers for a while, but the next test must start without it. On SIGTERM, its supervisor ends the
+    # agent and removes everything.
     living = far_server.living()
     parents = processes.parents()
     for pid in living:

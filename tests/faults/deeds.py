@@ -1,4 +1,7 @@
-"""Functions that do what no function should: a user's own module, which travels by source."""
+"""Functions that misbehave: they take too much memory, crash, fork too often, or never end.
+
+The module travels to hosts as source, like a module of a user's project.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ MB = 1 << 20
 
 
 def hoard(megabytes: int) -> int:
-    """Takes memory bit by bit, and gives it back at its end."""
+    """Take memory one MiB at a time, and free it at the end."""
     held = []
     for _ in range(megabytes):
         held.append(bytearray(b"x" * MB))
@@ -32,20 +35,20 @@ def _wait_until_told(ready: str, go: str) -> None:
 
 
 def hoard_at_once(ready: str, go: str, megabytes: int) -> int:
-    """Takes all of it at once when told to, faster than the agent looks."""
+    """Wait until the file `go` exists, then take all the memory at once, between two measurements by the agent."""
     _wait_until_told(ready, go)
     return len(bytearray(b"x" * (megabytes * MB)))
 
 
 def forget_a_killed_child(ready: str, go: str, megabytes: int) -> int:
-    """A child takes it, and the task ignores how the child ended."""
+    """Let a child process take the memory, and ignore how the child ended."""
     _wait_until_told(ready, go)
     _run_a_hoarder(megabytes)
     return megabytes
 
 
 def wait_though_killed(ready: str, go: str, megabytes: int) -> int:
-    """A child takes it, and the task waits for an answer that never comes."""
+    """Let a child process take the memory. After the child has ended, wait forever."""
     _wait_until_told(ready, go)
     _run_a_hoarder(megabytes)
     with open(ready + ".after", "w"):
@@ -60,7 +63,7 @@ def _run_a_hoarder(megabytes: int) -> None:
 
 
 def hoard_in_a_grandchild(megabytes: int) -> int:
-    """Takes it two processes away, in another session."""
+    """Let a grandchild process take the memory, in a session of its own."""
     code = "import time; held = bytearray(b'x' * (%d << 20)); time.sleep(1)" % megabytes
     below = "import subprocess, sys; subprocess.run([sys.executable, '-c', %r], start_new_session=True)" % code
     subprocess.run([sys.executable, "-c", below], check=True)
@@ -68,7 +71,7 @@ def hoard_in_a_grandchild(megabytes: int) -> int:
 
 
 def fork_with_shared_pages(megabytes: int, forks: int) -> int:
-    """Children that read what their parent holds: each page is there once, however many can see it."""
+    """Hold memory, and fork children that share its pages. Each page exists only once."""
     held = [bytearray(b"x" * MB) for _ in range(megabytes)]
     pids = []
     for _ in range(forks):
@@ -83,14 +86,14 @@ def fork_with_shared_pages(megabytes: int, forks: int) -> int:
 
 
 def read_all(array: Any) -> float:
-    """Touches every page of what was mapped for it, for long enough to be looked at."""
+    """Read every page of a mapped argument. Then sleep, so that the agent measures the memory of this task."""
     found = float(array.sum())
     time.sleep(0.3)
     return found
 
 
 def sum_all(arrays: list[Any]) -> int:
-    """Touches every page of several."""
+    """Read every page of several mapped arguments. Then sleep, as `read_all` does."""
     found = int(sum(array.sum() for array in arrays))
     time.sleep(0.3)
     return found
@@ -108,12 +111,20 @@ def size_of(path: Any) -> int:
 
 
 async def hoard_nicely(megabytes: int) -> int:
-    """A coroutine that costs no processor: it would share a process with others."""
+    """Do the same as `hoard` in a coroutine.
+
+    A coroutine that is not CPU-intensive shares a worker with others, unless its memory cost is enforced.
+    """
     return hoard(megabytes)
 
 
 def hoard_shared(megabytes: int, kind: str) -> int:
-    """The same in memory that forks would share: it is no less memory for that."""
+    """Take shared memory one MiB at a time. It counts in full, although forks of this process would share it.
+
+    Args:
+        megabytes: The amount, in MiB.
+        kind: ``mmap`` for an anonymous mapping, ``memfd`` for a file in memory, or ``posix`` for a file in /dev/shm.
+    """
     if kind == "mmap":
         held = mmap.mmap(-1, megabytes * MB)
     else:
@@ -135,13 +146,18 @@ def hoard_shared(megabytes: int, kind: str) -> int:
 
 
 def read_beside_shared(array: Any, megabytes: int) -> int:
-    """Reads all of an object, and holds shared memory and anonymous memory as well, a little of each."""
-    hoard_shared(megabytes, "mmap")
-    return int(array.sum())
+    """Take shared memory, and read every page of a mapped argument while holding it."""
+    held = mmap.mmap(-1, megabytes * MB)
+    for start in range(0, megabytes * MB, MB):
+        held[start : start + MB] = b"x" * MB
+    total = int(array.sum())
+    time.sleep(0.3)  # the agent measures the memory meanwhile
+    assert held[0:1] == b"x"
+    return total
 
 
 def share_with_forks(megabytes: int, forks: int) -> int:
-    """Shared memory that children read: each page is there once."""
+    """Hold shared memory, and fork children that read it. Each page exists only once."""
     held = mmap.mmap(-1, megabytes * MB)
     for start in range(0, len(held), MB):
         held[start : start + MB] = b"x" * MB
@@ -159,7 +175,7 @@ def share_with_forks(megabytes: int, forks: int) -> int:
 
 
 def start_threads(most: int) -> int:
-    """Starts threads until the system allows no more; how many there were."""
+    """Start up to `most` threads, until the system refuses one. Return the number of threads that started."""
     over = threading.Event()
     found = 0
     try:
@@ -174,7 +190,7 @@ def start_threads(most: int) -> int:
 
 
 class Stubborn(Exception):
-    """An exception that cannot be made again from its arguments."""
+    """An exception that pickle cannot rebuild, because its constructor needs more than ``args``."""
 
     def __init__(self, what: str, *, code: int) -> None:
         super().__init__(what)
@@ -195,30 +211,30 @@ def exit_hard(code: int) -> None:
 
 
 def die_of(number: int) -> None:
-    """Sends a signal to its own process."""
+    """Send a signal to this process."""
     print("last words", file=sys.stderr, flush=True)
     os.kill(os.getpid(), number)
     time.sleep(60)
 
 
 def close_everything() -> None:
-    """Close descriptors that are not its own."""
+    """Close descriptors that belong to the worker, such as its connection to the agent."""
     os.closerange(3, 1 << 16)
     time.sleep(60)
 
 
 def become_another_program() -> None:
-    """Replace the worker's process."""
+    """Replace the worker's program with `sleep`."""
     os.execv("/bin/sleep", ["sleep", "60"])
 
 
 def hold_the_lock() -> None:
-    """One call into C that keeps the interpreter's lock until it is over: no Python code runs meanwhile."""
+    """Make one long call into C that holds the interpreter's lock. No other Python code of the process can run."""
     sum(range(10**13))
 
 
 def fork_many(path: str, count: int) -> int:
-    """A bounded fork bomb: children that fork once more, leave the session, and stay."""
+    """Act as a limited fork bomb. Each child starts its own session and forks once more, and both processes go on."""
     made = 0
     for _ in range(count):
         try:
@@ -246,7 +262,7 @@ async def make_later(size: int) -> bytes:
 
 
 def become_a_daemon(path: str) -> str:
-    """Forks twice and leaves the session between the forks, so that no ancestor knows the process."""
+    """Fork twice, and start a new session between the forks. The last process is then not a child of this one."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:

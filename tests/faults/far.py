@@ -1,4 +1,4 @@
-"""A host behind a line of its own."""
+"""A host in a network namespace, whose network connection a test can break."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ __all__ = ["Far"]
 
 @dataclass(frozen=True)
 class Far:
-    """A server in a namespace: ``far.line`` breaks what leads to it."""
+    """An sshd in a network namespace.
+
+    Args:
+        line: The namespace. Its methods break and repair the network connection to the server.
+        server: The sshd.
+    """
 
     line: Namespace
     server: OpenSsh
@@ -26,11 +31,14 @@ class Far:
         return self.server.host("far", {"cpu": cpu})
 
     def living(self) -> list[int]:
-        """Return every process of the namespace except those of sshd, whatever its parent is by now."""
+        """Return the ids of all living processes in the namespace, except those of sshd.
+
+        A process whose parent has ended is found as well.
+        """
         return [pid for pid in self.line.pids() if not gone(pid) and not _is_sshd(pid)]
 
     def user_code(self, agent: StartedAgent) -> list[int]:
-        """Return the workers and the processes that they started: all but the agent and its supervisor."""
+        """Return the ids of the workers and of the processes that they started."""
         known = set() if gone(agent.supervisor) else {agent.supervisor, agent_pid(agent)}
         return [pid for pid in self.living() if pid not in known]
 

@@ -1,4 +1,4 @@
-"""A caller with little memory, whose hosts make and read a large object; see test_tasks.py."""
+"""A program for test_tasks.py: a caller with little memory passes a large object from one host to another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = 200 * MB
 
 
 async def main(inventory: str) -> None:
-    """Print the size that the consumer saw, and that this process could not have held the object."""
+    """Print the size that the consumer saw. Then print "refused" if this process cannot allocate that much memory."""
     graph = handout.Graph()
     made = graph.add(work.blob, SIZE, host="from")
     out = graph.add(work.length, made, host="to")
@@ -29,8 +29,9 @@ async def main(inventory: str) -> None:
 
 
 if __name__ == "__main__":
-    assert asyncssh  # what it maps is not to count
-    # Private memory that can be written to, of which a stack for each thread; the address space would count reserves.
+    assert asyncssh  # imported before the limit is set, so that its memory does not count
+    # RLIMIT_DATA limits private writable memory, which includes the stacks of threads. A limit of the address space
+    # would also count memory that is reserved and not used.
     pages = int(Path("/proc/self/statm").read_text().split()[5])
     most = pages * resource.getpagesize() + 128 * MB
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))

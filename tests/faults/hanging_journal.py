@@ -1,6 +1,9 @@
-"""A program whose journal never comes to be opened: its disk does not answer. The call is cancelled; then it ends.
+"""A program that opens its journal on a disk that never answers. The program must end nevertheless.
 
-python -m tests.faults.hanging_journal PATH
+    python -m tests.faults.hanging_journal PATH HOW
+
+With "cancelled" for HOW, the program cancels the run and waits for its end. Otherwise the main coroutine just returns,
+and `asyncio.run` cancels the run.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ begun = threading.Event()
 
 
 def never(path: str) -> None:
-    """Stands for opening the journal."""
+    """Wait forever, in place of opening the journal."""
     begun.set()
     threading.Event().wait()
 

@@ -1,4 +1,4 @@
-"""A program for the test of Ctrl-C: it runs one task that never ends, on the hosts of an inventory file.
+"""A program for test_interrupt.py: it runs one task that never ends, on the hosts of an inventory file.
 
     python -m tests.faults.interrupted INVENTORY PATH
 

@@ -1,4 +1,7 @@
-"""Fault row 26: the caller cancels, at every await that its run comes to, and again while that ends."""
+"""Fault row 26: the caller cancels a run at each `await` at which the run waits, and again while the run is ending.
+
+A place is the stack of source lines at which an asyncio task waits; see `tests.awaits.Site`.
+"""
 
 from __future__ import annotations
 
@@ -31,35 +34,35 @@ from tests.seen import gone, until
 from tests.sshd import need_sshd, start_sshd
 
 ROOT = Path(__file__).parent.parent.parent
-#: Seconds that the await of a cancelled run may take, and a moment.
+#: Seconds within which a cancelled run must return: 5 s are the promise, and 1 s is for the test itself.
 LIMIT_S = 5.0 + 1.0
-#: An agent that has not ended by then is left to its lease, and that is said: on a machine that is very busy it may
-#: happen, but not so many times in a row at one place.
+#: Number of tries at each place. If an agent does not end in time, the controller logs `LEFT`, and the lease ends the
+#: agent later. On a very busy machine this may happen, but not in every try at one place.
 TRIES = 3
 LEFT = "did not confirm that it ended; its lease will end it"
-#: Of the places of a sweep, so many may not be met again: which host is first, and how far the other one is then, is
-#: not the same in every run.
+#: In a sweep, up to this number of places may not come up again in a later run. Runs differ in which host is ready
+#: first, and in what the other host is doing at that time.
 UNMET = 4
 
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, place: Place) -> Iterator[Path]:
-    """Where the hosts of this machine keep their folders."""
+    """Make a folder in which the hosts on this machine keep their folders."""
     with tempfile.TemporaryDirectory() as short:
         monkeypatch.setenv("HANDOUT_TMPDIR", short)
-        place.watch(Path(short))  # so that stores and control groups are known by what lies here
+        place.watch(Path(short))  # the ledger finds stores and control groups by the names of the folders in here
         yield Path(short)
 
 
 @pytest.fixture
 def hosts(folder: Path) -> Sequence[Host]:
-    """Two of this machine."""
+    """Return two hosts on this machine."""
     return [Host.local("a", {"cpu": 1}), Host.local("b", {"cpu": 1})]
 
 
 @pytest.fixture
 def far_host(folder: Path, tmp_path: Path) -> Iterator[Host]:
-    """One behind an sshd of its own, which keeps its folder at the same place."""
+    """Yield a host behind an sshd. The host also keeps its folder in `folder`."""
     need_sshd()
     with start_sshd(tmp_path, [f"SetEnv HANDOUT_TMPDIR={folder}"]) as server:
         yield server.host("a", {"cpu": 1})
@@ -67,40 +70,46 @@ def far_host(folder: Path, tmp_path: Path) -> Iterator[Host]:
 
 @dataclass
 class Met:
-    """Where one run waited."""
+    """The places at which one run waited, and how the run ended.
 
-    #: Before it was cancelled, and from then on.
+    Args:
+        early: The places before the run was cancelled, in order. The values mean nothing.
+        late: The places after the run was cancelled.
+        in_time: True if the run's agents had ended when the run returned.
+    """
+
     early: dict[Site, None] = field(default_factory=dict)
     late: dict[Site, None] = field(default_factory=dict)
-    #: Whether its agents had ended when it came back.
     in_time: bool = False
 
 
 @dataclass
 class Watched:
-    """Runs that are cancelled somewhere, and what must not be left of them.
+    """Cancels runs at chosen places, and checks that nothing is left of them.
 
     Args:
-        run: Makes what is cancelled.
-        folder: Of the hosts.
-        caplog: What was said meanwhile.
-        stays: Whether the hosts go on after a run.
+        run: Returns a coroutine that carries out one run.
+        folder: The folder in which the hosts keep their folders.
+        caplog: The log of the runs.
+        stays: True if the hosts stay connected after a run.
+        unheard: Errors that asyncio reported, such as exceptions of tasks that were never retrieved.
     """
 
     run: Callable[[], Coroutine[Any, Any, object]]
     folder: Path
     caplog: pytest.LogCaptureFixture
     stays: bool = False
-    #: Errors that asyncio reported, such as exceptions of tasks that were never retrieved.
     unheard: list[str] = field(default_factory=list)
 
     async def once(self, at: Site | None = None, again_at: Site | None = None, *, on: bool = False) -> Met:
-        """Run, and cancel that where it comes to wait at a place, or else once its tasks run.
+        """Start a run, and cancel it when it waits at `at`, or when its tasks run, whichever comes first.
+
+        If an agent does not end in time, try again, up to `TRIES` times.
 
         Args:
-            at: The place.
-            again_at: Where it is cancelled once more after that.
-            on: Whether that is done at every place that it comes to after that.
+            at: The place of the first cancellation. None: no place.
+            again_at: The place of a second cancellation. None: no place.
+            on: True to cancel the run again at every place at which it waits after the first cancellation.
         """
         for _ in range(TRIES):
             met = await self._once(at, again_at, on)
@@ -118,7 +127,7 @@ class Watched:
 
         def cancel() -> None:
             nonlocal cancelled_at, accepted
-            accepted = running.cancel() or accepted  # it is not where the run was over with this very turn
+            accepted = running.cancel() or accepted  # `cancel` returns False if the run ended in this turn of the loop
             cancelled_at = cancelled_at or time.monotonic()
 
         def seen(site: Site) -> None:
@@ -135,10 +144,10 @@ class Watched:
                 while not running.done():
                     await asyncio.wait({running}, timeout=LIMIT_S if cancelled_at else 0.005)
                     late = cancelled_at and time.monotonic() - cancelled_at > LIMIT_S
-                    assert not late or time.monotonic() - cancelled_at < stretched(LIMIT_S), "it goes on"
+                    assert not late or time.monotonic() - cancelled_at < stretched(LIMIT_S), "a cancelled run goes on"
                     if not cancelled_at and self._tasks_run():
                         cancel()
-            assert running.cancelled() == accepted, "it must say that it was cancelled where it was"
+            assert running.cancelled() == accepted, "a run must end as cancelled if, and only if, it was cancelled"
             if not accepted:
                 running.result()
             met.in_time = await self._look(tasks, descriptors)
@@ -154,7 +163,7 @@ class Watched:
         return path.exists() and path.read_text() != ""
 
     async def _look(self, tasks: int, descriptors: int) -> bool:
-        """See what is left; answers whether the agents had ended."""
+        """Check that nothing is left of the run. Return True if its agents had ended in time."""
         warnings = [each.getMessage() for each in self.caplog.records if each.levelno >= logging.WARNING]
         in_time = not any(LEFT in warning for warning in warnings)
         if not in_time:
@@ -166,23 +175,23 @@ class Watched:
         for path in self.folder.glob("pid*"):
             assert not path.read_text() or gone(int(path.read_text()))
         assert len(asyncio.all_tasks()) == tasks, asyncio.all_tasks()
-        # A thread of asyncssh's may be reading keys: that is not waited for where a connection is given up.
+        # A thread of asyncssh may still be reading keys. A run that gives up a connection does not wait for the thread.
         await until(lambda: _descriptors() == descriptors, stretched(2.0))
         if not self.stays:
             assert [path.name for path in self.folder.glob("handout-*")] == []
             assert all(thread.name != "handout loop monitor" for thread in threading.enumerate())
-            # A supervisor closes its connection while it exits.
+            # A supervisor closes its connection, which ends the run, a moment before the supervisor exits.
             await until(lambda: not _processes(self.folder), stretched(5.0))
         return in_time
 
     async def sweep(self, sites: Iterable[Site], *, again: bool = False, on: bool = False, of: str = "") -> set[Site]:
-        """Cancel at each place, and at those that are met meanwhile; answers all.
+        """Cancel a new run at each place, and at each further place that these runs come to. Return all these places.
 
         Args:
-            sites: Where to begin.
-            again: Whether these are for the second time that a run is cancelled.
+            sites: The places to begin with.
+            again: True to cancel each run first when its tasks run, and a second time at the place.
             on: See `once`.
-            of: A file that must be among a place's lines.
+            of: Leave out places whose stack has no line that begins with this text.
         """
         left, swept, unmet = list(sites), set[Site](), 0
         while left:
@@ -203,7 +212,7 @@ def _where(at: Site | None, again_at: Site | None, on: bool) -> str:
 
 
 def _words(site: Site | None) -> str:
-    return "no place of its own" if site is None else " > ".join(site)
+    return "no chosen place" if site is None else " > ".join(site)
 
 
 def _descriptors() -> int:
@@ -211,7 +220,7 @@ def _descriptors() -> int:
 
 
 def _processes(folder: Path) -> list[int]:
-    """Return the processes, without this one, that have this folder as the place for a host's folders."""
+    """Return the ids of all other processes whose environment names this folder as the place for hosts' folders."""
     mark = f"HANDOUT_TMPDIR={folder}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -225,7 +234,7 @@ def _processes(folder: Path) -> list[int]:
 
 
 def endless(folder: Path) -> Graph:
-    """A task that ends, one that takes what it made, and one that says where it is and stays."""
+    """Return the graph of `finite` with one more task, which writes its process id to a file and never ends."""
     graph = finite()
     graph.add(work.sleep_forever, str(folder / "pid"))
     return graph
@@ -238,7 +247,7 @@ def finite() -> Graph:
 
 
 async def journaled(graph: Graph, hosts: Sequence[Host], path: Path) -> None:
-    """Run with a journal, and check that it can be read and opened again afterwards."""
+    """Run a graph with a journal. Afterwards, check that the journal can be read and opened again."""
     path.unlink(missing_ok=True)
     try:
         await handout.execute(graph, inventory=hosts, journal=path)
@@ -251,14 +260,14 @@ async def journaled(graph: Graph, hosts: Sequence[Host], path: Path) -> None:
 async def test_row_26_cancelled_at_every_await_nothing_is_left(
     folder: Path, hosts: Sequence[Host], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While it begins and while its tasks run; and while it ends, had it not been cancelled."""
+    """The first sweep cancels runs before their tasks have ended. The second sweep cancels runs after that."""
     path = folder / "run.db"
     beginning = Watched(lambda: journaled(endless(folder), hosts, path), folder, caplog)
     swept = await beginning.sweep((await beginning.once()).early)
     ending = Watched(lambda: journaled(finite(), hosts[:1], path), folder, caplog)
     met = await ending.once()
     swept |= await ending.sweep(site for site in met.early if site not in swept)
-    gc.collect()  # asyncio reports an exception that was never retrieved when the task is collected
+    gc.collect()  # asyncio reports an exception that was never retrieved only when its task is collected
     assert beginning.unheard + ending.unheard == []
     assert len(swept) > 25
 
@@ -286,7 +295,7 @@ async def test_row_26_cancelled_again_and_again_from_every_await_on_nothing_is_l
 async def test_row_26_cancelled_at_every_await_of_ssh_nothing_is_left(
     folder: Path, far_host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The places that runs on this machine alone do not have."""
+    """The sweeps cancel only at places in the SSH launcher. A run with local hosts has no such places."""
     beginning = Watched(lambda: handout.execute(endless(folder), inventory=[far_host]), folder, caplog)
     met = await beginning.once()
     swept = await beginning.sweep(met.early, of="transport/ssh_launcher.py")
@@ -308,7 +317,7 @@ async def test_row_26_cancelled_at_every_await_of_a_run_on_an_open_cluster_only_
             async with cluster.start(endless(folder)) as execution:
                 await execution.results()
 
-        await cluster.execute(finite())  # and what opening began in passing has ended
+        await cluster.execute(finite())  # when this ends, the background work of opening the cluster has ended too
         watched = Watched(run, folder, caplog, stays=True)
         met = await watched.once()
         swept = await watched.sweep(met.early) | await watched.sweep(met.late, again=True)
@@ -320,7 +329,7 @@ async def test_row_26_cancelled_at_every_await_of_a_run_on_an_open_cluster_only_
 
 
 class SlowDisk:
-    """Where a journal is opened and closed only once that is allowed."""
+    """A disk on which a journal is opened and closed only when the test allows it."""
 
     def __init__(self) -> None:
         self.begun, self.opens, self.closes, self.closed = (threading.Event() for _ in range(4))

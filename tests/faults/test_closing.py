@@ -1,4 +1,7 @@
-"""Leaving is bounded: within 5 s whatever the hosts do, and without a process left behind where a line can be had."""
+"""Closing a cluster and leaving a run take at most 5 s, whatever the hosts do.
+
+No process is left on a host to which the controller can still connect.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,16 @@ from tests.seen import family, gone, started, until
 from tests.sshd import OpenSsh
 
 LIMIT_S = 5.0
-#: Seconds that the rest of a program adds.
+#: Seconds that the rest of a test may add to the limit.
 SLACK_S = 0.5
 
 
 def strand_when_made_again(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Strand the next line through a proxy that is made again, just after its login: when the first command runs on it.
+    """Strand the next connection through a proxy just after its login, when the first command runs on it.
 
-    Returns: Set once that has happened.
+    A stranded connection stays open, but no more bytes pass; see `Proxy.strand`.
+
+    Returns: An event that is set when the connection is stranded.
     """
     stranded = asyncio.Event()
     run = asyncssh.SSHClientConnection.run
@@ -44,25 +49,26 @@ def strand_when_made_again(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> asy
 
 
 def through(server: OpenSsh, proxy: Proxy, cpu: int = 1) -> Host:
-    """The server's host behind a proxy: the same key under another port."""
+    """Return a host of the server that is reached through a proxy, at the proxy's port. The host key is the same."""
     return server.host("far", {"cpu": cpu}, port=proxy.port)
 
 
 async def test_closing_over_a_stranded_line_ends_the_agent_over_another_one(sshd: OpenSsh) -> None:
-    """A router has forgotten the connection: neither end is told, and a new connection works."""
+    """A router has forgotten the connection and tells neither end, but a new connection works."""
     graph = Graph()
     graph.add(work.identity, 1)
     async with start_proxy(sshd.port) as proxy:
         cluster = await Cluster([through(sshd, proxy)]).open()
         agent = started(cluster, "far")
-        await cluster.execute(graph)  # from here on there is a worker
+        await cluster.execute(graph)  # starts a worker
         pids = family(agent)
         proxy.strand()
         begun = time.monotonic()
         await cluster.close()
         assert time.monotonic() - begun < stretched(LIMIT_S)
         assert not Path(agent.folder).exists()
-        await until(lambda: all(map(gone, pids)), stretched(1.0))  # it closed its connection while it exited
+        # A supervisor exits a moment after it has closed its connection.
+        await until(lambda: all(map(gone, pids)), stretched(1.0))
 
 
 async def test_leaving_a_run_over_a_stranded_line_is_bounded_and_ends_its_code(sshd: OpenSsh, tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ async def test_leaving_a_run_over_a_stranded_line_is_bounded_and_ends_its_code(s
             proxy.strand()
             begun = time.monotonic()
         assert time.monotonic() - begun < stretched(LIMIT_S + SLACK_S)
-        # A busy machine may not have had the other line in what was left of the limit: then it is with the lease.
+        # On a busy machine the limit may pass before the second connection is ready. Then the lease ends the task.
         await until(lambda: gone(int((tmp_path / "pid").read_text())))
         if not gone(pids[0]):
             os.kill(pids[0], signal.SIGTERM)
@@ -85,7 +91,7 @@ async def test_leaving_a_run_over_a_stranded_line_is_bounded_and_ends_its_code(s
 async def test_leaving_while_the_line_is_stranded_as_it_is_made_again_is_bounded_and_ends_its_code(
     sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Making the line again may take long; leaving does not wait for it."""
+    """It may take long to make the connection again, and leaving the run does not wait for that."""
     graph = Graph()
     graph.add(work.sleep_forever, str(tmp_path / "pid"))
     async with start_proxy(sshd.port) as proxy:

@@ -1,4 +1,4 @@
-"""Fault row 14: a host that has a dill of its own."""
+"""Fault row 14: a host that has another version of dill, or a broken dill."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.sshd import OpenSsh
 
 
 def odd(make: Callable[[], Any]) -> tuple[str, Any]:
-    """What version of dill is there, and something that only dill can carry."""
+    """Return the version of dill that this process imports, and an object that only dill can pickle."""
     import dill as there
 
     return there.__version__, make()

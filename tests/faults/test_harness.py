@@ -1,4 +1,4 @@
-"""What breaks lines for the tests leaves nothing behind, whatever happens to the test."""
+"""The network namespaces, in which tests break connections, leave nothing behind even if a test fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts that die, come back, come and go, or are all gone; over a real sshd, with timings scaled down."""
+"""Hosts that die, come back, die again and again, or are all lost. The tests use a real sshd and short timings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUICKER = Timings().scaled(0.05)
 
 
 def behind(server: OpenSsh, proxy: Proxy, name: str, capabilities: dict[str, Any]) -> Host:
-    """A host of this server whose line a test can break."""
+    """Return a host of this server behind a proxy, which can break the connection."""
     known_hosts = server.folder / f"known_hosts_{proxy.port}"
     known_hosts.write_text((server.folder / "known_hosts").read_text().replace(f":{server.port} ", f":{proxy.port} "))
     return Host(
@@ -66,7 +66,7 @@ async def kill_whenever_it_is_back(cluster: Cluster, host: str, times: int) -> N
 
 @asynccontextmanager
 async def watching(execution: handout.Execution) -> AsyncIterator[list[RunEvent]]:
-    """All events of a run, as they come."""
+    """Yield a list to which all events of a run are appended as they come."""
     seen: list[RunEvent] = []
 
     async def watch() -> None:
@@ -110,7 +110,7 @@ async def test_row_01_a_host_whose_agent_is_killed_is_started_again_then_put_in_
 ) -> None:
     graph = Graph()
     out = graph.add(work.where, host="a")
-    # Three logins, which do not scale, are to fit.
+    # Three logins must fit into these two times. Logins do not get faster, so the times are longer than in `QUICKER`.
     timings = dataclasses.replace(QUICKER, host_timeout_s=3.0, unstable_s=60.0)
     async with Cluster([sshd.host("a", ONE), sshd.host("b", ONE)], require="all", timings=timings) as cluster:
         for _ in range(2):
@@ -134,7 +134,7 @@ async def test_row_34_what_only_hosts_in_quarantine_can_run_waits_for_its_end_un
         monkeypatch.setattr("handout.execution.membership.quarantine._LONGEST_QUARANTINE", 1)
     graph = Graph()
     out = graph.add(work.wait_for_file, str(tmp_path / "go"), id="waits")
-    # Longer than the controller waits for a lost host.
+    # The quarantine is longer than the time for which the controller waits for a lost host.
     timings = dataclasses.replace(QUICKER, quarantine_s=3 * QUICKER.host_timeout_s)
     async with Cluster([Host.local("a", ONE)], timings=timings) as cluster:
         async with cluster.start(graph) as execution, watching(execution) as seen:
@@ -177,7 +177,7 @@ async def test_row_06_a_straggler_gets_a_second_attempt_and_the_first_to_finish_
     graph = Graph()
     outs = [graph.add(work.nap, str(tmp_path), number, id=f"nap-{number}") for number in range(24)]
     first = tmp_path / "0-1"
-    timings = dataclasses.replace(QUICK, host_timeout_s=5.0)  # a busy machine must not cost a lease here
+    timings = dataclasses.replace(QUICK, host_timeout_s=5.0)  # a long lease, which does not end even on a busy machine
     async with Cluster(
         [sshd.host("a", {"cpu": 4}), sshd.host("b", {"cpu": 4})], require="all", timings=timings
     ) as cluster:
@@ -188,7 +188,7 @@ async def test_row_06_a_straggler_gets_a_second_attempt_and_the_first_to_finish_
             os.kill(slow, signal.SIGSTOP)
             await until(lambda: len(of(TaskEnded, seen)) == 23)
             if not speculate:
-                # Longer than the lease. The controller hears the host all the time, so the host is not lost.
+                # This is longer than the lease. But the controller always hears the host, so the host is not lost.
                 await asyncio.sleep(timings.host_timeout_s + timings.grace_s)
                 assert not (tmp_path / "0-2").exists()
                 os.kill(slow, signal.SIGCONT)
@@ -209,7 +209,7 @@ async def test_row_06_a_straggler_gets_a_second_attempt_and_the_first_to_finish_
 async def test_row_33_a_lost_intermediate_is_made_again_from_the_nearest_that_is_left(
     sshd: OpenSsh, tmp_path: Path
 ) -> None:
-    """A chain of 50: its middle is with the caller, its end was on the host that dies."""
+    """In a chain of 50 tasks, the caller has the result of the 25th. The host that dies had the result of the last."""
     ran, go = tmp_path / "ran", tmp_path / "go"
     graph = Graph()
     chain = [graph.add(work.grow, str(ran), 0, b"x" * 100_000)]
@@ -260,7 +260,8 @@ async def test_row_35_a_host_that_keeps_dying_is_left_alone_for_longer_each_time
     graph = Graph()
     for _ in range(800):
         graph.add(work.sleep, 0.1)
-    # Three losses fit into a minute; scaled they do not on a busy machine, for a login takes as long as ever.
+    # Three losses must fall within `unstable_s`. A scaled value is too short on a busy machine, because logins do not
+    # get faster.
     timings = dataclasses.replace(QUICKER, unstable_s=60.0)
     async with Cluster(
         [sshd.host("s1", {"cpu": 4}), sshd.host("flapping", ONE)], require="all", timings=timings

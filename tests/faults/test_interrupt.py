@@ -1,4 +1,4 @@
-"""Fault row 27: Ctrl-C, once and twice."""
+"""Fault row 27: the user presses Ctrl-C once, twice, or more often."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from tests.seen import gone, until
 from tests.sshd import OpenSsh
 
 ROOT = Path(__file__).parent.parent.parent
-#: The lease of the program's timings, and a moment.
+#: The lease in the program's timings, and the seconds that the test adds to it.
 LEASE_S, SLACK_S = 3.0, 2.0
 
 
 def _heed_interrupts() -> None:
-    """As from a terminal: what is run in the background ignores them, and so does what that runs."""
+    """Let SIGINT interrupt this process, as in a terminal.
+
+    A shell makes a background process ignore SIGINT, and the processes that it starts inherit this.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -28,7 +31,10 @@ def _heed_interrupts() -> None:
 async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
     sshd: OpenSsh, tmp_path: Path, times: int, pause_s: float
 ) -> None:
-    """Once, the code there has ended when the program has; twice, the program ends at once, and the lease ends the code."""
+    """After one Ctrl-C, the code on the host ends before the program does.
+
+    After several, the program ends at once, and the lease ends the code.
+    """
     path = tmp_path / "pid"
     command = [
         sys.executable,
@@ -43,15 +49,15 @@ async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
             began = time.monotonic()
             for _ in range(times):
                 program.send_signal(signal.SIGINT)
-                time.sleep(pause_s)  # two that are pending at once are one
+                time.sleep(pause_s)  # two pending signals of one kind count as one
             program.wait(HANG_S)
             seconds = time.monotonic() - began
             said = program.stderr.read() if program.stderr is not None else ""
         finally:
             program.kill()
     assert program.returncode
-    if pause_s:  # else some come while the interpreter ends, and it says so in words of its own
-        assert program.returncode == -signal.SIGINT, said  # which a shell calls 130
+    if pause_s:  # without a pause, a signal may come while the interpreter exits, which then prints something else
+        assert program.returncode == -signal.SIGINT, said  # a shell reports this as status 130
         assert said.strip().endswith("KeyboardInterrupt")
         assert "Interrupted: <Execution of 1 tasks: 1 with hosts>" in said
     assert seconds < stretched(5.0)

@@ -1,4 +1,4 @@
-"""Connections that break, flap, are refused or limited: rows 5, 9, 10, 11, 35 and 37 of the table of faults."""
+"""Fault rows 5, 10, 11, 35 and 37: connections that break, come and go, or are refused. Row 9: clocks that differ."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROOT = Path(handout.__file__).parent
 async def test_row_05_a_line_reset_anywhere_within_a_frame_loses_and_repeats_nothing(
     sshd: OpenSsh, tmp_path: Path
 ) -> None:
-    """A task's frames, there and back, are a few hundred bytes on the line: the cut is swept over them."""
+    """The frames of a task are a few hundred bytes in both directions. Each round cuts them at another position."""
     cuts = 0
     async with start_proxy(sshd.port) as proxy:
         async with Cluster([through(sshd, proxy, cpu=2)], timings=Timings().scaled(0.3)) as cluster:
@@ -56,7 +56,7 @@ async def test_row_05_a_line_reset_anywhere_within_a_frame_loses_and_repeats_not
 async def test_row_05_resets_of_both_ends_by_a_firewall_lose_nothing(far: Far, sshd: OpenSsh, tmp_path: Path) -> None:
     graph = Graph()
     outs = [graph.add(mark_here, str(tmp_path / "ran"), i, host="far") for i in range(40)]
-    # Resets are noticed at once, and a busy machine may need long for a login: the lease is not what this is about.
+    # Both sides notice a reset at once. The lease is long only because a login may take long on a busy machine.
     async with Cluster([far.host(cpu=2)], timings=replace(QUICK, host_timeout_s=60.0)) as cluster:
         agent = started(cluster, "far")
         async with cluster.start(graph) as execution:
@@ -75,7 +75,7 @@ async def test_row_05_resets_of_both_ends_by_a_firewall_lose_nothing(far: Far, s
 async def test_a_line_that_is_stranded_while_it_is_made_again_is_made_once_more(
     sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lease_s: float, connect_s: float
 ) -> None:
-    """A router forgets the new connection, too, just after the login, and tells neither end."""
+    """A router forgets the new connection as well, just after the login, and tells neither end."""
     monkeypatch.setattr(ssh_launcher, "_CONNECT_TIMEOUT_S", connect_s)
     graph = Graph()
     out = graph.add(end_when_told, str(tmp_path), "task")
@@ -108,9 +108,10 @@ async def test_a_line_that_loses_one_packet_in_twenty_is_slow_and_nothing_else(f
 
 
 class Pace:
-    """A run of naps on two hosts with good lines and one whose line a test breaks: how many naps a second the two do.
+    """A run of naps on three hosts, and the rate of naps on the two hosts whose connections are good.
 
-    Naps cost no processor, so the pace is that of the clock unless a nap is held up.
+    A test breaks the connection of the third host, and checks that this rate stays. A nap needs no processor time, so
+    the rate falls only if tasks are delayed.
     """
 
     def __init__(self, far: Far, sshd: OpenSsh, folder: Path) -> None:
@@ -127,7 +128,10 @@ class Pace:
         return (len(times) - 1) / (times[-1] - times[0])
 
     async def steady(self, seen: list[RunEvent]) -> float:
-        """The rate of the next hundred naps, once all workers are there; what was seen until then is forgotten."""
+        """Return the rate of a hundred naps, and forget all events so far.
+
+        The rate leaves out the first twenty naps, during which workers start.
+        """
         await until(lambda: self.naps(seen) >= 20)
         seen.clear()
         await until(lambda: self.naps(seen) >= 100)
@@ -139,7 +143,10 @@ class Pace:
         return [event.at_s for event in of(TaskEnded, seen) if event.host in ("s1", "s2")]
 
     async def check(self, execution: Execution) -> None:
-        """Let the rest end at once: every result is right, and what never was on the far host ran once."""
+        """Let the other naps end at once. Check that every result is right.
+
+        Also check that a nap ran exactly once if it never ran on the far host.
+        """
         (self._folder / "over").touch()
         results = await execution.results()
         assert results[self.outs] == [-i for i in range(len(self.outs))]
@@ -153,14 +160,17 @@ class Pace:
 async def test_row_35_a_line_that_comes_and_goes_takes_nothing_from_the_others(
     far: Far, sshd: OpenSsh, tmp_path: Path
 ) -> None:
-    """Down for three seconds and up for three, scaled: packets vanish, then connections are reset and refused."""
+    """The connection is down for 3 s and up for 3 s in turn, here a tenth of that.
+
+    While the connection is down, packets are dropped or answered with a reset, in turn.
+    """
     ways = cycle([far.line.drop, far.line.reset])
     pace = Pace(far, sshd, tmp_path)
     async with Cluster(pace.hosts, require="all", timings=QUICK) as cluster:
         async with cluster.start(pace.graph) as execution, watching(execution) as seen:
             steady = await pace.steady(seen)
             while pace.naps(seen) < 200:
-                # In threads, because the test measures the loop.
+                # These calls run in threads. Otherwise they would block the event loop, and lower the measured rate.
                 await asyncio.to_thread(next(ways))
                 await asyncio.sleep(0.3)
                 await asyncio.to_thread(far.line.heal)
@@ -173,7 +183,7 @@ async def test_row_35_a_line_away_for_longer_than_the_lease_each_time_is_left_al
     far: Far, sshd: OpenSsh, tmp_path: Path
 ) -> None:
     pace = Pace(far, sshd, tmp_path)
-    # Three such losses fit into a minute; scaled they do not always, for a login takes as long as ever.
+    # Three losses must fall within `unstable_s`. A scaled value may be too short, because logins do not get faster.
     timings = replace(QUICK, unstable_s=60.0)
     async with Cluster(pace.hosts, require="all", timings=timings) as cluster:
         async with cluster.start(pace.graph) as execution, watching(execution) as seen:
@@ -234,7 +244,7 @@ async def test_row_10_a_wrong_host_key_excludes_that_host_and_the_others_go_on(s
         results = await cluster.execute(graph)
         assert isinstance(cluster.unavailable["impostor"], handout.HostKeyError)
     assert results[outs] == list(range(4))
-    assert wrong.read_text() == f"[127.0.0.1]:{sshd.port} {other}"  # nothing was accepted on its behalf
+    assert wrong.read_text() == f"[127.0.0.1]:{sshd.port} {other}"  # the server's key was not added
 
 
 async def test_row_11_a_refused_key_is_told_at_once_and_tried_once(tmp_path: Path) -> None:
@@ -255,15 +265,15 @@ async def test_row_11_a_refused_key_is_told_at_once_and_tried_once(tmp_path: Pat
 
 
 def test_row_09_no_decision_looks_at_a_clock_that_somebody_can_set() -> None:
-    """Leases and durations are on monotonic clocks, and only durations travel: a host's date does not matter."""
+    """Leases and durations are measured with monotonic clocks, and only durations travel. A host's date is not used."""
     settable = re.compile(r"\btime\.time(_ns)?\(|from time import|CLOCK_REALTIME|datetime\.(now|utcnow)\(|\.today\(")
     found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if settable.search(path.read_text("utf-8"))}
-    # A journal tells people when it was written; snapshots of classes are numbered by the clock of the controller alone.
+    # A journal records the date for its readers. The clock of one process alone numbers the versions of a class.
     assert found <= {"journal/store.py", "serialization/pickling.py"}
 
 
 async def test_row_09_a_host_whose_clocks_are_a_day_ahead_is_like_any_other(tmp_path: Path) -> None:
-    """Its monotonic clocks, too: what is compared was measured on one side."""
+    """The host's monotonic clocks are ahead too. This has no effect, because no times of two machines are compared."""
     need_sshd()
     ahead = "unshare --time --monotonic 86400 --boottime 86400 --fork"
     if os.geteuid() != 0 or subprocess.run([*ahead.split(), "true"], check=False, capture_output=True).returncode:
@@ -279,7 +289,7 @@ async def test_row_09_a_host_whose_clocks_are_a_day_ahead_is_like_any_other(tmp_
         async with Cluster([server.host("tomorrow", {"cpu": 1})], timings=QUICK) as cluster:
             async with cluster.start(graph) as execution:
                 there = (await execution.results())[clock]
-            await asyncio.sleep(2 * QUICK.host_timeout_s)  # no host is taken for silent in this time
+            await asyncio.sleep(2 * QUICK.host_timeout_s)  # longer than the lease: the host must not count as silent
             assert "tomorrow" in cluster._runtime.driver.agents
             assert (await cluster.execute(graph))[clock] > there
     assert there - time.clock_gettime(time.CLOCK_BOOTTIME) > 80_000

@@ -1,4 +1,4 @@
-"""Memory costs that are enforced: what is over them is ended, what only looks like it is not."""
+"""Enforced memory costs: a task that takes more than its cost is ended; one that only seems to take more is not."""
 
 from __future__ import annotations
 

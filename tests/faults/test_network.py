@@ -1,6 +1,7 @@
-"""Faults of the line between a controller and a host, each as its user sees it; rows are those of the table of faults.
+"""Faults of the connection between a controller and a host, as the caller sees them.
 
-Timings are a tenth of the defaults: suspect after 0.6 s, lost after 1.5 s, run elsewhere 0.3 s later.
+The rows are those of the table in docs/reliability.md. The timings are a tenth of the defaults: a silent host is
+suspected after 0.6 s, its lease ends after 1.5 s, and its tasks run elsewhere 0.3 s later.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ def runs(path: Path) -> list[str]:
 
 
 async def ended_once(execution: Any, id: str) -> list[str]:
-    """The outcomes of a task that its watcher is told."""
+    """Return the outcomes of a task in the events of its run."""
     return [e.outcome async for e in execution.events() if isinstance(e, handout.events.TaskEnded) and e.id == id]
 
 
 async def told(execution: Any, kind: type[RunEvent]) -> list[RunEvent]:
-    """What the watcher of a run is told, of one kind."""
+    """Return all events of one kind that a run sends."""
     return [event async for event in execution.events() if isinstance(event, kind)]
 
 
 def note_posts(cluster: Cluster) -> list[object]:
-    """What the core is told from here on."""
+    """Return a list to which every event for the core is appended from now on."""
     posted: list[object] = []
     post = cluster._runtime.driver.post
 
@@ -54,7 +55,7 @@ def note_posts(cluster: Cluster) -> list[object]:
 
 
 async def far_first(frontier: Any, view: Any) -> dict[str, str]:
-    """Everything goes to the far host while it is there."""
+    """Place all tasks on the far host while the cluster has it, otherwise on the near host."""
     return {task.id: "far" if "far" in view.hosts else "near" for task in frontier}
 
 
@@ -76,15 +77,15 @@ async def test_row_04_a_black_hole_is_suspected_then_lost_and_its_tasks_run_else
             await until(lambda: cluster._runtime.driver.core.world.fleet.by_name["far"].suspected)
             assert time.monotonic() - dark < stretched(1.2)
             victim = int((tmp_path / "far").read_text())
-            assert not gone(victim)  # suspected is not lost
+            assert not gone(victim)  # the host is suspected, but not lost
             assert runs(tmp_path / "late.ended") == ["far"]
             await until(lambda: gone(victim))
             killed = time.monotonic() - dark
-            assert runs(tmp_path / "runs") == ["far"]  # it was over there before it began elsewhere
+            assert runs(tmp_path / "runs") == ["far"]  # its attempt on the far host ended before another one began
             results = await execution.results()
             moved = time.monotonic() - dark
             assert not far.user_code(agent)
-            far.line.heal()  # what had ended there in time comes too late
+            far.line.heal()  # the far host now reports a task that ended within the lease, but the report is too late
             await until(lambda: "far" in cluster._runtime.driver.agents)
         assert await outcomes == ["done"]
     assert results[stuck] == results[late] == "near"
@@ -97,7 +98,7 @@ async def test_row_04_a_black_hole_is_suspected_then_lost_and_its_tasks_run_else
 async def test_row_04_a_blackout_of_a_third_of_the_lease_repeats_nothing(
     far: Far, sshd: OpenSsh, tmp_path: Path, way: str
 ) -> None:
-    """Five seconds of fifteen, both ways or one way alone."""
+    """In the blackout, packets are dropped in both directions or in one of them."""
     graph = Graph()
     outs = graph.map(end_when_told, [str(tmp_path)] * 2, ["a", "b"])
     hosts = [far.host(cpu=2), sshd.host("near", {"cpu": 2})]
@@ -105,9 +106,9 @@ async def test_row_04_a_blackout_of_a_third_of_the_lease_repeats_nothing(
         async with cluster.start(graph) as execution:
             await until(lambda: runs(tmp_path / "a") and runs(tmp_path / "b"))
             break_line(far, way)
-            await asyncio.sleep(QUICK.host_timeout_s / 3)  # the length of the fault, not a wait for anything
+            await asyncio.sleep(QUICK.host_timeout_s / 3)  # the length of the fault
             mend_line(far)
-            await asyncio.sleep(QUICK.host_timeout_s)  # nor is it lost later
+            await asyncio.sleep(QUICK.host_timeout_s)  # the host is not lost later either
             (tmp_path / "go").touch()
             results = await execution.results()
     assert results[outs] == ["far", "far"]
@@ -118,7 +119,7 @@ async def test_row_04_a_blackout_of_a_third_of_the_lease_repeats_nothing(
 async def test_row_29_a_line_that_is_open_one_way_only_is_lost_and_neither_side_goes_on_alone(
     far: Far, sshd: OpenSsh, tmp_path: Path, way: str
 ) -> None:
-    """TCP reports nothing. The host still hears the controller, and lets go as well, because it is not heard."""
+    """TCP reports no error. Both sides let go, even the side that still hears the other one."""
     graph = Graph()
     out = graph.add(stay_at, "far", str(tmp_path))
     hosts = [far.host(), sshd.host("near", {"cpu": 1})]
@@ -148,7 +149,7 @@ def mend_line(far: Far) -> None:
 async def test_row_28_a_blocked_loop_of_the_caller_is_named_and_no_host_is_blamed(
     sshd: OpenSsh, tmp_path: Path, caplog: pytest.LogCaptureFixture, blocked_s: float
 ) -> None:
-    """Ten and thirty seconds of `time.sleep` in a callback, where the lease is fifteen."""
+    """A callback sleeps for 10 or 30 s, and the lease is 15 s. In this test, all times are a tenth of that."""
 
     def block() -> None:
         time.sleep(blocked_s)
@@ -163,7 +164,7 @@ async def test_row_28_a_blocked_loop_of_the_caller_is_named_and_no_host_is_blame
             posted = note_posts(cluster)
             asyncio.get_running_loop().call_soon(block)
             await asyncio.sleep(0)
-            for _ in range(30):  # a lease and a half: a host that was blamed would be lost by then
+            for _ in range(30):  # 1.5 s, the lease: a host that is blamed is lost by then
                 await asyncio.sleep(0.05)
                 assert len(cluster._runtime.driver.agents) == 2
             (tmp_path / "go").touch()

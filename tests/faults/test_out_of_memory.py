@@ -1,4 +1,4 @@
-"""What the kernel kills for lack of memory: a worker of a host that has too little, and one that is over its limit."""
+"""Workers that the kernel kills for lack of memory: on a host that has too little, or at a limit of their own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMIT = 160 << 20
 
 @pytest.fixture(params=["its own", "above"])
 def group(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A group to log in to, below the one that the tests run in: it has little memory, or the one above it has."""
+    """Make a control group with little memory. Yield this group, or a group below it, for a host's processes."""
     base = cgroups.parent_groups().get("memory")
     if base is None:
         pytest.skip("no control group of memory can be made here")
@@ -34,7 +34,7 @@ def group(request: pytest.FixtureRequest) -> Iterator[Path]:
     made.mkdir()
     group = made / "login" if request.param == "above" else made
     try:
-        files = [made / name for name in ("memory.max", "memory.limit_in_bytes")]  # version 2, then 1
+        files = [made / name for name in ("memory.max", "memory.limit_in_bytes")]  # of version 2, of version 1
         next(file for file in files if file.exists()).write_text(str(LIMIT))
         group.mkdir(exist_ok=True)
         if request.param == "above" and (made / "cgroup.controllers").exists():
@@ -46,7 +46,10 @@ def group(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def _python_in(group: Path, folder: Path) -> str:
-    """A Python that enters the group first: so the supervisor, the agent and the workers are in it."""
+    """Write a script that enters the group and then becomes Python. Return its path.
+
+    If a host uses this script as its Python, its supervisor, agent and workers are in the group.
+    """
     script = folder / "python"
     script.write_text(f'#!/bin/sh\necho $$ > {group}/cgroup.procs && exec {sys.executable} "$@"\n')
     script.chmod(0o755)
@@ -69,7 +72,8 @@ async def test_row_03_what_the_kernel_kills_for_lack_of_memory_is_told_as_such(
         assert "declared memory 100 MB" in str(error)
         assert "Raise memory in the task's cost" in error.remedy
 
-        # The agent and the supervisor were spared, and a later death by other means is not taken for one like that.
+        # The kernel spared the agent and the supervisor. A later death with another cause is not reported as lack of
+        # memory.
         after = Graph()
         out = after.add(work.identity, 5)
         assert (await cluster.execute(after))[out] == 5
@@ -100,7 +104,7 @@ async def test_a_host_that_has_too_little_is_no_fault_of_a_task_within_its_limit
 
 @pytest.fixture
 def limiting() -> None:
-    """Skips where agents can make no group for a worker."""
+    """Skip the test if agents on this machine cannot make a control group for a worker."""
     if "memory" not in cgroups.parent_groups():
         pytest.skip("no control group of memory can be made here")
 
@@ -120,7 +124,8 @@ async def test_the_kernel_holds_a_limit_while_nobody_looks(
             os.kill(agent, signal.SIGSTOP)
             try:
                 go.touch()
-                # Killed, or retired: no worker goes on whose task the kernel took something of.
+                # Wait until the kernel has killed the worker or its child. After the death of its child, a worker ends
+                # itself, or its task goes on and writes a file.
                 await until(lambda: not worker.exists() or Path(f"{ready}.after").exists())
             finally:
                 os.kill(agent, signal.SIGCONT)

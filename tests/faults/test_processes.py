@@ -1,4 +1,4 @@
-"""Fault row 21, where the system heeds a limit of processes: for every user but the superuser."""
+"""Fault row 21: fork bombs meet the system's limit of processes, which holds for every user except the superuser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.forks import fork_and_count
 _NOBODY = 65534
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, to have none of this one's processes in its count")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become a user that has no other processes")
 def test_row_21_a_user_who_forks_and_forks_meets_a_limit() -> None:
     reading, writing = os.pipe()
     child = os.fork()
@@ -44,7 +44,7 @@ def test_who_is_here_is_counted_with_its_threads() -> None:
 
 
 def test_what_is_let_go_first_is_not_taken_back() -> None:
-    """Run in a copy of this process: what was given to the kernel to kill stays so for what it starts."""
+    """The test raises the out-of-memory score in a forked child, because this process would keep a raised score."""
     child = os.fork()
     if child == 0:
         processes.raise_oom_score()

@@ -1,4 +1,4 @@
-"""What the lease promises: within it nothing is lost and nothing runs twice, beyond it nothing runs on."""
+"""The promises of the lease: within it, nothing is lost and nothing runs twice. After it, no user code runs on."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ QUICK = Timings().scaled(0.1)
 async def test_a_link_that_drops_is_made_again_to_the_same_agent_which_kept_what_the_other_missed(
     sshd: OpenSsh, tmp_path: Path
 ) -> None:
-    """Results that are made while there is no line, and tasks that are handed over then, both arrive."""
+    """While the connection is down, tasks end, and the controller hands over another task. All results arrive later."""
     graph = Graph()
     outs = graph.map(end_when_told, [str(tmp_path)] * 3, ["a", "b", "c"])
     async with start_proxy(sshd.port) as proxy:
-        # The lease is not what this is about: a busy machine may take longer than a short one to log in again.
+        # The lease is long, because on a busy machine a new login may take longer than a short lease.
         async with Cluster([through(sshd, proxy, cpu=3)], timings=replace(QUICK, host_timeout_s=60.0)) as cluster:
             agent = started(cluster, "far")
             async with cluster.start(graph) as execution:
@@ -58,7 +58,7 @@ def small_graph(folder: Path) -> Graph:
 async def test_past_the_lease_user_code_is_dead_and_past_the_lingering_agent_and_files_are_gone(
     far: Far, tmp_path: Path
 ) -> None:
-    """R3: looked for in /proc by the mark of the run; children of user code in sessions of their own, too."""
+    """Invariant R3 (no orphans), checked with all processes in the namespace of the host."""
     timings = replace(QUICK, linger_s=1.5)
     graph = Graph()
     graph.add(stay_at, "far", str(tmp_path), id="stuck")
@@ -72,7 +72,7 @@ async def test_past_the_lease_user_code_is_dead_and_past_the_lingering_agent_and
             dark = time.monotonic()
             await until(lambda: not far.user_code(agent))
             killed = time.monotonic() - dark
-            assert Path(agent.folder).exists()  # it lingers, with what had been finished
+            assert Path(agent.folder).exists()  # the agent lingers, with the results of finished tasks
             assert far.living()
             await until(lambda: not far.living())
             ended = time.monotonic() - dark
@@ -93,7 +93,7 @@ def links(pid: int) -> list[str]:
 
 
 async def test_finished_results_outlive_the_lease_and_are_fetched_not_made_again(far: Far, tmp_path: Path) -> None:
-    """The caller's loop is what is away: the host's lease ends, its results are there when it is back."""
+    """The caller's event loop is blocked until the host's lease has ended. Then the results are still on the host."""
     graph = Graph()
     made = graph.add(large, str(tmp_path), id="made")
     length = graph.add(length_when_told, str(tmp_path), made, id="length")
@@ -103,8 +103,8 @@ async def test_finished_results_outlive_the_lease_and_are_fetched_not_made_again
             async for each in execution.ended([made]):
                 assert each.failure is None
             await until(lambda: runs(tmp_path / "length"))
-            time.sleep(QUICK.host_timeout_s * 1.5)  # the laptop is closed
-            assert gone(int((tmp_path / "length.pid").read_text()))  # it was running, and had no right to
+            time.sleep(QUICK.host_timeout_s * 1.5)  # as if the caller's laptop were closed
+            assert gone(int((tmp_path / "length.pid").read_text()))  # the lease ended while this task ran
             (tmp_path / "go").touch()
             results = await execution.results()
         assert started(cluster, "far") == agent
@@ -115,8 +115,8 @@ async def test_finished_results_outlive_the_lease_and_are_fetched_not_made_again
 
 
 async def test_a_long_lease_lets_running_tasks_outlive_a_closed_laptop(far: Far, tmp_path: Path) -> None:
-    """An hour's setting, scaled: all else as quick as ever, and a cut twice as long as the default lease."""
-    timings = replace(QUICK, host_timeout_s=360.0)  # 3,600 s, a tenth
+    """The lease is an hour, and the cut is twice as long as the default lease. Here all times are a tenth of that."""
+    timings = replace(QUICK, host_timeout_s=360.0)  # a tenth of an hour
     graph = Graph()
     outs = graph.map(end_when_told, [str(tmp_path)] * 2, ["a", "b"])
     async with Cluster([far.host(cpu=2)], timings=timings) as cluster:
@@ -171,12 +171,12 @@ async def test_row_07_an_agent_stopped_for_longer_than_its_lease_is_refused_and_
             await until(lambda: (tmp_path / "far").exists())
             victim, pid = int((tmp_path / "far").read_text()), agent_pid(agent)
             os.kill(pid, signal.SIGSTOP)
-            await until(lambda: gone(victim))  # by its own supervisor
+            await until(lambda: gone(victim))  # its supervisor has killed it
             assert (await execution.results())[out] == "near"
             if not gone(pid):
                 os.kill(pid, signal.SIGCONT)
             await until(lambda: gone(agent.supervisor) and gone(pid))
             assert not Path(agent.folder).exists()
             await until(lambda: "far" in cluster._runtime.driver.agents)
-            assert started(cluster, "far") != agent  # another one, which knows nothing of that lease
+            assert started(cluster, "far") != agent  # a new agent
     assert runs(tmp_path / "runs") == ["far", "near"]

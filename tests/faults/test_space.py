@@ -1,4 +1,7 @@
-"""A host without room for what tasks make or take, over a real sshd: it costs a few attempts, not one of each task."""
+"""A host without room for results or arguments. It costs a run a few attempts, not one attempt of each task.
+
+The tests use a real sshd and a small file system.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,17 @@ TWO = {"cpu": 2}
 
 
 class Cramped:
-    """A host whose places for objects are one file system of 8 MiB."""
+    """A host that can store objects only on one file system of 8 MiB."""
 
     def __init__(self, disk: Path, host: Host) -> None:
         self.disk = disk
         self.host = host
 
     def objects(self) -> list[str]:
-        """Files of its results and arguments, finished or not; those of code have short names."""
+        """Return the names of files that hold results and arguments, complete or not.
+
+        The files of code and the lock files have shorter names, and are left out.
+        """
         folders = (*self.disk.glob("tmp/handout-*/objects"), *self.disk.glob("shm/handout-*"))
         names = (file.name for folder in folders for file in folder.iterdir() if file.is_file())
         return [name for name in names if len(name) > len(".lock")]
@@ -48,7 +54,7 @@ def cramped(tmp_path: Path) -> Iterator[Cramped]:
         (disk / "shm").mkdir()
         (disk / "tmp").mkdir()
         login = tmp_path / "login"
-        # /tmp is the last: this folder may be in it.
+        # /tmp is mounted last, because the folder of this test may be in it.
         login.write_text(
             "#!/bin/sh -e\n"
             f"mount --bind {disk}/shm /dev/shm\n"
@@ -58,21 +64,22 @@ def cramped(tmp_path: Path) -> Iterator[Cramped]:
         )
         login.chmod(0o755)
         with start_sshd(folder, [f"ForceCommand unshare -m {login}"]) as server:
-            # The interpreter itself: an environment's link to it may lie in /tmp, which is another one there.
+            # This is the interpreter's own path. A virtual environment's link to it may lie in /tmp, and the host has
+            # another /tmp.
             yield Cramped(disk, server.host("cramped", TWO, python=os.path.realpath(sys.executable)))
     finally:
         subprocess.run(["umount", "-l", disk], check=False)
 
 
 async def watched(cluster: Cluster, graph: Graph, out: Any) -> tuple[Any, list[RunEvent]]:
-    """An output, and all that was told on the way."""
+    """Run a graph. Return the value of an output, and all events of the run."""
     async with cluster.start(graph, outputs=[out]) as execution:
         seen = [event async for event in execution.events()]
         return (await execution.results())[out], seen
 
 
 def without_room(seen: list[RunEvent]) -> list[TaskRetried]:
-    """Attempts that ended for want of room: all of them on the cramped host, and no others were tried again."""
+    """Return the retries of a run. Check that each one follows from lack of room on the cramped host."""
     again = [event for event in seen if isinstance(event, TaskRetried)]
     assert {event.host for event in again} <= {"cramped"}
     assert all("no room" in event.reason for event in again)
@@ -89,8 +96,8 @@ async def test_row_08_results_without_room_cost_a_few_attempts_and_leave_nothing
     async with Cluster([cramped.host, sshd.host("roomy", TWO)], require="all") as cluster:
         result, seen = await watched(cluster, graph, out)
         assert result == [(i, 1 << 20) for i in range(200)]
-        # Only attempts that the host already had when the first one found no room. Without a pause of the host there
-        # would be nearly 200. A busy machine finds out later.
+        # These attempts ran or were handed over before the core knew that the host was full. Without the pause that
+        # follows, there would be nearly 200. On a busy machine the core knows it later.
         assert 1 <= len(without_room(seen)) <= 120
         (told,) = [event for event in seen if isinstance(event, HostFull)]
         assert (told.host, told.function, told.pause_s) == ("cramped", "filled", 10.0)
@@ -114,7 +121,7 @@ async def test_row_08_an_argument_without_room_costs_a_few_attempts(cramped: Cra
 async def test_row_08_what_must_not_run_twice_is_tried_elsewhere_when_an_argument_found_no_room(
     cramped: Cramped, sshd: OpenSsh
 ) -> None:
-    """Of two at a time one is on the cramped host first, where it is not called."""
+    """Some tasks are placed on the cramped host first. The function is not called there, so they may run elsewhere."""
     graph = Graph()
     big = graph.add(work.filled, 7, 20, host="roomy")
     out = graph.add(list, graph.map(work.first_after, [big] * 12, idempotent=False))

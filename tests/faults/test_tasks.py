@@ -1,6 +1,6 @@
-"""What a task can do to itself and to its host, seen by the caller: on this machine and over a real sshd.
+"""Harm that a task does to itself or to its host, as the caller sees it, on this machine and over a real sshd.
 
-Rows are those of the table of faults that the design keeps: what is injected, and what the user observes.
+The rows are those of the table of faults in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def fails(cluster: Cluster, function: Callable[..., Any], *args: Any, **options: Any) -> Exception:
-    """The exception of a task that fails; every such error tells where it was and ends with what to do."""
+    """Run a task that fails, and return its exception.
+
+    Check that the exception's notes say where the task ran, and that they end with what to do.
+    """
     graph = Graph()
     graph.add(function, *args, id="bad", **options)
     with pytest.raises(Exception) as caught:
@@ -56,7 +59,7 @@ def notes(error: Exception) -> str:
 
 
 def can_limit_processes() -> bool:
-    """Return True if agents on this machine can make control groups. The tests log in as the user that runs them."""
+    """Return True if agents on this machine can limit processes by control groups. Agents run as this user here."""
     made = ControlGroups.for_run(f"handout-test-{os.getpid()}-can")
     made.make()
     try:
@@ -135,7 +138,7 @@ async def test_row_16_a_result_that_cannot_be_pickled_names_the_culprit(
     with pytest.raises(handout.errors.ResultError, match=words) as caught:
         raise await fails(cluster, function, retries=2)
     assert caught.value.type in words.replace("\\", "")
-    assert caught.value.attempt == 1  # it would be the same again
+    assert caught.value.attempt == 1  # no retry, because it would fail in the same way
     assert "Traceback" not in notes(caught.value)
 
 
@@ -156,7 +159,7 @@ async def test_row_17_a_result_over_its_bound_is_refused_with_its_size(cluster: 
 
 
 async def test_row_17_a_result_larger_than_the_callers_memory_passes_through_it(sshd: OpenSsh, tmp_path: Path) -> None:
-    """The caller may take 128 MB more than it has; 200 MB go from one host through it to another."""
+    """200 MB go from one host to another through a caller whose memory can grow by only 128 MB."""
     inventory = sshd.inventory_file({"from": "{ cpu = 1 }", "to": "{ cpu = 1 }"})
     done = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.faults.far_too_large", str(inventory), cwd=ROOT, stdout=PIPE, stderr=PIPE
@@ -249,7 +252,7 @@ async def test_row_21_a_task_that_forks_and_forks_leaves_nothing_behind(cluster:
 
 async def test_row_21_a_task_of_the_superuser_that_starts_and_starts_meets_a_limit(cluster: Cluster) -> None:
     if os.getuid() != 0:
-        pytest.skip("everybody else's number of processes is limited by the system: see tests/faults/test_processes.py")
+        pytest.skip("the system limits the processes of every other user: see tests/faults/test_processes.py")
     if not can_limit_processes():
         pytest.skip("no control group can be made here")
     graph = Graph()

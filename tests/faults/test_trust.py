@@ -1,4 +1,4 @@
-"""Fault row 32: results that run code where they are unpickled. Over a real sshd."""
+"""Fault row 32: results that run code in the process that unpickles them. The hosts are behind a real sshd."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from handout import Cluster, Graph, Host
 from tests.faults import bites
 from tests.sshd import OpenSsh
 
-#: One that rides in the message of its end, and one that is fetched or relayed.
+#: Bytes of two results. One travels in the message that reports the end of its task; the other is fetched or copied.
 SIZES = [0, 100_000]
 
 
@@ -34,7 +34,7 @@ def suspect(sshd: OpenSsh, name: str = "suspect") -> Host:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(sshd: OpenSsh) -> AsyncIterator[Cluster]:
-    """Two hosts that are trusted, and one with data alone."""
+    """Open a cluster with two trusted hosts, and a host that is trusted with data alone."""
     hosts = [sshd.host("near", {"cpu": 1}), sshd.host("far", {"cpu": 1}), suspect(sshd)]
     async with Cluster(hosts, require="all") as opened:
         yield opened
@@ -53,7 +53,7 @@ async def test_row_32_intermediate_results_are_never_unpickled_here(
     results = await cluster.execute(graph, outputs=kinds)
     assert results[kinds] == ["str", "str"]
     bitten = bites.bitten(tmp_path / "bitten")
-    assert len(bitten) == 2  # by those that took it as an argument
+    assert len(bitten) == 2  # in the two workers that took it as an argument
     assert os.getpid() not in bitten
 
 
@@ -80,7 +80,7 @@ async def test_row_32_results_of_a_trusted_host_stay_bytes_until_they_are_asked_
     out = graph.add(bites.canary, str(tmp_path / "bitten"), host="near")
     results = await cluster.execute(graph)
     assert bites.bitten(tmp_path / "bitten") == []
-    assert results[out] == "bitten"  # a trusted host can do that
+    assert results[out] == "bitten"  # a trusted host may run code here
     assert bites.bitten(tmp_path / "bitten") == [os.getpid()]
 
 
@@ -135,9 +135,8 @@ async def test_what_a_journal_has_of_such_a_host_is_read_as_data_too(sshd: OpenS
     other = Graph()
     again = other.add(bites.canary, str(tmp_path / "bitten"))
     results = await handout.execute(other, inventory=[sshd.host("near", {"cpu": 1})], journal=journal)
-    assert (
-        results.allocations[again] == "suspect"
-    )  # it was not run again, and the inventory does not have that host now
+    # The task was not run again: this inventory does not have that host.
+    assert results.allocations[again] == "suspect"
     with pytest.raises(handout.TrustError, match=r"bites\.bite"):
         results[again]
     assert bites.bitten(tmp_path / "bitten") == []

@@ -1,4 +1,4 @@
-"""Fault row 30: frames that are damaged on their way, inside the agent's pipe, where SSH does not see it."""
+"""Fault row 30: frames that are damaged at the agent's socket, where SSH cannot detect it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ FLIPS = 6
 
 
 class BadPipe:
-    """Stands in for an agent's socket, and flips a bit in the first kilobytes of each connection, both ways.
+    """A proxy in place of an agent's socket. It flips one bit near the beginning of each connection, in each direction.
 
     Args:
-        path: The agent's socket; the agent is behind it afterwards.
-        flips: How many bits, in all.
+        path: The path of the agent's socket. `serve` renames that socket, and listens at this path.
+        flips: Number of bits to flip in all connections together.
     """
 
     def __init__(self, path: Path, flips: int) -> None:
         self.path, self.behind = path, path.with_suffix(".behind")
-        #: Bits left to flip, and connections so far.
+        #: Number of bits that are still to be flipped, and number of connections so far.
         self.left, self.connections = flips, 0
         self._chance = random.Random(30)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,7 +72,7 @@ class BadPipe:
         writer.transport.abort()
 
     async def end(self) -> None:
-        """Let every connection go."""
+        """Close every connection."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -80,7 +80,7 @@ class BadPipe:
 
 @asynccontextmanager
 async def bad_pipe(cluster: Cluster, host: str) -> AsyncIterator[BadPipe]:
-    """Put one before a host's agent, and have the next connection go through it."""
+    """Put a `BadPipe` before a host's agent, and drop the connection, so that the next one goes through the pipe."""
     pipe = BadPipe(Path(started(cluster, host).socket), FLIPS)
     server = await pipe.serve()
     try:
@@ -89,6 +89,7 @@ async def bad_pipe(cluster: Cluster, host: str) -> AsyncIterator[BadPipe]:
         yield pipe
     finally:
         server.close()
+        # The agent's own socket comes back to its path, so that the message that ends the agent arrives undamaged.
         os.rename(pipe.behind, pipe.path)
         conversation = cluster._runtime.driver.agents[host].conversation
         damaged = conversation.connection
@@ -120,7 +121,7 @@ async def test_row_30_damaged_frames_cost_connections_and_nothing_else(
             assert results[elsewhere] == list(range(50))
             assert (tmp_path / "ran").read_text().count("ran") == 100
             assert pipe.left == 0
-            assert pipe.connections > FLIPS / 2  # a connection may have been damaged both ways; the last is good
+            assert pipe.connections > FLIPS / 2  # at most two flips in a connection, and none in the last
             assert near.connection is line
             assert not [event for event in told if isinstance(event, handout.events.HostLeft)]
             assert set(cluster.view.hosts) == {"far", "near"}

@@ -1,4 +1,4 @@
-"""A host's processes for tests, and the check that nothing of them is left."""
+"""Fixtures that start a host's processes, and check after the test that nothing of them is left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.host.rig import Rig
 
 @pytest.fixture
 def make_rig() -> Iterator[Callable[..., Rig]]:
-    """Starts rigs; each must end clean."""
+    """Yield a function that starts a rig. After the test, stop each rig, and check that nothing of it is left."""
     made: list[Rig] = []
 
     def make(**options: Any) -> Rig:
@@ -32,5 +32,5 @@ def make_rig() -> Iterator[Callable[..., Rig]]:
 
 @pytest.fixture
 def rig(make_rig: Callable[..., Rig]) -> Rig:
-    """One host with two processors."""
+    """Start the processes of a host with two processors."""
     return make_rig()

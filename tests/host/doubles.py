@@ -1,4 +1,4 @@
-"""What stands for a part of the agent, where a test has one part alone."""
+"""Doubles for parts of the agent, for tests of one part alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from handout.host.system import shared_page
 
 
 class Nothing:
-    """Stands for a part that is called and does nothing; counts what it was asked to do."""
+    """A double for any part. Its methods do nothing, and it records the names of those that were called."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -18,7 +18,7 @@ class Nothing:
 
 
 class Wire:
-    """Stands for the link: keeps what is sent."""
+    """A double for the link. It records each message that is sent, with the size of its payload."""
 
     def __init__(self) -> None:
         self.bulk: list[tuple[Any, int]] = []

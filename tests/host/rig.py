@@ -1,4 +1,4 @@
-"""A controller for tests: starts a real supervisor with its agent and workers here, and speaks the messages."""
+"""A controller for tests, which starts a real supervisor, agent and workers here, and talks to the agent."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Bytes(Source):
 
 
 class Rig:
-    """One host's processes, and this end of the link to them."""
+    """The processes of one host, and the controller's end of the link to the agent."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Rig:
         self.wait(lambda: self.session.attached or self.socket is None)
 
     def take_over(self) -> dict[str, Any]:
-        """Go on as another controller; return what the agent holds."""
+        """Take the agent over, as another controller does. Return the fields of its message `Holdings`."""
         self.disconnect()
         self.session = Session(heartbeat_s=self.session.heartbeat_s, now=now())
         self.conversation, self.connections = secrets.token_hex(8), 0
@@ -140,7 +140,7 @@ class Rig:
         self.pump(0)
 
     def pump(self, timeout_s: float = 0.05) -> None:
-        """Move what there is to move, waiting at most that long for the other side."""
+        """Send and receive the bytes that are ready. Wait up to `timeout_s` for bytes from the agent."""
         if self.socket is None:
             time.sleep(timeout_s)
             return
@@ -202,10 +202,10 @@ class Rig:
                 self.ended[attempt_id] = message
 
     def wait(self, condition: Callable[[], Any], timeout_s: float = HANG_S) -> Any:
-        """Pump until the condition holds."""
+        """Call `pump` until the condition holds, and return its value."""
         until = time.monotonic() + timeout_s
         while not (value := condition()):
-            assert time.monotonic() < until, f"waited in vain; messages: {[m.fields for m in self.messages[-5:]]}"
+            assert time.monotonic() < until, f"timed out; last messages: {[m.fields for m in self.messages[-5:]]}"
             self.pump()
         return value
 
@@ -226,7 +226,12 @@ class Rig:
         return number
 
     def call(self, *args: Any, inputs: int = 0) -> bytes:
-        """The blob of a call with these arguments, after as many results as inputs."""
+        """Return the bytes of a call. Its first arguments are the task's inputs, the others are `args`.
+
+        Args:
+            args: The arguments that follow the inputs.
+            inputs: Number of the task's inputs.
+        """
         slots = [calls_.Slot(i) for i in range(inputs)]
         segments = calls_.dumps_call((*slots, *args), {}, (), lambda obj: obj if isinstance(obj, calls_.Slot) else None)
         return b"".join(bytes(s) for s in segments)
@@ -260,7 +265,7 @@ class Rig:
         self.send(message, blobs)
 
     def run(self, fn: Callable[..., Any], *args: Any, attempt_id: int = 1, **options: Any) -> Message:
-        """One task from its function to its end."""
+        """Send a function, run one task with it, and return the message that reports the task's end."""
         self.submit([attempt_id], self.function(fn), self.call(*args), **options)
         return self.wait_for(attempt_id)
 
@@ -293,11 +298,14 @@ class Rig:
     # ---- processes -----------------------------------------------------------------------------------------
 
     def agent_pid(self) -> int:
-        """The supervisor's first child."""
+        """Return the process id of the agent, which is the supervisor's first child."""
         return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[0])
 
     def processes(self) -> list[int]:
-        """Everything that belongs to this rig, by session, parent or environment; zombies left out."""
+        """Return the ids of the rig's living processes.
+
+        These are the supervisor and its descendants, and all processes with the run's mark in their environment.
+        """
         marker = f"HANDOUT_RUN={self.folder}".encode()
         found = []
         parents: dict[int, int] = {}
@@ -320,7 +328,7 @@ class Rig:
         return found
 
     def close(self) -> None:
-        """Stop the agent, and see that nothing is left."""
+        """Stop the agent, and check that nothing is left."""
         try:
             if self.process.poll() is None and self.socket is not None:
                 self.send(messages.Stop())

@@ -1,4 +1,4 @@
-"""Coroutine functions, alone in a worker and many in one."""
+"""Coroutine functions that run alone in a worker, or many at a time in one worker."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_coroutine_function_runs(rig: Rig) -> None:
 
 
 def test_many_wait_at_once_in_one_worker(rig: Rig, loop_class: int, tmp_path: Path) -> None:
-    """Each waits for all the others to have started."""
+    """Each coroutine waits until all the others have started."""
 
     async def meet(folder: str, x: int) -> int:
         Path(folder, str(x)).touch()

@@ -22,18 +22,22 @@ MB = 1 << 20
 
 @pytest.fixture
 def made() -> Iterator[ControlGroups]:
-    """The control groups of this test."""
+    """Make the control groups of a run for this test, and remove them afterwards."""
     groups = ControlGroups.for_run(f"handout-test-{os.getpid()}")
     groups.make()
     if len(groups.folders) == 0:
-        pytest.skip("this user may make no control group: that takes the superuser, or a delegated part of the tree")
+        pytest.skip("this user may not make control groups: needs root, or a delegated part of the tree")
     yield groups
     groups.remove()
     assert not any(os.path.exists(folder) for folder in groups.folders)
 
 
 def in_a_fork(body: Callable[[], int]) -> tuple[int, int]:
-    """Run a function in a fork. Return its result from 0 to 100 and 0, or -1 and the signal that killed the fork."""
+    """Run a function in a forked child. Return its result and 0, or -1 and the signal that killed the child.
+
+    Args:
+        body: Returns a number from 0 to 100, which becomes the exit status of the child.
+    """
     pid = os.fork()
     if pid == 0:
         try:
@@ -46,7 +50,7 @@ def in_a_fork(body: Callable[[], int]) -> tuple[int, int]:
 
 def test_workers_fork_up_to_their_limit_and_no_further(made: ControlGroups) -> None:
     if not made.limit_processes(64):
-        pytest.skip("this user may use no pids controller")
+        pytest.skip("this user may not use the pids controller")
 
     def enter_and_fork() -> int:
         made.join_workers()
@@ -58,7 +62,7 @@ def test_workers_fork_up_to_their_limit_and_no_further(made: ControlGroups) -> N
 def memory_group(made: ControlGroups, limit: int) -> str:
     group = made.add_memory_group("w1", limit)
     if group is None:
-        pytest.skip("this user may use no memory controller")
+        pytest.skip("this user may not use the memory controller")
     return group
 
 
@@ -72,7 +76,7 @@ def test_the_kernel_kills_a_process_that_takes_more_than_its_group_may(made: Con
         return len(held) % 7
 
     assert in_a_fork(allocate) == (-1, signal.SIGKILL)
-    # With memory.oom.group the kernel may count one of the group's processes twice.
+    # If memory.oom.group is set, the kernel may count one process of the group twice.
     assert (kills_in(group) or 0) >= 1
     assert cgroups.killed_at_limit(group)
     cgroups.remove_empty(group)
@@ -179,7 +183,7 @@ def test_a_path_read_from_a_lock_is_removed_only_if_it_can_be_a_runs_folder(path
 
 
 class Tree:
-    """A folder tree with the files of the unified hierarchy."""
+    """A folder tree with the files that a hierarchy of control groups of version 2 has."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root

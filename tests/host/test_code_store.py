@@ -1,4 +1,4 @@
-"""Code that the controller releases: an agent and its workers drop it once no task needs it, and not before."""
+"""Code that the controller has released: the agent and its workers keep it while a task needs it, and then drop it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from handout.protocol.resource_ledger import PARTS
 from tests.host.rig import Bytes, Rig, alive
 from tests.seen import resident_bytes
 
-#: Bytes that a function closes over: more than two new workers have, whose shared pages count for each.
+#: Bytes of data in the closure of a function. Two new workers together take less, even if shared pages count twice.
 SIZE = 60 << 20
-#: Keys of runs' objects begin here; those of bundles lie below.
+#: The lowest key that an object of a run can have. Bundles have lower keys.
 FIRST = 1 << 44
 
 
@@ -45,7 +45,7 @@ def test_released_functions_are_gone_from_the_agent_and_its_workers(make_rig: Ca
         assert rig.result(number) == SIZE + number
         rig.send(messages.Release([fn], [], []))
         rig.run(lambda: 0, attempt_id=100 + number)
-    # The last function may still be on its way out of a buffer; two would mean that one was kept.
+    # The last function may still lie in buffers. More memory than that would mean that a released function was kept.
     rig.wait(lambda: resident_bytes(rig.pid) < before + 4 * SIZE)
 
 
@@ -64,7 +64,7 @@ def test_code_is_released_only_once_no_task_needs_it(rig: Rig, tmp_path: Path) -
     rig.submit([5], fn, rig.call(inputs=1), cls=7, inputs=[[99]])
     rig.send(messages.Release([fn], [7], []))
     rig.wait(lambda: rig.heard("started"))
-    time.sleep(1.2)  # the agent has looked again
+    time.sleep(1.2)  # in this time, the agent has checked again whether a task needs the code
     Path(gate).touch()
     rig.wait_for(1, 2, 3, 4)
     assert rig.result(4) == "waited"
@@ -85,7 +85,7 @@ def test_code_that_is_sent_again_while_it_is_being_released_stays(rig: Rig, tmp_
     assert rig.function(wait) == fn
     Path(gate).touch()
     rig.wait_for(1)
-    time.sleep(1.2)  # the agent has looked again
+    time.sleep(1.2)  # in this time, the agent has checked again whether a task needs the code
     rig.submit([2], fn, rig.call())
     rig.wait_for(2)
     assert rig.result(2) == 1
@@ -117,7 +117,7 @@ def test_the_workers_of_a_released_bundle_end_because_they_hold_its_file(rig: Ri
 
 
 def test_a_bundle_that_is_sent_again_while_it_still_arrives_is_whole(rig: Rig) -> None:
-    """Both streams have the same file; the first one goes on after the second one was announced."""
+    """Both streams write to the same file. The first stream goes on after the second one was announced."""
 
     class Slow(Bytes):
         arrived = 1000
@@ -165,7 +165,7 @@ def test_a_controller_that_takes_over_uses_numbers_of_its_own_and_old_code_goes(
 
 
 def test_a_task_whose_bundle_was_still_arriving_goes_back_to_a_controller_that_takes_over(rig: Rig) -> None:
-    """The rest of the bundle never comes: the task would wait for it for ever."""
+    """The rest of the bundle never comes, so the task would wait forever on this agent."""
     rig.task_class(7, bundle=3)
     rig.send(messages.StreamObject(1, 3, 200_000))
     rig.submit([FIRST + 1], rig.function(lambda: 1), rig.call(), cls=7)

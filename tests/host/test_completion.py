@@ -1,4 +1,4 @@
-"""Tasks that fail in every way that user code knows."""
+"""Tasks that fail, in all ways in which user code can fail."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_sys_exit_is_a_failure_of_its_own_kind(rig: Rig, code: object) -> None:
 
 @pytest.mark.parametrize("digits", [30, 5000])
 def test_an_exit_status_that_no_process_has_is_told_as_text(rig: Rig, digits: int) -> None:
-    """As a number it would be too large for a message: the controller would give the host up."""
+    """The number is too large for a message. If it were sent, the controller would give up the host."""
     failed = rig.run(lambda: sys.exit(10**digits)).fields
     assert (failed["kind"], type(failed["exit"])) == ("exited", str)
 
@@ -114,7 +114,7 @@ def test_followers_of_a_failure_are_given_back(rig: Rig) -> None:
 
 
 def test_followers_that_are_queued_on_the_worker_already_are_given_back(rig: Rig) -> None:
-    """A chain of short functions flows through one worker, and breaks in the middle."""
+    """One worker gets a chain of short tasks, and a task in the middle fails."""
     inc = rig.function(lambda x: 1 // 0 if x == 150 else x + 1)
     rig.submit([1], rig.function(lambda: 0), rig.call())
     rig.wait_for(1)
@@ -207,7 +207,7 @@ def make_completion(queue: TaskQueue) -> tuple[completion.Completion, Nothing]:
 
 
 def test_what_was_recalled_stays_so_until_the_worker_has_passed_it(handle: WorkerHandle) -> None:
-    """The worker runs 4; 8 to 10 are recalled, then 12: the worker has not passed 8 to 10 yet."""
+    """The worker runs task 4. The agent recalls tasks 8 to 10, and then task 12. Tasks 8 to 10 must stay recalled."""
 
     async def main() -> None:
         completed = make_completion(TaskQueue(lambda key: False))[0]
@@ -240,7 +240,7 @@ def test_what_was_queued_on_a_worker_that_cannot_be_killed_starts_elsewhere(hand
 
 
 def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(handle: WorkerHandle) -> None:
-    """The controller said hello in that very moment: on this side the lease has never ended."""
+    """The controller's hello came at the same moment, so for the agent the lease has not ended."""
 
     async def main() -> None:
         task = QueuedTask(1, 1, TaskClassQueue(messages.NewTaskClass(1, {})), b"", [], [1], 1, "t", 1, 0)

@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> ObjectStore:
 def test_on_a_full_disk_small_inputs_go_along_with_their_task(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many of them would become files."""
+    """On a disk with room, the agent would write many of these inputs to files instead."""
 
     def refuse(fd: int, data: object) -> int:
         raise OSError(errno.ENOSPC, "full")

@@ -1,4 +1,4 @@
-"""Hosts that run out of something: room for results, processes."""
+"""A host whose file system has no room for a result or an argument."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.host.rig import Rig
 
 @pytest.fixture
 def small_disk() -> Iterator[str]:
-    """A file system of 8 MiB."""
+    """Mount a file system of 8 MiB, and yield its folder."""
     folder = tempfile.mkdtemp(prefix="handout-disk-")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, check=False
@@ -33,7 +33,7 @@ def small_disk() -> Iterator[str]:
 
 @pytest.fixture
 def rig(small_disk: str) -> Iterator[Rig]:
-    """A host that keeps its objects on the small disk."""
+    """Start the processes of a host that keeps its objects on the small disk."""
     made = Rig(base=small_disk, store_limit=0)
     made.task_class()
     try:

@@ -1,4 +1,4 @@
-"""``import handout`` on a host, where the package itself is absent."""
+"""``import handout`` on a host imports a stub, because the package itself is absent there."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_current_travels_by_its_public_name() -> None:
 
 
 def test_a_file_travels_by_content_and_is_a_path_on_the_host(bundle: Path, tmp_path: Path) -> None:
-    """The host's copy lies in the task's scratch folder. The copy that comes back lies in this process's folder."""
+    """The host's copy lies in the task's scratch folder. The copy that comes back lies in a folder of this process."""
     path = tmp_path / "data.txt"
     path.write_bytes(b"0123456789" * 10_000)
     path.chmod(0o755)

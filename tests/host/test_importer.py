@@ -1,4 +1,4 @@
-"""The user's own modules, imported on a host from the bundle of their sources."""
+"""Modules of the user's project, which a host imports from a bundle of their sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRELUDE = "from handout.host.worker import importer\nimporter.install(sys.stdin.
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder on the import path."""
+    """Make an empty folder, and put it first on the import path."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
@@ -48,7 +48,7 @@ def on_the_host(name: str, source: str, bundle: Path, python: str = sys.executab
 
 @pytest.mark.parametrize("minor", MINORS)
 def test_packages_and_what_they_import_run_from_their_sources(project: Path, bundle: Path, minor: int) -> None:
-    """A package with relative imports, a folder without __init__.py, and a module beside them."""
+    """The project has a package with relative imports, a folder without __init__.py, and a module beside them."""
     write(
         project,
         hoimp_a__in____init__="from .inner import value\nimport hoimp_b",

@@ -1,4 +1,4 @@
-"""The lease: what ends when the controller is silent, a process is stopped or killed, or a connection drops."""
+"""The lease: which processes of a host end when the controller is silent, a process dies, or a connection drops."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_nothing_outlives_a_killed_supervisor(rig: Rig, tmp_path: Path) -> None:
 
 
 def leave_processes(note: Path) -> Callable[[], None]:
-    """Return a task that leaves a program and a fork behind, each with a session of its own, and then waits."""
+    """Return a function that starts a program and forks a process, each in a session of its own, and then waits."""
     path = str(note)
 
     def start() -> None:
@@ -241,7 +241,7 @@ def test_the_folders_of_a_run_whose_processes_were_killed_at_once_are_removed_by
     (store,) = [path.parent for path in held if path.parts[:3] == ("/", "dev", "shm") and path.name == ".lock"]
     killed.disconnect()
     pids = killed.processes()
-    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, because each would clean up after the other
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # all are stopped first, because a running one would clean up
         for pid in pids:
             os.kill(pid, number)
     killed.process.wait()
@@ -259,7 +259,7 @@ def test_a_program_that_a_task_left_behind_may_start_runs_of_its_own() -> None:
         "outs = graph.map(square, range(40))\n"
         "print(sum(run(graph, inventory=[Host.local('a'), Host.local('b')], require='all')[outs]))\n"
     )
-    # In a folder of its own, because agents of other tests would kill the processes of orphans in the usual places.
+    # The run has a folder of its own, because agents of other tests kill the processes of orphans in the usual folders.
     with tempfile.TemporaryDirectory() as base:
         killed = f"{base}/handout-{os.getuid()}-killed"
         os.mkdir(killed)
@@ -353,7 +353,7 @@ def test_an_agent_without_descriptors_waits_for_one_and_does_not_spin(rig: Rig) 
         assert cpu_s() - before < 0.25
         resource.prlimit(agent, resource.RLIMIT_NOFILE, limits)
         late.settimeout(HANG_S)
-        assert late.recv(100) == b""  # read, and refused
+        assert late.recv(100) == b""  # the agent has read the hello and closed the connection
         for each in fillers:
             each.close()
     rig.run(lambda: "well")
@@ -376,7 +376,7 @@ def test_bytes_that_make_no_sense_drop_the_connection_and_nothing_else(rig: Rig)
 
 
 def test_all_of_a_hello_that_comes_in_pieces_is_acknowledged(rig: Rig) -> None:
-    """Unacknowledged bytes would be credit that this connection never gets back."""
+    """If the agent left bytes unacknowledged, the controller would lose that part of its credit on this connection."""
     rig.connect(padding="x" * 20_000)
     rig.run(lambda: 1)
     rig.wait(lambda: rig.session.credit.sent - rig.session.credit.acknowledged < 4096)

@@ -1,4 +1,4 @@
-"""Objects on a host: made there, mapped there, brought there and fetched from there."""
+"""Objects on a host: tasks make and map them, and the controller sends and fetches them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which deaths of workers are matched with an out-of-memory kill."""
+"""Each out-of-memory kill that the kernel counts is matched with at most one death of a worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from handout.host.system import oom_kills
 
 
 class Counter:
-    """The kernel's count of kills."""
+    """A double for `count_kills`, which returns the number that the test sets."""
 
     def __init__(self, kills: int | None) -> None:
         self.kills = kills

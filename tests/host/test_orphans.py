@@ -1,4 +1,4 @@
-"""Orphans: which folders and processes are taken for those of a killed run, and how they are removed."""
+"""Orphans: which folders and processes count as those of a killed run, and how they are removed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     not processes.LINUX, reason="only Linux shows the environment and the mappings of a process"
 )
 
-#: Begins to remove the orphans beside a folder, with few descriptors.
+#: A program that begins to remove the orphans in a folder. It may open only 100 descriptors.
 BEGIN = """
 import resource, sys
 from handout.host.system import orphans
@@ -31,7 +31,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 orphans.remove_in_background(sys.argv[1] + "/own", sys.argv[1] + "/stores", 0)
 """
 
-#: Locks folders. Prints how many locks are written, and how many locked folders are found as orphans.
+#: A program that locks folders. It prints how many locks are written, and how many folders are found as orphans.
 LOCK = """
 import os, sys
 from handout.host.system import orphans
@@ -44,7 +44,7 @@ print(locked, "are locked,", len(orphans.find([os.path.dirname(sys.argv[1])])), 
 
 @pytest.fixture
 def base() -> Iterator[Path]:
-    """An empty folder that no other run looks in."""
+    """Make an empty folder in which no other run looks for orphans."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
@@ -56,7 +56,7 @@ def named(base: Path, name: str) -> Path:
 
 
 def orphan(base: Path, name: str) -> Path:
-    """A folder as a killed run leaves it."""
+    """Make a folder as a killed run leaves it, with a lock file that no process holds."""
     folder = named(base, name)
     subprocess.run(
         [sys.executable, "-c", f"from handout.host.system.orphans import lock; lock({str(folder)!r})"], check=True
@@ -75,7 +75,7 @@ def test_an_orphan_is_found_once(base: Path) -> None:
     killed = orphan(base, "killed")
     (found,) = orphans.find([str(base)])
     assert (found.folder, found.run, found.groups) == (str(killed), str(killed), [])
-    assert orphans.find([str(base)]) == []  # the first call holds its lock
+    assert orphans.find([str(base)]) == []  # the first call still holds the orphan's lock
     os.close(found.fd)
 
 
@@ -118,7 +118,7 @@ def test_a_folder_is_locked_although_another_process_looks_for_orphans_all_the_t
     looker = threading.Thread(target=look)
     looker.start()
     try:
-        # In another process, which holds the locks until it ends.
+        # Another process locks the folders, and holds the locks until it ends.
         told = subprocess.run([sys.executable, "-c", LOCK, *folders], capture_output=True, text=True, check=True)
     finally:
         over.set()

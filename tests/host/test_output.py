@@ -1,4 +1,4 @@
-"""What tasks print."""
+"""The output of tasks, as the controller gets it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.host.rig import Rig
 
 
 def printed(rig: Rig) -> dict[tuple[int, int], str]:
-    """Everything that was forwarded, by attempt_id and stream."""
+    """Return all output that the controller got, by attempt id and descriptor."""
     texts: dict[tuple[int, int], str] = defaultdict(str)
     for message in rig.messages:
         if message.fields["name"] == "log":

@@ -1,4 +1,4 @@
-"""Output is divided among tasks by its marks, wherever a read from the pipe ends."""
+"""The agent divides output among tasks by the marks in it, wherever a read from the pipe ends."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_unfinished_line_waits_for_its_end() -> None:
     output.add(b"whole\nhal")
     assert output.take(0.0, False) == b"whole\n"
     output.add(b"f\n")
-    assert output.take(0.01, False) is None, "too soon"
+    assert output.take(0.01, False) is None, "sent too soon"
     assert output.take(1.0, False) == b"half\n"
 
 

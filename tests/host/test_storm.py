@@ -1,6 +1,7 @@
-"""Everything at once: random tasks, cancellations, recalls, killed workers, dropped connections.
+"""Random tasks, cancellations, recalls, killed workers and dropped connections, all at once.
 
-Every task ends exactly once (the rig asserts it), none waits for what will come, and the ledger is whole after.
+Each task ends exactly once, which the rig asserts. In the end, a task still waits only if one of its inputs was never
+made, and the ledger has as much free as in the beginning.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ STEPS = 250
 
 
 def make_functions() -> dict[int, Callable[..., object]]:
-    """By class; made here so that they travel by value."""
+    """Return the function of each task class. They travel by value, because they are made in a function."""
 
     def work(*args: object) -> object:
         import random
@@ -92,7 +93,7 @@ class Storm:
     def submit(self) -> None:
         cls = self.random.choice([1, 1, 1, 1, 1, 2, 3, 4, 5])
         first = len(self.inputs) + 1
-        # Each of class 5 takes its whole time to be killed.
+        # A task of class 5 runs until its timeout, so there are only three of them at a time.
         attempt_ids = range(first, first + (3 if cls == 5 else self.random.choice([1, 5, 50, 200])))
         width = self.random.choice([0, 0, 1, 1, 2, 3])
         reach = self.random.choice([1, 2, 20, 200])
@@ -127,7 +128,7 @@ def test_every_task_ends_once_and_nothing_is_left_of_it(rig: Rig, seed: int) -> 
     for _ in range(STEPS):
         storm.step()
     storm.limit(3)
-    # What still waits when nothing runs any more waits for inputs that nobody here makes.
+    # A task that still waits when no task runs any more waits for an input that no task will make.
     rig.wait(lambda: all(storm.lacks_an_input(t) for t in storm.inputs if t not in rig.ended), 60)
     rig.send(messages.Cancel([t for t in storm.inputs if t not in rig.ended], 0))
     rig.wait_for(*storm.inputs)

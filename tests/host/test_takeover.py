@@ -1,4 +1,4 @@
-"""Another controller goes on with an agent whose own one was lost: what it is told, and who is not heard any more."""
+"""A new controller takes over an agent. The agent reports what it holds, and refuses the earlier controller."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from handout.protocol.session import Session
 from tests.host.rig import Rig
 from tests.patience import HANG_S
 
-#: Keys below it are not objects of a run.
+#: The lowest key that an object of a run can have.
 FIRST = 1 << 44
 
 
 @contextlib.contextmanager
 def caller(rig: Rig, **hello: Any) -> Iterator[socket.socket]:
-    """A connection that says hello with these words."""
+    """Open a connection to the agent, and send a hello with these fields."""
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(HANG_S)
         peer.connect(rig.hello["socket"])
@@ -42,7 +42,7 @@ def refusal(rig: Rig, **hello: Any) -> str:
 
 def test_the_ends_of_tasks_whose_output_waits_are_found(rig: Rig, tmp_path: Path) -> None:
     def shout(folder: str, number: int) -> int:
-        """Much output, once it may."""
+        """Wait until the file "go" exists, then print much."""
         while not os.path.exists(f"{folder}/go"):
             time.sleep(0.01)
         sys.stdout.write(("x" * 99 + "\n") * 900)
@@ -57,7 +57,7 @@ def test_the_ends_of_tasks_whose_output_waits_are_found(rig: Rig, tmp_path: Path
     until = time.monotonic() + 20
     while len(list(tmp_path.iterdir())) < 31 and time.monotonic() < until:
         time.sleep(0.01)
-    time.sleep(0.3)  # the last of them are on their way to the agent, which nobody can ask
+    time.sleep(0.3)  # the last reports are on their way to the agent, and the test cannot see when they arrive
     found = set(rig.take_over()["attempt_ids"])
     rig.wait_for(*attempt_ids)
     assert found.issuperset(attempt_ids)

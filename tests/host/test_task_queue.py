@@ -1,4 +1,4 @@
-"""What starts when on a host, and what can be called back."""
+"""When an agent starts its tasks, and which tasks the controller can recall or cancel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from tests.host.rig import Rig
 
 
 def waiting() -> Callable[[str, str], str]:
-    """A function that leaves a mark and ends once another one is there; made here so that it travels by value."""
+    """Return a function that makes the file `mark` and waits until the file `go` exists.
+
+    The function travels by value, because it is made in a function.
+    """
 
     def wait(mark: str, go: str) -> str:
         Path(mark).touch()
@@ -55,7 +58,7 @@ def test_what_does_not_fit_is_passed_and_runs_once_it_does(rig: Rig, tmp_path: P
 
 
 def test_small_tasks_do_not_starve_a_large_one(rig: Rig) -> None:
-    """Thousands of short tasks keep both processors busy; one that needs both came early."""
+    """Thousands of short tasks keep both processors busy. The task that needs both processors came early."""
     fn = rig.function(lambda: None)
     rig.task_class(2, need={"cpu": 2 * PARTS})
     rig.submit(range(10, 2000), fn, rig.call())
@@ -90,7 +93,7 @@ def test_tasks_that_have_not_started_are_given_back(rig: Rig, tmp_path: Path) ->
 
 
 def test_cancelled_tasks_end_wherever_they_are(rig: Rig, tmp_path: Path) -> None:
-    """One runs, one is ready, one waits for an input that never comes."""
+    """One task runs, one is ready, and one waits for an input that never comes."""
     wait, go = rig.function(waiting()), tmp_path / "go"
     rig.submit([1, 2, 3], wait, [rig.call(str(tmp_path / str(i)), str(go)) for i in range(3)])
     rig.submit([4], rig.function(lambda x: x), rig.call(inputs=1), inputs=[[777]])
@@ -123,7 +126,7 @@ def test_cancelling_and_taking_back_what_has_ended_is_nothing(rig: Rig) -> None:
 
 
 def test_what_is_queued_behind_a_task_that_takes_long_goes_elsewhere(rig: Rig, tmp_path: Path) -> None:
-    """A function that was short so far takes long once."""
+    """One call of a function takes long, after many short calls."""
     go = str(tmp_path / "go")
 
     def mostly_short(x: int) -> int:

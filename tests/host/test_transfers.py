@@ -1,4 +1,4 @@
-"""Objects on their way to a host, which are given up or come twice."""
+"""Objects that are given up on their way to a host, or that are sent twice."""
 
 from __future__ import annotations
 

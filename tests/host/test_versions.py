@@ -1,4 +1,4 @@
-"""The same agent on every Python that a host may have."""
+"""The agent runs tasks on every version of Python that a host may have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.pythons import MINORS, require_python
 
 @pytest.mark.parametrize("minor", MINORS)
 def test_an_agent_runs_tasks(minor: int, make_rig: Callable[..., Rig]) -> None:
-    """Only builtins are called, because a function by value needs the same version on both ends."""
+    """The tasks call only builtins, because a function that travels by value needs the same version on both ends."""
     rig = make_rig(python=require_python(minor))
     assert rig.hello["python"][:2] == [3, minor]
     rig.submit(range(1, 201), rig.function(pow), [rig.call(x, 2) for x in range(1, 201)])

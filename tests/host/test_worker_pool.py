@@ -1,4 +1,4 @@
-"""What the worker pool asks of its supervisor, where the system cannot do it now or the supervisor is gone."""
+"""Requests of the worker pool to its supervisor, while descriptors cannot be sent or the supervisor has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A link for each test."""
+"""A fixture that makes a link for each test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.transport.rig import Rig
 
 @pytest_asyncio.fixture
 async def rig() -> AsyncIterator[Rig]:
-    """A link to an agent that behaves well until the test changes it."""
+    """Make a link to an agent that the test plays. The agent behaves well until the test changes it."""
     rig = Rig()
     yield rig
     await rig.link.abandon()

@@ -1,4 +1,4 @@
-"""An agent that the test plays, in memory, and the launcher that reaches it."""
+"""An agent that the test plays in memory, and its launcher and connections."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Line:
 
 
 class Agent:
-    """The agent, and the launcher that reaches it."""
+    """The agent, and also the launcher that connects to it. A test sets the attributes to cause faults."""
 
     def __init__(self) -> None:
         self.session = Session(heartbeat_s=1.0, now=0.0)
@@ -48,22 +48,23 @@ class Agent:
         #: Number of connections that the link asked for, and of those that were opened.
         self.tries = self.lines = 0
         self.identity = "a1"
-        #: Bytes that it sends instead of its hello.
+        #: Bytes that the agent sends instead of its hello, or None.
         self.answer: bytes | None = None
-        #: An error in its hello.
+        #: The error in the agent's hello, or None.
         self.refusal: str | None = None
+        #: True to ignore all bytes that come.
         self.mute = False
         #: True to send bytes that are no frame after the hello.
         self.garbles = False
-        #: Raised by the next connections, in turn.
+        #: Errors that the next calls of `connect` raise, one each.
         self.unreachable: list[Exception] = []
-        #: Number of the next connections that never open, and seconds that the others take to open.
+        #: How many of the next connections never open, and how many seconds any other connection takes to open.
         self.hangs, self.slow_s = 0, 0.0
-        #: True to close the next connection, or every one, before the hello.
+        #: True to close a connection before the hello: the first for the next connection, the second for every one.
         self.closed_at_once = self.closes_always = False
         self.heard: list[str] = []
         self.bulk = bytearray()
-        #: Bytes of objects that came in messages, by key.
+        #: Sizes in bytes of objects that came in messages, by key.
         self.objects: dict[int, int] = {}
         self.aborted = self.closed = 0
         self.news = asyncio.Event()

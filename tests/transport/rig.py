@@ -1,4 +1,4 @@
-"""A link to an agent that the test plays, and both ends of a connection without an agent."""
+"""A link to an agent that the test plays, and doubles for the listener and the transport of a connection."""
 
 from __future__ import annotations
 

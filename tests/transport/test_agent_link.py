@@ -1,4 +1,4 @@
-"""A link to an agent that the test plays in memory: started, reached, silent, gone, ended."""
+"""A link to an agent that the test plays in memory: the agent is started, reached, silent, gone or stopped."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ async def test_an_agent_that_is_being_taken_over_when_the_host_is_released_is_st
 
 
 async def _until_made_again_at_the_first_try(rig: Rig, slow_s: float) -> None:
-    """Let a connection fall silent and its host answer `slow_s` late; wait for another connection, and stop the link."""
+    """Let the connection fall silent, and the next one take `slow_s` to open. Wait for it, and stop the link."""
     running = asyncio.ensure_future(rig.link.run())
     rig.agent.mute, rig.agent.slow_s = True, slow_s
     async with asyncio.timeout(HANG_S):

@@ -1,4 +1,4 @@
-"""The command for a host's shell and its answers, as text and in the shell of this machine."""
+"""The command that starts an agent in a host's shell, and the answers to the command."""
 
 from __future__ import annotations
 

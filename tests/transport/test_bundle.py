@@ -1,4 +1,4 @@
-"""The zip that makes a host's Python an agent."""
+"""The zip that contains the agent's code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_it_holds_the_agent_the_stand_in_and_dill() -> None:
 
 
 def test_it_holds_the_folders_that_travel_and_nothing_else() -> None:
-    """Counted from the folders themselves: a file that is added to another folder does not reach a host."""
+    """The test lists the files of these folders itself. A file of any other folder must not reach a host."""
     root = Path(handout.__file__).parent
     sources = {
         path.relative_to(root.parent).as_posix()
@@ -40,7 +40,11 @@ def test_it_holds_the_folders_that_travel_and_nothing_else() -> None:
 
 
 def test_it_is_made_once_and_has_one_digest_in_every_process() -> None:
-    """The bytecode differs: marshal depends on what else refers to a constant. Takeovers compare the digest."""
+    """A takeover compares digests, so they must be equal.
+
+    The bytecode may differ between processes, because marshal's output depends on the number of references to each
+    constant.
+    """
     bundle = agent_bundle()
     assert agent_bundle() is bundle
     program = "from handout.transport.bundle import agent_bundle; print(agent_bundle().digest)"

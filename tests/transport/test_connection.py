@@ -1,4 +1,4 @@
-"""One connection: it cuts bytes into writes, and reports its end once."""
+"""A connection writes bytes in pieces of a bounded size, and reports its end once."""
 
 from __future__ import annotations
 
@@ -63,4 +63,4 @@ async def test_a_closed_connection_is_lost_at_once_also_if_the_agent_never_confi
     connection.close()
     assert connection.closed.is_set()
     assert heard.said == ["lost"]
-    assert connection.error is not None  # the agent has not closed it in order
+    assert connection.error is not None  # the agent has not closed it in an orderly way

@@ -98,7 +98,7 @@ async def test_bulk_resumes_where_the_line_dropped(rig: Rig) -> None:
 
 
 async def test_after_a_mistake_of_the_controllers_an_agent_that_is_not_reached_is_left_to_its_lease(rig: Rig) -> None:
-    """`stop` must not raise that mistake again, and must close what was opened."""
+    """`stop` must not raise the same error again, and must close the launcher."""
 
     def wrong(frame: Message | Piece) -> None:
         raise RuntimeError("a bug")

@@ -1,4 +1,4 @@
-"""The handshake on a new connection, and what follows if it is not the right agent that answers."""
+"""The handshake on a new connection, and the errors if no agent or a wrong agent answers."""
 
 from __future__ import annotations
 

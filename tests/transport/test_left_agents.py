@@ -1,4 +1,4 @@
-"""Agents that the controller leaves while they are being started end by themselves, and soon."""
+"""A controller may leave an agent that is still being started. Then the agent soon ends by itself."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_an_agent_that_has_reported_ends_with_a_bootstrap_that_is_ended_be
     with _begun(bootstrap) as begun:
         (supervisor,) = await _children(begun.pid, 1)
         begun.send_signal(signal.SIGSTOP)
-        await _children(supervisor, 2)  # the agent, which has reported before it asks for workers
+        await _children(supervisor, 2)  # the agent and a worker; the agent reports before it asks for one
         begun.send_signal(signal.SIGTERM)
         begun.send_signal(signal.SIGCONT)
         assert begun.wait(10) == 1
@@ -116,7 +116,7 @@ def test_where_no_answer_can_be_given_no_agent_is_started(ledger: Ledger) -> Non
 
 @contextmanager
 def _begun(bootstrap: Bootstrap) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a bootstrap and write all of its standard input."""
+    """Start a bootstrap, and write all of its input to its standard input."""
     pipe = subprocess.PIPE
     with subprocess.Popen(bootstrap.argv(), stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""The launcher for this machine keeps open connections only."""
+"""The launcher for this machine forgets connections that have ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SSH launcher over a real sshd, on connections that fall silent or drop at a bad moment."""
+"""The SSH launcher over a real sshd, with connections that fall silent or drop at a bad moment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOWHERE = StartedAgent("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, 
 
 
 def stay(folder: Path) -> str:
-    """Return a shell command that runs until the test ends it, also if the connection drops before."""
+    """Return a shell command that runs until the test makes a file, even if the connection drops before."""
     return f"until test -e {folder}/over; do sleep 0.1; done"
 
 

@@ -40,7 +40,7 @@ async def test_a_cancelled_call_comes_back_once_the_thread_has_even_where_it_is_
 
 
 async def test_a_call_that_still_waits_for_a_thread_is_not_made() -> None:
-    """The caller's own work occupies all threads for long; the cancelled call does not wait for one."""
+    """Other work of the caller occupies all threads for a long time. The cancelled call does not wait for a thread."""
     go, called = threading.Event(), threading.Event()
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1) as threads:
@@ -69,7 +69,7 @@ def test_a_loop_that_is_shut_down_while_a_thread_goes_on_waits_for_it_and_says_n
         left.append(asyncio.ensure_future(in_thread(work)))
         while not begun.is_set():
             await asyncio.sleep(0.001)
-        left[0].cancel()  # it waits for the thread; the loop then cancels it once more
+        left[0].cancel()  # the task now waits for its thread, and the loop cancels the task once more at the end
         await asyncio.sleep(0)
 
     left: list[asyncio.Task[None]] = []
