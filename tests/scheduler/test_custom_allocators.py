@@ -195,6 +195,18 @@ def test_a_task_that_failed_somewhere_says_so() -> None:
     assert answer(scene, again.request, {"a": "h1"}) == [("start", "h1", "a")]
 
 
+def test_leaving_out_everything_while_a_task_waits_for_its_next_attempt_is_no_error() -> None:
+    scene = Scene("h1")
+    again = profile(retries=1, backoff_s=5.0)
+    request = asked(scene, "a; b", profiles={"a": again, "b": again})
+    answer(scene, request.request, {"a": "h1"})
+    scene.fail("h1", "a")
+    assert answer(scene, 2, {}) == []
+    assert ("ask", 3, "a", "b") in scene.wake()
+    answer(scene, 3, {})
+    assert "though all hosts are idle" in str(allocator_error(scene))
+
+
 def test_it_is_asked_again_when_another_run_makes_room() -> None:
     """The allocator found no room and set no time to be asked again, and its own run has nothing under way."""
     scene = Scene("h1")

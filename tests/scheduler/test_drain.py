@@ -114,3 +114,17 @@ def test_what_cannot_be_brought_away_is_made_again(missing: bool) -> None:
     assert scene.where("a") == ()
     assert scene.state("a") in (State.READY, State.HANDED)
     assert scene.core.world.fleet.by_name["h1"].released
+
+
+def test_two_hosts_that_are_drained_at_one_time_do_not_count_on_each_other() -> None:
+    """The only two replicas are on the drained hosts, so one goes to the controller before the hosts are released."""
+    scene = Scene("h1", "h2", "h3")
+    on_h2, on_h3 = profile(host="h2"), profile(host="h3")
+    once = profile(host="h1", idempotent=False)
+    scene.submit(graph("busy; a -> b, c; busy -> c", profiles={"a": once, "b": on_h2, "c": on_h3, "busy": on_h3}))
+    scene.finish("h1", "a", held=False, size=10**6)
+    scene.store("h2", "a", size=10**6)
+    scene.finish("h2", "b")
+    assert scene.where("a") == ("h1", "h2")
+    assert {words[:2] for words in drain(scene, "h1") + drain(scene, "h2")} == {("release", "h1"), ("fetch", "a")}
+    assert ("release", "h2") in scene.store("", "a", size=10**6)

@@ -142,6 +142,9 @@ def _check_hope(world: World, run: Run) -> None:
     busy = any(h.handed or h.lingering or not (h.open or h.released) for h in world.fleet.by_name.values())
     if busy or run.requests.changed or run.requests.asks_again or world.fleet.expected:
         return
+    # At the end of a backoff a task joins the frontier, and at the end of a pause a host takes tasks again.
+    if any(t.wake is Wake.PAUSE or (t.wake is Wake.BACKOFF and t.run == run.number) for t in world.timers.pending()):
+        return
     tasks = run.requests.tasks
     names = ", ".join(map(repr, list(tasks)[:5])) + (", ..." if len(tasks) > 5 else "")
     _refuse(

@@ -186,15 +186,16 @@ def release_drained(world: World) -> None:
 
 
 def _is_evacuated(world: World, host: HostRecord) -> bool:
-    """Return True if every needed object on a host has a replica elsewhere.
+    """Return True if every needed object on a host has a replica on a host that stays, or with the controller.
 
-    An object without another replica is copied to the controller.
+    An object without such a replica is copied to the controller.
     """
+    leaving = {each.index for each in world.fleet.by_name.values() if each.draining}
     empty = True
     for run in world.runs.values():
         objects = run.objects
         for o, replicas in enumerate(objects.replicas):
-            if replicas == host.only and (objects.uses[o] or objects.flags[o]):
+            if host.index in replicas and leaving.issuperset(replicas) and (objects.uses[o] or objects.flags[o]):
                 empty = False
                 copy_to(world, run, o, 0)
     return empty
