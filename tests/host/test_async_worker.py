@@ -161,6 +161,29 @@ def test_a_cancelled_coroutine_alone_in_its_worker_gets_to_clean_up(rig: Rig, tm
     assert (tmp_path / "a.clean").exists()
 
 
+def test_a_cancelled_one_is_not_cancelled_again_while_it_cleans_up(rig: Rig, loop_class: int, tmp_path: Path) -> None:
+    async def wait(mark: str) -> None:
+        Path(mark).touch()
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            Path(mark + ".cleaning").touch()
+            while not os.path.exists(mark + ".go"):
+                await asyncio.sleep(0.01)
+            Path(mark + ".clean").touch()
+
+    mark = tmp_path / "a"
+    rig.submit([1], rig.function(wait), rig.call(str(mark)), cls=loop_class)
+    rig.wait(mark.exists)
+    rig.send(messages.Cancel([1], 60.0))
+    rig.wait((tmp_path / "a.cleaning").exists)
+    rig.submit([2], rig.function(asyncio.sleep), rig.call(0), cls=loop_class)  # one more message to the same worker
+    rig.wait_for(2)
+    (tmp_path / "a.go").touch()
+    assert rig.wait_for(1).fields["kind"] == "cancelled"
+    assert (tmp_path / "a.clean").exists()
+
+
 def test_each_knows_who_it_is_and_what_it_prints_is_told_apart(rig: Rig, loop_class: int) -> None:
     async def say() -> str:
         from handout import current

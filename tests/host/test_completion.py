@@ -253,3 +253,19 @@ def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(han
         assert failed == ["host"]
 
     asyncio.run(main())
+
+
+def test_a_host_that_cannot_start_a_worker_says_why(handle: WorkerHandle) -> None:
+    async def main() -> None:
+        task = QueuedTask(1, 1, TaskClassQueue(messages.NewTaskClass(1, {})), b"", [], [1], 1, "t", 1, 0)
+        end, _ = make_completion(TaskQueue(lambda key: False))
+        end._pool.workers = {}
+        failed: list[tuple[str, str]] = []
+        end._fail = lambda task, kind, payload=(), **fields: failed.append((kind, fields["message"]))  # type: ignore[method-assign]
+        for _ in range(completion._MAX_SPAWN_FAILURES + 1):
+            assert failed == []
+            task.state, task.worker, handle.queued = QUEUED, handle, {1: task}
+            end.on_worker_gone(handle, messages.WorkerGone(1, error="fork: no more processes"))
+        assert failed == [("host", "the host cannot start a worker: fork: no more processes")]
+
+    asyncio.run(main())

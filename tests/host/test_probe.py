@@ -22,8 +22,17 @@ def test_this_machine_has_what_every_machine_has(tmp_path: Path) -> None:
 
 
 def test_devices_are_counted_with_the_memory_of_the_smallest() -> None:
-    text = "NVIDIA A100-SXM4-40GB, 40960\nTesla T4, 15360\n\nnonsense\n"
+    text = "GPU-a1, NVIDIA A100-SXM4-40GB, 40960\nGPU-b2, Tesla T4, 15360\n\nnonsense\n"
     assert probe.parse_gpus(text) == [("NVIDIA A100-SXM4-40GB", 40960 << 20), ("Tesla T4", 15360 << 20)]
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [("2,0", "CA"), ("GPU-b", "B"), ("1,7,0", "B"), ("", ""), ("-1", ""), ("NoDevFiles", ""), (" 1 , GPU-c3", "BC")],
+)
+def test_devices_that_the_login_hides_are_not_counted(visible: str, names: str) -> None:
+    text = "GPU-a1, A, 1\nGPU-b2, B, 2\nGPU-c3, C, 3\n"
+    assert "".join(name for name, _ in probe.parse_gpus(text, visible)) == names
 
 
 @pytest.mark.parametrize("script", ["exit 9", "printf '\\377\\376'", "echo 'No devices were found'"])

@@ -424,7 +424,7 @@ class Completion:
         """
         queued = list(worker.queued.values())
         if report.error:
-            self._count_spawn_failure(queued)
+            self._count_spawn_failure(worker, queued, report.error)
         else:
             self._spawn_failures = 0
         if report.lapsed:
@@ -447,12 +447,15 @@ class Completion:
         self._dispatcher.release(worker)
         self._dispatcher.schedule()
 
-    def _count_spawn_failure(self, queued: Sequence[QueuedTask]) -> None:
+    def _count_spawn_failure(self, worker: WorkerHandle, queued: list[QueuedTask], error: str) -> None:
+        """Have further workers wait. After too many failures, fail the tasks of this worker."""
         self._dispatcher.hold()
         self._spawn_failures += 1
         if self._spawn_failures > _MAX_SPAWN_FAILURES and len(self._pool.workers) == 0:
             for task in queued:
-                task.end_reason = task.end_reason or "host"
+                self._dispatcher.forget(worker, task)
+                self._fail(task, task.end_reason or "host", message=f"the host cannot start a worker: {error}")
+            queued.clear()
 
     def _fail_culprit(self, worker: WorkerHandle, culprit: QueuedTask, report: messages.WorkerGone) -> None:
         if not worker.shared:

@@ -179,6 +179,7 @@ class ControllerLink:
         if refusal:
             self._refuse(peer, refusal)
             return
+        self._lease_ended()  # if the hello came too late, the tasks end although it begins a new lease
         self._connection = greeting.connection
         self.disconnect()
         unconfirmed = self._begin_conversation(greeting)

@@ -145,7 +145,7 @@ def gpus() -> list[tuple[str, int]]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
-    command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    command = [tool, "--query-gpu=uuid,name,memory.total", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
             command,
@@ -157,17 +157,34 @@ def gpus() -> list[tuple[str, int]]:
         )
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return []
-    return parse_gpus(done.stdout) if done.returncode == 0 else []
+    return parse_gpus(done.stdout, os.environ.get("CUDA_VISIBLE_DEVICES")) if done.returncode == 0 else []
 
 
-def parse_gpus(text: str) -> list[tuple[str, int]]:
-    """Return the name and the memory in bytes of each GPU, from lines of the form ``name, MiB``. Skip other lines."""
-    devices: list[tuple[str, int]] = []
+def parse_gpus(text: str, visible: str | None = None) -> list[tuple[str, int]]:
+    """Return the name and the memory in bytes of each GPU that a task may use.
+
+    Args:
+        text: Lines of the form ``uuid, name, MiB``. Other lines are skipped.
+        visible: The value of ``CUDA_VISIBLE_DEVICES``: indices or beginnings of UUIDs, with commas between them. As
+            CUDA does, this function ignores all entries after one that no GPU has. None: every GPU is visible.
+    """
+    devices: dict[str, tuple[str, int]] = {}
     for line in text.splitlines():
-        name, _, memory = line.rpartition(",")
+        uuid, _, rest = line.partition(",")
+        name, _, memory = rest.rpartition(",")
         if name and memory.strip().isdigit():
-            devices.append((name.strip(), int(memory) << 20))
-    return devices
+            devices[uuid.strip()] = (name.strip(), int(memory) << 20)
+    if visible is None:
+        return list(devices.values())
+    found: list[tuple[str, int]] = []
+    for entry in map(str.strip, visible.split(",")):
+        chosen = [
+            uuid for index, uuid in enumerate(devices) if entry and (entry == str(index) or uuid.startswith(entry))
+        ]
+        if not chosen:
+            break
+        found.append(devices[chosen[0]])
+    return found
 
 
 def container() -> str | None:

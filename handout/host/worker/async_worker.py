@@ -26,6 +26,8 @@ class SharedLoop:
         self._worker = worker
         #: The asyncio task that runs each of the worker's tasks, by the number of the worker's task.
         self._coroutines: dict[int, asyncio.Task[None]] = {}
+        #: The tasks whose coroutines were cancelled. A second `cancel` would interrupt a coroutine that cleans up.
+        self._cancelled: set[int] = set()
         self._flushing = False
 
     async def serve(self) -> NoReturn:
@@ -44,11 +46,12 @@ class SharedLoop:
         except OSError:
             os._exit(0)
         self._start_all()
-        for number in self._worker.cancelled:
+        for number in self._worker.cancelled - self._cancelled:
             coroutine = self._coroutines.get(number)
             if coroutine is not None:
                 coroutine.cancel()
         self._worker.cancelled &= self._coroutines.keys()
+        self._cancelled = set(self._worker.cancelled)
 
     def _start_all(self) -> None:
         worker = self._worker
