@@ -51,10 +51,12 @@ def unit_hint(word: str) -> str:
 
     A single letter can mean two units. The caller writes quotes around the hint, so there are quotes between the two.
     """
+    if word in SIZE_UNITS:
+        return ""
     shape = word.lower()
     if shape in ("k", "m", "g", "t", "p"):
         return f"{shape.upper() if shape != 'k' else 'k'}B' or '{shape.upper()}iB"
-    return next((unit for unit in SIZE_UNITS if unit.lower() == shape and unit != word), "")
+    return next((unit for unit in SIZE_UNITS if unit.lower() == shape), "")
 
 
 def parse_amount(value: Any, *, size: bool, name: str = "amount") -> int:

@@ -99,6 +99,12 @@ def test_several_comparisons_may_stand_together() -> None:
     ]
 
 
+@pytest.mark.parametrize("unit", ["kB", "KB"])
+def test_a_kilobyte_may_be_written_both_ways_in_any_amount(unit: str) -> None:
+    for name in ("memory", "scratch"):
+        assert compile_cost(Cost(**{name: f"2 {unit}"})).consumed[name] == 2000 * PARTS
+
+
 @pytest.mark.parametrize(
     ("cost", "name", "says"),
     [
