@@ -1,4 +1,8 @@
-"""`Arg`: an argument that is converted on the producer's host, on the consumer's host, or on both."""
+"""`Arg`: an argument that is converted on its way from the function that makes it to the function that takes it.
+
+The function that makes a result is its producer, and a function that takes the result is a consumer. The conversion
+runs on the producer's host, on the consumer's host, or on both.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,17 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Arg(Input[T_co]):
-    """A producer's result that is converted on its way to a function.
+    """A result that is converted on its way from its producer to a consumer.
 
     If several functions take the same ``dump`` of the same output, ``dump`` runs once for all of them. ``load`` runs
     separately for each function.
 
     Args:
         producer: The output to convert.
-        dump: A function of the result. It runs on the producer's host, and the value that it returns travels. Default:
+        dump: A function that takes the result. It runs on the producer's host, and its return value travels. Default:
             the result travels unchanged.
-        load: A function of the value that travelled. It runs on the consumer's host, and the consumer takes the value
-            that it returns. Default: the consumer takes the value unchanged.
+        load: A function that takes the value that travelled. It runs on the consumer's host, and the consumer gets the
+            return value of ``load``. Default: the consumer gets the value unchanged.
 
     Raises:
         GraphError: Neither ``dump`` nor ``load`` is given, or one of them is not callable.
@@ -64,7 +68,7 @@ class Arg(Input[T_co]):
         dump: Callable[[Any], Any] | None = None,
         load: Callable[[Any], Any] | None = None,
     ) -> Arg[Any]:
-        """Make an argument. Its type follows from the types of ``dump`` and ``load``."""
+        """Make an `Arg`. Type checkers infer the type of its value from the types of ``dump`` and ``load``."""
         if dump is None and load is None:
             raise GraphError("an Arg without dump= and load= converts nothing.", remedy="Pass the output itself.")
         for name, convert in (("dump", dump), ("load", load)):

@@ -1,4 +1,4 @@
-"""The check behind `Graph.check`: compares the costs of a plan with the capabilities that an inventory declares."""
+"""Does the work of `Graph.check`: compares the costs in a plan with the capabilities that an inventory declares."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
     missing.
 
     Raises:
-        PlacementError: A task can run on no host, is pinned to a host that the inventory does not have, or must share a
-            host with tasks that only other hosts can run. The error names the first such task.
+        PlacementError: A task can run on no host, its option ``host`` names a host that the inventory does not have, or
+            it must share a host with tasks that only other hosts can run. The error names the first such task.
     """
     hosts = as_inventory(inventory)
     shared = hosts.shared_amounts
@@ -35,7 +35,7 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
     tracked = hosts.tracker is not None
     fitting: dict[int, frozenset[str]] = {}
     for task, options in enumerate(plan.options):
-        if id(options) in fitting:  # tasks with the same options have the same answer
+        if id(options) in fitting:  # another task with the same options was checked
             continue
         variants = options.requirements
         open_to = _pinned(plan.ids[task], options, offers)
@@ -50,7 +50,10 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
 
 
 def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]]) -> None:
-    """Raise `PlacementError` if no host can run every task of a group. The tasks need not fit at the same time."""
+    """Raise `PlacementError` if no host can run every task of a group.
+
+    A group is a set of tasks that must share one host. The host need not have room for all of them at the same time.
+    """
     common: dict[int, frozenset[str]] = {}
     for task, group in enumerate(plan.groups):
         if group < 0:
@@ -60,9 +63,9 @@ def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]]) -> None:
         if not both:
             before = next(each for each in range(task) if plan.groups[each] == group)
             raise PlacementError(
-                f"tasks {plan.ids[before]!r} and {plan.ids[task]!r} must share one host, but no host covers all tasks "
-                f"of their group (the second of the two fits on {', '.join(sorted(mine))}).",
-                remedy="Leave out collocate_with, or add a host that covers all of them.",
+                f"tasks {plan.ids[before]!r} and {plan.ids[task]!r} must share one host, but no host covers the costs "
+                f"of all tasks in their group. The second of these two tasks fits only on {', '.join(sorted(mine))}.",
+                remedy="Leave out collocate_with, or add a host that covers the costs of all these tasks.",
                 id=plan.ids[task],
             )
 
@@ -80,9 +83,9 @@ def _pinned(id: str, options: TaskOptions, offers: Mapping[str, Offer]) -> Mappi
 
 
 def _with_unknowns(offer: Offer, variants: Sequence[Requirement]) -> Offer:
-    """Return a copy of the offer in which some names count as unknown: those that a cost asks for and the host lacks.
+    """Return a copy of the offer in which each name that a cost asks for and the host lacks counts as unknown.
 
-    A tracker may add these names once the host runs.
+    No cost is refused because of an unknown name. A tracker may still report these names once the host has an agent.
     """
     asked = {name for each in variants for name in (*each.consumed, *(one.name for one in each.conditions))}
     return replace(offer, unknown=offer.unknown | (asked - offer.names()))

@@ -1,4 +1,8 @@
-"""Collocation: finds the groups of tasks that must share one host, and pins a group if one of its tasks is pinned."""
+"""Collocation: finds the groups of tasks that must share one host.
+
+A task with the option ``host`` is pinned to that host. If one task of a group is pinned, the other tasks of the group
+are pinned to the same host.
+"""
 
 from __future__ import annotations
 
@@ -43,17 +47,17 @@ def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], id
     """Return the group of each task, or -1 for a task that is in no group.
 
     If one task of a group is pinned to a host, this function pins the other tasks of the group to the same host.
-    Without that, a task that is placed before the pinned one could bind the group to another host.
+    Otherwise, one of these other tasks could be placed first, and so bind the group to another host.
 
     Args:
         wiring: The edges of the graph.
         task_of: The task of each node, or -1 for a node that has no task in this run.
-        options: The options of each task. The function changes this list.
+        options: The options of each task. `collocate` replaces entries of this list.
         ids: The id of each task.
 
     Raises:
-        GraphError: Two tasks of a group are pinned to different hosts, or ``collocate_with`` names a function that does
-            not exist, a value or an inline function. Values and inline functions have no host.
+        GraphError: Two tasks of a group are pinned to different hosts, or a ``collocate_with`` names an unknown id. Or
+            it names a value or an inline function, and neither has a host of its own.
     """
     groups = [-1] * len(options)
     if not wiring.nodes.collocated and not wiring.dumped:
@@ -72,13 +76,13 @@ def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], id
 
 
 def _join(sets: _Groups, task_of: list[int], node: int, other: int) -> None:
-    # A node does not run if the caller gave a value for it, or if no wanted output needs it. It then has no host.
+    # A node has no task, and so no host, if the caller gave a value for the node or if no wanted output needs the node.
     if task_of[node] >= 0 and task_of[other] >= 0:
         sets.join(task_of[node], task_of[other])
 
 
 def _node_named(wiring: Wiring, node: int, target: Input[Any] | str) -> int:
-    """Return the node that the ``collocate_with`` of a node names."""
+    """Return the node that ``target``, the ``collocate_with`` of ``node``, names."""
     owner = f"function {wiring.id_of(node)!r} is collocated with"
     if isinstance(target, str):
         found = wiring.nodes.find(target)
@@ -90,7 +94,7 @@ def _node_named(wiring: Wiring, node: int, target: Input[Any] | str) -> int:
         kind = "a value" if wiring.fns[found] is None else "an inline function"
         raise GraphError(
             f"{owner} {wiring.id_of(found)!r}, {kind}, which has no host of its own.",
-            remedy="Collocate it with a function that runs as a task.",
+            remedy="In collocate_with, name a function that runs as a task.",
         )
     return found
 
@@ -104,10 +108,12 @@ def _pin(members: list[int], options: list[TaskOptions], ids: list[str]) -> None
         together = ", ".join(repr(ids[task]) for task in members[:8])
         raise GraphError(
             f"{together} must share one host, but {named}.",
-            remedy="Pin only one of them, or pin all to the same host.",
+            remedy="Give host= to only one of these functions, or give the same host= to all of them.",
         )
     (host,) = pinned
-    changed: dict[int, TaskOptions] = {}  # tasks that shared one object before share one pinned copy of it
+    # The pinned copy of each options object that had no host, by the identity of that object. Tasks that shared the
+    # object share the copy.
+    changed: dict[int, TaskOptions] = {}
     for task in members:
         old = options[task]
         if old.host is None:

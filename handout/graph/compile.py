@@ -1,4 +1,4 @@
-"""Compiles a graph to a `Plan`, and finds every mistake of the graph before anything runs."""
+"""Compiles a graph to a `Plan`, and finds mistakes in the graph before anything runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from handout.graph.wiring import Wiring
 __all__ = ["Given", "Outs", "compile_nodes"]
 
 Outs = Iterable[Output[Any]] | None
-"""Outputs that the caller wants. None: all results that no other function takes."""
+"""Outputs that the caller wants. None: all results that no function of the graph takes."""
 
 _NO_KWARGS: dict[str, Any] = {}
 
@@ -55,7 +55,7 @@ def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, given:
     options = [nodes.options.get(node, PLAIN) if node < wiring.count else PLAIN for node in task_nodes]
     groups = collocate(wiring, task_of, options, ids)
     kwargs = nodes.kwargs
-    wiring.refs.clear()  # references take much memory in a large graph, and no later code reads them
+    wiring.refs.clear()  # `refs` takes much memory in a large graph, and no later code reads it
     return Plan(
         ids=ids,
         fns=[wiring.function(node) for node in task_nodes],
@@ -79,7 +79,7 @@ def _ids(wiring: Wiring, task_nodes: list[int]) -> list[str]:
 
 
 def _check_calls(wiring: Wiring, signatures: Signatures) -> None:
-    """Raise `GraphError` if a function cannot be called with its arguments."""
+    """Raise `GraphError` if a function, or the conversion of an `Arg`, cannot be called with the arguments it gets."""
     nodes, check = wiring.nodes, signatures.check
     kwargs = nodes.kwargs
     last: tuple[object, int] = (None, -1)
@@ -88,7 +88,7 @@ def _check_calls(wiring: Wiring, signatures: Signatures) -> None:
             continue
         count = len(wiring.args[node])
         named = kwargs.get(node, _NO_KWARGS) if node < wiring.count else _NO_KWARGS
-        # Most nodes call the same function as the node before them. This comparison is faster than a call of `check`.
+        # Most nodes call the same function as the node before them, and comparing the two is faster than `check`.
         if named or last[0] is not fn or last[1] != count:
             check(fn, count, named.keys(), lambda node=node: wiring.id_of(node))  # type: ignore[misc]
             last = (None, -1) if named else (fn, count)
@@ -105,12 +105,12 @@ def _check_load(wiring: Wiring, node: int, arg: Arg[Any], signatures: Signatures
         if convert is not None and inside and is_coroutine_function(convert):
             raise GraphError(
                 f"{name} of an Arg of function {wiring.id_of(node)!r} is a coroutine function.",
-                remedy="Give a plain function, because it runs while the arguments are unpacked.",
+                remedy="Write it with def instead of async def, because it runs while the arguments are unpacked.",
             )
 
 
 def _consumed(wiring: Wiring) -> bytearray:
-    """Return an array with one entry for each node: 1 if another function takes its result, 0 if not."""
+    """Return an array with one entry for each node: 1 if a function takes the node's result, 0 if none does."""
     consumed = bytearray(len(wiring.fns))
     producers = wiring.producers
     for node, refs in enumerate(wiring.refs):
@@ -127,17 +127,18 @@ def _check_inline(wiring: Wiring, consumed: bytearray) -> None:
         if not consumed[node]:
             raise GraphError(
                 f"function {wiring.id_of(node)!r} is inline, but no function takes its result.",
-                remedy="Leave out inline=True, because an inline function runs only inside its consumers.",
+                remedy="Leave out inline=True, because an inline function runs only inside functions that take its "
+                "result.",
             )
         if is_coroutine_function(wiring.fns[node]):
             raise GraphError(
                 f"function {wiring.id_of(node)!r} is inline, but it is a coroutine function.",
-                remedy="Leave out inline=True, or write it as a plain function.",
+                remedy="Leave out inline=True, or write the function with def instead of async def.",
             )
 
 
 def _sinks(wiring: Wiring, consumed: bytearray) -> list[Output[Any]]:
-    """Return the default of ``outputs``: the results that no other function takes."""
+    """Return the default of ``outputs``: the results that no function of the graph takes."""
     return [
         Output(wiring.nodes, node)
         for node in range(wiring.count)
@@ -170,7 +171,7 @@ def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> list[int]:
         number = objects.number(output)
         if number is None:
             raise GraphError(
-                f"outputs= holds {output.id!r}, which is inline and exists only inside its consumers.",
+                f"outputs= holds {output.id!r}, which is inline, so it exists only inside the functions that take it.",
                 remedy="Leave out inline=True.",
             )
         numbers[number] = None
@@ -178,10 +179,10 @@ def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> list[int]:
 
 
 def _needed(wiring: Wiring, order: list[int], replaced: Replacements, roots: list[Output[Any]]) -> bytearray:
-    """Return an array with one entry for each node: 1 if this run needs its result, 0 if not.
+    """Return an array with one entry for each node: 1 if this run needs the node's result, 0 if not.
 
-    The run needs a node if a wanted output names the node, or if another needed node takes its result. Outputs for
-    which the caller gave a value do not count.
+    The run needs a result if a wanted output names the result or an element of it, or if a node whose own result is
+    needed takes one of these. An output for which the caller gave a value makes no result needed.
     """
     needed = bytearray(len(wiring.fns))
     for output in roots:
@@ -205,7 +206,10 @@ def _inputs(
     objects: ObjectNumbers,
     replaced: Replacements,
 ) -> list[tuple[int, ...]]:
-    """Return one tuple for each task: the numbers of the objects that the task and its inline producers take."""
+    """Return one tuple for each task, with the numbers of the objects that the task takes.
+
+    These include the objects that the task takes through the inline functions that it calls.
+    """
     columns: list[tuple[int, ...]] = []
     inlined: dict[int, tuple[int, ...]] = {}
     number, inline, base = objects.number, wiring.nodes.inline, wiring.base

@@ -1,4 +1,7 @@
-"""The explicit form of a graph: a list of functions, each with its id, the ids of its producers, and its options."""
+"""The explicit form of a graph: a list of functions, each with its id, its options, and the ids of its producers.
+
+The producers of a function are the functions whose results it takes.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,11 @@ class Function(Generic[T_co]):
     id: str
     """Id of the function, unique in its graph."""
     fn: Callable[..., Any]
-    """The function that a host calls."""
+    """The Python function that runs on a host."""
     args: tuple[Any, ...]
     """The producers of the function: ids, ``(id, key)`` for an element of a result, or outputs."""
     extra_args: tuple[Any, ...]
-    """Values that follow the producers' results as positional arguments."""
+    """Further positional arguments. They follow the producers' results."""
     kwargs: Mapping[str, Any]
     """Keyword arguments of the function: values or outputs."""
     options: Mapping[str, Any]
@@ -76,10 +79,10 @@ def function(
 
     Args:
         id: Id of the function, unique in the graph.
-        fn: The function. A host calls it with the producers' results, followed by ``extra_args``, and with ``kwargs``.
+        fn: The Python function to run. Its positional arguments are the producers' results, followed by ``extra_args``.
         args: The producers of the function: ids, ``("load_data", 0)`` for an element of a result, or outputs. Default:
             none.
-        extra_args: Values that follow the producers' results as positional arguments. Default: none.
+        extra_args: Further positional arguments. They follow the producers' results. Default: none.
         kwargs: Keyword arguments of the function: values or outputs. Default: none.
         **options: Options of the function, as for `Graph.add`.
 

@@ -27,12 +27,12 @@ class Options(TypedDict, total=False):
             such as ``train`` for the first use and ``train-2`` for the second.
         cost: What the task needs while it runs: a `Cost`, a mapping such as ``{"cpu": 4, "memory": "2 GB"}``, or a list
             of these. A list holds variants in order of preference. The cost is read when the function is added to the
-            graph. Default: one core.
+            graph. Default: one CPU core.
         retries: Largest number of further attempts after the function raised, or took too much time or memory. Attempts
             that ended because a host was lost or a worker died do not count. Default: the ``retries`` of the run, which
             is 0 by default.
-        retry_on: The exceptions after which the task is retried: an exception class, a tuple of these, or a function
-            that takes the exception and returns a bool. The function runs in the caller's process. Default: all
+        retry_on: The exceptions after which the task is retried: an exception class, a tuple of these, or a predicate
+            that takes the exception and returns a bool. The predicate runs in the controller's process. Default: all
             exceptions.
         backoff_s: Seconds to wait before the second attempt. Each later wait is twice as long as the one before, up to
             60 seconds. Default: 0.
@@ -40,17 +40,17 @@ class Options(TypedDict, total=False):
             SIGTERM, then SIGKILL, and the attempt fails with `TaskTimeoutError`. Default: no limit.
         host: Name of the host that must run the task. Default: any host that covers the cost.
         collocate_with: The output or the id of another function. Both functions run on the same host. Default: none.
-        inline: True: the function does not become a task. Instead, each task that takes its result calls it. An inline
-            function can have no other options than ``id`` and ``labels``. Default: False.
+        inline: True: the function does not become a task. Instead, each task that takes the function's result calls the
+            function itself. An inline function can have no other options than ``id`` and ``labels``. Default: False.
         priority: If several tasks of a run are ready, tasks with a larger number are placed first. Default: 0.
-        idempotent: False: the task must not run twice. If an attempt ends before the function returns or raises, the
+        idempotent: False: repeating the task may do harm. If an attempt ends before the function returns or raises, the
             task is not retried, whatever ``retries`` says. The task fails with `OutcomeUnknownError` if the host was
             lost or the worker died, with `TaskTimeoutError` if the attempt took too much time, and with
-            `MemoryExceededError` if it took too much memory. If the function raises an exception, the task is still
-            retried. Default: True.
-        max_result_bytes: Largest size, in bytes, of the result or of an element of the result that travels separately.
-            If the result is larger, the task fails with `ResultTooLargeError`. Default: the ``max_result_bytes`` of the
-            run, which is no limit by default.
+            `MemoryExceededError` if the attempt took too much memory. If the function raises an exception, ``retries``
+            holds as usual. Default: True.
+        max_result_bytes: Largest size, in bytes, of the result, and of each element of the result that travels as an
+            object of its own. If one of them is larger, the task fails with `ResultTooLargeError`. Default: the
+            ``max_result_bytes`` of the run. A run has no limit by default.
         enforce_memory: True: if the task takes more memory than its cost says, the host ends the attempt, which fails
             with `MemoryExceededError`. Every variant of the cost must then name ``memory``. Default: the
             ``enforce_memory`` of the run, which is False by default.
@@ -85,17 +85,17 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskOptions:
-    """The options of a task, checked and with the cost compiled. All code after `Graph.add` reads this form.
+    """The checked options of a task, with its compiled cost. All code that runs after `Graph.add` reads this form.
 
-    The fields are those of `Options`, with two differences. ``requirements`` replaces ``cost``. ``id``, ``inline`` and
-    ``collocate_with`` are missing, because the graph itself handles them.
+    The fields are those of `Options`, with two differences: ``requirements`` replaces ``cost``, and ``id``, ``inline``
+    and ``collocate_with`` are missing, because the graph itself handles them.
 
     Tasks of one graph with equal options share one object, so two objects are compared by identity.
     """
 
     #: The compiled variants of ``cost``, in order of preference. There is at least one.
     requirements: tuple[Requirement, ...] = (compile_cost(Cost()),)
-    #: None: the option of the run holds. ``max_result_bytes`` and ``enforce_memory`` use None in the same way.
+    #: None: the run's option of the same name holds. The same is true of ``max_result_bytes`` and ``enforce_memory``.
     retries: int | None = None
     #: None: the task is retried after any exception.
     retry_on: RetryOn | None = None
@@ -121,8 +121,8 @@ def check_options(given: Mapping[str, Any], owner: str) -> None:
         owner: The words that name the function in messages, such as ``function 'train'``.
 
     Raises:
-        GraphError: An option has an unknown name, or a value of the wrong type or range. Or the function is inline, and
-            an option makes sense only for a task.
+        GraphError: An option has an unknown name, or a value of the wrong type or range. Or the function is inline and
+            has an option that only a task can have.
     """
     for name, value in given.items():
         rule = _RULES.get(name)
@@ -134,12 +134,13 @@ def check_options(given: Mapping[str, Any], owner: str) -> None:
     if given.get("inline") and not given.keys() <= _INLINE_ALLOWS:
         others = ", ".join(sorted(given.keys() - _INLINE_ALLOWS))
         raise GraphError(
-            f"{owner} is inline and runs inside each of its consumers, so it cannot have the options {others}.",
-            remedy="Give these options to the consumers, or leave out inline=True.",
+            f"{owner} is inline and runs inside the functions that take its result, so it cannot have these options: "
+            f"{others}.",
+            remedy="Give these options to the functions that take the result, or leave out inline=True.",
         )
 
 
-#: Options that an inline function may have. The others are about tasks, and an inline function is not a task.
+#: Options that an inline function may have. All other options are about tasks, and an inline function is not a task.
 _INLINE_ALLOWS: Final = frozenset({"id", "inline", "labels"})
 
 
@@ -171,18 +172,18 @@ def _is_retry_on(value: Any) -> bool:
     return issubclass(value, Exception) if isinstance(value, type) else callable(value)
 
 
-#: For each option: a phrase that describes its values, and a function that returns True for such a value.
+#: For each option: a phrase that describes the allowed values, and a function that returns True for an allowed value.
 _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "id": ("a text that is not empty", _is_text),
-    "cost": ("a Cost, a mapping, or a list of them", _is_cost),
+    "cost": ("a Cost, a mapping, or a list of these", _is_cost),
     "retries": ("a whole number from 0 up", lambda value: is_whole(value) and value >= 0),
-    "retry_on": ("an exception class, a tuple of them, or a function of the exception", _is_retry_on),
-    "backoff_s": ("a number of seconds from 0 up", lambda value: _is_number(value) and value >= 0),
+    "retry_on": ("an exception class, a tuple of these, or a function that takes the exception", _is_retry_on),
+    "backoff_s": ("a finite number of seconds from 0 up", lambda value: _is_number(value) and value >= 0),
     "timeout_s": ("a finite number of seconds above 0", lambda value: _is_number(value) and value > 0),
     "host": ("the name of a host", _is_text),
     "collocate_with": ("an output or the id of a function", lambda value: isinstance(value, Input) or _is_text(value)),
     "inline": ("True or False", _is_bool),
-    "priority": ("a number", _is_number),
+    "priority": ("a finite number", _is_number),
     "idempotent": ("True or False", _is_bool),
     "max_result_bytes": ("a whole number of bytes from 1 up", lambda value: is_whole(value) and value > 0),
     "enforce_memory": ("True or False", _is_bool),
@@ -201,8 +202,9 @@ def intern_options(given: Mapping[str, Any], known: dict[Hashable, tuple[TaskOpt
 
     Args:
         given: The checked options by name, without ``id``, ``inline`` and ``collocate_with``.
-        known: The results of earlier calls, by key. This call adds its own result. Some keys contain the ``id()`` of an
-            object. The entry then also holds the object, so that no other object can get the same ``id()``.
+        known: The results of earlier calls, by a key that is made from ``given``. This call adds its own result. If a
+            key contains the ``id()`` of an object, the entry also holds the object, so that no other object can get the
+            same ``id()``.
 
     Raises:
         CostError: The cost cannot be read.
@@ -228,8 +230,8 @@ _SCALARS: Final = frozenset({int, float, str, bool, type(None)})
 def _key_of(value: Any, kept: list[object]) -> Hashable:
     """Return a dictionary key that is equal for equal option values.
 
-    Plain data is compared by type and content, so True and 1 differ. Any other value is compared by identity, and is
-    appended to ``kept`` so that it stays alive.
+    Plain data is compared by type and content, so True and 1 differ. Any other value is compared by its ``id()``, and
+    is appended to ``kept`` so that it stays alive.
     """
     kind = type(value)
     if kind in _SCALARS:

@@ -14,40 +14,47 @@ from handout.serialization.calls import Path, apply_path
 __all__ = ["EarlierRun", "Given", "GivenValue", "Replacements"]
 
 Given = Mapping[str, Any] | Mapping[Output[Any], Any]
-"""A mapping of outputs or ids to values that replace them in one run, such as the `Results` of an earlier run."""
+"""A mapping of outputs, or of their ids, to the values that replace these outputs in one run.
+
+The `Results` of an earlier run can be given as such a mapping.
+"""
 
 
 @runtime_checkable
 class EarlierRun(Protocol):
     """The part of `Results` that this module uses.
 
-    The earlier run may contain functions that failed, and functions that this graph does not have.
+    The caller may give the `Results` of an earlier run. That run may contain functions that failed, and functions that
+    this graph does not have.
     """
 
     @property
     def failures(self) -> Mapping[str, Any]:
-        """The failures of functions that have no result, by id."""
+        """The failure of each function that has no result, by the id of the function."""
         ...
 
     def raise_failures(self) -> None:
-        """Raise the failures. Only `Results` have this method, so no other mapping matches the protocol."""
+        """Raise the failures.
+
+        The protocol names this method because only `Results` have it, so that no other mapping matches the protocol.
+        """
         ...
 
 
 class GivenValue:
     """A value that replaces an output in this run.
 
-    The value is read only when it is needed, because `Results` unpickle a value when it is read.
+    The value is read only when it is needed, because reading a value from `Results` unpickles it.
     """
 
     __slots__ = ("key", "path", "source")
 
     def __init__(self, source: Mapping[Any, Any], key: Any, path: Path) -> None:
-        #: The mapping, or `Results` of an earlier run, that the caller gave.
+        #: What the caller gave: a mapping, or the `Results` of an earlier run.
         self.source: Mapping[Any, Any] = source
-        #: Key of the value in `source`.
+        #: Key of an item in `source`. The value is this item or an element of it.
         self.key: Any = key
-        #: Path to the value inside the item that `source` has under `key`.
+        #: Path from the item to the value. Empty: the item itself is the value.
         self.path: Path = path
 
     @property
@@ -76,16 +83,16 @@ class Replacements:
                 raise GraphError(f"given= names {key!r}, which does not exist.", remedy=wiring.nodes.did_you_mean(key))
             return Output(wiring.nodes, node)
         if not isinstance(key, Output):
-            raise GraphError(f"given= cannot replace {key!r}.", remedy="Give outputs of this graph, or ids.")
+            raise GraphError(f"given= cannot replace {key!r}.", remedy="As keys, use outputs of this graph, or ids.")
         return key
 
     def __bool__(self) -> bool:
         return bool(self._by_node)
 
     def find(self, node: int, path: Path) -> GivenValue | None:
-        """Return the value that replaces an output, or None.
+        """Return the value that replaces an output, or None if the caller gave none.
 
-        A value for ``out`` also replaces ``out[0]``, unless ``out[0]`` has a value of its own.
+        A value that was given for ``out`` also replaces ``out[0]``, unless ``out[0]`` was given a value of its own.
         """
         by_path = self._by_node.get(node)
         if by_path is None:
@@ -98,9 +105,9 @@ class Replacements:
 
 
 def _usable(wiring: Wiring, given: Given | None) -> list[object]:
-    """Return the keys of `given` that replace an output.
+    """Return the keys of ``given`` that replace an output.
 
-    The keys of an earlier run are filtered: functions that failed, or that this graph does not have, are left out.
+    If ``given`` is an earlier run, functions that failed and functions that this graph does not have are left out.
     """
     if not isinstance(given, EarlierRun):
         return list(given or ())

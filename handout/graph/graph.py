@@ -50,14 +50,14 @@ class Graph(TypedCalls):
 
     def __init__(self, functions: Iterable[Function[Any]] = ()) -> None:
         self._nodes = Nodes()
-        # For a call without options, `_add` appends to these two columns directly, because that is faster.
+        # For a call without options, `_add` appends to these two lists directly, because that is faster.
         self._fns = self._nodes.fns
         self._args = self._nodes.args
         self._signatures = Signatures()
         self._add_explicit(list(functions))
 
     def value(self, value: A, /, *, id: str | None = None) -> Output[A]:
-        """Add a value as an object of its own. It travels once to each host, however many functions take it.
+        """Add a value as an object of its own. It travels to a host only once, however many functions there take it.
 
         A run can use another value instead: ``execute(graph, given={output: other})``.
 
@@ -79,7 +79,7 @@ class Graph(TypedCalls):
             ```
         """
         if isinstance(value, Input):
-            raise GraphError(f"{value!r} is an output or an Arg, not a value.", remedy="Use it as it is.")
+            raise GraphError(f"{value!r} is an output or an Arg, not a value.", remedy="Pass it to functions as it is.")
         if id is not None:
             check_options({"id": id}, "graph.value")
         return self._nodes.append(None, (value,), {}, Policy(id=id))
@@ -95,14 +95,15 @@ class Graph(TypedCalls):
     ) -> Output[A]:
         """Add a tree of calls that reduces many parts to one. Each call takes a list of at most ``width`` parts.
 
-        The order of the parts is kept. The lists of one level differ in length by at most one. If there is only one
-        part, ``fn`` is still called, with a list that contains this part.
+        The order of the parts is kept. On each level of the tree, the lists differ in length by at most one. If there
+        is only one part, ``fn`` is still called, with a list that contains this part.
 
         Args:
             fn: Function that takes a list of parts and returns a part.
             parts: Values or outputs; at least one.
             width: Largest number of parts that one call takes; at least 2.
-            **options: Options of every call. The last call gets the id ``id``, and the others get ``id[level,number]``.
+            **options: Options of every call. If ``id`` is given, only the last call gets this id, and every other call
+                gets ``id[level,number]``. Levels, and the calls on a level, are numbered from 0.
 
         Returns:
             The output of the last call.
@@ -119,7 +120,7 @@ class Graph(TypedCalls):
             raise GraphError(f"graph.reduce: width={width!r} is not a whole number above 1.", remedy="Give 2 or more.")
         level: list[Any] = list(parts)
         if not level:
-            raise GraphError(f"graph.reduce: there are no parts for {name_of(fn)!r}.", remedy="Give at least one.")
+            raise GraphError(f"graph.reduce: there are no parts for {name_of(fn)!r}.", remedy="Give at least one part.")
         given, _ = self._split(fn, options)
         policy = self._nodes.policy({k: v for k, v in given.items() if k != "id"})
         id_ = given.get("id")
@@ -142,14 +143,16 @@ class Graph(TypedCalls):
     def check(self, inventory: InventoryLike = None) -> None:
         """Check the graph, and compare its costs with the capabilities in an inventory. No host is contacted.
 
-        A capability that the inventory does not declare, but that an agent would probe, does not count as missing.
+        A capability that the inventory does not declare, but that an agent or a tracker may report, does not count as
+        missing.
 
         Args:
             inventory: The hosts. Default: this machine alone.
 
         Raises:
             GraphError: The graph is wrong.
-            PlacementError: One of the functions can run on no host of the inventory.
+            PlacementError: A function, or a group of functions that must share one host, can run on no host of the
+                inventory.
             InventoryError: The inventory cannot be read.
 
         Example:
@@ -163,7 +166,7 @@ class Graph(TypedCalls):
         """Check the graph and number the tasks and objects of one run.
 
         Args:
-            outputs: The outputs that the caller wants. None: all results that no other function takes.
+            outputs: The outputs that the caller wants. None: all results that no function of the graph takes.
             given: Values that replace outputs, by output or by id, or the `Results` of an earlier run.
 
         Returns:
@@ -183,7 +186,7 @@ class Graph(TypedCalls):
         return to_dot(self._nodes)
 
     def __repr__(self) -> str:
-        return f"<Graph of {len(self._fns)} functions>"
+        return f"<Graph of {len(self._fns)} functions and values>"
 
     def __reduce__(self) -> NoReturn:
         raise GraphError(
@@ -211,8 +214,9 @@ class Graph(TypedCalls):
         if len(lengths) != 1:
             sizes = ", ".join(str(len(column)) for column in columns)
             raise GraphError(
-                f"graph.map of {name_of(fn)!r} needs iterables of the same length, not {sizes or 'none at all'}.",
-                remedy="Give a value that all calls share as a keyword argument, or zip(...) the iterables yourself.",
+                f"graph.map of {name_of(fn)!r} needs iterables of the same length. "
+                f"Their lengths are: {sizes or 'none, because no iterable was given'}.",
+                remedy="Cut the iterables to one length. If all calls share a value, give it as a keyword argument.",
             )
         policy = self._nodes.policy(given)
         append = self._nodes.append
@@ -222,7 +226,7 @@ class Graph(TypedCalls):
         return [append(fn, row, own, policy._replace(id=f"{policy.id}[{i}]")) for i, row in enumerate(rows)]
 
     def _split(self, fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Separate the options from the function's own keyword arguments, and add the options of its decorator."""
+        """Separate the options from the function's own keyword arguments, and add those that `handout.options` gave."""
         if not callable(fn):
             raise GraphError(
                 f"{fn!r} is not callable.", remedy="Give the function itself, then its arguments: graph.add(f, x)."
@@ -234,10 +238,11 @@ class Graph(TypedCalls):
         clash = named & self._signatures.keywords(fn)
         if clash and marked is None:
             name = min(clash)
+            option = "" if name == "id" else f"{name}=..."  # handout.options takes no id
             raise GraphError(
-                f"{name_of(fn)!r} has a parameter named {name!r}, which graph.add takes as an option.",
-                remedy=f"Give the option with handout.options({name}=...)({name_of(fn)}); "
-                f"then graph.add passes {name}= to the function.",
+                f"{name_of(fn)!r} has a parameter named {name!r}, but graph.add takes this keyword as an option.",
+                remedy=f"Give the function its options with handout.options({option})({name_of(fn)}). "
+                f"Then graph.add passes {name}= to the function.",
             )
         owner = f"function {kwargs.get('id', name_of(fn))!r}"
         given = {**(marked or {}), **{name: kwargs[name] for name in named - clash}}
@@ -249,8 +254,8 @@ class Graph(TypedCalls):
         for function in functions:
             if not isinstance(function, Function):
                 raise GraphError(
-                    f"{function!r} is not a function of a graph.",
-                    remedy="Write handout.function('id', f, ...), or graph.add(f, ...).",
+                    f"{function!r} is not an entry that handout.function made.",
+                    remedy="Write handout.function('id', f, ...), or add the function with graph.add(f, ...).",
                 )
             options = {**(mark_of(function.fn) or {}), **function.options, "id": function.id}
             check_options(options, f"function {function.id!r}")
@@ -260,7 +265,7 @@ class Graph(TypedCalls):
             nodes.args[node] = producers + function.extra_args
 
     def _producer(self, node: int, function: Function[Any], named: Any) -> Input[Any]:
-        """Return the producer that an entry of ``args`` names by an id, an id with keys, an output or an `Arg`."""
+        """Return the producer for ``named``, an entry of ``args``: an id, an id with keys, an output or an `Arg`."""
         if isinstance(named, Arg) and isinstance(named.producer, str | tuple):
             again: Any = Arg
             arg: Input[Any] = again(self._producer(node, function, named.producer), dump=named.dump, load=named.load)
@@ -270,8 +275,8 @@ class Graph(TypedCalls):
         id_, keys = (named[0], named[1:]) if isinstance(named, tuple) and named else (named, ())
         if not isinstance(id_, str):
             raise GraphError(
-                f"function {function.id!r}: args=[... {named!r} ...] does not name a producer.",
-                remedy="Put plain values in extra_args; args takes ids, or (id, key) for an element.",
+                f"function {function.id!r}: the entry {named!r} in args= does not name a function.",
+                remedy="Put plain values in extra_args=. In args=, give ids, or (id, key) for an element of a result.",
             )
         producer = self._nodes.find(id_)
         if producer is None:

@@ -1,4 +1,7 @@
-"""Readable ids: the first use of a function is ``train``, and the n-th use is ``train-n``."""
+"""Readable ids. The first use of a function named ``train`` gets the id ``train``, and the n-th use gets ``train-n``.
+
+Values get ids in the same way, from the name ``value``. The caller can choose an id instead.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,17 @@ def name_of(fn: object) -> str:
 class FunctionIds:
     """The ids of the nodes of a graph, in the order of the nodes.
 
-    An id is generated only when that id or the id of a later node is read. A million ids take 60 MB, and few ids are
-    read while a graph is built. The id of a node depends only on the nodes before it, so it is the same whenever it is
-    generated.
+    An id is generated only when that id or the id of a later node is read, because a million ids take 60 MB, and few
+    are read while a graph is built. An id depends only on the node's own function and on the nodes before it, so its
+    text does not depend on when it is generated.
     """
 
     __slots__ = ("_bases", "_claimed", "_counts", "_dashed", "_numbers", "ids")
 
     def __init__(self) -> None:
-        #: Ids of the nodes that were named so far. These are always the first nodes of the graph.
+        #: The ids that exist so far. They always belong to the first nodes of the graph.
         self.ids: list[str] = []
-        #: The nodes whose ids the caller chose, by id.
+        #: The number of each node whose id the caller chose, by that id.
         self._claimed: dict[str, int] = {}
         #: For each name: the number of the last id that was generated from the name. ``train-2`` has the number 2, and
         #: ``train`` has 1.
@@ -42,13 +45,17 @@ class FunctionIds:
         #: The name of each function, by the identity of the function. The graph holds the functions, so that no other
         #: object gets the same identity.
         self._bases: dict[int, str] = {}
-        #: True once a name contained a dash.
+        #: True if a name that was used so far contains a dash.
         self._dashed = False
-        #: The nodes of the first entries of ``ids``, by id. It is extended when a generated id is looked up.
+        #: An index from id to node number. It covers a first part of ``ids``, and `number_of` extends it to all of
+        #: ``ids`` when it looks up a generated id.
         self._numbers: dict[str, int] = {}
 
     def extend(self, fns: list[Callable[..., Any] | None], until: int) -> list[str]:
-        """Generate the ids of the nodes before ``until``, and return all ids. For a value, ``fns`` holds None."""
+        """Generate the ids of the nodes before ``until``, and return all ids that exist so far.
+
+        For a value, ``fns`` holds None.
+        """
         ids, bases = self.ids, self._bases
         for node in range(len(ids), until):
             fn = fns[node]
@@ -71,7 +78,10 @@ class FunctionIds:
             return id_
 
     def _taken(self, id: str) -> bool:
-        """Return True if a node has this id. The check does without a table of all ids."""
+        """Return True if a node has this id.
+
+        This needs no table of all ids, because the parts of a generated id tell whether it was generated.
+        """
         if id in self._claimed or id in self._counts:
             return True
         base, _, number = id.rpartition("-")
@@ -89,7 +99,7 @@ class FunctionIds:
         self.ids.append(id)
 
     def number_of(self, id: str) -> int | None:
-        """Return the node with an id, or None. Only nodes that were named so far are searched."""
+        """Return the number of the node that has this id, or None. Only the ids that exist so far are searched."""
         found = self._claimed.get(id)
         if found is None and self._taken(id):
             numbers = self._numbers

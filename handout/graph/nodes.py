@@ -1,4 +1,4 @@
-"""The columns of a graph: its functions and values in the order in which they were added."""
+"""Stores the functions and values of a graph, in the order in which they were added."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Nodes", "Policy"]
 
 
 class Policy(NamedTuple):
-    """The options of a function: the options that the graph itself handles, and the options of its task."""
+    """The options of a function: those of its task, in ``task``, and those that the graph itself handles."""
 
     id: str | None = None
     task: TaskOptions = PLAIN
@@ -23,11 +23,11 @@ class Policy(NamedTuple):
 
 
 class Nodes:
-    """The functions and values of a graph, stored as columns. The number of a node is its index in the columns.
+    """The functions and values of a graph. Both are called nodes.
 
-    A function with only positional arguments takes one entry in each of two lists. Keyword arguments and options are
-    rarer, so dictionaries and sets hold them, by node number. Outputs refer to this object, not to the `Graph`. The
-    `Graph` adds the typed methods.
+    The number of a node is its index in the lists `fns` and `args`. A function with only positional arguments takes no
+    more than one entry in each of these lists. Keyword arguments and options are rarer, so dictionaries and sets hold
+    them, by node number. Outputs refer to this object and not to the `Graph`, which adds the typed methods.
     """
 
     __slots__ = (
@@ -48,7 +48,7 @@ class Nodes:
         self.fns: list[Callable[..., Any] | None] = []
         #: The positional arguments of each node. The entry of a value is a tuple that contains only the value.
         self.args: list[tuple[Any, ...]] = []
-        #: The keyword arguments of the nodes that have any. Several nodes may share a mapping, so it is never changed.
+        #: The keyword arguments of the nodes that have any. Several nodes may share a mapping, so none is ever changed.
         self.kwargs: dict[int, Mapping[str, Any]] = {}
         #: The options of the nodes whose options are not `PLAIN`.
         self.options: dict[int, TaskOptions] = {}
@@ -62,7 +62,7 @@ class Nodes:
         self._interned: dict[Hashable, tuple[TaskOptions, object]] = {}
 
     def policy(self, options: Mapping[str, Any]) -> Policy:
-        """Return checked options as a policy."""
+        """Return the `Policy` for options that were checked."""
         if not options:
             return Policy()
         rest = {k: v for k, v in options.items() if k not in ("id", "inline", "collocate_with")}
@@ -83,7 +83,7 @@ class Nodes:
         """Add a node and return its output.
 
         Raises:
-            GraphError: Another node has the id.
+            GraphError: Another node has the id that the policy asks for.
         """
         node = len(self.fns)
         if policy.id is not None:
@@ -110,7 +110,7 @@ class Nodes:
         return self.names.extend(self.fns, max(node + 1, len(self.names.ids)))[node]
 
     def find(self, id: str) -> int | None:
-        """Return the node with an id, or None."""
+        """Return the number of the node that has this id, or None."""
         self.ids()
         return self.names.number_of(id)
 

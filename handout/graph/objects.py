@@ -19,7 +19,7 @@ __all__ = ["ObjectNumbers", "Pick", "Value"]
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """An element of a task's result. The host that made the result takes the element out."""
+    """An element of a task's result. The host that made the result takes the element out of the result."""
 
     task: int
     path: Path
@@ -59,9 +59,9 @@ class ObjectNumbers:
         self._numbers: dict[Hashable, int] = {}
 
     def number(self, output: Output[Any]) -> int | None:
-        """Return the number of the object that an output names. The call numbers the object if it is new.
+        """Return the number of the object that an output names. An object that has no number yet gets one.
 
-        None: the output is the result of an inline function, or an element of one.
+        None: the output names the result of an inline function, or an element of such a result.
         """
         node = self._wiring.node_of(output)
         if not output._path and self._task_of[node] >= 0:
@@ -89,28 +89,31 @@ class ObjectNumbers:
                 said = f"{type(error).__name__}: {exceptions.message(error)}"
                 raise GraphError(
                     f"value {output.id!r} has no element {path_text(path)}: {said}.",
-                    remedy="Check the path against the value.",
+                    remedy="Name an element that the value has.",
                 ) from error
         task = self._task_of[node]
         return None if task < 0 else Pick(task, path)
 
     def find(self, output: Output[Any]) -> tuple[int | None, Path]:
-        """Return the number of the object that an output names, and the path that the consumer must follow from there.
+        """Return the number of the object that an output names, and the path from this object to the output's value.
 
-        The number is None for an inline function's result, and for an output that no task of this run takes.
+        The output of an inline function names no object. Its number is None, and its path leads from the function's
+        result to the value. The number is also None for an output that no task of this run takes.
         """
         node = self._wiring.node_of(output)
         if not output._path and self._task_of[node] >= 0:
             return self._task_of[node], ()
         number = self._numbers.get((node, path_key(output._path)))
-        # The result of an inline function exists only in the consumer, so the consumer takes the element out.
+        # The result of an inline function exists only inside the task that takes it, so this task follows the path.
         return number, output._path if number is None else ()
 
     def locate(self, key: Output[Any] | str, preferred: Collection[int]) -> tuple[int, Path]:
-        """See `Plan.locate`."""
+        """Return the object and the path that `Plan.locate` returns. Objects in ``preferred`` come first."""
         output = self._named(key) if isinstance(key, str) else key
         if not isinstance(output, Output):
-            raise GraphError(f"{key!r} is neither an output nor an id.", remedy="Give what graph.add returned.")
+            raise GraphError(
+                f"{key!r} is neither an output nor an id.", remedy="Give an output that graph.add returned, or an id."
+            )
         node, path = self._wiring.node_of(output), output._path
         found: tuple[int, Path] | None = None
         for end in range(len(path), -1, -1):
@@ -121,7 +124,7 @@ class ObjectNumbers:
                     break
         if found is None:
             raise GraphError(
-                f"{output!r} is not part of this run.", remedy="Name it in outputs=, or leave outputs= out."
+                f"{output!r} is not part of this run.", remedy="Add it to outputs=[...], or leave outputs= out."
             )
         return found
 

@@ -16,17 +16,17 @@ __all__ = ["MARKS", "mark_of", "options"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Options of functions, by the identity of the function. They are not stored in an attribute of the function, because
-#: functools.wraps would copy the attribute, a subclass would inherit it, and a pickled function would carry it to hosts
-#: without Handout. The second element of an entry keeps the identity valid. It is the function itself, or a weak
-#: reference that removes the entry when the function is deleted.
+#: functools.wraps would copy the attribute, a subclass of a decorated class would inherit it, and a pickled function
+#: would carry it to hosts without Handout. Each entry also holds the function itself, or a weak reference that removes
+#: the entry when the function is deleted. So no other object is ever found under the identity of a deleted function.
 MARKS: Final[dict[int, tuple[Mapping[str, Any], object]]] = {}
 
 
 def options(**options: Unpack[Options]) -> Callable[[F], F]:
-    """Give a function options of its own. The decorator returns the function unchanged.
+    """Make a decorator that gives a function options of its own. The decorator returns the function unchanged.
 
     The options hold whenever the function is added to a graph. If `Graph.add` gets an option of the same name, that
-    option wins. Wrappers, partials and subclasses of the function do not have the options.
+    option wins. Wrappers and partials of the function do not have the options, nor do subclasses of a decorated class.
 
     Args:
         **options: Options of the function, as for `Graph.add`, without ``id``.
@@ -44,18 +44,24 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
     """
     own: Mapping[str, Any] = options
     if "id" in own:
-        raise GraphError("an id belongs to one use of a function.", remedy="Give id= to graph.add instead.")
+        raise GraphError(
+            "handout.options cannot take id=, because an id belongs to one use of a function.",
+            remedy="Give id= to graph.add instead.",
+        )
     check_options(own, "handout.options")
 
     def mark(fn: F) -> F:
         if not callable(fn):
-            raise GraphError(f"handout.options marks functions, not {fn!r}.", remedy="Write it above a def.")
+            raise GraphError(
+                f"handout.options is a decorator for functions, and {fn!r} is not a function.",
+                remedy="Write @handout.options(...) above a def.",
+            )
         merged = {**(mark_of(fn) or {}), **own}
         check_options(merged, f"function {name_of(fn)!r}")
         number = id(fn)
         try:
             keeper: object = weakref.ref(fn, lambda _: _forget(number))
-        except TypeError:  # a callable with slots takes no weak references, so the entry keeps it alive
+        except TypeError:  # a callable with slots takes no weak references, so the entry holds the callable itself
             keeper = fn
         MARKS[number] = (merged, keeper)
         return fn

@@ -9,7 +9,7 @@ __all__ = ["find_cycle", "topological"]
 
 
 def topological(producers: Sequence[Sequence[int]]) -> list[int]:
-    """Return the nodes in an order in which each producer comes before its consumers.
+    """Return the nodes in an order in which each node comes after the nodes whose results it takes.
 
     If several nodes could come next, the smallest number comes first.
 
@@ -41,7 +41,7 @@ def topological(producers: Sequence[Sequence[int]]) -> list[int]:
 def find_cycle(producers: Sequence[Sequence[int]], order: Sequence[int]) -> list[int]:
     """Return a cycle among the nodes that `topological` left out.
 
-    Each node of the cycle comes before its consumer, and the first node is repeated at the end.
+    Each node of the cycle comes before the node that takes its result, and the first node is repeated at the end.
     """
     left = set(range(len(producers))) - set(order)
     node = min(left)
@@ -50,6 +50,6 @@ def find_cycle(producers: Sequence[Sequence[int]], order: Sequence[int]) -> list
     while node not in at:
         at[node] = len(walk)
         walk.append(node)
-        # Each node that was left out takes the result of a node that was left out, so the walk can always go on.
+        # Each node in `left` takes the result of a node in `left`, so the walk can always go on.
         node = next(producer for producer in producers[node] if producer in left)
     return [*walk[at[node] :], node][::-1]

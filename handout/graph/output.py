@@ -1,7 +1,8 @@
 """Outputs: promises of values that do not exist yet.
 
-An output holds its origin, the number of its node there, and the path to an element. The origin is the `Nodes` of a
-graph. For the ``dump`` of an `Arg`, it is the `Wiring` of a run.
+An output holds the number of a node (a function or a value), the object that numbered the node (the output's origin),
+and the path to an element of the node's result. The path is empty if the output is the whole result. The origin is the
+`Nodes` of a graph, or, for the ``dump`` of an `Arg`, the `Wiring` of a run.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class NotAValueError(GraphError, TypeError):
-    """An output was used as if it were its value."""
+    """An output was used as if it were the value that it promises."""
 
 
 class Origin(Protocol):
@@ -66,8 +67,8 @@ class Output(Input[T_co]):
     """A promise of a function's result, or of an element of it.
 
     An output is not the value: the value exists only once the graph runs. ``out[0]``, ``out["key"]`` and `pick` name an
-    element. The host that made the result takes the element out, so that only the element travels. Two outputs are
-    equal if they name the same element of the same function of the same graph.
+    element. The host that made the result takes the element out of it, so that only the element travels. Two outputs of
+    one graph are equal if they name the result of the same function, or the same element of this result.
 
     Example:
         ```python
@@ -93,7 +94,7 @@ class Output(Input[T_co]):
 
     @property
     def id(self) -> str:
-        """The id of the function. If the output names an element, the path to it follows, as in ``split[0]``."""
+        """The id of the function. If the output names an element, the path to the element follows: ``split[0]``."""
         return self._origin.id_of(self._node) + path_text(self._path)
 
     @overload
@@ -112,7 +113,7 @@ class Output(Input[T_co]):
         """Name an element of the result by its index or key.
 
         Raises:
-            GraphError: The key is itself an output, whose value is not known yet.
+            GraphError: The key is itself an output or an `Arg`, so its value is not known yet.
         """
         if isinstance(key, Input):
             raise NotAValueError(
@@ -145,7 +146,7 @@ class Output(Input[T_co]):
     else:
 
         def __iter__(self) -> NoReturn:
-            self._not_a_value("iterated over", "Run this graph first, and then map over its result.")
+            self._not_a_value("iterated over", "Run this graph first, then iterate over the result.")
 
         def __contains__(self, item: object) -> NoReturn:
             self._not_a_value("searched", "Search in a function that takes the output.")
@@ -155,7 +156,7 @@ class Output(Input[T_co]):
 
     def _not_a_value(self, what: str, remedy: str) -> NoReturn:
         raise NotAValueError(
-            f"output {self.id!r} cannot be {what}: its value exists only once the graph runs.", remedy=remedy
+            f"output {self.id!r} cannot be {what}, because its value exists only once the graph runs.", remedy=remedy
         )
 
     def __eq__(self, other: object) -> bool:
@@ -180,8 +181,8 @@ class Output(Input[T_co]):
 
     def __reduce__(self) -> NoReturn:
         raise GraphError(
-            f"output {self.id!r} is used where Handout cannot see it: inside an object or a function's closure.",
-            remedy="Pass it as an argument, directly or inside lists, tuples and dicts.",
+            f"output {self.id!r} is inside an object or a function's closure, where Handout cannot find it.",
+            remedy="Pass the output as an argument, directly or inside lists, tuples and dicts.",
         )
 
     def __repr__(self) -> str:
@@ -189,7 +190,7 @@ class Output(Input[T_co]):
 
 
 def later(promised: Input[A], /) -> A:
-    """Return the output itself, typed as its value.
+    """Return the output itself. For type checkers, it has the type of the value that it promises.
 
     Use `later` where a type checker would refuse an output: inside a list, tuple or dict, or as a keyword argument.
 

@@ -24,9 +24,10 @@ def _key_text(key: Any) -> str:
 
 
 def path_key(path: Path) -> Hashable:
-    """Return a key by which paths are compared.
+    """Return a hashable key. Two paths are treated as the same path if their keys are equal.
 
-    The key is the path itself. If the path cannot be hashed (it contains a slice or a list), the key is its text.
+    The key is the path itself. If the path cannot be hashed, for example because it contains a list, the key is the
+    path's text.
     """
     try:
         hash(path)
@@ -96,7 +97,8 @@ def record_path(pick: Callable[[Any], Any], id: str) -> Path:
         picked = None
     if type(picked) is not _Recorder:
         raise GraphError(
-            f"pick on {id!r} may only follow attributes and items, such as 'lambda m: m.weights[0]'.",
-            remedy="For anything else, add a function that takes the output.",
+            f"the callable given to pick on {id!r} may only follow attributes and items, and must return the element.",
+            remedy="Write a callable such as 'lambda m: m.weights[0]'. For anything else, add a function that takes "
+            "the output.",
         )
     return _steps_of(picked)

@@ -1,4 +1,8 @@
-"""Finds the placeholders that replace outputs when the arguments of a task travel."""
+"""Finds the placeholders that replace outputs when the arguments of a task travel.
+
+A placeholder tells the worker where the value comes from: an input of the task, a call of an inline function, the
+``load`` of an `Arg`, or an element of one of these.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ __all__ = ["Slots"]
 
 
 class Slots:
-    """Finds the placeholders of the outputs in the arguments of one task and in those of its inline producers."""
+    """Finds the placeholder for each output in the arguments of one task, and of the inline functions that it calls."""
 
     __slots__ = ("_id", "_index", "_inline", "_objects", "_wiring")
 
@@ -24,12 +28,12 @@ class Slots:
         self._index = {number: index for index, number in enumerate(inputs)}
         self._objects = objects
         self._wiring = wiring
-        #: The placeholder of each inline function, by node. There is only one for each function, because the consumer
-        #: makes one call for each placeholder.
+        #: The placeholder of each inline function, by node. There is only one for each function, because the task makes
+        #: one call for each placeholder.
         self._inline: dict[int, Inline] = {}
 
     def __call__(self, ref: Input[Any]) -> Placeholder:
-        """Return the placeholder of an output or an `Arg`.
+        """Return the placeholder for an output or an `Arg`.
 
         Raises:
             GraphError: The output is inside an object, where `Scanner` does not look for outputs.
@@ -64,6 +68,7 @@ class Slots:
 
     def _unknown(self, ref: Input[Any]) -> NoReturn:
         raise GraphError(
-            f"an argument of function {self._id!r} holds {ref!r} inside an object, where Handout does not look for it.",
-            remedy="Pass it as an argument of its own, or inside lists, tuples and dicts.",
+            f"an argument of function {self._id!r} holds {ref!r} inside an object, where Handout does not look for "
+            f"outputs.",
+            remedy="Pass the output as an argument of its own, or inside lists, tuples and dicts.",
         )

@@ -1,7 +1,8 @@
 """`Plan`: a graph that was checked and numbered for one run.
 
-The n tasks have the numbers 0 to n - 1, and each producer comes before its consumers. Object number t is the whole
-result of task number t. The objects from number n on are elements of results, and values that no task makes.
+The n tasks have the numbers 0 to n - 1, and each task has a higher number than the tasks whose results it takes. Object
+number t is the whole result of task number t. The objects from number n on are elements of results, and values that no
+task makes.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ __all__ = ["GivenValue", "Pick", "Plan", "Value"]
 class Plan:
     """A graph as one run sees it. Functions that are added to the graph later are not in the plan.
 
-    The columns from `ids` to `groups` have one entry for each task.
+    Each sequence from `ids` to `groups` has one entry for each task.
     """
 
     #: The id that the function of each task has in the graph.
     ids: Sequence[str]
     fns: Sequence[Callable[..., Any]]
-    #: The arguments as the caller gave them. For the outputs in them, `slot_of` finds the placeholders.
+    #: The positional arguments as the caller gave them. `slot_of` finds the placeholders for the outputs in them.
     args: Sequence[tuple[Any, ...]]
     kwargs: Sequence[Mapping[str, Any]]
     #: Tasks with equal options share one object.
     options: Sequence[TaskOptions]
     #: Numbers of the objects that the task takes, each once, in the order of its arguments.
     inputs: Sequence[tuple[int, ...]]
-    #: Tasks with the same number run on the same host. -1: the task may run anywhere.
+    #: The number of the task's group. Tasks of one group run on the same host. -1: the task is in no group.
     groups: Sequence[int]
-    #: The objects from number n on.
+    #: The objects from number n on, where n is the number of tasks.
     extras: Sequence[Pick | Value | GivenValue]
     #: Numbers of the objects that the caller wants, each once.
     outputs: Sequence[int]
@@ -58,17 +59,17 @@ class Plan:
         return [*range(len(self.fns)), *[each.task if isinstance(each, Pick) else -1 for each in self.extras]]
 
     def slot_of(self, task: int) -> Callable[[Input[Any]], Placeholder]:
-        """Return a function that returns the placeholder of an output or `Arg` in a task's arguments; see `Slots`."""
+        """Return a function that finds the placeholder for an output or `Arg` in a task's arguments; see `Slots`."""
         return Slots(self.ids[task], self.inputs[task], self.objects, self.wiring)
 
     def locate(self, key: Output[Any] | str) -> tuple[int, Path]:
-        """Return the object that contains the value of a key, and the path from the object to the value.
+        """Return the number of the object that contains the value of an output or an id, and the path to the value.
 
-        Several objects may contain the value. Objects in `outputs` come first, because the controller has them. Among
-        these, or among all objects if none is in `outputs`, the object with the shortest path is returned.
+        If several objects contain the value, one that is in `outputs` is preferred, because the controller gets these
+        objects. If several are left, the object with the shortest path to the value is returned.
 
         Raises:
-            GraphError: The key names no object of this run.
+            GraphError: No object of this run contains the value.
         """
         return self.objects.locate(key, self._wanted)
 

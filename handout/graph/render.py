@@ -32,7 +32,10 @@ def _label(wiring: Wiring, node: int) -> str:
 
 
 def to_mermaid(nodes: Nodes) -> str:
-    """Return a Mermaid flowchart. Values are round; inline functions and conversions are dashed."""
+    """Return a Mermaid flowchart. Boxes of values are round. Boxes of inline functions and of dumps are dashed.
+
+    A dump is the function that an `Arg` names as its ``dump``.
+    """
     wiring = Wiring(nodes)
     lines = ["flowchart TD"]
     for node, fn in enumerate(wiring.fns):
@@ -49,14 +52,14 @@ def to_mermaid(nodes: Nodes) -> str:
 
 
 def _mermaid(text: str) -> str:
-    # The hash sign is replaced first, because the escapes of the other signs contain one.
+    # The hash sign is replaced first, because the escapes of the other signs contain a hash sign.
     for sign, escape in (("#", "#35;"), ('"', "#quot;"), ("<", "#lt;"), (">", "#gt;"), ("\n", "<br/>")):
         text = text.replace(sign, escape)
     return text
 
 
 def to_dot(nodes: Nodes) -> str:
-    """Return a Graphviz digraph. Values are round; inline functions and conversions are dashed."""
+    """Return a Graphviz digraph. Round and dashed boxes mean the same as in `to_mermaid`."""
     wiring = Wiring(nodes)
     dashed = set(_dashed(wiring))
     lines = ["digraph {", "    node [shape=box]"]

@@ -19,14 +19,14 @@ _LEAVES: Final = frozenset(
     }
 )  # fmt: skip
 
-#: The scanner remembers containers of at least this length, because many functions may take the same long container.
+#: The scanner remembers what is in containers of at least this length, because many functions may take the same one.
 _LONG: Final = 16
 
 
 class Scanner:
-    """Finds outputs and `Arg` objects in arguments, inside lists, tuples and dicts at any depth.
+    """Finds references (outputs and `Arg` objects) in arguments, also inside lists, tuples and dicts at any depth.
 
-    Each compilation makes a new scanner, because the containers that a scanner remembers may change afterwards.
+    Each compilation of a graph makes a new scanner, because the containers that a scanner has seen may change later.
     """
 
     __slots__ = ("_seen",)
@@ -36,7 +36,7 @@ class Scanner:
         self._seen: dict[int, tuple[Input[Any], ...]] = {}
 
     def references(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> tuple[Input[Any], ...]:
-        """Return the references (outputs and `Arg` objects) in some arguments, in the order in which they appear.
+        """Return the references in some arguments, in the order in which they appear.
 
         Raises:
             GraphError: An output is inside a set, or the arguments are nested too deeply.
@@ -52,7 +52,8 @@ class Scanner:
                         self._look(value, found)
         except RecursionError:
             raise GraphError(
-                "an argument is nested too deeply, or holds itself.", remedy="Flatten it, or pass it as a File."
+                "an argument is nested too deeply, or holds itself.",
+                remedy="Flatten the argument, or write it to a file and pass a handout.File.",
             ) from None
         return tuple(found)
 
@@ -67,7 +68,7 @@ class Scanner:
             if any(isinstance(item, Input) for item in value):
                 raise GraphError(
                     f"an output is inside a set: {value!r}.",
-                    remedy="Outputs are found inside lists, tuples and dicts; give one of these.",
+                    remedy="Put the output into a list, tuple or dict instead.",
                 )
 
     def _look_inside(self, container: Any, items: list[Any] | tuple[Any, ...], found: list[Input[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The edges of a graph: the outputs inside the arguments of each node, and the nodes that `Arg` objects add."""
+"""The edges of a graph: the outputs in the arguments of each node. `Arg` objects add further nodes and edges."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ __all__ = ["Wiring"]
 class Wiring:
     """The nodes that a graph had when this object was made, with the references in their arguments.
 
-    The ``dump`` of an `Arg` becomes a node of its own, unless the producer is inline. The numbers of these nodes follow
-    the numbers of the graph's nodes. All functions that take the same ``dump`` of the same output share one node.
+    References are outputs and `Arg` objects. The ``dump`` of an `Arg` becomes a node of its own, a dump node, unless
+    the producer of the `Arg` is inline. The numbers of dump nodes follow the numbers of the graph's nodes. All
+    functions that take the same ``dump`` of the same output share one dump node.
     """
 
     __slots__ = ("_dump_ids", "_dumps", "args", "count", "dumped", "fns", "nodes", "refs")
 
     def __init__(self, nodes: Nodes) -> None:
         self.nodes: Nodes = nodes
-        #: Number of nodes of the graph. Nodes with this number or a larger one are dumps.
+        #: Number of nodes of the graph. The first dump node has this number.
         self.count: int = len(nodes.fns)
         self.fns: list[Callable[..., Any] | None] = list(nodes.fns)
         self.args: list[tuple[Any, ...]] = list(nodes.args)
@@ -35,7 +36,7 @@ class Wiring:
         self.refs: list[tuple[Input[Any], ...]] = []
         #: The output that each dump node converts.
         self.dumped: dict[int, Output[Any]] = {}
-        #: Dump nodes by (producer, identity of the dump function).
+        #: The number of each dump node, by the producer and the identity of the ``dump`` of its `Arg`.
         self._dumps: dict[tuple[Input[Any], int], int] = {}
         self._dump_ids: dict[int, str] = {}
         self._scan()
@@ -53,7 +54,10 @@ class Wiring:
             node += 1
 
     def _enter(self, ref: Input[Any]) -> None:
-        """Add the dump node of an `Arg`. An inline producer needs no dump node: the dump runs in the consumer."""
+        """Add the dump node of an `Arg`.
+
+        If the producer is inline, no node is added, because the dump runs in the consumer.
+        """
         if not isinstance(ref, Arg):
             return
         if isinstance(ref.producer, Arg):
@@ -74,7 +78,7 @@ class Wiring:
     def dump_output(self, arg: Arg[Any]) -> Output[Any] | None:
         """Return the output of an `Arg`'s dump node.
 
-        None: the `Arg` has no dump, or the dump runs inside the consumer.
+        None: the `Arg` has no ``dump``, or its ``dump`` runs inside the consumer.
         """
         if arg.dump is None:
             return None
@@ -84,7 +88,8 @@ class Wiring:
     def base(self, ref: Input[Any]) -> Output[Any]:
         """Return the output whose object travels when a function takes a reference.
 
-        This is the output itself. For an `Arg`, it is the output of the dump node, or the producer if there is none.
+        The base of an output is the output itself. The base of an `Arg` is the output of its dump node or, if it has no
+        dump node, the base of its producer.
 
         Raises:
             GraphError: The reference is neither an output nor an `Arg`.
@@ -111,7 +116,7 @@ class Wiring:
             return node
         raise GraphError(
             f"{output!r} belongs to another graph.",
-            remedy="Add its function to this graph, or give its value, results[...], as an argument or in given=.",
+            remedy="Add its function to this graph, or run the other graph first and pass the value from its results.",
         )
 
     def producers(self, node: int) -> list[int]:
@@ -124,7 +129,7 @@ class Wiring:
         return found
 
     def order(self) -> list[int]:
-        """Return all nodes, producers before their consumers.
+        """Return all nodes in an order in which each node comes after the nodes whose results it takes.
 
         Raises:
             GraphError: The graph has a cycle, which the message names.
@@ -136,11 +141,13 @@ class Wiring:
         order = topological(producers)
         if len(order) < len(everything):
             path = " -> ".join(self.id_of(node) for node in find_cycle(producers, order))
-            raise GraphError(f"the graph has a cycle: {path}.", remedy="A function cannot need its own result.")
+            raise GraphError(
+                f"the graph has a cycle: {path}.", remedy="Break the cycle: a function cannot need its own result."
+            )
         return order
 
     def id_of(self, node: int, /) -> str:
-        """Return the id of a node. The id of a dump looks like ``to_bytes(train)``."""
+        """Return the id of a node. The id of a dump node looks like ``to_bytes(train)``."""
         if node < self.count:
             return self.nodes.id_of(node)
         known = self._dump_ids.get(node)

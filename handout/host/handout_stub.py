@@ -50,7 +50,7 @@ class NotOnHostError(RuntimeError):
 
 def _refuse(name: str) -> NotOnHostError:
     return NotOnHostError(
-        f"{name} is not available on a host: handout has only options, current and File there. "
+        f"{name} is not available on a host. There, handout has only options, trust, later, current, Current and File. "
         "Build and run graphs under `if __name__ == '__main__':`, or in a function that no task calls."
     )
 

@@ -37,7 +37,7 @@ from handout.protocol.messages import AnyMessage
 #: Nanoseconds that the agent gets to end by itself after it has lingered. An agent lingers when the lease has ended: it
 #: keeps finished results for the controller.
 _AGENT_GRACE_NS = 2_000_000_000
-#: Seconds after which the supervisor reports the end of a worker even if strays of the worker are still alive.
+#: Seconds after which the supervisor reports the end of a worker even if strays are still alive.
 _STRAY_S = 0.5
 #: Seconds between two searches for strays.
 _SWEEP_S = 0.01
@@ -409,7 +409,10 @@ def _high_copies(fds: list[int]) -> list[int]:
 
 
 def _make_store(folder: str, groups: ControlGroups) -> str | None:
-    """Make a folder in memory for the objects of a run. Return None if the host has no file system in memory."""
+    """Make a folder in memory for the objects of a run.
+
+    Return None if the host has no file system in memory, or this user cannot write there.
+    """
     if not os.access(_STORES, os.W_OK | os.X_OK):
         return None
     try:

@@ -56,7 +56,8 @@ class Current:
 
 
 _current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("handout.current", default=None)
-#: The running task of this process. Threads that user code starts need it, because a new thread has an empty context.
+#: The running task of this process; None if several may run at the same time. Threads that user code starts need it,
+#: because a new thread has an empty context.
 _of_process: Current | None = None
 
 

@@ -152,7 +152,7 @@ def decode_hello(kind: type[Kind], header: Mapping[str, Any]) -> Kind:
     """Decode the header of a hello. Ignore fields that are not declared.
 
     Raises:
-        ProtocolError: A declared field is missing, or has a value of a wrong type.
+        ProtocolError: A field without a default is missing, or a declared field has a value of a wrong type.
     """
     return _read(kind, header, set(header))
 
@@ -169,7 +169,7 @@ def _read(kind: type[Kind], header: Mapping[str, Any], ignored: set[str]) -> Kin
             raise ProtocolError(f"message {form.name!r} has the bad value {str(value)[:50]!r} in its field {name!r}")
         values[name] = value
     if not ignored.issuperset(header) and (unknown := set(header) - values.keys() - ignored):
-        raise ProtocolError(f"message {form.name!r} has no field {min(unknown)!r}")
+        raise ProtocolError(f"message {form.name!r} has the unknown field {min(unknown)!r}")
     if len(form.columns) > 1:
         _expand(form, values)
     for name in form.options:

@@ -74,7 +74,8 @@ class Piece(NamedTuple):
     stream: int
     offset: int
     data: Buffer
-    #: The sender has at most this many bytes in flight. The receiver acknowledges after each quarter of that number.
+    #: The sender has at most about this many bytes in flight. The receiver sends an acknowledgement after a quarter of
+    #: this number of bytes, or sooner.
     window: int
     last: bool
 
@@ -134,7 +135,7 @@ def encode_beat(beat: Beat) -> bytes:
 
 
 class Decoder:
-    """Turns bytes into frames. A frame may arrive in any number of parts.
+    """Turns bytes into frames. The connection may split the bytes anywhere.
 
     A decoder holds at most one message in memory. It yields the payload of a chunk in pieces, as the bytes arrive.
 

@@ -41,7 +41,7 @@ Column = Sequence[T]
 AnyMessage = tuple[Any, ...]
 
 #: Largest size in bytes of an object that travels in the payload of a message. Between controller and agent, a larger
-#: object travels as a stream. Between agent and worker, a larger object is a file that both map into their memory.
+#: object travels as a stream. Between agent and worker, a larger object is a file in the store.
 INLINE = 64 << 10
 
 # ---- the hello, which opens a connection between controller and agent ----------------------------------------------
@@ -58,8 +58,8 @@ class Greeting(NamedTuple):
     conversation: str
     """Name of the conversation, which the controller chooses. A controller that takes over chooses a new name."""
     connection: int
-    """Number of this connection. The controller counts its connections from 1. The agent refuses a connection that was
-    delayed on the way: the same conversation has already had a connection with an equal or higher number."""
+    """Number of this connection. The controller counts its connections from 1. If the same conversation has already had
+    a connection with an equal or higher number, this one was delayed on the way, and the agent refuses it."""
     takeover: bool = False
     """True if this controller takes over from another controller. The agent then ends the conversation with the other
     controller and sends `Holdings`."""
@@ -126,7 +126,8 @@ class NewTaskClass(NamedTuple):
     """Seconds after which the agent ends an attempt. None: no limit."""
     alone: bool = False
     """True if a worker gets a task of the class only after the worker's previous task has ended. This is so for tasks
-    that are not idempotent. A task that is queued behind another one can start twice if that one kills the worker."""
+    that are not idempotent: a task that is queued on a worker behind another task can start twice if the other task
+    kills the worker."""
     options: WorkerOptions = WorkerOptions()
     """The options with which the agent sets up the workers of these tasks."""
     bundle: int | None = None
@@ -294,8 +295,8 @@ class Finished(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """An attempt that failed. If the description of a field begins with a kind such as ``died``, only failures of this
-    kind set the field.
+    """An attempt that failed. If the description of a field begins with one or more kinds, such as ``died``, only
+    failures of these kinds set the field.
 
     Payload: the pickled exception, if there is one; at most 16 MiB.
     """
@@ -368,7 +369,7 @@ class Started(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Objects that the controller streamed to the agent, and that are in the agent's store now."""
+    """Objects that the controller announced with `StreamObject`, and that are in the agent's store now."""
 
     keys: Column[int]
     """Key of the object."""
@@ -453,7 +454,7 @@ class SetUp(NamedTuple):
     options: WorkerOptions = WorkerOptions()
     """The options of the worker's tasks."""
     group: str | None = None
-    """Folder of the worker's control group. None: the tasks have no memory limit, or the host has no control groups."""
+    """Folder of the worker's control group. None: the tasks have no memory limit, or no group could be made."""
 
 
 class Batch(NamedTuple):

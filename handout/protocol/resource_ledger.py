@@ -34,7 +34,7 @@ class Claim:
 
 
 class _Device:
-    """One GPU. A claim holds either the whole device, or a fraction of the device and some of its memory."""
+    """One GPU. A claim holds the whole device, or else a fraction of it, some of its memory, or both."""
 
     __slots__ = ("claims", "memory", "present", "used_memory", "used_share", "whole")
 
@@ -96,7 +96,7 @@ class Ledger:
 
     @property
     def free_devices(self) -> tuple[int, ...]:
-        """Free memory of each present device, in parts. Devices that one claim holds whole are left out."""
+        """Free memory of each present device, in parts. Devices that a claim holds as a whole are left out."""
         return tuple(d.memory - d.used_memory for d in self._devices if d.present and not d.whole)
 
     def fits(self, need: Mapping[str, int]) -> bool:
@@ -112,11 +112,14 @@ class Ledger:
         return True
 
     def claim(self, need: Mapping[str, int]) -> Claim | None:
-        """Claim the amounts of a need, in parts by name. Return the claim, or None if the need does not fit.
+        """Claim the amounts of a need, in parts by name. If the need does not fit, claim nothing.
 
         A ``gpu`` of ``2 * PARTS`` claims two whole devices, which must have no other claims. A ``gpu`` below ``PARTS``
         claims a fraction of one device. If the need also has ``gpu_memory``, each of these devices must have that much
-        free memory. A need with ``gpu_memory`` and without ``gpu`` claims memory of one device.
+        free memory, and the claim takes it. A need with ``gpu_memory`` and without ``gpu`` claims memory of one device.
+
+        Returns:
+            The claim, or None if the need does not fit.
         """
         free = self._free
         if len(need) == 1 and "cpu" in need:

@@ -54,7 +54,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self, offset: int, size: int) -> Buffer:
-        """Return at most ``size`` bytes from ``offset`` on. Return none if none have arrived: see `Session.wake`."""
+        """Return at most ``size`` bytes from ``offset`` on; no bytes if none have arrived yet (see `Session.wake`)."""
 
     def close(self) -> None:  # noqa: B027 - some sources have nothing to release
         """Release the source, because the peer has received the whole stream, or the stream was stopped."""
@@ -125,13 +125,14 @@ class Credit:
         self.bytes_per_s = (total - acknowledged) / max(now - since, 1e-6)
         target = int(self.bytes_per_s * (self.rtt_s + QUEUE_S))
         # If the sender had nothing more to send, the measured bandwidth is too low. Such a measurement never raises the
-        # window. It lowers the window only if this acknowledgement took `QUEUE_S` longer than the shortest round trip.
+        # window. It lowers the window only if this acknowledgement took longer than the shortest round trip, by
+        # at least `QUEUE_S`.
         if idle and (target > self.window or elapsed < self.rtt_s + QUEUE_S):
             return
         if target < self.window:
-            # The window shrinks to half at most, and not again before all bytes in flight are acknowledged. The peer
-            # acknowledges the bytes after each quarter of the window that it was told last. If the window became much
-            # smaller than that, the peer would wait for bytes that may not be sent.
+            # The window shrinks by at most half, and not again before all bytes now in flight are acknowledged.
+            # The peer acknowledges the bytes after each quarter of the window that it was told last. If the window
+            # became much smaller than that, the peer would wait for bytes that may not be sent.
             if total < self._shrunk_at:
                 return
             self._shrunk_at = self.sent
@@ -247,7 +248,8 @@ class Session:
     def take(self, now: float, limit: int = 1 << 20) -> list[Buffer]:
         """Return the next segments to write: messages first, then bulk messages and streams.
 
-        Of bulk messages and streams, about ``limit`` bytes are returned at most. If a beat is due, it comes before all.
+        Of bulk messages and streams, at most about ``limit`` bytes are returned. A beat that is due comes before all of
+        them.
         """
         if not self.attached:
             return []
@@ -259,7 +261,7 @@ class Session:
             self._urgent.clear()
         room = min(limit, self.credit.free)
         while room > 0 and (self._bulk or self._ready):
-            # Bulk messages and streams take turns, so that neither kind waits until the other kind is sent.
+            # Bulk messages and streams take turns, so that neither kind waits until all of the other kind is sent.
             room -= self._take_bulk(segments)
             room -= self._take_chunk(segments, room)
         if segments:

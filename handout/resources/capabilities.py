@@ -19,10 +19,10 @@ from handout.resources.units import PARTS, format_amount
 class Capabilities(BaseModel):
     """What a host offers. A value is an amount, a text, a set of texts, True or False. Any names are allowed.
 
-    The agent probes the following names on the host, unless they are given here. ``cpu`` is the number of cores.
-    ``memory`` and ``disk`` are sizes: numbers of megabytes, or texts such as ``"64 GB"``. ``gpu`` is the number of
+    The agent probes the following names on the host, unless they are given here. ``cpu`` is the number of CPU cores.
+    ``memory`` and ``disk`` are sizes: numbers of megabytes, or texts such as ``"64 GB"``. ``gpu`` is the number of GPU
     devices. ``gpu_memory`` is the memory of each device, or a list with one size for each device. ``python`` is the
-    version of Python. To give your own names types, write a subclass of `Capabilities`.
+    version of Python. To declare types for your own names, write a subclass of `Capabilities`.
 
     Raises:
         CostError: A value cannot be read. The message names the value and says what to write.
@@ -46,7 +46,7 @@ class Capabilities(BaseModel):
 
     @property
     def amounts(self) -> Mapping[str, Fraction]:
-        """The amounts by name. Sizes are in bytes. ``gpu_memory`` is the memory of the largest device."""
+        """The amounts by name. Sizes are in bytes. ``gpu_memory`` is the memory of the largest GPU device."""
         offer = offer_of(self)
         parts = dict(offer.amounts)
         said = stated(self)
@@ -80,7 +80,7 @@ def as_capabilities(capabilities: CapabilitiesLike) -> Capabilities:
 
 
 def as_probed(found: Mapping[str, Any]) -> Capabilities:
-    """Return the capabilities that an agent probed. In a probe, sizes are in bytes instead of megabytes.
+    """Return the capabilities that an agent probed. Sizes in ``found`` are in bytes, not in megabytes.
 
     Raises:
         CostError: A probed value cannot be read.
@@ -95,14 +95,14 @@ def _bytes(value: Any) -> Any:
 
 
 def stated(capabilities: Capabilities) -> dict[str, Any]:
-    """Return all values that are not None, by name."""
+    """Return all values of the capabilities that are not None, by name."""
     values = {name: capabilities.__dict__[name] for name in type(capabilities).model_fields}
     values.update(capabilities.__pydantic_extra__ or {})
     return {name: value for name, value in values.items() if value is not None}
 
 
 def offer_of(capabilities: Capabilities, *, unknown: frozenset[str] = frozenset()) -> Offer:
-    """Return the offer that capabilities describe. Their values may change, so each call reads them anew."""
+    """Return the offer that capabilities describe. Each call reads the values anew, because they may have changed."""
     numeric = _numeric_fields(type(capabilities))
     entries = [(name, value, name in numeric) for name, value in stated(capabilities).items()]
     return read_offer(entries, unknown=unknown)
@@ -113,9 +113,9 @@ def compile_capabilities(capabilities: CapabilitiesLike, *, complete: bool = Tru
 
     Args:
         capabilities: The capabilities of the host.
-        complete: True: the host has been probed. If no number of cores is known, the offer has one core. False: the
-            host has not been probed. If a name that the agent probes is missing, it counts as unknown, and no cost is
-            refused because of it.
+        complete: True: the host has been probed. If the number of CPU cores is not known, the offer has one CPU core.
+            False: the host has not been probed. If a name that the agent probes is missing, the name counts as unknown,
+            and no cost is refused because of it.
 
     Raises:
         CostError: A value cannot be read.
@@ -128,10 +128,10 @@ def compile_capabilities(capabilities: CapabilitiesLike, *, complete: bool = Tru
 
 
 def merge(probed: CapabilitiesLike, declared: CapabilitiesLike) -> Capabilities:
-    """Return the probed capabilities, after declared values have replaced the probed values of the same names.
+    """Return the declared capabilities, and the probed ones whose names are not declared, as one object.
 
-    The default of a subclass's field does not count as declared, so a probed value replaces it. If ``declared`` is an
-    object of a subclass of `Capabilities`, the result is an object of the same class.
+    If a subclass of `Capabilities` gives a field a default, the default does not count as declared, so a probed value
+    replaces it. If ``declared`` is an object of such a subclass, the result is an object of the same subclass.
     """
     below, above = as_capabilities(probed), as_capabilities(declared)
     under, over = stated(below), stated(above)
@@ -147,19 +147,20 @@ def merge(probed: CapabilitiesLike, declared: CapabilitiesLike) -> Capabilities:
 def effective(
     probed: CapabilitiesLike, declared: CapabilitiesLike, tracked: CapabilitiesLike | None = None
 ) -> Capabilities:
-    """Return what a host offers now. Declared values replace probed ones. The tracker's last answer replaces both."""
+    """Return what a host offers now. Declared values replace probed ones. Values from the tracker replace both."""
     merged = merge(probed, declared)
     return merged if tracked is None else merge(merged, tracked)
 
 
 def remaining(total: Capabilities, amounts: Mapping[str, int], devices: tuple[int, ...] | None = None) -> Capabilities:
-    """Return a copy of ``total`` that contains the free amounts, for users and allocators.
+    """Return a copy of ``total`` with free amounts in place of the total amounts, for users and allocators.
 
     Args:
         total: All that a host offers. The result has the same class.
-        amounts: The free amounts in parts, by name. Names that ``total`` does not have are ignored, and negative
-            amounts count as 0.
-        devices: The free memory, in parts, of each device that no task uses alone. None: the devices stay as they are.
+        amounts: The free amounts in parts (1/10,000 of a unit), by name. Names that ``total`` does not have are
+            ignored, and negative amounts count as 0.
+        devices: The free memory, in parts, of each GPU device, without the devices that a task has for itself alone.
+            None: the result has the devices of ``total``.
     """
     offer = offer_of(total)
     values = stated(total)
@@ -172,7 +173,7 @@ def remaining(total: Capabilities, amounts: Mapping[str, int], devices: tuple[in
 
 
 def capabilities_of(offer: Offer) -> Capabilities:
-    """Return capabilities that compile to this offer."""
+    """Return capabilities from which `compile_capabilities` makes this offer."""
     values: dict[str, Any] = {
         name: _plain(parts, name in offer.sizes and (parts > 0 or name in SIZES))
         for name, parts in offer.amounts.items()
@@ -186,7 +187,7 @@ def capabilities_of(offer: Offer) -> Capabilities:
 
 
 def _plain(parts: int, size: bool) -> Any:
-    """Return an amount as a user would write it."""
+    """Return an amount as a user would write it. ``size`` is True if the amount is in bytes."""
     if size:
         return format_amount(parts, size=True, exact=True)
     return parts // PARTS if parts % PARTS == 0 else parts / PARTS
@@ -203,7 +204,7 @@ def _replaced(base: Capabilities, values: Mapping[str, Any]) -> Capabilities:
 
 @lru_cache(maxsize=256)
 def _numeric_fields(model: type[Capabilities]) -> frozenset[str]:
-    """Return the fields of a model that are declared as numbers. In these fields, a text such as "2" is an amount."""
+    """Return the fields of a class that are declared as numbers. In these fields, a text such as "2" is an amount."""
     return frozenset(
         name
         for name, info in model.model_fields.items()

@@ -1,4 +1,4 @@
-"""Conditions of a cost. A condition says what a host must offer. A task consumes nothing of it."""
+"""Conditions of a cost. A condition asks a host for something that a task needs but does not consume."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ class Condition:
     Attributes:
         name: The capability.
         op: `HAS`, `IS`, or a comparison such as ``">="``.
-        text: The right side of the condition, as the user wrote it.
-        parts: The right side as an amount in parts (1/10,000 of a unit). None: the right side is text or a version.
+        text: The right side of the condition, as the user wrote it. But for ``memory``, ``gpu_memory`` and ``disk``, it
+            is the amount with a unit, even if the user wrote none.
+        parts: The right side as an amount in parts (1/10,000 of a unit). None: the right side is not an amount.
         sized: True: the amount is a size in bytes.
     """
 
@@ -123,7 +124,7 @@ def _version(text: str) -> tuple[int, ...] | None:
 
 
 def _same_python(said: str, asked: str) -> bool:
-    """Return True if a version matches the version that a cost asks for. 3.11.7 matches 3.11."""
+    """Return True if a host's version of Python matches the version that a cost asks for, as 3.11.7 matches 3.11."""
     return said.split(".")[: asked.count(".") + 1] == asked.split(".")
 
 

@@ -21,11 +21,11 @@ Amount = int | float | str
 
 
 class Cost(BaseModel):
-    """What a function needs of a host while it runs. Amounts are consumed. Everything else is a condition.
+    """What a function needs of a host while it runs. Its task consumes the amounts. Everything else is a condition.
 
     Names other than the fields below are allowed. A number or a size such as ``"2 GB"`` is an amount. True, text or a
-    comparison such as ``">=8.6"`` is a condition. To give your own names types, write a subclass of `Cost`. A cost
-    cannot be changed.
+    comparison such as ``">=8.6"`` is a condition. To declare types for your own names, write a subclass of `Cost`. A
+    cost cannot be changed.
 
     Raises:
         CostError: A value cannot be read. The message names the value and says what to write.
@@ -39,7 +39,7 @@ class Cost(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
 
     cpu: Amount = 1
-    """Cores. Default: 1."""
+    """CPU cores. Default: 1."""
     memory: Amount = 0
     """Main memory: megabytes, or text such as ``"2 GB"`` or ``"2 GiB"``. Default: 0."""
     gpu: Amount = 0
@@ -67,8 +67,8 @@ class Cost(BaseModel):
             return None if info.field_name == "python" else 0
         if isinstance(value, plain) and value is not True:
             return value
-        # `read_needs` refuses a wrong type, and its error has a remedy. pydantic would turn True into 1, and its errors
-        # have no remedy.
+        # This call refuses a wrong type, with an error that has a remedy. pydantic would turn True into 1, and the
+        # errors of pydantic have no remedy.
         read_needs([(info.field_name, value, False)])
         return float(value)
 
@@ -79,7 +79,7 @@ class Cost(BaseModel):
             return value
         raise CostError(
             f"cpu_intensive={value!r} cannot be read: the hint is neither True nor False.",
-            remedy="Write True or False. For a number of cores, write cpu=...",
+            remedy="Write True or False. For a number of CPU cores, write cpu=...",
             name="cpu_intensive",
             value=value,
         )
@@ -90,7 +90,7 @@ class Cost(BaseModel):
         return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with some values replaced, as pydantic does.
+        """Return a copy with some values replaced. Unlike pydantic's own method, this one checks the new values.
 
         Raises:
             CostError: A new value cannot be read.
@@ -100,7 +100,7 @@ class Cost(BaseModel):
         return copy
 
     def copy(self, **how: Any) -> Self:
-        """Return a copy with some values replaced. This is the form of `model_copy` that pydantic has deprecated.
+        """Return a copy with some values replaced, as `model_copy` does. pydantic has deprecated this older method.
 
         Raises:
             CostError: A new value cannot be read.
@@ -120,7 +120,7 @@ CostLike = Cost | Mapping[str, Any] | Sequence[Cost | Mapping[str, Any]]
 
 
 def as_costs(cost: CostLike | None) -> tuple[Cost, ...]:
-    """Return the variants of a cost, in order of preference. A `Cost` object is returned as it is.
+    """Return the variants of a cost, in order of preference. A variant that is a `Cost` object is returned as it is.
 
     Raises:
         CostError: The value is not a cost or is an empty list, or one of its values cannot be read.
@@ -148,7 +148,8 @@ def needs_of(cost: Cost) -> Needs:
     """Return the needs that were read from a cost when it was made.
 
     Raises:
-        CostError: A value cannot be read. This happens only if pydantic's ``model_construct`` made the cost unchecked.
+        CostError: A value cannot be read. This happens only if the cost was made by pydantic's ``model_construct``,
+            which checks nothing.
     """
     try:
         return cost._needs
@@ -202,7 +203,7 @@ def _interned(entries: tuple[tuple[str, type, Any], ...]) -> Cost:
 def _build(values: dict[str, Any]) -> Cost:
     for name in values:
         if not isinstance(name, str):
-            raise CostError(f"{name!r} cannot be a name in a cost.", remedy="Names are text.", name=str(name))
+            raise CostError(f"{name!r} cannot be a name in a cost.", remedy="Write names as text.", name=str(name))
     try:
         return Cost(**values)
     except ValidationError as error:
@@ -219,7 +220,7 @@ def _build(values: dict[str, Any]) -> Cost:
 
 @lru_cache(maxsize=256)
 def _fields(model: type[Cost]) -> dict[str, bool]:
-    """Return the fields of a model except ``cpu_intensive``, each with True if the field is declared as a number."""
+    """Return the fields of a class except ``cpu_intensive``, each with True if the field is declared as a number."""
     fields = {}
     for name, info in model.model_fields.items():
         if name != "cpu_intensive":

@@ -9,9 +9,10 @@ from typing import Final
 
 __all__ = ["nearest_name", "suggestion"]
 
-#: Largest number of names that are compared. difflib takes microseconds for each, and a graph may have a million ids.
+#: Largest number of known names that are compared with the mistyped name. The number is limited because difflib takes
+#: microseconds for each name, and a graph may have a million ids.
 _COMPARED: Final = 10_000
-#: Smallest similarity of a name that is suggested, from 0 to 1, as `difflib.SequenceMatcher.ratio` measures it.
+#: A name with a similar spelling is suggested only if `difflib.SequenceMatcher.ratio`, from 0 to 1, is at least this.
 _SIMILAR: Final = 0.7
 #: Largest number of names that a remedy lists.
 _LISTED: Final = 8
@@ -34,7 +35,8 @@ _ALIASES: Final = {
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """Return the known name that is most similar to ``name``, or "" if none is similar.
 
-    A name that differs only in case, hyphens or spaces comes first, then an alias, then a name with similar spelling.
+    A name that differs only in case, or in hyphens, spaces and underscores, comes first. The name that `_ALIASES` gives
+    comes next, and a name with a similar spelling comes last.
     """
     choices = sorted(set(islice(known, _COMPARED)) - {name})
     shape = _shape(name)
@@ -55,9 +57,9 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if nearest := nearest_name(name, names):
         return f"Did you mean {nearest!r}?"
     if not names:
-        return "There are none."
+        return "There are no names to choose from."
     more = "" if len(names) <= _LISTED else f" and {len(names) - _LISTED} more"
-    return f"There are: {', '.join(names[:_LISTED])}{more}."
+    return f"Known names are: {', '.join(names[:_LISTED])}{more}."
 
 
 def _shape(name: str) -> str:

@@ -1,6 +1,6 @@
-"""Decides if a host can ever run a task, by comparing compiled costs with the offer of the idle host.
+"""Decides whether a host can ever run a task, by comparing the task's compiled cost with all that the host offers.
 
-No other module decides this.
+No other module makes this decision.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def feasible_variants(requirements: Sequence[Requirement], offer: Offer, shared:
     """Return the numbers of the variants that an idle host can cover. Empty: the host can never run the task.
 
     Args:
-        requirements: The compiled variants of a cost, in order of preference.
+        requirements: The compiled variants of a cost, in order of preference. The first has the number 0.
         offer: All that the host offers.
         shared: The amounts that all hosts share, in parts (1/10,000 of a unit), by name.
     """

@@ -36,14 +36,14 @@ class Host:
         port: Port of the SSH server. Default: the port in the SSH configuration, or 22 if none is there.
         username: User to log in as. Default: the user that ``ssh`` would take.
         python: Path or name of the Python to use on the host. Default: a Python of the same minor version as the
-            controller's. If the host has none, the newest Python on the host.
+            controller's Python. If there is none on the host, the newest Python there.
         capabilities: What the host offers. The agent probes the names that are left out. Default: all are probed.
         price_per_hour: Price of one hour on the host. All hosts must use the same currency. Default: 0.
         ssh: Further options of ``asyncssh.connect``. They win over the arguments above and over the SSH configuration.
             Default: none.
-        trust: ``"full"``: results of the host are unpickled, so the host can run code in this process and on other
-            hosts. ``"data"``: only data is read from its results: built-in types, numpy arrays, and classes registered
-            with `trust`. Default: ``"full"``.
+        trust: ``"full"``: results of the host are unpickled, so the host can run code in the controller and on other
+            hosts. ``"data"``: only data is read from the host's results, which means built-in types, numpy arrays, and
+            classes registered with `trust`. Default: ``"full"``.
 
     Raises:
         InventoryError: A value is wrong. The error names the host and the key.
@@ -113,7 +113,7 @@ class Host:
 
     @classmethod
     def local(cls, name: str = "local", capabilities: CapabilitiesLike = _NOTHING) -> Host:
-        """Return this machine as a host. It runs the same agent, which the controller starts and reaches without SSH.
+        """Return this machine as a host. The controller starts the same agent here as elsewhere, but without SSH.
 
         Args:
             name: Name of the host.
@@ -130,7 +130,7 @@ class Host:
         Args:
             text: ``host``, optionally with ``user@`` before it and ``:port`` after it. An IPv6 address with a port
                 must be in brackets.
-            **given: Further arguments of `Host`. The user and port in the text win over them.
+            **given: Further arguments of `Host`. A user and a port in the text win over ``username`` and ``port``.
 
         Raises:
             InventoryError: The text has another form.
@@ -180,7 +180,7 @@ class Host:
                     f"host {self.name!r}: ssh option {key!r} is unknown.",
                     remedy=f"Did you mean {nearest!r}?"
                     if nearest
-                    else "Options are those of asyncssh.SSHClientConnectionOptions.",
+                    else "Give an option of asyncssh.SSHClientConnectionOptions.",
                     host=self.name,
                     key=f"ssh.{key}",
                 )
@@ -195,7 +195,7 @@ class Host:
         return hash(self.name)
 
     def __repr__(self) -> str:
-        """Return the call that makes this host, without default values."""
+        """Return the call that makes this host, without default values, capabilities and the values in ``ssh``."""
         given = [
             f"{name}={value!r}"
             for name, value in self._fields().items()
@@ -230,7 +230,7 @@ def _check_name(name: Any, address: str | None) -> None:
     if address is None and ("@" in name or re.fullmatch(r"[^:]+:\d+", name)):
         raise InventoryError(
             f"host {name!r}: the name is also the address, and an address contains neither a user nor a port.",
-            remedy=f"Put the text {name!r} itself into the inventory, or use username= and port=.",
+            remedy=f"Put the text {name!r} itself into the list of hosts, or give username= and port=.",
             host=name,
             key="name",
         )

@@ -26,8 +26,8 @@ class Inventory(Mapping[str, Host]):
 
     Args:
         hosts: `Host` objects, or text such as ``"user@host:2222"``.
-        shared: Amounts that all hosts share, by name, such as licence seats. A task on any host consumes them. Default:
-            none.
+        shared: Amounts that all hosts share, by name, such as licence seats. Tasks on all hosts consume them together.
+            Default: none.
         tracker: An async function that tells what a host offers now; see `Tracker`. Default: none.
         interval_s: Seconds between two calls of the tracker for the same host. Default: 30.
 
@@ -85,16 +85,17 @@ class Inventory(Mapping[str, Host]):
         """Read an inventory from a TOML file.
 
         A host is a table ``[hosts.NAME]`` with arguments of `Host`, a table ``[[hosts]]`` that also has a ``name``, or
-        a text in a list such as ``hosts = ["user@host:2222"]``. ``local = true`` makes a host this machine.
-        ``[defaults]`` holds arguments for all hosts, and a host's own arguments win over these. ``capabilities`` and
-        ``ssh`` are merged key by key. ``[shared]``, ``interval_s`` and ``tracker = "module:function"`` are the
-        arguments of `Inventory`.
+        a text in a list such as ``hosts = ["user@host:2222"]``. ``local = true`` in a table means that the host is this
+        machine. ``[defaults]`` holds arguments for all hosts, and a host's own arguments win over these.
+        ``capabilities`` and ``ssh`` are merged key by key. ``[shared]``, ``interval_s`` and
+        ``tracker = "module:function"`` are the arguments of `Inventory`.
 
         Args:
             path: Path of the file.
 
         Raises:
-            InventoryError: The file cannot be read, or a value in it is wrong. The error names file, line and key.
+            InventoryError: The file cannot be read, or a value in it is wrong. The error names the file, the line and
+                the key.
         """
         file = InventoryFile(path)
         try:

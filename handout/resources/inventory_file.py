@@ -1,4 +1,7 @@
-"""Reads the arguments of an inventory from a TOML file. Errors name the line of a wrong value."""
+"""Reads the arguments of an `Inventory` from a TOML file. Errors name the line of a wrong value.
+
+The place of a value is the sequence of keys and indices that lead to it, such as ``("hosts", "gpu1", "port")``.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,10 @@ class InventoryFile:
         return hosts
 
     def _host_tables(self, hosts: Any) -> Iterator[tuple[Place, str | None, dict[str, Any] | str]]:
-        """Yield the place of each host, its name if the place contains the name, and its table or text."""
+        """Yield three values for each host: its place in the file, its name, and its table or text.
+
+        The name is None if the hosts are a list, because their places then contain numbers and no names.
+        """
         if not hosts:
             raise self._file.error([("hosts",)], "there are no hosts.", "Add a table [hosts.NAME] for each host.")
         if isinstance(hosts, dict):
@@ -89,7 +95,9 @@ class InventoryFile:
                 place = ("hosts", index)
                 yield place, None, one if isinstance(one, str) else self._table(place, one)
         else:
-            raise self._file.error([("hosts",)], "it is not a table.", "Add a table [hosts.NAME] for each host.")
+            raise self._file.error(
+                [("hosts",)], "the value is not a table or a list.", "Add a table [hosts.NAME] for each host."
+            )
 
     def _host(self, place: Place, name: str | None, entry: dict[str, Any] | str, defaults: dict[str, Any]) -> Host:
         """Return the host of an entry. Keys of the entry win over the defaults."""
@@ -125,12 +133,12 @@ class InventoryFile:
             raise self._file.error(
                 [(*place, "local")],
                 f"{table['local']!r} is neither true nor false.",
-                "Write local = true, or leave it out.",
+                "Write local = true, or leave out local.",
             )
         for key in table:
             if key not in ("local", "name", "capabilities", "price_per_hour"):
                 raise self._file.error(
-                    [(*place, key)], "a local host is not reached over SSH.", f"Leave out {key}, or local = true."
+                    [(*place, key)], "a local host is not reached over SSH.", f"Leave out either {key} or local = true."
                 )
         here = Host.local(host.name, host.capabilities)
         here.price_per_hour = host.price_per_hour
@@ -144,28 +152,31 @@ class InventoryFile:
             found: Tracker = getattr(importlib.import_module(module), attribute)
         except (AttributeError, ImportError, TypeError, ValueError) as error:
             raise self._file.error(
-                [("tracker",)], f"{name!r} cannot be imported: {error}.", "Write 'module:function'."
+                [("tracker",)], f"{name!r} cannot be imported: {error}.", "Write tracker = 'module:function'."
             ) from error
         return found
 
     def _table(self, place: Place, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
-        raise self._file.error([place], f"{value!r} is not a table.", f"Write it as [{'.'.join(map(str, place))}].")
+        raise self._file.error(
+            [place], f"{value!r} is not a table.", f"Write {'.'.join(map(str, place))} as a table of keys and values."
+        )
 
     def _check_keys(self, place: Place, table: Mapping[str, Any], known: Iterable[str]) -> None:
         for key in table:
             if key not in known:
                 nearest = nearest_name(key, known)
-                remedy = f"Did you mean {nearest!r}?" if nearest else f"Keys are {', '.join(known)}."
+                remedy = f"Did you mean {nearest!r}?" if nearest else f"Known keys are {', '.join(known)}."
                 if not nearest and "capabilities" in known:
                     remedy += " What the host offers belongs under capabilities."
                 raise self._file.error([(*place, key)], "this key is unknown.", remedy)
 
 
 def _inner(error: InventoryError) -> Place:
-    """Return the key of an error as the last part of a place.
+    """Return the key that an error names, split into the parts that end a place.
 
-    Only the first dot separates two parts, because names of capabilities may contain dots.
+    ``capabilities.memory`` becomes ``("capabilities", "memory")``. The key is split only at the first dot, because
+    names of capabilities may contain dots.
     """
     return tuple(error.key.split(".", 1)) if error.key else ()

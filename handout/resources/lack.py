@@ -12,8 +12,8 @@ class Lack:
     Attributes:
         name: Name of the amount or condition.
         needs: What the cost asks for, such as ``gpu=2``.
-        offers: What the host offers, such as ``gpu=1``.
-        hint: What the user may have meant, or "".
+        offers: What the host offers, such as ``gpu=1``. If ``shared`` is True, a clause about what all hosts share.
+        hint: What the user may have meant, or another remark that helps to mend the cost, or "".
         shared: True: the lack is in an amount that all hosts share, so every host has the same lack.
     """
 

@@ -10,7 +10,7 @@ SIZES: Final = frozenset({"memory", "gpu_memory", "disk"})
 COUNTS: Final = frozenset({"cpu", "gpu"})
 #: Names whose values are always amounts.
 KNOWN_AMOUNTS: Final = SIZES | COUNTS
-#: Amounts that belong to GPU devices, not to the host as a whole.
+#: Names of amounts that belong to GPU devices, not to the host as a whole.
 DEVICE_NAMES: Final = frozenset({"gpu", "gpu_memory"})
 #: All names that `Cost` has as fields.
 KNOWN_NAMES: Final = KNOWN_AMOUNTS | {"python", "cpu_intensive"}

@@ -59,7 +59,7 @@ def read_needs(entries: Iterable[Entry]) -> Needs:
                     sizes.add(name)
         elif isinstance(value, Real) or known:
             if name == "python":
-                _refuse(name, value, "as a number, version 3.10 equals 3.1", f'Write "{value}" in quotes.')
+                _refuse(name, value, "as numbers, versions 3.10 and 3.1 are equal", f'Write "{value}" in quotes.')
             amounts[name], sized = read_amount(value, size=name in SIZES, name=name)
             if sized:
                 sizes.add(name)
@@ -82,10 +82,10 @@ def _read_text(name: str, text: str, numeric: bool) -> _Amount | tuple[Condition
     if numeric:
         return _Amount(*read_amount(text, size=name in SIZES, name=name))
     if not text.strip():
-        _refuse(name, text, "it is empty", "Leave it out, or write None, to ask for nothing.")
+        _refuse(name, text, "the text is empty", "To ask for nothing, leave the name out or write None.")
     split = split_number(text)
-    # Here the user invented the name. A number in quotes is then text, such as a version or the number of a rack. A
-    # number with a unit of size is an amount.
+    # From here on, only the text itself can tell that it is an amount. A number in quotes is text, such as a version or
+    # the number of a rack. But a number with a unit of size is an amount, except under ``python``.
     if split is not None and split[1] and name != "python":
         parts = as_size(name, text, split[1])
         if parts is not None:
@@ -94,10 +94,15 @@ def _read_text(name: str, text: str, numeric: bool) -> _Amount | tuple[Condition
 
 
 def as_size(name: str, text: str, word: str) -> int | None:
-    """Return the amount in a text such as ``"2 GB"``, in parts. None: its unit ``word`` is not a unit of size.
+    """Return the amount in a text such as ``"2 GB"``, in parts. None: the text has no unit of size.
+
+    Args:
+        name: Name of the amount, for error messages.
+        text: A number, followed by ``word``.
+        word: What may be a unit of size.
 
     Raises:
-        CostError: The unit is a misspelled unit of size, such as ``gb``.
+        CostError: ``word`` is a misspelled unit of size, such as ``gb``.
     """
     hint = unit_hint(word)
     if hint and len(word) > 1:
@@ -111,9 +116,9 @@ def as_size(name: str, text: str, word: str) -> int | None:
 
 def _must_have(name: str, known: bool) -> Condition:
     if known:
-        _refuse(name, True, "it is an amount", f"Write how much, or {name}='>0' for a host that has some.")
+        _refuse(name, True, "an amount is needed", f"Write how much, or {name}='>0' for a host that has some.")
     if name == "python":
-        _refuse(name, True, "it is a version", "Write one, such as '3.11' or '>=3.10'.")
+        _refuse(name, True, "a version is needed", "Write one, such as '3.11' or '>=3.10'.")
     return Condition(name, HAS)
 
 
@@ -132,13 +137,13 @@ def _refuse_type(name: str, value: Any) -> NoReturn:
         _refuse(
             name,
             value,
-            "a cost asks for one value",
+            "a cost asks for one value under each name",
             f"If any of several values will do, give a list of costs: [{{'{name}': ...}}, {{'{name}': ...}}].",
         )
     _refuse(
         name,
         value,
-        f"{type(value).__name__} means nothing in a cost",
+        f"a value of type {type(value).__name__} means nothing in a cost",
         "Write a number, a size such as '2 GB', a comparison such as '>=8.6', True, or text.",
     )
 

@@ -26,9 +26,9 @@ class Offer:
         amounts: The amounts in parts (1/10,000 of a unit), by name. ``gpu`` and ``gpu_memory`` are not among them,
             because ``devices`` replaces them.
         labels: The values that are not amounts, by name. Each is a set of texts, True or False.
-        devices: Memory of each device in parts; 0 if it is not known.
+        devices: The memory of each GPU device, in parts. 0: the memory is not known.
         sizes: The names in ``amounts`` that are sizes.
-        unknown: Names whose values are known only after the host was probed. No cost is refused because of these names.
+        unknown: Names whose values are not known before the agent runs. No cost is refused because of these names.
     """
 
     amounts: Mapping[str, int]
@@ -38,7 +38,7 @@ class Offer:
     unknown: frozenset[str] = frozenset()
 
     def amount(self, name: str) -> int | None:
-        """Return the amount under a name, or None. ``gpu_memory`` is the memory of the largest device."""
+        """Return the amount under a name in parts, or None. ``gpu_memory`` is the memory of the largest device."""
         if name == "gpu":
             return len(self.devices) * PARTS
         if name == "gpu_memory":
@@ -85,7 +85,7 @@ def read_offer(entries: Iterable[Entry], *, unknown: frozenset[str] = frozenset(
 
 def _read(name: str, value: Any, numeric: bool) -> tuple[int, bool] | frozenset[str] | bool:
     if name == "cpu_intensive":
-        _refuse(name, value, "it belongs to a cost", "Give the number of cores of the host with cpu=...")
+        _refuse(name, value, "this name belongs in a cost", "Give the host's number of CPU cores with cpu=...")
     if name in KNOWN_AMOUNTS:
         parts, sized = _amount(name, 0 if value is False else value)
         if name == "gpu" and parts % PARTS:
@@ -97,7 +97,7 @@ def _read(name: str, value: Any, numeric: bool) -> tuple[int, bool] | frozenset[
         return _read_text(name, value, numeric)
     if isinstance(value, Real):
         if name == "python":
-            _refuse(name, value, "as a number, version 3.10 equals 3.1", f'Write "{value}" in quotes.')
+            _refuse(name, value, "as numbers, versions 3.10 and 3.1 are equal", f'Write "{value}" in quotes.')
         return read_amount(value, size=False, name=name)
     if isinstance(value, set | frozenset | list | tuple):
         texts = frozenset(one.value if isinstance(one, Enum) else one for one in value)
@@ -106,7 +106,7 @@ def _read(name: str, value: Any, numeric: bool) -> tuple[int, bool] | frozenset[
     _refuse(
         name,
         value,
-        f"{type(value).__name__} means nothing in capabilities",
+        f"a value of type {type(value).__name__} means nothing in capabilities",
         "Write a number, a size such as '2 GB', True or False, text, or a set of texts.",
     )
 
@@ -131,12 +131,13 @@ def _amount(name: str, value: Any) -> tuple[int, bool]:
 
 
 def _devices(count: int | None, memory: list[int]) -> tuple[int, ...]:
-    """Return the memory of each device. If ``count`` is None, each amount of memory is one device."""
+    """Return the memory of each device. If ``count`` is None, each entry of ``memory`` stands for one device."""
     if count is None:
         return tuple(memory) if any(memory) else ()
     if len(memory) == 1:
         memory = memory * count
-    # A declared count may differ from the probed list. Further devices get the smallest amount in the list.
+    # A declared count may differ from the length of the probed list. Devices that are not in the list get the smallest
+    # amount in it.
     return tuple(memory[:count]) + (min(memory, default=0),) * (count - len(memory))
 
 

@@ -19,7 +19,7 @@ def explain_lacks(
 
     Args:
         variants: The compiled variants of a cost. A host that covers one of them can run the task.
-        offers: The offers of the hosts that may run the task, by name.
+        offers: The offers of the hosts that the task's options allow, by name.
         shared: Amounts that all hosts share, in parts (1/10,000 of a unit), by name.
     """
     texts: dict[str, str] = {}
@@ -41,7 +41,7 @@ def placement_error(
     Args:
         id: Id of the task.
         variants: The compiled variants of the task's cost.
-        offers: The offers of the hosts on which the task may run, by name. For a pinned task, this is one host.
+        offers: The offers of the hosts that the task's options allow, by name. A pinned task has only one such host.
         shared: Amounts that all hosts share, in parts (1/10,000 of a unit), by name.
     """
     lacks = explain_lacks(variants, offers, shared)
@@ -52,7 +52,7 @@ def placement_error(
         f"task {id!r} cannot be placed on any of {len(offers)} hosts: {_by_reason(lacks)}."
         if len(offers) > 1
         else f"task {id!r} cannot be placed: {_by_reason(lacks)}.",
-        remedy="Lower its cost, or add a host that covers it.",
+        remedy="Lower the cost of the task, or add a host that covers it.",
         id=id,
         lacks=lacks,
     )

@@ -48,7 +48,11 @@ class Requirement:
         return ", ".join([*amounts, *map(str, self.conditions)])
 
     def needs(self, shared: Container[str]) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """Return the parts that a task consumes of its host, and the parts of the shared amounts, both by name."""
+        """Return what a task consumes of its host, and what it consumes of the shared amounts, both in parts, by name.
+
+        Args:
+            shared: Names of the amounts that all hosts share.
+        """
         ours = {name: parts for name, parts in self.consumed.items() if name in shared}
         if not ours:
             return self.consumed, ours
@@ -78,7 +82,7 @@ class Requirement:
         return tuple(lacks)
 
     def _mismatch(self, name: str, offer: Offer) -> bool:
-        """Return True if the amount is in bytes in only one of cost and offer. Such amounts cannot be compared."""
+        """Return True if only one of cost and offer has this amount in bytes. The two cannot be compared then."""
         return offer.amounts[name] > 0 and (name in self.sizes) is not (name in offer.sizes)
 
     def _amount_text(self, name: str, parts: int, than: int | None = None) -> str:
@@ -100,7 +104,7 @@ class Requirement:
         if self._mismatch(name, offer):
             sized = format_amount(has, size=name in offer.sizes)
             needs = f"{name}={self._amount_text(name, parts)}"
-            return Lack(name, needs, f"{name}={sized}", "only one of the two has a unit of size")
+            return Lack(name, needs, f"{name}={sized}", "only one of these two amounts has a unit of size")
         needs = f"{name}={self._amount_text(name, parts, has)}"
         return Lack(name, needs, f"{name}={self._amount_text(name, has, parts)}", "")
 
@@ -140,7 +144,7 @@ def _met(condition: Condition, offer: Offer, shared: Mapping[str, int]) -> bool:
     if isinstance(said, bool):
         return said and condition.op == HAS
     if said is not None:
-        # The host may offer several texts. All must meet "!=". For other operators, one is enough.
+        # The host may offer several texts. All of them must meet a "!=". To meet another condition, one is enough.
         of = all if condition.op == "!=" else any
         return of(map(condition.met_by_text, said))
     parts = offer.amount(name)
@@ -158,7 +162,7 @@ def _lacks_condition(condition: Condition, offer: Offer, shared: Mapping[str, in
         if condition.op == IS:
             hint = f"the host offers an amount: write {condition.text} without quotes, or '==' before it"
         elif condition.parts is not None and condition.sized is not (name in offer.sizes):
-            hint = "only one of the two has a unit of size"
+            hint = "only one of these two amounts has a unit of size"
     elif name in offer.labels:
         if condition.op == HAS and not isinstance(offer.labels[name], bool):
             hint = "the host offers text: ask for the text instead of True"

@@ -9,7 +9,7 @@ from typing import Any
 
 from handout.errors import InventoryError
 
-#: A place in the file, as the keys of tables and the indices of arrays that lead to it.
+#: A place in the file: the keys of tables and the indices of arrays that lead to it, such as ``("hosts", 0, "port")``.
 Place = tuple[str | int, ...]
 
 
@@ -34,7 +34,8 @@ class TomlFile:
     def line(self, *places: Place) -> int | None:
         """Return the line of the first of these places that the file has.
 
-        If the file has none of them, return the line of the innermost table around one of them, or None.
+        If the file has none of them, return the line of the innermost table or array that would contain the first of
+        them, or else the next, and so on. None: the file has no such table or array.
         """
         if self._lines is None:
             self._lines = _locate(self._text)
@@ -48,7 +49,7 @@ class TomlFile:
         return None
 
     def error(self, places: Sequence[Place], problem: str, remedy: str, *, host: str = "") -> InventoryError:
-        """Return an error about the value at the first of these places that the file has."""
+        """Return an error about a value. Its message names the first place, and the line that `line` finds."""
         line = self.line(*places)
         where = self.name if line is None else f"{self.name}, line {line}"
         key = ".".join(map(str, places[0])) if places else ""
@@ -60,14 +61,14 @@ class TomlFile:
             with open(self.name, "rb") as file:
                 return file.read().decode("utf-8-sig").replace("\r\n", "\n")
         except FileNotFoundError as error:
-            remedy = f"Create it, or correct the path (looked in {os.getcwd()})."
+            remedy = f"Create it, or correct the path. The current folder is {os.getcwd()}."
             if "@" in self.name:
                 remedy = f"To name one host, give a list: [{self.name!r}]."
             raise InventoryError(f"inventory {self.name!r} does not exist.", remedy=remedy, file=self.name) from error
         except OSError as error:
             raise InventoryError(
                 f"inventory {self.name!r} cannot be read: {error.strerror}.",
-                remedy="It must be a TOML file that you may read.",
+                remedy="Give a TOML file that you are allowed to read.",
                 file=self.name,
             ) from error
         except UnicodeDecodeError as error:
@@ -93,9 +94,9 @@ class TomlFile:
 def _locate(text: str) -> dict[Place, int]:
     """Return the line of every table and key of a valid file.
 
-    The parser of the standard library gives no positions. A valid file is a sequence of statements, so this function
-    collects lines until the parser accepts them as one statement. A string or an array in a statement may have several
-    lines.
+    The parser of the standard library gives no positions. A valid file is a sequence of statements, and a statement may
+    have several lines, for example in a string or an array. So this function collects lines until the parser accepts
+    them as one statement.
     """
     lines: dict[Place, int] = {}
     table: Place = ()
@@ -120,9 +121,9 @@ def _locate(text: str) -> dict[Place, int]:
 
 
 def _header(parsed: Any, counts: dict[Place, int]) -> Place:
-    """Return the place of a ``[table]`` or ``[[table]]``.
+    """Return the place of the table that a header line, ``[table]`` or ``[[table]]``, begins.
 
-    ``counts`` holds the last index of each array of tables. The function updates it.
+    ``counts`` holds the last index so far of each array of tables, by the place of the array. The call updates it.
     """
     place: Place = ()
     while parsed:

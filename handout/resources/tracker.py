@@ -1,4 +1,4 @@
-"""The protocols for trackers. A tracker is an async function of the user. It tells what a host offers now."""
+"""The protocols for trackers. A tracker is an async function that the user writes. It tells what a host offers now."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Tracker(Protocol):
     """An async function that tells what a host offers now.
 
     The controller calls the function when a host joins. After that, it calls the function every ``interval_s`` seconds
-    (an argument of `Inventory`). A name that the answer leaves out keeps its declared or probed value. To say that a
-    host no longer has something, answer ``False`` or ``0`` under its name. Running tasks keep what they have claimed. A
-    call may take at most twice the ``host_timeout_s`` of `Timings`.
+    (an argument of `Inventory`). A name that the returned capabilities leave out keeps its declared or probed value. To
+    say that a host no longer has something, return ``False`` or ``0`` under its name. Running tasks keep the amounts
+    that they hold. A call may take at most twice the ``host_timeout_s`` of `Timings`.
 
     Example:
         ```python

@@ -1,6 +1,6 @@
 """Turns amounts, written as text or numbers, into exact fixed-point integers, and back into text.
 
-An amount is counted in *parts*: `PARTS` parts are one unit (one core, one licence seat, one byte).
+An amount is counted in *parts*: `PARTS` parts are one unit (one CPU core, one licence seat, one byte).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _UNITS_TEXT = "B, kB, MB, GB, TB, KiB, MiB, GiB or TiB"
 
 
 def split_number(text: str) -> tuple[str, str] | None:
-    """Return the number at the start of a text and the word after it. None: it does not start with a number."""
+    """Return the number at the start of a text, and the text after it. None: there is no number at the start."""
     match = _NUMBER.fullmatch(text)
     return (match[1], match[2]) if match else None
 
@@ -49,7 +49,8 @@ def split_number(text: str) -> tuple[str, str] | None:
 def unit_hint(word: str) -> str:
     """Return the unit of size that was probably meant by ``word``, or "".
 
-    A single letter can mean two units. The caller writes quotes around the hint, so there are quotes between the two.
+    A single letter can mean two units, such as ``GB`` and ``GiB``. The caller writes quotes around the hint, so a hint
+    with two units contains the quotes between them.
     """
     if word in SIZE_UNITS:
         return ""
@@ -62,8 +63,8 @@ def unit_hint(word: str) -> str:
 def parse_amount(value: Any, *, size: bool, name: str = "amount") -> int:
     """Read an amount exactly.
 
-    Digits that are smaller than one part are dropped and not rounded up, so that ``n`` shares of ``1/n`` always fit
-    into one unit. Before that, rounding errors of floats are removed, such as the error in ``0.1 * 3``.
+    First, rounding errors of floats are removed, such as the error in ``0.1 * 3``. Then, what is smaller than one part
+    is dropped, so that ``n`` shares of ``1/n`` always fit into one unit.
 
     Args:
         value: A number, or text such as ``"2 GB"`` or ``"0.5"``.
@@ -81,7 +82,7 @@ def parse_amount(value: Any, *, size: bool, name: str = "amount") -> int:
 
 
 def read_amount(value: Any, *, size: bool, name: str = "amount") -> tuple[int, bool]:
-    """Return an amount in parts, and True if the amount is a size. A unit of size makes any amount a size."""
+    """Return an amount in parts, and True if the amount is a size. Any amount with a unit of size is a size."""
     if type(value) is int and value >= 0:
         return value * (MEGABYTE * PARTS if size else PARTS), size
     if isinstance(value, str | float):
@@ -107,7 +108,7 @@ def _read_cached(value: str | float, size: bool, name: str) -> tuple[int, bool]:
 
 def _to_parts(exact: Fraction, unit: int, name: str, value: Any) -> int:
     if exact < 0:
-        raise _refuse(name, value, "it is negative", "Amounts are 0 or more.")
+        raise _refuse(name, value, "it is negative", "Write 0 or more.")
     return max(1, math.floor(round(exact * unit, 9) * PARTS)) if exact else 0
 
 
@@ -117,8 +118,8 @@ def format_amount(parts: int, *, size: bool, exact: bool = False) -> str:
     Args:
         parts: The amount in parts.
         size: True: the amount is in bytes.
-        exact: True: the text has all digits, so that reading it gives the same parts. False: it has four significant
-            digits.
+        exact: True: the text has all digits, so that reading it gives the same parts. False: the text may be rounded to
+            four significant digits or to a whole number.
     """
     number = Fraction(parts, PARTS)
     if not size:
@@ -147,15 +148,20 @@ def _exact(number: Any, name: str, value: Any) -> Fraction:
         if isinstance(number, Integral):
             return Fraction(int(number))
         if isinstance(number, Real):
-            # repr() gives the shortest decimal form, as the user wrote it. So 0.1 is exactly a tenth.
+            # repr() gives the shortest decimal form of a float, as the user wrote it. So 0.1 is exactly a tenth.
             return Fraction(repr(float(number)))
     except (ValueError, OverflowError):
         raise _refuse(name, value, "it is not finite", "Write a finite number.") from None
-    raise _refuse(name, value, f"{type(value).__name__} is not an amount", "Write a number, or text such as '2 GB'.")
+    raise _refuse(
+        name,
+        value,
+        f"a value of type {type(value).__name__} is not an amount",
+        "Write a number, or text such as '2 GB'.",
+    )
 
 
 def _decimal(number: Fraction) -> str:
-    """Return a number with all its digits. Their number is finite, because denominators divide a power of 10."""
+    """Return a number with all its digits. There are finitely many, because its denominator divides a power of 10."""
     if number.denominator == 1:
         return str(number.numerator)
     return format(Decimal(number.numerator) / Decimal(number.denominator), "f").rstrip("0").rstrip(".")

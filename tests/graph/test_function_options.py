@@ -22,6 +22,10 @@ def placed(host: str, cost: int = 1) -> str:
     return host
 
 
+def numbered(id: int) -> int:
+    return id
+
+
 def only(graph: Graph) -> Any:
     (found,) = graph.compile().options
     return found
@@ -131,6 +135,10 @@ def test_a_mark_goes_with_its_function() -> None:
 def test_an_option_that_is_a_parameter_too_is_refused(graph: Graph) -> None:
     with pytest.raises(GraphError, match=r"parameter named 'host'.*handout\.options\(host=\.\.\.\)\(placed\)"):
         graph.add(placed, host="x")
+    with pytest.raises(GraphError, match=r"parameter named 'id'.*handout\.options\(\)\(numbered\)"):
+        graph.add(numbered, id=3)
+    graph.add(options()(numbered), id=3)
+    assert graph.compile().kwargs[0] == {"id": 3}
 
 
 def test_a_marked_function_gets_its_own_parameter(graph: Graph) -> None:

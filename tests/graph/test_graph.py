@@ -53,10 +53,10 @@ def test_map_takes_any_iterables(graph: Graph) -> None:
 
 
 def test_map_of_unequal_lengths_is_refused(graph: Graph) -> None:
-    with pytest.raises(GraphError, match="the same length, not 2, 3"):
+    with pytest.raises(GraphError, match=r"the same length\. Their lengths are: 2, 3"):
         graph.map(scale, [1.0, 2.0], [1.0, 2.0, 3.0])
     any_map: Any = graph.map
-    with pytest.raises(GraphError, match="none at all"):
+    with pytest.raises(GraphError, match="none, because no iterable was given"):
         any_map(scale)
 
 
@@ -165,8 +165,8 @@ def test_two_explicit_functions_of_one_id_are_refused() -> None:
         (lambda: function("a", int, args="load"), "args='load' is not a list"),
         (lambda: function("a", int, retries=-1), "retries=-1"),
         (lambda: function("a", int, id="b"), "second id"),
-        (lambda: Graph([int]), "is not a function of a graph"),  # type: ignore[list-item]
-        (lambda: Graph([function("a", int, args=[3])]), r"args=\[... 3 ...\] does not name a producer"),
+        (lambda: Graph([int]), "is not an entry that handout.function made"),  # type: ignore[list-item]
+        (lambda: Graph([function("a", int, args=[3])]), "the entry 3 in args= does not name a function"),
         (lambda: as_graph("graph"), "'graph' is not a graph"),  # type: ignore[arg-type]
     ],
 )

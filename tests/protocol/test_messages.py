@@ -128,7 +128,7 @@ def test_equal_entries_of_a_column_are_sent_once_and_different_ones_each() -> No
         ({"m": ["fetch"]}, "no message"),
         ({"m": "fetch"}, "'fetch' lacks its field 'key'"),
         ({"m": "fetch", "key": "7"}, "'fetch' has the bad value '7' in its field 'key'"),
-        ({"m": "fetch", "key": 7, "more": 1}, "'fetch' has no field 'more'"),
+        ({"m": "fetch", "key": 7, "more": 1}, "'fetch' has the unknown field 'more'"),
         ({"m": "functions", "numbers": [1, 2, 3], "sizes": [1, 2]}, "2 rows in 'sizes', and 3 in 'numbers'"),
         ({"m": "started", "attempt_ids": [1]}, "no message 'started'"),
     ],

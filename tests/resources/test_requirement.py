@@ -169,7 +169,7 @@ def test_the_error_names_for_each_host_what_it_lacks() -> None:
     error = placement_error("train", [compile_cost(Cost(memory="4 GB", has_cuda=True))], offers, {})
     assert str(error) == (
         "task 'train' cannot be placed on any of 2 hosts: host 'node1': needs has_cuda, offers has_cuda=False; "
-        "host 'gpu1': needs memory=4 GB, offers memory=1 GB. Lower its cost, or add a host that covers it."
+        "host 'gpu1': needs memory=4 GB, offers memory=1 GB. Lower the cost of the task, or add a host that covers it."
     )
     assert error.id == "train"
     assert set(error.lacks) == {"node1", "gpu1"}

@@ -169,7 +169,10 @@ class Agent:
         self._loop.call_later(min(self._heartbeat_s, self._timeout_s / 4) / 2, self._tick)
 
     def on_lapse(self) -> None:
-        """If the lease has ended, end all tasks; see `Completion.lapse`. Results stay in the store."""
+        """If the lease has ended, close the connection and end all tasks. Results stay in the store.
+
+        `Completion.lapse` ends the tasks.
+        """
         if self._lapsed or now() <= self._deadline:
             return
         self._lapsed = self.dispatcher.paused = True
@@ -179,7 +182,8 @@ class Agent:
     def _on_takeover(self, unconfirmed: list[tuple[dict[str, Any], Sequence[frames.Buffer]]]) -> None:
         """Serve a controller that took over: send `Holdings`, then unconfirmed messages of the types in `_SENT_AGAIN`.
 
-        Also give up objects that the earlier controller was still sending, and drop its code.
+        Also give up objects that the earlier controller was still sending, give back the tasks whose source bundle is
+        missing, and release the code of the earlier controller.
 
         Args:
             unconfirmed: Headers and payloads of the messages that the earlier controller had not confirmed.
@@ -213,7 +217,10 @@ class Agent:
         self.stopped.set()
 
     def on_orphaned(self) -> None:
-        """Kill all processes of this run, remove its folders, and end, because the supervisor was killed."""
+        """Kill all processes of this run, remove its control groups and folders, and end.
+
+        The supervisor would do this, but it was killed.
+        """
         processes.kill_trees([worker.pid for worker in self.pool.workers.values() if worker.pid])
         orphans.kill_processes([self._folder])
         self._groups.remove()
@@ -456,7 +463,8 @@ def run(
 ) -> None:
     """Run the agent until it ends. The supervisor then ends the workers.
 
-    The agent ends when the controller stops it, after an internal error, or ``linger_s`` seconds after its lease.
+    The agent ends when the controller stops it, after an internal error, or ``linger_s`` seconds after the end of the
+    lease. If no controller has ever sent a hello, it ends with the lease.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

@@ -72,7 +72,8 @@ class Completion:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self.oom_kills = oom_kills
-        #: If a task exceeds its timeout, its worker gets SIGTERM, and this many seconds later SIGKILL.
+        #: A task that has exceeded its timeout is asked to end: its coroutine is cancelled, or its worker gets SIGTERM.
+        #: If the task has not ended this many seconds later, the worker gets SIGKILL.
         self.kill_after_s = 5.0
         self._spawn_failures = 0
         self._handlers: messages.FromWorker = {
@@ -174,7 +175,7 @@ class Completion:
                 continue
             self._dispatcher.forget(worker, task)
             if task.end_reason == "timeout":
-                # The task exceeded its timeout and was cancelled, but caught the cancellation and returned a result.
+                # The task exceeded its timeout, but returned a result: it caught its cancellation, or ended first.
                 self._fail(task, "timeout")
                 continue
             durations.add(task.function, us)
@@ -235,8 +236,8 @@ class Completion:
     def _put_back(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
         """Take back tasks that a worker will not finish.
 
-        A task with an ``end_reason`` ends for that reason. Every other task returns to the queue, or to the controller
-        if the producer of one of its inputs has failed.
+        A task with an ``end_reason`` goes back to the controller if it was recalled, or else fails for that reason.
+        Every other task returns to the queue, or to the controller if the producer of one of its inputs has failed.
         """
         unharmed: list[QueuedTask] = []
         for task in tasks:
@@ -268,7 +269,7 @@ class Completion:
                 self._put_back(worker, [task])
 
     def fail_waiting(self, key: int, error: StoreFullError) -> None:
-        """Fail the tasks that wait for an object, because the store has no room for the object."""
+        """Fail the tasks that wait for an object, because the store has no room for it. They never start."""
         facts: dict[str, Any] = {"message": str(error), "path": error.path, "need": error.need, "free": error.free}
         for task in list(self._queue.waiting.get(key, {}).values()):
             if task.state != ENDED:

@@ -81,8 +81,8 @@ class ControllerLink:
         self._on_takeover = on_takeover
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
-        #: The connections that have not sent a whole hello yet. Each is mapped to its decoder and the number of bytes
-        #: that it has sent.
+        #: The connections on which no whole hello has arrived yet. Each is mapped to its decoder, and to the number of
+        #: bytes that the agent has received on it.
         self._unauthenticated: dict[socket.socket, tuple[wire.Decoder, int]] = {}
         self._unsent: deque[memoryview] = deque()
         self._scheduled = False
@@ -194,7 +194,7 @@ class ControllerLink:
         except wire.ProtocolError:
             self.disconnect()
             return
-        # The controller has just sent a hello, so the lease begins anew.
+        # The controller has sent a hello, so the lease begins anew, even if it had ended.
         session.last_mutual = now()
         self._on_received()
         if unconfirmed is not None:
@@ -258,7 +258,8 @@ class ControllerLink:
         if peer is None:
             return
         if self._lease_ended():
-            # The bytes in the socket may be old, so they must not renew the lease. The controller must connect again.
+            # The agent may have been stopped for a long time. Then the bytes in the socket are old, and must not renew
+            # the lease. The controller must connect again.
             self.disconnect()
             return
         try:

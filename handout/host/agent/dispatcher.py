@@ -33,9 +33,10 @@ BATCH = 128
 #: The dispatcher queues a further task on a worker only if the worker's tasks, including this one, are expected to take
 #: at most this many microseconds together.
 BATCH_US = 2000.0
-#: A batch gets no further task once its pickled calls have more than this many bytes.
+#: A batch gets no further READY task once its pickled calls have more than this many bytes.
 _BATCH_BYTES = 1 << 20
-#: A batch carries at most this many bytes of small inputs. The store writes the other small inputs to files.
+#: Once a batch has small inputs of this many bytes, the store writes the other small inputs to files. If it has no room
+#: for a file, the batch carries the input nevertheless.
 _SENT_BYTES = 8 << 20
 #: The dispatcher sends a worker more tasks once at most this many tasks are queued on it.
 _LOW = 64
@@ -209,8 +210,8 @@ class Dispatcher:
 
     def _environment(self, key: WorkerKey) -> dict[str, str]:
         environment = {v: str(key.threads) for v in THREAD_VARIABLES if v not in os.environ}
-        # The environment of the agent may name only some devices of the host. The ledger knows only these devices, and
-        # numbers them from 0.
+        # The environment of the agent may name only some devices of the host. This code takes it that the ledger has
+        # only these devices, numbered from 0.
         visible = self._visible
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[d] if d < len(visible) else str(d) for d in key.devices)
         return environment

@@ -16,9 +16,10 @@ from handout.host.system import processes, shared_page
 from handout.host.system.clock import now_ns
 
 #: Seconds between two checks while a running task has not been reported to the controller yet, or while tasks are
-#: queued behind a running task.
+#: queued behind a running task. Tasks of a shared loop do not count here.
 _FAST_S = 0.02
-#: Seconds between two checks if the only reason for them is a timeout or a memory limit.
+#: Seconds between two checks if the only reasons for them are timeouts, memory limits and unreported tasks of a shared
+#: loop.
 _SLOW_S = 0.1
 #: The monitor assumes that the memory of a task grows by at most this many bytes per second. It measures the memory
 #: again before the task can reach its limit at this rate.
@@ -101,7 +102,8 @@ class LimitsMonitor:
     def _recall_queued(self, worker: WorkerHandle, task: QueuedTask) -> None:
         """Recall the tasks that are queued behind a slow task.
 
-        Also have the worker report the tasks that ended before the slow one, because their report would wait for it.
+        Also have the worker report the tasks that ended before the slow one. Otherwise their report would wait until
+        the slow task has ended.
         """
         worker.slow_task = task.number_on_worker
         self._completion.recall_from(worker, task.number_on_worker + 1)

@@ -228,7 +228,7 @@ class Incoming:
         store: The store.
         key: Key of the object.
         size: Bytes of the object.
-        small: True if the object stays in the agent's memory when it is small enough; False if it becomes a file.
+        small: True if the object may stay in the agent's memory when it is small enough; False if it becomes a file.
 
     Raises:
         StoreFullError: There is no room for a file.

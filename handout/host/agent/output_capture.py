@@ -45,7 +45,7 @@ _READ_SIZE = 256 << 10
 
 
 def new_nonce() -> bytes:
-    """Return a new nonce for the marks of one worker: a NUL byte, which text does not contain, and random bytes."""
+    """Return a new nonce for one worker: a NUL byte, which text does not contain, then random bytes other than NUL."""
     return b"\0" + bytes(byte or 1 for byte in os.urandom(NONCE_SIZE - 1))
 
 
@@ -118,7 +118,7 @@ class Pipe:
             start = next_mark + MARK_SIZE
 
     def _find_partial_mark(self, data: bytes, start: int) -> int:
-        """Return the position at which the data ends with the beginning of a nonce, or else the length of the data."""
+        """If the data ends within a nonce, return where that nonce begins. Otherwise return the length of the data."""
         # The first byte of a nonce is NUL, and no other byte of a nonce or of text is.
         at = data.rfind(b"\0", max(start, len(data) - NONCE_SIZE + 1))
         if at >= 0 and self._nonce.startswith(data[at:]):

@@ -47,7 +47,9 @@ async def _run(request: messages.RunProgram, link: ControllerLink) -> None:
 
 
 async def _read_output(process: asyncio.subprocess.Process, timeout_s: float) -> bytes:
-    """Read a program's output until the program ends or exceeds its timeout. Then kill its process group.
+    """Read a program's output until the output and the program have ended, or the timeout is over.
+
+    Then kill the program's process group.
 
     Returns:
         The first bytes of the output. If the program exceeded its timeout, a note at the end says so.

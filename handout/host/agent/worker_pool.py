@@ -158,7 +158,7 @@ class WorkerPool:
     Args:
         supervisor: Socket to the supervisor.
         listener: The object whose methods the pool calls to report events.
-        set_up: A `SetUp` message with the values that all workers have in common. The pool sets its other fields.
+        set_up: A `SetUp` message with the values that all workers have in common. The pool sets the other fields.
         folder: Folder for shared pages on systems without anonymous files.
         groups: The control groups of the run. The pool adds a group for each worker with a memory limit.
     """
@@ -184,7 +184,8 @@ class WorkerPool:
         self._held = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._retry_timer: asyncio.TimerHandle | None = None
-        #: The largest number of idle workers. If there are more, the pool ends one with the least recently used key.
+        #: If more workers than this are idle, the pool ends one of those whose key was used least recently. If all of
+        #: them have the same key, it ends none.
         self.max_idle = max(4, 2 * (os.cpu_count() or 1))
         #: True if new workers must write large results to disk. The agent itself tells this to existing workers.
         self.spill = False
@@ -329,10 +330,10 @@ class WorkerPool:
                 self.send(worker, messages.ForgetFunctions(list(known)))
 
     def forget_bundles(self, keys: Set[int]) -> None:
-        """Dismiss the workers of source bundles that no task needs any more, because they hold the file of the bundle.
+        """Dismiss the idle workers of source bundles that no task needs any more.
 
-        A worker that has not imported from its bundle yet holds the file's path, which may be another one if the
-        controller sends the bundle again.
+        A worker that has imported from its bundle holds the bundle's file open. A worker that has not yet imported from
+        it knows only the path, and the path may be another one if the controller sends the bundle again.
         """
         idle = [worker for workers in self._idle.values() for worker in workers]
         for worker in idle:

@@ -35,8 +35,8 @@ _UNLIMITED = {
     "io.max": "",
 }
 _WORKERS = "workers"
-#: Bytes that are added to a task's limit to get the limit of its group. The kernel also counts page tables and socket
-#: buffers for the group. The agent does not count these for the task.
+#: Bytes that are added to a task's limit, besides a sixteenth of that limit, to get the limit of its group. The kernel
+#: also counts page tables and socket buffers for the group. The agent does not count these for the task.
 _KERNEL_ROOM = 64 << 20
 #: Seconds that `remove` keeps trying, because the system keeps a group until the killed processes in it have ended.
 _REMOVE_S = 1.0

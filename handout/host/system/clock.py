@@ -1,4 +1,4 @@
-"""The clock that leases and durations are measured with. It does not jump when the system time is set.
+"""The one clock by which leases and the durations of tasks are measured. It does not jump when the system time is set.
 
 On Linux it also counts the time during which the machine was suspended.
 """

@@ -262,8 +262,9 @@ def _kill_batch(folders: Collection[str], spared: Collection[int]) -> int:
 def _hold(folders: Collection[str], spared: Collection[int], known: dict[int, int]) -> dict[int, int]:
     """Return further processes of these runs, by number, with a descriptor of each (-1 if the system gave none).
 
-    After the search, a process may end and another process may get its number before the descriptor is opened. So the
-    function searches again afterwards, and returns only the processes that it has found twice.
+    Between a search and the opening of a descriptor, a process may end and another process may get its number. So the
+    function searches again afterwards, and returns only the numbers that it has found twice. The kernel does not give a
+    number to another process while the descriptor is open, so a number in the second search means the held process.
     """
     found: dict[int, int] = {}
     for pid in islice(_marked_trees(folders, spared) - known.keys(), _MOST_HELD - len(known)):

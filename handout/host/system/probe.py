@@ -96,7 +96,7 @@ def cgroup_folders(controller: str) -> list[str]:
 
 
 def cpu_count() -> int:
-    """Return how many processors this process may use. The quota of a control group is rounded up."""
+    """Return how many processors the affinity mask and the control groups (rounded up) let this process use."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:  # pragma: no cover - macOS
@@ -210,7 +210,7 @@ def processes_outlive_login() -> bool:
 
 
 def _logind_kills() -> bool:
-    """Return True if ``KillUserProcesses`` is on in systemd's login settings; see logind.conf(5)."""
+    """Return True if the last ``KillUserProcesses`` of systemd's login settings is on; see logind.conf(5)."""
     kills = False
     for folder in ("/usr/lib/systemd", "/etc/systemd", "/run/systemd"):
         paths = [f"{folder}/logind.conf"]

@@ -26,7 +26,8 @@ _STORES = b"/dev/shm/handout-%d-" % os.getuid()
 #: The slow steps of `tree_memory` ignore up to this many bytes of shared memory, because measuring it takes
 #: milliseconds. The page that every worker shares with the agent is smaller, so this page alone is never measured.
 _NEGLIGIBLE = 1 << 20
-#: The ``oom_score_adj`` of workers, from -1000 to 1000. If memory runs out, the kernel prefers to kill high scores.
+#: The ``oom_score_adj`` of workers, on a scale from -1000 to 1000. If memory runs out, the kernel prefers to kill
+#: processes with a high value.
 _OOM_SCORE = 500
 
 

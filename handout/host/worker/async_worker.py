@@ -24,7 +24,7 @@ class SharedLoop:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        #: The asyncio task that runs each of the worker's tasks, by the number of the worker's task.
+        #: The asyncio task of each running task, by the number of the running task on this worker.
         self._coroutines: dict[int, asyncio.Task[None]] = {}
         #: The tasks whose coroutines were cancelled. A second `cancel` would interrupt a coroutine that cleans up.
         self._cancelled: set[int] = set()

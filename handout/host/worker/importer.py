@@ -95,7 +95,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def _explain(self, error: ModuleNotFoundError, file: str) -> None:
         """Add to the error the file and line that imported the missing module, and why the module is missing."""
-        # The error passes through each module of a chain of imports. Only the first one that it passes is named.
+        # The error passes through each module of a chain of imports. It names only the first one, the innermost.
         if getattr(error, "imported_at", None) is not None:
             return
         line = _line_in(error.__traceback__, file)

@@ -69,7 +69,7 @@ class WorkerReport:
             self._payload_bytes += len(data)
 
     def add_skipped(self, number: int) -> None:
-        """Add a task that was recalled before it started."""
+        """Add a task that the worker did not start, because it was recalled or because the worker is ending."""
         self._skipped.append(number)
 
     def add_lacking(self, number: int) -> None:

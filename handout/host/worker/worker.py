@@ -34,8 +34,9 @@ from handout.protocol import codec, frames, messages
 from handout.protocol.messages import INLINE
 from handout.serialization import calls, diagnosis, exceptions, pickling
 
-#: Microseconds. If the last task of a function took this long or longer, the worker sends the pending report before it
-#: starts the function's next task. Otherwise the results in the report would wait for that task.
+#: Microseconds. If the last task of a function took this long or longer, or if the worker has not run the function yet,
+#: the worker sends the pending report before it starts the function's next task. Otherwise the results in the report
+#: would wait for that task.
 _SHORT_US = 200
 #: Limits of the text that a failure carries: characters of the exception's message, and characters of its traceback.
 _MAX_MESSAGE = 10_000
@@ -96,7 +97,7 @@ class Worker:
         self.leaving = False
         #: Largest size in bytes of each object of a result.
         self._max_result = sys.maxsize
-        #: The worker's own control group. None if its tasks have no memory limit, or the host has no control groups.
+        #: The worker's own control group. None if its tasks have no memory limit, or the worker is in no such group.
         self._limited: cgroups.MemoryGroup | None = None
         self._in_user_code = False
         #: True if SIGTERM has cancelled the coroutine that `_await` runs.
@@ -415,8 +416,8 @@ class Worker:
 
         Args:
             number: The task's number.
-            error: The exception that the function raised. Or an exception that was raised while its arguments were
-                loaded or its result was encoded.
+            error: The exception that was raised by the function, or while its arguments were loaded, or while its
+                result was encoded.
             cancelled: True if the agent cancelled the task.
         """
         kind, facts = _kind_of(error, cancelled)
@@ -447,7 +448,10 @@ class Worker:
         return failure, [blob] if blob is not None else []
 
     def _clean_up(self, current: Current) -> None:
-        """Clean up after a task: flush its output, remove its scratch folder, kill its processes, restore the rest."""
+        """Clean up after a task: flush its output, remove its scratch folder, and kill its processes.
+
+        Also restore the worker's working directory and blocked signals.
+        """
         self.streams.flush()
         remove_scratch(current)
         self.kill_children()
