@@ -172,7 +172,7 @@ def test_a_parameter_of_such_a_name_is_given_by_position(graph: Graph) -> None:
         ({"retry_on": int}, "retry_on="),
         ({"retry_on": (ValueError, KeyboardInterrupt)}, "retry_on="),
         ({"collocate_with": 3}, "collocate_with=3"),
-        ({"priority": "high"}, "priority='high' is not a number"),
+        ({"priority": "high"}, "priority='high' is not a finite number"),
     ],
 )
 def test_a_wrong_option_is_refused_at_once(graph: Graph, given: Any, message: str) -> None:
