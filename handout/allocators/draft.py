@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from handout.allocators.host_view import HostView, free_ledger, offer_of
 from handout.allocators.task import Task, requirements_of
 from handout.errors import AllocatorError
-from handout.protocol.resource_ledger import Ledger
+from handout.protocol.resource_ledger import Claim, Ledger
 from handout.resources import nearest_name
 from handout.resources.feasibility import feasible_variants
 
@@ -32,7 +32,7 @@ class Draft(Mapping[str, str]):
         ```
     """
 
-    __slots__ = ("_hosts", "_ledgers", "_placed", "_shared", "_shared_total", "ask_again_s")
+    __slots__ = ("_claims", "_hosts", "_ledgers", "_placed", "_shared", "_shared_total", "ask_again_s")
 
     ask_again_s: float | None
     """Seconds after which the core asks the allocator again, even if nothing has changed. None: only after a change."""
@@ -43,6 +43,8 @@ class Draft(Mapping[str, str]):
         self._shared_total = shared_total
         self._placed: dict[str, str] = {}
         self._ledgers: dict[str, Ledger] = {}
+        #: By id of a placed task: the ledgers that its claims are in. They are released if the task is placed again.
+        self._claims: dict[str, list[tuple[Ledger, Claim]]] = {}
         self.ask_again_s = None
 
     def fits(self, task: Task, host: str) -> bool:
@@ -62,14 +64,16 @@ class Draft(Mapping[str, str]):
         Raises:
             AllocatorError: The view has no such host.
         """
+        own = self._ledger(host)
+        for ledger, claim in self._claims.pop(task.id, ()):
+            ledger.release(claim)
         variant = self._variant(task, host)
         self._placed[task.id] = host
         if variant is None:
             return
         need, shared = requirements_of(task)[variant].needs(self._shared_total)
-        self._ledger(host).claim(need)
-        if shared:
-            self._shared.claim(shared)
+        claims = [(ledger, ledger.claim(amounts)) for ledger, amounts in ((own, need), (self._shared, shared))]
+        self._claims[task.id] = [(ledger, claim) for ledger, claim in claims if claim is not None]
 
     def ask_again(self, in_s: float) -> None:
         """Have the core ask the allocator again after ``in_s`` seconds, even if nothing has changed by then.

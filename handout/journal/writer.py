@@ -159,6 +159,9 @@ class Writer:
         """Stop committing, because a later entry may depend on the entry that could not be committed."""
         self.error = unusable(self._path, str(error))
         self.error.__cause__ = error
-        if self._database.in_transaction:
-            self._database.execute("ROLLBACK")
+        try:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass  # the transaction ends, without a commit, when the database is closed
         self.on_error(self.error)

@@ -64,6 +64,22 @@ def test_a_draft_knows_devices_variants_and_what_is_shared() -> None:
     assert not draft.fits(seats[1], "a")
 
 
+def test_a_task_that_is_placed_again_gives_its_first_place_back() -> None:
+    view = ClusterView([Host("a", capabilities={"cpu": 1}), Host("b", capabilities={"cpu": 1})], shared={"licence": 1})
+    draft = view.draft()
+    moved, other = (Task(id, cost={"cpu": 1, "licence": 1}) for id in ("moved", "other"))
+    draft.place(moved, "a")
+    assert not draft.fits(other, "b")
+    with pytest.raises(AllocatorError):
+        draft.place(moved, "c")
+    assert not draft.fits(other, "b")
+    draft.place(moved, "b")
+    assert draft == {"moved": "b"}
+    assert not draft.fits(other, "a")
+    draft.place(Task("moved", cost={"cpu": 1}), "b")
+    assert draft.fits(other, "a")
+
+
 def test_what_a_host_does_not_have_does_not_fit() -> None:
     view = ClusterView([Host("a", capabilities={"cpu": 8, "has_cuda": False})])
     assert not view.draft().fits(Task("t", cost={"has_cuda": True}), "a")
