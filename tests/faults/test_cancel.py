@@ -36,7 +36,7 @@ LIMIT_S = 5.0 + 1.0
 #: An agent that has not ended by then is left to its lease, and that is said: on a machine that is very busy it may
 #: happen, but not so many times in a row at one place.
 TRIES = 3
-LEFT = "did not confirm that it ended; its lease will end it"
+LEFT = "did not confirm its end. It will end when its lease is over"
 #: Of the places of a sweep, so many may not be met again: which host is first, and how far the other one is then, is
 #: not the same in every run.
 UNMET = 4

@@ -53,7 +53,7 @@ async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
     if pause_s:  # else some come while the interpreter ends, and it says so in words of its own
         assert program.returncode == -signal.SIGINT, said  # which a shell calls 130
         assert said.strip().endswith("KeyboardInterrupt")
-        assert "Interrupted: <Execution of 1 tasks: 1 with hosts>" in said
+        assert "Interrupted: <Execution of 1 tasks: 1 handed over>" in said
     assert seconds < stretched(5.0)
     if times == 1:
         assert gone(int(path.read_text()))
