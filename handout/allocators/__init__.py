@@ -1,4 +1,8 @@
-"""The public side of placement: the protocol of allocators, the views that they get, and the built-in allocators."""
+"""The interface of allocators.
+
+It consists of the `Allocator` protocol, the views of tasks and hosts that an allocator gets, and the built-in
+allocators.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The protocol of allocators: async callables that take a frontier and a view, and return placements."""
+"""The protocol of allocators.
+
+An allocator is an async callable. It takes a frontier, which holds the tasks to place, and a view of the cluster. It
+returns placements.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +34,16 @@ class Allocator(Protocol):
         """Choose hosts for tasks.
 
         Args:
-            frontier: Tasks whose inputs all exist, most urgent first. There are at most ``max(256, 4 * free slots)``
-                of them. Each whole core of a host is a slot.
-            view: The cluster at this moment. ``view.draft()`` keeps account of the amounts that placed tasks take.
+            frontier: Tasks whose inputs all exist, the most urgent first. The frontier has at most
+                ``max(256, 4 * free slots)`` tasks. A host has one slot for each whole CPU core, and at least one slot.
+                Each task that was handed over to the host takes one slot.
+            view: The cluster at this moment. ``view.draft()`` returns a draft, which keeps account of the amounts that
+                placed tasks take.
 
         Returns:
-            The name of the chosen host, by task id. A task that is left out waits. The core shows such a task to the
-            allocator again when something has changed.
+            A mapping from the id of each placed task to the name of its host. A task that is left out waits. The
+            scheduler shows such a task to the allocator again when something has changed that may lead to another
+            answer.
 
         Raises:
             Exception: Any exception that the allocator raises ends the run with an `AllocatorError`. The exception is
@@ -48,8 +55,8 @@ class Allocator(Protocol):
 def builtin(allocator: _Function) -> _Function:
     """Mark a function as a built-in allocator.
 
-    The core never calls a built-in allocator. The core has the same rule under the function's name, and applies that
-    rule itself. A custom allocator may call a built-in one, to place the tasks for which it has no rule of its own.
+    The scheduler never calls a built-in allocator, because the scheduler has code of its own for the rule with the
+    function's name. But a custom allocator may call a built-in one for the tasks that it has no rule for.
     """
     allocator.builtin = allocator.__name__  # type: ignore[attr-defined]
     return allocator

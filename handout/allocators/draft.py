@@ -15,7 +15,7 @@ __all__ = ["Draft"]
 
 
 class Draft(Mapping[str, str]):
-    """The host of each placed task, by task id, with an account of the amounts that these tasks take.
+    """A mapping from the id of each placed task to its host, with an account of the amounts that the placed tasks take.
 
     Make a draft with `ClusterView.draft`. An allocator may return the draft as its answer.
 
@@ -35,7 +35,10 @@ class Draft(Mapping[str, str]):
     __slots__ = ("_claims", "_hosts", "_ledgers", "_placed", "_shared", "_shared_total", "ask_again_s")
 
     ask_again_s: float | None
-    """Seconds after which the core asks the allocator again, even if nothing has changed. None: only after a change."""
+    """The scheduler asks the allocator again this many seconds after the answer, even if nothing has changed.
+
+    None: the scheduler asks again only after a change.
+    """
 
     def __init__(self, hosts: Mapping[str, HostView], shared: Ledger, shared_total: Mapping[str, int]) -> None:
         self._hosts = hosts
@@ -48,7 +51,7 @@ class Draft(Mapping[str, str]):
         self.ask_again_s = None
 
     def fits(self, task: Task, host: str) -> bool:
-        """Return True if the host has room for the task now, in addition to the tasks that the draft has placed there.
+        """Return True if the host has room for the task now, besides the tasks that the draft has placed on this host.
 
         Raises:
             AllocatorError: The view has no such host.
@@ -58,8 +61,8 @@ class Draft(Mapping[str, str]):
     def place(self, task: Task, host: str) -> None:
         """Place the task on the host.
 
-        The host may have no room for the task now. If the task's expected duration is short, the task then waits on
-        the host. Otherwise the task comes back in the next frontier.
+        The host need not have room for the task. If the host has none, the scheduler decides: a task that is expected
+        to be short waits on the host, and any other task comes back in the next frontier.
 
         Raises:
             AllocatorError: The view has no such host.
@@ -76,9 +79,9 @@ class Draft(Mapping[str, str]):
         self._claims[task.id] = [(ledger, claim) for ledger, claim in claims if claim is not None]
 
     def ask_again(self, in_s: float) -> None:
-        """Have the core ask the allocator again after ``in_s`` seconds, even if nothing has changed by then.
+        """Have the scheduler ask the allocator again after ``in_s`` seconds, even if nothing has changed by then.
 
-        If this is called several times, the shortest time counts. The core waits at least 0.01 s.
+        If this method is called several times, the shortest time counts. The scheduler waits at least 0.01 s.
         """
         if self.ask_again_s is None or in_s < self.ask_again_s:
             self.ask_again_s = max(0.0, in_s)
@@ -100,8 +103,8 @@ class Draft(Mapping[str, str]):
             if view is None:
                 nearest = nearest_name(host, self._hosts)
                 raise AllocatorError(
-                    f"the allocator asks for host {host!r}, which the view does not have.",
-                    remedy=f"Did you mean {nearest!r}?" if nearest else "Take names from view.hosts.",
+                    f"the allocator passed host {host!r} to its draft, but the view has no such host.",
+                    remedy=f"Did you mean {nearest!r}?" if nearest else "Take the names of hosts from view.hosts.",
                 )
             ledger = self._ledgers[host] = free_ledger(view)
         return ledger

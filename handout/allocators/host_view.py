@@ -17,14 +17,14 @@ from handout.resources import (
 
 __all__ = ["DEFAULT_BYTES_PER_S", "HostView", "Link", "free_ledger", "offer_of", "view_of_ledger"]
 
-#: The bandwidth that is assumed for every link, in bytes per second, because Handout does not measure bandwidth. The
-#: value is 1.6 Gbit/s, which lies between the bandwidths of a slow and of a fast network.
+#: The bandwidth, in bytes per second, that Handout assumes between the controller and each host. Handout does not
+#: measure bandwidth. The value is 1.6 Gbit/s, which lies between the bandwidths of a slow and of a fast network.
 DEFAULT_BYTES_PER_S = 2e8
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The path that bytes take between two hosts, or between a host and the controller.
+    """The way that bytes take between the controller and a host, or from one host through the controller to another.
 
     Example:
         ```python
@@ -34,9 +34,12 @@ class Link:
     """
 
     bytes_per_s: float = DEFAULT_BYTES_PER_S
-    """Bandwidth in bytes per second. Handout assumes it and does not measure it."""
+    """Bandwidth in bytes per second. Handout assumes this value and does not measure it."""
     rtt_s: float = 0.0
-    """Round-trip time in seconds, as measured when the controller connected to the host."""
+    """Round-trip time in seconds, as measured when the controller connected to the host.
+
+    For a link between two hosts, this is the sum of both hosts' times.
+    """
 
 
 class HostView:
@@ -45,11 +48,11 @@ class HostView:
     Args:
         name: The host's name in the inventory.
         total: All that the host offers.
-        free: The free part of ``total``. None: all of it is free.
+        free: The free part of ``total``. None: all of ``total`` is free.
         price_per_hour: The host's price, in the currency in which the inventory states all prices.
-        running: Number of tasks that have claimed amounts of the host.
-        backlog_s: Expected seconds of work, per core, of the tasks that were handed over to the host and have not
-            claimed anything yet.
+        running: Number of tasks that now hold some of the host's amounts, such as CPU or memory.
+        backlog_s: How long the waiting tasks are expected to keep all CPU cores of the host busy, in seconds. A waiting
+            task is one that was handed over to the host and holds none of the host's amounts yet.
 
     Example:
         ```python
@@ -65,10 +68,12 @@ class HostView:
     price_per_hour: float
     """The host's price, in the currency in which the inventory states all prices."""
     running: int
-    """Number of tasks that have claimed amounts of the host."""
+    """Number of tasks that now hold some of the host's amounts, such as CPU or memory."""
     backlog_s: float
-    """Expected seconds of work, per core, of the tasks that were handed over to the host and have not claimed anything
-    yet."""
+    """How long the waiting tasks are expected to keep all CPU cores of the host busy, in seconds.
+
+    A waiting task is one that was handed over to the host and holds none of the host's amounts yet.
+    """
 
     def __init__(
         self,
@@ -112,7 +117,7 @@ class HostView:
 def view_of_ledger(
     name: str, offer: Offer, ledger: Ledger, *, price_per_hour: float, running: int, backlog_s: float
 ) -> HostView:
-    """Make the view of a host from the core's ledger of that host.
+    """Make the view of a host from a copy of the ledger that the scheduler keeps for the host.
 
     The view computes ``total`` and ``free`` only when they are first read.
     """
@@ -128,10 +133,10 @@ def view_of_ledger(
 
 
 def offer_of(view: HostView) -> Offer:
-    """Return all that a host offers, in the compiled form that costs are compared with."""
+    """Return all that a host offers, in the compiled form in which offers are compared with costs."""
     return view._offer
 
 
 def free_ledger(view: HostView) -> Ledger:
-    """Return a copy of the ledger of a host's free amounts. Claims can be tried on the copy."""
+    """Return a copy of the ledger that holds a host's free amounts. Claims on the copy do not change the view."""
     return view._ledger.copy()

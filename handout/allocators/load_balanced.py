@@ -1,4 +1,4 @@
-"""The built-in allocator that spreads tasks evenly over the cores of all hosts."""
+"""The built-in allocator that spreads tasks evenly over the CPU cores of all hosts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["load_balanced"]
 
 @builtin
 async def load_balanced(frontier: Sequence[Task], view: ClusterView, /) -> Mapping[str, str]:
-    """Place each task on the least loaded host that has room for it. The load is the number of tasks per core.
+    """Place each task on the host with the fewest tasks per CPU core, among the hosts with room for the task.
 
     Example:
         ```python

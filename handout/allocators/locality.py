@@ -1,4 +1,4 @@
-"""The default allocator, which is built in. It places tasks where the fewest bytes must be copied."""
+"""The default allocator, which is built in. It places each task where the fewest bytes must be copied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = ["locality"]
 async def locality(frontier: Sequence[Task], view: ClusterView, /) -> Mapping[str, str]:
     """Place each task on the host that lacks the fewest bytes of the task's inputs.
 
-    Among hosts that lack equally many bytes, the task goes to the host with the fewest tasks per core.
+    Only hosts with room for the task are considered. If several of these hosts lack equally many bytes, the task goes
+    to the host with the fewest tasks per CPU core.
 
     Example:
         ```python

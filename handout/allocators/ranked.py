@@ -1,4 +1,7 @@
-"""The loop of the built-in allocators. Of the hosts with room for a task, it chooses the one with the lowest rank."""
+"""The loop that the built-in allocators share.
+
+For each task, the loop ranks the hosts that have room for the task, and chooses the host with the lowest rank.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,17 @@ Rank = Callable[[Task, str], tuple[float, ...]]
 
 
 class Load:
-    """The number of tasks per core of each host: tasks that run there, and tasks that the draft has placed there."""
+    """The number of tasks per CPU core, for each host.
+
+    At first, only the tasks that run on the host count. `add` counts each task that the allocator places on the host.
+    """
 
     def __init__(self, view: ClusterView) -> None:
         self._tasks = {name: float(host.running) for name, host in view.hosts.items()}
         self._cores = {name: max(1.0, float(host.total.amounts.get("cpu", 1))) for name, host in view.hosts.items()}
 
     def of(self, host: str) -> float:
-        """Return the tasks per core of one host."""
+        """Return the number of tasks per CPU core of one host."""
         return self._tasks[host] / self._cores[host]
 
     def add(self, host: str) -> None:
@@ -33,10 +39,10 @@ class Load:
 def place_by_rank(
     frontier: Sequence[Task], view: ClusterView, rank: Rank, placed: Callable[[str], None] = lambda host: None
 ) -> Draft:
-    """Place each task on a host that has room for it. Of several such hosts, choose the one with the lowest rank.
+    """Place each task on the host that has the lowest rank among the hosts with room for the task.
 
-    A host in a task's ``not_on`` gets the task only if no other host has room. After each placement, the function
-    calls ``placed`` with the name of the host.
+    A host in a task's ``not_on`` gets the task only if no other host has room. A task for which no host has room is
+    left out. After each placement, the function calls ``placed`` with the name of the host.
     """
     draft = view.draft()
     for task in frontier:

@@ -17,7 +17,8 @@ class InputView:
     """One input of a task: how large the input is, and which hosts have it.
 
     Args:
-        id: Id of the task that makes the input, or ``value-N`` for a value that the caller gave.
+        id: Id of the task that makes the input. An input that the caller gave has the id ``value-N``, where N is a
+            number.
         nbytes: The input's size in bytes; None while the size is not known.
         hosts: Names of the hosts that have the input.
 
@@ -31,7 +32,10 @@ class InputView:
     __slots__ = ("hosts", "id", "nbytes")
 
     id: str
-    """Id of the task that makes the input, or ``value-N`` for a value that the caller gave."""
+    """Id of the task that makes the input.
+
+    An input that the caller gave has the id ``value-N``, where N is a number.
+    """
     nbytes: int | None
     """The input's size in bytes; None while the size is not known."""
     hosts: frozenset[str]
@@ -54,10 +58,11 @@ class Task:
         cost: What the task needs. A list of costs holds alternatives, in order of preference.
         inputs: The inputs of the task: results of other tasks, and values that the caller gave.
         priority: Tasks of a higher priority go first.
-        rank: Number of tasks that follow this task on the longest path to an end of the graph.
-        expected_s: Average duration, in seconds, of the finished calls of the task's function. None: no call has
-            finished.
-        waiting_s: Seconds since the core first showed the task to an allocator. All of its inputs existed at that time.
+        rank: Number of tasks after this task on the longest path from this task to an end of the graph.
+        expected_s: Expected duration in seconds. It is a moving average over the finished calls of the task's function,
+            including calls in earlier runs on the same cluster. None: no call has finished yet.
+        waiting_s: Seconds since the scheduler first showed the task to an allocator. At that time, all inputs of the
+            task existed.
         labels: The labels that the graph's author attached to the task.
         not_on: Names of the hosts to avoid while other hosts can run the task. The task has failed on such a host, or
             the host recently had no room for a result or an argument of the task's function.
@@ -92,11 +97,18 @@ class Task:
     priority: float
     """Tasks of a higher priority go first."""
     rank: float
-    """Number of tasks that follow this task on the longest path to an end of the graph."""
+    """Number of tasks after this task on the longest path from this task to an end of the graph."""
     expected_s: float | None
-    """Average duration of the finished calls of the task's function, in seconds. None: no call has finished."""
+    """Expected duration in seconds. None: no call of the task's function has finished yet.
+
+    The expected duration is a moving average over the finished calls of the function, including calls in earlier runs
+    on the same cluster.
+    """
     waiting_s: float
-    """Seconds since the core first showed the task to an allocator. All of its inputs existed at that time."""
+    """Seconds since the scheduler first showed the task to an allocator.
+
+    At that time, all inputs of the task existed.
+    """
     labels: Mapping[str, Any]
     """The labels that the graph's author attached to the task."""
     not_on: frozenset[str]
@@ -131,14 +143,17 @@ class Task:
 
 
 def requirements_of(task: Task) -> tuple[Requirement, ...]:
-    """Return a task's costs in compiled form. For a task that the core has not made, the first call compiles them."""
+    """Return a task's costs in compiled form.
+
+    If the task was not made by `task_of_core`, the first call compiles the costs.
+    """
     if task._requirements is None:
         task._requirements = tuple(map(compile_cost, task.cost))
     return task._requirements
 
 
 def task_of_core(id: str, requirements: tuple[Requirement, ...], **fields: Any) -> Task:
-    """Make a task from costs that are compiled already. ``fields`` are the other arguments of `Task`."""
+    """Make a task from costs that the scheduler has compiled already. ``fields`` are the other arguments of `Task`."""
     task = Task(id, cost=tuple(requirement.cost for requirement in requirements), **fields)
     task._requirements = requirements
     return task

@@ -21,7 +21,8 @@ class ClusterView:
 
     Args:
         hosts: Views of hosts, or hosts of an inventory. A host of an inventory counts as idle.
-        now_s: The time in seconds. It has no fixed start, so only differences between views of one run have a meaning.
+        now_s: The time of the snapshot, in seconds since an arbitrary moment. So only the difference between the times
+            of two views of one run has a meaning.
         shared: The free part of the amounts that all hosts share, by name.
 
     Example:
@@ -34,9 +35,12 @@ class ClusterView:
     __slots__ = ("_links", "_shared", "_shared_total", "hosts", "now_s")
 
     now_s: float
-    """The time in seconds. It has no fixed start, so only differences between views of one run have a meaning."""
+    """The time of the snapshot, in seconds since an arbitrary moment.
+
+    So only the difference between the times of two views of one run has a meaning.
+    """
     hosts: Mapping[str, HostView]
-    """The hosts by name. In a run, they are in the order in which they joined the cluster."""
+    """The hosts by name. In a run, the hosts are in the order in which they joined the cluster."""
 
     def __init__(
         self, hosts: Iterable[HostView | Host], *, now_s: float = 0.0, shared: Mapping[str, Amount] = _NOTHING
@@ -45,7 +49,8 @@ class ClusterView:
         views = [_as_view(host) for host in hosts]
         self.hosts = MappingProxyType({view.name: view for view in views})
         self._shared: Capabilities | None = as_capabilities(dict(shared))
-        # If no number of cores is given, compiling adds one core. That default is for hosts, so it is left out here.
+        # If ``shared`` has no number of CPU cores, compiling adds one core. This default makes sense only for a host,
+        # so the added core is left out.
         amounts = {name: parts for name, parts in compile_capabilities(shared).amounts.items() if name in shared}
         self._shared_total: Mapping[str, int] = amounts
         self._links: Mapping[str, float] = {}
@@ -56,10 +61,10 @@ class ClusterView:
         return self._shared or Capabilities()
 
     def link(self, source: str, target: str) -> Link:
-        """Return the link between two hosts, or between a host and the controller. The controller's name is ``""``.
+        """Return the link between two hosts, or between a host and the controller, whose name is ``""``.
 
-        Bytes between two hosts pass through the controller. So the link between two hosts has half the bandwidth, and
-        its round-trip time is the sum of the round-trip times of both hosts.
+        Bytes between two hosts pass through the controller. So a link between two hosts has half the bandwidth of a
+        link to the controller, and its round-trip time is the sum of the round-trip times of both hosts.
         """
         if source == target:
             return Link(float("inf"), 0.0)
@@ -71,7 +76,7 @@ class ClusterView:
         return sum(one.nbytes or 0 for one in task.inputs if host not in one.hosts)
 
     def draft(self) -> Draft:
-        """Return an empty draft. It keeps account of the amounts that placed tasks take."""
+        """Return an empty draft. The draft keeps account of the amounts that placed tasks take."""
         free = compile_capabilities(self.shared).amounts
         shared = Ledger({name: free.get(name, 0) for name in self._shared_total})
         return Draft(self.hosts, shared, self._shared_total)
@@ -81,13 +86,13 @@ class ClusterView:
 
 
 def view_of_core(hosts: Iterable[HostView], now_s: float, shared: Ledger, rtt_s: Mapping[str, float]) -> ClusterView:
-    """Make the view that the core shows to a custom allocator.
+    """Make the view that the scheduler's core shows to a custom allocator.
 
     Args:
         hosts: The hosts that may get work now.
-        now_s: The core's time in seconds.
-        shared: The core's ledger of the shared amounts.
-        rtt_s: The round-trip time between the controller and each host, in seconds by the host's name.
+        now_s: The present time of the scheduler's core, in seconds.
+        shared: The ledger that the scheduler's core keeps of the amounts that all hosts share.
+        rtt_s: The round-trip time between the controller and each host, in seconds. The keys are the hosts' names.
     """
     view = ClusterView(hosts, now_s=now_s)
     view._shared = capabilities_of(Offer({name: max(0, parts) for name, parts in shared.free.items()}))

@@ -1,12 +1,14 @@
-"""A journal records what happens in runs, and holds their committed results. It is a file with a folder beside it.
+"""The journal of runs, which records what happens in them and holds their committed results.
 
-A result is committed when its bytes are in the journal. Small results are in the file, which is an SQLite database with
-a write-ahead log. Each large result is a file of its own in the folder, named by a digest of its bytes.
+A journal is a file with a folder beside it. A result is committed when its bytes are in the journal. Small results are
+in the file, which is an SQLite database with a write-ahead log. Each large result is a file of its own in the folder,
+named by a digest of its bytes.
 
-A committed result is kept even if the program is killed, at any instruction. Commits are not forced to the disk, so the
-last ones may be missing after a power cut. Their tasks then run again. Two things are forced to the disk. The start of
-a task that must not run twice is on the disk before the controller hands over the task. A large result's file is on the
-disk before the row that names the file is committed.
+A committed result is kept even if the program is killed, at whatever instruction. But most commits are not forced to
+the disk, so the last commits may be missing after a power cut. The tasks of these commits then run again.
+
+Two things are forced to the disk. The recorded start of a task that must not run twice is on the disk before the
+controller hands over the task. The file of a large result is on the disk before the database names the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Computes the identities of functions, methods and modules from their parts."""
+"""Computes the identities of functions, methods and modules from their parts.
+
+An identity is a digest by which a later run recognizes the same code (see `identity`). A part "counts" if the identity
+depends on it. A module is "installed" if it is not the user's own (see `project_modules`).
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,23 @@ __all__ = ["bound_method", "cell", "code", "function", "installed", "module", "m
 
 
 def installed(module: str | None, name: str) -> bytes:
-    """Return the identity of an object of an installed module, made from the object's name and the module's version."""
+    """Return the identity of an object of an installed module.
+
+    The identity is made from the object's name and from the module's name and version.
+    """
     top = (module or "").partition(".")[0]
     return digest(b"installed", f"{module}:{name}:{version_of(top)}".encode())
 
 
 def function(walk: ValueWalk, fn: types.FunctionType) -> bytes:
-    """Return the identity of a Python function, made from its code and the values that the code names.
+    """Return the identity of a Python function.
 
-    If the function can be imported from an installed module, only the function's name and the module's version count.
+    The identity is made from the function's code, defaults, annotations, attributes and closure, and from the values of
+    the globals that the code names. If the function can be imported from an installed module, only the function's name
+    and the module's version count.
 
-    The function's module is read from the function's globals. The function's attribute ``__module__`` may be wrong,
-    because `functools.wraps` copies that attribute from another function.
+    The function's globals tell which module its code is from. The attribute ``__module__`` of the function may name
+    another module, because `functools.wraps` copies this attribute from another function.
     """
     space = fn.__globals__
     home = str(space.get("__name__"))
@@ -38,14 +47,15 @@ def function(walk: ValueWalk, fn: types.FunctionType) -> bytes:
         return installed(fn.__module__, fn.__qualname__)
     held = {k: v for k, v in fn.__dict__.items() if not k.startswith("__handout")}
     if is_installed and home == "functools" and "registry" in held and "dispatch" in held:
-        # `functools.singledispatch` made `fn`. Only the registry counts, because the rest of `fn` is a cache.
+        # `functools.singledispatch` made `fn`. Only the registry counts, because all other state of `fn` is a cache.
         return digest(b"dispatch", walk.mapping(held["registry"]))
-    # Python 3.14 evaluates annotations on demand, by calling ``__annotate__``.
+    # In Python 3.14, the function ``__annotate__`` computes the annotations on demand. So it counts instead of them.
     annotations = getattr(fn, "__annotate__", None) or fn.__annotations__
     parts = [code(walk, fn.__code__, fn.__doc__), walk.of(fn.__defaults__), walk.of(fn.__kwdefaults__)]
     parts += [walk.of(annotations), walk.of(held), walk.of(fn.__closure__)]
     if is_installed:
-        # The code of `fn` belongs to an installed module. The module's version covers the globals that the code names.
+        # The code of `fn` is from an installed module, for example from a decorator there. The globals that the code
+        # names are left out, because the module's version stands for them.
         return digest(installed(home, fn.__qualname__), *parts)
     for name in sorted(names_in(fn.__code__).used):
         if name in space:
@@ -77,10 +87,11 @@ def cell(walk: ValueWalk, cell_: types.CellType) -> bytes:
 
 
 def bound_method(walk: ValueWalk, value: Any, func: Any) -> bytes:
-    """Return the identity of a bound method, made from its function and its object.
+    """Return the identity of a bound method, or of a built-in function.
 
-    For a built-in function, only its name and its module's version count. The same holds for a method that an installed
-    module offers as a function, such as `random.random`.
+    The identity of a bound method is made from its function and from the object that it is bound to. For a built-in
+    function, only its name and its module's version count. The same holds for a method that an installed module offers
+    as a function, such as `random.random`.
     """
     owner, name = value.__self__, getattr(value, "__name__", "")
     if owner is None or isinstance(owner, types.ModuleType):
@@ -103,14 +114,14 @@ def module(walk: ValueWalk, module_: types.ModuleType) -> bytes:
 def module_sources(walk: ValueWalk, name: str) -> bytes:
     """Return the identity of a module, by its name.
 
-    The identity of one of the user's own modules is made from the sources of its top-level package, the sources of all
-    of the user's modules that the package imports, and the versions of the installed modules that all these import. The
-    identity of an installed module is made from its version.
+    If the module is the user's own, the identity is made from the files of its top-level package, from the files of the
+    user's other packages that this package imports, directly or indirectly, and from the versions of the installed
+    modules that any of these packages imports. The identity of an installed module is made from its version.
     """
     top, script = name.partition(".")[0], None
     if name == "__main__":
         script = getattr(sys.modules[name], "__file__", None)
-        if script is None or not os.path.isfile(script):  # the program was typed into an interpreter
+        if script is None or not os.path.isfile(script):  # there is no file: the program was typed into an interpreter
             return walk.unknown()
     if top not in walk.sources:
         found = own_sources([main_name() or top if script else top], script)
@@ -126,7 +137,8 @@ def module_sources(walk: ValueWalk, name: str) -> bytes:
 def _imported(code_: types.CodeType, package: str) -> tuple[str, ...]:
     """Return the names of the modules that a code object imports when it runs.
 
-    A relative import counts as an import of the whole `package`.
+    `package` is the name of the package that the code is in. Each relative import is taken as an import of this whole
+    package.
     """
     found: set[str] = set()
     for each in code_.co_consts:
@@ -135,7 +147,7 @@ def _imported(code_: types.CodeType, package: str) -> tuple[str, ...]:
     before = [each for each in dis.get_instructions(code_) if each.opname != "EXTENDED_ARG"]
     for at, each in enumerate(before):
         if each.opname == "IMPORT_NAME":
-            # Two instructions before, the code puts the import's level on the stack. The level of a relative import is
+            # The instruction two places before puts the import's level on the stack. The level of a relative import is
             # above 0.
             relative = before[at - 2].argval != 0
             found.add(package if relative else each.argval)

@@ -1,15 +1,19 @@
-"""Computes the identities of tasks, by which a run recognizes the tasks of earlier runs.
+"""Computes the identities of tasks. An identity is a digest by which a run recognizes a task of an earlier run.
 
-Tasks with the same function and the same arguments have the same identity, in every process and at any time.
+Tasks of two runs have the same identity if they have the same function and the same arguments, in every process and at
+any time. One graph may also have several tasks with the same function and the same arguments. The identities of such
+tasks differ, because their order in the graph enters the identities.
 
 The identity of a function is made from its code (without file names and line numbers), its constants, annotations,
-defaults and closure, and the values of the globals that it names. These globals may be in any of the user's own
-modules. An installed module counts by its name and version (see `code_rules`). The identity of a task is made from the
-identity of its function, from its arguments, and from the identities of the tasks whose results are among the
-arguments. If a graph has equal tasks, their order tells them apart.
+defaults and closure, and the values of the globals that it names. This holds for the functions of all of the user's own
+modules. For a function of an installed module, only its name and the module's version count (see `code_rules`).
 
-No identity depends on the hash seed, on addresses or on pickled bytes. A value whose identity is not certain matches
-nothing, so its task is run anew.
+The identity of a task is made from the identity of its function, from its arguments, and from the identities of the
+tasks whose results are among the arguments.
+
+No identity depends on the hash seed, on memory addresses or on pickled bytes. Some values, such as open files, cannot
+be taken apart into parts that have an identity. Such a value gets a random identity, which matches no other. So a task
+with such a value is run anew in each run.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ class TaskIdentities:
     """The identities of a plan's tasks and of the objects that the tasks make or take.
 
     Args:
-        plan: A validated graph. The arguments in it must not change while the identities are computed.
+        plan: The graph, checked and numbered. The arguments in the plan must not change while identities are computed.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -39,11 +43,12 @@ class TaskIdentities:
         self._functions: dict[int, tuple[bytes, bool]] = {}
         self._values: dict[int, bytes] = {}
         self._sources: dict[str, bytes] = {}
-        #: Tasks that match no task of an earlier run, because their function or an argument cannot be taken apart.
+        #: Numbers of the tasks that match no task of an earlier run. The function or an argument of such a task cannot
+        #: be taken apart, or the task takes the result of another such task.
         self.unrecognizable: set[int] = set()
-        #: The object numbers of the caller's values that cannot be taken apart.
+        #: Numbers of the objects that are values of the caller and cannot be taken apart.
         self._unknown_values: set[int] = set()
-        #: The identity of each task.
+        #: The identity of each task, in the order of the tasks' numbers.
         self.tasks: list[bytes] = []
         seen: dict[bytes, int] = {}
         for task in range(len(plan)):
@@ -55,7 +60,7 @@ class TaskIdentities:
             self.tasks.append(digest(made, b"again %d" % earlier) if earlier else made)
 
     def _inherit_unrecognizable(self, task: int) -> None:
-        """Mark a task as unrecognizable if one of its inputs has no certain identity."""
+        """Mark a task as unrecognizable if an input is an unknown value or comes from an unrecognizable task."""
         count, extras = len(self._plan), self._plan.extras
         for number in self._plan.inputs[task]:
             extra = None if number < count else extras[number - count]
@@ -64,7 +69,10 @@ class TaskIdentities:
                 self.unrecognizable.add(task)
 
     def part_of(self, number: int) -> str:
-        """Return the path to an object in the result of its task, as text. It is empty for the whole result."""
+        """Return the path that leads from the result of an object's task to the object, as text.
+
+        The text is empty if the object is the whole result or a value of the caller.
+        """
         count = len(self._plan)
         if number < count:
             return ""
@@ -90,10 +98,10 @@ class TaskIdentities:
         return known
 
     def _task(self, task: int) -> bytes:
-        """Return a task's identity before equal tasks of the plan are told apart."""
+        """Return a task's identity, into which the order of equal tasks has not entered yet."""
         plan = self._plan
         fn = plan.fns[task]
-        known = self._functions.get(id(fn))  # the plan keeps `fn` alive, so the id is not used again
+        known = self._functions.get(id(fn))  # the plan keeps `fn` alive, so no other function gets this id
         if known is None:
             walk = new_walk(None, self._sources)
             known = self._functions[id(fn)] = walk.whole(fn), walk.is_complete
@@ -111,9 +119,10 @@ class TaskIdentities:
         return made
 
     def _plain_text(self, args: tuple[Any, ...]) -> str | None:
-        """Return the arguments as text if each of them is a scalar or a whole result, otherwise None.
+        """Return the arguments as text if each argument is a plain value, such as a number, or a task's whole result.
 
-        The arguments of most tasks can be given as text. These tasks need no walk through their arguments.
+        Otherwise return None. Most tasks have only such arguments. For these tasks, making the text is faster than
+        walking through the arguments with a `ValueWalk`.
         """
         text: list[str] = []
         for arg in args:
@@ -130,7 +139,7 @@ class TaskIdentities:
         return "\x1f".join(text)
 
     def _promise(self, task: int) -> Callable[[Any, ValueWalk], bytes]:
-        """Return a function that gives a walk the identity of each output inside a task's arguments."""
+        """Return the ``promise`` argument for a `ValueWalk` through a task's arguments."""
         slot_of, inputs = self._plan.slot_of(task), self._plan.inputs[task]
 
         def stands_for(found: Placeholder, walk: ValueWalk) -> bytes:

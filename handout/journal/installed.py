@@ -1,6 +1,10 @@
-"""Finds the versions of installed modules. An identity contains an installed module's name and version, not its code.
+"""Finds the versions of installed modules.
 
-No function here imports a module to find the module's version.
+An identity is a digest by which a later run recognizes a function or a value. Identities contain the name and version
+of an installed module instead of the module's code. A module is "installed" if it is not the user's own (see
+`project_modules`).
+
+No function in this file imports a module to find the module's version.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ PYTHON = f"python {sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def is_own(module: str | None) -> bool:
-    """Return True if a module is the user's own, so that its code may have changed since the last run."""
+    """Return True if a module is the user's own. The code of such a module may have changed since the last run."""
     return module in (None, "__main__", "__mp_main__") or _is_own_top(str(module).partition(".")[0])
 
 
@@ -33,31 +37,32 @@ def _is_own_top(top: str) -> bool:
 
 @functools.cache
 def version_of(top: str) -> str:
-    """Return the version of a top-level module.
+    """Return the version of a top-level module, and Python's version for a module of the standard library.
 
-    Return a digest of the module's files if the module has no version or is the user's own.
+    If the module has no version or is the user's own, return a digest of the module's files.
     """
     if top in sys.stdlib_module_names:
         return PYTHON
-    from importlib import metadata  # this import takes 20 ms, and most functions name only standard modules
+    from importlib import metadata  # imported here: it takes 20 ms, and most functions name only standard modules
 
     spec = spec_of(top)
     if spec is None:
         return "absent"
     places = [Path(each) for each in spec.submodule_search_locations or filter(None, [spec.origin])]
     if _is_own_top(top):
-        # Only the user's compiled code needs this. If the user's code is in Python, an identity contains the code.
+        # This digest is needed only for the user's compiled code. If the user's code is in Python, an identity is made
+        # from the code.
         return _files(places)
     name = "handout-dag" if top == "handout" else top
     try:
         found = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         found = None
-    # A distribution of this name may contain another module. A namespace package has no origin, and its parts may come
-    # from several distributions.
+    # A distribution is what pip installs. The distribution with the module's name may contain other modules instead. A
+    # namespace package, which has no origin, may come from several distributions.
     if found is not None and spec.origin is not None and (name != top or _contains(found, top)):
         return found.version
-    if top != "handout":  # if Handout has no distribution, it runs from its sources
+    if top != "handout":  # if Handout has no distribution, Handout runs from its sources
         names = metadata.packages_distributions().get(top, [])
         if names:
             return " ".join(f"{each} {metadata.version(each)}" for each in sorted(set(names)))
@@ -79,6 +84,6 @@ def _files(places: list[Path]) -> str:
             if path.name.endswith((".py", *EXTENSIONS)) and path.is_file():
                 status = path.stat()
                 made.update(f"{path.relative_to(place)} {status.st_size}\n".encode())
-                # Compiled libraries may be large, so the digest covers their modification time, not their bytes.
+                # A compiled library may be large, so the digest covers its modification time instead of its bytes.
                 made.update(path.read_bytes() if path.suffix == ".py" else b"%d" % status.st_mtime_ns)
     return made.hexdigest()

@@ -1,4 +1,4 @@
-"""Stores large objects as files in the folder beside a journal's file. Each file's name is a digest of its object."""
+"""Stores large objects as files in the folder beside a journal's file. A file's name is a digest of its bytes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ class ObjectFolder:
         self._path = path
 
     def file(self, name: str) -> Path:
-        """Return the path of a file whose name `write` returned."""
+        """Return the path of the file whose name `write` returned."""
         return self._path / name
 
     def remove_unfinished(self) -> None:
-        """Remove the files that a program was writing when it was killed. The caller must hold the journal's lock.
+        """Remove the files that a program was writing when it was killed.
+
+        The caller must hold the journal's lock. Otherwise another run might still be writing these files.
 
         Raises:
             OSError: The folder cannot be written to.
@@ -41,9 +43,10 @@ class ObjectFolder:
             unfinished.unlink()
 
     def write(self, segments: Segments) -> str:
-        """Write an object to a file, unless that file exists already. Return the file's name.
+        """Write an object to the file that is named by the object's digest, and return this name.
 
-        The file is on the disk when the method returns.
+        If the file exists already and has the object's size, it is not written again. A written file is on the disk
+        when the method returns.
 
         Args:
             segments: The object's bytes, in pieces.
@@ -75,7 +78,7 @@ class ObjectFolder:
         except BaseException:
             os.unlink(unfinished)
             raise
-        # A rename is on the disk only after the folder has been synced.
+        # The file's new name is on the disk only after the folder has been synced.
         folder = os.open(self._path, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -84,7 +87,7 @@ class ObjectFolder:
 
 
 def is_whole(path: Path, nbytes: int) -> bool:
-    """Return True if a file exists and has the given size, so that it was neither removed nor truncated."""
+    """Return True if a file exists and has the given size. A file that was removed or truncated fails this test."""
     try:
         return path.stat().st_size == nbytes
     except OSError:

@@ -1,4 +1,7 @@
-"""Opens a journal's file for writing: takes the lock, which only one run can hold, and opens the database."""
+"""Opens a journal for writing: takes the journal's lock, which only one run can hold, and opens the database.
+
+The database is the journal's file. The lock is on a second file, beside the journal's file.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,19 @@ __all__ = ["connect", "resolve", "take_lock", "unusable"]
 def resolve(path: str | PathLike[str]) -> Path:
     """Return the absolute path of a journal's file, with symbolic links resolved.
 
-    So a journal has one lock even if several paths lead to its file. And the path stays valid if the program changes
-    its working directory.
+    With this path, a journal has only one lock even if several paths lead to its file. And the path stays valid if the
+    program changes its working directory.
 
     Raises:
-        JournalError: `path` is not the path of a file.
+        JournalError: `path` cannot be the path of a file.
     """
     try:
         resolved = Path(os.path.realpath(os.fsdecode(path)))
         if not resolved.name:
-            raise ValueError("it is a folder")
+            raise ValueError("a folder has this path")
     except ValueError as error:
         raise JournalError(
-            f"{path!r} is not the path of a journal: {error}.", remedy="Name a file.", path=str(path)
+            f"{path!r} cannot be the path of a journal: {error}.", remedy="Give the path of a file.", path=str(path)
         ) from error
     return resolved
 
@@ -37,10 +40,11 @@ def resolve(path: str | PathLike[str]) -> Path:
 def take_lock(path: Path) -> int:
     """Lock a journal and return the descriptor that holds the lock.
 
-    Without the lock, two runs could use a journal at the same time. Both would run the same tasks and commit results.
+    Without the lock, two runs could use a journal at the same time. Both would then run the same tasks and commit the
+    results.
 
     Raises:
-        JournalError: Another run holds the lock, or the lock's file cannot be made.
+        JournalError: Another run holds the lock, or the file of the lock cannot be opened.
     """
     try:
         lock = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -52,14 +56,14 @@ def take_lock(path: Path) -> int:
         os.close(lock)
         raise JournalError(
             f"The journal {str(path)!r} is in use by another run.",
-            remedy="Wait for that run to end, or name another file.",
+            remedy="Wait until that run has ended, or give the path of another file.",
             path=str(path),
         ) from None
     return lock
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the database. If the file does not exist, make it with mode 0600.
+    """Open the database of a journal. If its file does not exist, make the file with mode 0600.
 
     Raises:
         JournalError: The file is not a journal, has another format, or cannot be written.
@@ -87,6 +91,7 @@ def unusable(path: Path, reason: str) -> JournalError:
     """Return the error for a journal that cannot be opened, read or written."""
     return JournalError(
         f"The journal {str(path)!r} cannot be used: {reason}.",
-        remedy="Check the path, its permissions and the free space. Committed results are kept for the next call.",
+        remedy="Check the path, the permissions of the file and its folder, and the free space. Committed results are "
+        "kept, so that a later run can use them.",
         path=str(path),
     )

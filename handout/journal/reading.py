@@ -1,4 +1,7 @@
-"""Reads a journal as data, after a run or during it."""
+"""Reads a journal as data, after a run or during one.
+
+A task has ended well if one of its attempts has succeeded. A result is committed when its bytes are in the journal.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ class RunRecord:
         began: Time at which the run began, in ISO 8601 and UTC.
         ended: Time at which the run ended; None if the run goes on, or if its program ended before the run did.
         outcome: ``"done"``, ``"failed"`` or ``"cancelled"``; None if `ended` is None.
-        tasks: Number of the run's tasks.
-        reused: Number of the run's tasks that were not run again, because they had ended well in an earlier run.
+        tasks: Number of all tasks of the run.
+        reused: Number of those tasks that this run did not run again, because they had ended well in an earlier run.
     """
 
     number: int
@@ -42,13 +45,13 @@ class TaskRecord:
     """A task that ended well.
 
     Attributes:
-        run: Number of the run that ran the task.
+        run: Number of the run in which the task ended well.
         id: The task's id.
         host: Name of the host that ran the task.
         attempt: Number of the attempt that ended well, from 1.
         nbytes: Size of the task's committed result in bytes; None if the task's result was not committed.
-        identity: The task's identity in hexadecimal. It is the same in every run that has the same function with the
-            same arguments.
+        identity: The task's identity in hexadecimal: a digest of the task's function and arguments. A task with the
+            same function and the same arguments has the same identity in every run.
     """
 
     run: int
@@ -61,15 +64,15 @@ class TaskRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """An attempt that did not end well.
+    """An attempt that failed, or whose end is not known.
 
     Attributes:
         run: Number of the run that made the attempt.
         id: The task's id.
         host: Name of the host that the attempt was handed over to; empty if it was never handed over.
         attempt: Number of the attempt, from 1.
-        outcome: The kind of failure, or ``"started"`` if the function is marked ``idempotent=False`` and the end of the
-            attempt is unknown.
+        outcome: The kind of failure, or ``"started"`` if the end of the attempt is not known. Such an attempt is
+            recorded only if its function is marked ``idempotent=False``.
         error: The error's message; empty for ``"started"``.
     """
 
@@ -87,8 +90,9 @@ class Story:
 
     Attributes:
         runs: All runs, in order.
-        tasks: All tasks that ended well. If several runs recorded a task, only the last record is here.
-        attempts: All attempts that did not end well.
+        tasks: All tasks that ended well. If several runs recorded the same task, only its last record is included.
+        attempts: All attempts that failed. An attempt whose end is not known is included if its function is marked
+            ``idempotent=False``.
     """
 
     runs: Sequence[RunRecord]
@@ -97,7 +101,7 @@ class Story:
 
 
 def read(path: str | PathLike[str]) -> Story:
-    """Read a journal. A run may be writing it at the same time.
+    """Read a journal. A run may write to the journal at the same time.
 
     Args:
         path: The journal's file.
@@ -121,10 +125,10 @@ def read(path: str | PathLike[str]) -> Story:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             return _story(database) if check(database, path) else Story((), (), ())
-    except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:  # the last three for damaged rows
+    except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:  # damaged rows raise the last three
         raise JournalError(
             f"The journal {str(path)!r} cannot be read: {type(error).__name__}: {error}.",
-            remedy="Check the file.",
+            remedy="Check that you may read the file, and that the file is not damaged.",
             path=str(path),
         ) from error
 
@@ -139,7 +143,10 @@ def _story(database: sqlite3.Connection) -> Story:
 
 
 def _tasks(database: sqlite3.Connection) -> list[TaskRecord]:
-    """Return the last record of each identity, in the order in which the records were written."""
+    """Return the last record of each task, in the order in which these records were written.
+
+    Records with the same identity are records of the same task.
+    """
     runs = {
         run: (json.loads(ids), identities)
         for run, ids, identities in database.execute("SELECT run, ids, identities FROM runs")

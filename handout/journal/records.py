@@ -1,4 +1,4 @@
-"""The records that a run writes to its journal, and those that a later run reads from the journal."""
+"""The records that a run writes to its journal, and the records that a later run reads from the journal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["AttemptStart", "ClassName", "CommittedTask", "ResultBatch", "StoredP
 
 
 class AttemptStart(NamedTuple):
-    """The start of an attempt of a task that must not run twice."""
+    """The start of an attempt of a task that must not run twice. ``identity`` and ``id`` are those of the task."""
 
     identity: bytes
     id: str
@@ -19,10 +19,10 @@ class AttemptStart(NamedTuple):
 
 
 class ClassName(NamedTuple):
-    """The name of a class of ``__main__`` that occurs in committed results.
+    """The name and the token of a class that is pickled by value, such as a class of ``__main__``.
 
-    In the results, a token takes the place of the name. The token is `origin` and `number`. The name is `module` and
-    `name`.
+    A committed result that contains such a class refers to it by the token, which consists of `origin` and `number`.
+    The name consists of `module` and `name`.
     """
 
     origin: str
@@ -33,22 +33,25 @@ class ClassName(NamedTuple):
 
 @dataclass(slots=True)
 class ResultBatch:
-    """Results of tasks that ended together on one host.
+    """Results of tasks that ended together.
 
-    A batch holds the same part of each task's result: the whole result, or the element at one path.
+    A batch holds the same part of each task's result: either the whole result, or the element at a certain path.
     """
 
+    #: The host that ran the tasks. If `data_only` is True, the host with ``trust="data"`` that sent the results.
     host: str
-    #: The path to the element, as text. It is empty for the whole result.
+    #: The path to the element, as text. The text is empty for the whole result.
     part: str = ""
-    #: True if the host was trusted with data only.
+    #: True if the results came from a host with ``trust="data"``, from which only data is accepted.
     data_only: bool = False
-    #: For each result: the number of the task, the number of the attempt, and the size in bytes. The size is -1 if only
-    #: the end of the task is recorded, without the result.
+    #: For each result: the number of its task.
     tasks: list[int] = field(default_factory=list)
+    #: For each result: the number of the attempt that made it.
     attempts: list[int] = field(default_factory=list)
+    #: For each result: its size in bytes, or -1 if only the end of the task is recorded, without the result.
     sizes: list[int] = field(default_factory=list)
-    #: The bytes of each result whose size is not -1, in the order of ``tasks``.
+    #: The bytes of the small results, in the order of ``tasks``. The list has no entry for a large result, or for a
+    #: result of size -1.
     data: list[bytes] = field(default_factory=list)
 
 
@@ -56,23 +59,26 @@ class ResultBatch:
 class StoredPart:
     """One committed object: a result, or an element of a result."""
 
-    #: The host that made the object. `data_only` is True if that host was trusted with data only.
+    #: The host that made the object. If `data_only` is True, the host with ``trust="data"`` that sent the object.
     host: str
+    #: True if the object came from a host with ``trust="data"``, from which only data is accepted.
     data_only: bool
     nbytes: int
     #: The file that holds a large object; None for a small one.
     file: Path | None
-    #: The row that holds a small object, and the offset of the object's bytes in the data of that row.
+    #: Number of the database row that records the object. The row also holds the bytes of a small object.
     row: int
+    #: The offset of a small object's bytes in the data of the row.
     at: int
-    #: The object's bytes; None until they are loaded.
+    #: The object's bytes; None until the bytes are loaded.
     data: bytes | None = None
 
 
 @dataclass(slots=True)
 class CommittedTask:
-    """A task that ended well in an earlier run."""
+    """A task that succeeded in an earlier run."""
 
+    #: The host on which the task succeeded.
     host: str
     #: The committed parts of the task's result. A key is the path to an element as text, or empty for the whole result.
     parts: dict[str, StoredPart] = field(default_factory=dict)

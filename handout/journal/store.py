@@ -21,7 +21,7 @@ from handout.journal.writer import INSERT_RESULT, LargeObject, Rows, Writer, res
 
 __all__ = ["INLINE", "Journal"]
 
-#: Results of up to this many bytes are in the database. Larger results are files.
+#: Results of up to this many bytes are in the database. Each larger result is a file of its own.
 INLINE: Final = 64 << 10
 
 
@@ -44,7 +44,8 @@ class Journal:
         except BaseException:
             os.close(self._lock)
             raise
-        #: Number of the run that is being recorded; 0 before `begin_run`.
+        #: The journal's number for the run that is being recorded; 0 before `begin_run`. Agents have a number of their
+        #: own for the run.
         self.run = 0
         #: A thread holds this lock while it reads, so that `close` waits for the end of the read. `close` may be called
         #: during a read, because the asyncio task that asked for the read may have been cancelled.
@@ -59,7 +60,10 @@ class Journal:
 
     @property
     def on_error(self) -> Callable[[Exception], None]:
-        """The function that is called in the writer's thread with the first error. Nothing is committed after it."""
+        """The function that is called in the writer's thread with the first error.
+
+        After the first error, nothing is committed any more.
+        """
         return self._writer.on_error
 
     @on_error.setter
@@ -79,7 +83,7 @@ class Journal:
     # ---- the records of earlier runs -------------------------------------------------------------------------
 
     def committed(self, identities: Iterable[bytes]) -> dict[bytes, CommittedTask]:
-        """Find tasks that ended well in earlier runs. Their results are not loaded.
+        """Find tasks that succeeded in earlier runs, without loading their results.
 
         Args:
             identities: The identities of the tasks to look for.
@@ -109,13 +113,13 @@ class Journal:
         return found
 
     def open_starts(self, identities: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
-        """Find starts of tasks that were recorded, and neither cleared nor cancelled.
+        """Find the recorded starts that neither `clear_starts` nor `cancel_starts` has removed.
 
         Args:
             identities: The identities of the tasks to look for.
 
         Returns:
-            The host's name and the attempt's number, by the task's identity.
+            The name of the host and the number of the attempt, by identity of the task.
         """
         with self._reading_lock(), self._database:
             if self._database.execute("SELECT 1 FROM starts").fetchone() is None:
@@ -129,7 +133,10 @@ class Journal:
             return {identity: (host, attempt) for identity, host, attempt in rows}
 
     def load_parts(self, parts: Iterable[StoredPart], limit: int) -> None:
-        """Load objects into the `data` of their parts. Skip objects that would bring the sum above ``limit`` bytes."""
+        """Load the bytes of each object into the ``data`` of its `StoredPart`.
+
+        An object is skipped if it would bring the sum of the loaded bytes above ``limit``.
+        """
         with self._reading_lock():
             row, data = -1, b""
             for part in sorted(parts, key=lambda part: part.row):
@@ -153,20 +160,24 @@ class Journal:
         return data or b""
 
     def classes(self) -> list[ClassName]:
-        """Return the names of the classes of ``__main__`` that occur in committed results."""
+        """Return the names of classes that are pickled by value, and that committed results may contain."""
         with self._reading_lock():
             rows = self._database.execute("SELECT origin, number, module, name FROM classes")
             return [ClassName(*row) for row in rows]
 
     def left_agents(self) -> list[tuple[str, str, str]]:
-        """Return the agents that an earlier controller left running: host, token, and `StartedAgent` as JSON."""
+        """Return the agents that an earlier controller may have left running.
+
+        Each entry has the host's name, the secret that the agent's controller must know, and the agent's `StartedAgent`
+        as JSON.
+        """
         with self._reading_lock():
             return list(self._database.execute("SELECT host, token, started FROM agents"))
 
     def last_run(self) -> tuple[int, bytes]:
-        """Return the number that agents used for the last run, and the joined identities of its tasks.
+        """Return the number that agents used for the last run, and the joined identities of that run's tasks.
 
-        The number is 0 if there was no run.
+        The number is 0 if the journal has no run.
         """
         with self._reading_lock():
             row = self._database.execute("SELECT number, identities FROM runs ORDER BY run DESC LIMIT 1").fetchone()
@@ -174,7 +185,7 @@ class Journal:
 
     @contextmanager
     def _reading_lock(self) -> Iterator[None]:
-        """Keep the journal open while a thread reads, and raise the errors of the read as a JournalError."""
+        """Keep the journal open while a thread reads, and raise an error of the read as a JournalError."""
         with self._reading:
             try:
                 yield
@@ -183,7 +194,7 @@ class Journal:
             except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
                 raise JournalError(
                     f"The journal {str(self.path)!r} cannot be read: {type(error).__name__}: {error}.",
-                    remedy="The file is damaged. Name another file; all tasks then run anew.",
+                    remedy="The file is damaged. Give the path of another file. All tasks then run anew.",
                     path=str(self.path),
                 ) from error
 
@@ -197,14 +208,14 @@ class Journal:
         number: int,
         classes: Iterable[ClassName],
     ) -> None:
-        """Begin a run. All later records belong to it.
+        """Begin a run. All later records belong to this run.
 
         Args:
             ids: The ids of the run's tasks.
             identities: The identities of the run's tasks.
-            reused: How many of the run's tasks ended well in an earlier run.
+            reused: How many of the run's tasks succeeded in an earlier run.
             number: The number that agents use for the run.
-            classes: The names of the program's classes that may occur in results; see `classes`.
+            classes: The names of the program's classes that are pickled by value; see `classes`.
         """
         with self._reading_lock():
             self.run = self._database.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
@@ -214,7 +225,13 @@ class Journal:
         self._put("INSERT INTO runs VALUES (?, ?, NULL, NULL, ?, ?, ?, ?)", [row])
 
     def record_agent(self, host: str, token: str, started: str) -> None:
-        """Record that an agent serves the run. A later run that resumes this run can then take over the agent."""
+        """Record that an agent serves the run. A later run that resumes this run can then take over the agent.
+
+        Args:
+            host: The agent's host.
+            token: The secret that the agent's controller must know.
+            started: The agent's `StartedAgent` as JSON.
+        """
         self._put("INSERT OR REPLACE INTO agents VALUES (?, ?, ?)", [(host, token, started)])
 
     def forget_agent(self, host: str) -> None:
@@ -229,8 +246,8 @@ class Journal:
         """Commit one object of more than `INLINE` bytes.
 
         Args:
-            batch: Describes the object; has no data.
-            segments: The object's bytes, in pieces. The caller must not change them afterwards.
+            batch: The record of the object, without data.
+            segments: The object's bytes, in pieces. The caller must not change the pieces afterwards.
         """
         self._writer.put(LargeObject(self.run, batch, segments))
 
@@ -239,25 +256,25 @@ class Journal:
 
         Args:
             starts: One start for each attempt.
-            then: Called in the writer's thread: with None once the starts are on the disk, or with the error.
+            then: Called in the writer's thread, either with None once the starts are on the disk, or with the error.
         """
         rows = [(start.identity, self.run, _text(start.id), start.host, start.attempt) for start in starts]
         self._writer.put(Rows("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?)", rows, True, then))
 
     def clear_starts(self, identities: Iterable[bytes]) -> None:
-        """Record that the controller knows the ends of these tasks' attempts, or knows that none has begun."""
+        """Remove the recorded starts of these tasks, which no later run needs. For example, the tasks have ended."""
         self._put("DELETE FROM starts WHERE identity = ?", [(identity,) for identity in identities])
 
     def cancel_starts(self, starts: Iterable[tuple[bytes, int]]) -> None:
-        """Record that these attempts have not begun. The record of a later attempt of the same task stays.
+        """Remove the recorded starts of these attempts, which have not begun. A start of another attempt stays.
 
         Args:
-            starts: The task's identity and the attempt's number, for each attempt.
+            starts: For each attempt: the identity of its task, and the number of the attempt.
         """
         self._put("DELETE FROM starts WHERE identity = ? AND attempt = ?", list(starts))
 
     def record_failure(self, id: str, host: str, attempt: int, outcome: str, error: str) -> None:
-        """Record an attempt that did not end well."""
+        """Record an attempt that failed."""
         row = (self.run, _text(id), host, attempt, outcome, _text(error))
         self._put("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)", [row])
 
@@ -266,7 +283,7 @@ class Journal:
 
         Args:
             outcome: ``done``, ``failed`` or ``cancelled``.
-            then: Called in the writer's thread: with None once all records are committed, or with the error.
+            then: Called in the writer's thread, either with None once all records are committed, or with the error.
         """
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         row = (ended, outcome, self.run)
@@ -278,8 +295,8 @@ class Journal:
 
 
 def _text(text: str) -> str:
-    """Return a text with lone surrogates escaped, because SQLite cannot store them.
+    """Return a text with its lone surrogates escaped, because SQLite cannot store lone surrogates.
 
-    File names that are not UTF-8 contain lone surrogates.
+    In Python, a file name that is not UTF-8 contains lone surrogates.
     """
     return text.encode("utf-8", "backslashreplace").decode()

@@ -16,11 +16,15 @@ FORMAT = 3
 #: SQLite's application id of a journal: the letters ``HAND``.
 _APPLICATION = 0x48414E44
 
-#: One row of ``results`` records all tasks that ended together on one host, for one part of their results. A row for
-#: each task would cost more than all other recording. ``tasks``, ``attempts`` and ``sizes`` are JSON lists. ``tasks``
-#: has the tasks' numbers within the run. The run's row in ``runs`` has the tasks' ids and identities. ``data`` holds
-#: the bytes of all results one after another. Rows of ``results`` are never changed. If several rows have the same
-#: identity and the same part, the last row is valid.
+#: A part of a result is either the whole result, or the element at a certain path. One row of ``results`` records
+#: several tasks that ended together on one host, and the same part of each task's result. A row for each task would
+#: cost more than all other recording. The column ``part`` has the path as text, which is empty for the whole result.
+#: ``tasks``, ``attempts`` and ``sizes`` are JSON lists with one entry for each task. ``tasks`` has the tasks' numbers
+#: within the run. The run's row in ``runs`` has the tasks' ids and identities. ``data`` holds the bytes of small
+#: results one after another. ``file`` is the name of the file that holds a large result.
+#:
+#: Rows of ``results`` are never changed. If several rows record the same part for the same identity, the last of these
+#: rows is valid for that identity.
 _TABLES = """
 CREATE TABLE runs (
     run INTEGER PRIMARY KEY, began TEXT, ended TEXT, outcome TEXT, reused INTEGER, number INTEGER,
@@ -35,7 +39,7 @@ CREATE TABLE classes (origin TEXT, number INTEGER, module TEXT, name TEXT, PRIMA
 
 
 def identity_at(identities: bytes, task: int) -> bytes:
-    """Return one task's identity from the joined identities of its run."""
+    """Return the identity of one task from the joined identities of all tasks of its run."""
     return identities[task * DIGEST_SIZE : (task + 1) * DIGEST_SIZE]
 
 
@@ -47,10 +51,10 @@ def create(database: sqlite3.Connection) -> None:
 
 
 def check(database: sqlite3.Connection, path: Path) -> bool:
-    """Return True if a file is a journal, False if it is empty.
+    """Return True if a file is a journal, and False if the file is empty.
 
     Raises:
-        JournalError: The file is not a journal, or has another format.
+        JournalError: The file is not a journal, has another format, or cannot be opened.
     """
     try:
         (application,) = database.execute("PRAGMA application_id").fetchone()
@@ -59,13 +63,15 @@ def check(database: sqlite3.Connection, path: Path) -> bool:
     except sqlite3.OperationalError as error:
         raise JournalError(
             f"The journal {str(path)!r} cannot be opened: {error}.",
-            remedy="Check its permissions and the free space. If its file system is read-only, copy it and its -wal "
-            "file to another one.",
+            remedy="Check the permissions of the journal and the free space. If the journal is on a read-only file "
+            "system, copy the journal and its -wal file to a writable file system.",
             path=str(path),
         ) from error
     except sqlite3.DatabaseError as error:
         raise JournalError(
-            f"{str(path)!r} is not a journal: {error}.", remedy="Name another file, or remove it.", path=str(path)
+            f"{str(path)!r} is not a journal: {error}.",
+            remedy="Give the path of another file, or remove this file.",
+            path=str(path),
         ) from error
     if not application and not tables:
         return False
@@ -77,12 +83,12 @@ def _check_format(path: Path, application: int, version: int) -> None:
     if application != _APPLICATION:
         raise JournalError(
             f"{str(path)!r} is not a journal, but a database of another program.",
-            remedy="Name another file.",
+            remedy="Give the path of another file.",
             path=str(path),
         )
     if version != FORMAT:
         raise JournalError(
             f"The journal {str(path)!r} has format {version}; this version of Handout uses format {FORMAT}.",
-            remedy="Use the version of Handout that wrote it, or name another file.",
+            remedy="Use the version of Handout that made this journal, or give the path of another file.",
             path=str(path),
         )

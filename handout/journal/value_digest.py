@@ -1,10 +1,11 @@
-"""Computes the identity of a value, which is the same in every process.
+"""Computes the identity of a value: a digest by which a later run recognizes the same value.
 
-The identity does not depend on the hash seed, on addresses or on the order of imports.
+The identity is the same in every process. It does not depend on the hash seed, on memory addresses or on the order of
+imports. Two values that can make a function compute different results never have the same identity.
 
-Two values that can make a function compute different results never have the same identity. A value that cannot be taken
-apart gets an identity that matches nothing, so its task is run anew. The table `_RULES` has a rule for each of many
-types. A value of any other type is taken apart into the parts that pickling would store.
+A value's identity is made from the value's parts, by a rule for the value's type. The table `_RULES` has rules for many
+types. Most values of other types are taken apart into the parts that pickling would store. A value that cannot be taken
+apart gets an identity that matches nothing, so a task with such a value is run anew in each run.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from handout.journal.value_walk import Rule, ValueWalk, digest
 
 __all__ = ["new_walk"]
 
-#: Types whose values have no effect on a function's result. Only the class of such a value counts.
+#: Types whose values have no effect on a function's result. The identity of such a value is made only from its class.
 _HARMLESS: tuple[type, ...] = (
-    type(threading.Lock()),  # a lock decides which thread waits, not the result
+    type(threading.Lock()),  # a lock decides which thread waits, but not what a function returns
     type(threading.RLock()),
-    threading.local,  # it is empty in the thread that runs the function
+    threading.local,  # a thread-local object is empty in the thread that runs the function
     asyncio.AbstractEventLoop,  # the function runs under the event loop of another process
 )
 
@@ -40,7 +41,7 @@ _HARMLESS: tuple[type, ...] = (
 def new_walk(
     promise: Callable[[Any, ValueWalk], bytes] | None = None, sources: dict[str, bytes] | None = None
 ) -> ValueWalk:
-    """Return a walk that uses the rules of this module. `ValueWalk` explains the arguments."""
+    """Return a `ValueWalk` that uses the rules of this file. For the arguments, see `ValueWalk`."""
     return ValueWalk(_rule_for, promise, sources)
 
 
@@ -60,9 +61,10 @@ def _harmless(walk: ValueWalk, value: Any) -> bytes:
 
 
 def _type_variable(walk: ValueWalk, value: Any) -> bytes:
-    """Return the identity of a type variable, made from the attributes that its kind has.
+    """Return the identity of a type variable, made from those of the attributes in ``asked`` that the variable has.
 
-    The attributes are read by name, because the classes are written in Python before 3.12, and in C since then.
+    The attributes are read by name, and not from ``__dict__``, because type variables keep them there only before
+    Python 3.12. Since then, type variables are written in C.
     """
     asked = ("__name__", "__bound__", "__constraints__", "__covariant__", "__contravariant__", "__default__")
     return walk.sequence(type(value).__name__.encode(), [getattr(value, each, None) for each in asked])
@@ -71,7 +73,8 @@ def _type_variable(walk: ValueWalk, value: Any) -> bytes:
 def _descriptor(walk: ValueWalk, value: Any) -> bytes:
     """Return the identity of a class's descriptor, made from the class and the descriptor's name.
 
-    If the descriptor is not a slot, it was made in C, and its module's version counts, too.
+    A descriptor that does not belong to a slot is written in C. For such a descriptor, the version of its module enters
+    the identity, too.
     """
     cls, name = value.__objclass__, value.__name__
     made_in_c = type(value) is not types.MemberDescriptorType
@@ -81,11 +84,11 @@ def _descriptor(walk: ValueWalk, value: Any) -> bytes:
 def _context_variable(walk: ValueWalk, value: contextvars.ContextVar[Any]) -> bytes:
     """Return the identity of a context variable, made from its name and its default.
 
-    Its value in the controller does not count, because the variable has another value on the host.
+    The present value of the variable does not enter the identity, because the variable has another value on the host.
     """
     try:
         return walk.sequence(b"variable", (value.name, contextvars.Context().run(value.get)))
-    except LookupError:  # no default
+    except LookupError:  # the variable has no default
         return walk.sequence(b"variable", (value.name,))
 
 
@@ -97,7 +100,7 @@ _DESCRIPTORS = (
     types.ClassMethodDescriptorType,
 )
 
-#: The rule for each exact type.
+#: The rules by type. A rule is used only for values of exactly this type, not for values of subclasses.
 _RULES: dict[type, Rule] = {
     list: lambda walk, value: walk.sequence(b"list", value),
     tuple: lambda walk, value: walk.sequence(b"tuple", value),
@@ -121,7 +124,7 @@ _RULES: dict[type, Rule] = {
     type(functools.cache(len)): lambda walk, value: walk.sequence(
         b"cached", (value.__wrapped__, value.cache_parameters(), value.__dict__)
     ),
-    # The key hides its comparison function. Only the garbage collector can read it.
+    # The result of `cmp_to_key` hides its comparison function. Only the garbage collector can find the function.
     type(functools.cmp_to_key(lambda one, other: 0)): lambda walk, value: walk.sequence(
         b"key", gc.get_referents(value)
     ),

@@ -1,4 +1,7 @@
-"""Walks through a value: takes the value apart by rules, and digests the parts."""
+"""Walks through a value to compute the value's identity, a digest by which a later run recognizes the same value.
+
+The walk takes the value apart by rules, and digests the parts.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _SCALARS = frozenset({*PLAIN_TYPES, type(Ellipsis), type(NotImplemented)})
 
 
 def digest(*parts: bytes | memoryview) -> bytes:
-    """Return the identity that is made from these parts."""
+    """Return the digest of these parts, one after another."""
     made = hashlib.blake2b(digest_size=DIGEST_SIZE)
     for part in parts:
         made.update(part)
@@ -29,12 +32,15 @@ def digest(*parts: bytes | memoryview) -> bytes:
 class ValueWalk:
     """One walk through a value.
 
-    If the walk meets a value again, only the place of the first meeting counts. So a value may contain itself.
+    The walk numbers the values in the order in which it meets them. If it meets a value again, it digests only the
+    value's number. So the walk ends even if a value contains itself.
 
     Args:
         rule_for: Returns the rule for a type.
-        promise: Returns the identity of the result that an output inside the arguments promises.
-        sources: The identities of modules that were computed before, by name. Several walks can share this dictionary.
+        promise: Returns the identity of the value that an output or an `Arg` stands for. None: the walk takes an output
+            apart like any other value.
+        sources: The digests of modules that were computed before, by top-level name. The walk adds the digests that it
+            computes. Several walks can share this dictionary.
     """
 
     def __init__(
@@ -46,7 +52,8 @@ class ValueWalk:
         self._rule_for = rule_for
         self._promise = promise
         self.sources = {} if sources is None else sources
-        #: The values that the walk has met, by address, each with its place. Keeping them stops the reuse of addresses.
+        #: By memory address: the number of each value that the walk has met, and the value. The value is kept so that
+        #: no other value gets its address.
         self._met: dict[int, tuple[int, Any]] = {}
         #: False once a part of the value could not be taken apart.
         self.is_complete = True
@@ -64,30 +71,33 @@ class ValueWalk:
         return self._rule_for(kind)(self, value)
 
     def whole(self, value: Any) -> bytes:
-        """Return the identity of the walk's value. It matches nothing if the value is nested too deeply."""
+        """Return the identity of the value that the walk is for.
+
+        If the value is nested too deeply for a walk, the identity matches nothing.
+        """
         try:
             return self.of(value)
         except RecursionError:
             return self.unknown()
 
     def unknown(self) -> bytes:
-        """Return a random identity for a value that cannot be taken apart. It matches no other identity."""
+        """Return a random identity, which matches no other, for a value that cannot be taken apart."""
         self.is_complete = False
         return os.urandom(DIGEST_SIZE)
 
     def sequence(self, tag: bytes, values: Iterable[Any]) -> bytes:
-        """Return the identity of several values in order."""
+        """Return the identity of several values in order. ``tag`` tells sequences of different kinds apart."""
         return digest(tag, *[self.of(value) for value in values])
 
     def mapping(self, value: Any) -> bytes:
-        """Return the identity of a dictionary. The order of its items counts."""
+        """Return the identity of a dictionary, which depends on the order of the items."""
         return self.sequence(b"dict", (each for pair in value.items() for each in pair))
 
     def unordered(self, values: Iterable[Any]) -> bytes:
         """Return the identity of a set.
 
-        The order of a set depends on hashes. So the walk treats each member as if it were the first, and sorts the
-        members' identities.
+        The order of a set depends on hashes, which may differ between processes. So the walk treats each member as if
+        it were the first one, and sorts the members' identities.
         """
         found, before = [], len(self._met)
         for value in values:
@@ -97,4 +107,5 @@ class ValueWalk:
         return digest(b"set", *sorted(found))
 
 
+#: Takes a value of a certain type apart and returns the value's identity.
 Rule = Callable[[ValueWalk, Any], bytes]

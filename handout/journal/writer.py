@@ -1,4 +1,4 @@
-"""The thread that writes a journal. It commits entries in batches."""
+"""The thread that writes a journal. It commits entries in batches. An entry is either some rows or a large object."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["INSERT_RESULT", "LargeObject", "Rows", "Writer", "result_row"]
 
 #: The largest number of entries in one commit.
 _BATCH: Final = 4096
-#: Seconds for which the thread gathers entries before a commit, if no caller waits for the commit.
+#: For this many seconds, the thread gathers entries before a commit, unless a caller waits for the commit.
 _GATHER_S: Final = 0.01
 
 INSERT_RESULT: Final = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -27,11 +27,11 @@ INSERT_RESULT: Final = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows that one SQL statement writes."""
+    """An SQL statement, and the rows of values with which it is executed."""
 
     statement: str
     rows: Sequence[Sequence[Any]]
-    #: If True, `then` is called once the rows are on the disk; if False, once the operating system has them.
+    #: True: `then` is called once the rows are on the disk. False: `then` is called once the operating system has them.
     durable: bool = False
     #: Called with None once the rows are committed, or with the error that prevented the commit.
     then: Callable[[Exception | None], None] | None = None
@@ -39,7 +39,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class LargeObject:
-    """A large object. The thread writes it to a file, and then commits the row that names the file."""
+    """A large object. The thread writes the object to a file, and then commits a row that names the file."""
 
     run: int
     batch: ResultBatch
@@ -47,14 +47,14 @@ class LargeObject:
 
 
 def result_row(run: int, batch: ResultBatch, data: bytes | None, file: str | None) -> tuple[Any, ...]:
-    """Return the row of `INSERT_RESULT` for a batch."""
+    """Return the values with which `INSERT_RESULT` records a batch."""
     dumps = json.dumps
     columns = dumps(batch.tasks), dumps(batch.attempts), dumps(batch.sizes)
     return (run, batch.host, batch.data_only, batch.part, *columns, data, file)
 
 
 class Writer:
-    """Commits entries in the order of the calls of `put`, which never waits for the disk.
+    """Commits entries in the order in which `put` got them. `put` never waits for the disk.
 
     Args:
         path: The journal's file, for messages.
@@ -69,19 +69,19 @@ class Writer:
         self._path = path
         self._database = database
         self._folder = folder
-        #: The first error, or None. The thread commits nothing after it.
+        #: The first error, or None. After an error, the thread commits nothing any more.
         self.error: Exception | None = None
         #: Called once, in the writer's thread, with the first error.
         self.on_error: Callable[[Exception], None] = lambda error: None
         self._closing = False
         self._entries: queue.SimpleQueue[Rows | LargeObject | None] = queue.SimpleQueue()
-        #: Set while a caller waits for a commit.
+        #: Set when a caller begins to wait for a commit, so that the thread does not gather entries first.
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._write, name="handout-journal", daemon=True)
         self._thread.start()
 
     def put(self, entry: Rows | LargeObject) -> None:
-        """Queue an entry. The caller must not change it afterwards."""
+        """Queue an entry. The caller must not change the entry afterwards."""
         self._entries.put(entry)
         if isinstance(entry, Rows) and entry.then is not None:
             self._hurry.set()
@@ -100,13 +100,14 @@ class Writer:
         while going:
             entry = self._entries.get()
             if isinstance(entry, Rows) and entry.then is None:
-                # With a commit for each entry, waking the thread would cost the event loop more time than the commits.
+                # Without this wait, almost every entry would wake the thread. The waking would cost the event loop more
+                # time than the commits.
                 self._hurry.wait(_GATHER_S)
             self._hurry.clear()
             going = self._commit_with_rest(entry)
 
     def _commit_with_rest(self, entry: Rows | LargeObject | None) -> bool:
-        """Commit an entry and those that wait in the queue. Return False once `close` has ended the queue."""
+        """Commit an entry and the entries that wait in the queue. Return False once `close` has ended the queue."""
         batch: list[Rows] = []
         while entry is not None:
             rows = self._as_rows(entry)
@@ -122,7 +123,7 @@ class Writer:
         return entry is not None
 
     def _as_rows(self, entry: Rows | LargeObject) -> Rows | None:
-        """Return an entry as rows. Write the file of a large object first.
+        """Return an entry as rows. For a large object, first write the file that the row names.
 
         Return None for a large object if the journal is closing, or if this write or an earlier one has failed.
         """
@@ -132,7 +133,7 @@ class Writer:
             return None
         try:
             file = self._folder.write(entry.segments)
-        except Exception as error:  # the thread must go on: callers wait until it calls `then`
+        except Exception as error:  # the thread must go on, because callers wait until it calls `then`
             self._give_up(error)
             return None
         return Rows(INSERT_RESULT, [result_row(entry.run, entry.batch, None, file)])
@@ -156,7 +157,7 @@ class Writer:
                 entry.then(self.error)
 
     def _give_up(self, error: Exception) -> None:
-        """Stop committing, because a later entry may depend on the entry that could not be committed."""
+        """Stop committing, because later entries may depend on the entry that could not be committed."""
         self.error = unusable(self._path, str(error))
         self.error.__cause__ = error
         try:

@@ -1,11 +1,14 @@
 """Turns a call into bytes and back.
 
-A call consists of the arguments of one task, with placeholders for the task's inputs, such as other tasks' results.
+A call consists of the arguments of one task. The bytes do not contain the task's inputs, such as the results of other
+tasks. Placeholders stand for the values that come from inputs or from inline functions.
 
-The bytes are a pickled tuple ``(args, kwargs, paths, fills)``. In most calls, every argument is a plain value or
-one whole input. For such a call, ``fills`` holds a pair ``(position, index)`` for each input, so that neither end runs
-Python code in the pickler. In any other call, the pickle contains the placeholders, and the unpickler replaces them by
-the inputs.
+The bytes are a pickled tuple ``(args, kwargs, paths, fills)``. ``paths`` says which elements of the task's result
+become separate objects. In most calls, there are no keyword arguments, and each argument is a plain value or one whole
+input. In the pickle of such a call, None takes the place of each input, and ``fills`` holds a pair
+``(position, index)`` for each input: its position among the arguments, and its index among the task's inputs. No Python
+code runs while such a call is pickled or unpickled. In any other call, ``fills`` is None. The pickle then contains the
+placeholders, and the unpickler replaces them by their values.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from handout.serialization.pickling import LoadError, Pickler, Segment, Snapshot
 
 #: The steps that lead to an element of a value. Each step is ``("item", key)`` or ``("attr", name)``.
 Path = tuple[tuple[str, Any], ...]
-#: A function that returns the placeholder for an object that represents a result, and None for any other object.
+#: A function that returns the placeholder for an object that stands for a result, such as an output. For any other
+#: object, it returns None.
 Resolve = Callable[[Any], Any]
 
 #: Types whose values cannot contain a placeholder.
@@ -44,10 +48,10 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Inline:
-    """A placeholder for the result of an inline function.
+    """A placeholder for the result of an inline function, which does not run as a task of its own.
 
-    The consuming task calls the function while it loads its own arguments. It makes one call for each `Inline` object,
-    so arguments that share one call must contain the same `Inline` object.
+    The task that takes the result calls the function while it loads its arguments. The task makes one call for each
+    `Inline` object, so arguments that share one call must contain the same `Inline` object.
     """
 
     __slots__ = ("args", "fn", "kwargs")
@@ -58,9 +62,10 @@ class Inline:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A placeholder for the value that the ``load`` of an ``Arg`` returns.
+    """A placeholder for the value that a function of an ``Arg`` returns.
 
-    The consuming task calls ``load`` on its own host, with the value of the inner placeholder.
+    The task that takes the value calls this function on its own host, with the value that ``placeholder`` stands for.
+    The function is the ``load`` of the ``Arg``, or its ``dump`` if an inline function makes the value.
     """
 
     __slots__ = ("load", "placeholder")
@@ -70,7 +75,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Taken:
-    """A placeholder for an element of the inner placeholder's value. The consuming task takes the element out."""
+    """A placeholder for an element of another placeholder's value. The task takes the element out of that value."""
 
     __slots__ = ("path", "placeholder")
     placeholder: Placeholder
@@ -107,7 +112,7 @@ def apply_path(value: Any, path: Path) -> Any:
 
 
 class CallPickler(Pickler):
-    """Pickles a call. It writes the placeholder of each object for which `resolve` returns one."""
+    """Pickles a call. If `resolve` returns a placeholder for an object, the pickle holds this placeholder instead."""
 
     def __init__(self, file: Any, snapshot: Snapshot, resolve: Resolve, **options: Any) -> None:
         super().__init__(file, snapshot, **options)
@@ -130,12 +135,12 @@ def dumps_call(
     """Encode one call.
 
     Args:
-        args: Positional arguments. They may contain objects that represent results, at any depth.
+        args: Positional arguments. They may contain objects that stand for results, at any depth.
         kwargs: Keyword arguments. They may contain such objects, too.
         paths: Paths of the elements of the task's result that become separate objects.
-        resolve: Returns the placeholder of an object, as `Resolve` describes. For one inline call it must always return
-            the same placeholder, so that the consuming task makes that call once.
-        snapshot: The snapshot of the run. Default: a new snapshot.
+        resolve: Returns the placeholder of an object, as `Resolve` describes. Each time that it is asked about the same
+            inline call, it must return the same `Inline` object, so that the task makes that call only once.
+        snapshot: Keeps the functions and classes that the run has already pickled. Default: a new snapshot.
     """
     fills: list[tuple[int, int]] | None = None
     plain = not kwargs
@@ -164,7 +169,7 @@ def dumps_call(
 
 def _fill(index: int) -> Any:
     if _reading.get_input is None:
-        raise LoadError("the bytes contain the placeholder of an input, but are not the arguments of a call")
+        raise LoadError("the bytes contain a placeholder for an input, but they are not the arguments of a call")
     return _reading.get_input(index)
 
 
@@ -191,7 +196,7 @@ def _call_user_code(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 def _wait(coroutine: Any) -> Any:
     """Run a coroutine to its end, and return its result.
 
-    If this thread already runs an event loop, another thread runs the coroutine.
+    If this thread already runs an event loop, another thread runs the coroutine, and this thread waits.
     """
     try:
         asyncio.get_running_loop()
@@ -229,12 +234,12 @@ def load_call(
 
     Args:
         data: The segments that `dumps_call` returned, joined together.
-        get_input: Returns the input with the given index. It is called once for each input that the call contains.
+        get_input: Returns the input with the given index. It is called only once for each input.
 
     Returns: The positional arguments, the keyword arguments, and the paths of elements to take from the result.
     Raises:
         LoadError: The bytes cannot be loaded on this host, for example because a module is missing.
-        BaseException: An inline function or an ``Arg``'s ``load`` raised it.
+        BaseException: User code raised it: an inline function, a function of an ``Arg``, or the look-up of an element.
     """
     asked: dict[int, Any] = {}
 
@@ -261,4 +266,4 @@ def load_call(
         raise LoadError(f"the arguments could not be loaded: {type(error).__name__}: {message(error)}") from error
     finally:
         _reading.get_input = outer
-    raise user_error  # not in the handler, where Python would set _UserCodeError as its context
+    raise user_error  # after the handler, because inside it Python would set _UserCodeError as the error's context

@@ -9,7 +9,7 @@ from typing import Any, Callable
 from handout.serialization import functions_by_value
 from handout.serialization.pickling import UNPICKLABLE_TYPES, Segment, Snapshot, dumps
 
-#: A search tries to pickle at most this many objects. At the limit, it reports the innermost failing part found so far.
+#: A search tries to pickle at most this many objects. Then it names the innermost failing part that it has found.
 _MAX_TRIED = 2000
 
 
@@ -50,7 +50,9 @@ def find_unpicklable(value: Any, path: str, pickle_part: Callable[[Any], Any] | 
             break
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return CannotPickleError(path, name, str(reason) if reason is not None else "it cannot be pickled")
+    return CannotPickleError(
+        path, name, str(reason) if reason is not None else "pickling failed, but succeeded when tried again"
+    )
 
 
 class _Search:
@@ -62,7 +64,7 @@ class _Search:
     def refusal(self, part: Any) -> BaseException | None:
         """Try to pickle `part`, and return the error that this raises.
 
-        Return None if it raises no error, if `part` was tried before, or if the limit of tries is reached.
+        Return None if no error is raised, if `part` was tried before, or if the limit of tries is reached.
         """
         if id(part) in self.ids or len(self.seen) >= _MAX_TRIED:
             return None

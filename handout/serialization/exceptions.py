@@ -1,8 +1,8 @@
 """Turns exceptions into bytes and back, with their types, arguments, notes, causes and contexts.
 
 An exception, its causes and its contexts form a chain. Each exception of the chain is pickled separately. If a cause or
-a context cannot be pickled, the others still arrive. A substitute, which names the type and the message, takes its
-place.
+a context cannot be pickled, the other exceptions still arrive. In place of the missing exception, the receiver
+makes a substitute from the name of its type and from its message.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 from handout.serialization.pickling import Segment, dumps, loads
 
-#: A function that makes a substitute for an exception from the name of the exception's type and from the message.
+#: A function that takes the type name and the message of an exception, and returns a substitute for the exception.
 Fallback = Callable[[str, str], BaseException]
 
 #: At most this many exceptions of one chain are encoded.
@@ -28,11 +28,11 @@ def type_name(exc: BaseException) -> str:
 
 
 def message(value: object) -> str:
-    """Return the text of an exception or a note. If its ``__str__`` raises an error, return a text that says so."""
+    """Return the text of an exception or a note. If ``str`` raises an error, return a text that says this instead."""
     try:
         return str(value)
     except BaseException as error:  # __str__ is user code, and may also raise SystemExit
-        return f"<its str() raised {type(error).__name__}>"
+        return f"<no text: str() raised {type(error).__name__}>"
 
 
 def traceback_text(exc: BaseException) -> str:
@@ -44,9 +44,9 @@ def traceback_text(exc: BaseException) -> str:
 
 
 def _blob(exc: BaseException) -> bytes | None:
-    """Return `exc` as bytes. Return None if it cannot be pickled, or if the bytes do not load as the same type.
+    """Return `exc` as bytes. Return None if `exc` cannot be pickled, or if the bytes do not load as the same type.
 
-    Loading often fails if the exception's class defines ``__init__``.
+    Loading often fails if the class defines ``__init__``, because Python then calls it with the exception's ``args``.
     """
     try:
         data = b"".join(dumps(exc))
@@ -58,8 +58,8 @@ def _blob(exc: BaseException) -> bytes | None:
 def dump_exception(exc: BaseException) -> tuple[bytes | None, str]:
     """Return `exc` as bytes, and its traceback as text.
 
-    The bytes are None if `exc` itself cannot be pickled. The text is for a process that gets no bytes or cannot load
-    the bytes.
+    The bytes are None if `exc` itself cannot be pickled. A process that gets no bytes, or cannot load them, uses the
+    text.
     """
     text = traceback_text(exc)
     chain: list[dict[str, Any]] = []
@@ -94,11 +94,11 @@ def load_exception(blob: Segment, fallback: Fallback | None = None) -> BaseExcep
 
     Args:
         blob: The bytes.
-        fallback: Makes the substitute for an exception that has no bytes or cannot be loaded here. Default: a plain
-            `Exception` replaces a cause or a context, and nothing replaces the exception itself.
+        fallback: Makes the substitute for an exception that has no bytes or cannot be loaded in this process. Default:
+            a plain `Exception` replaces a cause or a context, and nothing replaces the first exception of the chain.
 
     Raises:
-        Exception: No `fallback` was given, and loading the exception itself raised this.
+        Exception: No `fallback` was given, and loading the first exception of the chain raised this error.
     """
     chain: list[dict[str, Any]] = pickle.loads(blob)
     if fallback is None:

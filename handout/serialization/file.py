@@ -13,7 +13,8 @@ from handout.serialization.temp_folder import TempFolder
 __all__ = ["File"]
 
 _numbers = itertools.count(1)
-#: Folder for received files in a process that runs no task, such as the caller's. It is removed when the process ends.
+#: Folder for the files that arrive while this process runs no task, as in the program that started the run. The folder
+#: is removed when the process ends.
 _received = TempFolder("handout-files-")
 
 
@@ -27,6 +28,8 @@ _task_folder: Callable[[], str | None] = _no_task
 def set_task_folder(task_folder: Callable[[], str | None]) -> None:
     """Make this process write the files that it receives into the scratch folder of the running task.
 
+    A scratch folder is removed when its task has ended.
+
     Args:
         task_folder: Function that returns the scratch folder of the running task, or None while no task runs.
     """
@@ -37,16 +40,16 @@ def set_task_folder(task_folder: Callable[[], str | None]) -> None:
 class File:
     """A file as an argument or a result of a task. Handout sends the content, and the receiver writes a new file.
 
-    On a host, the new file lies in the scratch folder of the task that uses it, and is removed with that folder. In the
-    program that started the run, the new file lies in a temporary folder, which is removed when the program ends.
-    Functions that take a path, such as ``open``, take a `File` as well.
+    On a host, the new file lies in the scratch folder of the task that receives it. The folder is removed when the task
+    has ended. In the program that started the run, the new file lies in a temporary folder, which is removed when the
+    program ends. Functions that take a path, such as ``open``, take a `File` as well.
 
     Args:
-        path: The path of the file in this process. Handout opens the file only when it sends the content. If the file
-            does not exist then, sending it fails.
+        path: The path of the file on this machine. Handout opens the file only when it sends the content. If the file
+            does not exist at that time, sending fails.
 
     Attributes:
-        path: The path of the file in this process.
+        path: The path of the file on this machine.
 
     Example:
         ```python
@@ -102,12 +105,12 @@ class File:
 
 
 # The user's code imports this class from `handout`. On a host, the stub in handout_stub.py takes the place of `handout`
-# and has the class as well. So both ends find the class under the name `handout.File`.
+# and has the class as well. So the controller and the hosts both find the class under the name `handout.File`.
 File.__module__ = "handout"
 
 
 def _content(path: str) -> tuple[int, Any]:
-    """Return the permissions and the content. The content is mapped, so that a large file is not read into memory."""
+    """Return a file's permissions and content. The content is mapped, so that a large file is not read into memory."""
     import mmap
 
     with open(path, "rb") as stream:
@@ -119,10 +122,10 @@ def _content(path: str) -> tuple[int, Any]:
 
 
 def _receive(name: str, mode: int, content: Any) -> File:
-    """Write the content to a file in a new folder.
+    """Write the content to a file in a new folder, and return the file.
 
-    The folder lies in the scratch folder of the running task. While no task runs, it lies in the process's folder for
-    received files.
+    The new folder lies in the scratch folder of the running task. While no task runs, the new folder lies in the
+    folder `_received`.
     """
     parent = _task_folder() or _received.path
     folder = os.path.join(parent, f"file-{next(_numbers)}")

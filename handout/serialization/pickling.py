@@ -1,12 +1,16 @@
 """Pickles and unpickles everything that is sent between processes: values, arguments, functions and classes.
 
-The C pickler writes protocol 5 with out-of-band buffers. It writes a function or class by name if the receiver can
-import it, and otherwise by value (see `functions_by_value` and `classes_by_value`). In one run, a snapshot pickles each
-such function and class only once. A function's bytes have a digest and a class has a token, so that the receiving
-process loads each of them once. If the C pickler refuses a type that dill can write, such as a mapping proxy or a weak
-reference, a second pass uses dill for that type. This module knows nothing of hosts, tasks or messages.
+A function or class is written by name if the receiver can import it. Otherwise it is written by value, which means
+that its definition is sent (see `functions_by_value` and `classes_by_value`). A `Snapshot` keeps the bytes of the
+functions and classes that a run sends by value, so that the bytes are made only once. The bytes of a function have a
+digest and those of a class have a token, so that the receiving process loads each function and class only once.
 
-Without out-of-band buffers, an encoded object is a plain pickle stream. With buffers, it consists of these parts::
+Python's C pickler writes the pickles, with protocol 5. If it refuses a type that dill can write, such as a mapping
+proxy or a weak reference, the value is pickled again, and dill then writes the objects of that type. This module knows
+nothing of hosts, tasks or messages.
+
+Large buffers, such as the contents of arrays, are kept out of the pickle. They are called out-of-band buffers. Without
+them, an encoded object is a plain pickle. With them, an encoded object consists of these parts::
 
     "HBUF" | u32 number of buffers | u64 length of the pickle | u64 length of each buffer | pickle | buffers
 
@@ -33,14 +37,14 @@ from handout.serialization import classes_by_value, functions_by_value
 Segment = Union[bytes, bytearray, memoryview]
 Function = types.FunctionType
 
-#: Buffers with fewer bytes are copied into the pickle, because a header entry and padding would cost more than a copy.
+#: A buffer with fewer bytes is copied into the pickle, because a header entry and padding would cost more than a copy.
 OUT_OF_BAND = 4096
 ALIGN = 64
 _MAGIC = b"HBUF"
 _HEAD = struct.Struct("<4sIQ")
 #: Types whose instances the C pickler writes without calling ``reducer_override``.
 _ATOMS = frozenset({type(None), bool, int, float, str, complex})
-#: A process keeps at most this many received functions, so that it loads each of these once.
+#: A process keeps at most this many received functions. It need not load these again when they arrive once more.
 _MAX_FUNCTIONS = 4096
 
 _functions: collections.OrderedDict[tuple[str, bytes], Function] = collections.OrderedDict()
@@ -53,14 +57,15 @@ class LoadError(Exception):
 
 
 class Snapshot:
-    """The functions and classes that one run sends by value. Each is pickled once, at its first use.
+    """The functions and classes that one run sends by value.
 
-    Each run has a new snapshot, because globals and classes may change between two runs.
+    The snapshot makes and keeps separate bytes for each class, and for each function without a closure, at its first
+    use. Each run has a new snapshot, because globals and classes may change between two runs.
 
     Attributes:
         modules: Names of the modules that the pickled values refer to.
-        by_value: True if a function or class was written by value. Only the same minor version of Python can read its
-            bytes.
+        by_value: True if a function or class was written by value. The bytes can then be read only by the same minor
+            version of Python.
     """
 
     _last = 0
@@ -68,7 +73,8 @@ class Snapshot:
 
     def __init__(self) -> None:
         with Snapshot._lock:
-            # A time instead of a count, because versions of a class are compared even if the process was restarted.
+            # A time instead of a count, because the serial is the version of the classes in this snapshot, and versions
+            # are compared even if the process that gave them was restarted in between.
             Snapshot._last = max(Snapshot._last + 1, time.time_ns())
             self.serial = Snapshot._last
         self.modules: set[str] = set()
@@ -79,7 +85,7 @@ class Snapshot:
         self.functions: dict[int, tuple[str, bytes, bytes]] = {}
 
     def class_blob(self, cls: type) -> bytes:
-        """Return the bytes of `cls` by value. They do not depend on the value that contains the class."""
+        """Return `cls` by value, as bytes. The bytes do not depend on the value that contains the class."""
         blob = self.classes.get(id(cls))
         if blob is None:
             blob = self.classes[id(cls)] = _join(_dump(InPlacePickler, cls, self))
@@ -87,14 +93,17 @@ class Snapshot:
         return blob
 
     def reduce_function(self, fn: Function) -> functions_by_value.Reduced:
-        """Return the reduced form of `fn`, from which pickle writes `fn` by value inside the current pickle."""
+        """Return the tuple from which pickle writes `fn` by value, inside the pickle that is being written."""
         self.by_value = True
         self.kept_alive.append(fn)  # this keeps the function's globals alive, because the bytes contain their id
         self.modules.update(functions_by_value.names_in(fn.__code__).imported)
         return functions_by_value.reduce_function(fn, self.serial)
 
     def function_blob(self, fn: Function) -> tuple[str, bytes, bytes]:
-        """Return `fn` as ``(origin, digest, bytes)``. For a received function, these are the bytes that arrived."""
+        """Return `fn` as ``(origin, digest, bytes)``. The origin names the process that made the bytes.
+
+        For a function that this process received, all three are as they arrived.
+        """
         known = self.functions.get(id(fn)) or _function_tokens.get(fn)
         if known is None:
             blob = _join(_dump(InPlacePickler, fn, self))
@@ -114,7 +123,11 @@ _ENUMS_BY_GETATTR: tuple[Any, ...] = (
 
 
 class Pickler(pickle.Pickler):
-    """Pickles a value. It writes each function or class by value as separate bytes with a digest or a token."""
+    """Pickles a value. A function or class that the receiver cannot import is written by value.
+
+    Such a class is written as separate bytes with a token, and such a function as separate bytes with a digest. But a
+    function with a closure is written in place, which means inside the value's own pickle.
+    """
 
     def __init__(self, file: Any, snapshot: Snapshot, **options: Any) -> None:
         super().__init__(file, 5, **options)
@@ -145,7 +158,7 @@ class Pickler(pickle.Pickler):
         return NotImplemented if name[0] == obj.__module__ else (functions_by_value.attribute, name)
 
     def function(self, fn: Function) -> functions_by_value.Reduced:
-        if fn.__closure__:  # not as separate bytes, because two closures inside one value may share a variable
+        if fn.__closure__:  # written in place, because two closures inside one value may share a variable
             return self.snapshot.reduce_function(fn)
         self.snapshot.by_value = True
         return _load_function, (
@@ -164,7 +177,7 @@ class Pickler(pickle.Pickler):
 class InPlacePickler(Pickler):
     """Pickles the contents of one function or class.
 
-    It writes the functions and classes that it finds there in place, so that pickle notices cycles among them.
+    Functions and classes in these contents are written in place, so that pickle notices cycles among them.
     """
 
     def function(self, fn: Function) -> functions_by_value.Reduced:
@@ -219,7 +232,7 @@ def _dump(
         kind: The pickler's class.
         value: The value.
         snapshot: The snapshot of the run.
-        buffers: List that receives the large buffers. If it is None, all buffers are written inside the pickle.
+        buffers: List that receives the large buffers. If this is None, all buffers are written inside the pickle.
         **options: Further arguments of the pickler.
     """
     segments: list[Segment] = []
@@ -253,14 +266,14 @@ def _join(segments: list[Segment]) -> bytes:
     return bytes(segments[0]) if len(segments) == 1 else b"".join(segments)
 
 
-#: Bytes up to this size are copied, because a copy is cheaper than a separate segment.
+#: A bytes object up to this size is copied into the pickle, because a copy is cheaper than a separate segment.
 _COPIED = 16384
 
 
 def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
     """Encode `value` as segments. Joined together, the segments are the encoded object.
 
-    Large segments may be views of the value's memory. Write or copy them before the value changes.
+    Large segments may be views of the value's memory. The caller must write or copy them before the value changes.
 
     Args:
         value: Any value.
@@ -319,7 +332,7 @@ def loads(data: Segment) -> Any:
     read-only, the buffers are copies, because the caller may write to the value.
 
     Raises:
-        LoadError: `data` ends early.
+        LoadError: `data` ends before the end of the encoded object.
         Exception: Unpickling raised it.
     """
     stream, buffers = split(data)
@@ -332,7 +345,7 @@ def split(data: Segment) -> tuple[memoryview, list[Any]]:
     """Return the pickle stream of an encoded object, and its buffers.
 
     Raises:
-        LoadError: The object ends early.
+        LoadError: `data` ends before the end of the encoded object.
     """
     view = memoryview(data)
     buffers: list[Any] = []
@@ -399,8 +412,9 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
     known = _dill_picklers.get(kind)
     if known is not None:
         return known
-    # All types that dill knows, except those above. Python's own table (pickle._Pickler.dispatch) cannot show which
-    # types only dill can write, because importing dill adds these types to that table.
+    # All types that dill knows, apart from locks, `UNPICKLABLE_TYPES` and `_NATIVE`. Python's own table
+    # (pickle._Pickler.dispatch) cannot show which types only dill can write, because importing dill adds these types to
+    # that table.
     dill_types = {
         k
         for k in dill.Pickler.dispatch
@@ -408,7 +422,7 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
     }
 
     class ObjectPickler(dill.Pickler):  # type: ignore[misc]
-        """Writes one object that the C pickler cannot write, and the functions and classes in it as `Pickler` does."""
+        """Writes one object that the C pickler cannot write. It writes functions and classes as `Pickler` does."""
 
         def __init__(self, file: Any, snapshot: Snapshot) -> None:
             super().__init__(file, protocol=5, byref=False, recurse=True)

@@ -1,6 +1,6 @@
 """Gives a process a private temporary folder, which is removed when the process ends.
 
-If the process is killed, a later process removes the folder.
+If the process is killed, the folder stays. The next process that makes a folder with the same prefix then removes it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _LOCK = "lock"
 
 
 class TempFolder:
-    """A temporary folder, which the first read of `path` makes.
+    """A temporary folder. It is made when `path` is read for the first time.
 
     The folder is removed when this object is garbage-collected, or when this process ends. Before a process makes its
-    folder, it removes folders with the same prefix that killed processes have left.
+    folder, it removes the folders that killed processes have left with the same prefix.
 
     Args:
         prefix: The beginning of the folder's name.
@@ -59,9 +59,9 @@ def _make(prefix: str) -> tuple[str, int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            continue  # another process locked the file first: it took the folder for an orphan and removes it
+            continue  # another process took this folder for an orphan, locked the file first, and removes the folder
         except OSError:
-            pass  # the file system has no locks: if this process is killed, no process removes its folder
+            pass  # the file system has no locks, so no process will remove the folder if this process is killed
         return path, lock
 
 
@@ -76,13 +76,13 @@ def _remove_orphans(beginning: str) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            pass  # the folder's process lives or has made no lock yet, or another process removes the folder
+            pass  # the folder's process lives or has not made the lock file yet, or another process removes the folder
         finally:
             if lock is not None:
                 os.close(lock)
 
 
 def _remove_own(folder: str, lock: int, owner: int) -> None:
-    if os.getpid() == owner:  # a fork of this process must not remove the folder when it ends
+    if os.getpid() == owner:  # a fork of the process must not remove the folder when the fork ends
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)

@@ -1,1 +1,1 @@
-"""Turns a plan into bytes: the functions, the arguments, and the user's own modules as a bundle of sources."""
+"""Turns a plan into bytes: its functions, its arguments, and the user's own modules as a bundle of sources."""

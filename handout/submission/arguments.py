@@ -1,4 +1,9 @@
-"""Pickles the functions, arguments and values of a plan, once, before the run begins."""
+"""Pickles the functions, arguments and values of a plan, once, before the run begins.
+
+A value is data that the caller gave, for example with ``graph.value``, so that no task makes it. The pickled bytes of
+one function or of one call are called a blob. Bytes hold code by value if they contain the definition of a function or
+class, and not only its name.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +28,10 @@ __all__ = ["LARGE", "EncodedRun", "encode_plan"]
 #: An argument of more than this many bytes becomes a separate object, which travels to each host only once.
 LARGE = 65536
 
-_REMEDY = "Create it inside the function, pass the values that it is created from, or leave it out in __getstate__."
+_REMEDY = (
+    "Create this object inside the function, pass the values from which it is created, "
+    "or leave it out in the __getstate__ of the object that contains it."
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +61,8 @@ def encode_plan(plan: Plan) -> EncodedRun:
     """Pickle the functions, arguments and values of a plan.
 
     Raises:
-        UnserializableError: A function, an argument or a value cannot be pickled. The error names the path to it.
+        UnserializableError: A function, an argument or a value cannot be pickled. The error names the path to the part
+            that failed.
     """
     return _Encoder(plan).run()
 
@@ -65,11 +74,12 @@ class _Encoder:
         self.producers: list[int] = list(plan.producers)
         self.nbytes: list[int] = [-1] * len(self.producers)
         self.values: dict[int, list[Segment]] = {}
-        #: Object numbers of large arguments, by ``id``. The plan keeps the arguments alive, so each ``id`` stays valid.
+        #: The numbers of the objects that large arguments became, by the ``id`` of the argument. The plan keeps the
+        #: arguments alive, so each ``id`` stays valid.
         self.large: dict[int, int] = {}
         self.functions: list[FunctionBlob] = []
-        #: Indices into `functions`. A key is a pair: the function's ``id``, and True if the call or an input holds code
-        #: by value.
+        #: Indices into `functions`. A key is a pair: the function's ``id``, and True if the task's call or one of its
+        #: inputs holds code by value.
         self.function_index: dict[tuple[int, bool], int] = {}
         #: Numbers of the objects that hold code by value. A task that takes such an object needs the controller's
         #: version of Python.
@@ -95,7 +105,7 @@ class _Encoder:
             fn.append(self._function(task, by_value))
         bundle = bundle_modules(self.snapshot.modules)
         functions = self.functions
-        if bundle is not None:  # any argument or result may be an object of a class from these modules
+        if bundle is not None:  # every task needs it, because any object may be of a class from these modules
             functions = [replace(function, needs_bundle=True) for function in functions]
         return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle)
 
@@ -111,8 +121,8 @@ class _Encoder:
                 raise _refused(self.plan.ids[task], error) from error
             if len(blob.blob) > MAX_PAYLOAD:
                 raise UnserializableError(
-                    f"function {self.plan.ids[task]!r} holds {len(blob.blob) / 1e6:.0f} MB. Its closure and globals "
-                    f"travel with it, and the limit for all of it is {MAX_PAYLOAD / 1e6:.0f} MB.",
+                    f"Function {self.plan.ids[task]!r} holds {len(blob.blob) / 1e6:.0f} MB, with its closure and the "
+                    f"globals that it uses. The limit is {MAX_PAYLOAD / 1e6:.0f} MB.",
                     remedy="Pass large data as an argument, or as graph.value(...), so that it travels as an object.",
                     path=self.plan.ids[task],
                     type=type(fn).__name__,
@@ -139,7 +149,7 @@ class _Encoder:
     # ---- calls ---------------------------------------------------------------------------------------------
 
     def _call(self, task: int) -> tuple[bytes, tuple[int, ...], bool]:
-        """Return the blob of a task's call, its inputs, and True if the call or an input holds code by value."""
+        """Return the blob of a task's call, the task's inputs, and whether the call or an input holds code by value."""
         plan = self.plan
         args, kwargs, inputs = plan.args[task], plan.kwargs[task], plan.inputs[task]
         paths = self.paths.get(task)
@@ -153,12 +163,11 @@ class _Encoder:
         return blob, tuple(call.inputs), code.seen or not self.code_objects.isdisjoint(call.inputs)
 
     def _plain(self, args: tuple[Any, ...], inputs: tuple[int, ...], paths: list[Path] | None) -> bytes | None:
-        """Return the blob of a call if each argument is a small scalar, or an output that names a whole object.
+        """Return the blob of a simple call, and None for any other call.
 
-        Return None for other calls.
-
-
-        The C pickler alone makes such a blob. Other blobs need a pickler with hooks in Python, which is far slower.
+        A simple call has no keyword arguments, and each argument is a small plain value, or an output that names a
+        whole object. The C pickler makes the blob of such a call without help. The blobs of other calls need a pickler
+        with hooks in Python, which is far slower.
         """
         if not inputs:
             for arg in args:
@@ -188,7 +197,7 @@ class _Encoder:
         return self._share(tuple(fills), ((None,) * len(args), None, None, fills))
 
     def _whole(self, output: Output[Any]) -> int:
-        """Return the number of the object that an output names, or -1 if the output has a path or names no object."""
+        """Return the number of the object that an output names as a whole, or -1 if there is no such object."""
         if output._path:
             return -1
         number, path = self.plan.objects.find(output)
@@ -234,14 +243,14 @@ class _CallEncoder:
         self.task = task
         self.paths = paths
         self.inputs: list[int] = list(encoder.plan.inputs[task])
-        #: The function that returns the placeholder of an output. It is made at the first output, because most calls
-        #: contain no output.
+        #: The function that returns the placeholder of an output. It is made when the first output is met, because many
+        #: calls contain none.
         self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
         #: How many outputs `resolve` has met since this number was last set to 0.
         self.outputs_seen = 0
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-        """Return the blob of the call. Before, turn large arguments into objects, and add these objects to `inputs`."""
+        """Turn large arguments into objects, add these objects to `inputs`, and return the blob of the call."""
         args, named = self._known_large(args, kwargs)
         segments = self._dump(args, named)
         if _size(segments) > LARGE:
@@ -255,7 +264,7 @@ class _CallEncoder:
             return calls_.dumps_call(args, kwargs, self.paths, self.resolve, self.encoder.snapshot)
         except GraphError:
             raise
-        except Exception as error:  # any exception of a __reduce__
+        except Exception as error:  # a __reduce__ may raise any exception
             raise self._culprit(args, kwargs) from error
 
     def _culprit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UnserializableError:
@@ -263,7 +272,7 @@ class _CallEncoder:
         for name, arg in names:
             try:
                 self._attempt(arg)
-            except Exception:  # any exception of a __reduce__
+            except Exception:  # a __reduce__ may raise any exception
                 return _refused(self.encoder.plan.ids[self.task], diagnosis.find_unpicklable(arg, name, self._attempt))
         problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed, but succeeded when tried again")
         return _refused(self.encoder.plan.ids[self.task], problem)
@@ -274,7 +283,10 @@ class _CallEncoder:
     # ---- outputs -------------------------------------------------------------------------------------------
 
     def resolve(self, obj: Any) -> Any:
-        """Return the placeholder of an output, an `Arg`, or an argument that became an object; None for any other."""
+        """Return the placeholder of an output, of an `Arg`, or of an argument that became an object.
+
+        Return None for anything else.
+        """
         if isinstance(obj, Input):
             self.outputs_seen += 1
             if self.slot_of is None:
@@ -287,7 +299,10 @@ class _CallEncoder:
     def _known_large(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        """Return the arguments, with slots for those that are objects already, or that are large text or bytes."""
+        """Return the arguments, with a `Slot` in place of each argument that is an object already or becomes one here.
+
+        Large texts and large bytes become objects here, because their sizes are known before anything is pickled.
+        """
         large = self.encoder.large
         for arg in (*args, *kwargs.values()):
             if id(arg) in large or (type(arg) in _SIZED and len(arg) > LARGE):
@@ -305,9 +320,10 @@ class _CallEncoder:
         return Slot(self.inputs.index(number))
 
     def _shrink(self, arg: Any) -> Any:
-        """Return a slot for a large argument. Return any other argument itself.
+        """Return a `Slot` for a large argument. Return any other argument as it is.
 
-        A large container that holds outputs cannot become an object. Its large items become objects instead.
+        A large container that holds outputs cannot become an object, because objects contain no placeholders. The large
+        items of the container become objects instead.
         """
         if isinstance(arg, Input | Slot) or type(arg) in _TINY:
             return arg
@@ -345,7 +361,7 @@ def _size(segments: Sequence[Segment]) -> int:
 
 
 def _own(segment: Segment) -> Segment:
-    """Return the segment, or a copy of it if the caller could still change its bytes."""
+    """Return the segment, or a copy of the segment if its bytes could still change."""
     if isinstance(segment, bytes) or (isinstance(segment, memoryview) and segment.readonly):
         return segment
     return bytes(segment)
@@ -353,7 +369,7 @@ def _own(segment: Segment) -> Segment:
 
 def _refused(id: str, error: diagnosis.CannotPickleError) -> UnserializableError:
     return UnserializableError(
-        f"Function {id!r} cannot travel: {error.path} ({error.type}): {error.reason}.",
+        f"{id!r} cannot be sent to a host, because {error.path} ({error.type}) cannot be pickled: {error.reason}.",
         remedy=_REMEDY,
         path=error.path,
         type=error.type,

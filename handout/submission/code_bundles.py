@@ -1,4 +1,4 @@
-"""Turns each function into a blob, and the user's own modules into one bundle of sources."""
+"""Turns each function into bytes, called a blob, and the user's own modules into one bundle of sources."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Numbers:
     """Gives each digest a number, and remembers the numbers of the 4,096 digests that were used last.
 
     No number is used for two digests. If a run uses a function whose digest was forgotten, the function gets a new
-    number and is sent again.
+    number, so agents receive the function again.
     """
 
     def __init__(self) -> None:
@@ -55,10 +55,11 @@ _bundle_keys = _Numbers()
 class FunctionBlob:
     """The bytes of a function, and the conditions under which a host can load them."""
 
-    #: Equal blobs have the same number in all runs of this process.
+    #: Identifies the blob in all runs of this process. Equal blobs have the same number, unless the number was
+    #: forgotten (see `_Numbers`).
     number: int
     blob: bytes
-    #: True if the function travels by value, or if its tasks take code by value.
+    #: True if the function is sent by value, which means with its code, or if its tasks take other code by value.
     by_value: bool
     #: True if workers need the run's bundle to load the function or the arguments of its tasks.
     needs_bundle: bool
@@ -81,9 +82,9 @@ class CodeBundle:
 
 
 def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> FunctionBlob:
-    """Return a function as bytes: by its name if an import finds it, otherwise by value.
+    """Return a function as bytes: by its name if an import finds the function, otherwise by value.
 
-    The returned `needs_bundle` is False. `encode_plan` may set it to True, because it depends on the whole run.
+    `needs_bundle` is False here. `encode_plan` decides whether it must be True, because that depends on the whole run.
 
     Raises:
         CannotPickleError: The function cannot be pickled.
@@ -93,7 +94,7 @@ def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> Fu
     name = getattr(fn, "__qualname__", type(fn).__qualname__)
     try:
         blob = b"".join(dumps(fn, snapshot))
-    except Exception as error:  # a __reduce__ may raise anything
+    except Exception as error:  # a __reduce__ may raise any exception
         raise find_unpicklable(fn, name) from error
     by_value, snapshot.by_value = snapshot.by_value, before or snapshot.by_value
     number = _function_numbers.of(hashlib.sha256(blob).digest())
@@ -101,7 +102,7 @@ def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> Fu
 
 
 def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
-    """Bundle the user's own modules among `names`, and the user's own modules that these import in turn.
+    """Bundle the user's own modules among `names`, and the user's own modules that those import, directly or not.
 
     Args:
         names: Dotted names of modules. Modules that are not the user's own are left out.

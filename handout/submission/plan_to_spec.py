@@ -1,4 +1,8 @@
-"""Makes the columns of a run for the core, and the traits of its tasks for agents."""
+"""Describes a run for the scheduler's core, and the tasks of the run for agents.
+
+The core gets a `RunSpec`. Its columns are sequences with one entry for each task, or for each object. Tasks of one
+function with the same options share a profile. For each profile, the core gets a `Profile` and agents get `Traits`.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,8 @@ from handout.submission.arguments import EncodedRun
 
 __all__ = ["JournalResults", "RunPolicy", "Traits", "make_spec"]
 
-#: The results that a journal commits. "all": those that another function or the caller takes. "outputs": only those
-#: that the caller takes.
+#: The results that a journal commits. "all": those that another function or the caller takes. "outputs": those that the
+#: caller takes, and those of functions that must not run twice.
 JournalResults = Literal["all", "outputs"]
 #: Options of a run that apply to each function for which the same option was not set.
 _FUNCTION_DEFAULTS: Final = ("retries", "max_result_bytes", "enforce_memory")
@@ -27,7 +31,7 @@ _FUNCTION_DEFAULTS: Final = ("retries", "max_result_bytes", "enforce_memory")
 
 @dataclass(frozen=True, slots=True)
 class RunPolicy:
-    """The options in `handout.RunOptions` that still matter after the run was submitted, with their defaults."""
+    """The options in `handout.RunOptions` that matter after the run was submitted, with their defaults."""
 
     allocator: Allocator | None = None
     retries: int = 0
@@ -55,7 +59,7 @@ class RunPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """Facts about all tasks of a profile. Agents need these facts, and the core does not."""
+    """Facts that hold for all tasks of a profile, and that agents need. The core does not need them."""
 
     #: The function's options. The run's options replace those that were not set for the function.
     options: TaskOptions
@@ -66,7 +70,7 @@ class Traits:
 
 
 def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSpec, list[Traits]]:
-    """Return the columns of a run for the core, and the traits of each profile for agents.
+    """Return the description of a run for the core, and the traits of each profile for agents.
 
     Args:
         plan: The validated graph.
@@ -74,7 +78,7 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
         policy: The options of the run.
 
     Raises:
-        GraphError: A function has ``enforce_memory=True`` and no memory in its cost.
+        GraphError: A function has ``enforce_memory=True``, and a variant of its cost has no memory.
     """
     journaled = policy.journal is not None
     outputs = _journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
@@ -120,7 +124,7 @@ class _Profiles:
         """Return the number of a task's profile.
 
         Raises:
-            GraphError: The task has ``enforce_memory=True`` and no memory in its cost.
+            GraphError: The task has ``enforce_memory=True``, and a variant of its cost has no memory.
         """
         key = id(self._plan.options[task]), self._encoded.fn[task]
         number = self._numbers.get(key)
@@ -150,11 +154,11 @@ class _Profiles:
 
 
 def _check_memory(id: str, requirements: Sequence[Requirement]) -> None:
-    """Raise `GraphError` if a variant of a cost has no memory, because there is then no limit to enforce."""
+    """Raise `GraphError` if a variant of a cost has no memory, because that variant then has no limit to enforce."""
     if any("memory" not in each.consumed for each in requirements):
         raise GraphError(
-            f"{id!r} has enforce_memory=True and no memory in its cost, so there is no limit to enforce.",
-            remedy="Add memory to every variant of its cost, such as cost={'memory': '2 GB'}.",
+            f"Function {id!r} has enforce_memory=True and no memory in its cost, so there is no limit to enforce.",
+            remedy="Add memory to every variant of the cost, such as cost={'memory': '2 GB'}.",
         )
 
 
@@ -169,8 +173,8 @@ def _is_coroutine(fn: Any) -> bool:
 def _duration_keys(encoded: EncodedRun) -> Sequence[int]:
     """Return for each task the key under which the core keeps the expected duration of the task's function.
 
-    Equal functions share a key, even if they are distinct objects. The numbers of the functions cannot be the keys,
-    because they grow with each run, and the core has an entry for each key up to the highest one.
+    Equal functions share a key, even if they are distinct objects. A function's ``number`` cannot be the key, because
+    these numbers grow from run to run, and the core has an entry for each key up to the highest one.
     """
     keys: dict[int, int] = {}
     of_function = [keys.setdefault(function.number, len(keys)) for function in encoded.functions]
@@ -180,7 +184,8 @@ def _duration_keys(encoded: EncodedRun) -> Sequence[int]:
 def _journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> list[int]:
     """Return the objects that a run with a journal brings to the controller. The run's outputs come first.
 
-    The result of a function that must not run twice is always among them, because it cannot be made again.
+    If a function must not run twice and another function takes its result, this result is always among the objects,
+    because it cannot be made again.
     """
     wanted = dict.fromkeys(plan.outputs)
     for inputs in encoded.inputs:

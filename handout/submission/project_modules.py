@@ -1,7 +1,8 @@
-"""Finds the user's own modules, which travel as source. All other modules must be installed on the host.
+"""Finds the user's own modules, which hosts receive as source. All other modules must be installed on the host.
 
 A module is the user's own if it comes from a ``.py`` file (or a folder of such files) outside the standard library and
-outside site-packages. So editable installs count as the user's own. The search imports no module.
+outside site-packages. So a package that is installed in editable mode counts as the user's own. The search imports no
+module.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ __all__ = ["EXTENSIONS", "Module", "Package", "Sources", "find_package", "import
 
 #: The suffixes of the file names of extension modules.
 EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
-#: Modules that never count as the user's own, wherever they are installed. The host has its own copies.
+#: Modules that never count as the user's own, wherever their files are. A host gets ``handout`` and ``dill`` when its
+#: agent starts. What ``__main__`` defines is sent by value, which means with its code.
 _NEVER_OWN = frozenset({"handout", "dill", "__main__", "__mp_main__"})
 
 
@@ -50,7 +52,7 @@ class Package:
 
 @dataclass(slots=True)
 class Sources:
-    """The user's own modules among given modules, and the user's own modules that these import in turn."""
+    """The user's own modules among given modules, and the user's own modules that those import, directly or not."""
 
     #: The packages, by top-level name.
     packages: dict[str, Package] = field(default_factory=dict)
@@ -105,7 +107,7 @@ def spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def find_package(name: str) -> Package | None:
-    """Return the top-level package or module that `name` belongs to, or None if this is not the user's own."""
+    """Return the top-level package or module that `name` belongs to, or None if that one is not the user's own."""
     top = name.partition(".")[0]
     if top in _NEVER_OWN or top in sys.stdlib_module_names:
         return None
@@ -157,13 +159,13 @@ _BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 def imports_of(source: bytes) -> Iterator[str]:
-    """Yield the top-level name of each module that a source imports, anywhere in it. Skip relative imports."""
+    """Yield the top-level name of each module that is imported anywhere in a source. Skip relative imports."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return  # importing the module will raise the same error and show the place
-    # Only statements are visited, because the caller's event loop waits. Expressions are most of a tree, and contain no
-    # imports.
+        return  # importing the module will raise the same error and show where it is
+    # Only statements are visited, because the caller's event loop waits meanwhile. Expressions are most of a tree, and
+    # they contain no imports.
     bodies: list[list[ast.AST]] = [list(tree.body)]
     while bodies:
         for node in bodies.pop():
@@ -178,7 +180,7 @@ def imports_of(source: bytes) -> Iterator[str]:
 
 
 def own_sources(names: Iterable[str], script: str | None = None) -> Sources:
-    """Read the user's own modules among `names`, and the user's own modules that these import in turn.
+    """Read the user's own modules among `names`, and the user's own modules that those import, directly or not.
 
     Args:
         names: Dotted names of modules.

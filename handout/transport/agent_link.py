@@ -1,7 +1,10 @@
-"""The link to one host's agent: it starts or takes over the agent, reconnects when the line drops, and ends the agent.
+"""The link to one host's agent.
 
-The link treats a host as lost when nothing came from it for ``host_timeout_s``. The conversation carries the messages.
-If a connection loses messages, the conversation sends them again over the next connection.
+The link starts the agent or takes it over, connects again when the connection drops, and ends the agent. The link
+treats the host as lost when nothing came from the host for ``host_timeout_s``.
+
+The link's `Conversation` exchanges the messages, over one connection after another. If a connection loses messages, the
+conversation sends them again over the next connection.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ __all__ = ["STOP_TIMEOUT_S", "AgentLink", "release_error"]
 
 logger = logging.getLogger("handout.link")
 
-#: Ending an agent may take this many seconds. The limit for closing a whole cluster is 5 s.
+#: Ending an agent may take this many seconds. The limit is below 5 s, which is the limit for closing a whole cluster.
 STOP_TIMEOUT_S = 4.0
 _STOP_PAUSE_S = 0.05
-#: If the agent does not acknowledge a stop within this many seconds, the link sends it again over another connection.
+#: If the agent does not acknowledge the `Stop` message within this many seconds, the link sends the message again over
+#: another connection.
 _STOP_SILENCE_S = 1.0
-#: A later try to connect to a host may take this many times as long as the first start of its agent took.
+#: The link gives a later try to connect at least this many times the seconds that the first start or connection took.
 _SLOWER = 3
 
 
@@ -39,9 +43,10 @@ class AgentLink:
         host: The host's name.
         python: The interpreter to use on the host, or None to look for one.
         launcher: Starts the agent and connects to it.
-        timings: How long the host may be silent.
-        handler: Called with every batch of messages and pieces from the agent. Each of them comes once and in order.
-        on_suspect: Called with True when the host has become silent, and with False when something comes from it again.
+        timings: The time limits for silence.
+        handler: Called with every batch of messages, and of pieces of objects, from the agent. Each message and each
+            piece comes once and in order.
+        on_suspect: Called with True when the host has become silent, and with False when bytes come from it again.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class AgentLink:
         self._bootstrap = Bootstrap(host, python, settings)
         self._loop = asyncio.get_running_loop()
         self._wakeup = asyncio.Event()
-        #: The conversation goes on when a connection ends. The link makes a new connection for it.
+        #: The conversation goes on when a connection ends. The link makes a new connection for the conversation.
         self.conversation = Conversation(host, timings.heartbeat_s, handler, on_suspect, self._wakeup.set)
         self._stopping = False
         #: Lets one handshake run at a time, because `run` and `stop` may both make a connection.
@@ -93,12 +98,13 @@ class AgentLink:
         """Start the agent and connect to it.
 
         Raises:
-            HostError: The agent did not start, or cannot be reached. The error says what was tried and the remedy.
+            HostError: The agent did not start, or cannot be reached. The error says what was tried, and has a remedy.
         """
         begun_at = self._loop.time()
         self._starting = asyncio.ensure_future(self._launcher.start(self._bootstrap))
         try:
-            # The shield lets the start finish, because the link can end the agent only after the agent has started.
+            # If `open` is cancelled, the shield lets the start finish, because the link can end the agent only after it
+            # has started.
             started = await asyncio.shield(self._starting)
             self.started = started
         except asyncio.CancelledError:
@@ -176,17 +182,18 @@ class AgentLink:
         A further call waits for the same end.
 
         Args:
-            within_s: Seconds after which the link logs a warning and leaves the agent to its lease.
+            within_s: Seconds after which the link logs a warning and waits no longer. The agent then ends by itself
+                when its lease is over.
         """
         self._stopping = True
         if self._trying is not None and not self._trying.expired():
-            self._trying.reschedule(self._loop.time())  # the try may hang, and it holds the lock that `_end` needs
+            self._trying.reschedule(self._loop.time())  # a try that hangs would keep the lock that `_end` needs
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end(self._loop.time() + within_s))
         await asyncio.shield(self._ending)
 
     async def _end(self, deadline: float) -> None:
-        """Send the stop, if necessary over a new connection, and wait until the agent has ended."""
+        """Send the `Stop` message, if necessary over a new connection, and wait until the agent has ended."""
         try:
             async with asyncio.timeout_at(deadline):
                 await self._await_start()
@@ -207,13 +214,16 @@ class AgentLink:
 
     def _how_it_is_left(self) -> str:
         if self.started is None:
-            return "was still being started when the controller stopped it; it will end when it finds no controller"
+            return (
+                "was still being started when the controller stopped waiting. "
+                "It will end by itself, because no controller connects to it"
+            )
         silent_s = self._loop.time() - self.conversation.last_heard
         where = "not connected" if self.conversation.connection is None else "connected"
-        return f"did not confirm that it ended; its lease will end it ({where}, last heard {silent_s:.1f} s ago)"
+        return f"did not confirm its end. It will end when its lease is over ({where}, last heard {silent_s:.1f} s ago)"
 
     async def _await_start(self) -> None:
-        """Wait for an agent that the host is starting. Without a stop, the agent would run until its lease is over."""
+        """Wait until an agent that is being started has started, so that it can be stopped before its lease is over."""
         starting = self._starting
         if starting is None or not (starting.done() or self._bootstrap.command_sent):
             return
@@ -225,22 +235,23 @@ class AgentLink:
         """Wait a while for the agent's end. Return True if the agent has closed its connection, or is gone.
 
         Args:
-            deadline: The time at which the link leaves the agent to its lease, by the loop's clock. A try to connect
-                that hangs ends so early that another try is possible before the deadline.
+            deadline: The time at which the link stops waiting for the agent's end, by the loop's clock. If a try to
+                connect hangs, it is ended early enough for another try before the deadline.
         """
         connection = self.conversation.connection
         if connection is None:
             return await self._is_gone(deadline)
         self.conversation.flush()
         silent_s = self._loop.time() - self.conversation.last_heard
-        # If the agent has already missed a heartbeat, do not wait for it.
+        # If the agent has already missed a heartbeat, do not wait for it to close this connection.
         limit_s = _STOP_SILENCE_S if silent_s < 1.5 * self._timings.heartbeat_s else 0
         try:
             async with asyncio.timeout(limit_s):
                 await connection.closed.wait()
         except TimeoutError:
             if self.conversation.unacknowledged:
-                # The agent has not confirmed the stop. This connection may be dead although the host can be reached.
+                # The agent has not acknowledged the `Stop` message. This connection may be dead although the host can
+                # be reached.
                 self._launcher.abort()
                 self.conversation.drop()
             return False
@@ -257,12 +268,12 @@ class AgentLink:
         except TimeoutError:
             self._abort_hung()
         except HandoutError as error:  # for example an InternalError that ended the conversation earlier
-            logger.info("The controller cannot reach the agent on %s to end it: %s", self.host, error)
+            logger.info("The controller cannot reach the agent on %s to stop the agent: %s", self.host, error)
             await asyncio.sleep(_STOP_PAUSE_S)
         return False
 
     async def abandon(self) -> None:
-        """Close the connection to a host that is lost. If `stop` is ending its agent already, wait for `stop`."""
+        """Close the connection to a host that is lost. If `stop` was called before, wait until `stop` has finished."""
         if self._ending is not None:
             await self.stop()
             return
@@ -289,14 +300,15 @@ class AgentLink:
             HostLostError: No try succeeded before the end of the lease, or the agent is gone.
         """
         if self._silent:
-            # The launcher's connection may be dead without an error, because a router forgot it or the host has moved.
+            # The launcher's connection may be dead without an error, for example if a router forgot the connection or
+            # the host got another address.
             self._silent = False
             self._launcher.abort()
         error = await self._attach_by(self.conversation.last_heard + self._timings.host_timeout_s, HostError)
         if error is not None:
             raise HostLostError(
                 f"Host {self.host!r} was silent for {self._timings.host_timeout_s:g} s: {str(error).rstrip('.')}.",
-                remedy="The controller runs the host's tasks elsewhere, and uses the host again when it answers.",
+                remedy="The controller runs the host's tasks elsewhere, and uses the host again when the host answers.",
                 host=self.host,
             )
 
@@ -328,7 +340,7 @@ class AgentLink:
                 took_s = self._loop.time() - tried_at
                 if not self._stopping or took_s > self._patience_s:
                     self._abort_hung()
-                if error is None:  # an error of an earlier try says more
+                if error is None:  # otherwise keep the error of an earlier try, which says more
                     error = HostUnreachableError(
                         f"Connecting to host {self.host!r} took more than {took_s:.1f} s.", host=self.host
                     )
@@ -345,28 +357,29 @@ class AgentLink:
     def _limit_s(self, left_s: float) -> float:
         """Return the time limit of a try to connect, in seconds.
 
-        The limit is at least `_SLOWER` times the seconds of the first start, so that the try succeeds on a slow host.
-        A longer limit leaves at least as many seconds, and at least a quarter of the remaining time, for another try,
-        because the first try may hang. After a try that hung, the next try gets all of the remaining time.
+        The lowest limit is `_SLOWER` times the seconds of the first start, so that the try can succeed on a slow host.
+        If more time remains, the try gets more of it. But this try may hang, so at least a quarter of the remaining
+        time, and at least the lowest limit, is kept for another try. After a try that hung, the next try gets all of
+        the remaining time.
 
         Args:
-            left_s: The remaining time. The limit is never longer.
+            left_s: The remaining seconds. The limit never exceeds them.
         """
         need_s = _SLOWER * self._start_s
         return left_s if self._hung else min(left_s, max(need_s, min(0.75 * left_s, left_s - need_s)))
 
     @property
     def _patience_s(self) -> float:
-        """Seconds after which a try to connect counts as hung, once `stop` was called."""
+        """Seconds after which a try to connect counts as hung, if `stop` was called."""
         return max(_STOP_SILENCE_S, self._start_s)
 
     def _abort_hung(self) -> None:
-        """Drop the launcher's connection after a try on it hung, because another try on it would hang as well."""
+        """Drop the launcher's connection after a try over it hung, because the next try over it would hang as well."""
         self._hung = True
         self._launcher.abort()
 
     async def _attach(self) -> None:
-        """Make a connection to the agent, with a handshake. Do nothing if `run` or `stop` has made one meanwhile."""
+        """Make a connection to the agent, with a handshake. Do nothing if there is a connection by now."""
         async with self._attaching:
             if self.conversation.connection is None:
                 await self._connect()
@@ -379,7 +392,7 @@ class AgentLink:
         try:
             await self.conversation.attach(connection, self.started.agent, self.token, taking_over=self._taking_over)
         except TimeoutError:
-            self._launcher.abort()  # another try on the launcher's connection would hang as well
+            self._launcher.abort()  # another try over the launcher's connection would hang as well
             raise HostUnreachableError(
                 f"The agent on host {self.host!r} did not answer the handshake within {HANDSHAKE_TIMEOUT_S:g} s.",
                 remedy="Check the network to the host, and whether the host is out of memory or stopped.",

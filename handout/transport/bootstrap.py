@@ -1,6 +1,8 @@
-"""Defines how a shell on a host starts an agent: the command line, its input, and the line that it prints in answer.
+"""Defines how an agent is started on a host: a command reads an input there, and prints an answer.
 
-This module makes the input and reads the answer. The launchers send and receive the bytes.
+The answer is one line, which begins with a random marker. After the marker comes the agent's hello, which describes the
+agent, or an error. This module makes the command line and the input, and reads the answer. The launchers send and
+receive the bytes.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ __all__ = ["OLDEST_PYTHON", "Bootstrap", "MarkedOutput", "StartedAgent", "relay_
 T = TypeVar("T")
 
 OLDEST_PYTHON = (3, 9)
-#: The command line looks for versions of Python 3 by name, up to this minor version.
+#: The command line looks for Python 3 under names such as ``python3.12``, up to this minor version.
 _NEWEST_MINOR = 15
-#: Bytes of a login shell's output that an error message may quote.
+#: An error quotes at most this many bytes of what a login shell printed.
 _NOISE_KEPT = 4096
-#: Most bytes of the marked line, which contains an agent's hello, or the error that kept the agent from starting.
+#: The greatest length of the answer in bytes.
 _MAX_LINE = 64 << 10
-#: The code on the command line of a host's Python. If Python is too old, the code exits with status 93 and reads no
-#: input. Otherwise it reads the source of `handout.host.boot` from standard input and executes it.
+#: The code that Python runs on the host first. If Python is too old, the code exits with status 93 and reads no input.
+#: Otherwise the code reads the source of `handout.host.boot` from standard input and executes this source.
 _STAGE_0 = "import sys;sys.version_info<(3,9) and sys.exit(93);r=sys.stdin.buffer.read;exec(r(int(r(8))))"
 
 #: Remedies by the kind of error that `handout.host.boot` reports. HOST is replaced by the host's name.
@@ -42,8 +44,8 @@ def candidates(python: str | None) -> list[str]:
     """Return the interpreters to try on a host, in order.
 
     Args:
-        python: The only interpreter to try. If it is None, the controller's own version comes first, then all versions
-            from the newest to the oldest, then ``python3``.
+        python: The only interpreter to try. If this is None, the controller's own version of Python comes first, then
+            all versions from the newest to the oldest, then ``python3``.
     """
     if python is not None:
         return [python]
@@ -70,16 +72,16 @@ class StartedAgent:
 
 @dataclass(slots=True)
 class MarkedOutput:
-    """The output of a command on a host: noise of the login shell, then one line that begins with a marker."""
+    """What a command on a host printed: noise of the login shell, then the marked line, which begins with a marker."""
 
     marker: str
-    #: Output before the marked line.
+    #: What was printed before the marked line. While the line is not complete, its beginning is included.
     noise: bytes = b""
-    #: The marked line without its marker; None until it is complete.
+    #: The marked line without its marker, or None while the line is not complete.
     line: bytes | None = None
 
     def feed(self, data: bytes) -> bool:
-        """Add output of the command. Return True once the marked line is complete."""
+        """Add bytes that the command printed. Return True if the marked line is complete."""
         self.noise += data
         start = self.noise.find(b"\n" + self.marker.encode())
         if start < 0:
@@ -96,7 +98,7 @@ class MarkedOutput:
         return True
 
     def printed(self) -> str:
-        """Return the output without the marked line, for an error message."""
+        """Return the end of the noise as text, for an error message."""
         return self.noise[-_NOISE_KEPT:].decode("utf-8", "replace").strip()
 
 
@@ -112,8 +114,8 @@ class Bootstrap:
     def __init__(self, host: str, python: str | None, settings: dict[str, Any]) -> None:
         self.host = host
         self.python = python
-        #: The secret that proves to the agent that a connection comes from the controller. It travels on standard input
-        #: only, because every user of the host can read command lines.
+        #: The secret that proves to the agent that a connection comes from the controller. The host gets it through
+        #: standard input only, because every user of the host can read command lines.
         self.token = secrets.token_hex(32)
         self.marker = f"handout-{secrets.token_hex(8)}:"
         self.output = MarkedOutput(self.marker)
@@ -122,7 +124,7 @@ class Bootstrap:
         self._settings = settings
 
     def command(self) -> str:
-        """Return a command line for any login shell. It starts ``sh``, which finds a usable Python and runs it."""
+        """Return a command line for any login shell. It starts ``sh``, which finds a suitable Python and runs it."""
         names = " ".join(_quote(name) for name in candidates(self.python))
         script = (
             f'for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; "$p" -c "{_STAGE_0}"; s=$?; '
@@ -149,13 +151,13 @@ class Bootstrap:
         return b"%08d" % len(main) + main + json.dumps(preface).encode() + b"\n" + bundle.data
 
     def result(self, exit_status: int | None = None) -> StartedAgent:
-        """Return the agent that the command's output announces.
+        """Return the agent that the answer of the command describes.
 
         Args:
-            exit_status: The command's exit status. The error message names it if there is no answer.
+            exit_status: The command's exit status. If there is no answer, the error message contains this status.
 
         Raises:
-            BootstrapError: The output has no answer, or the answer is an error.
+            BootstrapError: There is no answer, or the answer is an error.
         """
         line = self.output.line
         if line is None:
@@ -170,7 +172,7 @@ class Bootstrap:
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             raise BootstrapError(
                 f"Host {self.host!r} answered, but not as an agent does: {line[:200].decode('utf-8', 'replace')!r}.",
-                remedy="Check the login shell on the host: something there changes what programs print.",
+                remedy="Check the login shell on the host, because something there changes what programs print.",
                 host=self.host,
                 output=self.output.printed(),
             ) from None
@@ -184,9 +186,9 @@ class Bootstrap:
     def _no_answer(self, exit_status: int | None) -> BootstrapError:
         printed = self.output.printed()
         return BootstrapError(
-            f"Host {self.host!r} ran the start command (exit status {exit_status}) but no agent answered; "
-            f"it printed: {printed[-1000:] or 'nothing'}.",
-            remedy="Check the login shell on the host: an agent cannot start if the shell runs another program "
+            f"Host {self.host!r} ran the start command (exit status {exit_status}), but no agent answered. "
+            f"The command printed: {printed[-1000:] or 'nothing'}.",
+            remedy="Check the login shell on the host, because an agent cannot start if the shell runs another program "
             "or exits early.",
             host=self.host,
             output=printed,
@@ -197,14 +199,14 @@ class Bootstrap:
         tried = ", ".join(candidates(self.python))
         found = f"found only older ones ({', '.join(old)})" if old else "found none of them"
         return BootstrapError(
-            f"Host {self.host!r} has no Python 3.9 or newer: tried {tried}; {found}.",
+            f"Host {self.host!r} has no Python 3.9 or newer. The start command looked for {tried}, and {found}.",
             remedy=_REMEDIES["python"],
             host=self.host,
         )
 
 
 def _started(report: dict[str, Any]) -> StartedAgent:
-    """Read an agent's hello.
+    """Return the agent that a hello describes.
 
     Raises:
         KeyError, TypeError, ValueError: The report is not a hello.
@@ -234,7 +236,8 @@ def _of_type(value: Any, kind: type[T]) -> T:
 def relay_command(started: StartedAgent, marker: str) -> str:
     """Return the command line of a relay on the host.
 
-    A relay copies bytes between the SSH session and the agent's socket if the server forbids socket forwarding.
+    A relay is a program that copies bytes between an SSH session and the agent's socket. It is used if the server
+    forbids the forwarding of sockets.
     """
     code = "import sys;sys.path.insert(0,sys.argv[1]);import handout.host.relay as r;r.main(*sys.argv[2:])"
     words = [started.executable, "-c", code, started.bundle, started.socket, marker]
@@ -242,7 +245,7 @@ def relay_command(started: StartedAgent, marker: str) -> str:
 
 
 def _quote(word: str) -> str:
-    """Quote a word for the shell, in double quotes. A leading ``~`` becomes ``$HOME``, which the shell then expands."""
+    """Quote a word for ``sh``, in double quotes. A leading ``~`` becomes ``$HOME``, which ``sh`` then expands."""
     home = word.startswith("~/")
     for character in '\\"$`':
         word = word.replace(character, "\\" + character)

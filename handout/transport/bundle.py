@@ -1,4 +1,7 @@
-"""Makes the zip that the controller sends to a host: the folders that travel, a stub for ``handout``, and dill."""
+"""Makes the bundle that the controller sends to a host: a zip of some of Handout's folders, a stub, and dill.
+
+The stub takes the place of the module ``handout`` on the host.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from handout.errors import InternalError
 
 __all__ = ["TRAVELS", "Bundle", "agent_bundle", "boot_source"]
 
-#: The folders of the package that travel to hosts. No other folder does.
+#: The folders of ``handout`` that are sent to hosts. No other folder is sent.
 TRAVELS = ("protocol", "serialization", "host")
 #: The time of every entry in the zip. With the times of the files, equal sources would give different zips.
 _EPOCH = (2020, 1, 1, 0, 0, 0)
@@ -48,7 +51,7 @@ def boot_source() -> bytes:
 
 
 def travelling_sources() -> list[Path]:
-    """Return the source files that the bundle ships, sorted by path."""
+    """Return the source files of Handout that are in the bundle, sorted by path."""
     root = _package_folder()
     return sorted(path for folder in TRAVELS for path in (root / folder).rglob("*.py"))
 
@@ -66,7 +69,7 @@ def _agent_bundle() -> Bundle:
             info = zipfile.ZipInfo(name, _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, data)
-    # The bytecode is not part of the digest. Its bytes differ between processes, because marshal's output depends on
+    # The bytecode is not part of the digest, because its bytes differ between processes: what marshal writes depends on
     # the number of references to each constant.
     digest = hashlib.sha256(importlib.util.MAGIC_NUMBER)
     for name, data in entries.items():
@@ -97,7 +100,7 @@ def _compiled(path: Path, name: str) -> bytes:
     """Return a module's bytecode, so that a host with the controller's version of Python need not compile the module.
 
     Any other version of Python refuses the bytecode's magic number and compiles the source. The bytecode is of the
-    unchecked hash-based kind (PEP 552), so that Python does not compare it with the times in the archive.
+    unchecked hash-based kind (PEP 552), so that Python does not compare it with the times in the zip.
     """
     loader = importlib.machinery.SourceFileLoader(name.removesuffix(".py").replace("/", "."), str(path))
     code = loader.get_code(loader.name)

@@ -13,11 +13,11 @@ class Transport(Protocol):
     """The writing side of a byte stream to an agent."""
 
     def write(self, data: Buffer) -> None:
-        """Queue bytes. After ``Receiver.paused`` the caller should not write bulk data until ``Receiver.resumed``."""
+        """Queue bytes. Between ``Receiver.paused`` and ``Receiver.resumed``, the caller should not write bulk data."""
         ...
 
     def close(self) -> None:
-        """Close the stream. ``Receiver.lost`` is called once the agent has closed its side, or cannot be reached."""
+        """Close the stream. ``Receiver.lost`` is called when the agent has closed its side, or cannot be reached."""
         ...
 
 
@@ -29,17 +29,17 @@ class Receiver(Protocol):
         ...
 
     def paused(self) -> None:
-        """Stop writing, because the transport's buffer is full."""
+        """Note that the transport's buffer is full. The receiver should stop writing."""
         ...
 
     def resumed(self) -> None:
-        """Write again, because the transport's buffer has room."""
+        """Note that the transport's buffer has room again. The receiver may go on writing."""
         ...
 
     def lost(self, error: Exception | None) -> None:
-        """Note that the stream has ended. The transport calls this once.
+        """Note that the stream has ended. The transport calls this method only once.
 
         Args:
-            error: Why the stream ended. None if the agent closed it in an orderly way.
+            error: Why the stream ended, or None if the agent closed the stream in an orderly way.
         """
         ...

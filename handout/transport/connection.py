@@ -1,6 +1,7 @@
 """One connection to an agent, from its first byte to its end.
 
-A connection writes bytes and knows when the transport is full. It does not know what the bytes mean.
+A connection writes bytes to a transport, and knows when the transport's buffer is full. It does not know what the bytes
+mean.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from handout.transport.byte_stream import Transport
 
 __all__ = ["Connection", "ConnectionListener"]
 
-#: Bytes of one write. A larger buffer would take longer to allocate than to fill.
+#: The number of bytes in one write. A larger buffer would take longer to allocate than to fill.
 _WRITE = 64 << 10
 
 
@@ -26,16 +27,16 @@ class ConnectionListener(Protocol):
         ...
 
     def resumed(self) -> None:
-        """Write again, because the connection has room."""
+        """Note that the connection has room again, so that the listener may go on writing."""
         ...
 
     def lost(self, connection: Connection) -> None:
-        """Note that the connection has ended. The connection calls this once."""
+        """Note that the connection has ended. The connection calls this method only once."""
         ...
 
 
 class Connection:
-    """The receiver of one transport, and the way to write to it.
+    """One connection. It receives the bytes of one transport, and writes bytes to this transport.
 
     Args:
         listener: Gets the events of the connection.
@@ -43,7 +44,7 @@ class Connection:
 
     def __init__(self, listener: ConnectionListener) -> None:
         self._listener = listener
-        #: The link sets this later, because the launcher needs this receiver before it can make the transport.
+        #: The link sets the transport later, because the launcher needs this connection before it makes the transport.
         self.transport: Transport | None = None
         #: True while the transport's buffer is full.
         self.is_paused = False
@@ -51,7 +52,7 @@ class Connection:
         #: ConnectionResetError.
         self.hello: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.closed = asyncio.Event()
-        #: Why the connection ended. None if it is open, or if the agent closed it in an orderly way.
+        #: Why the connection ended. None while the connection is open, and if the agent closed it in an orderly way.
         self.error: Exception | None = None
 
     def write(self, segments: Sequence[Buffer]) -> None:
@@ -66,7 +67,7 @@ class Connection:
 
     def close(self) -> None:
         """End the connection at once, even if the agent does not notice."""
-        # The transport may never report the end, because on a dead line it waits for an answer. So report it here.
+        # The end is reported here, because the transport may never report it: the agent may not answer the close.
         self.lost(ConnectionAbortedError("the controller closed the connection"))
         if self.transport is not None:
             self.transport.close()
@@ -94,12 +95,15 @@ class Connection:
         self.closed.set()
         if not self.hello.done():
             self.hello.set_exception(ConnectionResetError(str(error or "closed")))
-            self.hello.exception()  # reads the exception, because asyncio would log an exception that is never read
+            self.hello.exception()  # reads the exception, because asyncio logs an exception that is never read
         self._listener.lost(self)
 
 
 def _writes(segments: Sequence[Buffer]) -> Iterator[Buffer]:
-    """Join small segments and cut large ones, so that each write has `_WRITE` bytes. Copy only what is joined."""
+    """Join small segments and cut large ones, so that each write but the last has `_WRITE` bytes.
+
+    Only bytes that are joined are copied.
+    """
     small: list[Buffer] = []
     size = 0
     for segment in segments:

@@ -1,8 +1,9 @@
-"""The conversation with one host's agent, which outlives the connections that carry it.
+"""A conversation: the exchange of messages with one host's agent, over one connection after another.
 
-The conversation delivers messages and bulk data once and in order, whatever happens to a connection. Bytes that were
-damaged on the way are sent again. The conversation does not know what the messages mean; its owner does. The link makes
-the connections, and decides when the agent has been silent for too long.
+A conversation delivers messages and bulk data, such as the bytes of objects, once and in order, whatever happens to a
+connection. Bytes that were damaged on the way, called bad bytes here, are sent again. The conversation passes the
+messages to a handler, and does not know what they mean. The link (see `agent_link`) makes the connections, and decides
+when the agent has been silent for too long.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ __all__ = ["Conversation", "FrameHandler", "GrowingSource"]
 
 logger = logging.getLogger("handout.link")
 
-#: One flush gives at most this many bytes of bulk data to a connection. The loop runs other callbacks between flushes.
+#: One flush gives at most this many bytes of bulk data to a connection, so that the loop can run other callbacks
+#: between two flushes.
 _SLICE = 256 << 10
 #: The conversation ends if more than this many connections in a row bring bad bytes and nothing new.
 _MAX_GARBLED = 20
@@ -40,8 +42,10 @@ class Conversation:
     Args:
         host: The host's name.
         heartbeat_s: Seconds between heartbeats on an idle connection.
-        handler: Called with every batch of messages and pieces from the agent. Each of them comes once and in order.
-        on_suspect: Called with True when the agent has become silent, and with False when bytes come from it again.
+        handler: Called with every batch of messages, and of pieces of objects, from the agent. Each message and each
+            piece comes once and in order.
+        on_suspect: Called with True when the agent has become silent, and with False when bytes come from the agent
+            again.
         on_broken: Called when the connection or the whole conversation has ended. If only the connection has ended,
             `error` is None.
     """
@@ -56,7 +60,7 @@ class Conversation:
     ) -> None:
         #: The current connection. Bytes of any other connection are ignored.
         self.connection: Connection | None = None
-        #: Why the conversation has ended for good. None while it can go on over some connection.
+        #: Why the conversation has ended for good. None while the conversation can go on over another connection.
         self.error: Exception | None = None
         #: How many seconds the round trip of the last handshake took.
         self.rtt_s = 0.0
@@ -66,16 +70,16 @@ class Conversation:
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._session = Session(heartbeat_s=heartbeat_s, now=self._loop.time())
-        #: The conversation's name. The conversation of a controller that takes over has another name.
+        #: The conversation's name. If another controller takes the agent over, it chooses another name.
         self._name = secrets.token_hex(8)
         self._streams = itertools.count(1)
         self._flush_due = False
         self._suspected = False
         #: True once the agent has answered a handshake, which shows that the program on the host speaks the protocol.
         self._met = False
-        #: How many messages and pieces the handler has got so far, and how many it had got when bad bytes last came.
+        #: How many messages and pieces the handler has got by now, and how many it had got when bad bytes last came.
         self._handled = self._handled_when_garbled = 0
-        #: How often in a row bad bytes came, with nothing new in between.
+        #: How often bad bytes have come without a new message or piece in between.
         self._garbled = 0
 
     @property
@@ -85,7 +89,7 @@ class Conversation:
 
     @property
     def unacknowledged(self) -> int:
-        """Number of messages that the agent has not confirmed."""
+        """Number of messages that the agent has not acknowledged."""
         return self._session.unacknowledged
 
     # ---- connections ---------------------------------------------------------------------------------------
@@ -94,7 +98,7 @@ class Conversation:
         """Continue the conversation over a new connection, if the right agent answers on that connection.
 
         Args:
-            connection: An open connection, which replaces the one before.
+            connection: An open connection, which replaces the previous one.
             agent: The agent's name.
             token: The secret that proves to the agent that this is the controller.
             taking_over: True to tell the agent that this controller takes over from another one.
@@ -115,7 +119,7 @@ class Conversation:
         except (HostUnreachableError, TimeoutError):
             self.drop()
             if self.error is not None:
-                raise self.error from None  # this error is the reason why the connection was closed
+                raise self.error from None  # the error because of which the connection was closed
             raise
         except BaseException:
             self.drop()
@@ -146,7 +150,7 @@ class Conversation:
         self._session.close()
 
     def suspect(self) -> None:
-        """Report that the agent is silent. Further calls do nothing until something comes from the agent again."""
+        """Report that the agent is silent. Further calls do nothing until bytes come from the agent again."""
         if not self._suspected:
             self._suspected = True
             self._on_suspect(True)
@@ -159,7 +163,7 @@ class Conversation:
     # ---- sending -------------------------------------------------------------------------------------------
 
     def send(self, message: AnyMessage, payload: Sequence[Buffer] = ()) -> None:
-        """Send a message. It is delivered once and in order, whatever happens to the connection."""
+        """Send a message, which is delivered once and in order, whatever happens to the connection."""
         self._session.send(codec.encode(message), payload)
         self._flush_soon()
 
@@ -174,7 +178,7 @@ class Conversation:
         return stream
 
     def stop_object(self, stream: int) -> None:
-        """Stop a stream before its end, because the rest of the object will not come."""
+        """Stop a stream before its end, if the rest of the object will not come."""
         self._session.stop_stream(stream)
         self.send(messages.StopStream(stream))
 
@@ -189,7 +193,7 @@ class Conversation:
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write the waiting output, with a heartbeat if one is due. Schedule another flush if bulk data is left."""
+        """Write what waits to be sent, and a heartbeat if one is due. Schedule another flush if bulk data is left."""
         self._flush_due = False
         connection = self.connection
         if connection is None or connection.is_paused:
@@ -224,7 +228,7 @@ class Conversation:
             self._fail(self._broken_protocol(error))
             return
         except Exception as error:
-            # The handler has skipped the rest of the batch, too, so the conversation cannot go on.
+            # The handler has not handled the rest of the batch either, so the conversation cannot go on.
             self._fail(self._not_handled(error))
             return
         if garbled is not None:
@@ -252,7 +256,7 @@ class Conversation:
         """Read bytes that came, and add the new messages and pieces to ``fresh``. Stop at the first bad bytes.
 
         Raises:
-            ProtocolError: Some bytes are bad.
+            ProtocolError: Bad bytes came.
         """
         now = self._loop.time()
         for frame in self._session.receive(data, now):
@@ -279,15 +283,15 @@ class Conversation:
         connection.close()
 
     def give_up(self, reason: str) -> None:
-        """End the conversation, because the owner cannot make sense of a message from the agent."""
+        """End the conversation, because the handler cannot make sense of a message from the agent."""
         self._fail(
-            WireError(f"The agent on host {self._host!r} broke the protocol: {reason}.", remedy="Please report it.")
+            WireError(f"The agent on host {self._host!r} broke the protocol: {reason}.", remedy="Report this error.")
         )
 
     def _broken_protocol(self, error: ProtocolError) -> WireError:
         return WireError(
             f"The agent on host {self._host!r} broke the protocol: {error}.",
-            remedy="Check if anything between the controller and the host changes bytes. If not, please report it.",
+            remedy="Check if anything between the controller and the host changes bytes. If not, report this error.",
         )
 
     def _not_handled(self, error: Exception) -> InternalError:
@@ -306,5 +310,6 @@ class GrowingSource(Source):
     """A source whose bytes are still arriving."""
 
     def __init__(self) -> None:
-        #: The conversation that sends the source sets this. The source's owner calls it when more bytes have arrived.
+        #: The source's owner calls this function when more bytes have arrived. The conversation that sends the source
+        #: sets the function.
         self.on_more: Callable[[], None] = lambda: None

@@ -1,4 +1,7 @@
-"""The first exchange on a connection: the controller names an agent, and checks that this agent answers."""
+"""The first exchange on a connection: the controller names an agent, and checks that this agent answers.
+
+Each side sends one message, which is called its hello.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ __all__ = ["HANDSHAKE_TIMEOUT_S", "greeting", "refusal", "shake_hands"]
 
 HANDSHAKE_TIMEOUT_S = 10.0
 #: Gives each connection of this process a number. An agent refuses a connection whose number is lower than that of its
-#: present connection: the controller made such a connection earlier, and it arrived late.
+#: present connection, because the controller made the refused connection earlier, and only its bytes arrived later.
 _connection_numbers = itertools.count(1)
 
 
 def greeting(agent: str, token: str, conversation: str, *, taking_over: bool) -> dict[str, Any]:
-    """Return the fields of a hello, without the session's state.
+    """Return the fields of the controller's hello, without the state that says what this side has received so far.
 
     Args:
         agent: The name of the agent that is to answer.
@@ -31,7 +34,7 @@ def greeting(agent: str, token: str, conversation: str, *, taking_over: bool) ->
 
 
 async def shake_hands(connection: Connection, hello: bytes, host: str) -> dict[str, Any]:
-    """Send a hello and return the fields of the agent's hello.
+    """Send the controller's hello, and return the fields of the agent's hello.
 
     Raises:
         TimeoutError: No hello came within `HANDSHAKE_TIMEOUT_S`.

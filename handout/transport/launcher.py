@@ -20,12 +20,12 @@ class Launcher(Protocol):
         """Start an agent.
 
         Raises:
-            HostError: The agent did not start. The error says what was tried and the remedy.
+            HostError: The agent did not start. The error says what was tried, and has a remedy.
         """
         ...
 
     async def connect(self, started: StartedAgent, receiver: Receiver) -> Transport:
-        """Open a byte stream to a running agent. If the connection to the host is gone, make a new one first.
+        """Open a byte stream to a running agent. If there is no connection to the host any more, make a new one first.
 
         Raises:
             HostLostError: The agent is gone.
@@ -38,5 +38,5 @@ class Launcher(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close all that `start` and `connect` have opened. The agent goes on: only the link ends an agent."""
+        """Close everything that `start` and `connect` have opened. The agent goes on, because only the link ends it."""
         ...

@@ -16,13 +16,14 @@ __all__ = ["Launchers"]
 class Launchers:
     """Makes the launchers for the hosts of one cluster.
 
-    When the cluster first needs SSH, a thread imports asyncssh, because the caller's event loop must not wait. The
-    import takes 0.2 s of CPU time, and several times as long on a busy machine.
+    When the cluster first needs SSH, a thread imports asyncssh, because the caller's event loop must not wait for the
+    import. The import takes 0.2 s of CPU time, and several times as long on a busy machine.
     """
 
     def __init__(self) -> None:
         self._over_ssh: Callable[[Host], Launcher] | None = None
-        #: Hosts start at the same time. With this lock, the import occupies only one thread of the caller's executor.
+        #: With this lock, the import occupies only one thread of the caller's executor, even if many hosts start at the
+        #: same time.
         self._importing = asyncio.Lock()
 
     async def of(self, host: Host) -> Launcher:

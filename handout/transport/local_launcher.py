@@ -17,7 +17,7 @@ from handout.transport.threads import in_thread
 __all__ = ["LocalLauncher"]
 
 _START_TIMEOUT_S = 40.0
-#: Seconds that a bootstrap process has for ending after SIGTERM, and again after SIGKILL.
+#: A process that starts an agent has this many seconds to end after SIGTERM, and as many again after SIGKILL.
 _END_TIMEOUT_S = 0.5
 
 
@@ -30,7 +30,7 @@ class LocalLauncher:
 
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """See `Launcher`."""
-        # The call is in a thread, because the first call makes the bundle and would block the loop.
+        # This call is made in a thread, because the first such call makes the bundle and would block the loop.
         stdin = await in_thread(bootstrap.stdin)
         try:
             process = await _start_process(bootstrap)
@@ -82,7 +82,7 @@ class LocalLauncher:
 
 
 async def _start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
-    """Start the bootstrap's process in a session of its own.
+    """Start the process that starts the agent, in a session of its own.
 
     Ctrl-C then reaches the controller only. If the interpreter is a wrapper, one signal to the session also reaches the
     processes that the wrapper has started.
@@ -97,8 +97,8 @@ async def _start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # asyncio's call must not be cancelled itself. It would then end only the process, and could wait for the
-        # children of the process forever.
+        # The call of asyncio itself must not be cancelled, because it would then end only the process, and could wait
+        # forever for other processes that this process has started.
         await uninterrupted(_end_started(starting))
         raise
 
@@ -111,9 +111,9 @@ async def _end_started(starting: asyncio.Future[asyncio.subprocess.Process]) -> 
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the processes of a bootstrap's session with SIGTERM, or with SIGKILL if SIGTERM is not enough.
+    """End a process and its session with SIGTERM, or with SIGKILL if SIGTERM is not enough.
 
-    The wait is bounded, because a process that has left the session may hold the output open for long.
+    The wait is bounded, because a process that has left the session may hold the standard output open for long.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
@@ -130,8 +130,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def _retrieve_broken_pipe(process: asyncio.subprocess.Process) -> None:
     """Wait until the standard input of an ended process is closed.
 
-    If the process ended before it had read its input, this wait raises an error. If the error is not retrieved, Python
-    before 3.11.4 logs it.
+    If the process ended before it had read its input, this wait raises an error. If the error is never
+    retrieved, Python before 3.11.4 logs the error.
     """
     assert process.stdin is not None
     try:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await a coroutine to its end. If a cancellation comes meanwhile, raise it only after the end.
+    """Await a coroutine to its end. If a cancellation comes meanwhile, raise the cancellation only after that end.
 
     Args:
         coroutine: Must be bounded in time.
@@ -24,7 +24,8 @@ async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
-    # In a cancelled scope, anyio cancels every await again. The shield prevents this. asyncio cancels only one await.
+    # A cancellation by asyncio stops only one await. But in a cancelled scope, anyio cancels every further await too,
+    # unless there is a shield.
     with anyio.CancelScope(shield=True):
         while not task.done():
             try:

@@ -1,9 +1,9 @@
-"""The launcher for hosts behind sshd. It makes one asyncssh connection to each host with the user's SSH configuration.
+"""The launcher for hosts behind sshd. It connects to a host with asyncssh and the user's SSH configuration.
 
 asyncssh checks host keys and uses ``~/.ssh/config``, ssh-agent, keys and jump hosts by default. The launcher turns none
-of these off. It reaches the agent's Unix socket through SSH forwarding. Forwarding opens no port and does not count
-towards the server's limit of sessions. If the server forbids forwarding, a relay on the host copies the bytes in an SSH
-session. It is enough if the server allows one session at a time.
+of these off. It reaches the agent's Unix socket through SSH forwarding, which opens no port and does not count towards
+the server's limit of sessions. If the server forbids forwarding, a program on the host, called a relay, copies the
+bytes between the socket and an SSH session. A server that allows only one session at a time is enough.
 """
 
 from __future__ import annotations
@@ -36,21 +36,23 @@ __all__ = ["SshLauncher"]
 
 _CONNECT_TIMEOUT_S = 15.0
 _START_TIMEOUT_S = 45.0
-#: Most logins of one cluster at the same time. At 10 connections that have not logged in yet, OpenSSH begins to refuse
-#: further ones (sshd_config(5): ``MaxStartups 10:30:100``).
+#: At most this many launchers of one cluster log in at the same time. At 10 connections that have not logged in yet,
+#: OpenSSH begins to refuse new connections (sshd_config(5): ``MaxStartups 10:30:100``).
 _PARALLEL_LOGINS = 8
-#: How often the launcher tries to log in before it gives up.
+#: The launcher tries to log in this many times before it gives up.
 _TRIES = 6
 #: Seconds between the first try and the second. Each further pause is twice as long.
 _FIRST_PAUSE_S = 0.2
-#: The cipher to try first. On processors with AES instructions, its throughput is twice that of asyncssh's default.
+#: Puts this cipher first in the list. On processors with AES instructions, its throughput is twice that of asyncssh's
+#: default.
 _CIPHERS = "^aes128-gcm@openssh.com"
-#: Bytes that a channel may receive before the controller confirms them.
+#: The number of bytes that a channel may receive before the controller confirms them.
 _WINDOW = 16 << 20
-#: Most bytes of a packet. For each packet of 128 KiB or more, glibc would map and unmap memory.
+#: The greatest size of a packet in bytes. For each packet of 128 KiB or more, glibc would map and unmap memory.
 _PACKET = 64 << 10
-#: Most bytes of one read from a connection. asyncssh copies the rest of a read after each packet in it, so large reads
-#: are slow. In our measurement, the throughput with 64 KiB is 1.5 times that with asyncio's default of 256 KiB.
+#: The greatest size of one read from a connection, in bytes. After each packet, asyncssh copies the remaining bytes of
+#: the read, so large reads are slow. In our measurement, the throughput with 64 KiB is 1.5 times that with asyncio's
+#: default of 256 KiB.
 _READ = 64 << 10
 _WRITE_BUFFER_HIGH = 512 << 10
 _WRITE_BUFFER_LOW = 128 << 10
@@ -67,14 +69,14 @@ class SshLauncher:
 
     Args:
         host: The host, as the inventory describes it.
-        logins: Limits how many launchers of a cluster log in at the same time. Default: a limit for this one alone.
+        logins: Limits how many launchers of a cluster log in at the same time. Default: only this launcher counts.
     """
 
     def __init__(self, host: Host, logins: asyncio.Semaphore | None = None) -> None:
         self._host = host
         self._logins = logins or asyncio.Semaphore(_PARALLEL_LOGINS)
         self._connection: asyncssh.SSHClientConnection | None = None
-        #: True if the server forwards sockets, False if it forbids this; None before the first try.
+        #: True if the server forwards sockets, False if the server forbids forwarding, None before the first try.
         self._forwards: bool | None = None
         #: True if a session was opened on the connection since the launcher last asked for a channel to the agent.
         self._had_session = False
@@ -114,7 +116,7 @@ class SshLauncher:
         return bootstrap.result(status)
 
     async def _bootstrap(self, connection: asyncssh.SSHClientConnection, bootstrap: Bootstrap) -> int | None:
-        """Run the bootstrap's command, write its input, read until the marked line, and return the exit status."""
+        """Run the bootstrap's command, write its input, read until its answer has come, and return its exit status."""
         process = await connection.create_process(bootstrap.command(), encoding=None, stderr=asyncssh.DEVNULL)
         bootstrap.command_sent = True
         # `async with` would wait until the host confirms the close, which a silent host never does.
@@ -123,7 +125,7 @@ class SshLauncher:
                 process.stdin.write(bootstrap.stdin())
                 process.stdin.write_eof()
             except (BrokenPipeError, ConnectionError):
-                pass  # the command ended before it had read its input, and its output says why
+                pass  # the command ended before it had read its input, and what it printed says why
             while data := await process.stdout.read(1 << 16):
                 if bootstrap.output.feed(data):
                     break
@@ -142,7 +144,8 @@ class SshLauncher:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 if not self._had_session:
                     # sshd leaves Nagle's algorithm on until the connection has had a session. Until then, every small
-                    # exchange can stall by 40 ms. Starting an agent is a session. A reconnection opens an empty one.
+                    # exchange can stall by 40 ms. The start of an agent opens a session. For a reconnection, this call
+                    # opens a session that does nothing.
                     await connection.run("exec true", stdin=asyncssh.DEVNULL)
                 self._had_session = False
                 transport = await self._forward(connection, started, receiver)
@@ -150,7 +153,7 @@ class SshLauncher:
                     transport = await self._relay(connection, started, receiver)
                 return transport
         except TimeoutError:
-            self.abort()  # the line may be dead without an error, so the next try needs a new connection
+            self.abort()  # the connection may be dead without an error, so the next try needs a new one
             raise self._unreachable(TimeoutError("timed out")) from None
         except (asyncssh.Error, OSError) as error:
             raise self._unreachable(error) from error
@@ -168,8 +171,8 @@ class SshLauncher:
         except asyncssh.ChannelOpenError as error:
             if connection.is_closed():
                 raise  # asyncssh raises the same error if the connection is lost meanwhile
-            # This answer of OpenSSH has two possible meanings: the server forbids forwarding, or no process listens on
-            # the socket. If forwarding has worked before, no process listens.
+            # OpenSSH gives this answer if the server forbids forwarding, and also if no process listens on the socket.
+            # If forwarding has worked before, it is not forbidden, so no process listens.
             if self._forwards:
                 raise self._gone() from error
             self._forwards = False
@@ -228,7 +231,7 @@ class SshLauncher:
                 connection.abort()
 
     async def _connected(self) -> asyncssh.SSHClientConnection:
-        """Return the connection to the host. If it is gone, make a new one, with pauses while sshd is overloaded."""
+        """Return the connection to the host. If there is none, make one, with pauses while sshd drops connections."""
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         self._connection = None
@@ -244,7 +247,7 @@ class SshLauncher:
             except TimeoutError as error:
                 raise self._unreachable(TimeoutError(f"no answer within {_CONNECT_TIMEOUT_S:.0f} s")) from error
             except (asyncssh.ConnectionLost, ConnectionResetError) as error:
-                # sshd drops connections beyond MaxStartups without an answer. A later try may succeed.
+                # sshd drops connections without an answer if too many log in (MaxStartups). A later try may succeed.
                 if attempt == _TRIES:
                     raise self._unreachable(
                         error,
@@ -311,8 +314,8 @@ def _bound_reads(connection: asyncssh.SSHClientConnection) -> None:
     """Bound the size of one read from the connection.
 
     Neither asyncssh nor asyncio has a public setting for this size, so this function sets a private attribute of
-    asyncio's transport. The transports of other event loops and the channels of jump hosts lack the attribute, and keep
-    their own size.
+    asyncio's transport. The transports of other event loops and the channels through jump hosts do not have this
+    attribute, so their reads keep their size.
     """
     transport: Any = getattr(connection, "_transport", None)
     if hasattr(transport, "max_size"):
@@ -326,7 +329,7 @@ def _bounded(channel: Any) -> Transport:
 
 
 class _Channel(asyncssh.SSHUNIXSession[bytes]):
-    """Passes a forwarded socket on to a receiver."""
+    """Passes the bytes from a forwarded socket on to a receiver."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -348,7 +351,7 @@ class _Channel(asyncssh.SSHUNIXSession[bytes]):
 
 
 class _RelaySession(asyncssh.SSHClientSession[bytes]):
-    """Passes a relay's standard input and output on to a receiver, once the relay has reported that it is connected."""
+    """Passes what a relay prints on to a receiver, after the relay has reported that it is connected to the agent."""
 
     def __init__(self, receiver: Receiver, output: MarkedOutput, ready: asyncio.Future[None]) -> None:
         self._receiver = receiver

@@ -1,4 +1,7 @@
-"""Calls blocking functions in threads. `in_thread` waits for the function to end; `call_in_daemon_thread` does not."""
+"""Calls blocking functions in threads.
+
+`in_thread` waits until the function has ended. `call_in_daemon_thread` does not wait.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ T = TypeVar("T")
 async def in_thread(function: Callable[[], T]) -> T:
     """Call a function in a thread. A caller that is cancelled, even repeatedly, waits until the function has ended.
 
-    If no thread is free yet when the cancellation comes, the function is not called and the caller does not wait,
-    because other work of the program may occupy all threads for a long time.
+    If no thread has begun with the call when the cancellation comes, the function is not called and the caller does not
+    wait, because other work of the program may occupy all threads for a long time.
 
     Args:
         function: Must be bounded in time.
@@ -32,7 +35,8 @@ async def in_thread(function: Callable[[], T]) -> T:
 
     def call() -> T | None:
         begun.set()
-        # The order of these two steps matters: either the thread sees `cancelled`, or the caller sees `begun`.
+        # `begun` is set before `cancelled` is read, so that either this thread sees `cancelled`, or the caller sees
+        # `begun`.
         return None if cancelled.is_set() else function()
 
     calling = asyncio.get_running_loop().run_in_executor(None, call)
@@ -45,7 +49,7 @@ async def in_thread(function: Callable[[], T]) -> T:
         try:
             await uninterrupted(asyncio.wait({calling}))
         finally:
-            # The call may not have ended if the loop is shutting down. asyncio then waits for the threads itself.
+            # If the loop is shutting down, the call may not have ended. asyncio itself then waits for the threads.
             if calling.done() and not calling.cancelled():
                 calling.exception()  # reads the exception, so that asyncio does not log it
         raise
@@ -55,8 +59,8 @@ async def in_thread(function: Callable[[], T]) -> T:
 def call_in_daemon_thread(function: Callable[[], T], name: str) -> Future[T]:
     """Call a function in a new daemon thread. Such a thread does not keep the program from ending.
 
-    Use this for functions that may never return, such as a read from a disk that does not answer. The call cannot be
-    cancelled. The future gets the function's result or exception even if the event loop has ended before.
+    This is meant for functions that may never return, such as a read from a disk that does not answer. The call cannot
+    be cancelled. The returned future gets the function's result or exception, even if the event loop has ended by then.
 
     Raises:
         RuntimeError: The system has no thread left.
@@ -75,8 +79,9 @@ def call_in_daemon_thread(function: Callable[[], T], name: str) -> Future[T]:
 
 
 async def ended_within(future: Future[T], within_s: float) -> bool:
-    """Wait for a call. Return True if the call has ended, or False if it still runs after ``within_s`` seconds.
+    """Wait for a call that `call_in_daemon_thread` began.
 
+    Returns: True if the call has ended, or False if it still runs after ``within_s`` seconds.
     Raises:
         Exception: The function raised it.
     """

@@ -15,28 +15,28 @@ _LONGEST_S = 100 * 365 * 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """The time limits for silence between the controller and a host, and for what follows. All values are seconds.
+    """The time limits for silence between the controller and a host, and some related ones. All values are seconds.
 
     Args:
         heartbeat_s: Time between heartbeats on an idle connection, in both directions.
-        suspect_s: A host that was silent for this long gets no new work.
+        suspect_s: A host that was silent for this long gets no new tasks.
         reconnect_s: After this much silence the controller replaces the connection by a new one.
         host_timeout_s: The lease. After this much silence the host kills user code, and the controller treats the host
             as lost.
-        grace_s: The controller waits this much longer before it runs a lost host's tasks on other hosts, so that
-            the host has killed them by then.
+        grace_s: After the lease, the controller waits this much longer before it runs a lost host's tasks on other
+            hosts. The lost host has killed the tasks by then.
         linger_s: An agent keeps finished results for this long after its lease. Then it ends and removes its files.
         restart_s: Pause before the controller starts an agent again on a host that was lost. The pause doubles with
             each further try.
-        unstable_s: A host that is lost three times within this time is put into quarantine. A host that stays
-            connected for longer starts with a clean record.
-        quarantine_s: The controller does not use a host in quarantine for this long. The time doubles with each further
-            loss.
-        kill_after_s: Code that exceeds its time limit gets SIGTERM, and this much later SIGKILL.
+        unstable_s: A host that is lost three times within this time is put into quarantine. If a host stays connected
+            for longer than this, its earlier losses no longer count.
+        quarantine_s: The controller does not use a host in quarantine for this long. The quarantine is twice as long
+            after each further loss.
+        kill_after_s: Code that exceeds its time limit gets SIGTERM, and gets SIGKILL this much later.
         blocked_s: The controller logs a warning if the caller's event loop was blocked for longer than this.
 
     Raises:
-        HandoutError: A value is not a number above 0 and up to 100 years. Or ``heartbeat_s``, ``suspect_s``,
+        HandoutError: A value is not a number above 0 and up to 100 years, or ``heartbeat_s``, ``suspect_s``,
             ``reconnect_s`` and ``host_timeout_s`` do not increase in this order.
 
     Example:
@@ -72,15 +72,15 @@ class Timings:
             if getattr(self, earlier) >= getattr(self, later):
                 raise HandoutError(
                     f"{earlier}={getattr(self, earlier):g} is not below {later}={getattr(self, later):g}.",
-                    remedy="Set the other timings too. Timings().scaled(factor) changes all of them in proportion.",
+                    remedy="Set the other timings too. Timings().scaled(factor) changes all timings in proportion.",
                 )
 
     def scaled(self, factor: float) -> Timings:
         """Return these timings with every value multiplied by a factor.
 
         Args:
-            factor: The factor. With ``0.1``, lost hosts are found ten times sooner. This suits tests, and networks
-                without pauses.
+            factor: The factor. With ``0.1``, lost hosts are found ten times sooner. Small factors suit tests, and
+                networks without pauses.
 
         Returns:
             The new timings.

@@ -91,7 +91,7 @@ def test_given_values_replace(graph: Graph) -> None:
 def test_an_exception_is_the_functions_own(graph: Graph) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         value_of(graph, graph.add(divmod, 1, 0, id="broken"))
-    assert caught.value.__notes__ == ["Task 'broken', evaluated in this process."]
+    assert caught.value.__notes__ == ["Task 'broken' was evaluated in this process."]
 
 
 @pytest.mark.parametrize("kind", [StopIteration, asyncio.CancelledError])

@@ -80,7 +80,7 @@ def test_each_kind_has_its_error_with_facts_and_notes(kind: str) -> None:
 
 
 def test_what_has_no_text_is_told_of_all_the_same() -> None:
-    said = "its str() raised ValueError"
+    said = "no text: str() raised ValueError"
     pickled, _ = exceptions.dump_exception(MuteError())
     assert pickled is not None
     failure = from_report("fit", "far", 1, {"kind": "raised"}, pickled)
@@ -218,5 +218,5 @@ def test_facts_of_the_same_attempt_are_told_with_what_this_side_says_of_it() -> 
     found = of_exception("fit", error, kind="host", host="far", attempts=1, facts=facts)
     assert handout.failure(error) is found
     assert error.__notes__[0] == "Task 'fit', attempt 1 of 1, on host 'far' after 1.5 s."
-    assert error.__notes__[1:] == ["Last lines of its standard error:\n  oops", "What to do: Look."]
+    assert error.__notes__[1:] == ["Last lines of the worker's standard error:\n  oops", "What to do: Look."]
     assert str(facts) == "'fit' on 'far': died"

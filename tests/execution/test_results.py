@@ -93,7 +93,8 @@ async def test_a_run_over_its_time_says_what_had_not_ended_and_where_it_was(tmp_
             with pytest.raises(handout.errors.RunTimeoutError) as caught:
                 await execution.results()
     said = str(caught.value)
-    assert "0 of 5 tasks had ended; 'stuck': runs on 'here'; 'queued': is queued on 'here'; 'identity" in said
+    assert "0 of 5 tasks had ended. State of the unfinished tasks: 'stuck': runs on 'here'; " in said
+    assert "; 'queued': is queued on 'here'; 'identity" in said
     assert "; and 2 more. Raise" in said
     assert (caught.value.tasks, caught.value.unfinished, caught.value.limit_s) == (5, 5, 1.0)
 

@@ -39,7 +39,7 @@ LIMIT_S = 5.0 + 1.0
 #: Number of tries at each place. If an agent does not end in time, the controller logs `LEFT`, and the lease ends the
 #: agent later. On a very busy machine this may happen, but not in every try at one place.
 TRIES = 3
-LEFT = "did not confirm that it ended; its lease will end it"
+LEFT = "did not confirm its end. It will end when its lease is over"
 #: In a sweep, up to this number of places may not come up again in a later run. Runs differ in which host is ready
 #: first, and in what the other host is doing at that time.
 UNMET = 4

@@ -121,7 +121,7 @@ async def test_row_01_a_host_whose_agent_is_killed_is_started_again_then_put_in_
         error = cluster.unavailable["a"]
         assert isinstance(error, handout.errors.HostUnstableError)
         assert (error.host, error.losses, error.pause_s) == ("a", 3, QUICKER.quarantine_s)
-        assert "lost again, 3 times within 60 s" in str(error)
+        assert "lost again (3 times within 60 s)" in str(error)
         assert (await cluster.execute(graph))[out][0] == "a"
         assert not cluster.unavailable
 

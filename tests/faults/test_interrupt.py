@@ -59,7 +59,7 @@ async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
     if pause_s:  # without a pause, a signal may come while the interpreter exits, which then prints something else
         assert program.returncode == -signal.SIGINT, said  # a shell reports this as status 130
         assert said.strip().endswith("KeyboardInterrupt")
-        assert "Interrupted: <Execution of 1 tasks: 1 with hosts>" in said
+        assert "Interrupted: <Execution of 1 tasks: 1 handed over>" in said
     assert seconds < stretched(5.0)
     if times == 1:
         assert gone(int(path.read_text()))

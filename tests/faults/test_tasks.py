@@ -80,7 +80,7 @@ async def test_an_exception_comes_as_itself_with_all_that_is_known(cluster: Clus
     assert "attempt 2 of 2" in notes(error)
     assert "hosts tried: '" in notes(error)
     assert "in say_and_fail\n    raise Refused" in notes(error)
-    assert "Last lines of its standard error:\n  sorry" in notes(error)
+    assert "Last lines of the worker's standard error:\n  sorry" in notes(error)
     assert "raise retries=" in notes(error)
 
 
@@ -103,7 +103,7 @@ async def test_row_02_a_crash_in_native_code_costs_its_own_task_only(cluster: Cl
     assert isinstance(error, handout.WorkerDiedError)
     assert (error.signal, error.exit_code, error.out_of_memory) == (signal.SIGSEGV, None, False)
     assert "signal 11 (SIGSEGV), peak memory" in str(error)
-    assert "deaths: 3" in str(error)
+    assert "while they ran this task: 3" in str(error)
     assert set(error.hosts) == {"plain", "gpu"}
     assert "Fatal Python error: Segmentation fault" in error.stderr_tail
     assert "in string_at" in notes(error)

@@ -1,1 +1,1 @@
-"""Reads the bytes that a host with ``trust="data"`` sent. It makes only data from them, and runs nothing in them."""
+"""Reads the bytes that a host with ``trust="data"`` sent. Only data is made from them, and no code in them runs."""

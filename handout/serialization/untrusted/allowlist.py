@@ -1,8 +1,9 @@
 """The allowlist: the names that an untrusted host's bytes may contain, and how the reader makes a value for each.
 
-A name in the bytes is imported or called only if it is in this list, or if the caller registered it. The functions
-below check the types of all arguments and of their parts before any other code compares, hashes, counts or prints them.
-They allocate memory only for bytes that arrived, never for a length that the bytes claim.
+The bytes are a pickle, which is called the stream here. They contain names of types and functions. A named type or
+function is imported or called only if its name is in this list, or if the caller registered it. The functions below
+check the types of all arguments and of their parts before any other code compares, hashes, counts or prints them. These
+functions allocate memory only for bytes that arrived, never for a length that the bytes claim.
 """
 
 from __future__ import annotations
@@ -29,24 +30,26 @@ C = TypeVar("C", bound=type)
 Spend = Callable[[int], None]
 
 _MAX_TEXT = 300
-#: A fraction may be made of a text of up to 10,000 characters, or of numbers of up to 20,000 bits. The time for
-#: reducing a fraction grows with the square of these sizes.
+#: A fraction may be made of a text of up to 10,000 characters, or of numbers of up to 20,000 bits. There are limits
+#: because the time for reducing a fraction to lowest terms grows with the square of these sizes.
 _MAX_RATIO_TEXT, _MAX_RATIO_BITS = 10_000, 20_000
 
-#: Classes that the caller registered, by module and qualified name.
+#: Classes that were registered in this process, by module and qualified name.
 _registered: dict[tuple[str, str], type] = {}
-#: Module and qualified name of each class that the caller registered in the caller's process. A class is imported here
-#: when a stream first names it.
+#: In a worker: the module and the qualified name of each class that was registered in the caller's program. The worker
+#: imports such a class when a stream first names it.
 _allowed_names: set[tuple[str, str]] = set()
 
 
 def printable(text: str) -> str:
-    """Make a host's text safe for a message: cut it to 300 characters, and replace unprintable ones by ``?``."""
+    """Make a host's text safe for a message: cut it to 300 characters, and print unprintable ones as ``?``."""
     return "".join(char if char.isprintable() else "?" for char in text[:_MAX_TEXT])
 
 
 class RefusedError(LoadError):
     """An untrusted host's bytes contain something that is not data.
+
+    The message continues a sentence, such as "the result came from host 'h', and it holds os.system".
 
     Attributes:
         name: Name of the type or function that was refused, or a description of it.
@@ -83,18 +86,19 @@ def registered() -> list[tuple[str, str]]:
 
 
 def allow(names: Iterable[Any]) -> None:
-    """Allow the classes with these names, which the caller registered in its own process."""
+    """Allow the classes with these names in this process. They were registered in the caller's program."""
     _allowed_names.update((module, name) for module, name in names)
 
 
 class Allowed:
-    """The object that the reader puts in the place of an allowed name.
+    """The object that the reader uses in the place of an allowed name.
 
-    The stream can call this object, but never gets the named class or function itself.
+    If the stream calls an allowed name, the reader calls ``make``. No value from the stream can contain the named class
+    or function itself.
 
     Args:
         name: The name, for messages.
-        make: Makes a value from the arguments of the call, or raises `RefusedError`.
+        make: Makes a value from the arguments of a call, or raises `RefusedError`.
         cls: The class with that name, if it is a registered dataclass. The reader never calls the class. It makes an
             empty object of the class instead, and sets the object's state.
     """
@@ -109,14 +113,15 @@ class Pending:
     """A placeholder for an object whose state comes later in the stream.
 
     Args:
-        finish: Makes the object from its state.
+        finish: Makes the object from its state. The second argument is a `Spend`.
     """
 
     __slots__ = ("finish", "index")
 
     def __init__(self, finish: Callable[[Any, Spend], Any]) -> None:
         self.finish = finish
-        #: Number of this placeholder in the reader's memo, or -1 if the stream has not put it into the memo.
+        #: Number of this placeholder in the reader's memo, or -1 if it is not there. The memo contains the objects that
+        #: the stream can use again.
         self.index = -1
 
 
@@ -130,12 +135,12 @@ def _of_class(cls: type) -> Allowed:
 def _member(cls: Any, value: Any) -> Any:
     """Return the member of an enum that has this value.
 
-    ``cls(value)`` is used for combinations of flags only, because it could call the caller's code in ``_missing_``.
+    ``cls(value)`` is used for combinations of flags only, because this call can run the class's own ``_missing_``.
     """
     members = cls.__members__.values()
     if type(value) in (int, str):
         found = cls._value2member_map_.get(value)
-    else:  # a search instead of a look-up, because hashing the value may take long or fail
+    else:  # a search and not a look-up in a dict, because hashing the value may take long or fail
         found = next((m for m in members if type(m._value_) is type(value) and m._value_ == value), None)
     if found is None and issubclass(cls, enum.Flag) and type(value) is int:
         known = functools.reduce(lambda bits, member: bits | member._value_, members, 0)
@@ -144,7 +149,7 @@ def _member(cls: Any, value: Any) -> Any:
 
 
 def _plain(kind: type, *accepted: type) -> Allowed:
-    """Return the `Allowed` for a type of the standard library. It takes arguments of the accepted types only."""
+    """Return the `Allowed` for a type of the standard library that may be called with arguments of the given types."""
 
     def make(*args: Any) -> Any:
         for arg in args:
@@ -169,8 +174,8 @@ def _fraction(*args: Any) -> fractions.Fraction:
 def _date(kind: Any) -> Allowed:
     """Return the `Allowed` for a type of ``datetime``.
 
-    The constructor of such a type does not check the bytes that it gets. So ``replace`` is called, which checks every
-    field.
+    The constructor of such a type does not check the bytes that it gets. So ``replace``, which checks every field, is
+    called on the result.
     """
     plain = _plain(kind, bytes, datetime.timezone)
     return Allowed(plain.name, lambda *args: plain.make(*args).replace())
@@ -195,7 +200,7 @@ _STANDARD_LIBRARY: dict[tuple[str, str], Allowed] = {
 # ---- numpy: imported when the first array is read ----------------------------------------------------------
 
 
-#: An array may have up to 64 axes, as in numpy itself. Records may be nested to a depth of 16.
+#: The largest number of axes of an array, which is also numpy's limit, and the greatest depth of nested records.
 _MAX_AXES, _MAX_NESTED = 64, 16
 
 
@@ -204,14 +209,14 @@ def _numpy() -> Any:
 
 
 def _without_references(kind: Any) -> Any:
-    """Return a numpy dtype if it holds no references. Any bytes are then a valid value of the dtype.
+    """Return ``kind`` if it is a numpy dtype without references to Python objects. Any bytes are then valid elements.
 
     Raises:
-        RefusedError: The value is not a dtype, or the dtype holds references.
+        RefusedError: ``kind`` is not a dtype, or it has such references.
     """
     numpy = _numpy()
     if not isinstance(kind, numpy.dtype) or kind.hasobject:
-        # The message does not contain the dtype, because printing a dtype with shared parts may take very long.
+        # The message does not name the dtype, because printing a dtype with shared parts may take very long.
         raise RefusedError("a numpy array of objects")
     return kind
 
@@ -230,7 +235,7 @@ def _dtype(code: Any, _align: Any = False, _copy: Any = True) -> Pending:
     def finish(state: Any, spend: Spend) -> Any:
         """Make the dtype without numpy's ``__setstate__``.
 
-        That method trusts the sizes and flags in the state, and could let numpy read memory out of bounds.
+        That method trusts the sizes and flags in the state. With false ones, numpy could read memory out of bounds.
         """
         order, subarray, names, fields = state[1:5]
         if subarray is not None:
@@ -260,9 +265,9 @@ def _record_dtype(names: tuple[Any, ...], fields: dict[Any, Any], itemsize: int,
 
 
 def _spend_on_fields(kind: Any, spend: Spend) -> None:
-    """Spend cost for each field of a record, at any depth.
+    """Spend a cost of 1 for a dtype and for each field in it, at any depth.
 
-    A part that several fields share counts for each of them, because numpy visits the part each time.
+    If several fields share a dtype, it counts for each of these fields, because numpy visits it each time.
     """
     inside = [(kind, 1)]
     while inside:
@@ -308,7 +313,8 @@ def _reconstruct(kind: Any, _shape_of_none: Any, _code: Any) -> Pending:
         if not raw:
             if 0 not in shape:
                 raise RefusedError("a numpy array of elements without a size")
-            # One byte suffices. Without it, numpy would allocate memory for the product of the other axes.
+            # The array has no elements, so one byte of memory is enough. Without this byte, numpy would allocate memory
+            # for the product of all lengths that are not 0.
             return numpy.ndarray(shape, dtype, bytearray(1), order=order)
         return _array(bytearray(raw), dtype, shape, order)  # a copy, because an array over bytes is read-only
 
@@ -322,7 +328,7 @@ def _scalar(kind: Any, raw: Any) -> Any:
     return numpy.frombuffer(raw, kind)[0] if raw else numpy.zeros((), kind)[()]
 
 
-#: This allowed name takes another allowed name, `NDARRAY`, as an argument. No other one does.
+#: This is the only allowed name that may get another allowed name as an argument. That argument is `NDARRAY`.
 RECONSTRUCT = Allowed("numpy._reconstruct", _reconstruct)
 NDARRAY = Allowed("numpy.ndarray", lambda *_: refuse("a numpy array made by a call of its type"))
 _NUMPY: dict[str, Allowed] = {
@@ -337,12 +343,12 @@ _NUMPY_HOMES = ("numpy", "numpy.core", "numpy._core", "numpy.core.multiarray", "
 
 
 def refuse(name: str) -> Any:
-    """Raise `RefusedError`. The declared return type lets expressions contain the call."""
+    """Raise `RefusedError`. The declared return type allows this call inside an expression."""
     raise RefusedError(name)
 
 
 def look_up(module: Any, name: Any) -> Allowed:
-    """Return the `Allowed` for a name in a stream. This imports no module except that of a registered class.
+    """Return the `Allowed` for a name in a stream. Only the module of a registered class is imported.
 
     Raises:
         RefusedError: The name is not allowed.
@@ -361,7 +367,8 @@ def look_up(module: Any, name: Any) -> Allowed:
 def _class(module: str, name: str) -> type | None:
     cls = _registered.get((module, name))
     if cls is None and module == functions_by_value.main_name():
-        # This program was started as `python -m pkg.mod`. Here its main module is `__main__`, but on hosts `pkg.mod`.
+        # This program was started as `python -m pkg.mod`. Its main module is `__main__` in this process, but hosts call
+        # it `pkg.mod`.
         cls = _registered.get(("__main__", name))
     if cls is None and (module, name) in _allowed_names:
         found: Any = importlib.import_module(module)

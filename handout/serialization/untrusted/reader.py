@@ -1,11 +1,17 @@
 """Reads the pickled data of an untrusted host, so that nothing in it can run.
 
-A pickle is a program for a small machine, and Python's ordinary reader runs any such program. This reader knows only
-the opcodes that the C pickler uses to write data. It makes only values of the types on the allowlist: built-in types,
-numpy arrays and scalars of plain numbers and text, and classes that the caller registered. It refuses any other name
-before that name is imported or called. It also refuses bytes that serve only to waste time or memory, such as lengths
-beyond the bytes that arrived, or keys that take very long to hash. The reader is pure Python. For many small objects,
-it is about ten times slower than the ordinary reader. For large buffers, it is as fast.
+A pickle is a program for a small machine, and Python's ordinary reader runs any such program. The machine has a stack
+of values, and a memo of values that the program uses again later. After the program has made an object, it may set the
+object's state, such as its attributes.
+
+This reader knows only the opcodes that the C pickler uses to write data. It makes only values of the types on the
+allowlist: built-in types, numpy arrays and scalars of plain numbers and text, and classes that the caller registered.
+If a pickle names any other type or function, the reader refuses the pickle before it imports or calls anything by that
+name. It also refuses bytes that serve only to waste time or memory, such as lengths beyond the bytes that arrived, or
+keys that take very long to hash.
+
+The reader is pure Python. For many small objects, it is about ten times slower than the ordinary reader. For large
+buffers, it is as fast.
 """
 
 from __future__ import annotations
@@ -40,15 +46,16 @@ from handout.serialization.untrusted.allowlist import (
 
 __all__ = ["RefusedError", "allow", "loads", "register", "registered"]
 
-#: The budget for reading a stream is `_COST_OF_ANY`, plus `_COST_OF_BYTE` for each byte. The reader spends the budget
-#: on hashing the parts of keys, on comparing a key with each earlier key of the same hash, and on the arguments of
-#: calls and states. The size of the stream alone limits none of these: values may share parts, so a few bytes can
-#: describe values with very many parts.
+#: The budget for reading a pickle is `_COST_OF_ANY`, plus `_COST_OF_BYTE` for each of its bytes. The reader spends this
+#: budget on hashing the parts of keys, on comparing a key with each earlier key of the same hash, on the arguments of
+#: calls, and on states. A limit on the size of the pickle would not be enough, because values may share parts: a few
+#: bytes can describe a value with very many parts.
 _COST_OF_BYTE, _COST_OF_ANY = 10, 100_000
 #: Largest depth of nesting in a key. Python hashes a nested key recursively in C, which could overflow the stack.
 _MAX_DEPTH = 200
-#: As keys, shorter texts and smaller numbers cost nothing, because a host cannot choose many with the same hash: the
-#: hashes of texts are random, and those of small numbers differ (except those of -1 and -2).
+#: A key costs nothing if it is a text of fewer than `_SHORT` characters, or an int between -`_SMALL` and `_SMALL`,
+#: because a host cannot choose many such keys with the same hash. The hashes of texts are random. The hashes of these
+#: ints all differ, except those of -1 and -2.
 _SHORT, _SMALL = 256, sys.hash_info.modulus
 
 
@@ -56,7 +63,7 @@ def loads(data: Segment) -> Any:
     """Return the value that `pickling.dumps` encoded, if it is data.
 
     Raises:
-        RefusedError: The bytes contain something that is not data. The error names it.
+        RefusedError: The bytes contain something that is not data. The error says what.
         LoadError: The bytes are not an encoded value.
     """
     stream, buffers = split(data)
@@ -64,14 +71,15 @@ def loads(data: Segment) -> Any:
         return _Reader(stream, buffers=buffers).load()
     except LoadError:
         raise
-    except Exception as error:  # an empty stack, a wrong type or a constructor may raise any exception
+    except Exception as error:  # bad bytes can lead to any exception, also in a constructor
         raise LoadError(f"the bytes are no encoded value: {type(error).__name__}: {printable(str(error))}") from None
 
 
 class _ArrayArgs:
-    """The arguments of `allowlist.RECONSTRUCT`.
+    """The arguments of `allowlist.RECONSTRUCT`, one of which is the placeholder `allowlist.NDARRAY`.
 
-    No other tuple may contain a placeholder. This tuple is a placeholder itself, so that no value can contain it.
+    No tuple may contain a placeholder. So an object of this class takes the place of the tuple of these arguments. The
+    object is a placeholder itself, so that no value can contain it.
     """
 
     __slots__ = ("args",)
@@ -80,7 +88,8 @@ class _ArrayArgs:
         self.args = args
 
 
-#: The types of placeholders. A placeholder may be on the stack or in the memo, but never inside a value.
+#: The types of placeholders, which are objects that the reader uses but that are not data. A placeholder may be on the
+#: stack or in the memo, but never inside a value.
 _PLACEHOLDERS = frozenset({Allowed, Pending, _ArrayArgs})
 
 
@@ -105,10 +114,11 @@ class _Reader(pickle._Unpickler):
         super().__init__(io.BytesIO(stream), buffers=buffers)
         #: The part of the budget that is left.
         self.left = _COST_OF_ANY + _COST_OF_BYTE * len(stream)
-        #: The objects of registered classes that have no state yet, by id. Only these objects may get a state.
+        #: Objects of registered classes, by id, until they get their states. Apart from `Pending` placeholders, only
+        #: these objects may get a state.
         self.bare: dict[int, Any] = {}
-        #: For each dict or set, by its id: the object itself, and the number of its keys for each hash. The object is
-        #: kept here so that no other object can get its id.
+        #: For each dict or set, by id: the dict or set itself, and how many of its keys have each hash. The dict or set
+        #: is kept here so that no other object can get its id. Keys that cost nothing are not counted.
         self.hashes: dict[int, tuple[Any, dict[int, int]]] = {}
 
     def spend(self, cost: int) -> None:
@@ -191,7 +201,7 @@ class _Reader(pickle._Unpickler):
 
     def step_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")
-        data = self.read(min(size, sys.maxsize))  # this allocates memory for existing bytes only
+        data = self.read(min(size, sys.maxsize))  # allocates memory only for bytes that arrived
         if len(data) != size:
             raise LoadError(f"the bytes end {size - len(data)} bytes early, within a bytearray of {size} bytes")
         self.append(bytearray(data))
@@ -224,7 +234,7 @@ class _Reader(pickle._Unpickler):
         return key
 
     def _cost(self, key: Any) -> int:
-        """Spend the cost of hashing a key, and return this cost. A part counts each time that hashing visits it."""
+        """Spend the cost of hashing a key, and return this cost. A part of the key counts each time it is hashed."""
         left = self.left
         inside = [(key, 0)]
         while inside:
@@ -303,9 +313,9 @@ _Reader.dispatch = _steps()
 
 
 def _set_state(target: Any, state: Any) -> None:
-    """Set an object's state. This calls the class's own ``__setstate__`` if there is one.
+    """Set an object's state. If its class has a ``__setstate__``, call this method.
 
-    Otherwise it sets the attributes as pickle does, but checks their names, and calls no ``__setattr__`` and no setter.
+    Otherwise, set the attributes as pickle does, but check their names, and call no ``__setattr__`` and no setter.
     """
     cls = type(target)
     own = getattr(cls, "__setstate__", None)
@@ -328,12 +338,12 @@ def _set_state(target: Any, state: Any) -> None:
 
 
 def _length(parts: tuple[Any, ...]) -> int:
-    """Return the cost of making a value from these arguments, because a constructor may copy all of their contents."""
+    """Return the cost of making a value from these arguments. A constructor may copy them, so their lengths count."""
     return sum(len(p) if type(p) in _LONG else p.bit_length() >> 3 if type(p) is int else 1 for p in parts)
 
 
-#: Types whose cost is their length. Bytearrays and views are left out, because no constructor on the allowlist copies
-#: them.
+#: Types of arguments whose cost is their length. Bytearrays and memoryviews are not among them, because no constructor
+#: on the allowlist copies those.
 _LONG = frozenset({str, bytes, tuple, list, dict, set, frozenset, deque, OrderedDict})
 _SEQUENCES = frozenset({tuple, list, set, frozenset, deque})
 _ATOMS = frozenset({
@@ -343,7 +353,7 @@ _ATOMS = frozenset({
 
 
 def _parts(part: Any) -> Any:
-    """Return the direct parts of a key, which hashing or comparing the key visits. Return None if it has no parts."""
+    """Return the direct parts of a key, which are hashed or compared too. Return None if the key has no parts."""
     kind = type(part)
     if kind in _ATOMS or isinstance(part, enum.Enum):
         return None
@@ -356,7 +366,7 @@ def _parts(part: Any) -> Any:
     if kind is fractions.Fraction:
         return part.numerator, part.denominator
     if kind.__module__ == "numpy" and kind.__name__ != "void":
-        return None  # a scalar without parts: an array cannot be a key
+        return None  # a numpy scalar without parts (it is no array, because an array cannot be hashed)
     if hasattr(kind, "__dataclass_fields__"):
         return [*getattr(part, "__dict__", {}).values(), *_in_slots(part)]
     return refuse(f"a key of type {kind.__name__}")
