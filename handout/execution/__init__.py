@@ -1,4 +1,4 @@
-"""The asyncio side of Handout: it opens clusters, runs graphs on them, and returns results."""
+"""The part of Handout that callers use with asyncio: it connects to hosts, runs graphs on them, and returns results."""
 
 from __future__ import annotations
 

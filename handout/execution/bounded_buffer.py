@@ -15,7 +15,7 @@ class BoundedBuffer(Generic[T]):
     """A queue that drops its oldest items when it is full, and counts the dropped ones.
 
     Args:
-        most: The largest sum of the sizes of all items.
+        most: The largest sum of the sizes of all items that the queue may hold.
         size: Returns the size of an item. By default each item has size 1.
     """
 
@@ -35,7 +35,7 @@ class BoundedBuffer(Generic[T]):
         return bool(self.items or self.dropped)
 
     def extend(self, items: Iterable[T]) -> None:
-        """Append items. If the sum of all sizes is then above ``most``, drop the oldest items."""
+        """Append items. Then drop the oldest items until the sum of all sizes is at most ``most``."""
         for item in items:
             self.items.append(item)
             self.total += self._size(item)

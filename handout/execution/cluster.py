@@ -1,4 +1,4 @@
-"""`Cluster`: hosts that stay connected, with agents that keep running, for many graphs."""
+"""`Cluster`: hosts that stay connected and whose agents keep running, so that many graphs can run on them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["Cluster", "Require"]
 
 
 class Cluster:
-    """Hosts that stay connected, with agents and workers that keep running. They can run many graphs at the same time.
+    """Hosts that stay connected, with agents and workers that keep running. Many graphs can run at the same time.
 
-    Use a cluster as ``async with Cluster(...) as cluster``. In a notebook, await `open` and `close` instead. A cluster
-    belongs to the event loop that opened it.
+    Use a cluster as ``async with Cluster(...) as cluster``. In a notebook, await `open` and `close` instead. An open
+    cluster can be used only in the event loop in which it was opened.
 
     Args:
         inventory: The hosts: an `Inventory`, a list of hosts or of texts such as ``"user@host:port"``, the path of a
@@ -76,8 +76,8 @@ class Cluster:
 
         Args:
             within_s: Seconds that closing may take. If the agent on a host has not ended by then, the controller logs a
-                warning and does not wait for it any longer. The supervisor of that host ends the tasks there when the
-                host's lease is over.
+                warning and does not wait for the agent any longer. The supervisor of that host ends the tasks there
+                when the host's lease is over.
         """
         await self._runtime.close(within_s=within_s)
 
@@ -95,7 +95,7 @@ class Cluster:
             **run: The options of the run, see `RunOptions`.
 
         Returns:
-            The execution. The run begins when its block is entered.
+            The execution. The run begins when the ``async with`` block is entered.
 
         Raises:
             HandoutError: An option does not exist, or its value is not allowed.
@@ -110,7 +110,7 @@ class Cluster:
             **run: The options of the run, see `RunOptions`.
 
         Returns:
-            The results. Their bytes are on this machine.
+            The results, whose bytes have all been copied to this machine.
 
         Raises:
             GraphError: The graph is wrong. Nothing was run.
@@ -122,7 +122,7 @@ class Cluster:
             return await execution.results()
 
     async def add(self, host: Host | str, /) -> None:
-        """Add a host, and return as soon as it is usable. Runs that have begun can use it too.
+        """Add a host, and return as soon as the host is usable. Runs that have begun can use the host too.
 
         If the host cannot be used, or if the call is cancelled, the host is removed from the cluster again.
 
@@ -136,26 +136,26 @@ class Cluster:
         await self._runtime.add(host)
 
     async def drain(self, name: str, /) -> None:
-        """Remove a host without harm to any run, and return as soon as its agent has ended.
+        """Remove a host without harm to any run, and return as soon as the host's agent has ended.
 
         The host gets no new tasks. Tasks that run there may finish, however long that takes. The controller then
         fetches results that only this host has, if they are still needed. If a result cannot be fetched, its function
         runs again on another host.
 
-        Cancelling this call does not stop the removal. Another call with the same name waits for the same removal.
+        Cancelling this call does not stop the removal. Another call for the same host waits for the same removal.
 
         Args:
             name: The name of the host.
 
         Raises:
-            InventoryError: The cluster has no such host. The message names the nearest name.
+            InventoryError: The cluster has no such host, or the host is still being added.
             PlacementError: A task that has not ended can run on no other host. The host stays in the cluster.
         """
         await self._runtime.drain(name)
 
     @property
     def inventory(self) -> Inventory:
-        """The present hosts of the cluster. Added hosts are included, and drained hosts are not."""
+        """The present hosts of the cluster, with the hosts that were added and without those that were drained."""
         return self._runtime.inventory
 
     @property
@@ -169,5 +169,5 @@ class Cluster:
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """The errors of the hosts that cannot be used, by name of the host."""
+        """For each host that cannot be used, by the host's name: the error that says why."""
         return self._runtime.unavailable

@@ -1,4 +1,8 @@
-"""The running part of a `Cluster`: its driver, its host managers, and the task group that runs them."""
+"""Does the work of a `Cluster`: opens and closes its hosts, and lets runs use them.
+
+Each host has a host manager, which starts the host's agent and stays connected to the agent. The core is the part of
+the scheduler that makes all decisions. The driver performs these decisions, and tells the core what happened.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +35,17 @@ Require = Literal["any", "all"] | int
 
 logger = logging.getLogger("handout")
 
-#: Seconds that closing a cluster may take by default. The agents get this time minus the next two constants.
+#: Seconds that closing a cluster may take by default. The agents must end within this time minus the two times below.
 CLOSE_TIMEOUT_S = 5.0
-#: Seconds that the cluster's asyncio tasks get to end after the agents' time is over. `close` then cancels them.
+#: After the agents' time is over, the cluster's asyncio tasks get this many seconds to end. `close` then cancels them.
 _LET_GO_S = 0.25
-#: Seconds that the cancelled asyncio tasks get to end. The user's allocator or tracker may ignore a cancellation.
+#: Seconds that `close` waits for the cancelled asyncio tasks. The wait needs a limit, because the user's allocator or
+#: tracker may ignore a cancellation.
 _CANCEL_TIMEOUT_S = 0.25
 
 
 class ClusterRuntime:
-    """Does the work behind a `Cluster` and its executions. The constructor takes the arguments of `Cluster`."""
+    """Does the work of one `Cluster`. The constructor takes the arguments of `Cluster`."""
 
     def __init__(
         self,
@@ -67,10 +72,10 @@ class ClusterRuntime:
         self._settling = asyncio.Event()
         self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
         self._members: Members | None = None
-        #: Maps the name of a host to the agent that an earlier controller started there, as the journal recorded it.
+        #: Maps the name of a host to the agent that an earlier controller started there, as the journal describes it.
         self._known: Mapping[str, KnownAgent] = {}
-        #: Maps the name of a host to its known agent, with the attempts and objects that the agent reported. The value
-        #: is None if the agent could not be taken over.
+        #: For each agent in ``_known`` that was taken over, by name of its host: the agent's proxy, and the attempts
+        #: and objects that the agent reported. None for an agent that could not be taken over.
         self._found: dict[str, tuple[AgentProxy, FoundAgent] | None] = {}
 
     # ---- life ------------------------------------------------------------------------------------------------
@@ -97,14 +102,15 @@ class ClusterRuntime:
         """Start to connect to the hosts, without waiting for them. The caller must call `close` later.
 
         Args:
-            known: By name of a host: an agent that an earlier controller started. If the agent still runs, its host
-                manager takes it over, and holds back its messages until `release` is called.
+            known: Maps the name of a host to an agent that an earlier controller started there. If the agent still
+                runs, the host manager takes over the agent, and holds back the agent's messages until `release` is
+                called.
 
         Raises:
             HostError: The cluster is already open.
         """
         if self._serving is not None:
-            raise HostError("This cluster is open already.")
+            raise HostError("This cluster is open already. Close the cluster before you open it again.")
         self._closing = asyncio.Event()
         self._settled.clear()
         self._known = {name: agent for name, agent in (known or {}).items() if name in self.inventory}
@@ -114,26 +120,29 @@ class ClusterRuntime:
         self._driver.classes.share(frozenset(shared))
         self._driver.post(ev.SharedChanged(shared))
         for name in self.inventory:
-            # The core learns of the hosts before it learns of any run, so that runs wait for these hosts.
+            # The core gets these events before any event about a run, so that the runs wait for the hosts.
             self._driver.post(ev.HostExpected(name))
         self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
 
     async def wait_until_adopted(self) -> None:
-        """Wait until every known agent has reported what it holds, or its host manager has given up on it.
+        """Wait until each agent of an earlier controller has been taken over, or could not be taken over.
 
-        Each host manager limits the time of its takeover, so this wait ends.
+        This wait always ends, because each host manager limits the time of a takeover.
         """
         while len(self._found) < len(self._known) and self._serving is not None and not self._serving.done():
             self._settling.clear()
             await self._settling.wait()
 
     def adopted(self) -> Mapping[str, FoundAgent]:
-        """Return the attempts and objects of each agent that was taken over and is not lost, by name of the host."""
+        """Return, by name of the host, the attempts and objects that each agent had when it was taken over.
+
+        Agents that were lost after the takeover are left out.
+        """
         peers = self.driver.agents
         return {name: each[1] for name, each in self._found.items() if each is not None and peers.get(name) is each[0]}
 
     def release(self, run: int) -> None:
-        """Deliver the messages of agents that were taken over. They were held back until the core knows the run.
+        """Deliver the messages that were held back since agents were taken over. The core now knows their run.
 
         Args:
             run: Number of the run that has just been submitted.
@@ -150,7 +159,7 @@ class ClusterRuntime:
 
         Raises:
             HostError: So many hosts have failed that the required number cannot join any more.
-            HandoutError: The cluster was closed, or has failed.
+            HandoutError: The cluster was closed, or the driver has failed.
         """
         total = len(self.inventory)
         while True:
@@ -162,7 +171,9 @@ class ClusterRuntime:
                 raise _too_few(failed, self.required, total)
             if self._serving is None or self._serving.done():
                 broken = None if self._driver is None else self._driver.broken
-                raise broken or HandoutError("The cluster was closed while it was being opened.")
+                raise broken or HandoutError(
+                    "The cluster was closed while it was being opened. Open it again to use it."
+                )
             self._settling.clear()
             await self._settling.wait()
 
@@ -235,7 +246,7 @@ class ClusterRuntime:
         await members.drain(name)
 
     async def _open_members(self) -> Members:
-        """Return the members of this cluster. If `_serve` has not made them yet, wait for one turn of the event loop.
+        """Return the `Members` of this cluster. If `_serve` has not made it yet, wait for one turn of the event loop.
 
         Raises:
             HostError: The cluster is not open, or is being closed.
@@ -244,7 +255,7 @@ class ClusterRuntime:
         if self._members is None:
             await asyncio.sleep(0)
         if self._members is None or self._closing.is_set():
-            raise driver.broken or HostError("This cluster is being closed.")
+            raise driver.broken or HostError("This cluster is being closed. To add or drain hosts, open it again.")
         return self._members
 
     def _forget(self, name: str) -> None:
@@ -256,7 +267,7 @@ class ClusterRuntime:
 
     @property
     def driver(self) -> Driver:
-        """The driver, which performs the runs.
+        """The driver of the open cluster.
 
         Raises:
             HostError: The cluster is not open.
@@ -267,13 +278,13 @@ class ClusterRuntime:
         if asyncio._get_running_loop() not in (None, self._serving.get_loop()):
             raise HandoutError(
                 "This cluster was opened in another event loop, and can be used only there.",
-                remedy="Use it in the event loop that opened it, or open another cluster in this one.",
+                remedy="Use the cluster in the event loop that opened it, or open another cluster in this event loop.",
             )
         return self._driver
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """The errors of the hosts that cannot be used, by name of the host."""
+        """For each host that cannot be used, by the host's name: the error that says why."""
         return {name: error for name, error in self._settled.items() if error is not None}
 
     def next_run(self) -> int:
@@ -282,14 +293,17 @@ class ClusterRuntime:
 
 
 async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:
-    """Wait until `_serve` of a closing cluster has returned. Cancel it after ``within_s`` seconds."""
+    """Wait until the asyncio task ``serving`` has ended. Cancel that task after ``within_s`` seconds."""
     _, pending = await asyncio.wait({serving}, timeout=within_s)
     if pending:
         serving.cancel()
         _, pending = await asyncio.wait({serving}, timeout=_CANCEL_TIMEOUT_S)
     driver.close()
     if pending:
-        logger.warning("An allocator or a tracker was cancelled but still runs. The cluster no longer waits for it.")
+        logger.warning(
+            "An allocator or a tracker still runs, although the cluster has cancelled it and is now closed. "
+            "An allocator or a tracker should end when asyncio.CancelledError is raised in it."
+        )
     elif driver.broken is not None:
         raise driver.broken
 
@@ -304,11 +318,13 @@ def _required(require: Any, hosts: int) -> int:
         return hosts
     required: Any = 1 if require == "any" else require
     if not isinstance(required, int) or isinstance(required, bool) or required < 0:
-        raise InventoryError(f"require={require!r} is not a number of hosts.", remedy="Give 'any', 'all' or a number.")
+        raise InventoryError(
+            f"require={require!r} is not a number of hosts.", remedy="Give 'any', 'all' or a whole number from 0 up."
+        )
     if required > hosts:
         raise InventoryError(
             f"require={require!r} asks for {required} hosts, but the inventory has {hosts}.",
-            remedy="Add hosts, or require fewer.",
+            remedy="Add hosts to the inventory, or require fewer hosts.",
         )
     return int(required)
 
@@ -323,11 +339,11 @@ def _refuse(coroutine: Coroutine[Any, Any, None]) -> object:
 
 
 def _too_few(failed: list[HandoutError], required: int, total: int) -> HandoutError:
-    """Return one error for the hosts that cannot be used. For a cluster of one host, it is that host's own error."""
+    """Return one error for all hosts that cannot be used. If the cluster has one host, return that host's own error."""
     if total == 1:
         return failed[0]
     error = HostError(
-        f"{len(failed)} of {total} hosts cannot be used, but {required} are required: " + "; ".join(map(str, failed)),
+        f"{len(failed)} of {total} hosts cannot be used, but {required} must be usable. " + " ".join(map(str, failed)),
         host=", ".join(getattr(each, "host", "") for each in failed),
     )
     error.__cause__ = failed[0]

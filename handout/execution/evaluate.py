@@ -23,15 +23,15 @@ __all__ = ["evaluate"]
 
 
 def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = None) -> Results:
-    """Run a graph in this process and thread, for tests. Breakpoints and coverage work.
+    """Run a graph in this process and thread, for tests. Breakpoints and coverage tools work inside the functions.
 
-    Each function is called once, after the functions whose results it takes. It gets these results without a copy.
-    Costs are ignored. Coroutine functions run one after the other.
+    Each function is called once, after the functions whose results it takes. It gets these results themselves, not
+    copies of them. Costs are ignored. Coroutine functions run one after the other.
 
     Args:
         graph: A graph, or a list of `function` entries.
         outputs: The outputs that are wanted. None means every result that no other function takes.
-        given: Values that replace outputs, by output or by id. A test can give stubs here.
+        given: Values that replace outputs, by output or by id. A test can replace the results of functions in this way.
 
     Returns:
         The results.
@@ -63,7 +63,7 @@ def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = 
 
 @dataclass(eq=False)
 class _Evaluated:
-    """A replacement for the `RunState` that `Results` reads. All functions of the run are done."""
+    """Takes the place of the `RunState` that `Results` reads. All functions of the run are done."""
 
     plan: Plan
     values: dict[int, Any]

@@ -21,7 +21,7 @@ __all__ = ["Ended", "watch_ends", "watch_events", "watch_log"]
 
 R = TypeVar("R")
 
-#: How many events a slow reader may be behind before the oldest are dropped.
+#: How many events a slow reader may be behind. If more events are waiting for the reader, the oldest are dropped.
 _MAX_EVENTS = 100_000
 
 
@@ -30,8 +30,8 @@ class Ended(Generic[R]):
     """An output whose function has ended, as `Execution.ended` yields it.
 
     Attributes:
-        at_s: Seconds from the start of the run until the function ended. If it had ended before `Execution.ended` was
-            called, seconds until that call.
+        at_s: Seconds from the start of the run until the function ended. If the function had already ended when
+            `Execution.ended` was called, the seconds from the start of the run until that call.
         id: The id of the output: the id of its function, and for an element also its key, as in ``train['weights']``.
         failure: Why the function has no result, or None if it has one.
 
@@ -64,11 +64,13 @@ class Ended(Generic[R]):
 def watch_ends(
     run: RunState, outputs: Iterable[Output[R]], fetch: Callable[[Output[R]], Awaitable[R]]
 ) -> AsyncIterator[Ended[R]]:
-    """Yield each given output once, in the order in which their functions end. Begin with functions that have ended.
+    """Yield the given outputs, each of them once, in the order in which their functions end.
+
+    Outputs of functions that have already ended come first.
 
     Args:
         run: A submitted run.
-        outputs: Outputs of its graph.
+        outputs: Outputs of the run's graph.
         fetch: Returns the value of an output.
 
     Raises:
@@ -123,7 +125,7 @@ async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
                 if seen.dropped:
                     missed, seen.dropped = seen.dropped, 0
                     yield EventsMissed(seen.items[0].at_s, missed)
-                    continue  # while the reader handled this, further events may have been dropped
+                    continue  # while the reader handled the `EventsMissed`, further events may have been dropped
                 yield seen.take()
             if run.ended.is_set():
                 return
@@ -135,7 +137,12 @@ async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
 
 
 async def watch_log(run: RunState, task: int) -> AsyncIterator[str]:
-    """Yield the lines that a task prints: first the kept lines, then new lines until the task has ended."""
+    """Yield the lines that a task prints: first the lines that `RunLogs` has kept, then new lines until the task ends.
+
+    Args:
+        run: A submitted run.
+        task: The number of the task.
+    """
     wake = asyncio.Event()
     reader = run.logs.follow(task, wake.set)
     if run.outcomes[task] is None and not run.ended.is_set():

@@ -1,4 +1,7 @@
-"""`Execution`: the caller's access to one run of one graph."""
+"""`Execution`: the caller's access to one run of one graph.
+
+The core is the part of the scheduler that makes all decisions. The driver performs these decisions.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,11 @@ __all__ = ["Execution"]
 
 R = TypeVar("R")
 
-#: Seconds that leaving the block may take. Cancelled tasks have ended or been killed after about 2.5 s.
+#: Seconds that leaving the ``async with`` block of an `Execution` may take. Cancelled tasks end, or are killed, within
+#: about 2.5 s.
 _LEAVE_TIMEOUT_S = 5.0
-#: The part of `_LEAVE_TIMEOUT_S` that is reserved for ending the agents, if the execution has a cluster of its own.
-#: Closing the journal gets at least this many seconds too.
+#: Seconds of `_LEAVE_TIMEOUT_S` that are reserved for ending the agents, if the execution has a cluster of its own.
+#: Closing the journal may also take this many seconds, even if `_LEAVE_TIMEOUT_S` is over by then.
 _CLOSE_S = 2.0
 #: How many unfinished tasks a timeout error names.
 _NAMED = 3
@@ -45,8 +49,9 @@ _NAMED = 3
 class Execution:
     """One run of one graph, made by `start` or `Cluster.start`: ``async with handout.start(graph) as execution``.
 
-    The run begins when the block is entered. When the block is left, tasks that have not ended are cancelled, on the
-    hosts too. This takes at most 5 seconds, or 7 seconds if the journal's disk does not answer.
+    The run begins when the block is entered. When the block is left, tasks that have not ended are cancelled, and their
+    code on the hosts is ended. Leaving the block takes at most 5 seconds, or 7 seconds if the journal's disk does not
+    answer.
 
     Raises:
         GraphError: When the block is entered: the graph is wrong. Nothing was run.
@@ -74,7 +79,7 @@ class Execution:
         self._graph = graph
         self._options = options
         self._entered = False
-        #: The cluster's driver when the run began. A cluster that is closed and opened again has another driver.
+        #: The driver that the cluster had when the run began. A cluster gets a new driver each time that it is opened.
         self._driver: Driver | None = None
         self._owns_cluster = owns_cluster
         self._run: RunState | None = None
@@ -88,7 +93,7 @@ class Execution:
             return "<Execution, not begun>"
         handed = driver.core.counts(run.number).get(State.HANDED, 0)
         ended = [f"{count} {outcome.value}" for outcome, count in run.counts().items() if count]
-        return f"<Execution of {len(run.plan)} tasks: {', '.join([*ended, f'{handed} with hosts'])}>"
+        return f"<Execution of {len(run.plan)} tasks: {', '.join([*ended, f'{handed} handed over'])}>"
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -129,11 +134,11 @@ class Execution:
             return
         await recorder.prior.read(run)
         await self._cluster.wait_until_adopted()
-        # `adopted` is called last, because it leaves out agents that were lost in the meantime.
+        # `adopted` is called only after both waits above, because it leaves out agents that were lost during them.
         hosts = self._cluster.inventory.values()
         facts = recorder.begin(run, self._cluster.adopted(), {host.name for host in hosts if host.trust != "full"})
         if self._owns_cluster:
-            # Agents of a shared cluster are not recorded: they serve other runs too, and do not end with this run.
+            # Agents of a shared cluster are not recorded, because they serve other runs too and outlive this run.
             self._cluster.driver.recorder = recorder
         self._submit(run, facts)
         # `release` is called in the next turn of the event loop, after the core has handled the submission.
@@ -146,16 +151,19 @@ class Execution:
         return make_run(plan, encode_plan(plan), self._options, number, self._cluster.allocator)
 
     async def _until_enough(self, run: RunState) -> None:
-        """Wait for the required hosts. The run is submitted only then, so that its first tasks are spread over them."""
+        """Wait until the required hosts have joined.
+
+        The run is submitted only after this, so that its first tasks are spread over all of these hosts.
+        """
         limit_s = run.policy.timeout_s
         try:
             async with asyncio.timeout(limit_s):
                 await self._cluster.wait_until_usable()
         except TimeoutError:
-            raise _too_long(limit_s or 0.0, run, "no task had begun") from None
+            raise _too_long(limit_s or 0.0, run, "none had begun") from None
 
     async def _until_usable(self, run: RunState) -> None:
-        """Wait until the required hosts have joined, or until the run has ended, perhaps after its ``timeout_s``."""
+        """Wait until the required hosts have joined or the run has ended, for example because of its ``timeout_s``."""
         usable = asyncio.ensure_future(self._cluster.wait_until_usable())
         ended = asyncio.ensure_future(run.ended.wait())
         try:
@@ -182,11 +190,11 @@ class Execution:
             self._post(ev.CancelRequested(run.number))
 
     def _unfinished(self, run: RunState) -> str:
-        """Describe a few unfinished tasks: first running tasks, then other handed-over tasks, then the rest."""
+        """Describe a few unfinished tasks. Running tasks come first, then other handed-over tasks, then all others."""
         driver = self._driver
         known = None if driver is None else driver.core.world.runs.get(run.number)
         if driver is None or known is None:
-            return "no task had begun"
+            return "none had begun"
         order = (State.HANDED, State.BACKOFF, State.READY, State.WAITING)
         others = (
             t for state in order for t, each in enumerate(known.state) if each == state and t not in known.started
@@ -197,7 +205,10 @@ class Execution:
         return "; ".join([*said, f"and {more} more"] if more > 0 else said)
 
     async def _leave(self) -> None:
-        """Cancel the tasks, wait until they have ended, and close the rest, even if the caller is cancelled."""
+        """Cancel the tasks and wait until they have ended. Then close the journal, and the cluster if it is not shared.
+
+        All of this is done even if the caller is cancelled.
+        """
         await uninterrupted(self._let_go())
 
     async def _let_go(self) -> None:
@@ -228,7 +239,7 @@ class Execution:
     @property
     def _active(self) -> RunState:
         if self._run is None:
-            raise HandoutError("This execution has not begun.", remedy="Use `async with`.")
+            raise HandoutError("This execution has not begun.", remedy="Enter its `async with` block first.")
         return self._run
 
     # ---- results ---------------------------------------------------------------------------------------------
@@ -258,7 +269,7 @@ class Execution:
         return self._results
 
     def _explained(self, error: Exception) -> Exception:
-        """For each host that cannot be used, add a note to the run's error. Return the error."""
+        """Add a note to the run's error for each host that cannot be used. Return the error."""
         notes = getattr(error, "__notes__", ())
         for host, reason in self._cluster.unavailable.items():
             note = f"Host {host!r} could not be used: {reason}"
@@ -271,7 +282,7 @@ class Execution:
     @overload
     async def result(self, output: str, /) -> Any: ...
     async def result(self, output: Output[Any] | str, /) -> Any:
-        """Wait for one output and return its value. The rest of the run goes on meanwhile.
+        """Wait for one output and return its value. The run goes on meanwhile.
 
         Args:
             output: An output of the graph, or the id of a function.
@@ -317,13 +328,13 @@ class Execution:
         return run.spec.producer[number] in run.failures
 
     def _want(self, number: int) -> None:
-        """If an object is not one of the run's outputs, ask the core to have it fetched nevertheless."""
+        """If an object is not one of the run's outputs, tell the core that the caller wants this object too."""
         run = self._active
         if number not in run.spec.outputs and not run.ended.is_set():
             self._post(ev.OutputsWanted(run.number, [number]))
 
     def ended(self, outputs: Iterable[Output[R]], /) -> AsyncIterator[Ended[R]]:
-        """Yield each given output once, in the order in which their functions end.
+        """Yield the given outputs, each of them once, in the order in which their functions end.
 
         Args:
             outputs: Outputs of the graph.
@@ -343,8 +354,8 @@ class Execution:
 
         Returns:
             An async iterator of events. Each kind of event is a subclass of `Event`. If a reader is more than 100,000
-            events behind, the oldest of these are dropped. In their place the reader gets an `EventsMissed`, which says
-            how many they were.
+            events behind, the oldest of these events are dropped. In their place the reader gets an `EventsMissed`,
+            which says how many events were dropped.
         """
         return watch_events(self._active)
 
@@ -380,7 +391,7 @@ class Execution:
         """
         run, driver, task = self._active, self._driver, self._task_of(id)
         if driver is None or run.number not in driver.runs:
-            raise HandoutError("This execution is over.", remedy="Call explain() before its block is left.")
+            raise HandoutError("This execution is over.", remedy="Call explain() inside its `async with` block.")
         if run.number not in driver.core.world.runs:
             reason = "the run has ended" if run.ended.is_set() else "the run is being submitted"
             return Explanation(task, run.plan.ids[task], State.WAITING, 0, "", reason)
@@ -396,11 +407,16 @@ class Execution:
         task = run.spec.producer[run.plan.locate(id)[0]]
         if task < 0:
             name = id if isinstance(id, str) else id.id
-            raise GraphError(f"{name!r} is a value in this run, and no function makes it.", remedy="Name a function.")
+            raise GraphError(
+                f"{name!r} is a value in this run, and no function makes this value.",
+                remedy="Name a function, or an output that a function makes.",
+            )
         return task
 
     async def cancel(self, *outputs: Output[Any] | str) -> None:
-        """Cancel functions and all that depend on them, or the whole run. Return when they have ended on the hosts.
+        """Cancel functions and all functions that depend on them, or the whole run.
+
+        The call returns when the code of the cancelled functions has ended on the hosts.
 
         Args:
             *outputs: Outputs, or ids of functions. If none are given, the whole run is cancelled.
@@ -428,7 +444,7 @@ def _too_long(limit_s: float, run: RunState, where: str) -> RunTimeoutError:
     unfinished = run.outcomes.count(None) if run.outcomes else tasks
     return RunTimeoutError(
         f"The run took longer than its timeout_s of {limit_s:g} s and was cancelled. {tasks - unfinished} of {tasks} "
-        f"tasks had ended; {where}.",
+        f"tasks had ended. State of the unfinished tasks: {where}.",
         remedy="Raise timeout_s, or run fewer functions.",
         limit_s=limit_s,
         tasks=tasks,

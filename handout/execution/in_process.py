@@ -1,4 +1,7 @@
-"""Runs a plan in this process and thread, for `evaluate`."""
+"""Runs a plan in this process and thread, for `evaluate`.
+
+The arguments of a function contain placeholders, which stand for the values that other functions return.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +33,11 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
 
     Args:
         plan: The plan.
-        scratch: A folder for the scratch folders of the tasks. The caller removes it.
+        scratch: A folder in which each task may make its own folder for temporary files. The caller removes it later.
 
     Returns:
-        The values of all objects, by object number.
+        The value of each object, by object number. The result of a task has the number of the task. Elements of results
+        and values of the caller have higher numbers.
 
     Raises:
         Exception: The exception that a function raised, with the id of the task as a note.
@@ -61,10 +65,10 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
 
 
 def _as_failure(id: str, error: BaseException) -> BaseException:
-    """Return the exception of a task. Replace an exception that would act on the caller's own code.
+    """Return the exception that `evaluate` raises for a task: the task's own exception, or a safe one in its place.
 
-    `SystemExit` would end the caller's program. `CancelledError` and `StopIteration` would change the control
-    flow of the caller's code.
+    An exception is replaced if it would act on the caller's own code. `SystemExit` would end the caller's program.
+    `CancelledError` and `StopIteration` would change the control flow of the caller's code.
     """
     failure: BaseException = error
     where: dict[str, Any] = {"id": id, "host": HERE, "attempt": 1}
@@ -73,12 +77,12 @@ def _as_failure(id: str, error: BaseException) -> BaseException:
     elif isinstance(error, StopIteration | StopAsyncIteration | asyncio.CancelledError):
         name, said = type(error).__name__, exceptions.message(error)
         failure = RemoteError(f"Task {id!r} raised {name}: {said}", type_name=name, message=said, **where)
-    failure.add_note(f"Task {id!r}, evaluated in this process.")
+    failure.add_note(f"Task {id!r} was evaluated in this process.")
     return failure
 
 
 class _Loop:
-    """Runs coroutines to their end. If an event loop runs in this thread, they run in another thread."""
+    """Runs coroutines to their end. If this thread already has a running event loop, another thread runs them."""
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
@@ -120,7 +124,7 @@ def _in_a_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 class _InProcessCall:
-    """Calls the function of one task, with the values of its inputs in place of the placeholders."""
+    """Replaces each placeholder in the arguments of one task by a value, and then calls the task's function."""
 
     def __init__(self, plan: Plan, task: int, values: dict[int, Any], loop: _Loop) -> None:
         self._plan = plan
@@ -128,9 +132,11 @@ class _InProcessCall:
         self._values = values
         self._loop = loop
         self._slot_of = plan.slot_of(task)
-        #: Results of inline functions, by ``id()`` of their placeholders. Each inline function is called once.
+        #: Results of inline functions, by ``id()`` of their placeholders. An inline function is called as a part of the
+        #: task that takes its result. It is called only once, even if several arguments contain its placeholder.
         self._inlined: dict[int, Any] = {}
-        #: Rebuilt containers, by ``id()`` of the originals. A container that occurs twice is rebuilt once.
+        #: Containers in which placeholders were replaced, by ``id()`` of the original containers. If a container occurs
+        #: twice, the same new container is used in both places.
         self._rebuilt: dict[int, Any] = {}
 
     def run(self) -> Any:
@@ -142,7 +148,7 @@ class _InProcessCall:
         return self._loop.run(result) if inspect.iscoroutine(result) else result
 
     def _fill(self, value: Any) -> Any:
-        """Return the value with all placeholders replaced. A value without placeholders is returned as it is."""
+        """Return a value with all its placeholders replaced. A value without placeholders is returned as it is."""
         if isinstance(value, Input):
             return self._value_of(self._slot_of(value))
         if not isinstance(value, list | tuple | dict) or not value:
@@ -157,7 +163,7 @@ class _InProcessCall:
         items = [(self._fill(key), self._fill(each)) for key, each in value.items()]
         if all(a is c and b is d for (a, b), (c, d) in zip(items, value.items(), strict=True)):
             return value
-        filled = copy.copy(value)  # a copy keeps a subclass and its state, such as a default factory
+        filled = copy.copy(value)  # keeps the class, and state such as the default factory of a defaultdict
         filled.clear()
         filled.update(items)
         return filled

@@ -14,16 +14,17 @@ __all__ = ["run_until_interrupted"]
 
 T = TypeVar("T")
 
-#: Seconds after the second Ctrl-C in which further signals are ignored. One key press may send several signals.
+#: Further signals are ignored for this many seconds after the second Ctrl-C, because one key press may send several
+#: signals.
 _PATIENCE_S = 0.5
 
 
 def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Do what `asyncio.run` does, but raise KeyboardInterrupt at once when Ctrl-C is pressed a second time.
 
-    `asyncio.run` raises the second KeyboardInterrupt inside the callback that the loop executes at that moment. Then it
-    waits for all tasks. If the callback was about to complete a future, that wait never ends. This function instead
-    stops the loop between two callbacks, and abandons the loop's tasks.
+    `asyncio.run` raises the second KeyboardInterrupt inside the callback that the loop executes at that moment. Then
+    `asyncio.run` waits for all asyncio tasks. If the callback was about to complete a future, this wait never ends. So
+    this function stops the loop between two callbacks, and abandons the loop's asyncio tasks.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
@@ -46,7 +47,7 @@ def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
             stopping_since = time.monotonic()
             loop.call_soon_threadsafe(loop.stop)
         elif time.monotonic() - stopping_since > _PATIENCE_S:
-            signal.default_int_handler(number, frame)  # a callback that never returns keeps the loop from stopping
+            signal.default_int_handler(number, frame)  # the loop has not stopped, because a callback does not return
 
     async def noted() -> T:
         nonlocal running
@@ -73,7 +74,7 @@ def run_until_interrupted(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def _abandon(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a loop without waiting for its tasks, because they may never end."""
-    loop.set_exception_handler(lambda _, context: None)  # no reports of tasks that were destroyed while pending
+    """Close a loop without waiting for its asyncio tasks, because these may never end."""
+    loop.set_exception_handler(lambda _, context: None)  # otherwise asyncio would report each abandoned asyncio task
     asyncio.set_event_loop(None)
     loop.close()

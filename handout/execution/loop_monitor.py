@@ -1,6 +1,9 @@
 """Notices when code blocks the event loop, and logs a warning that names the code.
 
 A blocked loop cannot receive messages. Without the warning, a user would blame the hosts for the silence.
+
+A timer calls a function of this module in the loop at regular times. Each such call is a beat. A second thread, the
+watching thread, notices when a beat is overdue.
 """
 
 from __future__ import annotations
@@ -21,15 +24,15 @@ __all__ = ["LoopMonitor"]
 
 logger = logging.getLogger("handout")
 
-#: Number of beats in ``limit_s`` seconds. The watching thread looks for an overdue beat equally often.
+#: Number of beats in ``limit_s`` seconds. The watching thread looks for an overdue beat just as often.
 _BEATS = 4
 _PATHS = sysconfig.get_paths()
 _HANDOUT = str(Path(__file__).resolve().parents[1]) + os.sep
 _INSTALLED = tuple({_PATHS["purelib"] + os.sep, _PATHS["platlib"] + os.sep})
 _PYTHON = (_PATHS["stdlib"] + os.sep, "<frozen")
-#: The code of the event loop itself. Frames that this code calls belong to a callback of the loop. Frames that call
-#: this code have started the loop. `Runner.run` is listed because a loop in C, such as uvloop's, has no frame for its
-#: handles.
+#: Functions of the event loop itself. The frames that such a function calls belong to a callback of the loop. The
+#: frames that call such a function have only started the loop. `Handle._run` calls each callback. `Runner.run` is
+#: listed too, because a loop that is written in C, such as uvloop, has no frame for `Handle._run`.
 _LOOP = (asyncio.Handle._run.__code__, asyncio.Runner.run.__code__)
 
 #: What the warning says if the thread found no code to blame.
@@ -53,14 +56,14 @@ class _Culprit(NamedTuple):
 class LoopMonitor:
     """Warns each time that code has blocked the running loop for longer than ``limit_s``.
 
-    A timer of the loop fires at regular times. Each time is a beat. A second thread watches the beats. If a beat is
-    overdue, the second thread records the code that the loop's thread executes. The time in which the loop's thread has
-    to wait for a processor does not count, because no code of this process is to blame for a busy machine.
+    If a beat is overdue, the watching thread records the code that the loop's thread executes at that moment. The time
+    in which the loop's thread has to wait for a processor does not count, because no code of this process is to blame
+    for a busy machine.
 
     Args:
         limit_s: Seconds that code may block the loop without a warning.
-        waited_s: Returns how many seconds the calling thread has waited for a processor so far. None takes the number
-            from Linux.
+        waited_s: Returns how many seconds the calling thread has waited for a processor so far. If it is None, the
+            monitor takes this number from Linux, and assumes 0 on other systems.
     """
 
     def __init__(self, limit_s: float, waited_s: Callable[[], float] | None = None) -> None:
@@ -69,8 +72,9 @@ class LoopMonitor:
         self._period_s = limit_s / _BEATS
         self._thread = threading.get_ident()
         self._loop = asyncio.get_running_loop()
-        #: The time of the last beat, and the seconds that the loop's thread had waited for a processor by then.
+        #: The time of the last beat, by the monotonic clock.
         self._beat_at = time.monotonic()
+        #: How many seconds the loop's thread had waited for a processor when the last beat came.
         self._waited_at_beat_s = 0.0
         self._culprit = _Culprit(0.0, "")
         self._timer: asyncio.TimerHandle | None = None
@@ -78,20 +82,23 @@ class LoopMonitor:
         self._watcher = threading.Thread(target=self._watch, name="handout loop monitor", daemon=True)
 
     def start(self) -> None:
-        """Start to watch. `stop` must follow."""
+        """Start to watch. The caller must call `stop` later."""
         self._waited_at_beat_s = self._waited_s()
         self._beat()
         self._watcher.start()
 
     def stop(self) -> None:
-        """Stop watching, and wait until the thread has ended."""
+        """Stop watching, and wait until the watching thread has ended."""
         if self._timer is not None:
             self._timer.cancel()
         self._ended.set()
         self._watcher.join()
 
     def _beat(self) -> None:
-        """Record a beat, in the loop's thread. If it was overdue, warn now, because its delay is known only now."""
+        """Record a beat. If the beat comes too late, warn. Runs in the loop's thread.
+
+        The warning is given only here, because the length of the delay is not known before.
+        """
         now, waited_s = time.monotonic(), self._waited_s()
         blocked_s = now - self._beat_at - self._period_s - (waited_s - self._waited_at_beat_s)
         if blocked_s > self._limit_s:
@@ -102,15 +109,16 @@ class LoopMonitor:
     def _warn(self, blocked_s: float) -> None:
         culprit = self._culprit if self._culprit.beat_at == self._beat_at else _Culprit(self._beat_at, "")
         logger.warning(
-            "The event loop was blocked for %.3g s %s. Handout could not receive messages in that time, so it did not "
-            "count its hosts as silent. A host that hears nothing from Handout for host_timeout_s ends its tasks.%s",
+            "The event loop was blocked for %.3g s %s. Handout could not receive messages in that time, so the hosts "
+            "are not to blame for the silence. But a host that hears nothing from Handout for host_timeout_s ends its "
+            "tasks.%s",
             blocked_s,
             f"by {culprit.blame}" if culprit.blame else _UNSEEN,
             " Move the blocking call into a thread: await asyncio.to_thread(...)." if culprit.is_callers else "",
         )
 
     def _watch(self) -> None:
-        """Find the code to blame, once for each overdue beat. Runs in the watching thread."""
+        """Find the code to blame for each overdue beat. Runs in the watching thread."""
         while not self._ended.wait(self._period_s):
             beat_at = self._beat_at
             if time.monotonic() - beat_at > self._limit_s / 2 and self._culprit.beat_at != beat_at:

@@ -1,4 +1,4 @@
-"""`Results`: the values that a run brought back, by output and by id."""
+"""`Results`: the values that a run brought back to the caller's program, by output and by id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class Results(Mapping[str, Any]):
-    """The values that a run brought back, as a mapping. Its keys are outputs, lists of outputs, and ids.
+    """The values that a run brought back, as a mapping. The keys are outputs, lists of outputs, and ids.
 
     Iterating gives ids. A value is unpickled when the caller asks for it for the first time, and is kept from then on.
     Values that the caller never asks for are never unpickled.
@@ -30,8 +30,9 @@ class Results(Mapping[str, Any]):
         Exception: For a key whose function failed: the exception that the function raised.
         DependencyError: For a key whose function was skipped because another function failed.
         TaskCancelledError: For a key whose function was cancelled.
-        TrustError: For a value from a host with ``trust="data"``, if the value is more than data.
-        KeyError: For an output that was not brought back. Name it in ``outputs=[...]``.
+        TrustError: For a value from a host with ``trust="data"``, if the value holds something that is not accepted as
+            data.
+        KeyError: For an output that was not brought back. To bring an output back, name it in ``outputs=[...]``.
         GraphError: For a key that is not in the graph.
 
     Example:
@@ -67,7 +68,7 @@ class Results(Mapping[str, Any]):
         return default
 
     def __repr__(self) -> str:
-        failed = f", {len(self._run.failures)} without a result" if self._run.failures else ""
+        failed = f"; functions without a result: {len(self._run.failures)}" if self._run.failures else ""
         return f"<Results of {len(self)} outputs{failed}>"
 
     def __iter__(self) -> Iterator[str]:
@@ -87,19 +88,21 @@ class Results(Mapping[str, Any]):
 
     @property
     def failures(self) -> Mapping[str, Failure]:
-        """The reasons why functions failed, were skipped or were cancelled, by id of the function."""
+        """For each function that failed, was skipped or was cancelled, by its id: the `Failure` that says why."""
         return {self._run.plan.ids[task]: failure for task, failure in self._run.failures.items()}
 
     @property
     def allocations(self) -> Mapping[str | Output[Any], str]:
-        """The name of the host that ran each function to its end, by id and by output.
+        """For each function, by its id and by its outputs: the name of the host that ran the function to its end.
 
         A function that was skipped or cancelled has no entry.
         """
         return Allocations(self._run)
 
     def raise_failures(self) -> None:
-        """Raise the exception of the first function that failed. Its notes name the other functions that failed.
+        """Raise the exception of the first function that failed, if there is one.
+
+        The notes of the exception name the other functions that failed.
 
         Raises:
             Exception: The exception that the function raised.
@@ -140,7 +143,7 @@ class Allocations(Mapping[Any, str]):
         return run.hosts[task]
 
     def _ran(self, task: int) -> bool:
-        """Return True if a host ran the task to its end. `RunState.hosts` also names hosts that did not."""
+        """Return True if a host ran the task to its end. `RunState.hosts` may name a host even if this is not so."""
         return bool(self._run.hosts[task]) and self._run.outcomes[task] in (Outcome.DONE, Outcome.FAILED)
 
     def __iter__(self) -> Iterator[str]:
@@ -172,14 +175,16 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
     if run.error is not None:
         raise run.error
     name = key if isinstance(key, str) else getattr(key, "id", key)
-    raise KeyError(f"{name!r} was not brought back. Name it in outputs=[...] of the run.")
+    raise KeyError(
+        f"The value of {name!r} was not brought back. To get it, list this output in outputs=[...] of the run."
+    )
 
 
 def _load(run: RunState, number: int) -> Any:
     """Unpickle a result. If its bytes passed through a host with ``trust="data"``, accept only data.
 
     Raises:
-        TrustError: The result passed through such a host, and is more than data.
+        TrustError: The result passed through such a host, and holds something that is not accepted as data.
     """
     host = run.suspects.get(number)
     if host is None:
@@ -195,7 +200,7 @@ def _load(run: RunState, number: int) -> Any:
 
 
 def _chain(run: RunState, failure: Failure) -> None:
-    """Give the error of a skipped task a cause: the exception of the task that failed."""
+    """Set the cause of a skipped task's error to the exception of the task that failed."""
     error = failure.exception
     root = next((f for f in run.failures.values() if f.id == failure.caused_by), None)
     if isinstance(error, DependencyError) and root is not None and error.__cause__ is None:

@@ -23,19 +23,20 @@ class RunOptions(TypedDict, total=False):
     Attributes:
         allocator: Async function that chooses the host of each task. Default: the allocator of the cluster, or
             `locality` if the cluster has none.
-        outputs: Outputs whose values the run brings back. A function that is not needed for them does not run.
+        outputs: Outputs whose values the run brings back. A function that none of these outputs needs does not run.
             Default: each result that no other function takes.
         given: Values that replace outputs in this run, by output or by id. The `Results` of an earlier run can be given
             too. A function whose output is replaced runs only if another of its outputs is needed. Default: none.
-        retries: How often a function is attempted again after it raised. Applies to functions without ``retries`` of
-            their own. Default: 0.
-        on_failure: ``"fail_fast"`` cancels the run at the first failure, and raises its exception. ``"continue"`` goes
-            on with every function that does not depend on a failed function. Default: ``"fail_fast"``.
+        retries: How often a function is attempted again after it raised an exception. Applies to functions without
+            ``retries`` of their own. Default: 0.
+        on_failure: ``"fail_fast"`` cancels the run when the first function fails, and raises the function's exception.
+            ``"continue"`` goes on with every function that does not depend on a failed function. Default:
+            ``"fail_fast"``.
         max_result_bytes: Largest size in bytes of a result. If an element of a result is sent alone, the limit applies
             to the element. A task with a larger result fails with `ResultTooLargeError`. Applies to functions without
             ``max_result_bytes`` of their own. Default: no limit.
-        max_memory: Bytes of results that the controller holds in memory. It writes further results to files in a
-            private folder, which is removed together with the `Results`. Default: 1 GiB.
+        max_memory: Largest number of bytes of results that the controller holds in memory. Further results are written
+            to files in a private folder, which is removed together with the `Results`. Default: 1 GiB.
         enforce_memory: If True, a task that takes more memory than its cost says is ended with `MemoryExceededError`.
             Applies to functions without ``enforce_memory`` of their own. Default: False.
         speculate: If True, a task that takes far longer than other tasks of its function gets a second attempt, on
@@ -44,13 +45,13 @@ class RunOptions(TypedDict, total=False):
         max_concurrency: Largest number of tasks that are handed over to hosts at one time. Default: no limit.
         timeout_s: Seconds that the whole run may take. After that the run is cancelled and raises `RunTimeoutError`.
             Default: no limit.
-        priority: Orders the runs of one cluster that are active at the same time. Tasks of the run with the larger
-            number go first. Default: 0.
-        journal: File that records the run. A run that is started again with the same file takes every committed result
-            from the file, and does not run the functions of these results again. `JournalError` is raised if the file
-            cannot be used. Default: none.
-        journal_results: Which results a journal commits. ``"all"`` copies every result that another function or the
-            caller takes. ``"outputs"`` copies only results that the caller takes, and a resumed run makes the other
+        priority: Orders the runs of one cluster that are active at the same time. The number is added to the priority
+            of each task of the run, and tasks with a larger sum go first. Default: 0.
+        journal: File in which the run is recorded. If the graph is run again with the same file, the new run takes
+            every committed result from the file, and does not run the functions of these results again. `JournalError`
+            is raised if the file cannot be used. Default: none.
+        journal_results: Which results are copied to the journal. ``"all"`` means every result that another function or
+            the caller takes. ``"outputs"`` means only results that the caller takes, and a resumed run makes the other
             results again. Default: ``"all"``.
 
     Raises:
@@ -79,9 +80,9 @@ class RunOptions(TypedDict, total=False):
 
 
 class ClusterOptions(RunOptions, total=False):
-    """Options of one run on a cluster of its own: keyword arguments of `execute`, `start` and `run`.
+    """Options of one run with hosts of its own: keyword arguments of `execute`, `start` and `run`.
 
-    It has all options of `RunOptions`, and in addition the options below.
+    These are all options of `RunOptions`, and in addition the options below.
 
     Attributes:
         inventory: Hosts that the run may use: an `Inventory`, a list of hosts, or the path of a TOML file. Default:
@@ -106,8 +107,8 @@ class ClusterOptions(RunOptions, total=False):
     timings: Timings | None
 
 
-#: Largest absolute value of an option that is a number. A float is exact for all whole numbers up to it, and a timer of
-#: the event loop can wait for that many seconds.
+#: Largest absolute value of an option that is a number. Floats are exact for all whole numbers up to this value, and a
+#: timer of the event loop can wait for this many seconds.
 _MOST: Final = 1e10
 
 
@@ -148,12 +149,12 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
 def _remedy_for_unknown(name: str) -> str:
     """Return what the caller can do about an option that no run has."""
     if name in ClusterOptions.__annotations__:
-        return f"{name}= is an option of Cluster, and of execute, start and run without a cluster."
+        return f"{name}= is an option of Cluster(...), and of handout.execute, handout.start and handout.run."
     if name in Options.__annotations__:
         return f"{name}= is an option of a function: graph.add(..., {name}=...)."
     known = sorted(ClusterOptions.__annotations__)
     nearest = nearest_name(name, known)
-    return f"Did you mean {nearest}=?" if nearest else f"Options are {', '.join(known)}."
+    return f"Did you mean {nearest}=?" if nearest else f"The options are {', '.join(known)}."
 
 
 def check_run_options(options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`execute`, `start` and `run`: each runs one graph on a cluster of its own."""
+"""`execute`, `start` and `run`: each connects to hosts, runs one graph on them, and ends the agents on the hosts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ logger = logging.getLogger("handout")
 
 
 def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
-    """Make an execution of a graph on a cluster of its own: ``async with handout.start(graph, ...) as execution``.
+    """Make an execution of a graph with hosts of its own: ``async with handout.start(graph, ...) as execution``.
 
     Args:
         graph: A graph, or a list of `function` entries.
         **run: The hosts and the options of the run, see `ClusterOptions` and `RunOptions`.
 
     Returns:
-        The execution. The cluster is opened and the run begins when its block is entered.
+        The execution. When its ``async with`` block is entered, it connects to the hosts and begins the run.
 
     Raises:
         InventoryError: The inventory cannot be read, or has fewer hosts than ``require`` asks for.
@@ -63,7 +63,7 @@ async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
         **run: The hosts and the options of the run, see `ClusterOptions` and `RunOptions`.
 
     Returns:
-        The results. Their bytes are on this machine, and nothing is left on the hosts.
+        The results, whose bytes have all been copied to this machine. Nothing is left on the hosts.
 
     Raises:
         GraphError: The graph is wrong. Nothing was run.
@@ -101,7 +101,7 @@ def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
         The results, as for `execute`.
 
     Raises:
-        HandoutError: An event loop is running in this thread. Await `execute` there.
+        HandoutError: An event loop is running in this thread. In such a thread, await `execute` instead.
         KeyboardInterrupt: Ctrl-C was pressed.
         Exception: All that `execute` raises.
 
@@ -125,8 +125,8 @@ async def _until_interrupted(execution: Execution) -> Results:
         except asyncio.CancelledError:
             # Only Ctrl-C cancels this asyncio task.
             logger.warning(
-                "Interrupted: %r. Its tasks are being ended. A second Ctrl-C ends this program at once, and the hosts "
-                "end the tasks a little later.",
+                "Interrupted: %r. The tasks of this run are being ended. A second Ctrl-C ends this program at once. "
+                "The hosts then end the tasks a little later.",
                 execution,
             )
             raise

@@ -16,7 +16,7 @@ MAX_TASK = 256 << 10
 MAX_RUN = 32 << 20
 #: Bytes of memory for the lines that one reader has not taken yet.
 MAX_READER = 1 << 20
-#: Bytes of memory for a task's entry, without its lines.
+#: Bytes of memory that a task with kept lines takes, apart from the lines.
 _OVERHEAD = 1 << 10
 
 
@@ -32,7 +32,12 @@ class LogReader:
         self._wake = wake
 
     def hear(self, lines: Sequence[str], dropped: int = 0) -> None:
-        """Add lines. Before them, ``dropped`` lines were lost. Beyond `MAX_READER` bytes, drop the oldest lines."""
+        """Add lines. If all lines take more than `MAX_READER` bytes, drop the oldest lines.
+
+        Args:
+            lines: The new lines.
+            dropped: How many lines were dropped before the new lines.
+        """
         self._lines.dropped += dropped
         self._lines.extend(lines)
         self._wake()
@@ -52,7 +57,7 @@ class RunLogs:
     """The kept lines of all tasks of one run, and the readers of these tasks."""
 
     def __init__(self) -> None:
-        #: The kept lines of each task. The task that printed longest ago comes first.
+        #: The kept lines of each task. The tasks are ordered by the time of their last line, the earliest time first.
         self._kept: OrderedDict[int, BoundedBuffer[str]] = OrderedDict()
         #: For each task that has no kept lines any more, how many of its lines were dropped.
         self._forgotten: dict[int, int] = {}
@@ -61,7 +66,10 @@ class RunLogs:
         self.total = 0
 
     def add(self, task: int, lines: Sequence[str]) -> None:
-        """Add lines of a task. Beyond `MAX_RUN` bytes, drop the lines of the tasks that printed longest ago."""
+        """Add lines of a task. If the lines of all tasks take more than `MAX_RUN` bytes, drop the lines of some tasks.
+
+        The tasks whose last lines came earliest lose all their lines.
+        """
         kept = self._kept.get(task)
         if kept is None:
             kept = self._kept[task] = BoundedBuffer(MAX_TASK, sys.getsizeof)

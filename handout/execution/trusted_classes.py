@@ -14,12 +14,12 @@ C = TypeVar("C", bound=type)
 def trust(cls: C, /) -> C:
     """Register a class whose objects are accepted from hosts with ``trust="data"``. Can be used as a decorator.
 
-    The host chooses the values of the fields. The reader sets these values on an empty object. It calls neither
-    ``__init__`` nor ``__post_init__``, so these cannot check the values. If the class has a ``__setstate__``, the
-    reader calls it.
+    The host chooses the values of an object's fields. Handout sets these values on an empty object, and calls neither
+    ``__init__`` nor ``__post_init__``, so these methods cannot check the values. If the class has a ``__setstate__``,
+    Handout calls this method.
 
     Args:
-        cls: A dataclass or an ``Enum``. Classes derived from it must be registered too.
+        cls: A dataclass or an ``Enum``. Subclasses of ``cls`` must be registered too.
 
     Returns:
         The class.

@@ -1,1 +1,1 @@
-"""Manages the hosts of a cluster: starts their agents, follows their capabilities, and handles their loss."""
+"""Manages the hosts of a cluster: starts agents, follows the capabilities of hosts, and starts lost agents again."""

@@ -1,4 +1,10 @@
-"""The controller's proxy of one host's agent. It sends messages, and remembers which code the agent has."""
+"""The controller's proxy of one host's agent. The proxy sends messages, and remembers which code the agent has.
+
+Code means functions, task classes and source bundles. A task class has the amounts and the options that several tasks
+share. A source bundle is an archive of the user's own modules.
+
+Commands and messages about several tasks have columns. A column is a list with one entry for each task.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +22,8 @@ from handout.transport.agent_link import AgentLink
 
 __all__ = ["AgentProxy"]
 
-#: Desired size in bytes of a message's payload. Larger payloads are split into several messages, so that no message
-#: comes near the limit of a frame.
+#: Desired size in bytes of a message's payload. A larger payload is split into several messages, so that no message
+#: comes near `MAX_PAYLOAD`.
 _BATCH_BYTES = MAX_PAYLOAD // 16
 
 
@@ -27,36 +33,37 @@ class AgentProxy:
     Args:
         name: The host's name.
         link: The link to the agent.
-        trusted: True if objects from the host may be unpickled. Otherwise the restricted reader reads them.
+        trusted: True if objects from the host may be unpickled. If False, only the restricted reader, which accepts
+            nothing but data, may read them.
     """
 
     def __init__(self, name: str, link: AgentLink, *, trusted: bool = True) -> None:
         self.name = name
         self.trusted = trusted
         self.link = link
-        #: Carries all messages. Use ``link`` for the state of the connection and of the agent.
+        #: The exchange of messages with the agent. It goes on when the link makes a new connection.
         self.conversation = link.conversation
         self.fetches = Fetches()
-        #: True once the controller has logged that the host's disk is full, so that it logs this only once.
+        #: True once the controller has logged that the host's disk is full, so that this is logged only once.
         self.was_full = False
         self._functions: set[int] = set()
         self._classes: set[int] = set()
         self._bundles: set[int] = set()
         self._commands = 0
-        #: The proxy adds this to the number of each function, task class and source bundle, so that it does not use a
-        #: number again that an earlier controller has used. It is 0 unless the agent was taken over.
+        #: The proxy adds this to the number of each function, task class and source bundle that it sends, because an
+        #: earlier controller has used the numbers up to this one. It is 0 unless the agent was taken over.
         self.shift = 0
-        #: Maps the number of each `RunProgram` that the agent has not answered to the callback for the answer.
+        #: For each `RunProgram` that the agent has not answered, by its number: the function that takes the answer.
         self.programs: dict[int, Callable[[int, bytes], None]] = {}
 
     # ---- tasks ---------------------------------------------------------------------------------------------
 
     def start_tasks(self, run: RunState, command: StartTasks, classes: Sequence[TaskClass]) -> None:
-        """Hand tasks over to the agent. Before that, send the functions, task classes and source bundles that it lacks.
+        """Hand tasks over to the agent. Before that, send the agent the code that it lacks.
 
         Args:
             run: The run of the tasks.
-            command: The tasks, in columns.
+            command: Names the tasks.
             classes: The task class of each task of ``command``.
         """
         calls = run.encoded.calls
@@ -160,13 +167,13 @@ class AgentProxy:
             self.conversation.send(messages.Objects(keys[first:end], sizes[first:end]), blobs[first:end])
 
     def distrust(self, keys: list[int]) -> None:
-        """Tell the host to use the restricted reader for objects. Called before the controller sends these objects."""
+        """Tell the host to read objects with the restricted reader. The caller must not have sent these objects yet."""
         from handout.serialization.untrusted import reader
 
         self.conversation.send(messages.Distrust(keys, reader.registered()))
 
     def fetch(self, key: int, sink: Sink) -> None:
-        """Ask the agent for an object. Its bytes go to ``sink``."""
+        """Ask the agent for an object. The bytes of the object go to ``sink``."""
         self.fetches.expect(key, sink)
         self.conversation.send(messages.Fetch(key))
 
@@ -176,7 +183,7 @@ class AgentProxy:
         self.conversation.send(messages.Drop([base | o for o in objects]))
 
     def drop_other_runs(self, found: FoundAgent, run: int) -> None:
-        """After a takeover, tell the agent to end all attempts of runs other than ``run``, and delete their objects."""
+        """After a takeover, tell the agent to end the attempts and delete the objects of all runs except ``run``."""
         foreign = [attempt_id for attempt_id in found.attempt_ids if numbering.parts(attempt_id)[0] != run]
         if foreign:
             self.conversation.send(messages.Cancel(foreign, 0.0))
@@ -196,7 +203,7 @@ class AgentProxy:
         Args:
             argv: The program and its arguments.
             timeout_s: Seconds after which the agent kills the program.
-            answer: Called with the exit status and the output of the program.
+            answer: Called with the exit status of the program, and with what the program printed.
         """
         self._commands += 1
         self.programs[self._commands] = answer
@@ -205,9 +212,9 @@ class AgentProxy:
 
 
 def _batches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Split rows into parts. For each part, yield the index of its first row and the index after its last row.
+    """Split a sequence of items into slices, one for each message. Yield the start and the end index of each slice.
 
-    ``sizes`` has the size of each row in bytes. A part ends as soon as its rows together are above `_BATCH_BYTES`.
+    ``sizes`` has the size of each item in bytes. A slice ends as soon as it has more than `_BATCH_BYTES` bytes.
     """
     size, first = 0, 0
     for i, each in enumerate(sizes, 1):

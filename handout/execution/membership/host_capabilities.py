@@ -48,10 +48,11 @@ class HostCapabilities:
     """A host's capabilities, from the time that its agent connects until the host is lost.
 
     Args:
-        host: The inventory's entry.
+        host: The host's entry in the inventory.
         probed: The capabilities that the host's agent found.
         agent: Runs programs on the host for the tracker.
-        tracker: Called before the host joins, and then every ``interval_s`` seconds. None for a host without a tracker.
+        tracker: Called before tasks can use the host, and then every ``interval_s`` seconds. None for a host without a
+            tracker.
         interval_s: Seconds between two calls of the tracker.
     """
 
@@ -64,14 +65,15 @@ class HostCapabilities:
         self._live = _JoinedHost(host, probed, agent)
         #: Seconds that each call of the tracker may take.
         self._limit_s: float | None = None
-        #: The capabilities that were passed to the core last.
+        #: The capabilities that `first` returned, or that `follow` passed on last.
         self._now: Capabilities | None = None
 
     async def first(self, link: AgentLink, limit_s: float) -> Capabilities:
-        """Return the capabilities with which the host joins.
+        """Return the capabilities that the host has when tasks begin to use it.
 
         Args:
-            link: The link to the agent. It is served meanwhile, because the tracker may run programs on the host.
+            link: The link to the agent. While the tracker is called, messages are received over the link, because the
+                tracker may run programs on the host.
             limit_s: Seconds that each call of the tracker may take.
 
         Raises:
@@ -90,7 +92,7 @@ class HostCapabilities:
         return self._now
 
     async def follow(self, changed: Callable[[Capabilities], None]) -> None:
-        """Call the tracker regularly, until the caller cancels this. Return at once if the host has no tracker.
+        """Call the tracker regularly, until this coroutine is cancelled. Return at once if the host has no tracker.
 
         Args:
             changed: Called with the new capabilities each time that they differ from the previous ones.
@@ -110,7 +112,7 @@ class HostCapabilities:
                 changed(offered)
 
     async def _call_tracker(self, tracker: Tracker) -> Capabilities:
-        """Call the tracker once. It is user code, which may raise any exception.
+        """Call the tracker once. The tracker is user code, and may raise any exception.
 
         Raises:
             HandoutError: The tracker failed, took too long, or returned capabilities that cannot be read.
@@ -137,7 +139,7 @@ class HostCapabilities:
 
 
 async def _serve_quietly(link: AgentLink) -> None:
-    """Serve a link. Ignore its loss, because the host manager handles it."""
+    """Receive messages over a link. Ignore the loss of the host, because the host manager handles it later."""
     try:
         await link.run()
     except (HostLostError, WireError):
@@ -178,7 +180,8 @@ class _JoinedHost:
                 status, output = await answer
         except TimeoutError:
             raise HostError(
-                f"Host {self.name!r} did not report the end of program {argv[0]!r} within {timeout_s + 5.0:g} s.",
+                f"Host {self.name!r} did not report the end of program {argv[0]!r} within {timeout_s + 5.0:g} s. "
+                "Check the connection to the host, and whether the host is overloaded.",
                 host=self.name,
             ) from None
         finally:
@@ -186,7 +189,8 @@ class _JoinedHost:
         text = output.decode("utf-8", "replace")
         if status != 0:
             raise HostError(
-                f"Program {' '.join(argv)!r} on host {self.name!r} ended with status {status}: {text[-300:].strip()}",
+                f"Program {' '.join(argv)!r} on host {self.name!r} ended with status {status}. Correct the program or "
+                f"the tracker that runs it. The program printed: {text[-300:].strip()}",
                 host=self.name,
             )
         return text

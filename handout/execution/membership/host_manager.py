@@ -1,4 +1,8 @@
-"""Manages one host of a cluster: starts its agent, serves the link to it, and starts the agent again after a loss."""
+"""Manages one host of a cluster: starts its agent, receives the agent's messages, and starts a lost agent again.
+
+The core is the part of the scheduler that makes all decisions. A host joins when its agent runs and the core learns the
+host's capabilities. From then on, tasks can use the host. One effort to let the host join is called a try.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +48,8 @@ _TAKEOVER_LIMIT_S = 10.0
 _TRACKER_LIMIT = 2
 #: Errors after which the host manager does not try again, because the next try would fail too.
 _FINAL = (AuthenticationError, HostKeyError, InventoryError)
-#: Errors after which the host manager tries again even if the host has never joined: the host was not reached, or its
-#: agent was lost.
+#: Errors that say that the host was not reached or that its agent was lost. After these errors, the host manager tries
+#: again even if the host has never joined.
 _PASSING = (HostUnreachableError, HostLostError)
 
 
@@ -53,18 +57,18 @@ class HostManager:
     """Manages one host of a cluster.
 
     Args:
-        host: The inventory's entry.
+        host: The host's entry in the inventory.
         driver: Passes the host's events to the core.
         launcher: Makes the launcher that starts the agent and connects to it.
         timings: Time limits, such as how long a host may be silent, and the pauses between tries.
         tracker: Returns the host's capabilities. It is called before the host joins, and then every ``interval_s``
             seconds. None for a host without a tracker.
         interval_s: Seconds between two calls of the tracker.
-        settled: Called each time that the host has joined, with its name and None. Also called each time that the host
-            cannot be used, with its name and the error.
+        settled: Called with the host's name and None each time that the host has joined. Called with the host's name
+            and the error each time that the host cannot be used.
         known: An agent of the host that an earlier controller started, or None.
-        taken_over: Called once if ``known`` is given: with the host's name, and with the attempts and objects that the
-            agent holds. The second argument is None if the agent could not be taken over.
+        taken_over: Called once if ``known`` is given. The first argument is the host's name. The second argument has
+            the attempts and objects of the agent, or is None if the agent could not be taken over.
     """
 
     def __init__(
@@ -104,9 +108,9 @@ class HostManager:
     async def run(self) -> None:
         """Manage the host until an error is final, the host is removed, or the cluster closes.
 
-        If the host is lost, tasks that can run on no other host wait for it. They wait for twice ``host_timeout_s``,
-        plus the length of a quarantine. The host manager keeps trying to start the agent again, with growing pauses.
-        Once the host has joined again, tasks can use it.
+        If the host is lost, tasks that can run on no other host wait for twice ``host_timeout_s``. If the host is put
+        into quarantine, they also wait for the length of the quarantine. The host manager keeps trying to start the
+        agent again, with growing pauses. Once the host has joined again, tasks can use it.
         """
         self._begun = True
         try:
@@ -126,13 +130,14 @@ class HostManager:
                 pause_s = await self._use()
                 give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
                 if self._losses.quarantined:
-                    # Tasks wait for the end of a quarantine, unless the host was lost too often.
+                    # Tasks also wait during the quarantine. If the host was lost too often, tasks do not wait at all.
                     error = self._quarantine(pause_s)
                     give_up_at = self._driver.now if self._losses.hopeless else give_up_at + pause_s
             elif self._stopping:
                 return  # the try failed because the host is being removed
             else:
-                # Before the first join, all errors but `_PASSING` are final, because the host itself refused the agent.
+                # Until the host has joined once, all errors except `_PASSING` are final, because the host itself has
+                # refused the agent.
                 final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, _PASSING))
                 if not told and isinstance(error, HostLostError):
                     give_up_at, told = self._driver.now + 2 * self._timings.host_timeout_s, True
@@ -141,16 +146,16 @@ class HostManager:
                     self._give_up(error)
                 if final:
                     return
-                logger.info("The agent on host %s did not start. Handout tries again: %s", self.host.name, error)
+                logger.info("The agent on host %s did not start. Handout will try again. %s", self.host.name, error)
                 pause_s = self._losses.missed()
             give_up_at = await self._pause(pause_s, give_up_at, error)
 
     async def _use(self) -> float:
-        """Let tasks use the host until it is lost. Return the seconds to wait before the next try."""
+        """Let tasks use the host until the host is lost. Return the seconds to wait before the next try."""
         self._settled(self.host.name, None)
         self._losses.joined(self._driver.now)
         await self._stay()
-        self._takeover = None  # messages of a lost agent that were held back are of no use
+        self._takeover = None  # the agent is lost, so its messages that are still held back are of no use
         return self._losses.lost(self._driver.now)
 
     async def _pause(self, pause_s: float, give_up_at: float, error: HandoutError | None) -> float:
@@ -166,7 +171,7 @@ class HostManager:
         return give_up_at
 
     async def _try(self, give_up_at: float) -> HandoutError | None:
-        """Try once to start the agent and to join. Return the error, or None."""
+        """Try once to start the agent and to let the host join. Return the error, or None if the host has joined."""
         try:
             with anyio.fail_after(give_up_at - self._driver.now if give_up_at < math.inf else None):
                 await self._join()
@@ -177,7 +182,7 @@ class HostManager:
         return None
 
     def _give_up(self, error: HandoutError) -> None:
-        """Report that tasks should no longer wait for the host. They can still use it if it joins later."""
+        """Report that tasks should no longer wait for the host. If the host joins later, tasks can still use it."""
         logger.warning("Host %s cannot be used: %s", self.host.name, error)
         self._driver.unavailable(self.host.name, error)
         self._settled(self.host.name, error)
@@ -186,10 +191,10 @@ class HostManager:
         """Report that the host is in quarantine, and return the error for that."""
         losses, window_s = self._losses.losses, self._timings.unstable_s
         error = HostUnstableError(
-            f"Host {self.host.name!r} is in quarantine for {pause_s:g} s: it was lost again, "
-            f"{losses} time{'s' if losses > 1 else ''} within {window_s:g} s.",
-            remedy="Find out why its agent or its connection fails. The host is used again after the quarantine. Each "
-            "further quarantine is longer.",
+            f"Host {self.host.name!r} is in quarantine for {pause_s:g} s, because it was lost again "
+            f"({losses} time{'s' if losses > 1 else ''} within {window_s:g} s).",
+            remedy="Find out why the host's agent or the connection to the host fails. Handout uses the host again "
+            "after the quarantine. Each further quarantine is longer.",
             host=self.host.name,
             losses=losses,
             pause_s=pause_s,
@@ -202,7 +207,7 @@ class HostManager:
     def _too_late(self) -> HostError:
         return HostUnreachableError(
             f"Host {self.host.name!r} was lost and has not joined again after {2 * self._timings.host_timeout_s:g} s.",
-            remedy="Restart the host or its connection. Handout uses the host as soon as it has joined.",
+            remedy="Restart the host, or repair the connection to it. Handout uses the host as soon as it has joined.",
             host=self.host.name,
         )
 
@@ -217,7 +222,7 @@ class HostManager:
         """End the agent, and stop managing the host. This takes a bounded time.
 
         Args:
-            reason: Why the host leaves. The event about it gives this reason.
+            reason: Why the host leaves. The event that says that the host has left gives this reason.
         """
         await self.stop()
         self._scope.cancel()
@@ -305,7 +310,7 @@ class HostManager:
         return found
 
     def release(self, run: int) -> None:
-        """Deliver the messages that were held back since a takeover. Attempts and objects of other runs are dropped.
+        """Deliver the messages that were held back since a takeover. The agent drops its work for other runs.
 
         Args:
             run: Number of the run that the messages are about. The core already knows this run.
@@ -321,7 +326,7 @@ class HostManager:
             self._agent.conversation.give_up(str(error))
 
     async def _stay(self) -> None:
-        """Serve the host's link until the host is lost. Then tell the core."""
+        """Receive messages from the host until the host is lost. Then tell the core."""
         reason, gone = "its link ended", False
         link, agent, capabilities = self._link, self._agent, self._capabilities
         assert link is not None
@@ -337,20 +342,20 @@ class HostManager:
                 group.start_soon(capabilities.follow, changed)
                 try:
                     await link.run()
-                    await anyio.sleep_forever()  # `stop` has ended the link. `leave` or the cluster cancels this soon
+                    await anyio.sleep_forever()  # `stop` has ended the link, and this wait will soon be cancelled
                 finally:
                     group.cancel_scope.cancel()
         except* (HostLostError, WireError) as errors:
             reason = str(errors.exceptions[0])
             gone = getattr(errors.exceptions[0], "gone", False)
         finally:
-            # The link is abandoned even if `stop` has ended it, because it may have connected again in the meantime.
+            # This is done even if `stop` has ended the link, because the link may have connected again in the meantime.
             with anyio.CancelScope(shield=True):
                 await link.abandon()
         logger.warning("Host %s left: %s", self.host.name, reason)
         self._link = None
         if not gone:
-            # When the lease is over, the host's supervisor ends the tasks. Only then may they run on other hosts.
+            # The host's supervisor ends the tasks when the lease is over. Only then may the tasks run on other hosts.
             await anyio.sleep(self._timings.grace_s)
         self._driver.leave(agent, reason)
         self._driver.post(ev.HostExpected(self.host.name))

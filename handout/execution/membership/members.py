@@ -1,4 +1,7 @@
-"""Adds and removes the hosts of an open cluster while tasks run. Each host has a host manager."""
+"""Adds and removes the hosts of an open cluster while tasks run. Each host has a manager, which starts its agent.
+
+The core is the part of the scheduler that makes all decisions. The driver performs these decisions.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,10 @@ class Members:
     Args:
         driver: Passes events about hosts to the core.
         group: The task group that the host managers run in.
-        make_manager: Makes the manager of a host from the host and a function. The manager calls that function with the
-            host's name and None when the host has joined, and with the name and an error when it cannot be used.
-        settled: Called for every host in the same cases, with the same two arguments.
+        make_manager: Makes the manager of a host from the host and a function. When the host has joined, the manager
+            calls that function with the host's name and None. When the host cannot be used, the manager calls it with
+            the host's name and an error.
+        settled: Called for every host in the same two cases, with the same two arguments.
         left: Called with the name of each host that was removed.
     """
 
@@ -44,9 +48,9 @@ class Members:
         self._settled = settled
         self._left = left
         self._managers: dict[str, HostManager] = {}
-        #: Hosts that are being added. Each future is done when the first try to start its agent has ended.
+        #: The hosts that are being added, by name. Each future is done when its host has joined or cannot be used.
         self._arriving: dict[str, asyncio.Future[None]] = {}
-        #: Hosts that are being drained. Each future is done when the host has been removed.
+        #: The hosts that are being drained, by name. Each future is done when its host has been removed.
         self._leaving: dict[str, asyncio.Future[None]] = {}
 
     def keep(self, host: Host) -> None:
@@ -61,7 +65,7 @@ class Members:
             manager.release(run)
 
     async def add(self, host: Host) -> None:
-        """Add a host and wait until it can be used. If this fails or is cancelled, remove the host again.
+        """Add a host and wait until tasks can use it. If this fails or is cancelled, remove the host again.
 
         Raises:
             HostError: The host cannot be used.
@@ -77,7 +81,7 @@ class Members:
             del self._arriving[host.name]
 
     async def drain(self, name: str) -> None:
-        """Give a host no more tasks, wait until its last task has ended, and remove the host.
+        """Give a host no more tasks, wait until no run needs a task or an object on the host, and remove the host.
 
         If the caller is cancelled, the drain goes on.
 
@@ -88,7 +92,7 @@ class Members:
         if name in self._arriving:
             raise InventoryError(
                 f"Host {name!r} cannot be drained, because it is still being added.",
-                remedy="Cancel the call of add() instead.",
+                remedy="To remove the host, cancel the call of add() that is adding it.",
                 host=name,
             )
         if name not in self._managers:
@@ -96,7 +100,7 @@ class Members:
             known = ", ".join(map(repr, self._managers)) or "none"
             raise InventoryError(
                 f"Host {name!r} cannot be drained, because this cluster has no host of that name.",
-                remedy=f"Did you mean {nearest!r}?" if nearest else f"Its hosts: {known}.",
+                remedy=f"Did you mean {nearest!r}?" if nearest else f"The hosts of this cluster: {known}.",
                 host=name,
             )
         gone = self._leaving.get(name)
@@ -130,7 +134,7 @@ class Members:
                 stopping.start_soon(manager.stop, within_s)
 
     def end(self) -> None:
-        """Fail the calls of `add` that still wait, because the cluster closes."""
+        """Let the calls of `add` that still wait raise an error, because the cluster closes."""
         for name, arrived in self._arriving.items():
             if not arrived.done():
                 arrived.set_exception(_closed(name))
@@ -146,4 +150,7 @@ class Members:
 
 
 def _closed(name: str) -> HandoutError:
-    return HandoutError(f"The cluster was closed before host {name!r} was added or drained.")
+    return HandoutError(
+        f"The cluster was closed before host {name!r} was added or drained. Wait for add() or drain() before you close "
+        "the cluster."
+    )

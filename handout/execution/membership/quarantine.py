@@ -1,6 +1,6 @@
-"""Computes the pauses between tries to start a host's agent, and the quarantines after repeated losses.
+"""Computes the pauses between tries to start a host's agent, and the quarantines after repeated losses of the host.
 
-Callers pass the current time.
+This module reads no clock. Callers pass the current time in seconds.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ from handout.transport.timings import Timings
 
 __all__ = ["MAX_LOSSES", "LossHistory"]
 
-#: Losses within ``Timings.unstable_s`` that put a host into quarantine.
+#: A host that is lost this many times within ``Timings.unstable_s`` seconds is put into quarantine.
 MAX_LOSSES = 3
-#: Each pause or quarantine is twice as long as the previous one, up to these multiples of the first one.
+#: Each pause is twice as long as the previous pause, up to this multiple of the first pause.
 _LONGEST_PAUSE = 128
+#: Each quarantine is twice as long as the previous quarantine, up to this multiple of the first quarantine.
 _LONGEST_QUARANTINE = 64
 
 
 class LossHistory:
     """One host's losses, and the pause before the next try.
 
-    Each try doubles the pause. After `MAX_LOSSES` losses within ``timings.unstable_s`` seconds, the host is in
-    quarantine. After each further loss the quarantine is twice as long. A host that stays connected for longer
-    than ``timings.unstable_s`` seconds starts with a clean record.
+    The pause doubles after each loss and each failed try. After `MAX_LOSSES` losses within ``timings.unstable_s``
+    seconds, a quarantine takes the place of the pause. Each further loss leads to a quarantine that is twice as long as
+    the previous one. If the host stays connected for longer than ``timings.unstable_s`` seconds, earlier losses and
+    tries no longer count.
 
     Args:
-        timings: Gives ``restart_s``, ``quarantine_s`` and ``unstable_s``.
+        timings: Gives ``unstable_s``, ``restart_s`` (the first pause) and ``quarantine_s`` (the first quarantine).
     """
 
     def __init__(self, timings: Timings) -> None:
@@ -39,7 +41,7 @@ class LossHistory:
 
     @property
     def losses(self) -> int:
-        """Number of losses in the ``unstable_s`` seconds up to the last loss, but at most `MAX_LOSSES`."""
+        """Number of losses in the ``unstable_s`` seconds that end with the last loss, but at most `MAX_LOSSES`."""
         return len(self._losses)
 
     @property

@@ -1,4 +1,4 @@
-"""Takes over agents that an earlier controller started."""
+"""Takes over agents that an earlier controller started, so that their tasks and objects are not lost."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from handout.transport.bootstrap import StartedAgent
 
 __all__ = ["FoundAgent", "KnownAgent", "Takeover"]
 
-#: No number that an agent reports has more bits. Attempt ids are the largest of these numbers.
+#: Numbers with more bits than this are refused. The largest numbers that an agent may report are attempt ids.
 _BITS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class KnownAgent:
-    """The facts by which this controller can reach an agent that an earlier controller started."""
+    """What this controller must know to connect to an agent that an earlier controller started."""
 
     host: str
     started: StartedAgent
@@ -40,12 +40,15 @@ class Takeover:
     """Holds back the messages of an agent that was taken over, until the run that they are about has been submitted."""
 
     def __init__(self) -> None:
-        #: Done when the agent has reported its attempts and objects. The number is for `AgentProxy.shift`.
+        #: Done when the agent has reported its attempts and objects. The result has the report, and the number for
+        #: `AgentProxy.shift`.
         self.found: asyncio.Future[tuple[FoundAgent, int]] = asyncio.get_running_loop().create_future()
         self._held: list[Message | Piece] = []
 
     def receive(self, frames: Sequence[Message | Piece]) -> list[Message | Piece]:
-        """Hold back the frames about runs, and return the other frames. The first `Holdings` completes `found`.
+        """Hold back the frames about runs, and return the other frames. A frame is a message or a piece of a stream.
+
+        The first `Holdings` message completes `found`.
 
         Raises:
             ProtocolError: An agent may not send such a message.
@@ -77,4 +80,4 @@ def _check(message: messages.Holdings) -> None:
     """
     numbers = [*message.attempt_ids, *message.keys, *message.sizes, message.shift]
     if {*map(type, numbers)} != {int} or min(numbers) < 0 or max(numbers) >= 1 << _BITS:
-        raise ProtocolError("the agent's list of its attempts and objects has an impossible number")
+        raise ProtocolError("the agent's list of attempts and objects contains a number that is not possible")

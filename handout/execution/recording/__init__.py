@@ -1,1 +1,1 @@
-"""Records a run in its journal, and resumes a run from its journal."""
+"""Records a run in a journal, and resumes an earlier run from its journal."""

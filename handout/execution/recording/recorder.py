@@ -1,4 +1,11 @@
-"""Records one run in its journal."""
+"""Records one run in its journal.
+
+The identity of a task is a digest by which later runs recognize the task. A task must not run twice if its function has
+``idempotent=False``. The start of such a task is recorded on the disk before the task is handed over. Until then, the
+attempt is held back.
+
+The core is the part of the scheduler that makes all decisions.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +40,7 @@ from handout.transport.threads import call_in_daemon_thread, ended_within
 
 logger = logging.getLogger("handout")
 
-#: Seconds that a cancelled or failed `Recorder.open` waits until the journal is closed again.
+#: A cancelled or failed `Recorder.open` waits at most this many seconds until the journal is closed again.
 _CALL_OFF_S = 2.0
 #: Outcomes after which it can be known whether the function took effect; see `_is_over`.
 _KNOWN = frozenset({Outcome.DONE, Outcome.FAILED})
@@ -69,7 +76,7 @@ class _Opened:
         _close(journal)
 
     async def close(self, within_s: float) -> None:
-        """Commit the remaining rows, and release the journal. If it is still being opened, release it afterwards.
+        """Commit the waiting records, and release the journal. A journal that is still being opened is released later.
 
         Args:
             within_s: Seconds to wait. If closing takes longer, a warning is logged and the thread goes on closing.
@@ -77,22 +84,27 @@ class _Opened:
         self._let_go.set()
         if not await ended_within(self._ended, within_s):
             doing = "written" if self.journal.done() else "opened"
-            logger.warning("The journal %s is still being %s. It stays in use until this has ended.", self._path, doing)
+            logger.warning(
+                "The journal %s is still being %s. No run can use it until this has ended.", self._path, doing
+            )
 
 
 def _close(journal: Journal) -> None:
     try:
         journal.close()
     except Exception:
-        logger.exception("The journal %s could not be closed properly.", journal.path)
+        logger.exception("The journal %s could not be closed properly. Its last records may be missing.", journal.path)
 
 
 def _ignore(error: Exception) -> None:
-    """Ignore an error of a journal, because the caller has left its run."""
+    """Ignore an error of a journal. This function replaces the error callback after the caller has left the run."""
 
 
 def _is_over(failure: object) -> bool:
-    """Return True if an attempt was not killed. The function of a killed attempt may or may not have taken effect."""
+    """Return False if an attempt was killed, or if its end is not known.
+
+    In these cases, the function of the task may or may not have taken effect.
+    """
     return not isinstance(failure, OutcomeUnknownError) and getattr(failure, "kind", "") not in ("timeout", "memory")
 
 
@@ -115,7 +127,7 @@ class Recorder:
     ) -> None:
         self._journal = journal
         self._close = close
-        #: The numbers of the objects whose bytes are committed.
+        #: The numbers of the objects whose bytes the recorder commits.
         self._objects: frozenset[int] = frozenset()
         self._identities = identities
         self._tasks = self._identities.tasks
@@ -125,17 +137,17 @@ class Recorder:
         nameless = sorted(self._once & self._identities.unrecognizable)
         if nameless:
             raise JournalError(
-                f"Task {plan.ids[nameless[0]]!r} is marked idempotent=False and would not be recognized after a crash: "
-                "its function or an argument holds an object that differs from process to process.",
-                remedy="Give it plain data (no open files, generators, connections), or run it without a journal.",
+                f"Task {plan.ids[nameless[0]]!r} is marked idempotent=False and would not be recognized after a crash, "
+                "because its function or an argument holds an object that differs from process to process.",
+                remedy="Give the function plain data (no open files, generators, connections), or leave out journal=.",
                 path=str(journal.path),
             )
         self._loop = asyncio.get_running_loop()
         #: The results and attempts that earlier runs of the same tasks left.
         self.prior = PriorRuns(journal, self._identities, self._once)
-        #: Maps each host to the link of its agent. If this controller dies, a later one can take over the agent.
+        #: Maps each host to the link of its agent, for the agents that the journal records.
         self._links: dict[str, AgentLink] = {}
-        #: Maps run, task and attempt to the host, for each attempt that is held back until its start is on the disk.
+        #: The attempts that are held back. The keys are the numbers of run, task and attempt, and the values are hosts.
         self.held: dict[tuple[int, int, int], str] = {}
 
     @classmethod
@@ -151,12 +163,12 @@ class Recorder:
             await asyncio.wrap_future(opened.journal)
             return cls(opened.journal.result(), plan, TaskIdentities(plan), opened.close)
         except BaseException:
-            # The thread goes on even if the call was cancelled. The journal must be closed once it is open.
+            # The thread opens the journal even if this call was cancelled, so the journal must be closed again.
             await uninterrupted(opened.close(_CALL_OFF_S))
             raise
 
     async def close(self, within_s: float) -> None:
-        """Commit the remaining rows, and release the journal.
+        """Commit the waiting records, and release the journal.
 
         Args:
             within_s: Seconds to wait. If closing takes longer, a warning is logged and a thread goes on closing.
@@ -165,16 +177,17 @@ class Recorder:
             if link.agent_ended:
                 self._journal.forget_agent(host)
         await self._close(within_s)
-        # The callback refers to the run. It is replaced so that the run and its files can be freed at once.
+        # The old callback refers to the run. Without the callback, the run and its files can be freed at once.
         self._journal.on_error = _ignore
 
     def begin(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
         """Record that the run begins. Return the facts that are known of earlier runs, as events for the core.
 
         Args:
-            run: The run, which is submitted in the same turn of the event loop. The committed results are put into it.
+            run: The run. The committed results are put into ``run``. The caller must submit ``run`` in the same turn of
+                the event loop.
             found: Maps each host whose agent was taken over to the attempts and objects of that agent.
-            data_only: Hosts with ``trust="data"``.
+            data_only: The names of the hosts with ``trust="data"``.
         """
         self._objects = frozenset(run.spec.outputs)
         facts = self.prior.facts(run, found, data_only)
@@ -196,7 +209,7 @@ class Recorder:
     # ---- what happens ----------------------------------------------------------------------------------------
 
     def ended(self, run: RunState, command: do.AnnounceTasksEnded, attempts: Sequence[int]) -> None:
-        """Record that tasks ended, with the results that the controller has. Other results are recorded later."""
+        """Record that tasks ended, with the results that the controller has. `arrived` records the other results."""
         batches: dict[tuple[str, str, bool], ResultBatch] = {}
         settled: list[bytes] = []
         once, reused, made = self._once, self.prior.reused, run.task_objects
@@ -214,9 +227,10 @@ class Recorder:
     def _add(
         self, batches: dict[tuple[str, str, bool], ResultBatch], run: RunState, task: int, number: int, attempt: int
     ) -> None:
-        """Add a small object to its batch, or commit a large one.
+        """Add a small object to a batch, or commit a large object.
 
-        If the controller does not have the object or does not commit it, add only that its task has succeeded.
+        `_source` returns the same facts for all objects of a batch. If the controller does not have the object or does
+        not commit it, only the success of the object's task is added.
         """
         here = number in self._objects and number in run.objects
         data = run.objects.small(number, INLINE) if here else None
@@ -238,7 +252,10 @@ class Recorder:
             batch.data.append(data)
 
     def _source(self, run: RunState, number: int) -> tuple[str, str, bool]:
-        """Return the host of an object, its part of the task's result, and True if the object is untrusted."""
+        """Return an object's host, its path in the result of its task, and True if the object is untrusted.
+
+        The path is empty for the whole result. An untrusted object has passed through a host with ``trust="data"``.
+        """
         task = run.spec.producer[number]
         suspect = run.suspects.get(number) if run.suspects else None
         part = "" if number == task else self._identities.part_of(number)
@@ -280,7 +297,10 @@ class Recorder:
         return bool(self._once) and not self._once.isdisjoint(command.tasks)
 
     def start(self, run: RunState, command: do.StartTasks, then: Callable[[Exception | None], None]) -> None:
-        """Record starts. Then call ``then`` in the event loop, with None or the error of the journal."""
+        """Hold back attempts and record their starts.
+
+        Then call ``then`` in the event loop, with None or with the error of the journal.
+        """
         starts = []
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
             self.held[run.number, task, attempt] = command.host
@@ -289,7 +309,7 @@ class Recorder:
         self._journal.record_starts(starts, self._on_loop(then))
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
-        """Stop holding back an attempt. Return False if it was not held back."""
+        """Stop holding back an attempt. Return False if the attempt was not held back."""
         return self.held.pop((run.number, task, attempt), None) is not None
 
     def release_all(self) -> list[HeldAttempt]:

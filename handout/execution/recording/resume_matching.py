@@ -1,4 +1,10 @@
-"""Finds what earlier runs of the same tasks left in the journal, and on agents that outlived their controller."""
+"""Finds what earlier runs of the same tasks left in the journal, and on agents that outlived their controller.
+
+The identity of a task is a digest by which a run recognizes the tasks of earlier runs. A start is the record that an
+attempt was about to be handed over. The journal has starts only of tasks that must not run twice.
+
+The core is the part of the scheduler that makes all decisions.
+"""
 
 from __future__ import annotations
 
@@ -40,18 +46,19 @@ class PriorRuns:
         self._known: Mapping[bytes, CommittedTask] = {}
         self._lost: Mapping[bytes, tuple[str, int]] = {}
         self._outputs: frozenset[int] = frozenset()
-        #: Tasks that an earlier run committed.
+        #: The tasks that an earlier run committed.
         self.reused: set[int] = set()
-        #: The reused tasks, and the tasks whose results exist only on agents.
+        #: The tasks in ``reused``, and the tasks whose results exist only on agents.
         self.done: list[int] = []
 
     def number_after(self, number: int) -> int:
-        """Return the number of this run. It is the last run's number if that run had the same tasks.
+        """Return the number that the new run gets.
 
-        Agents that outlived the last run know their attempts by this number. Other runs get a new number.
+        If the last run in the journal had the same tasks, the new run gets that run's number, because agents that
+        outlived that run know their attempts by it. Otherwise the new run gets a number that is new in the journal.
 
         Args:
-            number: The next number of the cluster.
+            number: The smallest number that the cluster allows.
         """
         last, identities = self._journal.last_run()
         if last and identities == b"".join(self._tasks):
@@ -59,7 +66,10 @@ class PriorRuns:
         return max(number, last + 1)
 
     def known_agents(self) -> dict[str, KnownAgent]:
-        """Return, by host, the agents that an earlier controller with the same version of Handout left running."""
+        """Return the agents that an earlier controller left running, by host.
+
+        Agents of another version of Handout are left out.
+        """
         digest = agent_bundle().digest
         known = {}
         for host, token, text in self._journal.left_agents():
@@ -70,7 +80,7 @@ class PriorRuns:
         return known
 
     async def read(self, run: RunState) -> None:
-        """Read the tasks that the journal has. Load only the results that the caller gets."""
+        """Read from the journal which of the run's tasks are committed. Load only the results that the caller gets."""
         tasks = self._tasks
         known = await asyncio.to_thread(self._journal.committed, tasks)
         lost = await asyncio.to_thread(self._journal.open_starts, [i for i in tasks if i not in known])
@@ -91,8 +101,8 @@ class PriorRuns:
         """
         self._known = known
         self._lost = {identity: start for identity, start in lost.items() if identity not in known}
-        # These results are read now, because the caller may want them after the journal is closed. The other results
-        # of the journal are read when a task takes them.
+        # The results of these objects are loaded before the run, because the caller may use them after the journal is
+        # closed. Other results are read from the journal when a task takes them.
         self._outputs = frozenset(number for number in run.plan.outputs if run.spec.producer[number] >= 0)
 
     def _part(self, run: RunState, number: int) -> StoredPart | None:
@@ -102,7 +112,7 @@ class PriorRuns:
 
     def facts(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
         """Return the facts that are known of earlier runs, as events for the core; see `Recorder.begin`."""
-        # Leave out attempts of tasks that the run does not have. A wrong agent may report such attempts.
+        # Leave out attempts of tasks that the run does not have, because a faulty agent may report such attempts.
         ids = {
             host: [i for i in each.attempt_ids if numbering.parts(i)[1] < len(self._tasks)]
             for host, each in found.items()
@@ -144,8 +154,8 @@ class PriorRuns:
         if unknown:
             where = [unseen[task] for task in unknown]
             events.append(ev.AttemptsUnknown(run.number, unknown, [w[0] for w in where], [w[1] for w in where]))
-        # These events must come last. The core then knows the attempt that counts. It ends every other attempt
-        # that an event reports, and never uses the number of such an attempt again.
+        # These events must come last, because the core must first learn which attempt of a task counts. The core then
+        # ends the attempts in these events, and never uses their numbers again.
         events += [ev.AttemptsFound(host, run.number, *attempts) for host, attempts in superseded.items()]
         return events
 
@@ -163,7 +173,7 @@ class PriorRuns:
             elif part.file is not None:
                 run.objects.put_file(number, part.file, part.nbytes)
             elif number in self._outputs:
-                run.objects.put_new(number, self._journal.read_part(part))  # it was too large for `load_parts`
+                run.objects.put_new(number, self._journal.read_part(part))  # it did not fit when `read` loaded objects
             else:
                 run.objects.put_later(number, partial(self._journal.read_part, part), part.nbytes)
             if part.data_only or part.host in data_only:
@@ -184,21 +194,21 @@ class PriorRuns:
                 classes_by_value.adopt((origin, number), found)
 
 
-#: Maps each host to the tasks that it has, and to the numbers of their attempts.
+#: Maps each host to two columns: the tasks that the host has, and the number of the attempt of each task.
 _Attempts = dict[str, tuple[list[int], list[int]]]
 
 
 def latest_attempts(
     held: Mapping[str, tuple[Sequence[int], Sequence[int]]], unseen: Mapping[int, int]
 ) -> tuple[_Attempts, _Attempts]:
-    """Split the attempts that agents have: return the attempts that count, and then the replaced attempts.
+    """Split the attempts that agents have. Return the attempts that count, and the replaced attempts.
 
     An attempt is replaced if its task has a later attempt. If the earlier controller died before it confirmed the end
-    of a replaced attempt, the agent reports that end again. The report says nothing about the later attempt.
+    of a replaced attempt, an agent still reports this end, which says nothing about the later attempt.
 
     Args:
-        held: Maps each host to the tasks that it has, and to the numbers of their attempts.
-        unseen: Maps each task that must not run twice and whose end is not known to the number of its latest attempt.
+        held: Maps each host to the tasks that the host has, and to the numbers of their attempts.
+        unseen: The number of the latest attempt of each task that must not run twice and whose end is not known.
     """
     latest = dict(unseen)
     for tasks, attempts in held.values():

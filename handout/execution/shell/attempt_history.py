@@ -18,15 +18,15 @@ class AttemptHistory:
     last: Failure
     #: The host of each failure, in order.
     hosts: list[str] = field(default_factory=list)
-    #: Failures because the worker died.
+    #: Number of failures because the worker died.
     deaths: int = 0
-    #: Failures that neither the task's code nor the death of its worker caused.
+    #: Number of failures that neither the task's code nor the death of a worker caused.
     troubles: int = 0
-    #: Failures that count against the task's ``retries``.
+    #: Number of failures that count against the task's ``retries``.
     tries: int = 0
 
     def note(self, failure: Failure, retries: int) -> None:
-        """Add a failure. Write into it the largest possible number of attempts, and the deaths and hosts so far."""
+        """Add a failure. Write the largest possible number of attempts, the deaths and the hosts into this failure."""
         self.last = failure
         self.hosts.append(failure.host or "")
         if failure.kind == "died":

@@ -1,4 +1,7 @@
-"""Counts how many open runs use each function and each source bundle, so that agents can drop unused code."""
+"""Counts how many open runs use each function and each source bundle, so that agents can drop unused code.
+
+A run is open until its caller leaves it. A source bundle is an archive of the user's own modules.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class UnusedCode(NamedTuple):
 class CodeUses:
     """Counts the open runs of a cluster that use each function and each source bundle.
 
-    The bundle that became unused last is kept, because the next run is often of the same project.
+    The bundle that became unused last is kept, because the next run often needs the same modules.
     """
 
     def __init__(self) -> None:

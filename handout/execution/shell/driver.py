@@ -1,7 +1,9 @@
 """The driver: performs the commands of the core, and tells the core what happened.
 
-The driver decides nothing. `inbound_messages` turns the messages of agents into events. The core handles all events of
-one turn of the event loop together.
+The core is the part of the scheduler that makes all decisions. The driver decides nothing. `inbound_messages` turns the
+messages of agents into events for the core. The core handles all events of one turn of the event loop together.
+
+A watcher of a run is a function that gets the run's `handout.events`, for a caller that reads `Execution.events`.
 """
 
 from __future__ import annotations
@@ -81,9 +83,9 @@ class Driver:
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._asking: dict[int, asyncio.Task[None]] = {}
-        #: Maps each host that is being drained to a future, which is done when the core releases the host or refuses.
+        #: Maps each host that is being drained to a future, which is done when the core allows or refuses the removal.
         self._drains: dict[str, asyncio.Future[None]] = {}
-        #: The error with which every run ends, once the core or the driver has failed.
+        #: The error with which every run ends after the core or the driver has failed. None if neither has failed.
         self.broken: InternalError | None = None
         self._closed = False
         traffic = ObjectTraffic(self.runs, self.agents, self.core, self.post)
@@ -113,7 +115,7 @@ class Driver:
     # ---- turns -----------------------------------------------------------------------------------------------
 
     def post(self, *events: ev.Event) -> None:
-        """Queue events for the core. It gets all events of this turn of the event loop together."""
+        """Queue events for the core. The core gets all events of one turn of the event loop together."""
         if self._closed:
             return
         self._inbox.extend(events)
@@ -245,12 +247,12 @@ class Driver:
         self._tell_all(lambda at_s: HostLeft(at_s, agent.name, reason))
 
     def unavailable(self, name: str, error: Exception) -> None:
-        """Tell the core and the watchers that a host cannot be reached."""
+        """Tell the core and the watchers that a host cannot be used."""
         self.post(ev.HostLost(name, str(error)))
         self._tell_all(lambda at_s: HostUnavailable(at_s, name, error))
 
     def quarantined(self, name: str, error: Exception, pause_s: float) -> None:
-        """Tell the core and the watchers that a host is in quarantine, and is not tried for ``pause_s`` seconds."""
+        """Tell the core and the watchers that a host is in quarantine for ``pause_s`` seconds."""
         self.post(ev.HostDelayed(name, f"in quarantine for {pause_s:g} s, after it was lost again and again"))
         self._tell_all(lambda at_s: HostQuarantined(at_s, name, pause_s, error))
 
@@ -280,7 +282,7 @@ class Driver:
     def _start_tasks(self, command: do.StartTasks) -> None:
         run, agent = self.runs.get(command.run), self.agents.get(command.host)
         if run is None or agent is None:
-            return  # the run or the host is gone, and the core gets an event about it in this turn
+            return  # the run or the host is gone, and an event about this is on its way to the core
         if run.recorder is not None and run.recorder.must_wait(command):
             recorder = run.recorder
             recorder.start(run, command, lambda error: self._start_recorded(run, recorder, agent, command, error))
@@ -290,7 +292,7 @@ class Driver:
     def _start_recorded(
         self, run: RunState, recorder: RunRecorder, agent: AgentProxy, command: do.StartTasks, error: Exception | None
     ) -> None:
-        """Hand over attempts whose starts are now recorded, except those that the core has cancelled or recalled."""
+        """Hand over attempts whose starts are now recorded, except those that were cancelled or recalled meanwhile."""
         pairs = zip(command.tasks, command.attempts, strict=True)
         still = [i for i, (task, attempt) in enumerate(pairs) if recorder.release(run, task, attempt)]
         if error is not None:
@@ -330,7 +332,7 @@ class Driver:
             agent.recall(command)
 
     def _give_back_held(self, command: do.CancelTasks | do.RecallTasks) -> None:
-        """If attempts are still held back, so that no agent has them, tell the core that they are recalled."""
+        """Tell the core that attempts are recalled, if no agent has them because their starts are not recorded yet."""
         run = self.runs.get(command.run)
         if run is None or run.recorder is None:
             return
@@ -345,7 +347,7 @@ class Driver:
             self._spawn(self._await_allocator(run, command))
 
     async def _await_allocator(self, run: RunState, command: do.AskAllocator) -> None:
-        """Await the user's allocator. It may raise any exception or never return. The core limits its time."""
+        """Await the user's allocator, which may raise any exception or never return. The core limits its time."""
         task = asyncio.current_task()
         assert task is not None
         assert run.policy.allocator is not None
@@ -355,7 +357,7 @@ class Driver:
         try:
             promised = run.policy.allocator(command.frontier, command.view)
             if not inspect.isawaitable(promised):
-                raise TypeError(f"it returned a {type(promised).__name__} at once: define it with `async def`")
+                raise TypeError(f"cannot await a {type(promised).__name__}; define the allocator with `async def`")
             answer = await promised
             event = ev.PlacementsProposed(
                 run.number, command.request, dict(answer), getattr(answer, "ask_again_s", None)
@@ -364,7 +366,7 @@ class Driver:
             current = asyncio.current_task()
             if run.number not in self._asking or (current is not None and current.cancelling()):
                 return  # the run is over
-            self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("it cancelled itself")))
+            self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("the allocator cancelled itself")))
         except (Exception, BaseExceptionGroup, GeneratorExit) as error:
             self.post(ev.AllocatorFailed(run.number, command.request, _as_printable(error)))
         else:
@@ -390,8 +392,8 @@ class Driver:
             agent.was_full = True  # later cases are not logged, but the events of the runs report them
             need = f"{c.need} bytes" if c.need else "data"
             logger.warning(
-                "Host %s has no room for %s that task %r makes or takes. Tasks of %s prefer other hosts for %g s. "
-                "Free some space on the host, or give the function a disk cost.",
+                "Host %s has no room for %s that task %r makes or takes. Tasks of the function %s prefer other hosts "
+                "for %g s. Free some space on the host, or give the function a disk cost.",
                 *(c.host, need, id, function, c.pause_s),
             )
         if run.watchers:
@@ -463,7 +465,7 @@ def _failure(run: RunState, task: int, outcome: Outcome, found: object, cause: i
         chain = [ids[t] for t in run.chain(task, cause)]
         why = run.failures[cause].reason if cause in run.failures else "it failed"
         error = DependencyError(
-            f"Task {ids[task]!r} was skipped, because {root!r} failed and the task depends on it: "
+            f"Task {ids[task]!r} was skipped, because it depends on task {root!r}, which failed: "
             f"{' <- '.join(chain)} ({why}).",
             remedy=f"Fix {root!r} first.",
             id=ids[task],

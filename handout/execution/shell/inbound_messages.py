@@ -1,4 +1,7 @@
-"""Turns the messages of agents into events for the core, and into events for the watchers of a run."""
+"""Turns the messages of agents into events for the core, the part of the scheduler that makes all decisions.
+
+This module also makes `handout.events` for the watchers of a run. A watcher is a function that gets these events.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +48,11 @@ class InboundMessages:
             "missing": lambda agent, message, _: agent.fetches.missing(message.key),
             "log": self._on_log,
             "program_ended": self._on_program_ended,
-            "holdings": lambda agent, message, _: None,  # `Takeover` has handled it
+            "holdings": lambda agent, message, _: None,  # `Takeover` has handled this message
         }
 
     def heard(self, agent: AgentProxy, frames: Iterable[Message | Piece]) -> None:
-        """Handle frames of one agent, in order.
+        """Handle frames of one agent, in order. A frame is a message, or a piece of an object that is streamed.
 
         Raises:
             ProtocolError: An agent may not send such a message.
@@ -64,7 +67,7 @@ class InboundMessages:
             except ProtocolError:
                 raise
             except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-                logger.debug("bad message", exc_info=True)
+                logger.debug("The content of a message from an agent is wrong.", exc_info=True)
                 raise ProtocolError(f"message {name!r} has wrong content: {error!r}") from error
 
     def _on_finished(self, agent: AgentProxy, message: messages.Finished, view: memoryview) -> None:
@@ -86,7 +89,8 @@ class InboundMessages:
                     continue
                 batch = _Batch(run, self._driver.core.attempts(number))
             held = True
-            # The report must also come from the host that the attempt was handed to.
+            # Accept the result of the latest attempt, if it comes from the host that has this attempt. Also accept
+            # the result of the other attempt, if the task has two and the core still counts both.
             current = batch.current[task] == attempt and batch.run.hosts[task] == agent.name
             current = current or self._driver.core.is_live(number, task, agent.name, attempt)
             if current and not agent.trusted:
@@ -95,12 +99,13 @@ class InboundMessages:
                 if length >= 0:
                     if length != size or position + length > len(view):
                         raise ValueError(
-                            f"{length} bytes for an object of {size} bytes; the payload has {len(view) - position} left"
+                            f"{length} bytes for an object of {size} bytes, with {len(view) - position} in the payload"
                         )
-                    if current:  # the core drops a stale result, so the result's bytes are dropped too
+                    if current:  # the core ignores the result of any other attempt, so its bytes are dropped
                         batch.run.objects.put_new(made, bytes(view[position : position + length]))
                         if batch.run.recorder is not None and batch.run.outcomes[task] is not None:
-                            # A lost result was made again, and the core does not announce the end of its task again.
+                            # A lost result was made again. Record it here, because the core does not announce the end
+                            # of a task a second time.
                             batch.run.recorder.arrived(batch.run, made, batch.current)
                     position += length
                     if batch.run.on_object:
@@ -141,8 +146,8 @@ class InboundMessages:
     def _is_retryable(self, run: RunState, task: int, failure: Failure) -> bool:
         """Return True if another attempt may help, according to the user's ``retry_on``.
 
-        The exception is unpickled here only where ``retry_on`` needs it. A task whose result cannot be pickled,
-        or is too large, is not retried: the next attempt would return a result of the same kind.
+        The exception is unpickled only if ``retry_on`` needs the exception. A task whose result cannot be pickled, or
+        is too large, is not retried, because the next attempt would return such a result too.
         """
         if failure.kind in ("unserializable", "too_large"):
             return False
@@ -190,8 +195,8 @@ class InboundMessages:
             run = self._driver.runs.get(number)
             if run is not None:
                 _check_below([made], len(run.spec.producer))
-            # If the caller has left the run, the core still gets the event, and has the object dropped. The core is
-            # not told about a source bundle. The key of a source bundle has the run number 0.
+            # The core gets this event even if the caller has left the run, so that the core has the object dropped. The
+            # core does not know source bundles, the archives of the user's modules. Their keys have the run number 0.
             if number:
                 self._driver.post(ev.ObjectsStored(agent.name, number, [made], [nbytes]))
 
@@ -232,7 +237,7 @@ class _Batch:
         )
 
 
-#: Numbers as large as this are refused. No measurement is that large, and a huge integer cannot become a float.
+#: Numbers as large as this are refused. No real count is that large, and a huge integer could not become a float.
 _MAX_NUMBER = 1 << 80
 
 
@@ -258,7 +263,7 @@ def _check_below(numbers: Iterable[int], end: int) -> None:
 
 
 def _facts(message: messages.Failed) -> dict[str, Any]:
-    """Return the facts of a failure that the agent reports: the fields that differ from their defaults.
+    """Return the facts of a failure that an agent reports. These are the fields that differ from their defaults.
 
     Raises:
         ValueError: A number is too large, or a line is not a text.

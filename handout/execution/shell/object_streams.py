@@ -1,4 +1,7 @@
-"""Streams of objects to, from and through the controller. The objects are not unpickled here."""
+"""Streams of objects to, from and through the controller. A stream carries the bytes of one object, piece by piece.
+
+A source gives the bytes that are sent, and a sink takes the bytes that arrive. The objects are not unpickled here.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ __all__ = ["BytesSource", "Fetches", "Gathered", "Relay", "Room", "Sink"]
 
 logger = logging.getLogger("handout")
 
-#: Bytes of a relayed object that wait in memory. The rest waits in a file, so that a slow target host does not fill the
-#: memory of the controller.
+#: An object that is relayed from host to host waits in memory, up to this many bytes. If more bytes arrive, the object
+#: waits in a file, so that a slow target host does not fill the memory of the controller.
 _RELAY_MEMORY = 8 << 20
 
 
 class BytesSource(Source):
-    """The source of an object that the controller has. It reads from the object's segments, and never joins them."""
+    """The source of an object that the controller has. The object's bytes are in segments, which are never joined."""
 
     def __init__(self, segments: list[Buffer]) -> None:
         self._segments: list[memoryview] = []
@@ -39,7 +42,7 @@ class BytesSource(Source):
         self._at = 0
 
     def read(self, offset: int, size: int) -> Buffer:
-        """See `Source`. Reads are mostly in order, so each search begins at the segment of the previous read."""
+        """See `Source`. Most reads are in order, so the search for a segment begins at the segment of the last read."""
         if not self._segments or offset >= self.size:
             return b""
         if self._starts[self._at] > offset:
@@ -54,7 +57,7 @@ class Sink(Protocol):
     """Takes the bytes of an incoming object."""
 
     def begin(self, size: int) -> None:
-        """Take the size of the object, before its first bytes."""
+        """Take the size of the object. This is called before the first bytes come."""
         ...
 
     def write(self, data: Buffer) -> None:
@@ -62,11 +65,11 @@ class Sink(Protocol):
         ...
 
     def end(self) -> None:
-        """Note that the object is complete."""
+        """Finish the object, because all of its bytes have come."""
         ...
 
     def fail(self, missing: bool) -> None:
-        """Give up, because the object will not come. ``missing`` is True if the host does not have it."""
+        """Give up, because the object will not come. ``missing`` is True if the host does not have the object."""
         ...
 
 
@@ -74,11 +77,11 @@ class Room(Protocol):
     """The memory and the files for arriving objects."""
 
     def claim(self, nbytes: int) -> bool:
-        """Take ``nbytes`` and return True, or return False if there is not enough."""
+        """Reserve ``nbytes`` of memory and return True. If not enough memory is left, return False."""
         ...
 
     def release(self, nbytes: int) -> None:
-        """Give ``nbytes`` back."""
+        """Free ``nbytes`` of reserved memory."""
         ...
 
     def new_file(self) -> IO[bytes]:
@@ -158,7 +161,7 @@ class Gathered:
 
 
 class Relay(GrowingSource):
-    """Receives an object from one host, and sends it to another host at the same time. A sink and a source in one.
+    """Receives an object from one host as a sink, and at the same time sends it to another host as a source.
 
     Args:
         start: Begins to send the object. Returns a function that stops sending it.
@@ -223,7 +226,7 @@ class Relay(GrowingSource):
 class Fetches:
     """The objects that the controller has requested from one agent, and that have not arrived completely."""
 
-    #: Maps each object key to the sinks of the requests that the agent has not answered, in the order of requests.
+    #: The sinks of the requests that the agent has not answered, by object key and in the order of the requests.
     waiting: dict[int, list[Sink]] = field(default_factory=dict)
     #: Maps the number of each incoming stream to the sink for its bytes.
     arriving: dict[int, Sink] = field(default_factory=dict)
@@ -268,11 +271,16 @@ class Fetches:
 
     @contextmanager
     def _given_up_without_room(self, stream: int, sink: Sink) -> Iterator[None]:
-        """If the controller has no room for an object, give up only the object, not the conversation."""
+        """If the controller has no room for an object, give up only this object, and keep the link to the agent."""
         try:
             yield
         except (OSError, MemoryError) as error:
-            logger.warning("The controller could not store an arriving object: %s: %s", type(error).__name__, error)
+            logger.warning(
+                "The controller could not store an arriving object. Check the free memory and disk space of this "
+                "machine. The error was %s: %s",
+                type(error).__name__,
+                error,
+            )
             self.arriving.pop(stream, None)
             sink.fail(False)
 

@@ -1,4 +1,7 @@
-"""Moves objects between the controller and hosts, and from host to host by way of the controller."""
+"""Moves objects between the controller and hosts, and from host to host by way of the controller.
+
+The core, the part of the scheduler that makes all decisions, commands these moves.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,7 @@ class ObjectTraffic:
             run.suspects.setdefault(number, source)
 
     def _relay(self, run: RunState, number: int, source: str, target: AgentProxy) -> None:
-        """Stream an object from one host to another while it arrives at the controller."""
+        """Receive an object from one host, and send its first bytes to another host before the last bytes arrive."""
         giver = self._agents.get(source)
         host = target.name
 
@@ -122,7 +125,7 @@ class ObjectTraffic:
         def done(data: Buffer | IO[bytes], nbytes: int) -> None:
             run.objects.put(number, data, nbytes)
             if self._runs.get(run.number) is not run:
-                return  # the caller has left the run, and the core has forgotten its attempts
+                return  # the caller has left the run, so the core does not know the run any more
             if run.recorder is not None:
                 run.recorder.arrived(run, number, self._core.attempts(run.number))
             run.arrived(number)

@@ -40,6 +40,8 @@ _Held = bytes | bytearray | memoryview | list[Segment] | _File | _Later
 class RunObjects:
     """The bytes of objects, by object number. An object is unpickled only when `value` is called.
 
+    The bytes of one object may be split into several segments.
+
     Args:
         values: Pickled values from the caller, by object number. They do not count towards ``max_memory``.
         max_memory: Bytes of results to hold in memory. A result that does not fit is written to a file.
@@ -78,12 +80,12 @@ class RunObjects:
         self.claimed -= nbytes
 
     def put(self, number: int, data: bytes | bytearray | memoryview | IO[bytes], nbytes: int) -> None:
-        """Hold an object that arrived, unless it is held already.
+        """Hold an object that has arrived. Do nothing if the object is already held.
 
         Args:
             number: The object's number.
-            data: Its bytes, or a file of `new_file` that holds them.
-            nbytes: The number of bytes.
+            data: The object's bytes, or a file that `new_file` returned and that contains these bytes.
+            nbytes: The size of the object in bytes.
         """
         if isinstance(data, bytes | bytearray | memoryview):
             if number not in self._held:
@@ -112,7 +114,7 @@ class RunObjects:
             self._held[number] = _File(path, nbytes)
 
     def put_later(self, number: int, read: Callable[[], bytes], nbytes: int) -> None:
-        """Hold an object that ``read`` returns each time it is needed."""
+        """Hold an object by a function. Each time that the object's bytes are needed, ``read`` returns them."""
         if number not in self._held:
             self._held[number] = _Later(read, nbytes)
 
@@ -130,7 +132,7 @@ class RunObjects:
             self.put(number, file, len(data))
 
     def segments(self, number: int) -> list[Segment] | None:
-        """Return an object's bytes, in parts, or None if the object is not held.
+        """Return the segments of an object, or None if the object is not held.
 
         Raises:
             OSError: The object's file cannot be read.
@@ -148,7 +150,7 @@ class RunObjects:
         return held if isinstance(held, list) else [held]
 
     def small(self, number: int, limit: int) -> bytes | None:
-        """Return an object's bytes if they are in memory and are at most ``limit`` bytes. Otherwise return None."""
+        """Return an object's bytes, or None if they are not in memory or are more than ``limit`` bytes."""
         held = self._held.get(number)
         if type(held) is bytes:
             return held if len(held) <= limit else None
@@ -173,7 +175,7 @@ class RunObjects:
         if segments is None:
             raise KeyError(number)
         data = segments[0] if len(segments) == 1 else b"".join(segments)
-        # `load` copies the buffers of a read-only view, so that writing to the value does not change the object.
+        # `load` copies the bytes of a read-only view. Without a copy, writing to the value would change the object.
         return load(memoryview(data).toreadonly())
 
     def drop(self, numbers: Iterable[int]) -> None:

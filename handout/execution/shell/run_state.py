@@ -1,4 +1,8 @@
-"""The driver's state of one run: the data that the core does not need."""
+"""The driver's state of one run.
+
+The driver performs the commands of the core, which is the part of the scheduler that makes all decisions. The state
+here is the data that the core does not need.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +49,11 @@ class RunRecorder(Protocol):
         ...
 
     def start(self, run: RunState, command: StartTasks, then: Callable[[Exception | None], None]) -> None:
-        """Record starts. Then call ``then``, with None or the error that prevented the recording."""
+        """Hold back attempts, and record their starts. Then call ``then``, with None or with the error."""
         ...
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
-        """Stop holding back an attempt. Return False if it was not held back."""
+        """Stop holding back an attempt. Return False if the attempt was not held back."""
         ...
 
     def release_all(self) -> Sequence[HeldAttempt]:
@@ -90,7 +94,7 @@ class RunState:
     spec: RunSpec
     policy: RunPolicy
     objects: RunObjects
-    #: For each profile, the properties of its tasks that agents must know.
+    #: For each profile, the facts that agents must know. Tasks of one function with the same options share a profile.
     traits: Sequence[Traits]
     started_at: float
     #: For each task, how it ended, or None if it has not ended.
@@ -112,7 +116,7 @@ class RunState:
     watchers: list[Callable[[Sequence[RunEvent]], None]] = field(default_factory=list)
     #: For each task, the functions that are called once when the task ends.
     on_task_end: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
-    #: For each object, the functions that are called once, when the controller has the object or cannot get it.
+    #: For each object, the functions that are called once, when the object has arrived or the run has ended.
     on_object: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     logs: RunLogs = field(default_factory=RunLogs)
     #: For each task that has failed attempts, these attempts.
@@ -177,7 +181,7 @@ class RunState:
             watcher(events)
 
     def arrived(self, number: int) -> None:
-        """Call the functions that wait for an object, because the controller has it or cannot get it."""
+        """Call the functions that wait for an object, because the object has arrived."""
         for callback in self.on_object.pop(number, ()):
             callback()
 

@@ -25,7 +25,7 @@ def make_run(
         plan: The validated graph.
         encoded: A snapshot of the graph's functions and arguments, as they are sent to hosts.
         options: The options of the run.
-        number: Number of the run, unique among the runs that its hosts have seen.
+        number: Number of the run. No other run that the hosts know has this number.
         allocator: The cluster's allocator. The run uses it if its options name no allocator.
 
     Raises:

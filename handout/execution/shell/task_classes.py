@@ -1,4 +1,8 @@
-"""Task classes. A task class has the need and the options that several tasks share. An agent gets it only once."""
+"""Task classes. A task class has the amounts and the options that several tasks share. An agent gets it only once.
+
+A task class is made for a profile and a variant of the cost. Tasks of one function with the same options share a
+profile.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ class TaskClass:
     #: The key by which `TaskClassTable` finds an equal task class.
     key: tuple[Any, ...]
     message: NewTaskClass
-    #: The key and the bytes of the source bundle that its workers import from, or None.
+    #: The key and the bytes of the source bundle, from which workers import the user's modules. None if not needed.
     bundle: tuple[int, bytes] | None
 
 
@@ -41,7 +45,7 @@ class TaskClassTable:
         self._shared: frozenset[str] = frozenset()
 
     def share(self, names: frozenset[str]) -> None:
-        """Set the names of the amounts that hosts share. Task classes lack them, because agents do not count them."""
+        """Set the names of the amounts that hosts share. Agents do not count these, so task classes leave them out."""
         self._shared = names
 
     def forget(self, run: int) -> set[int]:
@@ -56,7 +60,7 @@ class TaskClassTable:
         return unused
 
     def entry(self, run: RunState, profile: int, variant: int) -> TaskClass:
-        """Return the task class of a run's tasks of one profile, in one variant of its cost."""
+        """Return the task class for the tasks of a run that have a certain profile and run in a certain variant."""
         by_profile = self._by_run.setdefault(run.number, {})
         found = by_profile.get((profile, variant))
         if found is None:
@@ -93,6 +97,6 @@ class TaskClassTable:
 
 
 def _worker_options(options: TaskOptions, memory_limit: int | None) -> WorkerOptions:
-    """Return the options of a function that its worker must know."""
+    """Return the options of a function that the worker must know."""
     named = {name: getattr(options, name) for name in WorkerOptions._fields if name != "memory_limit"}
     return WorkerOptions(memory_limit=memory_limit, **named)
