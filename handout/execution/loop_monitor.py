@@ -99,11 +99,13 @@ class LoopMonitor:
 
         The warning is given only here, because the length of the delay is not known before.
         """
-        now, waited_s = time.monotonic(), self._waited_s()
-        blocked_s = now - self._beat_at - self._period_s - (waited_s - self._waited_at_beat_s)
+        # The thread may have to wait for a processor right here. Such a wait then counts in both of the delays that the
+        # beat lies between, so that it never looks like a blocked loop.
+        waited_before_s, now, waited_after_s = self._waited_s(), time.monotonic(), self._waited_s()
+        blocked_s = now - self._beat_at - self._period_s - (waited_after_s - self._waited_at_beat_s)
         if blocked_s > self._limit_s:
             self._warn(blocked_s)
-        self._beat_at, self._waited_at_beat_s = now, waited_s
+        self._beat_at, self._waited_at_beat_s = now, waited_before_s
         self._timer = self._loop.call_later(self._period_s, self._beat)
 
     def _warn(self, blocked_s: float) -> None:

@@ -445,7 +445,7 @@ async def test_an_allocator_that_raises_proposes_nonsense_or_does_nothing_ends_t
         (leaves, "a group of its own"),
         (at_once, "async def"),
         (raises, "broken"),
-        (mute, r"MuteError: <its str\(\) raised ValueError"),
+        (mute, r"MuteError: <no text: str\(\) raised ValueError"),
         (nonsense, "nowhere"),
         (nothing, "idle"),
     ):
