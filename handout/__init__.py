@@ -1,7 +1,7 @@
 """Handout runs a DAG of Python functions on the hosts you can already ``ssh`` to.
 
-This module holds the public names. Each name is imported when it is first used. So a module that only needs the
-decorator `options` does not wait for the import of all other parts.
+This package has all public names. A name is imported only when a program first uses it. So a program that only needs
+the decorator `options` does not wait until all other parts of Handout are imported.
 """
 
 from __future__ import annotations
@@ -177,11 +177,12 @@ __all__ = [
     "trust",
 ]
 
-#: Public modules. ``errors`` has all classes of errors, and ``events`` all classes of events.
+#: The public modules of this package. ``errors`` has the classes of all errors, and ``events`` has the classes of all
+#: events of a run.
 _MODULES = frozenset({"errors", "events"})
 
-#: The module that defines each public name. If the module uses another name for it, that name follows after a colon.
-#: Type checkers read the imports above instead.
+#: The module from which each public name is imported. If the object has another name in that module, this other name
+#: follows after a colon. Type checkers do not use this table, but the imports above.
 _HOMES = {
     "trust": "handout.execution.trusted_classes",
     "Current": "handout.host.handout_stub",

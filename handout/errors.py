@@ -1,17 +1,17 @@
-"""The error tree: each branch names the party that must act.
+"""The classes of errors, as a tree. The text beside a class says who must act, or what has gone wrong.
 
 ```
 HandoutError
 ├── GraphError                the author of the graph
-│   ├── CostError             a cost or capability that cannot be read
-│   └── UnserializableError   an argument or function that cannot be serialized
+│   ├── CostError             a cost or a capability that cannot be read
+│   └── UnserializableError   an argument or a function that cannot be serialized
 ├── PlacementError            no host covers a cost: change the cost or the inventory
 │   └── AllocatorError        the author of the allocator
 ├── TaskError                 the author of a function
 │   ├── RemoteError           an exception that cannot be passed on to the caller as it is
 │   ├── ResultError           a result that cannot be serialized
 │   ├── ResultTooLargeError   a result larger than max_result_bytes
-│   ├── TrustError            a host with trust="data" sent more than data
+│   ├── TrustError            a host with trust="data" sent something other than data
 │   ├── TaskExitedError       the function called sys.exit()
 │   ├── WorkerDiedError       the worker died while it ran the task
 │   ├── TaskTimeoutError      the task ran longer than timeout_s
@@ -33,7 +33,8 @@ HandoutError
 └── InternalError             a defect of Handout
 ```
 
-The attributes of an error hold the facts, and its message repeats them. Every error can be pickled.
+A program can read the facts about an error from its attributes. The message tells the most important facts in words.
+Every error can be pickled.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ class HandoutError(Exception):
 
     Args:
         problem: What Handout tried to do, and why this failed.
-        remedy: What the user can do next. The message ends with it.
-        **fields: Facts about the failure. Each becomes an attribute.
+        remedy: What the user can do next. The message ends with this text.
+        **fields: Facts about the error. Each fact becomes an attribute of the error.
 
     Attributes:
         problem: What Handout tried to do, and why this failed.
@@ -119,7 +120,7 @@ class GraphError(HandoutError):
 
 
 class CostError(GraphError):
-    """A cost or capability cannot be read.
+    """A cost or a capability cannot be read.
 
     Attributes:
         name: The name of the amount, such as ``memory``.
@@ -134,8 +135,8 @@ class UnserializableError(GraphError):
     """An argument or a function cannot be serialized, so it cannot be sent to a host.
 
     Attributes:
-        path: Where the object is, such as ``args[1].model.lock``.
-        type: The type of the object.
+        path: Where the part is that cannot be serialized, such as ``args[1].model.lock``.
+        type: The type of this part.
     """
 
     path: str = ""
@@ -147,7 +148,7 @@ class PlacementError(HandoutError):
 
     Attributes:
         id: The id of the function.
-        lacks: For each host, by its name: what the host lacks.
+        lacks: Why each host cannot run the task, by the name of the host.
     """
 
     id: str = ""
@@ -155,7 +156,11 @@ class PlacementError(HandoutError):
 
 
 class AllocatorError(PlacementError):
-    """The allocator raised, did not answer in time, or made a placement that was never possible."""
+    """The allocator raised an exception, did not answer in time, or answered in a way that cannot be carried out.
+
+    An answer cannot be carried out if it has a placement that was never possible, or if it places no task although all
+    hosts are idle and nothing is expected to change.
+    """
 
 
 class TaskError(HandoutError):
@@ -176,7 +181,7 @@ class RemoteError(TaskError):
     """A function raised an exception that cannot be passed on to the caller as it is.
 
     Either the exception cannot be pickled and rebuilt, or it would disturb the caller's program. For example,
-    ``StopIteration`` would end a loop there.
+    ``StopIteration`` would end a loop in that program.
 
     Attributes:
         type_name: The name of the exception's type.
@@ -193,8 +198,8 @@ class ResultError(TaskError):
     """A result cannot be serialized.
 
     Attributes:
-        path: Where in the result the object is.
-        type: The type of the object.
+        path: Where in the result the part is that cannot be serialized.
+        type: The type of this part.
     """
 
     path: str = ""
@@ -214,7 +219,7 @@ class ResultTooLargeError(TaskError):
 
 
 class TrustError(TaskError):
-    """A host with ``trust="data"`` sent more than data. The object was not created.
+    """A host with ``trust="data"`` sent an object of a type that does not count as data. The object was not created.
 
     Attributes:
         type: The name of the type that was refused.
@@ -243,7 +248,7 @@ class WorkerDiedError(TaskError):
         declared_memory: The ``memory`` of the task's cost, in bytes, or None.
         out_of_memory: True if the kernel killed the worker for lack of memory, False if not, or None if not known.
         stderr_tail: The last lines that the worker wrote to stderr.
-        hosts: The names of the hosts that were tried. If five hosts were lost, only the last of them.
+        hosts: The names of the hosts that were tried. If five hosts were lost, only the last one is named.
     """
 
     signal: int | None = None
@@ -273,7 +278,7 @@ class MemoryExceededError(TaskError):
     """A task took more memory than its cost says, and was killed.
 
     Attributes:
-        limit: The limit in bytes.
+        limit: The ``memory`` of the task's cost, in bytes.
         peak: The peak memory of the task in bytes.
     """
 
@@ -286,7 +291,7 @@ class OutcomeUnknownError(TaskError):
 
 
 class TaskCancelledError(TaskError):
-    """The caller cancelled the task, or the run ended before the task did."""
+    """The caller cancelled the task or a task that it depends on, or the run ended before the task did."""
 
 
 class DependencyError(TaskError):
@@ -305,7 +310,7 @@ class HostError(HandoutError):
     """One or more hosts cannot be used.
 
     Attributes:
-        host: The name of the host, or the names of several hosts.
+        host: The name of the host, or a text with the names of several hosts.
     """
 
     host: str = ""
@@ -326,11 +331,14 @@ class InventoryError(HostError):
 
 
 class HostUnreachableError(HostError):
-    """The controller cannot connect to a host: its name, route or port is wrong, or the server refused."""
+    """The controller cannot connect to a host.
+
+    For example, the host's name, route or port is wrong, or its SSH server refused the connection.
+    """
 
 
 class HostKeyError(HostError):
-    """The host key is not in ``known_hosts``, or differs from the key there. The controller does not try again."""
+    """A host's key is not in ``known_hosts``, or differs from the key there. The controller does not try again."""
 
 
 class AuthenticationError(HostError):
@@ -376,7 +384,7 @@ class HostUnstableError(HostError):
 
 
 class JournalError(HandoutError):
-    """A journal is in use, has another format, or cannot be read or written.
+    """A journal is in use, has a format that this Handout does not know, or cannot be read or written.
 
     Attributes:
         path: The path of the journal.
@@ -400,7 +408,10 @@ class RunTimeoutError(HandoutError, TimeoutError):
 
 
 class WireError(HandoutError):
-    """The peer sent bytes or a message that the protocol does not allow. The connection was closed."""
+    """The other side of a connection sent bytes or a message that the protocol does not allow.
+
+    The connection was closed.
+    """
 
 
 class InternalError(HandoutError):

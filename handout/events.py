@@ -30,7 +30,7 @@ class RunEvent:
     """Base class of all events of a run. Times are measured with the controller's monotonic clock.
 
     Attributes:
-        at_s: Seconds from the start of the run.
+        at_s: When the event happened, in seconds from the start of the run.
 
     Example:
         ```python
@@ -158,7 +158,9 @@ class HostUnavailable(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class HostLeft(RunEvent):
-    """A host left the run, because it was drained or lost. The tasks of a lost host run on other hosts.
+    """A host left the run, because the host was drained or lost.
+
+    The unfinished tasks of a lost host run on other hosts, except tasks that must not run twice.
 
     Attributes:
         host: The name of the host.
@@ -171,7 +173,7 @@ class HostLeft(RunEvent):
 
 @dataclass(frozen=True, slots=True)
 class EventsMissed(RunEvent):
-    """The reader of `Execution.events` was too slow, so the events that belong here were dropped.
+    """The reader of `Execution.events` was too slow, so some events were dropped. They would have come at this point.
 
     Attributes:
         count: How many events were dropped.
@@ -203,7 +205,7 @@ class HostFull(RunEvent):
     Attributes:
         host: The name of the host.
         id: The id of the function for whose result or argument there was no room.
-        function: The name of the function.
+        function: The name of the Python function. Several functions of the graph may have this name.
         need: How many bytes the host had no room for, or 0 if not known.
         pause_s: Seconds for which tasks of the function prefer other hosts.
     """

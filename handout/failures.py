@@ -27,7 +27,10 @@ from handout.serialization import exceptions
 __all__ = ["Failure", "failure", "from_report", "has_text", "may_have_run", "refused"]
 
 _ATTRIBUTE = "__handout_failure__"
-_TRAVEL = "To get the exception itself, make its class importable in the caller, and constructible from its args."
+_TRAVEL = (
+    "To get the exception itself, make its class importable in the caller, and let the class's __init__ accept the "
+    "exception's args."
+)
 #: `Failure.reason` quotes at most this many characters of an exception's message.
 _REASON = 200
 
@@ -46,9 +49,10 @@ class Failure:
         stderr_tail: The last lines that the worker wrote to stderr.
         stack: The stack of the task when its worker crashed or was killed, innermost frame first.
         hosts: The names of the hosts on which attempts failed, each once.
-        most_attempts: How many attempts the task gets if all further ones fail in the same way, or None if not known.
-        caused_by: For a task that was skipped or cancelled because of another one, the id of that other function.
-            Otherwise None.
+        most_attempts: How many attempts the task gets in all if every further attempt fails in the same way, or None if
+            not known.
+        caused_by: The id of the other function because of which the task was skipped or cancelled, or None if there is
+            no such function.
         elapsed_s: Seconds for which the last attempt ran.
         report: Further facts that the agent reported, by name.
         pickled: The pickled exception, as the host sent it.
@@ -78,7 +82,7 @@ class Failure:
 
     @property
     def exception(self) -> Exception:
-        """The exception of the task, with the known facts as notes. The first access unpickles the exception."""
+        """The exception of the task. Its notes hold the known facts. The first access unpickles the exception."""
         if self._exception is None:
             self._exception = self._build()
             self._annotate()
@@ -86,7 +90,7 @@ class Failure:
         return self._exception
 
     def bare(self) -> Exception:
-        """Return the exception without adding notes. Use this method while some facts are not known yet."""
+        """Return the exception without adding notes, for callers that do not know all facts yet."""
         return self._build() if self._exception is None else self._exception
 
     def __str__(self) -> str:
@@ -128,16 +132,19 @@ class Failure:
 
     def _raised(self) -> Exception:
         """Return the task's exception, or a `RemoteError` if the exception cannot be passed on as it is."""
-        reason, remedy = " It cannot be pickled and rebuilt.", _TRAVEL
+        reason, remedy = " The exception cannot be pickled and rebuilt.", _TRAVEL
         if self.pickled:
             try:
                 error = exceptions.load_exception(self.pickled, self._substitute)
             except Exception as problem:  # __setstate__ and __init__ are user code, and may raise anything
-                reason = f" It could not be rebuilt here: {type(problem).__name__}: {exceptions.message(problem)}."
+                reason = (
+                    " The exception could not be rebuilt here: "
+                    f"{type(problem).__name__}: {exceptions.message(problem)}."
+                )
             else:
                 if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
                     return error
-                reason, remedy = "", self._advice()  # in the caller, such an error would end a loop or the program
+                reason, remedy = "", self._advice()  # raised in the caller, this error would end a loop or the program
         name, message = self.report.get("type", "an exception"), self.report.get("message", "")
         said = f"{name}: {message}" if message else name
         return RemoteError(
@@ -152,7 +159,10 @@ class Failure:
         )
 
     def _substitute(self, type_name: str, message: str) -> RemoteError:
-        """Return the error that replaces an exception or a cause which could not be unpickled."""
+        """Return the error that stands for an exception that could not be unpickled.
+
+        This exception is the one that the task raised, or one of its causes.
+        """
         return RemoteError(
             f"{type_name}: {message}",
             id=self.id,
@@ -166,15 +176,17 @@ class Failure:
         if self.host is not None and self.attempts:
             notes.append(self._where())
         if self.traceback:
-            notes.append(f"On the host:\n{self.traceback.rstrip()}")
+            notes.append(f"Traceback on the host:\n{self.traceback.rstrip()}")
         if self.stack:
-            notes.append("Where the task was:\n" + "\n".join(self.stack))
+            notes.append("Stack of the task when its worker crashed or was killed:\n" + "\n".join(self.stack))
         if self.stderr_tail:
-            notes.append("Last lines of its standard error:\n" + "\n".join(f"  {line}" for line in self.stderr_tail))
+            notes.append(
+                "Last lines of the worker's standard error:\n" + "\n".join(f"  {line}" for line in self.stderr_tail)
+            )
         advice = getattr(self._exception, "remedy", "") if isinstance(self._exception, HandoutError) else self._advice()
         if notes and advice:
-            # The message may contain the advice already. It is repeated as the last note, because users read the end of
-            # a traceback first.
+            # The message may contain the advice already. The advice is also the last note, because users read the end
+            # of a traceback first.
             notes.append(f"What to do: {advice}")
         return notes
 
@@ -191,9 +203,9 @@ class Failure:
         """Return what the user can do about an exception that the task raised."""
         if self._met_the_limit():
             return (
-                "The processes and threads of this run on that host, or of all programs of its user there, have "
-                "reached their limit. Find the function that starts too many, which may be another function than this "
-                "one, or run fewer tasks at once."
+                "No further process or thread can be started on that host: those of this run, or those of all programs "
+                "of the login user, have reached their limit. Find the function that starts too many, which need not "
+                "be the function that failed, or run fewer tasks at once."
             )
         if self.report.get("retryable") is False:
             return "Fix the function. Its retry_on= does not allow another attempt after this exception."
@@ -206,7 +218,8 @@ class Failure:
         kind, said = self.report.get("type", ""), str(self.report.get("message"))
         if kind != "BlockingIOError":
             return kind == "RuntimeError" and _NO_THREAD in said
-        # Busy locks, sockets and pipes raise the same error. The innermost frame shows if the task started a process.
+        # Busy locks, sockets and pipes raise the same error, so the innermost frame of the traceback decides: it shows
+        # whether the task was starting a process.
         innermost = self.traceback.rpartition('  File "')[2]
         return _NO_PROCESS in said and _STARTS.search(innermost) is not None
 
@@ -238,11 +251,11 @@ def may_have_run(failure: Failure) -> bool:
     """Return True if the worker may have called the task's function in the failed attempt."""
     if failure.kind == "cancelled" and not failure.report.get("elapsed_s"):
         return False
-    return failure.report.get("argument") is not True  # if it is True, the host had no room for an argument
+    return failure.report.get("argument") is not True  # True: the host had no room for an argument
 
 
 def has_text(error: BaseException) -> bool:
-    """Return True if ``str(error)`` does not raise. If it raises, use the text that `exceptions.message` returns."""
+    """Return True if ``str(error)`` does not raise. If it raises, callers use the text of `exceptions.message`."""
     try:
         str(error)
     except Exception:
@@ -299,13 +312,15 @@ _STARTS = re.compile(r'[/\\]subprocess\.py", |\b_?(?:fork|posix_spawn)\w*\(')
 #: What the user can do about a worker that was killed. The key is True if the kernel killed the worker for lack of
 #: memory, False if it did not, and None if this is not known.
 _KILLED: dict[bool | None, str] = {
-    True: "Raise memory in the task's cost, so that the task gets a host with enough memory and beside fewer tasks.",
-    False: "The kernel did not kill it for lack of memory. The task killed its own process, or another program did.",
-    None: "The task, another program or the kernel killed it. If it was the kernel, raise memory in the task's cost.",
+    True: "Raise memory in the task's cost, so that the task gets a host with enough memory and fewer other tasks.",
+    False: "Find out if the task itself or another program killed the process. The kernel did not kill it for lack of "
+    "memory.",
+    None: "Find out if the task, another program or the kernel killed the process. If it was the kernel, raise memory "
+    "in the task's cost.",
 }
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT})
 _CRASHED = "Native code crashed: look at the stack of the task, and at the last lines of its standard error."
-_CUT = "Let the task close only descriptors that it opened itself, and start other programs with subprocess."
+_CUT = "Let the task close only file descriptors that it opened itself, and start other programs with subprocess."
 _ENDED = "The function, or native code that it called, ended the process: let the function return or raise instead."
 
 
@@ -323,8 +338,8 @@ def _died(self: Failure, where: dict[str, Any]) -> Exception:
         how += f", declared memory {declared / 1e6:.0f} MB" if declared else ", no memory declared in its cost"
     end = "was killed by the kernel for lack of memory" if oom else "died"
     return WorkerDiedError(
-        f"The process that ran task {self.id!r} {end} ({how}) on host {self.host!r}; "
-        f"deaths: {self.report.get('deaths', 1)}.",
+        f"The process that ran task {self.id!r} {end} ({how}) on host {self.host!r}. "
+        f"Number of processes that have died while they ran this task: {self.report.get('deaths', 1)}.",
         remedy=_CUT if cut else _CRASHED if number in _CRASHES else _KILLED[oom] if number else _ENDED,
         signal=number,
         exit_code=code,
@@ -364,7 +379,7 @@ def _memory(self: Failure, where: dict[str, Any]) -> Exception:
     limit, peak = self.report.get("limit", 0), self.report.get("peak", 0)
     return MemoryExceededError(
         f"Task {self.id!r} used {peak / 1e6:.0f} MB, over its memory cost of {limit / 1e6:.0f} MB, and was killed.",
-        remedy="Raise its memory cost.",
+        remedy="Raise memory in the task's cost.",
         limit=limit,
         peak=peak,
         **where,
@@ -385,7 +400,8 @@ def _exited(self: Failure, where: dict[str, Any]) -> Exception:
 def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
     path, type_name = self.report.get("path", "result"), self.report.get("culprit", "")
     return ResultError(
-        f"The result of task {self.id!r} cannot travel: {self.report.get('message') or f'{path} is a {type_name}'}.",
+        f"The result of task {self.id!r} cannot be serialized: "
+        f"{self.report.get('message') or f'{path} is a {type_name}'}.",
         remedy="Return plain data, without locks, files, threads or generators.",
         path=path,
         type=type_name,
@@ -396,7 +412,7 @@ def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
 def _too_large(self: Failure, where: dict[str, Any]) -> Exception:
     size, limit = self.report.get("size", 0), self.report.get("limit", 0)
     return ResultTooLargeError(
-        f"The result of task {self.id!r} has {size} bytes, over its max_result_bytes of {limit}. It was not kept.",
+        f"The result of task {self.id!r} has {size} bytes, over its max_result_bytes of {limit}, and was not kept.",
         remedy="Return less, or a handout.File, or raise max_result_bytes.",
         size=size,
         limit=limit,
@@ -412,13 +428,13 @@ def _cancelled(self: Failure, where: dict[str, Any]) -> Exception:
 def _unknown(self: Failure, where: dict[str, Any]) -> Exception:
     return OutcomeUnknownError(
         f"Task {self.id!r} was lost on host {self.host!r}. It may have run, and it is marked idempotent=False.",
-        remedy="Check by hand if the task took effect. It is not run again.",
+        remedy="Check by hand if the task took effect. The task is not run again.",
         **where,
     )
 
 
 def refused(problem: str, type_name: str, **where: Any) -> TrustError:
-    """Return the error for a result that came from a host with ``trust="data"`` and is more than data."""
+    """Return the error for a result that holds something other than data. Its host has ``trust="data"``."""
     return TrustError(
         f"The result of task {where['id']!r} came from host {where['host']!r}, from which only data is accepted "
         f"(trust='data'), and {problem}.",
@@ -433,7 +449,7 @@ def _input(self: Failure, where: dict[str, Any]) -> Exception:
     if self.report.get("type", "").endswith(".RefusedError"):
         return TrustError(
             f"An input of task {self.id!r} came from a host from which only data is accepted (trust='data'), "
-            f"and {self.report.get('message', '')}. Host {self.host!r} refused it.",
+            f"and {self.report.get('message', '')}. Host {self.host!r} refused this input.",
             remedy="Return built-in types or numpy arrays, or register the dataclass with handout.trust().",
             type=str(self.report.get("message", "")).removeprefix("it holds "),
             **where,

@@ -1,6 +1,6 @@
 """The core of the controller: a state machine that takes events and returns commands.
 
-The core imports no asyncio, clock, I/O, logging, configuration or randomness.
+The core decides everything itself: its modules use no asyncio, clock, I/O, logging, configuration or randomness.
 """
 
 from __future__ import annotations

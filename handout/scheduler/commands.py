@@ -1,7 +1,11 @@
-"""The commands that the core returns. Most have columns, with one entry for each task or object.
+"""The commands that the core returns.
 
-The shell (`handout.execution.shell`) performs each command and reports to the core what happened. The shell makes no
-decisions.
+The core (`handout.scheduler.core`) makes all decisions and does no I/O. The shell (`handout.execution.shell`) is the
+code around the core: it performs each command and reports to the core what happened.
+
+``run`` is the number of a run, and ``host`` is the name of a host, or "" for the controller. Most commands have
+columns: lists of the same length, with one entry for each task or object. Tasks and objects are numbers within their
+run.
 """
 
 from __future__ import annotations
@@ -32,22 +36,24 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StartTasks:
-    """Hand tasks over to a host's agent. The agent starts each task when its inputs exist there and its cost fits."""
+    """Hand tasks over to a host's agent. The agent starts a task once the host has its inputs and room for its cost."""
 
     host: str
     run: int
     tasks: list[int]
     attempts: list[int]
-    #: By task: True if the task is handed ahead: it has no claim yet, and waits on the host until its cost fits.
+    #: For each task: False if the task has a claim, which means that the core has set its cost aside for it on the
+    #: host. True if the task is handed ahead: it has no claim yet, and waits on the host until there is room for its
+    #: cost.
     ahead: list[bool]
-    #: By task: the number of the variant of its cost that the core has chosen.
+    #: For each task: the number of the variant of its cost that the core has chosen, from 0.
     variants: list[int]
-    #: By task: True if the host must store the result in any case. If False, the host does not store a small result,
-    #: because the controller gets it with the report.
+    #: For each task: True if the host must store the result in any case. If False, the host need not store a small
+    #: result, because the agent sends such a result to the controller with the report that the task has finished.
     keep: list[bool]
 
     def only(self, places: Sequence[int]) -> StartTasks:
-        """Return the part of this command that is about the tasks at these positions in the columns."""
+        """Return the part of this command that is about the tasks at the positions ``places`` of the columns."""
         if len(places) == len(self.tasks):
             return self
         return StartTasks(
@@ -68,6 +74,7 @@ class CopyObjects:
     host: str
     run: int
     objects: list[int]
+    #: For each object: the name of the host to copy it from, "" for the controller.
     sources: list[str]
 
 
@@ -77,12 +84,13 @@ class FetchObjects:
 
     run: int
     objects: list[int]
+    #: For each object: the name of the host to copy it from.
     sources: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class DropObjects:
-    """Drop the replicas of objects on a host, because they are not needed there. ``host`` may be the controller."""
+    """Drop the replicas of objects on a host or in the controller, because these replicas are not needed."""
 
     host: str
     run: int
@@ -91,7 +99,7 @@ class DropObjects:
 
 @dataclass(frozen=True, slots=True)
 class CancelTasks:
-    """End attempts. For each attempt, the agent reports a failure, a recall or a result."""
+    """End attempts. For each of them, the agent then reports a failure, a recall or a result."""
 
     host: str
     run: int
@@ -101,7 +109,7 @@ class CancelTasks:
 
 @dataclass(frozen=True, slots=True)
 class RecallTasks:
-    """Recall those of the attempts that have not started. The attempts that have started go on."""
+    """Recall attempts that have not started. Any of these attempts that has started by then goes on."""
 
     host: str
     run: int
@@ -111,13 +119,13 @@ class RecallTasks:
 
 @dataclass(frozen=True, slots=True)
 class AskAllocator:
-    """Call a custom allocator, and report its answer or its failure to the core with the same request number."""
+    """Call a custom allocator, and report its answer or its failure to the core with the same number ``request``."""
 
     run: int
     request: int
     frontier: Sequence[Task]
     view: ClusterView
-    #: The number of each task of the frontier, by the task's id.
+    #: The number of each task in ``frontier``, by the id of the task.
     numbers: Mapping[str, int]
 
 
@@ -135,7 +143,7 @@ class AnnouncePause:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceSecondAttempt:
-    """A slow task gets a second attempt, and the first attempt goes on. `StartTasks` starts the second attempt."""
+    """A slow task gets a second attempt, and the first attempt goes on. A separate `StartTasks` hands the task over."""
 
     run: int
     task: int
@@ -145,38 +153,43 @@ class AnnounceSecondAttempt:
     beside: str
     #: Seconds for which the first attempt has run.
     running_s: float
-    #: Seconds after which a running task of the same profile counts as slow.
+    #: A task with the same `Profile` as this one counts as slow once it has run for this many seconds.
     limit_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceTasksEnded:
-    """Tasks have ended. The core announces each task of a run exactly once."""
+    """Tasks have ended. The core announces the end of each task exactly once."""
 
     run: int
     tasks: list[int]
     outcomes: list[Outcome]
-    #: By task: the host of its last attempt, "" if there was no attempt.
+    #: For each task: the host of its last attempt, "" if there was no attempt.
     hosts: list[str]
-    #: By task: the failure, if the outcome is FAILED, else None. It comes from `TaskFailed`, or the core has made it.
+    #: For each task: its failure if its outcome is FAILED, else None. A failure is the one that came with `TaskFailed`,
+    #: or an error that the core has made.
     failures: list[object]
-    #: By task: the other task because of which it was skipped or cancelled, else -1.
+    #: For each task: the number of the other task because of which it was skipped or cancelled, -1 if there is none.
     causes: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceRunEnded:
-    """A run is over. All of its tasks have ended. Unless it was aborted, the controller has all outputs that exist."""
+    """A run is over: all of its tasks have ended.
+
+    Unless the run was aborted, the controller has all objects that the caller asked for and that could be made.
+    """
 
     run: int
     outcome: Outcome
-    #: The error that ended the run as a whole, such as a `PlacementError`. None if there is none.
+    #: The error of the run as a whole. For example, a task cannot be placed, the allocator failed, or a result was lost
+    #: for good. None if there is no such error, even if tasks failed.
     error: Exception | None
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseHost:
-    """Let a drained host go. The host has nothing that a run needs, or it is lost."""
+    """Let a drained host go. The host has nothing that a run needs, or the host is lost."""
 
     host: str
 

@@ -1,6 +1,8 @@
-"""The core takes events and returns commands.
+"""The core makes the controller's decisions: it takes events and returns commands.
 
 The core has no clock, no I/O and no randomness, so the same events at the same times always lead to the same commands.
+The shell (`handout.execution.shell`) is the code around the core. The shell has the clock and does the I/O: it passes
+events to the core and performs the commands.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
 
 
 def _nothing_else(world: World, timer: Timer) -> None:
-    """Do nothing. The timer only makes the shell call `Core.handle`, and later steps of `handle` do the work."""
+    """Do nothing. The timer only makes the shell call `Core.handle`, whose later steps do the work."""
 
 
 _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
@@ -97,8 +99,8 @@ _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
 class Core:
     """Makes all decisions about one cluster and the runs on it.
 
-    The shell calls `handle` with events and performs the returned commands in order. If nothing happens until
-    `next_deadline`, the shell calls `handle` then, without events.
+    The shell calls `handle` with events and performs the returned commands in order. If no event comes until the time
+    `next_deadline`, the shell calls `handle` at that time, without events.
     """
 
     __slots__ = ("_world",)
@@ -110,15 +112,15 @@ class Core:
         """Handle events, and return the commands that the shell must perform.
 
         Args:
-            events: The events. Those of one host are in the order in which they happened.
-            now: The time in seconds, on any clock that never goes back.
+            events: The events. Events of the same host are in the order in which they happened.
+            now: The present time in seconds, from a clock that never goes back.
 
         Returns:
             The commands, in the order in which the shell must perform them.
 
         Raises:
-            InternalError: An event is of no known class, or the core has broken one of its own rules. The core must not
-                be used any more.
+            InternalError: An event is of no known class, or the core has broken one of its own rules. After this error,
+                the core must not be used any more.
         """
         world = self._world
         world.now = max(world.now, now)
@@ -127,7 +129,7 @@ class Core:
         for event in events:
             handler = _HANDLERS.get(type(event))
             if handler is None:
-                raise InternalError(f"{event!r} is no event that the core knows")
+                raise InternalError(f"The core does not know the class of event {event!r}. Please report this.")
             try:
                 handler(world, event)
             except InternalError as error:
@@ -147,12 +149,15 @@ class Core:
 
     @property
     def next_deadline(self) -> float | None:
-        """When to call `handle` if nothing happens before, on the clock of ``now``; None if no timer is set."""
+        """The time at which the shell must call `handle` if no event comes before; None if no timer is set."""
         return self._world.timers.next_s
 
     @property
     def stale(self) -> int:
-        """How many reports the core has ignored, because they came too late. Each task or object of an event counts."""
+        """How many reports the core has ignored, because they came too late.
+
+        An event about several tasks or objects counts once for each of them that came too late.
+        """
         return self._world.stale
 
     @property
@@ -162,19 +167,20 @@ class Core:
 
     @property
     def world(self) -> World:
-        """The core's state. Do not change it."""
+        """The core's state, which only the core may change."""
         return self._world
 
     def attempts(self, run: int) -> Sequence[int]:
-        """Return, by task, the number of the present attempt. Do not change this column.
+        """Return the number of each task's present attempt. The sequence belongs to the core and must not be changed.
 
-        A task may also have a second attempt, which only `is_live` knows.
+        A task may have two attempts at the same time. Then the other attempt is not in the sequence, but `is_live`
+        accepts both attempts.
         """
         known = self._world.runs.get(run)
         return () if known is None else known.attempt
 
     def is_live(self, run: int, task: int, host: str, attempt: int) -> bool:
-        """Return True if the core accepts reports about this attempt. A task may have two such attempts."""
+        """Return True if the core accepts reports about this attempt. A task may have two such attempts at a time."""
         known = self._world.runs.get(run)
         if known is None:
             return False
@@ -184,7 +190,7 @@ class Core:
         return any(self._world.fleet.names[index] == host and number == attempt for index, number in live)
 
     def explain(self, run: int, task: int) -> Explanation:
-        """Return where a task is and, if it does not run, why.
+        """Return where a task is and, if the task does not run, why not.
 
         Raises:
             InternalError: There is no such run or task.
@@ -192,7 +198,7 @@ class Core:
         return explain(self._world, run, task)
 
     def locate(self, run: int, object_: int) -> tuple[str, ...]:
-        """Return the names of the hosts that have an object. If the controller has it, too, ``""`` comes first."""
+        """Return the names of the hosts that have an object. If the controller has the object, ``""`` is first."""
         known = self._world.runs.get(run)
         names = self._world.fleet.names
         return () if known is None else tuple(names[index] for index in known.objects.replicas[object_])

@@ -1,8 +1,12 @@
-"""The events that the shell reports to the core. Frequent events have columns, with an entry for each task or object.
+"""The events that the shell reports to the core.
 
-``host`` is the name of a host, and ``run`` is the number of a run. ``tasks`` and ``objects`` are numbers within that
-run. An event about a task names the attempt, too. The core ignores events that come too late to matter, and counts
-them in `Core.stale`.
+The core (`handout.scheduler.core`) makes all decisions and does no I/O. The shell (`handout.execution.shell`) is the
+code around the core that does the I/O. The core ignores events that come too late to matter, and counts them in
+`Core.stale`.
+
+``run`` is the number of a run, and ``host`` is the name of a host, or "" for the controller. ``tasks`` and ``objects``
+are numbers within the run. ``attempts`` are the numbers of the attempts that the event is about. Frequent events have
+columns: sequences of the same length, with one entry for each task or object.
 """
 
 from __future__ import annotations
@@ -58,16 +62,19 @@ class RunSubmitted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResultsCommitted:
-    """An earlier run committed results of these tasks. This event follows directly after `RunSubmitted`."""
+    """An earlier run finished these tasks: it committed their results, or hosts still have all objects of the tasks.
+
+    This event follows directly after `RunSubmitted`.
+    """
 
     run: int
     tasks: Sequence[int]
-    #: This column and the next two are about the replicas of these tasks' objects that still exist. By replica: the
-    #: number of its object.
+    #: This column and the next two have one entry for each replica of the tasks' objects that still exists. Here, the
+    #: entry is the number of the object.
     objects: Sequence[int]
-    #: By replica: its size in bytes.
+    #: For each replica: its size in bytes.
     nbytes: Sequence[int]
-    #: By replica: the host that has it, "" for the controller.
+    #: For each replica: the name of the host that has it, "" for the controller.
     hosts: Sequence[str]
 
 
@@ -83,13 +90,13 @@ class AttemptsFound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttemptsUnknown:
-    """An earlier run handed over tasks that must not run twice. It ended before it learned how the tasks ended."""
+    """An earlier run handed over tasks that must not run twice, and ended before it learned how these tasks ended."""
 
     run: int
     tasks: Sequence[int]
-    #: By task: the host that the task was handed to.
+    #: For each task: the host that the task was handed to.
     hosts: Sequence[str]
-    #: By task: the number of the attempt.
+    #: For each task: the number of the attempt.
     attempts: Sequence[int]
 
 
@@ -109,7 +116,10 @@ class HostExpected:
 
 @dataclass(frozen=True, slots=True)
 class HostDelayed:
-    """The shell has postponed its next try to connect to an expected host. ``reason`` says why, and for how long."""
+    """The shell pauses before its next try to connect to an expected host, or such a pause is over.
+
+    ``reason`` says why the shell pauses, and for how long. An empty ``reason`` means that the pause is over.
+    """
 
     host: str
     reason: str
@@ -121,18 +131,18 @@ class HostConnected:
 
     host: str
     offer: Offer
-    #: The version of the host's Python. The core reads the first two numbers.
+    #: The version of the host's Python. The core reads only the first two numbers of the version.
     python: str
     rtt_s: float
-    #: The number of the agent. Each new agent on a host gets a higher number. If the core still has the host with a
-    #: lower number, the earlier agent and all of its work are lost.
+    #: The number of the agent. Each new agent on a host gets a higher number. If the core still has the host with an
+    #: agent of a lower number, this earlier agent and all of its work are lost.
     epoch: int = 0
     price_per_hour: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class HostLost:
-    """A connected host is lost, or an expected host will not join."""
+    """A connected host is lost, or tasks must not wait any longer for an expected host, which may still join later."""
 
     host: str
     reason: str = ""
@@ -172,7 +182,10 @@ class CapabilitiesChanged:
 
 @dataclass(frozen=True, slots=True)
 class SharedChanged:
-    """The inventory's shared amounts have changed. ``amounts`` has the new amounts by name, in parts."""
+    """The inventory's shared amounts have changed.
+
+    ``amounts`` has the new amounts by name, each counted in parts (see `handout.resources.units.PARTS`).
+    """
 
     amounts: Mapping[str, int]
 
@@ -196,10 +209,11 @@ class TasksFinished:
     tasks: Sequence[int]
     attempts: Sequence[int]
     durations_s: Sequence[float]
-    #: By task: the sizes in bytes of the objects that it makes: first the whole result, then the elements in the order
-    #: of their numbers. A size is -1 if the object was not stored.
+    #: For each task: the sizes in bytes of the objects that the task makes. The whole result comes first, then the
+    #: elements of the result that are objects of their own, in the order of their numbers. A size is -1 if the object
+    #: was not stored.
     sizes: Sequence[Sequence[int]]
-    #: By task: True if the controller got the bytes of the objects with the report.
+    #: For each task: True if the controller got the bytes of the objects with the report.
     held: Sequence[bool]
 
 
@@ -234,7 +248,7 @@ class TaskFailed:
 
 @dataclass(frozen=True, slots=True)
 class ObjectsStored:
-    """Copies of objects have arrived on a host. ``host`` may be the controller."""
+    """Copies of objects have arrived on a host or in the controller."""
 
     host: str
     run: int
@@ -244,7 +258,7 @@ class ObjectsStored:
 
 @dataclass(frozen=True, slots=True)
 class CopyFailed:
-    """A copy of an object from ``source`` to ``host`` failed. ``missing`` is True if the source has no replica."""
+    """Copying an object from ``source`` to ``host`` failed. ``missing`` is True if ``source`` has no replica of it."""
 
     host: str
     run: int
@@ -255,7 +269,7 @@ class CopyFailed:
 
 @dataclass(frozen=True, slots=True)
 class PlacementsProposed:
-    """A custom allocator has answered. The keys of ``placements`` are task numbers, or ids from the frontier."""
+    """A custom allocator has answered. ``placements`` maps each task's number, or its id, to the name of a host."""
 
     run: int
     request: int
@@ -274,7 +288,10 @@ class AllocatorFailed:
 
 @dataclass(frozen=True, slots=True)
 class OutputsWanted:
-    """The caller wants objects that were not among the outputs. The core does not make an object again for this."""
+    """The caller wants objects that were not among the run's outputs.
+
+    If no host and no unfinished task can provide such an object, the core does not have it made again.
+    """
 
     run: int
     objects: Sequence[int]
@@ -282,7 +299,7 @@ class OutputsWanted:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """The caller cancels tasks, and with them all tasks that depend on them. ``tasks`` is None for the whole run."""
+    """The caller cancels tasks and all tasks that depend on them. If ``tasks`` is None, the whole run is cancelled."""
 
     run: int
     tasks: Sequence[int] | None = None

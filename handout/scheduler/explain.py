@@ -16,7 +16,9 @@ __all__ = ["Explanation", "explain"]
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where one task is, and what it waits for. `Execution.explain` returns it. ``str()`` gives a few lines of text.
+    """Where one task is, and what the task waits for. `Execution.explain` returns an object of this class.
+
+    ``str()`` of the object is a text of a few lines.
 
     Attributes:
         task: The number of the task in its run.
@@ -53,14 +55,14 @@ class Explanation:
 
 
 def explain(world: World, number: int, t: int) -> Explanation:
-    """Return where a task is and why it does not run.
+    """Return where a task is and, if the task does not run, why not.
 
     Raises:
         InternalError: There is no such run or task.
     """
     run = world.runs.get(number)
     if run is None or not 0 <= t < run.spec.count:
-        raise InternalError(f"there is no task {t} in a run {number}")
+        raise InternalError(f"There is no task {t} in run {number}, or there is no such run. Please report this.")
     state = State(run.state[t])
     hosts: Mapping[str, str] = {}
     waits_for: tuple[str, ...] = ()
@@ -69,7 +71,9 @@ def explain(world: World, number: int, t: int) -> Explanation:
         reason = f"waits for {_results_of(waits_for)}" if waits_for else "waits for inputs"
     elif state is State.READY:
         hosts = {host.name: _why_not(world, run, t, host) for host in world.fleet.by_name.values()}
-        hosts |= {name: why or "the controller is connecting to it" for name, why in world.fleet.expected.items()}
+        hosts |= {
+            name: why or "the controller is connecting to this host" for name, why in world.fleet.expected.items()
+        }
         reason = _why_ready(world, run, t)
     elif state is State.HANDED:
         reason = _where_handed(world, run, t)
@@ -88,7 +92,7 @@ def _waits_for(run: Run, t: int) -> tuple[str, ...]:
 
 
 def _results_of(ids: tuple[str, ...]) -> str:
-    return f"the result of {ids[0]!r}" if len(ids) == 1 else f"{len(ids)} results, first {ids[0]!r}"
+    return f"the result of {ids[0]!r}" if len(ids) == 1 else f"{len(ids)} results, such as that of {ids[0]!r}"
 
 
 def _why_ready(world: World, run: Run, t: int) -> str:
@@ -97,13 +101,13 @@ def _why_ready(world: World, run: Run, t: int) -> str:
     if run.aborting:
         return "the run is being ended"
     if limit is not None and run.active >= limit:
-        return f"max_concurrency={limit} of the run is reached"
+        return f"the run has reached its limit max_concurrency={limit}"
     if not any(fleet.feasible(host, profile) for host in fleet.by_name.values()):
         coming = ", ".join(f"{name} ({why})" if why else name for name, why in sorted(fleet.expected.items()))
         none = "no connected host can run it" if fleet.by_name else "no host is connected"
         return f"{none}; expected: {coming}" if coming else none
     if run.spec.allocator is None:
-        return "its allocator is being asked" if run.requests.number >= 0 else "its allocator has left it out"
+        return "its allocator is being asked" if run.requests.number >= 0 else "its allocator has not placed it"
     return "no host has room for it"
 
 
@@ -111,7 +115,7 @@ def _why_not(world: World, run: Run, t: int, host: HostRecord) -> str:
     profile = run.spec.profiles[run.spec.profile[t]]
     key = run.queue_of(t).key
     if key.pin and key.pin != host.index:
-        return f"its group is on {world.fleet.names[key.pin]!r}"
+        return f"the task's group is on {world.fleet.names[key.pin]!r}"
     if why := world.fleet.why_infeasible(host, profile):
         return why
     if host.draining:
@@ -120,14 +124,15 @@ def _why_not(world: World, run: Run, t: int, host: HostRecord) -> str:
         return "is silent"
     if host.reserved is not None and host.reserved is not run.queue[t]:
         return "is kept free for a task that has waited for a long time"
-    if host.is_paused(profile, world.now):
-        left_s = host.pauses[profile].until - world.now
-        return f"had no room for a result or an argument of its function, and is avoided for {left_s:.0f} s more"
+    profiles = (run.spec.profiles[p] for p in (key.profile, *key.group_profiles))
+    if paused := [host.pauses[each] for each in profiles if host.is_paused(each, world.now)]:
+        left_s = max(pause.until for pause in paused) - world.now
+        return f"had no room for a result or an argument of this function, and is avoided for {left_s:.0f} s more"
     if host.index in key.avoid:
-        return "the task has failed there"
+        return "the task has failed on this host"
     demands = world.fleet.feasible(host, profile)
     if not any(host.ledger.fits(demand.host) for demand in demands):
-        return f"is busy with {host.handed} tasks"
+        return f"is busy (tasks handed to it: {host.handed})"
     if not any(world.fleet.shared.fits(demand.shared) for demand in demands):
         return "too little is free of the shared amounts that the task needs"
     return "has room"
@@ -140,7 +145,8 @@ def _where_handed(world: World, run: Run, t: int) -> str:
     if (other := run.second_attempts.get(t)) is not None:
         first = world.fleet.names[other.host]
         return (
-            f"runs on {first!r}, far longer than its peers, and a second time on {name!r}: the first to finish counts"
+            f"has run on {first!r} for far longer than similar tasks, and runs a second time on {name!r}; the attempt "
+            "that finishes first counts"
         )
     if t in run.started:
         return f"runs on {name!r}"

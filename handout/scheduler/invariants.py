@@ -1,7 +1,7 @@
 """The rules that the core's state must follow after every call of the core.
 
-Only tests and the simulator check these rules. The checks count everything anew, which is slow, and thousands of
-simulations run them after every event. So the loops over tasks and objects are written for speed.
+Only tests and the simulator check these rules. The checks count everything anew, after every event of thousands of
+simulations, so the loops over tasks and objects are written for speed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def check(world: World) -> None:
 
 
 def broken(world: World) -> Iterator[str]:
-    """Yield a clause for each rule that is broken."""
+    """Yield a clause for each rule that is broken.
+
+    If a clause has two numbers, the first was counted anew, and the second is what the core's state says.
+    """
     for run in world.runs.values():
         for problem in (*_columns(run), *_tasks(world, run), *_objects(world, run), *_whole(run)):
             yield f"run {run.number}: {problem}"
@@ -41,7 +44,7 @@ def broken(world: World) -> Iterator[str]:
         yield f"host {host.name!r}: {problem}"
     yield from _shared(world)
     if world.dirty or world.freed or world.ending:
-        yield "some hosts or runs are still marked for a decision"
+        yield "some hosts or runs are still marked as waiting for a decision"
 
 
 def stuck(world: World) -> list[int]:
@@ -72,9 +75,9 @@ def _columns(run: Run) -> Iterator[str]:
             if not replicas[o]:
                 missing += 1
         if missing != run.missing[t]:
-            yield f"task {t} misses {missing} inputs, not {run.missing[t]}"
+            yield f"task {t} lacks {missing} inputs, but the state says {run.missing[t]}"
     if uses != run.objects.uses:
-        yield f"objects have {uses} users, not {run.objects.uses}"
+        yield f"the unfinished users per object are {uses}, but the state says {run.objects.uses}"
 
 
 def _tasks(world: World, run: Run) -> Iterator[str]:
@@ -84,26 +87,26 @@ def _tasks(world: World, run: Run) -> Iterator[str]:
             yield from _handed(world, run, t)
             continue
         if claims[t] is not None:
-            yield f"task {t} is {State(state).name} and has claimed something"
+            yield f"task {t} is {State(state).name}, but has a claim"
         if state >= _DONE:
             if not reported[t]:
-                yield f"task {t} is {State(state).name} and was not reported"
+                yield f"task {t} is {State(state).name}, but its end was not reported"
         elif state == _READY:
             queue = run.queue_of(t)
             place = t if run.order is None else run.order[t]
             if run.missing[t] or run.queue[t] is not queue or place not in queue.heap:
-                yield f"task {t} is ready, and misses {run.missing[t]} inputs or is not in its queue"
+                yield f"task {t} is ready, but lacks {run.missing[t]} inputs or is not in its queue"
             if run.queues.get(queue.key) is not queue:
                 yield f"task {t} is in a queue that was forgotten"
         elif state == _WAITING:
             if not run.missing[t]:
-                yield f"task {t} waits for nothing"
+                yield f"task {t} is WAITING, but lacks no input"
             for o in run.spec.inputs[t]:
                 if not run.objects.replicas[o] and ((producer := run.spec.producer[o]) < 0 or run.ended(producer)):
                     yield f"task {t} waits for object {o}, which no task makes"
     for t in (*run.shared, *run.recalled, *run.second_attempts):
         if run.state[t] != _HANDED:
-            yield f"task {t} is {State(run.state[t]).name} and has shared amounts, a recall or a second attempt"
+            yield f"task {t} is {State(run.state[t]).name}, but has shared amounts, a recall or a second attempt"
 
 
 def _handed(world: World, run: Run, t: int) -> Iterator[str]:
@@ -111,11 +114,14 @@ def _handed(world: World, run: Run, t: int) -> Iterator[str]:
     other = run.second_attempts.get(t)
     if other is not None:
         if world.fleet.at(other.host) is None or other.host == index or other.attempt == run.attempt[t]:
-            yield f"task {t} has second attempt {other} beside attempt {run.attempt[t]} on host {index}"
+            yield (
+                f"task {t} has {other} beside attempt {run.attempt[t]} on host {index}, but both have the same host or "
+                "number, or the second host is lost"
+            )
         if not run.spec.profiles[run.spec.profile[t]].idempotent:
-            yield f"task {t} must not run twice and is attempted twice"
+            yield f"task {t} must not run twice, but has a second attempt"
     if world.fleet.at(index) is None:
-        yield f"task {t} is handed to lost host {world.fleet.names[index]!r}"
+        yield f"task {t} is handed to the lost host {world.fleet.names[index]!r}"
     for o in run.spec.inputs[t]:
         if index in run.objects.replicas[o] or (o, index) in run.objects.copying:
             continue
@@ -135,39 +141,39 @@ def _objects(world: World, run: Run) -> Iterator[str]:
                     yield f"object {o} has replicas on {replicas}, which are unsorted or on a lost host"
                 before = i
             if not uses[o] and not flags[o] and producer[o] >= 0:
-                yield f"object {o} has replicas on {replicas} and is not needed"
+                yield f"object {o} has replicas on {replicas}, but is not needed"
         if flags[o] & KEEP and run.reported[run.spec.producer[o]] and not replicas and not run.over:
             if run.spec.producer[o] >= 0 and run.state[run.spec.producer[o]] == State.DONE and not run.aborting:
-                yield f"object {o} is to be kept and is gone"
+                yield f"object {o} must be kept, but has no replica"
     for (o, target), source in run.objects.copying.items():
         if (target and world.fleet.at(target) is None) or (source and world.fleet.at(source) is None):
-            yield f"object {o} is being copied between lost hosts"
+            yield f"object {o} is being copied from or to a lost host"
         if target in run.objects.replicas[o]:
-            yield f"object {o} is being copied to a host that has it"
+            yield f"object {o} is being copied to a host that has a replica of it"
 
 
 def _whole(run: Run) -> Iterator[str]:
     state, handed = run.state, run.state.count(_HANDED)
     unended = handed + state.count(_WAITING) + state.count(_READY) + state.count(State.BACKOFF)
     if unended != run.unended:
-        yield f"{unended} tasks have not ended, not {run.unended}"
+        yield f"{unended} tasks have not ended, but the state says {run.unended}"
     if handed != run.active:
-        yield f"{handed} tasks are handed, not {run.active}"
+        yield f"{handed} tasks are handed, but the state says {run.active}"
     awaited, producer, replicas = 0, run.spec.producer, run.objects.replicas
     for o, flags in enumerate(run.objects.flags):
         if flags & OUTPUT and producer[o] >= 0 and 0 not in replicas[o]:
             awaited += 1
     if awaited != run.objects.awaited:
-        yield f"{awaited} outputs are awaited, not {run.objects.awaited}"
+        yield f"{awaited} outputs are awaited, but the state says {run.objects.awaited}"
     if run.over and unended:
-        yield "it is over and tasks have not ended"
+        yield "the run is over, but some of its tasks have not ended"
     if not run.over and not unended and (not awaited or run.aborting):
-        yield "it is not over, and it waits for no task and no output"
+        yield "the run is not over, but waits for no task and no output"
     limit = run.spec.max_concurrency
     if limit is not None and run.active > limit:
         found = sum(1 for t, attempt in run.found.items() if state[t] == _HANDED and run.attempt[t] == attempt)
         if run.active - found > limit:
-            yield f"{run.active} tasks are handed, and max_concurrency is {limit}"
+            yield f"{run.active} tasks are handed, but max_concurrency is {limit}"
 
 
 class _Sum:
@@ -212,16 +218,16 @@ def _hosts(world: World) -> Iterator[tuple[HostRecord, str]]:
 def _host(host: HostRecord, counted: _Sum) -> Iterator[str]:
     handed, ahead = counted.handed, counted.ahead
     if (handed, ahead) != (host.handed, host.ahead_n):
-        yield f"{handed} tasks are handed, {ahead} of them ahead, not {host.handed} and {host.ahead_n}"
+        yield f"{handed} tasks are handed, {ahead} of them ahead, but the state says {host.handed} and {host.ahead_n}"
     if counted.claims != host.ledger.claims:
-        yield f"{counted.claims} claims are held, not {host.ledger.claims}"
+        yield f"{counted.claims} claims are held, but the ledger says {host.ledger.claims}"
     used = {name: parts for name, parts in counted.used.items() if name not in ("gpu", "gpu_memory")}
     if used != host.ledger.used:
-        yield f"{used} is claimed, not {host.ledger.used}"
+        yield f"{used} is claimed, but the ledger says {host.ledger.used}"
     if not host.shrunk and min(host.ledger.free.values(), default=0) < 0:
-        yield f"it is over-committed: {dict(host.ledger.free)}"
+        yield f"more is claimed than the host offers: {dict(host.ledger.free)} is free"
     if host.ahead_s < -1e-6 or (not ahead and host.ahead_s):
-        yield f"its backlog is {host.ahead_s} s for {ahead} tasks"
+        yield f"the host's backlog is {host.ahead_s} s for {ahead} tasks"
 
 
 def _shared(world: World) -> Iterator[str]:
@@ -235,4 +241,4 @@ def _shared(world: World) -> Iterator[str]:
         for left in host.lingering.values():
             counted.claim(left.shared)
     if counted.used != world.fleet.shared.used:
-        yield f"{counted.used} of the shared amounts is claimed, not {world.fleet.shared.used}"
+        yield f"{counted.used} of the shared amounts is claimed, but the ledger says {world.fleet.shared.used}"

@@ -1,4 +1,7 @@
-"""The description of a run for the core: columns of its tasks and objects, and the profiles that tasks share."""
+"""The description of a run for the core: columns of its tasks and objects, and the profiles that tasks share.
+
+A column is a sequence that has one entry for each task ("by task") or for each object ("by object") of the run.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ OnFailure = Literal["fail_fast", "continue"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Profile:
-    """Properties that matter for placement and retries. Many tasks, such as those of one function, share a profile."""
+    """The properties of tasks that matter for placement and retries. Many tasks may share one profile."""
 
     #: The variants of the cost, in order of preference.
     requirements: tuple[Requirement, ...]
@@ -27,7 +30,7 @@ class Profile:
     backoff_s: float = 0.0
     #: The only host that may run the tasks, or None.
     host: str | None = None
-    #: If False, a task that may have run is never run again.
+    #: If False, a task that may have run is not run again. The only exception is a retry after its function has raised.
     idempotent: bool = True
     #: The version of Python that the host must have, such as "3.11", or None.
     python: str | None = None
@@ -37,7 +40,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """When a task counts as slow, compared with other tasks of its profile."""
+    """The limits above which a task counts as slow, compared with other tasks of its profile."""
 
     #: No task is slow before this many tasks of the profile have finished.
     peers: int = 10
@@ -53,7 +56,7 @@ class RunSpec:
 
     A column by task has ``count`` entries, and a column by object has at least as many. Object ``t`` is the whole
     result of task ``t``. The objects from number ``count`` on are elements of results, and values that the controller
-    has from the beginning. The producer of an element is the task that makes the result. Such a value has producer -1.
+    has from the beginning. The producer of an element is the task that makes the whole result.
     """
 
     count: int
@@ -64,9 +67,9 @@ class RunSpec:
     fn: Sequence[int]
     #: By task: the numbers of the objects that it takes, each number once.
     inputs: Sequence[tuple[int, ...]]
-    #: By object: the task that makes it, -1 if the controller has it.
+    #: By object: the task that makes it, or -1 for a value that the controller has from the beginning.
     producer: Sequence[int]
-    #: By object: its size in bytes, -1 if not known.
+    #: By object: its size in bytes, or -1 if not known.
     nbytes: Sequence[int]
     #: Objects that the caller wants. They are copied to the controller.
     outputs: Sequence[int] = ()
@@ -74,7 +77,8 @@ class RunSpec:
     keep: Sequence[int] = ()
     #: By task: its priority. Tasks of a higher priority go first. None: all priorities are 0.
     priority: Sequence[float] | None = None
-    #: By task: the number of its collocation group, -1 for none. None: there are no groups.
+    #: By task: the number of the group to which it belongs, or -1. All tasks of a group must run on one host. None:
+    #: there are no groups.
     group: Sequence[int] | None = None
     on_failure: OnFailure = "fail_fast"
     #: The largest number of tasks of the run that may be handed over at a time. None: no limit.
@@ -86,7 +90,7 @@ class RunSpec:
     labels: Sequence[Mapping[str, Any]] | None = None
     #: By task: its id, for errors, explanations and allocators. None: the task numbers are used instead.
     ids: Sequence[str] | None = None
-    #: When a task gets a second attempt beside the first. None: never.
+    #: When a task gets a second attempt beside the first. None: no task gets one.
     speculation: Speculation | None = None
-    #: The core adds this number to the priority of each task. So it orders the runs that share the cluster.
+    #: The core adds this number to the priority of each task of the run. So the number orders the runs of a cluster.
     run_priority: float = 0.0

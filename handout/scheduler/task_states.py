@@ -1,7 +1,7 @@
-"""The states of a task and every legal move between them, as data.
+"""The states of a task, and tables of the legal moves between states.
 
-`Run.move` raises `InternalError` for a move that is not in `TRANSITIONS`. The diagram in the documentation is made from
-`TRANSITIONS`, too.
+`Run.move` raises `InternalError` for a move that is not in the table `TRANSITIONS`. The diagram in the documentation is
+also made from this table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class State(IntEnum):
     SKIPPED = 6
     """The task ended without a result, because a task that it depends on failed."""
     CANCELLED = 7
-    """The caller cancelled the task, or its run ended before the task did."""
+    """The caller cancelled the task or a task that it depends on, or its run ended before the task did."""
 
 
 class Outcome(Enum):
@@ -94,7 +94,8 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
     }
 )
 
-#: The states of a task that has ended. A task can leave only DONE, if its result is lost. It stays in the others.
+#: The states of a task that has ended. A task leaves DONE if its result is lost and still needed. A task never leaves
+#: the other three states.
 ENDED: Final = frozenset({_D, _F, _S, _C})
 
 
@@ -105,6 +106,7 @@ def _effect(old: State, new: State) -> tuple[int, int] | tuple[()] | None:
     return effect if any(effect) else ()
 
 
-#: The table for the hot path. ``EFFECTS[old][new]`` is None if the move is not legal. Otherwise it holds two numbers,
-#: which the move adds to the counts of active and of unended tasks. It is empty if both numbers are 0.
+#: The legal moves in a form that is fast to look up. ``EFFECTS[old][new]`` is None if the move is not legal. Otherwise
+#: it is a tuple of two numbers, which the move adds to the counts of active tasks and of unended tasks. An empty tuple
+#: means that both numbers are 0.
 EFFECTS: Final = tuple(tuple(_effect(old, new) for new in State) for old in State)

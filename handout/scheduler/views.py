@@ -1,4 +1,4 @@
-"""Make the views of the core's state for custom allocators: one of the cluster, and one of each ready task."""
+"""Make the views of the core's state that custom allocators get: one of the cluster, and one of each ready task."""
 
 from __future__ import annotations
 

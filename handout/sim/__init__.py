@@ -1,6 +1,8 @@
-"""The simulated cluster. It runs the real driver and core in virtual time, with faults at any message.
+"""The simulated cluster. It runs the controller's real code in virtual time, with faults at any message.
 
-A seed determines all that happens. `python -m handout.sim --seed 1234 --verbose` prints the story of a seed.
+The real code is the core, which makes the decisions, and the driver, which performs the core's commands. A seed
+determines all that happens. `python -m handout.sim --seed 1234 --verbose` prints the story of a seed: a sentence for
+every event, command and fault.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Allocators as a user may write them. A sound allocator brings a run to its end, an unsound one may not."""
+"""Allocators as a user may write them. A sound allocator places all tasks sooner or later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Manner(Enum):
     SOUND = "sound"
     #: Places one task at a time, and requests another call after a second.
     RELUCTANT = "reluctant"
-    #: Puts all tasks on one host, even if they do not fit. It may answer so late that the cluster has changed.
+    #: Puts all tasks on one host, even if they do not fit. May answer so late that the cluster has changed meanwhile.
     STUBBORN = "stubborn"
     #: Sometimes names a host or a task that does not exist.
     MISTAKEN = "mistaken"
@@ -35,7 +35,7 @@ class Manner(Enum):
 
     @classmethod
     def draw(cls, rng: Random) -> Manner:
-        """Return a random manner, mostly a sound one."""
+        """Return a random manner. Most of the time, it is a sound one."""
         if rng.random() < 0.7:
             return rng.choice((cls.LOCALITY, cls.LOCALITY, cls.LOAD_BALANCED, cls.FIRST_AVAILABLE))
         if rng.random() < 0.7:
@@ -44,7 +44,7 @@ class Manner(Enum):
 
     @property
     def is_sound(self) -> bool:
-        """Return True if an allocator of this manner brings a run to its end."""
+        """True if an allocator of this manner places all tasks sooner or later."""
         return self in _BUILTIN or self in (Manner.SOUND, Manner.RELUCTANT, Manner.STUBBORN)
 
     def allocator(self, rng: Random) -> Allocator:
@@ -65,7 +65,7 @@ class Manner(Enum):
             case Manner.SILENT:
                 await asyncio.get_running_loop().create_future()
             case Manner.RAISING if rng.random() < 0.5:
-                raise RuntimeError("the allocator was drawn to fail")
+                raise RuntimeError("this simulated allocator raises at random")
             case Manner.EMPTY:
                 return {}
             case Manner.MISTAKEN if rng.random() < 0.3:
@@ -84,7 +84,7 @@ class Manner(Enum):
 
 
 class _Stubborn(dict[str, str]):
-    """Placements that request another call of the allocator after ``ask_again_s`` seconds."""
+    """Placements, with a request to call the allocator again after ``ask_again_s`` seconds."""
 
     ask_again_s = 1.0
 

@@ -1,9 +1,10 @@
 """Checks the rules that must hold after every turn of the driver and at the end of a simulation.
 
-`docs/howto/simulator.md` explains the rules.
+In a turn, the driver gives events to the core, and performs the commands that the core returns. A controller that dies
+and is started again begins a new life. `docs/howto/simulator.md` explains the rules:
 
-- R1: Each task ends once, with one outcome. The core drops and counts stale reports.
-- R2: Each run and task that has not ended has a deadline, or a cause to go on.
+- R1: Each task ends once, with one outcome. The core drops stale reports, which come too late, and counts them.
+- R2: Each run and task that has not ended has a deadline, or waits for something that will happen.
 - R4: The ledgers add up. The core grants no more than there is. At the end nothing is claimed.
 - R7: A task whose results are in the journal does not run again.
 """
@@ -44,11 +45,12 @@ class _Before:
 
     #: How many stale reports the core had counted.
     stale: int
-    #: How many attempts in the turn's events the core must count as stale.
+    #: How many attempts in the turn's events are reported too late, so that the core must count them as stale.
     late: int
     #: Tasks whose live attempt has finished according to the turn's events, as (run, task).
     finished: frozenset[tuple[int, int]]
-    #: The claims of each ledger whose total may have shrunk, so that more may be claimed than there is.
+    #: The ledgers in which more may be claimed than there is, because their totals may have shrunk. Each ledger is
+    #: paired with its claimed amounts.
     used: Sequence[tuple[Ledger, Mapping[str, int]]]
 
     @classmethod
@@ -96,7 +98,7 @@ def _after_turn(controller: Controller, before: _Before, commands: Sequence[cmd.
     _require(
         core.stale - before.stale >= before.late,
         "R1",
-        f"{before.late} reports were stale, but the core counted {core.stale - before.stale}",
+        f"{before.late} reports were stale, but the core counted only {core.stale - before.stale} of them",
     )
     for command in commands:
         if isinstance(command, cmd.AnnounceTasksEnded):
@@ -121,7 +123,11 @@ def performing(controller: Controller, command: cmd.Command) -> None:
     if isinstance(command, cmd.StartTasks):
         for t in command.tasks if controller.spared else ():
             key = (command.run, t)
-            _require(key not in controller.spared, "R7", f"task {key} was committed, but is handed over")
+            _require(
+                key not in controller.spared,
+                "R7",
+                f"the results of (run, task) {key} were committed, but the task is handed over",
+            )
     elif isinstance(command, cmd.AnnounceTasksEnded):
         run = controller.driver.runs.get(command.run)
         for t in command.tasks:
@@ -141,7 +147,7 @@ def _run_ends_once(controller: Controller, command: cmd.AnnounceRunEnded) -> Non
         _require(outcome is not None, "R1", f"run {number} is over, but task {t} has not ended")
     if command.outcome is Outcome.DONE:
         for o in run.spec.outputs:
-            _require(o in run.objects, "R1", f"run {number} is done, but its output {o} has not arrived")
+            _require(o in run.objects, "R1", f"run {number} is done, but object {o}, an output, has not arrived")
 
 
 def began(controller: Controller, host: SimulatedHost, task: HandedTask, times: int) -> None:
@@ -155,19 +161,23 @@ def began(controller: Controller, host: SimulatedHost, task: HandedTask, times: 
     """
     key = (task.plan.number, task.task)
     if task.plan.is_once(task.task) and times > 1:
-        raise InternalError(f"R1: task {key} must not run twice, but starts again on {host.name!r}")
+        raise InternalError(f"R1: the task (run, task) {key} must not run twice, but starts again on {host.name!r}")
     if task.life != controller.life:
         return  # an earlier life handed the task over, so the present life has broken no rule
-    _require(key not in controller.spared, "R7", f"task {key} was committed, but runs again on {host.name!r}")
+    _require(
+        key not in controller.spared,
+        "R7",
+        f"the results of (run, task) {key} were committed, but the task runs again on {host.name!r}",
+    )
     if controller.alive:
         _shares_what_is_granted(controller)
 
 
-# ---- R2: all that waits has a deadline or a cause ----------------------------------------------------------------
+# ---- R2: what waits has a deadline, or waits for something that will happen --------------------------------------
 
 
 def _uncaused(controller: Controller) -> Iterator[str]:
-    """Yield a problem for each run, task or host that waits without a deadline or a cause to go on."""
+    """Yield a problem for each run, task or host that waits without a deadline for something that may never happen."""
     world = controller.core.world
     for run in world.runs.values():
         if run.over:
@@ -185,7 +195,7 @@ def _uncaused(controller: Controller) -> Iterator[str]:
     for record in world.fleet.by_name.values():
         paused = any(pause.until > world.now for pause in record.pauses.values())
         if paused and not (record in world.pausing and _has_timer(world, Wake.PAUSE, -1, record.index)):
-            yield f"host {record.name!r} is paused for a function without a deadline"
+            yield f"the tasks of a function avoid host {record.name!r}, and this has no deadline"
     for host in controller.hosts.values() if controller.settled else ():
         if host.quiet and host.alive and not host.lapsed:
             yield from _forgotten(controller, host)
@@ -246,7 +256,7 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
                 yield f"task {t} of run {run.number} has a second attempt that the agent of {host.name!r} does not have"
     for token in record.lingering:
         if numbering.attempt_id(*token) not in here:
-            yield f"the core waits for the end of {token} on {host.name!r}, whose agent does not have it"
+            yield f"the core waits for the end of (run, task, attempt) {token} on {host.name!r}, whose agent lacks it"
     coming = set(host.incoming.values())
     asked = {key for agent in controller.driver.agents.values() for key in agent.fetches.waiting}
     for run in world.runs.values():
@@ -268,11 +278,11 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
 
 
 def _grants_no_more(ledger: Ledger, before: Mapping[str, int]) -> None:
-    """If more of an amount is claimed than there is, check that the core granted no more of that amount."""
+    """If more of an amount is claimed than there is, check that the core granted no more of it in this turn."""
     if min(ledger.free.values(), default=0) < 0:
         for name, parts in ledger.used.items():
             if ledger.free[name] < 0 and parts > before.get(name, 0):
-                raise InternalError(f"R4: {parts} parts of {name!r} are granted, of {ledger.total.get(name, 0)} in all")
+                raise InternalError(f"R4: {parts} parts of {name!r} are granted, but {ledger.total.get(name, 0)} exist")
 
 
 def _shares_what_is_granted(controller: Controller) -> None:
@@ -289,7 +299,9 @@ def _shares_what_is_granted(controller: Controller) -> None:
                 taken.update(requirement.needs(_SHARED)[1])
     granted = controller.core.world.fleet.shared.used
     for name, parts in taken.items():
-        _require(parts <= granted.get(name, 0), "R4", f"{parts} parts of {name!r} are in use, {granted} are granted")
+        _require(
+            parts <= granted.get(name, 0), "R4", f"tasks use {parts} parts of {name!r}, but only {granted} is granted"
+        )
 
 
 def at_the_end(controller: Controller, agents: Sequence[SimulatedHost]) -> None:
@@ -305,9 +317,12 @@ def at_the_end(controller: Controller, agents: Sequence[SimulatedHost]) -> None:
 def _left_here(controller: Controller) -> Iterator[str]:
     world = controller.core.world
     if world.runs or world.reservations or world.shared_reservation is not None:
-        yield f"the core has runs {list(world.runs)}, reservations {world.reservations} and {world.shared_reservation}"
+        yield (
+            f"the core still has runs {list(world.runs)}, reservations of hosts {world.reservations}, or a reservation "
+            f"of the shared amounts for {world.shared_reservation}"
+        )
     if world.fleet.shared.used:
-        yield f"{world.fleet.shared.used} of the shared amounts is still claimed"
+        yield f"of the shared amounts, {world.fleet.shared.used} is still claimed"
     if controller.driver.runs:
         yield f"the driver still has runs {list(controller.driver.runs)}"
     for host in world.fleet.by_name.values():
@@ -320,7 +335,7 @@ def _left_here(controller: Controller) -> Iterator[str]:
 def _left_there(agents: Sequence[SimulatedHost]) -> Iterator[str]:
     for host in agents:
         if host.running or host.ledger.claims:
-            yield f"{list(map(str, host.running.values()))} still run on {host.name!r} with agent {host.epoch}"
+            yield f"{list(map(str, host.running.values()))} still run on host {host.name!r}, agent {host.epoch}"
         if (
             host.alive
             and host.line.open
@@ -328,4 +343,4 @@ def _left_there(agents: Sequence[SimulatedHost]) -> Iterator[str]:
             and (host.queue or host.store - host.inherited or host.incoming)
         ):
             objects = host.store - host.inherited or host.incoming
-            yield f"{list(map(str, host.queue.values()))} and {objects} are left on {host.name!r}"
+            yield f"attempts {list(map(str, host.queue.values()))} and objects {objects} are left on {host.name!r}"

@@ -22,11 +22,13 @@ class _JumpingSelector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        #: The virtual time by which the simulation must have ended, and a function that returns the error's message.
+        #: The virtual time by which the simulation must have ended, and a function that returns the message of the
+        #: error if it has not.
         self.limit: tuple[float, Callable[[], str]] = (math.inf, str)
         #: Called when no callback is ready and no timer is set.
         self.on_idle: Callable[[], None] = lambda: None
-        #: Turns of the loop since the clock last moved. `watch_no_more` sets it so low that it never reaches the limit.
+        #: Turns of the loop since the clock last moved. `watch_no_more` makes this number so low that it never
+        #: reaches the limit.
         self._turns_at_once = 0
 
     def watch_no_more(self) -> None:
@@ -35,7 +37,7 @@ class _JumpingSelector(selectors.SelectSelector):
         self._turns_at_once = -1 << 60
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return at once, with the clock moved on by `timeout` seconds."""
+        """Move the clock on by ``timeout`` seconds, and return at once."""
         if timeout is None:
             self.on_idle()
         elif timeout > 0:
@@ -46,7 +48,7 @@ class _JumpingSelector(selectors.SelectSelector):
         self._turns_at_once += 1
         if self._turns_at_once > _MAX_TURNS_AT_ONCE:
             raise InternalError(
-                f"R2: the event loop ran {_MAX_TURNS_AT_ONCE} turns while the clock stood still: an endless loop"
+                f"R2: the event loop ran {_MAX_TURNS_AT_ONCE} turns while the clock stood still, so a loop never ends"
             )
         return []
 
@@ -62,7 +64,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.virtual = _JumpingSelector()
         super().__init__(self.virtual)
         self._failure: BaseException | None = None
-        #: True while `play` cancels the remaining asyncio tasks. Then an error does not stop the loop.
+        #: True while `play` cancels the remaining asyncio tasks. An error does not stop the loop then, so that all of
+        #: these tasks can end.
         self._cancelling = False
         self.set_exception_handler(self._on_error)
 
@@ -83,7 +86,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if self._failure is None:
                 task.result()
         finally:
-            task.remove_done_callback(self._end)  # its end must not stop the loop for the remaining tasks
+            task.remove_done_callback(self._end)  # the end of ``task`` must not stop the loop any more
             try:
                 self._cancel_all()
             finally:

@@ -1,4 +1,7 @@
-"""Starts simulated agents on their hosts, lets them die, and lets the controller lose them and take them over."""
+"""Starts simulated agents on hosts, lets agents die, and lets the controller lose agents and take agents over.
+
+A controller that dies and is started again begins a new life.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from handout.sim.story import SimulationStory
 
 __all__ = ["GRACE_S", "HOST_TIMEOUT_S", "SimulatedCluster"]
 
-#: The lease and the grace period in seconds; see `handout.transport.timings.Timings`.
+#: `HOST_TIMEOUT_S` is the lease, and `GRACE_S` is the time for which the controller waits after the lease before it
+#: counts a host as lost. Both are in seconds; see `handout.transport.timings.Timings`.
 HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
 #: The pause before the controller tries to reach a lost host again doubles each time, up to this many seconds.
 _REJOIN_MAX_S = 8.0
@@ -34,8 +38,8 @@ class SimulatedCluster:
         story: Records what happens to hosts.
         plans: The scenario's hosts.
         runs: The scenario's runs, by number.
-        arriving: Called when a message arrives at either end; see `Line`.
-        heard: Called with an agent, and the frames of this agent that reach the controller together.
+        arriving: Called when a message arrives at an agent or at the controller; see `Line`.
+        heard: Called with an agent, and with messages and bytes of objects that reach the controller from it together.
         began: Called when a task starts.
     """
 
@@ -62,7 +66,7 @@ class SimulatedCluster:
         self._heard = heard
         self._began = began
         self.agents: list[SimulatedHost] = []
-        #: Hosts that were drained.
+        #: Names of the hosts that were drained, so that they get no agent any more.
         self.gone: set[str] = set()
         self._pauses: dict[str, float] = {}
         #: For each host: how many of its next agents die soon after their start.
@@ -148,9 +152,10 @@ class SimulatedCluster:
         self._clock.after(0.0, lambda: self.lose(host, "it was drained"))
 
     def orphan(self) -> None:
-        """Close the lines of a dead controller. An agent's lease ends unless another controller takes over the agent.
+        """Close the connections of a dead controller to its agents.
 
-        The lease ends `HOST_TIMEOUT_S` seconds after the death of the controller.
+        The lease of an agent ends after `HOST_TIMEOUT_S` seconds, unless another controller has taken over the agent by
+        then.
         """
         for host in self.controller.hosts.values():
             line = host.line
@@ -159,7 +164,7 @@ class SimulatedCluster:
 
     @staticmethod
     def lapse(host: SimulatedHost, line: Line) -> None:
-        """End the lease of an agent, unless the agent got another line after `line` was closed."""
+        """End the lease of an agent, unless the agent got another connection after ``line`` was closed."""
         if host.line is line:
             host.lapse()
 

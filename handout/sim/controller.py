@@ -1,4 +1,8 @@
-"""One life of the controller, until it is killed: the real driver and the real `InboundMessages`, with checks."""
+"""One life of the simulated controller, from its start until it is killed.
+
+It consists of the real driver and the real `InboundMessages`, with checks. In a turn, the driver gives events to the
+core, which makes the decisions, and performs the commands that the core returns.
+"""
 
 from __future__ import annotations
 
@@ -37,21 +41,24 @@ __all__ = ["Callbacks", "Controller"]
 
 
 class _DeathError(BaseException):
-    """Kills the controller between two instructions. It is not an `Exception`, so no error handler catches it."""
+    """Raised to kill the controller between two instructions; see `Controller.instruction`.
+
+    It is not an `Exception`, so that no error handler catches it.
+    """
 
 
 class _Conversation:
-    """Sends the controller's messages to one agent. It replaces `handout.transport.conversation`."""
+    """Sends the controller's messages to one agent. It replaces `handout.transport.conversation.Conversation`."""
 
     def __init__(self, host: SimulatedHost, life: int) -> None:
         self._host = host
         self._life = life
         self._streams = 0
-        #: The sources of objects that have not come completely, by stream.
+        #: The sources of the objects that the controller itself has not received completely, by stream.
         self._growing: dict[int, Source] = {}
 
     def send(self, message: AnyMessage, payload: Sequence[Buffer] = ()) -> None:
-        """Send a message. The simulated agent does not look at payloads."""
+        """Send a message, but not its payload, because the simulated agent does not look at payloads."""
         host, life = self._host, self._life
         host.line.send(Way.TO_HOST, lambda: host.take(message, life))
 
@@ -113,16 +120,16 @@ class _WatchedDriver(Driver):
 class Callbacks(NamedTuple):
     """The functions that a controller calls."""
 
-    #: Called when a run's caller learns that the run has ended, with the run's number and its outcome.
+    #: Called with the number and the outcome of a run, when the run's caller learns that the run has ended.
     ended: Callable[[int, Outcome], None]
-    #: Called with a host's name when the core lets the drained host go.
+    #: Called with the name of a drained host, when the core lets the host go.
     released: Callable[[str], None]
     #: Called when the controller has died.
     died: Callable[[], None]
-    #: Called when tasks are handed over, with the controller, the host's name, the run's number and the tasks' numbers.
+    #: Called with the controller, the host's name, the run's number and the tasks' numbers, when tasks are handed over.
     handed: Callable[[Controller, str, int, Sequence[int]], None]
-    #: Called before a turn of the driver, with its events. Returns a function that is called after the turn, with the
-    #: commands that were performed.
+    #: Called with the controller and the events of a turn, before the turn. Returns a function that is called with the
+    #: performed commands, after the turn.
     watch_turn: Callable[[Controller, Sequence[ev.Event]], Callable[[Sequence[do.Command]], None]]
     #: Called before the driver performs a command.
     performing: Callable[[Controller, do.Command], None]
@@ -149,7 +156,8 @@ class Controller:
     ) -> None:
         self.life = life
         self.alive = True
-        #: The controller dies after this many more instructions, or not at all if this is None.
+        #: The controller dies after this many more instructions, or at the end of its next turn if that is earlier.
+        #: None: the controller goes on.
         self.left: int | None = None
         self.hosts: dict[str, SimulatedHost] = {}
         #: Tasks, as (run, task), that must not run again: an earlier life committed all of their needed results.
@@ -228,7 +236,7 @@ class Controller:
             self.outcomes[command.run] = command.outcome
 
     def instruction(self) -> None:
-        """Count an instruction: a command, or a record in a journal. Kill the controller if it is to die here."""
+        """Count an instruction: a command, or a record in a journal. Kill the controller if ``left`` is used up."""
         if self.alive and self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -326,7 +334,7 @@ class Controller:
         self._callbacks.released(name)
 
     def heard(self, name: str, frames: Sequence[Frame]) -> None:
-        """Take in frames that arrived from a host's agent."""
+        """Handle messages, and bytes of objects, that arrived from a host's agent."""
         agent = self.driver.agents.get(name)
         if agent is None:
             return

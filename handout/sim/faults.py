@@ -32,16 +32,16 @@ class Fault(Enum):
     COPY = auto()
     #: The agent dies. The next few agents of the host die, too, each soon after its start.
     FLAP = auto()
-    #: A report comes a second time, much later.
+    #: A report of the agent about attempts comes a second time, perhaps much later.
     DUPLICATE = auto()
-    #: Later reports overtake a report.
+    #: A report of the agent about attempts is held back, so that later reports overtake it.
     REORDER = auto()
     #: The controller dies.
     CONTROLLER = auto()
 
     @property
     def sentence(self) -> str:
-        """The beginning of a sentence that says what the fault did. The caller adds the message's direction."""
+        """The beginning of a sentence that says which fault happened. The caller adds the message's direction."""
         return _SENTENCES[self]
 
 
@@ -50,37 +50,38 @@ _SENTENCES = {
     Fault.DELAY: "The network began to delay messages, at a message",
     Fault.CUT: "The network cut the connection for a while, at a message",
     Fault.SILENCE: "The network cut the connection until the lease was over, at a message",
-    Fault.CRASH: "The agent was to crash, at a message",
-    Fault.WORKER: "A worker was to die, at a message",
+    Fault.CRASH: "The simulator chose to crash the agent, at a message",
+    Fault.WORKER: "The simulator chose to make a running task fail, at a message",
     Fault.SLOW: "The host became slow, at a message",
     Fault.FULL: "The host's store became full, at a message",
-    Fault.COPY: "The host was to lose objects, at a message",
-    Fault.FLAP: "The agent was to crash again and again, at a message",
-    Fault.DUPLICATE: "The network doubled a message",
-    Fault.REORDER: "The network held back a message",
-    Fault.CONTROLLER: "The controller was to die, at a message",
+    Fault.COPY: "The simulator chose to make fetches from the host fail, at a message",
+    Fault.FLAP: "The simulator chose to crash the agent again and again, at a message",
+    Fault.DUPLICATE: "The simulator chose to repeat the reports in a message",
+    Fault.REORDER: "The simulator chose to hold back the reports in a message",
+    Fault.CONTROLLER: "The simulator chose to kill the controller, at a message",
 }
-#: Deaths of the controller, and other faults that make recovery harder for the next controller.
+#: The kinds of faults in scenarios that test deaths of the controller. The death is listed twice, so that it is drawn
+#: more often. The other faults make recovery harder for the next controller.
 _DEATHS = (Fault.CONTROLLER, Fault.CONTROLLER, Fault.DELAY, Fault.CUT, Fault.SLOW, Fault.CRASH, Fault.COPY)
 
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """How often faults happen with a seed, and which kinds of faults they are."""
+    """How often faults happen in a scenario, and which kinds of faults they are."""
 
     #: The probability of a fault at a message.
     rate: float
     #: The kinds of faults that may happen.
     kinds: tuple[Fault, ...]
-    #: The number of the message at which the only fault happens, or 0 if faults happen at ``rate``.
+    #: The number of the message at which the only fault happens. 0: a fault may happen at any message.
     only_at: int = 0
 
     @classmethod
     def draw(cls, rng: Random) -> Weather:
         """Draw the weather.
 
-        It has no fault, a single fault, faults of one kind, deaths of the controller with a few other kinds of faults,
-        or faults of all kinds.
+        The weather has no fault, a single fault, faults of one kind, deaths of the controller with a few other kinds of
+        faults, or faults of all kinds.
         """
         match rng.choice(
             ("calm", "one", "one", "kind", "kind", "deaths", "deaths", "deaths", "storm", "storm", "storm")
@@ -98,11 +99,11 @@ class Weather:
 
 
 class Script(NamedTuple):
-    """Faults at certain messages, which are used instead of drawn faults."""
+    """The faults that happen at certain messages. A script replaces the faults that would be drawn."""
 
-    #: By the message's number: the fault that happens, and the seed of its details.
+    #: The fault that happens at a message, and the seed of the fault's details, by the message's number.
     faults: Mapping[int, tuple[Fault, float]]
-    #: The numbers of messages whose reports arrive again later.
+    #: The numbers of the messages whose reports arrive again later.
     echoes: frozenset[int]
 
     def without(self, message: int) -> Script:
@@ -135,13 +136,14 @@ class Faults:
     counts: dict[Fault, int] = field(default_factory=dict)
     #: How many more deaths of the controller may be drawn.
     deaths: int = 2
-    #: The faults that are to happen; None if they are drawn.
+    #: The faults that happen, or None if the faults are drawn.
     script: Script | None = None
     #: The faults that have happened, and the seeds of their details, by the message's number.
     struck: dict[int, tuple[Fault, float]] = field(default_factory=dict)
-    #: The numbers of messages whose reports arrived a second time.
+    #: The numbers of the messages whose reports arrived a second time.
     echoed: set[int] = field(default_factory=set)
-    #: Draws the details of the present fault. `rng` does not draw them, so later faults do not depend on the details.
+    #: Draws the details of the present fault. They are not drawn with `rng`, so that later faults do
+    #: not depend on them.
     detail: Random = field(default_factory=Random)
 
     def at_message(self) -> Fault | None:
@@ -160,8 +162,8 @@ class Faults:
             return None
         fault = self.rng.choice(weather.kinds)
         if fault is Fault.CONTROLLER:
-            # If all kinds may happen, most deaths are left out. A new controller has no memory of earlier faults, so
-            # many deaths would hide the effects of the other faults.
+            # If all kinds may happen, most deaths are left out, because many deaths would hide the effects of the other
+            # faults: a new controller does not remember the faults before its start.
             if not self.deaths or (weather.kinds is _ALL and not weather.only_at and self.messages % 10 < 7):
                 return None
             self.deaths -= 1

@@ -1,7 +1,8 @@
 """A simulated agent: a queue of tasks, a ledger, a store of objects, and the messages that the agent sends.
 
-The simulated agent takes and sends the same messages as `handout.host.agent`, and uses the same ledger. If an agent is
-started again on a host, the new agent has another epoch, and is another `SimulatedHost`.
+The simulated agent takes and sends the same messages as `handout.host.agent`, and uses the same ledger. Each agent has
+a number, its epoch. If an agent is started again on a host, the new agent has another epoch, and is another
+`SimulatedHost`. A controller that dies and is started again begins a new life.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ __all__ = ["Frame", "HandedTask", "Said", "SimulatedHost", "attempts_of", "is_re
 
 #: If a running task is cancelled, it ends within this many seconds.
 _GRACE_S = 3.0
-#: When a controller dies, up to this many batches of frames may have arrived there without an acknowledgement.
+#: When a controller dies, up to this many batches of an agent's frames (see `Frame`) may have reached it although the
+#: agent has got no acknowledgement of them.
 _UNSURE = 2
 #: The agent may report the start of a task that takes longer than this many seconds.
 _TOLD_S = 0.05
-#: The bytes of every object are zeros from here, because only the sizes of objects matter.
+#: Zeros that serve as the bytes of every object, because only the sizes of objects matter.
 _ZEROS = memoryview(bytes(1 << 20))
 
 _REPORTS = (messages.Finished, messages.Failed, messages.Recalled, messages.Started)
@@ -50,10 +52,10 @@ Frame = Said | Piece
 
 
 class _TornBytes(bytes):
-    """The bytes of a piece for which the controller has no room. Reading their length raises the error."""
+    """The bytes of a `Piece` for which the controller has no room. For these bytes, ``len`` raises `OSError`."""
 
     def __len__(self) -> int:
-        raise OSError("no room")
+        raise OSError("the simulated controller has no room for the object")
 
 
 def is_report(frame: Frame) -> bool:
@@ -70,7 +72,7 @@ def attempts_of(report: Frame) -> Sequence[int]:
 
 @dataclass(slots=True, eq=False)
 class HandedTask:
-    """A task that was handed over to the agent, until it ends there."""
+    """A task that was handed over to the agent and has not ended there yet."""
 
     attempt_id: int
     #: The number of the controller's life in which the task was handed over.
@@ -84,7 +86,7 @@ class HandedTask:
     need: Mapping[str, int]
     #: The keys of the task's inputs.
     inputs: Sequence[int]
-    #: The keys of the objects that the task makes. The key is -1 if the object is not needed.
+    #: The keys of the objects that the task makes, with -1 in place of the key of an object that is not needed.
     made: Sequence[int]
     #: The task's claim on the host's ledger, or None before the task starts.
     claim: Claim | None = None
@@ -108,7 +110,7 @@ class SimulatedHost:
         clock: The virtual clock.
         rng: Makes the random choices.
         plans: The scenario's runs, by number. They say how long tasks take and how attempts end.
-        tell: Called with the frames of this agent that reach the controller together.
+        tell: Called with the agent, and its frames that reach the controller together.
         began: Called when a task starts.
     """
 
@@ -133,11 +135,11 @@ class SimulatedHost:
         self.running: dict[int, HandedTask] = {}
         #: The keys of the objects that the agent has.
         self.store: set[int] = set()
-        #: The keys of the objects that are arriving, by stream.
+        #: The keys of the objects that are arriving, by the number of the stream.
         self.incoming: dict[int, int] = {}
         #: False once the agent's process has ended.
         self.alive = True
-        #: True once the agent's lease is over. No task starts after that.
+        #: True while the agent's lease is over. No task starts then.
         self.lapsed = False
         #: The duration of each task is multiplied by this factor.
         self.slowness = 1.0
@@ -147,9 +149,9 @@ class SimulatedHost:
         self.refused: set[int] = set()
         #: The keys of the objects that the agent lost, although the controller did not drop them.
         self.lost: set[int] = set()
-        #: How the next fetches of stored objects fail, in order: "missing" or "broken".
+        #: How the next fetches of stored objects fail, in order: "missing" or "broken"; see `_give`.
         self.failing: deque[str] = deque()
-        #: How many batches of reports are held back on their way, so that later batches overtake them.
+        #: How many batches of reports are held back on their way, so that batches that were sent later overtake them.
         self.overtaken = 0
         #: The keys of the objects that the agent had when a new controller took it over. The controller may not know
         #: all of these objects.
@@ -162,13 +164,15 @@ class SimulatedHost:
         #: The amounts that the tasks of each task class take, by the number of the class.
         self._classes: dict[int, Mapping[str, int]] = {}
         self._functions: set[int] = set()
-        #: The largest number of a function or a task class that a controller gave the agent.
+        #: The largest number of a function or a task class that a controller gave the agent. The next controller adds
+        #: ``shift`` to its numbers, so that they differ from the earlier numbers.
         self.shift = 0
-        #: For each attempt that was ever handed over, by id: the last life of the controller that handed it over, and
-        #: the keys of the objects that its task makes.
+        #: For each attempt that was ever handed over, by its id: the life of the controller that last handed it over,
+        #: and the keys of the objects that the task makes.
         self._handed: dict[int, tuple[int, Sequence[int]]] = {}
         self._outbox: list[Frame] = []
-        #: The latest batches of frames. The first `_arrived` of them have arrived, but the agent may not know that.
+        #: The latest batches of frames that the agent has sent. The first `_arrived` batches have arrived, but the
+        #: agent may not know that.
         self._said: deque[list[Frame]] = deque()
         self._arrived = 0
         #: True from a takeover until `go_on`, which repeats the reports.
@@ -206,8 +210,10 @@ class SimulatedHost:
                 or attempt_id in self.running
             )
             if twice or fn not in self._functions or number not in self._classes:
-                how = "twice" if twice else "without its function or its class"
-                raise InternalError(f"R1: {numbering.parts(attempt_id)} is handed to {self.name!r} {how}")
+                how = "twice" if twice else "before its function or its class"
+                raise InternalError(
+                    f"R1: (run, task, attempt) {numbering.parts(attempt_id)} is handed to {self.name!r} {how}"
+                )
             run, t, attempt = numbering.parts(attempt_id)
             need = self._classes[number]
             task = HandedTask(attempt_id, life, self._plans[run], t, attempt, variant, bool(keep), need, inputs, made)
@@ -230,7 +236,7 @@ class SimulatedHost:
         self.shift = max(self.shift, *numbers)
 
     def _release_code(self, message: messages.Release) -> None:
-        """Drop functions and task classes at once, because tasks that were handed over before no longer need them."""
+        """Drop functions and task classes at once, because each `HandedTask` has copied all that it needs of them."""
         self._functions.difference_update(message.functions)
         for number in message.task_classes:
             self._classes.pop(number, None)
@@ -251,7 +257,7 @@ class SimulatedHost:
                 self._clock.after(delay_s, partial(self.end, attempt_id, "cancelled"))
 
     def _drop(self, keys: Iterable[int]) -> None:
-        """Forget objects, and stop expecting those that are still arriving."""
+        """Forget these objects, even if they are still arriving."""
         gone = set(keys)
         self.store -= gone
         self.refused -= gone
@@ -261,8 +267,8 @@ class SimulatedHost:
     def _give(self, key: int) -> None:
         """Send an object, or report that it is missing.
 
-        If `failing` has an entry, this fetch fails in that way: the agent loses the object ("missing"), or the
-        controller has no room for its bytes ("broken").
+        If the agent has the object and `failing` has an entry, the fetch fails in the way of the entry: the agent loses
+        the object ("missing"), or the controller has no room for the object's bytes ("broken").
         """
         how = self.failing.popleft() if self.failing and key in self.store else ""
         if how == "missing":
@@ -383,7 +389,7 @@ class SimulatedHost:
         """Let a queued or running task fail, and give back the queued tasks that wait for its results."""
         if task.claim is None:
             if self.queue.pop(task.attempt_id, None) is None:
-                return  # the task was given back just before, because a task on which it waited failed
+                return  # the task was given back just before, because the task that makes its input failed
         else:
             self._release(task)
         elapsed_s = max(self._clock.now - task.started_at, 1e-6) if task.claim is not None else 0.0
@@ -436,7 +442,8 @@ class SimulatedHost:
     def take_over(self, line: Line) -> FoundAgent:
         """Switch to a new controller, and return the attempts and objects that the agent has.
 
-        Afterwards, `go_on` repeats the reports that the previous controller may have missed.
+        The caller must call `go_on` later, so that the agent repeats the reports that the previous controller may have
+        missed.
         """
         self.line = line
         self.lapsed = False
@@ -468,12 +475,12 @@ class SimulatedHost:
         self.pump()
 
     def _again(self, report: Frame) -> Frame:
-        """Return the frame to send in place of a report. The previous controller may have acted on that report."""
+        """Return the frame that repeats a report. The previous controller may have acted on the report already."""
         if isinstance(report, Said) and isinstance(report.message, messages.Finished):
             attempt_id = report.message.attempt_ids[0]
             made = zip(self._handed[attempt_id][1], report.message.sizes[0], strict=True)
             if any(size > INLINE and key not in self.store for key, size in made):
-                # The previous controller got the report, and had the result dropped.
+                # The previous controller got the report, and had the result dropped, so the agent reports a failure.
                 return Said(messages.Failed(attempt_id, "host", message=f"gone from {self.name}", elapsed_s=1e-6))
         return report
 
@@ -487,7 +494,7 @@ class SimulatedHost:
         return self._plans[run].nbytes(o)
 
     def _say(self, message: messages.AnyMessage, payload: Buffer = b"") -> None:
-        """Send a message. It travels in one batch with the messages of the next half millisecond."""
+        """Send a message. Messages of the same half millisecond travel in one batch."""
         self._outbox.append(Said(message, payload))
         if len(self._outbox) == 1:
             self._clock.after(0.0005, self._flush)

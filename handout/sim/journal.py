@@ -1,4 +1,4 @@
-"""The simulated journal of one run. It is in memory, and survives the controller's death."""
+"""The simulated journal of one run. It is in memory, and survives the death of the simulated controller."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class _Record(NamedTuple):
 
 
 class SimulatedIdentities:
-    """Identities of tasks. The identity of a task is its number."""
+    """The identities by which the journal recognizes tasks. In a simulation, the identity of a task is its number."""
 
     def __init__(self, tasks: int) -> None:
         self.tasks = [b"%d" % task for task in range(tasks)]
         self.unrecognizable: set[int] = set()
 
     def part_of(self, number: int) -> str:
-        """Return the number of an object as text, or an empty text if the object is a whole result."""
+        """Return the journal's name for a part of a result: its object number, or ``""`` for the whole result."""
         return "" if number < len(self.tasks) else str(number)
 
 
 class SimulatedJournal:
-    """Replaces `handout.journal.Journal`. When the controller dies, the last record may be torn.
+    """Replaces `handout.journal.Journal`. When the controller dies, the last record may be torn, which means lost.
 
     Args:
         clock: The virtual clock.
-        instruction: Called after each record, because the controller may die there.
+        instruction: Called after each record, because the controller may die at this moment.
     """
 
     path = "simulated"
@@ -55,7 +55,7 @@ class SimulatedJournal:
         self._clock = clock
         self._instruction = instruction
         self._records: list[_Record] = []
-        #: A new controller has read the records before this index, so they cannot be torn any more.
+        #: Records before this index cannot be torn any more, because a new controller has read them.
         self._torn_from = 0
 
     def _write(self, record: _Record) -> None:
@@ -111,7 +111,7 @@ class SimulatedJournal:
         """Tear the last record with a probability of one half, because the controller has died.
 
         Return a text that describes the torn record, or ``""`` if no record was torn. The record of a start is never
-        torn, because the controller waits until it is on the disk.
+        torn, because the controller does not hand the task over before the record is on the disk.
         """
         torn = ""
         if len(self._records) > self._torn_from and self._records[-1].kind != "start" and rng.random() < 0.5:
@@ -121,7 +121,7 @@ class SimulatedJournal:
         return torn
 
     def committed(self) -> dict[bytes, CommittedTask]:
-        """Return the tasks that ended well, with their committed results."""
+        """Return the tasks that ended well, by identity, with their committed results."""
         found: dict[bytes, CommittedTask] = {}
         for record in self._records:
             if record.kind == "result":
@@ -132,7 +132,7 @@ class SimulatedJournal:
         return found
 
     def open_starts(self) -> dict[bytes, tuple[str, int]]:
-        """Return the starts of attempts whose ends are not known: the host and the attempt's number, by identity."""
+        """Return the started attempts whose ends are not known: host and attempt number, by the task's identity."""
         open_: dict[bytes, tuple[str, int]] = {}
         for record in self._records:
             if record.kind == "start":

@@ -16,7 +16,8 @@ __all__ = ["Line", "Way"]
 
 #: The bytes that a stream carries in a second.
 _RATE = 0.5e6
-#: A stream must not arrive before earlier messages. The line checks this again after this many seconds.
+#: A stream must not arrive before messages that were sent earlier. If such a message is still on its way, the line
+#: waits this many seconds and checks again.
 _OVERTAKEN_S = 0.001
 
 
@@ -34,7 +35,7 @@ class Line:
         clock: The virtual clock.
         latency_s: Seconds that a message takes to arrive.
         arriving: Called when a message arrives, with its direction and the function that delivers it. Returns False
-            if the message must arrive again, at the end of the present stall.
+            if the message must arrive again, at the end of the present stall; see `stall`.
     """
 
     __slots__ = (
@@ -56,11 +57,11 @@ class Line:
         self.latency_s = latency_s
         #: False once the connection is closed for good.
         self.open = True
-        #: No message arrives before this time.
+        #: No message and no stream arrives before this time.
         self.stalled_until = 0.0
         self._queues: tuple[deque[tuple[float, Callable[[], None]]], ...] = (deque(), deque())
         self._streams = 0
-        #: For each direction: how many messages were sent, and how many of these have arrived.
+        #: For each direction: how many messages were sent, and how many of the sent messages have arrived.
         self._sent, self._arrived = [0, 0], [0, 0]
         #: For each direction: a stream is lost if fewer messages than this number were sent before it.
         self._lost = [0, 0]
@@ -88,7 +89,7 @@ class Line:
             self._clock.after(self.latency_s + nbytes / _RATE, lambda: self._delivered(way, mark, action))
 
     def stall(self, duration_s: float) -> None:
-        """Let no message arrive for ``duration_s`` seconds."""
+        """Begin a stall: let no message and no stream arrive for ``duration_s`` seconds."""
         self.stalled_until = max(self.stalled_until, self._clock.now + duration_s)
 
     def close(self) -> None:
@@ -100,7 +101,7 @@ class Line:
     def lose(self, way: Way) -> None:
         """Lose the messages and streams that are on their way in one direction.
 
-        The first message is not lost, because it is already arriving.
+        The first of these messages is not lost, because it is already arriving.
         """
         queue = self._queues[way]
         while len(queue) > 1:

@@ -73,9 +73,9 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run that a caller asks for. The index of each sequence is a task's number or an object's number.
+    """One run that a caller asks for. Most sequences have an entry for each task, or for each object.
 
-    Object t is the result of task t. Objects with higher numbers are values of the caller, and elements of results.
+    Object t is the result of task t. The objects after the results are values of the caller and elements of results.
     """
 
     number: int
@@ -88,8 +88,9 @@ class RunPlan:
     #: For each task: the number of its group, or -1 if it has none. The tasks of a group run on one host.
     groups: Sequence[int]
     priorities: Sequence[float]
-    #: The numbers of the objects that the caller wants, and of those that are kept on the hosts.
+    #: The numbers of the objects that the caller wants.
     outputs: Sequence[int]
+    #: The numbers of the objects that are kept on the hosts after the run.
     keep: Sequence[int]
     options: RunOptions
     speculation: Speculation | None
@@ -124,7 +125,7 @@ class RunPlan:
             if group >= 0:
                 leaders.setdefault(group, results[t])
         taken = {self.producers[o] if o >= count else o for inputs in self.inputs[:count] for o in inputs}
-        # A result that no task takes is an output. Otherwise its function would not be part of the plan.
+        # A result that no task takes is an output, because its function would otherwise not be part of the plan.
         return graph.compile(outputs=[results[t] for t in range(count) if t in self.outputs or t not in taken])
 
     def _other(
@@ -148,7 +149,11 @@ class RunPlan:
         return run
 
     def needed_of(self, t: int) -> set[str]:
-        """Return the parts of a task's result that the caller or another task needs, or that are kept on the hosts."""
+        """Return the needed parts of a task's result, as they are named in the journal.
+
+        A part is the whole result or an element. It is needed if the caller or another task takes it, or if it is kept
+        on the hosts.
+        """
         encoded, count = self.encoded, len(self)
         needed = {o for inputs in encoded.inputs for o in inputs} | {*self.plan.outputs, *self.keep}
         return {"" if o < count else str(o) for o in needed if encoded.producers[o] == t}
@@ -194,7 +199,7 @@ _WHIMS = ("cancel", "cancel", "cancel_some", "cancel_some", "close", "drain", "c
 
 @dataclass(frozen=True)
 class Scenario:
-    """All that a seed determines, except the faults. These are drawn when messages arrive."""
+    """All that a seed determines, except the faults, which are drawn when messages arrive."""
 
     seed: int
     hosts: Sequence[HostPlan]
@@ -204,7 +209,7 @@ class Scenario:
     weather: Weather
     #: The time after which no fault and no whim happens.
     horizon_s: float
-    #: The faults that are to happen, or None if they are drawn.
+    #: The faults that happen, or None if the faults are drawn.
     script: Script | None = None
 
     @classmethod
@@ -221,7 +226,7 @@ class Scenario:
 
     @property
     def is_calm(self) -> bool:
-        """True if no fault happens and no function fails, so that every task ends well in its first attempt."""
+        """True if nothing goes wrong and users do nothing, so that every task ends well in its first attempt."""
         well = all(not run.bad and run.manner.is_sound for run in self.runs)
         return well and not self.whims and not self.weather.rate and not self.weather.only_at
 
@@ -256,7 +261,7 @@ def _run(rng: Random, number: int, horizon_s: float) -> RunPlan:
     quick = rng.random() < 0.5
     options: RunOptions = {
         "journal": "simulated",
-        # With either value, results that could not be made again are committed.
+        # With either value, the results of tasks that must not run twice are committed.
         "journal_results": rng.choice(("all", "outputs")),
         "on_failure": rng.choice(("fail_fast", "continue")),
         "priority": rng.choice((0.0, 0.0, 1.0)),

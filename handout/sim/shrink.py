@@ -23,7 +23,7 @@ def shrink(seed: int) -> SimulationError | None:
 
     Return None if the seed's scenario breaks no rule. A smaller scenario counts only if it breaks the same rule.
 
-    Each try leaves out a run, a host, a fault or a whim, or cuts a graph. It may also move faults to earlier messages.
+    Each try leaves out a run, a host, faults or a `Whim`, or cuts a graph. It may also move faults to earlier messages.
     If the smaller scenario still breaks the rule and has a shorter story, the next tries start from that scenario.
     """
     scenario = Scenario.draw(seed)
@@ -50,7 +50,7 @@ def _error_of(scenario: Scenario) -> SimulationError | None:
 
 
 def _smaller(scenario: Scenario, script: Script) -> Iterator[Scenario]:
-    """Yield smaller scenarios. Each has one part left out or cut, and the largest parts come first."""
+    """Yield smaller scenarios. Each leaves out or cuts one part of the given scenario, the largest parts first."""
     for factor in _FACTORS:
         earlier = script.earlier(factor)
         for run in scenario.runs if len(scenario.runs) > 1 else ():

@@ -1,4 +1,8 @@
-"""Runs the real core and driver with simulated hosts and lines in virtual time, with faults at any message."""
+"""Runs the real core and driver with simulated hosts and connections in virtual time, with faults at any message.
+
+The core makes the decisions of the controller, and the driver performs the core's commands. A controller that dies and
+is started again begins a new life.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +93,7 @@ def play(scenario: Scenario, tell: Callable[[str], object] | None = None) -> Sim
     except Exception as error:
         raise SimulationError(
             f"seed {scenario.seed} at {simulation.clock.now:.6f} s: {type(error).__name__}: {error}",
-            remedy=f"See what happened: python -m handout.sim --seed {scenario.seed} --verbose",
+            remedy=f"To see what happened, run: python -m handout.sim --seed {scenario.seed} --verbose",
             seed=scenario.seed,
             rule=f"{type(error).__name__} {str(error).partition(':')[0]}",
             story=tuple(simulation.story.lines()),
@@ -124,11 +128,12 @@ class _Simulation:
             self._began,
         )
         self._trouble = Trouble(self.clock, self._faults, self.story, self.cluster)
+        #: How often each task has started, by (run, task).
         self._calls: Counter[tuple[int, int]] = Counter()
-        #: Like `_calls`, but a new controller resets the count of each task of which no journal has a result or an open
-        #: start.
+        #: Like `_calls`, but when a new controller starts, the count of a task begins anew, unless the journal has a
+        #: result of the task, or a start of the task without an end.
         self._tries: Counter[tuple[int, int]] = Counter()
-        #: The outcome of each run that its caller was told; None if the caller closed the run.
+        #: The outcomes that the callers of runs have learned, by run number. None: the caller closed the run.
         self._outcomes: dict[int, Outcome | None] = {}
         self._asked: set[int] = set()
         self._stale = 0
@@ -209,11 +214,11 @@ class _Simulation:
     def _check_calm(self) -> None:
         for number, outcome in self._outcomes.items():
             if outcome is not Outcome.DONE:
-                raise InternalError(f"run {number} ended as {outcome}, although nothing was wrong")
+                raise InternalError(f"run {number} ended as {outcome}, although no fault happened")
         sure = {run.number for run in self.scenario.runs if run.speculation is None}
         twice = [task for task, count in self._calls.items() if count > 1 and task[0] in sure]
         if twice or len(self._calls) != sum(map(len, self.scenario.runs)):
-            raise InternalError(f"nothing was wrong, but tasks {twice} ran twice, or some tasks did not run at all")
+            raise InternalError(f"no fault happened, but (run, task) {twice} ran twice, or some tasks did not run")
 
     def _calm_down(self) -> None:
         self._faults.over = True
@@ -221,7 +226,7 @@ class _Simulation:
     # ---- runs --------------------------------------------------------------------------------------------------
 
     def _ask_for(self, plan: RunPlan) -> None:
-        """Submit a run for its caller. If the controller is dead, the next one submits the run."""
+        """Submit a run for its caller. If the controller is dead, the next controller submits the run."""
         self._asked.add(plan.number)
         if not self.controller.alive or plan.number in self._outcomes:
             return  # the next controller submits the run, unless the run has ended

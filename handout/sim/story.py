@@ -25,7 +25,7 @@ class SimulationStory:
         return len(self._entries)
 
     def tell(self, now: float, what: ev.Event | do.Command | str) -> None:
-        """Add an event, a command or a sentence. The caller must not change it afterwards."""
+        """Add an event, a command or a sentence. The caller must not change ``what`` afterwards."""
         self._entries.append((now, what))
 
     def lines(self) -> Iterator[str]:
@@ -45,7 +45,7 @@ class SimulationStory:
 
 
 def sentence_of(what: object) -> str:
-    """Return the sentence for an event or a command. Return a sentence as it is."""
+    """Return the sentence for an event or a command. If ``what`` is a sentence already, return it unchanged."""
     return what if isinstance(what, str) else _SENTENCES[type(what)](what)
 
 
@@ -90,11 +90,11 @@ def _shared(e: ev.SharedChanged) -> str:
 _SENTENCES: dict[type, Callable[[Any], str]] = {
     ev.RunSubmitted: lambda e: f"The caller submitted run {e.run} of {e.spec.count} tasks.",
     ev.RunClosed: lambda e: f"The caller closed run {e.run}.",
-    ev.ResultsCommitted: lambda e: f"An earlier controller had seen the end of {_tasks(e)}.",
+    ev.ResultsCommitted: lambda e: f"The journal or the hosts already had the results of {_tasks(e)}.",
     ev.AttemptsFound: lambda e: f"Host {e.host} had gone on with {_tasks(e)} while there was no controller.",
     ev.AttemptsUnknown: lambda e: f"The journal has the start, but not the end, of {_tasks(e)}.",
-    ev.HostExpected: lambda e: f"The controller began to reach host {e.host}.",
-    ev.HostDelayed: lambda e: f"The controller left host {e.host} alone for now: {e.reason}.",
+    ev.HostExpected: lambda e: f"The controller expects host {e.host} to join.",
+    ev.HostDelayed: lambda e: f"The controller does not connect to host {e.host} for now: {e.reason}.",
     ev.HostConnected: lambda e: f"Host {e.host} joined with agent {e.epoch}.",
     ev.HostLost: lambda e: f"The controller lost host {e.host}: {e.reason}.",
     ev.HostSuspected: lambda e: f"Host {e.host} fell silent.",
@@ -119,8 +119,8 @@ _SENTENCES: dict[type, Callable[[Any], str]] = {
     do.CancelTasks: lambda c: f"The controller had host {c.host} cancel {_tasks(c)}.",
     do.RecallTasks: lambda c: f"The controller recalled {_tasks(c)} from host {c.host}.",
     do.AskAllocator: lambda c: f"The controller asked the allocator of run {c.run} about {len(c.frontier)} tasks.",
-    do.AnnouncePause: lambda c: f"The controller avoids host {c.host} for {c.pause_s:g} s: no room was left there.",
-    do.AnnounceSecondAttempt: lambda c: f"The controller attempts task {c.task} of run {c.run} also on host {c.host}.",
+    do.AnnouncePause: lambda c: f"Tasks of a function avoid host {c.host} for {c.pause_s:g} s: the host had no room.",
+    do.AnnounceSecondAttempt: lambda c: f"Task {c.task} of run {c.run} gets a second attempt on host {c.host}.",
     do.AnnounceTasksEnded: _ends,
     do.AnnounceRunEnded: lambda c: f"The controller announced that run {c.run} ended: {c.outcome.value}.",
     do.ReleaseHost: lambda c: f"The controller released host {c.host}.",

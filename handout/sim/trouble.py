@@ -37,8 +37,8 @@ class Trouble:
         self._story = story
         self._cluster = cluster
         self._twist: Fault | None = None
-        #: Reports that may reach the controller a second time, by host, run and task. They are removed when the
-        #: controller dies.
+        #: Reports that may reach the controller a second time, each with the number of its message. Key: (host, run,
+        #: task). The reports are removed when the controller dies.
         self._echoes: dict[tuple[str, int, int], list[tuple[int, Frame]]] = {}
 
     # ---- messages ----------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class Trouble:
             action()
 
     def heard(self, host: SimulatedHost, frames: list[Frame]) -> None:
-        """Deliver frames of an agent: in order or out of order, once or twice."""
+        """Deliver messages and bytes of objects from an agent: in order or out of order, once or twice."""
         twist, self._twist = self._twist, None
         controller, rng = self._cluster.controller, self._faults.detail
         reports = [frame for frame in frames if is_report(frame)]
@@ -101,15 +101,15 @@ class Trouble:
     def handed(self, controller: Controller, host: str, run: int, tasks: Sequence[int]) -> None:
         """Repeat earlier reports of a host about tasks that are just being handed to it.
 
-        A repeated report does the most harm at this moment. It has the same run, task and host as the new attempt, so
-        that only the attempt number shows the controller that the report is stale.
+        A repeated report does the most harm at this moment, because it has the same run, task and host as the new
+        attempt. Only the attempt number shows the controller that the report is stale.
         """
         for t in tasks if self._echoes else ():
             for message, report in self._echoes.pop((host, run, t), ()):
                 self._faults.note(Fault.DUPLICATE)
                 self._faults.echoed.add(message)
                 self._story.tell(
-                    self._clock.now, f"The network doubled a report of host {host} about task {t} of run {run}."
+                    self._clock.now, f"The network repeated a report of host {host} about task {t} of run {run}."
                 )
                 self._clock.after(0.0, lambda report=report: controller.heard(host, [report]))  # type: ignore[misc]
 
@@ -164,14 +164,14 @@ class Trouble:
             self._cluster.controller.post(event)
 
     def _silence(self, host: SimulatedHost) -> None:
-        """Cut a connection for longer than the lease. The agent ends its tasks. Then the controller loses the host."""
+        """Cut a connection for longer than the lease: the agent ends its tasks, then the controller loses the host."""
         host.line.stall(HOST_TIMEOUT_S + GRACE_S + 1.0)
         self._later(host, SUSPECT_S, lambda: self._suspect(host, ev.HostSuspected(host.name)))
         self._later(host, HOST_TIMEOUT_S, host.lapse)
         self._later(host, HOST_TIMEOUT_S + GRACE_S, lambda: self._cluster.lose(host, "it was silent"))
 
     def _later(self, host: SimulatedHost, delay_s: float, action: Callable[[], None]) -> None:
-        """Call ``action`` after ``delay_s`` virtual seconds, unless the host has another line by then."""
+        """Call ``action`` after ``delay_s`` virtual seconds, unless the agent has another connection by then."""
         line = host.line
         self._clock.after(delay_s, lambda: action() if host.line is line else None)
 

@@ -157,6 +157,27 @@ async def test_time_without_a_processor_is_not_counted(caplog: pytest.LogCapture
     assert told_s > 2 * LIMIT_S
 
 
+async def test_a_wait_for_a_processor_between_two_readings_is_not_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """In one beat the thread waits for a processor after it has read the clock."""
+    at, readings = 0.0, 0
+
+    def waited_s() -> float:
+        nonlocal at, readings
+        readings += 1
+        if readings in (3, 8):  # the second reading of a beat, then the first reading of a beat
+            blocking(3 * LIMIT_S)
+            at += 3 * LIMIT_S
+        return at
+
+    watch = LoopMonitor(LIMIT_S, waited_s)
+    watch.start()
+    for _ in range(6):
+        await beaten(watch)
+    watch.stop()
+    assert at == 6 * LIMIT_S
+    assert caplog.records == []
+
+
 LOOPS = """
 import asyncio, logging, os, sys, time
 from handout.execution.loop_monitor import LoopMonitor, _processor_wait_s

@@ -140,7 +140,7 @@ def test_when_the_others_are_not_to_be_had_it_goes_there_at_once(event: type) ->
     assert scene.state("x0") is State.HANDED  # on h3, which has only one slot
     ready(scene, 1)
     assert scene.core.explain(1, scene.number(1, "x1")).hosts["h1"] == (
-        "had no room for a result or an argument of its function, and is avoided for 10 s more"
+        "had no room for a result or an argument of this function, and is avoided for 10 s more"
     )
     said = scene.said(scene.tell(event("h3")))
     assert any(words[0] == "start" and words[1] in ("h1", "h2") and "x1" in words for words in said)

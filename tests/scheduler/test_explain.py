@@ -85,7 +85,7 @@ def test_a_host_that_is_left_alone_is_told_with_why_until_it_is_tried_again() ->
     assert told.reason == "no connected host can run it; expected: h2 (in quarantine for 10 s)"
     assert told.hosts["h2"] == "in quarantine for 10 s"
     scene.tell(ev.HostDelayed("h2", ""))
-    assert scene.core.explain(1, 0).hosts["h2"] == "the controller is connecting to it"
+    assert scene.core.explain(1, 0).hosts["h2"] == "the controller is connecting to this host"
     assert scene.join("h2") == [("start", "h2", "a")]
 
 

@@ -212,7 +212,10 @@ def test_a_task_that_takes_its_hosts_down_is_stopped_after_five() -> None:
 
 @pytest.mark.parametrize(
     ("pinned", "said"),
-    [("h2", "on host 'h2'; it was tried 3 times."), (None, "it was tried 3 times, on hosts 'h2', 'h3', 'h4'.")],
+    [
+        ("h2", "on host 'h2'; the task was tried 3 times."),
+        (None, "the task was tried 3 times, on hosts 'h2', 'h3', 'h4'."),
+    ],
 )
 def test_who_never_gets_its_input_is_told_where_it_was_tried(pinned: str | None, said: str) -> None:
     scene = Scene("h1", "h2", "h3", "h4")

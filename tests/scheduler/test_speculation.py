@@ -64,7 +64,8 @@ def test_a_second_attempt_is_started_at_three_times_the_peers_95th_percentile_by
     (told,) = [c for c in commands if isinstance(c, cmd.AnnounceSecondAttempt)]
     assert told == cmd.AnnounceSecondAttempt(1, 2, "h2", 2, "h1", running_s=3.0, limit_s=3.0)
     assert scene.state("slow") is State.HANDED
-    assert "runs on 'h1', far longer than its peers, and a second time on 'h2'" in scene.core.explain(1, 2).reason
+    reason = scene.core.explain(1, 2).reason
+    assert "has run on 'h1' for far longer than similar tasks, and runs a second time on 'h2'" in reason
 
 
 def test_peers_that_end_later_make_a_task_slow_as_soon_as_there_are_enough() -> None:

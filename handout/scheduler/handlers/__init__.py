@@ -1,1 +1,1 @@
-"""The handlers of events: one module for each family of events."""
+"""The functions that handle the events of the core, and the steps that several of these functions share."""

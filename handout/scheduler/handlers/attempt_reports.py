@@ -1,4 +1,8 @@
-"""Handle the reports of agents about attempts that have started, finished, failed or been recalled."""
+"""Handle the reports of agents about attempts that have started, finished, failed or been recalled.
+
+A slow task may have two attempts at the same time. The columns of the run then describe one of them, which is called
+the present attempt. `Run.second_attempts` describes the other attempt.
+"""
 
 from __future__ import annotations
 
@@ -62,9 +66,10 @@ def tasks_recalled(world: World, event: TasksRecalled) -> None:
 
 
 def tasks_finished(world: World, event: TasksFinished) -> None:
-    """Note results, make their consumers ready, and drop inputs that are not needed any more.
+    """Note the results of finished tasks, and drop inputs that no task needs any more.
 
-    This function is the hottest path of the core.
+    Tasks that waited only for these results become ready. The core spends more time in this function than in any other,
+    so the function is written for speed.
     """
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
@@ -120,10 +125,10 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
 
 
 def _end_finished(world: World, run: Run, host: HostRecord, t: int) -> bool:
-    """End a finished attempt, and the task's other attempt if there is one.
+    """End the finished attempt of a task, and the task's other attempt if there is one.
 
     Returns:
-        False if the task is being cancelled, so that its result does not count.
+        True if the result of the task counts, and False if it does not, because the task is being cancelled.
     """
     if t in run.cancelling:
         end_attempt(world, run, t)
@@ -147,18 +152,18 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
         o: The object.
         size: The object's size in bytes; negative if the object was not stored.
         held: True if the controller got the object's bytes with the report.
-        stored: True if the host has stored the object even if it has sent the bytes with the report.
+        stored: True if the host stores this object in any case, even if the report contains the object's bytes.
     """
     objects = run.objects
     if size < 0:
-        give_up_output(world, run, o)  # the caller asked for the object after the task was handed over
+        give_up_output(world, run, o)  # not stored: the caller asked for the object after the task was handed over
         return
     if objects.copying:
         objects.end_copy(o, host.index)
         if held:
             objects.end_copy(o, 0)
     if objects.replicas[o]:
-        # The task has run again although a replica of the object exists.
+        # The task has run again although this object had a replica already.
         add_replica(world, run, o, host.index, size)
         if held:
             add_replica(world, run, o, 0, size)
@@ -170,7 +175,7 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
             if not users:
                 drop_unused(world, run, o)
         elif flags:
-            objects.made(o, size, CONTROLLER_ONLY)  # `StartTasks.keep` was False: the host has not stored it
+            objects.made(o, size, CONTROLLER_ONLY)  # the host has not stored the object: `StartTasks.keep` was False
         else:
             world.out.drop(0, run.number, o)
     elif users or flags:
@@ -186,8 +191,8 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
 def _held_again(world: World, run: Run, host: HostRecord, t: int, sizes: Sequence[int]) -> None:
     """Note the result of an attempt that an earlier controller handed over.
 
-    Only this controller's replica is certain. The earlier controller may have got the result, too, and may then have
-    told the host to drop it.
+    Only this controller certainly has a replica. The host may have dropped its own replica, because the earlier
+    controller may have got the result, too, and have told the host to drop it.
     """
     for o, size in zip(run.objects_of(t), sizes, strict=False):
         if size < 0:
@@ -235,7 +240,10 @@ def _discard_all(world: World, run: Run, host: HostRecord, t: int) -> None:
 
 
 def task_failed(world: World, event: TaskFailed) -> None:
-    """Let a failed task run again, on other hosts first, or let it fail for good. The kind of failure decides."""
+    """Let a failed task run again, if possible on another host, or let it fail for good.
+
+    This depends on the kind of the failure, and on how many such failures the task has had.
+    """
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     t = event.task
     if run is None or host is None or not _counts(run, host, t, event.attempt):
@@ -268,7 +276,8 @@ def task_failed(world: World, event: TaskFailed) -> None:
 def _counts(run: Run, host: HostRecord, t: int, attempt: int) -> bool:
     """Return True if a report about this attempt counts.
 
-    If the attempt is the task's other attempt, it becomes the present one, and the present one becomes the other.
+    If the report is about the task's other attempt, the two attempts are exchanged: the other attempt becomes the
+    present one.
     """
     other = run.second_attempts.get(t) if run.second_attempts else None
     if other is not None and other.host == host.index and other.attempt == attempt:

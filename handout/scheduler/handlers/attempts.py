@@ -1,4 +1,12 @@
-"""The steps of an attempt's life: it is handed over, gets its claim, is recalled or given up, and ends."""
+"""The steps of an attempt's life: it is handed over, gets its claim, is recalled or given up, and ends.
+
+A claim is an amount of a host, or of the amounts that all hosts share, that is set aside for one attempt. A task is
+handed ahead if it is handed over before it has a claim on its host. An attempt is given up if the core does not wait
+for it any more, although the agent has not confirmed that it has ended.
+
+A slow task may have two attempts at the same time. The columns of the run then describe one of them, which is called
+the present attempt. `Run.second_attempts` describes the other attempt.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +34,9 @@ __all__ = [
     "return_to_frontier",
 ]
 
-#: A task's followers, the tasks that take its result, are handed to the same host if there are at most this many. More
-#: followers run sooner if they are spread over several hosts.
+#: The followers of a task are the tasks that take its result. They may be handed to the task's host before the result
+#: exists, if there are at most this many followers or only one host. More followers run sooner if they are spread over
+#: several hosts.
 MAX_FOLLOWERS = 2
 
 
@@ -41,7 +50,7 @@ def hand_over(
     *,
     found: bool = False,
 ) -> None:
-    """Hand a task to a host.
+    """Hand a task over to a host.
 
     Args:
         world: The core's state.
@@ -67,8 +76,8 @@ def hand_over(
     for o in run.spec.inputs[t]:
         copy_to(world, run, o, index)
     if found:
-        # The agent has the task already. Only the inputs are copied, because the earlier controller may have ended
-        # before it had sent them all.
+        # The agent has the task already, so nothing but the inputs is sent. The earlier controller may have ended
+        # before it had sent all of them.
         return
     objects = run.objects
     elements = objects.elements.get(t) if objects.elements else None
@@ -79,9 +88,9 @@ def hand_over(
 
 
 def _may_be_followed(world: World, run: Run, t: int) -> None:
-    """Note that the followers of a handed task may be handed to the same host, if there are few.
+    """Note that the followers of a handed task may be handed to the task's host; see `MAX_FOLLOWERS`.
 
-    The followers of a task are the tasks that take its result.
+    Do nothing if the task has more followers than `MAX_FOLLOWERS` and there is more than one host.
     """
     host = world.fleet.at(run.host[t])
     consumers = run.objects.consumers
@@ -94,23 +103,29 @@ def _may_be_followed(world: World, run: Run, t: int) -> None:
 
 
 def _pin_group(world: World, run: Run, group: int, index: int) -> None:
-    """Pin a group to the host on which its first task is placed. The other tasks of the group must run there, too."""
+    """Pin a group to the host that its first task was handed to, because all tasks of a group must run on one host."""
     if run.pin_group(group, index):
         requeue_group(world, run, group)
 
 
 def requeue_group(world: World, run: Run, group: int) -> None:
-    """Move the ready tasks of a group to other queues, because the group's host has changed."""
+    """Move a group's ready tasks to other queues. Their queues depend on the group's host, which has changed."""
     for t in run.groups[group]:
         if run.state[t] == State.READY:
             run.make_ready(t, world.now)
 
 
 def end_attempt(world: World, run: Run, t: int, *, linger: bool = False) -> HostRecord | None:
-    """End a task's present attempt and release its claims. Return its host, or None if the host was lost.
+    """End a task's present attempt and release the claims of this attempt.
 
-    If ``linger`` is True, the agent has not confirmed that the attempt has ended. Then the claims stay until
-    `confirm_end`.
+    Args:
+        world: The core's state.
+        run: The task's run.
+        t: The task.
+        linger: True if the agent has not confirmed the end of the attempt. Then the claims stay until `confirm_end`.
+
+    Returns:
+        The host of the attempt, or None if this host was lost.
     """
     claim, shared = run.end_attempt(t)
     host = world.fleet.at(run.host[t])
@@ -129,7 +144,7 @@ def end_attempt(world: World, run: Run, t: int, *, linger: bool = False) -> Host
 
 
 def give_up_attempts(world: World, run: Run, t: int) -> None:
-    """Give up all attempts of a task. Their agents have not confirmed that the attempts have ended."""
+    """Give up all attempts of a task, although their agents have not confirmed that these attempts have ended."""
     _give_up(world, run, t)
     if run.continue_with_second(t):
         _give_up(world, run, t)
@@ -137,7 +152,7 @@ def give_up_attempts(world: World, run: Run, t: int) -> None:
 
 
 def end_other_attempt(world: World, run: Run, t: int) -> None:
-    """Give up a task's other attempt, because the present one has finished."""
+    """Give up a task's other attempt, because the present attempt has finished."""
     run.swap_attempts(t)
     _give_up(world, run, t)
     run.continue_with_second(t)
@@ -150,10 +165,10 @@ def _give_up(world: World, run: Run, t: int) -> None:
 
 
 def confirm_end(world: World, host: HostRecord | None, run: int, t: int, attempt: int) -> Sequence[int]:
-    """Release the claims of an attempt that the core had given up. Its agent has reported that the attempt has ended.
+    """Release the claims of an attempt that the core had given up, because its agent has reported its end.
 
     Returns:
-        The objects that the attempt would have made. Empty if the core had not given up such an attempt.
+        The objects that the attempt may have made. Empty if the core had not given up such an attempt.
     """
     left = None if host is None else host.confirm_end(run, t, attempt)
     if host is None or left is None:
@@ -176,12 +191,12 @@ def _release_shared(world: World, claim: Claim | None) -> None:
     if claim is None:
         return
     world.fleet.shared.release(claim)
-    # A task that waits for shared amounts may fit on any host now, so all hosts are tried again.
+    # A task that waits for shared amounts may fit on any host now, so the core must try all hosts again.
     world.dirty.update(world.fleet.by_name.values())
 
 
 def promote(world: World, host: HostRecord) -> None:
-    """Grant claims to tasks that were handed ahead, as far as there is room. Tasks that waited longer come first."""
+    """Grant claims to tasks that were handed ahead, longest wait first. Stop at the first task that does not fit."""
     index = host.index
     count = 0
     for number, t, attempt, _ in host.ahead:
@@ -205,7 +220,7 @@ def promote(world: World, host: HostRecord) -> None:
 
 
 def return_to_frontier(world: World, run: Run, t: int) -> None:
-    """Make a task READY again, or WAITING if an input is missing. No agent has the task at this time."""
+    """Make a task READY again, or WAITING if an input is missing. Its attempts must have ended or been given up."""
     if not run.missing[t]:
         run.make_ready(t, world.now)
         return
@@ -213,7 +228,7 @@ def return_to_frontier(world: World, run: Run, t: int) -> None:
     for o in run.spec.inputs[t]:
         producer = run.spec.producer[o]
         if not run.objects.replicas[o] and producer >= 0 and run.state[producer] == State.HANDED:
-            # The task may again be handed to the host where its producer is now.
+            # The task may again be handed to the host that is making this input.
             _may_be_followed(world, run, producer)
 
 
@@ -224,7 +239,7 @@ def recall(world: World, run: Run, t: int) -> None:
 
 
 def recall_followers(world: World, run: Run, t: int) -> None:
-    """Recall the followers of a task that wait on its host, because the task will not make its result there."""
+    """Recall the followers of a task that wait on the task's host, because its result will not be made there."""
     index = run.host[t]
     for o in run.objects_of(t):
         if run.objects.replicas[o]:

@@ -35,11 +35,11 @@ _STATE = {
 
 
 def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None, cause: int = -1) -> None:
-    """End a task with an outcome other than DONE. No agent has the task at this time."""
+    """End a task with an outcome other than DONE. The task's attempts must have ended or been given up before."""
     if run.end_task(t, _STATE[outcome]):
         world.out.ended(run.number, t, outcome, world.fleet.names[run.host[t]], failure, cause)
     for o in run.objects_of(t):
-        # A replica may exist if the task was DONE before.
+        # A replica may exist, because the task may have been DONE before and have been repeated.
         if not run.objects.replicas[o]:
             give_up_output(world, run, o)
         elif not run.objects.uses[o]:
@@ -59,7 +59,7 @@ def fail(world: World, run: Run, t: int, failure: object) -> None:
     if run.reported[t]:
         objects = run.objects
         if not any(objects.needed(o) and not objects.replicas[o] for o in run.objects_of(t)):
-            # The task was DONE before, and was repeated for objects that are not needed any more.
+            # The task was DONE before, and was being repeated for objects that are not needed any more.
             run.move(t, State.DONE)
             release_inputs(world, run, t)
             world.ending.add(run)
@@ -75,14 +75,14 @@ def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
     name = run.name_of(t)
     return HostLostError(
         f"the result of task {name!r} was lost with its host, and making it again failed: {failure}",
-        remedy="A function runs again if its result is lost with a host: write it so that it can run twice.",
+        remedy="Write the function so that it can run twice, because it runs again if its result is lost with a host.",
         id=name,
         failure=failure,
     )
 
 
 def end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
-    """End all tasks that cannot run any more because ``root`` ended. Consumers of an object that still exists go on."""
+    """End all tasks that cannot run any more because ``root`` ended. Tasks whose inputs from ``root`` exist go on."""
     stack = [root]
     while stack:
         for o in run.objects_of(stack.pop()):
@@ -98,7 +98,10 @@ def end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
 
 
 def cancel(world: World, run: Run, tasks: list[int]) -> None:
-    """Cancel tasks and all that depend on them. If an agent has a task, the task ends when the agent confirms this."""
+    """Cancel tasks and all tasks that depend on them.
+
+    If an agent has one of ``tasks``, this task ends when the agent has reported the end of its attempt.
+    """
     for t in tasks:
         if run.ended(t):
             continue
@@ -121,7 +124,10 @@ def _cancel_handed(world: World, run: Run, t: int) -> None:
 
 
 def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = None) -> None:
-    """Cancel all tasks of a run. The run is over once the agents have confirmed this, or after `ABORT_S` seconds."""
+    """End a run early: cancel all of its tasks that have not ended.
+
+    The run is over once the agents have confirmed that its tasks have ended, or after `ABORT_S` seconds.
+    """
     if run.over or run.aborting:
         return
     run.begin_abort(outcome, error)
@@ -137,9 +143,9 @@ def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = No
 
 
 def abort_due(world: World, timer: Timer) -> None:
-    """Give up the remaining attempts of an aborted run, because `ABORT_S` is over.
+    """Give up the remaining attempts of an aborted run, because `ABORT_S` seconds have passed.
 
-    The claims of these attempts stay until their agents confirm that the attempts have ended.
+    What these attempts have claimed of hosts stays claimed until agents confirm that the attempts have ended.
     """
     run = world.runs.get(timer.run)
     if run is None or run.over or not run.aborting:
@@ -151,7 +157,7 @@ def abort_due(world: World, timer: Timer) -> None:
 
 
 def end_runs(world: World) -> None:
-    """End and announce the runs that have no task or output to wait for any more."""
+    """End the runs that have no task or output to wait for any more, and announce the end of each."""
     for run in sorted(world.ending, key=lambda run: run.number):
         if run.over or run.unended or (run.objects.awaited and not run.aborting):
             continue

@@ -20,17 +20,18 @@ from handout.scheduler.views import cluster_view, task_view
 
 __all__ = ["allocator_failed", "answer_due", "ask_again", "ask_allocators", "note_room", "placements_proposed"]
 
-#: A frontier shows at least this many tasks, if so many are ready.
+#: The core shows at least this many tasks to an allocator at a time, if so many are ready.
 MIN_FRONTIER = 256
-#: A frontier shows this many tasks for each free slot, if that is more than `MIN_FRONTIER`.
+#: If many slots are free, the core shows up to this many tasks for each of them. A host has a slot for each of its CPU
+#: cores.
 FRONTIER_PER_SLOT = 4
-#: If an allocator wants to be asked again, the core waits at least this many seconds. Without a limit, the allocator
-#: could keep the core busy.
+#: If an allocator wants to be asked again, the core waits at least this many seconds. Without this minimum, the
+#: allocator could keep the core busy.
 MIN_ASK_AGAIN_S = 0.01
 
 
 def note_room(world: World) -> None:
-    """Have the custom allocators asked again if some host has got room."""
+    """Have all custom allocators asked again if some host has got room."""
     if world.dirty:
         for run in world.runs.values():
             if run.spec.allocator is None:
@@ -40,7 +41,7 @@ def note_room(world: World) -> None:
 def ask_allocators(world: World) -> None:
     """Ask the custom allocators of the runs that have tasks to place.
 
-    An allocator is asked only if something has changed since its last request.
+    An allocator is asked only if something that may change its answer has happened since it was asked last.
     """
     for run in world.runs.values():
         if run.spec.allocator is not None or run.requests.number >= 0 or not run.requests.changed:
@@ -80,7 +81,7 @@ def _frontier(world: World, run: Run) -> list[int]:
 
 
 def ask_again(world: World, timer: Timer) -> None:
-    """Have an allocator asked again, because the time that it asked for has come."""
+    """Have an allocator asked again, because the time has come at which it wanted to be asked."""
     run = world.runs.get(timer.run)
     if run is not None:
         run.requests.ask_again()
@@ -92,18 +93,18 @@ def answer_due(world: World, timer: Timer) -> None:
     if run is not None and run.requests.number == timer.number and not run.over:
         timeout_s = run.spec.allocator_timeout_s
         said = f"the allocator did not answer within {timeout_s:g} s"
-        _refuse(world, run, said, "Answer sooner: place some of the tasks, and use ask_again for the others.")
+        _refuse(world, run, said, "Let it answer sooner: place some tasks, and use ask_again for the others.")
 
 
 def allocator_failed(world: World, event: AllocatorFailed) -> None:
-    """End a run whose allocator raised."""
+    """End a run whose allocator raised an exception."""
     run = world.runs.get(event.run)
     if run is None or run.requests.number != event.request:
         world.stale += 1
         return
     error = AllocatorError(
         f"the allocator raised {type(event.error).__name__}: {event.error}.",
-        remedy="The allocator's exception, with its traceback, is the cause of this error.",
+        remedy="Look at the allocator's exception and its traceback, which are the cause of this error.",
     )
     error.__cause__ = event.error
     abort(world, run, Outcome.FAILED, error)
@@ -112,8 +113,8 @@ def allocator_failed(world: World, event: AllocatorFailed) -> None:
 def placements_proposed(world: World, event: PlacementsProposed) -> None:
     """Place tasks as a custom allocator has proposed.
 
-    A placement that has become impossible since the allocator was asked is ignored. A placement that was impossible
-    even then ends the run.
+    A placement that has become impossible since the allocator was asked is ignored. A placement that was already
+    impossible when the allocator was asked ends the run.
     """
     run = world.runs.get(event.run)
     if run is None or run.requests.number != event.request or run.over:
@@ -137,8 +138,9 @@ def placements_proposed(world: World, event: PlacementsProposed) -> None:
 
 
 def _check_hope(world: World, run: Run) -> None:
-    """End a run whose allocator placed nothing, if nothing will happen that could change the answer."""
-    # A released host stays closed. Any other closed host may open again or be lost, which may change the answer.
+    """End a run whose allocator placed nothing, if nothing will happen that could change the allocator's answer."""
+    # A drained host that was released gets no work any more. Any other host that gets no work now may get work again or
+    # be lost, which may change the answer.
     busy = any(h.handed or h.lingering or not (h.open or h.released) for h in world.fleet.by_name.values())
     if busy or run.requests.changed or run.requests.asks_again or world.fleet.expected:
         return
@@ -151,12 +153,15 @@ def _check_hope(world: World, run: Run) -> None:
         world,
         run,
         f"the allocator placed none of {len(tasks)} tasks ({names}) though all hosts are idle",
-        "Place at least one, or return a draft on which ask_again(in_s=...) was called, to be asked again later.",
+        "Place at least one task. To be asked again later, return a draft on which ask_again(in_s=...) was called.",
     )
 
 
 def _impossible(world: World, run: Run, t: int, key: str | int, name: str) -> tuple[str, str] | None:
-    """Return problem and remedy of a placement that was impossible even when the allocator was asked; else None."""
+    """Return the problem and the remedy of a placement that was impossible already when the allocator was asked.
+
+    Return None if the placement was possible then.
+    """
     shown = run.requests
     if t < 0 or shown.tasks.get(run.name_of(t) if t < run.spec.count else "") != t:
         nearest = nearest_name(str(key), shown.tasks)
@@ -169,14 +174,17 @@ def _impossible(world: World, run: Run, t: int, key: str | int, name: str) -> tu
     if host is None:
         nearest = nearest_name(str(name), shown.hosts)
         return (
-            f"the allocator placed task {id_!r} on {name!r}, which is no host of its view",
+            f"the allocator placed task {id_!r} on {name!r}, which is not a host in its view",
             f"Did you mean {nearest!r}?" if nearest else "Answer with names from view.hosts.",
         )
     if shown.fleet_version != world.fleet.version or not host.open:
         return None
     why = world.fleet.why_infeasible(host, run.spec.profiles[run.spec.profile[t]])
     if why:
-        return f"the allocator placed task {id_!r} on host {name!r}, which can never run it: {why}", ""
+        return (
+            f"the allocator placed task {id_!r} on host {name!r}, which can never run it: {why}",
+            "Choose another host for the task.",
+        )
     return None
 
 
@@ -188,16 +196,19 @@ def _place(world: World, run: Run, t: int, name: str) -> bool:
         return False
     queue = run.queue_of(t)
     if not is_for_allocator(queue):
-        return False  # another task of its group was placed meanwhile, so the host is fixed
+        return False  # another task of the same group was placed meanwhile, which fixes the host of this task, too
     if all(world.fleet.feasible(host, run.spec.profiles[p]) for p in queue.key.group_profiles):
         return _place_on(world, run, t, host, queue)
-    # The allocator does not know which tasks are collocated. The host that it chose cannot run the whole group, so the
-    # task goes to a host that can.
+    # All tasks of a group must run on one host, but the allocator does not know the groups. The allocator's host cannot
+    # run the whole group of this task, so the task goes to a host that can.
     return any(_place_on(world, run, t, other, queue) for other in eligible_hosts(world, queue))
 
 
 def _place_on(world: World, run: Run, t: int, host: HostRecord, queue: ReadyQueue) -> bool:
-    """Place a task on a host: with a claim if there is room, else ahead if the host's backlog has room.
+    """Place a task on a host if possible.
+
+    If the host has room for the task's cost, the task gets a claim on this room. Otherwise, if not too much other work
+    waits on the host already, the task is handed ahead: it waits there without a claim.
 
     Returns:
         True if the task was placed.

@@ -1,4 +1,8 @@
-"""Handle hosts that join, change or leave, and runs that are submitted or closed."""
+"""Handle hosts that join, change or leave, and runs that are submitted or closed.
+
+The shell is the code around the core: it connects to hosts and reports events to the core. A group is a set of tasks
+that must all run on one host.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +37,14 @@ __all__ = [
     "shortage_over",
 ]
 
-#: After the capabilities of a host have changed, a run with tasks that no host can run does not end for this many
-#: seconds. A tracker may report less for a while, for example because other programs use memory.
+#: For this many seconds after the capabilities of a host have changed, a run goes on even if no host can run one of its
+#: tasks, unless the run is new. The reason is that a tracker may report less for a while, for example because other
+#: programs use memory.
 SHORTAGE_S = 60.0
 
 
 def run_submitted(world: World, event: ev.RunSubmitted) -> None:
-    """Create the run's state. The tasks without missing inputs become READY."""
+    """Create the state of the run. The tasks without missing inputs become READY."""
     if event.run in world.runs:
         world.stale += 1
         return
@@ -64,20 +69,20 @@ def run_closed(world: World, event: ev.RunClosed) -> None:
 
 
 def host_expected(world: World, event: ev.HostExpected) -> None:
-    """Note that a host may join. Tasks that only this host can run wait for it."""
+    """Note that a host is expected to join. Tasks that only this host can run wait for it."""
     world.fleet.leave_no_more(event.host)
     if event.host not in world.fleet.by_name:
         world.fleet.expect(event.host)
 
 
 def host_delayed(world: World, event: ev.HostDelayed) -> None:
-    """Note why the shell does not connect to a host for now. Tasks that only it can run still wait for it."""
+    """Note why the shell does not connect to an expected host yet. Tasks that only this host can run wait for it."""
     if event.host in world.fleet.expected:
         world.fleet.expect(event.host, event.reason)
 
 
 def host_connected(world: World, event: ev.HostConnected) -> None:
-    """Let a new host get work. If the core knows an earlier epoch of the host, that epoch is lost."""
+    """Add a host whose agent is ready. If the core still has the host with an earlier agent, that agent is lost."""
     known = world.fleet.by_name.get(event.host)
     if known is not None:
         if known.epoch >= event.epoch:
@@ -95,7 +100,7 @@ def _has_room(world: World, host: HostRecord) -> None:
 
 
 def host_lost(world: World, event: ev.HostLost) -> None:
-    """Forget a host that is lost or will not come."""
+    """Forget a host that is lost, or for which tasks must not wait any longer."""
     host = world.fleet.by_name.get(event.host)
     world.fleet.leave_no_more(event.host)
     if host is not None:
@@ -116,7 +121,7 @@ def _expect_no_more(world: World, name: str) -> None:
 
 
 def host_suspected(world: World, event: ev.HostSuspected) -> None:
-    """Close a host to new work for now."""
+    """Give a silent host no new work until it recovers."""
     host = world.fleet.by_name.get(event.host)
     if host is not None and not host.suspected:
         host.suspect(True)
@@ -124,7 +129,7 @@ def host_suspected(world: World, event: ev.HostSuspected) -> None:
 
 
 def host_recovered(world: World, event: ev.HostRecovered) -> None:
-    """Open a host to work again."""
+    """Let a host that was silent get work again."""
     host = world.fleet.by_name.get(event.host)
     if host is not None and host.suspected:
         host.suspect(False)
@@ -188,7 +193,7 @@ def release_drained(world: World) -> None:
 def _is_evacuated(world: World, host: HostRecord) -> bool:
     """Return True if every needed object on a host has a replica on a host that stays, or with the controller.
 
-    An object without such a replica is copied to the controller.
+    Begin to copy each needed object without such a replica to the controller.
     """
     leaving = {each.index for each in world.fleet.by_name.values() if each.draining}
     empty = True
@@ -202,7 +207,10 @@ def _is_evacuated(world: World, host: HostRecord) -> bool:
 
 
 def capabilities_changed(world: World, event: ev.CapabilitiesChanged) -> None:
-    """Recall the tasks of a host that have not started and can never run there any more. Running tasks go on."""
+    """Note what a host offers now. Recall tasks that have not started and whose cost the host does not cover any more.
+
+    Running tasks go on.
+    """
     host = world.fleet.by_name.get(event.host)
     if host is None:
         world.stale += 1
@@ -221,7 +229,7 @@ def capabilities_changed(world: World, event: ev.CapabilitiesChanged) -> None:
 
 
 def _unpin_uncovered(world: World, run: Run, host: HostRecord) -> None:
-    """Let the groups of a host go elsewhere if the host cannot run all of their tasks any more."""
+    """Let all groups that are pinned to a host go elsewhere if the host cannot run one of these groups any more."""
     profiles = run.spec.profiles
     if any(
         at == host.index and not all(world.fleet.feasible(host, profiles[p]) for p in run.group_profiles[group])
@@ -231,12 +239,12 @@ def _unpin_uncovered(world: World, run: Run, host: HostRecord) -> None:
 
 
 def shortage_over(world: World, timer: Timer) -> None:
-    """Check all runs again, because the time for lost capabilities to come back is over."""
+    """Have all runs checked again, because the time is over in which lost capabilities might have come back."""
     world.recheck = True
 
 
 def shared_changed(world: World, event: ev.SharedChanged) -> None:
-    """Set the shared amounts of the inventory, and let all hosts be tried again."""
+    """Set the inventory's shared amounts, and have ready tasks tried on all hosts again."""
     world.fleet.set_shared(event.amounts)
     for host in world.fleet.by_name.values():
         _has_room(world, host)

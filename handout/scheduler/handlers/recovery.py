@@ -25,10 +25,12 @@ from handout.scheduler.task_states import Outcome, State
 
 __all__ = ["copy_failed", "lose_host", "lose_object", "objects_stored", "unpin_groups"]
 
-#: After this many failed copies of an object to one host, the tasks that wait for it there are placed elsewhere.
+#: After this many failed copies of an object to one host, the tasks that wait there for the object are placed
+#: elsewhere.
 MAX_COPIES = 3
-#: A task fails for good once this many hosts were lost while the task may have been running there. The limit is higher
-#: than `MAX_DEATHS`, because the cause may also be another task on the same host.
+#: A task fails for good once this many hosts were lost while the task may have been running on them. This limit is
+#: higher than `MAX_DEATHS`, the limit for deaths of the task's worker, because another task may have made the hosts
+#: crash.
 MAX_LOSSES = 5
 
 
@@ -44,7 +46,8 @@ def lose_host(world: World, host: HostRecord, reason: str) -> None:
         del world.reservations[queue]
     world.note_change()
     for run in list(world.runs.values()):
-        # Replicas are removed before tasks, because a task that returns to the frontier may have lost inputs.
+        # Replicas are removed before attempts end, because a task without an attempt becomes READY only if all of its
+        # inputs still exist.
         lost = run.lose_host(host.index)
         unpin_groups(world, run, host.index)
         _lose_attempts(world, run, host, reason)
@@ -83,7 +86,7 @@ def _lose_attempts(world: World, run: Run, host: HostRecord, reason: str) -> Non
 def _takes_hosts_down(run: Run, t: int, host: str) -> WorkerDiedError:
     return WorkerDiedError(
         f"task {run.name_of(t)!r} may have been running on {MAX_LOSSES} hosts when they were lost, last on {host!r}.",
-        remedy="It is not tried again. See if it makes the agent or the machine crash, for example by its memory use.",
+        remedy="Find out if the task makes hosts crash, for example by its memory use. The task is not tried again.",
         id=run.name_of(t),
         host=host,
         attempt=run.attempt[t],
@@ -92,9 +95,9 @@ def _takes_hosts_down(run: Run, t: int, host: str) -> WorkerDiedError:
 
 
 def lose_object(world: World, run: Run, o: int) -> None:
-    """Have an object made again if it is still needed. The object has lost its last replica.
+    """Have an object that has lost its last replica made again if the object is still needed.
 
-    The column ``missing`` of the object's consumers must count the object already.
+    Before the call, the column ``missing`` must count the object for each task that takes it.
     """
     for c in run.objects.consumers[o]:
         if run.state[c] == State.READY:
@@ -109,15 +112,15 @@ def lose_object(world: World, run: Run, o: int) -> None:
     if run.state[producer] == State.DONE:
         _repeat(world, run, producer)
         return
-    # The producer was DONE, was repeated later, and then failed or was cancelled. Now the last replica that was left
-    # from the first time is lost.
+    # The producer was DONE, was repeated later, and then failed or was cancelled. The object that is lost now was made
+    # the first time.
     give_up_output(world, run, o)
     cancelled = run.state[producer] == State.CANCELLED
     end_dependents(world, run, producer, Outcome.CANCELLED if cancelled else Outcome.SKIPPED)
 
 
 def _repeat(world: World, run: Run, first: int) -> None:
-    """Repeat a finished task whose result was lost, and all tasks whose lost results it needs for this."""
+    """Repeat a finished task whose result was lost, and the finished tasks that must make its lost inputs again."""
     stack = [first]
     while stack:
         t = stack.pop()
@@ -138,7 +141,15 @@ def _repeat(world: World, run: Run, first: int) -> None:
             if run.aborting:
                 return
         elif any(run.state[p] in (State.FAILED, State.SKIPPED, State.CANCELLED) for p in _makers(run, t)):
-            fail(world, run, t, HostLostError(f"an input of task {run.name_of(t)!r} was lost and cannot be made again"))
+            fail(
+                world,
+                run,
+                t,
+                HostLostError(
+                    f"an input of task {run.name_of(t)!r} was lost and cannot be made again, because the task that "
+                    "makes it failed, was skipped or was cancelled. Run the graph again."
+                ),
+            )
 
 
 def _makers(run: Run, t: int) -> list[int]:
@@ -148,7 +159,7 @@ def _makers(run: Run, t: int) -> list[int]:
 
 
 def _copy_elsewhere(world: World, run: Run, index: int) -> None:
-    """Give up the copies to a lost host. Begin the copies that came from this host again, from other sources."""
+    """Give up the copies to a lost host, and begin the copies from this host again from other sources."""
     affected = [key for key, source in run.objects.copying.items() if key[1] == index or source == index]
     for o, target in affected:
         run.objects.end_copy(o, target)
@@ -182,14 +193,15 @@ def objects_stored(world: World, event: ObjectsStored) -> None:
         if not asked and index:
             world.stale += 1
             if _is_made_on(run, o, index):
-                # An attempt on this host makes the same object. A drop could delete the result of that attempt.
+                # The copy stays, because an attempt on this host makes the same object, and a drop could delete the
+                # object that the attempt makes.
                 objects.mark_stale(o, index)
             elif index not in objects.replicas[o]:
                 world.out.drop(index, run.number, o)
         elif objects.uses[o] or objects.flags[o]:
             add_replica(world, run, o, index, size)
         elif index not in objects.replicas[o]:
-            world.out.drop(index, run.number, o)  # no task needs it any more
+            world.out.drop(index, run.number, o)  # the object is not needed any more
 
 
 def _is_made_on(run: Run, o: int, index: int) -> bool:
@@ -201,10 +213,10 @@ def _is_made_on(run: Run, o: int, index: int) -> bool:
 
 
 def copy_failed(world: World, event: CopyFailed) -> None:
-    """Try a failed copy again, from another source if there is one.
+    """Try a failed copy again. If the source turned out to have no replica, use another source.
 
-    After some failures, the tasks that wait for the copy go to other hosts. If no host has the object any more, it is
-    made again.
+    After `MAX_COPIES` failures, the tasks that wait on a host for the copy go to other hosts. If the copy was to go to
+    the controller, the run ends instead. If no replica of the object is left, the object is made again.
     """
     run = world.runs.get(event.run)
     host = world.fleet.by_name.get(event.host)
@@ -234,7 +246,7 @@ def copy_failed(world: World, event: CopyFailed) -> None:
 
 
 def _lose_replica(world: World, run: Run, o: int, index: int) -> bool:
-    """Forget a replica that a host does not have or cannot send. Return True if there is no other replica."""
+    """Forget the replica of an object that a host does not have or cannot send. Return True if it was the last one."""
     if run.objects.remove_replica(o, index):
         if _is_wanted_at(run, o, index):
             copy_to(world, run, o, index)
@@ -245,7 +257,7 @@ def _lose_replica(world: World, run: Run, o: int, index: int) -> bool:
 
 
 def _stays_behind(world: World, run: Run, o: int, source: int) -> None:
-    """Count a failed copy from a host that is being drained. After `MAX_COPIES` failures, make the object again."""
+    """Count a failed copy from a host that is being drained. After `MAX_COPIES` failures, give up this replica."""
     host = world.fleet.at(source)
     if host is None or not host.draining or source not in run.objects.replicas[o]:
         return
@@ -254,9 +266,10 @@ def _stays_behind(world: World, run: Run, o: int, source: int) -> None:
 
 
 def _place_consumers_elsewhere(world: World, run: Run, o: int, host: HostRecord) -> None:
-    """End the attempts that wait on a host for an object that cannot be copied there.
+    """End the attempts that wait on a host for an object that cannot be copied to this host.
 
-    Their tasks go to other hosts. A task fails instead once it has `MAX_ENVIRONMENT_FAILURES` failures of this sort.
+    Each of these attempts counts as a failure that its task's own code did not cause. The task then goes to another
+    host. After `MAX_ENVIRONMENT_FAILURES` such failures, it fails for good instead.
     """
     for c in run.objects.consumers[o]:
         if run.state[c] != State.HANDED or run.host[c] != host.index:
@@ -280,8 +293,9 @@ def _input_not_copied(world: World, run: Run, t: int, host: HostRecord, failures
     tried = [world.fleet.names[index] for index in sorted({*run.avoid.get(t, ()), host.index})]
     others = f", on hosts {', '.join(map(repr, tried))}" if len(tried) > 1 else ""
     return HostLostError(
-        f"task {name!r} could not get one of its inputs on host {host.name!r}; it was tried {failures} times{others}.",
-        remedy="Look at the free space on that host and at the connection to it.",
+        f"task {name!r} could not get one of its inputs on host {host.name!r}; "
+        f"the task was tried {failures} times{others}.",
+        remedy="Check the free disk space on that host and the connection to it.",
         host=host.name,
         id=name,
     )
@@ -292,8 +306,8 @@ def _abort_without_output(world: World, run: Run, o: int, source: str) -> None:
     name = run.name_of(run.spec.producer[o])
     error = HostLostError(
         f"the result of task {name!r} could not be copied from host {source!r} to the controller; "
-        f"it was tried {MAX_COPIES} times.",
-        remedy="Look at the controller's free memory and disk space.",
+        f"the copy was tried {MAX_COPIES} times.",
+        remedy="Check the controller's free memory and disk space.",
         host=source,
         id=name,
     )

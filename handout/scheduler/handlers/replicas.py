@@ -14,7 +14,7 @@ _WAITING, _HANDED, _DONE = State.WAITING, State.HANDED, State.DONE
 
 
 def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> None:
-    """Note that a host (0: the controller) has an object. ``size`` is negative if the size is not known."""
+    """Note that the host ``index`` has an object. Index 0 is the controller. A negative ``size`` means "not known"."""
     objects = run.objects
     before = objects.replicas[o]
     if index in before:
@@ -29,7 +29,7 @@ def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> N
 
 
 def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
-    """Tell the tasks that wait for an object that the object exists now. Its first replica is on host ``index``."""
+    """Tell the tasks that wait for an object that it exists now. The object's first replica is on host ``index``."""
     state = run.state
     for c in run.objects.consumers[o]:
         s = state[c]
@@ -39,7 +39,7 @@ def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
         if s == _HANDED:
             at = run.host[c]
             if at != index:
-                # The task was handed to the host that should have made the object. Another host has made it instead.
+                # The task was handed to the host that should have made the object, but another host has the object now.
                 copy_to(world, run, o, at)
             if not missing and run.claims[c] is None:
                 host = world.fleet.at(at)
@@ -53,17 +53,17 @@ def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
 
 
 def copy_to(world: World, run: Run, o: int, index: int) -> None:
-    """Begin to copy an object to a host (0: the controller).
+    """Begin to copy an object to a host, or to the controller if ``index`` is 0.
 
-    Nothing happens if the object has no replica, if the host has one, or if the copy is under way.
+    Do nothing if the object has no replica, if the host has a replica of it, or if the copy is under way.
     """
     replicas = run.objects.replicas[o]
     if not replicas or index in replicas or (o, index) in run.objects.copying:
         return
     source = replicas[0]
     if source and len(replicas) > 1:
-        # All copies pass through the controller, so its own replica is the best source. Without one, the copies are
-        # spread over the hosts that have the object.
+        # All copies pass through the controller, so a replica in the controller is the best source. Here the controller
+        # has none, so the copies are spread over the hosts that have the object.
         source = replicas[(index + o) % len(replicas)]
     run.objects.begin_copy(o, index, source)
     world.out.copy(index, run.number, o, source)
@@ -85,7 +85,7 @@ def release_inputs(world: World, run: Run, t: int) -> None:
 
 
 def drop_unused(world: World, run: Run, o: int) -> None:
-    """Drop the replicas of an object that no task will use. Replicas that the caller gets or wants to keep stay."""
+    """Drop the replicas of an object that no task will use, except those that the caller will get or wants to keep."""
     objects = run.objects
     flags, replicas = objects.flags[o], objects.replicas[o]
     if flags & KEEP or not replicas:

@@ -1,4 +1,7 @@
-"""Take over from an earlier run of the same tasks: committed results, attempts that go on, and unknown outcomes."""
+"""Take over from an earlier run of the same tasks: committed results, attempts that go on, and unknown outcomes.
+
+A claim is an amount of a host, or of the amounts that all hosts share, that is set aside for one attempt.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
         for o in run.objects_of(t):
             if not run.objects.replicas[o]:
                 lose_object(world, run, o)
-    # Objects are dropped only now, because some may be inputs of the tasks that are repeated.
+    # Objects are dropped only now, because `lose_object` may have tasks repeated that need some of these objects.
     for o in dict.fromkeys((*used, *event.objects)):
         if not run.objects.uses[o]:
             drop_unused(world, run, o)
@@ -51,15 +54,16 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
 
 
 def attempts_found(world: World, event: AttemptsFound) -> None:
-    """Take over the attempts that an earlier controller handed to a host. End those that are not needed."""
+    """Take over the attempts that an earlier controller handed to a host, and end those that are not needed."""
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     if run is None or host is None:
         world.stale += len(event.tasks)
         return
     for t, attempt in zip(event.tasks, event.attempts, strict=True):
         if run.state[t] == State.HANDED and attempt > run.attempt[t]:
-            # Two hosts have an attempt of this task. Only the one with the higher number counts: the earlier controller
-            # began it after the end of the other.
+            # Two hosts have an attempt of this task, and only the attempt with the higher number counts. The earlier
+            # controller began this attempt after it had seen the other one end, or as a second attempt beside the other
+            # one.
             give_up_attempts(world, run, t)
             return_to_frontier(world, run, t)
         if run.state[t] not in (State.WAITING, State.READY) or attempt <= run.attempt[t]:
@@ -70,13 +74,18 @@ def attempts_found(world: World, event: AttemptsFound) -> None:
 
 
 def _end(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> None:
-    """End an attempt that is not needed. If it finishes before the host ends it, its objects are dropped."""
+    """End an attempt that is not needed. Note its objects, so that they are dropped if the attempt finishes first."""
     host.add_lingering(run.number, t, attempt, Lingering(None, None, run.objects_of(t)))
     world.out.cancel(host.index, run.number, t, attempt)
 
 
 def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> None:
-    """Take over an attempt on the host that has it: with a claim if there is room, else ahead."""
+    """Take over an attempt on the host that has it.
+
+    If there is room for the task's cost, the attempt gets a claim. Otherwise it waits on the host until it can get one.
+    If the host does not cover the task's cost, or there is too little of the shared amounts, the attempt is ended
+    instead.
+    """
     profile = run.spec.profiles[run.spec.profile[t]]
     demands = world.fleet.feasible(host, profile)
     granted = next(((demand, c) for demand in demands if (c := _claim(world, run, t, host, demand)) is not None), None)
@@ -95,7 +104,8 @@ def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> No
             fail(world, run, t, outcome_unknown(run, t, host.name, "the host or the shared amounts have changed since"))
         return
     if run.missing[t]:
-        # If the task has not started, it would wait for its inputs, and hold room that their producers may need.
+        # A task that has not started would wait for its inputs, and have a claim on room meanwhile. The tasks that make
+        # these inputs may need that room, so the task is recalled. A task that has started goes on.
         recall(world, run, t)
 
 
@@ -113,7 +123,7 @@ def _claim(world: World, run: Run, t: int, host: HostRecord, demand: Demand) -> 
 
 
 def attempts_unknown(world: World, event: AttemptsUnknown) -> None:
-    """Fail tasks that must not run twice, because an earlier run handed them over and did not see them end."""
+    """Fail tasks that must not run twice and that an earlier run handed over without seeing them end."""
     run = world.runs.get(event.run)
     if run is None:
         world.stale += len(event.tasks)

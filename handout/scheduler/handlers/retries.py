@@ -33,7 +33,7 @@ ENVIRONMENT_KINDS = ("input", "disk", "host", "cancelled")
 UNKNOWN_KINDS = ("died", "disk", "host", "cancelled")
 #: Kinds of failure in which Handout itself killed the running task.
 _KILLED_KINDS = ("timeout", "memory")
-#: By kind of failure: how the attempt was lost, for the message of `OutcomeUnknownError`.
+#: For each of the `UNKNOWN_KINDS`: how the attempt was lost, as the message of `OutcomeUnknownError` says it.
 CAUSES = {
     "died": "its worker died",
     "disk": "there was no room for its result",
@@ -45,7 +45,7 @@ MAX_BACKOFF_S = 60.0
 
 
 def pause_before_retry(run: Run, t: int, event: TaskFailed) -> float | None:
-    """Count a failure. Return the seconds to wait before the next attempt, or None if there is no next attempt."""
+    """Count a failure of a task. Return the seconds to wait before its next attempt, or None if there is none."""
     if event.kind == "died":
         return 0.0 if run.count(FailureCount.WORKER_DIED, t) < MAX_DEATHS else None
     if event.kind in ENVIRONMENT_KINDS:
@@ -76,11 +76,12 @@ def backoff_over(world: World, timer: Timer) -> None:
 def outcome_unknown(run: Run, t: int, host: str, how: str) -> OutcomeUnknownError:
     """Return the error of a task that may have run and must not run twice."""
     name = run.name_of(t)
-    first = "Free some space there, or give it a disk cost. " if how == CAUSES["disk"] else ""
+    first = "Free some space on that host, or give the task a disk cost. " if how == CAUSES["disk"] else ""
     return OutcomeUnknownError(
         f"task {name!r} was lost on host {host!r} ({how}) in attempt {run.attempt[t]}; it may have run, and it is "
         "marked idempotent=False, so it is not run again.",
-        remedy=f"{first}Find out if it took effect. To run it again, mark it idempotent=True, at least for one run.",
+        remedy=f"{first}Find out if the task took effect. To run it again, mark it idempotent=True, at least for one "
+        "run.",
         id=name,
         host=host,
         attempt=run.attempt[t],

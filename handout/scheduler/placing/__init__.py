@@ -1,1 +1,1 @@
-"""Decide which ready task goes to which host, and which tasks wait instead."""
+"""The rules by which the core decides which ready task goes to which host, and which tasks wait instead."""

@@ -1,9 +1,9 @@
-"""Pause a function on a host that has no room for its results or arguments: its tasks avoid the host for a while.
+"""Pause a function on a host that has no room for the function's results or arguments.
 
-If an attempt fails because the host has no room, the next task of the same function would probably fail there, too.
-Such attempts fail quickly, so the host would soon be free for more tasks, and would get most of the function's tasks.
-There may be room again later, so the pause ends. The pause is a preference only: if no other host can run a task, the
-task goes to the paused host.
+While a function is paused on a host, its tasks avoid this host. Without the pause, the next task of the function would
+probably fail there, too. Such attempts fail quickly, so the host would soon be free for more tasks, and would get most
+of the function's tasks. A pause ends after a while, because there may be room again. The pause is only a preference: if
+no other host can run a task, the task goes to the host on which its function is paused.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from handout.scheduler.task_states import State
 
 __all__ = ["FIRST_PAUSE_S", "LONGEST_PAUSE_S", "count_freed", "found_no_room", "pause_over"]
 
-#: Length of the first pause of a function on a host, in seconds. Each further pause is twice as long.
+#: Length of the first pause of a function on a host, in seconds. Each further pause is twice as long as the last.
 FIRST_PAUSE_S = 10.0
-#: Length of the longest pause, in seconds. If the last pause ended longer ago than this, the next has the first length.
+#: Length of the longest pause, in seconds. If the last pause ended longer ago than this, the next pause has the length
+#: `FIRST_PAUSE_S` again.
 LONGEST_PAUSE_S = 640.0
 
 
 def found_no_room(world: World, run: Run, t: int, host: HostRecord, need: int) -> None:
-    """Pause the function of a task on a host that had no room for ``need`` bytes (0: not known)."""
+    """Pause the function of a task on a host that had no room for ``need`` bytes; ``need`` is 0 if not known."""
     profile = run.spec.profiles[run.spec.profile[t]]
     before = host.pauses.get(profile)
     if before is not None and before.until > world.now:
-        # The function is paused already: the attempt was under way when the pause began. The pause does not get longer.
+        # The function is paused on this host already. The attempt was under way when the pause began, or no other host
+        # could run the task. So this failure does not make the pause longer.
         host.pause(profile, Pause(before.until, before.length_s, max(before.need, need), before.freed))
         return
     length_s = FIRST_PAUSE_S
@@ -49,7 +51,7 @@ def found_no_room(world: World, run: Run, t: int, host: HostRecord, need: int) -
 def _recall_waiting(world: World, host: HostRecord, profile: Profile, *, but: tuple[Run, int]) -> None:
     """Recall the tasks of a paused function that wait for a claim on the host and can run elsewhere.
 
-    The task ``but`` is not recalled: its attempt has just ended.
+    The task ``but`` is not recalled, because its attempt has just ended.
     """
     kept = []
     for entry in host.ahead:
@@ -74,7 +76,10 @@ def _may_leave(world: World, run: Run, entry: AheadTask, host: HostRecord, profi
 
 
 def count_freed(world: World) -> None:
-    """End a pause early, once enough objects were dropped since its beginning to make room for one task per slot."""
+    """End a pause early, once enough objects were dropped on the host to make room for one task per slot.
+
+    Only objects that were dropped since the pause began count. A host has a slot for each of its CPU cores.
+    """
     for host in list(world.pausing):
         freed = sum(_freed(world, run, o) for run, o in world.out.drops(host.index))
         if not freed:
@@ -87,12 +92,18 @@ def count_freed(world: World) -> None:
 
 
 def _fits(pause: Pause, host: HostRecord) -> bool:
-    """Return True if the dropped objects have made room for one task per slot."""
+    """Return True if the dropped objects have made room for one task per slot, as far as the core can know.
+
+    If the need is not known, any dropped object is enough.
+    """
     return pause.freed >= pause.need * host.slots
 
 
 def _freed(world: World, number: int, o: int) -> float:
-    """Return the bytes of a dropped object; infinite if its run is closed, because all its objects are dropped then."""
+    """Return how many bytes the drop of an object frees.
+
+    The number is infinite if the object's run is closed, because then all objects of the run are dropped.
+    """
     run = world.runs.get(number)
     return float("inf") if run is None else max(run.objects.nbytes[o], 0)
 

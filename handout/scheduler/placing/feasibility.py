@@ -1,4 +1,4 @@
-"""End a run at once if no host can ever run one of its tasks. The error has the reason for each host."""
+"""End a run at once if no host can ever run one of its tasks. The run's error has the reason for each host."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["depends_on_host", "end_infeasible_runs"]
 
 
 def end_infeasible_runs(world: World) -> None:
-    """End the runs that have a task which no connected host can ever run.
+    """End the runs that have a task which no connected host can ever run. Hosts that are being drained do not count.
 
-    No run is checked while some host is expected. While lost capabilities may come back, only new runs are checked.
+    No run is checked while some host is still expected to join. While the lost capabilities of a host may come back,
+    only runs that have never been checked are checked.
     """
     if not world.recheck:
         return
@@ -29,7 +30,7 @@ def end_infeasible_runs(world: World) -> None:
         if run.over or run.aborting or (run.checked and world.now < world.shortage_until):
             continue
         run.mark_checked()
-        # Tasks that were handed over do not count, because their hosts can run them.
+        # Tasks that are handed over now do not count, because they have a host already.
         if (error := _infeasible(world, run, hosts, handed=False)) is not None:
             abort(world, run, Outcome.FAILED, error)
 
@@ -37,8 +38,9 @@ def end_infeasible_runs(world: World) -> None:
 def depends_on_host(world: World, name: str) -> PlacementError | None:
     """Return the error of the first task that no other host could run, or None if the host may be drained.
 
-    Tasks that are with the host now count, too, because they may have to run again. If the host is connected, other
-    hosts that are only expected do not count. If the host itself is only expected, any other expected host is enough.
+    Tasks that are handed over count, too, because they may have to run again. If the host is connected, only other
+    connected hosts count. If the host itself is still expected to join, it may be drained in any case if another host
+    is expected, too.
     """
     fleet = world.fleet
     if name not in fleet.by_name and fleet.expected.keys() - {name}:
@@ -53,7 +55,7 @@ def depends_on_host(world: World, name: str) -> PlacementError | None:
 def _infeasible(world: World, run: Run, hosts: list[HostRecord], *, handed: bool) -> PlacementError | None:
     """Return the error of the first task that none of these hosts can ever run.
 
-    If ``handed`` is True, tasks that were handed over count, too.
+    If ``handed`` is True, tasks that are handed over now count, too.
     """
     feasible, profiles = world.fleet.feasible, run.spec.profiles
 
@@ -73,7 +75,7 @@ def _infeasible(world: World, run: Run, hosts: list[HostRecord], *, handed: bool
             names = ", ".join(map(repr, map(run.name_of, run.groups[group][:5])))
             return PlacementError(
                 f"the collocated tasks {names} cannot be placed: no host covers all of them.",
-                remedy="Lower their costs, add a host that covers them all, or do not collocate them.",
+                remedy="Lower the costs of these tasks, add a host that covers all of them, or do not collocate them.",
                 id=run.name_of(first),
             )
     return None
@@ -96,7 +98,7 @@ def _placement_error(world: World, name: str, profile: Profile, hosts: list[Host
         lacks = {host.name: f"has Python {host.python}" for host in hosts}
         clauses = "; ".join(f"host {host!r} {text}" for host, text in lacks.items())
         return PlacementError(
-            f"task {name!r} cannot be placed: its function travels by value and needs Python {profile.python}; "
+            f"task {name!r} cannot be placed: its function is sent by value and needs Python {profile.python}; "
             f"{clauses}.",
             remedy=f"Move the function into a module, or give the hosts a python= of version {profile.python}.",
             id=name,

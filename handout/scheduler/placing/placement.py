@@ -1,4 +1,10 @@
-"""Place ready tasks: take them from the ready queues in order, and hand each to the best host that has room for it."""
+"""Place ready tasks: take them from the ready queues in order, and hand each to the best host that has room for it.
+
+A ready queue holds ready tasks of one run that may go to the same hosts. A claim is an amount of a host, or of the
+amounts that all hosts share, that is set aside for one attempt. A host is full if it has no room for a claim of the
+task. A task may be handed ahead to a full host, which means that it waits there without a claim. The backlog of a host
+is the expected seconds of all tasks that wait there for a claim. A host has a slot for each of its CPU cores.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +32,20 @@ __all__ = [
     "transfer_s",
 ]
 
-#: Most tasks of one queue that are placed before another queue may get its turn.
+#: At most this many tasks of one queue are placed before another queue may get its turn.
 TURN = 16
-#: A host that has this many tasks gets no further tasks whose cost takes nothing of the host.
+#: A host that has this many tasks gets no further tasks that cost nothing of the host.
 MAX_FREE_TASKS = 4096
-#: Once a task that was handed ahead has waited this many seconds for a claim, its host grants none to newer tasks.
+#: Once a task that was handed ahead has waited this many seconds for a claim, newer tasks get no claim on its host.
 PATIENCE_S = 1.0
 #: The bandwidth of every link, in bytes per second. It is assumed, because none is measured.
 BYTES_PER_S = 2e8
-#: If all inputs of a task have at most this many bytes together, copying them takes no noticeable time.
+#: The inputs of a task are light if they have at most this many bytes together, and heavy otherwise. Copying light
+#: inputs takes no noticeable time.
 LIGHT_BYTES = 65536
-#: Light inputs that are on more hosts than this do not count when the host of a task is chosen. Of the hosts that have
-#: a heavy input, only the first ones are considered.
+#: An object on more hosts than this hardly says where a task should go. If the inputs of a task are light, such an
+#: object does not count in the choice of the task's host. If the inputs are heavy, only the first hosts that have the
+#: object are considered.
 MAX_HOLDERS = 8
 
 
@@ -46,19 +54,24 @@ class Standing(NamedTuple):
 
     #: The priority of the queue's first task, negated.
     priority: float
-    #: How many tasks of the queue's run are handed over. So at the same priority, the run with the fewest comes first.
+    #: How many tasks of the queue's run are handed over. So at the same priority, the run with the fewest of them is
+    #: first.
     active: int
     #: The place of the queue's first task in the run's order.
     place: int
 
 
-#: The host that a task goes to, the chosen variant of its cost, and its share of the host. The share is a claim, or the
-#: seconds of the backlog if the task is handed ahead.
+#: The host that a task goes to, the chosen variant of the task's cost, and the task's share of the host. The share is a
+#: claim, or, if the task is handed ahead, the seconds that it adds to the host's backlog.
 _Grant = tuple[HostRecord, Demand, Claim | float]
 
 
 def place(world: World) -> None:
-    """Hand over the ready tasks that fit. Begin again if hosts have got room meanwhile."""
+    """Hand over the ready tasks that fit. Begin again as long as hosts are freed meanwhile.
+
+    A host is freed if it is no longer reserved for a queue (see `reservations`), or no longer denied to less urgent
+    tasks (see `priority_guard`).
+    """
     while True:
         reset_waiting(world)
         for host in world.dirty:
@@ -68,7 +81,7 @@ def place(world: World) -> None:
         while queues := _queues_to_serve(world, settled):
             _serve(world, queues, settled)
         retry_denied(world)
-        # Hosts in ``freed`` are not reserved or denied any more, so queues that were served before may use them now.
+        # Queues that were served before may be able to use the freed hosts now.
         world.dirty, world.freed = world.freed, set()
         if not world.dirty:
             return
@@ -95,7 +108,10 @@ def _queues_to_serve(world: World, settled: set[ReadyQueue]) -> list[ReadyQueue]
 
 
 def is_for_allocator(queue: ReadyQueue) -> bool:
-    """Return True if a custom allocator may choose the host: no option and no group has fixed it for these tasks."""
+    """Return True if a custom allocator may choose the host of a queue's tasks.
+
+    It may not if an option of the tasks or the group of the tasks has fixed the host.
+    """
     return not queue.key.pin and queue.run.spec.profiles[queue.key.profile].host is None
 
 
@@ -147,22 +163,23 @@ class Candidates:
         if queue.blocked:
             self.demands = {host: self.demands[host] for host in world.dirty if host in self.demands}
         rank = self.strategy.rank
-        #: A heap of the hosts that may have room for a claim, by rank.
+        #: A heap of the hosts that may have room for a claim, lowest rank first.
         self.free: list[tuple[float, int, HostRecord]] = [(rank(host), host.index, host) for host in self.demands]
         heapify(self.free)
-        #: A heap of the full hosts, to which tasks may be handed ahead, by backlog per slot.
+        #: A heap of the full hosts to which tasks may be handed ahead, least backlog per slot first.
         self.full: list[tuple[float, int, HostRecord]] = []
         self.ahead_allowed = run.spec.profiles[queue.key.profile].idempotent
-        #: True if some claim was not granted because too little was free of the shared amounts.
+        #: True if some claim was not granted because too little was free of the shared amounts, or because the shared
+        #: amounts are kept free for another queue.
         self.short = False
 
 
 def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[Demand, ...]]:
-    """Return the open hosts that can cover a queue's tasks, each with the variants of the cost that it can cover.
+    """Return the hosts that may get a queue's tasks now, each with the variants of the cost that the host can cover.
 
-    First, hosts that are paused for the tasks are left out, unless all are paused. Then hosts on which the tasks have
-    failed are left out, unless no host would remain. In this order, a failed task goes back to the same host rather
-    than to a paused host, where it would fail again.
+    A host is paused for tasks if it had no room for the data of such tasks. First, paused hosts are left out, unless
+    all are paused. Then hosts on which the tasks have failed are left out, unless no host would remain. Because of this
+    order, a failed task goes back to the same host rather than to a paused host, where it would probably fail again.
     """
     fleet = world.fleet
     if queue.version == fleet.version:
@@ -208,8 +225,8 @@ def _place_some(world: World, candidates: Candidates, turn: int, floor: float) -
             turn = 0
             break
         if limit is not None and run.active >= limit:
-            # The run has reached its limit. Hosts that get room before it falls below the limit are not noted for this
-            # queue, so all hosts must be tried the next time.
+            # The run has reached its limit. As long as this is so, the core does not note for this queue which hosts
+            # get room, so all hosts must be tried the next time.
             queue.block(False)
             give_up_reservation(world, queue)
             break
@@ -234,7 +251,7 @@ def _place_some(world: World, candidates: Candidates, turn: int, floor: float) -
 
 
 def _any_free(world: World, candidates: Candidates, t: int) -> _Grant | None:
-    """Return a grant on the host of the lowest rank that has room for a claim, or None if no host has room."""
+    """Return a grant on the first host, in the order of ranks, that has room for a claim. None: no host has room."""
     free, rank = candidates.free, candidates.strategy.rank
     while free:
         stood, index, host = free[0]
@@ -252,7 +269,10 @@ def _any_free(world: World, candidates: Candidates, t: int) -> _Grant | None:
 
 
 def _least_backlog(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
-    """Return a grant on the full host with the least backlog per slot, among those that may get the task ahead."""
+    """Return a grant on the first full host, in the order of backlogs per slot, to which a task may be handed ahead.
+
+    Return None if there is no such host.
+    """
     full = candidates.full
     while full:
         stood, index, host = full[0]
@@ -276,7 +296,7 @@ def claim_on(
     t: int,
     candidates: Candidates | None = None,
 ) -> tuple[Demand, Claim] | None:
-    """Claim the first variant of a cost that fits on a host now, and its part of the shared amounts.
+    """Claim the amounts of a host and the shared amounts that the first fitting variant of a cost takes.
 
     Returns:
         The variant and the claim on the host, or None if no variant fits.
@@ -313,7 +333,7 @@ def ahead_backlog_s(host: HostRecord, demand: Demand, expected_s: float) -> floa
 
 
 def _ahead_backlog_s(world: World, candidates: Candidates, t: int, host: HostRecord, expected_s: float) -> float:
-    """Return the same as `ahead_backlog_s`, or a negative number if a more urgent task waits for the host."""
+    """Return the same as `ahead_backlog_s`, or a negative number if the task must wait for a more urgent task."""
     backlog_s = ahead_backlog_s(host, candidates.demands[host][0], expected_s)
     if backlog_s >= 0.0 and world.waiting and _must_wait(world, candidates, t, host, expected_s):
         return -1.0
@@ -333,7 +353,7 @@ def _is_heavy(run: Run, t: int) -> bool:
 
 
 def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
-    """Choose the host that has most of a task's inputs, which are light, unless another host can begin sooner.
+    """Choose the host that has the greatest number of a task's light inputs, unless another host can begin sooner.
 
     Returns:
         A grant, or None if the other hosts must be tried.
@@ -363,7 +383,7 @@ def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: flo
 
 
 def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
-    """Choose the host where a task could begin soonest, by the bytes to copy and by the backlog.
+    """Choose the host where a task could begin soonest, judged by the bytes to copy and by the backlog.
 
     Returns:
         A grant, or None if the other hosts must be tried.
@@ -392,7 +412,7 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
 
 
 def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:
-    """Return the hosts that have an input of a task, and also the first free host and the first full host."""
+    """Return the hosts that have an input of a task, and also the first host of each heap of ``candidates``."""
     run, at, demands = candidates.queue.run, world.fleet.at, candidates.demands
     found = set()
     for o in run.spec.inputs[t]:
@@ -407,7 +427,10 @@ def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:
 
 
 def transfer_s(run: Run, t: int, host: HostRecord) -> float:
-    """Return roughly how many seconds it would take to copy a task's inputs to a host, without those that it has."""
+    """Return roughly how many seconds it would take to copy a task's inputs to a host.
+
+    Inputs that the host has, or that are being copied to it, do not count.
+    """
     index = host.index
     missing = 0
     wait_s = 0.0

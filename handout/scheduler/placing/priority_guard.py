@@ -1,11 +1,15 @@
 """Do not hand tasks ahead if they would take room that a more urgent task waits for.
 
-The agent starts a task that was handed ahead as soon as there is room, before the core can place a more urgent task.
-So a task is not handed ahead to a host if a more urgent task waits for this host, in two cases:
+A task is handed ahead if it is handed over to a host that has no room for its cost yet. The agent starts such a task as
+soon as there is room, before the core can place a more urgent task. So if a more urgent task waits for a host, the host
+is denied to a less urgent task in two cases:
 
-- The task would take some of each amount that the more urgent task lacks there.
-- The task's duration is not known, and the task would take some amount that the more urgent task needs. The task might
-  never give this amount back.
+- The less urgent task would take some of each amount of which too little is free for the more urgent task.
+- The duration of the less urgent task is not known, and it would take some amount that the more urgent task needs. The
+  less urgent task might never give this amount back.
+
+In all other cases, the less urgent task may be handed ahead. Then it takes nothing that the more urgent task needs, or
+its duration is known and limits the delay of the more urgent task.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ __all__ = ["must_wait", "note_waiting", "reset_waiting", "retry_denied"]
 
 
 def note_waiting(world: World, queue: ReadyQueue, priority: float) -> None:
-    """Note that the first task of a queue waits, because no host had room for it. The task has this priority."""
+    """Note that the first task of a queue, which has this priority, waits, because no host had room for it."""
     world.waiting.append((priority, queue))
 
 
@@ -41,7 +45,8 @@ def must_wait(world: World, host: HostRecord, demand: Demand, priority: float, e
         waiters = world.waiters[host] = Waiters()
     while True:
         for (lacks, needs), urgency in waiters.alike.items():
-            # ``lacks`` is empty if the more urgent task would fit on the host and only waits for its turn.
+            # ``lacks`` is empty if the more urgent task would fit on the host and only waits for its turn. An empty set
+            # is a part of every set, so the less urgent task must wait then.
             if urgency > priority and (lacks <= takes or (expected_s < 0.0 and not needs.isdisjoint(takes))):
                 world.denied.setdefault((needs, priority), set()).add(host)
                 return True
@@ -51,7 +56,7 @@ def must_wait(world: World, host: HostRecord, demand: Demand, priority: float, e
 
 
 def reset_waiting(world: World) -> None:
-    """Forget which tasks wait, and which hosts with new room were denied. The core is about to place tasks again."""
+    """Forget which tasks wait, and that hosts with new room were denied, because tasks are about to be placed again."""
     world.waiting.clear()
     world.waiters.clear()
     for hosts in world.denied.values():
@@ -59,7 +64,7 @@ def reset_waiting(world: World) -> None:
 
 
 def retry_denied(world: World) -> None:
-    """Have the hosts of `World.denied` tried again once the more urgent tasks do not wait for them any more."""
+    """Have hosts of `World.denied` tried again if the more urgent tasks do not wait for these hosts any more."""
     for (names, priority), hosts in list(world.denied.items()):
         left = set(hosts)
         for urgency, queue in world.waiting:
@@ -78,7 +83,7 @@ def _demands(world: World, queue: ReadyQueue) -> tuple[Demand, ...]:
 
 
 def _read_on(world: World, host: HostRecord, waiters: Waiters) -> None:
-    """Read the rest of `World.waiting` for a host, because the entries that were read before did not decide."""
+    """Read the remaining entries of `World.waiting` for a host, because no entry read before denies the host."""
     alike = waiters.alike
     for priority, queue in world.waiting[waiters.seen :]:
         for demand in queue.hosts.get(host, ()):
@@ -88,7 +93,10 @@ def _read_on(world: World, host: HostRecord, waiters: Waiters) -> None:
 
 
 def _lacks(host: HostRecord, demand: Demand) -> frozenset[str]:
-    """Return the names of the amounts of a demand of which the host has too little now. Devices count as one name."""
+    """Return the names of the demanded amounts of which too little is free on the host now.
+
+    GPUs and GPU memory together count as one name.
+    """
     free = host.ledger.free
     short = [name for name, parts in demand.plain.items() if parts > free.get(name, 0)]
     if demand.devices and not host.ledger.fits(demand.devices):

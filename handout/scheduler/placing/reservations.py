@@ -1,4 +1,8 @@
-"""Keep a host, or the shared amounts, free for a task that has waited for a long time, until the task fits."""
+"""Keep a host, or the shared amounts, free for a task that has waited for a long time, until the task fits.
+
+A queue holds ready tasks of one run that may go to the same hosts. The shared amounts are those that all hosts of the
+inventory share.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ from handout.scheduler.state.world import World
 
 __all__ = ["RESERVE_AFTER_S", "expire", "give_up_reservation", "may_use", "note_blocked", "note_placed"]
 
-#: After a task has waited this many seconds, a host or the shared amounts are kept free for it.
+#: If no task of a queue could be placed for this many seconds, a host or the shared amounts are kept free for the first
+#: task of the queue.
 RESERVE_AFTER_S = 30.0
 
 
@@ -23,19 +28,19 @@ def may_use(world: World, queue: ReadyQueue, host: HostRecord) -> bool:
 
 
 def note_placed(world: World, queue: ReadyQueue) -> None:
-    """Note that a task of a queue was placed. The queue's waiting time begins anew, and its reservations end."""
+    """Note that a task of a queue was placed. The queue then begins to wait anew, and its reservations end."""
     queue.note_placed(world.now)
     give_up_reservation(world, queue)
 
 
 def note_blocked(world: World, queue: ReadyQueue, short: bool, placed: bool) -> None:
-    """Reserve a host or the shared amounts for a queue whose first task has fitted nowhere for `RESERVE_AFTER_S`.
+    """Reserve a host or the shared amounts for a queue whose first task has fitted nowhere for `RESERVE_AFTER_S` s.
 
     Args:
         world: The core's state.
         queue: The queue.
-        short: True if the first task does not fit because too little is free of the shared amounts.
-        placed: True if other tasks of the queue were placed just now.
+        short: True if the first task does not fit because it cannot get what it needs of the shared amounts.
+        placed: True if other tasks of the queue have just been placed.
     """
     if placed:
         note_placed(world, queue)
@@ -48,7 +53,7 @@ def note_blocked(world: World, queue: ReadyQueue, short: bool, placed: bool) -> 
 
 
 def _reserve(world: World, queue: ReadyQueue) -> None:
-    """Reserve for a queue the host with the least load, because it will probably have room first."""
+    """Reserve the host with the least load for a queue, because this host will probably have room first."""
     hosts = [host for host in queue.hosts if host.reserved is None and host.open]
     if hosts:
         host = min(hosts, key=lambda host: (host.load(), host.index))

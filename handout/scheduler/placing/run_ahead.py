@@ -1,4 +1,9 @@
-"""Hide latency: hand tasks over together with the tasks that make their inputs, and recall tasks for idle hosts."""
+"""Hide latency: hand tasks over together with the tasks that make their inputs, and recall tasks for idle hosts.
+
+The followers of a task are the tasks that take its result. A task is handed ahead if it is handed over to a host that
+has no room for its cost yet, or that is still making the task's inputs. The backlog of a host is the expected seconds
+of its tasks that were handed ahead and have not got room yet. A host has a slot for each of its CPU cores.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ __all__ = ["hand_over_followers", "recall_for_idle"]
 
 
 class _Followers(Enum):
-    """The outcome of a try to hand over the followers of a task, which are the tasks that take its result."""
+    """The outcome of a try to hand over the followers of a task."""
 
     #: No follower needs another try.
     DONE = auto()
@@ -28,7 +33,10 @@ class _Followers(Enum):
 
 
 def hand_over_followers(world: World) -> None:
-    """Hand waiting tasks to the host that makes all of their missing inputs, as far as its backlog has room."""
+    """Hand WAITING tasks over to the host that makes all of their missing inputs, as far as its backlog has room.
+
+    A host's leaders are the tasks that were handed to it and whose followers may be handed to it, too.
+    """
     for host in sorted(world.leading, key=lambda host: host.index):
         if not host.open or host.reserved is not None:
             continue
@@ -43,7 +51,7 @@ def hand_over_followers(world: World) -> None:
                 break
             leader = host.next_leader()
             if followers is _Followers.HELD_BACK:
-                held.append(leader)  # the followers of the next leaders may be urgent enough
+                held.append(leader)  # go on, because the followers of the next leader may be urgent enough
         host.return_leaders(held)
         if not host.leaders:
             world.leading.discard(host)
@@ -98,8 +106,8 @@ def _all_made_at(run: Run, c: int, host: HostRecord) -> bool:
     """Return True if each input of a task exists or is being made on the host.
 
     This function is called each time that a producer of one of the task's inputs is handed over, and the task may have
-    many inputs. So each call begins with the input at which the last call stopped. Only after the last input, all
-    inputs are checked once more.
+    many inputs. So each call begins with the input at which the call before stopped. A call that passes the last input
+    checks all inputs again, because the state of earlier inputs may have changed meanwhile.
     """
     producer, replicas, inputs = run.spec.producer, run.objects.replicas, run.spec.inputs[c]
     at = begin = run.inputs_checked.get(c, 0)
@@ -126,9 +134,10 @@ def recall_for_idle(world: World) -> None:
 
 
 def _recall_from(world: World, donor: HostRecord, takers: list[HostRecord]) -> None:
-    """Recall tasks from the end of a host's queue, so that they can run on the takers.
+    """Recall tasks from the end of the donor's queue, so that they can run on the takers, which are idle hosts.
 
-    If the takers have F free slots, and the donor has D slots, the share F / (F + D) of the movable tasks is recalled.
+    A task is movable if it has waited on the donor for long enough and can run on a taker. If the takers have F free
+    slots and the donor has D slots, the share F / (F + D) of the movable tasks is recalled, rounded up to a whole task.
     """
     before = world.now - donor.target_s
     waiting = [entry for entry in donor.ahead if _may_be_recalled(world, entry, donor)]

@@ -1,4 +1,7 @@
-"""Begin second attempts. A task that is far slower than the others of its profile runs on another host, too."""
+"""Begin second attempts: a task that is far slower than other tasks of its `Profile` runs on another host, too.
+
+A second attempt begins only on a host that has room for the task, and only while no ready task waits for a host.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ __all__ = ["may_have_second", "speculate"]
 
 
 def may_have_second(run: Run, t: int) -> bool:
-    """Return True if a task may get a second attempt: it is safe to repeat, may go elsewhere, and has had none yet."""
+    """Return True if a task may get a second attempt: it may run twice and elsewhere, and has not had one before."""
     profile = run.spec.profiles[run.spec.profile[t]]
     grouped = run.spec.group is not None and run.spec.group[t] >= 0
     return profile.idempotent and profile.host is None and not grouped and t not in run.speculated
 
 
 def speculate(world: World) -> None:
-    """Begin second attempts of slow tasks, as long as no ready task waits for the room."""
+    """Begin second attempts of slow tasks, if some host has room and no ready task waits for a host."""
     for run in world.runs.values():
         stragglers = run.stragglers
         if stragglers is None or run.over or run.aborting:
@@ -69,6 +72,6 @@ def _begin_second(world: World, run: Run, stragglers: Stragglers, t: int) -> boo
 
 
 def _others(world: World, queue: ReadyQueue, first: int) -> list[HostRecord]:
-    """Return the hosts that may get a second attempt, the least loaded host first."""
+    """Return the hosts other than ``first`` that may get a queue's task, the least loaded host first."""
     hosts = [host for host in eligible_hosts(world, queue) if host.index != first and host.index not in queue.key.avoid]
     return sorted(hosts, key=lambda host: (host.load(), host.index))

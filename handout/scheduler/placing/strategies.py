@@ -13,11 +13,11 @@ __all__ = ["STRATEGIES", "Strategy"]
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """The rule of one built-in allocator. `handout.allocators` has the same rule as an async callable."""
+    """The rule of one built-in allocator. The async callable in `handout.allocators` has the same name and rule."""
 
-    #: Returns the rank of a host. The host of the lowest rank is tried first.
+    #: Returns the rank of a host. The host with the lowest rank is tried first.
     rank: Callable[[HostRecord], float]
-    #: True if the time to copy a task's inputs to the host counts more than the rank.
+    #: True if the time that it takes to copy a task's inputs to a host counts more than the host's rank.
     weighs_bytes: bool = False
 
 

@@ -1,4 +1,4 @@
-"""The requests that the core makes to the custom allocator of one run."""
+"""The requests that the scheduler's core makes to the custom allocator of one run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class AllocatorRequests:
     __slots__ = ("_first_shown", "asks_again", "changed", "fleet_version", "hosts", "number", "tasks")
 
     def __init__(self) -> None:
-        #: Number of the open request. -1: no request is open.
+        #: Number of the open request, or -1 if no request is open.
         self.number = -1
-        #: By id: the number of each task that the last request showed to the allocator.
+        #: The numbers of the tasks that the last request showed to the allocator, by task id.
         self.tasks: Mapping[str, int] = {}
-        #: By name: each host that the last request showed to the allocator.
+        #: The hosts that the last request showed to the allocator, by name.
         self.hosts: Mapping[str, HostRecord] = {}
-        #: The fleet's version at the time of the last request.
+        #: The value of `Fleet.version` at the time of the last request.
         self.fleet_version = -1
         #: Number of timers that are set because the allocator wants to be asked again at a certain time.
         self.asks_again = 0
         #: True if something that may change the allocator's answer has happened since the last request.
         self.changed = True
-        #: By task: when the core first showed the task to the allocator.
+        #: The time at which the core first showed each task to the allocator, by task number.
         self._first_shown: dict[int, float] = {}
 
     def open(self, number: int, tasks: Mapping[str, int], hosts: Mapping[str, HostRecord], fleet_version: int) -> None:

@@ -1,4 +1,7 @@
-"""How long the tasks of a run take: the expected duration of a function, and the limit above which a task is slow."""
+"""How long the tasks of a run take: the expected duration of a function, and the limit above which a task is slow.
+
+Tasks of one profile are alike: they have, for example, the same function and the same cost; see `Profile`.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ from handout.scheduler.run_spec import RunSpec
 
 __all__ = ["UNKNOWN_S", "Durations"]
 
-#: The value of a duration that is not known.
+#: This value stands for a duration that is not known.
 UNKNOWN_S = -1.0
-#: The shortest expected duration. A host's backlog is limited in seconds, so it could hold any number of tasks with an
-#: expected duration of 0 s.
+#: The shortest expected duration. The core limits how many seconds of work may wait on a host. Without a shortest
+#: duration, tasks of 0 s would not count for this limit.
 _SHORTEST_S = 5e-6
-#: The weight of a new duration above the average, and the weight of a new duration below the average. The average falls
-#: faster than it rises, because a first call also imports modules and takes longer than later calls.
+#: The weight of a new duration in the average: `_UP` if the new duration is above the average, `_DOWN` if it is below.
+#: The average falls faster than it rises, because a first call also imports modules and takes longer than later calls.
 _UP, _DOWN = 0.2, 0.5
-#: For each profile, this many durations are kept, the latest ones.
+#: For each profile, only this many of the latest durations are kept.
 _KEPT = 256
 
 
@@ -25,8 +28,8 @@ class Durations:
     """Durations of one run's tasks.
 
     Each function has a moving average. It begins with the average that earlier runs have learned for a function of the
-    same name. If the run may attempt slow tasks a second time, the latest durations of each `Profile` are also kept. An
-    average alone does not tell how far a slow task is from the others.
+    same name. If the run may attempt slow tasks a second time, the latest durations of each profile are also kept,
+    because an average alone does not tell how far a slow task is from the others.
 
     Args:
         spec: The specification of the run.
@@ -41,14 +44,15 @@ class Durations:
         if spec.count:
             for fn, profile in set(zip(spec.fn, spec.profile, strict=True)):
                 self._names[fn] = spec.profiles[profile].fn_name
-        #: By function number: the expected duration in seconds; `UNKNOWN_S` until a call of the function has finished.
+        #: The expected duration of each function in seconds, by function number. It is `UNKNOWN_S` as long as neither
+        #: this run nor an earlier one is known to have finished a call of the function.
         self.expected_s = [UNKNOWN_S] * (max(self._names, default=-1) + 1)
         for fn, name in self._names.items():
             if name:
                 self.expected_s[fn] = remembered.get(name, UNKNOWN_S)
-        #: By profile: the latest durations in seconds.
+        #: The latest durations of each profile in seconds, by profile number.
         self._latest: dict[int, deque[float]] = {}
-        #: By profile: the result of `limit_s` for the present durations.
+        #: The results of `limit_s` for the present durations, by profile number.
         self._limits: dict[int, float] = {}
 
     def learn(self, t: int, took_s: float) -> None:
@@ -76,7 +80,7 @@ class Durations:
         return len(self._latest.get(profile, ()))
 
     def limit_s(self, profile: int) -> float:
-        """Return the seconds after which a running task of a profile is slow.
+        """Return the seconds after which a running task of a profile counts as slow.
 
         The result is infinite while too few tasks of the profile have finished.
         """

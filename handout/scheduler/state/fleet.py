@@ -1,4 +1,8 @@
-"""The hosts that the core knows, the amounts that they share, and which hosts are able to run a task."""
+"""The hosts that the core knows, the amounts that they share, and which hosts are able to run a task.
+
+The core makes the decisions of the controller. The shell is the code around the core: it connects to hosts, and reports
+to the core what happens to them. All tasks of one profile have the same requirements; see `Profile`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ __all__ = ["Fleet"]
 
 
 class Fleet:
-    """The connected hosts, the hosts that may still join, and the amounts that all hosts of the inventory share."""
+    """The connected hosts, the expected hosts, and the amounts that all hosts of the inventory share."""
 
     __slots__ = (
         "_by_index",
@@ -30,17 +34,19 @@ class Fleet:
     )
 
     def __init__(self) -> None:
-        #: Names of all hosts by index, including lost hosts. Index 0 is the controller.
+        #: Names of all hosts, including lost hosts, by index. Index 0 is the controller.
         self.names: list[str] = [CONTROLLER]
         self._by_index: dict[int, HostRecord] = {}
         self.by_name: dict[str, HostRecord] = {}
         self._demands: dict[Profile, tuple[Demand, ...]] = {}
-        #: By name of a host that may still join: why the shell does not connect to it yet, or "" if the shell connects.
+        #: The expected hosts: they have not joined yet, and tasks wait for them. Key: the host's name. Value: why the
+        #: shell does not connect to the host yet, or "" if the shell is connecting.
         self.expected: dict[str, str] = {}
-        #: Hosts that were drained before they joined. If such a host joins, it gets no work.
+        #: Names of the hosts that the caller drained before they joined. If such a host joins, it gets no work.
         self.leaving: set[str] = set()
-        #: The amounts that all hosts share, in parts by name. ``shared`` also has the claims on them.
+        #: The amounts that all hosts share, by name, in parts (1/10,000 of a unit).
         self.shared_amounts: dict[str, int] = {}
+        #: The ledger of the shared amounts, with the claims of tasks on these amounts.
         self.shared = Ledger({}, ())
         #: This number grows whenever the answer to "Which hosts may get this task?" may have changed.
         self.version = 0
@@ -48,16 +54,16 @@ class Fleet:
     # -- members
 
     def expect(self, name: str, reason: str = "") -> None:
-        """Note that a host may join.
+        """Note that a host is expected to join, so that tasks wait for it.
 
         Args:
             name: The host's name.
-            reason: Why the shell does not connect to the host yet, or "" if the shell connects.
+            reason: Why the shell does not connect to the host yet, or "" if the shell is connecting.
         """
         self.expected[name] = reason
 
     def expect_no_more(self, name: str) -> None:
-        """Note that a host will not join."""
+        """Note that tasks no longer wait for a host to join. The host may have joined, or may still join later."""
         self.expected.pop(name, None)
 
     def leave(self, name: str) -> None:
@@ -89,15 +95,15 @@ class Fleet:
         self.note_change()
 
     def at(self, index: int) -> HostRecord | None:
-        """Return the host that has an index, or None if that host was lost."""
+        """Return the host with this index, or None if that host was lost."""
         return self._by_index.get(index)
 
     def note_change(self) -> None:
-        """Note that a task may now be able to go to other hosts than before."""
+        """Note that some task may now be able to go to other hosts than before."""
         self.version += 1
 
     def set_shared(self, amounts: Mapping[str, int]) -> None:
-        """Set the amounts that all hosts share, in parts by name."""
+        """Set the amounts that all hosts share, by name, in parts (1/10,000 of a unit)."""
         self.shared_amounts = dict(amounts)
         self.shared.resize(amounts, ())
         self._demands.clear()
@@ -120,7 +126,7 @@ class Fleet:
     def feasible(self, host: HostRecord, profile: Profile) -> tuple[Demand, ...]:
         """Return the variants of a profile's cost that a host can cover when it is idle, in order of preference.
 
-        The result is empty if the host can never run tasks of the profile.
+        The result is empty if the host, with its present offer, can never run tasks of the profile.
         """
         feasible = host.feasible.get(profile)
         if feasible is None:

@@ -1,7 +1,12 @@
 """One host as the core sees it: its offer, the claims on that offer, and the tasks that were handed over to it.
 
-A task is handed ahead if the core hands it over although the host has no room for it yet. Such a task waits on the host
-for a claim. The backlog of a host is the work of its tasks that were handed ahead.
+The core makes the decisions of the controller. The shell is the code around the core: it talks to the hosts, and
+performs the core's commands.
+
+A claim is the part of a host's amounts that one task holds. A task is handed ahead if the core hands it over without a
+claim, because the host has no room for the task yet, or because the task's inputs are still being made on this host.
+Such a task waits on the host for a claim. The backlog of a host is the work of its tasks that were handed ahead and
+have no claim yet.
 """
 
 from __future__ import annotations
@@ -29,17 +34,17 @@ __all__ = [
 
 #: If a host has this many tasks without a claim, the core hands no further tasks ahead to the host.
 AHEAD_LIMIT = 1024
-#: The backlog may hold at least this many seconds of work for each slot.
+#: The backlog may hold at least this many seconds of work for each slot, which is one CPU of the host.
 MIN_TARGET_S = 0.010
 
 #: The controller's index. Hosts have higher indices.
 CONTROLLER_INDEX = 0
-#: The ``replicas`` of an object that only the controller has.
+#: The entry in `ObjectTable.replicas` for an object that only the controller has.
 CONTROLLER_ONLY = (CONTROLLER_INDEX,)
 
 
 class Demand:
-    """One variant of a profile's cost, divided into amounts of the host and amounts that all hosts share."""
+    """One variant of the cost of a `Profile`, divided into amounts of the host and amounts that all hosts share."""
 
     __slots__ = ("devices", "host", "names", "plain", "shared", "variant")
 
@@ -47,7 +52,8 @@ class Demand:
         self.variant = variant
         self.host = host
         self.shared = shared
-        #: The amounts of ``host`` that are claimed on devices; empty if a task needs no GPU and no part of a GPU.
+        #: The amounts of ``host`` that are claimed on devices, which are GPUs. Empty if a task needs no GPU and no part
+        #: of a GPU.
         self.devices = {name: parts for name, parts in host.items() if name in ("gpu", "gpu_memory")}
         #: The other amounts of ``host``, without zeros.
         self.plain = {name: parts for name, parts in host.items() if parts and name not in self.devices}
@@ -69,7 +75,7 @@ _new_tuple = tuple.__new__
 
 
 def ahead_task(run: int, task: int, attempt: int, since_s: float) -> AheadTask:
-    """Return an `AheadTask`. A call of the class would take twice as long."""
+    """Return an `AheadTask`, in half the time that a call of the class would take."""
     return _new_tuple(AheadTask, (run, task, attempt, since_s))
 
 
@@ -133,7 +139,7 @@ class HostRecord:
         self, name: str, index: int, offer: Offer, python: str, rtt_s: float, epoch: int, price: float
     ) -> None:
         self.name = name
-        #: The host's number in the fleet, which is never used again for another record.
+        #: The number of this record in the fleet. No other record ever gets this number.
         self.index = index
         self.epoch = epoch
         #: The first two numbers of the host's version of Python, such as "3.11".
@@ -142,53 +148,55 @@ class HostRecord:
         self.price_per_hour = price
         self.alive = True
         self.suspected = False
+        #: True if the caller drains the host: it gets no new work, and is let go once no run needs it.
         self.draining = False
         #: True if the core has told the shell that it may let this drained host go.
         self.released = False
-        #: The ready queue for which the host is kept free, or None. It is only compared by identity. This module cannot
-        #: name its type, because the module of queues imports this module.
+        #: The `ReadyQueue` for which the host is kept free, or None. The type here is ``object``, because the module of
+        #: `ReadyQueue` imports this module.
         self.reserved: object | None = None
         #: The host's amounts, and the claims of the tasks that run there, as far as the core knows.
         self.ledger = Ledger(offer.amounts, offer.devices)
         #: Number of tasks that the host's agent has, including tasks that were handed ahead.
         self.handed = 0
-        #: Tasks that were handed ahead, have all their inputs, and wait for a claim. A stale entry stays until it comes
-        #: to the front.
+        #: Tasks that were handed ahead, whose inputs all exist, and that wait for a claim. If a task stops waiting, its
+        #: entry may stay until it comes to the front.
         self.ahead: deque[AheadTask] = deque()
         #: Number of tasks without a claim: tasks in ``ahead``, and tasks whose inputs are still being made here.
         self.ahead_n = 0
         #: The backlog: the seconds that the tasks without a claim are expected to take in all.
         self.ahead_s = 0.0
-        #: True if the host's offer has ever become smaller. More may then be claimed than the host offers.
+        #: True if the host's offer has ever become smaller, so that more may be claimed than the host offers.
         self.shrunk = False
-        #: The leaders, as (run, task), oldest first. A leader is a handed task whose followers may be handed to this
-        #: host too. The followers of a task are the tasks that take its result.
+        #: The leaders, as (run, task), oldest first. The followers of a task are the tasks that take its result. A
+        #: leader is a task that was handed to this host and whose followers may be handed to this host too.
         self.leaders: deque[tuple[int, int]] = deque()
-        #: By (run, task, attempt): the attempts that the core has given up and whose end the agent has not confirmed.
+        #: The attempts that the core has given up and whose end the agent has not confirmed yet. Key: (run, task,
+        #: attempt).
         self.lingering: dict[tuple[int, int, int], Lingering] = {}
-        #: By profile: the demands that this host can cover when it is idle. A cache of `Fleet.feasible`.
+        #: The demands of each profile that this host can cover when it is idle: a cache of `Fleet.feasible`.
         self.feasible: dict[Profile, tuple[Demand, ...]] = {}
-        #: By profile: its last pause on this host. The pause may be over.
+        #: The last pause of each profile on this host. The pause may be over.
         self.pauses: dict[Profile, Pause] = {}
-        #: The ``replicas`` of every object that only this host has.
+        #: The entry in `ObjectTable.replicas` for every object that only this host has.
         self.only = (index,)
-        #: The ``replicas`` of every object that only the controller and this host have.
+        #: The entry in `ObjectTable.replicas` for every object that only the controller and this host have.
         self.both = (CONTROLLER_INDEX, index)
         self.set_offer(offer)
 
-    # -- what it offers
+    # -- what the host offers
 
     def set_offer(self, offer: Offer) -> None:
         """Set what the host offers from now on."""
         self.offer = offer
         self.shrunk = self.shrunk or any(offer.amounts.get(n, 0) < parts for n, parts in self.ledger.total.items())
         self.ledger.resize(offer.amounts, offer.devices)
-        #: Number of whole cores, but at least 1.
+        #: Number of slots: the number of whole CPUs that the host offers, but at least 1.
         self.slots = max(1, offer.amounts.get("cpu", PARTS) // PARTS)
         #: Seconds of work that the backlog may hold for each slot.
         self.target_s = max(2 * self.rtt_s, MIN_TARGET_S)
-        # The budget is the target of all slots and a little more. Otherwise, a rounding error could keep out a task
-        # although the exact sum of the durations fits.
+        # The seconds of work that the backlog may hold in all: the target of all slots, and a little more. Otherwise, a
+        # rounding error could keep out a task although the exact sum of the durations fits.
         self.budget_s = self.target_s * self.slots * (1.0 + 1e-9)
         self.feasible.clear()
 
@@ -198,7 +206,7 @@ class HostRecord:
         return self.alive and not self.suspected and not self.draining
 
     def suspect(self, suspected: bool) -> None:
-        """Note that the host is silent (True), or that it is heard again (False)."""
+        """Note that the controller has not heard from the host for a while (True), or hears from it again (False)."""
         self.suspected = suspected
 
     def drain(self) -> None:
@@ -220,14 +228,14 @@ class HostRecord:
         """Keep the host free for one ready queue. None ends the reservation."""
         self.reserved = queue
 
-    # -- tasks with its agent
+    # -- the tasks that its agent has
 
     def add_running(self) -> None:
         """Count one more task, which has a claim."""
         self.handed += 1
 
     def add_ahead(self, backlog_s: float, entry: AheadTask | None) -> None:
-        """Count one more task that is handed ahead, and queue its entry. None: an input of the task is missing."""
+        """Count one more task that is handed ahead. Queue ``entry``, unless it is None because an input is missing."""
         self.handed += 1
         self.ahead_n += 1
         self.ahead_s += backlog_s
@@ -235,13 +243,19 @@ class HostRecord:
             self.ahead.append(entry)
 
     def remove_attempt(self, claim: Claim | None, backlog_s: float) -> None:
-        """Count one task less. If the task had no claim, take it out of the backlog too."""
+        """Count one task less. If the task had no claim, take the task out of the backlog too."""
         self.handed -= 1
         if claim is None:
             self.shorten_backlog(backlog_s)
 
     def remove_attempts(self, count: int, ahead: int, backlog_s: float) -> None:
-        """Count ``count`` tasks less. ``ahead`` of them had no claim, and made up ``backlog_s`` of the backlog."""
+        """Count several tasks less.
+
+        Args:
+            count: The number of these tasks.
+            ahead: How many of these tasks had no claim.
+            backlog_s: Seconds that the tasks without a claim had added to the backlog, together.
+        """
         self.handed -= count
         if ahead:
             self.ahead_n -= ahead
@@ -254,16 +268,16 @@ class HostRecord:
         self.ahead_s = self.ahead_s - backlog_s if self.ahead_n else 0.0
 
     def wait_for_claim(self, run: int, t: int, attempt: int, now: float) -> None:
-        """Queue a task that was handed ahead, because it has all its inputs now."""
+        """Queue a task that was handed ahead, because all of its inputs exist now."""
         self.ahead.append(AheadTask(run, t, attempt, now))
 
     def remove_ahead(self, count: int) -> None:
-        """Remove the first ``count`` entries of tasks that wait for a claim."""
+        """Remove the first ``count`` entries of ``ahead``."""
         for _ in range(count):
             self.ahead.popleft()
 
     def keep_ahead(self, entries: Iterable[AheadTask]) -> None:
-        """Keep only these entries of the tasks that wait for a claim, because the other tasks are recalled."""
+        """Keep only these entries of ``ahead``, because the tasks of the other entries are recalled."""
         entries = list(entries)
         self.ahead.clear()
         self.ahead.extend(entries)
@@ -285,7 +299,7 @@ class HostRecord:
         self.lingering[run, t, attempt] = left
 
     def confirm_end(self, run: int, t: int, attempt: int) -> Lingering | None:
-        """Forget a given-up attempt whose end is confirmed. Return what the attempt held, or None if it is unknown."""
+        """Forget a given-up attempt whose end is confirmed. Return what it held, or None if it was not noted."""
         return self.lingering.pop((run, t, attempt), None)
 
     # -- room
@@ -293,8 +307,8 @@ class HostRecord:
     def backlog_for(self, expected_s: float) -> float:
         """Return the seconds that a task would add to the backlog, or -1 if the backlog has no room for it.
 
-        A negative ``expected_s`` means that the duration is not known. Such a task counts as half of a slot's target.
-        So each slot takes two such tasks until the first results tell the duration.
+        A negative ``expected_s`` means that the duration is not known. Such a task adds half of ``target_s``, so that
+        the backlog has room for two such tasks per slot until the first results tell the duration.
         """
         cost = expected_s if expected_s >= 0.0 else self.target_s * 0.5
         if cost > self.target_s or self.ahead_n >= AHEAD_LIMIT or self.ahead_s + cost > self.budget_s:
@@ -316,11 +330,11 @@ class HostRecord:
         self.pauses[profile] = pause
 
     def end_pause(self, profile: Profile) -> None:
-        """End the pause of a profile before its time, and forget the pause."""
+        """End the pause of a profile early, and forget the pause."""
         del self.pauses[profile]
 
     def is_paused(self, profile: Profile, now: float) -> bool:
-        """Return True if tasks of a profile avoid this host at this time."""
+        """Return True if tasks of a profile avoid this host at the time ``now``."""
         pause = self.pauses.get(profile)
         return pause is not None and pause.until > now
 

@@ -1,4 +1,8 @@
-"""The objects of one run as columns: which hosts have them, which tasks use them, and which copies are under way."""
+"""The objects of one run as columns: which hosts have them, which tasks use them, and which copies are under way.
+
+A column has one entry for each object. An object is the result of a task, an element of a result, or a value that the
+controller has from the beginning.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,10 @@ _NONE: tuple[int, ...] = ()
 
 
 class ObjectTable:
-    """Columns by object number. The columns name a host by its index in the fleet. Index 0 is the controller."""
+    """The columns of a run's objects, indexed by object number.
+
+    The columns name a host by its index in the fleet. Index 0 is the controller.
+    """
 
     __slots__ = (
         "awaited",
@@ -35,25 +42,25 @@ class ObjectTable:
         objects = len(spec.producer)
         #: Bytes of the object; -1 if not known.
         self.nbytes = list(spec.nbytes)
-        #: Indices of the hosts that have the object, ascending. At first, the controller has the objects that no task
-        #: makes, and no host has any object.
+        #: Indices of the hosts that have the object, in ascending order. At first, the controller has the objects that
+        #: no task makes, and no host has any object.
         self.replicas: list[tuple[int, ...]] = [_NONE if producer >= 0 else (0,) for producer in spec.producer]
         #: Tasks that take the object as an input.
         self.consumers: list[Sequence[int]] = [_NONE] * objects
         #: How many of the object's consumers have not ended.
         self.uses = [0] * objects
         self.flags = bytearray(objects)
-        #: Number of outputs that the controller does not have yet and may still get.
+        #: Number of objects with the flag OUTPUT that the controller does not have yet and may still get.
         self.awaited = 0
-        #: By task: the objects that are elements of its result. An element is an object only if another task or the
-        #: caller takes it. Few tasks have such elements.
+        #: The objects that are elements of a task's result, by task number. An element is an object only if another
+        #: task or the caller takes this element. Few tasks have such elements.
         self.elements: dict[int, list[int]] = {}
         #: Copies that are under way. Key: (object, host that gets the copy). Value: the host that the copy comes from.
         self.copying: dict[tuple[int, int], int] = {}
-        #: By (object, host that should get it): how many copies have failed.
+        #: How many copies have failed. Key: (object, host that should get the copy).
         self.copy_failures: dict[tuple[int, int], int] = {}
-        #: Copies that do not count as replicas, as (object, host). The core drops them only when the run is closed. The
-        #: host may also have or get a valid replica of the object, and an earlier drop could delete that replica.
+        #: Copies that do not count as replicas, as (object, host). The core drops them only when the run is closed,
+        #: because the host may also have or get a valid replica, and an earlier drop could delete that replica.
         self.stale_replicas: set[tuple[int, int]] = set()
         self._link(spec)
 
@@ -87,7 +94,7 @@ class ObjectTable:
         return missing
 
     def needed(self, o: int) -> bool:
-        """Return True if the object is still needed, so that a task must make it if no host has it."""
+        """Return True if the object is still needed. If no host has a needed object, a task must make it."""
         if self.uses[o]:
             return True
         flags = self.flags[o]
@@ -114,7 +121,7 @@ class ObjectTable:
         return left
 
     def keep_replicas(self, o: int, kept: tuple[int, ...]) -> None:
-        """Replace an object's replicas by those that are kept. The caller drops the others."""
+        """Replace an object's replicas by ``kept``. The caller must drop the replicas that are not kept."""
         self.replicas[o] = kept
 
     def add_use(self, o: int) -> None:
@@ -122,7 +129,7 @@ class ObjectTable:
         self.uses[o] += 1
 
     def release(self, objects: Iterable[int]) -> list[int]:
-        """Count one unfinished task less for each object. Return the objects that no unfinished task uses any more."""
+        """For each object, note that a task that used it has ended. Return objects that no task uses any more."""
         uses, unused = self.uses, []
         for o in objects:
             uses[o] -= 1
@@ -148,7 +155,7 @@ class ObjectTable:
         self.copying[o, index] = source
 
     def end_copy(self, o: int, index: int) -> bool:
-        """Note that a copy has arrived, failed or been stopped. Return True if it was under way."""
+        """Note that a copy has arrived, failed or been stopped. Return True if the copy was under way."""
         return self.copying.pop((o, index), None) is not None
 
     def count_copy_failure(self, o: int, index: int) -> int:

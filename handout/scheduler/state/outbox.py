@@ -1,4 +1,8 @@
-"""Gathers the commands that one call of the core returns. The columns of a command grow until the end of the call."""
+"""Gathers the commands that one call of the core returns.
+
+The shell, which is the code around the core, performs the commands after the call. Most commands have columns: lists
+with one entry for each task or object. These lists grow until the end of the call.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,8 @@ _Key = tuple[int, int]
 
 class Outbox:
     """Gathers commands. Commands of the same kind, host and run are combined into one command with columns.
+
+    The methods that are named after commands, such as `start`, only add to what `flush` returns.
 
     Args:
         names: Names of hosts by index. The list grows when hosts join.
@@ -64,7 +70,7 @@ class Outbox:
         command.objects.append(object_)
 
     def drops(self, host: int) -> Iterator[tuple[int, int]]:
-        """Yield the run and the number of each object that a host is about to drop."""
+        """Yield each object that a host is about to drop, as (run, object)."""
         for (index, run), command in self._drops.items():
             if index == host:
                 for o in command.objects:

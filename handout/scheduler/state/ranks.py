@@ -1,4 +1,7 @@
-"""The order of ready tasks: by priority, then by the length of the path of tasks that follow, then by task number."""
+"""The order of a run's tasks: by priority, then by rank, then by task number. Higher priorities and ranks come first.
+
+The rank of a task is the number of tasks that follow it on the longest path from it to an end of the graph.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,15 @@ def ranks_of(
     """Return the ranks and the order of the tasks of a run that has not begun.
 
     Args:
-        spec: The run.
-        missing: By task: how many of its inputs must still be made by other tasks of the run.
-        consumers: By object: the tasks that take the object.
+        spec: The description of the run.
+        missing: How many inputs of each task must still be made by other tasks of the run, by task number.
+        consumers: The tasks that take each object, by object number.
         objects_of: Returns the objects that a task makes.
 
     Returns:
         Three columns: the rank of each task, the place of each task in the order, and the task at each place. The first
-        column is empty if no task follows another. The other two are None if the order is that of the task numbers.
+        column is empty if no task follows another. If, in addition, the run has no priorities, the other two columns
+        are None, because the order is then that of the task numbers.
 
     Raises:
         InternalError: The graph has a cycle. A graph with a cycle should never become a run.
@@ -50,7 +54,7 @@ def _critical_path(
     consumers: Sequence[Sequence[int]],
     objects_of: Callable[[int], Sequence[int]],
 ) -> list[int]:
-    """Return for each task how many tasks follow it on the longest path to an end of the graph."""
+    """Return the rank of each task."""
     producer, inputs = spec.producer, spec.inputs
     missing = list(missing)
     topological = [t for t, n in enumerate(missing) if not n]
@@ -61,7 +65,7 @@ def _critical_path(
                 if not missing[c]:
                     topological.append(c)
     if len(topological) < spec.count:
-        raise InternalError("the graph of a run has a cycle among its tasks", remedy="Please report it.")
+        raise InternalError("the graph of a run has a cycle among its tasks", remedy="Please report this error.")
     rank = [0] * spec.count
     for t in reversed(topological):
         above = rank[t] + 1

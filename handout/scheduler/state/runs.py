@@ -1,4 +1,11 @@
-"""The state of one run, in columns. A column has one entry for each task, so no task needs an object of its own."""
+"""The state of one run, in columns. A column has one entry for each task, so no task needs a Python object of its own.
+
+The core makes the decisions of the controller. The shell is the code around the core, and performs its commands.
+
+A task is handed (`State.HANDED`) while an agent has it. A claim is the part of a host's amounts that a task holds. A
+task that is handed ahead is handed over before it has a claim; see `handout.scheduler.state.hosts`. If two attempts of
+a task are live at the same time, one of them is the present attempt, which the columns describe; see `SecondAttempt`.
+"""
 
 from __future__ import annotations
 
@@ -42,36 +49,39 @@ class ReadyQueueKey(NamedTuple):
     """The facts that decide to which hosts a task may go. All tasks of one ready queue have the same key."""
 
     profile: int
-    #: Index of the host that the task's group is on. 0: the task has no group, or the group has no host yet.
+    #: Index of the host on which all tasks of the task's collocation group must run. 0: the task has no group, or the
+    #: group has no host yet.
     pin: int
     #: Indices of the hosts that are tried last, because the task has failed there.
     avoid: tuple[int, ...]
-    #: All profiles of the task's group, as long as the group has no host: one host must be able to run all of them.
+    #: The profiles of all tasks of the group: its host must be able to run all of these tasks. Empty if the task has no
+    #: group, or if the group has a host already.
     group_profiles: frozenset[int]
 
 
 class ReadyQueue:
-    """The ready tasks of one run that have the same key, in the order of the run."""
+    """The ready tasks of one run that have the same `ReadyQueueKey`, in the run's order; see `ranks_of`."""
 
     __slots__ = ("blocked", "heap", "hosts", "key", "run", "since", "version")
 
     def __init__(self, run: Run, key: ReadyQueueKey) -> None:
         self.run = run
         self.key = key
-        #: The tasks, as places in the run's order. An entry is stale if its task is not ready in this queue any more.
+        #: A heap of the tasks' positions in the run's order. An entry is stale if its task is not ready in this queue
+        #: any more.
         self.heap: list[int] = []
-        #: True if no host had room for the head of the queue when the core last tried to place it. The next try then
-        #: considers only hosts that have got room since.
+        #: True if no host had room for the first task when the core last tried to place it. The next try then considers
+        #: only hosts that have got room since that try.
         self.blocked = False
         #: The last time at which the queue was empty, or at which one of its tasks was placed.
         self.since = 0.0
-        #: By host that can run the queue's tasks: the demands that the host can cover.
+        #: The hosts that can run the queue's tasks. Value: the variants of the tasks' cost that the host can cover.
         self.hosts: dict[HostRecord, tuple[Demand, ...]] = {}
-        #: The version of the fleet for which ``hosts`` was computed.
+        #: The value of `Fleet.version` for which ``hosts`` was computed.
         self.version = -1
 
     def head(self) -> int:
-        """Return the first ready task of the queue, or -1. Remove the stale entries before it."""
+        """Return the first ready task, or -1 if there is none. Remove the stale entries before this task."""
         run, heap = self.run, self.heap
         while heap:
             t = heap[0] if run.task_at is None else run.task_at[heap[0]]
@@ -95,12 +105,12 @@ class ReadyQueue:
         heappush(heap, t if run.order is None else run.order[t])
 
     def remove_head(self, head: int) -> None:
-        """Remove ``head``, the task that the method `head` has returned."""
+        """Remove the first task. ``head`` is its number, which the method `head` has returned."""
         heappop(self.heap)
         self.run.queue[head] = None
 
     def block(self, blocked: bool) -> None:
-        """Set ``blocked``. True: the next try to place the head considers only hosts that get room from now on."""
+        """Set ``blocked``. If True, the next try to place a task considers only hosts that get room from now on."""
         self.blocked = blocked
 
     def note_placed(self, now: float) -> None:
@@ -108,7 +118,7 @@ class ReadyQueue:
         self.since = now
 
     def set_hosts(self, hosts: dict[HostRecord, tuple[Demand, ...]], version: int) -> None:
-        """Set the hosts that can run the queue's tasks, as computed for a version of the fleet."""
+        """Set the hosts that can run the queue's tasks, as computed for this value of `Fleet.version`."""
         self.hosts = hosts
         self.version = version
         self.blocked = False
@@ -172,25 +182,27 @@ class Run:
         self.objects = ObjectTable(spec)
         self.durations = Durations(spec, remembered)
         self.stragglers = None if spec.speculation is None else Stragglers(spec, spec.speculation, self.durations)
-        #: The requests to the custom allocator, if there is one.
+        #: The requests to the custom allocator. There are none if the run has a built-in allocator.
         self.requests = AllocatorRequests()
         self._task_columns(spec)
         self._sparse_columns()
         self._whole(spec)
         self._groups(spec)
-        #: The rank of each task, its place in the order, and the task at each place; see `ranks_of`.
+        #: Three columns: the rank of each task, the position of each task in the run's order, and the task at each
+        #: position; see `ranks_of`.
         self.rank, self.order, self.task_at = ranks_of(spec, self.missing, self.objects.consumers, self.objects_of)
 
     def _task_columns(self, spec: RunSpec) -> None:
         count = spec.count
         self.state = bytearray(count)
-        #: Number of the present attempt while the task is handed, otherwise of the last attempt; 0 if there was none.
+        #: Number of the task's present attempt while the task is handed. Otherwise, number of the last attempt, or 0 if
+        #: there was no attempt.
         self.attempt = [0] * count
         #: Index of the host that has the task, or had it last.
         self.host = [0] * count
         #: How many of the task's inputs have no replica anywhere.
         self.missing = self.objects.missing_inputs(count)
-        #: The task's claim on its host. None: the task was handed ahead and has no claim yet, or it is not handed.
+        #: The task's claim on its host. None: the task is not handed, or was handed ahead and has no claim yet.
         self.claims: list[Claim | None] = [None] * count
         #: Seconds that the task added to its host's backlog when it was handed ahead.
         self.backlog_s = [0.0] * count
@@ -200,26 +212,26 @@ class Run:
         self.queue: list[ReadyQueue | None] = [None] * count
 
     def _sparse_columns(self) -> None:
-        """Create the columns that have entries for few tasks only. Their keys are task numbers."""
+        """Create the columns with entries for few tasks only. Their keys are task numbers, unless noted otherwise."""
         #: The task's claim on the shared amounts.
         self.shared: dict[int, Claim] = {}
         #: Indices of the hosts on which the task has failed.
         self.avoid: dict[int, tuple[int, ...]] = {}
-        #: By (kind, task): how many failures of this kind the task has had.
+        #: How many failures of a kind a task has had. Key: (kind, task).
         self.failures: dict[tuple[FailureCount, int], int] = {}
-        #: For a task that may be handed over while its inputs are still being made: the position in its inputs at which
-        #: the next check of these inputs begins.
+        #: For a task that may be handed to the host on which its inputs are still being made: the position in its
+        #: inputs at which the next check of these inputs begins.
         self.inputs_checked: dict[int, int] = {}
-        #: Index of the variant of the cost that the task was granted, unless it is the first variant.
+        #: Index of the cost variant that the task was granted. A task that was granted the first variant has no entry.
         self.variant: dict[int, int] = {}
-        #: Tasks that the core has asked to end, and whose end the agent has not confirmed yet.
+        #: Tasks that the core has told an agent to end, and whose end the agent has not confirmed yet.
         self.cancelling: set[int] = set()
         #: Number of the attempt that the core has recalled, and for which the agent has not answered yet.
         self.recalled: dict[int, int] = {}
         #: Tasks that run, as far as the core knows.
         self.started: set[int] = set()
-        #: Number of an attempt that an earlier controller began and that its host has continued. Such attempts may
-        #: exceed ``max_concurrency``.
+        #: Number of the attempt that an earlier controller began and that the host goes on with. Because of such
+        #: attempts, more tasks may be handed than ``max_concurrency`` allows.
         self.found: dict[int, int] = {}
         #: For a task with two live attempts: the attempt beside the present one.
         self.second_attempts: dict[int, SecondAttempt] = {}
@@ -245,12 +257,12 @@ class Run:
         self.checked = False
 
     def _groups(self, spec: RunSpec) -> None:
-        """Create the collocation groups and the ready queues."""
-        #: By group: its tasks.
+        """Create the collocation groups and the ready queues. All tasks of a collocation group run on one host."""
+        #: The tasks of each group.
         self.groups: dict[int, list[int]] = {}
-        #: By group: index of the host that the group is on. A group gets a host when its first task is placed.
+        #: Index of the host on which the tasks of a group run. A group gets a host when its first task is placed.
         self.group_host: dict[int, int] = {}
-        #: By group: the profiles of its tasks.
+        #: The profiles of each group's tasks.
         self.group_profiles: dict[int, frozenset[int]] = {}
         if spec.group is not None:
             for t, group in enumerate(spec.group):
@@ -258,7 +270,7 @@ class Run:
                     self.groups.setdefault(group, []).append(t)
             self.group_profiles = {g: frozenset(spec.profile[t] for t in ts) for g, ts in self.groups.items()}
         self.queues: dict[ReadyQueueKey, ReadyQueue] = {}
-        #: By profile: the queue of tasks without a group and without hosts to avoid.
+        #: For each profile: the queue of the tasks that have no group and no hosts to avoid.
         self.default_queues = [self._queue(ReadyQueueKey(p, 0, _NONE, frozenset())) for p in range(len(spec.profiles))]
 
     # -- reading
@@ -325,7 +337,7 @@ class Run:
             f"{State(new).name}. It is in attempt {self.attempt[t]}, its last host has index {self.host[t]}, it lacks "
             f"{self.missing[t]} inputs, and its end was {'' if self.reported[t] else 'not '}reported. "
             f"From {old.name} a task moves to {legal or 'no other state'}.",
-            remedy="Please report it.",
+            remedy="Please report this error.",
         )
 
     def begin(self, now: float) -> None:
@@ -341,14 +353,14 @@ class Run:
             queue.since = now
 
     def make_ready(self, t: int, now: float) -> None:
-        """Make a task ready if it is not, and put it into the queue that it belongs to now."""
+        """Make a task ready if it is not ready yet, and put it into the queue that it belongs to now."""
         if self.state[t] != _READY:
             self.move(t, _READY)
         self.requests.changed = True
         self.queue_of(t).push(t, now)
 
     def end_task(self, t: int, new: State) -> bool:
-        """Move a task to a final state other than DONE. Return True if the core must now tell the shell of the end."""
+        """Move a task to a final state other than DONE. Return True if the core must announce this end."""
         self.move(t, new)
         self.cancelling.discard(t)
         self.failed += new is State.FAILED
@@ -368,7 +380,7 @@ class Run:
     def begin_attempt(self, t: int, host: int, claim: Claim | None, backlog_s: float, variant: int) -> int:
         """Begin an attempt of a task on a host, and return the number of the attempt.
 
-        Without a claim, the task is handed ahead, and ``backlog_s`` is what it adds to the host's backlog.
+        If ``claim`` is None, the task is handed ahead, and adds ``backlog_s`` seconds to the host's backlog.
         """
         self.move(t, _HANDED)
         attempt = self.attempt[t] + 1
@@ -400,11 +412,11 @@ class Run:
         return claim, self.shared.pop(t, None)
 
     def set_claim(self, t: int, claim: Claim | None) -> None:
-        """Set the claim of a handed task: its first claim, or None because the caller releases the claim."""
+        """Set the claim of a handed task. None: the caller releases the claim that the task had."""
         self.claims[t] = claim
 
     def grant_shared(self, t: int, claim: Claim) -> None:
-        """Note the claim on the shared amounts of a task that the core is about to hand over."""
+        """Note the claim that a task has on the shared amounts. The core is about to hand the task over."""
         self.shared[t] = claim
 
     def mark_started(self, t: int) -> None:
@@ -412,14 +424,14 @@ class Run:
         self.started.add(t)
 
     def mark_recalled(self, t: int) -> bool:
-        """Note that a task's present attempt is recalled. Return False if it is already recalled or being cancelled."""
+        """Note that a task's attempt is recalled. Return False if it was recalled before, or is being cancelled."""
         if self.recalled.get(t) == self.attempt[t] or t in self.cancelling:
             return False
         self.recalled[t] = self.attempt[t]
         return True
 
     def mark_cancelling(self, t: int) -> bool:
-        """Note that the core asks a handed task to end. Return False if the core has asked it before."""
+        """Note that the core tells an agent to end a handed task. Return False if the core has done so before."""
         if t in self.cancelling:
             return False
         self.cancelling.add(t)
@@ -434,7 +446,7 @@ class Run:
         self.attempt[t] = max(self.attempt[t], attempt)
 
     def mark_found(self, t: int, attempt: int) -> None:
-        """Note that the attempt that the core is about to hand over was begun by an earlier controller."""
+        """Note that an earlier controller began this attempt. The core is about to call `begin_attempt` for it."""
         self.attempt[t] = attempt - 1
         self.found[t] = attempt
 
@@ -485,8 +497,8 @@ class Run:
         return SecondAttempt(self.host[t], self.attempt[t], self.claims[t], shared, variant, t in self.started)
 
     def _install(self, t: int, other: SecondAttempt) -> None:
-        # The highest number is kept, so that no later attempt gets the same number, even if the older of the two
-        # attempts outlives the newer one.
+        # The highest attempt number is kept, so that no later attempt gets this number again, even if the older of the
+        # two attempts outlives the newer one.
         self.latest[t] = max(self.latest.get(t, 0), self.attempt[t], other.attempt)
         self.host[t], self.attempt[t], self.claims[t] = other.host, other.attempt, other.claim
         self.shared.pop(t, None)
@@ -530,27 +542,27 @@ class Run:
         return missing
 
     def note_inputs_checked(self, t: int, count: int) -> None:
-        """Note the position in a task's inputs at which the next check of these inputs begins."""
+        """Note that the next check of a task's inputs begins at the position ``count``; see ``inputs_checked``."""
         self.inputs_checked[t] = count
 
     # -- groups and queues
 
     def pin_group(self, group: int, index: int) -> bool:
-        """Put a group on a host. Return False if the group is on a host already."""
+        """Have all tasks of a group run on a host. Return False if the group has a host already."""
         if group in self.group_host:
             return False
         self.group_host[group] = index
         return True
 
     def unpin_groups(self, index: int) -> list[int]:
-        """Take all groups off a host, and return these groups."""
+        """Let all groups that have this host run on another host. Return these groups."""
         groups = [group for group, at in self.group_host.items() if at == index]
         for group in groups:
             del self.group_host[group]
         return groups
 
     def forget_queue(self, key: ReadyQueueKey) -> None:
-        """Forget an empty queue, unless it is the default one of its profile."""
+        """Forget an empty queue, unless it is one of ``default_queues``."""
         if self.queues[key] not in self.default_queues:
             del self.queues[key]
 
@@ -561,14 +573,14 @@ class Run:
         self.checked = True
 
     def begin_abort(self, outcome: Outcome, error: Exception | None) -> None:
-        """Note that the core is ending the run, with this outcome and error."""
+        """Note that the core is ending the run early, with this outcome and error."""
         self.aborting = True
         self.abort_outcome = outcome
         self.set_error(error)
         self.requests.close()
 
     def set_error(self, error: Exception | None) -> None:
-        """Set the error that ended the run as a whole, unless an earlier one is set."""
+        """Set the error of the run as a whole, unless an earlier error is set."""
         self.error = self.error or error
 
     def end(self) -> Outcome:

@@ -15,7 +15,7 @@ __all__ = ["SecondAttempt"]
 
 
 class SecondAttempt(NamedTuple):
-    """The live attempt of a task that is not the present one. Each field has the meaning of a column of `Run`."""
+    """The live attempt of a task that is not the present one. Each field stands for an entry in a column of `Run`."""
 
     host: int
     attempt: int

@@ -1,4 +1,8 @@
-"""Finds the running tasks that are far slower than other tasks of their profile, and so may get a second attempt."""
+"""Finds the running tasks that are far slower than other tasks of their profile, and so may get a second attempt.
+
+Tasks of one profile are alike: they have, for example, the same function and the same cost; see `Profile`. The second
+attempt of a task runs at the same time as the first.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ class Stragglers:
     """The running tasks of one run that may get a second attempt, with the time at which each task began to run.
 
     Args:
-        spec: The run.
+        spec: The description of the run.
         rule: Says when a task is slow.
         durations: The durations of the run's tasks, as far as they are known.
     """
@@ -23,9 +27,9 @@ class Stragglers:
 
     def __init__(self, spec: RunSpec, rule: Speculation, durations: Durations) -> None:
         self._profile, self._peers, self._durations = spec.profile, rule.peers, durations
-        #: By running task that may get a second attempt: when it began to run.
+        #: The running tasks that may get a second attempt. Value: the time at which the task began to run.
         self.running: dict[int, float] = {}
-        #: When the core looks for slow tasks next; infinite if no running task can become slow.
+        #: The time at which the core looks for slow tasks next; infinite if it need not look for now.
         self.look_at = inf
 
     def started(self, t: int, now: float) -> None:
@@ -38,7 +42,7 @@ class Stragglers:
         self.running.pop(t, None)
 
     def learned(self, t: int, now: float) -> None:
-        """Note that a task has finished. Once enough have finished, the core looks for slow tasks."""
+        """Note that a task has finished. The core looks for slow tasks once enough tasks of a profile have finished."""
         if self._durations.known(self._profile[t]) == self._peers:
             self.look_at = now
 

@@ -1,4 +1,4 @@
-"""Timers of the core. The core has no clock: the driver passes the time, and the core says when to call it again."""
+"""Timers of the core. The core has no clock: its caller passes the time, and the core says when to call it again."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ class Wake(Enum):
     ASK_AGAIN = auto()
     #: A custom allocator has had its time to answer.
     ANSWER_DUE = auto()
-    #: Tasks that were handed ahead may have waited for too long on their host, while another host is idle.
+    #: Tasks that were handed over before their host had room may have waited there for too long, while another host is
+    #: idle.
     RECALL = auto()
-    #: A function's pause on a host is over. The timer's ``number`` is the host's index.
+    #: The time for which the tasks of a function avoid a host is over. The timer's ``number`` is the host's index.
     PAUSE = auto()
-    #: A ready task may have been passed over for too long.
+    #: A ready task may have waited for so long that a host must be kept free for it.
     RESERVE = auto()
-    #: A running task may be far slower than the others of its profile.
+    #: A running task may be far slower than other tasks of its profile.
     SPECULATE = auto()
     #: A host whose capabilities dropped has had its time to offer them again.
     SHORTAGE = auto()
@@ -45,15 +46,15 @@ class Timer:
 
 
 class Timers:
-    """A heap of timers. A timer also fires if there is no reason for it any more. Its handler then does nothing."""
+    """A heap of timers. A timer fires even if the reason for it is gone by then. Its handler then does nothing."""
 
     __slots__ = ("_count", "_heap", "_soonest")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = 0
-        #: By reason that was passed to `wake`: when the next timer for it fires. `wake` sets no second, later timer for
-        #: the same reason.
+        #: The timers that `wake` has set. Value: when the next timer for this reason fires. Until then, `wake` sets no
+        #: later timer for the same reason.
         self._soonest: dict[Wake, float] = {}
 
     def set(self, when: float, timer: Timer) -> None:
@@ -62,18 +63,18 @@ class Timers:
         heapq.heappush(self._heap, (when, self._count, timer))
 
     def wake(self, when: float, wake: Wake) -> None:
-        """Have the core called at ``when``, unless a timer of the same kind fires before that."""
+        """Have the core called at ``when``, unless `wake` has set a timer for the same reason that fires by then."""
         if self._soonest.get(wake, float("inf")) > when:
             self._soonest[wake] = when
             self.set(when, Timer(wake))
 
     @property
     def next_s(self) -> float | None:
-        """When the first timer fires; None if there is none."""
+        """The time at which the first timer fires, or None if no timer is set."""
         return self._heap[0][0] if self._heap else None
 
     def pending(self) -> list[Timer]:
-        """Return the timers that have not fired, in any order. Only checks of the state call this."""
+        """Return the timers that have not fired, in any order. Only code that checks the core's state calls this."""
         return [timer for _, _, timer in self._heap]
 
     def due(self, now: float) -> list[Timer]:

@@ -6,7 +6,10 @@ __all__ = ["Waiters"]
 
 
 class Waiters:
-    """The tasks that wait for one host. Tasks share an entry if they need and lack amounts of the same names."""
+    """The tasks that wait for one host.
+
+    Tasks share an entry if they need amounts of the same names, and if the host lacks amounts of the same names.
+    """
 
     __slots__ = ("alike", "seen")
 

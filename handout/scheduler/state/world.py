@@ -44,8 +44,8 @@ class World:
         self.out = Outbox(self.fleet.names)
         self.timers = Timers()
         self.now = 0.0
-        #: Number of events that the core ignored because they came too late. In an event about several tasks or
-        #: objects, each task or object counts.
+        #: Number of events that the core ignored because they came too late. A report about several tasks or objects
+        #: counts once for each of them.
         self.stale = 0
         #: Hosts that have got room since tasks were last placed.
         self.dirty: set[HostRecord] = set()
@@ -54,29 +54,29 @@ class World:
         self.freed: set[HostRecord] = set()
         #: Hosts that have leaders; see `HostRecord.leaders`.
         self.leading: set[HostRecord] = set()
-        #: The queues whose head found no room when tasks were last placed, each with the priority of its head. Empty if
-        #: all tasks have the same priority.
+        #: The queues whose first task found no room when tasks were last placed, as (priority of that task, queue).
+        #: Always empty if no run has priorities and all runs have the same ``run_priority``.
         self.waiting: list[tuple[float, ReadyQueue]] = []
-        #: By host: the tasks in ``waiting`` that wait for this host, as far as the core has read them.
+        #: For each host: the tasks in ``waiting`` that wait for it, as far as the core has read ``waiting`` for it.
         self.waiters: dict[HostRecord, Waiters] = {}
-        #: Hosts to which a task was not handed ahead, because a more urgent task waits. Key: (names of the amounts that
-        #: the more urgent task needs, priority of the task that was not handed ahead).
+        #: Hosts to which the core did not hand a task ahead (before they had room for it), because a more urgent task
+        #: waits for them. Key: (names of the amounts that the more urgent task needs, priority of the other task).
         self.denied: dict[tuple[frozenset[str], float], set[HostRecord]] = {}
-        #: Hosts that are paused for some function.
+        #: Hosts that the tasks of some function avoid for a while; see `Pause`.
         self.pausing: set[HostRecord] = set()
         #: Runs that may be over.
         self.ending: set[Run] = set()
         #: True if some task may have become impossible to place.
         self.recheck = False
-        #: Until this time, the core waits for capabilities that dropped to come back.
+        #: The time until which the core waits for a host's lowered capabilities to rise again.
         self.shortage_until = float("-inf")
         #: Number of the last request to a custom allocator.
         self.requests = 0
-        #: By queue that was passed over for long: the host that is kept free for it.
+        #: The queues whose first task has waited for a long time. Value: the host that is kept free for the queue.
         self.reservations: dict[ReadyQueue, HostRecord] = {}
         #: The queue for which the shared amounts are kept free, or None.
         self.shared_reservation: ReadyQueue | None = None
-        #: Expected durations by function name, from closed runs.
+        #: Expected durations by function name, from runs that are over.
         self.remembered: dict[str, float] = {}
 
     def note_change(self) -> None:
