@@ -162,13 +162,14 @@ async def test_an_agent_that_is_lost_before_the_run_is_there_has_nothing_any_mor
 ) -> None:
     """The agent answers the controller, is killed, and is replaced by a new agent before the run is submitted."""
     await start_and_kill(tmp_path, inventory)
+    supervisor = supervisor_of(tmp_path)
     waited = ClusterRuntime.wait_until_adopted
 
     async def until_another_one_is_there(cluster: ClusterRuntime) -> None:
         await waited(cluster)
         peers = cluster.driver.agents
         lost = peers["here"]
-        os.kill(supervisor_of(tmp_path), signal.SIGKILL)
+        os.kill(supervisor, signal.SIGKILL)
         async with asyncio.timeout(HANG_S):
             while peers.get("here") in (lost, None):
                 await asyncio.sleep(0.005)

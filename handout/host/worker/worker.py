@@ -324,11 +324,11 @@ class Worker:
         return pickling.loads(data)
 
     def _unpickle_function(self, number: int) -> Callable[..., Any]:
-        if self._bundle_path is not None:
-            # This is not done in `_set_up`, because an error there would not become the failure of a task.
-            importer.install(self._bundle_path)
-            self._bundle_path = None
         try:
+            if self._bundle_path is not None:
+                # This is not done in `_set_up`, because an error there would not become the failure of a task.
+                importer.install(self._bundle_path)
+                self._bundle_path = None
             fn: Callable[..., Any] = pickling.loads(self._blobs[number])
             return fn
         except pickling.LoadError:
