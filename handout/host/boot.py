@@ -1,9 +1,12 @@
-"""The first code that runs on a host: it writes the bundle, starts the supervisor, prints the agent's hello and ends.
+"""Starts an agent on a host: writes the bundle to a file, starts the supervisor, prints the agent's hello and ends.
 
-The controller sends this file as source, before the bundle is on the host. The code therefore imports nothing of
-Handout until it has written the bundle. Standard input carries this source, then one JSON line (settings, marker,
-token, size of the bundle), then the bundle. This code prints one line to standard output: the marker, then the hello or
-an error as JSON. The login shell may have printed other lines before it.
+The bundle is a zip file with the code of the supervisor, the agent and the workers. The hello is a JSON object in which
+the agent describes itself.
+
+The controller sends this file as source, before it sends the bundle. So this code imports nothing of Handout until it
+has written the bundle. Standard input carries this source, then one JSON line (settings, marker, token, size of the
+bundle), then the bundle. This code prints one line to standard output: the marker, then the hello or an error as JSON.
+By the marker, which is random, the controller finds this line among other lines that the login shell may have printed.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import tempfile
 import time
 from typing import Any, BinaryIO, NoReturn
 
-#: The longest path of a Unix socket, in bytes. Linux allows 108 bytes, macOS 104.
+#: The longest path that the agent's Unix socket may get, in bytes. Linux allows 108 bytes, macOS 104.
 MAX_SOCKET_PATH = 100
 #: Seconds that the agent gets to send its hello, counted from the start of the supervisor.
 HELLO_TIMEOUT_S = 30.0
@@ -29,7 +32,8 @@ class BootError(Exception):
     """The agent cannot start on this host.
 
     Attributes:
-        kind: ``input``, ``space`` or ``start``. The controller has a remedy for each kind.
+        kind: ``input`` if the bundle did not arrive, ``space`` if no folder can hold the bundle, ``start`` in all other
+            cases. By the kind, the controller chooses the remedy for its error message.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -38,7 +42,7 @@ class BootError(Exception):
 
 
 def read_exactly(stream: BinaryIO, size: int) -> bytes:
-    """Read ``size`` bytes.
+    """Read the bundle, which has ``size`` bytes.
 
     Raises:
         BootError: The stream ends too early.
@@ -63,13 +67,16 @@ def _current_folder() -> str:
 
 
 def make_folder(nbytes: int) -> str:
-    """Make this run's private folder in the first usual place that has room for the bundle, and return its path.
+    """Make a private folder for this run, and return the path of the folder.
+
+    The function tries ``$HANDOUT_TMPDIR``, ``$TMPDIR``, ``/tmp``, ``/var/tmp`` and the home folder, in this order. It
+    makes the private folder in the first of them that has room for the bundle.
 
     Args:
         nbytes: Size of the bundle.
 
     Raises:
-        BootError: No place can hold the folder. The message gives the reason for each place.
+        BootError: The private folder cannot be made in any of these folders. The message gives the reason for each.
     """
     tried = []
     chosen = (os.environ.get("HANDOUT_TMPDIR"), os.environ.get("TMPDIR"))
@@ -77,7 +84,7 @@ def make_folder(nbytes: int) -> str:
         if not base:
             continue
         if len(os.fsencode(base)) > MAX_SOCKET_PATH - 40:
-            tried.append(f"{base}: its path is too long for a Unix socket below it")
+            tried.append(f"{base}: the path is too long for a Unix socket in this folder")
             continue
         try:
             free = shutil.disk_usage(base).free
@@ -87,7 +94,7 @@ def make_folder(nbytes: int) -> str:
             return tempfile.mkdtemp(prefix=f"handout-{os.getuid()}-", dir=base)
         except OSError as error:
             tried.append(f"{base}: {error.strerror or error}")
-    raise BootError("space", f"no folder has room for a bundle of {nbytes} bytes ({'; '.join(tried)})")
+    raise BootError("space", f"no folder can hold the bundle of {nbytes} bytes ({'; '.join(tried)})")
 
 
 def unpack(folder: str, bundle: bytes) -> str:
@@ -110,8 +117,8 @@ def unpack(folder: str, bundle: bytes) -> str:
 def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, report_fd: int, log: int) -> NoReturn:
     """Turn this forked process into the supervisor. This call never returns.
 
-    The supervisor runs in a new session. It closes the open files of the login, and puts the bundle first on
-    ``sys.path``.
+    The process begins a new session (see setsid(2)), closes the files that the login has opened, puts the bundle first
+    on ``sys.path``, and runs the supervisor.
 
     Args:
         folder: The run's private folder.
@@ -146,9 +153,9 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
 
 
 def _detach(report_fd: int, log: int) -> None:
-    """Begin a new session, and close the open files of the login.
+    """Begin a new session, and close the files that the login has opened.
 
-    Afterwards, descriptor 0 is /dev/null, descriptors 1 and 2 are the log, and 3 is ``report_fd``.
+    Afterwards, descriptor 0 is /dev/null, descriptors 1 and 2 are the log, and descriptor 3 is a copy of ``report_fd``.
     """
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
@@ -162,10 +169,11 @@ def _detach(report_fd: int, log: int) -> None:
 
 
 def _hide_inherited_mark() -> None:
-    """Overwrite the variable ``HANDOUT_RUN`` of another run. It exists if a task of that run started this program.
+    """Overwrite the variable ``HANDOUT_RUN``, which marks the processes of a run, if it holds the mark of another run.
 
-    /proc/PID/environ shows the memory that held the environment when the program started. To delete the variable would
-    not change that memory, so this function overwrites it.
+    This is so if a task of the other run started this program. To delete the variable would not remove the mark from
+    /proc/PID/environ, because this file shows the memory that held the environment when the program started. So this
+    function overwrites that memory.
     """
     value = os.environb.get(b"HANDOUT_RUN")
     if value:
@@ -178,24 +186,25 @@ def _hide_inherited_mark() -> None:
             if address:
                 ctypes.memset(address, ord("-"), len(value))
         except (ImportError, OSError, AttributeError):
-            pass  # the mark stays, so this run may be killed together with orphans of the other run
+            pass  # the mark stays, so a later search for orphans of the other run may kill this run too
 
 
 def read_report(fd: int) -> dict[str, Any]:
     """Wait for the agent's hello, and return it.
 
     Args:
-        fd: The pipe to which the supervisor and the agent write their reports.
+        fd: The reading end of a pipe. The agent writes its hello to the pipe. If the agent or the supervisor fails, it
+            writes an error instead.
 
     Raises:
-        BootError: The agent reported an error, ended without a report, or reported nothing in time.
+        BootError: An error came, the pipe ended before anything came, or nothing came in time.
         SystemExit: The controller has closed its end of the connection.
     """
     data = b""
     deadline = time.monotonic() + HELLO_TIMEOUT_S
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    poller.register(_ANSWER_FD, 0)  # with an empty mask, poll still reports that the reader has closed its end
+    poller.register(_ANSWER_FD, 0)  # with an empty mask, poll only reports that nobody reads the answer any more
     while b"\n" not in data:
         ready = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
         if _ANSWER_FD in ready and fd not in ready:
@@ -206,7 +215,8 @@ def read_report(fd: int) -> dict[str, Any]:
         if not part:
             raise BootError("start", "the agent ended before it reported")
         data += part
-    # If the supervisor fails while the agent starts, both write a report. The first report names the cause.
+    # If the supervisor fails while the agent starts, both may write to the pipe. Only the first line is used, because
+    # it names the cause.
     report = json.loads(data.partition(b"\n")[0])
     if "error" in report:
         raise BootError(report["error"], report.get("message", ""))
@@ -216,7 +226,7 @@ def read_report(fd: int) -> dict[str, Any]:
 def end_supervisor(pid: int) -> None:
     """Wait up to 2 s until the supervisor has cleaned up and ended. If it has not, send SIGTERM, and 3 s later SIGKILL.
 
-    If the supervisor is killed, the next start on this host removes the folders and processes of this run.
+    If the supervisor is killed, the next start of an agent on this host removes the folders and processes of this run.
     """
     for number, wait_s in ((0, 2.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0)):
         os.kill(pid, number)
@@ -230,8 +240,8 @@ def end_supervisor(pid: int) -> None:
 def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     """Start the agent, and return its hello.
 
-    This function adds four fields to the hello: the run's folder, the path of the bundle, the path of the Python, and
-    the process number of the supervisor.
+    This function adds four fields to the hello: the path of the run's folder, the path of the bundle, the path of the
+    Python interpreter, and the process number of the supervisor.
 
     Args:
         preface: The size of the bundle, the settings and the token, as the controller sent them.
@@ -261,7 +271,7 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
 
 
 def _await_report(pid: int, reading: int, folder: str, log: int) -> dict[str, Any]:
-    """Return the hello of the agent that a supervisor has started. On an error, end the supervisor and raise.
+    """Return the hello of the agent that the supervisor has started. If no hello comes, end the supervisor.
 
     Raises:
         BootError: See `read_report`. The message ends with the last lines of the log.
@@ -271,7 +281,7 @@ def _await_report(pid: int, reading: int, folder: str, log: int) -> dict[str, An
     except BootError as error:
         end_supervisor(pid)
         if not os.path.exists(os.path.join(folder, ".lock")):
-            # A later start finds orphaned folders by their lock file. This folder has none, so it is removed now.
+            # The next start of an agent would not remove this folder, because the folder has no lock file.
             shutil.rmtree(folder, ignore_errors=True)
         tail = os.pread(log, os.fstat(log).st_size, 0)[-2000:].decode("utf-8", "replace").strip()
         more = f": {tail}" if tail and tail not in str(error) else ""
@@ -282,12 +292,12 @@ def _await_report(pid: int, reading: int, folder: str, log: int) -> dict[str, An
 
 
 def main(stream: BinaryIO) -> None:
-    """Start the agent with the settings from standard input, and print the answer.
+    """Start the agent with the settings from standard input, and print the hello or an error.
 
-    The controller's command line runs this function.
+    The command that the controller runs on the host calls this function.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the exception makes `boot` clean up
-    os.fstat(_ANSWER_FD)  # raises if standard output is closed, because no controller could read the answer
+    os.fstat(_ANSWER_FD)  # raises if standard output is closed, because then no controller could read the answer
     line = stream.readline(1 << 20)
     preface = json.loads(line)
     answer: dict[str, Any]
@@ -301,7 +311,8 @@ def main(stream: BinaryIO) -> None:
     try:
         os.write(_ANSWER_FD, f"\n{preface['marker']}{json.dumps(answer)}\n".encode())
     except OSError:
-        # The controller has closed the connection, so it does not know of the agent and cannot end it.
+        # The controller has closed the connection, so it does not know that an agent has started, and cannot end the
+        # agent.
         if "supervisor" in answer:
             os.kill(answer["supervisor"], signal.SIGTERM)
 

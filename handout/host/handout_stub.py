@@ -1,14 +1,17 @@
-"""The stub that ``import handout`` finds on a host, where the package itself is absent.
+"""The stub: the module that ``import handout`` finds on a host, where the package itself is absent.
 
-A user's module may import Handout for its decorators and types, and a host imports that module for its functions. On a
-host, the public names of Handout therefore work as follows:
+A user's module may import Handout for its decorators and types, and a host imports the user's module for its functions.
+On a host, the public names of Handout therefore work as follows:
 
-- ``current`` and ``File`` work as usual. The decorators ``options`` and ``trust`` and the function ``later`` change
-  nothing.
-- A class can be subclassed and called, and an exception class can be raised and caught.
-- Any other use of a public name raises `NotOnHostError`.
+- ``current``, ``Current`` and ``File`` work as usual. The decorators ``options`` and ``trust`` and the function
+  ``later`` return what they are given.
+- An exception class can be raised and caught.
+- Any other class can be subclassed and called, but its attributes and methods are absent. A use of one raises
+  `NotOnHostError`.
+- Any other function can be imported, but a call of the function raises `NotOnHostError`.
 
-The bundle contains this file as ``handout/__init__.py``.
+The bundle, which is the zip file of code that the controller sends to a host, contains this file as
+``handout/__init__.py``.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ def options(**_options: Any) -> Callable[[F], F]:
 
 
 def trust(cls: A, /) -> A:
-    """Return the class unchanged. The controller sends hosts the names of the classes that it trusts."""
+    """Return the class unchanged. The controller has registered the class, and tells hosts which classes to accept."""
     return cls
 
 
@@ -99,7 +102,7 @@ def __getattr__(name: str) -> Any:
     if found is None:
         if not name[0].isupper():
             found = _absent_function(name)
-        elif name.endswith("Error"):  # user code may raise and catch it
+        elif name.endswith("Error"):  # user code may raise and catch such a class
             found = type(name, (Exception,), {"__module__": "handout"})
         else:
             found = _AbsentType(name, (_Absent,), {"__module__": "handout"})
@@ -107,7 +110,7 @@ def __getattr__(name: str) -> Any:
     return found
 
 
-#: Packages of Handout that the bundle contains. An import of them finds the real modules.
+#: Packages of Handout that the bundle contains. An import from one of them finds the real module.
 _TRAVELLING = frozenset({"protocol", "serialization", "host"})
 
 

@@ -1,4 +1,7 @@
-"""The relay: it copies bytes between its standard streams and the agent's socket if SSH forwarding is forbidden."""
+"""The relay: a program on the host that copies bytes between its standard streams and the agent's socket.
+
+The controller starts the relay over SSH if the SSH server forbids the forwarding of sockets.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ def main(path: str, marker: str) -> None:
 
 
 def pump(routes: dict[int, int]) -> None:
-    """Copy bytes between descriptors until one of them ends.
+    """Copy bytes between descriptors until a read or a write finds that the peer has closed the connection.
 
-    Each direction has its own buffer. If a side does not read, only the direction towards that side stops.
+    The routes do not wait for each other: if a target accepts no bytes at the moment, only its own route stops.
 
     Args:
-        routes: Pairs of descriptors. The bytes that are read from a key are written to its value.
+        routes: For each descriptor to read from, the target: the descriptor to which the bytes are written.
     """
     pending = dict.fromkeys(routes.values(), b"")
     for fd in {*routes, *routes.values()}:

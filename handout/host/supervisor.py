@@ -1,14 +1,15 @@
 """The supervisor: the process that starts and ends the agent and the workers of a host.
 
-The supervisor starts first and has one thread. It imports the modules that workers need, so that forking a worker takes
-only a millisecond. It is a subreaper: when a worker dies, the worker's descendants become children of the supervisor.
-Such a child is called a stray, and the supervisor kills it. The supervisor knows nothing about tasks.
+The supervisor starts before the agent and the workers, and has one thread. It imports the modules that workers need, so
+that forking a worker takes only a millisecond. It is a subreaper: when a worker dies, the worker's descendants become
+children of the supervisor. Such a child is called a stray, and the supervisor kills it. The supervisor knows nothing
+about tasks.
 
-When the agent's socket closes, the supervisor ends all processes of the run. When the lease ends, it kills the workers.
-It reads the end of the lease from memory that it shares with the agent. If the agent hangs, it does not extend the
-lease, so the supervisor still ends user code in time.
+When the agent closes its socket to the supervisor, the supervisor ends all processes of the run. When the lease ends,
+the supervisor kills the workers. It reads the end of the lease from memory that it shares with the agent. If the agent
+hangs, nobody extends the lease, so the supervisor still ends user code in time.
 
-Messages to and from the agent are JSON lines on a socket; `handout.protocol.messages` declares them.
+Each message to or from the agent is one line of JSON on the socket; `handout.protocol.messages` declares the messages.
 """
 
 from __future__ import annotations
@@ -34,23 +35,24 @@ from handout.host.system.lease import Lease
 from handout.protocol import codec, messages
 from handout.protocol.messages import AnyMessage
 
-#: Nanoseconds that the agent gets to end by itself after it has lingered. An agent lingers when the lease has ended: it
-#: keeps finished results for the controller.
+#: When the lease has ended, the agent lingers: it stays for some time, because it keeps finished results for the
+#: controller. After that time, the agent gets this many nanoseconds to end by itself.
 _AGENT_GRACE_NS = 2_000_000_000
-#: Seconds after which the supervisor reports the end of a worker even if strays are still alive.
+#: The supervisor reports the end of a worker when all strays are dead, but at most this many seconds after the end.
 _STRAY_S = 0.5
 #: Seconds between two searches for strays.
 _SWEEP_S = 0.01
-#: Seconds that a worker gets to handle the signal of a `SendSignal` before the supervisor ends the worker.
+#: Seconds that a worker gets to handle the signal of a `SendSignal` message before the supervisor ends the worker.
 _SIGNAL_S = 0.05
 #: Seconds until `Supervisor.shut_down` gives up.
 _SHUTDOWN_S = 5.0
-#: Folder of a file system in memory. Each run makes its store there.
+#: Folder of a file system in memory. Each run makes a folder there for its objects, the store.
 _STORES = "/dev/shm"
-#: Processes and threads that all workers together may have, for each processor. The limit keeps a task that forks
-#: without end from filling the host.
+#: All workers together may have this many processes and threads for each processor of the host, where a host with fewer
+#: than 4 processors counts as one with 4. Without a limit, a task that forks without end would fill the host.
 _MOST_PROCESSES = 1024
-#: The lowest number of a worker's own descriptors. User code that closes descriptors by number mostly closes low ones.
+#: A worker's own descriptors have numbers from this one on, because user code that closes descriptors by number mostly
+#: closes low ones.
 HIGH_FD = 600
 
 
@@ -74,7 +76,7 @@ class Supervisor:
     Args:
         agent_pid: Process number of the agent, a child of this process.
         link: Socket to the agent.
-        lease: The lease. User code may run until it ends.
+        lease: Tells until when user code may run.
         groups: Control groups for the workers.
     """
 
@@ -172,8 +174,8 @@ class Supervisor:
     def _take_last_descriptors(self) -> None:
         """Receive the descriptors that the agent sent before it ended, and keep them open.
 
-        One of them may be the connection to the controller. It must stay open until all processes of the run have
-        ended, because the controller takes its end as the sign that they have.
+        One of them may be the connection to the controller. The connection must stay open until all processes of the
+        run have ended, because its end tells the controller that no process is left.
         """
         while True:
             try:
@@ -189,8 +191,8 @@ class Supervisor:
         self._spawn(message.worker, fds)
 
     def _end(self, message: messages.ShutDown) -> None:
-        # The descriptor that came with this message is the connection to the controller. It stays open until this
-        # process ends.
+        # A descriptor that came with this message is the connection to the controller. The descriptor stays open until
+        # this process ends.
         self._stopping = True
 
     def _send_signal(self, message: messages.SendSignal) -> None:
@@ -203,8 +205,9 @@ class Supervisor:
         child = self._children.get(message.worker)
         if child is None:
             return
-        # Without this pause, SIGTERM could arrive while the signal of a `SendSignal` is still pending. The worker would
-        # handle SIGTERM first, and end before it has written its stack.
+        # The signal of a `SendSignal` message may ask the worker to print its stack. Without this pause, SIGTERM could
+        # arrive while that signal is still pending. The worker would handle SIGTERM first, and end before it has
+        # printed the stack.
         time.sleep(max(0.0, child.signalled_at + _SIGNAL_S - time.monotonic()))
         at = time.monotonic() + message.grace_s
         if message.grace_s > 0:
@@ -295,7 +298,8 @@ class Supervisor:
         latest = time.monotonic() + _STRAY_S
         for child in self._children.values():
             child.lapsed |= child.kill_at is None
-            # The end of the lease overrides a long grace. A child that is due to be killed very soon keeps its time.
+            # A worker that is due to be killed within `_STRAY_S` seconds keeps its time. All others are killed at once,
+            # even if they have been given a longer time to end by themselves.
             if child.kill_at is None or child.kill_at > latest:
                 child.kill_at = 0.0
         if not self._lapsed:
@@ -339,13 +343,14 @@ def _limit_processes(groups: ControlGroups) -> int | None:
 
 
 def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int | None) -> None:
-    """Turn this fork of the supervisor into a worker. This call never returns.
+    """Turn this forked process into a worker. This call never returns.
 
     Args:
         parent: Process number of the supervisor.
-        fds: Descriptors of the worker's link, standard output, standard error and shared page, in this order.
+        fds: Descriptors of the worker's socket to the agent, of its standard output, of its standard error and of its
+            shared page (see `shared_page`), in this order.
         groups: The run's control groups.
-        most: The worker may not fork while this user has this many processes and threads. None: no such limit.
+        most: The worker may not fork while this user has this many or more processes and threads. None: no such limit.
     """
     try:
         _isolate(parent, groups, most)
@@ -363,7 +368,7 @@ def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int 
 
 
 def _isolate(parent: int, groups: ControlGroups, most: int | None) -> None:
-    """Give this fork the signals, the session and the limits of a worker."""
+    """Give this forked process the signal handlers, the session, the control group and the limits of a worker."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -375,14 +380,17 @@ def _isolate(parent: int, groups: ControlGroups, most: int | None) -> None:
     try:
         groups.join_workers()
     except OSError as error:
-        text = f"worker {os.getpid()} could not enter its control group, so it runs without one: {error}"
+        text = f"worker {os.getpid()} could not enter the workers' control group, and runs outside the group: {error}"
         print(text, file=sys.stderr, flush=True)
     if most is not None:
         processes.limit_processes(most)
 
 
 def _take_descriptors(fds: list[int]) -> tuple[int, int]:
-    """Keep these descriptors for the worker, and close all others. Return those of the link and the shared page."""
+    """Keep the worker's descriptors, and close all others. Return those of the socket and of the shared page.
+
+    The other two become standard output and standard error. Standard input becomes /dev/null.
+    """
     high = _high_copies(fds)
     link, out, err, page = high
     null = os.open(os.devnull, os.O_RDONLY)
@@ -396,13 +404,13 @@ def _take_descriptors(fds: list[int]) -> tuple[int, int]:
 
 
 def _high_copies(fds: list[int]) -> list[int]:
-    """Return copies of descriptors, with numbers from `HIGH_FD` on. If the system refuses these, use lower numbers."""
+    """Return copies of descriptors, with numbers from `HIGH_FD` on, or with lower ones if the system refuses these."""
     base = HIGH_FD
     while True:
         try:
             return [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base) for fd in fds]
         except OSError:
-            # The number is above this process's limit of open files.
+            # `base` is above this process's limit of open files.
             if base < 32:
                 raise
             base //= 2
@@ -433,7 +441,7 @@ def _run_agent(
     link: socket.socket,
     lease: Lease,
 ) -> None:
-    """Turn this fork of the supervisor into the agent. This call never returns."""
+    """Turn this forked process into the agent. This call never returns."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     status = 1
     try:
@@ -460,11 +468,12 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         settings: ``host`` and ``digest``, and optionally ``host_timeout_s``, ``heartbeat_s``, ``linger_s``,
             ``kill_after_s`` and ``store_limit``.
         token: The secret by which a connection proves that it comes from the controller.
-        report_fd: Descriptor to which the agent writes its hello, one JSON line. Once the agent is forked, the
-            supervisor redirects its own copy of the descriptor to /dev/null.
+        report_fd: Descriptor of a pipe to which the agent writes its hello, one JSON line. Once the agent is forked,
+            the supervisor redirects its own copy of the descriptor to /dev/null, so that the reader sees the end of the
+            pipe if the agent ends.
     """
-    # The process that removes orphans starts before this process becomes a subreaper. Otherwise this process would
-    # become its parent, and kill it as a stray.
+    # The process that removes orphans must start before this process becomes a subreaper. Otherwise this process would
+    # become the parent of that process, and kill it as a stray.
     orphans.remove_in_background(folder, _STORES, report_fd)
     processes.become_subreaper()
     groups, store = ControlGroups.for_run(os.path.basename(folder)), None
@@ -494,7 +503,11 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
 
 
 def _silence(fd: int) -> None:
-    """Redirect a descriptor to /dev/null. If it were closed, a new file could get its number and the later writes."""
+    """Redirect a descriptor to /dev/null.
+
+    If the descriptor were closed, a new file could get the same number, and would receive a report that is still
+    written to this number.
+    """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, fd, inheritable=False)
     os.close(null)
@@ -509,7 +522,7 @@ def _preload() -> None:
 
 
 def _preload_more() -> None:
-    """Import modules that only some tasks need. If an import fails here, only the tasks that need the module fail."""
+    """Import modules that only some tasks need. If an import fails, only the tasks that need the module will fail."""
     from handout.host.worker import main
 
     try:

@@ -1,4 +1,4 @@
-"""``handout.current()``: facts about the running task."""
+"""Implements ``handout.current()``, which returns facts about the running task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Current", "current", "publish", "remove_scratch"]
 
 
 class Current:
-    """The running task. `current` returns it; user code does not call this class.
+    """The running task. User code gets an object of this class from `current`, and does not call this class itself.
 
     Attributes:
         id: The id of the function in its graph.
@@ -56,8 +56,8 @@ class Current:
 
 
 _current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("handout.current", default=None)
-#: The running task of this process; None if several may run at the same time. Threads that user code starts need it,
-#: because a new thread has an empty context.
+#: The running task of this process. None if no task runs, or if several tasks may run at the same time. Threads that
+#: user code starts need this variable, because a new thread begins with an empty `contextvars` context.
 _of_process: Current | None = None
 
 
@@ -84,9 +84,9 @@ def publish(running: Current | None, *, context_only: bool = False) -> None:
 def current() -> Current:
     """Return the task that is running: its id, host, attempt, variant and scratch folder.
 
-    Call it in a function of a graph, in code that the function calls, or in a thread that the function starts. In a
-    coroutine function and in `evaluate`, a thread must run in a copy of the function's context, as with
-    `asyncio.to_thread`.
+    You can call `current` in a function of a graph, in code that the function calls, and in a thread that the function
+    starts. If the function is a coroutine function or runs in `evaluate`, the thread must run in a copy of the
+    function's context. `asyncio.to_thread` makes such a copy.
 
     Returns:
         The running task.
@@ -104,7 +104,7 @@ def current() -> Current:
     """
     running = _current.get() or _of_process
     if running is None:
-        raise RuntimeError("No task is running here. handout.current() works only inside a function that Handout runs.")
+        raise RuntimeError("No task is running here. Call handout.current() only inside a function that Handout runs.")
     return running
 
 

@@ -1,1 +1,4 @@
-"""The code that both ends of a link share: frames, sessions, messages, ids and the ledger. It travels to hosts."""
+"""Code that the controller and the processes on hosts share: frames, sessions, messages, ids and the ledger.
+
+The controller sends this package to the hosts.
+"""

@@ -1,10 +1,13 @@
 """Encodes messages as the JSON headers of frames, and decodes headers into messages.
 
 A header is a JSON object. It holds the name of the message under ``"m"``, and the fields of the message by name. The
-encoder leaves out each field that has its default value. It writes the first column of a message whole, because that
-column shows the number of rows. If all entries of another column are equal, the encoder writes only one of them.
+encoder leaves out each field that has its default value. A hello, which opens a connection, has no name.
 
-`handout.protocol.messages` declares the messages. Other modules do not depend on how messages are encoded.
+Some fields are columns: they have one entry for each row of the message, such as each task that the message is about.
+The encoder writes the first column of a message whole, because its length is the number of rows. If all entries of any
+other column are equal, the encoder writes only one of them.
+
+`handout.protocol.messages` declares the messages. No other module depends on how they are encoded, except for hellos.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ Kind = TypeVar("Kind", bound=AnyMessage)
 
 _NAME = "m"
 _REQUIRED = object()
-#: The types that the JSON value of a field may have, by the name of the field's declared type. A field of any other
-#: declared type may have any value.
+#: Maps the declared type of a field to the types that the field's value in JSON may have. A field whose declared type
+#: is not listed here may have any value.
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
@@ -41,20 +44,20 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 class _Field(NamedTuple):
     name: str
     default: Any
-    #: True for each column but the first one of a message. The encoder may write such a column as one entry.
+    #: True for each column except the first column of the message. The encoder may write such a column as one entry.
     may_shrink: bool
     #: The types that the field's JSON value may have.
     types: tuple[type, ...]
 
 
 class _Form(NamedTuple):
-    """How one message is encoded."""
+    """How the messages of one type are encoded."""
 
     name: str
     fields: tuple[_Field, ...]
-    #: Names of the columns. The first column is always whole, so its length is the number of rows.
+    #: Names of the columns. The first column is always written whole, so its length is the number of rows.
     columns: tuple[str, ...]
-    #: Names of the fields that hold `WorkerOptions`. In JSON, such a field is a list.
+    #: Names of the fields that hold `WorkerOptions`. JSON turns such a field into a list.
     options: tuple[str, ...]
 
 
@@ -63,7 +66,7 @@ def _form(name: str, kind: type[Any]) -> _Form:
     columns: list[str] = []
     options: list[str] = []
     for field, annotation in kind.__annotations__.items():
-        # Some versions of Python give the annotation as a string, others as an object that holds the string.
+        # Some versions of Python give the annotation as a string, and others as an object that holds the string.
         text = str(getattr(annotation, "__forward_arg__", annotation))
         names = [part.partition("[")[0].strip() for part in _alternatives(text)]
         types = tuple(t for each in names for t in _JSON_TYPES.get(each, (object,)))
@@ -99,12 +102,12 @@ _DIRECTIONS: tuple[Mapping[str, type[Any]], ...] = (
 _HELLOS: tuple[type[Any], ...] = (messages.Greeting, messages.Welcome, messages.Progress)
 _FORMS: dict[type[Any], _Form] = {
     **{kind: _form(name, kind) for direction in _DIRECTIONS for name, kind in direction.items()},
-    **{kind: _form("", kind) for kind in _HELLOS},
+    **{kind: _form("hello", kind) for kind in _HELLOS},
 }
 
 
 def name_of(kind: type[AnyMessage]) -> str:
-    """Return the name that a message has on its link."""
+    """Return the name that the messages of a type have in their headers."""
     return _FORMS[kind].name
 
 
@@ -115,7 +118,7 @@ def encode(message: AnyMessage) -> dict[str, Any]:
 
 
 def encode_hello(hello: AnyMessage) -> dict[str, Any]:
-    """Return the header of a hello."""
+    """Return the header of a hello, which has no name."""
     return _put({}, _FORMS[type(hello)], hello)
 
 
@@ -138,12 +141,12 @@ def decode(direction: Mapping[str, type[AnyMessage]], header: Mapping[str, Any])
         header: The header of a frame.
 
     Raises:
-        ProtocolError: The sender may not send a message of this name, or the fields differ from the declared ones.
+        ProtocolError: The sender may not send a message of this name, or its fields differ from the declared fields.
     """
     name = header.get(_NAME)
     kind = direction.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise ProtocolError(f"there is no message {name!r}")
+        raise ProtocolError(f"no message {name!r} may be sent in this direction")
     assert isinstance(name, str)
     return name, _read(kind, header, {_NAME})
 
@@ -184,7 +187,7 @@ def _read_options(values: Sequence[Any]) -> WorkerOptions:
 
 
 def _expand(form: _Form, values: dict[str, Any]) -> None:
-    """Extend each column that was sent as one entry to the length of the first column."""
+    """Restore each column that was written as one entry, by repeating this entry for each row."""
     first, *others = form.columns
     count = len(values[first])
     for name in others:
@@ -197,25 +200,25 @@ def _expand(form: _Form, values: dict[str, Any]) -> None:
 
 
 def encode_line(message: AnyMessage) -> bytes:
-    """Encode a message for the supervisor's socket, as one line."""
+    """Encode a message between agent and supervisor, as one line of JSON."""
     return json.dumps(encode(message)).encode() + b"\n"
 
 
 def decode_line(direction: Mapping[str, type[AnyMessage]], line: bytes) -> tuple[str, Any]:
-    """Decode a line from the supervisor's socket. Return the name of the message, and the message."""
+    """Decode a line of JSON from the agent or the supervisor. Return the name of the message, and the message."""
     return decode(direction, json.loads(line))
 
 
 def parts(payload: memoryview, sizes: Sequence[int]) -> Iterator[memoryview]:
-    """Yield the parts of a payload. The parts follow each other and have these sizes.
+    """Split a payload into parts of these sizes, and yield the parts in order.
 
     Raises:
-        ProtocolError: The payload is shorter than the parts together, or a size is negative.
+        ProtocolError: The payload is shorter than all parts together, or a size is negative.
     """
     position = 0
     for size in sizes:
         end = position + size
         if size < 0 or end > len(payload):
-            raise ProtocolError(f"a payload has a part of {size} bytes, but only {len(payload) - position} are left")
+            raise ProtocolError(f"a payload has a part of {size} bytes where {len(payload) - position} bytes are left")
         yield payload[position:end]
         position = end

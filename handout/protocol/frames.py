@@ -1,20 +1,26 @@
-"""Encodes and decodes frames, which carry all messages and streams of a link. This module does no I/O.
+"""Encodes and decodes frames. This module does no I/O.
 
-A frame is a fixed prefix, a header and a payload::
+Controller and agent exchange messages and streams as frames. Agent and worker do so too, but exchange only messages,
+whose number is always 0. A frame consists of a prefix, a header and a payload. These are the fields of the prefix (u32
+is an unsigned integer of 32 bits)::
 
     magic "HO" | version u8 | kind u8 | header length u32 | payload length u32 | number u64 | crc32 u32 | crc32 u32
 
 All numbers are little-endian. The first checksum covers the fields before it. With this checksum, a receiver notices a
 damaged length before it allocates memory or waits for bytes. The second checksum covers the header and, in a message,
 the payload. The payload of a chunk has no checksum, because SSH checks all bytes. This module never parses a payload,
-and copies a payload only where it must. There are four kinds of frames:
+and copies a payload only where it must.
 
-``HELLO``    The first frame of a connection. It has a JSON header.
-``MESSAGE``  A JSON header and a payload. It is numbered, and its sender keeps it until the peer acknowledges it.
-``CHUNK``    A part of a stream. The header is (stream, offset, window). A chunk is not numbered, because a stream
-             resumes at an offset.
-``BEAT``     An acknowledgement, which is also the heartbeat. The header is (number of the last message received, bytes
-             received, milliseconds since the last byte was received).
+The peer is the process at the other end of a connection. There are four kinds of frames:
+
+``HELLO``    The first frame that each side sends on a connection. The header is JSON, and there is no payload.
+``MESSAGE``  The header is JSON. Between controller and agent, messages are numbered, and the sender keeps a message
+             until the peer acknowledges it.
+``CHUNK``    The payload is some bytes of a stream. The header is (number of the stream, offset of the bytes in the
+             stream, window). `Piece` explains the window. A chunk is not numbered, because after a broken connection
+             the stream goes on at the offset that the receiver has reached.
+``BEAT``     The acknowledgement of what the sender of the beat has received. It is also sent as the heartbeat. The
+             header is (number of the last message received, bytes received, milliseconds since bytes were received).
 """
 
 from __future__ import annotations
@@ -32,13 +38,14 @@ VERSION = 1
 
 HELLO, MESSAGE, CHUNK, BEAT = 1, 2, 3, 4
 
-#: The largest header of a message, in bytes. The receiver refuses a larger header without reading it. A batch of
-#: 100,000 tasks needs about 10 MiB.
+#: The largest header of a message, in bytes. The receiver refuses a larger header without reading it. A message that
+#: hands over 100,000 tasks has a header of about 10 MiB.
 MAX_HEADER = 64 << 20
-#: The largest payload of a frame, in bytes. The receiver refuses a larger payload without reading it. Larger objects
-#: travel as streams.
+#: The largest payload of a frame, in bytes. The receiver refuses a larger payload without reading it. Objects that are
+#: larger travel as streams, in several frames.
 MAX_PAYLOAD = 64 << 20
-#: The largest header of a hello, in bytes. For each incoming stream, the header has an offset of about 20 bytes.
+#: The largest header of a hello, in bytes. The header lists all incoming streams, with about 20 bytes for each; see
+#: `messages.Progress`.
 MAX_HELLO = 32 << 20
 
 _PREFIX = struct.Struct("<2sBBIIQ")
@@ -61,7 +68,7 @@ class Hello(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A message. `handout.protocol.codec` decodes its fields."""
+    """A message. `handout.protocol.codec` turns ``fields`` into an object of one of the types in `messages`."""
 
     number: int
     fields: dict[str, Any]
@@ -69,25 +76,26 @@ class Message(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some bytes of a stream. A chunk may arrive as several pieces. ``last`` is True for the last piece of a stream."""
+    """Some bytes of a stream. A chunk may arrive as several pieces."""
 
     stream: int
     offset: int
     data: Buffer
-    #: The sender has at most about this many bytes in flight. The receiver sends an acknowledgement after a quarter of
-    #: this number of bytes, or sooner.
+    #: About how many bytes the sender may send before it must wait for an acknowledgement. The receiver sends an
+    #: acknowledgement each time that it has received a quarter of this number of bytes, or sooner.
     window: int
+    #: True if this is the last piece of the stream.
     last: bool
 
 
 class Beat(NamedTuple):
-    """The heartbeat of a side. It acknowledges what that side has received."""
+    """Acknowledges what the sender of the beat has received. It is also the sender's heartbeat."""
 
-    #: Number of the last message that the side has received.
+    #: Number of the last message that the sender of the beat has received.
     number: int
-    #: Number of bytes that the side has received on this connection.
+    #: How many bytes the sender of the beat has received on this connection.
     received: int
-    #: Milliseconds from the time when the side last received bytes until it sent this beat.
+    #: Milliseconds from the time when the sender of the beat last received bytes until it sent the beat.
     age_ms: int
 
 
@@ -111,7 +119,7 @@ def encode_hello(fields: dict[str, Any]) -> bytes:
 
 
 def encode_message(number: int, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> list[Buffer]:
-    """Return a message as segments, which must be written in this order.
+    """Return a message as segments: buffers that must be written one after another, in this order.
 
     Raises:
         ProtocolError: The header or the payload is too large for a frame.
@@ -119,7 +127,10 @@ def encode_message(number: int, fields: dict[str, Any], payload: Sequence[Buffer
     header = _dumps(fields).encode()
     size = sum(len(p) for p in payload)
     if len(header) > MAX_HEADER or size > MAX_PAYLOAD:
-        raise ProtocolError(f"message {fields.get('m')!r} of {len(header)} + {size} bytes is over the frame limit")
+        raise ProtocolError(
+            f"message {fields.get('m')!r} is over the frame limit: "
+            f"its header has {len(header)} bytes and its payload has {size} bytes"
+        )
     return [_frame(MESSAGE, header, size, number, payload), *payload]
 
 
@@ -135,30 +146,31 @@ def encode_beat(beat: Beat) -> bytes:
 
 
 class Decoder:
-    """Turns bytes into frames. The connection may split the bytes anywhere.
+    """Turns the bytes of one connection into frames. The bytes may arrive in pieces that begin and end anywhere.
 
-    A decoder holds at most one message in memory. It yields the payload of a chunk in pieces, as the bytes arrive.
+    A decoder holds at most one message in memory. It yields the payload of a chunk in several `Piece` objects, as the
+    bytes arrive.
 
     Args:
-        greets: True if the first frame must be a hello, and no later frame may be one.
+        greets: True if the first frame must be a hello, and no later frame may be a hello.
     """
 
     def __init__(self, *, greets: bool = False) -> None:
         self._greets = greets
         self._greeted = False
         self._held = bytearray()
-        #: Bytes that ``_held`` must have before the next frame can be parsed.
+        #: How many bytes ``_held`` must have before the next frame can be parsed.
         self._need = PREFIX_SIZE
         #: The chunk whose payload is arriving, as (stream, offset, window, last).
         self._chunk = (0, 0, 0, False)
-        #: How many bytes of that payload are still to come.
+        #: How many bytes of the payload of this chunk are still to come.
         self._left = 0
 
     def feed(self, data: Buffer) -> Iterator[Frame]:
         """Take bytes, and yield the frames that these bytes complete.
 
-        The caller must handle each frame before it asks for the next one. If a frame is bad, the decoder yields the
-        frames before it, and only then raises the error.
+        The caller must handle each frame before it asks for the next one. If a frame is bad, the decoder yields all
+        frames before the bad one, and only then raises the error.
 
         Raises:
             ProtocolError: The bytes break the protocol. The caller must close the connection.
@@ -199,11 +211,12 @@ class Decoder:
         return Piece(stream, offset, data, window, last and self._left == 0)
 
     def _parse(self, view: memoryview) -> tuple[int, Frame | None]:
-        """Parse the frame at the start of ``view``. Of a chunk, parse only the prefix and the header.
+        """Parse the frame at the start of ``view``. If it is a chunk, parse only the prefix and the header.
 
         Returns:
-            The number of bytes that were parsed, and the frame. If the end of the frame has not arrived, the number is
-            0 and the frame is None. If the payload of a chunk is still to come, the frame is None.
+            The number of bytes that were parsed, and the frame. If some of the bytes to parse have not arrived yet, the
+            number is 0 and the frame is None. For a chunk with a payload, the frame is None, because `feed` yields the
+            payload.
         """
         if len(view) < PREFIX_SIZE:
             self._need = PREFIX_SIZE
@@ -236,19 +249,24 @@ class Decoder:
         return whole, None if payload_size else self._piece(view[:0])
 
     def _check_kind(self, kind: int, header_size: int, payload_size: int) -> None:
-        """Check a frame's kind and sizes, before the receiver waits for the bytes of the frame.
+        """Check the kind and the sizes that a prefix names, before the receiver waits for the rest of the frame.
 
         Raises:
             ProtocolError: A frame of this kind may not have these sizes, or may not come at this point.
         """
         allowed = _SIZES.get(kind)
         if allowed is None or not allowed[0] <= header_size <= allowed[1] or payload_size > allowed[2]:
-            raise ProtocolError(f"frame of kind {kind} with {header_size} + {payload_size} bytes is not allowed")
+            raise ProtocolError(
+                f"a frame of kind {kind} with a header of {header_size} bytes and a payload of {payload_size} bytes "
+                "is not allowed"
+            )
         if self._greets and (kind == HELLO) is self._greeted:
-            raise ProtocolError("a second hello" if self._greeted else f"a frame of kind {kind} before the hello")
+            raise ProtocolError(
+                "a second hello came" if self._greeted else f"a frame of kind {kind} came before the hello"
+            )
 
 
-#: By kind of frame: the smallest and the largest header, and the largest payload, in bytes.
+#: Maps each kind of frame to three sizes in bytes: of the smallest header, the largest header and the largest payload.
 _SIZES = {
     HELLO: (2, MAX_HELLO, 0),
     MESSAGE: (2, MAX_HEADER, MAX_PAYLOAD),
@@ -261,7 +279,7 @@ def _refuse_prefix(view: memoryview) -> NoReturn:
     if bytes(view[:2]) != MAGIC:
         raise ProtocolError(f"the bytes are not a Handout frame: they start with {bytes(view[:16])!r}")
     if view[2] != VERSION:
-        raise ProtocolError(f"a frame has the version {view[2]}, and this side speaks version {VERSION}")
+        raise ProtocolError(f"a frame has the protocol version {view[2]} instead of {VERSION}")
     raise ProtocolError("the checksum of a frame's prefix does not match")
 
 

@@ -1,15 +1,24 @@
 """Every message between the controller, the agent, the workers and the supervisor: names, fields, types and units.
 
-A message is a `NamedTuple`. Six tables at the end of this module list the messages: one table for each direction of
-each link. The key of a message in its table is its name on the link. A table is a `TypedDict` of handlers. So a type
-checker reports a receiver that lacks a handler, or whose handler takes a different message.
+A message is a `NamedTuple`. `handout.protocol.codec` turns messages into bytes. This module only declares them:
 
-`handout.protocol.codec` turns messages into bytes. This module only declares them:
-
-- A ``Column`` has one entry for each row. All columns of a message have the same number of rows.
+- The docstring of a message says what the message tells. If the docstring begins with an imperative, such as "Delete
+  objects", it says what the receiver must do.
 - A sender may leave out a field that has a default.
+- Some messages tell the same facts about many tasks or objects. Such a message has a field of the type ``Column`` for
+  each fact. A column has one entry for each task or object, and its description describes one entry. All columns of a
+  message have the same length. The entries with the same index, which belong together, are called a row.
 - A payload is bytes that travel beside the fields and are not encoded as JSON. If a message has a payload, its
   docstring says so.
+
+Controller and agent use one connection after another, because connections can break. All that they tell each other
+over these connections is called their conversation. The first frame that each side sends on a connection is called its
+hello. A large object travels as a stream, which means that its bytes are sent in chunks, between messages.
+
+Six tables at the end of this module list the messages: two for controller and agent, two for agent and worker, and two
+for agent and supervisor. Each table lists the messages of one direction, by name. A table is a `TypedDict` of handlers,
+and receivers annotate their handlers with it. So a type checker reports a receiver that lacks a handler, or whose
+handler takes a different message.
 
 ``tools/draw_protocol.py`` draws ``docs/protocol.md`` from this module.
 """
@@ -48,25 +57,26 @@ INLINE = 64 << 10
 
 
 class Greeting(NamedTuple):
-    """The controller's hello. It names the agent and the conversation that this connection is for."""
+    """The controller's hello. It names the agent and the conversation for which the controller made the connection."""
 
     token: str
     """A secret by which the controller proves that it opened the connection: 32 random bytes in hexadecimal. The agent
-    received the same secret from the bootstrap."""
+    got the same secret when it started."""
     agent: str
     """The identity of the agent that the controller wants to reach."""
     conversation: str
-    """Name of the conversation, which the controller chooses. A controller that takes over chooses a new name."""
+    """Name of the conversation. Each controller chooses a name of its own, and keeps it when it connects again."""
     connection: int
-    """Number of this connection. The controller counts its connections from 1. If the same conversation has already had
-    a connection with an equal or higher number, this one was delayed on the way, and the agent refuses it."""
+    """Number of this connection. The controller counts its connections from 1. The agent refuses the connection if the
+    same conversation has already had one with an equal or higher number, because then this one was delayed on the way.
+    """
     takeover: bool = False
-    """True if this controller takes over from another controller. The agent then ends the conversation with the other
-    controller and sends `Holdings`."""
+    """True if this controller takes the agent over from an earlier controller, which was lost. The agent then ends the
+    conversation with the earlier controller and sends `Holdings`."""
 
 
 class Welcome(NamedTuple):
-    """The agent's hello. It is the answer to a greeting."""
+    """The agent's hello. It is the answer to a `Greeting`."""
 
     agent: str
     """The agent's identity."""
@@ -75,12 +85,16 @@ class Welcome(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a side has received of the conversation so far. Both hellos have this under ``state``. See `Session`."""
+    """What the sender of a hello has received of the conversation so far. Every hello that does not refuse the
+    connection has these fields, in a JSON object under the further key ``state``. See `Session`.
+    """
 
     number: int
-    """Number of the last message that this side has received. The peer sends all later messages again."""
+    """Number of the last message that the sender of the hello has received. The other side sends all later messages
+    again."""
     streams: Mapping[str, int]
-    """By number of an incoming stream: how many bytes of it this side has received. The peer continues from there."""
+    """For each incoming stream, by its number: how many bytes of the stream the sender of the hello has received. The
+    other side continues the stream after these bytes."""
 
 
 # ---- from the controller to the agent ------------------------------------------------------------------------------
@@ -95,62 +109,67 @@ class Functions(NamedTuple):
     numbers: Column[int]
     """Number of the function. Equal functions have the same number in all runs of one controller."""
     sizes: Column[int]
-    """Bytes of the pickled function."""
+    """Size of the pickled function in bytes."""
 
 
 class WorkerOptions(NamedTuple):
-    """The options of a function that its worker must know. `NewTaskClass` and `SetUp` contain them.
+    """The options of a function that a worker must know. `NewTaskClass` and `SetUp` contain them.
 
-    The agent sets up a worker with these options, and gives it only tasks that have equal options. A field that has the
-    name of an option in `handout.Options` gets the value of that option.
+    The agent sets up a worker with these options, and gives that worker only tasks that have equal options. A field
+    that has the name of an option in `handout.Options` has the value of that option.
     """
 
     memory_limit: int | None = None
-    """Most memory in bytes that a task may use. A task that uses more is killed. None: no limit."""
+    """How many bytes of memory a task may use. A task that uses more is killed. None: no limit."""
     max_result_bytes: int | None = None
-    """Largest size in bytes that an object of a result may have. None: no limit."""
+    """How many bytes an object of a result may have. None: no limit."""
 
 
 class NewTaskClass(NamedTuple):
-    """What the tasks of one task class have in common. The controller sends it before the first task of the class."""
+    """Describes a task class, which is a group of tasks for which all fields of this message have the same values. The
+    controller sends the message before the first task of the class.
+    """
 
     number: int
     """Number of the task class."""
     need: Mapping[str, int]
-    """Amounts that a task takes from the host's ledger while it runs, in parts (1/10,000 of a unit)."""
+    """Amounts that a task takes from the host's ledger while it runs, by name, in parts (1/10,000 of a unit)."""
     threads: int = 1
-    """Threads that numerical libraries may use in a task."""
+    """How many threads numerical libraries may use in a task."""
     shared_loop: bool = False
     """True if the tasks are coroutines that run concurrently in the event loop of one worker."""
     timeout_s: float | None = None
     """Seconds after which the agent ends an attempt. None: no limit."""
     alone: bool = False
     """True if a worker gets a task of the class only after the worker's previous task has ended. This is so for tasks
-    that are not idempotent: a task that is queued on a worker behind another task can start twice if the other task
-    kills the worker."""
+    that are not idempotent, because a task that is queued behind another task can start twice if the other task kills
+    the worker."""
     options: WorkerOptions = WorkerOptions()
     """The options with which the agent sets up the workers of these tasks."""
     bundle: int | None = None
-    """Key of the source bundle from which workers import the user's modules. None: the tasks need no bundle."""
+    """Key of the source bundle, the archive from which workers import the user's modules. None: the tasks need no
+    bundle."""
 
 
 class Objects(NamedTuple):
-    """Small objects for the agent's store.
+    """Small objects for the agent's store, in which the agent keeps the objects of its host.
 
-    Payload: the objects, one after another. Each has at most 64 KiB.
+    Payload: the objects, one after another. Each of them has at most 64 KiB.
     """
 
     keys: Column[int]
-    """Key of the object; see `numbering`. The key of a source bundle is lower than the keys of all objects of runs."""
+    """Key of the object; see `numbering`. Source bundles are sent as objects too. Their keys are lower than the keys of
+    all objects of runs."""
     sizes: Column[int]
-    """Bytes of the object."""
+    """Size of the object in bytes."""
 
 
 class Tasks(NamedTuple):
     """Attempts of tasks that the controller hands over to the agent. The agent starts an attempt when the inputs are in
     the store and the host's ledger has room for the attempt.
 
-    Payload: the pickled calls, one after another. The controller splits messages above 4 MiB.
+    Payload: the pickled calls, one after another. A call has those arguments of a task that are not sent as objects.
+    Once the calls have more than 4 MiB, the controller sends further attempts in another message.
     """
 
     attempt_ids: Column[int]
@@ -160,42 +179,45 @@ class Tasks(NamedTuple):
     task_classes: Column[int]
     """Number of the task class."""
     call_sizes: Column[int]
-    """Bytes of the pickled call."""
+    """Size of the pickled call in bytes."""
     inputs: Column[Sequence[int]]
-    """Keys of the objects that the call takes."""
+    """Keys of the objects that the task takes as inputs."""
     outputs: Column[Sequence[int]]
-    """Keys of the objects that are made from the result: first the whole result, then each element that is taken from
-    it. -1 in place of a key: neither a task nor the caller needs this object."""
+    """Keys of the objects that are made from the result. The first object is the whole result. Each further object is
+    an element of the result. The key is -1 if neither a task nor the caller needs the object."""
     keep: Column[int]
-    """1 if a small result also stays in the agent's store. 0 if the agent only sends it to the controller."""
+    """1 if the agent must also keep small objects of the result in its store. 0 if the agent only needs to send them to
+    the controller."""
     names: Column[str]
     """Id of the function in its graph. ``handout.current()`` shows it to the task."""
     attempt_numbers: Column[int]
     """Number of the attempt; 1 for the first attempt of a task."""
     variants: Column[int]
-    """Index of the chosen variant of the cost, counted from 0."""
+    """Index of the variant of the cost with which the task was placed, counted from 0."""
 
 
 class StreamObject(NamedTuple):
-    """Announces a stream of chunks that carries one object. It gives the receiver the object's key and size."""
+    """Announces a stream, which carries one object in chunks."""
 
     stream: int
     """Number of the stream. Each sender counts its own streams."""
     key: int
     """Key of the object."""
     size: int
-    """Bytes of the object."""
+    """Size of the object in bytes."""
 
 
 class StopStream(NamedTuple):
-    """Announces that the rest of a stream will not come, because the sender has lost the source of the bytes."""
+    """Announces that the missing bytes of a stream will not come, because the sender could not get them either."""
 
     stream: int
     """Number of the stream."""
 
 
 class Fetch(NamedTuple):
-    """Ask for an object. The agent answers with `StreamObject` or `Missing`."""
+    """Stream an object to the controller. The agent first answers with `StreamObject`, or only with `Missing` if it
+    does not have the object.
+    """
 
     key: int
     """Key of the object."""
@@ -209,14 +231,16 @@ class Drop(NamedTuple):
 
 
 class Distrust(NamedTuple):
-    """Names objects that have passed through a host with ``trust="data"``. The controller sends the objects afterwards.
-    Workers read these objects with the restricted reader instead of unpickling them.
+    """Names objects that have passed through a host with ``trust="data"``, from which only data is accepted. The
+    controller sends this message before it sends the objects. Workers do not unpickle these objects. They read them
+    with the restricted reader, which accepts only data and runs no code of the objects.
     """
 
     keys: Column[int]
     """Key of the object."""
     types: Sequence[Any]
-    """The classes that the restricted reader accepts in addition to its own; see `reader.registered`."""
+    """The classes that the restricted reader accepts in addition to the types that it always accepts; see
+    `reader.registered`."""
 
 
 class Cancel(NamedTuple):
@@ -229,27 +253,30 @@ class Cancel(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Recall attempts. The agent answers `Recalled` for the attempts that have not started. The others go on."""
+    """Give back attempts if they have not started. The agent names these attempts in a `Recalled`. Attempts that have
+    started go on.
+    """
 
     attempt_ids: Column[int]
     """Id of the attempt. The agent ignores attempts that it does not have."""
 
 
 class Release(NamedTuple):
-    """Names code that no open run uses any more. The agent and its workers drop the code once none of the agent's tasks
-    needs it. If the controller sends the same code again before that, the agent keeps it.
+    """Names code that no open run uses any more: functions, task classes and source bundles. The agent and its workers
+    drop each of these once none of the agent's tasks needs it. If the controller sends one of them again before it was
+    dropped, the agent keeps it.
     """
 
     functions: Sequence[int]
     """Numbers of functions."""
     task_classes: Sequence[int]
-    """Numbers of task classes. The controller never uses these numbers again."""
+    """Numbers of task classes. The controller never gives these numbers to other task classes."""
     bundles: Sequence[int]
     """Keys of source bundles."""
 
 
 class Limits(NamedTuple):
-    """Sets the amounts that the agent's ledger may grant to tasks from now on."""
+    """Sets all amounts and GPUs that the agent's ledger may grant to tasks from now on."""
 
     amounts: Mapping[str, int]
     """Amounts by name, in parts (1/10,000 of a unit)."""
@@ -258,12 +285,12 @@ class Limits(NamedTuple):
 
 
 class RunProgram(NamedTuple):
-    """Run a program that belongs to no task. Trackers run programs to find out what a host offers. The agent answers
-    with `ProgramEnded`.
+    """Run a program that belongs to no task. Trackers in the controller use this to find out what a host offers. The
+    agent answers with `ProgramEnded`.
     """
 
     id: int
-    """Number of the request."""
+    """Number of the request. The answer has the same number."""
     argv: Sequence[str]
     """The program and its arguments."""
     timeout_s: float
@@ -271,7 +298,9 @@ class RunProgram(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """End the agent and all its processes. The connection closes when none of these processes is left on the host."""
+    """End the agent and all processes that belong to it. The connection closes when none of these processes is left on
+    the host.
+    """
 
 
 # ---- from the agent to the controller ------------------------------------------------------------------------------
@@ -280,7 +309,7 @@ class Stop(NamedTuple):
 class Finished(NamedTuple):
     """Attempts that returned a result.
 
-    Payload: the inline objects of all results, one after another.
+    Payload: the objects whose ``inline_sizes`` are not -1, one after another.
     """
 
     attempt_ids: Column[int]
@@ -288,15 +317,15 @@ class Finished(NamedTuple):
     elapsed_us: Column[int]
     """Microseconds that the attempt ran."""
     sizes: Column[Sequence[int]]
-    """Bytes of each object of the result; -1 for an object that is not needed."""
+    """For each object of the result, its size in bytes. -1 if the object is not needed."""
     inline_sizes: Column[Sequence[int]]
-    """For each object of the result, its bytes in the payload. -1 if the object is not needed, or if it is only in the
-    agent's store."""
+    """For each object of the result, how many bytes it has in the payload. -1 if the object is not needed, or if it is
+    only in the agent's store."""
 
 
 class Failed(NamedTuple):
-    """An attempt that failed. If the description of a field begins with one or more kinds, such as ``died``, only
-    failures of these kinds set the field.
+    """An attempt that failed. The descriptions of some fields begin with kinds of failures, such as ``died``. Only
+    failures of these kinds set such a field.
 
     Payload: the pickled exception, if there is one; at most 16 MiB.
     """
@@ -315,20 +344,22 @@ class Failed(NamedTuple):
     elapsed_s: float = 0.0
     """Seconds that the attempt ran."""
     maxrss: int | None = None
-    """The largest memory of the worker's process, in bytes."""
+    """The most memory that the worker's process has used, in bytes. If ``peak`` is higher, the value is ``peak``."""
     stderr: Sequence[str] = ()
     """The last lines that the task wrote to its standard error."""
     stack: Sequence[str] = ()
-    """The task's stack at the time when the task crashed or was ended, innermost frame first."""
+    """The lines of the task's stack at the time when the task crashed or was ended, innermost call first. Empty if
+    there is no such stack."""
     exit: int | str | None = None
-    """``exited``, ``died``: the exit status, or the text given to `sys.exit`."""
+    """``exited``, ``died``: the exit status, or the text that was given to `sys.exit`."""
     signal: int | None = None
     """``died``: the signal that killed the worker."""
     oom: bool | None = None
-    """``died`` by SIGKILL: True if the kernel killed the worker for lack of memory, False if it did not, None if the
-    agent cannot know."""
+    """``died``, if SIGKILL killed the worker: True if the kernel sent the signal for lack of memory, False if it did
+    not, and None if the agent cannot know."""
     cut: bool = False
-    """``died``: True if the task closed the worker's descriptors, or replaced the worker's process."""
+    """``died``: True if the task closed the worker's own descriptors, wrote to them, or replaced the program that the
+    worker's process runs."""
     declared: int | None = None
     """``died``: the memory that the task's cost states, in bytes."""
     limit_s: float | None = None
@@ -336,25 +367,25 @@ class Failed(NamedTuple):
     limit: int | None = None
     """``memory``, ``too_large``: the limit, in bytes."""
     peak: int | None = None
-    """``memory``: the largest memory that the agent measured, in bytes."""
+    """``memory``: the most memory that the task is known to have used, in bytes."""
     size: int | None = None
-    """``too_large``: bytes of the object."""
+    """``too_large``: size of the object in bytes."""
     path: str | None = None
     """``unserializable``: path to the part that cannot be pickled. ``disk``: the folder that is full."""
     culprit: str | None = None
     """``unserializable``: class of the part that cannot be pickled."""
     need: int | None = None
-    """``disk``: bytes that did not fit."""
+    """``disk``: how many bytes did not fit."""
     free: int | None = None
-    """``disk``: bytes that were free."""
+    """``disk``: how many bytes were free."""
     argument: bool = False
-    """``disk``: True if there was no room for an argument. In that case, the function was not called."""
+    """``disk``: True if the host had no room for an argument, so that the function was not called."""
 
 
 class Recalled(NamedTuple):
-    """Attempts that the agent gives back to the controller before they have started. This happens if the controller
-    sent `Recall`, if the producer of an input failed on the host, if the lease ended, or if the attempt's source bundle
-    had not arrived at the time of a takeover.
+    """Attempts that the agent gives back to the controller before they have started. The agent does this after a
+    `Recall`, when the lease ends, and when the task that was to make an input has failed on this host. When another
+    controller takes over, the agent also gives back the attempts whose source bundle has not arrived.
     """
 
     attempt_ids: Column[int]
@@ -374,7 +405,7 @@ class Stored(NamedTuple):
     keys: Column[int]
     """Key of the object."""
     sizes: Column[int]
-    """Bytes of the object."""
+    """Size of the object in bytes."""
 
 
 class Missing(NamedTuple):
@@ -385,112 +416,121 @@ class Missing(NamedTuple):
 
 
 class Log(NamedTuple):
-    """Output of a running task. It takes turns with the chunks of streams, so that it never delays another message.
+    """Text that a task has printed. This message takes turns with the chunks of streams, so that it never delays any
+    other message.
 
-    Payload: whole lines, at most 64 KiB.
+    Payload: the text, at most 64 KiB. The last line may be unfinished.
     """
 
     attempt_id: int
     """Id of the attempt."""
     fd: int
-    """1 for standard output, 2 for standard error."""
+    """1 if the task wrote the text to its standard output, 2 if to its standard error."""
     dropped: int
-    """How many lines the agent dropped before these, because the task printed faster than the link could send."""
+    """How many lines the agent dropped before this text, because the task printed faster than the agent could send."""
 
 
 class ProgramEnded(NamedTuple):
     """The answer to `RunProgram`.
 
-    Payload: the first MiB of the program's output, standard error included.
+    Payload: the first MiB of what the program wrote to its standard output and standard error, and a note if the agent
+    killed the program because of the timeout. If the program could not be started, the reason.
     """
 
     id: int
     """Number of the request."""
     status: int
-    """Exit status of the program. It is negative if a signal killed the program, and is then the number of the signal
-    with a minus. It is 127 if the program could not be started."""
+    """Exit status of the program. If a signal killed the program, the negative number of the signal, such as -9. If the
+    program could not be started, 127."""
 
 
 class Holdings(NamedTuple):
-    """The attempts and objects that the agent has from an earlier controller. After a takeover, the agent sends this
-    message first.
+    """The attempts and objects that the agent has from an earlier controller. After a takeover, this is the first
+    message that the new controller gets from the agent.
     """
 
     attempt_ids: Sequence[int]
-    """Ids of attempts that have not ended, and of ended attempts whose end the earlier controller has not confirmed."""
+    """Ids of the attempts that have not ended. Also ids of attempts that have ended or were given back, if the earlier
+    controller has not confirmed the message that reports it."""
     keys: Column[int]
     """Key of the object."""
     sizes: Column[int]
-    """Bytes of the object."""
+    """Size of the object in bytes."""
     shift: int
-    """The highest number of a function, a task class or a bundle that the agent has seen. The new controller counts its
-    own functions, task classes and bundles from 1, and adds this number. So no number is used twice."""
+    """The highest number that a function, a task class or a source bundle on the agent has had so far. The new
+    controller adds it to all numbers that it gives to its own functions, task classes and source bundles, so that no
+    number is used twice."""
 
 
 # ---- from the agent to a worker ------------------------------------------------------------------------------------
 
 
 class SetUp(NamedTuple):
-    """Sets up a blank worker. The agent sends it once, before the first batch."""
+    """Prepares a new worker for the tasks that it will get. The agent sends this once to each worker, before the first
+    `Batch`.
+    """
 
     host: str
     """Name of the host, as in the inventory."""
     folders: Sequence[str]
     """The store's folder in memory and its folder on disk. Both may be the same folder."""
     scratch: str
-    """Folder in which the worker makes the scratch folders of its tasks."""
+    """Folder in which the worker makes the scratch folders of its tasks, which are removed when the tasks end."""
     env: Mapping[str, str]
     """Environment variables to set."""
     nonce: str
-    """16 bytes in hexadecimal. Each mark that the worker writes into its output begins with these bytes; see
-    `output_capture`."""
+    """16 bytes in hexadecimal, with which the worker's marks begin. The worker writes a mark before each piece of text
+    that a task prints, to say which task printed it; see `output_capture`."""
     suffix: str
-    """The ending of the name of each file that the worker writes into the store's folders. When the agent adds the file
-    to the store, the agent removes the ending."""
+    """The ending of the name of each file that the worker writes into the store's folders. When the agent adds such a
+    file to the store, it renames the file to the name without the ending."""
     bundle_path: str | None = None
     """Path of the source bundle. None: the tasks need no bundle."""
     shared_loop: bool = False
-    """True if the tasks are coroutines that run concurrently."""
+    """True if the tasks are coroutines that run concurrently in one event loop, the worker's shared loop."""
     options: WorkerOptions = WorkerOptions()
     """The options of the worker's tasks."""
     group: str | None = None
-    """Folder of the worker's control group. None: the tasks have no memory limit, or no group could be made."""
+    """Folder of the Linux control group that limits the worker's memory. None: the tasks have no memory limit, or no
+    group could be made."""
 
 
 class Batch(NamedTuple):
-    """Tasks that a worker runs one after another, in this order. A worker with a shared loop runs them concurrently.
+    """Tasks for a worker. The worker runs them one after another, in this order. If it has a shared loop, it runs them
+    concurrently.
 
-    Payload: the pickled new functions, then the small inputs, then the pickled calls.
+    Payload: the pickled ``new_functions``, then the small inputs that ``objects`` names, then the pickled calls.
     """
 
     first_number: int
     """Number of the first task of the batch. The agent counts the tasks of each worker from 1."""
     outputs: Column[Sequence[int]]
-    """Keys of the objects that are made from the result; -1 for an object that is not needed."""
+    """Keys of the objects that are made from the result; see `Tasks`. -1 for an object that is not needed."""
     functions: Column[int]
     """Number of the function to call."""
     call_sizes: Column[int]
-    """Bytes of the pickled call."""
+    """Size of the pickled call in bytes."""
     inputs: Column[Sequence[int]]
-    """Keys of the objects that the call takes."""
+    """Keys of the objects that the task takes as inputs."""
     names: Column[str]
     """Id of the function in its graph."""
     attempt_numbers: Column[int]
     """Number of the attempt; 1 for the first attempt of a task."""
     variants: Column[int]
-    """Index of the chosen variant of the cost, counted from 0."""
+    """Index of the variant of the cost with which the task was placed, counted from 0."""
     new_functions: Sequence[int] = ()
     """Numbers of the functions that the worker does not have yet."""
     new_function_sizes: Sequence[int] = ()
-    """Bytes of each of these functions."""
+    """Size of each of the ``new_functions`` in bytes."""
     objects: Sequence[int] = ()
-    """Keys of the small inputs whose bytes are in the payload. Larger inputs are files in the store."""
+    """Keys of the small inputs whose bytes are in the payload. The worker has all other inputs in its memory, or
+    reads them from the store."""
     object_sizes: Sequence[int] = ()
-    """Bytes of each of these objects."""
+    """Size of each of the ``objects`` in bytes."""
     distrusted: Sequence[int] = ()
-    """Keys of the inputs that the worker must read with the restricted reader."""
+    """Keys of the inputs that the worker must read with the restricted reader; see `Distrust`."""
     types: Sequence[Any] = ()
-    """See `Distrust`."""
+    """The classes that the restricted reader accepts in addition to the types that it always accepts."""
 
 
 class ForgetFunctions(NamedTuple):
@@ -511,34 +551,36 @@ class CancelCoroutines(NamedTuple):
 
 
 class BatchReport(NamedTuple):
-    """Tells how tasks ended. A worker sends it after a batch, and earlier if a task takes long or the report is large.
+    """Reports tasks that returned a result, and tasks that the worker did not run. A worker sends the report after a
+    batch, and earlier if a task takes long or the report is large.
 
-    Payload: the inline objects of all results, one after another.
+    Payload: the objects whose ``inline_sizes`` are not -1, one after another.
     """
 
     numbers: Column[int]
-    """Number of a task that returned a result."""
+    """Number of the task on this worker. The task returned a result."""
     elapsed_us: Column[int]
     """Microseconds that the task ran."""
     sizes: Column[Sequence[int]]
-    """Bytes of each object of the result; -1 for an object that is not needed."""
+    """For each object of the result, its size in bytes. -1 if the object is not needed."""
     inline_sizes: Column[Sequence[int]] | None = None
-    """For each object of the result, its bytes in the payload. -1 if the object is not needed, or if it is a file.
-    None: all objects of all results are in the payload."""
+    """For each object of the result, how many bytes it has in the payload. -1 if the object is not needed, or if it is
+    a file in the store. None in place of the column: all objects of all results are in the payload."""
     folders: Column[Sequence[int]] | None = None
-    """For each object of the result, the index of the store's folder that has the object's file; 0 if it is not a file.
-    None: all objects of all results are in the payload."""
+    """For each object of the result that is a file, the index of its folder in the ``folders`` of `SetUp`. 0 for any
+    other object. None in place of the column: all objects of all results are in the payload."""
     skipped: Sequence[int] = ()
     """Numbers of tasks that the worker did not start, because they were recalled or because the worker is ending."""
     lacking: Sequence[int] = ()
-    """Numbers of tasks that the worker did not run because an input is not on the host. The producer of the input
-    failed, or the input was dropped."""
+    """Numbers of tasks that the worker did not run, because an input is not on the host: the task that was to make the
+    input failed, or the agent deleted the input."""
     leaving: bool = False
     """True if the worker is ending and takes no more tasks."""
 
 
 class TaskFailure(NamedTuple):
-    """A task that failed. The worker first reports the tasks that ended before it, and then sends this message at once.
+    """A task that failed. The worker sends this as soon as the task has failed, but first reports the tasks that ended
+    before this one.
 
     Payload: the pickled exception, if there is one.
     """
@@ -548,7 +590,7 @@ class TaskFailure(NamedTuple):
     elapsed_us: int
     """Microseconds that the task ran."""
     kind: str
-    """How the task failed. See `Failed`, which has the same field, and also all fields below."""
+    """How the task failed; see `Failed.kind`. `Failed` has all the following fields too."""
     type: str = ""
     """Qualified name of the exception's class."""
     message: str = ""
@@ -556,35 +598,35 @@ class TaskFailure(NamedTuple):
     text: str = ""
     """The traceback."""
     maxrss: int | None = None
-    """The largest memory of the worker's process, in bytes."""
+    """The most memory that the worker's process has used, in bytes."""
     exit: int | str | None = None
-    """``exited``: the value that was given to `sys.exit`."""
+    """``exited``: the exit status, or the text, that was given to `sys.exit`."""
     limit: int | None = None
     """``too_large``: the limit, in bytes."""
     size: int | None = None
-    """``too_large``: bytes of the object."""
+    """``too_large``: size of the object in bytes."""
     path: str | None = None
     """``unserializable``: path to the part that cannot be pickled. ``disk``: the folder that is full."""
     culprit: str | None = None
     """``unserializable``: class of the part that cannot be pickled."""
     need: int | None = None
-    """``disk``: bytes that did not fit."""
+    """``disk``: how many bytes did not fit."""
     free: int | None = None
-    """``disk``: bytes that were free."""
+    """``disk``: how many bytes were free."""
 
 
 # ---- between the agent and the supervisor --------------------------------------------------------------------------
 
 
 class Spawn(NamedTuple):
-    """Fork a worker. The descriptors of its link, its standard output and error, and its shared page travel with the
-    line.
+    """Fork a worker. Four file descriptors travel with the message: the worker's socket to the agent, its standard
+    output, its standard error, and the page of memory that it shares with the agent.
     """
 
     worker: int
     """Number of the worker. The agent counts its workers."""
     fds: int
-    """How many descriptors travel with the line."""
+    """How many descriptors travel with the message."""
 
 
 class Kill(NamedTuple):
@@ -606,12 +648,12 @@ class SendSignal(NamedTuple):
 
 
 class ShutDown(NamedTuple):
-    """End all processes of this agent on the host. The descriptor of the controller's connection travels with the line.
-    The supervisor holds the descriptor open until none of the processes is left.
+    """End the agent and all processes that belong to it. The descriptor of the agent's connection to the controller
+    travels with the message. The supervisor holds the descriptor open until none of these processes is left.
     """
 
     fds: int
-    """How many descriptors travel with the line: 1 if there is a connection, 0 if there is none."""
+    """How many descriptors travel with the message: 1 if there is a connection, 0 if there is none."""
 
 
 class Forked(NamedTuple):
@@ -624,14 +666,16 @@ class Forked(NamedTuple):
 
 
 class WorkerGone(NamedTuple):
-    """A worker and all processes that it started have ended, or the supervisor could not fork the worker."""
+    """A worker has ended, or the supervisor could not fork it. Before the supervisor reports the end of a worker, it
+    kills the processes that the worker has left behind, and waits at most 0.5 s for their end.
+    """
 
     worker: int
     """Number of the worker."""
     status: int = 0
     """The status of the worker's process, as `os.waitpid` returns it."""
     rss: int = 0
-    """The largest memory of the worker's process, in bytes."""
+    """The most memory that the worker's process has used, in bytes."""
     lapsed: bool = False
     """True if the supervisor killed the worker because the lease had ended."""
     error: str = ""
@@ -639,15 +683,15 @@ class WorkerGone(NamedTuple):
 
 
 class LeaseLapsed(NamedTuple):
-    """The supervisor has seen that the lease has ended, and kills the workers."""
+    """The lease has ended, and so the supervisor kills the workers."""
 
 
 # ---- the directions: what each end must handle ---------------------------------------------------------------------
 
-#: Handles a message. If the handler is an unbound method, the first argument is ``self``. If it is a bound method, the
-#: first argument is the sender. The second argument is the message, and the third is the message's payload.
+#: A function that handles a message. If the function is an unbound method, its first argument is ``self``. Otherwise,
+#: the first argument is the sender of the message. The second argument is the message, and the third is its payload.
 Handler = Callable[[Any, M, memoryview], None]
-#: Handles a message of the supervisor's socket, which has no payload.
+#: A function that handles a message between agent and supervisor. Such a message is one line of JSON without a payload.
 LineHandler = Callable[[Any, M], None]
 
 
@@ -720,7 +764,7 @@ class FromSupervisor(TypedDict):
 
 
 def _by_name(table: type) -> dict[str, type[AnyMessage]]:
-    """Return the messages of a direction by name, as the annotations of its table declare them."""
+    """Return the types of the messages that a table declares, by the names of the messages."""
     return {name: get_args(handler)[0][1] for name, handler in get_type_hints(table).items()}
 
 

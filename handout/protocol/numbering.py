@@ -1,11 +1,11 @@
 """Attempt ids and object keys: the numbers that name the attempts and objects of all runs in messages.
 
 An attempt id combines the numbers of a run, a task and an attempt. A key combines the numbers of a run and an object.
-Agents only compare ids and keys. They do not take them apart.
+Agents only compare ids and keys, and do not take them apart.
 
-An attempt id has all bits of the attempt number. If the number were cut to some lower bits, a late report of an old
-attempt could pass for a report of a new one. The upper bits of the number are at the top of the id. They are zero for
-attempt numbers below 4,096, so most ids are short.
+An attempt id contains the whole attempt number. If it contained only some lower bits of the number, a late report of an
+old attempt could pass for a report of a new attempt. All bits of the number except the lowest 12 are at the top of the
+id. These upper bits are zero for attempt numbers below 4,096, so most ids are short.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ _TASK = (1 << _RUN_SHIFT - _TASK_SHIFT) - 1
 _RUN = (1 << _TOP_SHIFT - _RUN_SHIFT) - 1
 _OBJECT = (1 << _RUN_SHIFT) - 1
 
-#: The lowest key that an object of a run can have, because runs are numbered from 1. Source bundles have lower keys.
+#: The lowest key that an object of a run can have, because runs are numbered from 1. Lower keys name source bundles,
+#: which are archives of the user's modules.
 FIRST_KEY = 1 << _RUN_SHIFT
 
 
 def base(run: int) -> int:
-    """Return the upper bits of all keys of a run. The lower bits of a key are the object's number."""
+    """Return the lowest key of a run. The key of an object is this key plus the object's number."""
     return run << _RUN_SHIFT
 
 
 def attempt_id(run: int, task: int, attempt: int) -> int:
-    """Return the id of an attempt."""
+    """Return the id of an attempt, given the numbers of its run, its task and the attempt itself."""
     return attempt >> _TASK_SHIFT << _TOP_SHIFT | run << _RUN_SHIFT | task << _TASK_SHIFT | attempt & _ATTEMPT
 
 
@@ -41,12 +42,12 @@ def parts(attempt_id: int) -> tuple[int, int, int]:
     """Return the run, task and attempt numbers of an attempt id.
 
     Raises:
-        ValueError: The number has more than 128 bits.
+        ValueError: The id has more than 128 bits.
     """
     top = attempt_id >> _TOP_SHIFT
     if top:
         if attempt_id >> _BITS:
-            raise ValueError("an attempt id has at most 128 bits")
+            raise ValueError("an attempt id has more than 128 bits")
         top <<= _TASK_SHIFT
     return attempt_id >> _RUN_SHIFT & _RUN, attempt_id >> _TASK_SHIFT & _TASK, top | attempt_id & _ATTEMPT
 
@@ -65,7 +66,7 @@ def of_run(attempt_ids: Iterable[int], run: int) -> tuple[list[int], list[int]]:
 
 
 def by_run(attempt_ids: Iterable[int]) -> list[tuple[int, list[int], list[int]]]:
-    """Return the attempts grouped by run, as (run number, task numbers, attempt numbers)."""
+    """Group attempts by run. Return (run number, task numbers, attempt numbers) for each run."""
     runs: dict[int, tuple[list[int], list[int]]] = {}
     for each in attempt_ids:
         number, task, attempt = parts(each)

@@ -1,8 +1,12 @@
 """The ledger of a host: the amounts that the host has, and the claims on them.
 
-All amounts are integers, in parts (see `handout.resources.units`). The controller's core and the agent each keep a
-ledger of the host and do the same arithmetic. A ledger does not know which task a claim belongs to. It handles all
-amounts alike except ``gpu`` and ``gpu_memory``, which it claims on particular devices.
+A claim holds amounts for one task, or for one worker that runs similar tasks one after another. A need is a mapping
+from names to the amounts to claim. All amounts are integers, in parts. A unit, such as one CPU core or one byte, has
+10,000 parts.
+
+For each host, the scheduler in the controller and the agent on the host each keep a ledger, and do the same arithmetic.
+A ledger does not know which task a claim belongs to. It handles all amounts alike except ``gpu`` and ``gpu_memory``,
+which it claims on particular devices. A device is one GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from collections.abc import Iterable, Mapping
 
 __all__ = ["PARTS", "Claim", "Ledger"]
 
-#: Number of parts in one unit. `handout.resources.units`, which this package may not import, has the same number.
+#: Number of parts in one unit. `handout.resources.units` has the same number. This module cannot import it from there,
+#: because this package travels to hosts without ``handout.resources``.
 PARTS = 10_000
 
 
@@ -19,7 +24,7 @@ class Claim:
     """Amounts that were claimed from a ledger. Pass each claim to `Ledger.release` exactly once.
 
     Attributes:
-        need: The claimed amounts, in parts by name. The mapping must not change while the claim is held.
+        need: The claimed amounts in parts, by name. The mapping must not change until the claim is released.
         devices: Indices of the devices that the claim uses.
     """
 
@@ -34,22 +39,23 @@ class Claim:
 
 
 class _Device:
-    """One GPU. A claim holds the whole device, or else a fraction of it, some of its memory, or both."""
+    """One GPU. A claim holds either the whole GPU or less: a fraction, some memory, or a fraction and some memory."""
 
     __slots__ = ("claims", "memory", "present", "used_memory", "used_share", "whole")
 
     def __init__(self, memory: int) -> None:
         #: All memory of the device, in parts.
         self.memory = memory
-        #: Memory that claims hold, in parts. Claims on the whole device do not count.
+        #: Memory that claims hold, in parts. A claim on the whole device does not change this number.
         self.used_memory = 0
-        #: The sum of the fractions that claims hold, in parts. `PARTS` is the whole device.
+        #: The sum of the fractions that claims hold, in parts, at most `PARTS`. A claim on the whole device does not
+        #: change this number either.
         self.used_share = 0
         #: Number of claims on the device.
         self.claims = 0
         #: True if one claim holds the whole device.
         self.whole = False
-        #: False once the host does not have the device any more. Claims may still hold parts of it.
+        #: False once the host does not have the device any more. There may still be claims on the device.
         self.present = True
 
 
@@ -59,7 +65,7 @@ class Ledger:
     After `resize`, free amounts can be negative, because claims stay.
 
     Args:
-        amounts: All amounts of the host, in parts by name.
+        amounts: All amounts of the host except those of devices, in parts, by name.
         devices: Memory of each device, in parts.
     """
 
@@ -69,34 +75,34 @@ class Ledger:
         self._total = dict(amounts)
         self._free = dict(amounts)
         self._devices = [_Device(memory) for memory in devices]
-        #: How many claims are held.
+        #: How many claims have not been released.
         self.claims = 0
 
     @property
     def total(self) -> Mapping[str, int]:
-        """All amounts except those of devices, in parts by name."""
+        """All amounts except those of devices, in parts, by name."""
         return self._total
 
     @property
     def free(self) -> Mapping[str, int]:
-        """The free amounts except those of devices, in parts by name."""
+        """The free amounts except those of devices, in parts, by name."""
         return self._free
 
     @property
     def used(self) -> dict[str, int]:
-        """The claimed amounts except those of devices, in parts by name. Amounts of 0 are left out."""
+        """The claimed amounts except those of devices, in parts, by name. Amounts of 0 are left out."""
         total, free = self._total, self._free
         used = {name: total.get(name, 0) - left for name, left in free.items()}
         return {name: parts for name, parts in used.items() if parts}
 
     @property
     def devices(self) -> tuple[int, ...]:
-        """Memory of each present device, in parts."""
+        """Memory of each device that the host still has, in parts."""
         return tuple(device.memory for device in self._devices if device.present)
 
     @property
     def free_devices(self) -> tuple[int, ...]:
-        """Free memory of each present device, in parts. Devices that a claim holds as a whole are left out."""
+        """Free memory, in parts, of each device that the host still has and that no claim holds as a whole."""
         return tuple(d.memory - d.used_memory for d in self._devices if d.present and not d.whole)
 
     def fits(self, need: Mapping[str, int]) -> bool:
@@ -112,18 +118,22 @@ class Ledger:
         return True
 
     def claim(self, need: Mapping[str, int]) -> Claim | None:
-        """Claim the amounts of a need, in parts by name. If the need does not fit, claim nothing.
+        """Claim all amounts of a need. If they do not all fit, claim nothing.
 
         A ``gpu`` of ``2 * PARTS`` claims two whole devices, which must have no other claims. A ``gpu`` below ``PARTS``
-        claims a fraction of one device. If the need also has ``gpu_memory``, each of these devices must have that much
-        free memory, and the claim takes it. A need with ``gpu_memory`` and without ``gpu`` claims memory of one device.
+        claims a fraction of one device. If the need also has ``gpu_memory``, each claimed device must have that much
+        free memory, and the claim takes this memory. If the need has ``gpu_memory`` but no ``gpu``, it claims memory of
+        one device.
+
+        Args:
+            need: Amounts in parts, by name.
 
         Returns:
             The claim, or None if the need does not fit.
         """
         free = self._free
         if len(need) == 1 and "cpu" in need:
-            # A shortcut for speed: most tasks need only CPU cores, and the core and the agent call this for each task.
+            # This shortcut saves time, because most tasks need only ``cpu``, and this method is called for each task.
             parts = need["cpu"]
             left = free.get("cpu", 0) - parts
             if left < 0 and parts:
@@ -146,7 +156,7 @@ class Ledger:
         """Free the amounts of a claim.
 
         Raises:
-            ValueError: The claim was released before.
+            ValueError: More was released than was claimed, because a claim was released twice.
         """
         free, total = self._free, self._total
         need = claim.need
@@ -157,13 +167,14 @@ class Ledger:
             if parts:
                 free[name] += parts
                 if free[name] > total.get(name, 0):
-                    raise ValueError(f"{name} was released twice")
+                    raise ValueError(f"a claim on {name} was released twice; release each claim only once")
         self.claims -= 1
 
     def resize(self, amounts: Mapping[str, int], devices: Iterable[int] = ()) -> None:
         """Replace the host's amounts and devices. Claims stay, even if they exceed the new amounts.
 
-        A device keeps its index. A device that the host does not have any more gets no further claims.
+        Each device keeps its index and its claims, and gets the new memory for that index. If there are fewer new
+        devices than old ones, the last old devices get no further claims.
         """
         used = self.used
         self._total = dict(amounts)
@@ -179,7 +190,7 @@ class Ledger:
         self._devices.extend(_Device(memory) for memory in memories[len(self._devices) :])
 
     def room(self, need: Mapping[str, int], limit: int = 1 << 30) -> int:
-        """Return how many claims of this need `claim` would grant now, one after another, but at most ``limit``."""
+        """Return how many times in a row `claim` would grant this need now, but at most ``limit``."""
         for name, parts in _plain(need):
             limit = max(0, min(limit, self._free.get(name, 0) // parts))
         if not (need.get("gpu") or need.get("gpu_memory")):
@@ -191,7 +202,7 @@ class Ledger:
         return count
 
     def copy(self) -> Ledger:
-        """Return a copy of the ledger. Claims can be tried on the copy."""
+        """Return a copy of the ledger. Claims on the copy do not change the ledger itself."""
         other = Ledger(self._total)
         other._free = dict(self._free)
         other.claims = self.claims
@@ -229,7 +240,7 @@ class Ledger:
         for index in claim.devices:
             device = self._devices[index]
             if not device.claims:
-                raise ValueError(f"device {index} was released twice")
+                raise ValueError(f"a claim on GPU {index} was released twice; release each claim only once")
             device.claims -= 1
             if share >= PARTS:
                 device.whole = False
@@ -240,7 +251,8 @@ class Ledger:
     def _choose(self, need: Mapping[str, int]) -> tuple[int, ...] | None:
         """Return the indices of the devices for a need. Return () if it needs no device, and None if too few are free.
 
-        Of the devices that suffice, choose the fullest and smallest, so that the others stay free for larger needs.
+        If the need is for whole devices, choose those with the least memory that suffices. Otherwise, choose the device
+        that is claimed most and still has room. Either choice keeps the other devices free for larger needs.
         """
         share, memory = need.get("gpu", 0), need.get("gpu_memory", 0)
         if share <= 0 and memory <= 0:
@@ -262,5 +274,5 @@ class Ledger:
 
 
 def _plain(need: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Return the amounts of a need that are not zero, except those of devices."""
+    """Return the name and the amount for each amount of a need that is not zero, except those of devices."""
     return [(name, parts) for name, parts in need.items() if parts and name != "gpu" and name != "gpu_memory"]

@@ -1,12 +1,19 @@
-"""One side of a conversation. A conversation outlives its connections. This module does no I/O.
+"""One side of a conversation between a controller and an agent. This module does no I/O.
 
-A session sends messages before streams. It numbers each message and keeps the message until the peer acknowledges it,
-so that a broken connection loses nothing. The hellos of the next connection say what each side has received, and each
-side sends the rest again. A session does not keep bytes of streams. After a broken connection, it reads them from their
-source again, from the offset that the peer has reached.
+A conversation is all that the two sides tell each other, in messages and in streams. It goes on over a new connection
+when a connection breaks. A `Session` holds the state of one side, and calls the other side the peer.
 
-A session sends bytes of streams only while fewer than ``max(64 KiB, bandwidth x (round trip + 100 ms))`` bytes are in
-flight. More bytes would only fill the buffers between the two sides, and every heartbeat would wait behind them.
+A session numbers each message and keeps the message until the peer acknowledges it, so that a broken connection loses
+nothing. On the next connection, each side begins with a hello, which says what the side has received. Then each side
+sends again what the peer has not received. A session does not keep bytes of streams. After a broken connection, it
+reads them from their source again, from the offset that the peer has reached.
+
+A session sends messages before streams, except bulk messages, such as text that tasks have printed. Bulk messages take
+turns with streams. The peer acknowledges all bytes and messages with beats. A beat is a frame that is also a heartbeat.
+
+Bytes that were sent and are not acknowledged are in flight. The window is ``bandwidth x (round trip + 100 ms)``, but at
+least 64 KiB and at most 16 MiB. A session sends streams and bulk messages only while fewer bytes than the window are in
+flight, because more bytes would only fill the buffers between the two sides, and delay every heartbeat.
 
 The owner of a session does the I/O. It passes the bytes that arrive to `Session.receive`, and writes the bytes that
 `Session.take` returns. All times are in seconds of a monotonic clock.
@@ -35,51 +42,55 @@ from handout.protocol.frames import (
 
 MIN_WINDOW = 64 << 10
 MAX_WINDOW = 16 << 20
-#: Seconds that are added to the round trip when the window is computed as bandwidth x round trip.
+#: The window is bandwidth x (round trip + this many seconds), but at least `MIN_WINDOW` and at most `MAX_WINDOW`.
 QUEUE_S = 0.1
 _CHUNK_MIN = 16 << 10
 _CHUNK_MAX = 256 << 10
-#: A session remembers this many ended incoming streams. It ignores pieces of them that the peer repeats after a
-#: reconnection.
+#: Of the incoming streams that have ended, a session remembers this many. The peer may send pieces of them again over
+#: the next connection, and the session ignores such pieces.
 _ENDED_KEPT = 1024
-#: The most incoming streams that a session remembers. A hello lists all of them and must not exceed `MAX_HELLO`.
+#: The largest number of incoming streams that a session remembers. It is limited because a hello lists all of them, and
+#: must not be larger than `frames.MAX_HELLO`.
 _MAX_INCOMING = 1 << 20
 
 
 class Source(abc.ABC):
     """Provides the bytes of an outgoing stream."""
 
-    #: Bytes of the whole stream.
+    #: Size of the whole stream in bytes.
     size: int = 0
 
     @abc.abstractmethod
     def read(self, offset: int, size: int) -> Buffer:
-        """Return at most ``size`` bytes from ``offset`` on; no bytes if none have arrived yet (see `Session.wake`)."""
+        """Return at most ``size`` bytes from ``offset`` on. Return an empty buffer if no more bytes have arrived yet.
+
+        When more bytes arrive, the owner of the session must call `Session.wake`.
+        """
 
     def close(self) -> None:  # noqa: B027 - some sources have nothing to release
         """Release the source, because the peer has received the whole stream, or the stream was stopped."""
 
 
 class _Write(NamedTuple):
-    """One write to the connection, and the state of the credit at that time."""
+    """One write to the connection, and the state of `Credit` at that time."""
 
-    #: Bytes sent on the connection so far, including this write.
+    #: How many bytes were sent on the connection so far, including this write.
     sent: int
     #: When the bytes were written.
     at: float
-    #: Bytes that the peer had acknowledged by then.
+    #: How many bytes the peer had acknowledged at that time.
     acknowledged: int
-    #: The value of `Credit._since` at that time. The measurement of the bandwidth begins there.
+    #: The value of `Credit._since` at that time. The measurement of the bandwidth with this write begins then.
     since: float
     #: True if the sender had nothing more to send.
     idle: bool
 
 
 class Credit:
-    """Decides, from the peer's acknowledgements, how many bytes may be in flight. This limit is the window.
+    """Computes the window of one connection, from the peer's acknowledgements.
 
-    All bytes that were sent and not acknowledged are in flight. Only streams and bulk messages wait if the window is
-    full.
+    The bytes of all kinds of frames count as in flight. If as many bytes as the window are in flight, only streams and
+    bulk messages must wait.
     """
 
     def __init__(self) -> None:
@@ -88,10 +99,11 @@ class Credit:
         self.rtt_s = 0.0
         self.sent = 0
         self.acknowledged = 0
-        #: When the last acknowledgement arrived, or when sending began again after a time with nothing to send.
+        #: When the last acknowledgement arrived, or when sending began again after a pause with nothing to send. The
+        #: later of the two times counts.
         self._since = 0.0
         self._idle = True
-        #: Bytes that had been sent when the window last shrank. The window does not shrink again until the peer has
+        #: How many bytes had been sent when the window last shrank. The window does not shrink again until the peer has
         #: acknowledged these bytes.
         self._shrunk_at = 0
         #: Writes that the peer has not acknowledged, oldest first.
@@ -120,19 +132,19 @@ class Credit:
         _, left_at, acknowledged, since, idle = write
         elapsed = max(now - left_at, 1e-6)
         self.rtt_s = min(self.rtt_s, elapsed) if self.rtt_s else elapsed
-        # The bandwidth is measured from one acknowledgement to another. Delayed acknowledgements arrive in bursts. If
-        # a measurement began at the time when its bytes were sent, a burst would make the line look faster than it is.
+        # A measurement of the bandwidth begins at an earlier acknowledgement. If it began at the time when the bytes
+        # were sent, the connection would look too fast whenever delayed acknowledgements arrive in a burst.
         self.bytes_per_s = (total - acknowledged) / max(now - since, 1e-6)
         target = int(self.bytes_per_s * (self.rtt_s + QUEUE_S))
         # If the sender had nothing more to send, the measured bandwidth is too low. Such a measurement never raises the
-        # window. It lowers the window only if this acknowledgement took longer than the shortest round trip, by
-        # at least `QUEUE_S`.
+        # window. It lowers the window only if this acknowledgement took at least `QUEUE_S` longer than the shortest
+        # round trip.
         if idle and (target > self.window or elapsed < self.rtt_s + QUEUE_S):
             return
         if target < self.window:
-            # The window shrinks by at most half, and not again before all bytes now in flight are acknowledged.
-            # The peer acknowledges the bytes after each quarter of the window that it was told last. If the window
-            # became much smaller than that, the peer would wait for bytes that may not be sent.
+            # The window shrinks by at most half, and not again before all bytes now in flight are acknowledged, because
+            # the peer sends an acknowledgement for each quarter of the window that this side told it last. If the new
+            # window were smaller than that quarter, the peer would wait for bytes that this side may not send.
             if total < self._shrunk_at:
                 return
             self._shrunk_at = self.sent
@@ -140,10 +152,10 @@ class Credit:
 
 
 class Session:
-    """The state of one conversation, on one of its two sides. The peer is the other side.
+    """The state of one side of a conversation.
 
     Args:
-        heartbeat_s: The longest time between two beats, in seconds.
+        heartbeat_s: At most this many seconds pass between two beats of this side.
         now: The present, in seconds of a monotonic clock.
     """
 
@@ -152,38 +164,41 @@ class Session:
         self.attached = False
         #: When this side last received bytes from the peer.
         self.last_heard = now
-        #: When the peer last received bytes from this side, as far as this side knows. The lease begins at this time.
+        #: When the peer last received bytes from this side, as far as this side knows. The agent's lease begins at this
+        #: time.
         self.last_mutual = now
         self._peer_age_s = 0.0
         self._next_number = 1
-        #: Number of the last message that was received.
+        #: Number of the last message that this side has received.
         self.received_number = 0
-        #: Messages that the peer has not acknowledged, as (number, segments).
+        #: The encoded messages that the peer has not acknowledged, as (number, segments). Segments are buffers that are
+        #: written one after another.
         self._kept: deque[tuple[int, list[Buffer]]] = deque()
-        #: Segments of messages that `take` returns next.
+        #: The segments of messages that the next `take` returns.
         self._urgent: deque[Buffer] = deque()
-        #: Bulk messages that have not been sent. They take turns with the streams, and are numbered when they are sent.
+        #: Bulk messages that have not been sent, as (fields, payload). Each gets its number when it is sent.
         self._bulk: deque[tuple[dict[str, Any], Sequence[Buffer]]] = deque()
         self._bulk_bytes = 0
-        #: By number of an outgoing stream: its source, and the next offset to send.
+        #: Maps the number of each outgoing stream to its source and to the next offset to send.
         self._streams: dict[int, tuple[Source, int]] = {}
         #: Numbers of the outgoing streams that may have bytes to send.
         self._ready: deque[int] = deque()
-        #: By number of an incoming stream: the next offset to receive.
+        #: Maps the number of each incoming stream to the offset of the next byte that this side has not received.
         self._incoming: dict[int, int] = {}
-        #: Numbers of incoming streams that have ended, in the order of their ends.
+        #: Numbers of incoming streams that have ended, in the order in which they ended.
         self._ended: deque[int] = deque()
         self._start_connection(now, Decoder(greets=True), 0)
 
     def _start_connection(self, now: float, decoder: Decoder, received: int) -> None:
         self._decoder = decoder
         self.credit = Credit()
-        #: Streams whose last chunk was sent, as (bytes sent on the connection up to that chunk, stream).
+        #: Streams whose last chunk was sent, as (bytes sent on the connection up to the end of that chunk, stream).
         self._leaving: deque[tuple[int, int]] = deque()
-        #: Bytes received on the connection.
+        #: How many bytes this side has received on the connection.
         self._received = received
-        #: The bytes, and the number of the last message, that this side's last beat acknowledged.
+        #: How many received bytes this side's last beat acknowledged.
         self._told = 0
+        #: Number of the last message that this side's last beat acknowledged.
         self._told_number = self.received_number
         self._peer_window = MIN_WINDOW
         #: True if the next `take` must return a beat.
@@ -193,7 +208,7 @@ class Session:
     # ---- sending -------------------------------------------------------------------------------------------
 
     def send(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
-        """Send a message, before any stream. The peer gets it once and in order, even if connections break."""
+        """Send a message ahead of all streams. The peer gets it once and in order, even if connections break."""
         number = self._next_number
         segments = encode_message(number, fields, payload)
         self._next_number += 1
@@ -202,17 +217,17 @@ class Session:
             self._urgent.extend(segments)
 
     def send_bulk(self, fields: dict[str, Any], payload: Sequence[Buffer] = ()) -> None:
-        """Send a bulk message, such as output of a task. It takes turns with streams, and delays no other message."""
+        """Send a bulk message. It takes turns with streams, and delays no message that is not a bulk message."""
         self._bulk.append((fields, payload))
         self._bulk_bytes += sum(len(p) for p in payload)
 
     def send_stream(self, stream: int, source: Source) -> None:
-        """Begin an outgoing stream. The caller must already have sent the message that announces the stream."""
+        """Begin an outgoing stream. Before this call, the caller must send the message that announces the stream."""
         self._streams[stream] = (source, 0)
         self._ready.append(stream)
 
     def wake(self, stream: int) -> None:
-        """Continue an outgoing stream, because more bytes of its source have arrived."""
+        """Continue an outgoing stream. Call this when more bytes of the stream's source have arrived."""
         if stream in self._streams and stream not in self._ready:
             self._ready.append(stream)
 
@@ -235,21 +250,20 @@ class Session:
         return self._bulk_bytes
 
     def acknowledge(self) -> None:
-        """Have the next `take` return a beat, which acknowledges what this side has received."""
+        """Make the next `take` return a beat, which acknowledges what this side has received."""
         self._tell = True
 
     @property
     def has_output(self) -> bool:
-        """True if there are bytes to write now, apart from a heartbeat that is due."""
+        """True if `take` may have bytes to return now. A beat that is due only as a heartbeat does not count."""
         if not self.attached:
             return False
         return bool(self._urgent or self._tell or ((self._bulk or self._ready) and self.credit.free > 0))
 
     def take(self, now: float, limit: int = 1 << 20) -> list[Buffer]:
-        """Return the next segments to write: messages first, then bulk messages and streams.
+        """Return the next segments to write: first a beat if one is due, then messages, then bulk messages and streams.
 
-        Of bulk messages and streams, at most about ``limit`` bytes are returned. A beat that is due comes before all of
-        them.
+        Once the bulk messages and streams in the returned segments have about ``limit`` bytes, no more are added.
         """
         if not self.attached:
             return []
@@ -261,7 +275,8 @@ class Session:
             self._urgent.clear()
         room = min(limit, self.credit.free)
         while room > 0 and (self._bulk or self._ready):
-            # Bulk messages and streams take turns, so that neither kind waits until all of the other kind is sent.
+            # Bulk messages and streams take turns, so that streams need not wait for all bulk messages, nor bulk
+            # messages for all streams.
             room -= self._take_bulk(segments)
             room -= self._take_chunk(segments, room)
         if segments:
@@ -315,8 +330,8 @@ class Session:
         """Take bytes from the connection, and yield the new frames in these bytes.
 
         The caller must handle each frame before it asks for the next one. A message counts as received once it is
-        yielded. If a frame is bad, the frames before it are yielded before the error is raised, because the peer does
-        not send those frames again.
+        yielded. If a frame is bad, all frames before the bad one are yielded before the error is raised, because the
+        peer does not send those earlier frames again.
 
         Raises:
             ProtocolError: The peer broke the protocol. The caller must close the connection.
@@ -328,7 +343,7 @@ class Session:
                 if frame.number <= self.received_number:
                     continue
                 if frame.number != self.received_number + 1:
-                    raise ProtocolError(f"message {frame.number} came after message {self.received_number}")
+                    raise ProtocolError(f"message {frame.number} came directly after message {self.received_number}")
                 self.received_number = frame.number
                 yield frame
             elif type(frame) is Piece:
@@ -346,7 +361,7 @@ class Session:
         self.last_mutual = max(self.last_mutual, now - self._peer_age_s)
 
     def _is_new(self, piece: Piece) -> bool:
-        """Return True if a piece is new. A piece that came over an earlier connection may come again."""
+        """Record a piece, and return True if it is new. A piece that came over an earlier connection may come again."""
         self._peer_window = piece.window
         if piece.last:
             self._tell = True
@@ -354,9 +369,9 @@ class Session:
         if piece.offset < expected:
             return False
         if piece.offset > expected:
-            raise ProtocolError(f"stream {piece.stream} jumps from {expected} to {piece.offset}")
+            raise ProtocolError(f"stream {piece.stream} jumps from offset {expected} to offset {piece.offset}")
         if len(self._incoming) >= _MAX_INCOMING and piece.stream not in self._incoming:
-            raise ProtocolError(f"more than {_MAX_INCOMING} streams at once")
+            raise ProtocolError(f"more than {_MAX_INCOMING} streams come at once")
         self._incoming[piece.stream] = expected + len(piece.data)
         if piece.last:
             self._ended.append(piece.stream)
@@ -367,7 +382,7 @@ class Session:
     def _receive_beat(self, beat: Beat, now: float) -> None:
         self._peer_age_s = beat.age_ms / 1000
         if beat.number >= self._next_number or beat.received > self.credit.sent:
-            raise ProtocolError("an acknowledgement of bytes or messages that were never sent")
+            raise ProtocolError("an acknowledgement names bytes or messages that were never sent")
         while self._kept and self._kept[0][0] <= beat.number:
             self._kept.popleft()
         self.credit.on_acknowledged(beat.received, now)
@@ -379,7 +394,7 @@ class Session:
     # ---- connections ---------------------------------------------------------------------------------------
 
     def open(self, now: float, decoder: Decoder | None = None, received: int = 0) -> None:
-        """Begin a connection. `attach` then sends again what the last connection did not deliver.
+        """Begin a new connection. Until `attach` is called, `take` returns nothing.
 
         Args:
             now: The present, in seconds of a monotonic clock.
@@ -390,7 +405,12 @@ class Session:
         self._start_connection(now, decoder or Decoder(greets=True), received)
 
     def hello(self, fields: dict[str, Any], now: float) -> bytes:
-        """Return the first bytes to write on a connection: a hello with ``fields`` and this side's `Progress`."""
+        """Return the first bytes to write on a connection: a hello that also says what this side has received.
+
+        Args:
+            fields: The fields of the hello, without its ``state``, which this method adds; see `messages.Progress`.
+            now: The present, in seconds of a monotonic clock.
+        """
         streams = {str(s): o for s, o in self._incoming.items()}
         encoded = encode_hello({**fields, "state": {"number": self.received_number, "streams": streams}})
         # The peer acknowledges the hello at once, which gives the first measurement of the round trip.
@@ -398,20 +418,20 @@ class Session:
         return encoded
 
     def attach(self, peer: object, now: float) -> None:
-        """Continue the conversation after the peer's hello. Send again the messages and the bytes that the peer lacks.
+        """Continue the conversation after the peer's hello. What the peer has not received will be sent again.
 
         Args:
-            peer: The ``state`` of the peer's hello; see `Progress`.
+            peer: The ``state`` of the peer's hello; see `messages.Progress`.
             now: The present, in seconds of a monotonic clock.
 
         Raises:
             ProtocolError: The hello has no state, or its state names a message that this side has never sent.
         """
         if not isinstance(peer, dict):
-            raise ProtocolError("a hello without a state")
+            raise ProtocolError("a hello has no state")
         number = _count(peer.get("number"))
         if number >= self._next_number:
-            raise ProtocolError("the peer has received messages that were never sent")
+            raise ProtocolError("a hello names messages that were never sent")
         self.attached = True
         self.last_heard = now
         self._peer_age_s = 0.0
@@ -433,7 +453,7 @@ class Session:
         self._tell = True
 
     def detach(self) -> None:
-        """Record that the connection has ended. Messages without an acknowledgement wait for the next connection."""
+        """Record that the connection has ended. Messages that are not acknowledged wait for the next connection."""
         self.attached = False
 
     def leave_behind(self) -> list[tuple[dict[str, Any], Sequence[Buffer]]]:

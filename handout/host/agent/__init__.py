@@ -1,1 +1,1 @@
-"""The agent process of a host. It talks to the controller, queues tasks, starts them and keeps their objects."""
+"""The code of the agent: the process on a host that talks to the controller, starts tasks and keeps objects."""

@@ -4,14 +4,14 @@ The agent uses only the standard library. It never unpickles anything; it moves 
 agent's parts:
 
 - `controller_link` holds the connection to the controller.
-- `task_queue` holds the tasks that have not ended. `dispatcher` decides when each of them starts, and on which worker.
+- `task_queue` holds the tasks that have not ended. `dispatcher` decides when each task starts, and on which worker.
 - `worker_pool` asks the supervisor to fork and kill workers, and exchanges messages with the workers.
 - `object_store` keeps objects. `transfers` streams objects from and to the controller.
-- `code_store` keeps functions and task classes.
-- `completion` decides how tasks end. `result_sender` reports this to the controller.
-- `output_capture` handles the output that tasks print.
+- `code_store` keeps the functions of tasks, and the settings that several tasks share.
+- `completion` decides how tasks end. `result_sender` reports to the controller how they ended.
+- `output_capture` handles what tasks print.
 - `limits_monitor` enforces the time and memory limits of tasks.
-- `programs` runs programs for the controller, outside all tasks.
+- `programs` runs programs that the controller asks for and that belong to no task.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from handout.protocol import codec, frames, messages
 from handout.protocol.numbering import FIRST_KEY
 from handout.protocol.resource_ledger import PARTS, Ledger
 
-#: While the session holds at least this many bytes of bulk messages, further output waits in `Logs`. If too much output
-#: waits there, `Logs` drops the oldest lines.
+#: Bulk messages carry the text that tasks print, and take turns with streams of objects. While the link holds at least
+#: this many bytes of unsent bulk messages, further text waits in `Logs`, which may drop the oldest lines of the text.
 _MAX_BULK_BYTES = 256 << 10
 _LOG_INTERVAL_S = 0.05
 _BLANK_WORKERS = 4
-#: After a takeover, the agent repeats messages of these types to the new controller, unless the earlier controller had
-#: confirmed them.
+#: Types of messages. After a takeover by another controller, the agent repeats each message of these types that the
+#: earlier controller had not confirmed.
 _SENT_AGAIN = (messages.Finished, messages.Failed, messages.Recalled, messages.Started, messages.Log)
 
 
@@ -66,7 +66,7 @@ class Agent:
     Args:
         folder: Private folder of this agent.
         store: Folder for objects in a file system in memory; None if the host has no such file system.
-        groups: Control groups of the workers.
+        groups: The control groups with which the kernel limits the memory and the processes of the workers.
         settings: See `supervisor.run`.
         token: The secret that a connection must send to prove that the controller opened it.
         supervisor: Socket to the supervisor.
@@ -94,7 +94,7 @@ class Agent:
         self.stopped = asyncio.Event()
         self.identity = os.urandom(8).hex()
         self.probed = probe(folder)
-        #: The errors with which the store refused objects, by the key of the object.
+        #: The objects that did not fit into the store. The key of each object is mapped to the error of the store.
         self._refused: dict[int, StoreFullError] = {}
         self.store = ObjectStore(store, f"{folder}/objects", settings.get("store_limit"))
         self.queue = TaskQueue(self.store.__contains__)
@@ -151,15 +151,16 @@ class Agent:
             self.dispatcher.schedule()
 
     def _tick(self) -> None:
-        """Send a heartbeat if one is due, and schedule the next call.
+        """Send a heartbeat if one is due, and schedule the next call of this method.
 
         If the lease has ended, also end the tasks. If the lease ended more than ``linger_s`` seconds ago, end the
         agent.
         """
-        # If no controller has ever sent a hello, the agent holds no results. Then it does not linger.
+        # After the end of the lease, the agent waits for ``linger_s`` seconds, because it may hold results for the
+        # controller. If no controller has ever connected, the agent holds no results, and ends with the lease.
         if now() > self._deadline + (self._linger_s if self.link.was_greeted else 0.0):
-            # SIGCONT wakes the supervisor if SIGSTOP has stopped it. Otherwise the supervisor would stay for ever, and
-            # would not remove the agent's folders.
+            # If SIGSTOP has stopped the supervisor, SIGCONT wakes it. Without SIGCONT, a stopped supervisor would stay
+            # for ever, and would not remove the agent's folders.
             processes.send_signal(os.getppid(), signal.SIGCONT)
             self.stopped.set()
             return
@@ -169,9 +170,9 @@ class Agent:
         self._loop.call_later(min(self._heartbeat_s, self._timeout_s / 4) / 2, self._tick)
 
     def on_lapse(self) -> None:
-        """If the lease has ended, close the connection and end all tasks. Results stay in the store.
+        """Close the connection and end all tasks, if the lease has ended and this method has not done so yet.
 
-        `Completion.lapse` ends the tasks.
+        The store keeps all results. `Completion.lapse` says how the tasks end.
         """
         if self._lapsed or now() <= self._deadline:
             return
@@ -180,10 +181,12 @@ class Agent:
         self.completion.lapse()
 
     def _on_takeover(self, unconfirmed: list[tuple[dict[str, Any], Sequence[frames.Buffer]]]) -> None:
-        """Serve a controller that took over: send `Holdings`, then unconfirmed messages of the types in `_SENT_AGAIN`.
+        """Begin to serve a controller that has taken over from an earlier one.
 
-        Also give up objects that the earlier controller was still sending, give back the tasks whose source bundle is
-        missing, and release the code of the earlier controller.
+        First send `Holdings`, which lists the attempts and objects that the agent has. Then repeat the unconfirmed
+        messages of the types in `_SENT_AGAIN`. Also discard objects that the earlier controller was still sending, give
+        back the tasks whose source bundle (a file with the user's modules) is missing, and release the code that the
+        earlier controller sent.
 
         Args:
             unconfirmed: Headers and payloads of the messages that the earlier controller had not confirmed.
@@ -217,9 +220,9 @@ class Agent:
         self.stopped.set()
 
     def on_orphaned(self) -> None:
-        """Kill all processes of this run, remove its control groups and folders, and end.
+        """Kill all processes of this agent, remove its control groups and folders, and end.
 
-        The supervisor would do this, but it was killed.
+        Normally the supervisor does all of this, but the supervisor itself has ended.
         """
         processes.kill_trees([worker.pid for worker in self.pool.workers.values() if worker.pid])
         orphans.kill_processes([self._folder])
@@ -237,7 +240,7 @@ class Agent:
             _HANDLERS[name](self, message, memoryview(frame.payload))  # type: ignore[literal-required]
         except Exception:
             # The controller sends each message once. If the agent went on without having handled this message, the
-            # controller could wait for ever.
+            # controller could wait for an answer for ever.
             self._break_down()
 
     def _functions(self, message: messages.Functions, payload: memoryview) -> None:
@@ -335,7 +338,8 @@ class Agent:
         """See `PoolListener`."""
         task = worker.queued.get(number)
         if task is None and worker.queued:
-            # No queued task has this number. For example, an import printed before the worker started its first task.
+            # No task with this number is queued, for example because an import printed before the worker started its
+            # first task. The agent then assigns the printed text to the first queued task.
             task = next(iter(worker.queued.values()))
         if task is not None:
             self.logs.add(task.attempt_id, fd, data)
@@ -364,7 +368,7 @@ class Agent:
     # ---- objects -------------------------------------------------------------------------------------------
 
     def _drop_objects(self, keys: Sequence[int]) -> None:
-        """Drop objects from the store, and give up the objects that are still arriving."""
+        """Drop objects from the store. If some of these objects are still arriving, discard them."""
         self.transfers.drop(keys)
         for key in keys:
             self.store.drop(key)
@@ -381,13 +385,16 @@ class Agent:
     def _on_refused(self, key: int, error: StoreFullError) -> None:
         """Fail the tasks that wait for an object, because the store has no room for the object.
 
-        `_tasks` fails tasks that arrive later and need the object.
+        `_tasks` does the same for tasks that arrive later.
         """
         self._refused[key] = error
         self.completion.fail_waiting(key, error)
 
     def _update_spilling(self) -> None:
-        """Tell workers, through the shared page, to write large results to disk while the store's memory is full."""
+        """Tell all workers whether they must write large results to disk, because the store's memory is full.
+
+        Each worker reads this from its shared page, a page of memory that it shares with the agent.
+        """
         spilling = self.store.spilling
         if spilling != self.pool.spill:
             self.pool.spill = spilling
@@ -396,7 +403,10 @@ class Agent:
 
 
 def _amounts(probed: Mapping[str, Any]) -> Any:
-    """Return the amounts and devices with which the ledger begins. The first `Limits` message replaces them."""
+    """Return what the ledger contains at first: the amounts of the host, and the memory of each GPU.
+
+    The controller's first `Limits` message replaces these values.
+    """
     amounts = {name: int(probed[name]) * PARTS for name in ("cpu", "memory", "disk") if name in probed}
     return amounts, [probed.get("gpu_memory", 0) * PARTS] * probed.get("gpu", 0)
 
@@ -444,10 +454,10 @@ async def _serve(
     os.close(report_fd)
     agent.pool.prepare(min(agent.probed["cpu"], _BLANK_WORKERS))
     await agent.stopped.wait()
-    # The controller waits for an acknowledgement of its `Stop`, then for the end of the connection.
+    # A controller that has sent `Stop` waits for an acknowledgement, and then for the end of the connection.
     agent.link.session.acknowledge()
     agent.link.flush()
-    # The supervisor gets the connection and holds it open until no process of this run is left on the host.
+    # The supervisor gets the connection and holds it open until no process of this agent is left on the host.
     agent.pool.shut_down(agent.link.close())
 
 
@@ -463,8 +473,8 @@ def run(
 ) -> None:
     """Run the agent until it ends. The supervisor then ends the workers.
 
-    The agent ends when the controller stops it, after an internal error, or ``linger_s`` seconds after the end of the
-    lease. If no controller has ever sent a hello, it ends with the lease.
+    The agent ends when the controller stops it, when the supervisor has ended, after an internal error, or ``linger_s``
+    seconds after the end of the lease. If no controller has ever connected, it ends with the lease.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

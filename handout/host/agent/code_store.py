@@ -1,7 +1,10 @@
 """Keeps the code that tasks on this host need: pickled functions, task classes and source bundles.
 
-The controller releases code when no open run uses the code any more. At that moment, the agent may still be ending
-tasks of a closed run. Therefore the agent keeps released code until no task needs it.
+A task class is what several tasks have in common, such as their limits. A source bundle is a zip file with the user's
+modules.
+
+The controller releases code once every run that used the code is closed. At that moment, the agent may still be ending
+tasks of such a run. Therefore the agent keeps released code until no task on this host needs the code.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ class CodeStore:
     Args:
         queue: Holds the tasks and the task classes.
         store: Holds the source bundles.
-        pool: The workers. They keep functions too, and drop released functions when `CodeStore` drops them.
+        pool: The workers. They keep functions too, and drop a function when `CodeStore` drops it.
         drop_objects: Drops objects from the store, including those that are still arriving.
     """
 
@@ -44,7 +47,7 @@ class CodeStore:
         self._loop = asyncio.get_running_loop()
         #: Pickled functions by number.
         self.functions: dict[int, bytes] = {}
-        #: The highest number of a function, a task class or a bundle that the agent has got so far.
+        #: The highest of all numbers of functions and task classes and keys of bundles that the agent has got so far.
         self.highest_number = 0
         self._released_functions: set[int] = set()
         self._released_classes: set[int] = set()
@@ -52,37 +55,37 @@ class CodeStore:
         self._retry: asyncio.TimerHandle | None = None
 
     def add_functions(self, message: messages.Functions, payload: memoryview) -> None:
-        """Add functions. A function that the controller released before is kept again."""
+        """Add functions. If the controller released one of them before, that release no longer counts."""
         for number, blob in zip(message.numbers, codec.parts(payload, message.sizes)):
             self.functions[number] = bytes(blob)
             self._released_functions.discard(number)
             self.highest_number = max(self.highest_number, number)
 
     def add_class(self, message: messages.NewTaskClass) -> None:
-        """Add a task class. A class that the controller released before is kept again."""
+        """Add a task class. If the controller released the class before, that release no longer counts."""
         self._queue.classes[message.number] = TaskClassQueue(message)
         self._released_classes.discard(message.number)
         self.highest_number = max(self.highest_number, message.number)
 
     def expect_bundle(self, key: int) -> None:
-        """Keep a source bundle that is about to arrive, even if the controller released it before."""
+        """Record that a bundle will arrive. If the controller released it before, that release no longer counts."""
         self._released_bundles.discard(key)
         self.highest_number = max(self.highest_number, key)
 
     def release(self, message: messages.Release) -> None:
-        """Drop each piece of the released code as soon as no task needs it."""
+        """Drop each of the released functions, task classes and bundles as soon as no task needs it."""
         self._released_functions.update(message.functions)
         self._released_classes.update(message.task_classes)
         self._released_bundles.update(message.bundles)
         self._sweep()
 
     def release_all(self) -> None:
-        """Release all code. A controller that takes over sends its own code."""
+        """Release all code, because a controller that takes over sends its own code."""
         bundles = [key for key in self._store.keys if key < FIRST_KEY]
         self.release(messages.Release(list(self.functions), list(self._queue.classes), bundles))
 
     def _sweep(self) -> None:
-        """Drop the released code that no task needs."""
+        """Drop the released code that no task needs. If tasks still need some of the code, check again later."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None

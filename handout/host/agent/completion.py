@@ -1,7 +1,12 @@
 """Decides how each task on this host ends: by itself, by cancellation or recall, or because its worker ends.
 
-Every task leaves the queue in exactly one of three ways: `_take_results` sends the task's result, `_fail` sends its
-failure, or `_give_back` returns the task to the controller.
+Every task leaves the `TaskQueue` in exactly one of three ways: `_take_results` sends the task's result, `_fail` sends
+its failure, or `_give_back` returns the task to the controller.
+
+A task's producers are the tasks that make its inputs. Most workers run one task at a time; further tasks are queued on
+the worker meanwhile. Other workers have a shared loop: an event loop in which they run many coroutines at the same
+time. When a worker starts a task, it announces the task's number on its shared page, a page of memory that it shares
+with the agent. The agent can recall tasks from a worker, so that the worker does not start them.
 """
 
 from __future__ import annotations
@@ -24,23 +29,23 @@ from handout.host.system.oom_kills import OomKills, kills_in
 from handout.protocol import codec, frames, messages
 from handout.protocol.resource_ledger import PARTS
 
-#: If a task exceeds a limit, the agent first has the worker print the stack, and kills the worker this many seconds
-#: later.
+#: If a task exceeds a limit, the agent has the worker print the task's stack, and begins to kill the worker this many
+#: seconds later. This does not apply to a shared loop.
 _SAMPLE_S = 0.05
-#: If a worker cannot read an input of a task although the store has the input, the agent queues the task again, but at
-#: most this many times.
+#: A worker returns a task if it could not read an input of the task. The task is then queued again. However, it fails
+#: if it has been returned more often than this and the store has all of its inputs.
 _MAX_MISSES = 3
-#: If the system refuses more forks in a row than this, and the host has no worker left, the tasks for the worker that
-#: could not be forked fail. Before that, such tasks return to the queue.
+#: If the system refuses to fork a worker, the tasks that were queued on this worker return to the queue. However, they
+#: fail if more forks than this have been refused in a row and the host has no worker left.
 _MAX_SPAWN_FAILURES = 50
 #: Seconds that the agent waits for the end of a worker after SIGKILL. Then the agent takes the worker's tasks back.
 _UNKILLABLE_S = 5.0
-#: The messages of the failures that the agent itself causes, by the kind of the failure.
+#: The messages of failures that come from the agent itself, by the kind of the failure.
 _REASONS = {
     "cancelled": "the task was cancelled",
-    "timeout": "the task ran longer than its timeout and was killed",
-    "memory": "the task used more memory than its cost says and was killed",
-    "host": "the lease ended: the agent heard nothing from the controller in time, and therefore killed running code",
+    "timeout": "the task ran longer than its timeout allows, so the agent ended it",
+    "memory": "the task used more memory than its cost says, so the agent ended it",
+    "host": "the agent gave the task up, because the lease had ended or the system refused to fork workers",
 }
 
 
@@ -53,7 +58,7 @@ class Completion:
         store: Keeps the objects of results.
         dispatcher: Starts further tasks when tasks have ended.
         pool: The workers.
-        oom_kills: Tells if the kernel has killed a process for lack of memory.
+        oom_kills: Tells whether the kernel has killed a process for lack of memory.
     """
 
     def __init__(
@@ -91,14 +96,17 @@ class Completion:
         self._sender.recalled(task.attempt_id)
 
     def give_back_without_bundle(self) -> None:
-        """Give back the tasks whose source bundle is missing, because the controller that was sending it is gone."""
+        """Give back the tasks whose source bundle is not in the store.
+
+        The earlier controller was still sending these bundles when another controller took over.
+        """
         for task in list(self._queue.tasks.values()):
             bundle = task.task_class.bundle
             if bundle is not None and bundle not in self._store:
                 self._give_back(task)
 
     def _fail(self, task: QueuedTask, kind: str, payload: Sequence[frames.Buffer] = (), **facts: Any) -> None:
-        """End a task with a failure. Tasks that wait for its result go back to the controller.
+        """End a task with a failure. Tasks that wait for the task's result go back to the controller.
 
         Args:
             task: The task.
@@ -107,7 +115,7 @@ class Completion:
             facts: Other fields of `Failed`.
         """
         if task.state == ENDED:
-            # The producer of one of the task's inputs failed a moment ago, so the agent has given the task back.
+            # The agent has just given the task back, because a producer of the task failed.
             return
         followers = self._queue.followers(task)
         self._queue.end(task)
@@ -123,16 +131,16 @@ class Completion:
 
     def _memory_facts(self, task: QueuedTask, maxrss: int) -> dict[str, int]:
         limit = task.task_class.options.memory_limit or 0
-        # If the kernel killed a process at the limit of the worker's control group, the memory reached that limit
-        # between two measurements of the agent.
+        # If the kernel killed a process at the limit of the worker's control group, the memory reached that limit, even
+        # if no measurement of the agent shows this.
         at_least = cgroups.kernel_limit(limit) if task.worker.killed_at_limit else 0
         peak = max(task.peak_memory, at_least)
         return {"limit": limit, "peak": peak, "maxrss": max(maxrss, peak)}
 
     def _on_producer_failed(self, task: QueuedTask) -> None:
-        """Give a task back to the controller, because the producer of one of its inputs has failed on this host.
+        """Give a task back to the controller, because a producer of the task has failed on this host.
 
-        A task that was sent to a worker goes back only when the worker returns it.
+        A task that was already sent to a worker goes back only when the worker returns it.
         """
         if task.state == QUEUED:
             task.producer_failed = True
@@ -175,7 +183,8 @@ class Completion:
                 continue
             self._dispatcher.forget(worker, task)
             if task.end_reason == "timeout":
-                # The task exceeded its timeout, but returned a result: it caught its cancellation, or ended first.
+                # The task exceeded its timeout, but returned a result. Either it caught its cancellation, or it ended
+                # before the agent could end it.
                 self._fail(task, "timeout")
                 continue
             durations.add(task.function, us)
@@ -199,7 +208,8 @@ class Completion:
         """Put the objects of a task's result into the store.
 
         Returns:
-            False if the task has failed instead, because the store has no room or the file of an object has vanished.
+            True if the store has all objects that it must keep. False if the task has failed, because the store has no
+            room for an object, or because the file of an object has vanished.
         """
         position = 0
         waiting = self._queue.waiting
@@ -208,7 +218,7 @@ class Completion:
                 continue
             if inlined < 0:
                 if not self._store.take_file(key, size, folders[index], worker.suffix):
-                    self._fail(task, "host", message="a result's file vanished from the store")
+                    self._fail(task, "host", message="the file of a result has vanished from the store")
                     return False
                 continue
             if task.keep or key in waiting:
@@ -236,8 +246,9 @@ class Completion:
     def _put_back(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
         """Take back tasks that a worker will not finish.
 
-        A task with an ``end_reason`` goes back to the controller if it was recalled, or else fails for that reason.
-        Every other task returns to the queue, or to the controller if the producer of one of its inputs has failed.
+        What becomes of a task depends on its ``end_reason``. If the reason is "recalled", the task goes back to the
+        controller. If there is another reason, the task fails for that reason. If there is none, the task returns to
+        the queue, or to the controller if a producer of the task has failed.
         """
         unharmed: list[QueuedTask] = []
         for task in tasks:
@@ -256,7 +267,7 @@ class Completion:
     def _take_back_lacking(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
         """Take back tasks that a worker did not run because an input was not on the host.
 
-        The producer of the input failed, or the input was dropped.
+        This happens if the producer of the input has failed, or if the store has dropped the input.
         """
         for task in tasks:
             if task is None:
@@ -269,7 +280,7 @@ class Completion:
                 self._put_back(worker, [task])
 
     def fail_waiting(self, key: int, error: StoreFullError) -> None:
-        """Fail the tasks that wait for an object, because the store has no room for it. They never start."""
+        """Fail the tasks that wait for an object, because the store has no room for the object."""
         facts: dict[str, Any] = {"message": str(error), "path": error.path, "need": error.need, "free": error.free}
         for task in list(self._queue.waiting.get(key, {}).values()):
             if task.state != ENDED:
@@ -281,7 +292,7 @@ class Completion:
         """End attempts with a failure of the kind ``cancelled``.
 
         Args:
-            attempt_ids: The attempts. Those that the agent does not have are ignored.
+            attempt_ids: The attempts. Ids of attempts that the agent does not have are ignored.
             grace_s: A running attempt has this many seconds to end by itself. Then its worker gets SIGKILL.
         """
         for task in self._mark(attempt_ids, "cancelled"):
@@ -290,7 +301,7 @@ class Completion:
         self._dispatcher.schedule()
 
     def recall(self, attempt_ids: Sequence[int]) -> None:
-        """Give attempts that have not started back to the controller. Attempts that run go on."""
+        """Give attempts that have not started back to the controller. Attempts that have started go on."""
         for task in self._mark(attempt_ids, "recalled"):
             self._give_back(task)
         self._dispatcher.schedule()
@@ -317,21 +328,21 @@ class Completion:
         return here
 
     def recall_from(self, worker: WorkerHandle, first: int) -> None:
-        """Recall a worker's tasks from number ``first`` on: the worker must not start them. See `shared_page`."""
+        """Recall from a worker the tasks with the number ``first`` and higher numbers. `shared_page` explains how."""
         if worker.recalled_from is None:
             self._loop.call_later(shared_page.SETTLE_S, self._finish_recall, worker)
             worker.recalled_from = first
         if worker.page[shared_page.ANNOUNCED] < worker.page[shared_page.RECALLED_TO]:
-            # The worker may still reach tasks of an earlier recall. Those must not start either.
+            # The worker has not passed all tasks of an earlier recall yet. Those tasks must not start either.
             first = min(first, worker.page[shared_page.RECALLED_FROM])
         worker.recalled_from = min(first, worker.recalled_from)
         worker.page[shared_page.RECALLED_TO] = worker.next_number - 1
         worker.page[shared_page.RECALLED_FROM] = worker.recalled_from
 
     def _finish_recall(self, worker: WorkerHandle) -> None:
-        """Take back the recalled tasks that the worker has not announced.
+        """Take back the recalled tasks that the worker has not announced, and end cancelled tasks that have started.
 
-        The worker cannot start these tasks any more; `shared_page` explains why.
+        From now on, the worker cannot start a recalled task that it has not announced; `shared_page` explains why.
         """
         first, worker.recalled_from = worker.recalled_from, None
         if worker.gone or first is None:
@@ -359,12 +370,15 @@ class Completion:
             self._dispatcher.cancel_coroutines(worker, tasks)
             self._loop.call_later(grace_s, self._end_stubborn, worker, list(tasks))
         elif not worker.killed:
-            # The tasks that are queued behind the running task start on another worker.
+            # The tasks that are queued behind the running task are recalled, so that they start on another worker.
             self.recall_from(worker, worker.page[shared_page.ANNOUNCED] + 1)
             self._kill(worker, grace_s)
 
     def _end_stubborn(self, worker: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
-        """Kill a worker if it still runs one of these cancelled coroutines. The worker's other tasks start again."""
+        """Kill a worker if it still runs one of the given coroutines, which were cancelled a while ago.
+
+        The other tasks of the worker then start again on another worker.
+        """
         if any(worker.queued.get(task.number_on_worker) is task for task in tasks) and not worker.gone:
             self._kill(worker, 0.0)
 
@@ -374,7 +388,10 @@ class Completion:
         self._loop.call_later(grace_s + _UNKILLABLE_S, self._give_up, worker)
 
     def _give_up(self, worker: WorkerHandle) -> None:
-        """Take back the tasks of a worker that did not end after SIGKILL. The worker keeps its claim on the ledger."""
+        """Take back the tasks of a worker if it has not ended after SIGKILL.
+
+        The worker keeps its claim on the ledger, because its process may still use the claimed amounts.
+        """
         tasks, worker.queued = list(worker.queued.values()), {}
         self._put_back(worker, tasks)
         self._dispatcher.schedule()
@@ -383,7 +400,8 @@ class Completion:
         """End a task that exceeds a limit.
 
         Args:
-            worker: The worker that runs the task. The agent kills the worker, unless it has a shared loop.
+            worker: The worker that runs the task. The agent kills the worker; in a shared loop, it first cancels the
+                task, and kills the worker only if the task does not end.
             task: The task.
             kind: The kind of the task's failure, as in `Failed`.
         """
@@ -397,7 +415,8 @@ class Completion:
         task.being_ended = worker.leaving = True
         self.recall_from(worker, task.number_on_worker + 1)
         self._pool.signal(worker, shared_page.SAMPLE_SIGNAL)
-        # A task that exceeds its memory limit gets SIGKILL without SIGTERM, so that it cannot take even more memory.
+        # If the task exceeds its memory limit, its worker gets SIGKILL without SIGTERM, so that the task cannot take
+        # even more memory.
         self._loop.call_later(_SAMPLE_S, self._kill, worker, 0.0 if kind == "memory" else self.kill_after_s)
 
     def lapse(self) -> None:
@@ -421,7 +440,7 @@ class Completion:
     def on_worker_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
         """Handle the end of a worker.
 
-        If a task caused the end, that task fails. `_put_back` takes the other tasks of the worker back.
+        If a task caused the end, that task fails. `_put_back` decides what becomes of the worker's other tasks.
         """
         queued = list(worker.queued.values())
         if report.error:
@@ -429,8 +448,8 @@ class Completion:
         else:
             self._spawn_failures = 0
         if report.lapsed:
-            # The supervisor killed the worker, because the lease had ended. The agent may not have noticed that, if the
-            # lease was renewed shortly afterwards.
+            # The supervisor killed the worker, because the lease had ended. If the lease was renewed shortly
+            # afterwards, the agent may not have noticed the end of the lease.
             worker.killed = True
             for task in queued:
                 task.end_reason = task.end_reason or "host"
@@ -472,8 +491,9 @@ class Completion:
         """Return the task that made its worker end.
 
         Returns:
-            None if the agent cannot tell. This can happen only in a shared loop: no task had started, or several had.
-            In the second case, each of these gets a worker of its own when it starts again.
+            The task. None if the worker had a shared loop, and either none of its tasks or several of them had started,
+            so that the agent cannot tell which task it was. If several had started, each of these gets a worker of its
+            own when it starts again.
         """
         announced = worker.page[shared_page.ANNOUNCED]
         if not worker.shared:
@@ -491,7 +511,7 @@ class Completion:
         facts: dict[str, Any] = {"maxrss": report.rss}
         if worker.link_misused:
             facts["cut"] = True
-            facts["message"] = "the task closed descriptors that are not its own, or replaced its process"
+            facts["message"] = "the task closed descriptors that are not its own, or replaced the worker's process"
             return facts
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
@@ -503,7 +523,7 @@ class Completion:
         if facts.get("signal") == signal.SIGKILL:
             facts["oom"] = self._was_killed_for_memory(worker)
             if facts["oom"]:
-                facts["message"] += " by the kernel, for lack of memory"
+                facts["message"] += ", which the kernel sent for lack of memory"
         return facts
 
     def _was_killed_for_memory(self, worker: WorkerHandle) -> bool | None:

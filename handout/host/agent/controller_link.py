@@ -1,11 +1,13 @@
 """The agent's end of the link to the controller. The agent listens on a Unix socket and uses one connection at a time.
 
-The agent accepts a connection once it has received a hello with the right token. A later connection replaces an earlier
-one. `Session` holds the state that outlives a connection.
+A connection begins with a hello: a first message in which the controller names the agent, and proves with a secret
+token that it opened the connection. A later connection replaces an earlier one. All that agent and controller send to
+each other is called a conversation. If a connection breaks, the conversation continues over the next connection.
+`Session` holds the state of the conversation.
 
 A controller that takes over from another one begins a new conversation. From then on, the agent refuses connections of
-earlier conversations. A connection can also be delayed on the way, and arrive after a later connection of the same
-conversation. The agent refuses such a connection.
+earlier conversations. The agent also refuses a connection that was delayed on the way, so that it arrives after a later
+connection of the same conversation.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from handout.protocol.session import Session
 _RECEIVE = 512 << 10
 _HELLO_TIMEOUT_S = 10.0
 _ACCEPT_PAUSE_S = 0.25
-#: The largest number of connections that have not sent the right token yet. The agent closes further ones at once.
+#: While this many connections have not sent the right token yet, the agent closes each further connection at once.
 _MAX_UNAUTHENTICATED = 16
-#: The link passes at most this many segments to one `sendmsg`. The system's own limit is 1,024.
+#: The link passes at most this many buffers to one call of `sendmsg`. The system's own limit is 1,024.
 _SEGMENTS = 512
 
 
@@ -42,12 +44,12 @@ class ControllerLink:
         token: The token that a hello must carry.
         identity: The agent's identity. The link refuses a hello that is meant for another agent.
         heartbeat_s: Seconds between heartbeats on an idle connection.
-        on_message: Called with every message, once and in order. The payload is valid until the call returns.
-        on_piece: Called with every piece of an incoming stream, once and in order. The piece's bytes are valid until
-            the call returns.
+        on_message: Called with every message, once and in order. The message's payload is valid until the call returns.
+        on_piece: Called with every piece of an incoming stream, once and in order. A stream carries one object. The
+            piece's bytes are valid until the call returns.
         on_received: Called after the link has received bytes, because these bytes may have extended the lease.
-        lease_ended: Returns True if the lease has ended. The link then closes the connection, and does not read the
-            bytes that wait in the socket, because they may be old.
+        lease_ended: Returns True if the lease has ended. The link then closes the connection without reading the bytes
+            that wait in the socket. They may be old, and old bytes must not renew the lease.
         on_takeover: Called when another controller has taken over, with the headers and payloads of the messages that
             the earlier controller had not confirmed.
     """
@@ -67,10 +69,10 @@ class ControllerLink:
         self.session = Session(heartbeat_s=heartbeat_s, now=now())
         self._token = token.hex()
         self._identity = identity
-        #: The number of the latest connection of this conversation. A connection whose number is not higher was delayed
-        #: on the way.
+        #: The number of the latest connection of this conversation. If another connection of this conversation arrives
+        #: and its number is not higher, that connection was delayed on the way.
         self._connection = 0
-        #: The name of the current conversation, which its controller chose; None before the first one.
+        #: The name of the current conversation, which the controller chose; None before the first conversation.
         self._conversation: str | None = None
         #: The names of the conversations that takeovers have ended.
         self._ended_conversations: set[str] = set()
@@ -81,8 +83,8 @@ class ControllerLink:
         self._on_takeover = on_takeover
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
-        #: The connections on which no whole hello has arrived yet. Each is mapped to its decoder, and to the number of
-        #: bytes that the agent has received on it.
+        #: Maps each connection on which the whole hello has not arrived yet to the connection's decoder, and to the
+        #: number of bytes that have arrived.
         self._unauthenticated: dict[socket.socket, tuple[wire.Decoder, int]] = {}
         self._unsent: deque[memoryview] = deque()
         self._scheduled = False
@@ -140,7 +142,8 @@ class ControllerLink:
         decoder, received = self._unauthenticated[peer]
         data = b""
         try:
-            # A hello is small, and the controller sends nothing else until the agent has answered.
+            # Few bytes are read at once, because a hello is small, and the controller sends nothing else until the
+            # agent has answered.
             data = peer.recv(4096)
             frames = list(decoder.feed(data)) if data else None
         except BlockingIOError:
@@ -223,11 +226,14 @@ class ControllerLink:
     def _begin_conversation(
         self, greeting: messages.Greeting
     ) -> list[tuple[dict[str, Any], Sequence[wire.Buffer]]] | None:
-        """If the greeting names another conversation, end the current conversation and begin the other one.
+        """Begin the conversation that a greeting names, and end the current one. Do nothing if both are the same.
+
+        Args:
+            greeting: The controller's hello.
 
         Returns:
             If a controller takes over, the headers and payloads of the messages that the earlier controller had not
-            confirmed; otherwise None.
+            confirmed. Otherwise None.
         """
         if greeting.conversation == self._conversation:
             return None
@@ -289,7 +295,10 @@ class ControllerLink:
         self.schedule()
 
     def send_bulk(self, message: AnyMessage, payload: Sequence[wire.Buffer] = ()) -> None:
-        """Send a bulk message. Bulk messages take turns with the streams, so that they delay no other message."""
+        """Send a message that may wait, such as text that a task printed.
+
+        Such bulk messages take turns with streams of objects, so that they delay no other message.
+        """
         self.session.send_bulk(codec.encode(message), payload)
         self.schedule()
 
@@ -333,8 +342,8 @@ class ControllerLink:
         """Stop listening and end the conversation, but leave the connection open.
 
         Returns:
-            The descriptor of the connection, or -1 if there is none. When the connection closes, the controller knows
-            that the agent has ended.
+            The descriptor of the connection, or -1 if there is no connection. The controller takes the end of this
+            connection as the sign that the agent has ended.
         """
         peer, self._peer = self._peer, None
         if peer is not None:

@@ -1,14 +1,16 @@
-"""Decides when each task starts, and on which worker. Only this module claims amounts of this host's ledger.
+"""Decides when each task starts, and on which worker.
 
-Tasks start in the order in which they arrived. However, if the ledger has no room for a task, later tasks that fit may
-start first.
+A task starts only under a claim: the amounts that the task needs, which are taken from the ledger of this host. Only
+this module makes claims. Tasks start in the order in which they arrived. However, if the ledger has no room for a task,
+later tasks that fit may start first. A task that waits for nothing but such room is READY.
 
-Most workers run one task at a time. A round trip between agent and worker can take longer than a short task. Therefore
-the dispatcher sends a worker short tasks in batches. If a task waits only for results of tasks that are queued on one
-worker, the dispatcher queues it behind these tasks.
+The tasks of one task class need the same amounts, and have the same limits and options. Most workers run one task at a
+time, and all tasks of the worker run under one claim. A round trip between agent and worker can take longer than a
+short task. Therefore the dispatcher sends a worker short tasks in batches. If a task waits only for results of tasks
+that are queued on one worker, the dispatcher queues the task behind them.
 
 Coroutines are different: if their task class allows it, many of them run at the same time in the event loop of one
-worker. Such a loop is called a shared loop.
+worker, each under its own claim. Such a loop is called a shared loop.
 """
 
 from __future__ import annotations
@@ -30,39 +32,39 @@ from handout.protocol.resource_ledger import Ledger
 
 #: The largest number of tasks that are queued on one worker, unless the worker has a shared loop.
 BATCH = 128
-#: The dispatcher queues a further task on a worker only if the worker's tasks, including this one, are expected to take
-#: at most this many microseconds together.
+#: The dispatcher queues a further task on a worker only if all tasks of the worker, including the further one, are
+#: expected to take at most this many microseconds together.
 BATCH_US = 2000.0
-#: A batch gets no further READY task once its pickled calls have more than this many bytes.
+#: A batch gets no further READY task once the pickled calls of its tasks have more than this many bytes together.
 _BATCH_BYTES = 1 << 20
-#: Once a batch has small inputs of this many bytes, the store writes the other small inputs to files. If it has no room
-#: for a file, the batch carries the input nevertheless.
+#: A batch carries small inputs of at most this many bytes together. The store writes further small inputs to files,
+#: which the worker reads. The batch exceeds this limit only if the store has no room for such a file.
 _SENT_BYTES = 8 << 20
-#: The dispatcher sends a worker more tasks once at most this many tasks are queued on it.
+#: The dispatcher sends a worker further tasks only while at most this many tasks are queued on the worker.
 _LOW = 64
 #: The largest number of coroutines in one shared loop.
 MAX_CONCURRENT = 1000
-#: The largest number of functions for which estimates of the duration are kept.
+#: The largest number of functions for which `ExpectedDurations` keeps estimates.
 _FUNCTIONS_KEPT = 4096
 #: Once tasks of one task class have waited for room for more than this many seconds, the dispatcher starts no tasks of
-#: classes whose first waiting task arrived later. Room that becomes free then goes to the class that has waited.
+#: classes whose first READY task arrived later. Room that becomes free then goes to the class that has waited.
 _RESERVE_S = 30.0
-#: Seconds that the dispatcher waits after the system has refused to fork a worker.
+#: If the system refuses a new worker, the dispatcher takes no further worker into use for this many seconds.
 _SPAWN_RETRY_S = 0.2
 
 
 class ExpectedDurations:
-    """Estimates how long a function's next task will take. The estimates are made from the durations of earlier tasks.
+    """Estimates how long a function's next task will take, from the durations of the function's earlier tasks.
 
     When the controller releases a function, the estimate is kept, because a later run may use the function again under
-    the same number. If there are estimates for more than `_FUNCTIONS_KEPT` functions, the oldest one is deleted.
+    the same number. If there are more than `_FUNCTIONS_KEPT` estimates, the one that was made first is deleted.
     """
 
     def __init__(self) -> None:
         self._us: dict[int, float] = {}
 
     def get(self, fn: int) -> float | None:
-        """Return the estimate for a function in microseconds; None before a task of the function has returned."""
+        """Return the estimate for a function in microseconds; None if no task of the function has returned yet."""
         return self._us.get(fn)
 
     def add(self, fn: int, us: int) -> None:
@@ -85,7 +87,7 @@ class Dispatcher:
 
     Args:
         queue: The tasks.
-        ledger: The amounts that this host has, and the claims of tasks on them.
+        ledger: The amounts that this host has, and the claims that tasks hold on these amounts.
         store: The store that has the inputs.
         pool: The workers.
         functions: Pickled functions, by their numbers.
@@ -102,7 +104,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self.durations = ExpectedDurations()
-        #: True from the end of the lease until it is renewed. No task starts while this is True.
+        #: True from the end of the lease until the lease is renewed. No task starts while this is True.
         self.paused = False
         #: Called after the dispatcher has sent tasks to a worker.
         self.on_busy: Callable[[], None] = lambda: None
@@ -112,13 +114,13 @@ class Dispatcher:
         #: Seconds that a cancelled task has to end by itself, before the agent kills its worker.
         self.grace_s = 5.0
         #: The dispatcher takes no further worker into use before this time, in seconds of the monotonic clock. `hold`
-        #: sets the time when the system has refused to fork a worker.
+        #: sets this time after the system has refused a new worker.
         self._hold_until = 0.0
-        #: Maps a worker key to the worker whose shared loop gets the next coroutine with this key.
+        #: Maps each `WorkerKey` with a shared loop to the worker that gets the next coroutine for this key.
         self._loops: dict[WorkerKey, WorkerHandle] = {}
-        #: Keys of the objects that workers must read with the restricted reader.
+        #: Keys of the objects that workers must read with the restricted reader, which accepts only data.
         self.distrusted: set[int] = set()
-        #: The classes that the restricted reader accepts in addition to its own.
+        #: The classes whose objects the restricted reader accepts in addition to those of its own list.
         self._types: Sequence[Any] = ()
         self._visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
 
@@ -163,7 +165,8 @@ class Dispatcher:
         Args:
             task_class: The task class.
             blocked: True if an earlier task of another class waits for room. Workers that already have tasks of this
-                class then get no further ones. They release their claims sooner, and the earlier task finds room.
+                class then get no further tasks, so that they release their claims sooner and the earlier task finds
+                room.
         """
         head = task_class.head
         while head is not None:
@@ -182,7 +185,10 @@ class Dispatcher:
                 self._send_tasks(worker, BATCH)
 
     def _claim_worker(self, task_class: TaskClassQueue) -> WorkerHandle | None:
-        """Claim the need of a task class, and return a worker that holds the claim. Return None if there is no room."""
+        """Claim the amounts that a task of a task class needs, and return a worker that holds the claim.
+
+        Return None if the ledger has no room, or if no further worker can be taken into use now.
+        """
         if len(self._pool.workers) >= self.max_workers and not self._pool.has_idle:
             return None
         if self._hold_until > now():
@@ -203,15 +209,15 @@ class Dispatcher:
         try:
             return self._pool.acquire(key, self._environment, self._bundle_path(task_class))
         except OSError:
-            # The system has no descriptors or no memory left. It may have some again once other workers have ended.
+            # The system has no descriptors or no memory left. This may change once other workers have ended.
             traceback.print_exc()
             self.hold()
             return None
 
     def _environment(self, key: WorkerKey) -> dict[str, str]:
         environment = {v: str(key.threads) for v in THREAD_VARIABLES if v not in os.environ}
-        # The environment of the agent may name only some devices of the host. This code takes it that the ledger has
-        # only these devices, numbered from 0.
+        # In the environment of the agent, CUDA_VISIBLE_DEVICES may name only some GPUs of the host. This code assumes
+        # that the ledger contains exactly these GPUs, in the same order.
         visible = self._visible
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[d] if d < len(visible) else str(d) for d in key.devices)
         return environment
@@ -220,7 +226,7 @@ class Dispatcher:
         return self._store.path(task_class.bundle) if task_class.bundle is not None else None
 
     def forget(self, worker: WorkerHandle, task: QueuedTask) -> None:
-        """Record that a task is not queued on its worker any more, and release the task's own claim if it has one."""
+        """Record that a task is not queued on its worker any more. Release the task's own claim, if there is one."""
         worker.load_us -= task.expected_us
         if task.claim is not None:
             self._ledger.release(task.claim)
@@ -244,8 +250,8 @@ class Dispatcher:
             and not worker.gone
             and (claim.devices or self._has_leftover_memory(worker, worker.task_class))
         ):
-            # The worker's process may still hold memory of a device, or memory that earlier tasks left behind. So the
-            # claim is released only when the process has ended.
+            # The worker's process may still hold memory of a GPU, or memory that earlier tasks left behind. Therefore
+            # the claim is released only when the process has ended.
             if not worker.leaving:
                 self._pool.dismiss(worker)
             return
@@ -258,12 +264,18 @@ class Dispatcher:
         self._pool.release(worker)
 
     def _has_leftover_memory(self, worker: WorkerHandle, task_class: TaskClassQueue) -> bool:
-        """Return True if earlier tasks left so much memory in a worker that the next task could exceed its limit."""
+        """Return True if a worker without tasks still uses more than half of the memory limit of its task class.
+
+        The next task could then exceed the limit because of memory that earlier tasks left behind.
+        """
         limit = task_class.options.memory_limit
         return limit is not None and worker.pid > 0 and processes.tree_memory(worker.pid, limit // 2) > limit // 2
 
     def _send_tasks(self, worker: WorkerHandle, limit: int) -> None:
-        """Send a worker up to ``limit`` tasks of its task class, within the limits of a batch."""
+        """Send a worker up to ``limit`` READY tasks of its task class, within the limits of a batch.
+
+        Also send tasks that wait only for results of tasks on this worker.
+        """
         task_class = worker.task_class
         assert task_class is not None
         batch: list[QueuedTask] = []
@@ -305,11 +317,11 @@ class Dispatcher:
         worker.queued[task.number_on_worker] = task
 
     def _add_followers(self, worker: WorkerHandle, batch: list[QueuedTask]) -> None:
-        """Queue waiting tasks on a worker if tasks that are queued there make all of their missing inputs.
+        """Queue on a worker the waiting tasks whose missing inputs are all results of tasks on this worker.
 
         Args:
             worker: The worker.
-            batch: The tasks that will be sent to the worker next. The method adds the tasks that it queues.
+            batch: The tasks that will be sent to the worker next. This method adds the tasks that it queues.
         """
         waiting = self._queue.waiting
         none: dict[int, QueuedTask] = {}
@@ -374,7 +386,9 @@ class Dispatcher:
         self._pool.send(worker, message, [*blobs, *data, *(t.call for t in batch)])
 
     def distrust(self, keys: Iterable[int], types: Sequence[Any]) -> None:
-        """Have workers read objects with the restricted reader. The objects passed through a host with trust="data".
+        """Have workers read objects with the restricted reader.
+
+        This is necessary if the objects have passed through a host from which only data is accepted (``trust="data"``).
 
         Args:
             keys: Keys of the objects.
@@ -384,7 +398,10 @@ class Dispatcher:
         self._types = types
 
     def _inputs(self, batch: Sequence[QueuedTask]) -> tuple[list[int], list[Buffer]]:
-        """Return the keys and the bytes of small inputs to send with a batch. The worker reads other inputs itself."""
+        """Return the keys and the bytes of the small inputs that the agent sends with a batch.
+
+        The worker reads all other inputs from the store's files, or has made them itself.
+        """
         keys: dict[int, Buffer] = {}
         nbytes = 0
         for task in batch:

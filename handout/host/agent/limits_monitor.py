@@ -1,7 +1,8 @@
 """Checks running tasks from time to time, and ends tasks that exceed their timeout or their memory limit.
 
 The monitor also reports to the controller which tasks have been running for a while. If a task takes longer than
-`_RECALL_NS`, the monitor recalls the tasks that are queued behind it on the same worker.
+`_RECALL_NS`, the monitor recalls the tasks that are queued behind it on the same worker. However, a worker with a
+shared loop runs all of its tasks at the same time, as coroutines in one event loop, so there is nothing to recall.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import processes, shared_page
 from handout.host.system.clock import now_ns
 
-#: Seconds between two checks while a running task has not been reported to the controller yet, or while tasks are
-#: queued behind a running task. Tasks of a shared loop do not count here.
+#: Seconds between two checks while any worker without a shared loop has more than one task, has a task that was not
+#: reported to the controller as running yet, or is being killed.
 _FAST_S = 0.02
-#: Seconds between two checks if the only reasons for them are timeouts, memory limits and unreported tasks of a shared
-#: loop.
+#: Seconds between two checks while there is no such worker, but there are tasks with a timeout or a memory limit, or
+#: tasks of a shared loop that were not reported as running yet.
 _SLOW_S = 0.1
-#: The monitor assumes that the memory of a task grows by at most this many bytes per second. It measures the memory
-#: again before the task can reach its limit at this rate.
+#: The monitor assumes that the memory of a task grows by at most this many bytes per second. The next measurement comes
+#: before the task can reach its limit at this rate.
 _GROWTH = 2 << 30
 #: At least this many seconds pass between two measurements of the memory of one task.
 _LEAST_S = 0.01
@@ -133,13 +134,17 @@ class LimitsMonitor:
         return task_class.timeout_s is not None or task_class.options.memory_limit is not None
 
     def _check_memory(self, worker: WorkerHandle, task: QueuedTask, limit: int) -> None:
-        """Measure the memory of a task if this is due. End the task if it exceeds its limit, or plan the next check."""
+        """Measure the memory of a task, unless it is too early for that.
+
+        End the task if it exceeds its limit. Otherwise plan the next measurement.
+        """
         began = self._loop.time()
         if not worker.pid or began + _LEAST_S / 2 < task.measure_at:
             return
         used = processes.tree_memory(worker.pid, limit)
         task.peak_memory = max(task.peak_memory, used)
-        # If the kernel killed a process that the task had started, the task might wait for that process for ever.
+        # The task is also ended if the kernel has killed a process at the memory limit. The killed process may be one
+        # that the task had started, and the task might otherwise wait for that process for ever.
         if used > limit or worker.killed_at_limit:
             self._completion.end_running(worker, task, "memory")
             return

@@ -1,7 +1,7 @@
-"""Stores the objects of a host as bytes: small objects in the agent's memory, large ones as files that workers map.
+"""Stores the objects of a host as bytes: small objects in the agent's memory, large objects as files.
 
-The files lie in memory (``/dev/shm``). Once they have as many bytes as the store's limit allows, further files lie on
-disk. The store never unpickles an object.
+The files lie in a file system in memory (``/dev/shm``). Once they have as many bytes as the store's limit allows,
+further files lie on disk. Workers map the files to read them. The store never unpickles an object.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SMALL_LIMIT = 128 << 20
 #: By default, the store uses at most this share of the space that is free in ``/dev/shm`` when the agent starts.
 _SHARE = 0.5
 _COPY_SIZE = 1 << 20
-#: Indexes of the folder in memory and the folder on disk.
+#: The indexes that the folder in memory and the folder on disk have in `ObjectStore.folders`.
 MEMORY, DISK = 0, 1
 
 
@@ -30,7 +30,7 @@ class StoreFullError(Exception):
     """The store has no room for an object, neither in memory nor on disk."""
 
     def __init__(self, path: str, need: int, free: int) -> None:
-        super().__init__(f"no room for an object of {need} bytes in {path} ({free} bytes free)")
+        super().__init__(f"an object of {need} bytes does not fit into the folder {path}, where {free} bytes are free")
         self.path, self.need, self.free = path, need, free
 
 
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     size: int
     #: The bytes of a small object; None if the object is a file.
     data: bytes | None
-    #: Index of the folder that has the file.
+    #: The index of the folder that has the object's file.
     folder: int
 
 
@@ -90,7 +90,7 @@ class ObjectStore:
     def path(self, key: int) -> str | None:
         """Return the path of an object's file; None if the store does not have the object.
 
-        If the object is small and not a file yet, this method makes a file of it.
+        If the store still keeps the object in the agent's memory, this method first writes it to a file.
 
         Raises:
             StoreFullError: There is no room for the file.
@@ -109,7 +109,7 @@ class ObjectStore:
         return f"{self.folders[entry.folder]}/{file_name(key)}"
 
     def put(self, key: int, data: Buffer) -> None:
-        """Add an object. The store copies its bytes. If the store has the object already, do nothing.
+        """Add an object by copying its bytes. Do nothing if the store has the object already.
 
         Raises:
             StoreFullError: There is no room for the object.
@@ -132,17 +132,18 @@ class ObjectStore:
             key: Key of the object.
             size: Bytes of the object.
             folder: Index of the folder that has the file.
-            suffix: The end of the file's name. The store removes this end when it takes the file.
+            suffix: What the worker has appended to the name of the file. The store removes the suffix from the name.
 
         Returns:
-            False if the file does not exist or has another size.
+            True if the store has the object now. False if the file does not exist or has another size.
         """
         path = f"{self.folders[folder]}/{file_name(key)}"
         try:
             if os.stat(path + suffix).st_size != size:
                 return False
             if key in self._entries:
-                # Two attempts made this object. The first object stays, because workers may have mapped its file.
+                # Two attempts made this object. The file of the first attempt stays, because workers may have mapped
+                # this file.
                 os.unlink(path + suffix)
                 return True
             os.rename(path + suffix, path)
@@ -169,7 +170,7 @@ class ObjectStore:
         _remove(f"{self.folders[entry.folder]}/{file_name(key)}")
 
     def open(self, key: int) -> Outgoing:
-        """Return a source from which an object can be streamed. The source stays readable if the object is dropped.
+        """Return a source from which an object can be streamed, even if the store drops the object meanwhile.
 
         Raises:
             KeyError: The store does not have the object.
@@ -188,7 +189,7 @@ class ObjectStore:
         """Remove the files that a worker wrote but did not report before it ended.
 
         Args:
-            suffix: The end of the names of the worker's files.
+            suffix: What the worker has appended to the names of these files.
         """
         for folder in set(self.folders):
             try:
@@ -201,7 +202,7 @@ class ObjectStore:
 
 
 class Outgoing(Source):
-    """A source from which the bytes of an object are streamed."""
+    """Provides the bytes of an object that is streamed to the controller."""
 
     def __init__(self, size: int, *, data: bytes | None = None, fd: int = -1) -> None:
         self.size = size
@@ -209,7 +210,7 @@ class Outgoing(Source):
         self._fd = fd
 
     def read(self, offset: int, size: int) -> Buffer:
-        """Return at most ``size`` bytes from ``offset``."""
+        """Return at most ``size`` bytes of the object, from ``offset`` on."""
         if self._data is not None:
             return memoryview(self._data)[offset : offset + size]
         return os.pread(self._fd, size, offset)
@@ -228,7 +229,8 @@ class Incoming:
         store: The store.
         key: Key of the object.
         size: Bytes of the object.
-        small: True if the object may stay in the agent's memory when it is small enough; False if it becomes a file.
+        small: True if the object may stay in the agent's memory, provided that it is small. False if the object must
+            become a file.
 
     Raises:
         StoreFullError: There is no room for a file.
@@ -296,7 +298,7 @@ class Incoming:
             _remove(path)
 
     def finish(self) -> None:
-        """Add the object to the store. Call this after the last piece was written.
+        """Add the object to the store, after the last piece was written.
 
         Raises:
             StoreFullError: There is no room for the object.
@@ -314,7 +316,7 @@ class Incoming:
         store._add_file(self.key, self.size, self._folder)
 
     def give_up(self) -> None:
-        """Remove the pieces that have been written, because no further pieces will come."""
+        """Discard the pieces that have been written, because no further pieces will come."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

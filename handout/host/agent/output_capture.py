@@ -1,11 +1,12 @@
-"""Handles the output that tasks print.
+"""Handles what tasks print.
 
-The agent finds out which task printed which piece of output, limits the amount that it sends, and keeps the last lines
-of a task for the report of its failure.
+In this module, the output of a task is what the task writes to its two standard streams: standard output and standard
+error. Each stream of a worker is a pipe to the agent. The agent finds out which task wrote which bytes, limits how many
+of the bytes it sends to the controller, and keeps the last lines of standard error in case the task fails.
 
-A task may print without end. The agent always reads the pipes, so that a task never waits for a slow link. At most
-`MAX_UNSENT` bytes of each stream of a task wait to be sent. If there are more, the agent drops and counts the oldest
-lines.
+A task may print without end. The agent always reads the pipes, so that a task never waits for a slow link to the
+controller. At most `MAX_UNSENT` bytes of each stream of a task wait to be sent. If there are more, the agent drops and
+counts the oldest lines.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
-#: A worker writes a mark before each piece of a task's output. The mark begins with the worker's nonce. The rest of it
-#: has this format: the two halves of the task's number, the low half first, and the number of bytes in the piece.
+#: A worker writes a mark before each piece of a task's output. The mark begins with the worker's nonce: random bytes,
+#: so that nothing else in the stream looks like a mark. The nonce is followed by three values in this format: the low
+#: half of the task's number, the high half of the task's number, and the number of bytes in the piece.
 _MARK = struct.Struct("<QQI")
 _HALF_BITS = 64
 NONCE_SIZE = 16
@@ -25,21 +27,23 @@ MARK_SIZE = NONCE_SIZE + _MARK.size
 
 #: At most this many bytes of one stream of a task wait to be sent.
 MAX_UNSENT = 64 << 10
-#: The agent keeps this many of the last bytes of a task's standard error, for the case that the task fails.
+#: The agent keeps the last bytes of a task's standard error, up to this many, in case the task fails.
 _TAIL_BYTES = 16 << 10
 #: The report of a task's failure contains at most this many lines of standard error.
 TAIL_LINES = 20
 #: The report about a crashed or killed task contains at most this many lines of its stack.
 _STACK_LINES = 40
-#: The line with which faulthandler begins the stack of a thread.
+#: Matches the line with which faulthandler begins the stack of a thread. This module of Python prints the stacks of all
+#: threads when a process crashes.
 _THREAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):$")
 #: A line of a stack that begins with one of these strings shows a call in the worker's own code.
 _OWN_FRAMES = ('  File "handout/host/', '  File "handout/serialization/')
-#: The agent sends at most this many bytes per second of one stream of a task.
+#: While a task runs, the agent sends at most this many bytes per second of each of its streams.
 _RATE = 256 << 10
-#: At least this many seconds pass between two messages with output of one stream of a task.
+#: While a task runs, at least this many seconds pass between two messages with output of the same stream.
 _INTERVAL_S = 0.05
-#: If more than this many bytes of a stream wait to be sent, the agent also sends an unfinished last line.
+#: The agent sends whole lines. While a task runs, it sends an unfinished last line only if more than this many bytes of
+#: the stream wait to be sent.
 _MAX_PARTIAL_LINE = 8 << 10
 _READ_SIZE = 256 << 10
 
@@ -63,23 +67,28 @@ class Pipe:
     Args:
         fd: The end of the pipe that is read.
         nonce: The beginning of the worker's marks.
-        running: Returns the number of the task that runs now; 0 if the worker has a shared loop, where several tasks
-            may run.
+        running: Returns the number of the task that runs now. Returns 0 if the worker has a shared loop, in which it
+            may run several tasks at the same time.
     """
 
     def __init__(self, fd: int, nonce: bytes, running: Callable[[], int]) -> None:
         self.fd = fd
         self._nonce = nonce
         self._running = running
-        #: The number of the task that the last mark names, and how many of the next bytes belong to this task.
+        #: The number of the task that the last mark names.
         self._owner = 0
+        #: How many of the next bytes belong to the piece of output that the last mark announces.
         self._owned_bytes = 0
         #: The beginning of a mark, if the rest of the mark has not arrived yet.
         self._partial_mark = b""
         os.set_blocking(fd, False)
 
     def read(self) -> list[tuple[int, bytes]] | None:
-        """Read new output. Return pairs of a task's number and its bytes, or None at the end of the stream."""
+        """Read new output.
+
+        Returns:
+            Pairs of the number of a task and the bytes that this task wrote. None at the end of the stream.
+        """
         running = self._running()
         try:
             data = os.read(self.fd, _READ_SIZE)
@@ -105,8 +114,8 @@ class Pipe:
             if next_mark < 0:
                 next_mark = self._find_partial_mark(data, start)
             if next_mark > start:
-                # These bytes have no mark. In a shared loop, the agent cannot know which task wrote them, and assigns
-                # them to the task of the last mark.
+                # These bytes have no mark. If the worker has a shared loop, the agent cannot know which task wrote the
+                # bytes, and assigns them to the task that the last mark names.
                 yield running or self._owner, data[start:next_mark]
             if next_mark == end:
                 return
@@ -119,7 +128,7 @@ class Pipe:
 
     def _find_partial_mark(self, data: bytes, start: int) -> int:
         """If the data ends within a nonce, return where that nonce begins. Otherwise return the length of the data."""
-        # The first byte of a nonce is NUL, and no other byte of a nonce or of text is.
+        # Only the first byte of a nonce is NUL, and text contains no NUL.
         at = data.rfind(b"\0", max(start, len(data) - NONCE_SIZE + 1))
         if at >= 0 and self._nonce.startswith(data[at:]):
             return at
@@ -160,7 +169,7 @@ def split_stack(lines: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 class TaskOutput:
-    """The unsent output of one task to one of its two standard streams."""
+    """The part of a task's output to one standard stream that the agent has not sent yet."""
 
     __slots__ = ("attempt_id", "dropped", "fd", "send_at", "tail", "text")
 
@@ -170,9 +179,9 @@ class TaskOutput:
         self.text = bytearray()
         #: The last bytes that the task wrote to its standard error. They stay here after they have been sent.
         self.tail = bytearray()
-        #: How many lines the agent has dropped since the last message.
+        #: How many lines the agent has dropped since the last message with output of this stream.
         self.dropped = 0
-        #: The agent does not send the next message before this time, in seconds of the monotonic clock.
+        #: While the task runs, the agent sends no further output before this time, in seconds of the monotonic clock.
         self.send_at = 0.0
 
     def add(self, data: bytes) -> None:
@@ -209,9 +218,9 @@ class TaskOutput:
         return data
 
     def last_lines(self) -> tuple[list[str], list[str]]:
-        """Return the last lines that the task wrote, and the lines of its stack if faulthandler wrote one.
+        """Return the last lines that the task wrote, and the lines of the task's stack if faulthandler wrote one.
 
-        The innermost frame of the stack comes first.
+        In the stack, the innermost call comes first.
         """
         written, stack = split_stack(self.tail.decode("utf-8", "replace").splitlines())
         return written[-TAIL_LINES:], stack[:_STACK_LINES]
@@ -221,8 +230,9 @@ class Logs:
     """The unsent output of all tasks on this host.
 
     Args:
-        send: Called with the attempt id, the descriptor (1 or 2), the count of dropped lines, and the bytes.
-        room: Returns True if the session has room for more output.
+        send: Sends output to the controller. It is called with the attempt id, the descriptor of the stream (1 or 2),
+            the number of lines that were dropped before this output, and the bytes.
+        room: Returns True while the link to the controller has room for more output.
     """
 
     def __init__(self, send: Callable[[int, int, int, bytes], None], room: Callable[[], bool]) -> None:
@@ -232,11 +242,11 @@ class Logs:
 
     @property
     def waiting(self) -> bool:
-        """True if `flush` may have output to send, because a task has printed and `end` was not called for it yet."""
+        """True if `flush` may have output to send: a task has printed, and `end` was not called for this task yet."""
         return bool(self._outputs)
 
     def has(self, attempt_id: int) -> bool:
-        """Return True if a task has printed and `end` was not called for it yet."""
+        """Return True if a task has printed, and `end` was not called for this task yet."""
         return (attempt_id, 1) in self._outputs or (attempt_id, 2) in self._outputs
 
     def add(self, attempt_id: int, fd: int, data: bytes) -> None:
@@ -247,12 +257,12 @@ class Logs:
         output.add(data)
 
     def tail(self, attempt_id: int) -> tuple[list[str], list[str]]:
-        """Return the last lines of a task's standard error, and the lines of its stack if faulthandler wrote one."""
+        """Return the last lines of a task's standard error, and the lines of a stack if faulthandler wrote one."""
         output = self._outputs.get((attempt_id, 2))
         return output.last_lines() if output is not None else ([], [])
 
     def shorten(self, attempt_id: int, nbytes: int) -> None:
-        """Keep only the last ``nbytes`` unsent bytes of each stream of a task, to save memory."""
+        """Of the unsent output of each stream of a task, keep at most the last ``nbytes`` bytes, to save memory."""
         for fd in (1, 2):
             output = self._outputs.get((attempt_id, fd))
             if output is not None:
@@ -264,14 +274,14 @@ class Logs:
             self._outputs.pop((attempt_id, fd), None)
 
     def end(self, attempt_id: int, now: float) -> None:
-        """Send the rest of the output of a task that has ended."""
+        """Send all unsent output of a task that has ended, and forget the task."""
         for fd in (1, 2):
             output = self._outputs.pop((attempt_id, fd), None)
             if output is not None:
                 self._emit(output, now, True)
 
     def flush(self, now: float) -> None:
-        """Send the output that is due now, as long as the session has room."""
+        """Send the output that is due now, as long as the link has room."""
         for output in self._outputs.values():
             if (output.text or output.dropped) and self.room():
                 self._emit(output, now, False)

@@ -1,4 +1,4 @@
-"""Runs programs on this host, outside all tasks, when a tracker in the controller needs their output."""
+"""Runs programs on this host that belong to no task. A tracker in the controller needs what these programs print."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Any
 from handout.host.agent.controller_link import ControllerLink
 from handout.protocol import messages
 
-#: The agent sends at most this many bytes of a program's output.
+#: The agent sends only the first bytes that a program prints, up to this many.
 _MAX_OUTPUT = 1 << 20
 _READ_SIZE = 64 << 10
-#: The status that the agent reports if a program could not be started. Shells report the same status.
+#: The status that the agent reports if a program could not be started. A shell reports the same status for a command
+#: that it cannot find.
 _NOT_STARTED = 127
 #: Seconds that the agent waits for a program to end after SIGKILL.
 _KILL_S = 1.0
-#: The asyncio tasks that run programs. The event loop has only weak references to them, so this set keeps them alive.
+#: The asyncio tasks that run programs. This set keeps them alive, because the event loop has only weak references to
+#: its tasks.
 _running: set[Any] = set()
 
 
@@ -47,12 +49,12 @@ async def _run(request: messages.RunProgram, link: ControllerLink) -> None:
 
 
 async def _read_output(process: asyncio.subprocess.Process, timeout_s: float) -> bytes:
-    """Read a program's output until the output and the program have ended, or the timeout is over.
+    """Read what a program prints, until the program has ended and its pipe is closed, or until the timeout is over.
 
     Then kill the program's process group.
 
     Returns:
-        The first bytes of the output. If the program exceeded its timeout, a note at the end says so.
+        The first bytes that the program printed. If the program exceeded the timeout, a note after these bytes says so.
     """
     reader = process.stdout
     assert reader is not None

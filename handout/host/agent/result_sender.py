@@ -1,8 +1,9 @@
 """Reports to the controller how tasks ended.
 
 The sender gathers the results of one turn of the event loop, and sends them together. If a task has printed, the sender
-first sends the task's output, and then the report of the task's end. Output and report are then bulk messages, which
-take turns with the streams of objects. So the reports of other tasks do not wait for output.
+first sends what the task printed, and then the report of the task's end. It sends both as bulk messages: these take
+turns with streams of objects, and all other messages are sent before them. So the reports of tasks that have printed
+nothing do not wait for what other tasks printed.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from handout.protocol import frames, messages
 
 #: The sender sends the gathered results once they have more than this many bytes.
 _PAYLOAD = 8 << 20
-#: Reports wait until the output of their tasks has been sent. If more than this many reports wait when a task ends, the
-#: sender keeps only the last `_SHORT_LOG` unsent bytes of each of the task's streams.
+#: The report of a task that has printed waits until the printed text is sent. If more reports than this wait when such
+#: a task ends, the sender shortens the unsent text of the task to save memory.
 _MANY_PRINTED = 256
+#: The sender shortens the unsent text of a task to this many of the last bytes of each standard stream.
 _SHORT_LOG = 1 << 10
 
 
 class GatheredResults:
-    """Results that are sent together, as the columns of one message."""
+    """Results that are sent together in one `Finished` message."""
 
     def __init__(self) -> None:
         self.attempt_ids: list[int] = []
@@ -44,7 +46,7 @@ class GatheredResults:
         inline: Sequence[int],
         payload: Iterable[frames.Buffer],
     ) -> None:
-        """Add the result of one attempt. For the arguments, see `Finished`."""
+        """Add the result of one attempt. `Finished` explains the arguments."""
         self.attempt_ids.append(attempt_id)
         self._us.append(us)
         self._sizes.append(sizes)
@@ -63,7 +65,7 @@ class GatheredResults:
 class PrintedEnd(NamedTuple):
     """The report of the end of an attempt that has printed. It has either a result or a failure.
 
-    The result is a tuple of the attempt's microseconds, the sizes of its objects, and their inline sizes.
+    The result is a tuple of three values that `Finished` explains: ``elapsed_us``, ``sizes`` and ``inline_sizes``.
     """
 
     attempt_id: int
@@ -77,7 +79,7 @@ class ResultSender:
 
     Args:
         link: The link to the controller.
-        logs: The unsent output of tasks.
+        logs: What tasks have printed and the agent has not sent yet.
     """
 
     def __init__(self, link: ControllerLink, logs: Logs) -> None:
@@ -91,9 +93,18 @@ class ResultSender:
         self._scheduled = False
 
     def done(self, attempt_id: int, us: int, sizes: Sequence[int], inline: Sequence[int], data: memoryview) -> None:
-        """Report that an attempt returned a result. ``data`` holds the inline objects of the result."""
+        """Report that an attempt returned a result.
+
+        Args:
+            attempt_id: The id of the attempt.
+            us: Microseconds that the attempt ran.
+            sizes: See `Finished.sizes`.
+            inline: See `Finished.inline_sizes`.
+            data: The objects of the result that are small enough to travel in the report.
+        """
         if self._logs.has(attempt_id):
-            # The report may wait for long. A view of the data would keep all bytes that arrived with it in memory.
+            # The data is copied, because the report may wait for long. A view of the data would keep in memory all
+            # bytes that arrived together with the data.
             self._end_after_output(PrintedEnd(attempt_id, (us, sizes, inline), None, [bytes(data)]))
             return
         self._done.add(attempt_id, us, sizes, inline, [data])
@@ -108,7 +119,7 @@ class ResultSender:
         if self._logs.has(failure.attempt_id):
             self._end_after_output(PrintedEnd(failure.attempt_id, None, failure, [bytes(p) for p in payload]))
             return
-        # The gathered attempts ended before this one, so they are reported first.
+        # The attempts whose results are gathered ended before this attempt, so they are reported first.
         self._send_gathered()
         self._link.send(failure, payload)
 
@@ -148,9 +159,9 @@ class ResultSender:
         self.send_printed()
 
     def send_printed(self) -> None:
-        """Send the reports of attempts that have printed, as long as the session has room.
+        """Send the reports of attempts that have printed, as long as the link has room.
 
-        The output of an attempt is sent before its report.
+        What an attempt printed is sent before the report of the attempt.
         """
         done = GatheredResults()
         while self._printed and self._logs.room():

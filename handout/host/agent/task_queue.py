@@ -1,4 +1,8 @@
-"""Holds the attempts on this host that have not ended, and the order in which they may start."""
+"""Holds the attempts on this host that have not ended, and the order in which they may start.
+
+In this module, a task is one attempt. A task needs its inputs, and the source bundle of its task class if there is one.
+A source bundle is a file with the user's modules. The producer of an object is the task that makes the object.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ from typing import Any, Callable
 from handout.protocol.frames import Buffer
 from handout.protocol.messages import NewTaskClass
 
-#: The states of a task. WAITING: it waits for an input or its source bundle. READY: it may start. QUEUED: the agent has
-#: sent it to a worker. ENDED: it has left the queue.
+#: The states of a task. WAITING: an object that the task needs is missing. READY: the task may start when the ledger
+#: has room. QUEUED: the agent has sent the task to a worker. ENDED: the task has left the `TaskQueue`.
 WAITING, READY, QUEUED, ENDED = range(4)
 _NONE: Mapping[int, QueuedTask] = {}
 
@@ -18,7 +22,7 @@ _NONE: Mapping[int, QueuedTask] = {}
 class TaskClassQueue:
     """A task class on this host, with the queue of its READY tasks.
 
-    The attributes that the constructor sets first, up to ``bundle``, are those of `NewTaskClass`.
+    `NewTaskClass` explains task classes, and the attributes from ``number`` to ``bundle``.
     """
 
     __slots__ = (
@@ -47,15 +51,15 @@ class TaskClassQueue:
         #: The tasks that may start, in the order in which they arrived. If a task is not READY any more, it stays here
         #: until it is the first one. Then `head` removes it.
         self.ready: deque[QueuedTask] = deque()
-        #: The workers that hold a claim for tasks of this class.
+        #: The workers that hold a claim (amounts of the ledger) for tasks of this class.
         self.workers: list[Any] = []
-        #: A task of this class has waited for room since this time, in seconds of the monotonic clock, and none has
-        #: started since. None if no task waits for room.
+        #: When tasks of this class began to wait for room in the ledger, in seconds of the monotonic clock. The time
+        #: begins anew whenever a task of the class starts. None if no task of the class waits for room.
         self.blocked_since: float | None = None
 
     @property
     def head(self) -> QueuedTask | None:
-        """The task that starts next, or None."""
+        """The first READY task, which starts next; None if no task is READY."""
         ready = self.ready
         while ready and ready[0].state != READY:
             ready.popleft()
@@ -65,7 +69,7 @@ class TaskClassQueue:
 class QueuedTask:
     """One attempt of a task on this host.
 
-    The arguments of the constructor are the columns of `Tasks`.
+    The arguments of the constructor come from a row of a `Tasks` message, which explains them.
     """
 
     __slots__ = (
@@ -120,25 +124,27 @@ class QueuedTask:
         self.id = id
         self.attempt = attempt
         self.variant = variant
-        #: How many of the objects that the task needs are not in the store. A task needs its inputs and source bundle.
+        #: How many of the objects that the task needs are not in the store.
         self.missing = 0
         self.state = WAITING
+        #: The number of this task in the order in which the tasks arrived.
         self.order = 0
         #: The worker that the task is queued on, or None.
         self.worker: Any = None
-        #: The number of the task on this worker.
+        #: The number of the task among all tasks of this worker, counted from 1.
         self.number_on_worker = 0
         #: Microseconds that the task is expected to take.
         self.expected_us = 0.0
-        #: Why the agent is ending the task: a kind of failure as in `Failed`, or "recalled". Otherwise None.
+        #: Why the agent is ending the task: a kind of failure as in `Failed.kind`, or "recalled". None if the agent is
+        #: not ending the task.
         self.end_reason: str | None = None
-        #: True while the agent is ending the task after the task has started.
+        #: True while the agent is ending the task although the task has started.
         self.being_ended = False
-        #: True if the producer of one of the inputs has failed on this host while the task was queued on a worker. The
-        #: agent gives the task back to the controller when the worker returns it.
+        #: True if the producer of one of the inputs has failed on this host while this task was queued on a worker.
+        #: When the worker returns this task, the agent gives it back to the controller.
         self.producer_failed = False
-        #: True if the task ran beside other tasks on a worker that died. The task then gets a worker of its own. If
-        #: that worker dies too, the task is the cause.
+        #: True if the task ran beside other tasks in the shared loop of a worker that died. The task then gets a worker
+        #: of its own. If this worker dies too, the agent knows that the task is the cause.
         self.needs_own_worker = False
         #: How often a worker returned the task because the worker could not read an input.
         self.input_misses = 0
@@ -152,7 +158,8 @@ class QueuedTask:
         #: shared loop counts as started when the agent sends it to the worker. For any other task, the agent sets the
         #: time only when it ends the task or when the task's worker has died.
         self.started_ns = 0
-        #: The claim of a coroutine of a shared loop. None for any other task, because its worker holds the claim.
+        #: The claim under which a coroutine of a shared loop runs. None for all other tasks, because their workers hold
+        #: the claims.
         self.claim: Any = None
 
 
@@ -172,7 +179,8 @@ class TaskQueue:
         self._has = has
         self.tasks: dict[int, QueuedTask] = {}
         self.classes: dict[int, TaskClassQueue] = {}
-        #: Maps the key of a missing object, and then an attempt id, to a task that waits for the object.
+        #: Maps the key of each missing object to a dictionary of the tasks that wait for the object. The keys of this
+        #: dictionary are attempt ids.
         self.waiting: dict[int, dict[int, QueuedTask]] = {}
         #: Maps the key of an object to the task on this host that will make the object.
         self.producing: dict[int, QueuedTask] = {}
@@ -197,7 +205,7 @@ class TaskQueue:
             self.make_ready(task)
 
     def make_ready(self, task: QueuedTask) -> None:
-        """Make a task READY: it may start when the ledger has room."""
+        """Make a task READY, because no object that it needs is missing any more."""
         task.state = READY
         task.task_class.ready.append(task)
         self._active[task.task_class.number] = task.task_class
@@ -215,7 +223,8 @@ class TaskQueue:
     def put_back(self, tasks: Iterable[QueuedTask]) -> list[QueuedTask]:
         """Take back tasks that a worker will not finish, so that they can start again.
 
-        A task goes to the front of its queue if all of its inputs are in the store. Otherwise it waits for them again.
+        A task goes to the front of its queue if the store has all objects that the task needs. Otherwise the task waits
+        for the missing objects again.
 
         Returns:
             The tasks that were not taken back, because the producer of one of their inputs has failed on this host.
@@ -261,9 +270,9 @@ class TaskQueue:
         return found
 
     def heads(self) -> list[tuple[int, TaskClassQueue]]:
-        """Return a pair for each task class that has a head: the arrival number of the head, and the task class.
+        """Return a pair for each task class that has a `head`: the head's ``order``, and the task class.
 
-        The pairs are sorted by the arrival numbers.
+        The pairs are sorted, so that the task that arrived first comes first.
         """
         found: list[tuple[int, TaskClassQueue]] = []
         for task_class in list(self._active.values()):

@@ -1,4 +1,7 @@
-"""Streams objects from the controller into the store of this host, and from the store to the controller."""
+"""Streams objects from the controller into the store of this host, and from the store to the controller.
+
+A stream carries the bytes of one object in pieces.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,13 @@ class Transfers:
         self._on_stored = on_stored
         self._on_refused = on_refused
         self._link: ControllerLink | None = None
-        #: Maps the number of an arriving stream to the object that gets its bytes, or to None if the agent discards the
-        #: bytes.
+        #: Maps the number of each arriving stream to the object to which the agent writes the bytes of the stream, or
+        #: to None if the agent discards the bytes.
         self._incoming: dict[int, Incoming | None] = {}
         self._last_stream = 0
 
     def use(self, link: ControllerLink) -> None:
-        """Set the link to the controller. Call this before the first transfer."""
+        """Set the link to the controller. The agent calls this method before the first transfer."""
         self._link = link
 
     def announce(self, message: messages.StreamObject) -> None:
@@ -73,13 +76,13 @@ class Transfers:
             self._on_stored(known.key)
 
     def stop(self, stream: int) -> None:
-        """Give up the object that a stream carries, because the rest of the stream will not come."""
+        """Discard the object that a stream carries, because the rest of the stream will not come."""
         incoming = self._incoming.pop(stream, None)
         if incoming is not None:
             incoming.give_up()
 
     def drop(self, keys: Iterable[int]) -> None:
-        """Give up objects that are arriving, because no task needs them any more. Discard the rest of their streams."""
+        """Discard objects that are still arriving, and the rest of their streams, because no task needs them now."""
         dropped = set(keys)
         for stream, incoming in self._incoming.items():
             if incoming is not None and incoming.key in dropped:
@@ -95,14 +98,14 @@ class Transfers:
         except KeyError:
             link.send(messages.Missing(key))
             return
-        # Agent and controller number the streams that they send independently of each other.
+        # The agent counts only the streams that it sends itself. The controller counts its own streams.
         self._last_stream += 1
         link.send(messages.StreamObject(self._last_stream, key, source.size))
         link.session.send_stream(self._last_stream, source)
         link.schedule()
 
     def close(self) -> None:
-        """Give up all objects that have not arrived completely."""
+        """Discard all objects that have not arrived completely."""
         for incoming in self._incoming.values():
             if incoming is not None:
                 incoming.give_up()

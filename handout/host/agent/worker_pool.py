@@ -1,7 +1,10 @@
 """Keeps the agent's handles of the workers on this host, and asks the supervisor to fork and kill workers.
 
 A worker runs only tasks of one `WorkerKey`. The worker gets this key before it imports anything for a task. The pool
-also keeps blank workers ready, which have no key yet.
+also keeps blank workers ready, which have no key yet. A worker without tasks is idle.
+
+Agent and worker exchange messages over a socket, the worker's link. They also share a page of memory, on which the
+worker announces the number of each task that it starts; see `shared_page`.
 """
 
 from __future__ import annotations
@@ -33,15 +36,15 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 _RECEIVE = 256 << 10
-#: Numbers of errors after which a later call of `send` may succeed, for example because the system has memory again.
+#: Numbers of errors of `send` that may be temporary. For example, the system may have memory again later.
 _NOT_NOW = {errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 _PAUSE_S = 0.05
 
 
 class WorkerKey(NamedTuple):
-    """The properties that all tasks of one worker share. A task with another key needs another worker."""
+    """The properties that all tasks of one worker have in common. A task with another key needs another worker."""
 
-    #: Key of the source bundle, or None.
+    #: Key of the source bundle, which contains the user's modules. None if the tasks need no bundle.
     bundle: int | None
     #: Indices of the GPUs that the tasks see.
     devices: tuple[int, ...]
@@ -52,7 +55,7 @@ class WorkerKey(NamedTuple):
 
 
 class PoolListener(Protocol):
-    """The methods by which the pool reports events."""
+    """The methods that the pool calls to report events."""
 
     def on_report(self, worker: WorkerHandle, frame: frames.Message) -> None:
         """Called when a worker has sent a message."""
@@ -63,14 +66,14 @@ class PoolListener(Protocol):
         Args:
             worker: The worker of the task.
             fd: 1 for standard output, 2 for standard error.
-            number: The number of the task on this worker, or 0 if the pool does not know it.
-            data: The output.
+            number: The number of the task on this worker, or 0 if the pool does not know which task printed.
+            data: The bytes that the task printed.
         """
 
     def on_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
-        """Called when a worker and all processes that it left have ended.
+        """Called when a worker and all processes that it left have ended, or when it could not be forked.
 
-        The pool has passed on the worker's last messages and output before.
+        Before this call, the pool has passed on the last messages of the worker and all that it has printed.
         """
 
     def on_lapse(self) -> None:
@@ -81,7 +84,7 @@ class PoolListener(Protocol):
 
 
 class WorkerHandle:
-    """The agent's view of one worker: its link, its shared page, its output, and the tasks that are queued on it."""
+    """The agent's view of one worker: the worker's link, shared page, output pipes and queued tasks."""
 
     def __init__(self, number: int, link: socket.socket, page: memoryview, nonce: bytes) -> None:
         self.number = number
@@ -90,12 +93,12 @@ class WorkerHandle:
         self.nonce = nonce
         self.pid = 0
         self.key: WorkerKey | None = None
-        #: Folder of the worker's control group. None if its tasks have no memory limit, or if no group could be made.
+        #: Folder of the worker's control group. None if the tasks have no memory limit, or if no group could be made.
         self.group: str | None = None
         self.pipes: list[tuple[int, Pipe]] = []
         self.decoder = frames.Decoder()
         self.unsent: deque[memoryview] = deque()
-        #: The ledger's claim that the worker holds, or None.
+        #: The claim (amounts of the ledger) that the worker holds for its tasks, or None.
         self.claim: Any = None
         #: The task class that the claim is for, or None.
         self.task_class: TaskClassQueue | None = None
@@ -113,17 +116,17 @@ class WorkerHandle:
         self.link_misused = False
         #: True while the worker is one of the pool's idle workers.
         self.idle = False
-        #: While the agent is recalling tasks from this worker, the lowest of their numbers. Otherwise None.
+        #: While the agent is recalling tasks from this worker, the lowest number of such a task. Otherwise None.
         self.recalled_from: int | None = None
-        #: Number of the last task that ran so long that the tasks behind it were recalled, or 0. While this task runs,
-        #: no further task is queued behind it.
+        #: Number of the last task that ran so long that the agent recalled the tasks behind it, or 0 if there was none.
+        #: While the task with this number runs, no further task is queued behind it.
         self.slow_task = 0
         #: True once `Completion` has decided to kill the worker. The worker's tasks that have no ``end_reason`` then
         #: start again on another worker.
         self.killed = False
         #: True once the worker has ended.
         self.gone = False
-        #: True if the worker has reported that it ends by itself. It does not start the tasks that are queued on it.
+        #: True if the worker has reported that it ends by itself. Such a worker does not start its queued tasks.
         self.reported_leaving = False
 
     @property
@@ -145,7 +148,7 @@ class WorkerHandle:
     def running(self) -> QueuedTask | None:
         """The task that runs according to the shared page, or None.
 
-        The task may have ended already. The report of its end is then on the way.
+        This task may have ended already, if the report of its end is still on the way.
         """
         if self.page[shared_page.IDLE]:
             return None
@@ -159,8 +162,8 @@ class WorkerPool:
         supervisor: Socket to the supervisor.
         listener: The object whose methods the pool calls to report events.
         set_up: A `SetUp` message with the values that all workers have in common. The pool sets the other fields.
-        folder: Folder for shared pages on systems without anonymous files.
-        groups: The control groups of the run. The pool adds a group for each worker with a memory limit.
+        folder: The agent's private folder. It contains the shared pages if the system cannot make files without names.
+        groups: The agent's control groups. The pool adds a group for each worker with a memory limit.
     """
 
     def __init__(
@@ -184,10 +187,10 @@ class WorkerPool:
         self._held = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._retry_timer: asyncio.TimerHandle | None = None
-        #: If more workers than this are idle, the pool ends one of those whose key was used least recently. If all of
-        #: them have the same key, it ends none.
+        #: If a worker becomes idle and more workers than this are idle then, the pool ends one of the workers whose key
+        #: was used least recently. The pool ends no worker if all idle workers have the same key.
         self.max_idle = max(4, 2 * (os.cpu_count() or 1))
-        #: True if new workers must write large results to disk. The agent itself tells this to existing workers.
+        #: True if new workers must write large results to disk. `Agent` tells this to the workers that exist already.
         self.spill = False
         self._handlers: messages.FromSupervisor = {
             "forked": self._on_forked,
@@ -214,7 +217,7 @@ class WorkerPool:
             except OSError as error:
                 if error.errno in _NOT_NOW:
                     # The system does not report when there is room again, so the pool tries again after a pause. The
-                    # message must not get lost: the agent may wait for a worker that this message asks for.
+                    # message must not get lost, because the agent may wait for the worker that this message asks for.
                     self._loop.remove_writer(self._supervisor.fileno())
                     self._retry_timer = self._retry_timer or self._loop.call_later(_PAUSE_S, self._flush_again)
                     return
@@ -259,7 +262,7 @@ class WorkerPool:
             self._end(worker, message)
 
     def shut_down(self, fd: int) -> None:
-        """Have the supervisor end all processes of this run on the host.
+        """Have the supervisor end all processes of this agent on the host.
 
         Args:
             fd: Descriptor of the connection to the controller, or -1. The supervisor holds the connection open until it
@@ -332,8 +335,9 @@ class WorkerPool:
     def forget_bundles(self, keys: Set[int]) -> None:
         """Dismiss the idle workers of source bundles that no task needs any more.
 
-        A worker that has imported from its bundle holds the bundle's file open. A worker that has not yet imported from
-        it knows only the path, and the path may be another one if the controller sends the bundle again.
+        There are two reasons for this. A worker that has imported from its bundle holds the bundle's file open, so that
+        the file still takes space. A worker that has not imported yet knows only the path of the file, and the file may
+        get another path if the controller sends the bundle again.
         """
         idle = [worker for workers in self._idle.values() for worker in workers]
         for worker in idle:
@@ -342,7 +346,7 @@ class WorkerPool:
                 self.dismiss(worker)
 
     def release(self, worker: WorkerHandle) -> None:
-        """Make a worker idle, because it has no tasks any more. Do nothing if the worker is leaving."""
+        """Make a worker idle, because it has no tasks any more. Do nothing if the worker is ending or idle already."""
         if not worker.leaving and not worker.gone and not worker.idle:
             self._make_idle(worker)
 
@@ -351,7 +355,7 @@ class WorkerPool:
         self._idle.setdefault(worker.key, []).append(worker)
         self._idle_count += 1
         if self._idle_count > self.max_idle:
-            # The keys of the dictionary are in the order of their last use. The first one is the least recently used.
+            # The keys of the dictionary are in the order of their last use, so the first key was used least recently.
             for key, idle in self._idle.items():
                 if key != worker.key:
                     oldest = idle[0]
@@ -399,7 +403,7 @@ class WorkerPool:
     def _spawn(self) -> WorkerHandle:
         number = self._next
         self._next += 1
-        with ExitStack() as undo:  # if the system has no descriptors left, those that are open already are closed
+        with ExitStack() as undo:  # closes all descriptors again if the system refuses one of them
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
             undo.callback(theirs.close)
@@ -460,7 +464,7 @@ class WorkerPool:
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The worker is ending. The supervisor reports that with `WorkerGone`.
+            # The worker is ending. The supervisor will report this with `WorkerGone`.
             return
         if sent < len(data):
             worker.unsent.append(memoryview(data)[sent:])
@@ -510,7 +514,7 @@ class WorkerPool:
         return True
 
     def drain(self, worker: WorkerHandle) -> None:
-        """Read and handle the output that a worker has written so far."""
+        """Read and handle what a worker has printed so far."""
         for fd, pipe in worker.pipes:
             for _ in range(64):
                 if not self._on_pipe(worker, fd, pipe):

@@ -1,1 +1,1 @@
-"""Access to the operating system for agent, supervisor and workers: processes, control groups, memory, clock."""
+"""Access to the operating system for all processes of a run: processes, control groups, memory and clocks."""

@@ -1,13 +1,15 @@
 """Control groups (cgroups) of a run: they limit the processes of all workers together, and the memory of each worker.
 
 The kernel enforces the limit of a control group, however fast a task forks or allocates. It also counts the processes
-that it kills there. If this user may not make control groups, two weaker limits remain: RLIMIT_NPROC, which does not
-apply to the superuser, and the agent's own measurements of the memory of each task.
+that it kills in a group for lack of memory. If this user may not make control groups, two weaker means remain. The
+system limit RLIMIT_NPROC limits processes, but does not apply to the superuser. And the agent itself measures the
+memory of each task, and ends tasks that exceed their limit.
 
-A run uses two cgroup controllers, ``pids`` and ``memory``. In version 1 of control groups, the run has one folder for
-each of them. In version 2, the unified hierarchy, it has one folder for both. These folders contain the group
-``workers``, and a group for each worker that has a memory limit. Sources: the kernel's admin-guide/cgroup-v2.rst and
-admin-guide/cgroup-v1.
+A control group is a folder below /sys/fs/cgroup. What it limits depends on the cgroup controllers, which are parts of
+the kernel. A run uses two of them, ``pids`` and ``memory``. In version 1 of control groups, the run has one folder for
+each cgroup controller. In version 2, the unified hierarchy, the run has one folder for both. The folder for ``pids``
+contains the group ``workers``, and the folder for ``memory`` contains a group for each worker that has a memory limit.
+Sources: the kernel's admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from handout.host.system.probe import own_cgroups, read_text, read_value
 
 _ROOT = "/sys/fs/cgroup"
 _CONTROLLERS = ("pids", "memory")
-#: The contents of these files in a version 2 group that has no limits. A missing file means that there is no limit.
+#: The files that contain the limits of a version 2 group, each with its content if there is no such limit. A missing
+#: file also means that there is no such limit.
 _UNLIMITED = {
     "memory.max": "max",
     "memory.high": "max",
@@ -35,8 +38,8 @@ _UNLIMITED = {
     "io.max": "",
 }
 _WORKERS = "workers"
-#: Bytes that are added to a task's limit, besides a sixteenth of that limit, to get the limit of its group. The kernel
-#: also counts page tables and socket buffers for the group. The agent does not count these for the task.
+#: The memory limit of a worker's group is the limit of the worker's tasks, plus a sixteenth of that limit, plus this
+#: many bytes. The group needs more than the tasks, because the kernel also counts page tables and socket buffers.
 _KERNEL_ROOM = 64 << 20
 #: Seconds that `remove` keeps trying, because the system keeps a group until the killed processes in it have ended.
 _REMOVE_S = 1.0
@@ -46,7 +49,7 @@ class ControlGroups:
     """The control groups of one run.
 
     Args:
-        folders: The run's folder by cgroup controller. Only controllers that this user may use are listed.
+        folders: The run's folder for each cgroup controller that this user may use, by name of the cgroup controller.
     """
 
     def __init__(self, folders: Mapping[str, str]) -> None:
@@ -54,29 +57,29 @@ class ControlGroups:
 
     @classmethod
     def for_run(cls, name: str) -> ControlGroups:
-        """Return the control groups that a new run may use. They do not exist before `make` is called.
+        """Return the control groups that a new run may use. They exist only after a call of `make`.
 
         Args:
-            name: Name of the run's private folder. The folders of other runs have other names.
+            name: Name of the run's private folder. The run's groups get this name, because no other run has it.
         """
         return cls({controller: f"{base}/{name}" for controller, base in parent_groups().items()})
 
     @property
     def folders(self) -> list[str]:
-        """The run's folders, each once. They must be removed when the run ends."""
+        """The folders of the run's control groups, each once. They must be removed when the run ends."""
         return list(dict.fromkeys(self._folders.values()))
 
     @property
     def common_group(self) -> str | None:
         """The group that contains the groups of all workers. It counts the out-of-memory kills in all of them.
 
-        None if the run has no such group, as in version 1.
+        None if the run has no such group. In version 1 of control groups, no run has one.
         """
         folder = self._folders.get("memory")
         return folder if folder is not None and folder == self._folders.get("pids") else None
 
     def make(self) -> None:
-        """Make the groups. If the system refuses a group, do not use its cgroup controller from then on."""
+        """Make the groups. If the system refuses a group, the run does without the group's cgroup controller."""
         for controller, folder in list(self._folders.items()):
             try:
                 os.makedirs(f"{folder}/{_WORKERS}" if controller == "pids" else folder, exist_ok=True)
@@ -108,11 +111,11 @@ class ControlGroups:
             _enter(f"{self._folders['pids']}/{_WORKERS}")
 
     def add_memory_group(self, name: str, limit: int) -> str | None:
-        """Make a group for one worker. Return the group's folder, or None if the system refuses the group.
+        """Make a group for one worker. Return the group's folder, or None if the group cannot be made.
 
         Args:
             name: Name of the new group.
-            limit: Bytes of memory that the worker's tasks may use.
+            limit: Bytes of memory that a task of the worker may use.
         """
         if "memory" not in self._folders:
             return None
@@ -121,8 +124,8 @@ class ControlGroups:
             os.mkdir(group)
             _write(_limit_file(group), str(kernel_limit(limit)))
             if _is_unified(group):
-                # With this setting, the kernel kills all processes in the group together. Otherwise a process that
-                # survives could wait for ever for a killed one.
+                # With this setting, the kernel kills all processes in the group if it kills one of them. Otherwise a
+                # process that survives could wait for ever for the killed process.
                 _write(f"{group}/memory.oom.group", "1")
         except OSError:
             remove_empty(group)
@@ -135,11 +138,11 @@ class ControlGroups:
 
 
 class MemoryGroup:
-    """The control group of this worker, which has a memory limit. The constructor moves the worker into the group.
+    """The control group that limits the memory of this worker. The constructor moves the worker into the group.
 
     Args:
         group: The group's folder.
-        limit: Bytes of memory that the worker's tasks may use.
+        limit: Bytes of memory that a task of the worker may use.
 
     Raises:
         OSError: The group does not exist any more, or this user may not enter it.
@@ -153,13 +156,13 @@ class MemoryGroup:
         _enter(group)
 
     def make_room(self, nbytes: int = 0) -> None:
-        """Raise the group's limit by the size of the files in memory that the group has written.
+        """Raise the group's limit by the size of the files in memory that count for the group.
 
-        The kernel counts a file in memory, such as a result in the store, for the group that wrote the file first. The
-        file must not reduce the memory that a task may use.
+        The kernel counts a file in memory, such as a result in the store, for the group that wrote the file first. So
+        the limit is raised, because the file must not reduce the memory that a task may use.
 
         Args:
-            nbytes: Bytes of files in memory that the worker is going to write.
+            nbytes: Bytes of files in memory that the worker is about to write or read.
         """
         room = nbytes + (read_value(f"{self._group}/memory.stat", "shmem") or 0)
         if room > self._room:
@@ -179,7 +182,8 @@ def kernel_limit(limit: int) -> int:
     """Return the memory limit of a worker's group, in bytes.
 
     Args:
-        limit: Bytes of memory that the worker's tasks may use. `MemoryGroup.make_room` adds room for files in memory.
+        limit: Bytes of memory that a task of the worker may use, without the room for files that
+            `MemoryGroup.make_room` adds.
     """
     return limit + limit // 16 + _KERNEL_ROOM
 
@@ -187,20 +191,23 @@ def kernel_limit(limit: int) -> int:
 def killed_at_limit(group: str) -> bool:
     """Return True if the kernel killed a process in a worker's group at that group's own limit.
 
-    A kill at the limit of a parent group or of the machine does not count. It means that the host has too little
-    memory, so the task may succeed on another host.
+    A kill at the limit of a parent group or of the machine does not count. Such a kill means that the host has too
+    little memory, so the task may succeed on another host.
     """
     if not kills_in(group):
         return False
     times = read_value(f"{group}/memory.events", "oom")
     if times is None:
-        # In version 1, this file counts how often the group reached its limit, even if the kernel then killed nothing.
+        # In version 1, `memory.failcnt` counts how often the group reached its limit, even if nothing was killed then.
         times = int(read_text(f"{group}/memory.failcnt") or 0)
     return times > 0
 
 
 def remove(folders: Iterable[str]) -> None:
-    """Kill the processes in the groups of runs, and remove the groups. Give up after `_REMOVE_S` seconds."""
+    """Kill the processes in some groups and in the groups below them, and remove all these groups.
+
+    Give up after `_REMOVE_S` seconds.
+    """
     until = time.monotonic() + _REMOVE_S
     for folder in folders:
         while not remove_empty(folder) and time.monotonic() < until:
@@ -222,7 +229,7 @@ def is_run_folder(folder: str, prefix: str) -> bool:
 
 
 def parent_groups() -> dict[str, str]:
-    """Return, by cgroup controller, the group in which this process may make new groups."""
+    """Return the groups in which this process may make new groups, by name of the cgroup controller."""
     own = own_cgroups()
     if "" in own and _is_unified(_ROOT):
         base = _unified_base(_ROOT + own[""].rstrip("/"))
@@ -234,9 +241,12 @@ def parent_groups() -> dict[str, str]:
 def _unified_base(own: str) -> str | None:
     """Return the group of version 2 in which this process may make new groups; None if there is no such group.
 
-    A group of version 2 that contains processes, such as the login's group, cannot limit the groups below it. The run's
-    group is then made beside the login's group. But if the login's group has a limit, the run gets no group, because
-    the run would escape from that limit.
+    A group of version 2 that contains processes, such as the login's group, cannot limit the groups below it. So the
+    run's group is usually made beside the login's group. But if the login's group has a limit, the run gets no group,
+    because a group beside the login's group would escape from that limit.
+
+    Args:
+        own: The group of this process.
     """
     if _enabled_below(own):
         return own
@@ -273,7 +283,7 @@ def _bottom_up(folder: str) -> list[str]:
 
 
 def _members(group: str) -> list[int]:
-    """Return the processes in a group. The kernel lists processes of other containers as 0, and these are left out."""
+    """Return the processes in a group. Leave out processes of other containers, which the kernel lists as 0."""
     return [int(pid) for pid in (read_text(f"{group}/cgroup.procs") or "").split() if pid != "0"]
 
 

@@ -1,4 +1,7 @@
-"""The lease: the time until which user code may run on this host. The agent sets it, and the supervisor enforces it."""
+"""The lease, which tells until when user code may run on this host.
+
+The agent extends the lease when it hears from the controller. When the lease ends, the supervisor kills the workers.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ _DEADLINE, _LINGER = 0, 1
 
 
 class Lease:
-    """A page of memory that this process shares with the processes that it forks later.
+    """The lease, in a page of memory that this process shares with the processes that it forks later.
 
     The page contains two values. Each is an aligned 64-bit word, so a reader never sees a half-written value.
 
@@ -35,5 +38,5 @@ class Lease:
         return self._page[_LINGER]
 
     def extend(self, deadline_s: float) -> None:
-        """Set the end of the lease, in seconds of `clock.now`."""
+        """Set the end of the lease to a time of `clock.now`, in seconds."""
         self._page[_DEADLINE] = int(deadline_s * 1e9)

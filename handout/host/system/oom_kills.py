@@ -1,14 +1,14 @@
 """Counts the kernel's out-of-memory (OOM) kills on this host.
 
-The agent needs the count when a worker has died by SIGKILL, because the signal itself does not tell its sender.
+The agent needs the count when a worker has died by SIGKILL, because the signal itself does not tell who sent it.
 """
 
 from __future__ import annotations
 
 from handout.host.system.probe import cgroup_folders, read_value
 
-#: Seconds between two counts. A kill can be matched with a worker's death for at least one such period after the kill,
-#: and for at most two.
+#: Seconds between two counts. A kill can be matched with a worker's death for at least this long after the kill, and
+#: for at most twice as long.
 _PERIOD_S = 2.0
 
 
@@ -31,7 +31,7 @@ def kills_in(group: str) -> int | None:
 
     This includes kills at the limit of a parent group or of the machine. Return None if the group has no such count.
     """
-    for name in ("memory.events", "memory.oom_control"):  # files of version 2 and of version 1
+    for name in ("memory.events", "memory.oom_control"):  # the files of version 2 and of version 1 of control groups
         kills = read_value(f"{group}/{name}", "oom_kill")
         if kills is not None:
             return kills
@@ -47,16 +47,18 @@ class OomKills:
 
     def __init__(self, group: str | None = None) -> None:
         self._group = group
-        #: `_matched` counts the kills that are matched with a death or too old to match. `_latest` is the count of
-        #: kills at the last `refresh`, but never less than `_matched`.
+        #: `_matched` is how many kills have been matched with a death or are too old to be matched. `_latest` is how
+        #: many kills the last `refresh` counted, but is never less than `_matched`.
         self._matched = self._latest = count_kills(group)
         self._counted_at = 0.0
 
     def refresh(self, now: float) -> None:
-        """Count the kills again if a period has passed. Kills from before the previous count are then too old to match.
+        """Count the kills again if the last count is at least `_PERIOD_S` seconds old.
+
+        The kills that the last count contained are then too old to be matched with a death.
 
         Args:
-            now: Monotonic seconds.
+            now: The time of a monotonic clock in seconds.
         """
         if now - self._counted_at >= _PERIOD_S:
             self._matched, self._latest = self._latest, count_kills(self._group)

@@ -1,11 +1,13 @@
 """Removes orphans: folders and processes of a run whose supervisor and agent were both killed.
 
-The killed supervisor and agent could not clean up, so the next supervisor that starts on the host does it. While a
-supervisor or an agent lives, it holds a lock on each folder of its run. So a folder without a held lock is an orphan.
+The killed supervisor and agent could not clean up, so the next supervisor that starts on the host cleans up. While a
+supervisor or an agent lives, it holds a lock on each folder of its run. So if no process holds the lock of a folder,
+the folder is an orphan.
 
-The processes of a run carry a mark: the path or the name of the run's folder. A program that a task has started has the
-mark in its environment. A process that was forked from a worker has it in the name of a memory mapping, which the
-process inherited from the worker and keeps even if it closes all descriptors.
+The processes of a run carry a mark. A program that a task has started has the path of the run's folder in the
+environment variable ``HANDOUT_RUN``. A process that was forked from a worker has a memory mapping whose name contains
+the name of the run's folder. The process inherited this mapping from the worker, and keeps it even if the process
+closes all descriptors.
 """
 
 from __future__ import annotations
@@ -24,20 +26,21 @@ from typing import NamedTuple, NoReturn
 from handout.host.system import cgroups, processes, shared_page
 
 _LOCK = ".lock"
-#: Seconds that `lock` keeps trying. A process that looks for orphans may hold the lock for a moment.
+#: Seconds that `lock` keeps trying, because a process that looks for orphans may hold the lock for a moment.
 _LOCK_WAIT_S = 0.5
-#: Searches that `_kill_batch` makes for processes to stop, at most.
+#: `_kill_batch` searches at most this many times for processes to stop.
 _ROUNDS = 5
 #: Seconds that `_kill_batch` waits for the end of the processes that it has killed.
 _KILLED_S = 1.0
-#: The most orphans that `find` locks at one time, and the most processes that `_kill_batch` holds. Each of them takes a
-#: descriptor.
+#: `find` locks at most this many orphans in one call, and `_kill_batch` kills at most this many processes in one call.
+#: The number is limited because each orphan and each process takes a descriptor.
 _MOST_HELD = 32
-#: Batches of processes that `kill_processes` kills, at most. A fork bomb may leave thousands of processes.
+#: `kill_processes` kills at most this many batches. Many are needed if a fork bomb has left thousands of processes.
 _BATCHES = 200
 #: Niceness of the process that removes orphans, so that it does not slow down the agent that is starting.
 _NICE = 10
-#: Seconds after which that process ends. The orphans that are left stay until the next supervisor starts.
+#: The process that removes orphans ends after this many seconds. Orphans that are left stay until the next supervisor
+#: starts.
 _REMOVE_S = 60
 
 
@@ -55,7 +58,7 @@ def _boot() -> bytes:
 
 
 def lock(folder: str, run_folder: str | None = None, group_folders: Iterable[str] = ()) -> None:
-    """Lock a folder. It does not count as an orphan while this process, or a process that it forks, holds the lock.
+    """Lock a folder. While this process or a process forked from it holds the lock, the folder is not an orphan.
 
     Args:
         folder: The folder to lock.
@@ -83,7 +86,7 @@ def _try_lock(fd: int) -> bool:
 
 
 class Orphan(NamedTuple):
-    """A folder whose supervisor and agent have both ended, and the run that it belongs to."""
+    """An orphaned folder, and the run that the folder belongs to. The run's supervisor and agent have both ended."""
 
     folder: str
     #: Descriptor of the folder's lock file. While it is open, no other process removes or uses the folder.
@@ -95,13 +98,14 @@ class Orphan(NamedTuple):
 
 
 def find(bases: Iterable[str], known: Collection[str] = ()) -> list[Orphan]:
-    """Find up to `_MOST_HELD` orphans in some folders, and lock them.
+    """Find up to `_MOST_HELD` orphaned folders, and lock them.
 
-    A folder is left out if another machine locked it, or if this machine locked it and has been restarted since then.
-    Several machines may share a file system, and a machine may not see the locks that the others hold.
+    A folder counts only if this machine has locked it, and has not been restarted since then. Folders that another
+    machine has locked may be in use, because several machines may share a file system, and this machine may not see the
+    other machine's locks.
 
     Args:
-        bases: Folders to look in. Other users may write there, so this function opens only files of this user.
+        bases: Folders to look in. Other users may write there too, so this function opens only files of this user.
         known: Folders to leave out, because an earlier call found them.
     """
     boot = _boot()
@@ -111,12 +115,12 @@ def find(bases: Iterable[str], known: Collection[str] = ()) -> list[Orphan]:
 
 
 def _own_folders(base: str) -> list[str]:
-    """Return the folders in a base that belong to this user and have the name of a run's folder."""
+    """Return the folders in ``base`` that belong to this user and are named like the folder of a run."""
     found = []
     try:
         names = os.listdir(base)
     except OSError:
-        return []  # the base does not exist, or this user may not read it
+        return []  # the folder does not exist, or this user may not read it
     for name in names:
         folder = f"{base}/{name}"
         try:
@@ -132,7 +136,7 @@ def _is_own(status: os.stat_result, kind: int) -> bool:
 
 
 def _claim(folder: str, boot: bytes) -> Orphan | None:
-    """Lock a folder and return it as an orphan. Return None if the folder is in use, or is left out; see `find`."""
+    """Lock a folder and return it as an orphan. Return None if the folder is in use, or does not count; see `find`."""
     try:
         fd = os.open(f"{folder}/{_LOCK}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -151,23 +155,24 @@ def _claim(folder: str, boot: bytes) -> Orphan | None:
 
 
 def remove_in_background(own: str, stores: str, report_fd: int) -> None:
-    """If there are orphans on this host, start a process that kills and removes them.
+    """If there are orphans on this host, start a process that kills their processes and removes their folders.
 
-    This function does not wait for that process, because a search through thousands of processes takes seconds. The
-    process is not a child of the caller, and may outlive the caller.
+    This function does not wait until the new process ends, because a search through thousands of processes takes
+    seconds. The new process is not a child of the caller, and may outlive the caller.
 
     Args:
         own: This run's private folder. The folders of other runs lie beside it.
         stores: The folder that contains the stores of runs.
-        report_fd: The supervisor's end of a pipe to the bootstrap. The new process closes it, because the bootstrap
-            must see the end of the pipe if the agent ends.
+        report_fd: The writing end of the pipe on which `boot` waits for the agent's hello. The new process closes it,
+            because `boot` must see the end of the pipe if the agent ends.
     """
     bases = [os.path.dirname(own), stores]
     found = find(bases)
     if not found:
         return
     try:
-        # The ancestors are read before the fork. If a parent ends later, those above it cannot be found any more.
+        # The ancestors are read before the fork. When a process ends, its child gets a new parent, so the ancestors
+        # above the ended process could not be found any more.
         spared = processes.ancestors(os.getpid())
         pid = os.fork()
         if pid == 0:
@@ -181,7 +186,7 @@ def remove_in_background(own: str, stores: str, report_fd: int) -> None:
 
 
 def _remove_all(found: list[Orphan], bases: Iterable[str], spared: Collection[int]) -> NoReturn:
-    """Fork a process that removes these orphans and then others, for `_REMOVE_S` seconds at most. End this process."""
+    """Fork a process that removes orphans for at most `_REMOVE_S` seconds, these first. Then end this process."""
     try:
         if os.fork() == 0:
             signal.alarm(_REMOVE_S)
@@ -209,7 +214,7 @@ def _remove(found: Iterable[Orphan], spared: Collection[int]) -> None:
 
 
 def _remove_folder(folder: str) -> None:
-    """Remove a folder, its lock file last. If this process ends before that, a later search still finds the orphan."""
+    """Remove a folder. The lock file is removed last, so that a later search finds what this process has left."""
     for entry in list(os.scandir(folder)):
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path)
@@ -224,8 +229,8 @@ def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> No
     Args:
         folders: The private folders of the runs. All runs share one search, because a search takes long on a machine
             with thousands of processes.
-        spared: Processes not to kill, such as the ancestors of this process. One of them may carry a mark, because a
-            task of an orphaned run started it. Then its descendants are not killed either.
+        spared: Processes not to kill, such as the ancestors of this process. If one of them carries a mark, because a
+            task of an orphaned run started it, its descendants are not killed either.
     """
     for _ in range(_BATCHES):
         if _kill_batch(folders, spared) < _MOST_HELD:
@@ -233,10 +238,10 @@ def kill_processes(folders: Collection[str], spared: Collection[int] = ()) -> No
 
 
 def _kill_batch(folders: Collection[str], spared: Collection[int]) -> int:
-    """Kill up to `_MOST_HELD` processes of these runs. Return how many were found.
+    """Kill up to `_MOST_HELD` processes of these runs. Return how many processes were found.
 
-    The function stops all processes before it kills the first, because a stopped process cannot fork. A process may
-    fork before the function stops it. So the function searches again until it finds no new process.
+    The function sends SIGSTOP to all processes before it kills the first, because a stopped process cannot fork. But a
+    process may fork before it is stopped. So the function searches again until it finds no new process.
     """
     held: dict[int, int] = {}
     try:
@@ -260,11 +265,17 @@ def _kill_batch(folders: Collection[str], spared: Collection[int]) -> int:
 
 
 def _hold(folders: Collection[str], spared: Collection[int], known: dict[int, int]) -> dict[int, int]:
-    """Return further processes of these runs, by number, with a descriptor of each (-1 if the system gave none).
+    """Find further processes of these runs. Return their descriptors by process number.
 
-    Between a search and the opening of a descriptor, a process may end and another process may get its number. So the
-    function searches again afterwards, and returns only the numbers that it has found twice. The kernel does not give a
-    number to another process while the descriptor is open, so a number in the second search means the held process.
+    A descriptor is -1 if the system gave none. After the first search, a process may end, and an unrelated process may
+    get the same number. The descriptor then belongs to the unrelated process. So the function searches again, and
+    returns only the numbers that it finds a second time. While the process of a descriptor lives, no other process has
+    its number. Once that process has ended, signals to the descriptor reach nothing.
+
+    Args:
+        folders: See `kill_processes`.
+        spared: See `kill_processes`.
+        known: The processes that earlier calls found. They are left out.
     """
     found: dict[int, int] = {}
     for pid in islice(_marked_trees(folders, spared) - known.keys(), _MOST_HELD - len(known)):
@@ -282,9 +293,9 @@ def _hold(folders: Collection[str], spared: Collection[int], known: dict[int, in
 
 
 def _marked_trees(folders: Collection[str], spared: Collection[int]) -> set[int]:
-    """Return the processes that carry the mark of one of these runs, and their descendants."""
+    """Return the processes to kill: those that carry the mark of one of these runs, and their descendants."""
     marked = _marked(folders)
-    parents = processes.parents()  # read after the marks, so that every marked process that still runs is in it
+    parents = processes.parents()  # read after the marks, so that this contains every marked process that still runs
     starters = marked.intersection(spared)
     left_out = {os.getpid(), *spared, *processes.descendants(starters, parents)}
     return {*marked, *processes.descendants(marked, parents)} - left_out

@@ -1,7 +1,7 @@
 """Finds the capabilities of this host: amounts that this process may use, such as memory, and facts about the system.
 
-If a control group or the affinity mask allows less than the machine has, the lower number counts. A capability that the
-system does not report is left out.
+If a control group allows less than the machine has, the lower number counts. The same holds for the affinity mask,
+which says on which processors this process may run. A capability that the system does not report is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def probe(folder: str) -> dict[str, Any]:
     """Return the capabilities of this host by name. The values are numbers (sizes in bytes), texts or lists of texts.
 
     Args:
-        folder: A folder on the disk that objects are written to. The free space there is the capability ``disk``.
+        folder: A folder on the disk to which objects are written. The free space there is the capability ``disk``.
     """
     found: dict[str, Any] = {"cpu": cpu_count(), "memory": memory_limit(), "disk": _free(folder)}
     devices = gpus()
@@ -65,7 +65,11 @@ def read_value(path: str, name: str) -> int | None:
 
 
 def own_cgroups() -> dict[str, str]:
-    """Return the path of this process's control group, by cgroup controller. For version 2, the key is ``""``."""
+    """Return the path of this process's control group for each cgroup controller, by name of the cgroup controller.
+
+    A cgroup controller is a part of the kernel, such as ``memory``. In version 2 of control groups, all of them have
+    the same group, and the key is ``""``.
+    """
     groups: dict[str, str] = {}
     for line in (read_text("/proc/self/cgroup") or "").splitlines():
         parts = line.split(":", 2)
@@ -76,10 +80,13 @@ def own_cgroups() -> dict[str, str]:
 
 
 def cgroup_folders(controller: str) -> list[str]:
-    """Return the folders of this process's control group and of the groups above it, innermost first.
+    """Return the folders of this process's control group and of the groups above it.
+
+    The folders of version 1 of control groups come first, then those of version 2. In each version, the innermost group
+    comes first.
 
     Args:
-        controller: Name of the cgroup controller. Its folders in version 1 come first, then those of version 2.
+        controller: Name of the cgroup controller.
     """
     groups = own_cgroups()
     folders: list[str] = []
@@ -96,7 +103,10 @@ def cgroup_folders(controller: str) -> list[str]:
 
 
 def cpu_count() -> int:
-    """Return how many processors the affinity mask and the control groups (rounded up) let this process use."""
+    """Return how many processors this process may use, according to its affinity mask and its control groups.
+
+    If a control group allows a fraction of a processor, the number is rounded up.
+    """
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:  # pragma: no cover - macOS
@@ -121,7 +131,7 @@ def _quota(folder: str) -> float | None:
 
 
 def memory_limit() -> int | None:
-    """Return the bytes of memory that this process may use: all of the machine's, or less if a control group limits it.
+    """Return how many bytes of memory this process may use: the machine's memory, or less if a control group limits it.
 
     Return None if the system does not report its memory.
     """
@@ -210,7 +220,10 @@ def processes_outlive_login() -> bool:
 
 
 def _logind_kills() -> bool:
-    """Return True if the last ``KillUserProcesses`` of systemd's login settings is on; see logind.conf(5)."""
+    """Return True if the setting ``KillUserProcesses`` of systemd-logind is on; see logind.conf(5).
+
+    If several files contain the setting, the last one counts.
+    """
     kills = False
     for folder in ("/usr/lib/systemd", "/etc/systemd", "/run/systemd"):
         paths = [f"{folder}/logind.conf"]

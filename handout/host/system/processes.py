@@ -1,7 +1,7 @@
-"""Processes of this host: finds their trees, measures and limits them, and kills whole trees.
+"""Finds, measures, limits and kills processes of this host. A tree of processes is a process with all its descendants.
 
-On Linux the functions read /proc. On other systems they ask ``ps`` for the parents of processes, and treat their memory
-as unknown.
+On Linux the functions read /proc. On other systems they ask ``ps`` for the parents of processes, and cannot measure the
+memory of other processes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _PF_EXITING = 0x4
 #: The beginnings of the names of shared memory mappings: anonymous, System V, memfd and POSIX.
 _SHARED_MEMORY = (b"/dev/zero", b"/SYSV", b"/memfd:", b"/dev/shm/")
-#: The beginning of the names of mapped objects from the stores of this user's runs.
+#: Large objects are files in memory, which processes map. They lie in a folder of the run that is called its store.
+#: Their paths begin with this text, for all runs of this user.
 _STORES = b"/dev/shm/handout-%d-" % os.getuid()
-#: The slow steps of `tree_memory` ignore up to this many bytes of shared memory, because measuring it takes
-#: milliseconds. The page that every worker shares with the agent is smaller, so this page alone is never measured.
+#: If a tree has at most this many bytes of shared memory, `tree_memory` counts them as 0, because measuring them takes
+#: milliseconds. The page that each worker shares with the agent is smaller, so this page alone is never measured.
 _NEGLIGIBLE = 1 << 20
 #: The ``oom_score_adj`` of workers, on a scale from -1000 to 1000. If memory runs out, the kernel prefers to kill
 #: processes with a high value.
@@ -54,8 +55,8 @@ def die_with_parent(parent: int) -> None:
 def is_running(pid: int) -> bool:
     """Return True if a process exists and has not begun to exit.
 
-    When a process exits, the kernel sets the exit flag before it closes the process's descriptors. So if a link to a
-    process is closed and this function returns True, the process closed the link itself.
+    When a process exits, the kernel sets the exit flag before it closes the process's descriptors. So if a socket to a
+    process was closed and this function returns True, the process closed the socket itself.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -106,7 +107,7 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(roots: Iterable[int], known: Mapping[int, int] | None = None) -> list[int]:
-    """Return all descendants of some processes, but not these processes. Parents come before their children.
+    """Return all descendants of some processes, but not these processes themselves. Parents come before their children.
 
     Args:
         roots: The processes.
@@ -157,11 +158,14 @@ def send_group_signal(group: int, number: int) -> None:
 
 
 def kill_trees(roots: Sequence[int]) -> None:
-    """Send SIGKILL to processes and all their descendants.
+    """Send SIGKILL to processes, to the process groups that they lead, and to all their descendants.
 
-    The function first stops the trees with SIGSTOP, from the top, because a stopped process cannot fork while its tree
-    is read. It reads all trees together, because finding the descendants of one process takes as long as finding those
-    of all.
+    The function first stops the processes and their descendants with SIGSTOP, parents before children, because a
+    stopped process cannot fork while the function looks for its descendants. All roots are handled together, because
+    finding the descendants of one process takes as long as finding those of many.
+
+    Args:
+        roots: The processes.
     """
     stopped: set[int] = set()
     for _ in range(5):
@@ -178,7 +182,7 @@ def kill_trees(roots: Sequence[int]) -> None:
 
 
 class _ProcessMemory(NamedTuple):
-    """The memory of a process in bytes; 0 if unknown. A page that a fork shares with its parent counts for both."""
+    """The memory of a process in bytes; 0 if unknown. A page that a process shares with its parent counts for both."""
 
     #: Anonymous memory, including memory that was swapped out.
     anonymous: int
@@ -192,16 +196,16 @@ def _memory(pid: int) -> _ProcessMemory:
 
 
 def _proportional_memory(pid: int) -> int:
-    """Return the anonymous memory of a process in bytes. A page that n processes share counts 1/n.
+    """Return the anonymous memory of a process in bytes. If n processes share a page, 1/n of the page counts.
 
-    This is slow, because the kernel walks the page tables.
+    This function is slow, because the kernel walks the page tables.
     """
     sizes = _sizes(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"SwapPss:"))
     return sum(sizes.values()) if sizes else _memory(pid).anonymous
 
 
 def _sizes(path: str, names: tuple[bytes, ...]) -> dict[bytes, int]:
-    """Read the sizes of some names from a file with lines of the form ``name number kB``. Return bytes by name."""
+    """Read a file with lines of the form ``name number kB``. Return the sizes with the given names, in bytes."""
     try:
         with open(path, "rb") as file:
             lines = [line.split() for line in file if line.startswith(names)]
@@ -215,20 +219,21 @@ class _SharedMapping(NamedTuple):
 
     #: Device and inode of the shared memory, which identify it.
     memory: bytes
-    #: Offsets in the shared memory: of the first mapped byte, and of the byte after the last mapped one.
+    #: Offset of the first mapped byte in the shared memory.
     begin: int
+    #: Offset of the byte after the last mapped byte.
     end: int
-    #: Resident bytes of the part. A page that n processes share counts 1/n.
+    #: Resident bytes of the part. If n processes share a page, 1/n of the page counts.
     resident: int
 
 
 def _shared_mappings(pid: int, file: str) -> list[_SharedMapping]:
-    """Return the shared memory that a process has mapped, except objects of a store.
+    """Return the parts of shared memory that a process has mapped, except objects of a store.
 
     Args:
         pid: The process.
-        file: ``maps`` or ``smaps``. ``maps`` is quick, but leaves ``resident`` at 0. ``smaps`` is slow, because the
-            kernel walks the page tables.
+        file: The file in /proc to read. ``maps`` is quick, but does not tell the resident bytes, so that ``resident``
+            is 0. ``smaps`` is slow, because the kernel walks the page tables.
     """
     found: list[_SharedMapping] = []
     pss = 0
@@ -244,7 +249,8 @@ def _shared_mappings(pid: int, file: str) -> list[_SharedMapping]:
                 elif counts and line.startswith(b"Pss:"):
                     pss = int(line.split()[1])
                 elif counts and line.startswith(b"Anonymous:"):
-                    # Private copies of pages are subtracted, because they count as anonymous memory of the tree.
+                    # `pss` includes private copies of pages. They are subtracted, because they count as anonymous
+                    # memory.
                     found[-1] = found[-1]._replace(resident=max(pss - int(line.split()[1]), 0) * 1024)
     except (OSError, ValueError, IndexError):
         pass
@@ -252,7 +258,10 @@ def _shared_mappings(pid: int, file: str) -> list[_SharedMapping]:
 
 
 def _read_mapping(line: bytes) -> _SharedMapping | None:
-    """Read the first line of a mapping. Return None if the mapping is not shared memory, or is an object of a store."""
+    """Read the first of the lines that describe a mapping.
+
+    Return None if the mapping is not shared memory, or is an object of a store.
+    """
     span, _, offset, device, inode, *path = line.split(None, 5)
     if not path or not path[0].startswith(_SHARED_MEMORY) or path[0].startswith(_STORES):
         return None
@@ -264,14 +273,14 @@ def _read_mapping(line: bytes) -> _SharedMapping | None:
 def tree_memory(root: int, limit: int) -> int:
     """Return the bytes of memory of a process and its descendants: anonymous memory and shared memory.
 
-    Objects of a store do not count. The function begins with cheap estimates. It takes the slow steps, which count each
-    shared page once, only if the tree may exceed ``limit``.
+    Objects of a store do not count. The function begins with cheap estimates. Only if the tree may exceed ``limit``,
+    the function measures exactly, which is slow. Then each shared page counts once.
 
     Args:
         root: The process.
-        limit: Bytes. A result above the limit is exact, with two exceptions. It may lack up to `_NEGLIGIBLE` bytes of
-            shared memory. Pages that processes begin to share during the measurement may count several times. A result
-            up to the limit is an estimate. It only shows that the tree does not exceed the limit.
+        limit: Bytes. A result above the limit is exact, with two exceptions: up to `_NEGLIGIBLE` bytes of shared memory
+            may be missing, and pages that processes begin to share during the measurement may count several times. A
+            result up to the limit may be an estimate, and only shows that the tree does not exceed the limit.
     """
     pids = [root]
     for pid in pids:
@@ -294,7 +303,10 @@ def tree_memory(root: int, limit: int) -> int:
 
 
 def _mapped_lengths(pids: Iterable[int]) -> dict[bytes, int]:
-    """Return the mapped length of each piece of shared memory: the bytes from the first to the last mapped byte."""
+    """Return the mapped length of each piece of shared memory, by the identity of the piece.
+
+    The mapped length is the number of bytes from the first to the last byte that any of the processes has mapped.
+    """
     spans: dict[bytes, tuple[int, int]] = {}
     for mapping in (mapping for pid in pids for mapping in _shared_mappings(pid, "maps")):
         begin, end = spans.get(mapping.memory, (mapping.begin, mapping.end))
@@ -303,12 +315,17 @@ def _mapped_lengths(pids: Iterable[int]) -> dict[bytes, int]:
 
 
 def _resident_shared(pids: Iterable[int], lengths: Mapping[bytes, int]) -> int:
-    """Return the resident bytes of shared memory of these processes. Each page counts once."""
+    """Return the resident bytes of shared memory of these processes. Each page counts once.
+
+    Args:
+        pids: The processes.
+        lengths: See `_mapped_lengths`.
+    """
     parts = dict.fromkeys(lengths, 0)
     for mapping in (mapping for pid in pids for mapping in _shared_mappings(pid, "smaps")):
         parts[mapping.memory] = parts.get(mapping.memory, 0) + mapping.resident
-    # The processes are read one after the other. If a fork begins to share a page meanwhile, the sum is too large, so
-    # the mapped length limits it.
+    # The processes are read one after the other. If a process forks in the meantime, some pages count more than once.
+    # So the sum for each piece of shared memory is limited to the mapped length of the piece.
     return sum(min(parts[memory], length) for memory, length in lengths.items())
 
 
@@ -318,7 +335,7 @@ def peak_memory() -> int:
 
 
 def raise_oom_score() -> None:
-    """Make the kernel prefer this process and its descendants for a kill when memory runs out."""
+    """Make the kernel prefer to kill this process and its descendants when memory runs out."""
     try:
         with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
             if int(file.read()) < _OOM_SCORE:
@@ -338,7 +355,7 @@ def limit_processes(count: int) -> None:
 
 
 def count_user_threads() -> int:
-    """Return how many threads this user's visible processes have."""
+    """Return how many threads this user's processes have. Processes that this one cannot see do not count."""
     found, user = 0, os.getuid()
     for name in os.listdir("/proc") if LINUX else ():
         try:

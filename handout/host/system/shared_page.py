@@ -1,6 +1,10 @@
-"""The page of memory that a worker shares with the agent: the running task, its start, and the recalled tasks.
+"""The page of memory that a worker shares with the agent. It tells which task runs, and which tasks are recalled.
 
-The page consists of aligned 64-bit words. Only one side writes a word, and it writes the whole word at once.
+The agent sends tasks to a worker in advance, and numbers them from 1. To recall a task means that the agent takes the
+task back before the worker starts it.
+
+The page consists of aligned 64-bit words. Each word is written by the agent alone or by the worker alone, and is always
+written as a whole.
 
 The worker first announces the number of a task on the page. *Then* it checks whether the agent has recalled the task.
 The agent first writes the numbers of the recalled tasks. *Then* it waits for `SETTLE_S`, and reads which number the
@@ -16,26 +20,28 @@ import tempfile
 
 # The constants up to `IDLE` are indexes of words on the page.
 
-#: The number of the task that the worker announced last, and the time of that announcement in nanoseconds of
-#: `clock.now_ns`. The number never decreases.
+#: `ANNOUNCED`: the number of the task that the worker announced last. This number never decreases. `STARTED`: the time
+#: of the announcement in nanoseconds of `clock.now_ns`.
 ANNOUNCED, STARTED = 0, 1
-#: The lowest and the highest number of the recalled tasks. The worker starts no task with a number in this range.
+#: `RECALLED_FROM`: the lowest number of the recalled tasks. `RECALLED_TO`: their highest number. The worker starts no
+#: task with a number in this range.
 RECALLED_FROM, RECALLED_TO = 2, 3
-#: Where the worker writes large results. 0: into memory. 1: to disk.
+#: 1 if the worker must write large results to disk. 0 if the worker first tries the folder in memory.
 SPILL = 4
 #: 1 while the worker waits for a task.
 IDLE = 5
 
-#: Signals to a worker. On SAMPLE_SIGNAL the worker prints the stack of every thread. On FLUSH_SIGNAL it sends the
-#: results that it has gathered.
+#: The first real-time signal; None if the system has no such signals.
 _FIRST = getattr(signal, "SIGRTMIN", None)
+#: On this signal, a worker prints the stack of every thread.
 SAMPLE_SIGNAL: int = _FIRST + 6 if _FIRST is not None else signal.SIGUSR1
+#: On this signal, a worker sends to the agent the results that it has gathered.
 FLUSH_SIGNAL: int = _FIRST + 5 if _FIRST is not None else signal.SIGUSR2
 
-#: A number that no task has. As the lowest recalled number, it means that no task is recalled.
+#: A number that no task has. If `RECALLED_FROM` has this value, no task is recalled.
 NEVER = (1 << 63) - 1
-#: Seconds that the agent waits after a recall before it reads the announced number. A processor sees within
-#: microseconds what another processor has written to memory.
+#: Seconds that the agent waits after a recall before it reads the announced number. They suffice, because a processor
+#: sees within microseconds what another processor has written to memory.
 SETTLE_S = 0.001
 
 

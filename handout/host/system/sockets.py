@@ -8,7 +8,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 def enlarge_buffers(end: socket.socket) -> None:
-    """Ask the system for socket buffers that can hold a whole batch. Ignore a refusal, because it only costs speed."""
+    """Ask the system for socket buffers that hold a whole batch of tasks. Ignore a refusal, which only costs speed."""
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         try:
             end.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)

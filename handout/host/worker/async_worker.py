@@ -19,19 +19,19 @@ class SharedLoop:
     """Runs the tasks of a worker as coroutines in one event loop.
 
     Args:
-        worker: The worker whose tasks this loop runs. The loop uses the worker's link, functions and objects.
+        worker: The worker whose tasks this loop runs. The loop uses the worker's socket, functions and objects.
     """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        #: The asyncio task of each running task, by the number of the running task on this worker.
+        #: The asyncio task of each running task, by the number that the running task has on this worker.
         self._coroutines: dict[int, asyncio.Task[None]] = {}
         #: The tasks whose coroutines were cancelled. A second `cancel` would interrupt a coroutine that cleans up.
         self._cancelled: set[int] = set()
         self._flushing = False
 
     async def serve(self) -> NoReturn:
-        """Run tasks until the agent closes the link."""
+        """Run tasks until the agent closes its end of the worker's socket."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._worker.link.fileno(), self._read)
         self._start_all()
@@ -100,7 +100,8 @@ class SharedLoop:
         worker = self._worker
         worker.cancelled.discard(number)
         if not self._coroutines:
-            # While a task runs, the worker cannot tell the task's processes from those that ended tasks have left.
+            # Only now can the worker kill the processes that ended tasks have left, because while a task runs, the
+            # worker cannot tell them from the processes of the running task.
             worker.page[shared_page.IDLE] = 1
             worker.kill_children()
             if worker.leaving:

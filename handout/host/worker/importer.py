@@ -1,9 +1,9 @@
 """Imports the user's own modules from the source bundle that the controller sent.
 
-The bundle is a zip file. For each module, its ``modules.json`` gives the name of the source in the zip, and the path of
-the source on the controller. The bundle contains sources instead of bytecode, because the host may have another version
-of Python than the controller. A module's ``__file__`` is the path on the controller, so that tracebacks show that path.
-The source lines in a traceback come from the bundle.
+The bundle is a zip file. For each module, the file ``modules.json`` in the zip gives the name of the source in the zip,
+and the path of the source on the controller. The bundle contains sources instead of bytecode, because the host may have
+another version of Python than the controller. A module's ``__file__`` is the path on the controller, so that tracebacks
+show that path. The source lines in a traceback come from the bundle.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         self._archive = archive
         index: dict[str, Any] = json.loads(archive.read(INDEX))
         self._modules = {name: BundledModule._make(entry) for name, entry in index["modules"].items()}
-        #: Folders on the controller of the packages that have no ``__init__.py``, by name of the package.
+        #: Maps the name of each package without an ``__init__.py`` to the folders of the package on the controller.
         self._namespaces: dict[str, list[str]] = index["namespaces"]
         #: Names of the project's extension modules, which the controller never sends.
         self._extensions: frozenset[str] = frozenset(index["extensions"])
@@ -86,7 +86,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self.source_to_code(self._archive.read(module.member), module.path)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module. If a module that it imports is missing, add the file and line of the import to the error."""
+        """Run the code of a module. If an import in this code fails because a module is missing, explain the error."""
         try:
             exec(self.get_code(module.__name__), module.__dict__)
         except ModuleNotFoundError as error:
@@ -95,7 +95,8 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def _explain(self, error: ModuleNotFoundError, file: str) -> None:
         """Add to the error the file and line that imported the missing module, and why the module is missing."""
-        # The error passes through each module of a chain of imports. It names only the first one, the innermost.
+        # If a chain of imports has led to the missing module, the error passes through each module of the chain. Only
+        # the innermost module, which the error passes first, is named.
         if getattr(error, "imported_at", None) is not None:
             return
         line = _line_in(error.__traceback__, file)
@@ -105,7 +106,7 @@ class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
             if error.name in self._extensions
             else "it is not installed on this host, and it is not one of the project's own modules, which Handout sends"
         )
-        remedy = "Install it on this host, or pin the function to hosts that have it."
+        remedy = "Install it on this host, or give the function host= with the name of a host that has it."
         error.msg = f"{error.msg} (imported at {file}, line {line}): {why}. {remedy}"
         error.args = (error.msg,)
 
@@ -121,15 +122,15 @@ def _line_in(trace: TracebackType | None, file: str) -> int:
 
 
 def install(bundle: str | bytes | memoryview) -> BundleFinder:
-    """Make the modules of a bundle importable. They take precedence over modules that are installed on this host.
+    """Make the modules of a bundle importable. These modules take precedence over modules installed on this host.
 
     Args:
         bundle: The zip file, as a path or as bytes.
     """
     archive = zipfile.ZipFile(bundle if isinstance(bundle, str) else io.BytesIO(bundle))
     finder = BundleFinder(archive)
-    # The bundle comes after built-in and frozen modules, and before sys.path, which may have another version of the
-    # project.
+    # Python asks the finders in this order: first those for built-in and frozen modules, then that for the bundle, then
+    # that for sys.path, because sys.path may have another version of the project.
     positions = [i for i, known in enumerate(sys.meta_path) if known is importlib.machinery.PathFinder]
     sys.meta_path.insert(positions[0] if positions else len(sys.meta_path), finder)
     return finder

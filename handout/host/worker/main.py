@@ -24,11 +24,11 @@ def preload() -> None:
 
 
 def run(link_fd: int, page_fd: int) -> NoReturn:
-    """Run tasks until the agent closes the link.
+    """Run tasks until the agent closes its end of the socket.
 
     Args:
         link_fd: Descriptor of the socket to the agent.
-        page_fd: Descriptor of the shared page.
+        page_fd: Descriptor of the page of memory that the worker shares with the agent; see `shared_page`.
     """
     link = socket.socket(fileno=link_fd)
     page = shared_page.attach(page_fd)
@@ -38,7 +38,7 @@ def run(link_fd: int, page_fd: int) -> NoReturn:
     worker = Worker(link, page)
 
     def close_link_in_fork() -> None:
-        # A process that a task forks must not hold the worker's link open, and must not write to it.
+        # A process that a task forks must not hold the worker's socket open, and must not write to the socket.
         if not worker.forked:
             worker.forked = True
             try:

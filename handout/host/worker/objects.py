@@ -1,6 +1,8 @@
 """Reads the inputs of a worker's tasks, and stores the results of these tasks.
 
-Large objects are files in the store's folders. The worker keeps its latest small results in its own memory.
+The store contains the objects of a host. It belongs to the agent, and has two folders, one in memory and one on disk.
+Large objects are files in these folders, which workers read and write themselves. The worker keeps its latest small
+results in its own memory.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import Any, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-#: Limits of the small results that a worker keeps in memory: their number, and their bytes together. A task that takes
-#: such a result as an input is often queued on the same worker.
+#: A worker keeps at most this many small results in its memory, because a task that takes such a result as an input is
+#: often queued on the same worker.
 _RECENT_COUNT = 512
+#: The small results that a worker keeps in its memory have at most this many bytes together.
 _RECENT_BYTES = 8 << 20
-#: Segments that one system call writes, at most.
+#: One system call writes at most this many segments. Segments are the pieces of which the bytes of an object consist.
 _WRITEV = 64
 
 
@@ -28,9 +31,9 @@ def file_name(key: int) -> str:
 
 
 class MissingInputError(Exception):
-    """The worker cannot find an input in the batch, in its own memory or in the store.
+    """An input did not come with the batch of tasks, is not in the worker's memory, and is not in the store.
 
-    The agent queues the task again, gives it back to the controller, or fails it.
+    The agent then queues the task again, gives the task back to the controller, or reports that the task failed.
     """
 
 
@@ -73,7 +76,7 @@ class WorkerObjects:
             self._recent_bytes -= len(self._recent.popitem(last=False)[1])
 
     def forget(self, keys: Iterable[int]) -> None:
-        """Remove the objects of a result that the worker will not report. The key -1 is ignored."""
+        """Remove the objects of a result that the worker will not report. Ignore the key -1, which names no object."""
         for key in keys:
             if key != -1:
                 self._recent_bytes -= len(self._recent.pop(key, b""))
@@ -81,11 +84,11 @@ class WorkerObjects:
                     _remove(f"{folder}/{file_name(key)}{self._suffix}")
 
     def get(self, key: int, sent: dict[int, Buffer]) -> Buffer:
-        """Return the bytes of an input. A file is mapped privately, so that a task changes only its own copy.
+        """Return the bytes of an input. If the input is a file, changes of the bytes do not reach the file.
 
         Args:
             key: Key of the object.
-            sent: The objects that came with the batch.
+            sent: The objects that came with the batch of tasks, by key.
 
         Raises:
             MissingInputError: The input did not come with the batch, is not in this worker's memory, and is not in the
@@ -102,7 +105,8 @@ class WorkerObjects:
 
     def _map(self, key: int) -> Buffer | None:
         base = file_name(key)
-        # Each name is tried twice, because the agent may rename the file between two tries.
+        # Each name is tried twice, because between two tries the agent may rename the file from the second to the
+        # first.
         for file in (base, base + self._suffix) * 2:
             for folder in self._folders:
                 try:
@@ -121,7 +125,7 @@ class WorkerObjects:
 
         Args:
             key: Key of the object.
-            segments: The bytes of the object, in pieces.
+            segments: The pieces of which the bytes of the object consist.
             spill: True if the file must lie on disk.
 
         Returns:

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import AnyMessage
 
-#: A worker sends a report before the batch ends if the report holds this many results, or more than this many bytes.
+#: A worker sends a report before its batch of tasks ends if the report contains this many results or more.
 _MAX_COUNT = 64
+#: A worker also sends a report before its batch ends if the objects in the report have more than this many bytes.
 _MAX_BYTES = 256 << 10
 
 
 class EncodedResult(NamedTuple):
-    """The objects of one result; see `BatchReport`."""
+    """The objects of one result. `BatchReport` explains the fields."""
 
     sizes: list[int]
     inline_sizes: list[int]
@@ -38,8 +39,8 @@ class WorkerReport:
         self._inline_sizes: list[Any] = []
         self._folders: list[Any] = []
         self._payload: list[frames.Buffer] = []
-        #: True if an object of a gathered result is not in the payload, because it is a file or is not needed. The
-        #: report then has the columns `inline_sizes` and `folders`.
+        #: True if an object of a gathered result is not in the payload, because the object is a file or is not needed.
+        #: The report then needs the fields `inline_sizes` and `folders`.
         self._has_files = False
         self._payload_bytes = 0
         self._skipped: list[int] = []
@@ -69,13 +70,13 @@ class WorkerReport:
             self._payload_bytes += len(data)
 
     def add_skipped(self, number: int) -> None:
-        """Add a task that the worker did not start, because it was recalled or because the worker is ending."""
+        """Add a task that the worker did not start, because the agent took it back or because the worker is ending."""
         self._skipped.append(number)
 
     def add_lacking(self, number: int) -> None:
         """Add a task that the worker did not run because an input is not on this host.
 
-        The producer of the input failed, or the input was dropped.
+        The task that makes the input failed, or the agent has dropped the input.
         """
         self._lacking.append(number)
 

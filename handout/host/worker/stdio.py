@@ -1,7 +1,7 @@
-"""A worker's standard streams: pipes to the agent. A mark before each piece of output names the task that wrote it.
+"""The standard output and standard error of a worker, which are pipes to the agent.
 
-C code and subprocesses bypass Python's streams, so their output has no mark. The agent assigns such output to the
-running task. A task that prints nothing writes no marks.
+Before each piece of text that a task prints, the worker writes a mark that names the task. C code and subprocesses
+bypass Python's streams, so there is no mark before what they print. The agent assigns such text to the running task.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from handout.host.agent.output_capture import mark
 
 
 class MarkedPipe(io.RawIOBase):
-    """A raw stream that writes to a pipe. Before each piece of output, it writes a mark.
+    """A raw stream that writes to a pipe. Before each piece of data, the stream writes a mark.
 
-    The mark contains the number of the task and the size of the piece.
+    The mark contains the number of the task that printed the data, and the size of the data.
 
     Args:
         fd: Descriptor of the pipe.
@@ -48,10 +48,10 @@ class MarkedPipe(io.RawIOBase):
         view = memoryview(data).cast("B")
         size = len(view)
         head = mark(self._nonce, self._writing_task(), size)
-        # One call writes both, so that a fork of this process cannot write between the mark and its bytes.
+        # One call writes the mark and the data, so that a process that a task has forked does not write between them.
         written = os.writev(self._fd, [head, view])
         if written < len(head) + size:
-            # A signal interrupted the call after a part of the bytes.
+            # A signal interrupted the call after it had written a part of the bytes.
             rest = memoryview(head + bytes(view))[written:]
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
@@ -82,7 +82,7 @@ class Streams:
         sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
 
     def flush(self) -> None:
-        """Write the output that a task left in the buffers. Install new streams if the task replaced or closed one."""
+        """Write what a task left in the buffers. Install new streams if the task has replaced or closed a stream."""
         out, err = sys.stdout, sys.stderr
         try:
             out.flush()

@@ -1,9 +1,12 @@
 """The worker: the process that runs user code, one task at a time, in the order in which the agent sent the tasks.
 
-A worker receives a batch of tasks. It announces each task on the shared page, runs the task, and goes on with the next
-one without waiting for the agent. Then it reports the results together. The worker skips tasks that the agent has
-recalled, and all further tasks once it must end. A worker is a subreaper, so it becomes the parent of processes that a
-task leaves behind, and kills them.
+A worker receives a batch of tasks from the agent. The worker announces each task on the shared page, which is a page of
+memory that the agent reads too (see `shared_page`). Then it runs the task, and goes on with the next task without
+waiting for the agent. It reports the results of several tasks together. The worker skips tasks that the agent has taken
+back, and all further tasks once the worker must end. A worker is a subreaper, so it becomes the parent of processes
+that a task leaves behind, and kills these processes.
+
+In a shared loop, the tasks are coroutines that run at the same time. `async_worker` runs them.
 """
 
 from __future__ import annotations
@@ -34,24 +37,26 @@ from handout.protocol import codec, frames, messages
 from handout.protocol.messages import INLINE
 from handout.serialization import calls, diagnosis, exceptions, pickling
 
-#: Microseconds. If the last task of a function took this long or longer, or if the worker has not run the function yet,
-#: the worker sends the pending report before it starts the function's next task. Otherwise the results in the report
+#: If the last task of a function took this many microseconds or more, or if the worker has not run the function yet,
+#: the worker sends the gathered report before it starts the function's next task. Otherwise the results in the report
 #: would wait for that task.
 _SHORT_US = 200
-#: Limits of the text that a failure carries: characters of the exception's message, and characters of its traceback.
+#: The report of a failure contains at most this many characters of the exception's message.
 _MAX_MESSAGE = 10_000
+#: The report of a failure contains at most this many characters of the traceback, the last ones.
 _MAX_TEXT = 64 << 10
-#: The lowest descriptor for the worker's own files. User code that closes descriptors by number mostly closes low ones.
+#: The worker's own descriptors have numbers from this one on, because user code that closes descriptors by number
+#: mostly closes low ones.
 _HIGH_FD = 512
-#: The largest pickled exception that a worker sends, in bytes. Of a larger exception, it sends only the type, the
-#: message and the traceback.
+#: The largest pickled exception that a worker sends, in bytes. Of a larger exception, the worker sends only the type,
+#: the message and the traceback.
 _MAX_EXCEPTION = frames.MAX_PAYLOAD // 4
-#: Bytes of one result that a worker sends in a report, at most. Further objects of the result become files.
+#: A worker sends at most this many bytes of one result in a report. Further objects of the result become files.
 _MAX_INLINE = 4 << 20
 #: Seconds that the worker waits for the end of the processes that it killed.
 _REAP_S = 2.0
 
-#: In a shared loop: the number of the task whose coroutine runs now. Output that is written now belongs to that task.
+#: In a shared loop, the number of the task whose coroutine runs now. What is printed now belongs to that task.
 writing_task: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing_task", default=0)
 
 
@@ -71,11 +76,11 @@ class WorkerTask(NamedTuple):
 
 
 class Worker:
-    """Runs tasks one after another. In a shared loop, `SharedLoop` runs them instead, and uses methods of this class.
+    """Runs tasks one after another. In a shared loop, `SharedLoop` runs the tasks, and uses methods of this class.
 
     Args:
         link: Socket to the agent.
-        page: The shared page.
+        page: The page of memory that this worker shares with the agent; see `shared_page`.
     """
 
     def __init__(self, link: socket.socket, page: memoryview) -> None:
@@ -84,8 +89,9 @@ class Worker:
         self.report = WorkerReport(link)
         self.queue: deque[WorkerTask] = deque()
         self._decoder = frames.Decoder()
-        #: The working directory and the blocked signals of a new worker. The worker restores them after each task.
+        #: Descriptor of the working directory of a new worker, or -1. The worker returns there after each task.
         self._folder = _open_high(".")
+        #: The blocked signals of a new worker. The worker restores them after each task.
         self._signals = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._blobs: dict[int, bytes] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -95,9 +101,9 @@ class Worker:
         self.forked = False
         #: True if the worker starts no more tasks and ends as soon as it can.
         self.leaving = False
-        #: Largest size in bytes of each object of a result.
+        #: The largest size that an object of a result may have, in bytes.
         self._max_result = sys.maxsize
-        #: The worker's own control group. None if its tasks have no memory limit, or the worker is in no such group.
+        #: The control group that limits the memory of this worker. None if there is no limit, or no such group.
         self._limited: cgroups.MemoryGroup | None = None
         self._in_user_code = False
         #: True if SIGTERM has cancelled the coroutine that `_await` runs.
@@ -106,13 +112,13 @@ class Worker:
         self.shared_loop = False
         #: Numbers of the tasks of a shared loop that are being cancelled.
         self.cancelled: set[int] = set()
-        #: Keys of the inputs that the worker must read with the restricted reader.
+        #: Keys of the inputs that the worker must read with `untrusted.reader`, which accepts only data.
         self._distrusted: set[int] = set()
 
     # ---- messages ------------------------------------------------------------------------------------------
 
     def read(self, flags: int = 0) -> None:
-        """Wait for messages and handle them; end the process if the agent has closed the link."""
+        """Wait for messages and handle them. If the agent has closed its end of the socket, end this process."""
         data = self.link.recv(256 << 10, flags)
         if not data:
             os._exit(0)
@@ -147,7 +153,7 @@ class Worker:
             self._blobs[number] = bytes(next(pieces))
         sent: dict[int, frames.Buffer] = {key: next(pieces) for key in batch.objects}
         if batch.distrusted:
-            from handout.serialization.untrusted import reader  # few workers need it
+            from handout.serialization.untrusted import reader  # few workers need this module
 
             self._distrusted.update(batch.distrusted)
             reader.allow(batch.types)
@@ -179,7 +185,7 @@ class Worker:
     # ---- running -------------------------------------------------------------------------------------------
 
     def serve(self) -> NoReturn:
-        """Run tasks until the agent closes the link."""
+        """Run tasks until the agent closes its end of the socket."""
         page, report, queue = self.page, self.report, self.queue
         while True:
             if not queue:
@@ -200,7 +206,7 @@ class Worker:
         started = now_ns()
         page[shared_page.STARTED] = started
         page[shared_page.ANNOUNCED] = number
-        # The worker reads the recall only after its announcement: see `shared_page`.
+        # Only after the announcement may the worker check whether the agent has taken the task back; see `shared_page`.
         if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or self.leaving:
             self.report.add_skipped(number)
             return
@@ -209,8 +215,8 @@ class Worker:
         if self._limited is not None:
             self._limited.make_room()
         try:
-            # User code runs in all of these steps. Loading the arguments calls inline functions, and pickling the
-            # result calls `__reduce__`.
+            # User code runs in all of these steps. Loading the function imports the user's modules, loading the
+            # arguments calls inline functions (see `calls.Inline`), and pickling the result calls `__reduce__`.
             self._in_user_code = True
             fn = self.load_function(task.fn)
             args, kwargs, paths = self.load_arguments(task)
@@ -246,7 +252,8 @@ class Worker:
         self._exit_if_forked()
         failure, payload = self.failure(task.number, error, self._cancelled)
         self._clean_up(current)
-        # This process may have no descriptors, memory or disk space left. Then further tasks would fail here as well.
+        # After such an error, further tasks may fail here as well, for example because this process has no descriptors,
+        # no memory or no disk space left. So the worker ends.
         if isinstance(error, (OSError, MemoryError, pickling.LoadError)):
             self.leaving = True
         if self._was_killed_at_limit():
@@ -270,7 +277,8 @@ class Worker:
 
     def flush_on_signal(self, *_: Any) -> None:
         """Handle `shared_page.FLUSH_SIGNAL`: send the pending report, because the running task takes long."""
-        # Outside user code, the signal may have interrupted a change of the report.
+        # If the signal has interrupted the worker's own code, the report is not sent, because the worker may have been
+        # changing it.
         if self._in_user_code and not self.forked:
             try:
                 self.report.flush()
@@ -288,7 +296,7 @@ class Worker:
         return Current(task.name, self.host, task.attempt, task.variant, scratch)
 
     def load_function(self, number: int) -> Callable[..., Any]:
-        """Return a function. The first call with its number unpickles the function.
+        """Return the function with the given number. The first call with this number unpickles the function.
 
         Raises:
             LoadError: This host cannot unpickle the function.
@@ -318,7 +326,7 @@ class Worker:
         if self._limited is not None and len(data) > INLINE:
             self._limited.make_room(len(data))
         if key in self._distrusted:
-            from handout.serialization.untrusted import reader  # few workers need it
+            from handout.serialization.untrusted import reader  # few workers need this module
 
             return reader.loads(data)
         return pickling.loads(data)
@@ -326,7 +334,7 @@ class Worker:
     def _unpickle_function(self, number: int) -> Callable[..., Any]:
         try:
             if self._bundle_path is not None:
-                # This is not done in `_set_up`, because an error there would not become the failure of a task.
+                # The bundle is not installed in `_set_up`, because an error there would not become the failure of a task.
                 importer.install(self._bundle_path)
                 self._bundle_path = None
             fn: Callable[..., Any] = pickling.loads(self._blobs[number])
@@ -410,9 +418,9 @@ class Worker:
     def failure(
         self, number: int, error: BaseException, cancelled: bool
     ) -> tuple[messages.TaskFailure, list[frames.Buffer]]:
-        """Return the report of a failure, and a list with the pickled exception, if there is one to send.
+        """Return the report of a failure, and its payload: the pickled exception, or nothing if none is sent.
 
-        The duration in the report is 0, and the caller sets it.
+        The report has the duration 0. The caller must set the right one.
 
         Args:
             number: The task's number.
@@ -421,7 +429,7 @@ class Worker:
             cancelled: True if the agent cancelled the task.
         """
         kind, facts = _kind_of(error, cancelled)
-        # The first frames of the traceback are the worker's own.
+        # The first frames of the traceback are left out, because they show the worker's own code.
         trace = error.__traceback__
         while trace is not None and _is_own_frame(trace):
             trace = trace.tb_next
@@ -448,7 +456,7 @@ class Worker:
         return failure, [blob] if blob is not None else []
 
     def _clean_up(self, current: Current) -> None:
-        """Clean up after a task: flush its output, remove its scratch folder, and kill its processes.
+        """Clean up after a task: write what it has printed, remove its scratch folder, and kill its processes.
 
         Also restore the worker's working directory and blocked signals.
         """
@@ -460,11 +468,11 @@ class Worker:
                 os.fchdir(self._folder)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._signals)
         except OSError:
-            # The task closed descriptors that are not its own.
+            # The task has closed descriptors of the worker, so the worker must end.
             self.leaving = True
 
     def kill_children(self) -> None:
-        """Kill the processes that a task has left behind. If there are any, let the worker run no more tasks."""
+        """Kill the processes that a task has left behind. If there were any, this worker runs no more tasks."""
         deadline = time.monotonic() + _REAP_S
         while True:
             try:
@@ -485,7 +493,7 @@ class Worker:
 
 
 def _kind_of(error: BaseException, cancelled: bool) -> tuple[str, dict[str, Any]]:
-    """Return the kind of a failure, and the fields of `TaskFailure` that only this kind has."""
+    """Return the kind of a failure, and the fields of `TaskFailure` that failures of this kind set in addition."""
     if isinstance(error, diagnosis.CannotPickleError):
         return "unserializable", {"path": error.path, "culprit": error.type}
     if isinstance(error, pickling.LoadError):
@@ -496,7 +504,7 @@ def _kind_of(error: BaseException, cancelled: bool) -> tuple[str, dict[str, Any]
         return "too_large", {"size": error.size, "limit": error.limit}
     if isinstance(error, SystemExit):
         code = error.code
-        # No exit status is as large as that, and the controller refuses a message that contains a huge integer.
+        # A larger integer is no exit status, and the controller would refuse a message that contains it.
         is_status = code is None or (isinstance(code, int) and abs(code) < 1 << 63)
         return "exited", {"exit": code if is_status else exceptions.message(code)}
     if isinstance(error, asyncio.CancelledError) and cancelled:
@@ -505,7 +513,7 @@ def _kind_of(error: BaseException, cancelled: bool) -> tuple[str, dict[str, Any]
 
 
 def _open_high(path: str) -> int:
-    """Open a folder, and return its descriptor, if possible from `_HIGH_FD` on; return -1 if it cannot be opened."""
+    """Open a folder. Return its descriptor, which is `_HIGH_FD` or higher if possible, or -1 if there is an error."""
     try:
         low = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
