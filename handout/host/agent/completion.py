@@ -45,7 +45,7 @@ _REASONS = {
     "cancelled": "the task was cancelled",
     "timeout": "the task ran longer than its timeout allows, so the agent ended it",
     "memory": "the task used more memory than its cost says, so the agent ended it",
-    "host": "the agent gave the task up, because the lease had ended or the system refused to fork workers",
+    "host": "the agent gave the task up, because the lease had ended",
 }
 
 

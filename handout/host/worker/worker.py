@@ -334,7 +334,7 @@ class Worker:
     def _unpickle_function(self, number: int) -> Callable[..., Any]:
         try:
             if self._bundle_path is not None:
-                # The bundle is not installed in `_set_up`, because an error there would not become the failure of a task.
+                # `_set_up` does not do this, because an error there would not become the failure of a task.
                 importer.install(self._bundle_path)
                 self._bundle_path = None
             fn: Callable[..., Any] = pickling.loads(self._blobs[number])
