@@ -204,7 +204,7 @@ def read_report(fd: int) -> dict[str, Any]:
     deadline = time.monotonic() + HELLO_TIMEOUT_S
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    poller.register(_ANSWER_FD, 0)  # with an empty mask, poll only reports that nobody reads the answer any more
+    poller.register(_ANSWER_FD, 0)  # with an empty mask, poll only reports that the controller has closed its end
     while b"\n" not in data:
         ready = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
         if _ANSWER_FD in ready and fd not in ready:

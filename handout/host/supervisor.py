@@ -7,7 +7,7 @@ about tasks.
 
 When the agent closes its socket to the supervisor, the supervisor ends all processes of the run. When the lease ends,
 the supervisor kills the workers. It reads the end of the lease from memory that it shares with the agent. If the agent
-hangs, nobody extends the lease, so the supervisor still ends user code in time.
+hangs, it does not extend the lease, and the supervisor still ends user code in time.
 
 Each message to or from the agent is one line of JSON on the socket; `handout.protocol.messages` declares the messages.
 """
