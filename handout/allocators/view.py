@@ -76,7 +76,10 @@ class ClusterView:
         return sum(one.nbytes or 0 for one in task.inputs if host not in one.hosts)
 
     def draft(self) -> Draft:
-        """Return an empty draft. The draft keeps account of the amounts that placed tasks take."""
+        """Return a `Draft` without placements, in which an allocator can try out placements on these hosts.
+
+        The draft keeps account of the amounts that placed tasks take.
+        """
         free = compile_capabilities(self.shared).amounts
         shared = Ledger({name: free.get(name, 0) for name in self._shared_total})
         return Draft(self.hosts, shared, self._shared_total)

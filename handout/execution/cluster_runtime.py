@@ -74,8 +74,8 @@ class ClusterRuntime:
         self._members: Members | None = None
         #: Maps the name of a host to the agent that an earlier controller started there, as the journal describes it.
         self._known: Mapping[str, KnownAgent] = {}
-        #: For each agent in ``_known`` that was taken over, by name of its host: the agent's proxy, and the attempts
-        #: and objects that the agent reported. None for an agent that could not be taken over.
+        #: Maps the name of a host in ``_known`` to what became of its agent: None if the agent could not be taken over,
+        #: otherwise the agent's proxy, and the attempts and objects that the agent reported.
         self._found: dict[str, tuple[AgentProxy, FoundAgent] | None] = {}
 
     # ---- life ------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class ClusterRuntime:
         self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
 
     async def wait_until_adopted(self) -> None:
-        """Wait until each agent of an earlier controller has been taken over, or could not be taken over.
+        """Wait until it is known, for each agent of an earlier controller, whether it could be taken over.
 
         This wait always ends, because each host manager limits the time of a takeover.
         """
@@ -134,7 +134,7 @@ class ClusterRuntime:
             await self._settling.wait()
 
     def adopted(self) -> Mapping[str, FoundAgent]:
-        """Return, by name of the host, the attempts and objects that each agent had when it was taken over.
+        """Return a mapping from the name of a host to the attempts and objects that its agent had at the takeover.
 
         Agents that were lost after the takeover are left out.
         """
@@ -142,7 +142,9 @@ class ClusterRuntime:
         return {name: each[1] for name, each in self._found.items() if each is not None and peers.get(name) is each[0]}
 
     def release(self, run: int) -> None:
-        """Deliver the messages that were held back since agents were taken over. The core now knows their run.
+        """Deliver the messages that have been held back since agents were taken over.
+
+        Call this only after the core has learned of the run to which these messages belong.
 
         Args:
             run: Number of the run that has just been submitted.
@@ -284,7 +286,7 @@ class ClusterRuntime:
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """For each host that cannot be used, by the host's name: the error that says why."""
+        """Maps the name of each host that cannot be used to the error that says why."""
         return {name: error for name, error in self._settled.items() if error is not None}
 
     def next_run(self) -> int:

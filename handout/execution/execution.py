@@ -306,7 +306,7 @@ class Execution:
                 run.on_task_end.setdefault(producer, []).append(there.set)
             while not there.is_set() and not run.ended.is_set():
                 await there.wait()
-            if number not in run.objects and not run.ended.is_set() and not self._has_failed(number):
+            if not (number in run.objects or run.ended.is_set() or self._has_failed(number) or self._is_gone(number)):
                 arrived = asyncio.Event()
                 run.on_object.setdefault(number, []).append(arrived.set)
                 await arrived.wait()
@@ -328,9 +328,10 @@ class Execution:
         return run.spec.producer[number] in run.failures
 
     def _want(self, number: int) -> None:
-        """If an object is not one of the run's outputs, tell the core that the caller wants this object too."""
+        """If an object is not one of the run's outputs, make it one, unless a host was told already not to keep it."""
         run = self._active
         if number not in run.spec.outputs and not run.ended.is_set():
+            run.wanted[number] = 1
             self._post(ev.OutputsWanted(run.number, [number]))
 
     def ended(self, outputs: Iterable[Output[R]], /) -> AsyncIterator[Ended[R]]:

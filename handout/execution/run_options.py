@@ -23,10 +23,11 @@ class RunOptions(TypedDict, total=False):
     Attributes:
         allocator: Async function that chooses the host of each task. Default: the allocator of the cluster, or
             `locality` if the cluster has none.
-        outputs: Outputs whose values the run brings back. A function that none of these outputs needs does not run.
+        outputs: Outputs whose values the run brings back. Functions that are not needed for these outputs do not run.
             Default: each result that no other function takes.
-        given: Values that replace outputs in this run, by output or by id. The `Results` of an earlier run can be given
-            too. A function whose output is replaced runs only if another of its outputs is needed. Default: none.
+        given: A mapping of outputs, or of their ids, to the values that replace these outputs in this run. The
+            `Results` of an earlier run can be given too. A function whose output is replaced runs only if another of
+            its outputs is needed. Default: none.
         retries: How often a function is attempted again after it raised an exception. Applies to functions without
             ``retries`` of their own. Default: 0.
         on_failure: ``"fail_fast"`` cancels the run when the first function fails, and raises the function's exception.
@@ -37,8 +38,8 @@ class RunOptions(TypedDict, total=False):
             ``max_result_bytes`` of their own. Default: no limit.
         max_memory: Largest number of bytes of results that the controller holds in memory. Further results are written
             to files in a private folder, which is removed together with the `Results`. Default: 1 GiB.
-        enforce_memory: If True, a task that takes more memory than its cost says is ended with `MemoryExceededError`.
-            Applies to functions without ``enforce_memory`` of their own. Default: False.
+        enforce_memory: If True, a task is ended with `MemoryExceededError` when it takes more memory than its cost
+            says. Applies to functions without ``enforce_memory`` of their own. Default: False.
         speculate: If True, a task that takes far longer than other tasks of its function gets a second attempt, on
             another host with free room. The attempt that finishes first counts, and the other attempt is ended. A
             function with ``idempotent=False`` never gets a second attempt in this way. Default: False.
@@ -51,8 +52,9 @@ class RunOptions(TypedDict, total=False):
             every committed result from the file, and does not run the functions of these results again. `JournalError`
             is raised if the file cannot be used. Default: none.
         journal_results: Which results are copied to the journal. ``"all"`` means every result that another function or
-            the caller takes. ``"outputs"`` means only results that the caller takes, and a resumed run makes the other
-            results again. Default: ``"all"``.
+            the caller takes. ``"outputs"`` means the results that the caller takes, and those results of functions with
+            ``idempotent=False`` that another function takes. If a resumed run needs any other result, it makes this
+            result again. Default: ``"all"``.
 
     Raises:
         HandoutError: An option has an unknown name or a value of the wrong type or range. Nothing was run.

@@ -1,12 +1,13 @@
 """Computes the identities of tasks. An identity is a digest by which a run recognizes a task of an earlier run.
 
-Tasks of two runs have the same identity if they have the same function and the same arguments, in every process and at
-any time. One graph may also have several tasks with the same function and the same arguments. The identities of such
-tasks differ, because their order in the graph enters the identities.
+Tasks of two runs have the same identity if they have the same function and the same arguments. The process and the time
+of a run make no difference. One graph may also have several tasks with the same function and the same arguments. The
+identities of such tasks differ, because they also depend on the order of these tasks in the graph.
 
 The identity of a function is made from its code (without file names and line numbers), its constants, annotations,
 defaults and closure, and the values of the globals that it names. This holds for the functions of all of the user's own
-modules. For a function of an installed module, only its name and the module's version count (see `code_rules`).
+modules. The identity of a function that can be imported from an installed module is made only from its name and the
+module's version (see `code_rules`).
 
 The identity of a task is made from the identity of its function, from its arguments, and from the identities of the
 tasks whose results are among the arguments.
@@ -69,7 +70,7 @@ class TaskIdentities:
                 self.unrecognizable.add(task)
 
     def part_of(self, number: int) -> str:
-        """Return the path that leads from the result of an object's task to the object, as text.
+        """Return the path of an object as text. The path says which element of its task's result the object is.
 
         The text is empty if the object is the whole result or a value of the caller.
         """
@@ -98,7 +99,7 @@ class TaskIdentities:
         return known
 
     def _task(self, task: int) -> bytes:
-        """Return a task's identity, into which the order of equal tasks has not entered yet."""
+        """Return a task's identity before the task's place among equal tasks is added to it."""
         plan = self._plan
         fn = plan.fns[task]
         known = self._functions.get(id(fn))  # the plan keeps `fn` alive, so no other function gets this id
@@ -139,7 +140,10 @@ class TaskIdentities:
         return "\x1f".join(text)
 
     def _promise(self, task: int) -> Callable[[Any, ValueWalk], bytes]:
-        """Return the ``promise`` argument for a `ValueWalk` through a task's arguments."""
+        """Return a function that gives the identity of an output or an `Arg` among a task's arguments.
+
+        A `ValueWalk` gets this function as its argument ``promise``.
+        """
         slot_of, inputs = self._plan.slot_of(task), self._plan.inputs[task]
 
         def stands_for(found: Placeholder, walk: ValueWalk) -> bytes:

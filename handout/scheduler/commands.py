@@ -1,7 +1,8 @@
 """The commands that the core returns.
 
-The core (`handout.scheduler.core`) makes all decisions and does no I/O. The shell (`handout.execution.shell`) is the
-code around the core: it performs each command and reports to the core what happened.
+The core (`handout.scheduler.core`) makes all decisions and does no I/O. The shell is the part of the controller around
+the core. It contains the driver (`handout.execution.shell.driver`), which performs each command and reports to the core
+what happened.
 
 ``run`` is the number of a run, and ``host`` is the name of a host, or "" for the controller. Most commands have
 columns: lists of the same length, with one entry for each task or object. Tasks and objects are numbers within their

@@ -1,8 +1,8 @@
 """The core makes the controller's decisions: it takes events and returns commands.
 
 The core has no clock, no I/O and no randomness, so the same events at the same times always lead to the same commands.
-The shell (`handout.execution.shell`) is the code around the core. The shell has the clock and does the I/O: it passes
-events to the core and performs the commands.
+The shell is the part of the controller around the core. The shell has the clock and does the I/O. It contains the
+driver (`handout.execution.shell.driver`), which passes events to the core and performs the commands.
 """
 
 from __future__ import annotations

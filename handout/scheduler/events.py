@@ -1,8 +1,8 @@
 """The events that the shell reports to the core.
 
-The core (`handout.scheduler.core`) makes all decisions and does no I/O. The shell (`handout.execution.shell`) is the
-code around the core that does the I/O. The core ignores events that come too late to matter, and counts them in
-`Core.stale`.
+The core (`handout.scheduler.core`) makes all decisions and does no I/O. The shell is the part of the controller around
+the core. It does the I/O, and contains the driver (`handout.execution.shell.driver`), which passes the events to the
+core. The core ignores events that come too late to matter, and counts them in `Core.stale`.
 
 ``run`` is the number of a run, and ``host`` is the name of a host, or "" for the controller. ``tasks`` and ``objects``
 are numbers within the run. ``attempts`` are the numbers of the attempts that the event is about. Frequent events have

@@ -15,7 +15,7 @@ __all__ = ["EFFECTS", "ENDED", "TRANSITIONS", "Outcome", "State"]
 
 
 class State(IntEnum):
-    """The state of a task. A run's column ``state`` holds the numbers."""
+    """The state of a task. The column ``Run.state`` holds one of these numbers for each task."""
 
     WAITING = 0
     """Some input does not exist yet."""
@@ -47,9 +47,9 @@ class Outcome(Enum):
 _W, _R, _H, _B = State.WAITING, State.READY, State.HANDED, State.BACKOFF
 _D, _F, _S, _C = State.DONE, State.FAILED, State.SKIPPED, State.CANCELLED
 
-_DONE_BEFORE = "an earlier run had finished it, or the result that it was repeated for is not needed any more"
+_DONE_BEFORE = "an earlier run had finished it, or it was to make a lost result again that is not needed any more"
 
-#: By state: the states that may follow it, each with the cause of the move.
+#: Maps each state to the states that may follow it, each with the cause of the move.
 TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
     {
         _W: {
@@ -74,7 +74,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
             _F: "failed for good",
             _B: "failed, to be retried after a pause",
             _R: "recalled, or the attempt was lost",
-            _W: "recalled or lost, and an input is missing",
+            _W: "recalled, or the attempt was lost, while an input is missing",
             _S: "an input's producer failed",
             _C: "cancelled",
         },
@@ -85,7 +85,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
             _C: "cancelled",
         },
         _D: {
-            _W: "its result was lost, is still needed, and an input is missing",
+            _W: "its result was lost and is still needed, but an input is missing",
             _R: "its result was lost and is still needed",
         },
         _F: {},
@@ -107,6 +107,6 @@ def _effect(old: State, new: State) -> tuple[int, int] | tuple[()] | None:
 
 
 #: The legal moves in a form that is fast to look up. ``EFFECTS[old][new]`` is None if the move is not legal. Otherwise
-#: it is a tuple of two numbers, which the move adds to the counts of active tasks and of unended tasks. An empty tuple
-#: means that both numbers are 0.
+#: it is a tuple of two numbers. The move adds the first number to the count of tasks that are HANDED, and the second
+#: number to the count of tasks that have not ended. An empty tuple means that both numbers are 0.
 EFFECTS: Final = tuple(tuple(_effect(old, new) for new in State) for old in State)

@@ -45,7 +45,7 @@ class SimulatedJournal:
 
     Args:
         clock: The virtual clock.
-        instruction: Called after each record, because the controller may die at this moment.
+        instruction: Called after each record has been added. The simulated controller may die in this call.
     """
 
     path = "simulated"
@@ -111,7 +111,7 @@ class SimulatedJournal:
         """Tear the last record with a probability of one half, because the controller has died.
 
         Return a text that describes the torn record, or ``""`` if no record was torn. The record of a start is never
-        torn, because the controller does not hand the task over before the record is on the disk.
+        torn, because the task may have been handed over already, and in this case the record is on the disk.
         """
         torn = ""
         if len(self._records) > self._torn_from and self._records[-1].kind != "start" and rng.random() < 0.5:
@@ -121,7 +121,7 @@ class SimulatedJournal:
         return torn
 
     def committed(self) -> dict[bytes, CommittedTask]:
-        """Return the tasks that ended well, by identity, with their committed results."""
+        """Return a mapping from the identity of each task that succeeded to the task with its committed results."""
         found: dict[bytes, CommittedTask] = {}
         for record in self._records:
             if record.kind == "result":
@@ -132,7 +132,10 @@ class SimulatedJournal:
         return found
 
     def open_starts(self) -> dict[bytes, tuple[str, int]]:
-        """Return the started attempts whose ends are not known: host and attempt number, by the task's identity."""
+        """Return a mapping from the identity of a task to an attempt that has a start and no known end.
+
+        The mapping gives the host and the number of each such attempt.
+        """
         open_: dict[bytes, tuple[str, int]] = {}
         for record in self._records:
             if record.kind == "start":

@@ -1,4 +1,7 @@
-"""The story of a simulation: what happened, in sentences, so that a reader can find out why a seed fails."""
+"""The story of a simulation: what happened, in sentences, so that a reader can find out why a seed fails.
+
+Amounts in these sentences are numbers of parts; see `handout.resources.units.PARTS`.
+"""
 
 from __future__ import annotations
 
@@ -84,30 +87,30 @@ def _cancelled(e: ev.CancelRequested) -> str:
 
 
 def _shared(e: ev.SharedChanged) -> str:
-    return f"The inventory shares {dict(e.amounts)} parts."
+    return f"The inventory's shared amounts are now {dict(e.amounts)}, in parts."
 
 
 _SENTENCES: dict[type, Callable[[Any], str]] = {
-    ev.RunSubmitted: lambda e: f"The caller submitted run {e.run} of {e.spec.count} tasks.",
+    ev.RunSubmitted: lambda e: f"The caller submitted run {e.run}. Its number of tasks is {e.spec.count}.",
     ev.RunClosed: lambda e: f"The caller closed run {e.run}.",
     ev.ResultsCommitted: lambda e: f"The journal or the hosts already had the results of {_tasks(e)}.",
     ev.AttemptsFound: lambda e: f"Host {e.host} had gone on with {_tasks(e)} while there was no controller.",
     ev.AttemptsUnknown: lambda e: f"The journal has the start, but not the end, of {_tasks(e)}.",
     ev.HostExpected: lambda e: f"The controller expects host {e.host} to join.",
     ev.HostDelayed: lambda e: f"The controller does not connect to host {e.host} for now: {e.reason}.",
-    ev.HostConnected: lambda e: f"Host {e.host} joined with agent {e.epoch}.",
+    ev.HostConnected: lambda e: f"Host {e.host} joined. The number of its agent is {e.epoch}.",
     ev.HostLost: lambda e: f"The controller lost host {e.host}: {e.reason}.",
-    ev.HostSuspected: lambda e: f"Host {e.host} fell silent.",
-    ev.HostRecovered: lambda e: f"Host {e.host} was heard again.",
-    ev.HostDrained: lambda e: f"The user drained host {e.host}.",
-    ev.CapabilitiesChanged: lambda e: f"Host {e.host} changed its offer to {dict(e.offer.amounts)} parts.",
+    ev.HostSuspected: lambda e: f"The controller has not heard from host {e.host} for a while.",
+    ev.HostRecovered: lambda e: f"The controller heard from host {e.host} again.",
+    ev.HostDrained: lambda e: f"The caller drained host {e.host}.",
+    ev.CapabilitiesChanged: lambda e: f"Host {e.host} now offers the amounts {dict(e.offer.amounts)}, in parts.",
     ev.SharedChanged: _shared,
     ev.TasksStarted: lambda e: f"Host {e.host} reported the start of {_tasks(e)}.",
     ev.TasksFinished: lambda e: f"Host {e.host} reported the results of {_tasks(e)}.",
     ev.TasksRecalled: lambda e: f"Host {e.host} gave back {_tasks(e)}.",
     ev.TaskFailed: _failed,
-    ev.ObjectsStored: lambda e: f"{_at(e.host).capitalize()} stored {_objects(e.run, e.objects)}.",
-    ev.CopyFailed: lambda e: f"Object {e.object} of run {e.run} did not come from {_at(e.source)} to {_at(e.host)}.",
+    ev.ObjectsStored: lambda e: f"A copy of {_objects(e.run, e.objects)} arrived at {_at(e.host)}.",
+    ev.CopyFailed: lambda e: f"Copying object {e.object} of run {e.run} from {_at(e.source)} to {_at(e.host)} failed.",
     ev.PlacementsProposed: lambda e: f"The allocator of run {e.run} placed tasks: {dict(e.placements)}.",
     ev.AllocatorFailed: lambda e: f"The allocator of run {e.run} raised {e.error!r}.",
     ev.OutputsWanted: lambda e: f"The caller asked for {_objects(e.run, e.objects)}.",
@@ -119,7 +122,7 @@ _SENTENCES: dict[type, Callable[[Any], str]] = {
     do.CancelTasks: lambda c: f"The controller had host {c.host} cancel {_tasks(c)}.",
     do.RecallTasks: lambda c: f"The controller recalled {_tasks(c)} from host {c.host}.",
     do.AskAllocator: lambda c: f"The controller asked the allocator of run {c.run} about {len(c.frontier)} tasks.",
-    do.AnnouncePause: lambda c: f"Tasks of a function avoid host {c.host} for {c.pause_s:g} s: the host had no room.",
+    do.AnnouncePause: lambda c: f"Tasks of a function avoid host {c.host} for {c.pause_s:g} s, because it had no room.",
     do.AnnounceSecondAttempt: lambda c: f"Task {c.task} of run {c.run} gets a second attempt on host {c.host}.",
     do.AnnounceTasksEnded: _ends,
     do.AnnounceRunEnded: lambda c: f"The controller announced that run {c.run} ended: {c.outcome.value}.",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import handout
-from handout import Cluster, Graph
+from handout import Cluster, Graph, Output
 from tests import work
 from tests.seen import gone, until
 
@@ -360,6 +360,49 @@ async def test_a_result_that_is_gone_already_is_said_to_be(cluster: Cluster, tmp
         with pytest.raises(KeyError, match="outputs="):
             await execution.result(made)
         (tmp_path / "go").touch()
+        await execution.results()
+
+
+def element_is_used(tmp_path: Path) -> tuple[Graph, Output[Any], Output[Any]]:
+    """Return a graph, a function of which another function takes one element, and the last function."""
+    graph = Graph()
+    gate = graph.add(work.wait_for_file, str(tmp_path / "gate.go"))
+    made = graph.add(lambda path, _: {"used": work.wait_for_file(path), "unused": 2}, str(tmp_path / "made.go"), gate)
+    late = graph.add(lambda _, path: work.wait_for_file(path), made["used"], str(tmp_path / "late.go"))
+    return graph, made, late
+
+
+async def test_an_element_that_no_function_takes_is_kept_if_it_is_asked_for_in_time(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    graph, made, late = element_is_used(tmp_path)
+    async with cluster.start(graph, outputs=[late], max_concurrency=1) as execution:
+        asking = asyncio.ensure_future(execution.result(made["unused"]))
+        await asyncio.sleep(0)
+        for name in ("gate", "made"):
+            (tmp_path / f"{name}.go").touch()
+        assert await asking == 2
+        (tmp_path / "late.go").touch()
+        await execution.results()
+
+
+async def test_an_element_that_was_not_kept_is_said_to_be_gone_while_the_run_goes_on(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    graph, made, late = element_is_used(tmp_path)
+    async with cluster.start(graph, outputs=[late]) as execution:
+        task, _ = execution._active.plan.locate(made)
+        (tmp_path / "gate.go").touch()
+        # The host is told with each task which objects to keep.
+        runs, number = cluster._runtime.driver.core.world.runs, execution._active.number
+        await until(lambda: number in runs and runs[number].attempt[task])
+        asking = [asyncio.ensure_future(execution.result(output)) for output in (made, made["unused"])]
+        await asyncio.sleep(0)
+        (tmp_path / "made.go").touch()
+        for each in asking:
+            with pytest.raises(KeyError, match="outputs="):
+                await each
+        (tmp_path / "late.go").touch()
         await execution.results()
 
 

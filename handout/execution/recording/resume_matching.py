@@ -1,7 +1,7 @@
 """Finds what earlier runs of the same tasks left in the journal, and on agents that outlived their controller.
 
 The identity of a task is a digest by which a run recognizes the tasks of earlier runs. A start is the record that an
-attempt was about to be handed over. The journal has starts only of tasks that must not run twice.
+attempt was about to be handed over. The journal keeps such records only for tasks that must not run twice.
 
 The core is the part of the scheduler that makes all decisions.
 """
@@ -54,8 +54,9 @@ class PriorRuns:
     def number_after(self, number: int) -> int:
         """Return the number that the new run gets.
 
-        If the last run in the journal had the same tasks, the new run gets that run's number, because agents that
-        outlived that run know their attempts by it. Otherwise the new run gets a number that is new in the journal.
+        If the last run in the journal had the same tasks, the new run gets that run's number. This number is part of
+        the ids of the attempts on agents that outlived that run. Otherwise the new run gets a number that is new in the
+        journal.
 
         Args:
             number: The smallest number that the cluster allows.
@@ -66,7 +67,7 @@ class PriorRuns:
         return max(number, last + 1)
 
     def known_agents(self) -> dict[str, KnownAgent]:
-        """Return the agents that an earlier controller left running, by host.
+        """Return a mapping from the name of a host to the agent that an earlier controller left running there.
 
         Agents of another version of Handout are left out.
         """
@@ -96,13 +97,15 @@ class PriorRuns:
 
         Args:
             run: The run that is to be resumed.
-            known: The tasks that are committed, by identity.
-            lost: The host and the attempt of each start whose end is not known, by identity of the task.
+            known: Maps the identity of each committed task to the task.
+            lost: Maps the identity of a task to the host and the number of an attempt that has a start and whose end is
+                not known.
         """
         self._known = known
         self._lost = {identity: start for identity, start in lost.items() if identity not in known}
-        # The results of these objects are loaded before the run, because the caller may use them after the journal is
-        # closed. Other results are read from the journal when a task takes them.
+        # These objects are loaded before the run, because the caller may use them after the journal is closed. If such
+        # an object has a file of its own and does not fit in memory, it stays in this file. Other objects are read from
+        # the journal or from their files when a task takes them.
         self._outputs = frozenset(number for number in run.plan.outputs if run.spec.producer[number] >= 0)
 
     def _part(self, run: RunState, number: int) -> StoredPart | None:
@@ -173,7 +176,8 @@ class PriorRuns:
             elif part.file is not None:
                 run.objects.put_file(number, part.file, part.nbytes)
             elif number in self._outputs:
-                run.objects.put_new(number, self._journal.read_part(part))  # it did not fit when `read` loaded objects
+                # The object did not fit in memory when `read` loaded objects.
+                run.objects.put_new(number, self._journal.read_part(part))
             else:
                 run.objects.put_later(number, partial(self._journal.read_part, part), part.nbytes)
             if part.data_only or part.host in data_only:
@@ -203,12 +207,14 @@ def latest_attempts(
 ) -> tuple[_Attempts, _Attempts]:
     """Split the attempts that agents have. Return the attempts that count, and the replaced attempts.
 
-    An attempt is replaced if its task has a later attempt. If the earlier controller died before it confirmed the end
-    of a replaced attempt, an agent still reports this end, which says nothing about the later attempt.
+    An attempt is replaced if its task has a later attempt. An agent reports the end of an attempt until a controller
+    confirms this report. So an agent may still report the end of a replaced attempt, if the earlier controller died
+    before it confirmed the report. Such a report says nothing about the later attempt.
 
     Args:
         held: Maps each host to the tasks that the host has, and to the numbers of their attempts.
-        unseen: The number of the latest attempt of each task that must not run twice and whose end is not known.
+        unseen: Maps a task to the number of its latest attempt in the journal. It has only tasks that must not run
+            twice, and for which the end of that attempt is not known.
     """
     latest = dict(unseen)
     for tasks, attempts in held.values():
@@ -225,7 +231,7 @@ def latest_attempts(
 
 
 def _objects_of(run: int, found: Mapping[str, FoundAgent]) -> dict[int, list[tuple[str, int]]]:
-    """For each object of a run, return the hosts that have it, each with the size in bytes there."""
+    """Return a mapping from the objects of a run to the hosts that have them, each with the size in bytes there."""
     objects: dict[int, list[tuple[str, int]]] = {}
     for host, each in found.items():
         for key, nbytes in each.objects:

@@ -1,7 +1,8 @@
 """Handle the reports of agents about attempts that have started, finished, failed or been recalled.
 
-A slow task may have two attempts at the same time. The columns of the run then describe one of them, which is called
-the present attempt. `Run.second_attempts` describes the other attempt.
+For each task, `Run` keeps the data of one attempt in its columns (`attempt`, `host` and others, indexed by task). This
+attempt is called the present attempt. A slow task may have another attempt at the same time, whose data is in
+`Run.second_attempts`.
 """
 
 from __future__ import annotations
@@ -150,13 +151,16 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
         run: The run.
         host: The host.
         o: The object.
-        size: The object's size in bytes; negative if the object was not stored.
+        size: The object's size in bytes. It is negative if the object was neither stored on the host nor sent to the
+            controller.
         held: True if the controller got the object's bytes with the report.
         stored: True if the host stores this object in any case, even if the report contains the object's bytes.
     """
     objects = run.objects
     if size < 0:
-        give_up_output(world, run, o)  # not stored: the caller asked for the object after the task was handed over
+        # When the task was handed over, nothing needed the object, so the host did not store it. If the caller has
+        # asked for the object since, the run ends without it.
+        give_up_output(world, run, o)
         return
     if objects.copying:
         objects.end_copy(o, host.index)
@@ -191,8 +195,8 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
 def _held_again(world: World, run: Run, host: HostRecord, t: int, sizes: Sequence[int]) -> None:
     """Note the result of an attempt that an earlier controller handed over.
 
-    Only this controller certainly has a replica. The host may have dropped its own replica, because the earlier
-    controller may have got the result, too, and have told the host to drop it.
+    This controller has a replica, but it is not certain that the host still has one. The earlier controller may also
+    have got the result, and may then have told the host to drop its replica.
     """
     for o, size in zip(run.objects_of(t), sizes, strict=False):
         if size < 0:

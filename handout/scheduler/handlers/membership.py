@@ -1,7 +1,7 @@
 """Handle hosts that join, change or leave, and runs that are submitted or closed.
 
-The shell is the code around the core: it connects to hosts and reports events to the core. A group is a set of tasks
-that must all run on one host.
+The shell is the part of the controller around the core, and contains the driver. The shell connects to hosts, and
+reports events to the core. A group is a set of tasks that must all run on one host.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ __all__ = [
     "shortage_over",
 ]
 
-#: For this many seconds after the capabilities of a host have changed, a run goes on even if no host can run one of its
-#: tasks, unless the run is new. The reason is that a tracker may report less for a while, for example because other
-#: programs use memory.
+#: After the capabilities of a host have changed, there may be a task that no host can run. A run with such a task still
+#: goes on for this many seconds, because a tracker may report less for a while, for example while other programs use
+#: memory. A new run does not get this time.
 SHORTAGE_S = 60.0
 
 
@@ -76,13 +76,19 @@ def host_expected(world: World, event: ev.HostExpected) -> None:
 
 
 def host_delayed(world: World, event: ev.HostDelayed) -> None:
-    """Note why the shell does not connect to an expected host yet. Tasks that only this host can run wait for it."""
+    """Note why the shell does not connect to an expected host yet. An empty reason means that it is connecting now.
+
+    Tasks that only this host can run wait for it.
+    """
     if event.host in world.fleet.expected:
         world.fleet.expect(event.host, event.reason)
 
 
 def host_connected(world: World, event: ev.HostConnected) -> None:
-    """Add a host whose agent is ready. If the core still has the host with an earlier agent, that agent is lost."""
+    """Add a host whose agent is ready.
+
+    If the core still knows the host by an earlier agent, it first treats the host as lost.
+    """
     known = world.fleet.by_name.get(event.host)
     if known is not None:
         if known.epoch >= event.epoch:
@@ -193,7 +199,7 @@ def release_drained(world: World) -> None:
 def _is_evacuated(world: World, host: HostRecord) -> bool:
     """Return True if every needed object on a host has a replica on a host that stays, or with the controller.
 
-    Begin to copy each needed object without such a replica to the controller.
+    If a needed object has no such replica, begin to copy the object to the controller.
     """
     leaving = {each.index for each in world.fleet.by_name.values() if each.draining}
     empty = True
@@ -229,7 +235,10 @@ def capabilities_changed(world: World, event: ev.CapabilitiesChanged) -> None:
 
 
 def _unpin_uncovered(world: World, run: Run, host: HostRecord) -> None:
-    """Let all groups that are pinned to a host go elsewhere if the host cannot run one of these groups any more."""
+    """Unpin all groups of a host if one of them cannot run there any more.
+
+    The groups may then go elsewhere.
+    """
     profiles = run.spec.profiles
     if any(
         at == host.index and not all(world.fleet.feasible(host, profiles[p]) for p in run.group_profiles[group])
@@ -239,7 +248,7 @@ def _unpin_uncovered(world: World, run: Run, host: HostRecord) -> None:
 
 
 def shortage_over(world: World, timer: Timer) -> None:
-    """Have all runs checked again, because the time is over in which lost capabilities might have come back."""
+    """Have all runs checked again, because the core may have waited long enough for lost capabilities to come back."""
     world.recheck = True
 
 

@@ -29,7 +29,7 @@ def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> N
 
 
 def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
-    """Tell the tasks that wait for an object that it exists now. The object's first replica is on host ``index``."""
+    """Update the tasks that wait for an object, because it exists now. Its first replica is on host ``index``."""
     state = run.state
     for c in run.objects.consumers[o]:
         s = state[c]
@@ -63,7 +63,8 @@ def copy_to(world: World, run: Run, o: int, index: int) -> None:
     source = replicas[0]
     if source and len(replicas) > 1:
         # All copies pass through the controller, so a replica in the controller is the best source. Here the controller
-        # has none, so the copies are spread over the hosts that have the object.
+        # has no replica, so the source depends on the numbers of the target and of the object. In this way, the
+        # hosts that have the object share the work.
         source = replicas[(index + o) % len(replicas)]
     run.objects.begin_copy(o, index, source)
     world.out.copy(index, run.number, o, source)
@@ -85,7 +86,11 @@ def release_inputs(world: World, run: Run, t: int) -> None:
 
 
 def drop_unused(world: World, run: Run, o: int) -> None:
-    """Drop the replicas of an object that no task will use, except those that the caller will get or wants to keep."""
+    """Drop the replicas of an object that no task will use.
+
+    Drop nothing if the object has the flag `KEEP`, or if it is an output that has not reached the controller yet. If
+    the controller has a replica of an output or of a value from the caller, keep this replica.
+    """
     objects = run.objects
     flags, replicas = objects.flags[o], objects.replicas[o]
     if flags & KEEP or not replicas:
@@ -95,7 +100,7 @@ def drop_unused(world: World, run: Run, o: int) -> None:
         # An output stays for the caller. A value from the caller stays, because no task can make it again.
         kept = CONTROLLER_ONLY
     elif flags & OUTPUT:
-        return  # the output is being copied to the controller
+        return  # the output has not reached the controller yet
     if replicas == kept:
         return
     objects.keep_replicas(o, kept)

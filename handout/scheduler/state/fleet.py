@@ -1,7 +1,8 @@
 """The hosts that the core knows, the amounts that they share, and which hosts are able to run a task.
 
-The core makes the decisions of the controller. The shell is the code around the core: it connects to hosts, and reports
-to the core what happens to them. All tasks of one profile have the same requirements; see `Profile`.
+The core makes the decisions of the controller. The shell is the part of the controller around the core, and contains
+the driver. The shell connects to hosts, and reports to the core what happens to them. All tasks of one profile have the
+same requirements; see `Profile`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One host as the core sees it: its offer, the claims on that offer, and the tasks that were handed over to it.
 
-The core makes the decisions of the controller. The shell is the code around the core: it talks to the hosts, and
-performs the core's commands.
+The core makes the decisions of the controller. The shell is the part of the controller around the core, and contains
+the driver. The shell talks to the hosts, and performs the core's commands.
 
 A claim is the part of a host's amounts that one task holds. A task is handed ahead if the core hands it over without a
 claim, because the host has no room for the task yet, or because the task's inputs are still being made on this host.

@@ -1,7 +1,8 @@
 """Gathers the commands that one call of the core returns.
 
-The shell, which is the code around the core, performs the commands after the call. Most commands have columns: lists
-with one entry for each task or object. These lists grow until the end of the call.
+The shell is the part of the controller around the core. It contains the driver, which performs the commands after the
+call. Most commands have columns: lists with one entry for each task or object. These lists grow until the end of the
+call.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The state of one run, in columns. A column has one entry for each task, so no task needs a Python object of its own.
 
-The core makes the decisions of the controller. The shell is the code around the core, and performs its commands.
+The core makes the decisions of the controller. The shell is the part of the controller around the core. It contains the
+driver, which performs the core's commands.
 
 A task is handed (`State.HANDED`) while an agent has it. A claim is the part of a host's amounts that a task holds. A
 task that is handed ahead is handed over before it has a claim; see `handout.scheduler.state.hosts`. If two attempts of

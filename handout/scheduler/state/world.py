@@ -49,18 +49,21 @@ class World:
         self.stale = 0
         #: Hosts that have got room since tasks were last placed.
         self.dirty: set[HostRecord] = set()
-        #: Hosts on which the core tries to place tasks once more in the present call, because a reservation or an entry
-        #: of ``denied`` has ended.
+        #: Hosts on which the core tries to place tasks once more in the present call. What kept tasks away from these
+        #: hosts is over: a reservation, or an entry of ``denied`` (see below).
         self.freed: set[HostRecord] = set()
-        #: Hosts that have leaders; see `HostRecord.leaders`.
+        #: Hosts that have leaders. A leader is a task that was handed to a host, and the tasks that take its result may
+        #: be handed to this host too; see `HostRecord.leaders`.
         self.leading: set[HostRecord] = set()
         #: The queues whose first task found no room when tasks were last placed, as (priority of that task, queue).
         #: Always empty if no run has priorities and all runs have the same ``run_priority``.
         self.waiting: list[tuple[float, ReadyQueue]] = []
-        #: For each host: the tasks in ``waiting`` that wait for it, as far as the core has read ``waiting`` for it.
+        #: For each host: the tasks that wait for this host, from the part of ``waiting`` that the core has gone through
+        #: for this host so far.
         self.waiters: dict[HostRecord, Waiters] = {}
-        #: Hosts to which the core did not hand a task ahead (before they had room for it), because a more urgent task
-        #: waits for them. Key: (names of the amounts that the more urgent task needs, priority of the other task).
+        #: Hosts that did not get a task ahead, because a more urgent task waits for these hosts. To hand a task ahead
+        #: is to hand it over before the host has room for it. Key: (names of the amounts that the more urgent task
+        #: needs, priority of the task that was not handed ahead).
         self.denied: dict[tuple[frozenset[str], float], set[HostRecord]] = {}
         #: Hosts that the tasks of some function avoid for a while; see `Pause`.
         self.pausing: set[HostRecord] = set()
@@ -72,7 +75,7 @@ class World:
         self.shortage_until = float("-inf")
         #: Number of the last request to a custom allocator.
         self.requests = 0
-        #: The queues whose first task has waited for a long time. Value: the host that is kept free for the queue.
+        #: Maps a queue whose first task has waited for a long time to the host that is kept free for this queue.
         self.reservations: dict[ReadyQueue, HostRecord] = {}
         #: The queue for which the shared amounts are kept free, or None.
         self.shared_reservation: ReadyQueue | None = None
