@@ -122,11 +122,11 @@ async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
     try:
         while True:
             while seen:
-                if seen.dropped:
-                    missed, seen.dropped = seen.dropped, 0
-                    yield EventsMissed(seen.items[0].at_s, missed)
-                    continue  # while the reader handled the `EventsMissed`, further events may have been dropped
-                yield seen.take()
+                missed, seen.dropped = seen.dropped, 0
+                event = seen.take()  # now, because further events may be dropped while the reader handles the gap
+                if missed:
+                    yield EventsMissed(event.at_s, missed)
+                yield event
             if run.ended.is_set():
                 return
             wake.clear()

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 
 from handout.errors import JournalError
-from handout.journal.tables import check, identity_at
+from handout.journal.tables import DAMAGE, check, identity_at
 
 __all__ = ["AttemptRecord", "RunRecord", "Story", "TaskRecord", "read"]
 
@@ -125,7 +125,7 @@ def read(path: str | PathLike[str]) -> Story:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             return _story(database) if check(database, path) else Story((), (), ())
-    except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:  # damaged rows raise the last three
+    except DAMAGE as error:
         raise JournalError(
             f"The journal {str(path)!r} cannot be read: {type(error).__name__}: {error}.",
             remedy="Check that you may read the file, and that the file is not damaged.",

@@ -16,7 +16,7 @@ from handout.errors import JournalError
 from handout.journal import opening
 from handout.journal.object_files import ObjectFolder, Segments, is_whole
 from handout.journal.records import AttemptStart, ClassName, CommittedTask, ResultBatch, StoredPart
-from handout.journal.tables import identity_at
+from handout.journal.tables import DAMAGE, identity_at
 from handout.journal.writer import INSERT_RESULT, LargeObject, Rows, Writer, result_row
 
 __all__ = ["INLINE", "Journal"]
@@ -191,7 +191,7 @@ class Journal:
                 yield
             except sqlite3.OperationalError as error:
                 raise opening.unusable(self.path, str(error)) from error
-            except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
+            except DAMAGE as error:
                 raise JournalError(
                     f"The journal {str(self.path)!r} cannot be read: {type(error).__name__}: {error}.",
                     remedy="The file is damaged. Give the path of another file. All tasks then run anew.",

@@ -8,10 +8,13 @@ from pathlib import Path
 from handout.errors import JournalError
 from handout.journal.value_walk import DIGEST_SIZE
 
-__all__ = ["FORMAT", "check", "create", "identity_at"]
+__all__ = ["DAMAGE", "FORMAT", "check", "create", "identity_at"]
 
 #: The number of the format. It changes when the tables change. A journal of another format is refused, not converted.
 FORMAT = 3
+
+#: Errors that reading a damaged journal raises. All but the first two come from rows with unexpected contents.
+DAMAGE = (sqlite3.Error, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 #: SQLite's application id of a journal: the letters ``HAND``.
 _APPLICATION = 0x48414E44

@@ -184,6 +184,23 @@ def test_a_cancelled_one_is_not_cancelled_again_while_it_cleans_up(rig: Rig, loo
     assert (tmp_path / "a.clean").exists()
 
 
+def test_one_that_is_cancelled_before_it_begins_ends_at_once(rig: Rig, loop_class: int, tmp_path: Path) -> None:
+    async def block(mark: str) -> str:
+        Path(mark).touch()
+        while not os.path.exists(mark + ".go"):
+            time.sleep(0.01)  # the loop reads no messages in the meantime
+        return "once"
+
+    mark = tmp_path / "a"
+    rig.submit([1], rig.function(block), rig.call(str(mark)), cls=loop_class)
+    rig.wait(mark.exists)
+    rig.submit([2], rig.function(asyncio.sleep), rig.call(1000), cls=loop_class)
+    rig.send(messages.Cancel([2], 60.0))
+    (tmp_path / "a.go").touch()
+    assert rig.wait_for(1, 2).fields["kind"] == "cancelled"
+    assert rig.result(1) == "once"
+
+
 def test_each_knows_who_it_is_and_what_it_prints_is_told_apart(rig: Rig, loop_class: int) -> None:
     async def say() -> str:
         from handout import current

@@ -116,6 +116,14 @@ def test_the_workers_of_a_released_bundle_end_because_they_hold_its_file(rig: Ri
     assert workers[0] != workers[1]
 
 
+def test_a_damaged_bundle_is_a_failure_to_load_and_not_the_functions_own(rig: Rig) -> None:
+    rig.send_object(3, b"not a zip file")
+    rig.task_class(7, bundle=3)
+    failed = rig.run(os.getpid, cls=7).fields
+    assert failed["kind"] == "input"
+    assert "BadZipFile" in failed["message"]
+
+
 def test_a_bundle_that_is_sent_again_while_it_still_arrives_is_whole(rig: Rig) -> None:
     """Both streams write to the same file. The first stream goes on after the second one was announced."""
 

@@ -267,5 +267,10 @@ def test_a_host_that_cannot_start_a_worker_says_why(handle: WorkerHandle) -> Non
             task.state, task.worker, handle.queued = QUEUED, handle, {1: task}
             end.on_worker_gone(handle, messages.WorkerGone(1, error="fork: no more processes"))
         assert failed == [("host", "the host cannot start a worker: fork: no more processes")]
+        given_back = QueuedTask(2, 1, task.task_class, b"", [], [2], 1, "t", 1, 0)
+        given_back.state, given_back.worker, handle.queued = QUEUED, handle, {2: given_back}
+        given_back.end_reason = "recalled"
+        end.on_worker_gone(handle, messages.WorkerGone(1, error="fork: no more processes"))
+        assert len(failed) == 1
 
     asyncio.run(main())

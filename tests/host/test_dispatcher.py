@@ -98,3 +98,14 @@ def test_a_class_whose_tasks_start_keeps_no_later_class_waiting(
 
     monkeypatch.setattr("handout.host.agent.dispatcher.now", lambda: clock)
     asyncio.run(main())
+
+
+def test_a_class_whose_waiting_tasks_were_all_recalled_does_not_wait_any_more(store: ObjectStore) -> None:
+    queue, task_class = TaskQueue(store.__contains__), TaskClassQueue(messages.NewTaskClass(1, {}))
+    task = QueuedTask(1, 1, task_class, b"", [], [], 1, "t", 1, 0)
+    queue.add(task)
+    task_class.blocked_since = 5.0
+    assert queue.heads() == [(task.order, task_class)]
+    task_class.ready.clear()
+    assert queue.heads() == []
+    assert task_class.blocked_since is None

@@ -28,11 +28,25 @@ def test_devices_are_counted_with_the_memory_of_the_smallest() -> None:
 
 @pytest.mark.parametrize(
     ("visible", "names"),
-    [("2,0", "CA"), ("GPU-b", "B"), ("1,7,0", "B"), ("", ""), ("-1", ""), ("NoDevFiles", ""), (" 1 , GPU-c3", "BC")],
+    [
+        ("2,0", "CA"),
+        ("GPU-b", "B"),
+        ("1,7,0", "B"),
+        ("", ""),
+        ("-1", ""),
+        ("NoDevFiles", ""),
+        (" 1 , GPU-c3", "BC"),
+        ("0,0,1", "AB"),
+    ],
 )
 def test_devices_that_the_login_hides_are_not_counted(visible: str, names: str) -> None:
-    text = "GPU-a1, A, 1\nGPU-b2, B, 2\nGPU-c3, C, 3\n"
+    text = "GPU-a1, A, [N/A]\nGPU-b2, B, 2\nGPU-c3, C, 3\n"
     assert "".join(name for name, _ in probe.parse_gpus(text, visible)) == names
+
+
+def test_devices_without_a_known_memory_are_counted() -> None:
+    assert probe.parse_gpus("GPU-a1, A, [N/A]\n") == [("A", 0)]
+    assert probe.parse_gpus("GPU-a1, A, 1\n", "MIG-1,MIG-2") == [("MIG instance", 0)] * 2
 
 
 @pytest.mark.parametrize("script", ["exit 9", "printf '\\377\\376'", "echo 'No devices were found'"])

@@ -248,10 +248,20 @@ def test_a_damaged_journal_is_told_by_name(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_damaged_row_is_told_by_name_to_a_reader(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("UPDATE results SET tasks = '[1'", "JSONDecodeError"),
+        (f"UPDATE results SET tasks = '{'[' * 100_000}'", "RecursionError"),
+        ("UPDATE results SET run = 77", "KeyError"),
+        ("UPDATE runs SET identities = 'text'", "AttributeError"),
+    ],
+    ids=["json", "nested", "run", "text"],
+)
+def test_a_damaged_row_is_told_by_name_to_a_reader(tmp_path: Path, damage: str, words: str) -> None:
     path = tmp_path / "run.db"
     written(path).close()
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE results SET tasks = '[1'")
-    with pytest.raises(JournalError, match="cannot be read: JSONDecodeError"):
+        database.execute(damage)
+    with pytest.raises(JournalError, match=f"cannot be read: {words}"):
         read(path)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from handout.errors import AllocatorError
+from handout.resources import compile_capabilities
 from handout.scheduler import Outcome, State
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
@@ -204,6 +207,34 @@ def test_leaving_out_everything_while_a_task_waits_for_its_next_attempt_is_no_er
     assert answer(scene, 2, {}) == []
     assert ("ask", 3, "a", "b") in scene.wake()
     answer(scene, 3, {})
+    assert "though all hosts are idle" in str(allocator_error(scene))
+
+
+@pytest.mark.parametrize("reason", ["backoff", "pause", "shortage"])
+def test_a_timer_without_a_reason_any_more_leaves_no_run_without_an_end(reason: str) -> None:
+    scene = Scene("h1", "h2")
+    again = profile(retries=1, backoff_s=5.0)
+    request = asked(scene, "a; b", profiles={"a": again, "b": again}, on_failure="continue")
+    answer(scene, request.request, {"a": "h2"})
+    match reason:
+        case "backoff":
+            scene.fail("h2", "a")
+            scene.tell(ev.CancelRequested(1, [scene.number(1, "a")]))
+        case "pause":
+            scene.fail("h2", "a", "disk", need=10**9)
+            scene.lose("h2")
+        case "shortage":
+            scene.finish("h2", "a")
+            scene.tell(ev.CapabilitiesChanged("h2", compile_capabilities({"cpu": 2})))
+    woken = 0
+    while 1 not in scene.over:
+        number = scene.core.world.runs[1].requests.number
+        if number >= 0:
+            answer(scene, number, {})
+        else:
+            scene.wake()
+            woken += 1
+    assert woken
     assert "though all hosts are idle" in str(allocator_error(scene))
 
 

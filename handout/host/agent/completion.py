@@ -472,10 +472,10 @@ class Completion:
         self._dispatcher.hold()
         self._spawn_failures += 1
         if self._spawn_failures > _MAX_SPAWN_FAILURES and len(self._pool.workers) == 0:
-            for task in queued:
+            for task in [each for each in queued if each.end_reason != "recalled"]:
+                queued.remove(task)
                 self._dispatcher.forget(worker, task)
                 self._fail(task, task.end_reason or "host", message=f"the host cannot start a worker: {error}")
-            queued.clear()
 
     def _fail_culprit(self, worker: WorkerHandle, culprit: QueuedTask, report: messages.WorkerGone) -> None:
         if not worker.shared:

@@ -208,8 +208,8 @@ class Dispatcher:
     def _acquire(self, key: WorkerKey, task_class: TaskClassQueue) -> WorkerHandle | None:
         try:
             return self._pool.acquire(key, self._environment, self._bundle_path(task_class))
-        except OSError:
-            # The system has no descriptors or no memory left. This may change once other workers have ended.
+        except (OSError, StoreFullError):
+            # The system has no descriptors, memory or disk space left. This may change once other workers have ended.
             traceback.print_exc()
             self.hold()
             return None

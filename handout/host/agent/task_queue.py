@@ -280,6 +280,7 @@ class TaskQueue:
             if head is not None:
                 found.append((head.order, task_class))
             else:
+                task_class.blocked_since = None
                 del self._active[task_class.number]
         if len(found) > 1:
             found.sort(key=lambda pair: pair[0])

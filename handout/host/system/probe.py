@@ -174,27 +174,34 @@ def parse_gpus(text: str, visible: str | None = None) -> list[tuple[str, int]]:
     """Return the name and the memory in bytes of each GPU that a task may use.
 
     Args:
-        text: Lines of the form ``uuid, name, MiB``. Other lines are skipped.
+        text: Lines of the form ``uuid, name, MiB``. Other lines are skipped. A device counts with 0 bytes if the driver
+            does not tell its memory.
         visible: The value of ``CUDA_VISIBLE_DEVICES``: indices or beginnings of UUIDs, with commas between them. As
-            CUDA does, this function ignores all entries after one that no GPU has. None: every GPU is visible.
+            CUDA does, this function ignores all entries after one that no GPU has. A MIG instance counts with 0 bytes,
+            because these lines do not tell its memory. None: every GPU is visible.
     """
-    devices: dict[str, tuple[str, int]] = {}
+    devices: list[tuple[str, tuple[str, int]]] = []
     for line in text.splitlines():
         uuid, _, rest = line.partition(",")
         name, _, memory = rest.rpartition(",")
-        if name and memory.strip().isdigit():
-            devices[uuid.strip()] = (name.strip(), int(memory) << 20)
+        if name:
+            devices.append((uuid.strip(), (name.strip(), int(memory) << 20 if memory.strip().isdigit() else 0)))
     if visible is None:
-        return list(devices.values())
-    found: list[tuple[str, int]] = []
+        return [device for _, device in devices]
+    found: dict[str, tuple[str, int]] = {}
     for entry in map(str.strip, visible.split(",")):
+        if entry.startswith("MIG-"):
+            found[entry] = ("MIG instance", 0)
+            continue
         chosen = [
-            uuid for index, uuid in enumerate(devices) if entry and (entry == str(index) or uuid.startswith(entry))
+            (uuid, device)
+            for index, (uuid, device) in enumerate(devices)
+            if entry and (entry == str(index) or uuid.startswith(entry))
         ]
         if not chosen:
             break
-        found.append(devices[chosen[0]])
-    return found
+        found.update(chosen[:1])
+    return list(found.values())
 
 
 def container() -> str | None:

@@ -65,8 +65,12 @@ def create(folder: str) -> tuple[int, memoryview]:
     else:  # pragma: no cover - macOS
         fd, path = tempfile.mkstemp(dir=folder)
         os.unlink(path)
-    os.ftruncate(fd, mmap.PAGESIZE)
-    view = attach(fd)
+    try:
+        os.ftruncate(fd, mmap.PAGESIZE)
+        view = attach(fd)
+    except OSError:
+        os.close(fd)
+        raise
     view[RECALLED_FROM] = NEVER
     return fd, view
 

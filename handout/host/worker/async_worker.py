@@ -68,7 +68,7 @@ class SharedLoop:
                 continue
             coroutine = asyncio.get_running_loop().create_task(self._run(task))
             self._coroutines[number] = coroutine
-            coroutine.add_done_callback(lambda _, number=number: self._forget(number))  # type: ignore[misc]
+            coroutine.add_done_callback(lambda ended, number=number: self._forget(number, ended))  # type: ignore[misc]
 
     async def _run(self, task: WorkerTask) -> None:
         worker, number = self._worker, task.number
@@ -84,6 +84,7 @@ class SharedLoop:
                 value = await value
             result = worker.encode(value, paths, task.outputs)
         except MissingInputError:
+            worker.streams.flush()
             worker.report.add_lacking(number)
         except BaseException as error:
             failure, payload = worker.failure(number, error, number in worker.cancelled)
@@ -95,9 +96,13 @@ class SharedLoop:
         remove_scratch(current)
         self._flush_soon()
 
-    def _forget(self, number: int) -> None:
+    def _forget(self, number: int, coroutine: asyncio.Task[None]) -> None:
         del self._coroutines[number]
         worker = self._worker
+        if coroutine.cancelled():  # before its first step, so that `_run` could not report it
+            failure, payload = worker.failure(number, asyncio.CancelledError(), True)
+            worker.report.send_failure(failure, payload)
+            self._flush_soon()
         worker.cancelled.discard(number)
         if not self._coroutines:
             # Only now can the worker kill the processes that ended tasks have left, because while a task runs, the

@@ -29,6 +29,10 @@ FRONTIER_PER_SLOT = 4
 #: allocator could keep the core busy.
 MIN_ASK_AGAIN_S = 0.01
 
+#: The allocator is asked again when such a timer fires. A task may then join the frontier, a paused host may take tasks
+#: again, or a host may have got back the capabilities that it had lost.
+_MAY_CHANGE = {Wake.BACKOFF, Wake.PAUSE, Wake.SHORTAGE}
+
 
 def note_room(world: World) -> None:
     """Have all custom allocators asked again if some host has got room."""
@@ -144,8 +148,7 @@ def _check_hope(world: World, run: Run) -> None:
     busy = any(h.handed or h.lingering or not (h.open or h.released) for h in world.fleet.by_name.values())
     if busy or run.requests.changed or run.requests.asks_again or world.fleet.expected:
         return
-    # At the end of a backoff a task joins the frontier, and at the end of a pause a host takes tasks again.
-    if any(t.wake is Wake.PAUSE or (t.wake is Wake.BACKOFF and t.run == run.number) for t in world.timers.pending()):
+    if any(timer.wake in _MAY_CHANGE and timer.run in (-1, run.number) for timer in world.timers.pending()):
         return
     tasks = run.requests.tasks
     names = ", ".join(map(repr, list(tasks)[:5])) + (", ..." if len(tasks) > 5 else "")

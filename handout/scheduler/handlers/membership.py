@@ -250,6 +250,7 @@ def _unpin_uncovered(world: World, run: Run, host: HostRecord) -> None:
 def shortage_over(world: World, timer: Timer) -> None:
     """Have all runs checked again, because the core may have waited long enough for lost capabilities to come back."""
     world.recheck = True
+    world.note_change()
 
 
 def shared_changed(world: World, event: ev.SharedChanged) -> None:

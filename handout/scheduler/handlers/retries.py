@@ -69,7 +69,10 @@ def backoff_over(world: World, timer: Timer) -> None:
     """Return a task to the frontier, because its pause before the next attempt is over."""
     run = world.runs.get(timer.run)
     t = timer.number
-    if run is not None and run.state[t] == State.BACKOFF and run.attempt[t] == timer.attempt:
+    if run is None:
+        return
+    run.requests.note_change()  # an allocator that placed nothing may have waited for this, see `_check_hope`
+    if run.state[t] == State.BACKOFF and run.attempt[t] == timer.attempt:
         return_to_frontier(world, run, t)
 
 

@@ -74,7 +74,7 @@ class Timers:
         return self._heap[0][0] if self._heap else None
 
     def pending(self) -> list[Timer]:
-        """Return the timers that have not fired, in any order. Only code that checks the core's state calls this."""
+        """Return the timers that have not fired, in any order. There may be no reason for some of them any more."""
         return [timer for _, _, timer in self._heap]
 
     def due(self, now: float) -> list[Timer]:
