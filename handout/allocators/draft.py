@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isfinite
+from typing import Any
 
 from handout.allocators.host_view import HostView, free_ledger, offer_of
 from handout.allocators.task import Task, requirements_of
@@ -11,7 +13,7 @@ from handout.protocol.resource_ledger import Claim, Ledger
 from handout.resources import nearest_name
 from handout.resources.feasibility import feasible_variants
 
-__all__ = ["Draft"]
+__all__ = ["Draft", "checked_pause"]
 
 
 class Draft(Mapping[str, str]):
@@ -83,8 +85,8 @@ class Draft(Mapping[str, str]):
 
         If this method is called several times, the shortest time counts. The scheduler waits at least 0.01 s.
         """
-        if self.ask_again_s is None or in_s < self.ask_again_s:
-            self.ask_again_s = max(0.0, in_s)
+        pause_s = checked_pause(in_s)
+        self.ask_again_s = pause_s if self.ask_again_s is None else min(pause_s, self.ask_again_s)
 
     def _variant(self, task: Task, host: str) -> int | None:
         """Return the index of the first variant of the task's cost that the host has room for, or None."""
@@ -101,7 +103,7 @@ class Draft(Mapping[str, str]):
         if ledger is None:
             view = self._hosts.get(host)
             if view is None:
-                nearest = nearest_name(host, self._hosts)
+                nearest = nearest_name(str(host), self._hosts)
                 raise AllocatorError(
                     f"the allocator passed host {host!r} to its draft, but the view has no such host.",
                     remedy=f"Did you mean {nearest!r}?" if nearest else "Take the names of hosts from view.hosts.",
@@ -120,3 +122,16 @@ class Draft(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"Draft({self._placed})"
+
+
+def checked_pause(seconds: Any) -> float:
+    """Return the number of seconds after which an allocator wants to be asked again.
+
+    Raises:
+        AllocatorError: It is not a finite number.
+    """
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not isfinite(seconds):
+        raise AllocatorError(
+            f"the allocator wants to be asked again in {seconds!r} s.", remedy="Give a finite number of seconds."
+        )
+    return max(0.0, seconds)

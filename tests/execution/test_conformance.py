@@ -230,6 +230,22 @@ async def test_retry_on_says_what_is_worth_another_try(cluster: Cluster, tmp_pat
     assert "Its retry_on= does not allow another attempt after this exception" in caught.value.__notes__[-1]
 
 
+class ToolError(BaseException):
+    """What some test tools raise to end a test."""
+
+
+@pytest.mark.parametrize("error", [ToolError("no"), asyncio.CancelledError("no"), SystemExit(3)])
+async def test_a_retry_on_that_raises_anything_is_a_no(cluster: Cluster, error: BaseException) -> None:
+    def judge(_: BaseException) -> bool:
+        raise error
+
+    graph = Graph()
+    graph.add(work.fail, "no", retries=5, retry_on=judge)
+    with pytest.raises(work.Refused, match="no") as caught:
+        await cluster.execute(graph)
+    assert any("retry_on raised" in note for note in caught.value.__notes__)
+
+
 async def test_a_retry_on_that_raises_what_has_no_text_is_a_no(cluster: Cluster, tmp_path: Path) -> None:
     def judge(error: Exception) -> bool:
         raise MuteError
@@ -484,7 +500,35 @@ async def test_an_allocator_that_raises_proposes_nonsense_or_does_nothing_ends_t
     def at_once(frontier: Any, view: Any) -> dict[str, str]:
         return {}
 
+    async def of_a_tool(frontier: Any, view: Any) -> dict[str, str]:
+        raise ToolError("of a test tool")
+
+    async def returns_none(frontier: Any, view: Any) -> Any:
+        view.draft()
+
+    async def tasks(frontier: Any, view: Any) -> Any:
+        return dict.fromkeys(frontier, "plain")
+
+    async def numbers(frontier: Any, view: Any) -> Any:
+        return {0: "plain"}
+
+    async def host_views(frontier: Any, view: Any) -> Any:
+        draft = view.draft()
+        draft.place(frontier[0], next(iter(view.hosts.values())))
+        return draft
+
+    async def never(frontier: Any, view: Any) -> Any:
+        draft = view.draft()
+        draft.ask_again(in_s=float("inf"))
+        return draft
+
     for allocator, words in (
+        (of_a_tool, "raised RuntimeError: ToolError: of a test tool"),
+        (returns_none, "^the allocator returned NoneType, which is no mapping"),
+        (tasks, "^the allocator placed .* on 'plain', and one of these is no text"),
+        (numbers, "^the allocator placed 0 on 'plain', and one of these is no text"),
+        (host_views, "^the allocator passed host .* to its draft"),
+        (never, "^the allocator wants to be asked again in inf s. Give a finite"),
         (leaves, "a group of its own"),
         (at_once, "async def"),
         (raises, "broken"),

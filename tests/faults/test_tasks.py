@@ -89,7 +89,7 @@ async def test_dependents_name_the_root_the_chain_and_the_reason(cluster: Cluste
     bad = graph.add(work.fail, "no", id="bad")
     graph.add(work.identity, graph.add(work.identity, bad, id="after"), id="last")
     results = await cluster.execute(graph, on_failure="continue")
-    with pytest.raises(handout.errors.DependencyError, match=r"'bad' failed.*last <- after <- bad.*Refused.*no"):
+    with pytest.raises(handout.errors.DependencyError, match=r"'bad', which failed: last <- after <- bad.*Refused.*no"):
         results["last"]
 
 

@@ -37,11 +37,11 @@ class LossHistory:
         self._joined_at = inf
         self._tries = 0
         self._quarantines = 0
-        self._losses: deque[float] = deque(maxlen=MAX_LOSSES)
+        self._losses: deque[float] = deque()
 
     @property
     def losses(self) -> int:
-        """Number of losses in the ``unstable_s`` seconds that end with the last loss, but at most `MAX_LOSSES`."""
+        """Number of losses in the ``unstable_s`` seconds that end with the last loss."""
         return len(self._losses)
 
     @property

@@ -14,7 +14,8 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
-from handout.errors import DependencyError, HandoutError, InternalError
+from handout.allocators.contract import read_answer
+from handout.errors import AllocatorError, DependencyError, HandoutError, InternalError
 from handout.events import (
     HostFull,
     HostLeft,
@@ -357,17 +358,19 @@ class Driver:
         try:
             promised = run.policy.allocator(command.frontier, command.view)
             if not inspect.isawaitable(promised):
-                raise TypeError(f"cannot await a {type(promised).__name__}; define the allocator with `async def`")
-            answer = await promised
-            event = ev.PlacementsProposed(
-                run.number, command.request, dict(answer), getattr(answer, "ask_again_s", None)
-            )
+                raise AllocatorError(
+                    f"the allocator returned {type(promised).__name__}, which cannot be awaited.",
+                    remedy="Define the allocator with `async def`.",
+                )
+            event = ev.PlacementsProposed(run.number, command.request, *read_answer(await promised))
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if run.number not in self._asking or (current is not None and current.cancelling()):
                 return  # the run is over
             self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("the allocator cancelled itself")))
-        except (Exception, BaseExceptionGroup, GeneratorExit) as error:
+        except BaseException as error:  # some test tools raise subclasses of their own
+            if isinstance(error, KeyboardInterrupt):
+                raise
             self.post(ev.AllocatorFailed(run.number, command.request, _as_printable(error)))
         else:
             self.post(event)

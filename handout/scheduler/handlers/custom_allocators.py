@@ -106,6 +106,9 @@ def allocator_failed(world: World, event: AllocatorFailed) -> None:
     if run is None or run.requests.number != event.request:
         world.stale += 1
         return
+    if isinstance(event.error, AllocatorError):  # its text names the mistake already
+        abort(world, run, Outcome.FAILED, event.error)
+        return
     error = AllocatorError(
         f"the allocator raised {type(event.error).__name__}: {event.error}.",
         remedy="Look at the allocator's exception and its traceback, which are the cause of this error.",

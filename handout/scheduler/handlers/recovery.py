@@ -85,7 +85,8 @@ def _lose_attempts(world: World, run: Run, host: HostRecord, reason: str) -> Non
 
 def _takes_hosts_down(run: Run, t: int, host: str) -> WorkerDiedError:
     return WorkerDiedError(
-        f"task {run.name_of(t)!r} may have been running on {MAX_LOSSES} hosts when they were lost, last on {host!r}.",
+        f"task {run.name_of(t)!r} may have been running each time that a host was lost, {MAX_LOSSES} times. The last "
+        f"of these hosts is {host!r}.",
         remedy="Find out if the task makes hosts crash, for example by its memory use. The task is not tried again.",
         id=run.name_of(t),
         host=host,
