@@ -17,13 +17,17 @@ class BoundedBuffer(Generic[T]):
     Args:
         most: The largest sum of the sizes of all items that the queue may hold.
         size: Returns the size of an item. By default each item has size 1.
+        count: Returns by how much `dropped` grows if an item is dropped. By default 1.
     """
 
-    __slots__ = ("_most", "_size", "dropped", "items", "total")
+    __slots__ = ("_count", "_most", "_size", "dropped", "items", "total")
 
-    def __init__(self, most: int, size: Callable[[T], int] = lambda _: 1) -> None:
+    def __init__(
+        self, most: int, size: Callable[[T], int] = lambda _: 1, count: Callable[[T], int] = lambda _: 1
+    ) -> None:
         self._most = most
         self._size = size
+        self._count = count
         #: The items, oldest first.
         self.items: deque[T] = deque()
         #: The sum of the sizes of all items.
@@ -40,8 +44,7 @@ class BoundedBuffer(Generic[T]):
             self.items.append(item)
             self.total += self._size(item)
         while self.total > self._most and self.items:
-            self.take()
-            self.dropped += 1
+            self.dropped += self._count(self.take())
 
     def take(self) -> T:
         """Remove and return the oldest item."""

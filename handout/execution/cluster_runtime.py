@@ -325,7 +325,9 @@ def _required(require: Any, hosts: int) -> int:
         )
     if required > hosts:
         raise InventoryError(
-            f"require={require!r} asks for {required} hosts, but the inventory has {hosts}.",
+            f"require={require!r} asks for {required} hosts, but the inventory has {hosts}."
+            if hosts
+            else "The inventory has no host.",
             remedy="Add hosts to the inventory, or require fewer hosts.",
         )
     return int(required)

@@ -69,7 +69,7 @@ class Results(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         failed = f"; functions without a result: {len(self._run.failures)}" if self._run.failures else ""
-        return f"<Results of {len(self)} outputs{failed}>"
+        return f"<Results of {len(self)} output{'' if len(self) == 1 else 's'}{failed}>"
 
     def __iter__(self) -> Iterator[str]:
         run = self._run

@@ -28,8 +28,8 @@ class RunOptions(TypedDict, total=False):
         given: A mapping of outputs, or of their ids, to the values that replace these outputs in this run. The
             `Results` of an earlier run can be given too. A function whose output is replaced runs only if another of
             its outputs is needed. Default: none.
-        retries: How often a function is attempted again after it raised an exception. Applies to functions without
-            ``retries`` of their own. Default: 0.
+        retries: How often a function is attempted again after it raised an exception, or took too much time or memory.
+            Applies to functions without ``retries`` of their own. Default: 0.
         on_failure: ``"fail_fast"`` cancels the run when the first function fails, and raises the function's exception.
             ``"continue"`` goes on with every function that does not depend on a failed function. Default:
             ``"fail_fast"``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from handout.execution.bounded_buffer import BoundedBuffer
 
@@ -20,6 +21,21 @@ MAX_READER = 1 << 20
 _OVERHEAD = 1 << 10
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Takes the place of lines that the agent dropped, because the task printed faster than they could be sent."""
+
+    lines: int
+
+
+def _new_buffer(most: int) -> BoundedBuffer[str | Gap]:
+    return BoundedBuffer(most, sys.getsizeof, _lines_of)
+
+
+def _lines_of(item: str | Gap) -> int:
+    return item.lines if isinstance(item, Gap) else 1
+
+
 class LogReader:
     """The lines of one task that one reader has not taken yet.
 
@@ -28,10 +44,10 @@ class LogReader:
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self._lines: BoundedBuffer[str] = BoundedBuffer(MAX_READER, sys.getsizeof)
+        self._lines = _new_buffer(MAX_READER)
         self._wake = wake
 
-    def hear(self, lines: Sequence[str], dropped: int = 0) -> None:
+    def hear(self, lines: Sequence[str | Gap], dropped: int = 0) -> None:
         """Add lines. If all lines take more than `MAX_READER` bytes, drop the oldest lines.
 
         Args:
@@ -46,11 +62,15 @@ class LogReader:
         """Yield the lines that were not taken yet. A line ``[n lines dropped]`` takes the place of dropped lines."""
         lines = self._lines
         while lines:
-            if lines.dropped:
-                dropped, lines.dropped = lines.dropped, 0
-                yield f"[{dropped} lines dropped]"
-            else:
-                yield lines.take()
+            dropped, lines.dropped = lines.dropped, 0
+            line = lines.take() if lines.items else None
+            while isinstance(line, Gap):
+                dropped += line.lines
+                line = lines.take() if lines.items else None
+            if dropped:
+                yield f"[{dropped} line{'s' if dropped > 1 else ''} dropped]"
+            if line is not None:
+                yield line
 
 
 class RunLogs:
@@ -58,21 +78,28 @@ class RunLogs:
 
     def __init__(self) -> None:
         #: The kept lines of each task. The tasks are ordered by the time of their last line, the earliest time first.
-        self._kept: OrderedDict[int, BoundedBuffer[str]] = OrderedDict()
+        self._kept: OrderedDict[int, BoundedBuffer[str | Gap]] = OrderedDict()
         #: For each task that has no kept lines any more, how many of its lines were dropped.
         self._forgotten: dict[int, int] = {}
         self._readers: dict[int, list[LogReader]] = {}
         #: Bytes kept for all tasks together.
         self.total = 0
 
-    def add(self, task: int, lines: Sequence[str]) -> None:
+    def add(self, task: int, lines: Sequence[str | Gap], dropped: int = 0) -> None:
         """Add lines of a task. If the lines of all tasks take more than `MAX_RUN` bytes, drop the lines of some tasks.
 
         The tasks whose last lines came earliest lose all their lines.
+
+        Args:
+            task: The task.
+            lines: The new lines.
+            dropped: How many lines the agent dropped before the new lines.
         """
+        if dropped:
+            lines = [Gap(dropped), *lines]
         kept = self._kept.get(task)
         if kept is None:
-            kept = self._kept[task] = BoundedBuffer(MAX_TASK, sys.getsizeof)
+            kept = self._kept[task] = _new_buffer(MAX_TASK)
             kept.dropped = self._forgotten.pop(task, 0)
             self.total += _OVERHEAD
         self._kept.move_to_end(task)
@@ -87,7 +114,7 @@ class RunLogs:
     def _forget_one(self) -> None:
         task, kept = self._kept.popitem(last=False)
         self.total -= kept.total + _OVERHEAD
-        self._forgotten[task] = kept.dropped + len(kept.items)
+        self._forgotten[task] = kept.dropped + sum(map(_lines_of, kept.items))
 
     def follow(self, task: int, wake: Callable[[], None]) -> LogReader:
         """Return a reader that begins with the oldest kept line of a task. The caller must call `unfollow` later."""

@@ -45,7 +45,7 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
             name for name, offer in open_to.items() if feasible_variants(variants, offer, shared)
         )
         if not fitting[id(options)]:
-            raise placement_error(plan.ids[task], variants, open_to, shared)
+            raise placement_error(plan.ids[task], variants, open_to, shared, options.host)
     _check_groups(plan, fitting)
 
 

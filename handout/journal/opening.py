@@ -91,7 +91,7 @@ def unusable(path: Path, reason: str) -> JournalError:
     """Return the error for a journal that cannot be opened, read or written."""
     return JournalError(
         f"The journal {str(path)!r} cannot be used: {reason}.",
-        remedy="Check the path, the permissions of the file and its folder, and the free space. Committed results are "
-        "kept, so that a later run can use them.",
+        remedy="Check the path, the permissions of the file and its folder, and the free space. If results were "
+        "committed, a later run can still use them.",
         path=str(path),
     )

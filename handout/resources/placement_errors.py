@@ -34,7 +34,11 @@ def explain_lacks(
 
 
 def placement_error(
-    id: str, variants: Sequence[Requirement], offers: Mapping[str, Offer], shared: Mapping[str, int]
+    id: str,
+    variants: Sequence[Requirement],
+    offers: Mapping[str, Offer],
+    shared: Mapping[str, int],
+    pinned: str | None = None,
 ) -> PlacementError:
     """Return the error for a task that none of these hosts can ever run.
 
@@ -43,19 +47,25 @@ def placement_error(
         variants: The compiled variants of the task's cost.
         offers: The offers of the hosts that the task's options allow, by name. A pinned task has only one such host.
         shared: Amounts that all hosts share, in parts (1/10,000 of a unit), by name.
+        pinned: The host that the task is pinned to, or None.
     """
     lacks = explain_lacks(variants, offers, shared)
     if not offers:
         problem = f"task {id!r} cannot be placed: there is no host."
         return PlacementError(problem, remedy="Add a host to the inventory.", id=id, lacks=lacks)
-    return PlacementError(
-        f"task {id!r} cannot be placed on any of {len(offers)} hosts: {_by_reason(lacks)}."
-        if len(offers) > 1
-        else f"task {id!r} cannot be placed: {_by_reason(lacks)}.",
-        remedy="Lower the cost of the task, or add a host that covers it.",
-        id=id,
-        lacks=lacks,
-    )
+    if pinned is not None:
+        problem = f"task {id!r} is pinned to one host, and cannot be placed there"
+    elif len(offers) > 1:
+        problem = f"task {id!r} cannot be placed on any of {len(offers)} hosts"
+    else:
+        problem = f"task {id!r} cannot be placed"
+    if all(any(parts > shared[name] for name, parts in each.needs(shared)[1].items()) for each in variants):
+        remedy = "Lower the cost of the task, or raise the shared amounts of the inventory."
+    elif pinned is not None:
+        remedy = "Lower the cost of the task, or leave out its host=."
+    else:
+        remedy = "Lower the cost of the task, or add a host that covers it."
+    return PlacementError(f"{problem}: {_by_reason(lacks)}.", remedy=remedy, id=id, lacks=lacks)
 
 
 def _by_reason(lacks: Mapping[str, str]) -> str:

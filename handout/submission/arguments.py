@@ -370,7 +370,7 @@ def _own(segment: Segment) -> Segment:
 def _refused(id: str, error: diagnosis.CannotPickleError) -> UnserializableError:
     return UnserializableError(
         f"{id!r} cannot be sent to a host, because {error.path} ({error.type}) cannot be pickled: {error.reason}.",
-        remedy=_REMEDY,
+        remedy="Check the path of the file." if error.type == "handout.File" else _REMEDY,
         path=error.path,
         type=error.type,
     )

@@ -196,10 +196,12 @@ class Bootstrap:
 
     def _no_python(self, line: bytes) -> BootstrapError:
         old = line[len(b"no-python") :].decode("utf-8", "replace").split()
-        tried = ", ".join(candidates(self.python))
-        found = f"found only older ones ({', '.join(old)})" if old else "found none of them"
+        tried = candidates(self.python)
+        none = "found none of them" if len(tried) > 1 else "did not find it"
+        found = f"found only older ones ({', '.join(old)})" if old else none
         return BootstrapError(
-            f"Host {self.host!r} has no Python 3.9 or newer. The start command looked for {tried}, and {found}.",
+            f"No Python 3.9 or newer was found on host {self.host!r}. The start command looked for {', '.join(tried)}, "
+            f"and {found}.",
             remedy=_REMEDIES["python"],
             host=self.host,
         )

@@ -88,6 +88,26 @@ def test_a_slow_reader_misses_the_oldest_and_is_told() -> None:
     assert not kept._readers
 
 
+def test_lines_that_the_agent_dropped_are_counted_where_they_are_missing() -> None:
+    kept = RunLogs()
+    kept.add(0, ["a"])
+    kept.add(0, ["b"], 5)
+    assert read(kept, 0) == ["a", "[5 lines dropped]", "b"]
+    kept.add(0, [LINE] * 1000)
+    (first, *rest) = read(kept, 0)
+    assert set(rest) == {LINE}
+    assert first == f"[{7 + 1000 - len(rest)} lines dropped]"
+
+
+def test_a_gap_beside_another_one_is_told_with_it() -> None:
+    kept = RunLogs()
+    kept.add(0, [], 2)
+    kept.add(0, [], 1)
+    assert read(kept, 0) == ["[3 lines dropped]"]
+    kept.add(1, [], 1)
+    assert read(kept, 1) == ["[1 line dropped]"]
+
+
 async def test_a_slow_reader_of_events_misses_the_oldest_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_streams, "_MAX_EVENTS", 10)
     graph = Graph()

@@ -53,6 +53,17 @@ def test_shared_amounts_count(graph: Graph) -> None:
         graph.check(Inventory([Host("a")], shared={"licence": 5}))
 
 
+def test_the_remedy_helps_a_function_that_is_pinned_or_takes_too_much_of_a_shared_amount(graph: Graph) -> None:
+    graph.add(len, "x", cost={"licence": 6})
+    with pytest.raises(PlacementError, match="raise the shared amounts of the inventory"):
+        graph.check(Inventory([Host("a")], shared={"licence": 5}))
+    pinned = Graph()
+    pinned.add(len, "x", host="a", cost={"has_cuda": True})
+    hosts = [Host("a", capabilities={"has_cuda": False}), Host("b", capabilities={"has_cuda": True})]
+    with pytest.raises(PlacementError, match=r"'len' is pinned to one host.*'a'.*leave out its host="):
+        pinned.check(hosts)
+
+
 def test_a_pinned_function_needs_its_host(graph: Graph) -> None:
     graph.add(len, "abc", host="gpu1", cost={"cpu": 8})
     with pytest.raises(PlacementError, match=r"pinned to host 'gpu1'.*Did you mean 'gpu2'\?"):

@@ -208,9 +208,7 @@ class InboundMessages:
         if run is None:
             return
         lines = bytes(payload).decode("utf-8", "replace").splitlines()
-        if message.dropped:
-            lines.insert(0, f"[{message.dropped} lines dropped]")
-        run.logs.add(task, lines)
+        run.logs.add(task, lines, message.dropped)
 
     def _on_program_ended(self, agent: AgentProxy, message: messages.ProgramEnded, payload: memoryview) -> None:
         answer = agent.programs.pop(message.id, None)

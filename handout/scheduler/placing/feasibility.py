@@ -105,4 +105,4 @@ def _placement_error(world: World, name: str, profile: Profile, hosts: list[Host
             lacks=lacks,
         )
     offers = {host.name: host.offer for host in hosts if profile.python in (None, host.python)}
-    return placement_error(name, profile.requirements, offers, world.fleet.shared_amounts)
+    return placement_error(name, profile.requirements, offers, world.fleet.shared_amounts, profile.host)
