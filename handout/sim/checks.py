@@ -157,7 +157,8 @@ def began(controller: Controller, host: SimulatedHost, task: HandedTask, times: 
         controller: The controller in its present life.
         host: The agent that starts the task.
         task: The task.
-        times: How often the task has started since its end was last known, in all lives of the controller.
+        times: Number of starts of the task, this start included. When a new controller starts, the count begins anew,
+            unless the journal has a result of the task, or a start of the task without an end.
     """
     key = (task.plan.number, task.task)
     if task.plan.is_once(task.task) and times > 1:

@@ -163,8 +163,8 @@ def remove_in_background(own: str, stores: str, report_fd: int) -> None:
     Args:
         own: This run's private folder. The folders of other runs lie beside it.
         stores: The folder that contains the stores of runs.
-        report_fd: The writing end of the pipe on which `boot` waits for the agent's hello. The new process closes it,
-            because `boot` must see the end of the pipe if the agent ends.
+        report_fd: The writing end of the pipe on which `handout.host.boot` waits for the agent's hello. The new process
+            closes this end, because `handout.host.boot` must see the end of the pipe if the agent ends.
     """
     bases = [os.path.dirname(own), stores]
     found = find(bases)
