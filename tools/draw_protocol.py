@@ -107,7 +107,7 @@ def drawing() -> Iterator[str]:
         yield ""
         for name, kind in messages._by_name(table).items():
             if kind.__name__ in shown:
-                yield f"Also [`{kind.__name__}`](#{kind.__name__.lower()}), as `{name}`."
+                yield f"[`{kind.__name__}`](#{kind.__name__.lower()}), declared above, is sent here too, as `{name}`."
                 yield ""
             else:
                 shown.add(kind.__name__)

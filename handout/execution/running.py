@@ -20,7 +20,7 @@ logger = logging.getLogger("handout")
 
 
 def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
-    """Make an execution of a graph with hosts of its own: ``async with handout.start(graph, ...) as execution``.
+    """Make an execution that connects to hosts itself: ``async with handout.start(graph, ...) as execution``.
 
     Args:
         graph: A graph, or a list of `function` entries.

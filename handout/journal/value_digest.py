@@ -61,7 +61,7 @@ def _harmless(walk: ValueWalk, value: Any) -> bytes:
 
 
 def _type_variable(walk: ValueWalk, value: Any) -> bytes:
-    """Return the identity of a type variable, made from those of the attributes in ``asked`` that the variable has.
+    """Return the identity of a type variable, made from its attributes. An attribute that it does not have is None.
 
     The attributes are read by name, and not from ``__dict__``, because type variables keep them there only before
     Python 3.12. Since then, type variables are written in C.

@@ -208,7 +208,7 @@ class StreamObject(NamedTuple):
 
 
 class StopStream(NamedTuple):
-    """Announces that the missing bytes of a stream will not come, because the sender could not get them either."""
+    """Announces that the rest of a stream will not come, because the sender itself could not get the missing bytes."""
 
     stream: int
     """Number of the stream."""

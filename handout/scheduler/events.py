@@ -290,7 +290,7 @@ class AllocatorFailed:
 class OutputsWanted:
     """The caller wants objects that were not among the run's outputs.
 
-    If no host and no unfinished task can provide such an object, the core does not have it made again.
+    If no host has such an object and no unfinished task will make it, the core runs no finished task again to make it.
     """
 
     run: int

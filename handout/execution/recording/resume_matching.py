@@ -98,8 +98,8 @@ class PriorRuns:
         Args:
             run: The run that is to be resumed.
             known: Maps the identity of each committed task to the task.
-            lost: Maps the identity of a task to the host and the number of an attempt that has a start and whose end is
-                not known.
+            lost: The attempts whose start is recorded in the journal, and whose end is not known. Maps the identity of
+                the task to the host and the number of the attempt.
         """
         self._known = known
         self._lost = {identity: start for identity, start in lost.items() if identity not in known}

@@ -83,8 +83,8 @@ class ControllerLink:
         self._on_takeover = on_takeover
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
-        #: Maps each connection on which the whole hello has not arrived yet to the connection's decoder, and to the
-        #: number of bytes that have arrived.
+        #: The connections whose hello has not arrived completely. Each is mapped to its decoder, and to the number of
+        #: bytes that have arrived.
         self._unauthenticated: dict[socket.socket, tuple[wire.Decoder, int]] = {}
         self._unsent: deque[memoryview] = deque()
         self._scheduled = False
@@ -182,7 +182,7 @@ class ControllerLink:
         if refusal:
             self._refuse(peer, refusal)
             return
-        self._lease_ended()  # if the hello came too late, the tasks end although it begins a new lease
+        self._lease_ended()  # if the lease ended before this hello came, this call ends the tasks
         self._connection = greeting.connection
         self.disconnect()
         unconfirmed = self._begin_conversation(greeting)

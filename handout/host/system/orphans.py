@@ -164,7 +164,8 @@ def remove_in_background(own: str, stores: str, report_fd: int) -> None:
         own: This run's private folder. The folders of other runs lie beside it.
         stores: The folder that contains the stores of runs.
         report_fd: The writing end of the pipe on which `handout.host.boot` waits for the agent's hello. The new process
-            closes this end, because `handout.host.boot` must see the end of the pipe if the agent ends.
+            closes its copy of this descriptor. Otherwise `handout.host.boot` would get no end-of-file if the agent
+            ends.
     """
     bases = [os.path.dirname(own), stores]
     found = find(bases)
@@ -186,7 +187,10 @@ def remove_in_background(own: str, stores: str, report_fd: int) -> None:
 
 
 def _remove_all(found: list[Orphan], bases: Iterable[str], spared: Collection[int]) -> NoReturn:
-    """Fork a process that removes orphans for at most `_REMOVE_S` seconds, these first. Then end this process."""
+    """Fork a process that removes the orphans in ``found``, and then looks for more. Then end this process.
+
+    The forked process ends after at most `_REMOVE_S` seconds.
+    """
     try:
         if os.fork() == 0:
             signal.alarm(_REMOVE_S)
