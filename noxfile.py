@@ -34,14 +34,14 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
-    """Run the tests of the README's command on each Python that the controller supports. Skip missing Pythons."""
+    """Run the README's tests on each Python that the controller supports. Leave out versions that are not installed."""
     _install(session, "-e", ".[dev]")
     session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
 
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """Run every test, run both soaks, and build the documentation. Do this at night, and before a release."""
+    """Run every test and both soaks, and build the documentation. Run this session at night, and before a release."""
     _install(session, "-e", ".[dev,docs]")
     session.run("python", "-m", "pytest", "-n", "2", "-m", "", *session.posargs)
     session.run("python", "-m", "benchmarks.soak", "kills")
@@ -68,7 +68,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation. A broken reference is an error. ``-- serve`` serves the pages instead."""
+    """Build the documentation, and fail if a reference is broken. ``-- serve`` serves the pages instead."""
     _install(session, "-e", ".[docs]")
     _build_docs(session, *session.posargs)
 

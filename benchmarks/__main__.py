@@ -1,7 +1,8 @@
 """Measure Handout and similar systems: ``python -m benchmarks [--peers] [--repeats 3] [--json FILE]``.
 
-The command runs one system after the other, each in its own process and on the same work. It starts a real sshd on
-loopback, and Handout runs over that sshd. Figures are medians. Machines are noisy, so compare figures of one run only.
+The command measures one system after another, each in its own process and on the same work. It starts a real sshd on
+loopback, and Handout runs over that sshd. Figures are medians. Machines are noisy, so compare only figures of one call
+of the command.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.sshd import start_sshd
 
 ROOT = Path(__file__).parent.parent
 
-#: The time limit for all work of one system. A system that takes longer gets no figures.
+#: The time limit for all work of one system, in seconds. A system that takes longer gets no figures.
 LIMIT_S = 240
 
 #: For each system: its module, the package that must be installed, and the name of the system in the table.
@@ -54,9 +55,9 @@ def measure(module: str, repeats: int, environment: dict[str, str]) -> dict[str,
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"did not end within {LIMIT_S} s"
+        return f"the measurement did not end within {LIMIT_S} s"
     if done.returncode:
-        return (done.stderr.strip().splitlines() or ["failed"])[-1]
+        return (done.stderr.strip().splitlines() or ["the measurement failed without a message"])[-1]
     figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return figures
 
@@ -74,14 +75,14 @@ def table(measured: dict[str, dict[str, float] | str]) -> str:
 def machine() -> str:
     """Return a short description of this machine."""
     cores = os.cpu_count()
-    return f"{platform.system()} {platform.machine()}, {cores} cores, Python {platform.python_version()}"
+    return f"{platform.system()} {platform.machine()}, {cores} CPU cores, Python {platform.python_version()}"
 
 
 def main() -> None:
     """Measure the systems and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--peers", action="store_true", help="also run Dask, Ray, Parsl, execnet if installed")
-    parser.add_argument("--without", action="append", default=[], metavar="PACKAGE", help="leave a system out")
+    parser.add_argument("--peers", action="store_true", help="also measure Dask, Ray, Parsl and execnet, if installed")
+    parser.add_argument("--without", action="append", default=[], metavar="PACKAGE", help="leave out a system")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()

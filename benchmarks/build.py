@@ -1,4 +1,4 @@
-"""Measure the time and the memory that it takes to build and to compile a graph of a million functions.
+"""Measure the time and the memory that it takes to build a graph of a million functions, and to compile it into a plan.
 
     python -m benchmarks.build [FUNCTIONS]
 
@@ -26,7 +26,7 @@ def step(x: int) -> int:
 
 
 def independent(count: int) -> Built:
-    """Return a graph in which no function takes a result of another."""
+    """Return a graph in which no function takes a result of another function."""
     graph = Graph()
     add = graph.add
     return graph, [add(step, i) for i in range(count)]
@@ -64,7 +64,7 @@ SHAPES: dict[str, Callable[[int], Built]] = {
 
 
 def measure(build: Callable[[int], Built], count: int) -> dict[str, float]:
-    """Measure time and memory for each function of a graph.
+    """Measure how much time and memory a graph takes, and return the figures for one of its functions.
 
     Time and memory are measured in separate passes, because tracing memory slows the code down.
     """

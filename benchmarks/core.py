@@ -1,7 +1,7 @@
 """Measure the time that the scheduler's core takes for a task.
 
 ``python -m benchmarks.core`` prints the microseconds for each task, for graphs of several shapes. The benchmark passes
-events to `Core.handle`, and simulates the hosts. Only the time inside the core counts.
+events to `Core.handle`, and simulates the hosts. Only the time inside `Core.handle` counts.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from handout.scheduler import Core, Profile, RunSpec
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 
-#: The most tasks that a simulated host finishes in one event.
+#: A simulated host reports the end of at most this many tasks in one event.
 BATCH = 100
-#: The duration of a task that simulated hosts report, in seconds.
+#: A simulated host reports that each task took this many seconds.
 TASK_S = 20e-6
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A graph to run."""
+    """The shape of a graph to run."""
 
     name: str
     #: For each task, the numbers of the tasks whose results it takes.
@@ -66,9 +66,9 @@ def spec_of(shape: Shape) -> RunSpec:
 
 
 def measure(shape: Shape, hosts: int, cores: int) -> dict[str, float | str | int]:
-    """Run a graph on simulated hosts, and return the time that the core took.
+    """Run a graph on simulated hosts, and return the time that the scheduler's core took.
 
-    In each step, a host finishes up to ``BATCH`` tasks whose inputs exist there.
+    Every host offers ``cores`` CPU cores. In each step, a host finishes up to ``BATCH`` tasks whose inputs it has.
     """
     core = Core()
     offer = compile_capabilities({"cpu": cores})
@@ -128,7 +128,10 @@ def measure(shape: Shape, hosts: int, cores: int) -> dict[str, float | str | int
         if not pending:
             deadline = core.next_deadline
             if deadline is None:
-                raise RuntimeError(f"{shape.name} is stuck: {core.counts(1)}")
+                raise RuntimeError(
+                    f"The run of the graph '{shape.name}' has stopped before its end: no event and no timer is left. "
+                    f"Number of tasks in each state: {core.counts(1)}"
+                )
             clock = max(clock, deadline)
 
 

@@ -1,8 +1,8 @@
-"""Measure the processor time of all processes for one task, over a real sshd on loopback: ``python -m benchmarks.cpu``.
+"""Measure how much processor time a task takes in all processes together: ``python -m benchmarks.cpu``.
 
-On a shared machine, wall time can differ by half from one hour to the next. Processor time does not. The sum covers
-the controller, sshd, and each host's supervisor, agent and workers. To compare two versions of Handout, run this module
-in the two checkouts in turns, and compare the medians.
+The processes are the controller, a real sshd on loopback, and each host's supervisor, agent and workers. On a shared
+machine, wall time can differ by half from one hour to the next, but processor time hardly differs. To compare two
+versions of Handout, run this module in the two checkouts in turns, and compare the medians.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from tests.sshd import start_sshd
 _PR_SET_CHILD_SUBREAPER = 36
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
-#: For each workload, the number of tasks in one measurement. A measurement takes a second or more, so the 10 ms ticks
-#: of the system's accounting are precise enough.
+#: For each workload, the number of tasks in one measurement. The system counts processor time in ticks of 10 ms. These
+#: ticks are precise enough, because a measurement takes a second or more.
 TASKS = {"noops": 20_000, "chain": 5_000, "diamond": 10_000}
 
 
 def _stat(pid: str) -> tuple[int, int] | None:
-    """Return a process's parent and the process's clock ticks, with those of its reaped children; None if it ended."""
+    """Return the parent of a process, and the clock ticks that the process and its reaped children have used.
+
+    Return None if the process has ended.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -38,7 +41,7 @@ def _stat(pid: str) -> tuple[int, int] | None:
 
 
 def processor_s() -> float:
-    """Return the processor seconds of this process and all its descendants, including daemons."""
+    """Return the processor seconds that this process and all its descendants have used, including daemons."""
     stats = {int(pid): stat for pid in os.listdir("/proc") if pid.isdigit() and (stat := _stat(pid)) is not None}
     family = {os.getpid()}
     grown = True
@@ -50,7 +53,7 @@ def processor_s() -> float:
 
 
 async def measure(repeats: int) -> dict[str, list[float]]:
-    """Return, for each workload, the microseconds of processor time for a task, with one figure for each repeat."""
+    """For each workload, return one figure for each repeat: the microseconds of processor time that a task took."""
     workloads: dict[str, Callable[[Cluster, int], Awaitable[float]]] = {
         "noops": handout_ssh.noops,
         "chain": handout_ssh.chain,
@@ -72,8 +75,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    # An agent outlives its login session and becomes an orphan. A subreaper adopts orphans, so this process keeps all
-    # agents among its descendants.
+    # An agent outlives the process that started it. This call makes this process a subreaper: the new parent of all
+    # descendants whose parent has ended. So all agents stay among the descendants of this process.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory() as folder, start_sshd(Path(folder)) as server:
         os.environ["BENCH_INVENTORY"] = str(server.inventory_file({"a": "{ cpu = 1 }", "b": "{ cpu = 1 }"}))

@@ -3,10 +3,10 @@
     python examples/ancestor.py
     python examples/ancestor.py --inventory hosts.toml   # two hosts, one with has_cuda = true and gpu_memory
 
-This was the example of Handout's predecessor. Each function has a name, and names the functions whose results it takes.
-An allocator in this file decides where the functions run. Without an inventory, both hosts are this machine under two
-names. Their capabilities are declared and not probed, so no GPU is needed. Hosts need the same minor version of Python
-as this machine, because functions of a script travel as bytecode.
+This was the example of Handoff, Handout's predecessor. Each function has a name, and names the functions whose results
+it takes. An allocator in this file decides where the functions run. Without an inventory, both hosts are this machine
+under two names. Their capabilities are declared and not probed, so no GPU is needed. Hosts need the same minor version
+of Python as this machine, because functions of a script travel as bytecode.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def output_data(numbers: list[int], title: str) -> str:
 
 
 async def cuda_last(frontier: Sequence[Task], view: ClusterView) -> Mapping[str, str]:
-    """Place each task on a host without CUDA if possible. Among several hosts, take the one with the shortest queue."""
+    """Place each task on a host without CUDA if possible. Among equal hosts, take the host with the shortest queue."""
     draft = view.draft()
     for task in frontier:
         able = [host for host in view.hosts.values() if draft.fits(task, host.name)]

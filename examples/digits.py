@@ -4,8 +4,8 @@
     python examples/digits.py
     python examples/digits.py --inventory hosts.toml
 
-The hosts need numpy and scikit-learn, because only the names of installed packages travel. The hosts need the same
-minor version of Python as this machine, because functions of a script travel as bytecode. They do not need Handout.
+The hosts need numpy and scikit-learn, because only the names of installed packages travel. They need the same minor
+version of Python as this machine, because functions of a script travel as bytecode. They do not need Handout.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ async def main() -> None:
         graph.add(train, parts[0], parts[1], gamma, penalty, cost={"cpu": 1, "memory": "300 MB"}, retries=1)
         for gamma, penalty in grid
     ]
-    # Only the scores travel to the host that compares them. The models stay on the hosts that made them.
+    # Only the scores travel to the host that compares them, because `pick` takes one attribute of each training.
     winner = graph.add(best, [fit.pick(lambda f: f.score) for fit in fits])
 
     began = time.perf_counter()

@@ -7,7 +7,8 @@ on this machine or on hosts:
     python examples/wordcount.py --inventory hosts.toml --find socket
 
 The contents of the files travel, so every host reads this machine's library. The hosts need the same minor version of
-Python as this machine, because functions of a script travel as bytecode. Functions of modules travel as source.
+Python as this machine, because functions of a script travel as bytecode. Functions in modules of your own would travel
+as source, and would run on any version.
 """
 
 from __future__ import annotations

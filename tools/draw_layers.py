@@ -28,7 +28,7 @@ def arrows() -> dict[str, set[str]]:
                 for room, below in pairs
                 if room is not None
             }
-    raise SystemExit(f"{TABLE} has no ARROWS")
+    raise SystemExit(f"{TABLE} does not define ARROWS, from which this tool draws. Declare this table there.")
 
 
 def reachable(room: str, below: dict[str, set[str]]) -> set[str]:
@@ -37,7 +37,7 @@ def reachable(room: str, below: dict[str, set[str]]) -> set[str]:
 
 
 def diagram(below: dict[str, set[str]]) -> Iterator[str]:
-    """Yield the lines of a diagram. It leaves out each arrow that follows from other arrows."""
+    """Yield the lines of a diagram, which leaves out each arrow that follows from other arrows."""
     yield "```mermaid"
     yield "flowchart TD"
     for room, direct in below.items():

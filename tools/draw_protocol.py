@@ -49,7 +49,7 @@ def fields(name: str) -> Iterator[tuple[str, str, str, str]]:
     for statement, below in zip(body, [*body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             if not (isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)):
-                raise SystemExit(f"{name}.{statement.target.id} has no text below it")
+                raise SystemExit(f"{name}.{statement.target.id} has no text: add a string below the field.")
             default = "" if statement.value is None else f"`{ast.unparse(statement.value)}`"
             kind = ast.unparse(statement.annotation).replace("|", "\\|")
             yield statement.target.id, kind, default, marked(str(below.value.value))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def redraw(page: Path, name: str, lines: Iterable[str], source: str) -> None:
-    """Replace the generated part of a page. With ``--check`` on the command line, fail if that would change the page.
+    """Replace the generated part of a page. With ``--check`` on the command line, only check the page.
 
     Args:
         page: The path of the page.
@@ -24,10 +24,12 @@ def redraw(page: Path, name: str, lines: Iterable[str], source: str) -> None:
     before, has_begin, rest = old.partition(begin)
     _, has_end, after = rest.partition(end)
     if not (has_begin and has_end):
-        raise SystemExit(f"{page} has lost its markers {begin.strip()} and {end.strip()}")
+        raise SystemExit(
+            f"{page} lacks the markers {begin.strip()} and {end.strip()}: put them around the part that is generated."
+        )
     drawing = "\n".join(lines).strip("\n")
     fresh = f"{before}{begin}\n{drawing}\n\n{end}{after}"
     if "--check" not in sys.argv[1:]:
         page.write_text(fresh, encoding="utf-8")
     elif fresh != old:
-        raise SystemExit(f"{page.name} does not match {source}: run python {sys.argv[0]}")
+        raise SystemExit(f"{page.name} does not match {source}: run `python {sys.argv[0]}` to write it again.")

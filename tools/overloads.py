@@ -6,12 +6,12 @@
 Type checkers need two overloads for each number of arguments: one for coroutine functions, whose result is the awaited
 value, and one for plain functions. The order of the overloads matters:
 
-- For one and two arguments, an overload that takes only outputs comes first. Without it, mypy widens the type variable
-  to a union.
-- The overload for a function of one list, given as an iterable of outputs and values, comes after the overloads that
-  take any single value.
-- The overloads with a ParamSpec come last, because they refuse an output in place of its value. They are the only ones
-  that check keyword arguments.
+- For one and two arguments, an overload that takes only outputs comes first. Without this overload, mypy widens the
+  type variable to a union.
+- If a function takes one list, the caller may give an iterable of outputs and values. The overload for this comes after
+  the overloads that take any single value.
+- The overloads with a ParamSpec come last, because they refuse an output in place of a value. Only these overloads
+  check keyword arguments.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pathlib import Path
 
 TARGET = Path(__file__).parents[1] / "handout" / "graph" / "_overloads.py"
 
-#: Type checkers check up to this many positional arguments of ``add`` one by one.
+#: The overloads have separate types for up to this many positional arguments of ``add``.
 ADD_ARGUMENTS = 6
-#: Type checkers check up to this many iterables of ``map`` one by one.
+#: The overloads have separate types for up to this many iterables of ``map``.
 MAP_ARGUMENTS = 3
-#: For up to this many arguments, an overload that takes only outputs comes first.
+#: For each number of arguments from one to this number, an overload that takes only outputs comes first.
 EXACT_ARGUMENTS = 2
 
 #: The type variables of the arguments, as the header of the file defines them.
@@ -183,7 +183,7 @@ def main() -> None:
     """Write the file. With ``--check``, fail instead if the file is out of date."""
     if "--check" in sys.argv[1:]:
         if TARGET.read_text(encoding="utf-8") != source():
-            sys.exit(f"{TARGET.name} is not what tools/overloads.py writes: run it.")
+            sys.exit(f"{TARGET.name} is not up to date: run `python tools/overloads.py` to write it again.")
     else:
         TARGET.write_text(source(), encoding="utf-8")
 

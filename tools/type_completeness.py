@@ -1,4 +1,4 @@
-"""Fail unless all public names have complete types. Pyright's ``--verifytypes`` finds types that are not complete.
+"""Fail unless all public names have complete types. Pyright's ``--verifytypes`` finds the types that are incomplete.
 
 Pyright reports on all modules. This tool looks only at the names that users see: those in ``handout.__all__``, and the
 members of those classes. It skips a report that a type is "partially unknown", because pyright also reports the cause
@@ -18,9 +18,9 @@ import handout
 
 
 def public() -> dict[str, str]:
-    """Return the public name of each public class and function, by the full name of its definition.
+    """Return the public name of each public class and function, by the full name of the definition.
 
-    Aliases of types are left out, because they have no such name.
+    Aliases of types are left out, because they have no such full name.
     """
     names = {}
     for name in handout.__all__:
@@ -38,7 +38,7 @@ def verified() -> list[dict[str, Any]]:
         SystemExit: Pyright failed, or did not find the package.
     """
     command = [sys.executable, "-m", "pyright", "--ignoreexternal", "--outputjson", "--verifytypes", "handout"]
-    # Pyright asks the first `python` on PATH where packages lie. So the folder of this interpreter comes first on PATH.
+    # Pyright asks the first `python` on PATH where packages are. So the folder of this interpreter comes first on PATH.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     answer = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
     if answer.returncode not in (0, 1) or not answer.stdout:
@@ -73,7 +73,10 @@ def main() -> None:
     if incomplete:
         raise SystemExit(1)
     if total < len(wanted) / 2:
-        raise SystemExit("pyright knows less than half of the public names: it looked at another package")
+        raise SystemExit(
+            "pyright reported on less than half of the public names, so it looked at another package named handout. "
+            "Install this checkout into the environment of this Python."
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Soak tests: many failures within minutes, over a real sshd on loopback.
+"""The soaks: programs that cause many failures within minutes, in runs over a real sshd on loopback.
 
 Run them with ``python -m benchmarks.soak kills`` and ``python -m benchmarks.soak blackouts``.
 """

@@ -3,10 +3,11 @@
     python -m benchmarks.soak kills [--tasks 20000 --workers 1000 --agents 50]
     python -m benchmarks.soak blackouts [--minutes 10]
 
-Both soaks start a real sshd on loopback, and use it as several hosts. They print a table and JSON. They end with status
-1 if a result was wrong, if a process was left over, or if a task, a kill or a blackout is missing. ``kills`` also ends
-with status 1 if a task ended twice, and ``blackouts`` if a task ran twice. The soaks kill only processes that their own
-sshd has started. They recognize these by a mark in the environment.
+A soak is a program that causes many failures during runs of Handout. Both soaks start a real sshd on loopback, and use
+it as several hosts. They print a table and JSON. They end with status 1 if a result was wrong or if a process was left
+over. ``kills`` also ends with status 1 if a task was not done or ended twice, or if the run ended before all kills, and
+``blackouts`` if a task ran twice. The soaks kill only processes that their own sshd has started. They recognize such
+a process by a mark, a random text in an environment variable of the process.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _soak(server: OpenSsh, folder: Path, mark: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Run one soak. Return its figures, and True if the soak did all its work and nothing went wrong."""
+    """Run one soak. Return its figures, and True if the soak has done all its work and nothing has gone wrong."""
     names = [f"h{i:02}" for i in range(arguments.hosts)]
     if arguments.which == "kills":
         tasks, workers, agents = arguments.tasks, arguments.workers, arguments.agents
@@ -68,9 +69,9 @@ def _soak(server: OpenSsh, folder: Path, mark: str, arguments: argparse.Namespac
 
 
 def main() -> int:
-    """Run the soaks and print their figures; return 1 if anything went wrong."""
+    """Run the chosen soak and print its figures. Return 1 if anything went wrong, otherwise 0."""
     arguments = _arguments()
-    # The soak makes hosts leave, so it hides Handout's warnings about that.
+    # Handout warns of each lost host. The warnings are hidden, because the soak itself makes hosts leave.
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.ERROR)
     logging.getLogger("asyncssh").setLevel(logging.ERROR)
     mark, all_good = new_mark(), True

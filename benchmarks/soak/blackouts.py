@@ -1,4 +1,8 @@
-"""Run graphs over a network that passes no bytes for five seconds of each minute."""
+"""Run graphs over a network that passes no bytes for five seconds of each minute. These seconds are called a blackout.
+
+Graphs of many short tasks run one after another. Beside these short graphs, long graphs of a few long tasks also run
+one after another, so that some long tasks run when a blackout begins.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +28,15 @@ _MINUTE_S = 60.0
 _TASKS = 1500
 #: The mean duration of a task of a short graph, in seconds.
 _MEAN_S = 0.04
-#: The number of tasks in each long graph, and the mean duration of such a task, in seconds. A long task takes longer
-#: than a blackout. Long graphs follow one another, so that some long tasks run when a blackout begins.
+#: `_LONG_TASKS` is the number of tasks in each long graph. `_LONG_S` is the mean duration of such a task in seconds. A
+#: long task takes longer than a blackout.
 _LONG_TASKS, _LONG_S = 2, 25.0
 #: The time limit for a run, in seconds. A run that takes longer counts as a hang.
 _LIMIT_S = 300.0
 
 
 class Flow:
-    """Runs one graph after another until `over` is set, and counts their tasks, results and failures.
+    """Runs one graph after another until `over` is set, and counts what happens in these runs.
 
     Args:
         cluster: The cluster that runs the graphs.
@@ -49,7 +53,12 @@ class Flow:
         self.last_end = 0.0
 
     async def go_on(self, tasks: int, mean_s: float) -> None:
-        """Run one graph after another until `over` is set."""
+        """Run one graph after another until `over` is set.
+
+        Args:
+            tasks: The number of tasks in each graph.
+            mean_s: The mean duration of a task, in seconds.
+        """
         while not self.over:
             await self._one(tasks, mean_s)
 
@@ -75,7 +84,7 @@ class Flow:
 
 
 async def soak(server: OpenSsh, names: list[str], folder: Path, mark: str, *, minutes: int) -> dict[str, Any]:
-    """Run graphs for some minutes, with one blackout in each minute. Return the figures."""
+    """Run graphs for some minutes, with one blackout in each minute. Return the figures of the soak."""
     figures: dict[str, Any] = {"hosts": len(names)}
     holds: dict[str, Any] = {}
     async with start_proxy(server.port) as proxy:
@@ -119,8 +128,8 @@ async def _minute(proxy: Proxy, flow: Flow) -> tuple[float, float]:
     """Wait for a minute, with a blackout in the middle of the minute.
 
     Returns:
-        Two durations in seconds. The first is from the last end of a task before the end of the blackout to the end of
-        the blackout. The second is from the end of the blackout to the next end of a task.
+        Two durations in seconds. The first is the time for which no task had ended when the blackout was over. The
+        second is the time from the end of the blackout until the next task ended.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -21,13 +21,13 @@ from handout.events import HostLeft, TaskEnded
 from handout.scheduler.handlers.retries import MAX_DEATHS
 from handout.scheduler.state.runs import FailureCount
 
-#: The share of the tasks that have ended when all kills are done.
+#: The kills are spread over the run so that all kills are done when this share of the tasks has ended.
 _DONE_BY = 0.95
 #: The time limit for the run, in seconds.
 _LIMIT_S = 1800.0
 #: The pause between two looks at the processes, in seconds.
 _TICK_S = 0.002
-#: The probability that an idle worker is killed when the killer looks at it.
+#: The probability that the killer kills an idle worker when it looks at this worker.
 _IDLE = 0.05
 #: An agent is killed only while more than this share of the hosts is connected, because a run without hosts ends.
 _LEAST_HOSTS = 0.25
@@ -41,8 +41,8 @@ class Killer:
     Args:
         cluster: The cluster of the hosts.
         execution: The execution of the graph.
-        folder: The folder in which the graph's tasks record their runs.
-        mark: The mark of processes that may be killed.
+        folder: The folder in which each task of the graph records when it begins and ends.
+        mark: Only processes with this mark are killed; see `processes`.
         seed: The seed of the random choices.
     """
 
@@ -66,7 +66,7 @@ class Killer:
         self.left = 0
 
     async def watch(self) -> None:
-        """Count the ends of tasks, and the hosts that leave, from the run's events."""
+        """Count the tasks that end, and the hosts that leave, from the run's events."""
         async for event in self._execution.events():
             if isinstance(event, TaskEnded):
                 self.ended[event.id] += 1
@@ -116,7 +116,7 @@ class Killer:
         return False
 
     def _may_die(self, pid: int) -> bool:
-        """Return True if no task fails for good when this stopped worker dies."""
+        """Return True if no task fails for good when this stopped worker dies. Note the task that the worker runs."""
         doomed, task = self._doomed(), running(self._folder, pid)
         if task is None:
             # A task may be on its way to an idle worker. The soak cannot see which task the death would count against.
@@ -128,7 +128,7 @@ class Killer:
         return True
 
     def _doomed(self) -> set[str]:
-        """Return the tasks that fail for good, by design, if a worker dies under them once more."""
+        """Return the tasks that fail for good, by design, if a worker dies once more while it runs them."""
         run = self._cluster._runtime.driver.core.world.runs.get(self._execution._active.number)
         if run is None:
             return set()
@@ -154,7 +154,7 @@ class Killer:
 async def soak(
     inventory: Inventory, folder: Path, mark: str, *, tasks: int, workers: int, agents: int
 ) -> dict[str, Any]:
-    """Run the graph, kill workers and agents during the run, and return the figures."""
+    """Run the graph, kill workers and agents during the run, and return the figures of the soak."""
     figures: dict[str, Any] = {"tasks": tasks, "hosts": len(inventory)}
     _made(folder)
     before = asdict(held())
@@ -221,7 +221,7 @@ async def _run(cluster: Cluster, work: Work, folder: Path, mark: str, workers: i
 
 
 async def _middle(cluster: Cluster, killer: Killer, tasks: int, holds: dict[str, Any]) -> None:
-    """Note the resources held at a quarter, a half and three quarters of the run."""
+    """Note the resources that processes hold when a quarter, a half and three quarters of the tasks have ended."""
     for name, share in (("quarter", 0.25), ("middle", 0.5), ("three quarters", 0.75)):
         await until(lambda share=share: len(killer.ended) >= tasks * share, _LIMIT_S)  # type: ignore[misc]
         holds[name] = asdict(held()) | agents_held(cluster)

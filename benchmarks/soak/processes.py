@@ -1,4 +1,7 @@
-"""Find the soak's processes, and the resources that processes hold, in ``/proc``."""
+"""Find the soak's processes, and the resources that processes hold, in ``/proc``.
+
+A mark is a random text by which a soak recognizes its own processes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ VARIABLE = "HANDOUT_SOAK"
 
 
 def new_mark() -> str:
-    """Return a random mark that no other soak has."""
+    """Return a new mark, which no other soak has."""
     return secrets.token_hex(8)
 
 
@@ -29,7 +32,7 @@ def is_marked(pid: int, mark: str) -> bool:
 
 
 def marked(mark: str) -> list[int]:
-    """Return the live processes of the soak with this mark."""
+    """Return the process numbers of all live processes of the soak with this mark."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return [pid for pid in pids if is_marked(pid, mark) and state(pid) not in ("Z", "")]
 
@@ -43,7 +46,7 @@ def state(pid: int) -> str:
 
 
 def children(pid: int) -> list[int]:
-    """Return the children of a process, oldest first."""
+    """Return the process numbers of the children of a process, oldest first."""
     try:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
     except OSError:
@@ -91,7 +94,7 @@ def held(pid: int | None = None) -> Held:
 
 
 def agents_held(cluster: Cluster) -> dict[str, float]:
-    """Return the most memory and the most descriptors that an agent holds now, and the same for a supervisor."""
+    """Return the most memory and the most descriptors that any agent holds now, and the same for supervisors."""
     most = {"agent_rss_mb": 0.0, "agent_descriptors": 0, "supervisor_rss_mb": 0.0, "supervisor_descriptors": 0}
     for host in cluster._runtime.driver.agents:
         parent = supervisor(cluster, host)

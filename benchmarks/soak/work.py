@@ -1,7 +1,7 @@
-"""The graph of the soak. Its functions record each of their runs.
+"""The graph of the soak. Its functions record each time that they run.
 
-Each worker process has a file of its own. A function adds one line to that file when it begins, and one when it ends.
-So the soak knows at any moment which task a worker runs, and how often each task has run.
+Each worker process has a file of its own. A function adds one line to this file when it begins, and one line when it
+ends. So the soak knows at any moment which task a worker runs, and how often each task has run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from handout import Graph, Output
 
 #: One task in this many has a large result. A large result stays on its host. If the host is lost, so is the result.
 LARGE_EVERY = 50
-#: The size of a large result. It is too large to travel in the message that reports it.
+#: The size of a large result in bytes. It is too large to travel in the message that reports the result.
 LARGE_BYTES = 100 << 10
 #: The inputs of a task are chosen among the results of this many tasks before it.
 REACH = 400
@@ -59,7 +59,7 @@ def _note(folder: str, line: str) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """A graph and the results that it must have."""
+    """A graph and its correct results."""
 
     graph: Graph
     outputs: list[Output[Any]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Work:
     expected: list[int | bytes] = field(default_factory=list)
 
     def wrong(self, found: Sequence[int | bytes]) -> int:
-        """Return how many of the results that a run found are wrong."""
+        """Return how many results of a run are wrong. ``found`` has all of them, in the order of ``outputs``."""
         return sum(1 for a, b in zip(found, self.expected, strict=True) if a != b)
 
 
@@ -82,7 +82,7 @@ def build(folder: Path, count: int, mean_s: float, seed: int) -> Work:
         before = range(max(0, i - REACH), i)
         parents = set(chosen.sample(before, min(len(before), chosen.randrange(4))))
         if i % LARGE_EVERY == 1:
-            # The plan leaves out task i - 1, which has a large result, if no task and no caller takes that result.
+            # Take the large result of task i - 1. If no task and no caller took it, the plan would leave that task out.
             parents.add(i - 1)
         inputs: list[Any] = [work.outputs[p] for p in sorted(parents)]
         known = [work.expected[p] for p in sorted(parents)]
@@ -98,18 +98,18 @@ def build(folder: Path, count: int, mean_s: float, seed: int) -> Work:
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs that the tasks of a folder have recorded."""
+    """How often the tasks have run, as the files in a folder record."""
 
     begun: int
     ended: int
-    #: Tasks that have run at least once.
+    #: The number of tasks that have run at least once.
     tasks: int
-    #: The number of runs of the task that ran most often.
+    #: The highest number of times that a single task has run.
     most: int
 
 
 def count_runs(folder: Path) -> Runs:
-    """Count the runs that the files in a folder record."""
+    """Count how often tasks have run, from the files in a folder."""
     begun: Counter[str] = Counter()
     ended = 0
     for path in folder.iterdir():

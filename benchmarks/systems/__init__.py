@@ -1,1 +1,1 @@
-"""One module for each system. All modules do the same work, and ``benchmarks`` runs each in its own process."""
+"""One module for each measured system. All do the same work, and ``benchmarks`` runs each module in its own process."""

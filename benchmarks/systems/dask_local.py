@@ -44,7 +44,7 @@ def startup() -> float:
     start = time.perf_counter()
     client = connect_over_ssh()
     workers = list(client.scheduler_info()["workers"])
-    # The task is a builtin, because Dask's workers over SSH have none of this repository's modules.
+    # The tasks call a builtin function, because Dask's workers over SSH have none of this repository's modules.
     assert client.gather([client.submit(abs, i, workers=[w], pure=False) for i, w in enumerate(workers)]) == [0, 1]
     seconds = time.perf_counter() - start
     client.shutdown()

@@ -24,7 +24,7 @@ def inventory() -> Inventory:
 
 
 async def startup() -> float:
-    """Return the seconds from the start, without any agent, to the first result of each host."""
+    """Return the seconds until every host has returned a result. At the beginning, no agent runs on the hosts."""
     start = time.perf_counter()
     graph = Graph()
     outs = [graph.add(work.nothing, i, host=name) for i, name in enumerate(inventory())]
@@ -61,7 +61,8 @@ async def chain(cluster: Cluster, count: int) -> float:
 async def diamond(cluster: Cluster, width: int) -> float:
     """Return the seconds for a diamond, including the time to build the graph.
 
-    A diamond is one task, `width` tasks that take its result, and tasks that join 16 results each until one is left.
+    A diamond is one task, `width` tasks that take its result, and tasks that join up to 16 results each until only one
+    result is left.
     """
     start = time.perf_counter()
     graph = Graph()
@@ -75,7 +76,7 @@ async def diamond(cluster: Cluster, width: int) -> float:
 
 
 async def down(cluster: Cluster, kind: str) -> float:
-    """Return the bytes that a host sends to the controller in a second, without the time to make the bytes."""
+    """Return how many bytes a host sends to the controller in a second. The time to make the bytes does not count."""
     graph = Graph()
     out = graph.add(work.KINDS[kind], SIZE)
     async with cluster.start(graph) as execution:
@@ -90,7 +91,7 @@ async def down(cluster: Cluster, kind: str) -> float:
 
 
 async def up(cluster: Cluster, kind: str) -> float:
-    """Return the bytes that the controller sends to a host in a second."""
+    """Return how many bytes the controller sends to a host in a second."""
     data = work.KINDS[kind](SIZE)
     graph = Graph()
     out = graph.add(work.length, data)
@@ -101,7 +102,7 @@ async def up(cluster: Cluster, kind: str) -> float:
 
 
 async def main(repeats: int) -> dict[str, float]:
-    """Return all figures. Each is the median of several runs."""
+    """Return all figures. Each figure is the median of several measurements."""
     figures = {"startup_s": sorted([await startup() for _ in range(repeats)])[repeats // 2]}
     async with Cluster(inventory(), require="all") as cluster:
         await noops(cluster, 1000)

@@ -28,7 +28,7 @@ def connect() -> None:
             executors=[executor],
             run_dir=tempfile.mkdtemp(),
             initialize_logging=False,
-            # By default Parsl does not look for futures inside lists, which the fan-in needs.
+            # Tasks of the diamond take lists of futures. By default, Parsl does not look for futures inside lists.
             dependency_resolver=DEEP_DEPENDENCY_RESOLVER,
         )
     )
@@ -82,7 +82,7 @@ def main(repeats: int) -> dict[str, float]:
     figures["noop_per_s"] = 10_000 / work.median(lambda: work.timed(lambda: noops(10_000)), repeats)
     figures["chain_us"] = 1e3 * work.median(lambda: work.timed(lambda: chain(1000)), repeats)
     figures["diamond_per_s"] = 5_336 / work.median(lambda: work.timed(lambda: diamond(5000)), repeats)
-    # Only bytes are measured. Parsl's pickle protocol has no out-of-band buffers, so Parsl treats an array like bytes.
+    # No array is measured. Parsl's pickle protocol has no out-of-band buffers, so Parsl treats an array like bytes.
     blob, length, data = app(work.blob), app(work.length), work.blob(SIZE)
     figures["down_bytes_mib_s"] = SIZE / 2**20 / work.median(lambda: work.timed(lambda: blob(SIZE).result()), repeats)
     figures["up_bytes_mib_s"] = SIZE / 2**20 / work.median(lambda: work.timed(lambda: length(data).result()), repeats)

@@ -11,28 +11,28 @@ from typing import SupportsIndex
 
 
 def nothing(x: int) -> int:
-    """Return the argument: a no-op task."""
+    """Return the argument. This is the no-op task."""
     return x
 
 
 def successor(x: int) -> int:
-    """Return the next number: a link of a chain."""
+    """Return the next number. This is a task of a chain."""
     return x + 1
 
 
 def total(parts: Sequence[int]) -> int:
-    """Return the sum: a task that joins many results."""
+    """Return the sum. This is a task that joins many results."""
     return sum(parts)
 
 
 class Array:
-    """An object that a pickler treats like a numpy array: unpickling does not copy its buffer."""
+    """An object that a pickler treats like a numpy array. With protocol 5, unpickling does not copy the buffer."""
 
     def __init__(self, data: bytes | memoryview) -> None:
         self.data = memoryview(data)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[Array], tuple[object]]:
-        # Some systems pickle with a protocol below 5. In that case, this class copies its buffer, and so does numpy.
+        # Some systems pickle with a protocol below 5. A numpy array then copies its buffer, so this object does it too.
         return Array, (pickle.PickleBuffer(self.data) if protocol.__index__() >= 5 else bytes(self.data),)
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Array:
 
 
 def blob(size: int) -> bytes:
-    """Return bytes that repeat a random pattern of 1 MiB, so that usual compression gains nothing."""
+    """Return bytes that repeat a random pattern of 1 MiB, which is too long for usual compression to gain anything."""
     return os.urandom(1 << 20) * (size >> 20)
 
 
@@ -50,7 +50,7 @@ def array(size: int) -> Array:
 
 
 def length(data: bytes | Array) -> int:
-    """Return the length: a task that takes many bytes and returns few."""
+    """Return the length. This is a task that takes many bytes and returns few."""
     return len(data)
 
 
