@@ -73,8 +73,8 @@ class Snapshot:
 
     def __init__(self) -> None:
         with Snapshot._lock:
-            # A time instead of a count, because the serial is the version of the classes in this snapshot, and versions
-            # are compared even if the process that gave them was restarted in between.
+            # The serial is the version of the classes in this snapshot. It is taken from the clock, because a count would
+            # begin again when this process is restarted, and versions from before and after that may be compared.
             Snapshot._last = max(Snapshot._last + 1, time.time_ns())
             self.serial = Snapshot._last
         self.modules: set[str] = set()

@@ -32,7 +32,8 @@ _STOP_PAUSE_S = 0.05
 #: If the agent does not acknowledge the `Stop` message within this many seconds, the link sends the message again over
 #: another connection.
 _STOP_SILENCE_S = 1.0
-#: The link gives a later try to connect at least this many times the seconds that the first start or connection took.
+#: The time limit of a later try to connect is at least this multiple of the time that the first start or connection
+#: took, if so much time is left.
 _SLOWER = 3
 
 
