@@ -20,7 +20,8 @@ Rank = Callable[[Task, str], tuple[float, ...]]
 class Load:
     """The number of tasks per CPU core, for each host.
 
-    At first, only the tasks that run on the host count. `add` counts each task that the allocator places on the host.
+    At first, the number includes only the tasks that are running on the host. `add` counts each task that the allocator
+    places on the host.
     """
 
     def __init__(self, view: ClusterView) -> None:

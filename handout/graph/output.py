@@ -1,8 +1,9 @@
 """Outputs: promises of values that do not exist yet.
 
 An output holds the number of a node (a function or a value), the object that numbered the node (the output's origin),
-and the path to an element of the node's result. The path is empty if the output is the whole result. The origin is the
-`Nodes` of a graph, or, for the ``dump`` of an `Arg`, the `Wiring` of a run.
+and the path to an element of the node's result. The path is empty if the output is the whole result. The origin is
+usually the `Nodes` of a graph. But if an `Arg` has a ``dump`` function, the origin of this function's output is the
+`Wiring` of a run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Finds the placeholders that replace outputs when the arguments of a task travel.
 
-A placeholder tells the worker where the value comes from: an input of the task, a call of an inline function, the
-``load`` of an `Arg`, or an element of one of these.
+A placeholder tells the worker where the value comes from: an input of the task, a call of an inline
+function (a function that the task itself calls to get an argument), the ``load`` function of an `Arg`, or an element of
+one of these.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Slots:
         self._index = {number: index for index, number in enumerate(inputs)}
         self._objects = objects
         self._wiring = wiring
-        #: The placeholder of each inline function, by node. There is only one for each function, because the task makes
-        #: one call for each placeholder.
+        #: The placeholder of each inline function, by node. All uses of one function share one placeholder. The task
+        #: makes a call for each placeholder, so a second placeholder would call the function twice.
         self._inline: dict[int, Inline] = {}
 
     def __call__(self, ref: Input[Any]) -> Placeholder:

@@ -1,4 +1,4 @@
-"""Attempt ids and object keys: the numbers that name the attempts and objects of all runs in messages.
+"""Attempt ids and object keys: the numbers by which messages name the attempts and objects of all runs.
 
 An attempt id combines the numbers of a run, a task and an attempt. A key combines the numbers of a run and an object.
 Agents only compare ids and keys, and do not take them apart.

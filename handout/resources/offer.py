@@ -14,7 +14,8 @@ from handout.resources.names import DEVICE_NAMES, KNOWN_AMOUNTS, SIZES
 from handout.resources.needs import as_size
 from handout.resources.units import PARTS, read_amount, split_number
 
-#: One entry of capabilities: the name, the value, and True if the field of this name is declared as a number.
+#: One entry of capabilities: the name, the value, and a flag. The flag is True if the class of the capabilities
+#: declares the field of this name as a number.
 Entry = tuple[str, Any, bool]
 
 
@@ -25,7 +26,7 @@ class Offer:
     Attributes:
         amounts: The amounts in parts (1/10,000 of a unit), by name. ``gpu`` and ``gpu_memory`` are not among them,
             because ``devices`` replaces them.
-        labels: The values that are not amounts, by name. Each is a set of texts, True or False.
+        labels: The values that are not amounts, by name. Each is either a bool or a set of texts.
         devices: The memory of each GPU device, in parts. 0: the memory is not known.
         sizes: The names in ``amounts`` that are sizes.
         unknown: Names whose values are not known before the agent runs. No cost is refused because of these names.

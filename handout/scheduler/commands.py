@@ -43,11 +43,11 @@ class StartTasks:
     run: int
     tasks: list[int]
     attempts: list[int]
-    #: For each task: False if the task has a claim, which means that the core has set its cost aside for it on the
+    #: For each task: False if the task has a claim, which means that the core has set aside what the task needs on the
     #: host. True if the task is handed ahead: it has no claim yet, and waits on the host until there is room for its
     #: cost.
     ahead: list[bool]
-    #: For each task: the number of the variant of its cost that the core has chosen, from 0.
+    #: For each task: the variant of its cost that the core has chosen, as a number. Variants are numbered from 0.
     variants: list[int]
     #: For each task: True if the host must store the result in any case. If False, the host need not store a small
     #: result, because the agent sends such a result to the controller with the report that the task has finished.
@@ -167,8 +167,8 @@ class AnnounceTasksEnded:
     outcomes: list[Outcome]
     #: For each task: the host of its last attempt, "" if there was no attempt.
     hosts: list[str]
-    #: For each task: its failure if its outcome is FAILED, else None. A failure is the one that came with `TaskFailed`,
-    #: or an error that the core has made.
+    #: For each task: its failure if its outcome is FAILED, else None. The failure either came with `TaskFailed`, or is
+    #: an error that the core has made.
     failures: list[object]
     #: For each task: the number of the other task because of which it was skipped or cancelled, -1 if there is none.
     causes: list[int]

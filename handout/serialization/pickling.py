@@ -59,8 +59,8 @@ class LoadError(Exception):
 class Snapshot:
     """The functions and classes that one run sends by value.
 
-    The snapshot makes and keeps separate bytes for each class, and for each function without a closure, at its first
-    use. Each run has a new snapshot, because globals and classes may change between two runs.
+    When a class, or a function without a closure, is used for the first time, the snapshot makes separate bytes for it
+    and keeps these bytes. Each run has a new snapshot, because globals and classes may change between two runs.
 
     Attributes:
         modules: Names of the modules that the pickled values refer to.
@@ -73,8 +73,8 @@ class Snapshot:
 
     def __init__(self) -> None:
         with Snapshot._lock:
-            # The serial is the version of the classes in this snapshot. It is taken from the clock, because a count would
-            # begin again when this process is restarted, and versions from before and after that may be compared.
+            # The serial is the version of the classes in this snapshot. It is taken from the clock. A count would begin
+            # again when this process is restarted, but versions from before and after a restart may be compared.
             Snapshot._last = max(Snapshot._last + 1, time.time_ns())
             self.serial = Snapshot._last
         self.modules: set[str] = set()

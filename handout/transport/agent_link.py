@@ -45,8 +45,8 @@ class AgentLink:
         python: The interpreter to use on the host, or None to look for one.
         launcher: Starts the agent and connects to it.
         timings: The time limits for silence.
-        handler: Called with every batch of messages, and of pieces of objects, from the agent. Each message and each
-            piece comes once and in order.
+        handler: Called with each batch that comes from the agent. A batch consists of messages and of pieces of
+            objects. Each message and each piece comes once and in order.
         on_suspect: Called with True when the host has become silent, and with False when bytes come from it again.
     """
 
@@ -359,9 +359,9 @@ class AgentLink:
         """Return the time limit of a try to connect, in seconds.
 
         The lowest limit is `_SLOWER` times the seconds of the first start, so that the try can succeed on a slow host.
-        If more time remains, the try gets more of it. But this try may hang, so at least a quarter of the remaining
-        time, and at least the lowest limit, is kept for another try. After a try that hung, the next try gets all of
-        the remaining time.
+        If much more time than this remains, the limit is higher. But this try may hang, so a higher limit leaves time
+        for another try: a quarter of the remaining time, or the lowest limit if that is longer. After a try that hung,
+        the next try gets all of the remaining time.
 
         Args:
             left_s: The remaining seconds. The limit never exceeds them.
@@ -375,7 +375,7 @@ class AgentLink:
         return max(_STOP_SILENCE_S, self._start_s)
 
     def _abort_hung(self) -> None:
-        """Drop the launcher's connection after a try over it hung, because the next try over it would hang as well."""
+        """Drop the launcher's connection, because a try over this connection hung, and the next try would hang too."""
         self._hung = True
         self._launcher.abort()
 

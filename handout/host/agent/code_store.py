@@ -47,8 +47,8 @@ class CodeStore:
         self._loop = asyncio.get_running_loop()
         #: Pickled functions by number.
         self.functions: dict[int, bytes] = {}
-        #: The highest number that the agent has got so far. The numbers of functions, the numbers of task classes and the
-        #: keys of bundles all count.
+        #: The highest number that the agent has got so far. The numbers of functions, the numbers of task classes and
+        #: the keys of bundles all count.
         self.highest_number = 0
         self._released_functions: set[int] = set()
         self._released_classes: set[int] = set()

@@ -36,7 +36,8 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 _RECEIVE = 256 << 10
-#: Numbers of errors of `send` that may be temporary. For example, the system may have memory again later.
+#: The ``errno`` values of those errors of `send` that may be temporary. For example, the system may have memory again
+#: later.
 _NOT_NOW = {errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 _PAUSE_S = 0.05
 
@@ -71,7 +72,7 @@ class PoolListener(Protocol):
         """
 
     def on_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
-        """Called when a worker and all processes that it left have ended, or when it could not be forked.
+        """Called when a worker and all processes that it left behind have ended, or when it could not be forked.
 
         Before this call, the pool has passed on the last messages of the worker and all that it has printed.
         """
@@ -187,8 +188,8 @@ class WorkerPool:
         self._held = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._retry_timer: asyncio.TimerHandle | None = None
-        #: If a worker becomes idle and more workers than this are idle then, the pool ends one of the workers whose key
-        #: was used least recently. The pool ends no worker if all idle workers have the same key.
+        #: When a worker becomes idle, and more than this many workers are now idle, the pool ends one of the idle
+        #: workers whose key was used least recently. The pool ends no worker if all idle workers have the same key.
         self.max_idle = max(4, 2 * (os.cpu_count() or 1))
         #: True if new workers must write large results to disk. `Agent` tells this to the workers that exist already.
         self.spill = False

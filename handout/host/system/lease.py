@@ -38,5 +38,5 @@ class Lease:
         return self._page[_LINGER]
 
     def extend(self, deadline_s: float) -> None:
-        """Set the end of the lease to a time of `clock.now`, in seconds."""
+        """Set the end of the lease to ``deadline_s``, a time in seconds on the clock of `clock.now`."""
         self._page[_DEADLINE] = int(deadline_s * 1e9)

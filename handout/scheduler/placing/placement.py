@@ -1,7 +1,7 @@
 """Place ready tasks: take them from the ready queues in order, and hand each to the best host that has room for it.
 
-A ready queue holds ready tasks of one run that may go to the same hosts. A claim is an amount of a host, or of the
-amounts that all hosts share, that is set aside for one attempt. A host is full if it has no room for a claim of the
+A ready queue holds ready tasks of one run that may go to the same hosts. A claim sets amounts aside for one attempt:
+amounts of a host, or amounts that all hosts share. A host is full for a task if it has no room for a claim for this
 task. A task may be handed ahead to a full host, which means that it waits there without a claim. The backlog of a host
 is the expected seconds of all tasks that wait there for a claim. A host has a slot for each of its CPU cores.
 """
@@ -34,7 +34,8 @@ __all__ = [
 
 #: At most this many tasks of one queue are placed before another queue may get its turn.
 TURN = 16
-#: A host that has this many tasks gets no further tasks that cost nothing of the host.
+#: Tasks that take none of a host's amounts always fit, so a host that has this many tasks gets no further task of this
+#: kind.
 MAX_FREE_TASKS = 4096
 #: Once a task that was handed ahead has waited this many seconds for a claim, newer tasks get no claim on its host.
 PATIENCE_S = 1.0
@@ -67,7 +68,7 @@ _Grant = tuple[HostRecord, Demand, Claim | float]
 
 
 def place(world: World) -> None:
-    """Hand over the ready tasks that fit. Begin again as long as hosts are freed meanwhile.
+    """Hand over the ready tasks that fit. If hosts were freed in the meantime, begin again.
 
     A host is freed if it is no longer reserved for a queue (see `reservations`), or no longer denied to less urgent
     tasks (see `priority_guard`).
@@ -110,7 +111,8 @@ def _queues_to_serve(world: World, settled: set[ReadyQueue]) -> list[ReadyQueue]
 def is_for_allocator(queue: ReadyQueue) -> bool:
     """Return True if a custom allocator may choose the host of a queue's tasks.
 
-    It may not if an option of the tasks or the group of the tasks has fixed the host.
+    The allocator may not choose if the host is already fixed, either by an option of
+    the tasks or by their group.
     """
     return not queue.key.pin and queue.run.spec.profiles[queue.key.profile].host is None
 
@@ -169,7 +171,7 @@ class Candidates:
         #: A heap of the full hosts to which tasks may be handed ahead, least backlog per slot first.
         self.full: list[tuple[float, int, HostRecord]] = []
         self.ahead_allowed = run.spec.profiles[queue.key.profile].idempotent
-        #: True if some claim was not granted because too little was free of the shared amounts, or because the shared
+        #: True if some claim was not granted because not enough of the shared amounts was free, or because the shared
         #: amounts are kept free for another queue.
         self.short = False
 
