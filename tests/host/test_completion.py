@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -104,10 +105,19 @@ def test_tasks_queued_behind_one_that_dies_run_elsewhere(rig: Rig) -> None:
     assert rig.result(1000) == 1000
 
 
-def test_followers_of_a_failure_are_given_back(rig: Rig) -> None:
-    fail, inc = rig.function(lambda: 1 / 0), rig.function(lambda x: x + 1)
-    rig.submit([1], fail, rig.call())
+def test_followers_of_a_failure_are_given_back(rig: Rig, tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+
+    def fail() -> None:
+        while not os.path.exists(gate):
+            time.sleep(0.005)
+        raise ZeroDivisionError
+
+    number, inc = rig.function(fail), rig.function(lambda x: x + 1)
+    rig.submit([1], number, rig.call())
     rig.submit([2, 3], inc, rig.call(inputs=1), inputs=[[1], [2]])
+    rig.run(lambda: None, attempt_id=4)  # the agent has the followers now: it reads messages in order
+    Path(gate).touch()
     rig.wait_for(1, 2, 3)
     assert rig.ended[1].fields["kind"] == "raised"
     assert sorted(t for m in rig.heard("recalled") for t in m["attempt_ids"]) == [2, 3]
