@@ -178,7 +178,13 @@ class SimulatedHost:
         #: True from a takeover until `go_on`, which repeats the reports.
         self._waits = False
         self._streams = 0
-        self._take: dict[type, Callable[[Any, int], None]] = {
+        self._take = self._handlers()
+
+    # ---- messages of the controller ----------------------------------------------------------------------------
+
+    def _handlers(self) -> dict[type, Callable[[Any, int], None]]:
+        """Return the method that handles a message, for each type of message."""
+        return {
             messages.Tasks: self._take_tasks,
             messages.NewTaskClass: lambda message, life: self._take_class(message),
             messages.Functions: lambda message, life: self._take_functions(message.numbers),
@@ -190,8 +196,6 @@ class SimulatedHost:
             messages.Recall: lambda message, life: self._recall(message.attempt_ids),
             messages.Limits: lambda message, life: self._limit(dict(message.amounts), message.devices),
         }
-
-    # ---- messages of the controller ----------------------------------------------------------------------------
 
     def take(self, message: messages.AnyMessage, life: int) -> None:
         """Handle a message.
