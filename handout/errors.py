@@ -4,6 +4,7 @@
 HandoutError
 ├── GraphError                the author of the graph
 │   ├── CostError             a cost or a capability that cannot be read
+│   ├── NotAValueError        an output was used as if it were a value
 │   └── UnserializableError   an argument or a function that cannot be serialized
 ├── PlacementError            no host covers a cost: change the cost or the inventory
 │   └── AllocatorError        the author of the allocator
@@ -58,6 +59,7 @@ __all__ = [
     "InventoryError",
     "JournalError",
     "MemoryExceededError",
+    "NotAValueError",
     "OutcomeUnknownError",
     "PlacementError",
     "RemoteError",
@@ -129,6 +131,10 @@ class CostError(GraphError):
 
     name: str = ""
     value: Any = None
+
+
+class NotAValueError(GraphError, TypeError):
+    """An output was used as if it were the value that it promises, for example in a condition or in a loop."""
 
 
 class UnserializableError(GraphError):

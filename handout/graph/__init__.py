@@ -11,7 +11,7 @@ from handout.graph.given_values import GivenValue
 from handout.graph.graph import Graph, Runnable, as_graph
 from handout.graph.objects import Pick, Value
 from handout.graph.options_decorator import options
-from handout.graph.output import Input, NotAValueError, Output, later
+from handout.graph.output import Input, Output, later
 from handout.graph.plan import Plan
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "GivenValue",
     "Graph",
     "Input",
-    "NotAValueError",
     "Options",
     "Output",
     "Outs",

@@ -21,20 +21,16 @@ from typing import (
     overload,
 )
 
-from handout.errors import GraphError
+from handout.errors import GraphError, NotAValueError
 from handout.graph.path import path_key, path_text, record_path
 from handout.serialization.calls import Path
 
-__all__ = ["Input", "NotAValueError", "Origin", "Output", "later"]
+__all__ = ["Input", "Origin", "Output", "later"]
 
 A = TypeVar("A")
 K = TypeVar("K")
 U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
-
-
-class NotAValueError(GraphError, TypeError):
-    """An output was used as if it were the value that it promises."""
 
 
 class Origin(Protocol):

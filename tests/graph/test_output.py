@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from handout.errors import GraphError
-from handout.graph import Arg, Graph, NotAValueError, Output, later
+from handout.errors import GraphError, NotAValueError
+from handout.graph import Arg, Graph, Output, later
 
 
 @pytest.fixture
