@@ -102,6 +102,8 @@ class Execution:
             raise HandoutError("This execution was used before.", remedy="Call start(...) again for another run.")
         self._entered = True
         options = self._options
+        if not self._owns_cluster:
+            _ = self._cluster.driver  # raises if the cluster is not open, whatever is wrong with the graph
         plan = self._graph.compile(outputs=options.get("outputs"), given=options.get("given"))
         check_placement(plan, self._cluster.inventory)
         journal = options.get("journal")

@@ -130,7 +130,7 @@ def check_options(given: Mapping[str, Any], owner: str) -> None:
             raise GraphError(f"{owner}: unknown option {name!r}.", remedy=suggestion(name, OPTION_NAMES))
         wanted, holds = rule
         if not holds(value):
-            raise GraphError(f"{owner}: option {name}={value!r} is not {wanted}.", remedy=f"Give {wanted}.")
+            raise GraphError(f"{owner}: option {name}={value!r} is not {wanted}.", remedy="Correct this option.")
     if given.get("inline") and not given.keys() <= _INLINE_ALLOWS:
         others = ", ".join(sorted(given.keys() - _INLINE_ALLOWS))
         raise GraphError(

@@ -135,6 +135,15 @@ async def test_a_cluster_that_is_not_open_says_how_to_open_it() -> None:
         await Cluster([Host.local("here")]).execute(one())
 
 
+async def test_a_closed_cluster_says_so_before_it_looks_at_the_graph() -> None:
+    async with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
+        pass
+    graph = Graph()
+    graph.add(work.identity, 1, cost={"cpu": 1000})
+    with pytest.raises(handout.HostError, match="not open"):
+        await cluster.execute(graph)
+
+
 async def test_a_cluster_of_another_loop_is_refused_by_name() -> None:
     async with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
         with pytest.raises(handout.HandoutError, match=r"another event loop.*loop"):
