@@ -17,7 +17,7 @@ from handout.errors import (
 from handout.transport.bootstrap import Bootstrap
 from handout.transport.timings import Timings
 from tests.patience import HANG_S, stretched
-from tests.transport.rig import Rig
+from tests.transport.rig import QUICK, Rig
 
 
 async def test_a_connection_that_is_closed_before_the_first_hello_is_made_again(rig: Rig) -> None:
@@ -27,12 +27,14 @@ async def test_a_connection_that_is_closed_before_the_first_hello_is_made_again(
     assert rig.agent.lines == 2
 
 
-async def test_a_first_handshake_that_never_succeeds_is_given_up_in_the_time_of_the_lease(rig: Rig) -> None:
+async def test_a_first_handshake_that_never_succeeds_is_given_up_in_the_time_of_the_lease() -> None:
+    rig = Rig(QUICK)
     rig.agent.closes_always = True
     async with asyncio.timeout(HANG_S):
         with pytest.raises(HostUnreachableError, match=r"'far' closed the connection"):
             await rig.link.open()
     assert rig.agent.lines > 2
+    await rig.link.abandon()
 
 
 @pytest.mark.parametrize("kind", [AuthenticationError, HostKeyError, BootstrapError, HostError])
@@ -56,7 +58,8 @@ async def test_stopping_ends_attempts_at_the_first_handshake(rig: Rig) -> None:
         await opening
 
 
-async def test_a_silent_line_is_suspected_then_made_from_scratch(rig: Rig) -> None:
+async def test_a_silent_line_is_suspected_then_made_from_scratch() -> None:
+    rig = Rig(Timings().scaled(0.2))
     await rig.link.open()
     serving = asyncio.ensure_future(rig.link.run())
     rig.agent.mute = True
@@ -68,14 +71,17 @@ async def test_a_silent_line_is_suspected_then_made_from_scratch(rig: Rig) -> No
     assert rig.agent.aborted == 1
     rig.agent.mute = False
     serving.cancel()
+    await rig.link.abandon()
 
 
-async def test_silence_beyond_the_lease_loses_the_host(rig: Rig) -> None:
+async def test_silence_beyond_the_lease_loses_the_host() -> None:
+    rig = Rig(QUICK)
     await rig.link.open()
     rig.agent.mute = True
-    with pytest.raises(HostLostError, match=r"'far' was silent for 0\.3 s") as caught:
+    with pytest.raises(HostLostError, match=r"'far' was silent for 1\.5 s") as caught:
         await rig.link.run()
     assert not caught.value.gone
+    await rig.link.abandon()
 
 
 async def test_an_agent_that_is_gone_when_the_line_is_made_again_is_told_at_once(rig: Rig) -> None:
