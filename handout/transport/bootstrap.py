@@ -75,7 +75,8 @@ class MarkedOutput:
     """What a command on a host printed: noise of the login shell, then the marked line, which begins with a marker."""
 
     marker: str
-    #: What was printed before the marked line. While the line is not complete, its beginning is included.
+    #: The bytes that the start command printed before the marked line. While the marked line is not complete, its
+    #: beginning is included.
     noise: bytes = b""
     #: The marked line without its marker, or None while the line is not complete.
     line: bytes | None = None
