@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from handout.allocators.draft import checked_pause
+from handout.allocators.draft import checked_pause, named
 from handout.allocators.task import Task
 from handout.allocators.view import ClusterView
 from handout.errors import AllocatorError
@@ -90,7 +90,7 @@ def read_answer(answer: Any) -> tuple[dict[str, str], float | None]:
     for id, host in placements.items():
         if not isinstance(id, str) or not isinstance(host, str):
             raise AllocatorError(
-                f"the allocator placed {id!r} on {host!r}, and one of these is no text.",
+                f"the allocator placed {named(id)} on {named(host)}, and one of these is no text.",
                 remedy="Return ids of tasks with names of hosts, such as {task.id: host.name}.",
             )
     ask_again_s = getattr(answer, "ask_again_s", None)

@@ -13,7 +13,7 @@ from handout.protocol.resource_ledger import Claim, Ledger
 from handout.resources import nearest_name
 from handout.resources.feasibility import feasible_variants
 
-__all__ = ["Draft", "checked_pause"]
+__all__ = ["Draft", "checked_pause", "named"]
 
 
 class Draft(Mapping[str, str]):
@@ -98,14 +98,14 @@ class Draft(Mapping[str, str]):
                 return variant
         return None
 
-    def _ledger(self, host: str) -> Ledger:
+    def _ledger(self, host: Any) -> Ledger:
         ledger = self._ledgers.get(host)
         if ledger is None:
             view = self._hosts.get(host)
             if view is None:
-                nearest = nearest_name(str(host), self._hosts)
+                nearest = nearest_name(host, self._hosts) if isinstance(host, str) else None
                 raise AllocatorError(
-                    f"the allocator passed host {host!r} to its draft, but the view has no such host.",
+                    f"the allocator passed {named(host)} as a host to its draft, but the view has no such host.",
                     remedy=f"Did you mean {nearest!r}?" if nearest else "Take the names of hosts from view.hosts.",
                 )
             ledger = self._ledgers[host] = free_ledger(view)
@@ -135,3 +135,8 @@ def checked_pause(seconds: Any) -> float:
             f"the allocator wants to be asked again in {seconds!r} s.", remedy="Give a finite number of seconds."
         )
     return max(0.0, seconds)
+
+
+def named(value: Any) -> str:
+    """Return a text as a message shows it. Any other object is named by its type, because its repr may be huge."""
+    return repr(value) if isinstance(value, str) else f"an object of type {type(value).__name__}"

@@ -121,10 +121,10 @@ class HostCapabilities:
         try:
             async with limit:
                 return as_capabilities(await tracker(self._live))
-        except BaseException as error:  # some test tools raise subclasses of their own
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a tracker may raise anything; some test tools raise such subclasses
             task = asyncio.current_task()
-            if isinstance(error, KeyboardInterrupt):
-                raise
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # Handout cancelled this call, so the tracker has not failed
             if isinstance(error, HandoutError) and has_text(error):

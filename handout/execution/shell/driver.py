@@ -368,9 +368,9 @@ class Driver:
             if run.number not in self._asking or (current is not None and current.cancelling()):
                 return  # the run is over
             self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("the allocator cancelled itself")))
-        except BaseException as error:  # some test tools raise subclasses of their own
-            if isinstance(error, KeyboardInterrupt):
-                raise
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # an allocator may raise anything; some test tools raise such subclasses
             self.post(ev.AllocatorFailed(run.number, command.request, _as_printable(error)))
         else:
             self.post(event)

@@ -158,9 +158,9 @@ class InboundMessages:
             if isinstance(retry_on, type | tuple):
                 return isinstance(failure.bare(), retry_on)
             return bool(retry_on(failure.bare()))
-        except BaseException as error:  # some test tools raise subclasses of their own
-            if isinstance(error, KeyboardInterrupt):
-                raise
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # ``retry_on`` may raise anything; some test tools raise such subclasses
             failure.report["retryable"] = False
             said = f"{type(error).__name__}: {exceptions.message(error)}"
             failure.exception.add_note(f"retry_on raised {said}, so the task was not retried.")

@@ -110,10 +110,11 @@ def _freed(world: World, number: int, o: int) -> float:
 
 def pause_over(world: World, timer: Timer) -> None:
     """Have tasks tried on a host again, because the time of a pause there is over."""
-    world.note_change()  # an allocator that placed nothing may have waited for this, see `_check_hope`
     host = world.fleet.at(timer.number)
     if host is not None:
         _reopen(world, host)
+    else:
+        world.note_change()  # an allocator that placed nothing may have waited for this, see `_check_hope`
 
 
 def _reopen(world: World, host: HostRecord) -> None:
