@@ -136,7 +136,9 @@ class Failure:
         if self.pickled:
             try:
                 error = exceptions.load_exception(self.pickled, self._substitute)
-            except Exception as problem:  # __setstate__ and __init__ are user code, and may raise anything
+            except KeyboardInterrupt:
+                raise
+            except BaseException as problem:  # __setstate__ and __init__ are user code, and may raise anything
                 reason = (
                     " The exception could not be rebuilt here: "
                     f"{type(problem).__name__}: {exceptions.message(problem)}."
@@ -258,7 +260,9 @@ def has_text(error: BaseException) -> bool:
     """Return True if ``str(error)`` does not raise. If it raises, callers use the text of `exceptions.message`."""
     try:
         str(error)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # __str__ is user code, and may raise anything
         return False
     return True
 

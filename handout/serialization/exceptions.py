@@ -118,7 +118,9 @@ def _load_entry(entry: dict[str, Any], fallback: Fallback) -> BaseException:
     if entry["blob"] is not None:
         try:
             exc = loads(entry["blob"])
-        except Exception:  # a module may be missing, and an __init__ may raise any exception
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a module may be missing, and an __init__ may raise any exception
             exc = None
     if not isinstance(exc, BaseException):
         exc = fallback(entry["type"], entry["message"])

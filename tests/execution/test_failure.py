@@ -17,7 +17,7 @@ import pytest
 
 import handout
 from handout.errors import DependencyError, HandoutError, RunTimeoutError
-from handout.failures import Failure, from_report, of_exception
+from handout.failures import Failure, from_report, has_text, of_exception
 from handout.serialization import exceptions
 
 
@@ -204,6 +204,36 @@ def test_an_exception_that_cannot_be_rebuilt_comes_as_remote_error_and_says_why(
     assert isinstance(error, handout.RemoteError)
     assert "could not be rebuilt here" in str(error)
     assert error.type_name == "Odd"
+
+
+class OnceOnlyError(Exception):
+    """An exception that can be unpickled once. After that, unpickling raises what some test tools raise."""
+
+    left = 1
+
+    def __setstate__(self, state: Any) -> None:
+        OnceOnlyError.left -= 1
+        if OnceOnlyError.left < 0:
+            raise pytest.fail.Exception("unpickled twice")
+
+
+def test_an_exception_whose_unpickling_raises_anything_comes_as_remote_error() -> None:
+    error = OnceOnlyError("hm")
+    error.number = 1  # type: ignore[attr-defined]
+    blob, _ = exceptions.dump_exception(error)
+    assert blob is not None
+    rebuilt = from_report("a", "far", 1, {"kind": "raised", "type": "OnceOnlyError", "message": "hm"}, blob).exception
+    assert isinstance(rebuilt, handout.RemoteError)
+    assert rebuilt.type_name.endswith("OnceOnlyError")
+
+
+def test_a_text_that_raises_anything_is_no_text() -> None:
+    class LeavingError(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(3)
+
+    assert not has_text(LeavingError())
+    assert has_text(ValueError("no"))
 
 
 def test_other_exceptions_have_no_failure() -> None:
