@@ -38,7 +38,7 @@ def bundle(padding: int) -> bytes:
 def test_released_functions_are_gone_from_the_agent_and_its_workers(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(cpu=1)
     before = resident_bytes(rig.pid)
-    for number in range(1, 4):
+    for number in range(1, 6):
         fn = rig.function(large(number))
         rig.submit([number], fn, rig.call())
         rig.wait_for(number)
