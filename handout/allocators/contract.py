@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from handout.allocators.draft import checked_pause, named
 from handout.allocators.task import Task
 from handout.allocators.view import ClusterView
-from handout.errors import AllocatorError
 
-__all__ = ["Allocator", "builtin", "builtin_name", "read_answer"]
+__all__ = ["Allocator", "builtin", "builtin_name"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -73,25 +71,3 @@ def builtin_name(allocator: Allocator | None) -> str | None:
         return "locality"
     name = getattr(allocator, "builtin", None)
     return name if isinstance(name, str) else None
-
-
-def read_answer(answer: Any) -> tuple[dict[str, str], float | None]:
-    """Return an allocator's placements, and the seconds after which the allocator wants to be asked again.
-
-    Raises:
-        AllocatorError: The answer is no mapping from ids to names of hosts.
-    """
-    if not isinstance(answer, Mapping):
-        raise AllocatorError(
-            f"the allocator returned {type(answer).__name__}, which is no mapping of tasks to hosts.",
-            remedy="Return a draft, or a dict such as {task.id: host.name}.",
-        )
-    placements = dict(answer)
-    for id, host in placements.items():
-        if not isinstance(id, str) or not isinstance(host, str):
-            raise AllocatorError(
-                f"the allocator placed {named(id)} on {named(host)}, and one of these is no text.",
-                remedy="Return ids of tasks with names of hosts, such as {task.id: host.name}.",
-            )
-    ask_again_s = getattr(answer, "ask_again_s", None)
-    return placements, None if ask_again_s is None else checked_pause(ask_again_s)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isfinite
 from typing import Any
 
+from handout.allocators.answer import named, read_pause
 from handout.allocators.host_view import HostView, free_ledger, offer_of
 from handout.allocators.task import Task, requirements_of
 from handout.errors import AllocatorError
@@ -13,7 +13,7 @@ from handout.protocol.resource_ledger import Claim, Ledger
 from handout.resources import nearest_name
 from handout.resources.feasibility import feasible_variants
 
-__all__ = ["Draft", "checked_pause", "named"]
+__all__ = ["Draft"]
 
 
 class Draft(Mapping[str, str]):
@@ -85,7 +85,7 @@ class Draft(Mapping[str, str]):
 
         If this method is called several times, the shortest time counts. The scheduler waits at least 0.01 s.
         """
-        pause_s = checked_pause(in_s)
+        pause_s = read_pause(in_s)
         self.ask_again_s = pause_s if self.ask_again_s is None else min(pause_s, self.ask_again_s)
 
     def _variant(self, task: Task, host: str) -> int | None:
@@ -99,11 +99,12 @@ class Draft(Mapping[str, str]):
         return None
 
     def _ledger(self, host: Any) -> Ledger:
-        ledger = self._ledgers.get(host)
+        is_name = isinstance(host, str)
+        ledger = self._ledgers.get(host) if is_name else None
         if ledger is None:
-            view = self._hosts.get(host)
+            view = self._hosts.get(host) if is_name else None
             if view is None:
-                nearest = nearest_name(host, self._hosts) if isinstance(host, str) else None
+                nearest = nearest_name(host, self._hosts) if is_name else None
                 raise AllocatorError(
                     f"the allocator passed {named(host)} as a host to its draft, but the view has no such host.",
                     remedy=f"Did you mean {nearest!r}?" if nearest else "Take the names of hosts from view.hosts.",
@@ -122,21 +123,3 @@ class Draft(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"Draft({self._placed})"
-
-
-def checked_pause(seconds: Any) -> float:
-    """Return the number of seconds after which an allocator wants to be asked again.
-
-    Raises:
-        AllocatorError: It is not a finite number.
-    """
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not isfinite(seconds):
-        raise AllocatorError(
-            f"the allocator wants to be asked again in {seconds!r} s.", remedy="Give a finite number of seconds."
-        )
-    return max(0.0, seconds)
-
-
-def named(value: Any) -> str:
-    """Return a text as a message shows it. Any other object is named by its type, because its repr may be huge."""
-    return repr(value) if isinstance(value, str) else f"an object of type {type(value).__name__}"

@@ -32,7 +32,7 @@ class BoundedBuffer(Generic[T]):
         self.items: deque[T] = deque()
         #: The sum of the sizes of all items.
         self.total = 0
-        #: How many items were dropped since the owner of the buffer last set this number to 0.
+        #: The sum of ``count`` of the items that were dropped since the owner of the buffer last set this number to 0.
         self.dropped = 0
 
     def __bool__(self) -> bool:

@@ -322,7 +322,7 @@ class Execution:
         return (
             made
             and number not in run.spec.outputs
-            and (self._driver is None or not self._driver.core.locate(run.number, number))
+            and (self._driver is None or self._driver.core.is_gone(run.number, number))
         )
 
     def _has_failed(self, number: int) -> bool:

@@ -10,6 +10,7 @@ from handout.allocators import Allocator
 from handout.errors import HandoutError
 from handout.graph import Given, Options, Output
 from handout.resources import InventoryLike, nearest_name
+from handout.resources.numbers import is_finite_number, is_whole
 from handout.transport.timings import Timings
 
 __all__ = ["ClusterOptions", "RunOptions", "check_run_options"]
@@ -115,11 +116,11 @@ _MOST: Final = 1e10
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return is_whole(value) and value >= least
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
+    return is_finite_number(value) and abs(value) <= _MOST
 
 
 #: Maps each option to a phrase that describes its allowed values, and to a function that returns True for an allowed

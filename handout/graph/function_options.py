@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
@@ -11,9 +10,10 @@ from handout.errors import GraphError
 from handout.graph.output import Input
 from handout.resources.cost import Cost, CostLike, as_costs
 from handout.resources.did_you_mean import suggestion
+from handout.resources.numbers import is_finite_number, is_whole
 from handout.resources.requirement import Requirement, compile_cost
 
-__all__ = ["OPTION_NAMES", "PLAIN", "Options", "RetryOn", "TaskOptions", "check_options", "intern_options", "is_whole"]
+__all__ = ["OPTION_NAMES", "PLAIN", "Options", "RetryOn", "TaskOptions", "check_options", "intern_options"]
 
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
@@ -144,15 +144,6 @@ def check_options(given: Mapping[str, Any], owner: str) -> None:
 _INLINE_ALLOWS: Final = frozenset({"id", "inline", "labels"})
 
 
-def is_whole(value: Any) -> bool:
-    """Return True for an int that is not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
@@ -178,12 +169,12 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "cost": ("a Cost, a mapping, or a list of these", _is_cost),
     "retries": ("a whole number from 0 up", lambda value: is_whole(value) and value >= 0),
     "retry_on": ("an exception class, a tuple of these, or a function that takes the exception", _is_retry_on),
-    "backoff_s": ("a finite number of seconds from 0 up", lambda value: _is_number(value) and value >= 0),
-    "timeout_s": ("a finite number of seconds above 0", lambda value: _is_number(value) and value > 0),
+    "backoff_s": ("a finite number of seconds from 0 up", lambda value: is_finite_number(value) and value >= 0),
+    "timeout_s": ("a finite number of seconds above 0", lambda value: is_finite_number(value) and value > 0),
     "host": ("the name of a host", _is_text),
     "collocate_with": ("an output or the id of a function", lambda value: isinstance(value, Input) or _is_text(value)),
     "inline": ("True or False", _is_bool),
-    "priority": ("a finite number", _is_number),
+    "priority": ("a finite number", is_finite_number),
     "idempotent": ("True or False", _is_bool),
     "max_result_bytes": ("a whole number of bytes from 1 up", lambda value: is_whole(value) and value > 0),
     "enforce_memory": ("True or False", _is_bool),

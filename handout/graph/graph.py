@@ -12,7 +12,7 @@ from handout.graph.arg import Arg
 from handout.graph.check import check_placement
 from handout.graph.compile import Given, Outs, compile_nodes
 from handout.graph.function import Function
-from handout.graph.function_options import OPTION_NAMES, Options, check_options, is_whole
+from handout.graph.function_options import OPTION_NAMES, Options, check_options
 from handout.graph.naming import name_of
 from handout.graph.nodes import Nodes, Policy
 from handout.graph.options_decorator import MARKS, mark_of
@@ -21,6 +21,7 @@ from handout.graph.plan import Plan
 from handout.graph.render import to_dot, to_mermaid
 from handout.graph.signature import Signatures
 from handout.resources.inventory import InventoryLike
+from handout.resources.numbers import is_whole
 
 __all__ = ["Graph", "Runnable", "as_graph"]
 

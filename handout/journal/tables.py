@@ -14,7 +14,7 @@ __all__ = ["DAMAGE", "FORMAT", "check", "create", "identity_at"]
 FORMAT = 3
 
 #: Errors that reading a damaged journal raises. All but the first two come from rows with unexpected contents.
-DAMAGE = (sqlite3.Error, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+DAMAGE = (sqlite3.Error, OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
 #: SQLite's application id of a journal: the letters ``HAND``.
 _APPLICATION = 0x48414E44

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final, Literal, NoReturn, cast
 
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from handout.errors import CostError, InventoryError
 from handout.resources.capabilities import Capabilities, CapabilitiesLike, as_capabilities
 from handout.resources.did_you_mean import nearest_name
+from handout.resources.numbers import is_finite_number, is_whole
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _SSH_PORT: Final = 22
@@ -245,13 +245,13 @@ def _text(host: str, key: str, value: Any) -> str | None:
 
 
 def _port(host: str, port: Any) -> int:
-    if isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536:
-        return port
+    if is_whole(port) and 0 < port < 65536:
+        return int(port)
     _refuse(host, "port", port, "it is not a port", "Write a whole number from 1 to 65535.")
 
 
 def _price(host: str, price: Any) -> float:
-    if isinstance(price, int | float) and not isinstance(price, bool) and isfinite(price) and price >= 0:
+    if is_finite_number(price) and price >= 0:
         return float(price)
     _refuse(host, "price_per_hour", price, "it is not a price", "Write a number, 0 or more.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import isfinite
 from os import PathLike
 from types import MappingProxyType
 from typing import Any, Final
@@ -13,6 +12,7 @@ from handout.resources.cost import Amount
 from handout.resources.host import Host, as_host
 from handout.resources.inventory_file import InventoryFile
 from handout.resources.names import KNOWN_NAMES
+from handout.resources.numbers import is_finite_number
 from handout.resources.tracker import Tracker
 from handout.resources.units import read_amount
 
@@ -170,12 +170,7 @@ def _read_shared(shared: Mapping[str, Amount]) -> dict[str, int]:
 
 
 def _read_interval(interval_s: Any) -> float:
-    if (
-        isinstance(interval_s, int | float)
-        and not isinstance(interval_s, bool)
-        and interval_s > 0
-        and isfinite(interval_s)
-    ):
+    if is_finite_number(interval_s) and interval_s > 0:
         return float(interval_s)
     raise InventoryError(
         f"interval_s={interval_s!r} is wrong: it is not a number of seconds above 0.",

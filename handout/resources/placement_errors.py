@@ -59,7 +59,8 @@ def placement_error(
         problem = f"task {id!r} cannot be placed on any of {len(offers)} hosts"
     else:
         problem = f"task {id!r} cannot be placed"
-    if all(any(parts > shared[name] for name, parts in each.needs(shared)[1].items()) for each in variants):
+    offer = next(iter(offers.values()))
+    if all(any(lack.shared for lack in variant.lacks(offer, shared)) for variant in variants):
         remedy = "Lower the cost of the task, or raise the shared amounts of the inventory."
     elif pinned is not None:
         remedy = "Lower the cost of the task, or leave out its host=."

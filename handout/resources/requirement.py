@@ -121,14 +121,11 @@ class Requirement:
             return []
         of = f" on {count} devices" if count > 1 else ""
         best = max(offer.devices, default=0)
-        return [
-            Lack(
-                "gpu_memory",
-                f"gpu_memory={self._amount_text('gpu_memory', memory, best)}{of}",
-                f"gpu_memory={self._amount_text('gpu_memory', best, memory)}" + (f" on {enough}" if enough else ""),
-                "",
-            )
-        ]
+        needs = f"gpu_memory={self._amount_text('gpu_memory', memory, best)}{of}"
+        if not best:
+            return [Lack("gpu_memory", needs, "gpu_memory of unknown size", "declare gpu_memory in the inventory")]
+        offers = f"gpu_memory={self._amount_text('gpu_memory', best, memory)}" + (f" on {enough}" if enough else "")
+        return [Lack("gpu_memory", needs, offers, "")]
 
 
 def compile_cost(cost: Cost) -> Requirement:

@@ -11,7 +11,7 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from handout.allocators import ClusterView, Task
@@ -126,8 +126,6 @@ class AskAllocator:
     request: int
     frontier: Sequence[Task]
     view: ClusterView
-    #: The number of each task in ``frontier``, by the id of the task.
-    numbers: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,14 @@ class Core:
         """
         return explain(self._world, run, task)
 
+    def is_gone(self, run: int, object_: int) -> bool:
+        """Return True if an object has no replica, and its task has ended. A task that is repeated has not ended."""
+        known = self._world.runs.get(run)
+        if known is None:
+            return True
+        producer = known.spec.producer[object_]
+        return not known.objects.replicas[object_] and (producer < 0 or known.ended(producer))
+
     def locate(self, run: int, object_: int) -> tuple[str, ...]:
         """Return the names of the hosts that have an object. If the controller has the object, ``""`` is first."""
         known = self._world.runs.get(run)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from handout.errors import AllocatorError
 from handout.resources import Offer
 from handout.scheduler.run_spec import RunSpec
 
@@ -273,17 +274,17 @@ class PlacementsProposed:
 
     run: int
     request: int
-    placements: Mapping[int, str] | Mapping[str, str]
+    placements: Mapping[str, str]
     ask_again_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AllocatorFailed:
-    """A custom allocator has raised an exception."""
+    """A custom allocator has raised an exception, or its answer cannot be read. ``error`` says which."""
 
     run: int
     request: int
-    error: BaseException
+    error: AllocatorError
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 
 from handout.allocators import (
@@ -160,3 +162,21 @@ def test_an_allocator_of_one_s_own_has_no_name_in_the_core() -> None:
     mine: Allocator = Mine()
     assert builtin_name(mine) is None
     assert builtin_name(None) == "locality"
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 10**400, "soon", None])
+def test_a_time_to_be_asked_again_is_a_finite_number(seconds: Any) -> None:
+    with pytest.raises(AllocatorError, match="is no finite number of seconds"):
+        ClusterView([]).draft().ask_again(in_s=seconds)
+
+
+def test_a_number_of_numpy_is_a_number() -> None:
+    draft = ClusterView([]).draft()
+    draft.ask_again(in_s=np.float32(0.5))  # type: ignore[arg-type]
+    assert draft.ask_again_s == 0.5
+
+
+@pytest.mark.parametrize("host", [["a"], {"a": 1}, 3])
+def test_a_host_that_is_no_name_is_refused_by_its_type(host: Any) -> None:
+    with pytest.raises(AllocatorError, match=f"an object of type {type(host).__name__} as a host"):
+        ClusterView([HostView("a", {"cpu": 1})]).draft().fits(Task("t"), host)

@@ -523,12 +523,12 @@ async def test_an_allocator_that_raises_proposes_nonsense_or_does_nothing_ends_t
         return draft
 
     for allocator, words in (
-        (of_a_tool, "raised RuntimeError: ToolError: of a test tool"),
+        (of_a_tool, "raised ToolError: of a test tool"),
         (returns_none, "^the allocator returned NoneType, which is no mapping"),
         (tasks, "^the allocator placed an object of type Task on 'plain', and one of these is no text"),
         (numbers, "^the allocator placed an object of type int on 'plain', and one of these is no text"),
         (host_views, "^the allocator passed an object of type HostView as a host to its draft"),
-        (never, "^the allocator wants to be asked again in inf s. Give a finite"),
+        (never, "^the allocator wants to be asked again in inf, which is no finite number of seconds. Give"),
         (leaves, "a group of its own"),
         (at_once, "async def"),
         (raises, "broken"),

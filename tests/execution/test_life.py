@@ -135,6 +135,11 @@ async def test_a_cluster_that_is_not_open_says_how_to_open_it() -> None:
         await Cluster([Host.local("here")]).execute(one())
 
 
+def test_an_empty_inventory_is_said_to_be_empty() -> None:
+    with pytest.raises(handout.InventoryError, match=r"^The inventory has no host\. Add"):
+        Cluster([])
+
+
 async def test_a_closed_cluster_says_so_before_it_looks_at_the_graph() -> None:
     async with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
         pass

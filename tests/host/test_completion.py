@@ -17,7 +17,7 @@ import pytest
 
 from handout.host.agent import completion
 from handout.host.agent.dispatcher import Dispatcher
-from handout.host.agent.object_store import ObjectStore
+from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_queue import QUEUED, READY, QueuedTask, TaskClassQueue, TaskQueue
 from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
@@ -282,5 +282,24 @@ def test_a_host_that_cannot_start_a_worker_says_why(handle: WorkerHandle) -> Non
         given_back.end_reason = "recalled"
         end.on_worker_gone(handle, messages.WorkerGone(1, error="fork: no more processes"))
         assert len(failed) == 1
+
+    asyncio.run(main())
+
+
+def test_the_ready_tasks_of_a_class_without_room_for_its_bundle_fail(handle: WorkerHandle) -> None:
+    async def main() -> None:
+        queue = TaskQueue(lambda key: False)
+        task_class = TaskClassQueue(messages.NewTaskClass(1, {}))
+        ready, running = (QueuedTask(n, 1, task_class, b"", [], [n], 1, "t", 1, 0) for n in (1, 2))
+        queue.add(ready)
+        queue.add(running)
+        running.state, running.worker = QUEUED, handle
+        end, dispatcher = make_completion(queue)
+        failed: list[tuple[int, str, int, bool]] = []
+        end._fail = lambda task, kind, payload=(), **fields: failed.append(  # type: ignore[method-assign]
+            (task.attempt_id, kind, fields["need"], fields["argument"])
+        )
+        dispatcher.on_no_room(task_class, StoreFullError("/full", 100, 0))
+        assert failed == [(1, "disk", 100, True)]
 
     asyncio.run(main())

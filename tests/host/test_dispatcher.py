@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 
@@ -33,6 +33,16 @@ class Workers(Nothing):
         worker = self.workers[number] = WorkerHandle(number, cast(socket.socket, Nothing()), new_page(), b"")
         worker.key = key
         return worker
+
+
+class Refusing:
+    """A function that raises an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, *_: object) -> NoReturn:
+        raise self.error
 
 
 @pytest.fixture
@@ -106,6 +116,29 @@ def test_a_class_whose_waiting_tasks_were_all_recalled_does_not_wait_any_more(st
     queue.add(task)
     task_class.blocked_since = 5.0
     assert queue.heads() == [(task.order, task_class)]
-    task_class.ready.clear()
+    queue.end(task)  # as when the task is recalled
     assert queue.heads() == []
     assert task_class.blocked_since is None
+
+
+def test_a_bundle_that_finds_no_room_fails_its_tasks_and_keeps_no_others_waiting(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        queue, pool = TaskQueue({3}.__contains__), Workers()
+        dispatcher = Dispatcher(queue, Ledger({}), store, cast(WorkerPool, pool), {1: b""})
+        failed: list[tuple[TaskClassQueue, StoreFullError]] = []
+        dispatcher.on_no_room = lambda task_class, error: failed.append((task_class, error))
+        full = StoreFullError("/full", 100, 0)
+        monkeypatch.setattr(store, "path", Refusing(full))
+        bundled, plain = (
+            TaskClassQueue(messages.NewTaskClass(number, {}, bundle=bundle)) for number, bundle in ((1, 3), (2, None))
+        )
+        tasks = [QueuedTask(n, 1, each, b"", [], [], 1, "t", 1, 0) for n, each in ((1, bundled), (2, plain))]
+        for task in tasks:
+            queue.add(task)
+        dispatcher._start_ready()
+        assert failed == [(bundled, full)]
+        assert tasks[1].state == QUEUED
+
+    asyncio.run(main())

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from handout.host.agent.worker_pool import WorkerPool
+from handout.host.system import shared_page
 from handout.host.system.cgroups import ControlGroups
 from handout.protocol import messages
 from tests.host.doubles import Nothing
@@ -97,3 +98,16 @@ def test_a_worker_that_cannot_get_its_pipes_leaves_no_descriptor_open(
             assert not pool.workers
 
     asyncio.run(main())
+
+
+def test_a_page_that_cannot_be_mapped_leaves_no_descriptor_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(OSError, match="full"):
+        shared_page.create(str(tmp_path))
+    assert os.listdir("/proc/self/fd") == before

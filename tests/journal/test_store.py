@@ -265,3 +265,14 @@ def test_a_damaged_row_is_told_by_name_to_a_reader(tmp_path: Path, damage: str, 
         database.execute(damage)
     with pytest.raises(JournalError, match=f"cannot be read: {words}"):
         read(path)
+
+
+def test_a_size_that_no_file_has_is_told_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    written(path).close()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE results SET sizes = '[{2**63}]' WHERE file IS NULL")
+    journal = Journal(path)
+    with pytest.raises(JournalError, match="cannot be read: OverflowError"):
+        loaded(journal, journal.committed([ONE]))
+    journal.close()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 
+from handout import File
 from handout.errors import UnserializableError
 from handout.execution.shell.run_objects import RunObjects
 from handout.graph import Arg, Graph, Output
@@ -237,6 +238,13 @@ def test_a_function_and_a_value_that_cannot_travel_are_refused_by_name() -> None
     graph = Graph()
     graph.add(same, graph.value({"a": lock}, id="held"))
     with pytest.raises(UnserializableError, match=r"'held'.*value\['a'\]"):
+        encode_plan(graph.compile())
+
+
+def test_a_file_that_does_not_exist_says_to_check_its_path(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(same, File(tmp_path / "missing.txt"))
+    with pytest.raises(UnserializableError, match=r"No such file.*missing\.txt.*Check the path of the file\.$"):
         encode_plan(graph.compile())
 
 

@@ -66,7 +66,7 @@ async def test_a_silent_line_is_suspected_then_made_from_scratch() -> None:
     first = rig.agent.lines
     async with asyncio.timeout(HANG_S):
         while rig.agent.lines == first:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.005)
     assert rig.suspicions == [True]
     assert rig.agent.aborted == 1
     rig.agent.mute = False

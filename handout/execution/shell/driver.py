@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
-from handout.allocators.contract import read_answer
+from handout.allocators.answer import read_answer
 from handout.errors import AllocatorError, DependencyError, HandoutError, InternalError
 from handout.events import (
     HostFull,
@@ -367,11 +367,12 @@ class Driver:
             current = asyncio.current_task()
             if run.number not in self._asking or (current is not None and current.cancelling()):
                 return  # the run is over
-            self.post(ev.AllocatorFailed(run.number, command.request, RuntimeError("the allocator cancelled itself")))
+            error = AllocatorError("the allocator cancelled itself.", remedy="Let it return its placements.")
+            self.post(ev.AllocatorFailed(run.number, command.request, error))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # an allocator may raise anything; some test tools raise such subclasses
-            self.post(ev.AllocatorFailed(run.number, command.request, _as_printable(error)))
+            self.post(ev.AllocatorFailed(run.number, command.request, _allocator_error(error)))
         else:
             self.post(event)
         finally:
@@ -492,10 +493,13 @@ def _failure(run: RunState, task: int, outcome: Outcome, found: object, cause: i
     return cancelled
 
 
-def _as_printable(error: BaseException) -> Exception:
-    """Return the error. If it is no `Exception`, or its text cannot be read, return a `RuntimeError` instead."""
-    if isinstance(error, Exception) and has_text(error):
-        return error
-    stand_in = RuntimeError(f"{type(error).__name__}: {exceptions.message(error)}")
-    stand_in.__cause__ = error
-    return stand_in
+def _allocator_error(error: BaseException) -> AllocatorError:
+    """Return the error of a run whose allocator raised an exception."""
+    if isinstance(error, AllocatorError) and has_text(error):
+        return error  # its text names the mistake already
+    found = AllocatorError(
+        f"the allocator raised {type(error).__name__}: {exceptions.message(error)}.",
+        remedy="Look at the allocator's exception and its traceback, which are the cause of this error.",
+    )
+    found.__cause__ = error
+    return found

@@ -21,7 +21,7 @@ from typing import Any
 from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.result_sender import ResultSender
-from handout.host.agent.task_queue import ENDED, QUEUED, QueuedTask, TaskQueue
+from handout.host.agent.task_queue import ENDED, QUEUED, READY, QueuedTask, TaskClassQueue, TaskQueue
 from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import cgroups, shared_page
 from handout.host.system.clock import now_ns
@@ -76,6 +76,7 @@ class Completion:
         self._dispatcher = dispatcher
         self._pool = pool
         self._loop = asyncio.get_running_loop()
+        dispatcher.on_no_room = self.fail_ready
         self.oom_kills = oom_kills
         #: A task that has exceeded its timeout is asked to end: its coroutine is cancelled, or its worker gets SIGTERM.
         #: If the task has not ended this many seconds later, the worker gets SIGKILL.
@@ -281,8 +282,15 @@ class Completion:
 
     def fail_waiting(self, key: int, error: StoreFullError) -> None:
         """Fail the tasks that wait for an object, because the store has no room for the object."""
+        self._fail_without_room(list(self._queue.waiting.get(key, {}).values()), error)
+
+    def fail_ready(self, task_class: TaskClassQueue, error: StoreFullError) -> None:
+        """Fail the READY tasks of a class, because the store has no room for the file of their source bundle."""
+        self._fail_without_room([task for task in task_class.ready if task.state == READY], error)
+
+    def _fail_without_room(self, tasks: Sequence[QueuedTask], error: StoreFullError) -> None:
         facts: dict[str, Any] = {"message": str(error), "path": error.path, "need": error.need, "free": error.free}
-        for task in list(self._queue.waiting.get(key, {}).values()):
+        for task in tasks:
             if task.state != ENDED:
                 self._fail(task, "disk", **facts, argument=True)
 
@@ -444,7 +452,7 @@ class Completion:
         """
         queued = list(worker.queued.values())
         if report.error:
-            self._count_spawn_failure(worker, queued, report.error)
+            queued = self._count_spawn_failure(worker, queued, report.error)
         else:
             self._spawn_failures = 0
         if report.lapsed:
@@ -467,15 +475,21 @@ class Completion:
         self._dispatcher.release(worker)
         self._dispatcher.schedule()
 
-    def _count_spawn_failure(self, worker: WorkerHandle, queued: list[QueuedTask], error: str) -> None:
-        """Have further workers wait. After too many failures, fail the tasks of this worker."""
+    def _count_spawn_failure(self, worker: WorkerHandle, queued: list[QueuedTask], error: str) -> list[QueuedTask]:
+        """Have further workers wait. After too many failures, fail the tasks of this worker.
+
+        Returns:
+            The tasks that are still queued, which `_put_back` takes back.
+        """
         self._dispatcher.hold()
         self._spawn_failures += 1
-        if self._spawn_failures > _MAX_SPAWN_FAILURES and len(self._pool.workers) == 0:
-            for task in [each for each in queued if each.end_reason != "recalled"]:
-                queued.remove(task)
+        if self._spawn_failures <= _MAX_SPAWN_FAILURES or self._pool.workers:
+            return queued
+        for task in queued:
+            if task.end_reason != "recalled":
                 self._dispatcher.forget(worker, task)
                 self._fail(task, task.end_reason or "host", message=f"the host cannot start a worker: {error}")
+        return [task for task in queued if task.end_reason == "recalled"]
 
     def _fail_culprit(self, worker: WorkerHandle, culprit: QueuedTask, report: messages.WorkerGone) -> None:
         if not worker.shared:

@@ -108,6 +108,8 @@ class Dispatcher:
         self.paused = False
         #: Called after the dispatcher has sent tasks to a worker.
         self.on_busy: Callable[[], None] = lambda: None
+        #: Called when the store has no room for the file of a task class's source bundle. Its tasks cannot start then.
+        self.on_no_room: Callable[[TaskClassQueue, StoreFullError], None] = lambda task_class, error: None
         #: If the host has this many workers and none of them is idle, the dispatcher forks no further worker, except
         #: for a shared loop. The ledger does not limit tasks whose cost is empty, so this limit is needed as well.
         self.max_workers = 64 + 2 * (os.cpu_count() or 1)
@@ -122,7 +124,7 @@ class Dispatcher:
         self.distrusted: set[int] = set()
         #: The classes whose objects the restricted reader accepts in addition to those of its own list.
         self._types: Sequence[Any] = ()
-        self._visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
+        self._visible = [d for d in map(str.strip, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) if d]
 
     def schedule(self) -> None:
         """Start tasks in the next turn of the event loop, when all messages of the present turn have been handled."""
@@ -208,8 +210,11 @@ class Dispatcher:
     def _acquire(self, key: WorkerKey, task_class: TaskClassQueue) -> WorkerHandle | None:
         try:
             return self._pool.acquire(key, self._environment, self._bundle_path(task_class))
-        except (OSError, StoreFullError):
-            # The system has no descriptors, memory or disk space left. This may change once other workers have ended.
+        except StoreFullError as error:
+            self.on_no_room(task_class, error)
+            return None
+        except OSError:
+            # The system has no descriptors or no memory left. This may change once other workers have ended.
             traceback.print_exc()
             self.hold()
             return None

@@ -26,7 +26,8 @@ def probe(folder: str) -> dict[str, Any]:
     devices = gpus()
     if devices:
         found["gpu"] = len(devices)
-        found["gpu_memory"] = min(memory for _, memory in devices)
+        if known := [memory for _, memory in devices if memory]:
+            found["gpu_memory"] = min(known)
         found["gpu_name"] = sorted({name for name, _ in devices})
     found["python"] = f"{sys.version_info[0]}.{sys.version_info[1]}"
     found["machine"] = platform.machine()
@@ -174,11 +175,11 @@ def parse_gpus(text: str, visible: str | None = None) -> list[tuple[str, int]]:
     """Return the name and the memory in bytes of each GPU that a task may use.
 
     Args:
-        text: Lines of the form ``uuid, name, MiB``. Other lines are skipped. A device counts with 0 bytes if the driver
-            does not tell its memory.
-        visible: The value of ``CUDA_VISIBLE_DEVICES``: indices or beginnings of UUIDs, with commas between them. As
-            CUDA does, this function ignores all entries after one that no GPU has. A MIG instance counts with 0 bytes,
-            because these lines do not tell its memory. None: every GPU is visible.
+        text: Lines of the form ``uuid, name, MiB``. Other lines are skipped. If the driver does not tell the memory of
+            a device, the device has 0 bytes.
+        visible: The value of ``CUDA_VISIBLE_DEVICES``: indices or beginnings of UUIDs, with commas between them. Like
+            CUDA, this function ignores all entries after one that no GPU has, and finds nothing if an entry is there
+            twice. A MIG instance has 0 bytes, because the lines do not tell its memory. None: every GPU is visible.
     """
     devices: list[tuple[str, tuple[str, int]]] = []
     for line in text.splitlines():
@@ -191,16 +192,19 @@ def parse_gpus(text: str, visible: str | None = None) -> list[tuple[str, int]]:
     found: dict[str, tuple[str, int]] = {}
     for entry in map(str.strip, visible.split(",")):
         if entry.startswith("MIG-"):
-            found[entry] = ("MIG instance", 0)
-            continue
-        chosen = [
-            (uuid, device)
-            for index, (uuid, device) in enumerate(devices)
-            if entry and (entry == str(index) or uuid.startswith(entry))
-        ]
-        if not chosen:
-            break
-        found.update(chosen[:1])
+            uuid, device = entry, ("MIG instance", 0)
+        else:
+            chosen = [
+                pair
+                for index, pair in enumerate(devices)
+                if entry and (entry == str(index) or pair[0].startswith(entry))
+            ]
+            if not chosen:
+                break
+            uuid, device = chosen[0]
+        if uuid in found:
+            return []
+        found[uuid] = device
     return list(found.values())
 
 

@@ -29,9 +29,9 @@ FRONTIER_PER_SLOT = 4
 #: allocator could keep the core busy.
 MIN_ASK_AGAIN_S = 0.01
 
-#: The allocator is asked again when such a timer fires. A task may then join the frontier, a paused host may take tasks
-#: again, or a host may have got back the capabilities that it had lost.
-_MAY_CHANGE = {Wake.BACKOFF, Wake.PAUSE, Wake.SHORTAGE}
+#: The core asks the allocator again when such a timer fires. A task may then join the frontier, or a paused host may
+#: take tasks again.
+_MAY_CHANGE = {Wake.BACKOFF, Wake.PAUSE}
 
 
 def note_room(world: World) -> None:
@@ -66,7 +66,7 @@ def _ask(world: World, run: Run, tasks: list[int]) -> None:
     run.requests.open(number, numbers, hosts, world.fleet.version)
     world.timers.set(world.now + run.spec.allocator_timeout_s, Timer(Wake.ANSWER_DUE, run.number, number))
     frontier = [task_view(world, run, t, run.requests.waiting_s(t, world.now)) for t in tasks]
-    world.out.add(AskAllocator(run.number, number, frontier, cluster_view(world), numbers))
+    world.out.add(AskAllocator(run.number, number, frontier, cluster_view(world)))
 
 
 def _frontier(world: World, run: Run) -> list[int]:
@@ -106,15 +106,7 @@ def allocator_failed(world: World, event: AllocatorFailed) -> None:
     if run is None or run.requests.number != event.request:
         world.stale += 1
         return
-    if isinstance(event.error, AllocatorError):  # its text names the mistake already
-        abort(world, run, Outcome.FAILED, event.error)
-        return
-    error = AllocatorError(
-        f"the allocator raised {type(event.error).__name__}: {event.error}.",
-        remedy="Look at the allocator's exception and its traceback, which are the cause of this error.",
-    )
-    error.__cause__ = event.error
-    abort(world, run, Outcome.FAILED, error)
+    abort(world, run, Outcome.FAILED, event.error)
 
 
 def placements_proposed(world: World, event: PlacementsProposed) -> None:
@@ -133,9 +125,9 @@ def placements_proposed(world: World, event: PlacementsProposed) -> None:
         when = world.now + max(event.ask_again_s, MIN_ASK_AGAIN_S)
         world.timers.set(when, Timer(Wake.ASK_AGAIN, run.number))
     placed = 0
-    for key, name in event.placements.items():
-        t = run.requests.tasks.get(key, -1) if isinstance(key, str) else key
-        problem = _impossible(world, run, t, key, name)
+    for id, name in event.placements.items():
+        t = run.requests.tasks.get(id, -1)
+        problem = _impossible(world, run, t, id, name)
         if problem is not None:
             _refuse(world, run, *problem)
             return
@@ -153,6 +145,8 @@ def _check_hope(world: World, run: Run) -> None:
         return
     if any(timer.wake in _MAY_CHANGE and timer.run in (-1, run.number) for timer in world.timers.pending()):
         return
+    if world.now < world.shortage_until and any(_has_no_host(world, run, t) for t in run.requests.tasks.values()):
+        return  # a host may offer again what it lacks now
     tasks = run.requests.tasks
     names = ", ".join(map(repr, list(tasks)[:5])) + (", ..." if len(tasks) > 5 else "")
     _refuse(
@@ -163,24 +157,29 @@ def _check_hope(world: World, run: Run) -> None:
     )
 
 
-def _impossible(world: World, run: Run, t: int, key: str | int, name: str) -> tuple[str, str] | None:
+def _has_no_host(world: World, run: Run, t: int) -> bool:
+    """Return True if no host covers the cost of a task now."""
+    profile = run.spec.profiles[run.spec.profile[t]]
+    return not any(world.fleet.feasible(host, profile) for host in world.fleet.by_name.values() if host.open)
+
+
+def _impossible(world: World, run: Run, t: int, id: str, name: str) -> tuple[str, str] | None:
     """Return the problem and the remedy of a placement that was impossible already when the allocator was asked.
 
     Return None if the placement was possible then.
     """
     shown = run.requests
-    if t < 0 or shown.tasks.get(run.name_of(t) if t < run.spec.count else "") != t:
-        nearest = nearest_name(str(key), shown.tasks)
+    if t < 0:
+        nearest = nearest_name(id, shown.tasks)
         return (
-            f"the allocator placed task {key!r}, which was not in its frontier",
+            f"the allocator placed task {id!r}, which was not in its frontier",
             f"Did you mean {nearest!r}?" if nearest else "Answer with the ids of tasks in the frontier.",
         )
     host = shown.hosts.get(name)
-    id_ = run.name_of(t)
     if host is None:
-        nearest = nearest_name(str(name), shown.hosts)
+        nearest = nearest_name(name, shown.hosts)
         return (
-            f"the allocator placed task {id_!r} on {name!r}, which is not a host in its view",
+            f"the allocator placed task {id!r} on {name!r}, which is not a host in its view",
             f"Did you mean {nearest!r}?" if nearest else "Answer with names from view.hosts.",
         )
     if shown.fleet_version != world.fleet.version or not host.open:
@@ -188,7 +187,7 @@ def _impossible(world: World, run: Run, t: int, key: str | int, name: str) -> tu
     why = world.fleet.why_infeasible(host, run.spec.profiles[run.spec.profile[t]])
     if why:
         return (
-            f"the allocator placed task {id_!r} on host {name!r}, which can never run it: {why}",
+            f"the allocator placed task {id!r} on host {name!r}, which can never run it: {why}",
             "Choose another host for the task.",
         )
     return None

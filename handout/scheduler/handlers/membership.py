@@ -249,6 +249,8 @@ def _unpin_uncovered(world: World, run: Run, host: HostRecord) -> None:
 
 def shortage_over(world: World, timer: Timer) -> None:
     """Have all runs checked again, because the core may have waited long enough for lost capabilities to come back."""
+    if world.now < world.shortage_until:
+        return  # capabilities have changed again since this timer was set, and a later timer will fire
     world.recheck = True
     world.note_change()
 
