@@ -29,6 +29,7 @@ HandoutError
 │   ├── HostLostError         the host is gone or silent
 │   └── HostUnstableError     the host was lost again and again
 ├── JournalError              a journal that cannot record or resume a run
+├── DamagedFileError          a result on the controller's disk is not as it was written
 ├── RunTimeoutError           the run took longer than timeout_s
 ├── WireError                 a message that the protocol does not allow
 └── InternalError             a defect of Handout
@@ -47,6 +48,7 @@ __all__ = [
     "AuthenticationError",
     "BootstrapError",
     "CostError",
+    "DamagedFileError",
     "DependencyError",
     "GraphError",
     "HandoutError",
@@ -394,6 +396,19 @@ class JournalError(HandoutError):
 
     Attributes:
         path: The path of the journal.
+    """
+
+    path: str = ""
+
+
+class DamagedFileError(HandoutError):
+    """A file on the controller's machine does not have the bytes of a result that were written to it.
+
+    Handout notices this by a checksum, before the bytes are used. A task of the run that still needs the result gets it
+    made anew. So only a caller that takes a damaged result from a run that has ended gets this error.
+
+    Attributes:
+        path: The path of the file.
     """
 
     path: str = ""

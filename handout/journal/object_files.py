@@ -1,20 +1,21 @@
-"""Stores large objects as files in the folder beside a journal's file. A file's name is a digest of its bytes."""
+"""Stores large objects as files in the folder beside a journal's file. A file's name is the digest of its bytes."""
 
 from __future__ import annotations
 
-import hashlib
+import mmap
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ObjectFolder", "Segments", "is_whole"]
+from handout.errors import DamagedFileError
+from handout.journal import checksums
+from handout.journal.checksums import Segments
+
+__all__ = ["ObjectFolder", "damaged", "is_whole", "map_file", "read_whole"]
 
 #: The names of files that are still being written begin with this.
 _UNFINISHED: Final = "new-"
-
-Segments = Sequence[bytes | bytearray | memoryview]
 
 
 class ObjectFolder:
@@ -42,28 +43,30 @@ class ObjectFolder:
         for unfinished in self._path.glob(f"{_UNFINISHED}*"):
             unfinished.unlink()
 
-    def write(self, segments: Segments) -> str:
+    def write(self, segments: Segments, digest: str | None = None) -> str:
         """Write an object to the file that is named by the object's digest, and return this name.
 
-        If the file exists already and has the object's size, it is not written again. A written file is on the disk
+        If the file exists already and has the object's bytes, it is not written again. A written file is on the disk
         when the method returns.
 
         Args:
             segments: The object's bytes, in pieces.
+            digest: The digest of the object, if it is known.
 
         Raises:
             OSError: The file cannot be written.
+            ValueError: The bytes do not have this digest.
         """
-        digest = hashlib.blake2b(digest_size=20)
-        for segment in segments:
-            digest.update(segment)
-        name = digest.hexdigest()
+        name = checksums.of_object(segments)
+        if digest not in (None, name):
+            raise ValueError(f"the object with the digest {digest} has other bytes now")
         size = sum(memoryview(segment).nbytes for segment in segments)
         self._path.mkdir(mode=0o700, exist_ok=True)
         path = self._path / name
-        if path.exists() and path.stat().st_size == size:
-            return name
-        self._write_new(path, segments)
+        # An object that was made again because its file is damaged has the same name, so a file is read before it is
+        # taken for the object.
+        if not is_whole(path, size) or checksums.of_object([map_file(path, size)]) != name:
+            self._write_new(path, segments)
         return name
 
     def _write_new(self, path: Path, segments: Segments) -> None:
@@ -92,3 +95,39 @@ def is_whole(path: Path, nbytes: int) -> bool:
         return path.stat().st_size == nbytes
     except OSError:
         return False
+
+
+def map_file(path: Path, nbytes: int) -> memoryview:
+    """Return the bytes of a file as a read-only view.
+
+    Raises:
+        OSError: The file cannot be read.
+        DamagedFileError: The file does not have ``nbytes`` bytes.
+    """
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size != nbytes:
+            raise damaged(path)
+        return memoryview(mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ) if nbytes else b"")
+
+
+def read_whole(path: Path, nbytes: int, digest: str) -> memoryview:
+    """Return the bytes of a file as a read-only view, after a comparison with their digest.
+
+    Raises:
+        OSError: The file cannot be read.
+        DamagedFileError: The file does not have the bytes that were written to it.
+    """
+    data = map_file(path, nbytes)
+    if checksums.of_object([data]) != digest:
+        raise damaged(path)
+    return data
+
+
+def damaged(path: Path) -> DamagedFileError:
+    """Return the error for a file that does not have the bytes that were written to it."""
+    return DamagedFileError(
+        f"A result in the file {str(path)!r} is damaged: its bytes are not those that were written.",
+        remedy="Check the disk. Then run the graph again. With a journal, only the tasks whose results are damaged or "
+        "missing run anew.",
+        path=str(path),
+    )

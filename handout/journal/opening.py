@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 
 from handout.errors import JournalError
-from handout.journal.tables import check, create
+from handout.journal.tables import check, create, prepare
 
 __all__ = ["connect", "resolve", "take_lock", "unusable"]
 
@@ -70,7 +70,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        database = prepare(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
     except (OSError, sqlite3.Error) as error:
         raise unusable(path, str(error)) from error
     try:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 from handout.errors import JournalError
-from handout.journal.tables import DAMAGE, check, identity_at
+from handout.journal.tables import DAMAGE, check, identity_at, prepare, sound_rows
 
 __all__ = ["AttemptRecord", "RunRecord", "Story", "TaskRecord", "read"]
 
@@ -123,7 +123,7 @@ def read(path: str | PathLike[str]) -> Story:
     if not path.is_file():
         raise JournalError(f"There is no journal {str(path)!r}.", remedy="Check the path.", path=str(path))
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        with closing(prepare(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))) as database:
             return _story(database) if check(database, path) else Story((), (), ())
     except DAMAGE as error:
         raise JournalError(
@@ -134,26 +134,31 @@ def read(path: str | PathLike[str]) -> Story:
 
 
 def _story(database: sqlite3.Connection) -> Story:
-    runs = database.execute("SELECT run, began, ended, outcome, json_array_length(ids), reused FROM runs ORDER BY run")
-    attempts = database.execute(
-        "SELECT run, id, host, attempt, outcome, error FROM attempts UNION ALL "
-        "SELECT run, id, host, attempt, 'started', '' FROM starts ORDER BY 1"
-    )
-    return Story([RunRecord(*row) for row in runs], _tasks(database), [AttemptRecord(*row) for row in attempts])
+    ends = {run: (ended, outcome) for run, ended, outcome in sound_rows(database, "ends")}
+    runs, known = list[RunRecord](), dict[int, tuple[list[str], bytes]]()
+    for run, began, reused, _, text, identities in sound_rows(database, "runs", "ORDER BY run"):
+        ids = json.loads(text)
+        known[run] = ids, identities
+        runs.append(RunRecord(run, began, *ends.get(run, (None, None)), len(ids), reused))
+    attempts = [AttemptRecord(*row) for row in sound_rows(database, "attempts")]
+    starts = [
+        AttemptRecord(run, id, host, attempt, "started", "")
+        for _, run, id, host, attempt in sound_rows(database, "starts")
+    ]
+    return Story(runs, _tasks(database, known), sorted((*attempts, *starts), key=lambda record: record.run))
 
 
-def _tasks(database: sqlite3.Connection) -> list[TaskRecord]:
+def _tasks(database: sqlite3.Connection, runs: Mapping[int, tuple[list[str], bytes]]) -> list[TaskRecord]:
     """Return the last record of each task, in the order in which these records were written.
 
     Records with the same identity are records of the same task.
+
+    Args:
+        database: The journal.
+        runs: For each run, the ids of its tasks and their joined identities.
     """
-    runs = {
-        run: (json.loads(ids), identities)
-        for run, ids, identities in database.execute("SELECT run, ids, identities FROM runs")
-    }
     found: dict[bytes, TaskRecord] = {}
-    rows = database.execute("SELECT run, host, tasks, attempts, sizes FROM results WHERE part = '' ORDER BY rowid")
-    for run, host, *columns in rows:
+    for run, host, _, _, *columns, _, _ in sound_rows(database, "results", "WHERE part = '' ORDER BY rowid"):
         ids, identities = runs[run]
         for task, attempt, nbytes in zip(*map(json.loads, columns), strict=True):
             identity = identity_at(identities, task)

@@ -70,6 +70,8 @@ class StoredPart:
     row: int
     #: The offset of a small object's bytes in the data of the row.
     at: int
+    #: The checksum of a small object's bytes; see `checksums.of_data`. The digest of a large object is its file's name.
+    crc: int = 0
     #: The object's bytes; None until the bytes are loaded.
     data: bytes | None = None
 

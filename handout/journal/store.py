@@ -6,18 +6,19 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from os import PathLike
 from typing import Any, Final
 
-from handout.errors import JournalError
-from handout.journal import opening
-from handout.journal.object_files import ObjectFolder, Segments, is_whole
+from handout.errors import DamagedFileError, JournalError
+from handout.journal import checksums, opening
+from handout.journal.checksums import Segments
+from handout.journal.object_files import ObjectFolder, damaged, is_whole, read_whole
 from handout.journal.records import AttemptStart, ClassName, CommittedTask, ResultBatch, StoredPart
-from handout.journal.tables import DAMAGE, identity_at
-from handout.journal.writer import INSERT_RESULT, LargeObject, Rows, Writer, result_row
+from handout.journal.tables import DAMAGE, INSERT, identity_at, is_sound, sealed, select, sound_rows
+from handout.journal.writer import LargeObject, Rows, Writer, result_rows
 
 __all__ = ["INLINE", "Journal"]
 
@@ -47,9 +48,13 @@ class Journal:
         #: The journal's number for the run that is being recorded; 0 before `begin_run`. Agents have a number of their
         #: own for the run.
         self.run = 0
+        #: How many rows of results `committed` left out, because they do not match their checksums.
+        self.damaged_rows = 0
         #: A thread holds this lock while it reads, so that `close` waits for the end of the read. `close` may be called
         #: during a read, because the asyncio task that asked for the read may have been cancelled.
         self._reading = threading.Lock()
+        #: The number and the data of the row that was read last, because the parts of one row are often read together.
+        self._last_row: tuple[int, bytes] = 0, b""
         try:
             self._folder.remove_unfinished()
             self._writer = Writer(self.path, self._database, self._folder)
@@ -93,24 +98,48 @@ class Journal:
         """
         wanted, found = set(identities), dict[bytes, CommittedTask]()
         with self._reading_lock():
-            known = dict(self._database.execute("SELECT run, identities FROM runs"))
-            if not known:
-                return found
-            rows = self._database.execute(
-                "SELECT rowid, run, host, data_only, part, tasks, sizes, file FROM results ORDER BY rowid"
-            )
-            for row, run, host, data_only, part, tasks, sizes, file in rows:
-                at = 0
-                for task, nbytes in zip(json.loads(tasks), json.loads(sizes), strict=True):
-                    identity = identity_at(known[run], task)
-                    if identity in wanted:
-                        committed = found.setdefault(identity, CommittedTask(host))
-                        committed.host = host
-                        path = None if file is None else self._folder.file(file)
-                        if nbytes >= 0 and (path is None or is_whole(path, nbytes)):
-                            committed.parts[part] = StoredPart(host, bool(data_only), nbytes, path, row, at)
-                    at += max(0, nbytes)
+            known = {run: identities for run, *_, identities in sound_rows(self._database, "runs")}
+            rows = self._database.execute(select("results", "ORDER BY rowid", "rowid, "))
+            self.damaged_rows = 0
+            for row, *values in rows if known else ():
+                if is_sound(values):
+                    self._take(found, wanted, known, row, values)
+                else:
+                    self.damaged_rows += 1
         return found
+
+    def _take(
+        self,
+        found: dict[bytes, CommittedTask],
+        wanted: Collection[bytes],
+        known: Mapping[int, bytes],
+        row: int,
+        values: Sequence[Any],
+    ) -> None:
+        """Add the tasks of one row of ``results`` to ``found``. ``known`` has the identities of each run's tasks."""
+        run, host, data_only, part, tasks, _, sizes, crcs, file, _ = values
+        at, checks = 0, iter(json.loads(crcs))
+        for task, nbytes in zip(json.loads(tasks), json.loads(sizes), strict=True):
+            crc = next(checks) if nbytes >= 0 and file is None else 0
+            identity = identity_at(known[run], task)
+            if identity in wanted:
+                committed = found.setdefault(identity, CommittedTask(host))
+                committed.host = host
+                path = None if file is None else self._folder.file(file)
+                if nbytes >= 0 and (path is None or is_whole(path, nbytes)):
+                    committed.parts[part] = StoredPart(host, bool(data_only), nbytes, path, row, at, crc)
+            at += max(0, nbytes)
+
+    def check_structure(self) -> None:
+        """Find rows that have vanished, because the structure of the file is damaged.
+
+        Raises:
+            JournalError: The structure is damaged.
+        """
+        with self._reading_lock():
+            (said,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise ValueError(said)
 
     def open_starts(self, identities: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
         """Find the recorded starts that neither `clear_starts` nor `cancel_starts` has removed.
@@ -121,49 +150,57 @@ class Journal:
         Returns:
             The name of the host and the number of the attempt, by identity of the task.
         """
-        with self._reading_lock(), self._database:
-            if self._database.execute("SELECT 1 FROM starts").fetchone() is None:
-                return {}
-            self._database.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (identity BLOB PRIMARY KEY) WITHOUT ROWID")
-            self._database.execute("BEGIN")
-            self._database.execute("DELETE FROM temp.wanted")
-            wanted = ((identity,) for identity in identities)
-            self._database.executemany("INSERT OR IGNORE INTO temp.wanted VALUES (?)", wanted)
-            rows = self._database.execute("SELECT identity, host, attempt FROM starts NATURAL JOIN temp.wanted")
-            return {identity: (host, attempt) for identity, host, attempt in rows}
-
-    def load_parts(self, parts: Iterable[StoredPart], limit: int) -> None:
-        """Load the bytes of each object into the ``data`` of its `StoredPart`.
-
-        An object is skipped if it would bring the sum of the loaded bytes above ``limit``.
-        """
+        wanted = set(identities)
         with self._reading_lock():
-            row, data = -1, b""
+            rows = sound_rows(self._database, "starts")
+            return {identity: (host, attempt) for identity, _, _, host, attempt in rows if identity in wanted}
+
+    def load_parts(self, parts: Iterable[StoredPart], limit: int) -> list[StoredPart]:
+        """Check the bytes of each object, and load them into the ``data`` of its `StoredPart`.
+
+        The bytes of an object are not kept if they would bring the sum of the loaded bytes above ``limit``.
+
+        Returns:
+            The objects whose bytes are damaged or cannot be read.
+        """
+        refused = []
+        with self._reading_lock():
             for part in sorted(parts, key=lambda part: part.row):
-                if part.nbytes > limit:
+                try:
+                    data = self._read(part)
+                except (DamagedFileError, OSError):
+                    refused.append(part)
                     continue
-                limit -= part.nbytes
-                if part.file is not None:
-                    part.data = part.file.read_bytes()
-                    continue
-                if part.row != row:
-                    row = part.row
-                    (data,) = self._database.execute("SELECT data FROM results WHERE rowid = ?", (row,)).fetchone()
-                part.data = data[part.at : part.at + part.nbytes]
+                if len(data) <= limit:
+                    limit -= len(data)
+                    part.data = bytes(data)
+        return refused
 
     def read_part(self, part: StoredPart) -> bytes:
-        """Return the bytes of one small object."""
+        """Return the bytes of one small object.
+
+        Raises:
+            DamagedFileError: The bytes are not those that were committed.
+        """
         with self._reading_lock():
-            (data,) = self._database.execute(
-                "SELECT substr(data, ?, ?) FROM results WHERE rowid = ?", (part.at + 1, part.nbytes, part.row)
-            ).fetchone()
-        return data or b""
+            return bytes(self._read(part))
+
+    def _read(self, part: StoredPart) -> bytes | memoryview:
+        if part.file is not None:
+            return read_whole(part.file, part.nbytes, part.file.name)
+        row, joined = self._last_row
+        if row != part.row:
+            (joined,) = self._database.execute("SELECT data FROM results WHERE rowid = ?", (part.row,)).fetchone()
+            self._last_row = part.row, joined
+        data: bytes = joined[part.at : part.at + part.nbytes]
+        if len(data) != part.nbytes or checksums.of_data(data) != part.crc:
+            raise damaged(self.path)
+        return data
 
     def classes(self) -> list[ClassName]:
         """Return the names of classes that are pickled by value, and that committed results may contain."""
         with self._reading_lock():
-            rows = self._database.execute("SELECT origin, number, module, name FROM classes")
-            return [ClassName(*row) for row in rows]
+            return [ClassName(*row) for row in sound_rows(self._database, "classes")]
 
     def left_agents(self) -> list[tuple[str, str, str]]:
         """Return the agents that an earlier controller may have left running.
@@ -172,7 +209,7 @@ class Journal:
         as JSON.
         """
         with self._reading_lock():
-            return list(self._database.execute("SELECT host, token, started FROM agents"))
+            return [(host, token, started) for host, token, started in sound_rows(self._database, "agents")]
 
     def last_run(self) -> tuple[int, bytes]:
         """Return the number that agents used for the last run, and the joined identities of that run's tasks.
@@ -180,8 +217,9 @@ class Journal:
         The number is 0 if the journal has no run.
         """
         with self._reading_lock():
-            row = self._database.execute("SELECT number, identities FROM runs ORDER BY run DESC LIMIT 1").fetchone()
-        return (0, b"") if row is None else row
+            for _, _, _, number, _, identities in sound_rows(self._database, "runs", "ORDER BY run DESC LIMIT 1"):
+                return number, identities
+        return 0, b""
 
     @contextmanager
     def _reading_lock(self) -> Iterator[None]:
@@ -220,9 +258,8 @@ class Journal:
         with self._reading_lock():
             self.run = self._database.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
         began = datetime.now(UTC).isoformat(timespec="seconds")
-        self._put("INSERT OR IGNORE INTO classes VALUES (?, ?, ?, ?)", list(classes))
-        row = (self.run, began, reused, number, json.dumps(list(ids)), b"".join(identities))
-        self._put("INSERT INTO runs VALUES (?, ?, NULL, NULL, ?, ?, ?, ?)", [row])
+        self._insert("classes", classes)
+        self._insert("runs", [(self.run, began, reused, number, json.dumps(list(ids)), b"".join(identities))])
 
     def record_agent(self, host: str, token: str, started: str) -> None:
         """Record that an agent serves the run. A later run that resumes this run can then take over the agent.
@@ -232,7 +269,7 @@ class Journal:
             token: The secret that the agent's controller must know.
             started: The agent's `StartedAgent` as JSON.
         """
-        self._put("INSERT OR REPLACE INTO agents VALUES (?, ?, ?)", [(host, token, started)])
+        self._insert("agents", [(host, token, started)])
 
     def forget_agent(self, host: str) -> None:
         """Record that a host's agent has ended."""
@@ -240,16 +277,18 @@ class Journal:
 
     def commit(self, batch: ResultBatch) -> None:
         """Commit small results. The caller must not change `batch` afterwards."""
-        self._put(INSERT_RESULT, [result_row(self.run, batch, b"".join(batch.data), None)])
+        self._writer.put(result_rows(self.run, batch))
 
-    def commit_file(self, batch: ResultBatch, segments: Segments) -> None:
+    def commit_file(self, batch: ResultBatch, segments: Segments, digest: str | None = None) -> None:
         """Commit one object of more than `INLINE` bytes.
 
         Args:
             batch: The record of the object, without data.
             segments: The object's bytes, in pieces. The caller must not change the pieces afterwards.
+            digest: The digest of an object that is in a file of the controller. If the file has other bytes now, they
+                are not committed.
         """
-        self._writer.put(LargeObject(self.run, batch, segments))
+        self._writer.put(LargeObject(self.run, batch, segments, digest))
 
     def record_starts(self, starts: Sequence[AttemptStart], then: Callable[[Exception | None], None]) -> None:
         """Record the starts of tasks that must not run twice, before the tasks are handed over to a host.
@@ -258,8 +297,8 @@ class Journal:
             starts: One start for each attempt.
             then: Called in the writer's thread, either with None once the starts are on the disk, or with the error.
         """
-        rows = [(start.identity, self.run, _text(start.id), start.host, start.attempt) for start in starts]
-        self._writer.put(Rows("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?)", rows, True, then))
+        rows = [sealed((start.identity, self.run, _text(start.id), start.host, start.attempt)) for start in starts]
+        self._writer.put(Rows(INSERT["starts"], rows, True, then))
 
     def clear_starts(self, identities: Iterable[bytes]) -> None:
         """Remove the recorded starts of these tasks, which no later run needs. For example, the tasks have ended."""
@@ -275,8 +314,7 @@ class Journal:
 
     def record_failure(self, id: str, host: str, attempt: int, outcome: str, error: str) -> None:
         """Record an attempt that failed."""
-        row = (self.run, _text(id), host, attempt, outcome, _text(error))
-        self._put("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)", [row])
+        self._insert("attempts", [(self.run, _text(id), host, attempt, outcome, _text(error))])
 
     def end_run(self, outcome: str, then: Callable[[Exception | None], None]) -> None:
         """End the run.
@@ -286,8 +324,10 @@ class Journal:
             then: Called in the writer's thread, either with None once all records are committed, or with the error.
         """
         ended = datetime.now(UTC).isoformat(timespec="seconds")
-        row = (ended, outcome, self.run)
-        self._writer.put(Rows("UPDATE runs SET ended = ?, outcome = ? WHERE run = ?", [row], False, then))
+        self._writer.put(Rows(INSERT["ends"], [sealed((self.run, ended, outcome))], False, then))
+
+    def _insert(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._put(INSERT[table], [sealed(row) for row in rows])
 
     def _put(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         if rows:

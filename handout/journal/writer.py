@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import sqlite3
 import threading
@@ -11,18 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from handout.journal.object_files import ObjectFolder, Segments
+from handout.journal import checksums
+from handout.journal.checksums import Segments
+from handout.journal.object_files import ObjectFolder
 from handout.journal.opening import unusable
 from handout.journal.records import ResultBatch
+from handout.journal.tables import INSERT, sealed
 
-__all__ = ["INSERT_RESULT", "LargeObject", "Rows", "Writer", "result_row"]
+__all__ = ["LargeObject", "Rows", "Writer", "result_rows"]
+
+logger = logging.getLogger("handout")
 
 #: The largest number of entries in one commit.
 _BATCH: Final = 4096
 #: For this many seconds, the thread gathers entries before a commit, unless a caller waits for the commit.
 _GATHER_S: Final = 0.01
 
-INSERT_RESULT: Final = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,17 @@ class LargeObject:
     run: int
     batch: ResultBatch
     segments: Segments
+    #: The digest of an object that is in a file of the controller; None if the object is in memory. If the file has
+    #: other bytes now, they are not committed.
+    digest: str | None = None
 
 
-def result_row(run: int, batch: ResultBatch, data: bytes | None, file: str | None) -> tuple[Any, ...]:
-    """Return the values with which `INSERT_RESULT` records a batch."""
-    dumps = json.dumps
-    columns = dumps(batch.tasks), dumps(batch.attempts), dumps(batch.sizes)
-    return (run, batch.host, batch.data_only, batch.part, *columns, data, file)
+def result_rows(run: int, batch: ResultBatch, file: str | None = None) -> Rows:
+    """Return the rows that record a batch, or the one large object of a batch, which is in a file of this name."""
+    crcs = [checksums.of_data(data) for data in batch.data]
+    columns = [json.dumps(column) for column in (batch.tasks, batch.attempts, batch.sizes, crcs)]
+    row = sealed((run, batch.host, int(batch.data_only), batch.part, *columns, file))
+    return Rows(INSERT["results"], [(*row, None if file else b"".join(batch.data))])
 
 
 class Writer:
@@ -125,18 +134,22 @@ class Writer:
     def _as_rows(self, entry: Rows | LargeObject) -> Rows | None:
         """Return an entry as rows. For a large object, first write the file that the row names.
 
-        Return None for a large object if the journal is closing, or if this write or an earlier one has failed.
+        Return None for a large object if the journal is closing, if this write or an earlier one has failed, or if the
+        object is damaged.
         """
         if isinstance(entry, Rows):
             return entry
         if self.error is not None or self._closing:
             return None
         try:
-            file = self._folder.write(entry.segments)
+            file = self._folder.write(entry.segments, entry.digest)
+        except ValueError as error:
+            logger.warning("A result is not committed to the journal %s, because it is damaged: %s.", self._path, error)
+            return None
         except Exception as error:  # the thread must go on, because callers wait until it calls `then`
             self._give_up(error)
             return None
-        return Rows(INSERT_RESULT, [result_row(entry.run, entry.batch, None, file)])
+        return result_rows(entry.run, entry.batch, file)
 
     def _commit(self, batch: Sequence[Rows]) -> None:
         if batch and self.error is None:

@@ -69,7 +69,7 @@ class _Conversation:
         host.line.send(Way.TO_HOST, lambda: host.announce(stream, key))
 
         def send_if_whole() -> None:
-            if stream in self._growing and len(source.read(size - 1, 1)):
+            if stream in self._growing and _is_whole(source):
                 self._growing.pop(stream).close()
                 host.line.stream(Way.TO_HOST, size, lambda: host.received(stream))
 
@@ -86,6 +86,17 @@ class _Conversation:
         if source is not None:
             source.close()
         host.line.send(Way.TO_HOST, lambda: host.stop(stream))
+
+
+def _is_whole(source: Source) -> bool:
+    """Read a source from its beginning, as an agent link does. Return True if its last byte has come."""
+    at = 0
+    while at < source.size:
+        data = source.read(at, source.size - at)
+        if not len(data):
+            return False
+        at += len(data)
+    return True
 
 
 class _WatchedDriver(Driver):

@@ -79,7 +79,7 @@ class SimulatedJournal:
                 data, at = batch.data[at], at + 1
             self._write(_Record("result", b"%d" % t, batch.part, attempt, batch.host, data, size))
 
-    def commit_file(self, batch: ResultBatch, segments: Sequence[Buffer]) -> None:
+    def commit_file(self, batch: ResultBatch, segments: Sequence[Buffer], digest: str | None = None) -> None:
         """Commit one large object."""
         record = _Record("result", b"%d" % batch.tasks[0], batch.part, batch.attempts[0], batch.host)
         self._write(record._replace(data=b"".join(segments), nbytes=batch.sizes[0]))
@@ -127,7 +127,7 @@ class SimulatedJournal:
             if record.kind == "result":
                 task = found.setdefault(record.identity, CommittedTask(record.host))
                 if record.nbytes >= 0:
-                    part = StoredPart(record.host, False, record.nbytes, None, 0, 0, record.data)
+                    part = StoredPart(record.host, False, record.nbytes, None, 0, 0, data=record.data)
                     task.parts[record.part] = part
         return found
 

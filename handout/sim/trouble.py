@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from handout.errors import DamagedFileError
 from handout.protocol import numbering
 from handout.scheduler import events as ev
 from handout.sim.clock import Clock
@@ -19,6 +20,10 @@ __all__ = ["SUSPECT_S", "Trouble"]
 #: Seconds of silence after which the controller suspects a host.
 SUSPECT_S = 6.0
 _ON_THE_WAY = {Way.TO_HOST: "from the controller to host {}", Way.TO_CONTROLLER: "from host {} to the controller"}
+
+
+def _read_damaged() -> bytes:
+    raise DamagedFileError("A result is damaged.")
 
 
 class Trouble:
@@ -145,12 +150,30 @@ class Trouble:
                 clock.after(rng.choice((1.0, 20.0)), lambda: setattr(host, "slowness", 1.0))
             case Fault.COPY:
                 host.failing.extend(rng.choice(("missing", "missing", "broken")) for _ in range(rng.randint(1, 4)))
+            case Fault.DAMAGE:
+                self._damage()
             case Fault.FLAP:
                 self._cluster.flap(host, rng.randint(2, 4))
                 self._crash(host)
             case Fault.FULL:
                 host.full = True
                 clock.after(rng.choice((0.1, 5.0, 60.0)), lambda: setattr(host, "full", False))
+
+    def _damage(self) -> None:
+        """Damage some of the results that the controller has only for tasks, and not for the caller.
+
+        The tasks that made these results may then run again, and so may the tasks that make their inputs.
+        """
+        controller = self._cluster.controller
+        for run in controller.driver.runs.values():
+            for number, task in enumerate(run.spec.producer):
+                if task < 0 or number not in run.objects or number in run.plan.outputs:
+                    continue
+                if self._faults.detail.random() < 0.5:
+                    nbytes = run.objects.size(number)
+                    run.objects.drop([number])
+                    run.objects.put_later(number, _read_damaged, nbytes)
+                    controller.spared = {key for key in controller.spared if key[0] != run.number}
 
     def _cut(self, host: SimulatedHost, duration_s: float) -> None:
         """Cut a connection for less than the lease, so that nothing is lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handout.execution.shell.object_streams import BytesSource, Fetches, Gathered, Relay
-from handout.execution.shell.run_objects import RunObjects
+from handout.execution.shell.object_streams import BytesSource, CheckedSource, Fetches, Gathered, Relay
+from handout.execution.shell.run_objects import RunObjects, SpillFile
+from handout.journal import checksums
 from handout.protocol.frames import ProtocolError
 
 
@@ -43,11 +45,10 @@ class Outcome:
         self.failed: list[bool] = []
 
     def done(self, data: Any, nbytes: int) -> None:
-        self.in_file.append(not isinstance(data, bytearray))
-        if not isinstance(data, bytearray):
-            data.seek(0)
-            with data:
-                data = data.read()
+        self.in_file.append(isinstance(data, SpillFile))
+        if isinstance(data, SpillFile):
+            data.close()
+            data = data.path.read_bytes()
         assert len(data) == nbytes
         self.got.append(bytes(data))
 
@@ -197,6 +198,32 @@ def test_a_relayed_object_can_be_read_while_it_arrives_and_again() -> None:
     made.end()
     made.close()
     assert story == ["start 6", "more", "more", "more"]
+
+
+async def test_a_relayed_object_that_is_damaged_in_its_file_does_not_arrive() -> None:
+    made, story = relay()
+    made.begin(6)
+    made.write(b"abcdef")
+    made._file.seek(4)
+    made._file.write(b"X")
+    made.end()
+    assert bytes(made.read(0, 3)) == b"abc"
+    assert [bytes(made.read(3, 3)) for _ in range(2)] == [b"", b""]
+    await asyncio.sleep(0)
+    assert story == ["start 6", "more", "more", "stop", "failed False"]
+
+
+async def test_a_damaged_file_of_the_controller_is_not_sent_to_its_end() -> None:
+    whole, damaged = b"0123456789", b"012345678X"
+    told: list[str] = []
+    digest = checksums.of_object([whole])
+    good = CheckedSource([whole], digest, lambda: told.append("good"))
+    assert [bytes(good.read(at, 4)) for at in (0, 4, 0, 4, 8, 8)] == [b"0123", b"4567", b"0123", b"4567", b"89", b"89"]
+    bad = CheckedSource([damaged], digest, lambda: told.append("bad"))
+    assert [bytes(bad.read(at, 4)) for at in (0, 4, 8, 8, 0)] == [b"0123", b"4567", b"", b"", b""]
+    assert told == []
+    await asyncio.sleep(0)
+    assert told == ["bad"]
 
 
 @pytest.mark.parametrize("data", [b"abc", b"abcdefg"])

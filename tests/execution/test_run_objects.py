@@ -14,6 +14,7 @@ from typing import Any
 import numpy
 import pytest
 
+from handout.errors import DamagedFileError
 from handout.execution.shell.run_objects import RunObjects
 from handout.serialization.pickling import dumps
 
@@ -50,7 +51,6 @@ def test_memory_left_counts_results_in_memory_and_neither_values_nor_files() -> 
     assert table.segments(2) == [b"z" * 60]
     file = table.new_file()
     file.write(encoded("in a file"))
-    file.flush()
     table.put(3, file, len(encoded("in a file")))
     assert table.value(3) == "in a file"
     assert b"".join(table.segments(3) or ()) == encoded("in a file")
@@ -58,7 +58,27 @@ def test_memory_left_counts_results_in_memory_and_neither_values_nor_files() -> 
     assert table.memory_left == 100
     assert table.segments(3) is None
     assert (0 in table, 1 in table, len(table)) == (True, False, 1)
-    assert not Path(file.name).exists()
+    assert not file.path.exists()
+
+
+def test_a_damaged_file_is_told_by_name(tmp_path: Path) -> None:
+    table = RunObjects(max_memory=0)
+    table.put_new(1, encoded("in a file"))
+    file = table.file(1)
+    assert file is not None
+    content = bytearray(file.path.read_bytes())
+    content[-3] ^= 1
+    file.path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="its bytes are not those that were written") as caught:
+        table.value(1)
+    assert caught.value.path == str(file.path)
+    os.truncate(file.path, 3)
+    with pytest.raises(DamagedFileError):
+        table.value(1)
+    file.path.unlink()
+    with pytest.raises(OSError, match="No such file"):
+        table.value(1)
+    table.drop([1])
 
 
 def test_more_results_are_in_files_than_may_be_open() -> None:

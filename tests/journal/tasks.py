@@ -63,6 +63,18 @@ def noted(path: str, name: str) -> str:
     return name
 
 
+def noted_blob(path: str, name: str, size: int) -> bytes:
+    """Append the name to a file as a line, and return this many bytes."""
+    noted(path, name)
+    return b"x" * size
+
+
+def length_or_fail(data: bytes, path: str) -> int:
+    """Return the length of the data. The first time, make the file and raise an error instead."""
+    fails_once(path)
+    return len(data)
+
+
 def waits_then_fails(path: str) -> None:
     """Wait until the file exists, and then raise an error."""
     while not os.path.exists(path):

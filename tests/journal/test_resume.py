@@ -377,6 +377,89 @@ async def test_a_result_that_is_made_again_is_committed(tmp_path: Path) -> None:
     assert ran.read_text().split() == ["one", "one"]
 
 
+def flip(path: Path, at: int) -> None:
+    """Flip one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("max_memory", [1 << 30, 0])
+async def test_a_damaged_result_runs_anew_and_only_this_result(
+    tmp_path: Path, max_memory: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = tmp_path / "ran"
+    graph = Graph()
+    large, small = graph.add(tasks.noted_blob, str(ran), "large", 100_000), graph.add(tasks.noted, str(ran), "small")
+    journal = tmp_path / "run.db"
+
+    async def run() -> tuple[bytes, str]:
+        results = await handout.execute(graph, inventory=HERE, journal=journal, max_memory=max_memory)
+        return results[large], results[small]
+
+    first = await run()
+    (file,) = (tmp_path / "run.db.objects").iterdir()
+    flip(file, 50_000)
+    assert await run() == first
+    assert ran.read_text().split() == ["large", "small", "large"]
+    assert "The result of task 'noted_blob' in the journal" in caplog.text
+    assert await run() == first  # the file is whole again
+    assert ran.read_text().split() == ["large", "small", "large"]
+    flip(journal, journal.read_bytes().rindex(b"small"))
+    assert await run() == first
+    assert ran.read_text().split() == ["large", "small", "large", "small"]
+
+
+@pytest.mark.parametrize("nbytes", [100, 100_000, 3_000_000])
+async def test_a_damaged_result_that_a_task_takes_is_made_again(
+    tmp_path: Path, nbytes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first run fails after it has committed an intermediate result. The second run takes this result."""
+    ran = tmp_path / "ran"
+    graph = Graph()
+    made = graph.add(tasks.noted_blob, str(ran), "made", nbytes)
+    two = graph.add(tasks.length_or_fail, made, str(tmp_path / "go"))
+    three = graph.add(work.length, made)
+    journal = tmp_path / "run.db"
+    results = await handout.execute(graph, inventory=HERE, journal=journal, on_failure="continue")
+    assert set(results.failures) == {"length_or_fail"}
+    if nbytes > 65_536:
+        (file,) = (tmp_path / "run.db.objects").iterdir()
+        flip(file, nbytes // 2)
+    else:
+        flip(journal, journal.read_bytes().rindex(b"x" * 50))
+    results = await handout.execute(graph, inventory=HERE, journal=journal)
+    assert (results[two], results[three]) == (nbytes, nbytes)
+    assert ran.read_text().split() == ["made", "made"]
+    assert "The result of task 'noted_blob' is made again, because it cannot be read" in caplog.text
+
+
+async def test_a_damaged_journal_does_not_let_a_task_run_twice_that_must_not(tmp_path: Path) -> None:
+    ran, journal = tmp_path / "ran", tmp_path / "run.db"
+    graph = Graph()
+    once = graph.add(tasks.noted_blob, str(ran), "once", 100_000, id="once", idempotent=False)
+    await handout.execute(graph, inventory=HERE, journal=journal)
+    (file,) = (tmp_path / "run.db.objects").iterdir()
+    flip(file, 50_000)
+    with pytest.raises(OutcomeUnknownError, match="the result of task 'once' was lost"):
+        (await handout.execute(graph, inventory=HERE, journal=journal))[once]
+    flip(journal, journal.read_bytes().rindex(file.name.encode()))
+    with pytest.raises(JournalError, match=r"1 records of results do not match .* All tasks then run anew"):
+        await handout.execute(graph, inventory=HERE, journal=journal)
+    assert ran.read_text().split() == ["once"]
+
+
+async def test_a_damaged_file_of_a_result_is_told_to_the_caller_by_name(tmp_path: Path) -> None:
+    graph = Graph()
+    large = graph.add(work.blob, 100_000)
+    results = await handout.execute(graph, inventory=HERE, max_memory=0)
+    file = results._run.objects.file(0)
+    assert file is not None
+    flip(file.path, 50_000)
+    with pytest.raises(handout.DamagedFileError, match="its bytes are not those that were written"):
+        results[large]
+
+
 async def test_a_journal_that_is_full_ends_the_run_when_that_is_seen(tmp_path: Path) -> None:
     graph = Graph()
     graph.add(tasks.wait_forever, str(tmp_path))

@@ -9,6 +9,7 @@ from handout.scheduler import events as ev
 from tests.scheduler.rig import Said, Scene, graph, profile
 
 ONCE = profile(idempotent=False)
+ON_H1, ON_H2 = profile(host="h1"), profile(host="h2")
 
 
 def resume(scene: Scene, spec: RunSpec, done: str, there: str | None = None, unknown: str = "") -> list[Said]:
@@ -60,6 +61,24 @@ def test_a_result_that_was_not_copied_is_made_again_only_where_it_is_needed() ->
         scene.finish("h1", name)
     assert scene.over[1].outcome is Outcome.DONE
     assert scene.state("x") is State.DONE
+
+
+def test_a_committed_result_that_the_controller_cannot_read_is_made_again_for_all_that_want_it() -> None:
+    """The result is also an output, so it returns to the controller."""
+    scene = Scene("h1", "h2")
+    spec = graph("a -> b; a -> c", profiles={"a": ON_H1, "b": ON_H1, "c": ON_H2}, outputs=["a", "b", "c"])
+    resume(scene, spec, "a")
+    said = scene.said(scene.tell(ev.CopyFailed("h1", 1, scene.number(1, "a"), "", missing=True)))
+    assert said[-1][1:] == ("h1", "a")
+    assert {words[:2] for words in said if words[0] == "recall"} == {("recall", "h1"), ("recall", "h2")}
+    assert scene.said(scene.tell(ev.CopyFailed("h2", 1, scene.number(1, "a"), "", missing=True))) == []
+    scene.recalled("h1", "b")
+    scene.recalled("h2", "c")
+    assert ("fetch", "a", "h1") in scene.finish("h1", "a", held=False)
+    scene.store("", "a")
+    scene.store("h2", "a")
+    scene.finish("h1", "b")
+    assert scene.finish("h2", "c")[-1] == ("over", "done")
 
 
 def test_what_only_repeated_tasks_take_stays_until_they_have_taken_it() -> None:

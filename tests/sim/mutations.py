@@ -19,6 +19,7 @@ from handout.scheduler import core
 from handout.scheduler import events as ev
 from handout.scheduler.handlers import attempt_reports, attempts, recovery
 from handout.scheduler.state.fleet import Fleet
+from handout.scheduler.state.object_table import ObjectTable
 from handout.scheduler.task_states import State
 from handout.sim import SimulationError, simulate
 
@@ -71,6 +72,20 @@ def copies_are_not_sought_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 @_listed
 def failed_copies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     _ignore(monkeypatch, ev.CopyFailed)
+
+
+@_listed
+def a_lost_replica_of_the_controller_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If an output is lost at the controller, the run ends without it, or never."""
+    real = ObjectTable.remove_replica
+
+    def remove_replica(table: ObjectTable, o: int, index: int) -> tuple[int, ...]:
+        awaited = table.awaited
+        left = real(table, o, index)
+        table.awaited = awaited
+        return left
+
+    monkeypatch.setattr(ObjectTable, "remove_replica", remove_replica)
 
 
 @_listed

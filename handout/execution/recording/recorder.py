@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from os import PathLike
 from typing import Any
 
-from handout.errors import JournalError, OutcomeUnknownError
+from handout.errors import DamagedFileError, JournalError, OutcomeUnknownError
 from handout.execution.membership.takeover import FoundAgent
 from handout.execution.recording.resume_matching import PriorRuns
 from handout.execution.shell.run_state import HeldAttempt, RunState
@@ -268,13 +268,19 @@ class Recorder:
             self._commit(run, number, attempts[task])
 
     def _commit(self, run: RunState, number: int, attempt: int) -> None:
-        segments = run.objects.segments(number)
+        task = run.spec.producer[number]
+        try:
+            segments = run.objects.segments(number)
+        except (OSError, DamagedFileError, JournalError) as error:
+            logger.warning("The result of task %r is not committed to the journal: %s", self._ids[task], error)
+            return
         if segments is None:
             return
         nbytes = run.objects.size(number)
-        batch = ResultBatch(*self._source(run, number), [run.spec.producer[number]], [attempt], [nbytes])
+        batch = ResultBatch(*self._source(run, number), [task], [attempt], [nbytes])
         if nbytes > INLINE:
-            self._journal.commit_file(batch, segments)
+            file = run.objects.file(number)
+            self._journal.commit_file(batch, segments, None if file is None else file.digest)
         else:
             batch.data.append(b"".join(segments))
             self._journal.commit(batch)

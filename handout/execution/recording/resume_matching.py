@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from handout.errors import JournalError
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
 from handout.execution.shell.run_state import RunState
 from handout.journal import CommittedTask, Journal, StoredPart
@@ -27,6 +29,8 @@ from handout.transport.bootstrap import StartedAgent
 from handout.transport.bundle import agent_bundle
 
 __all__ = ["PriorRuns"]
+
+logger = logging.getLogger("handout")
 
 
 class PriorRuns:
@@ -81,14 +85,52 @@ class PriorRuns:
         return known
 
     async def read(self, run: RunState) -> None:
-        """Read from the journal which of the run's tasks are committed. Load only the results that the caller gets."""
+        """Read from the journal which of the run's tasks are committed. Load only the results that the caller gets.
+
+        Raises:
+            JournalError: The journal is damaged. If no task of the run has ``idempotent=False``, damaged records of
+                results are left out instead, so that their tasks run anew.
+        """
         tasks = self._tasks
+        if self._once:
+            await asyncio.to_thread(self._journal.check_structure)
         known = await asyncio.to_thread(self._journal.committed, tasks)
+        if self._journal.damaged_rows:
+            self._tell_damage(self._journal.damaged_rows)
         lost = await asyncio.to_thread(self._journal.open_starts, [i for i in tasks if i not in known])
         self.take_in(run, known, lost)
-        parts = [part for number in sorted(self._outputs) if (part := self._part(run, number)) is not None]
-        await asyncio.to_thread(self._journal.load_parts, parts, run.objects.memory_left)
+        parts = {number: part for number in sorted(self._outputs) if (part := self._part(run, number)) is not None}
+        refused = await asyncio.to_thread(self._journal.load_parts, parts.values(), run.objects.memory_left)
+        damaged = set(map(id, refused))
+        self._leave_out(run, [number for number, part in parts.items() if id(part) in damaged])
         self._adopt_classes()
+
+    def _tell_damage(self, rows: int) -> None:
+        path = str(self._journal.path)
+        if self._once:
+            raise JournalError(
+                f"The journal {path!r} is damaged: {rows} records of results do not match their checksums. So it is "
+                "not known which tasks with idempotent=False have run.",
+                remedy="Give the path of another file. All tasks then run anew.",
+                path=path,
+            )
+        logger.warning(
+            "The journal %s is damaged: %d records of results do not match their checksums. Their tasks run anew.",
+            path,
+            rows,
+        )
+
+    def _leave_out(self, run: RunState, numbers: Iterable[int]) -> None:
+        """Forget committed objects whose bytes are damaged. The core has these objects made again."""
+        for number in numbers:
+            task = run.spec.producer[number]
+            logger.warning(
+                "The result of task %r in the journal %s is damaged or cannot be read. The task %s.",
+                run.plan.ids[task],
+                self._journal.path,
+                "must not run twice, so it fails" if task in self._once else "runs anew",
+            )
+            del self._known[self._tasks[task]].parts[self._identities.part_of(number)]
 
     def take_in(
         self, run: RunState, known: Mapping[bytes, CommittedTask], lost: Mapping[bytes, tuple[str, int]]
@@ -174,7 +216,7 @@ class PriorRuns:
                 run.objects.put_new(number, part.data)
                 part.data = None
             elif part.file is not None:
-                run.objects.put_file(number, part.file, part.nbytes)
+                run.objects.put_file(number, part.file, part.nbytes, part.file.name)
             elif number in self._outputs:
                 # The object did not fit in memory when `read` loaded objects.
                 run.objects.put_new(number, self._journal.read_part(part))

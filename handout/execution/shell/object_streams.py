@@ -5,19 +5,22 @@ A source gives the bytes that are sent, and a sink takes the bytes that arrive. 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Protocol
+from typing import Protocol
 
+from handout.execution.shell.run_objects import SpillFile
+from handout.journal import checksums
 from handout.protocol.frames import Buffer, ProtocolError
 from handout.protocol.session import Source
 from handout.transport.conversation import GrowingSource
 
-__all__ = ["BytesSource", "Fetches", "Gathered", "Relay", "Room", "Sink"]
+__all__ = ["BytesSource", "CheckedSource", "Fetches", "Gathered", "Relay", "Room", "Sink"]
 
 logger = logging.getLogger("handout")
 
@@ -53,6 +56,58 @@ class BytesSource(Source):
         return self._segments[self._at][start : start + size]
 
 
+class _FirstReads:
+    """Gives each byte of an object to a checksum once, in order. Bytes may be read again after a broken connection.
+
+    Args:
+        add: Adds the next bytes to the checksum.
+    """
+
+    def __init__(self, add: Callable[[Buffer], object]) -> None:
+        self._add = add
+        #: How many bytes the checksum covers.
+        self.covered = 0
+
+    def read(self, offset: int, data: Buffer) -> None:
+        """Take bytes that were read, with their offset in the object."""
+        end = offset + len(data)
+        if end > self.covered:
+            self._add(memoryview(data)[self.covered - offset :])
+            self.covered = end
+
+
+class CheckedSource(BytesSource):
+    """The source of an object that the controller has in a file.
+
+    The digest of the bytes is computed while they are sent. If it is not the object's digest, the last bytes are not
+    sent, so that the agent never has the damaged object.
+
+    Args:
+        segments: The bytes of the file.
+        digest: The digest that the bytes had when they were written; see `checksums.of_object`.
+        damaged: Called once, in a later turn of the event loop, if the bytes are damaged.
+    """
+
+    def __init__(self, segments: list[Buffer], digest: str, damaged: Callable[[], None]) -> None:
+        super().__init__(segments)
+        self._digest = digest
+        self._damaged = damaged
+        self._computed = checksums.new_digest()
+        self._first_reads = _FirstReads(self._computed.update)
+        self._is_damaged = False
+
+    def read(self, offset: int, size: int) -> Buffer:
+        """See `Source`. Once the file has turned out to be damaged, there are no more bytes."""
+        data = super().read(offset, size)
+        self._first_reads.read(offset, data)
+        if self._first_reads.covered == self.size and self._computed.hexdigest() != self._digest:
+            if not self._is_damaged:
+                self._is_damaged = True
+                asyncio.get_running_loop().call_soon(self._damaged)
+            return b""
+        return data
+
+
 class Sink(Protocol):
     """Takes the bytes of an incoming object."""
 
@@ -84,8 +139,8 @@ class Room(Protocol):
         """Free ``nbytes`` of reserved memory."""
         ...
 
-    def new_file(self) -> IO[bytes]:
-        """Return a new named file, for an object that does not fit into memory."""
+    def new_file(self) -> SpillFile:
+        """Return a new file, for an object that does not fit into memory."""
         ...
 
 
@@ -100,7 +155,7 @@ class Gathered:
 
     def __init__(
         self,
-        done: Callable[[Buffer | IO[bytes], int], None],
+        done: Callable[[Buffer | SpillFile, int], None],
         failed: Callable[[bool], None],
         room: Room,
     ) -> None:
@@ -111,7 +166,7 @@ class Gathered:
         self._size = 0
         self._at = 0
         self._data = bytearray()
-        self._file: IO[bytes] | None = None
+        self._file: SpillFile | None = None
 
     def begin(self, size: int) -> None:
         """See `Sink`."""
@@ -138,21 +193,13 @@ class Gathered:
         if self._at < self._size:
             raise ProtocolError(f"an object of {self._size} bytes ended after {self._at} bytes")
         self._give_back()
-        if self._file is not None:
-            self._file.flush()
-            self._done(self._file, self._size)
-        else:
-            self._done(self._data, self._size)
+        self._done(self._data if self._file is None else self._file, self._size)
 
     def fail(self, missing: bool) -> None:
         """See `Sink`."""
         self._give_back()
         if self._file is not None:
-            try:
-                self._file.close()
-            except OSError:
-                pass  # the last bytes could not be written, for example on a full disk; the file is closed anyway
-            os.unlink(self._file.name)
+            self._file.remove()
         self._failed(missing)
 
     def _give_back(self) -> None:
@@ -175,6 +222,10 @@ class Relay(GrowingSource):
         self._stop: Callable[[], None] = self.close
         self._arrived = 0
         self._closed = False
+        #: The checksums of the bytes that were written to the file, and of those that were read back from it.
+        self._crc_in, self._crc_out = 0, 0
+        self._is_damaged = False
+        self._first_reads = _FirstReads(self._add_read)
         self._file = tempfile.SpooledTemporaryFile(max_size=_RELAY_MEMORY, prefix="handout-")  # noqa: SIM115
 
     def begin(self, size: int) -> None:
@@ -190,6 +241,7 @@ class Relay(GrowingSource):
             raise ProtocolError(f"an object of {self.size} bytes was sent with {self._arrived + len(data)} bytes")
         self._file.seek(self._arrived)
         self._file.write(bytes(data))
+        self._crc_in = zlib.crc32(data, self._crc_in)
         self._arrived += len(data)
         self.on_more()
 
@@ -211,7 +263,22 @@ class Relay(GrowingSource):
         if size <= 0:
             return b""
         self._file.seek(offset)
-        return self._file.read(size)
+        data = self._file.read(size)
+        self._first_reads.read(offset, data)
+        if self._first_reads.covered == self.size and self._crc_in != self._crc_out:
+            if not self._is_damaged:
+                self._is_damaged = True
+                logger.warning("An object is copied again, because a temporary file of the controller is damaged.")
+                asyncio.get_running_loop().call_soon(self._damaged)
+            return b""  # without its last bytes, the target host never has the damaged object
+        return data
+
+    def _add_read(self, data: Buffer) -> None:
+        self._crc_out = zlib.crc32(data, self._crc_out)
+
+    def _damaged(self) -> None:
+        if not self._closed:
+            self.fail(False)
 
     def close(self) -> None:
         """See `Source`."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import IO
 
+from handout.errors import DamagedFileError, JournalError
 from handout.execution.membership.agent_proxy import AgentProxy
-from handout.execution.shell.object_streams import Gathered, Relay
+from handout.execution.shell.object_streams import CheckedSource, Gathered, Relay
+from handout.execution.shell.run_objects import SpillFile
 from handout.execution.shell.run_state import RunState
 from handout.protocol.frames import Buffer
 from handout.protocol.messages import INLINE
@@ -66,26 +67,53 @@ class ObjectTraffic:
                 continue
             segments = self._segments(run, number)
             if segments is None:
-                self._post(ev.CopyFailed(command.host, run.number, number, CONTROLLER))
-                continue
-            nbytes = sum(len(memoryview(s).cast("B")) for s in segments)
-            if nbytes <= INLINE:
+                self._post(ev.CopyFailed(agent.name, run.number, number, CONTROLLER, missing=True))
+            elif sum(len(memoryview(s).cast("B")) for s in segments) > INLINE:
+                self._stream(run, number, segments, agent)
+            else:
                 keys.append(run.base | number)
                 blobs.append(b"".join(segments))
                 numbers.append(number)
-            else:
-                agent.put(run.base | number, segments, nbytes)
         if keys:
             agent.put_many(keys, blobs)
             self._post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
 
+    def _stream(self, run: RunState, number: int, segments: list[Segment], agent: AgentProxy) -> None:
+        """Send a large object of the controller to a host. If its bytes are in a file, check them meanwhile."""
+        key, file = run.base | number, run.objects.file(number)
+        if file is None:
+            agent.put(key, segments, sum(len(memoryview(s).cast("B")) for s in segments))
+            return
+
+        def damaged() -> None:
+            agent.conversation.stop_object(stream)
+            if run.objects.file(number) is file:
+                self._forget(run, number, "its file is damaged")
+            # The object may have been made again since this stream began.
+            missing = number not in run.objects
+            self._post(ev.CopyFailed(agent.name, run.number, number, CONTROLLER, missing))
+
+        stream = agent.conversation.send_object(key, CheckedSource(segments, file.digest, damaged))
+
     def _segments(self, run: RunState, number: int) -> list[Segment] | None:
-        """Return an object's bytes, or None if the controller does not have them or cannot read their file."""
+        """Return an object's bytes, or None if the controller does not have them or cannot read their file.
+
+        The bytes of a large object from a file are not checked yet.
+        """
         try:
             return run.objects.segments(number)
-        except OSError as error:
-            logger.warning("The file of a result cannot be read any more, so the result is made again: %s", error)
+        except (OSError, DamagedFileError, JournalError) as error:
+            self._forget(run, number, str(error))
             return None
+
+    def _forget(self, run: RunState, number: int, reason: str) -> None:
+        """Forget a result that cannot be read any more. The caller reports this to the core, which has it made again.
+
+        Only results are in files or in a journal. The values that the caller gave are in memory.
+        """
+        id = run.plan.ids[run.spec.producer[number]]
+        logger.warning("The result of task %r is made again, because it cannot be read: %s", id, reason)
+        run.objects.drop([number])
 
     def _note_source(self, run: RunState, number: int, source: str) -> None:
         """If an object comes from a host with ``trust="data"``, note that its bytes are untrusted."""
@@ -122,7 +150,7 @@ class ObjectTraffic:
             self._fetch(run, number, source)
 
     def _fetch(self, run: RunState, number: int, source: str) -> None:
-        def done(data: Buffer | IO[bytes], nbytes: int) -> None:
+        def done(data: Buffer | SpillFile, nbytes: int) -> None:
             run.objects.put(number, data, nbytes)
             if self._runs.get(run.number) is not run:
                 return  # the caller has left the run, so the core does not know the run any more

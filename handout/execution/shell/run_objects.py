@@ -2,26 +2,67 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from handout.journal import checksums
+from handout.journal.object_files import map_file, read_whole
+from handout.protocol.frames import Buffer
+from handout.protocol.messages import INLINE
 from handout.serialization.pickling import Segment, loads
 from handout.serialization.temp_folder import TempFolder
 
-__all__ = ["RunObjects"]
+__all__ = ["FileObject", "RunObjects", "SpillFile"]
+
+
+class SpillFile:
+    """A new file for a result that does not fit into memory.
+
+    Args:
+        folder: The folder that gets the file.
+    """
+
+    def __init__(self, folder: str) -> None:
+        descriptor, name = tempfile.mkstemp(dir=folder)
+        self._file = os.fdopen(descriptor, "wb")
+        self._digest = checksums.new_digest()
+        self.path = Path(name)
+
+    def write(self, data: Buffer) -> None:
+        """Write the next bytes."""
+        self._digest.update(data)
+        self._file.write(data)
+
+    def close(self) -> str:
+        """Complete the file, and return the digest of its bytes.
+
+        Raises:
+            OSError: The last bytes cannot be written. The file is closed anyway.
+        """
+        self._file.close()
+        return self._digest.hexdigest()
+
+    def remove(self) -> None:
+        """Delete the file, because the result will not come."""
+        try:
+            self._file.close()
+        except OSError:
+            pass  # the last bytes could not be written, for example on a full disk; the file is closed anyway
+        os.unlink(self.path)
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class FileObject:
     """An object in a file of its own. The file is open only while it is read, because many objects may have files."""
 
     path: Path
     nbytes: int
+    #: The digest that the bytes had when they were written; see `checksums.of_object`.
+    digest: str
     #: True if the file is deleted when the object is dropped.
     spilled: bool = False
 
@@ -34,7 +75,7 @@ class _Later:
     nbytes: int
 
 
-_Held = bytes | bytearray | memoryview | list[Segment] | _File | _Later
+_Held = bytes | bytearray | memoryview | list[Segment] | FileObject | _Later
 
 
 class RunObjects:
@@ -79,39 +120,34 @@ class RunObjects:
         """Free reserved memory, because the result has arrived or will not come."""
         self.claimed -= nbytes
 
-    def put(self, number: int, data: bytes | bytearray | memoryview | IO[bytes], nbytes: int) -> None:
+    def put(self, number: int, data: bytes | bytearray | memoryview | SpillFile, nbytes: int) -> None:
         """Hold an object that has arrived. Do nothing if the object is already held.
 
         Args:
             number: The object's number.
-            data: The object's bytes, or a file that `new_file` returned and that contains these bytes.
+            data: The object's bytes, or a file from `new_file` that contains these bytes.
             nbytes: The size of the object in bytes.
         """
-        if isinstance(data, bytes | bytearray | memoryview):
+        if not isinstance(data, SpillFile):
             if number not in self._held:
                 self.nbytes += nbytes
                 self._held[number] = data
-            return
-        data.close()
-        path = Path(data.name)
-        if number in self._held:
-            path.unlink()
+        elif number in self._held:
+            data.remove()
         else:
-            self._held[number] = _File(path, nbytes, spilled=True)
+            self._held[number] = FileObject(data.path, nbytes, data.close(), spilled=True)
 
-    def new_file(self) -> IO[bytes]:
-        """Return a new open file for a result that does not fit into memory. Its ``name`` is its path.
+    def new_file(self) -> SpillFile:
+        """Return a new open file for a result that does not fit into memory.
 
         `put` closes the file and keeps only its path, because there may be more results than file descriptors.
         """
-        descriptor, path = tempfile.mkstemp(dir=self._spill.path)
-        os.close(descriptor)
-        return open(path, "w+b")
+        return SpillFile(self._spill.path)
 
-    def put_file(self, number: int, path: Path, nbytes: int) -> None:
+    def put_file(self, number: int, path: Path, nbytes: int, digest: str) -> None:
         """Hold an object whose bytes are in a file that is not deleted with the object."""
         if number not in self._held:
-            self._held[number] = _File(path, nbytes)
+            self._held[number] = FileObject(path, nbytes, digest)
 
     def put_later(self, number: int, read: Callable[[], bytes], nbytes: int) -> None:
         """Hold an object by a function. Each time that the object's bytes are needed, ``read`` returns them."""
@@ -134,34 +170,42 @@ class RunObjects:
     def segments(self, number: int) -> list[Segment] | None:
         """Return the segments of an object, or None if the object is not held.
 
+        The bytes of a file of more than `INLINE` bytes are not checked. The caller must compare them with the digest
+        that `file` tells before they are used.
+
         Raises:
             OSError: The object's file cannot be read.
+            DamagedFileError: The object's file or its record in the journal is damaged.
+            JournalError: The journal cannot be read.
         """
         held = self._held.get(number)
         if held is None:
             return None
-        if isinstance(held, _File):
-            if not held.nbytes:
-                return [b""]
-            with held.path.open("rb") as file:
-                return [memoryview(mmap.mmap(file.fileno(), held.nbytes, access=mmap.ACCESS_READ))]
+        if isinstance(held, FileObject):
+            checked = held.nbytes <= INLINE
+            return [read_whole(held.path, held.nbytes, held.digest) if checked else map_file(held.path, held.nbytes)]
         if isinstance(held, _Later):
             return [held.read()]
         return held if isinstance(held, list) else [held]
+
+    def file(self, number: int) -> FileObject | None:
+        """Return the file of an object; None if the object is not in a file of its own."""
+        held = self._held.get(number)
+        return held if isinstance(held, FileObject) else None
 
     def small(self, number: int, limit: int) -> bytes | None:
         """Return an object's bytes, or None if they are not in memory or are more than ``limit`` bytes."""
         held = self._held.get(number)
         if type(held) is bytes:
             return held if len(held) <= limit else None
-        if held is None or isinstance(held, _File | _Later) or self.size(number) > limit:
+        if held is None or isinstance(held, FileObject | _Later) or self.size(number) > limit:
             return None
         return b"".join(held) if isinstance(held, list) else bytes(held)
 
     def size(self, number: int) -> int:
         """Return the size of a held object in bytes."""
         held = self._held.get(number)
-        if isinstance(held, _File | _Later):
+        if isinstance(held, FileObject | _Later):
             return held.nbytes
         return sum(memoryview(segment).nbytes for segment in self.segments(number) or ())
 
@@ -170,8 +214,11 @@ class RunObjects:
 
         Raises:
             KeyError: The object is not held.
+            OSError: The object's file cannot be read.
+            DamagedFileError: The object's file does not have the bytes that were written to it.
         """
-        segments = self.segments(number)
+        file = self.file(number)
+        segments = self.segments(number) if file is None else [read_whole(file.path, file.nbytes, file.digest)]
         if segments is None:
             raise KeyError(number)
         data = segments[0] if len(segments) == 1 else b"".join(segments)
@@ -184,5 +231,5 @@ class RunObjects:
             held = self._held.pop(number, None)
             if isinstance(held, bytes | bytearray | memoryview):
                 self.nbytes -= len(held)
-            elif isinstance(held, _File) and held.spilled:
-                held.path.unlink()
+            elif isinstance(held, FileObject) and held.spilled:
+                held.path.unlink(missing_ok=True)

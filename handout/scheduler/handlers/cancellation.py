@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handout.errors import HostLostError
+from handout.errors import HostLostError, OutcomeUnknownError
 from handout.scheduler.commands import AnnounceRunEnded
 from handout.scheduler.handlers.attempts import give_up_attempts
 from handout.scheduler.handlers.replicas import drop_unused, release_inputs
@@ -64,7 +64,7 @@ def fail(world: World, run: Run, t: int, failure: object) -> None:
             release_inputs(world, run, t)
             world.ending.add(run)
             return
-        run.set_error(_lost_for_good(run, t, failure))
+        run.set_error(failure if isinstance(failure, OutcomeUnknownError) else _lost_for_good(run, t, failure))
     end(world, run, t, Outcome.FAILED, failure)
     end_dependents(world, run, t, Outcome.SKIPPED)
     if run.spec.on_failure == "fail_fast":
@@ -74,8 +74,8 @@ def fail(world: World, run: Run, t: int, failure: object) -> None:
 def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
     name = run.name_of(t)
     return HostLostError(
-        f"the result of task {name!r} was lost with its host, and making it again failed: {failure}",
-        remedy="Write the function so that it can run twice, because it runs again if its result is lost with a host.",
+        f"the result of task {name!r} was lost after the task had ended, and making it again failed: {failure}",
+        remedy="Write the function so that it can run twice, because it runs again if its result is lost.",
         id=name,
         failure=failure,
     )

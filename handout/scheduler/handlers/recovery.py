@@ -16,7 +16,7 @@ from handout.scheduler.handlers.attempts import (
 )
 from handout.scheduler.handlers.cancellation import abort, end, end_dependents, fail, give_up_output
 from handout.scheduler.handlers.replicas import add_replica, copy_to
-from handout.scheduler.handlers.retries import MAX_ENVIRONMENT_FAILURES, outcome_unknown
+from handout.scheduler.handlers.retries import MAX_ENVIRONMENT_FAILURES, outcome_unknown, result_lost
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.object_table import OUTPUT
 from handout.scheduler.state.runs import FailureCount, Run
@@ -138,7 +138,7 @@ def _repeat(world: World, run: Run, first: int) -> None:
             run.make_ready(t, world.now)
         if not run.spec.profiles[run.spec.profile[t]].idempotent:
             name = world.fleet.names[run.host[t]]
-            fail(world, run, t, outcome_unknown(run, t, name, "its result was lost"))
+            fail(world, run, t, result_lost(run, t, name))
             if run.aborting:
                 return
         elif any(run.state[p] in (State.FAILED, State.SKIPPED, State.CANCELLED) for p in _makers(run, t)):
@@ -214,7 +214,7 @@ def _is_made_on(run: Run, o: int, index: int) -> bool:
 
 
 def copy_failed(world: World, event: CopyFailed) -> None:
-    """Try a failed copy again. If the source turned out to have no replica, use another source.
+    """Try a failed copy again. If the source turned out to have no replica of a result, use another source.
 
     After `MAX_COPIES` failures, the tasks that wait on a host for the copy go to other hosts. If the copy was to go to
     the controller, the run ends instead. If no replica of the object is left, the object is made again.
@@ -231,7 +231,7 @@ def copy_failed(world: World, event: CopyFailed) -> None:
         world.stale += 1
         return
     run.objects.end_copy(o, index)
-    if event.missing and source and source in run.objects.replicas[o]:
+    if event.missing and source in run.objects.replicas[o] and run.spec.producer[o] >= 0:
         if _lose_replica(world, run, o, source):
             return
     if not _is_wanted_at(run, o, index):

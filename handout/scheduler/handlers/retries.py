@@ -76,6 +76,22 @@ def backoff_over(world: World, timer: Timer) -> None:
         return_to_frontier(world, run, t)
 
 
+def result_lost(run: Run, t: int, host: str) -> OutcomeUnknownError:
+    """Return the error of a finished task whose result is lost, and that must not run twice.
+
+    The host is the one that had the result. It is empty if the controller had it.
+    """
+    name = run.name_of(t)
+    return OutcomeUnknownError(
+        f"the result of task {name!r} was lost {f'on host {host!r}' if host else 'at the controller'}. The task has "
+        "run, and it is marked idempotent=False, so it is not run again.",
+        remedy="To run it again, mark it idempotent=True, at least for one run.",
+        id=name,
+        host=host or None,
+        attempt=run.attempt[t],
+    )
+
+
 def outcome_unknown(run: Run, t: int, host: str, how: str) -> OutcomeUnknownError:
     """Return the error of a task that may have run and must not run twice."""
     name = run.name_of(t)

@@ -118,6 +118,8 @@ class ObjectTable:
     def remove_replica(self, o: int, index: int) -> tuple[int, ...]:
         """Remove a host from an object's replicas. Return the remaining replicas."""
         left = self.replicas[o] = tuple(i for i in self.replicas[o] if i != index)
+        if index == 0 and self.flags[o] & OUTPUT:
+            self.awaited += 1
         return left
 
     def keep_replicas(self, o: int, kept: tuple[int, ...]) -> None:
