@@ -29,9 +29,12 @@ from handout.host.system.oom_kills import OomKills, kills_in
 from handout.protocol import codec, frames, messages
 from handout.protocol.resource_ledger import PARTS
 
-#: If a task exceeds a limit, the agent has the worker print the task's stack, and begins to kill the worker this many
-#: seconds later. This does not apply to a shared loop.
+#: If a task exceeds a limit, the agent has the worker print the task's stack. It looks for the stack after this many
+#: seconds, and begins to kill the worker once the stack has come. This does not apply to a shared loop.
 _SAMPLE_S = 0.05
+#: The agent looks for the stack at most this often, because a task may have closed its standard error. On a busy host,
+#: it can take far longer than one look until the worker is scheduled.
+_MAX_LOOKS = 20
 #: A worker returns a task if it could not read an input of the task. The task is then queued again. However, it fails
 #: if it has been returned more often than this and the store has all of its inputs.
 _MAX_MISSES = 3
@@ -423,9 +426,17 @@ class Completion:
         task.being_ended = worker.leaving = True
         self.recall_from(worker, task.number_on_worker + 1)
         self._pool.signal(worker, shared_page.SAMPLE_SIGNAL)
-        # If the task exceeds its memory limit, its worker gets SIGKILL without SIGTERM, so that the task cannot take
-        # even more memory.
-        self._loop.call_later(_SAMPLE_S, self._kill, worker, 0.0 if kind == "memory" else self.kill_after_s)
+        # If the task exceeds its memory limit, its worker gets SIGKILL after one look and without SIGTERM, so that the
+        # task cannot take even more memory.
+        looks, grace_s = (1, 0.0) if kind == "memory" else (_MAX_LOOKS, self.kill_after_s)
+        self._loop.call_later(_SAMPLE_S, self._kill_once_sampled, worker, task.attempt_id, looks, grace_s)
+
+    def _kill_once_sampled(self, worker: WorkerHandle, attempt_id: int, looks: int, grace_s: float) -> None:
+        """Kill a worker if the stack of its task has come or no looks are left. Otherwise look again later."""
+        if looks > 1 and not self._sender.has_stack(attempt_id):
+            self._loop.call_later(_SAMPLE_S, self._kill_once_sampled, worker, attempt_id, looks - 1, grace_s)
+        else:
+            self._kill(worker, grace_s)
 
     def lapse(self) -> None:
         """End all tasks, because the lease has ended.

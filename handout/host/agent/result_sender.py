@@ -112,6 +112,11 @@ class ResultSender:
             self._send_gathered()
         self._send_soon()
 
+    def has_stack(self, attempt_id: int) -> bool:
+        """Return True if the stack of a task has come, with at least one call below the line that names the thread."""
+        _, stack = self._logs.tail(attempt_id)
+        return len(stack) > 1
+
     def failed(self, failure: messages.Failed, payload: Sequence[frames.Buffer]) -> None:
         """Report that an attempt failed. ``payload`` is the pickled exception, if there is one."""
         stderr, stack = self._logs.tail(failure.attempt_id)
