@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from handout.transport.bundle import agent_bundle
+from tests.patience import HANG_S
 
 #: The minor versions of Python 3 that an agent runs on, and the minor versions that the controller runs on.
 MINORS = (9, 10, 11, 12, 13, 14)
@@ -48,7 +49,11 @@ def run_on_host(python: str, source: str, *args: str, stdin: bytes = b"", bundle
     """
     prelude = f"import sys; sys.path.insert(0, {str(bundle)!r})\n"
     done = subprocess.run(
-        [python, "-I", "-S", "-c", prelude + source, *args], input=stdin, capture_output=True, check=False, timeout=60
+        [python, "-I", "-S", "-c", prelude + source, *args],
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns import make_namespace
+from tests.patience import HANG_S
 from tests.seen import gone
 
 
@@ -18,6 +19,6 @@ def test_a_namespace_goes_with_its_processes_when_its_test_fails(namespaces: Non
             line.drop()
             assert Path("/run/netns", line.name).exists()
             raise RuntimeError("a failure")
-    assert sleeper.wait(timeout=10) == -9
+    assert sleeper.wait(timeout=HANG_S) == -9
     assert gone(sleeper.pid)
     assert not Path("/run/netns", line.name).exists()

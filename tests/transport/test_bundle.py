@@ -10,6 +10,7 @@ from pathlib import Path
 
 import handout
 from handout.transport.bundle import agent_bundle, boot_source
+from tests.patience import HANG_S
 
 
 def test_it_holds_the_agent_the_stand_in_and_dill() -> None:
@@ -60,7 +61,7 @@ def test_it_imports_without_anything_installed(tmp_path: Path) -> None:
     path.write_bytes(agent_bundle().data)
     code = "import sys; sys.path.insert(0, sys.argv[1]); import handout.host.agent.agent, dill; print(handout.__file__)"
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-I", "-S", "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=HANG_S
     )
     assert done.stdout.startswith(str(path))
 
