@@ -29,7 +29,6 @@ _BATCH: Final = 4096
 _GATHER_S: Final = 0.01
 
 
-
 @dataclass(frozen=True, slots=True)
 class Rows:
     """An SQL statement, and the rows of values with which it is executed."""
