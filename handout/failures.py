@@ -467,8 +467,8 @@ def _input(self: Failure, where: dict[str, Any]) -> Exception:
 def _disk(self: Failure, where: dict[str, Any]) -> HandoutError:
     what = "an argument" if self.report.get("argument") else "the result"
     return TaskError(
-        f"Host {self.host!r} had no room for {what} of task {self.id!r}: {self.report.get('message', '').rstrip('.')}.",
-        remedy="Free space on that host, or give the task a disk cost.",
+        f"Host {self.host!r} could not store {what} of task {self.id!r}: {self.report.get('message', '').rstrip('.')}.",
+        remedy="Free space on that host, raise the limit that is named, or give the task a disk cost.",
         **where,
     )
 

@@ -391,7 +391,14 @@ def _take_descriptors(fds: list[int]) -> tuple[int, int]:
 
     The other two become standard output and standard error. Standard input becomes /dev/null.
     """
+    # The descriptors that this process has inherited are closed first, because its limit may be low (``ulimit -n``).
+    ordered = sorted(fds)
+    for first, end in zip([2, *ordered], ordered):
+        os.closerange(first + 1, end)
+    os.closerange(max(fds) + 1, max(fds) + 64)
     high = _high_copies(fds)
+    for fd in fds:
+        os.close(fd)
     link, out, err, page = high
     null = os.open(os.devnull, os.O_RDONLY)
     for target, source in ((0, null), (1, out), (2, err)):
@@ -411,7 +418,7 @@ def _high_copies(fds: list[int]) -> list[int]:
             return [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base) for fd in fds]
         except OSError:
             # `base` is above this process's limit of open files.
-            if base < 32:
+            if base <= 3:
                 raise
             base //= 2
 

@@ -415,6 +415,15 @@ class Missing(NamedTuple):
     """Key of the object."""
 
 
+class Vanished(NamedTuple):
+    """Objects that were in the agent's store, and whose files another program has removed or damaged. The agent does
+    not have these objects any more. It gives back the attempts that take them and have not started.
+    """
+
+    keys: Column[int]
+    """Key of the object."""
+
+
 class Log(NamedTuple):
     """Text that a task has printed. This message takes turns with the chunks of streams, so that it never delays any
     other message.
@@ -725,6 +734,7 @@ class ToController(TypedDict):
     stored: Handler[Stored]
     stream_object: Handler[StreamObject]
     missing: Handler[Missing]
+    vanished: Handler[Vanished]
     log: Handler[Log]
     program_ended: Handler[ProgramEnded]
     holdings: Handler[Holdings]

@@ -71,6 +71,7 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.TasksRecalled: attempt_reports.tasks_recalled,
     ev.TaskFailed: attempt_reports.task_failed,
     ev.ObjectsStored: recovery.objects_stored,
+    ev.ObjectsVanished: recovery.objects_vanished,
     ev.CopyFailed: recovery.copy_failed,
     ev.PlacementsProposed: custom_allocators.placements_proposed,
     ev.AllocatorFailed: custom_allocators.allocator_failed,

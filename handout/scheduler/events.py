@@ -36,6 +36,7 @@ __all__ = [
     "HostRecovered",
     "HostSuspected",
     "ObjectsStored",
+    "ObjectsVanished",
     "OutputsWanted",
     "PlacementsProposed",
     "ResultsCommitted",
@@ -258,6 +259,15 @@ class ObjectsStored:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectsVanished:
+    """A host does not have these objects any more, because another program has removed or damaged their files."""
+
+    host: str
+    run: int
+    objects: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class CopyFailed:
     """Copying an object from ``source`` to ``host`` failed. ``missing`` is True if ``source`` has no replica of it."""
 
@@ -326,6 +336,7 @@ Event = (
     | TasksRecalled
     | TaskFailed
     | ObjectsStored
+    | ObjectsVanished
     | CopyFailed
     | PlacementsProposed
     | AllocatorFailed

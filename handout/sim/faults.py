@@ -30,6 +30,8 @@ class Fault(Enum):
     FULL = auto()
     #: The next objects that are fetched from the host do not arrive: the host lacks them, or their streams break off.
     COPY = auto()
+    #: Objects vanish from the host's store. The agent notices this when a task or the controller wants them.
+    VANISH = auto()
     #: Results that the controller has, and that the caller does not get, turn out to be damaged.
     DAMAGE = auto()
     #: The agent dies. The next few agents of the host die, too, each soon after its start.
@@ -57,6 +59,7 @@ _SENTENCES = {
     Fault.SLOW: "The host became slow, at a message",
     Fault.FULL: "The host's store became full, at a message",
     Fault.COPY: "The simulator chose to make fetches from the host fail, at a message",
+    Fault.VANISH: "Another program removed objects from the host's store, at a message",
     Fault.DAMAGE: "The controller's disk damaged results, at a message",
     Fault.FLAP: "The simulator chose to crash the agent again and again, at a message",
     Fault.DUPLICATE: "The simulator chose to repeat the reports in a message",
@@ -66,7 +69,8 @@ _SENTENCES = {
 #: The kinds of faults in scenarios that test deaths of the controller. The death is listed twice, so that it is drawn
 #: more often. The other faults make recovery harder for the next controller.
 _DEATHS = (
-    Fault.CONTROLLER, Fault.CONTROLLER, Fault.DELAY, Fault.CUT, Fault.SLOW, Fault.CRASH, Fault.COPY, Fault.DAMAGE
+    Fault.CONTROLLER, Fault.CONTROLLER, Fault.DELAY, Fault.CUT, Fault.SLOW, Fault.CRASH, Fault.COPY, Fault.DAMAGE,
+    Fault.VANISH,
 )  # fmt: skip
 
 

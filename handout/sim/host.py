@@ -63,6 +63,11 @@ def is_report(frame: Frame) -> bool:
     return isinstance(frame, Said) and isinstance(frame.message, _REPORTS)
 
 
+def _is_repeated(frame: Frame) -> bool:
+    """Return True if the agent sends a frame again when a new controller takes over."""
+    return is_report(frame) or (isinstance(frame, Said) and isinstance(frame.message, messages.Vanished))
+
+
 def attempts_of(report: Frame) -> Sequence[int]:
     """Return the ids of the attempts that a report is about."""
     assert isinstance(report, Said)
@@ -147,8 +152,8 @@ class SimulatedHost:
         self.full = False
         #: The keys of the objects for which the store had no room.
         self.refused: set[int] = set()
-        #: The keys of the objects that the agent lost, although the controller did not drop them.
-        self.lost: set[int] = set()
+        #: The keys of the stored objects whose files have vanished, although the agent has not noticed this yet.
+        self.vanished: set[int] = set()
         #: How the next fetches of stored objects fail, in order: "missing" or "broken"; see `_give`.
         self.failing: deque[str] = deque()
         #: How many batches of reports are held back on their way, so that batches that were sent later overtake them.
@@ -225,8 +230,6 @@ class SimulatedHost:
             self.queue[attempt_id] = task
             if any(key in self.refused for key in inputs):
                 self._fail(task, "disk")
-            elif any(key in self.lost for key in inputs):
-                self._fail(task, "input")
         if self.lapsed:
             self._return_all()
         self.pump()
@@ -265,7 +268,7 @@ class SimulatedHost:
         gone = set(keys)
         self.store -= gone
         self.refused -= gone
-        self.lost -= gone
+        self.vanished -= gone
         self.incoming = {stream: key for stream, key in self.incoming.items() if key not in gone}
 
     def _give(self, key: int) -> None:
@@ -276,13 +279,10 @@ class SimulatedHost:
         """
         how = self.failing.popleft() if self.failing and key in self.store else ""
         if how == "missing":
-            self.store.discard(key)
-            self.lost.add(key)
-            for task in list(self.queue.values()):
-                if key in task.inputs:
-                    self._fail(task, "input")
-        if key not in self.store:
+            self.vanished.add(key)
+        if key not in self.store or key in self.vanished:
             self._say(messages.Missing(key))
+            self._notice([key])
             return
         self._streams += 1
         stream, nbytes = self._streams, self._size_of(key)
@@ -292,9 +292,20 @@ class SimulatedHost:
         piece = Piece(stream, 0, data, 0, True)
         self.line.stream(Way.TO_CONTROLLER, nbytes // 2 if how else nbytes, lambda: self._tell(self, [piece]))
 
+    def _notice(self, keys: Iterable[int]) -> None:
+        """Notice which of these objects have vanished: report them, and give back the queued tasks that take them."""
+        gone = [key for key in keys if key in self.vanished]
+        if gone:
+            self.vanished.difference_update(gone)
+            self.store.difference_update(gone)
+            self._say(messages.Vanished(gone))
+            for task in list(self.queue.values()):
+                if not set(gone).isdisjoint(task.inputs):
+                    self._return(task)
+
     def _stored(self, key: int) -> None:
         self.store.add(key)
-        self.lost.discard(key)
+        self.vanished.discard(key)
 
     def _put(self, keys: Iterable[int]) -> None:
         """Store objects that arrived inside a message."""
@@ -340,6 +351,9 @@ class SimulatedHost:
             return
         for task in list(self.queue.values()):
             if all(key in self.store for key in task.inputs):
+                if not self.vanished.isdisjoint(task.inputs):
+                    self._notice(task.inputs)
+                    continue
                 claim = self.ledger.claim(dict(task.need))
                 if claim is not None:
                     self._start(task, claim)
@@ -471,7 +485,7 @@ class SimulatedHost:
 
     def go_on(self) -> None:
         """Repeat the reports that the previous controller may have missed, now that the new one knows the runs."""
-        left = [[self._again(frame) for frame in said if is_report(frame)] for said in self._said]
+        left = [[self._again(frame) for frame in said if _is_repeated(frame)] for said in self._said]
         self._said.clear()
         self._waits = False
         for said in left:

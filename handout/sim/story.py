@@ -110,6 +110,7 @@ _SENTENCES: dict[type, Callable[[Any], str]] = {
     ev.TasksRecalled: lambda e: f"Host {e.host} gave back {_tasks(e)}.",
     ev.TaskFailed: _failed,
     ev.ObjectsStored: lambda e: f"A copy of {_objects(e.run, e.objects)} arrived at {_at(e.host)}.",
+    ev.ObjectsVanished: lambda e: f"Host {e.host} has lost the files of {_objects(e.run, e.objects)}.",
     ev.CopyFailed: lambda e: f"Copying object {e.object} of run {e.run} from {_at(e.source)} to {_at(e.host)} failed.",
     ev.PlacementsProposed: lambda e: f"The allocator of run {e.run} placed tasks: {dict(e.placements)}.",
     ev.AllocatorFailed: lambda e: f"The allocator of run {e.run} raised {e.error!r}.",

@@ -150,6 +150,8 @@ class Trouble:
                 clock.after(rng.choice((1.0, 20.0)), lambda: setattr(host, "slowness", 1.0))
             case Fault.COPY:
                 host.failing.extend(rng.choice(("missing", "missing", "broken")) for _ in range(rng.randint(1, 4)))
+            case Fault.VANISH:
+                host.vanished.update(key for key in sorted(host.store) if rng.random() < 0.5)
             case Fault.DAMAGE:
                 self._damage()
             case Fault.FLAP:

@@ -83,7 +83,7 @@ def without_room(seen: list[RunEvent]) -> list[TaskRetried]:
     """Return the retries of a run. Check that each one follows from lack of room on the cramped host."""
     again = [event for event in seen if isinstance(event, TaskRetried)]
     assert {event.host for event in again} <= {"cramped"}
-    assert all("no room" in event.reason or "does not fit into" in event.reason for event in again)
+    assert all("cannot be written to the folder" in event.reason for event in again)
     return again
 
 

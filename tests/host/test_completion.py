@@ -299,7 +299,7 @@ def test_the_ready_tasks_of_a_class_without_room_for_its_bundle_fail(handle: Wor
         end._fail = lambda task, kind, payload=(), **fields: failed.append(  # type: ignore[method-assign]
             (task.attempt_id, kind, fields["need"], fields["argument"])
         )
-        dispatcher.on_no_room(task_class, StoreFullError("/full", 100, 0))
+        dispatcher.on_no_room(task_class, StoreFullError("/full", 100, 0, "0 bytes are free"))
         assert failed == [(1, "disk", 100, True)]
 
     asyncio.run(main())

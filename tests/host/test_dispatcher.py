@@ -129,7 +129,7 @@ def test_a_bundle_that_finds_no_room_fails_its_tasks_and_keeps_no_others_waiting
         dispatcher = Dispatcher(queue, Ledger({}), store, cast(WorkerPool, pool), {1: b""})
         failed: list[tuple[TaskClassQueue, StoreFullError]] = []
         dispatcher.on_no_room = lambda task_class, error: failed.append((task_class, error))
-        full = StoreFullError("/full", 100, 0)
+        full = StoreFullError("/full", 100, 0, "0 bytes are free")
         monkeypatch.setattr(store, "path", Refusing(full))
         bundled, plain = (
             TaskClassQueue(messages.NewTaskClass(number, {}, bundle=bundle)) for number, bundle in ((1, 3), (2, None))

@@ -26,7 +26,7 @@ def stored() -> list[int]:
 
 @pytest.fixture
 def transfers(store: ObjectStore, stored: list[int]) -> Transfers:
-    return Transfers(store, stored.append, lambda key, error: None)
+    return Transfers(store, stored.append, lambda key, error: None, lambda keys: None)
 
 
 @pytest.mark.parametrize("how", ["drop", "stop"])

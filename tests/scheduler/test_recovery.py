@@ -92,6 +92,15 @@ def test_a_missing_source_makes_the_object_again() -> None:
     assert said == [("start", "h2", "b"), ("copy", "a", "h1", "h2")]
 
 
+def test_objects_that_vanish_from_a_host_are_made_again_if_no_other_host_has_them() -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a -> b", profiles={"a": ON_H1, "b": ON_H2}))
+    scene.finish("h1", "a", held=False)
+    said = scene.said(scene.tell(ev.ObjectsVanished("h1", 1, [scene.number(1, "a"), scene.number(1, "b")])))
+    assert said == [("recall", "h2", "b"), ("start", "h1", "a")]
+    assert scene.said(scene.tell(ev.ObjectsVanished("h3", 1, [0]), ev.ObjectsVanished("h1", 9, [0]))) == []
+
+
 def test_a_replica_that_is_missing_is_brought_again_to_who_waits_for_it_there() -> None:
     scene = Scene("h1", "h2 2")
     scene.submit(graph("a -> b; a -> c; x", profiles={"a": ON_H1, "x": ON_H1, "b": ON_H2, "c": ON_H2}))

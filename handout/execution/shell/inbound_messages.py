@@ -46,6 +46,7 @@ class InboundMessages:
             "stored": self._on_stored,
             "stream_object": self._on_stream_object,
             "missing": lambda agent, message, _: agent.fetches.missing(message.key),
+            "vanished": self._on_vanished,
             "log": self._on_log,
             "program_ended": self._on_program_ended,
             "holdings": lambda agent, message, _: None,  # `Takeover` has handled this message
@@ -201,6 +202,17 @@ class InboundMessages:
             # core does not know source bundles, the archives of the user's modules. Their keys have the run number 0.
             if number:
                 self._driver.post(ev.ObjectsStored(agent.name, number, [made], [nbytes]))
+
+    def _on_vanished(self, agent: AgentProxy, message: messages.Vanished, _: memoryview) -> None:
+        objects: dict[int, list[int]] = {}
+        for key in message.keys:
+            number, made = numbering.key_parts(key)
+            objects.setdefault(number, []).append(made)
+        for number, numbers in objects.items():
+            run = self._driver.runs.get(number)
+            if run is not None:
+                _check_below(numbers, len(run.spec.producer))
+                self._driver.post(ev.ObjectsVanished(agent.name, number, numbers))
 
     def _on_log(self, agent: AgentProxy, message: messages.Log, payload: memoryview) -> None:
         number, task, _ = numbering.parts(message.attempt_id)

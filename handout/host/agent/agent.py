@@ -57,7 +57,9 @@ _LOG_INTERVAL_S = 0.05
 _BLANK_WORKERS = 4
 #: Types of messages. After a takeover by another controller, the agent repeats each message of these types that the
 #: earlier controller had not confirmed.
-_SENT_AGAIN = (messages.Finished, messages.Failed, messages.Recalled, messages.Started, messages.Log)
+_SENT_AGAIN = (
+    messages.Finished, messages.Failed, messages.Recalled, messages.Started, messages.Log, messages.Vanished
+)  # fmt: skip
 
 
 class Agent:
@@ -103,7 +105,7 @@ class Agent:
         self.pool = WorkerPool(supervisor, self, set_up, folder, groups)
         self.code = CodeStore(self.queue, self.store, self.pool, self._drop_objects)
         self.dispatcher = Dispatcher(self.queue, self.ledger, self.store, self.pool, self.code.functions)
-        self.transfers = Transfers(self.store, self._on_stored, self._on_refused)
+        self.transfers = Transfers(self.store, self._on_stored, self._on_refused, self._on_vanished)
         self.link = ControllerLink(
             f"{folder}/agent.sock",
             token,
@@ -121,6 +123,7 @@ class Agent:
         self.completion = Completion(
             self.sender, self.queue, self.store, self.dispatcher, self.pool, OomKills(groups.common_group)
         )
+        self.completion.on_vanished = self._on_vanished
         self.completion.kill_after_s = settings.get("kill_after_s", 5.0)
         self.limits_monitor = LimitsMonitor(self.pool, self.completion, self.sender)
         self.dispatcher.on_busy = self.limits_monitor.start
@@ -389,6 +392,16 @@ class Agent:
         """
         self._refused[key] = error
         self.completion.fail_waiting(key, error)
+
+    def _on_vanished(self, keys: Sequence[int]) -> None:
+        """Forget objects whose files another program has removed or damaged. The controller has them made again.
+
+        For example, systemd removes the files of a user in ``/dev/shm`` when the user's last session ends, unless
+        ``RemoveIPC`` is off.
+        """
+        self._drop_objects(keys)
+        self.link.send(messages.Vanished(list(keys)))
+        self.completion.give_back_takers(keys)
 
     def _update_spilling(self) -> None:
         """Tell all workers whether they must write large results to disk, because the store's memory is full.

@@ -14,18 +14,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Collection, Iterable, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, Callable
 
 from handout.host.agent.dispatcher import Dispatcher
-from handout.host.agent.object_store import ObjectStore, StoreFullError
+from handout.host.agent.object_store import DISK, ObjectStore, StoreFullError
 from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_queue import ENDED, QUEUED, READY, QueuedTask, TaskClassQueue, TaskQueue
 from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import cgroups, shared_page
 from handout.host.system.clock import now_ns
 from handout.host.system.oom_kills import OomKills, kills_in
+from handout.host.worker.objects import why_refused
 from handout.protocol import codec, frames, messages
 from handout.protocol.resource_ledger import PARTS
 
@@ -80,6 +82,9 @@ class Completion:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         dispatcher.on_no_room = self.fail_ready
+        dispatcher.on_no_worker = self._fail_without_worker
+        #: Called with the keys of objects whose files another program has removed or damaged.
+        self.on_vanished: Callable[[Sequence[int]], None] = lambda keys: None
         self.oom_kills = oom_kills
         #: A task that has exceeded its timeout is asked to end: its coroutine is cancelled, or its worker gets SIGTERM.
         #: If the task has not ended this many seconds later, the worker gets SIGKILL.
@@ -119,7 +124,7 @@ class Completion:
             facts: Other fields of `Failed`.
         """
         if task.state == ENDED:
-            # The agent has just given the task back, because a producer of the task failed.
+            # The agent has just given the task back, because an input of the task will not come.
             return
         followers = self._queue.followers(task)
         self._queue.end(task)
@@ -131,7 +136,7 @@ class Completion:
             facts.update(self._memory_facts(task, facts.get("maxrss") or 0))
         self._sender.failed(messages.Failed(task.attempt_id, kind, **facts), payload)
         for follower in followers:
-            self._on_producer_failed(follower)
+            self._give_back_without_input(follower)
 
     def _memory_facts(self, task: QueuedTask, maxrss: int) -> dict[str, int]:
         limit = task.task_class.options.memory_limit or 0
@@ -141,15 +146,22 @@ class Completion:
         peak = max(task.peak_memory, at_least)
         return {"limit": limit, "peak": peak, "maxrss": max(maxrss, peak)}
 
-    def _on_producer_failed(self, task: QueuedTask) -> None:
-        """Give a task back to the controller, because a producer of the task has failed on this host.
+    def _give_back_without_input(self, task: QueuedTask) -> None:
+        """Give a task back to the controller, because one of its inputs will not come on this host.
 
         A task that was already sent to a worker goes back only when the worker returns it.
         """
         if task.state == QUEUED:
-            task.producer_failed = True
+            task.input_gone = True
         elif task.state != ENDED:
             self._give_back(task)
+
+    def give_back_takers(self, keys: Collection[int]) -> None:
+        """Give back the tasks that take one of these objects and have not started."""
+        taken = set(keys)
+        for task in list(self._queue.tasks.values()):
+            if not taken.isdisjoint(task.inputs):
+                self._give_back_without_input(task)
 
     # ---- reports of workers --------------------------------------------------------------------------------
 
@@ -271,13 +283,17 @@ class Completion:
     def _take_back_lacking(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
         """Take back tasks that a worker did not run because an input was not on the host.
 
-        This happens if the producer of the input has failed, or if the store has dropped the input.
+        This happens if the producer of the input has failed, if the store has dropped the input, or if another program
+        has removed or damaged the file of the input.
         """
         for task in tasks:
             if task is None:
                 continue
+            vanished = [key for key in task.inputs if key in self._store and not self._store.is_whole(key)]
+            if vanished:
+                self.on_vanished(vanished)
             task.input_misses += 1
-            if task.input_misses > _MAX_MISSES and not task.missing and not task.producer_failed:
+            if task.input_misses > _MAX_MISSES and not task.missing and not task.input_gone:
                 self._dispatcher.forget(worker, task)
                 self._fail(task, "input", message="an input could not be read from the store")
             else:
@@ -501,6 +517,21 @@ class Completion:
                 self._dispatcher.forget(worker, task)
                 self._fail(task, task.end_reason or "host", message=f"the host cannot start a worker: {error}")
         return [task for task in queued if task.end_reason == "recalled"]
+
+    def _fail_without_worker(self, task_class: TaskClassQueue, error: OSError) -> None:
+        """After too many failures to start a worker, fail the tasks of a class.
+
+        They do not fail as long as there is a worker, because its end may make room for another.
+        """
+        self._spawn_failures += 1
+        if self._spawn_failures == 1:
+            traceback.print_exc()
+        if self._spawn_failures <= _MAX_SPAWN_FAILURES or self._pool.workers:
+            return
+        message = f"the host cannot start a worker: {why_refused(self._store.folders[DISK], error)}"
+        for task in [task for task in task_class.ready if task.state == READY]:
+            if task.state != ENDED:
+                self._fail(task, "host", message=message)
 
     def _fail_culprit(self, worker: WorkerHandle, culprit: QueuedTask, report: messages.WorkerGone) -> None:
         if not worker.shared:

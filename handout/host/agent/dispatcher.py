@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable
 
@@ -108,6 +107,8 @@ class Dispatcher:
         self.paused = False
         #: Called after the dispatcher has sent tasks to a worker.
         self.on_busy: Callable[[], None] = lambda: None
+        #: Called with a task class and the error if the system refuses what a worker for this class needs.
+        self.on_no_worker: Callable[[TaskClassQueue, OSError], None] = lambda task_class, error: None
         #: Called when the store has no room for the file of a task class's source bundle. Its tasks cannot start then.
         self.on_no_room: Callable[[TaskClassQueue, StoreFullError], None] = lambda task_class, error: None
         #: If the host has this many workers and none of them is idle, the dispatcher forks no further worker, except
@@ -213,10 +214,10 @@ class Dispatcher:
         except StoreFullError as error:
             self.on_no_room(task_class, error)
             return None
-        except OSError:
+        except OSError as error:
             # The system has no descriptors or no memory left. This may change once other workers have ended.
-            traceback.print_exc()
             self.hold()
+            self.on_no_worker(task_class, error)
             return None
 
     def _environment(self, key: WorkerKey) -> dict[str, str]:
@@ -350,7 +351,7 @@ class Dispatcher:
             task.state != WAITING
             or task.task_class is not worker.task_class
             or task.needs_own_worker
-            or task.producer_failed
+            or task.input_gone
         ):
             return False
         producing = self._queue.producing

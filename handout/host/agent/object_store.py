@@ -6,12 +6,12 @@ further files lie on disk. Workers map the files to read them. The store never u
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
+import zlib
 from typing import NamedTuple, Union
 
-from handout.host.worker.objects import file_name
+from handout.host.worker.objects import TRAILER_SIZE, crc_bytes, file_name, free_bytes, why_refused
 from handout.protocol.messages import INLINE
 from handout.protocol.session import Source
 
@@ -22,15 +22,17 @@ _SMALL_LIMIT = 128 << 20
 #: By default, the store uses at most this share of the space that is free in ``/dev/shm`` when the agent starts.
 _SHARE = 0.5
 _COPY_SIZE = 1 << 20
+#: The checksum of a file is computed over pieces of this size, each in a turn of the event loop of its own.
+_CHECK_SIZE = 4 << 20
 #: The indexes that the folder in memory and the folder on disk have in `ObjectStore.folders`.
 MEMORY, DISK = 0, 1
 
 
 class StoreFullError(Exception):
-    """The store has no room for an object, neither in memory nor on disk."""
+    """The store cannot write an object, neither in memory nor on disk. The message says why."""
 
-    def __init__(self, path: str, need: int, free: int) -> None:
-        super().__init__(f"an object of {need} bytes does not fit into the folder {path}, where {free} bytes are free")
+    def __init__(self, path: str, need: int, free: int, reason: str) -> None:
+        super().__init__(f"an object of {need} bytes cannot be written to the folder {path}: {reason}")
         self.path, self.need, self.free = path, need, free
 
 
@@ -57,8 +59,10 @@ class ObjectStore:
     def __init__(self, memory_folder: str | None, disk_folder: str, limit: int | None = None) -> None:
         os.makedirs(disk_folder, mode=0o700, exist_ok=True)
         self.folders = [memory_folder or disk_folder, disk_folder]
-        if limit is None:
-            limit = int(shutil.disk_usage(memory_folder).free * _SHARE) if memory_folder else 0
+        if memory_folder is None:
+            limit = 0
+        elif limit is None:
+            limit = int(shutil.disk_usage(memory_folder).free * _SHARE)
         self._limit = limit
         self._entries: dict[int, Entry] = {}
         #: Bytes of the files that lie in memory.
@@ -86,6 +90,21 @@ class ObjectStore:
     def small(self, key: int) -> bytes | None:
         """Return the bytes of a small object; None if the object is a file."""
         return self._entries[key].data
+
+    def is_whole(self, key: int) -> bool:
+        """Return False if another program has removed, shortened or damaged the file of an object of the store."""
+        entry = self._entries[key]
+        if entry.data is not None:
+            return True
+        try:
+            status = os.stat(f"{self.folders[entry.folder]}/{file_name(key)}")
+        except OSError:
+            return False
+        return status.st_size == entry.size + self.trailer_size(entry.folder)
+
+    def trailer_size(self, folder: int) -> int:
+        """Return how many bytes follow an object in each file of a folder: on disk, the bytes of its checksum."""
+        return TRAILER_SIZE if self.folders[folder] == self.folders[DISK] else 0
 
     def path(self, key: int) -> str | None:
         """Return the path of an object's file; None if the store does not have the object.
@@ -139,7 +158,7 @@ class ObjectStore:
         """
         path = f"{self.folders[folder]}/{file_name(key)}"
         try:
-            if os.stat(path + suffix).st_size != size:
+            if os.stat(path + suffix).st_size != size + self.trailer_size(folder):
                 return False
             if key in self._entries:
                 # Two attempts made this object. The file of the first attempt stays, because workers may have mapped
@@ -174,16 +193,16 @@ class ObjectStore:
 
         Raises:
             KeyError: The store does not have the object.
+            OSError: The object's file cannot be opened, or another program has changed its size.
         """
         entry = self._entries[key]
         if entry.data is not None:
             return Outgoing(entry.size, data=entry.data)
-        try:
-            return Outgoing(
-                entry.size, fd=os.open(f"{self.folders[entry.folder]}/{file_name(key)}", os.O_RDONLY | os.O_CLOEXEC)
-            )
-        except OSError:
-            raise KeyError(key) from None
+        if not self.is_whole(key):
+            raise OSError(f"the file of the object {key:x} has vanished")
+        path = f"{self.folders[entry.folder]}/{file_name(key)}"
+        checked = bool(self.trailer_size(entry.folder))
+        return Outgoing(entry.size, fd=os.open(path, os.O_RDONLY | os.O_CLOEXEC), checked=checked)
 
     def clean_up_after(self, suffix: str) -> None:
         """Remove the files that a worker wrote but did not report before it ended.
@@ -202,18 +221,42 @@ class ObjectStore:
 
 
 class Outgoing(Source):
-    """Provides the bytes of an object that is streamed to the controller."""
+    """Provides the bytes of an object that is streamed to the controller.
 
-    def __init__(self, size: int, *, data: bytes | None = None, fd: int = -1) -> None:
+    Args:
+        size: The object's size in bytes.
+        data: The object's bytes, or None if the object is a file.
+        fd: Descriptor of the file.
+        checked: True if the file ends with a checksum. The agent must then call `check` before it sends the object.
+    """
+
+    def __init__(self, size: int, *, data: bytes | None = None, fd: int = -1, checked: bool = False) -> None:
         self.size = size
+        #: False until `check` has read the whole file.
+        self.is_checked = not checked
         self._data = data
         self._fd = fd
+        self._at = 0
+        self._crc = 0
+
+    def check(self) -> bool:
+        """Compare the next piece of the file with the checksum. Return False once the file turns out to be damaged.
+
+        The file is checked in pieces, so that the agent's event loop never waits for long.
+        """
+        data = self.read(self._at, _CHECK_SIZE)
+        self._crc = zlib.crc32(data, self._crc)
+        self._at += len(data)
+        self.is_checked = self._at == self.size
+        if self.is_checked:
+            return os.pread(self._fd, TRAILER_SIZE + 1, self.size) == crc_bytes(self._crc)
+        return bool(data)
 
     def read(self, offset: int, size: int) -> Buffer:
         """Return at most ``size`` bytes of the object, from ``offset`` on."""
         if self._data is not None:
             return memoryview(self._data)[offset : offset + size]
-        return os.pread(self._fd, size, offset)
+        return os.pread(self._fd, min(size, self.size - offset), offset)
 
     def close(self) -> None:
         """Close the file, if the object is a file."""
@@ -244,6 +287,7 @@ class Incoming:
         self._fd = -1
         self._folder = MEMORY
         self._path = ""
+        self._crc = 0
         if self._small is None:
             self._open(DISK if store.file_bytes + size > store._limit else MEMORY)
 
@@ -252,13 +296,14 @@ class Incoming:
         self._path = f"{self._store.folders[folder]}/{file_name(self.key)}.in"
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        except OSError:
-            raise self._full() from None
+        except OSError as error:
+            if folder == DISK:
+                raise self._full(error) from None
+            self._open(DISK)  # the folder in memory may be full, or another program may have removed it
 
-    def _full(self) -> StoreFullError:
+    def _full(self, error: OSError) -> StoreFullError:
         disk = self._store.folders[DISK]
-        stat = os.statvfs(disk)
-        return StoreFullError(disk, self.size, stat.f_bavail * stat.f_frsize)
+        return StoreFullError(disk, self.size, free_bytes(disk), why_refused(disk, error))
 
     def write(self, data: Buffer) -> None:
         """Write the next piece.
@@ -270,15 +315,18 @@ class Incoming:
             self._small += data
             return
         view = memoryview(data)
+        if self._store.trailer_size(self._folder):
+            self._crc = zlib.crc32(view, self._crc)
         while view:
             try:
                 view = view[os.write(self._fd, view) :]
             except OSError as error:
-                if self._folder == MEMORY and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if self._folder == MEMORY:
                     self._move_to_disk()
+                    self._crc = zlib.crc32(view, self._crc)
                     continue
                 self.give_up()
-                raise self._full() from None
+                raise self._full(error) from None
 
     def _move_to_disk(self) -> None:
         old, path = self._fd, self._path
@@ -290,9 +338,10 @@ class Incoming:
                 if not data:
                     return
                 offset += os.write(self._fd, data)
-        except OSError:
+                self._crc = zlib.crc32(data, self._crc)
+        except OSError as error:
             self.give_up()
-            raise self._full() from None
+            raise self._full(error) from None
         finally:
             os.close(old)
             _remove(path)
@@ -307,12 +356,18 @@ class Incoming:
         if self._small is not None:
             store.put(self.key, self._small)
             return
-        os.close(self._fd)
-        self._fd = -1
-        if self.key in store:
+        fd, self._fd = self._fd, -1
+        try:
+            if store.trailer_size(self._folder):
+                os.write(fd, crc_bytes(self._crc))
+            os.close(fd)
+            if self.key in store:
+                _remove(self._path)
+                return
+            os.rename(self._path, f"{store.folders[self._folder]}/{file_name(self.key)}")
+        except OSError as error:  # for example, another program has removed the folder
             _remove(self._path)
-            return
-        os.rename(self._path, f"{store.folders[self._folder]}/{file_name(self.key)}")
+            raise self._full(error) from None
         store._add_file(self.key, self.size, self._folder)
 
     def give_up(self) -> None:

@@ -82,6 +82,7 @@ class QueuedTask:
         "expected_us",
         "function",
         "id",
+        "input_gone",
         "input_misses",
         "inputs",
         "keep",
@@ -92,7 +93,6 @@ class QueuedTask:
         "order",
         "outputs",
         "peak_memory",
-        "producer_failed",
         "start_reported",
         "started_ns",
         "state",
@@ -140,9 +140,10 @@ class QueuedTask:
         self.end_reason: str | None = None
         #: True while the agent is ending the task although the task has started.
         self.being_ended = False
-        #: True if the producer of one of the inputs has failed on this host while this task was queued on a worker.
-        #: When the worker returns this task, the agent gives it back to the controller.
-        self.producer_failed = False
+        #: True if an input will not come while this task is queued on a worker: the producer of the input has failed
+        #: on this host, or the input has vanished from the store. When the worker returns this task, the agent gives it
+        #: back to the controller.
+        self.input_gone = False
         #: True if the task ran beside other tasks in the shared loop of a worker that died. The task then gets a worker
         #: of its own. If this worker dies too, the agent knows that the task is the cause.
         self.needs_own_worker = False
@@ -227,12 +228,12 @@ class TaskQueue:
         for the missing objects again.
 
         Returns:
-            The tasks that were not taken back, because the producer of one of their inputs has failed on this host.
+            The tasks that were not taken back, because one of their inputs will not come.
         """
         refused: list[QueuedTask] = []
         for task in sorted(tasks, key=lambda t: t.order, reverse=True):
             task.worker = None
-            if task.producer_failed:
+            if task.input_gone:
                 refused.append(task)
             elif task.missing:
                 task.state = WAITING

@@ -5,11 +5,12 @@ A stream carries the bytes of one object in pieces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from typing import Callable
 
 from handout.host.agent.controller_link import ControllerLink
-from handout.host.agent.object_store import Incoming, ObjectStore, StoreFullError
+from handout.host.agent.object_store import Incoming, ObjectStore, Outgoing, StoreFullError
 from handout.protocol import frames, messages
 
 
@@ -20,6 +21,7 @@ class Transfers:
         store: The store of this host.
         on_stored: Called with the key of each announced object once the store has the whole object.
         on_refused: Called with the key of each object that the store has no room for, and with the store's error.
+        on_vanished: Called with the keys of objects whose files another program has removed.
     """
 
     def __init__(
@@ -27,10 +29,12 @@ class Transfers:
         store: ObjectStore,
         on_stored: Callable[[int], None],
         on_refused: Callable[[int, StoreFullError], None],
+        on_vanished: Callable[[Sequence[int]], None],
     ) -> None:
         self._store = store
         self._on_stored = on_stored
         self._on_refused = on_refused
+        self._on_vanished = on_vanished
         self._link: ControllerLink | None = None
         #: Maps the number of each arriving stream to the object to which the agent writes the bytes of the stream, or
         #: to None if the agent discards the bytes.
@@ -90,13 +94,30 @@ class Transfers:
                 self._incoming[stream] = None
 
     def fetch(self, key: int) -> None:
-        """Stream an object to the controller. If the store does not have the object, send `Missing`."""
+        """Stream an object to the controller. If the store cannot give the object, send `Missing`."""
         link = self._link
         assert link is not None
         try:
             source = self._store.open(key)
-        except KeyError:
+        except (KeyError, OSError):
             link.send(messages.Missing(key))
+            if key in self._store and not self._store.is_whole(key):
+                self._on_vanished([key])
+            return
+        self._send_checked(key, source)
+
+    def _send_checked(self, key: int, source: Outgoing) -> None:
+        """Send an object once its file has been checked. If the file is damaged, the object has vanished."""
+        link = self._link
+        assert link is not None
+        if not source.is_checked:
+            if _is_sound_so_far(source):
+                asyncio.get_running_loop().call_soon(self._send_checked, key, source)
+                return
+            source.close()
+            link.send(messages.Missing(key))
+            if key in self._store:
+                self._on_vanished([key])
             return
         # The agent counts only the streams that it sends itself. The controller counts its own streams.
         self._last_stream += 1
@@ -110,3 +131,10 @@ class Transfers:
             if incoming is not None:
                 incoming.give_up()
         self._incoming.clear()
+
+
+def _is_sound_so_far(source: Outgoing) -> bool:
+    try:
+        return source.check()
+    except OSError:  # the disk cannot read the file
+        return False

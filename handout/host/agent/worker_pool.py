@@ -280,9 +280,16 @@ class WorkerPool:
         return self._idle_count > 0
 
     def prepare(self, count: int) -> None:
-        """Fork ``count`` blank workers, so that tasks need not wait for forks."""
+        """Fork ``count`` blank workers, so that tasks need not wait for forks.
+
+        If the system refuses a worker, fork no more.
+        """
         for _ in range(count):
-            self._make_idle(self._spawn())
+            try:
+                worker = self._spawn()
+            except OSError:
+                return  # `acquire` tries again when a task needs a worker, and its caller tells the failure
+            self._make_idle(worker)
 
     def acquire(
         self, key: WorkerKey, environment: Callable[[WorkerKey], dict[str, str]], bundle_path: str | None

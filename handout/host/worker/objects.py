@@ -10,9 +10,14 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import resource
+import struct
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any, Union
+
+from handout.serialization.pickling import LoadError
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -21,6 +26,12 @@ Buffer = Union[bytes, bytearray, memoryview]
 _RECENT_COUNT = 512
 #: The small results that a worker keeps in its memory have at most this many bytes together.
 _RECENT_BYTES = 8 << 20
+#: Each file in the store's folder on disk ends with a checksum, because a disk can change bytes. The files in memory do
+#: without it.
+_TRAILER = struct.Struct("<I")
+TRAILER_SIZE = _TRAILER.size
+#: The numbers of the errors of a system call that say that the host or the process has too little of something.
+_SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: One system call writes at most this many segments. Segments are the pieces of which the bytes of an object consist.
 _WRITEV = 64
 
@@ -46,10 +57,10 @@ class OversizedResultError(Exception):
 
 
 class DiskFullError(Exception):
-    """The store has no room for a result."""
+    """The store cannot write a result. The message says why."""
 
-    def __init__(self, path: str, need: int, free: int) -> None:
-        super().__init__(f"no room for a result of {need} bytes in {path} ({free} bytes free)")
+    def __init__(self, path: str, need: int, free: int, reason: str) -> None:
+        super().__init__(f"a result of {need} bytes cannot be written to the folder {path}: {reason}")
         self.path, self.need, self.free = path, need, free
 
 
@@ -93,6 +104,7 @@ class WorkerObjects:
         Raises:
             MissingInputError: The input did not come with the batch, is not in this worker's memory, and is not in the
                 store.
+            LoadError: The file of the input cannot be read.
         """
         data = sent.get(key)
         if data is None:
@@ -105,19 +117,26 @@ class WorkerObjects:
 
     def _map(self, key: int) -> Buffer | None:
         base = file_name(key)
+        refusal: OSError | None = None
         # Each name is tried twice, because between two tries the agent may rename the file from the second to the
         # first.
         for file in (base, base + self._suffix) * 2:
             for folder in self._folders:
                 try:
-                    fd = os.open(f"{folder}/{file}", os.O_RDONLY | os.O_CLOEXEC)
-                except OSError:
+                    data = _map_file(f"{folder}/{file}")
+                except FileNotFoundError:
                     continue
-                try:
-                    size = os.fstat(fd).st_size
-                    return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY)) if size else b""
-                finally:
-                    os.close(fd)
+                except OSError as error:
+                    refusal = error
+                    continue
+                if folder != self._folders[1]:
+                    return data
+                if is_sound(data):
+                    return memoryview(data)[:-TRAILER_SIZE]
+                # The disk has changed the bytes. Without the file, the agent has the object made again.
+                _remove(f"{folder}/{file}")
+        if refusal is not None:
+            raise LoadError(f"an input could not be read from the store: {why_refused(self._folders[1], refusal)}")
         return None
 
     def write(self, key: int, segments: list[Any], spill: bool) -> int:
@@ -132,21 +151,87 @@ class WorkerObjects:
             The index of the file's folder: 0 in memory, 1 on disk.
 
         Raises:
-            DiskFullError: No folder has room.
+            DiskFullError: Neither folder has room, or a limit of this process is reached.
+            OSError: The file cannot be written for another reason.
         """
         size = sum(memoryview(s).nbytes for s in segments)
+        disk = self._folders[1]
+        refusal: OSError | None = None
         for folder in (0, 1) if not spill else (1,):
             path = f"{self._folders[folder]}/{file_name(key)}{self._suffix}"
             try:
-                _write_file(path, segments)
+                _write_file(path, [*segments, trailer(segments)] if self._folders[folder] == disk else segments)
                 return folder
             except OSError as error:
+                # The folder in memory may be full, or another program may have removed it.
                 _remove(path)
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise
-        disk = self._folders[1]
-        stat = os.statvfs(disk)
-        raise DiskFullError(disk, size, stat.f_bavail * stat.f_frsize)
+                refusal = error
+        assert refusal is not None
+        if refusal.errno not in _SHORT:
+            raise refusal
+        raise DiskFullError(disk, size, free_bytes(disk), why_refused(disk, refusal))
+
+
+def trailer(segments: Iterable[Any]) -> bytes:
+    """Return the checksum of an object, with which the object's file ends."""
+    crc = 0
+    for segment in segments:
+        crc = zlib.crc32(segment, crc)
+    return crc_bytes(crc)
+
+
+def crc_bytes(crc: int) -> bytes:
+    """Return a checksum as the bytes with which a file ends."""
+    return _TRAILER.pack(crc)
+
+
+def is_sound(data: Buffer) -> bool:
+    """Return True if the bytes of a file end with the checksum of the bytes before it."""
+    view = memoryview(data)
+    return trailer([view[:-TRAILER_SIZE]]) == view[-TRAILER_SIZE:]
+
+
+def _map_file(path: str) -> Buffer:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY)) if size else b""
+    finally:
+        os.close(fd)
+
+
+def free_bytes(folder: str) -> int:
+    """Return how many bytes are free for an ordinary user in a folder's file system; 0 if the folder is gone."""
+    try:
+        stat = os.statvfs(folder)
+    except OSError:
+        return 0
+    return stat.f_bavail * stat.f_frsize
+
+
+def why_refused(folder: str, error: OSError) -> str:
+    """Return in words why a file could not be written to a folder, with the number that belongs to the reason."""
+    if error.errno == errno.ENOSPC:
+        try:
+            stat = os.statvfs(folder)
+        except OSError:
+            return "the folder is gone"
+        if stat.f_files and not stat.f_favail:
+            return f"the file system has no inodes left (it has {stat.f_files} in all)"
+        return f"{stat.f_bavail * stat.f_frsize} bytes are free"
+    if error.errno == errno.EDQUOT:
+        return "the user's disk quota is used up"
+    if error.errno == errno.EFBIG:
+        return f"the limit on the size of a file is {_limit(resource.RLIMIT_FSIZE)} bytes (ulimit -f)"
+    if error.errno == errno.EMFILE:
+        return f"the limit on open files is {_limit(resource.RLIMIT_NOFILE)} (ulimit -n)"
+    if error.errno == errno.ENOENT:
+        return "another program has removed the folder"
+    return f"{error.strerror} (errno {error.errno})"
+
+
+def _limit(which: int) -> int:
+    return resource.getrlimit(which)[0]
 
 
 def _remove(path: str) -> None:

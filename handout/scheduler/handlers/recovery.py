@@ -6,7 +6,7 @@ The tasks of a lost host return to the frontier. Lost objects that are still nee
 from __future__ import annotations
 
 from handout.errors import HostLostError, WorkerDiedError
-from handout.scheduler.events import CopyFailed, ObjectsStored
+from handout.scheduler.events import CopyFailed, ObjectsStored, ObjectsVanished
 from handout.scheduler.handlers.attempts import (
     end_attempt,
     recall,
@@ -23,7 +23,7 @@ from handout.scheduler.state.runs import FailureCount, Run
 from handout.scheduler.state.world import World
 from handout.scheduler.task_states import Outcome, State
 
-__all__ = ["copy_failed", "lose_host", "lose_object", "objects_stored", "unpin_groups"]
+__all__ = ["copy_failed", "lose_host", "lose_object", "objects_stored", "objects_vanished", "unpin_groups"]
 
 #: After this many failed copies of an object to one host, the tasks that wait there for the object are placed
 #: elsewhere.
@@ -211,6 +211,18 @@ def _is_made_on(run: Run, o: int, index: int) -> bool:
     if t < 0 or run.state[t] != State.HANDED:
         return False
     return run.host[t] == index or (t in run.second_attempts and run.second_attempts[t].host == index)
+
+
+def objects_vanished(world: World, event: ObjectsVanished) -> None:
+    """Forget the replicas of objects whose files have vanished from a host. Have lost objects made again."""
+    run = world.runs.get(event.run)
+    host = world.fleet.by_name.get(event.host)
+    if run is None or host is None:
+        world.stale += len(event.objects)
+        return
+    for o in event.objects:
+        if host.index in run.objects.replicas[o]:
+            _lose_replica(world, run, o, host.index)
 
 
 def copy_failed(world: World, event: CopyFailed) -> None:
