@@ -23,13 +23,14 @@ from handout.errors import (
     WorkerDiedError,
 )
 from handout.serialization import exceptions
+from handout.serialization.exception_parts import attributes_of
 
-__all__ = ["Failure", "failure", "from_report", "has_text", "may_have_run", "refused"]
+__all__ = ["Failure", "failure", "from_report", "may_have_run", "refused"]
 
 _ATTRIBUTE = "__handout_failure__"
 _TRAVEL = (
-    "To get the exception itself, make its class importable in the caller, and let the class's __init__ accept the "
-    "exception's args."
+    "To get the exception itself, make its class importable in the caller, and keep locks, files and other objects "
+    "that cannot be pickled out of its attributes."
 )
 #: `Failure.reason` quotes at most this many characters of an exception's message.
 _REASON = 200
@@ -102,7 +103,7 @@ class Failure:
         """Add the known facts to the exception, as notes."""
         assert self._exception is not None
         for note in self._notes():
-            self._exception.add_note(note)
+            exceptions.add_note(self._exception, note)
 
     @property
     def reason(self) -> str:
@@ -110,16 +111,14 @@ class Failure:
         type_name = str(self.report.get("type") or "") if self.kind in ("raised", "exited") else ""
         said = str(self.report.get("message") or "")
         if self._exception is not None and not said:
-            type_name, said = type(self._exception).__name__, exceptions.message(self._exception)
+            type_name, said = exceptions.type_name(self._exception), exceptions.message(self._exception)
         words = ": ".join(word for word in (type_name, said.partition("\n")[0][:_REASON]) if word)
         return words or self.kind
 
     def _mark(self) -> None:
         """Store this object in the exception, where the function `failure` finds it."""
-        try:
-            setattr(self._exception, _ATTRIBUTE, self)
-        except AttributeError:
-            pass  # the class refuses new attributes; the notes of the exception still hold the facts
+        assert self._exception is not None
+        attributes_of(self._exception)[_ATTRIBUTE] = self  # not by `setattr`, which the class may refuse
 
     def _build(self) -> Exception:
         where: dict[str, Any] = {"id": self.id, "host": self.host, "attempt": self.attempts}
@@ -132,21 +131,30 @@ class Failure:
 
     def _raised(self) -> Exception:
         """Return the task's exception, or a `RemoteError` if the exception cannot be passed on as it is."""
-        reason, remedy = " The exception cannot be pickled and rebuilt.", _TRAVEL
-        if self.pickled:
-            try:
-                error = exceptions.load_exception(self.pickled, self._substitute)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as problem:  # __setstate__ and __init__ are user code, and may raise anything
-                reason = (
-                    " The exception could not be rebuilt here: "
-                    f"{type(problem).__name__}: {exceptions.message(problem)}."
-                )
-            else:
-                if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
-                    return error
-                reason, remedy = "", self._advice()  # raised in the caller, this error would end a loop or the program
+        if not self.pickled:
+            return self._remote(None)
+        try:
+            error = exceptions.load_exception(self.pickled, self._substitute, self._remote)
+        except Exception as problem:  # the bytes are no pickled exception
+            return self._remote(problem)
+        kind = type(error)  # not `isinstance`, which asks the exception for its ``__class__``
+        if issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration):
+            return error  # type: ignore[return-value]
+        return self._as_remote_error("", self._advice())  # raised in the caller, it would end a loop or the program
+
+    @property
+    def lost_class(self) -> type[BaseException] | None:
+        """The class of the task's exception, if the class can be loaded and the exception may not load."""
+        return exceptions.load_class(self.pickled) if self.pickled else None
+
+    def _remote(self, problem: BaseException | None) -> RemoteError:
+        """Return the error that stands for an exception that cannot be made again, and say why it cannot."""
+        if problem is None:
+            return self._as_remote_error(" The exception cannot be pickled and rebuilt.", _TRAVEL)
+        said = f"{exceptions.type_name(problem)}: {exceptions.message(problem)}"
+        return self._as_remote_error(f" The exception could not be rebuilt here: {said}.", _TRAVEL)
+
+    def _as_remote_error(self, reason: str, remedy: str) -> RemoteError:
         name, message = self.report.get("type", "an exception"), self.report.get("message", "")
         said = f"{name}: {message}" if message else name
         return RemoteError(
@@ -185,7 +193,9 @@ class Failure:
             notes.append(
                 "Last lines of the worker's standard error:\n" + "\n".join(f"  {line}" for line in self.stderr_tail)
             )
-        advice = getattr(self._exception, "remedy", "") if isinstance(self._exception, HandoutError) else self._advice()
+        assert self._exception is not None
+        own = issubclass(type(self._exception), HandoutError)
+        advice = attributes_of(self._exception).get("remedy", "") if own else self._advice()
         if notes and advice:
             # The message may contain the advice already. The advice is also the last note, because users read the end
             # of a traceback first.
@@ -245,7 +255,7 @@ def failure(error: BaseException) -> Failure | None:
                 print(failure.id, failure.host, failure.attempts)
         ```
     """
-    found = getattr(error, _ATTRIBUTE, None)
+    found = attributes_of(error).get(_ATTRIBUTE)
     return found if isinstance(found, Failure) else None
 
 
@@ -254,17 +264,6 @@ def may_have_run(failure: Failure) -> bool:
     if failure.kind == "cancelled" and not failure.report.get("elapsed_s"):
         return False
     return failure.report.get("argument") is not True  # True: the host had no room for an argument
-
-
-def has_text(error: BaseException) -> bool:
-    """Return True if ``str(error)`` does not raise. If it raises, callers use the text of `exceptions.message`."""
-    try:
-        str(error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # __str__ is user code, and may raise anything
-        return False
-    return True
 
 
 def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickled: bytes) -> Failure:
@@ -298,7 +297,7 @@ def of_exception(
         facts: The failure that a host reported for the same attempt. Its facts become notes of the exception.
     """
     if facts is None:
-        text = exceptions.traceback_text(error) if error.__traceback__ else ""
+        text = exceptions.describe(error).text if error.__traceback__ else ""
         found = Failure(id=id, kind=kind, host=host, attempts=attempts, traceback=text, _exception=error)
     else:
         found = replace(facts, kind=kind, most_attempts=attempts, pickled=b"", _exception=error)

@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "failures": {"errors", "serialization"},
     "events": {"errors", "failures"},
     # Hosts and graphs, which the user describes, and the decisions about their tasks.
-    "resources": {"errors"},
+    "resources": {"errors", "serialization"},
     "graph": {"errors", "resources", "serialization"},
     "allocators": {"errors", "resources", "protocol"},
     "scheduler": {"errors", "resources", "allocators", "protocol"},

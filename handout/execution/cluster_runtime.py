@@ -25,6 +25,7 @@ from handout.execution.membership.takeover import FoundAgent, KnownAgent
 from handout.execution.shell.driver import Driver
 from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
 from handout.scheduler import events as ev
+from handout.serialization.user_objects import brief
 from handout.transport.launcher_choice import Launchers
 from handout.transport.shielded import uninterrupted
 from handout.transport.timings import Timings
@@ -59,7 +60,9 @@ class ClusterRuntime:
         self.allocator = allocator
         self.required: int = _required(require, len(self.inventory))
         if timings is not None and not isinstance(timings, Timings):
-            raise HandoutError(f"timings={timings!r} is not a Timings.", remedy="Give Timings(host_timeout_s=...).")
+            raise HandoutError(
+                f"timings={brief(timings)} is not a Timings.", remedy="Give Timings(host_timeout_s=...)."
+            )
         self._timings = timings or Timings()
         self._runs = itertools.count(1)
         self._driver: Driver | None = None
@@ -321,11 +324,12 @@ def _required(require: Any, hosts: int) -> int:
     required: Any = 1 if require == "any" else require
     if not isinstance(required, int) or isinstance(required, bool) or required < 0:
         raise InventoryError(
-            f"require={require!r} is not a number of hosts.", remedy="Give 'any', 'all' or a whole number from 0 up."
+            f"require={brief(require)} is not a number of hosts.",
+            remedy="Give 'any', 'all' or a whole number from 0 up.",
         )
     if required > hosts:
         raise InventoryError(
-            f"require={require!r} asks for {required} hosts, but the inventory has {hosts}."
+            f"require={brief(require)} asks for {required} hosts, but the inventory has {hosts}."
             if hosts
             else "The inventory has no host.",
             remedy="Add hosts to the inventory, or require fewer hosts.",

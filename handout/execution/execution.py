@@ -29,6 +29,7 @@ from handout.graph.plan import Plan
 from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.task_states import Outcome, State
+from handout.serialization import exceptions
 from handout.submission.arguments import encode_plan
 from handout.transport.shielded import uninterrupted
 
@@ -272,11 +273,11 @@ class Execution:
 
     def _explained(self, error: Exception) -> Exception:
         """Add a note to the run's error for each host that cannot be used. Return the error."""
-        notes = getattr(error, "__notes__", ())
+        known = exceptions.notes(error)
         for host, reason in self._cluster.unavailable.items():
             note = f"Host {host!r} could not be used: {reason}"
-            if note not in notes:
-                error.add_note(note)
+            if note not in known:
+                exceptions.add_note(error, note)
         return error
 
     @overload

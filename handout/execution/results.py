@@ -9,7 +9,7 @@ from handout.errors import DependencyError, GraphError
 from handout.failures import Failure, refused
 from handout.graph import Output
 from handout.scheduler.task_states import Outcome
-from handout.serialization import calls, pickling
+from handout.serialization import calls, exceptions, pickling
 from handout.serialization.calls import Path
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ class Results(Mapping[str, Any]):
             named = ", ".join(f"{each.id!r} ({each.kind})" for each in others[:10])
             more = f" and {len(others) - 10} more" if len(others) > 10 else ""
             note = f"Other tasks failed too: {named}{more}."
-            if note not in getattr(error, "__notes__", ()):
-                error.add_note(note)
+            if note not in exceptions.notes(error):
+                exceptions.add_note(error, note)
         raise error
 
 
@@ -203,5 +203,5 @@ def _chain(run: RunState, failure: Failure) -> None:
     """Set the cause of a skipped task's error to the exception of the task that failed."""
     error = failure.exception
     root = next((f for f in run.failures.values() if f.id == failure.caused_by), None)
-    if isinstance(error, DependencyError) and root is not None and error.__cause__ is None:
+    if type(error) is DependencyError and root is not None and error.__cause__ is None:
         error.__cause__ = root.exception

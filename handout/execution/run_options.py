@@ -11,6 +11,7 @@ from handout.errors import HandoutError
 from handout.graph import Given, Options, Output
 from handout.resources import InventoryLike, nearest_name
 from handout.resources.numbers import is_finite_number, is_whole
+from handout.serialization.user_objects import brief
 from handout.transport.timings import Timings
 
 __all__ = ["ClusterOptions", "RunOptions", "check_run_options"]
@@ -171,4 +172,6 @@ def check_run_options(options: Mapping[str, Any]) -> None:
             raise HandoutError(f"A run has no option {name}=.", remedy=_remedy_for_unknown(name))
         wanted, is_right = _RULES.get(name, ("", lambda _: True))
         if not is_right(value):
-            raise HandoutError(f"{name}={value!r} is not {wanted}.", remedy="Correct this option. Nothing was run.")
+            raise HandoutError(
+                f"{name}={brief(value)} is not {wanted}.", remedy="Correct this option. Nothing was run."
+            )

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, overload
 
 from handout.errors import GraphError
 from handout.graph.output import Input
+from handout.serialization.user_objects import brief
 
 __all__ = ["Arg"]
 
@@ -73,7 +74,7 @@ class Arg(Input[T_co]):
             raise GraphError("an Arg without dump= and load= converts nothing.", remedy="Pass the output itself.")
         for name, convert in (("dump", dump), ("load", load)):
             if convert is not None and not callable(convert):
-                raise GraphError(f"Arg: {name}={convert!r} is not callable.", remedy="Give a function.")
+                raise GraphError(f"Arg: {name}={brief(convert)} is not callable.", remedy="Give a function.")
         self = super().__new__(cls)
         self.producer = producer
         self.dump = dump
@@ -82,6 +83,6 @@ class Arg(Input[T_co]):
 
     def __repr__(self) -> str:
         parts = [repr(self.producer)]
-        parts += [f"dump={self.dump!r}"] if self.dump else []
-        parts += [f"load={self.load!r}"] if self.load else []
+        parts += [f"dump={brief(self.dump)}"] if self.dump else []
+        parts += [f"load={brief(self.load)}"] if self.load else []
         return f"Arg({', '.join(parts)})"

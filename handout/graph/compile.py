@@ -16,6 +16,7 @@ from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
 from handout.graph.signature import Signatures, is_coroutine_function
 from handout.graph.wiring import Wiring
+from handout.serialization.user_objects import brief
 
 __all__ = ["Given", "Outs", "compile_nodes"]
 
@@ -148,7 +149,7 @@ def _sinks(wiring: Wiring, consumed: bytearray) -> list[Output[Any]]:
 
 def _listed(wiring: Wiring, outputs: Any) -> list[Output[Any]]:
     if isinstance(outputs, Input | str):
-        raise GraphError(f"outputs={outputs!r} is not a list.", remedy="Write outputs=[...].")
+        raise GraphError(f"outputs={brief(outputs)} is not a list.", remedy="Write outputs=[...].")
     found = []
     for each in outputs:
         output = each
@@ -159,7 +160,9 @@ def _listed(wiring: Wiring, outputs: Any) -> list[Output[Any]]:
                 raise GraphError(f"outputs= names {each!r}, which does not exist.", remedy=remedy)
             output = Output(wiring.nodes, node)
         if not isinstance(output, Output):
-            raise GraphError(f"outputs= holds {each!r}, which is not an output.", remedy="Give outputs of this graph.")
+            raise GraphError(
+                f"outputs= holds {brief(each)}, which is not an output.", remedy="Give outputs of this graph."
+            )
         wiring.node_of(output)  # raises `GraphError` if the output belongs to another graph
         found.append(output)
     return found

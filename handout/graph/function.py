@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from handout.errors import GraphError
 from handout.graph.function_options import Options, check_options
+from handout.serialization.user_objects import brief
 
 __all__ = ["Function", "function"]
 
@@ -108,7 +109,7 @@ def function(
     if "id" in given:
         raise GraphError(f"{owner} is given a second id, {given['id']!r}.", remedy="Leave out id=.")
     if not callable(fn):
-        raise GraphError(f"{owner}: {fn!r} is not callable.", remedy="Give the function itself.")
+        raise GraphError(f"{owner}: {brief(fn)} is not callable.", remedy="Give the function itself.")
     _check_list(owner, "args", args)
     _check_list(owner, "extra_args", extra_args)
     check_options(given, owner)
@@ -117,9 +118,9 @@ def function(
 
 def _check_id(id: object) -> None:
     if not isinstance(id, str) or not id:
-        raise GraphError(f"{id!r} cannot be an id.", remedy="Give text that is not empty.")
+        raise GraphError(f"{brief(id)} cannot be an id.", remedy="Give text that is not empty.")
 
 
 def _check_list(owner: str, name: str, value: object) -> None:
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise GraphError(f"{owner}: {name}={value!r} is not a list.", remedy=f"Write {name}=[{value!r}].")
+        raise GraphError(f"{owner}: {name}={brief(value)} is not a list.", remedy=f"Write {name}=[{brief(value)}].")

@@ -12,6 +12,7 @@ from handout.resources.cost import Cost, CostLike, as_costs
 from handout.resources.did_you_mean import suggestion
 from handout.resources.numbers import is_finite_number, is_whole
 from handout.resources.requirement import Requirement, compile_cost
+from handout.serialization.user_objects import brief
 
 __all__ = ["OPTION_NAMES", "PLAIN", "Options", "RetryOn", "TaskOptions", "check_options", "intern_options"]
 
@@ -130,7 +131,7 @@ def check_options(given: Mapping[str, Any], owner: str) -> None:
             raise GraphError(f"{owner}: unknown option {name!r}.", remedy=suggestion(name, OPTION_NAMES))
         wanted, holds = rule
         if not holds(value):
-            raise GraphError(f"{owner}: option {name}={value!r} is not {wanted}.", remedy="Correct this option.")
+            raise GraphError(f"{owner}: option {name}={brief(value)} is not {wanted}.", remedy="Correct this option.")
     if given.get("inline") and not given.keys() <= _INLINE_ALLOWS:
         others = ", ".join(sorted(given.keys() - _INLINE_ALLOWS))
         raise GraphError(

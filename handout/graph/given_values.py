@@ -10,6 +10,7 @@ from handout.graph.output import Output
 from handout.graph.path import path_key
 from handout.graph.wiring import Wiring
 from handout.serialization.calls import Path, apply_path
+from handout.serialization.user_objects import brief
 
 __all__ = ["EarlierRun", "Given", "GivenValue", "Replacements"]
 
@@ -80,10 +81,14 @@ class Replacements:
         if isinstance(key, str):
             node = wiring.nodes.find(key)
             if node is None:
-                raise GraphError(f"given= names {key!r}, which does not exist.", remedy=wiring.nodes.did_you_mean(key))
+                raise GraphError(
+                    f"given= names {brief(key)}, which does not exist.", remedy=wiring.nodes.did_you_mean(key)
+                )
             return Output(wiring.nodes, node)
         if not isinstance(key, Output):
-            raise GraphError(f"given= cannot replace {key!r}.", remedy="As keys, use outputs of this graph, or ids.")
+            raise GraphError(
+                f"given= cannot replace {brief(key)}.", remedy="As keys, use outputs of this graph, or ids."
+            )
         return key
 
     def __bool__(self) -> bool:

@@ -22,6 +22,7 @@ from handout.graph.render import to_dot, to_mermaid
 from handout.graph.signature import Signatures
 from handout.resources.inventory import InventoryLike
 from handout.resources.numbers import is_whole
+from handout.serialization.user_objects import brief
 
 __all__ = ["Graph", "Runnable", "as_graph"]
 
@@ -118,7 +119,9 @@ class Graph(TypedCalls):
             ```
         """
         if not is_whole(width) or width < 2:
-            raise GraphError(f"graph.reduce: width={width!r} is not a whole number above 1.", remedy="Give 2 or more.")
+            raise GraphError(
+                f"graph.reduce: width={brief(width)} is not a whole number above 1.", remedy="Give 2 or more."
+            )
         level: list[Any] = list(parts)
         if not level:
             raise GraphError(f"graph.reduce: there are no parts for {name_of(fn)!r}.", remedy="Give at least one part.")
@@ -230,7 +233,7 @@ class Graph(TypedCalls):
         """Separate the options from the function's own keyword arguments, and add those that `handout.options` gave."""
         if not callable(fn):
             raise GraphError(
-                f"{fn!r} is not callable.", remedy="Give the function itself, then its arguments: graph.add(f, x)."
+                f"{brief(fn)} is not callable.", remedy="Give the function itself, then its arguments: graph.add(f, x)."
             )
         marked = mark_of(fn)
         named = kwargs.keys() & OPTION_NAMES
@@ -245,7 +248,8 @@ class Graph(TypedCalls):
                 remedy=f"Give the function its options with handout.options({option})({name_of(fn)}). "
                 f"Then graph.add passes {name}= to the function.",
             )
-        owner = f"function {kwargs.get('id', name_of(fn))!r}"
+        given = kwargs.get("id", name_of(fn))
+        owner = f"function {given!r}" if type(given) is str else f"function {brief(given)}"
         given = {**(marked or {}), **{name: kwargs[name] for name in named - clash}}
         check_options(given, owner)
         return given, {name: value for name, value in kwargs.items() if name not in named or name in clash}
@@ -255,7 +259,7 @@ class Graph(TypedCalls):
         for function in functions:
             if not isinstance(function, Function):
                 raise GraphError(
-                    f"{function!r} is not an entry that handout.function made.",
+                    f"{brief(function)} is not an entry that handout.function made.",
                     remedy="Write handout.function('id', f, ...), or add the function with graph.add(f, ...).",
                 )
             options = {**(mark_of(function.fn) or {}), **function.options, "id": function.id}
@@ -276,7 +280,7 @@ class Graph(TypedCalls):
         id_, keys = (named[0], named[1:]) if isinstance(named, tuple) and named else (named, ())
         if not isinstance(id_, str):
             raise GraphError(
-                f"function {function.id!r}: the entry {named!r} in args= does not name a function.",
+                f"function {function.id!r}: the entry {brief(named)} in args= does not name a function.",
                 remedy="Put plain values in extra_args=. In args=, give ids, or (id, key) for an element of a result.",
             )
         producer = self._nodes.find(id_)
@@ -307,4 +311,4 @@ def as_graph(graph: Runnable) -> Graph:
     functions: Any = graph
     if isinstance(functions, Sequence) and not isinstance(functions, str):
         return Graph(functions)
-    raise GraphError(f"{graph!r} is not a graph.", remedy="Give a Graph, or a list of handout.function(...).")
+    raise GraphError(f"{brief(graph)} is not a graph.", remedy="Give a Graph, or a list of handout.function(...).")

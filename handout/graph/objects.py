@@ -13,6 +13,7 @@ from handout.graph.path import path_key, path_text
 from handout.graph.wiring import Wiring
 from handout.serialization import exceptions
 from handout.serialization.calls import Path, apply_path
+from handout.serialization.user_objects import brief
 
 __all__ = ["ObjectNumbers", "Pick", "Value"]
 
@@ -112,7 +113,8 @@ class ObjectNumbers:
         output = self._named(key) if isinstance(key, str) else key
         if not isinstance(output, Output):
             raise GraphError(
-                f"{key!r} is neither an output nor an id.", remedy="Give an output that graph.add returned, or an id."
+                f"{brief(key)} is neither an output nor an id.",
+                remedy="Give an output that graph.add returned, or an id.",
             )
         node, path = self._wiring.node_of(output), output._path
         found: tuple[int, Path] | None = None

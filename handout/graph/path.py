@@ -7,20 +7,25 @@ from typing import Any, NoReturn
 
 from handout.errors import GraphError
 from handout.serialization.calls import Path
+from handout.serialization.user_objects import brief
 
 __all__ = ["path_key", "path_text", "record_path"]
 
 
 def path_text(path: Path) -> str:
     """Return a path as the Python code that would follow the value, such as ``['weights'][0].name``."""
-    return "".join(f"[{_key_text(key)}]" if kind == "item" else f".{key}" for kind, key in path)
+    return _text(path, lambda key: repr(key) if type(key) is str else brief(key))
 
 
-def _key_text(key: Any) -> str:
+def _text(path: Path, said: Callable[[Any], str]) -> str:
+    return "".join(f"[{_key_text(key, said)}]" if kind == "item" else f".{key}" for kind, key in path)
+
+
+def _key_text(key: Any, said: Callable[[Any], str]) -> str:
     if isinstance(key, slice):
         parts = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
-        return ":".join("" if part is None else repr(part) for part in parts)
-    return repr(key)
+        return ":".join("" if part is None else said(part) for part in parts)
+    return said(key)
 
 
 def path_key(path: Path) -> Hashable:
@@ -32,7 +37,7 @@ def path_key(path: Path) -> Hashable:
     try:
         hash(path)
     except TypeError:
-        return path_text(path)
+        return _text(path, repr)
     return path
 
 

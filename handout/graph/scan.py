@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from handout.errors import GraphError
 from handout.graph.output import Input
+from handout.serialization.user_objects import brief
 
 __all__ = ["Scanner"]
 
@@ -67,7 +68,7 @@ class Scanner:
         elif isinstance(value, set | frozenset):
             if any(isinstance(item, Input) for item in value):
                 raise GraphError(
-                    f"an output is inside a set: {value!r}.",
+                    f"an output is inside a set: {brief(value)}.",
                     remedy="Put the output into a list, tuple or dict instead.",
                 )
 

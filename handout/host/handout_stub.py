@@ -92,6 +92,11 @@ def _absent_function(name: str) -> Any:
     return absent
 
 
+def _by_its_arguments(error: BaseException) -> Any:
+    """Pickle an error of a stub class, so that the caller's process calls the real class with the error's arguments."""
+    return type(error), error.args, error.__dict__
+
+
 _stubs: dict[str, Any] = {}
 
 
@@ -103,7 +108,7 @@ def __getattr__(name: str) -> Any:
         if not name[0].isupper():
             found = _absent_function(name)
         elif name.endswith("Error"):  # user code may raise and catch such a class
-            found = type(name, (Exception,), {"__module__": "handout"})
+            found = type(name, (Exception,), {"__module__": "handout", "__reduce__": _by_its_arguments})
         else:
             found = _AbsentType(name, (_Absent,), {"__module__": "handout"})
         _stubs[name] = found

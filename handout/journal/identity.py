@@ -26,7 +26,7 @@ from handout.graph.objects import Pick
 from handout.graph.output import Output
 from handout.graph.plan import Plan
 from handout.journal.value_digest import new_walk
-from handout.journal.value_walk import ValueWalk, digest
+from handout.journal.value_walk import ValueWalk, digest, plain_text
 from handout.serialization.calls import PLAIN_TYPES, Inline, Loaded, Path, Placeholder, Slot, Taken
 
 __all__ = ["TaskIdentities"]
@@ -129,7 +129,7 @@ class TaskIdentities:
         for arg in args:
             kind = type(arg)
             if kind in PLAIN_TYPES:
-                text.append(repr(arg))
+                text.append(plain_text(arg))
             elif kind is Output and not arg._path:
                 number, path = self._plan.objects.find(arg)
                 if number is None or path:
@@ -161,4 +161,14 @@ class TaskIdentities:
 
 
 def _path_text(path: Path) -> str:
-    return repr(tuple(path))
+    """Return a path as text. Of a key that is no plain value, the text holds the key's identity."""
+    steps = [f"({kind!r}, {_key_text(key)})" for kind, key in path]
+    return f"({', '.join(steps)}{',' if len(steps) == 1 else ''})"
+
+
+def _key_text(key: Any) -> str:
+    if type(key) in PLAIN_TYPES:
+        return plain_text(key)
+    if type(key) is slice:
+        return f"slice({', '.join(map(_key_text, (key.start, key.stop, key.step)))})"
+    return new_walk().whole(key).hex()

@@ -13,10 +13,13 @@ from typing import Any, Final
 from handout.graph.output import Input
 from handout.serialization.calls import PLAIN_TYPES
 
-__all__ = ["DIGEST_SIZE", "Rule", "ValueWalk", "digest"]
+__all__ = ["DIGEST_SIZE", "Rule", "ValueWalk", "digest", "plain_text"]
 
 #: The size of an identity in bytes.
 DIGEST_SIZE: Final = 16
+
+#: Integers with more bits are written in base 16. A program may lower Python's limit to 640 digits.
+_MAX_BITS: Final = 2_000
 
 _SCALARS = frozenset({*PLAIN_TYPES, type(Ellipsis), type(NotImplemented)})
 
@@ -27,6 +30,14 @@ def digest(*parts: bytes | memoryview) -> bytes:
     for part in parts:
         made.update(part)
     return made.digest()
+
+
+def plain_text(value: Any) -> str:
+    """Return the text of a plain value, such as a number. Different values of one type have different texts.
+
+    Python refuses to write an integer of more than 4,300 digits in decimal, and takes long for it.
+    """
+    return f"{value:#x}" if type(value) is int and value.bit_length() > _MAX_BITS else repr(value)
 
 
 class ValueWalk:
@@ -62,7 +73,7 @@ class ValueWalk:
         """Return the identity of a value."""
         kind = type(value)
         if kind in _SCALARS:
-            return digest(kind.__name__.encode(), repr(value).encode("utf-8", "surrogatepass"))
+            return digest(kind.__name__.encode(), plain_text(value).encode("utf-8", "surrogatepass"))
         if isinstance(value, Input) and self._promise is not None:
             return self._promise(value, self)
         if (met := self._met.get(id(value))) is not None:

@@ -14,6 +14,7 @@ from handout.errors import CostError
 from handout.resources.names import PROBED_NAMES, SIZES
 from handout.resources.offer import Offer, read_offer
 from handout.resources.units import PARTS, format_amount
+from handout.serialization.user_objects import brief
 
 
 class Capabilities(BaseModel):
@@ -72,7 +73,7 @@ def as_capabilities(capabilities: CapabilitiesLike) -> Capabilities:
     if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
         return Capabilities(**given)
     raise CostError(
-        f"{capabilities!r} cannot be capabilities.",
+        f"{brief(capabilities)} cannot be capabilities.",
         remedy="Give a mapping such as {'memory': '8 GB', 'has_cuda': True}, or Capabilities.",
         name="capabilities",
         value=capabilities,

@@ -15,6 +15,7 @@ from handout.resources.did_you_mean import nearest_name
 from handout.resources.names import KNOWN_NAMES
 from handout.resources.needs import Entry, Needs, read_needs
 from handout.resources.units import PARTS
+from handout.serialization.user_objects import brief, text
 
 Amount = int | float | str
 """An amount of a cost: ``2``, ``0.5``, ``"2 GB"``; or a comparison such as ``">=8.6"``."""
@@ -78,7 +79,7 @@ class Cost(BaseModel):
         if value is None or isinstance(value, bool):
             return value
         raise CostError(
-            f"cpu_intensive={value!r} cannot be read: the hint is neither True nor False.",
+            f"cpu_intensive={brief(value)} cannot be read: the hint is neither True nor False.",
             remedy="Write True or False. For a number of CPU cores, write cpu=...",
             name="cpu_intensive",
             value=value,
@@ -179,7 +180,7 @@ def _variant(cost: object) -> Cost:
 
 def _no_cost(cost: object) -> CostError:
     return CostError(
-        f"{cost!r} is not a cost.",
+        f"{brief(cost)} is not a cost.",
         remedy="Give a mapping such as {'memory': '2 GB'}, a Cost, or a list of these.",
         name="cost",
         value=cost,
@@ -203,7 +204,9 @@ def _interned(entries: tuple[tuple[str, type, Any], ...]) -> Cost:
 def _build(values: dict[str, Any]) -> Cost:
     for name in values:
         if not isinstance(name, str):
-            raise CostError(f"{name!r} cannot be a name in a cost.", remedy="Write names as text.", name=str(name))
+            raise CostError(
+                f"{brief(name)} cannot be a name in a cost.", remedy="Write names as text.", name=text(name)
+            )
     try:
         return Cost(**values)
     except ValidationError as error:
@@ -211,7 +214,7 @@ def _build(values: dict[str, Any]) -> Cost:
         name = ".".join(map(str, first["loc"]))
         hint = nearest_name(name, KNOWN_NAMES)
         raise CostError(
-            f"{name}={first.get('input')!r} cannot be read: {first['msg']}.",
+            f"{name}={brief(first.get('input'))} cannot be read: {first['msg']}.",
             remedy=f"Did you mean {hint!r}?" if hint else "",
             name=name,
             value=first.get("input"),

@@ -13,6 +13,7 @@ from handout.errors import CostError, InventoryError
 from handout.resources.capabilities import Capabilities, CapabilitiesLike, as_capabilities
 from handout.resources.did_you_mean import nearest_name
 from handout.resources.numbers import is_finite_number, is_whole
+from handout.serialization.user_objects import brief, text
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _SSH_PORT: Final = 22
@@ -138,7 +139,7 @@ class Host:
         match = _ADDRESS.fullmatch(text.strip())
         if match is None:
             raise InventoryError(
-                f"{text!r} is not a host.",
+                f"{brief(text)} is not a host.",
                 remedy="Write 'host', 'user@host' or 'user@host:2222'.",
                 host=str(text),
             )
@@ -219,13 +220,16 @@ def as_host(host: Host | str) -> Host:
         return host
     if isinstance(host, str):
         return Host.parse(host)
-    raise InventoryError(f"{host!r} is not a host.", remedy="Give a Host, or text such as 'user@host:2222'.")
+    raise InventoryError(f"{brief(host)} is not a host.", remedy="Give a Host, or text such as 'user@host:2222'.")
 
 
 def _check_name(name: Any, address: str | None) -> None:
     if not isinstance(name, str) or not name.strip() or name != name.strip() or name.startswith("-"):
         raise InventoryError(
-            f"{name!r} cannot be the name of a host.", remedy="Give a text such as 'gpu1'.", host=str(name), key="name"
+            f"{brief(name)} cannot be the name of a host.",
+            remedy="Give a text such as 'gpu1'.",
+            host=text(name),
+            key="name",
         )
     if address is None and ("@" in name or re.fullmatch(r"[^:]+:\d+", name)):
         raise InventoryError(
@@ -271,4 +275,4 @@ def _ssh(host: str, ssh: Any) -> dict[str, Any]:
 
 
 def _refuse(host: str, key: str, value: Any, why: str, remedy: str) -> NoReturn:
-    raise InventoryError(f"host {host!r}: {key}={value!r} is wrong: {why}.", remedy=remedy, host=host, key=key)
+    raise InventoryError(f"host {host!r}: {key}={brief(value)} is wrong: {why}.", remedy=remedy, host=host, key=key)

@@ -15,6 +15,7 @@ from handout.resources.names import KNOWN_NAMES
 from handout.resources.numbers import is_finite_number
 from handout.resources.tracker import Tracker
 from handout.resources.units import read_amount
+from handout.serialization.user_objects import brief
 
 Path = str | PathLike[str]
 
@@ -50,11 +51,13 @@ class Inventory(Mapping[str, Host]):
     ) -> None:
         if isinstance(hosts, str | PathLike):
             raise InventoryError(
-                f"{hosts!r} is not a list of hosts.",
+                f"{brief(hosts)} is not a list of hosts.",
                 remedy=f"Read a file with Inventory.load({str(hosts)!r}), or give a list: [{str(hosts)!r}].",
             )
         if isinstance(hosts, Host):
-            raise InventoryError(f"{hosts!r} is not a list of hosts.", remedy="Give a list, also for a single host.")
+            raise InventoryError(
+                f"{brief(hosts)} is not a list of hosts.", remedy="Give a list, also for a single host."
+            )
         self._hosts: dict[str, Host] = {}
         for host in map(as_host, hosts):
             if host.name in self._hosts:
@@ -71,7 +74,7 @@ class Inventory(Mapping[str, Host]):
         """The shared amounts as they were given, by name."""
         if tracker is not None and not callable(tracker):
             raise InventoryError(
-                f"tracker={tracker!r} cannot be called.",
+                f"tracker={brief(tracker)} cannot be called.",
                 remedy="Give an async function that takes a host and returns capabilities.",
                 key="tracker",
             )
@@ -143,7 +146,7 @@ def as_inventory(inventory: InventoryLike) -> Inventory:
         return Inventory.load(inventory)
     if isinstance(inventory, Mapping) or not isinstance(inventory, Iterable):
         raise InventoryError(
-            f"{inventory!r} is not an inventory.",
+            f"{brief(inventory)} is not an inventory.",
             remedy="Give an Inventory, a list of hosts, or the path of a TOML file.",
         )
     return Inventory(inventory)
@@ -152,13 +155,13 @@ def as_inventory(inventory: InventoryLike) -> Inventory:
 def _read_shared(shared: Mapping[str, Amount]) -> dict[str, int]:
     if not isinstance(shared, Mapping):
         raise InventoryError(
-            f"shared={shared!r} is not a mapping.", remedy="Give amounts by name: {'licence': 5}.", key="shared"
+            f"shared={brief(shared)} is not a mapping.", remedy="Give amounts by name: {'licence': 5}.", key="shared"
         )
     amounts = {}
     for name, amount in shared.items():
         if name in KNOWN_NAMES:
             raise InventoryError(
-                f"shared {name}={amount!r} is wrong: every host has its own {name}.",
+                f"shared {name}={brief(amount)} is wrong: every host has its own {name}.",
                 remedy="Give the shared amount another name.",
                 key=f"shared.{name}",
             )
@@ -173,7 +176,7 @@ def _read_interval(interval_s: Any) -> float:
     if is_finite_number(interval_s) and interval_s > 0:
         return float(interval_s)
     raise InventoryError(
-        f"interval_s={interval_s!r} is wrong: it is not a number of seconds above 0.",
+        f"interval_s={brief(interval_s)} is wrong: it is not a number of seconds above 0.",
         remedy="Write a number of seconds, such as 30.",
         key="interval_s",
     )

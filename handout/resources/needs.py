@@ -12,6 +12,7 @@ from handout.errors import CostError
 from handout.resources.condition import HAS, IS, Condition, read_conditions
 from handout.resources.names import KNOWN_AMOUNTS, SIZES
 from handout.resources.units import PARTS, read_amount, split_number, unit_hint
+from handout.serialization.user_objects import brief
 
 #: One entry of a cost: the name, the value, and True if the field of this name is declared as a number.
 Entry = tuple[str, Any, bool]
@@ -149,4 +150,4 @@ def _refuse_type(name: str, value: Any) -> NoReturn:
 
 
 def _refuse(name: str, value: Any, why: str, remedy: str) -> NoReturn:
-    raise CostError(f"{name}={value!r} cannot be read: {why}.", remedy=remedy, name=name, value=value)
+    raise CostError(f"{name}={brief(value)} cannot be read: {why}.", remedy=remedy, name=name, value=value)

@@ -13,6 +13,7 @@ from handout.resources.condition import read_conditions
 from handout.resources.names import DEVICE_NAMES, KNOWN_AMOUNTS, SIZES
 from handout.resources.needs import as_size
 from handout.resources.units import PARTS, read_amount, split_number
+from handout.serialization.user_objects import brief
 
 #: One entry of capabilities: the name, the value, and a flag. The flag is True if the class of the capabilities
 #: declares the field of this name as a number.
@@ -143,4 +144,4 @@ def _devices(count: int | None, memory: list[int]) -> tuple[int, ...]:
 
 
 def _refuse(name: str, value: Any, why: str, remedy: str) -> NoReturn:
-    raise CostError(f"{name}={value!r} cannot be read: {why}.", remedy=remedy, name=name, value=value)
+    raise CostError(f"{name}={brief(value)} cannot be read: {why}.", remedy=remedy, name=name, value=value)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from handout.errors import CostError
 from handout.resources.names import COUNTS
+from handout.serialization.user_objects import brief
 
 #: Number of parts in one unit.
 PARTS: Final = 10_000
@@ -186,4 +187,4 @@ def _unit_remedy(name: str, word: str, size: bool) -> str:
 
 
 def _refuse(name: str, value: Any, why: str, remedy: str) -> CostError:
-    return CostError(f"{name}={value!r} cannot be read: {why}.", remedy=remedy, name=name, value=value)
+    return CostError(f"{name}={brief(value)} cannot be read: {why}.", remedy=remedy, name=name, value=value)

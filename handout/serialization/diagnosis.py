@@ -8,9 +8,12 @@ from typing import Any, Callable
 
 from handout.serialization import functions_by_value
 from handout.serialization.pickling import UNPICKLABLE_TYPES, Segment, Snapshot, dumps
+from handout.serialization.user_objects import brief, text, type_name
 
 #: A search tries to pickle at most this many objects. Then it names the innermost failing part that it has found.
 _MAX_TRIED = 2000
+#: A path shows at most this many characters of a key.
+_MAX_KEY = 80
 
 
 class CannotPickleError(TypeError):
@@ -41,18 +44,13 @@ def find_unpicklable(value: Any, path: str, pickle_part: Callable[[Any], Any] | 
     search = _Search(pickle_part or (lambda part: dumps(part, Snapshot())))
     reason = search.refusal(value)
     while not isinstance(value, UNPICKLABLE_TYPES) and not isinstance(reason, RecursionError):
-        for step, part in _parts(value):
-            why = search.refusal(part)
-            if why is not None:
-                value, path, reason = part, path + step, why
-                break
-        else:
+        found = search.refused_part(value)
+        if found is None:
             break
-    kind = type(value)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return CannotPickleError(
-        path, name, str(reason) if reason is not None else "pickling failed, but succeeded when tried again"
-    )
+        step, value, reason = found
+        path += step
+    said = text(reason) if reason is not None else "pickling failed, but succeeded when tried again"
+    return CannotPickleError(path, type_name(value), said)
 
 
 class _Search:
@@ -60,6 +58,17 @@ class _Search:
         self.pickle_part = pickle_part
         self.seen: list[Any] = []
         self.ids: set[int] = set()
+
+    def refused_part(self, value: Any) -> tuple[str, Any, BaseException] | None:
+        """Return the first part of `value` that cannot be pickled, with the step to it and the error."""
+        try:
+            for step, part in _parts(value):
+                why = self.refusal(part)
+                if why is not None:
+                    return step, part, why
+        except Exception:  # reading an attribute may run user code, such as a property
+            return None
+        return None
 
     def refusal(self, part: Any) -> BaseException | None:
         """Try to pickle `part`, and return the error that this raises.
@@ -81,14 +90,14 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield ``(step, part)`` for each part of `value`. The step, such as ``[0]``, leads from `value` to the part."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield f"[{key!r}]", item
-            yield f"[key {key!r}]", key
+            yield f"[{brief(key, _MAX_KEY)}]", item
+            yield f"[key {brief(key, _MAX_KEY)}]", key
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield f"[{index}]", item
     elif isinstance(value, (set, frozenset)):
         for item in value:
-            yield f"{{{item!r}}}", item
+            yield f"{{{brief(item, _MAX_KEY)}}}", item
     if isinstance(value, types.FunctionType):
         yield from _function_parts(value)
     elif isinstance(value, types.MethodType):

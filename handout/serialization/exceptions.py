@@ -2,70 +2,191 @@
 
 An exception, its causes and its contexts form a chain. Each exception of the chain is pickled separately. If a cause or
 a context cannot be pickled, the other exceptions still arrive. In place of the missing exception, the receiver
-makes a substitute from the name of its type and from its message.
+makes a substitute from the name of its type and from its message. The same holds for the members of an exception group.
+
+An exception's class is user code. So this module reads and writes causes, contexts and notes through the descriptors of
+`BaseException`, which no class can replace.
 """
 
 from __future__ import annotations
 
 import pickle
 import traceback
-from typing import Any, Callable
+from types import TracebackType
+from typing import Any, Callable, NamedTuple
 
+from handout.serialization import exception_parts, user_objects
+from handout.serialization.exception_parts import attributes_of
 from handout.serialization.pickling import Segment, dumps, loads
+from handout.serialization.user_objects import shortened, type_name
+
+__all__ = [
+    "Described", "add_note", "cause_of", "describe", "dump_exception", "load_class", "load_exception", "message",
+    "notes", "traceback_of", "traceback_text", "type_name",
+]  # fmt: skip
 
 #: A function that takes the type name and the message of an exception, and returns a substitute for the exception.
 Fallback = Callable[[str, str], BaseException]
 
 #: At most this many exceptions of one chain are encoded.
 _MAX_CHAIN = 32
+#: The report of a failure contains at most this many characters of the traceback.
+_MAX_TEXT = 64 << 10
+#: At most this many notes of one exception are encoded.
+_MAX_NOTES = 100
+
+_CAUSE: Any = BaseException.__dict__["__cause__"]
+_CONTEXT: Any = BaseException.__dict__["__context__"]
+_SUPPRESS: Any = BaseException.__dict__["__suppress_context__"]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
-def type_name(exc: BaseException) -> str:
-    """Return the name of an exception's type, such as ``ValueError`` or ``pkg.mod.Error``."""
-    kind = type(exc)
-    home = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
-    return home + kind.__qualname__
+class Described(NamedTuple):
+    """What a process tells another one about an exception."""
+
+    type: str
+    message: str
+    #: The traceback.
+    text: str
+    #: What `load_exception` reads, or None.
+    pickled: bytes | None
+    #: True if user code did not return in time. It still runs, in a thread of this process.
+    is_overdue: bool
+
+
+def describe(exc: BaseException, most_bytes: int = 0) -> Described:
+    """Describe an exception. This calls user code, and takes at most `user_objects.LIMIT_S` seconds.
+
+    What user code does not give in time is replaced by a text that says so.
+
+    Args:
+        exc: The exception.
+        most_bytes: The largest size of the pickled exception. If 0, the exception is not pickled. Of a larger
+            exception, only the class is pickled.
+    """
+    name = type_name(exc)
+    silent = f"<no text: str() did not return within {user_objects.LIMIT_S:g} s>"
+    found = Described(name, silent, _frames(exc) + f"{name}: {silent}\n", None, False)
+
+    def work() -> None:
+        nonlocal found
+        said = message(exc)
+        found = found._replace(message=said, text=_frames(exc) + f"{name}: {said}\n")
+        found = found._replace(text=traceback_text(exc))
+        if most_bytes:
+            try:
+                pickled = _dump(exc)
+                found = found._replace(pickled=pickled if len(pickled) <= most_bytes else _dump(exc, class_only=True))
+            except BaseException:  # a metaclass may raise anything; the text goes without the exception
+                return
+
+    if _is_plain(exc):
+        work()
+        return found
+    try:
+        user_objects.bounded(work)
+    except user_objects.OverdueError:
+        return found._replace(is_overdue=True)
+    except RuntimeError:
+        said = "<no text: the system has no thread left to call str() in>"
+        return found._replace(message=said, text=_frames(exc) + f"{name}: {said}\n")
+    return found
+
+
+def _is_plain(exc: BaseException) -> bool:
+    """Return True if describing an exception runs no user code."""
+    seen: list[BaseException] = []
+    todo: list[Any] = [exc]
+    while todo:
+        each = todo.pop()
+        if each is None or any(each is one for one in seen):
+            continue
+        # For an AttributeError, Python looks for similar names, and asks the object that lacks the attribute.
+        if attributes_of(each) or issubclass(type(each), AttributeError) or not user_objects.is_plain(each):
+            return False
+        seen.append(each)
+        todo += [_CAUSE.__get__(each), _CONTEXT.__get__(each)]
+    return True
+
+
+def cause_of(exc: BaseException) -> BaseException | None:
+    """Return the ``__cause__`` of an exception. This runs no code of its class."""
+    found: BaseException | None = _CAUSE.__get__(exc)
+    return found
+
+
+def traceback_of(exc: BaseException) -> TracebackType | None:
+    """Return the ``__traceback__`` of an exception. This runs no code of its class."""
+    found: TracebackType | None = _TRACEBACK.__get__(exc)
+    return found
 
 
 def message(value: object) -> str:
     """Return the text of an exception or a note. If ``str`` raises an error, return a text that says this instead."""
-    try:
-        return str(value)
-    except BaseException as error:  # __str__ is user code, and may also raise SystemExit
-        return f"<no text: str() raised {type(error).__name__}>"
+    return user_objects.text(value)
+
+
+def notes(exc: BaseException) -> list[str]:
+    """Return the notes of an exception that are texts."""
+    return [note for note in _raw_notes(exc) if type(note) is str]
+
+
+def add_note(exc: BaseException, note: str) -> None:
+    """Add a note to an exception, if the exception can take one.
+
+    An exception cannot take notes if its ``__notes__`` is no list. Its class cannot refuse them: this function does not
+    call ``add_note``, which the class may define, and sets no attribute.
+    """
+    held = attributes_of(exc).setdefault("__notes__", [])
+    if type(held) is list:
+        held.append(note)
 
 
 def traceback_text(exc: BaseException) -> str:
-    """Return the traceback as Python prints it, with all causes and contexts."""
+    """Return the traceback as Python prints it, with all causes and contexts. Of a long text, the middle is missing."""
     try:
-        return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        lines = traceback.format_exception(type(exc), exc, _TRACEBACK.__get__(exc))
     except BaseException as error:
-        return f"{type_name(exc)}: {message(exc)} (formatting the traceback raised {type(error).__name__})\n"
+        said = f"{type_name(exc)}: {message(exc)} (formatting the traceback raised {type_name(error)})\n"
+        return shortened(_frames(exc) + said, _MAX_TEXT)
+    return shortened("".join(lines), _MAX_TEXT)
+
+
+def _frames(exc: BaseException) -> str:
+    """Return the part of the traceback that lists the frames. This calls no method of the exception."""
+    trace = _TRACEBACK.__get__(exc)
+    return "Traceback (most recent call last):\n" + "".join(traceback.format_tb(trace)) if trace is not None else ""
 
 
 def _blob(exc: BaseException) -> bytes | None:
     """Return `exc` as bytes. Return None if `exc` cannot be pickled, or if the bytes do not load as the same type.
 
-    Loading often fails if the class defines ``__init__``, because Python then calls it with the exception's ``args``.
+    If the way in which the class pickles its exceptions fails, the exception is pickled by its parts.
     """
-    try:
-        data = b"".join(dumps(exc))
-        return data if type(loads(data)).__name__ == type(exc).__name__ else None
-    except BaseException:  # pickling and loading run user code, which may raise any exception
-        return None
+    for value in (exc, exception_parts.Parts(exc)):
+        try:
+            data = b"".join(dumps(value))
+            if type_name(loads(data)) == type_name(exc):
+                return data
+        except BaseException:  # pickling and loading run user code, which may raise any exception
+            continue
+    return None
 
 
-def dump_exception(exc: BaseException) -> tuple[bytes | None, str]:
+def dump_exception(exc: BaseException) -> tuple[bytes, str]:
     """Return `exc` as bytes, and its traceback as text.
 
-    The bytes are None if `exc` itself cannot be pickled. A process that gets no bytes, or cannot load them, uses the
-    text.
+    If `exc` itself cannot be pickled, the bytes hold its class, if that can be pickled, and the other exceptions of its
+    chain.
     """
-    text = traceback_text(exc)
+    return _dump(exc), traceback_text(exc)
+
+
+def _dump(exc: BaseException, class_only: bool = False) -> bytes:
     chain: list[dict[str, Any]] = []
     numbers: dict[int, int] = {}
 
-    def add(each: BaseException | None) -> int:
+    def add(each: Any) -> int:
         """Add an exception, its cause and its context to the chain, and return the exception's index in the chain.
 
         Return -1 if there is no exception, or if the chain is full.
@@ -75,63 +196,124 @@ def dump_exception(exc: BaseException) -> tuple[bytes | None, str]:
         if id(each) in numbers:
             return numbers[id(each)]
         number = numbers[id(each)] = len(chain)
-        entry: dict[str, Any] = {"blob": _blob(each), "type": type_name(each), "message": message(each)}
+        entry: dict[str, Any] = {
+            "blob": None if class_only else _blob(each),
+            "type": type_name(each),
+            "message": message(each),
+        }
         chain.append(entry)
-        notes = getattr(each, "__notes__", None)
-        entry["notes"] = [message(note) for note in notes] if isinstance(notes, (list, tuple)) else []
-        entry["cause"], entry["context"] = add(each.__cause__), add(each.__context__)
-        entry["suppress"] = each.__suppress_context__
+        entry["notes"] = [message(note) for note in _raw_notes(each)]
+        if entry["blob"] is None and not class_only and exception_parts.is_group(each):
+            shell, members = exception_parts.group_shell(each)
+            entry["shell"], entry["members"] = _value_blob(shell), [add(member) for member in members]
+        entry["cause"], entry["context"] = add(_CAUSE.__get__(each)), add(_CONTEXT.__get__(each))
+        entry["suppress"] = _SUPPRESS.__get__(each)
         return number
 
     add(exc)
-    if chain[0]["blob"] is None:
-        return None, text
-    return pickle.dumps(chain, 5), text
+    if chain[0]["blob"] is None or exception_parts.has_own_pickling(type(exc)):
+        chain[0]["class"] = _value_blob(type(exc))
+    return pickle.dumps(chain, 5)
 
 
-def load_exception(blob: Segment, fallback: Fallback | None = None) -> BaseException:
+def _raw_notes(exc: BaseException) -> list[Any]:
+    found: Any = attributes_of(exc).get("__notes__")
+    return list(found[:_MAX_NOTES]) if type(found) in (list, tuple) else []
+
+
+def _value_blob(value: Any) -> bytes | None:
+    """Return a class, or what `exception_parts.group_shell` made, as bytes, or None if it cannot be pickled."""
+    try:
+        return b"".join(dumps(value))
+    except BaseException:  # a metaclass or an attribute is user code
+        return None
+
+
+def load_class(blob: Segment) -> type[BaseException] | None:
+    """Return the class of an exception that `dump_exception` encoded, if the class itself can be loaded here.
+
+    `dump_exception` encodes the class of each exception that may not load.
+    """
+    found = pickle.loads(blob)[0].get("class")
+    if found is None:
+        return None
+    try:
+        kind = loads(found)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a module may be missing, and may raise anything when it is imported
+        return None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseException) else None
+
+
+def load_exception(
+    blob: Segment,
+    fallback: Fallback | None = None,
+    first: Callable[[BaseException | None], BaseException] | None = None,
+) -> BaseException:
     """Return the exception that `dump_exception` encoded, with its causes and contexts.
 
     Args:
         blob: The bytes.
         fallback: Makes the substitute for an exception that has no bytes or cannot be loaded in this process. Default:
-            a plain `Exception` replaces a cause or a context, and nothing replaces the first exception of the chain.
+            a plain `Exception` replaces it.
+        first: Makes the substitute for the first exception of the chain. It takes the error that loading the exception
+            raised, or None if the exception has no bytes. Default: `fallback` makes it.
 
     Raises:
-        Exception: No `fallback` was given, and loading the first exception of the chain raised this error.
+        Exception: Neither `fallback` nor `first` was given, and loading the first exception of the chain raised this
+            error.
     """
     chain: list[dict[str, Any]] = pickle.loads(blob)
-    if fallback is None:
-        loaded: list[BaseException] = [loads(chain[0]["blob"]), *(_load_entry(entry, _plain) for entry in chain[1:])]
-        _restore_notes(loaded[0], chain[0])
-    else:
-        loaded = [_load_entry(entry, fallback) for entry in chain]
-    for exc, entry in zip(loaded, chain):
-        exc.__cause__ = loaded[entry["cause"]] if entry["cause"] >= 0 else None
-        exc.__context__ = loaded[entry["context"]] if entry["context"] >= 0 else None
-        exc.__suppress_context__ = entry["suppress"]
+    loaded: dict[int, BaseException] = {}
+
+    def load(number: int) -> BaseException:
+        if number not in loaded:
+            entry = chain[number]
+            members = [load(member) if member >= 0 else _left_out() for member in entry.get("members", ())]
+            made, problem = _load_entry(entry, members)
+            if made is None:
+                if number == 0 and first is not None:
+                    made = first(problem)
+                elif number == 0 and fallback is None:
+                    raise problem or pickle.UnpicklingError(f"{entry['type']} has no bytes")
+                else:
+                    made = (fallback or _plain)(entry["type"], entry["message"])
+            if entry["notes"]:
+                attributes_of(made)["__notes__"] = list(entry["notes"])
+            loaded[number] = made
+        return loaded[number]
+
+    for number, entry in enumerate(chain):
+        exc = load(number)
+        _CAUSE.__set__(exc, load(entry["cause"]) if entry["cause"] >= 0 else None)
+        _CONTEXT.__set__(exc, load(entry["context"]) if entry["context"] >= 0 else None)
+        _SUPPRESS.__set__(exc, entry["suppress"])
     return loaded[0]
 
 
-def _load_entry(entry: dict[str, Any], fallback: Fallback) -> BaseException:
-    exc: Any = None
-    if entry["blob"] is not None:
-        try:
-            exc = loads(entry["blob"])
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # a module may be missing, and an __init__ may raise any exception
-            exc = None
-    if not isinstance(exc, BaseException):
-        exc = fallback(entry["type"], entry["message"])
-    loaded: BaseException = exc
-    _restore_notes(loaded, entry)
-    return loaded
+def _load_entry(
+    entry: dict[str, Any], members: list[BaseException]
+) -> tuple[BaseException | None, BaseException | None]:
+    """Return the exception of an entry, or None and the error that loading it raised, if any."""
+    try:
+        if entry["blob"] is not None:
+            made = loads(entry["blob"])
+        elif entry.get("shell") is not None:
+            made = exception_parts.group_from(loads(entry["shell"]), members)
+        else:
+            return None, None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # a module may be missing, and user code may raise any exception
+        return None, problem
+    if not issubclass(type(made), BaseException):
+        return None, TypeError(f"the bytes hold an object of type {type_name(made)}")
+    return made, None
 
 
-def _restore_notes(exc: BaseException, entry: dict[str, Any]) -> None:
-    if entry["notes"]:
-        exc.__dict__["__notes__"] = list(entry["notes"])
+def _left_out() -> BaseException:
+    return Exception("This exception was left out, because the group has too many.")
 
 
 def _plain(name: str, text: str) -> BaseException:

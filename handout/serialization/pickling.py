@@ -32,7 +32,7 @@ import types
 import weakref
 from typing import Any, Callable, Union
 
-from handout.serialization import classes_by_value, functions_by_value
+from handout.serialization import classes_by_value, exception_parts, functions_by_value
 
 Segment = Union[bytes, bytearray, memoryview]
 Function = types.FunctionType
@@ -149,6 +149,8 @@ class Pickler(pickle.Pickler):
                 return functions_by_value.reduce_builtin(obj)
             name = functions_by_value.importable_name(obj)
             return self.cls(obj) if name is None else self._named(obj, name)
+        if issubclass(kind, BaseException):
+            return exception_parts.reduce_exception(obj)
         if _ENUMS_BY_GETATTR and isinstance(kind, enum.EnumMeta) and kind.__reduce_ex__ in _ENUMS_BY_GETATTR:
             return kind, (obj._value_,)
         return NotImplemented

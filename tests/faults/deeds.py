@@ -190,15 +190,15 @@ def start_threads(most: int) -> int:
 
 
 class Stubborn(Exception):
-    """An exception that pickle cannot rebuild, because its constructor needs more than ``args``."""
+    """An exception that cannot be pickled, because it holds a lock."""
 
-    def __init__(self, what: str, *, code: int) -> None:
+    def __init__(self, what: str) -> None:
         super().__init__(what)
-        self.code = code
+        self.lock = threading.Lock()
 
 
 def raise_stubborn() -> None:
-    raise Stubborn("no way back", code=3)
+    raise Stubborn("no way back")
 
 
 def interrupt() -> None:

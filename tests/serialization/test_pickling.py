@@ -351,10 +351,11 @@ def test_arguments_that_cannot_be_loaded_are_not_the_users_error() -> None:
 
 
 class Picky(Exception):
-    """An exception whose ``__init__`` cannot be called with its ``args``."""
+    """An exception that cannot be pickled, because it holds a lock."""
 
     def __init__(self, code: int, *, detail: str) -> None:
         super().__init__(f"{code} {detail}")
+        self.lock = threading.Lock()
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -382,9 +383,11 @@ def test_an_exception_keeps_type_arguments_notes_cause_and_text() -> None:
     assert "direct cause" in text
 
 
-def test_an_exception_that_does_not_load_has_no_bytes_and_keeps_its_text() -> None:
+def test_an_exception_that_cannot_be_pickled_keeps_its_class_and_its_text() -> None:
     blob, text = exceptions.dump_exception(raised(Picky(3, detail="no")))
-    assert blob is None
+    assert exceptions.load_class(blob) is Picky
+    with pytest.raises(pickle.UnpicklingError, match="Picky"):
+        exceptions.load_exception(blob)
     assert "Picky: 3 no" in text
 
 
@@ -416,4 +419,6 @@ def test_exceptions_that_are_each_others_cause_come_back_as_a_ring() -> None:
 
 
 def test_an_exception_with_a_lock_in_it_keeps_its_text() -> None:
-    assert exceptions.dump_exception(ValueError(threading.Lock()))[0] is None
+    blob, text = exceptions.dump_exception(ValueError(threading.Lock()))
+    assert exceptions.load_class(blob) is ValueError
+    assert "lock object" in text

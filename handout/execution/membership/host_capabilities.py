@@ -11,10 +11,10 @@ import anyio
 
 from handout.errors import BootstrapError, GraphError, HandoutError, HostError, HostLostError, WireError
 from handout.execution.membership.agent_proxy import AgentProxy
-from handout.failures import has_text
 from handout.graph.naming import name_of
 from handout.resources import Capabilities, Host, Tracker, as_capabilities, as_probed, compile_capabilities, effective
 from handout.serialization import exceptions
+from handout.serialization.user_objects import has_text
 from handout.transport.agent_link import AgentLink
 
 __all__ = ["HostCapabilities", "read_probe"]
@@ -125,12 +125,12 @@ class HostCapabilities:
             raise
         except BaseException as error:  # a tracker may raise anything; some test tools raise such subclasses
             task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if issubclass(type(error), asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # Handout cancelled this call, so the tracker has not failed
-            if isinstance(error, HandoutError) and has_text(error):
+            if issubclass(type(error), HandoutError) and has_text(error):
                 raise
             name = self._host.name
-            reason = f"{type(error).__name__}: {exceptions.message(error)}"
+            reason = f"{exceptions.type_name(error)}: {exceptions.message(error)}"
             if limit.expired():
                 reason = f"no answer within {self._limit_s:g} s"
             raise HostError(

@@ -33,14 +33,16 @@ from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.recording.recorder import Recorder
 from handout.execution.shell.code_uses import CodeUses
 from handout.execution.shell.object_traffic import ObjectTraffic
+from handout.execution.shell.retry_decisions import RetryDecisions
 from handout.execution.shell.run_state import RunRecorder, RunState
 from handout.execution.shell.task_classes import TaskClassTable
-from handout.failures import Failure, has_text, of_exception
+from handout.failures import Failure, of_exception
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.core import Core
 from handout.scheduler.task_states import Outcome
 from handout.serialization import exceptions
+from handout.serialization.user_objects import has_text
 
 __all__ = ["Driver"]
 
@@ -89,6 +91,8 @@ class Driver:
         #: The error with which every run ends after the core or the driver has failed. None if neither has failed.
         self.broken: InternalError | None = None
         self._closed = False
+        #: One for all hosts, so that no two calls of the user's functions run at the same time.
+        self.retry_decisions = RetryDecisions(self._loop)
         traffic = ObjectTraffic(self.runs, self.agents, self.core, self.post)
         #: Maps each class of commands to the method that performs them. The simulator wraps these methods, so that it
         #: can kill a controller between two commands.
@@ -162,7 +166,7 @@ class Driver:
             error = error.exceptions[0]
         logger.error("Handout itself failed.", exc_info=error)
         self.broken = InternalError(
-            f"Handout itself failed: {type(error).__name__}: {exceptions.message(error)}.",
+            f"Handout itself failed: {exceptions.type_name(error)}: {exceptions.message(error)}.",
             remedy="Please report this error, with the traceback of its cause.",
         )
         self.broken.__cause__ = error
@@ -495,10 +499,10 @@ def _failure(run: RunState, task: int, outcome: Outcome, found: object, cause: i
 
 def _allocator_error(error: BaseException) -> AllocatorError:
     """Return the error of a run whose allocator raised an exception."""
-    if isinstance(error, AllocatorError) and has_text(error):
-        return error  # its text names the mistake already
+    if issubclass(type(error), AllocatorError) and has_text(error):
+        return error  # type: ignore[return-value]  # its text names the mistake already
     found = AllocatorError(
-        f"the allocator raised {type(error).__name__}: {exceptions.message(error)}.",
+        f"the allocator raised {exceptions.type_name(error)}: {exceptions.message(error)}.",
         remedy="Look at the allocator's exception and its traceback, which are the cause of this error.",
     )
     found.__cause__ = error

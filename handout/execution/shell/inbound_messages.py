@@ -21,7 +21,6 @@ from handout.protocol import codec, messages, numbering
 from handout.protocol.frames import Message, Piece, ProtocolError
 from handout.scheduler import events as ev
 from handout.scheduler.handlers.retries import may_repeat
-from handout.serialization import exceptions
 
 __all__ = ["InboundMessages"]
 
@@ -133,7 +132,23 @@ class InboundMessages:
         profile = run.spec.profiles[run.spec.profile[task]]
         retries = profile.retries if may_repeat(profile, failure.kind) else 0
         run.histories.setdefault(task, AttemptHistory(failure)).note(failure, retries)
-        retryable = failure.report["retryable"] = self._is_retryable(run, task, failure)
+        retry_on = run.plan.options[task].retry_on
+        if failure.kind in ("unserializable", "too_large"):
+            self._decided(run, task, attempt, failure, False)  # the next attempt would return such a result too
+        elif retry_on is None:
+            self._decided(run, task, attempt, failure, True)
+        else:
+            self._driver.retry_decisions.ask(
+                retry_on, failure, lambda yes: self._decided(run, task, attempt, failure, yes)
+            )
+
+    def _decided(self, run: RunState, task: int, attempt: int, failure: Failure, retryable: bool) -> None:
+        """Tell the core and the watchers about a failed attempt, once it is known if another attempt may help."""
+        host = failure.host or ""
+        if self._driver.runs.get(run.number) is not run:
+            self._driver.post(ev.TasksRecalled(host, run.number, [task], [attempt]))  # see `_on_finished`
+            return
+        failure.report["retryable"] = retryable
         if run.recorder is not None:
             run.recorder.failed(failure, task, attempt)
         if run.watchers:
@@ -142,30 +157,7 @@ class InboundMessages:
         need = failure.report.get("need")
         need = need if isinstance(need, int) and need > 0 else 0
         called = may_have_run(failure)
-        self._driver.post(ev.TaskFailed(agent.name, number, task, attempt, kind, retryable, failure, need, called))
-
-    def _is_retryable(self, run: RunState, task: int, failure: Failure) -> bool:
-        """Return True if another attempt may help, according to the user's ``retry_on``.
-
-        The exception is unpickled only if ``retry_on`` needs the exception. A task whose result cannot be pickled, or
-        is too large, is not retried, because the next attempt would return such a result too.
-        """
-        if failure.kind in ("unserializable", "too_large"):
-            return False
-        retry_on = run.plan.options[task].retry_on
-        if retry_on is None:
-            return True
-        try:
-            if isinstance(retry_on, type | tuple):
-                return isinstance(failure.bare(), retry_on)
-            return bool(retry_on(failure.bare()))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # ``retry_on`` may raise anything; some test tools raise such subclasses
-            failure.report["retryable"] = False
-            said = f"{type(error).__name__}: {exceptions.message(error)}"
-            failure.exception.add_note(f"retry_on raised {said}, so the task was not retried.")
-            return False
+        self._driver.post(ev.TaskFailed(host, run.number, task, attempt, kind, retryable, failure, need, called))
 
     def _on_recalled(self, agent: AgentProxy, message: messages.Recalled, _: memoryview) -> None:
         for number, tasks, attempts in numbering.by_run(message.attempt_ids):

@@ -41,10 +41,6 @@ from handout.serialization import calls, diagnosis, exceptions, pickling
 #: the worker sends the gathered report before it starts the function's next task. Otherwise the results in the report
 #: would wait for that task.
 _SHORT_US = 200
-#: The report of a failure contains at most this many characters of the exception's message.
-_MAX_MESSAGE = 10_000
-#: The report of a failure contains at most this many characters of the traceback, the last ones.
-_MAX_TEXT = 64 << 10
 #: The worker's own descriptors have numbers from this one on, because user code that closes descriptors by number
 #: mostly closes low ones.
 _HIGH_FD = 512
@@ -254,7 +250,7 @@ class Worker:
         self._clean_up(current)
         # After such an error, further tasks may fail here as well, for example because this process has no descriptors,
         # no memory or no disk space left. So the worker ends.
-        if isinstance(error, (OSError, MemoryError, pickling.LoadError)):
+        if issubclass(type(error), (OSError, MemoryError, pickling.LoadError)):
             self.leaving = True
         if self._was_killed_at_limit():
             self._report_over_memory(task.number, started)
@@ -430,30 +426,21 @@ class Worker:
         """
         kind, facts = _kind_of(error, cancelled)
         # The first frames of the traceback are left out, because they show the worker's own code.
-        trace = error.__traceback__
+        trace = exceptions.traceback_of(error)
         while trace is not None and _is_own_frame(trace):
             trace = trace.tb_next
-        error = error.with_traceback(trace)
-        blob = None
-        if kind in ("raised", "input"):
-            blob, text = exceptions.dump_exception(error)
-            if blob is not None and len(blob) > _MAX_EXCEPTION:
-                blob = None
-        elif kind in ("unserializable", "too_large") and _is_raised_by_handout(error.__cause__ or error):
-            text = ""  # the traceback would only show Handout's own code
-        else:
-            text = exceptions.traceback_text(error)
-        failure = messages.TaskFailure(
-            number,
-            0,
-            kind,
-            exceptions.type_name(error),
-            exceptions.message(error)[:_MAX_MESSAGE],
-            text[-_MAX_TEXT:],
-            processes.peak_memory(),
-            **facts,
-        )
-        return failure, [blob] if blob is not None else []
+        BaseException.with_traceback(error, trace)
+        # The agent has no use for the bytes of an exception of another kind, for which the controller has an error.
+        told = exceptions.describe(error, _MAX_EXCEPTION if kind in ("raised", "input") else 0)
+        if told.is_overdue:
+            self.leaving = True  # a thread of the user's code is left in this process
+        text = told.text
+        if kind in ("unserializable", "too_large"):
+            cause = exceptions.cause_of(error)
+            if _is_raised_by_handout(error if cause is None else cause):
+                text = ""  # the traceback would only show Handout's own code
+        failure = messages.TaskFailure(number, 0, kind, told.type, told.message, text, processes.peak_memory(), **facts)
+        return failure, [told.pickled] if told.pickled is not None else []
 
     def _clean_up(self, current: Current) -> None:
         """Clean up after a task: write what it has printed, remove its scratch folder, and kill its processes.
@@ -492,24 +479,37 @@ class Worker:
         os._exit(0)
 
 
-def _kind_of(error: BaseException, cancelled: bool) -> tuple[str, dict[str, Any]]:
+def _kind_of(error: Any, cancelled: bool) -> tuple[str, dict[str, Any]]:
     """Return the kind of a failure, and the fields of `TaskFailure` that failures of this kind set in addition."""
-    if isinstance(error, diagnosis.CannotPickleError):
+    kind = type(error)  # not `isinstance`, which asks the exception for its ``__class__``
+    if issubclass(kind, diagnosis.CannotPickleError):
         return "unserializable", {"path": error.path, "culprit": error.type}
-    if isinstance(error, pickling.LoadError):
+    if issubclass(kind, pickling.LoadError):
         return "input", {}
-    if isinstance(error, DiskFullError):
+    if issubclass(kind, DiskFullError):
         return "disk", {"path": error.path, "need": error.need, "free": error.free}
-    if isinstance(error, OversizedResultError):
+    if issubclass(kind, OversizedResultError):
         return "too_large", {"size": error.size, "limit": error.limit}
-    if isinstance(error, SystemExit):
-        code = error.code
-        # A larger integer is no exit status, and the controller would refuse a message that contains it.
-        is_status = code is None or (isinstance(code, int) and abs(code) < 1 << 63)
-        return "exited", {"exit": code if is_status else exceptions.message(code)}
-    if isinstance(error, asyncio.CancelledError) and cancelled:
+    if issubclass(kind, SystemExit):
+        return "exited", {"exit": _status(error)}
+    if issubclass(kind, asyncio.CancelledError) and cancelled:
         return "cancelled", {}
     return "raised", {}
+
+
+def _status(error: BaseException) -> int | str | None:
+    """Return the status that a `SystemExit` carries: a number that a message may hold, or a text."""
+    code = _CODE.__get__(error)
+    if code is None:
+        return None
+    if issubclass(type(code), int):
+        status = int.__index__(code)  # an exact integer, also for a subclass with methods of its own
+        # A larger integer is no exit status, and the controller would refuse a message that contains it.
+        return status if abs(status) < 1 << 63 else exceptions.message(status)
+    return exceptions.message(code)
+
+
+_CODE: Any = SystemExit.__dict__["code"]
 
 
 def _open_high(path: str) -> int:
@@ -528,7 +528,7 @@ def _open_high(path: str) -> int:
 
 def _is_raised_by_handout(error: BaseException) -> bool:
     """Return True if Handout's own code raised an exception, or if C code that Handout called raised it."""
-    trace = error.__traceback__
+    trace = exceptions.traceback_of(error)
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is None or _is_own_frame(trace)

@@ -1,0 +1,219 @@
+"""Calls methods of the user's objects: their text, their ``repr`` and their conversions.
+
+A user's ``__str__``, ``__repr__`` or ``__reduce__`` may raise anything, may never return, and may return gigabytes. So
+Handout calls such methods only through this module. Each call is guarded against every exception, takes at most
+`LIMIT_S` seconds, and returns at most `MAX_TEXT` characters.
+
+A call with a limit runs in a daemon thread, because no other means ends the wait for code that catches every exception
+or hangs in C. The thread of a call that is overdue goes on until the process ends. No thread is started for text that
+is made without user code.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import reprlib
+import threading
+import types
+import weakref
+from typing import Any, Callable, TypeVar
+
+__all__ = [
+    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "is_plain", "shortened", "text", "type_name",
+]  # fmt: skip
+
+T = TypeVar("T")
+
+#: Seconds that a call of a user object may take. It is a third of the default lease, so that one such call on the
+#: thread of an event loop never makes a host count as lost.
+LIMIT_S = 5.0
+#: The most characters of the text of a user object.
+MAX_TEXT = 10_000
+#: The most characters of the ``repr`` of a user object in a message.
+_MAX_BRIEF = 300
+#: Integers with more bits are described by their size. Python refuses to write integers of more than 4,300 digits.
+_MAX_BITS = 2_000
+#: Types whose ``str`` and ``repr`` run no user code.
+_ATOMS: tuple[type, ...] = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
+
+#: `active` is True in a thread that runs a call with a limit.
+_inside = threading.local()
+#: The user's types whose text was overdue once, by ``id``. Handout does not ask for such a text again, so that many
+#: objects of one type cost one wait. The types are no keys, because a metaclass may define ``__hash__``.
+_overdue: dict[int, weakref.ref[type]] = {}
+
+
+class OverdueError(Exception):
+    """A call of a user object did not return within its limit."""
+
+
+def bounded(function: Callable[[], T], within_s: float | None = None) -> T:
+    """Call a function in a daemon thread, and return its result.
+
+    A call inside of another call with a limit runs at once, because the outer limit holds for it.
+
+    Args:
+        function: The function. It may run any user code.
+        within_s: The limit in seconds. None means `LIMIT_S`.
+
+    Raises:
+        OverdueError: The function did not return in time. Its thread goes on.
+        RuntimeError: No thread could be started.
+        BaseException: The function raised it.
+    """
+    if getattr(_inside, "active", False):
+        return function()
+    results: list[T] = []
+    errors: list[BaseException] = []
+    context = contextvars.copy_context()
+
+    def call() -> None:
+        _inside.active = True
+        try:
+            results.append(context.run(function))
+        except BaseException as error:  # raised again in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=call, name="handout-user-object", daemon=True)
+    thread.start()
+    thread.join(LIMIT_S if within_s is None else within_s)
+    if results:
+        return results[0]
+    if errors:
+        raise errors.pop()
+    raise OverdueError
+
+
+def type_name(value: object) -> str:
+    """Return the name of an object's type, such as ``ValueError`` or ``pkg.mod.Error``. This runs no user code."""
+    kind = type(value)
+    home: Any = _MODULE.__get__(kind)
+    name: str = _QUALNAME.__get__(kind)
+    return name if type(home) is not str or home in ("builtins", "__main__") else f"{home}.{name}"
+
+
+#: These descriptors read the names of a class even if its metaclass has attributes of the same names.
+_MODULE: Any = type.__dict__["__module__"]
+_QUALNAME: Any = type.__dict__["__qualname__"]
+_FLAGS: Any = type.__dict__["__flags__"]
+
+
+def text(value: object, limit: int = MAX_TEXT) -> str:
+    """Return the text of an exception, a note or another object, as ``str`` gives it.
+
+    If ``str`` raises an error or does not return in time, return a text that says this instead.
+
+    Args:
+        value: Any object.
+        limit: The most characters of the text.
+    """
+    return _guarded(str, value, limit)
+
+
+def has_text(value: object) -> bool:
+    """Return True if ``str`` of an object returns in time, and raises nothing."""
+    return not text(value).startswith(_NO_TEXT)
+
+
+def brief(value: object, limit: int = _MAX_BRIEF) -> str:
+    """Return what ``repr`` gives for an object, for a message. Long containers and texts are cut.
+
+    Args:
+        value: Any object.
+        limit: The most characters of the text.
+    """
+    return _guarded(_short.repr, value, limit)
+
+
+_NO_TEXT = "<no text: "
+
+
+def _guarded(convert: Callable[[Any], str], value: object, limit: int) -> str:
+    kind, name = type(value), "str()" if convert is str else "repr()"
+    if is_plain(value):
+        try:
+            return shortened(_at_once(convert, value), limit)
+        except Exception as error:
+            return f"{_NO_TEXT}{name} raised {type_name(error)}>"
+    known = _overdue.get(id(kind))
+    if known is not None and known() is kind:
+        return f"{_NO_TEXT}{name} of an object of this type did not return before>"
+
+    def work() -> str:
+        try:
+            return shortened(_at_once(convert, value), limit)
+        except BaseException as error:  # user code may raise anything
+            return f"{_NO_TEXT}{name} raised {type_name(error)}>"
+
+    try:
+        return bounded(work)
+    except OverdueError:
+        if _FLAGS.__get__(kind) & _HEAP_TYPE:
+            _overdue[id(kind)] = weakref.ref(kind)
+        return f"{_NO_TEXT}{name} did not return within {LIMIT_S:g} s>"
+    except RuntimeError:
+        return f"{_NO_TEXT}the system has no thread left to call {name} in>"
+
+
+def _at_once(convert: Callable[[Any], str], value: object) -> str:
+    if type(value) is int and value.bit_length() > _MAX_BITS:
+        return f"<an integer of {value.bit_length()} bits>"
+    said = convert(value)
+    return said if type(said) is str else str.__str__(said)  # a subclass may have methods of its own
+
+
+def is_plain(value: object) -> bool:
+    """Return True if neither ``str`` nor ``repr`` of an object runs user code."""
+    kind = type(value)
+    if _is_one_of(kind, (*_ATOMS, types.FunctionType, types.BuiltinFunctionType)):
+        return True
+    if not issubclass(kind, BaseException) or _FLAGS.__get__(kind) & _HEAP_TYPE:
+        return False
+    return all(_is_one_of(type(arg), _ATOMS) for arg in _ARGS.__get__(value))
+
+
+def _is_one_of(kind: type, kinds: tuple[type, ...]) -> bool:
+    return any(kind is each for each in kinds)  # a metaclass may define ``__eq__`` and ``__hash__``
+
+
+_ARGS: Any = BaseException.__dict__["args"]
+#: The flag of a class that was made at run time, and not by a static definition in C (``Py_TPFLAGS_HEAPTYPE``).
+_HEAP_TYPE = 1 << 9
+
+
+def shortened(said: str, limit: int) -> str:
+    """Return a text of at most `limit` characters. Of a longer text, the middle is left out."""
+    if len(said) <= limit:
+        return said
+    mark = f" [{len(said) - limit} characters left out] "
+    kept = max(limit - len(mark), 0)
+    end = kept // 3
+    return said[: kept - end] + mark + (said[-end:] if end else "")
+
+
+class _Short(reprlib.Repr):
+    """Makes a ``repr`` of bounded size. The standard class chooses a method by the name of a type alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _MAX_BRIEF
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = self.maxarray = 10
+        self.maxdict = 10
+
+    def repr1(self, x: Any, level: int) -> str:
+        kind = type(x)
+        if _is_one_of(kind, (*_CONTAINERS, str)):
+            return super().repr1(x, level)
+        if _is_one_of(kind, _ATOMS):
+            return _at_once(repr, x)
+        return self.repr_instance(x, level)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        try:
+            return shortened(_at_once(repr, x), _MAX_BRIEF)
+        except Exception as error:
+            return f"<{type_name(x)} object whose repr() raised {type_name(error)}>"
+
+
+_CONTAINERS: tuple[type, ...] = (list, tuple, dict, set, frozenset)
+_short = _Short()

@@ -1,0 +1,154 @@
+"""Texts of user objects, which may raise anything, hang and be huge."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from handout.serialization import exceptions, user_objects
+from handout.serialization.user_objects import bounded, brief, has_text, shortened, text, type_name
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_objects, "LIMIT_S", 0.05)
+
+
+class Text(str):
+    """A text with methods of its own."""
+
+    def __getitem__(self, key: Any) -> Any:
+        raise RuntimeError("no item")
+
+
+def raising(error: BaseException) -> Any:
+    """Return an object whose text and ``repr`` raise an error."""
+
+    def fail(self: object) -> str:
+        raise error
+
+    return type("Raising", (Exception,), {"__str__": fail, "__repr__": fail, "__getattr__": lambda *_: fail(None)})()
+
+
+@pytest.mark.parametrize("error", [ValueError("v"), SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+@pytest.mark.parametrize("ask", [text, brief])
+def test_a_text_that_raises_is_told_as_such(error: BaseException, ask: Any) -> None:
+    assert f"raised {type(error).__name__}>" in ask(raising(error))
+    assert f"raised {type(error).__name__}" in exceptions.describe(raising(error)).message
+
+
+def hanging() -> Any:
+    def hang(self: object) -> str:
+        threading.Event().wait()
+        return ""
+
+    return type("Hanging", (Exception,), {"__str__": hang, "__repr__": hang})()
+
+
+@pytest.mark.parametrize("ask", [text, brief])
+@pytest.mark.usefixtures("quick")
+def test_a_text_that_hangs_is_given_up_and_its_type_is_not_asked_again(ask: Any) -> None:
+    one = hanging()
+    assert "did not return within 0.05 s" in ask(one)
+    assert "did not return before" in ask(type(one)())
+    assert not has_text(one)
+    assert has_text(ValueError("v"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_exception_whose_text_hangs_is_described_by_its_type_and_its_frames() -> None:
+    try:
+        raise hanging()
+    except Exception as error:
+        told = exceptions.describe(error, 1 << 20)
+    assert told.is_overdue
+    assert told.type.endswith("Hanging")
+    assert "did not return within" in told.message
+    assert "raise hanging()" in told.text
+    assert told.pickled is None
+
+
+def test_a_text_of_a_subclass_is_an_exact_text() -> None:
+    class Textual(Exception):
+        def __str__(self) -> str:
+            return Text("said")
+
+    assert type(text(Textual())) is str
+    assert text(Textual()) == "said"
+
+
+def test_a_long_text_loses_its_middle() -> None:
+    said = text(ValueError("a" * 20_000 + "z"))
+    assert len(said) <= user_objects.MAX_TEXT
+    assert said.startswith("aaa")
+    assert said.endswith("z")
+    assert "characters left out" in said
+    assert shortened("short", 10) == "short"
+
+
+HUGE = [10**6000, -(10**6000), [10**6000], {"a": 10**6000}, ("x" * 10**6, [1] * 10**6)]
+
+
+@pytest.mark.parametrize("value", HUGE, ids=lambda value: type(value).__name__)
+def test_a_huge_value_has_a_short_repr(value: object) -> None:
+    assert len(brief(value)) <= 1000
+    assert "raised" not in brief(value)
+
+
+@pytest.mark.parametrize("value", [None, True, 3, -2.5, "a'b", b"x", [1, "a"], (1,), {"a": [2]}, {1}, (), {}])
+def test_a_small_value_is_shown_as_it_is(value: object) -> None:
+    assert brief(value) == repr(value)
+
+
+def test_a_class_cannot_change_how_its_objects_are_named() -> None:
+    class Meta(type):
+        def __getattribute__(cls, name: str) -> Any:
+            raise RuntimeError(f"no {name}")
+
+        def __hash__(cls) -> int:
+            raise RuntimeError("no hash")
+
+        def __eq__(cls, other: object) -> bool:
+            raise RuntimeError("no comparison")
+
+    class Odd(Exception, metaclass=Meta):
+        pass
+
+    assert type_name(Odd()).endswith("Odd")
+    assert text(Odd("said")) == "said"
+
+
+def test_a_limited_call_inside_of_another_one_starts_no_thread() -> None:
+    assert bounded(lambda: threading.get_ident() == bounded(threading.get_ident))
+
+
+class Refusing(Exception):
+    """An exception that takes no notes and no attributes, and shows none."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise RuntimeError(f"no {name}")
+
+    def add_note(self, note: str) -> None:
+        raise RuntimeError("no notes")
+
+
+def test_an_exception_that_refuses_everything_takes_notes() -> None:
+    error = Refusing("said")
+    exceptions.add_note(error, "one")
+    assert exceptions.notes(error) == ["one"]
+    back = exceptions.load_exception(exceptions.dump_exception(error)[0])
+    assert type(back) is Refusing
+    assert exceptions.notes(back) == ["one"]
+
+
+@pytest.mark.parametrize("notes", [5, None, "text", ("a", "b"), {"a": 1}])
+def test_notes_that_are_no_list_stay_as_they_are(notes: Any) -> None:
+    error = ValueError("v")
+    error.__notes__ = notes
+    exceptions.add_note(error, "one")
+    assert error.__notes__ is notes
