@@ -43,6 +43,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from handout.serialization.printable import printable
+
 __all__ = [
     "AllocatorError",
     "AuthenticationError",
@@ -106,6 +108,8 @@ class HandoutError(Exception):
     remedy: str
 
     def __init__(self, problem: str = "", *, remedy: str = "", **fields: Any) -> None:
+        # A message may quote text from a host.
+        problem, remedy = printable(problem), printable(remedy)
         super().__init__(problem)
         self.problem = problem
         self.remedy = remedy

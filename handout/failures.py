@@ -24,6 +24,7 @@ from handout.errors import (
 )
 from handout.serialization import exceptions
 from handout.serialization.exception_parts import attributes_of
+from handout.serialization.printable import printable, printable_line
 
 __all__ = ["Failure", "failure", "from_report", "may_have_run", "refused"]
 
@@ -267,15 +268,19 @@ def may_have_run(failure: Failure) -> bool:
 
 
 def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickled: bytes) -> Failure:
-    """Return the failure that an agent's ``failed`` message describes."""
+    """Return the failure that an agent's ``failed`` message describes.
+
+    All texts of the message are made safe for a terminal. The pickled exception is data, and stays as it is.
+    """
+    report = {name: printable(value) if isinstance(value, str) else value for name, value in report.items()}
     return Failure(
         id=id,
         kind=str(report.get("kind", "raised")),
         host=host,
         attempts=attempts,
         traceback=str(report.get("text") or ""),
-        stderr_tail=tuple(report.get("stderr") or ()),
-        stack=tuple(report.get("stack") or ()),
+        stderr_tail=tuple(map(printable_line, report.get("stderr") or ())),
+        stack=tuple(map(printable_line, report.get("stack") or ())),
         hosts=(host,),
         elapsed_s=float(report.get("elapsed_s") or 0.0),
         report=report,

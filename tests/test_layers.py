@@ -21,11 +21,11 @@ HOUSE = Path(handout.__file__).parent
 
 #: The rooms of the house, lowest first. The set of each room has the rooms, or single modules, that it may import.
 ARROWS: dict[str, set[str]] = {
-    "errors": set(),
     # Rooms that travel to hosts.
     "protocol": set(),
     "serialization": set(),
     "host": {"protocol", "serialization"},
+    "errors": {"serialization"},  # `printable`, because a message may quote a host
     # The failures of tasks, and the events that a run sends to its watchers.
     "failures": {"errors", "serialization"},
     "events": {"errors", "failures"},

@@ -231,3 +231,18 @@ def nap(folder: str, number: int) -> int:
     for _ in range(20):
         time.sleep(0.01)
     return number
+
+
+def look_at(file: handout.File) -> tuple[str, str, str, handout.File]:
+    """Return the encoding of file names, the file's name in hexadecimal, its content and a changed copy of the file."""
+    copy = os.path.join(os.path.dirname(file.path), "copy", os.path.basename(file.path))
+    os.mkdir(os.path.dirname(copy))
+    with open(copy, "w", encoding="utf-8") as stream:
+        stream.write(file.read_text() + " and more")
+    name = os.fsencode(os.path.basename(file.path))
+    return sys.getfilesystemencoding(), name.hex(), file.read_text(), handout.File(copy)
+
+
+def say_in_colours() -> None:
+    """Print a line with a colour, and sequences that clear the screen and set the title of the window."""
+    print("\x1b[31mred\x1b[0m \x1b[2J\x1b]0;title\x07")

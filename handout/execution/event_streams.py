@@ -16,6 +16,7 @@ from handout.execution.bounded_buffer import BoundedBuffer
 from handout.execution.shell.run_state import RunState
 from handout.failures import Failure
 from handout.graph import Output
+from handout.serialization.printable import printable_line
 
 __all__ = ["Ended", "watch_ends", "watch_events", "watch_log"]
 
@@ -136,12 +137,13 @@ async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
         run.watchers.remove(watch)
 
 
-async def watch_log(run: RunState, task: int) -> AsyncIterator[str]:
+async def watch_log(run: RunState, task: int, colours: bool) -> AsyncIterator[str]:
     """Yield the lines that a task prints: first the lines that `RunLogs` has kept, then new lines until the task ends.
 
     Args:
         run: A submitted run.
         task: The number of the task.
+        colours: True to keep the sequences that set colours and styles. All other control characters are escaped.
     """
     wake = asyncio.Event()
     reader = run.logs.follow(task, wake.set)
@@ -150,7 +152,7 @@ async def watch_log(run: RunState, task: int) -> AsyncIterator[str]:
     try:
         while True:
             for line in reader.take():
-                yield line
+                yield printable_line(line, colours)
             if run.outcomes[task] is not None or run.ended.is_set():
                 return
             wake.clear()

@@ -363,14 +363,17 @@ class Execution:
         """
         return watch_events(self._active)
 
-    def logs(self, id: str | Output[Any], /) -> AsyncIterator[str]:
-        """Yield the lines that a task prints: first the kept lines, then new lines until the task has ended.
+    def logs(self, id: str | Output[Any], /, *, colours: bool = False) -> AsyncIterator[str]:
+        r"""Yield the lines that a task prints: first the kept lines, then new lines until the task has ended.
 
         The controller keeps up to 256 KiB of lines for each task and 32 MiB for a run. A reader may be up to 1 MiB
         behind. Beyond these limits, the oldest lines are dropped, and a line ``[n lines dropped]`` takes their place.
 
+        Control characters are escaped in the lines, such as ``\x1b``, because a terminal would obey them.
+
         Args:
             id: The id of a function, or its output.
+            colours: True to keep the sequences that set colours and styles (ECMA-48 SGR).
 
         Returns:
             An async iterator of lines.
@@ -378,7 +381,7 @@ class Execution:
         Raises:
             GraphError: The graph has no such function, or the output is a plain value.
         """
-        return watch_log(self._active, self._task_of(id))
+        return watch_log(self._active, self._task_of(id), colours)
 
     def explain(self, id: str | Output[Any], /) -> Explanation:
         """Explain where a task is, and why it does not run.

@@ -12,6 +12,7 @@ from handout.resources.lack import Lack
 from handout.resources.names import DEVICE_NAMES, KNOWN_NAMES, SIZES
 from handout.resources.offer import Offer
 from handout.resources.units import PARTS, format_amount
+from handout.serialization.printable import printable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,7 +175,7 @@ def _said(name: str, offer: Offer) -> str:
     if isinstance(said, bool):
         return f"{name}={said}"
     if said is not None:
-        texts = ", ".join(sorted(said))
+        texts = printable(", ".join(sorted(said)))  # the host chose them
         return f"{name}={texts}" if len(said) == 1 else f"{name} one of {{{texts}}}"
     parts = offer.amount(name)
     return f"no {name}" if parts is None else f"{name}={format_amount(parts, size=name in offer.sizes)}"

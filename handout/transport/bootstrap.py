@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from handout.errors import BootstrapError
+from handout.serialization.printable import printable
 from handout.transport.bundle import agent_bundle, boot_source
 
 __all__ = ["OLDEST_PYTHON", "Bootstrap", "MarkedOutput", "StartedAgent", "relay_command"]
@@ -100,7 +101,7 @@ class MarkedOutput:
 
     def printed(self) -> str:
         """Return the end of the noise as text, for an error message."""
-        return self.noise[-_NOISE_KEPT:].decode("utf-8", "replace").strip()
+        return printable(self.noise[-_NOISE_KEPT:].decode("utf-8", "replace").strip())
 
 
 class Bootstrap:

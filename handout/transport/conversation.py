@@ -20,6 +20,7 @@ from handout.protocol.frames import Buffer, Hello, Message, Piece, ProtocolError
 from handout.protocol.messages import AnyMessage
 from handout.protocol.session import Session, Source
 from handout.serialization import exceptions
+from handout.serialization.printable import printable
 from handout.transport.connection import Connection
 from handout.transport.handshake import greeting, refusal, shake_hands
 
@@ -278,7 +279,11 @@ class Conversation:
         if not self._met or self._garbled > _MAX_GARBLED:
             self._fail(self._broken_protocol(error))
             return
-        logger.warning("The agent on host %s broke the protocol, so the controller reconnects: %s.", self._host, error)
+        logger.warning(
+            "The agent on host %s broke the protocol, so the controller reconnects: %s.",
+            self._host,
+            printable(str(error)),
+        )
         connection.lost(error)
         connection.close()
 

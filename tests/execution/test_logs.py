@@ -179,3 +179,14 @@ async def test_output_comes_while_a_task_runs_and_after_its_process_was_killed(
     failure = results.failures[out.id]
     assert isinstance(failure.exception, handout.WorkerDiedError)
     assert list(failure.stderr_tail) == ["to stderr"]
+
+
+async def test_a_terminal_obeys_nothing_that_a_task_prints_but_colours_if_asked() -> None:
+    graph = Graph()
+    out = graph.add(work.say_in_colours)
+    async with Cluster([Host.local("one")]) as cluster, cluster.start(graph) as execution:
+        await execution.results()
+        plain = [line async for line in execution.logs(out)]
+        coloured = [line async for line in execution.logs(out, colours=True)]
+    assert plain == ["\\x1b[31mred\\x1b[0m \\x1b[2J\\x1b]0;title\\x07"]
+    assert coloured == ["\x1b[31mred\x1b[0m \\x1b[2J\\x1b]0;title\\x07"]
