@@ -90,8 +90,10 @@ async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
 def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     """Run a graph as `execute` does, from code that is not async.
 
-    Ctrl-C ends the tasks on the hosts, logs how many tasks had ended, and raises `KeyboardInterrupt`. A second Ctrl-C
-    ends the program at once. The supervisor on each host then ends the tasks there when the lease is over.
+    Ctrl-C and SIGTERM end the tasks on the hosts, log how many tasks had ended, and raise `KeyboardInterrupt` or
+    `SystemExit`. A second signal ends the program at once. The supervisor on each host then ends the tasks there when
+    the lease is over. This holds in the main thread, for each of the two signals that the program does not handle
+    itself.
 
     Args:
         graph: A graph, or a list of `function` entries.
@@ -103,6 +105,7 @@ def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     Raises:
         HandoutError: An event loop is running in this thread. In such a thread, await `execute` instead.
         KeyboardInterrupt: Ctrl-C was pressed.
+        SystemExit: SIGTERM came. The exit status is 143.
         Exception: All that `execute` raises.
 
     Example:
@@ -123,10 +126,10 @@ async def _until_interrupted(execution: Execution) -> Results:
         try:
             return await execution.results()
         except asyncio.CancelledError:
-            # Only Ctrl-C cancels this asyncio task.
+            # Only Ctrl-C and SIGTERM cancel this asyncio task.
             logger.warning(
-                "Interrupted: %r. The tasks of this run are being ended. A second Ctrl-C ends this program at once. "
-                "The hosts then end the tasks a little later.",
+                "Interrupted: %r. The tasks of this run are being ended. A second Ctrl-C or SIGTERM ends this program "
+                "at once. The hosts then end the tasks a little later.",
                 execution,
             )
             raise

@@ -17,4 +17,8 @@ from tests import work
 if __name__ == "__main__":
     graph = Graph()
     graph.add(work.sleep_forever, sys.argv[2])
-    handout.run(graph, inventory=sys.argv[1], timings=replace(Timings().scaled(0.2), linger_s=1.0))
+    try:
+        handout.run(graph, inventory=sys.argv[1], timings=replace(Timings().scaled(0.2), linger_s=1.0))
+    except SystemExit:
+        print("the program's own clean-up", file=sys.stderr)
+        raise

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from handout.execution.interrupt import run_until_interrupted
 from tests.patience import HANG_S, stretched
 from tests.seen import gone, until
 from tests.sshd import OpenSsh
@@ -66,3 +68,80 @@ async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
     if times == 1:
         assert gone(int(path.read_text()))
     await until(lambda: gone(int(path.read_text())), stretched(LEASE_S + SLACK_S))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_sigterm_ends_the_program_and_its_code_on_the_hosts(sshd: OpenSsh, tmp_path: Path, times: int) -> None:
+    """After one SIGTERM, nothing is left on the host when the program ends, also no supervisor, which would linger."""
+    path = tmp_path / "pid"
+    inventory = str(sshd.inventory_file({"a": "{ cpu = 1 }"}))
+    command = [sys.executable, "-m", "tests.faults.interrupted", inventory, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as program:
+        try:
+            await until(lambda: path.exists() and path.read_text())
+            supervisor = _parent(int(path.read_text()))
+            began = time.monotonic()
+            for _ in range(times):
+                program.send_signal(signal.SIGTERM)
+                time.sleep(0.05)  # two pending signals of one kind count as one
+            program.wait(HANG_S)
+            seconds = time.monotonic() - began
+            said = program.stderr.read() if program.stderr is not None else ""
+        finally:
+            program.kill()
+    # A second signal may come while the interpreter exits, when SIGTERM has its default action again.
+    assert program.returncode in ((128 + signal.SIGTERM,) if times == 1 else (128 + signal.SIGTERM, -signal.SIGTERM))
+    assert "Interrupted: <Execution of 1 tasks: 1 handed over>" in said
+    assert times > 1 or "the program's own clean-up" in said
+    assert "Traceback" not in said
+    assert seconds < stretched(5.0)
+    if times == 1:
+        assert gone(int(path.read_text()))
+        await until(lambda: gone(supervisor), stretched(2.0))
+    await until(lambda: gone(int(path.read_text())), stretched(LEASE_S + SLACK_S))
+
+
+def _parent(pid: int) -> int:
+    """Return the parent of a process. The parent of a worker is its supervisor."""
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+
+
+def _restores(number: signal.Signals, handler: object) -> None:
+    """Check that a run leaves the handler of a signal as it was."""
+    before = signal.signal(number, handler)  # type: ignore[arg-type]
+    try:
+        assert run_until_interrupted(_handlers)[number] == (handler not in _OURS)
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+
+
+async def _handlers() -> dict[signal.Signals, bool]:
+    """Return for each signal if a run leaves it to the program."""
+    return {each: signal.getsignal(each) in (signal.SIG_IGN, _own) for each in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _own(*_: object) -> None:
+    """A handler of the program."""
+
+
+_OURS = (signal.SIG_DFL, signal.default_int_handler)
+
+
+@pytest.mark.parametrize(
+    ("number", "handler"),
+    [
+        (signal.SIGTERM, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_IGN), (signal.SIGTERM, _own),
+        (signal.SIGINT, signal.default_int_handler), (signal.SIGINT, signal.SIG_IGN), (signal.SIGINT, _own),
+    ],
+)  # fmt: skip
+def test_a_run_takes_only_signals_that_the_program_does_not_handle(number: signal.Signals, handler: object) -> None:
+    _restores(number, handler)
+
+
+def test_in_another_thread_no_signal_is_taken() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=lambda: run_until_interrupted(_handlers))
+    thread.start()
+    thread.join(HANG_S)
+    assert signal.getsignal(signal.SIGTERM) is before
