@@ -101,7 +101,8 @@ class File:
         return f"File({self.path!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _receive, (os.path.basename(self.path), *_content(self.path))
+        # The name travels as bytes, because the file systems of the two machines may have different encodings.
+        return _receive, (os.fsencode(os.path.basename(self.path)), *_content(self.path))
 
 
 # The user's code imports this class from `handout`. On a host, the stub in handout_stub.py takes the place of `handout`
@@ -121,7 +122,7 @@ def _content(path: str) -> tuple[int, Any]:
     return status.st_mode & 0o777, pickle.PickleBuffer(mapped)
 
 
-def _receive(name: str, mode: int, content: Any) -> File:
+def _receive(name: bytes, mode: int, content: Any) -> File:
     """Write the content to a file in a new folder, and return the file.
 
     The new folder lies in the scratch folder of the running task. While no task runs, the new folder lies in the
@@ -130,7 +131,7 @@ def _receive(name: str, mode: int, content: Any) -> File:
     parent = _task_folder() or _received.path
     folder = os.path.join(parent, f"file-{next(_numbers)}")
     os.makedirs(folder)
-    path = os.path.join(folder, name or "file")
+    path = os.path.join(folder, os.fsdecode(name) or "file")
     with open(path, "wb") as stream:
         stream.write(content)
     os.chmod(path, mode | 0o600)
