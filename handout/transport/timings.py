@@ -33,6 +33,8 @@ class Timings:
         quarantine_s: The controller does not use a host in quarantine for this long. The quarantine is twice as long
             after each further loss.
         kill_after_s: Code that exceeds its time limit gets SIGTERM, and gets SIGKILL this much later.
+        answer_s: A host with ``trust="data"`` must end each task and send each object within this time. A task's own
+            ``timeout_s`` is added. After this time, the host is not used any more. Other hosts have no such limit.
         blocked_s: The controller logs a warning if the caller's event loop was blocked for longer than this.
 
     Raises:
@@ -57,6 +59,7 @@ class Timings:
     unstable_s: float = 60.0
     quarantine_s: float = 10.0
     kill_after_s: float = 5.0
+    answer_s: float = 86_400.0
     blocked_s: float = 1.0
 
     def __post_init__(self) -> None:

@@ -119,12 +119,16 @@ class Agent:
                     message = codec.decode(messages.TO_AGENT, frame.fields)[1]
                     assert isinstance(message, messages.Objects)
                     self.objects.update(zip(message.keys, message.sizes, strict=True))
+                self.on_message(frame)
                 if frame.fields["m"] == "stop":
                     line.close()
             elif isinstance(frame, Piece):
                 self.bulk += frame.data
         self.flush()
         self.news.set()
+
+    def on_message(self, frame: Message) -> None:
+        """Answer a message. A test overrides this method to play more of an agent."""
 
     def welcome(self, line: Line, hello: Hello) -> None:
         if self.answer is not None:
@@ -145,6 +149,9 @@ class Agent:
     def send(self, name: str) -> None:
         self.session.send({"m": name})
         self.flush()
+
+    def tell(self, message: messages.AnyMessage, payload: bytes = b"") -> None:
+        self.session.send(codec.encode(message), [payload] if payload else [])
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(HANG_S):

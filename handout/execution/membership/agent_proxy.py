@@ -8,8 +8,10 @@ Commands and messages about several tasks have columns. A column is a list with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence, Set
 
+from handout.execution.membership.answer_limit import AnswerLimit
 from handout.execution.membership.takeover import FoundAgent
 from handout.execution.shell.object_streams import BytesSource, Fetches, Sink
 from handout.execution.shell.run_state import RunState
@@ -35,15 +37,18 @@ class AgentProxy:
         link: The link to the agent.
         trusted: True if objects from the host may be unpickled. If False, only the restricted reader, which accepts
             nothing but data, may read them.
+        answer_s: Seconds within which an agent that is not trusted must end a task or send an object.
     """
 
-    def __init__(self, name: str, link: AgentLink, *, trusted: bool = True) -> None:
+    def __init__(self, name: str, link: AgentLink, *, trusted: bool = True, answer_s: float = math.inf) -> None:
         self.name = name
         self.trusted = trusted
         self.link = link
         #: The exchange of messages with the agent. It goes on when the link makes a new connection.
         self.conversation = link.conversation
         self.fetches = Fetches()
+        #: What the agent has still to answer. None for a trusted agent, which may run tasks for as long as they take.
+        self.answers = None if trusted else AnswerLimit(name, answer_s, self.conversation.give_up)
         #: True once the controller has logged that the host's disk is full, so that this is logged only once.
         self.was_full = False
         self._functions: set[int] = set()
@@ -95,6 +100,9 @@ class AgentProxy:
             variants,
         )
         self.conversation.send(message, blobs)
+        if self.answers is not None:
+            for task, attempt_id in zip(tasks, message.attempt_ids, strict=True):
+                self.answers.handed_over(attempt_id, ids[task], run.plan.options[task].timeout_s)
 
     def _send_functions(self, run: RunState, tasks: Sequence[int]) -> None:
         encoded = run.encoded
@@ -139,11 +147,16 @@ class AgentProxy:
 
     def cancel(self, command: CancelTasks, grace_s: float) -> None:
         """Tell the agent to end attempts, including attempts that have not started."""
-        self.conversation.send(messages.Cancel(_attempt_ids(command), grace_s))
+        self._send_wish(messages.Cancel(_attempt_ids(command), grace_s))
 
     def recall(self, command: RecallTasks) -> None:
         """Recall attempts. The agent lets an attempt continue if it has already started."""
-        self.conversation.send(messages.Recall(_attempt_ids(command)))
+        self._send_wish(messages.Recall(_attempt_ids(command)))
+
+    def _send_wish(self, message: messages.Cancel | messages.Recall) -> None:
+        if self.answers is not None:
+            self.answers.wanted_back(message.attempt_ids)
+        self.conversation.send(message)
 
     # ---- objects -------------------------------------------------------------------------------------------
 
@@ -174,7 +187,7 @@ class AgentProxy:
 
     def fetch(self, key: int, sink: Sink) -> None:
         """Ask the agent for an object. The bytes of the object go to ``sink``."""
-        self.fetches.expect(key, sink)
+        self.fetches.expect(key, sink if self.answers is None else self.answers.fetched(key, sink))
         self.conversation.send(messages.Fetch(key))
 
     def drop(self, run: int, objects: Sequence[int]) -> None:

@@ -128,6 +128,10 @@ class HostManager:
             if error is None:
                 told = True
                 pause_s = await self._use()
+                answers = None if self._agent is None else self._agent.answers
+                if answers is not None and answers.error is not None:
+                    self._give_up(answers.error)
+                    return
                 give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
                 if self._losses.quarantined:
                     # Tasks also wait during the quarantine. If the host was lost too often, tasks do not wait at all.
@@ -281,7 +285,8 @@ class HostManager:
         return link
 
     def _new_agent(self, link: AgentLink) -> AgentProxy:
-        return AgentProxy(self.host.name, link, trusted=self.host.trust == "full")
+        answer_s = self._timings.answer_s
+        return AgentProxy(self.host.name, link, trusted=self.host.trust == "full", answer_s=answer_s)
 
     async def _take_over(self) -> FoundAgent | None:
         """Take over the agent of an earlier controller. Return None if no agent is known, or the takeover fails."""
@@ -298,6 +303,8 @@ class HostManager:
                 answer = await takeover.found
                 self._check_wanted()
                 found, agent.shift = answer
+                if agent.answers is not None:
+                    agent.answers.taken_over(found.attempt_ids)
         except (HandoutError, TimeoutError) as error:
             logger.info("The agent of an earlier controller on host %s cannot be taken over: %s", self.host.name, error)
         finally:
@@ -350,6 +357,8 @@ class HostManager:
             gone = getattr(errors.exceptions[0], "gone", False)
         finally:
             # This is done even if `stop` has ended the link, because the link may have connected again in the meantime.
+            if agent.answers is not None:
+                agent.answers.close()
             with anyio.CancelScope(shield=True):
                 await link.abandon()
         logger.warning("Host %s left: %s", self.host.name, reason)

@@ -62,6 +62,8 @@ class InboundMessages:
                 agent.fetches.piece(frame.stream, frame.data, frame.last)
                 continue
             name, message = codec.decode(messages.TO_CONTROLLER, frame.fields)
+            if agent.answers is not None:
+                agent.answers.note(name, message)
             try:
                 self._handlers[name](agent, message, memoryview(frame.payload))  # type: ignore[literal-required]
             except ProtocolError:
