@@ -20,6 +20,8 @@ DIGEST_SIZE: Final = 16
 
 #: Integers with more bits are written in base 16. A program may lower Python's limit to 640 digits.
 _MAX_BITS: Final = 2_000
+#: Of longer texts and bytes, a digest is written.
+_MAX_CHARACTERS: Final = 1 << 16
 
 _SCALARS = frozenset({*PLAIN_TYPES, type(Ellipsis), type(NotImplemented)})
 
@@ -35,9 +37,16 @@ def digest(*parts: bytes | memoryview) -> bytes:
 def plain_text(value: Any) -> str:
     """Return the text of a plain value, such as a number. Different values of one type have different texts.
 
-    Python refuses to write an integer of more than 4,300 digits in decimal, and takes long for it.
+    Python refuses to write an integer of more than 4,300 digits in decimal. The ``repr`` of bytes takes up to four
+    times their memory. So large values have other texts than their ``repr``.
     """
-    return f"{value:#x}" if type(value) is int and value.bit_length() > _MAX_BITS else repr(value)
+    kind = type(value)
+    if kind is int and value.bit_length() > _MAX_BITS:
+        return f"{value:#x}"
+    if (kind is str or kind is bytes) and len(value) > _MAX_CHARACTERS:
+        data = value if kind is bytes else value.encode("utf-8", "surrogatepass")
+        return f"<{kind.__name__} {digest(data).hex()}>"
+    return repr(value)
 
 
 class ValueWalk:

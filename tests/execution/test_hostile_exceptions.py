@@ -313,3 +313,12 @@ async def test_a_group_of_exceptions_arrives_as_itself(cluster: Cluster) -> None
     with pytest.raises(ExceptionGroup) as caught:
         await cluster.execute(graph)
     assert [type(each) for each in caught.value.exceptions] == [KeywordError, FrozenError]
+
+
+@pytest.mark.parametrize("value", [10**6000, [10**6000]], ids=["plain", "inside"])
+async def test_a_huge_integer_travels_also_with_a_journal(tmp_path: Path, value: Any) -> None:
+    graph = Graph()
+    out = graph.add(work.identity, value)
+    for _ in range(2):
+        results = await handout.execute(graph, journal=tmp_path / "run.db")
+        assert results[out] == value

@@ -431,3 +431,44 @@ def test_another_process_with_another_hash_seed_finds_the_same_identities() -> N
     one, two = run("1").replace(",", "\n").splitlines(), run("2").replace(",", "\n").splitlines()
     assert len(one) > 60
     assert one == two
+
+
+HUGE = [10**6000, 10**6000 + 1, -(10**6000), "a" * 100_000, "a" * 99_999 + "b", b"a" * 100_000, "\ud800" * 70_000]
+
+
+def test_huge_values_have_identities() -> None:
+    def build(graph: Graph) -> None:
+        for value in HUGE:
+            graph.add(type, value)
+            graph.add(type, [value])
+
+    found = tasks_of(build)
+    assert found == tasks_of(build)
+    assert len(set(found)) == 2 * len(HUGE)
+
+
+class Key:
+    """A key of an element, whose ``repr`` tells nothing about it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and other.name == self.name
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_keys_of_elements_count_by_what_they_hold() -> None:
+    def build(name: str) -> Callable[[Graph], object]:
+        def graph(graph: Graph) -> None:
+            graph.add(type, graph.add(dict, id="made")[Key(name)], id="taken")
+
+        return graph
+
+    assert by_id(build("a"))["taken"] == by_id(build("a"))["taken"]
+    assert by_id(build("a"))["taken"] != by_id(build("b"))["taken"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import random
 import sqlite3
 import stat
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -369,3 +371,24 @@ def test_rows_that_have_vanished_are_told_where_it_matters(tmp_path: Path) -> No
     with pytest.raises(JournalError, match="cannot be read"):
         journal.check_structure()
     journal.close()
+
+
+def test_reading_unpickles_nothing(tmp_path: Path) -> None:
+    bitten = tmp_path / "bitten"
+    journal = Journal(tmp_path / "run.db")
+    journal.begin_run(["one"], [ONE], 0, 1, [])
+    journal.commit(ResultBatch("h1", "", False, [0], [1], [5], [pickle.dumps(Bite(bitten))]))
+    finish(journal)
+    journal.close()
+    assert [task.id for task in read(tmp_path / "run.db").tasks] == ["one"]
+    assert not bitten.exists()
+
+
+class Bite:
+    """An object whose pickle makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
