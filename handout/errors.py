@@ -109,7 +109,7 @@ class HandoutError(Exception):
 
     def __init__(self, problem: str = "", *, remedy: str = "", **fields: Any) -> None:
         # A message may quote text from a host.
-        problem, remedy = printable(problem), printable(remedy)
+        problem, remedy = printable(f"{problem}"), printable(f"{remedy}")
         super().__init__(problem)
         self.problem = problem
         self.remedy = remedy

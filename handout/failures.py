@@ -111,7 +111,7 @@ class Failure:
         """Why the task failed, in one line. Reading the reason does not unpickle the exception."""
         type_name = str(self.report.get("type") or "") if self.kind in ("raised", "exited") else ""
         said = str(self.report.get("message") or "")
-        if self._exception is not None and not said:
+        if self._exception is not None and not said and not type_name:
             type_name, said = exceptions.type_name(self._exception), exceptions.message(self._exception)
         words = ": ".join(word for word in (type_name, said.partition("\n")[0][:_REASON]) if word)
         return words or self.kind
@@ -256,6 +256,8 @@ def failure(error: BaseException) -> Failure | None:
                 print(failure.id, failure.host, failure.attempts)
         ```
     """
+    if not issubclass(type(error), BaseException):
+        return None
     found = attributes_of(error).get(_ATTRIBUTE)
     return found if isinstance(found, Failure) else None
 

@@ -18,8 +18,11 @@ def name_of(fn: object) -> str:
     """Return the name of a callable, for ids and messages."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    name = getattr(fn, "__name__", None)
-    if not isinstance(name, str):
+    try:
+        name = getattr(fn, "__name__", None)
+    except Exception:  # a callable object of the user may raise anything
+        name = None
+    if type(name) is not str:
         name = type(fn).__name__
     return "lambda" if name == "<lambda>" else name
 

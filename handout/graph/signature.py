@@ -36,7 +36,7 @@ class Signatures:
         if known is None:
             try:
                 signature = inspect.signature(fn)
-            except (TypeError, ValueError):
+            except Exception:  # a callable object of the user may raise anything
                 signature = None
             known = self._signatures[id(fn)] = (fn, signature)
         return known[1]

@@ -86,7 +86,8 @@ def describe(exc: BaseException, most_bytes: int = 0) -> Described:
     try:
         user_objects.bounded(work)
     except user_objects.OverdueError:
-        return found._replace(is_overdue=True)
+        # The exception itself does not travel: its text would hang in the caller's program too.
+        return found._replace(pickled=_class_alone(exc) if most_bytes else None, is_overdue=True)
     except RuntimeError:
         said = "<no text: the system has no thread left to call str() in>"
         return found._replace(message=said, text=_frames(exc) + f"{name}: {said}\n")
@@ -214,6 +215,16 @@ def _dump(exc: BaseException, class_only: bool = False) -> bytes:
     if chain[0]["blob"] is None or exception_parts.has_own_pickling(type(exc)):
         chain[0]["class"] = _value_blob(type(exc))
     return pickle.dumps(chain, 5)
+
+
+def _class_alone(exc: BaseException) -> bytes | None:
+    """Return bytes from which `load_class` loads the class of an exception, but `load_exception` no exception."""
+    try:
+        found = user_objects.bounded(lambda: _value_blob(type(exc)), user_objects.LIMIT_S / 5)
+    except (user_objects.OverdueError, RuntimeError):
+        return None
+    entry = {"blob": None, "class": found, "type": type_name(exc), "message": "", "notes": []}
+    return pickle.dumps([{**entry, "cause": -1, "context": -1, "suppress": True}], 5)
 
 
 def _raw_notes(exc: BaseException) -> list[Any]:

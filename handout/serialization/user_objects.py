@@ -89,7 +89,8 @@ def type_name(value: object) -> str:
     kind = type(value)
     home: Any = _MODULE.__get__(kind)
     name: str = _QUALNAME.__get__(kind)
-    return name if type(home) is not str or home in ("builtins", "__main__") else f"{home}.{name}"
+    full = name if type(home) is not str or home in ("builtins", "__main__") else f"{home}.{name}"
+    return shortened(full, _MAX_BRIEF)
 
 
 #: These descriptors read the names of a class even if its metaclass has attributes of the same names.

@@ -165,12 +165,14 @@ async def test_an_exception_that_takes_no_note_arrives_as_itself(cluster: Cluste
 async def test_an_exception_whose_text_hangs_ends_with_its_type(cluster: Cluster) -> None:
     graph = Graph()
     graph.add(fail_hanging, retries=2, retry_on=ValueError)
+    graph.add(fail_hanging, id="again", retries=1, retry_on=HangingError)
     graph.add(work.add, 1, 2, id="other")
     results = await asyncio.wait_for(cluster.execute(graph, on_failure="continue"), HANG_S)
     found = results.failures["fail_hanging"]
     assert found.attempts == 1
     assert "HangingError: <no text: str() did not return within 0.2 s>" in found.reason
     assert "in fail_hanging" in found.traceback
+    assert results.failures["again"].attempts == 2
     assert results["other"] == 3
 
 
