@@ -25,6 +25,7 @@ from handout.errors import (
 from handout.serialization import exceptions
 from handout.serialization.exception_parts import attributes_of
 from handout.serialization.printable import printable, printable_line
+from handout.serialization.user_objects import short_name
 
 __all__ = ["Failure", "failure", "from_report", "may_have_run", "refused"]
 
@@ -112,7 +113,7 @@ class Failure:
         type_name = str(self.report.get("type") or "") if self.kind in ("raised", "exited") else ""
         said = str(self.report.get("message") or "")
         if self._exception is not None and not said and not type_name:
-            type_name, said = exceptions.type_name(self._exception), exceptions.message(self._exception)
+            type_name, said = short_name(self._exception), exceptions.message(self._exception)
         words = ": ".join(word for word in (type_name, said.partition("\n")[0][:_REASON]) if word)
         return words or self.kind
 
@@ -152,7 +153,7 @@ class Failure:
         """Return the error that stands for an exception that cannot be made again, and say why it cannot."""
         if problem is None:
             return self._as_remote_error(" The exception cannot be pickled and rebuilt.", _TRAVEL)
-        said = f"{exceptions.type_name(problem)}: {exceptions.message(problem)}"
+        said = f"{short_name(problem)}: {exceptions.message(problem)}"
         return self._as_remote_error(f" The exception could not be rebuilt here: {said}.", _TRAVEL)
 
     def _as_remote_error(self, reason: str, remedy: str) -> RemoteError:

@@ -21,7 +21,7 @@ from handout.graph.plan import Plan
 from handout.host.task_context import Current, publish
 from handout.serialization import exceptions
 from handout.serialization.calls import Inline, Loaded, Placeholder, Slot, Taken, apply_path
-from handout.serialization.user_objects import brief
+from handout.serialization.user_objects import brief, short_name
 
 __all__ = ["HERE", "evaluate_plan"]
 
@@ -76,7 +76,7 @@ def _as_failure(id: str, error: BaseException) -> BaseException:
     if isinstance(error, SystemExit):
         failure = TaskExitedError(f"Task {id!r} called sys.exit({brief(error.code)}).", code=error.code, **where)
     elif isinstance(error, StopIteration | StopAsyncIteration | asyncio.CancelledError):
-        name, said = exceptions.type_name(error), exceptions.message(error)
+        name, said = short_name(error), exceptions.message(error)
         failure = RemoteError(f"Task {id!r} raised {name}: {said}", type_name=name, message=said, **where)
     exceptions.add_note(failure, f"Task {id!r} was evaluated in this process.")
     return failure

@@ -13,7 +13,7 @@ from handout.graph.path import path_key, path_text
 from handout.graph.wiring import Wiring
 from handout.serialization import exceptions
 from handout.serialization.calls import Path, apply_path
-from handout.serialization.user_objects import brief
+from handout.serialization.user_objects import brief, short_name
 
 __all__ = ["ObjectNumbers", "Pick", "Value"]
 
@@ -87,7 +87,7 @@ class ObjectNumbers:
             try:
                 return Value(apply_path(self._wiring.args[node][0], path))
             except Exception as error:
-                said = f"{type(error).__name__}: {exceptions.message(error)}"
+                said = f"{short_name(error)}: {exceptions.message(error)}"
                 raise GraphError(
                     f"value {output.id!r} has no element {path_text(path)}: {said}.",
                     remedy="Name an element that the value has.",

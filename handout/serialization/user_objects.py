@@ -19,7 +19,8 @@ import weakref
 from typing import Any, Callable, TypeVar
 
 __all__ = [
-    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "is_plain", "shortened", "text", "type_name",
+    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "is_plain", "short_name", "shortened", "text",
+    "type_name",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -97,6 +98,12 @@ def type_name(value: object) -> str:
 _MODULE: Any = type.__dict__["__module__"]
 _QUALNAME: Any = type.__dict__["__qualname__"]
 _FLAGS: Any = type.__dict__["__flags__"]
+
+
+def short_name(value: object) -> str:
+    """Return the name of an object's type without its module. This runs no user code."""
+    name: str = _QUALNAME.__get__(type(value))
+    return shortened(name.rpartition(".")[2], _MAX_BRIEF)
 
 
 def text(value: object, limit: int = MAX_TEXT) -> str:

@@ -254,7 +254,7 @@ async def test_a_retry_on_that_raises_what_has_no_text_is_a_no(cluster: Cluster,
     graph.add(work.fail_then_succeed, str(tmp_path / "tries"), 2, retries=5, retry_on=judge)
     with pytest.raises(ValueError, match="try 1") as caught:
         await cluster.execute(graph)
-    assert any("MuteError: <no text: str() raised ValueError" in note for note in caught.value.__notes__)
+    assert any("raised MuteError: <no text: str() raised ValueError" in note for note in caught.value.__notes__)
 
 
 async def test_continue_finishes_what_does_not_depend_on_a_failure(cluster: Cluster) -> None:
@@ -523,7 +523,7 @@ async def test_an_allocator_that_raises_proposes_nonsense_or_does_nothing_ends_t
         return draft
 
     for allocator, words in (
-        (of_a_tool, r"raised \S+ToolError: of a test tool"),
+        (of_a_tool, "raised ToolError: of a test tool"),
         (returns_none, "^the allocator returned NoneType, which is no mapping"),
         (tasks, "^the allocator placed an object of type Task on 'plain', and one of these is no text"),
         (numbers, "^the allocator placed an object of type int on 'plain', and one of these is no text"),
@@ -532,7 +532,7 @@ async def test_an_allocator_that_raises_proposes_nonsense_or_does_nothing_ends_t
         (leaves, "a group of its own"),
         (at_once, "async def"),
         (raises, "broken"),
-        (mute, r"MuteError: <no text: str\(\) raised ValueError"),
+        (mute, r"raised MuteError: <no text: str\(\) raised ValueError"),
         (nonsense, "nowhere"),
         (nothing, "idle"),
     ):

@@ -88,7 +88,7 @@ def test_what_has_no_text_is_told_of_all_the_same() -> None:
     assert type(failure.exception) is MuteError
     assert said in str(failure)
     failure = from_report("fit", "far", 1, {"kind": "raised", "type": "Odd"}, pickle.dumps(BreakingError()))
-    with pytest.raises(handout.RemoteError, match=rf"could not be rebuilt here: \S*MuteError: <{re.escape(said)}"):
+    with pytest.raises(handout.RemoteError, match=rf"could not be rebuilt here: MuteError: <{re.escape(said)}"):
         raise failure.exception
     with pytest.raises(MuteError) as caught:
         raise MuteError

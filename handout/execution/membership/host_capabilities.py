@@ -14,7 +14,7 @@ from handout.execution.membership.agent_proxy import AgentProxy
 from handout.graph.naming import name_of
 from handout.resources import Capabilities, Host, Tracker, as_capabilities, as_probed, compile_capabilities, effective
 from handout.serialization import exceptions
-from handout.serialization.user_objects import has_text
+from handout.serialization.user_objects import has_text, short_name
 from handout.transport.agent_link import AgentLink
 
 __all__ = ["HostCapabilities", "read_probe"]
@@ -130,7 +130,7 @@ class HostCapabilities:
             if issubclass(type(error), HandoutError) and has_text(error):
                 raise
             name = self._host.name
-            reason = f"{exceptions.type_name(error)}: {exceptions.message(error)}"
+            reason = f"{short_name(error)}: {exceptions.message(error)}"
             if limit.expired():
                 reason = f"no answer within {self._limit_s:g} s"
             raise HostError(

@@ -42,7 +42,7 @@ from handout.scheduler import events as ev
 from handout.scheduler.core import Core
 from handout.scheduler.task_states import Outcome
 from handout.serialization import exceptions
-from handout.serialization.user_objects import has_text
+from handout.serialization.user_objects import has_text, short_name
 
 __all__ = ["Driver"]
 
@@ -166,7 +166,7 @@ class Driver:
             error = error.exceptions[0]
         logger.error("Handout itself failed.", exc_info=error)
         self.broken = InternalError(
-            f"Handout itself failed: {exceptions.type_name(error)}: {exceptions.message(error)}.",
+            f"Handout itself failed: {short_name(error)}: {exceptions.message(error)}.",
             remedy="Please report this error, with the traceback of its cause.",
         )
         self.broken.__cause__ = error
@@ -502,7 +502,7 @@ def _allocator_error(error: BaseException) -> AllocatorError:
     if issubclass(type(error), AllocatorError) and has_text(error):
         return error  # type: ignore[return-value]  # its text names the mistake already
     found = AllocatorError(
-        f"the allocator raised {exceptions.type_name(error)}: {exceptions.message(error)}.",
+        f"the allocator raised {short_name(error)}: {exceptions.message(error)}.",
         remedy="Look at the allocator's exception and its traceback, which are the cause of this error.",
     )
     found.__cause__ = error

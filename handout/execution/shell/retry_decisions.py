@@ -17,6 +17,7 @@ from handout.errors import RemoteError
 from handout.failures import Failure
 from handout.graph.function_options import RetryOn
 from handout.serialization import exceptions
+from handout.serialization.user_objects import short_name
 
 __all__ = ["RetryDecisions"]
 
@@ -126,4 +127,4 @@ def _judge(question: _Question) -> bool | str:
         # With plain classes, `isinstance` would do the same, but might also ask the exception for its ``__class__``.
         return issubclass(type(error), retry_on) if _is_comparison(retry_on) else isinstance(error, retry_on)
     except BaseException as raised:  # ``retry_on`` may raise anything; some test tools raise such subclasses
-        return f"raised {exceptions.type_name(raised)}: {exceptions.message(raised)}"
+        return f"raised {short_name(raised)}: {exceptions.message(raised)}"
