@@ -327,7 +327,7 @@ class Failed(NamedTuple):
     """An attempt that failed. The descriptions of some fields begin with kinds of failures, such as ``died``. Only
     failures of these kinds set such a field.
 
-    Payload: the pickled exception, if there is one; at most 16 MiB.
+    Payload: the pickled exception, or only its class, if there is one; at most 16 MiB.
     """
 
     attempt_id: int
@@ -591,7 +591,7 @@ class TaskFailure(NamedTuple):
     """A task that failed. The worker sends this as soon as the task has failed, but first reports the tasks that ended
     before this one.
 
-    Payload: the pickled exception, if there is one.
+    Payload: the pickled exception, or only its class, if there is one.
     """
 
     number: int

@@ -19,8 +19,8 @@ import weakref
 from typing import Any, Callable, TypeVar
 
 __all__ = [
-    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "is_plain", "short_name", "shortened", "text",
-    "type_name",
+    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "is_plain", "short_name", "shortened",
+    "text", "type_name",
 ]  # fmt: skip
 
 T = TypeVar("T")
