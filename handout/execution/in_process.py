@@ -59,7 +59,7 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
                 for number in picks.get(task, ()):
                     values[number] = apply_path(values[task], plan.extras[number - len(plan)].path)  # type: ignore[union-attr]
             except (Exception, asyncio.CancelledError, SystemExit) as error:
-                raise _as_failure(plan.ids[task], error) from error.__cause__
+                raise _as_failure(plan.ids[task], error) from exceptions.cause_of(error)
             finally:
                 publish(None, context_only=True)
     return values
@@ -73,9 +73,10 @@ def _as_failure(id: str, error: BaseException) -> BaseException:
     """
     failure: BaseException = error
     where: dict[str, Any] = {"id": id, "host": HERE, "attempt": 1}
-    if isinstance(error, SystemExit):
-        failure = TaskExitedError(f"Task {id!r} called sys.exit({brief(error.code)}).", code=error.code, **where)
-    elif isinstance(error, StopIteration | StopAsyncIteration | asyncio.CancelledError):
+    if issubclass(type(error), SystemExit):
+        code = SystemExit.__dict__["code"].__get__(error)
+        failure = TaskExitedError(f"Task {id!r} called sys.exit({brief(code)}).", code=code, **where)
+    elif issubclass(type(error), StopIteration | StopAsyncIteration | asyncio.CancelledError):
         name, said = short_name(error), exceptions.message(error)
         failure = RemoteError(f"Task {id!r} raised {name}: {said}", type_name=name, message=said, **where)
     exceptions.add_note(failure, f"Task {id!r} was evaluated in this process.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections import defaultdict, namedtuple
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from handout.errors import RemoteError, TaskExitedError
+from handout.execution.evaluate import evaluate
 from handout.execution.in_process import evaluate_plan
 from handout.graph import Arg, Graph
 from handout.host.handout_stub import current
@@ -122,3 +124,31 @@ def test_a_task_knows_itself(graph: Graph, tmp_path: Path) -> None:
     assert [name for _, _, names in os.walk(tmp_path) for name in names] == ["note"]
     with pytest.raises(RuntimeError):
         current()
+
+
+class HostileError(Exception):
+    """An exception that shows nothing and takes nothing."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise RuntimeError(f"no {name}")
+
+
+def test_an_exception_that_refuses_everything_is_raised_as_it_is(graph: Graph) -> None:
+    def fail() -> None:
+        raise HostileError("why")
+
+    graph.add(fail)
+    with pytest.raises(HostileError):
+        evaluate(graph)
+
+
+def test_an_exit_with_an_object_without_a_text_is_told(graph: Graph) -> None:
+    def leave() -> None:
+        sys.exit(HostileError())  # type: ignore[arg-type]
+
+    graph.add(leave)
+    with pytest.raises(TaskExitedError, match=r"sys\.exit"):
+        evaluate(graph)

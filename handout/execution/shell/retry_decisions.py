@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -34,8 +35,23 @@ class _Question(NamedTuple):
     then: Callable[[bool], None]
 
 
+class _Caller:
+    """A thread that calls the functions, and what it does. The lock of `RetryDecisions` guards the attributes."""
+
+    def __init__(self) -> None:
+        #: The question whose function is being called, or None.
+        self.question: _Question | None = None
+        #: When the call began, in seconds of the monotonic clock.
+        self.since = 0.0
+        #: True once the thread was given up. It then answers no more questions.
+        self.is_given_up = False
+
+
 class RetryDecisions:
     """Answers for one cluster if failed tasks may be tried again.
+
+    One thread calls the functions of all waiting questions, and then ends. Starting a thread for each question would
+    take milliseconds for each on a busy machine. If a function is overdue, another thread goes on with the others.
 
     Args:
         loop: The event loop of the cluster.
@@ -43,8 +59,9 @@ class RetryDecisions:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._lock = threading.Lock()
         self._waiting: deque[_Question] = deque()
-        self._asked: _Question | None = None
+        self._caller: _Caller | None = None
         #: The functions that did not answer in time. They are not called again, because each such call costs a thread.
         self._overdue: list[Any] = []
 
@@ -58,48 +75,64 @@ class RetryDecisions:
         question = _Question(retry_on, failure, failure.bare(), then)
         if _is_comparison(retry_on):
             self._conclude(question, _judge(question))
-        elif any(retry_on is each for each in self._overdue):
-            self._conclude(question, "did not answer in time before")
-        else:
+            return
+        with self._lock:
             self._waiting.append(question)
-            self._ask_next()
+            busy = self._caller is not None
+        if not busy:
+            self._start_thread()
 
-    def _ask_next(self) -> None:
-        if self._asked is not None or not self._waiting:
+    def _start_thread(self) -> None:
+        caller = self._caller = _Caller()
+        try:
+            threading.Thread(target=self._call_all, args=(caller,), name="handout-retry-on", daemon=True).start()
+        except RuntimeError as error:
+            self._caller = None
+            while self._waiting:
+                self._conclude(self._waiting.popleft(), f"could not be called: {error}")
             return
-        question = self._asked = self._waiting.popleft()
-        if any(question.retry_on is each for each in self._overdue):
-            self._answered(question, "did not answer in time before")
-            return
-        timer = self._loop.call_later(LIMIT_S, self._give_up, question)
+        self._watch(caller)
 
-        def work() -> None:
-            answer = _judge(question)
+    def _call_all(self, caller: _Caller) -> None:
+        """Call the functions of all waiting questions. This method runs in a thread of its own."""
+        while True:
+            with self._lock:
+                if caller.is_given_up:
+                    return
+                if not self._waiting:
+                    self._caller = None
+                    return
+                question = caller.question = self._waiting.popleft()
+                caller.since = time.monotonic()
+            late = any(question.retry_on is each for each in self._overdue)
+            answer = "did not answer in time before" if late else _judge(question)
+            with self._lock:
+                if caller.is_given_up:
+                    return
+                caller.question = None
             try:
-                self._loop.call_soon_threadsafe(self._in_time, question, answer, timer)
+                self._loop.call_soon_threadsafe(self._conclude, question, answer)
             except RuntimeError:
                 return  # the loop is closed, so that nothing waits for the answer any more
 
-        try:
-            threading.Thread(target=work, name="handout-retry-on", daemon=True).start()
-        except RuntimeError as error:
-            self._in_time(question, f"could not be called: {error}", timer)
-
-    def _in_time(self, question: _Question, answer: bool | str, timer: asyncio.TimerHandle) -> None:
-        timer.cancel()
-        self._answered(question, answer)
-
-    def _give_up(self, question: _Question) -> None:
-        if self._asked is question:
-            self._overdue.append(question.retry_on)
-            self._answered(question, f"did not answer within {LIMIT_S:g} s")
-
-    def _answered(self, question: _Question, answer: bool | str) -> None:
-        if self._asked is not question:
-            return  # the answer came too late
-        self._asked = None
-        self._conclude(question, answer)
-        self._ask_next()
+    def _watch(self, caller: _Caller) -> None:
+        """Give the thread up if a function is overdue. Otherwise, look again when one may be."""
+        with self._lock:
+            if self._caller is not caller:
+                return
+            question = caller.question
+            left_s = LIMIT_S if question is None else caller.since + LIMIT_S - time.monotonic()
+            caller.is_given_up = overdue = left_s <= 0.0
+            if overdue:
+                self._caller = None
+        if not overdue:
+            self._loop.call_later(left_s, self._watch, caller)
+            return
+        assert question is not None
+        self._overdue.append(question.retry_on)
+        self._conclude(question, f"did not answer within {LIMIT_S:g} s")
+        if self._waiting and self._caller is None:
+            self._start_thread()
 
     def _conclude(self, question: _Question, answer: bool | str) -> None:
         if isinstance(answer, str):
