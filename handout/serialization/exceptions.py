@@ -223,7 +223,7 @@ def _class_alone(exc: BaseException) -> bytes | None:
         found = user_objects.bounded(lambda: _value_blob(type(exc)), user_objects.LIMIT_S / 5)
     except (user_objects.OverdueError, RuntimeError):
         return None
-    entry = {"blob": None, "class": found, "type": type_name(exc), "message": "", "notes": []}
+    entry: dict[str, Any] = {"blob": None, "class": found, "type": type_name(exc), "message": "", "notes": []}
     return pickle.dumps([{**entry, "cause": -1, "context": -1, "suppress": True}], 5)
 
 
